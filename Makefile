@@ -1,0 +1,76 @@
+# The only interface: `make help` lists it. Every variable can be set on the command line, e.g. `make serve PORT=9001`.
+PYTHON ?= python3
+DEVICE ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRA := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
+READY := $(VENV)/.ready-$(EXTRA)
+
+HOST ?= 127.0.0.1
+PORT ?= 8001
+METRICS_PORT ?= 8002
+PRESET ?= quick
+DATA ?=
+CHECKPOINT ?=
+NAME ?= $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),movielens)-$(PRESET)
+BUNDLE ?=
+Q ?=
+HISTORY ?=
+K ?= 10
+
+EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup proto check test export serve ask bench lock clean server benchmarks tests examples docs
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K"
+
+setup: $(READY) ## create .venv and install everything at the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Swiftrec needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	@echo "installing into $(VENV) (about a minute) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,dev]"
+	@touch $@
+
+proto: setup ## regenerate server/pb from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=. --grpc_python_out=. \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--mypy_out=. --mypy_grpc_out=. $(shell find proto -name '*.proto' | sed 's,^proto/,server/pb/,')
+
+check: setup ## lint, types, contract lint, stub drift, import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/python -m pytest tests/unit/test_house.py
+
+test: setup ## run every test (exports the quick bundle first where it is missing)
+	$(BIN)/python -m pytest
+
+export: setup ## data -> finetune -> distil -> onnx -> quantise -> verify -> package
+	@$(BIN)/python -m export $(EXPORT_FLAGS)
+
+serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as it is)
+	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT_FLAGS))
+	@exec $(BIN)/python -m server --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --host $(HOST) --port $(PORT) \
+		--metrics-port $(METRICS_PORT) --device $(DEVICE) $(SERVE_FLAGS)
+
+ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
+	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K)
+
+bench: ## comes with the benchmark issue
+	@echo "make bench comes with the benchmark issue; until then 'python -m export' prints quality and speed of each variant."
+
+lock: ## renew constraints.txt from pyproject.toml in a throw-away environment
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,export,bench,dev]"
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude setuptools | sed 's/+cpu$$//' > constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## remove what make built: environment, bundles, caches
+	rm -rf $(VENV) artifacts *.egg-info .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

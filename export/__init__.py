@@ -1,0 +1,1 @@
+"""From a BERT checkpoint and interactions to a verified bundle, stage by stage."""

@@ -1,0 +1,33 @@
+"""`python -m export`: run the stages that are not fresh, or one of them."""
+
+from __future__ import annotations
+
+import sys
+
+from export.config import ExportSettings
+from export.errors import ExportError
+from export.stage import Job, run_all, run_one
+from server.config import read_settings
+from server.errors import ConfigError
+
+
+def main() -> int:
+    """Exit code 0, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
+    try:
+        settings = read_settings(ExportSettings)
+        job = Job(settings)
+        if settings.stage is None:
+            run_all(job)
+        else:
+            run_one(job, settings.stage)
+    except (ExportError, ConfigError) as error:
+        sys.stderr.write(f"export: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nexport: stopped; the next run goes on from the last finished stage\n")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

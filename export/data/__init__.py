@@ -1,0 +1,1 @@
+"""Where items, interactions, query phrases and the checkpoint come from."""

@@ -1,0 +1,1 @@
+"""What the bundle is worth: tasks, baselines, gates."""

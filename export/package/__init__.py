@@ -1,0 +1,1 @@
+"""The finished bundle and its model card."""

@@ -1,0 +1,1 @@
+"""The teacher, its ranker, and the student distilled from them."""

@@ -1,0 +1,97 @@
+"""What one training step of the teacher reads: windows of histories, and queries with or without a history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.data.phrases import Phrase
+
+_QUERY_HISTORY = 16  # events before a query, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Inputs and next items, int64 [batch, time]; `mask` is 1 where there is an event; targets are -100 elsewhere."""
+
+    items: Tensor
+    targets: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """History items [batch, time] before a query, its phrase [batch], and the wanted item [batch].
+
+    `lengths` [batch] is the number of history items; `phrase` -1 means that the title words of the wanted item ask.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    phrase: Tensor
+    wanted: Tensor
+
+
+def windows(histories: list[NDArray[np.int64]], length: int, size: int, rng: np.random.Generator) -> Iterator[Windows]:
+    """One epoch: every step of every history once as a target, cut at random places into at most `length` steps."""
+    cuts: list[NDArray[np.int64]] = []
+    for history in histories:
+        end = len(history)
+        if end > length + 1:
+            cuts.append(history[end - length - 1 :])
+            end -= int(rng.integers(1, length + 1))
+        while end > 1:
+            cuts.append(history[max(0, end - length - 1) : end])
+            end -= length
+    order = rng.permutation(len(cuts))
+    for start in range(0, len(order), size):
+        yield _stack([cuts[n] for n in order[start : start + size]])
+
+
+def steps_per_epoch(histories: list[NDArray[np.int64]], length: int, size: int) -> int:
+    """An upper bound of the number of batches that `windows` yields."""
+    cuts = sum(1 + (len(h) > length + 1) + len(h) // length for h in histories)
+    return -(-cuts // size)
+
+
+def _stack(cuts: list[NDArray[np.int64]]) -> Windows:
+    time = max(map(len, cuts)) - 1
+    items = torch.zeros(len(cuts), time, dtype=torch.int64)
+    targets, mask = torch.full_like(items, -100), torch.zeros_like(items)
+    for n, cut in enumerate(cuts):
+        items[n, : len(cut) - 1] = torch.from_numpy(cut[:-1])
+        targets[n, : len(cut) - 1] = torch.from_numpy(cut[1:])
+        mask[n, : len(cut) - 1] = 1
+    return Windows(items, targets, mask)
+
+
+class QuerySampler:
+    """Draws queries that fit the item which the user took next."""
+
+    def __init__(self, histories: list[NDArray[np.int64]], phrases: list[Phrase], items: int) -> None:
+        self._histories = histories
+        fitting: list[list[int]] = [[] for _ in range(items)]
+        for n, phrase in enumerate(phrases):
+            for item in phrase.items:
+                fitting[item].append(n)
+        self._fitting = fitting
+
+    def draw(self, size: int, rng: np.random.Generator) -> Queries:
+        """Draw `size` queries; a quarter asks with words of the title."""
+        items = torch.zeros(size, _QUERY_HISTORY, dtype=torch.int64)
+        lengths, phrase, wanted = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
+        for n in range(size):
+            history = self._histories[int(rng.integers(len(self._histories)))]
+            end = int(rng.integers(1, len(history)))
+            before = history[max(0, end - int(rng.integers(0, _QUERY_HISTORY + 1))) : end]
+            items[n, : len(before)] = torch.from_numpy(before)
+            lengths[n], wanted[n] = len(before), int(history[end])
+            fitting = self._fitting[int(history[end])]
+            by_title = not fitting or rng.random() < 0.25
+            phrase[n] = -1 if by_title else int(rng.choice(fitting))
+        return Queries(items, lengths, phrase, wanted)

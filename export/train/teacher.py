@@ -1,0 +1,69 @@
+"""The teacher: text vectors, item vectors and the ranker over them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.data.phrases import Texts
+from export.train.ranker import Ranker
+
+
+class Teacher(nn.Module):
+    """Projection of pooled BERT vectors, a residual for each item, and the ranker.
+
+    The item vector is text vector + residual. The residual is dropped at random in training, so that an item (or a
+    text) that was never seen works from its text alone.
+    """
+
+    def __init__(self, hidden: int, dimensions: int, items: int, max_length: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(hidden, dimensions, bias=False)
+        self.residual = nn.Parameter(torch.zeros(items, dimensions))
+        self.ranker = Ranker(dimensions, max_length)
+
+    def text_vectors(self, pooled: Tensor) -> Tensor:
+        """Unit vectors, [..., dimensions], of pooled BERT vectors [..., hidden]."""
+        return functional.normalize(self.projection(pooled), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Pooled BERT vectors of every training text: `variants` [ways, items, hidden], `phrases` [phrases, hidden]."""
+
+    variants: Tensor
+    phrases: Tensor
+
+    @classmethod
+    def of(cls, pooled: NDArray[np.float32], texts: Texts) -> Bank:
+        """Cut the rows of `Texts.all` into variants and phrases."""
+        ways, items = len(texts.variants), len(texts.variants[0])
+        rows = torch.from_numpy(pooled)
+        return cls(rows[: ways * items].view(ways, items, -1), rows[ways * items :])
+
+
+def save_teacher(teacher: Teacher, folder: Path) -> None:
+    """Write `teacher.safetensors` and `teacher.json`."""
+    save_file({k: v.contiguous() for k, v in teacher.state_dict().items()}, folder / "teacher.safetensors")
+    shape = {
+        "hidden": teacher.projection.in_features,
+        "dimensions": teacher.projection.out_features,
+        "items": teacher.residual.shape[0],
+        "max_length": teacher.ranker.distance.shape[1],
+    }
+    (folder / "teacher.json").write_text(json.dumps(shape))
+
+
+def load_teacher(folder: Path) -> Teacher:
+    """Read what `save_teacher` wrote, ready to be asked."""
+    teacher = Teacher(**json.loads((folder / "teacher.json").read_text()))
+    teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+    return teacher.eval()

@@ -1,0 +1,1 @@
+"""The inference server: gRPC in front, batched ONNX Runtime sessions behind, a catalogue beside them."""

@@ -1,0 +1,1 @@
+"""The edge: gRPC in, domain words out, and back."""

@@ -1,0 +1,1 @@
+"""Which jobs run together, and when."""

@@ -1,0 +1,80 @@
+"""Every setting of the server, once: the field is the flag, the environment variable, the default and the help."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import ConfigError
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class ServerSettings(BaseSettings):
+    """Serve a bundle over gRPC. Each flag can be set as an environment variable: --port is SWIFTREC_PORT."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SWIFTREC_", cli_prog_name="python -m server", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 takes a free one")
+    metrics_port: int = Field(8002, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
+    allow_remote: bool = Field(
+        False, description="listen beyond loopback although this version has neither TLS nor authentication"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
+    variant: str | None = Field(None, description="encoder precision, e.g. fp32; the bundle's default if not given")
+    sessions: int = Field(1, ge=1, le=64, description="threads that run each model")
+    max_batch_tokens: int = Field(2_048, ge=128, le=1_000_000, description="padded tokens in one batch")
+    max_batch_jobs: int = Field(64, ge=1, le=4_096, description="texts or users in one batch")
+    max_waiting_jobs: int = Field(4_096, ge=1, le=1_000_000, description="jobs that may wait for each model")
+    max_calls: int = Field(64, ge=1, le=4_096, description="calls at once; beyond it RESOURCE_EXHAUSTED")
+    max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
+    max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
+    max_entries: int = Field(256, ge=1, le=4_096, description="entries of one list request")
+    max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one message")
+    default_timeout_ms: int = Field(10_000, ge=1, le=3_600_000, description="deadline of a call that brings none")
+    grace_ms: int = Field(10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @model_validator(mode="after")
+    def _loopback_unless_allowed(self) -> Self:
+        if not self.allow_remote and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} is reachable from other machines and this version has neither TLS nor "
+                "authentication: use 127.0.0.1, or add --allow-remote behind a proxy that has both"
+            )
+        return self
+
+
+def read_settings(kind: type[S], argv: list[str] | None = None) -> S:
+    """Read settings from flags (`argv`, or those of the process) and the environment.
+
+    Raises:
+        ConfigError: one sentence for each setting that is wrong.
+    """
+    try:
+        return kind(_cli_parse_args=True if argv is None else argv)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
+
+
+def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:
+    message = message.removeprefix("Value error, ")
+    if not place:
+        return message
+    flag = f"--{str(place[0]).replace('_', '-')}"
+    return f"{flag} is required" if message == "Field required" else f"{flag}: {message}, got {value!r}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

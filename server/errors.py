@@ -1,0 +1,64 @@
+"""What can go wrong, in domain words. One table at the edge (`server.api.status`) maps them to gRPC.
+
+SwiftrecError         base
+├─ ConfigError        a setting is wrong: exit code 2
+├─ BundleError        a bundle is missing, damaged or does not fit: exit code 2
+├─ ProviderError      the device that was asked for is not the one that would run: exit code 2
+├─ InvalidRequest     a field of a request is wrong
+├─ Overloaded         the queue is full
+├─ DeadlineExceeded   the answer would come too late, or did
+├─ Cancelled          nobody waits for the answer any more
+├─ ShuttingDown       the server stops
+└─ ModelFailed        the model raised on this input
+"""
+
+from __future__ import annotations
+
+
+class SwiftrecError(Exception):
+    """Base of everything that the server can say."""
+
+
+class ConfigError(SwiftrecError):
+    """A setting is wrong."""
+
+
+class BundleError(SwiftrecError):
+    """A bundle is missing, damaged or does not fit."""
+
+
+class ProviderError(SwiftrecError):
+    """The device that was asked for is not the one that would run."""
+
+
+class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)
+    """A field of a request is wrong."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+class Overloaded(SwiftrecError):  # noqa: N818
+    """The queue is full; try again after `retry_after` seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the server is full; try again in {retry_after:.2f} s")
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(SwiftrecError):  # noqa: N818
+    """The answer would come too late, or did."""
+
+
+class Cancelled(SwiftrecError):  # noqa: N818
+    """Nobody waits for the answer any more."""
+
+
+class ShuttingDown(SwiftrecError):  # noqa: N818
+    """The server stops."""
+
+
+class ModelFailed(SwiftrecError):  # noqa: N818
+    """The model raised on this input."""

@@ -1,0 +1,1 @@
+"""The bundle, its tokenizer and its ONNX sessions."""

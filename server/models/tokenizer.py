@@ -1,0 +1,41 @@
+"""Texts to token ids, with the tokenizer file of the bundle. The export uses this too, so both see the same ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+
+from server.errors import BundleError
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer without padding; padding is the batch's business."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @classmethod
+    def load(cls, path: Path, max_tokens: int) -> Tokenizer:
+        """Read `path`; texts are cut to `max_tokens` tokens, [CLS] and [SEP] included.
+
+        Raises:
+            BundleError: the file is no tokenizer.
+        """
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+            raise BundleError(f"{path}: not a tokenizer file ({error})") from error
+        backend.no_padding()
+        backend.enable_truncation(max_tokens)
+        return cls(backend)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        # One text at a time: the library's own thread pool would compete with the sessions for the cores.
+        return [self._backend.encode(text).ids for text in texts]
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer file."""
+        self._backend.save(str(path))
