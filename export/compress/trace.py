@@ -15,7 +15,7 @@ import torch
 from optimum.onnxruntime import ORTOptimizer
 from optimum.onnxruntime.configuration import OptimizationConfig
 from torch import Tensor, nn
-from transformers import BertConfig
+from transformers import AutoConfig
 
 from export.errors import GateError
 from export.stage import Job
@@ -28,22 +28,23 @@ _OPSET = 17
 
 
 def run(job: Job, out: Path) -> None:
-    """Write encoder.fp32.onnx, ranker.onnx, tokenizer.json and fusion.json."""
+    """Write encoder.traced.onnx (unfused), encoder.fp32.onnx, ranker.onnx, tokenizer.json and fusion.json."""
     plan, student, teacher = job.settings.plan, load_student(job), load_teacher(job.folder("finetune"))
     layers = student.trunk.config.num_hidden_layers
-    with job.progress("trace and fuse", 3) as step, tempfile.TemporaryDirectory(dir=out) as scratch:
-        traced = Path(scratch) / "encoder.onnx"
+    traced = out / "encoder.traced.onnx"
+    with job.progress("trace and fuse", 3) as step:
         ids = torch.tensor([[101, 2023, 102], [101, 2003, 102]])
         _trace(student, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", traced)
         step()
-        counts = _fuse(traced, student.trunk.config, out / "encoder.fp32.onnx")
+        checkpoint = job.folder("data") / "checkpoint"
+        counts = fuse(traced, checkpoint, out / "encoder.fp32.onnx")
         check_fusion(counts, layers)
         step()
         vectors = torch.zeros(2, 3, plan.dimensions)
         kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
         _trace(LastUser(teacher.ranker), {"vectors": vectors, "kinds": kinds, "mask": mask}, "users", out / "ranker.onnx")
         step()
-    load_tokenizer(job.folder("data") / "checkpoint", plan.max_tokens).save(out / "tokenizer.json")
+    load_tokenizer(checkpoint, plan.max_tokens).save(out / "tokenizer.json")
     (out / "fusion.json").write_text(json.dumps({"layers": layers, "operators": counts}))
 
 
@@ -79,12 +80,20 @@ def _trace(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path
         )
 
 
-def _fuse(traced: Path, config: BertConfig, target: Path) -> dict[str, int]:
-    """Optimise with optimum (ONNX Runtime's transformer fusions, level 2); return the count of each operator."""
-    config.save_pretrained(traced.parent)
-    logging.getLogger("optimum").setLevel(logging.ERROR)
-    logging.getLogger("onnxruntime").setLevel(logging.ERROR)
-    optimiser = ORTOptimizer.from_pretrained(traced.parent, file_names=[traced.name])
-    optimiser.optimize(OptimizationConfig(optimization_level=2), save_dir=traced.parent, file_suffix="fused")
-    shutil.move(traced.with_name("encoder_fused.onnx"), target)
+def fuse(traced: Path, checkpoint: Path, target: Path, *, separate: bool = False) -> dict[str, int]:
+    """Optimise with optimum (ONNX Runtime's transformer fusions, level 2); return the count of each operator.
+
+    With `separate` query, key and value keep MatMuls of their own, which the int8 kernels can take.
+    """
+    for name in ("optimum", "onnxruntime"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    options = OptimizationConfig(
+        optimization_level=2,
+        disable_embed_layer_norm_fusion=False,  # optimum leaves it off unless it is asked for
+        use_multi_head_attention=separate,
+    )
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        optimiser = ORTOptimizer([traced], AutoConfig.from_pretrained(checkpoint, local_files_only=True))
+        optimiser.optimize(options, save_dir=scratch, file_suffix="fused")
+        shutil.move(Path(scratch) / f"{traced.stem}_fused.onnx", target)
     return dict(Counter(node.op_type for node in onnx.load(target).graph.node))

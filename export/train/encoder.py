@@ -55,7 +55,9 @@ class TextEncoder(nn.Module):
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Mean of the token vectors, [batch, hidden]; ids and mask are int64 [batch, tokens]."""
-        hidden = self.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        segments = torch.zeros_like(input_ids)  # given, so that the traced graph has no branch for it
+        output = self.trunk(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=segments)
+        hidden = output.last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1)
 
