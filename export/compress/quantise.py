@@ -63,7 +63,7 @@ def run(job: Job, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out) as scratch, job.progress("quantise and measure", 3 + _ROUNDS) as step:
         paths = {"fp32": source / "encoder.fp32.onnx"}
         fused = Path(scratch) / "separate.onnx"
-        fuse(source / "encoder.traced.onnx", data / "checkpoint", fused, separate=True)
+        fuse(source / "traced.onnx", data / "checkpoint", fused, separate=True)
         step()
         paths["static"] = _static(fused, picked[:_CALIBRATION_TEXTS])
         step()

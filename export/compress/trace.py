@@ -28,10 +28,10 @@ _OPSET = 17
 
 
 def run(job: Job, out: Path) -> None:
-    """Write encoder.traced.onnx (unfused), encoder.fp32.onnx, ranker.onnx, tokenizer.json and fusion.json."""
+    """Write traced.onnx (unfused), encoder.fp32.onnx, ranker.onnx, tokenizer.json and fusion.json."""
     plan, student, teacher = job.settings.plan, load_student(job), load_teacher(job.folder("finetune"))
     layers = student.trunk.config.num_hidden_layers
-    traced = out / "encoder.traced.onnx"
+    traced = out / "traced.onnx"
     with job.progress("trace and fuse", 3) as step:
         ids = torch.tensor([[101, 2023, 102], [101, 2003, 102]])
         _trace(student, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", traced)

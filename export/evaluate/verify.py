@@ -1,0 +1,166 @@
+"""Stage `verify`: the bundle's files through the server's own tokenizer, sessions and catalogue, against the teacher."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.data.dataset import Dataset
+from export.data.phrases import Texts
+from export.data.split import leave_one_out
+from export.errors import GateError
+from export.evaluate.baselines import all_baselines
+from export.evaluate.metrics import Figure, figure, ndcg, top
+from export.evaluate.subject import Subject, Vectors, torch_rank
+from export.evaluate.table import show
+from export.stage import Job
+from export.train.distil import load_student
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from export.train.teacher import Bank, Teacher, load_teacher
+from server.models.encoder import EncoderModel
+from server.models.ranker import RankerModel
+from server.models.session import open_session
+from server.models.tokenizer import Tokenizer
+
+MAX_PARITY = 1e-4  # largest difference of a vector's entries, ONNX fp32 against PyTorch
+_BATCH = 16
+
+
+def run(job: Job, out: Path) -> None:
+    """Write quality.json and vectors.npy (the catalogue's item vectors, float32 [items, d]).
+
+    Raises:
+        GateError: a gate failed; no bundle is written.
+    """
+    data = job.folder("data")
+    dataset, texts, teacher = Dataset.load(data), Texts.load(data), load_teacher(job.folder("finetune"))
+    split = leave_one_out(dataset)
+    histories = [h[-job.settings.plan.max_history :] for h in split.before_test]
+    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
+    paths = _variants(job)
+    results: dict[str, dict[str, Figure]] = {}
+    scores: dict[str, Vectors] = {}
+    with job.progress("evaluate", 3 + len(paths)) as step:
+        subject = _teacher(job, teacher, bank, dataset)
+        step()
+        for name, scored in all_baselines(split.before_test, _frozen(bank)).items():
+            results[name] = {"ids": _ndcg(job, scored, split.before_test, split.test)}
+        step()
+        parity = _parity(job, texts)
+        step()
+        subjects = {"teacher": subject} | {name: _served(job, path, subject, texts, dataset) for name, path in paths.items()}
+        for name, one in subjects.items():
+            scores[name] = one.from_texts(histories)
+            results[name] = {
+                "ids": _ndcg(job, one.from_items(histories), split.before_test, split.test),
+                "text": _ndcg(job, scores[name], split.before_test, split.test),
+                "query": _precision(job, one.from_probes(), dataset),
+            }
+            if name != "teacher":
+                step()
+    overlap = {name: _overlap(scores["teacher"], scores[name], split.before_test) for name in paths}
+    candidates = json.loads((job.folder("quantise") / "candidates.json").read_text())
+    quality = {
+        "protocol": "leave-one-out in time, seen masked, whole catalogue, 95 % bootstrap intervals",
+        "parity": parity,
+        "top10_overlap": overlap,
+        "tasks": {name: {task: asdict(f) for task, f in row.items()} for name, row in results.items()},
+        "speed": candidates,
+        "passed": _gates(job, results, parity, list(paths)),
+    }
+    show(job.console, results, overlap)
+    if "fp32" not in quality["passed"]:
+        raise GateError("; ".join(_failures(job, results["teacher"], results["fp32"], parity)) + ": no bundle is written")
+    np.save(out / "vectors.npy", subject.items, allow_pickle=False)
+    (out / "quality.json").write_text(json.dumps(quality, indent=1))
+
+
+def _variants(job: Job) -> dict[str, Path]:
+    int8 = job.folder("quantise") / "encoder.int8.onnx"
+    return {"fp32": job.folder("onnx") / "encoder.fp32.onnx"} | ({"int8": int8} if int8.exists() else {})
+
+
+def _frozen(bank: Bank) -> Vectors:
+    pooled: Vectors = torch.nn.functional.normalize(bank.variants[0], dim=-1).numpy()
+    return pooled
+
+
+def _teacher(job: Job, teacher: Teacher, bank: Bank, dataset: Dataset) -> Subject:
+    folder = job.folder("data") / "checkpoint"
+    rows = load_tokenizer(folder, job.settings.plan.max_tokens).encode([p.phrase for p in dataset.probes])
+    with torch.inference_mode():
+        encoder = TextEncoder(load_trunk(folder), 1).eval()
+        items = (teacher.text_vectors(bank.variants[0]) + teacher.residual).numpy()
+        titles = teacher.text_vectors(bank.variants[1]).numpy()
+        pooled = encoder.pool(*pad(rows)) if rows else torch.zeros(0, encoder.projection.in_features)
+        return Subject(items, titles, teacher.text_vectors(pooled).numpy(), torch_rank(teacher))
+
+
+def _served(job: Job, path: Path, teacher: Subject, texts: Texts, dataset: Dataset) -> Subject:
+    """The files as the server runs them."""
+    tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
+    model = EncoderModel(open_session(path))
+    ranker = RankerModel(open_session(job.folder("onnx") / "ranker.onnx"), teacher.items.shape[1])
+    titles = _encode(model, tokenizer, texts.variants[1])
+    probes = _encode(model, tokenizer, [p.phrase for p in dataset.probes])
+    return Subject(teacher.items, titles, probes, lambda sequences: np.array(ranker.run(sequences)))
+
+
+def _encode(model: EncoderModel, tokenizer: Tokenizer, texts: list[str]) -> Vectors:
+    rows = tokenizer.encode(texts)
+    return np.array([v for n in range(0, len(rows), _BATCH) for v in model.run(rows[n : n + _BATCH])])
+
+
+def _parity(job: Job, texts: Texts) -> float:
+    """Largest difference between the student in PyTorch and its fp32 graph, over the items' texts."""
+    student = load_student(job)
+    rows = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens).encode(texts.variants[0][:512])
+    model = EncoderModel(open_session(job.folder("onnx") / "encoder.fp32.onnx"))
+    with torch.inference_mode():
+        return max(
+            float(np.abs(np.array(model.run(batch)) - student(*pad(batch)).numpy()).max())
+            for batch in (rows[n : n + _BATCH] for n in range(0, len(rows), _BATCH))
+        )
+
+
+def _ndcg(job: Job, scores: Vectors, seen: list[NDArray[np.int64]], wanted: NDArray[np.int64]) -> Figure:
+    rows = zip(scores, seen, wanted.tolist(), strict=True)
+    return figure([ndcg(s, h, w) for s, h, w in rows], job.settings.seed)
+
+
+def _precision(job: Job, scores: Vectors, dataset: Dataset) -> Figure:
+    """Share of the top ten that carries what the probe asks for, averaged over probes."""
+    nothing = np.empty(0, np.int64)
+    shares = [
+        np.mean([probe.value in dataset.items[n].attributes.get(probe.attribute, []) for n in top(row, nothing)])
+        for row, probe in zip(scores, dataset.probes, strict=True)
+    ]
+    return figure([float(s) for s in shares] or [0.0], job.settings.seed)
+
+
+def _overlap(a: Vectors, b: Vectors, seen: list[NDArray[np.int64]]) -> float:
+    return float(np.mean([len({*top(x, h)} & {*top(y, h)}) / 10 for x, y, h in zip(a, b, seen, strict=True)]))
+
+
+def _failures(job: Job, teacher: dict[str, Figure], variant: dict[str, Figure], parity: float) -> list[str]:
+    """The gates that a variant fails, each with its value and its threshold."""
+    settings = job.settings
+    failed = [] if parity <= MAX_PARITY else [f"parity with PyTorch {parity:.1e}, at most {MAX_PARITY:.0e}"]
+    for task, share in (("text", settings.min_text_retained), ("query", settings.min_query_retained)):
+        if variant[task].mean < share * teacher[task].mean:
+            kept = variant[task].mean / teacher[task].mean
+            failed.append(f"{task} keeps {kept:.3f} of the teacher's, at least {share:.3f} (--min-{task}-retained)")
+    return failed
+
+
+def _gates(job: Job, results: dict[str, dict[str, Figure]], parity: float, names: list[str]) -> list[str]:
+    """The variants that pass every gate; int8 must also lose nothing measurable on text against fp32."""
+    passed = [n for n in names if not _failures(job, results["teacher"], results[n], parity)]
+    if "int8" in passed and results["int8"]["text"].mean < 0.98 * results["fp32"]["text"].mean:
+        passed.remove("int8")
+    return passed

@@ -1,0 +1,115 @@
+"""Stage `package`: the verified files as one versioned bundle, written aside and renamed when whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.data.dataset import Dataset
+from export.package.card import write_card
+from export.stage import STAGES, Job
+from server.catalogue.catalogue import ITEMS, VECTORS
+from server.errors import BundleError
+from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash, load_bundle
+
+_TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers", "numpy")
+
+
+def run(job: Job, out: Path) -> None:
+    """Write artifacts/<name>/<version>/ and, in the stage's folder, bundle.json with its place."""
+    home = job.settings.artifacts / job.settings.name
+    key = job.key(next(s for s in STAGES if s.name == "package"))
+    folder = _existing(home, key) or _write(job, home, key)
+    load_bundle(folder)
+    (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
+    job.also_wrote(folder / MANIFEST)
+    job.console.print(f"  bundle: {folder}")
+
+
+def _versions(home: Path) -> list[int]:
+    return sorted(int(p.name) for p in home.glob("*") if p.name.isdecimal())
+
+
+def _existing(home: Path, key: str) -> Path | None:
+    """The newest version if it was written from the same inputs (a kill between rename and record leaves one)."""
+    for number in _versions(home)[-1:]:
+        try:
+            if load_bundle(home / str(number)).manifest.export_key == key:
+                return home / str(number)
+        except BundleError:
+            return None
+    return None
+
+
+def _write(job: Job, home: Path, key: str) -> Path:
+    number = max(_versions(home), default=0) + 1
+    scratch = home / f".{number}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        quality = _fill(job, scratch)
+        manifest = _manifest(job, scratch, number, key, quality)
+        write_card(scratch / "MODEL_CARD.md", manifest)
+        files = {p.name: file_hash(p) for p in sorted(scratch.iterdir())}
+        sealed = manifest.model_copy(update={"files": files}).sealed()
+        (scratch / MANIFEST).write_text(sealed.model_dump_json(indent=1))
+        scratch.replace(home / str(number))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return home / str(number)
+
+
+def _fill(job: Job, scratch: Path) -> dict[str, Any]:
+    """Copy graphs, tokenizer and vectors, write the item table; return the quality record."""
+    quality: dict[str, Any] = json.loads((job.folder("verify") / "quality.json").read_text())
+    shutil.copyfile(job.folder("verify") / "vectors.npy", scratch / VECTORS)
+    for name in ("tokenizer.json", "ranker.onnx", "encoder.fp32.onnx"):
+        shutil.copyfile(job.folder("onnx") / name, scratch / name)
+    if "int8" in quality["passed"]:
+        shutil.copyfile(job.folder("quantise") / "encoder.int8.onnx", scratch / "encoder.int8.onnx")
+    dataset = Dataset.load(job.folder("data"))
+    popularity = np.bincount(np.concatenate(dataset.histories), minlength=len(dataset.items))
+    with (scratch / ITEMS).open("w", encoding="utf-8") as file:
+        for item, count in zip(dataset.items, popularity.tolist(), strict=True):
+            row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}
+            file.write(json.dumps(row | {"popularity": count}, ensure_ascii=False) + "\n")
+    return quality
+
+
+def _manifest(job: Job, scratch: Path, number: int, key: str, quality: dict[str, Any]) -> Manifest:
+    variants = {name: f"encoder.{name}.onnx" for name in quality["passed"]}
+    plan = job.settings.plan
+    vectors = np.load(scratch / VECTORS, allow_pickle=False)
+    return Manifest(
+        format=FORMAT,
+        name=job.settings.name,
+        version=number,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        export_key=key,
+        dimensions=vectors.shape[1],
+        max_tokens=plan.max_tokens,
+        max_history=plan.max_history,
+        variants=variants,
+        default={"cpu": "int8" if "int8" in variants else "fp32", "cuda": "fp32"},
+        quality=quality,
+        sources=json.loads((job.folder("data") / "sources.json").read_text()),
+        tools={name: installed(name) for name in _TOOLS},
+        machine=f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        files={},
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")

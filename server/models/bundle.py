@@ -1,0 +1,128 @@
+"""The bundle: one verified, versioned directory. Loading checks every hash and refuses by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.errors import BundleError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Manifest(BaseModel):
+    """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    name: str
+    version: int
+    created: str
+    export_key: str
+    dimensions: int
+    max_tokens: int
+    max_history: int
+    variants: dict[str, str]
+    default: dict[str, str]
+    quality: dict[str, Any]
+    sources: dict[str, dict[str, str]]
+    tools: dict[str, str]
+    machine: str
+    files: dict[str, str]
+    digest: str = ""
+
+    def sealed(self) -> Manifest:
+        """The same manifest with its digest filled in."""
+        return self.model_copy(update={"digest": _digest(self.model_dump())})
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose every file has the hash that its manifest names."""
+
+    folder: Path
+    manifest: Manifest
+
+    def encoder(self, device: str, variant: str | None) -> Path:
+        """Path of the encoder graph: the wanted precision, or the default of the device.
+
+        Raises:
+            BundleError: the bundle has no such variant.
+        """
+        name = variant or self.manifest.default.get(device, "fp32")
+        if name not in self.manifest.variants:
+            have = ", ".join(self.manifest.variants)
+            raise BundleError(f"{self.folder}: no encoder variant {name!r}; it has {have}")
+        return self.folder / self.manifest.variants[name]
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle at `path`, or the highest version below it.
+
+    Raises:
+        BundleError: there is none.
+    """
+    if (path / MANIFEST).exists():
+        return path
+    versions = [p for p in path.glob("*") if p.name.isdecimal() and p.is_dir()] if path.is_dir() else []
+    if not versions:
+        raise BundleError(f"{path}: no {MANIFEST} and no version folder there: run make export, or give another --bundle")
+    return max(versions, key=lambda p: int(p.name))
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and verify.
+
+    Raises:
+        BundleError: names the file and what is wrong with it.
+    """
+    folder = find_bundle(path)
+    manifest = _manifest(folder / MANIFEST)
+    for name, wanted in manifest.files.items():
+        _check(folder, name, wanted)
+    return Bundle(folder, manifest)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
+    if manifest.format != FORMAT:
+        raise BundleError(f"{path}: format {manifest.format}, this server reads {FORMAT}: export it again")
+    if manifest.digest != _digest(manifest.model_dump()):
+        raise BundleError(f"{path}: changed since it was written: export it again")
+    return manifest
+
+
+def _check(folder: Path, name: str, wanted: str) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{path}: lies outside the bundle")
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}): export it again") from None
+    if found != wanted:
+        raise BundleError(f"{path}: truncated or changed (SHA-256 {found[:12]}, expected {wanted[:12]}): export it again")
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    body = json.dumps({k: v for k, v in fields.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
