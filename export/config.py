@@ -52,10 +52,12 @@ class ExportSettings(BaseSettings):
         "quick", description="quick: minutes; full: better, up to an hour; smoke: seconds, for tests"
     )
     data: Path | None = Field(
-        None, description="folder with interactions and items (CSV, JSONL or Parquet); MovieLens-100K if not given"
+        None,
+        description="folder with interactions and items (CSV, JSONL or Parquet); MovieLens-100K if not given",
     )
     checkpoint: str | None = Field(
-        None, description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given"
+        None,
+        description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given",
     )
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         "movielens-quick", description="name of the bundle and of its folder under artifacts"

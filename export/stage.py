@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from export.config import ExportSettings
 from export.errors import ExportError
@@ -135,7 +142,9 @@ def run_one(job: Job, name: str) -> None:
     by_name = {s.name: s for s in job.stages}
     for need in stage.needs:
         if not job.is_fresh(by_name[need]):
-            raise ExportError(f"stage {name} needs stage {need}, which is missing or stale: run python -m export {need}")
+            raise ExportError(
+                f"stage {name} needs stage {need}, which is missing or stale: run python -m export {need}"
+            )
     with _lock(job):
         job.console.print(f"[bold]{stage.name}[/bold]")
         _run(job, stage)
@@ -160,7 +169,9 @@ def _run(job: Job, stage: Stage) -> None:
         _replace(scratch, target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ExportError(f"disk full in stage {stage.name} under {job.root}: free some space and run again") from error
+            raise ExportError(
+                f"disk full in stage {stage.name} under {job.root}: free some space and run again"
+            ) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -184,7 +195,9 @@ def _lock(job: Job) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ExportError(f"another export of {job.settings.name} is running: wait for it or choose another name") from None
+            raise ExportError(
+                f"another export of {job.settings.name} is running: wait for it or choose another name"
+            ) from None
         yield
 
 

@@ -60,7 +60,10 @@ def run(job: Job, out: Path) -> None:
     rng = np.random.default_rng(job.settings.seed)
     rows = Tokenizer.load(source / "tokenizer.json", job.settings.plan.max_tokens).encode(Texts.load(data).all)
     picked = [rows[n] for n in rng.permutation(len(rows))[: _CALIBRATION_TEXTS + _MEASURED_TEXTS]]
-    with tempfile.TemporaryDirectory(dir=out) as scratch, job.progress("quantise and measure", 3 + _ROUNDS) as step:
+    with (
+        tempfile.TemporaryDirectory(dir=out) as scratch,
+        job.progress("quantise and measure", 3 + _ROUNDS) as step,
+    ):
         paths = {"fp32": source / "encoder.fp32.onnx"}
         fused = Path(scratch) / "separate.onnx"
         fuse(source / "traced.onnx", data / "checkpoint", fused, separate=True)
@@ -151,7 +154,14 @@ def _measure(paths: dict[str, Path], rows: list[list[int]], step: Callable[[], N
 
 
 def _judge(
-    name: str, path: Path, *, texts_per_s: float, ms_batch1: float, speedup: float, cosine: float, invariance: float
+    name: str,
+    path: Path,
+    *,
+    texts_per_s: float,
+    ms_batch1: float,
+    speedup: float,
+    cosine: float,
+    invariance: float,
 ) -> Candidate:
     reason = ""
     if invariance > MAX_INVARIANCE:

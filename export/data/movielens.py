@@ -16,7 +16,9 @@ import numpy as np
 from export.data.dataset import Dataset, Item, Probe
 
 _FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
-_TRAILING_ARTICLE = re.compile(r"^(?P<rest>.*), (?P<article>The|A|An|Il|La|Le|Les|Der|Die|Das|El|Los|L')(?P<tail> \(.*\))?$")
+_TRAILING_ARTICLE = re.compile(
+    r"^(?P<rest>.*), (?P<article>The|A|An|Il|La|Le|Les|Der|Die|Das|El|Los|L')(?P<tail> \(.*\))?$"
+)
 
 # How a person asks for each genre; no phrase here is built by a template that training sees.
 _PROBES = {

@@ -75,7 +75,7 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    from pyarrow import parquet  # noqa: PLC0415 (only here, and slow to import)
+    from pyarrow import parquet
 
     for batch in parquet.ParquetFile(path).iter_batches():
         yield from batch.to_pylist()

@@ -53,7 +53,9 @@ def run(job: Job, out: Path) -> None:
         step()
         parity = _parity(job, texts)
         step()
-        subjects = {"teacher": subject} | {name: _served(job, path, subject, texts, dataset) for name, path in paths.items()}
+        subjects = {"teacher": subject} | {
+            name: _served(job, path, subject, texts, dataset) for name, path in paths.items()
+        }
         for name, one in subjects.items():
             scores[name] = one.from_texts(histories)
             results[name] = {
@@ -75,7 +77,9 @@ def run(job: Job, out: Path) -> None:
     }
     show(job.console, results, overlap)
     if "fp32" not in quality["passed"]:
-        raise GateError("; ".join(_failures(job, results["teacher"], results["fp32"], parity)) + ": no bundle is written")
+        raise GateError(
+            "; ".join(_failures(job, results["teacher"], results["fp32"], parity)) + ": no bundle is written"
+        )
     np.save(out / "vectors.npy", subject.items, allow_pickle=False)
     (out / "quality.json").write_text(json.dumps(quality, indent=1))
 
@@ -119,7 +123,9 @@ def _encode(model: EncoderModel, tokenizer: Tokenizer, texts: list[str]) -> Vect
 def _parity(job: Job, texts: Texts) -> float:
     """Largest difference between the student in PyTorch and its fp32 graph, over the items' texts."""
     student = load_student(job)
-    rows = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens).encode(texts.variants[0][:512])
+    rows = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens).encode(
+        texts.variants[0][:512]
+    )
     model = EncoderModel(open_session(job.folder("onnx") / "encoder.fp32.onnx"))
     with torch.inference_mode():
         return max(

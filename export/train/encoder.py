@@ -26,7 +26,11 @@ def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
     try:
         # Eager attention: the traced graph is the one that ONNX Runtime's BERT fusion knows.
         trunk: BertModel = BertModel.from_pretrained(
-            folder, add_pooling_layer=False, attn_implementation="eager", use_safetensors=True, local_files_only=True
+            folder,
+            add_pooling_layer=False,
+            attn_implementation="eager",
+            use_safetensors=True,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error

@@ -56,7 +56,10 @@ def _train(job: Job, teacher: Teacher, bank: Bank, texts: Texts, train: list[NDA
     sampler = QuerySampler(train, texts.phrases, len(teacher.residual))
     total = steps_per_epoch(train, plan.max_history, _BATCH) * plan.finetune_epochs
     others = [p for name, p in teacher.named_parameters() if name != "residual"]
-    groups = [{"params": others, "weight_decay": _WEIGHT_DECAY}, {"params": [teacher.residual], "weight_decay": 0.0}]
+    groups = [
+        {"params": others, "weight_decay": _WEIGHT_DECAY},
+        {"params": [teacher.residual], "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=total + 1, pct_start=0.1)
     teacher.train()

@@ -102,12 +102,13 @@ class Batcher(Generic[P, R]):
         return job.waiter
 
     def _loop(self) -> None:
+        batch: list[_Job[P, R]] = []
         try:
             while batch := self._next():
                 self._run([job for job in batch if self._is_wanted(job)])
-        except BaseException:  # a bug of ours: say so, answer who waits, and turn health off
+        except BaseException:  # noqa: BLE001 (a bug of ours: say so, answer who waits, and turn health off)
             _log.exception("batching thread died")
-            self._abandon()
+            self._abandon(batch)
             self._on_death()
 
     def _next(self) -> list[_Job[P, R]]:
@@ -153,10 +154,10 @@ class Batcher(Generic[P, R]):
         for job in batch:
             self._run([job])
 
-    def _abandon(self) -> None:
+    def _abandon(self, batch: list[_Job[P, R]]) -> None:
         with self._changed:
             self._is_open = False
-            orphans, self._waiting = self._waiting, []
+            orphans, self._waiting = [*batch, *self._waiting], []
         for job in orphans:
-            if job.waiter.set_running_or_notify_cancel():
+            if not job.waiter.done() and (job.waiter.running() or job.waiter.set_running_or_notify_cancel()):
                 job.waiter.set_exception(ShuttingDown("the server has failed"))

@@ -89,7 +89,9 @@ class Catalogue:
         Raises:
             InvalidRequest: an attribute is named that no item has.
         """
-        allowed = np.zeros(len(self.items), dtype=np.bool_) if conditions.allowed else np.ones(len(self.items), np.bool_)
+        allowed = (
+            np.zeros(len(self.items), dtype=np.bool_) if conditions.allowed else np.ones(len(self.items), np.bool_)
+        )
         for item_id in conditions.allowed:
             if item_id in self._position:
                 allowed[self._position[item_id]] = True
@@ -115,7 +117,9 @@ class Catalogue:
     def _of(self, condition: AttributeValues, field: str) -> list[Mask]:
         masks = self._masks.get(condition.name)
         if masks is None:
-            raise InvalidRequest(field, f"unknown attribute {condition.name!r}; known: {', '.join(sorted(self._masks))}")
+            raise InvalidRequest(
+                field, f"unknown attribute {condition.name!r}; known: {', '.join(sorted(self._masks))}"
+            )
         nothing = np.zeros(len(self.items), dtype=np.bool_)
         return [masks.get(value, nothing) for value in condition.values]
 

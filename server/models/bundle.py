@@ -73,7 +73,9 @@ def find_bundle(path: Path) -> Path:
         return path
     versions = [p for p in path.glob("*") if p.name.isdecimal() and p.is_dir()] if path.is_dir() else []
     if not versions:
-        raise BundleError(f"{path}: no {MANIFEST} and no version folder there: run make export, or give another --bundle")
+        raise BundleError(
+            f"{path}: no {MANIFEST} and no version folder there: run make export, or give another --bundle"
+        )
     return max(versions, key=lambda p: int(p.name))
 
 
@@ -120,7 +122,9 @@ def _check(folder: Path, name: str, wanted: str) -> None:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): export it again") from None
     if found != wanted:
-        raise BundleError(f"{path}: truncated or changed (SHA-256 {found[:12]}, expected {wanted[:12]}): export it again")
+        raise BundleError(
+            f"{path}: truncated or changed (SHA-256 {found[:12]}, expected {wanted[:12]}): export it again"
+        )
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -35,7 +35,9 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1) -> OnnxSessi
     """
     wanted = _PROVIDERS[device]
     if wanted not in onnxruntime.get_available_providers():
-        raise ProviderError(f"device {device} needs {wanted}, which this onnxruntime does not have: make setup DEVICE={device}")
+        raise ProviderError(
+            f"device {device} needs {wanted}, which this onnxruntime does not have: make setup DEVICE={device}"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -43,7 +45,7 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1) -> OnnxSessi
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves the other core's work
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
-    except Exception as error:  # noqa: BLE001 (its exceptions have no common base but Exception)
+    except Exception as error:
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error})") from error
     if session.get_providers()[0] != wanted:
         raise ProviderError(f"{path.name}: asked for {wanted}, ONNX Runtime chose {session.get_providers()[0]}")

@@ -25,7 +25,7 @@ class Tokenizer:
         """
         try:
             backend = Backend.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 (the library raises plain Exception)
+        except Exception as error:
             raise BundleError(f"{path}: not a tokenizer file ({error})") from error
         backend.no_padding()
         backend.enable_truncation(max_tokens)

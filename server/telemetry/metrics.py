@@ -14,15 +14,25 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.calls = Counter("swiftrec_calls", "Calls by method and status code", ["method", "code"], registry=self.registry)
+        self.calls = Counter(
+            "swiftrec_calls", "Calls by method and status code", ["method", "code"], registry=self.registry
+        )
         self.latency = Histogram(
-            "swiftrec_call_seconds", "Call time by method", ["method"], buckets=_SECONDS, registry=self.registry
+            "swiftrec_call_seconds",
+            "Call time by method",
+            ["method"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.batch_jobs = Histogram(
             "swiftrec_batch_jobs", "Jobs in a batch", ["model"], buckets=_COUNTS, registry=self.registry
         )
         self.batch_tokens = Histogram(
-            "swiftrec_batch_tokens", "Padded tokens in a batch", ["model"], buckets=_TOKENS, registry=self.registry
+            "swiftrec_batch_tokens",
+            "Padded tokens in a batch",
+            ["model"],
+            buckets=_TOKENS,
+            registry=self.registry,
         )
 
     def observe_batch(self, model: str, jobs: int, tokens: int) -> None:

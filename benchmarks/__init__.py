@@ -1,0 +1,1 @@
+"""Latency and throughput, honestly measured: comes with the benchmark issue."""

@@ -1,0 +1,61 @@
+"""`python -m examples.ask`: ask a running server and print a ranked table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+
+
+def main() -> int:
+    """Exit code 0, or 1 with the server's sentence on stderr."""
+    parser = argparse.ArgumentParser(description="Ask a running server and print a ranked table.")
+    parser.add_argument("--address", default="127.0.0.1:8001", help="host:port of the server (default %(default)s)")
+    parser.add_argument("--query", default="", help="what is wanted, in plain words")
+    parser.add_argument(
+        "--history", default="", help="events, oldest first, separated by |: item ids (digits) or texts"
+    )
+    parser.add_argument("--top-k", type=int, default=10, help="how many items (default %(default)s)")
+    args = parser.parse_args()
+    history = [to_event(part.strip()) for part in args.history.split("|") if part.strip()]
+    request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k)
+    with grpc.insecure_channel(args.address) as channel:
+        try:
+            reply = RecommenderServiceStub(channel).Recommend(request, timeout=10)
+        except grpc.RpcError as error:
+            sys.stderr.write(f"ask: {args.address}: {error.code().name}: {error.details()}\n")
+            return 1
+    show(reply)
+    return 0
+
+
+def to_event(part: str) -> pb.Event:
+    """Digits are an item id, everything else is a text."""
+    return pb.Event(item_id=part) if part.isdecimal() else pb.Event(text=part)
+
+
+def show(reply: pb.RecommendResponse) -> None:
+    """Print items, then how the answer came about."""
+    console, table = Console(), Table("", "title", "score", "attributes")
+    for n, item in enumerate(reply.items, 1):
+        attributes = "; ".join(f"{a.name} {', '.join(a.values)}" for a in item.attributes)
+        table.add_row(str(n), item.title, f"{item.score:.2f}", attributes)
+    console.print(table)
+    t = reply.timings
+    console.print(
+        f"tokenise {t.tokenise_ms:.2f} ms, encode {t.encode_ms:.2f} ms, rank {t.rank_ms:.2f} ms, "
+        f"retrieve {t.retrieve_ms:.2f} ms, total {t.total_ms:.2f} ms"
+    )
+    ignored = f"; ignored: {', '.join(reply.ignored)}" if reply.ignored else ""
+    strategy = pb.Strategy.Name(reply.strategy).removeprefix("STRATEGY_").lower()
+    console.print(f"{reply.bundle} version {reply.version}, by {strategy}, {reply.events_used} events read{ignored}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Protobuf to domain, with every field checked before anything is queued; and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from server.catalogue.catalogue import AttributeValues, Filter, Item
+from server.errors import InvalidRequest
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent, Timings
+
+DEFAULT_TOP_K = 10
+MAX_TOP_K = 1_000
+
+_STRATEGY = {Strategy.MODEL: pb.STRATEGY_MODEL, Strategy.POPULARITY: pb.STRATEGY_POPULARITY}
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """What a request may hold."""
+
+    text_chars: int = 2_000
+    history: int = 1_000
+    entries: int = 256
+
+
+def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
+    """Check and convert.
+
+    Raises:
+        InvalidRequest: names the first field that is wrong.
+    """
+    top_k = message.top_k if message.HasField("top_k") else DEFAULT_TOP_K
+    if not 1 <= top_k <= MAX_TOP_K:
+        raise InvalidRequest("top_k", f"must be in 1..{MAX_TOP_K}, got {top_k}")
+    if len(message.history) > limits.history:
+        raise InvalidRequest("history", f"at most {limits.history} events, got {len(message.history)}")
+    if message.query:
+        check_text(message.query, "query", limits)
+    return Request(
+        history=tuple(_event(event, f"history[{n}]", limits) for n, event in enumerate(message.history)),
+        query=message.query,
+        top_k=top_k,
+        conditions=_filter(message.filter),
+        exclude_history=message.exclude_history if message.HasField("exclude_history") else True,
+    )
+
+
+def check_entries(number: int, field: str, limits: InputLimits) -> None:
+    """Refuse a list that is empty or too long."""
+    if not 1 <= number <= limits.entries:
+        raise InvalidRequest(field, f"must have 1..{limits.entries} entries, got {number}")
+
+
+def check_text(text: str, field: str, limits: InputLimits) -> str:
+    """Refuse an empty text and one over the limit."""
+    if not text.strip():
+        raise InvalidRequest(field, "must not be empty")
+    if len(text) > limits.text_chars:
+        raise InvalidRequest(field, f"at most {limits.text_chars} characters, got {len(text)}")
+    return text
+
+
+def to_response(answer: Recommendation, bundle: str, version: int) -> pb.RecommendResponse:
+    """The ranking as a message."""
+    return pb.RecommendResponse(
+        items=[_item(item, score) for item, score in answer.items],
+        ignored=answer.ignored,
+        strategy=_STRATEGY[answer.strategy],
+        events_used=answer.events_used,
+        bundle=bundle,
+        version=version,
+        timings=_timings(answer.timings),
+    )
+
+
+def _event(event: pb.Event, field: str, limits: InputLimits) -> ItemEvent | TextEvent:
+    match event.WhichOneof("event"):
+        case "item_id":
+            if not event.item_id:
+                raise InvalidRequest(f"{field}.item_id", "must not be empty")
+            return ItemEvent(event.item_id)
+        case "text":
+            return TextEvent(check_text(event.text, f"{field}.text", limits))
+        case _:
+            raise InvalidRequest(field, "needs item_id or text")
+
+
+def _filter(message: pb.Filter) -> Filter:
+    return Filter(
+        allowed=frozenset(message.allowed_item_ids),
+        denied=frozenset(message.denied_item_ids),
+        any_of=_conditions(message.any_of, "filter.any_of"),
+        all_of=_conditions(message.all_of, "filter.all_of"),
+        none_of=_conditions(message.none_of, "filter.none_of"),
+    )
+
+
+def _conditions(messages: Iterable[pb.AttributeValues], field: str) -> tuple[AttributeValues, ...]:
+    conditions = []
+    for n, message in enumerate(messages):
+        if not message.name:
+            raise InvalidRequest(f"{field}[{n}].name", "must not be empty")
+        if not message.values:
+            raise InvalidRequest(f"{field}[{n}].values", "needs at least one value")
+        conditions.append(AttributeValues(message.name, tuple(message.values)))
+    return tuple(conditions)
+
+
+def _item(item: Item, score: float) -> pb.RankedItem:
+    attributes = [pb.AttributeValues(name=name, values=values) for name, values in item.attributes.items()]
+    return pb.RankedItem(item_id=item.id, score=score, title=item.title, attributes=attributes)
+
+
+def _timings(timings: Timings) -> pb.Timings:
+    return pb.Timings(
+        tokenise_ms=timings.tokenise_ms,
+        encode_ms=timings.encode_ms,
+        rank_ms=timings.rank_ms,
+        retrieve_ms=timings.retrieve_ms,
+        total_ms=timings.total_ms,
+    )

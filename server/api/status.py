@@ -1,0 +1,49 @@
+"""The one table from domain errors to gRPC status, with google.rpc details."""
+
+from __future__ import annotations
+
+import math
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    ShuttingDown,
+    SwiftrecError,
+)
+
+_CODES: dict[type[SwiftrecError], int] = {
+    InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
+    Cancelled: code_pb2.CANCELLED,
+    ShuttingDown: code_pb2.UNAVAILABLE,
+    ModelFailed: code_pb2.INTERNAL,
+}
+
+
+def code_of(error: SwiftrecError) -> int:
+    """The google.rpc.Code of an error."""
+    return _CODES.get(type(error), code_pb2.INTERNAL)
+
+
+def to_status(error: SwiftrecError) -> status_pb2.Status:
+    """The error as google.rpc.Status: BadRequest names the field, RetryInfo says when to come again."""
+    details: list[Message] = []
+    if isinstance(error, InvalidRequest):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded):
+        whole = math.floor(error.retry_after)
+        delay = duration_pb2.Duration(seconds=whole, nanos=int((error.retry_after - whole) * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = [any_pb2.Any() for _ in details]
+    for box, detail in zip(packed, details, strict=True):
+        box.Pack(detail)
+    return status_pb2.Status(code=code_of(error), message=str(error), details=packed)
