@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 
 from export.config import ExportSettings
@@ -13,6 +15,8 @@ from server.errors import ConfigError
 
 def main() -> int:
     """Exit code 0, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
+    logging.getLogger().setLevel(logging.ERROR)
     try:
         settings = read_settings(ExportSettings)
         job = Job(settings)

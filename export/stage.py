@@ -195,9 +195,8 @@ def _lock(job: Job) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ExportError(
-                f"another export of {job.settings.name} is running: wait for it or choose another name"
-            ) from None
+            job.console.print(f"another export of {job.settings.name} is running: waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -60,7 +60,7 @@ def read_settings(kind: type[S], argv: list[str] | None = None) -> S:
         ConfigError: one sentence for each setting that is wrong.
     """
     try:
-        return kind(_cli_parse_args=True if argv is None else argv)  # type: ignore[call-arg]
+        return kind(_cli_parse_args=True if argv is None else argv)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
 

@@ -27,13 +27,14 @@ def all_baselines(histories: Histories, texts: NDArray[np.float32]) -> dict[str,
         "item kNN": _item_knn(matrix),
         "EASE": _ease(matrix),
         "transitions": _transitions(histories, items),
-        "frozen encoder": (matrix @ texts) @ texts.T,
+        "frozen encoder": ((matrix @ texts) @ texts.T).astype(np.float32),
     }
 
 
 def _popularity(histories: Histories, items: int) -> Scores:
     counts = np.bincount(np.concatenate(histories), minlength=items).astype(np.float32)
-    return np.broadcast_to(counts, (len(histories), items))
+    scores: Scores = np.broadcast_to(counts, (len(histories), items))
+    return scores
 
 
 def _item_knn(matrix: Scores) -> Scores:
@@ -43,7 +44,8 @@ def _item_knn(matrix: Scores) -> Scores:
     np.fill_diagonal(cosine, 0)
     keep = min(_KNN_NEIGHBOURS, len(cosine) - 1)
     cosine[cosine < np.partition(cosine, -keep, axis=1)[:, -keep][:, None]] = 0
-    return matrix @ cosine.T
+    scores: Scores = matrix @ cosine.T
+    return scores
 
 
 def _ease(matrix: Scores) -> Scores:
@@ -53,7 +55,8 @@ def _ease(matrix: Scores) -> Scores:
     inverse = np.linalg.inv(gram)
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
-    return (matrix @ weights).astype(np.float32)
+    scores: Scores = (matrix @ weights).astype(np.float32)
+    return scores
 
 
 def _transitions(histories: Histories, items: int) -> Scores:

@@ -46,4 +46,5 @@ def top(scores: NDArray[np.float32], seen: NDArray[np.int64]) -> list[int]:
     """Positions of the ten best items but those seen; ties go to the earlier item."""
     scores = scores.copy()
     scores[seen] = -np.inf
-    return np.argsort(-scores, kind="stable")[:TOP].tolist()
+    best: list[int] = np.argsort(-scores, kind="stable")[:TOP].tolist()
+    return best

@@ -19,7 +19,7 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Vectors and a ranker: item vectors [items, d], vectors of their titles [items, d] and of the probes [probes, d]."""
+    """Vectors of items [items, d], of their titles [items, d] and of the probes [probes, d], and a ranker."""
 
     items: Vectors
     titles: Vectors

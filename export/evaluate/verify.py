@@ -1,4 +1,4 @@
-"""Stage `verify`: the bundle's files through the server's own tokenizer, sessions and catalogue, against the teacher."""
+"""Stage `verify`: the bundle's files through the server's own tokenizer and sessions, against the teacher."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ def write_card(path: Path, manifest: Manifest) -> None:
     quality = manifest.quality
     sources = "\n".join(f"- {kind}: {s['source']}. Licence: {s['licence']}." for kind, s in manifest.sources.items())
     speeds = "\n".join(
-        f"| {c['name']} | {c['megabytes']} | {c['texts_per_s']} | {c['ms_batch1']} | {c['speedup']} | {c['cosine']:.5f} "
-        f"| {c['invariance']:.1e} | {c['reason'] or 'kept'} |"
+        f"| {c['name']} | {c['megabytes']} | {c['texts_per_s']} | {c['ms_batch1']} | {c['speedup']} "
+        f"| {c['cosine']:.5f} | {c['invariance']:.1e} | {c['reason'] or 'kept'} |"
         for c in quality["speed"]["candidates"]
     )
     path.write_text(
@@ -27,7 +27,8 @@ transformer ranker (the last {manifest.max_history} events) and a catalogue with
 {sources}
 
 ## Quality
-{quality["protocol"]}. Parity with PyTorch: {quality["parity"]:.1e}. Top-10 as the teacher's: {quality["top10_overlap"]}.
+{quality["protocol"]}. Parity with PyTorch: {quality["parity"]:.1e}.
+Top-10 as the teacher's: {quality["top10_overlap"]}.
 
 {markdown(quality["tasks"])}
 

@@ -44,7 +44,7 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     """Load the checkpoint's tokenizer as the server will run it: no fixed padding, truncation at `max_tokens`."""
     path = folder / "tokenizer.json"
     if not path.exists():
-        fast = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+        fast = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)  # type: ignore[no-untyped-call]
         fast.backend_tokenizer.save(str(path))
     return Tokenizer.load(path, max_tokens)
 
@@ -63,7 +63,8 @@ class TextEncoder(nn.Module):
         output = self.trunk(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=segments)
         hidden = output.last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1)
+        pooled: Tensor = (hidden * mask).sum(1) / mask.sum(1)
+        return pooled
 
     def project(self, pooled: Tensor) -> Tensor:
         """Unit vectors, [..., dimensions], of pooled vectors [..., hidden]."""

@@ -29,7 +29,8 @@ class Block(nn.Module):
         scores = q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
         mixed = (self.drop(scores.softmax(-1)) @ v).transpose(1, 2).reshape(batch, time, width)
         x = x + self.drop(self.out(mixed))
-        return x + self.drop(self.down(functional.gelu(self.up(self.norm2(x)))))
+        y: Tensor = x + self.drop(self.down(functional.gelu(self.up(self.norm2(x)))))
+        return y
 
 
 class Ranker(nn.Module):
@@ -87,4 +88,5 @@ class LastUser(nn.Module):
         """See `Ranker.forward`."""
         users = self.ranker(vectors, kinds, mask)
         last = (mask.sum(1) - 1).clamp(min=0)
-        return users[torch.arange(users.shape[0]), last]
+        user: Tensor = users[torch.arange(users.shape[0]), last]
+        return user

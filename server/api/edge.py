@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Edge(grpc.ServerInterceptor):
+class Edge(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is generic, the class is not
     """Wraps unary methods whose request type is known; streams (reflection, health watch) pass through.
 
     Args:
@@ -56,7 +56,7 @@ class Edge(grpc.ServerInterceptor):
             return answer()
         except SwiftrecError as caught:
             code, error = code_of(caught), caught
-        except Exception:  # our bug: the log gets the traceback, the client a sentence
+        except Exception:  # noqa: BLE001 (our bug: the log gets the traceback, the client a sentence)
             _log.exception("%s failed", method)
             code, error = code_pb2.INTERNAL, SwiftrecError("internal error; the server's log has the reason")
         finally:

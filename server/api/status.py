@@ -28,9 +28,12 @@ _CODES: dict[type[SwiftrecError], int] = {
 }
 
 
+_INTERNAL: int = code_pb2.INTERNAL
+
+
 def code_of(error: SwiftrecError) -> int:
     """The google.rpc.Code of an error."""
-    return _CODES.get(type(error), code_pb2.INTERNAL)
+    return _CODES.get(type(error), _INTERNAL)
 
 
 def to_status(error: SwiftrecError) -> status_pb2.Status:

@@ -1,8 +1,10 @@
-"""Decoding requests ourselves, so that bad bytes are INVALID_ARGUMENT with the field's name and nothing of ours leaks."""
+"""Decoding requests ourselves: bad bytes are INVALID_ARGUMENT with the name of the field, and nothing of ours leaks."""
 
 from __future__ import annotations
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from server.errors import InvalidRequest
@@ -23,7 +25,7 @@ def decode(kind: type[Message], data: bytes) -> Message:
         raise InvalidRequest(field, reason) from None
 
 
-def _first_fault(descriptor: Descriptor, data: bytes, path: str) -> tuple[str, str] | None:
+def _first_fault(descriptor: Any, data: bytes, path: str) -> tuple[str, str] | None:  # noqa: ANN401
     """Walk the wire format (protobuf encoding guide) to the first fault: (field, reason)."""
     seen: dict[int, int] = {}
     place = 0

@@ -137,12 +137,11 @@ class Batcher(Generic[P, R]):
         self._observe(len(batch), len(batch) * max(job.tokens for job in batch))
         try:
             results = self._model.run([job.payload for job in batch])
-            if len(results) != len(batch):
-                raise ModelFailed(f"{len(results)} results for {len(batch)} jobs")
+            pairs = list(zip(batch, results, strict=True))  # a result too few is the model's error, too
         except Exception as error:  # noqa: BLE001 (whatever a model raises concerns its own jobs only)
             self._isolate(batch, error)
             return
-        for job, result in zip(batch, results, strict=True):
+        for job, result in pairs:
             job.waiter.set_result(result)
 
     def _isolate(self, batch: list[_Job[P, R]], error: Exception) -> None:

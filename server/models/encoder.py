@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.session import OnnxSession
+from server.models.session import Session
 
 Vector = NDArray[np.float32]
 
@@ -15,7 +15,7 @@ Vector = NDArray[np.float32]
 class EncoderModel:
     """The encoder behind the batcher: one list of token ids a job, one vector [dimensions] an answer."""
 
-    def __init__(self, session: OnnxSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
 
     def run(self, jobs: Sequence[list[int]]) -> list[Vector]:

@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.session import OnnxSession
+from server.models.session import Session
 
 Vector = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ class UserSequence:
 class RankerModel:
     """The ranker behind the batcher: one sequence a job, one user vector [dimensions] an answer."""
 
-    def __init__(self, session: OnnxSession, dimensions: int) -> None:
+    def __init__(self, session: Session, dimensions: int) -> None:
         self._session = session
         self._dimensions = dimensions
 

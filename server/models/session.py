@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -11,6 +12,13 @@ from numpy.typing import NDArray
 from server.errors import BundleError, ProviderError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class Session(Protocol):
+    """What runs a model: named arrays in, the first output out."""
+
+    def run(self, feeds: dict[str, NDArray[np.generic]], /) -> NDArray[np.float32]:
+        """Run the model."""
 
 
 class OnnxSession:

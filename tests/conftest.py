@@ -1,0 +1,47 @@
+"""What tests share: the quick bundle (real data, real weights) and a real server on a free port."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from server.app import App
+from server.config import ServerSettings
+from server.models.bundle import Bundle, load_bundle
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """The quick bundle, exported first where it is missing or stale."""
+    subprocess.run([sys.executable, "-m", "export", "--preset", "quick"], cwd=ROOT, check=True)
+    return load_bundle(ROOT / "artifacts" / "movielens-quick")
+
+
+@pytest.fixture(scope="session")
+def app(bundle: Bundle) -> Iterator[App]:
+    """A server on a free port."""
+    running = App(ServerSettings(bundle=bundle.folder, port=0, metrics_port=0, _cli_parse_args=[]))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def channel(app: App) -> Iterator[grpc.Channel]:
+    """A channel to it."""
+    with grpc.insecure_channel(f"127.0.0.1:{app.port}") as open_channel:
+        yield open_channel
+
+
+@pytest.fixture(scope="session")
+def recommender(channel: grpc.Channel) -> RecommenderServiceStub:
+    """A stub of the recommender."""
+    return RecommenderServiceStub(channel)

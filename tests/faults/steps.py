@@ -1,0 +1,33 @@
+"""Tiny stages for the tests of the stage runner: `run` writes a file, then does what FAULT says."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+from export.config import ExportSettings
+from export.stage import Job, Stage, run_all
+
+STAGES = (Stage("one", "tests.faults.steps", ("seed",)), Stage("two", "tests.faults.steps", (), ("one",)))
+
+
+def run(job: Job, out: Path) -> None:
+    """Write a file; count the run; fail or die half-way if FAULT names this stage."""
+    name = out.name.removesuffix(".partial")
+    with (job.settings.artifacts / "runs").open("a") as file:
+        file.write(f"{name}\n")
+    (out / "half").write_text("half")
+    match os.environ.get("FAULT", "").split(":"):
+        case ["kill", stage] if stage == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["full", stage] if stage == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+    (out / "whole").write_text("whole")
+
+
+if __name__ == "__main__":
+    run_all(
+        Job(ExportSettings(artifacts=Path(os.environ["ARTIFACTS"]), name="tiny", _cli_parse_args=[]), stages=STAGES)
+    )

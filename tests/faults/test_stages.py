@@ -1,0 +1,84 @@
+"""The export survives kills, full disks and missing networks: what is there is whole, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.config import ExportSettings
+from export.data.fetch import Wheel, fetch
+from export.errors import ExportError, FetchError, GateError
+from export.stage import Job, run_all, run_one
+from tests.conftest import ROOT
+from tests.faults.steps import STAGES
+
+
+def job(folder: Path, seed: int = 7) -> Job:
+    return Job(ExportSettings(artifacts=folder, name="tiny", seed=seed, _cli_parse_args=[]), stages=STAGES)
+
+
+def runs(folder: Path) -> list[str]:
+    return (folder / "runs").read_text().split()
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_killed_export_goes_on_from_the_last_whole_stage(tmp_path: Path, stage: str) -> None:
+    environment = os.environ | {"FAULT": f"kill:{stage}", "ARTIFACTS": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.faults.steps"]
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == -signal.SIGKILL
+    root = tmp_path / ".stages" / "tiny"
+    assert not (root / stage).exists()
+    run_all(job(tmp_path))
+    assert runs(tmp_path) == (["one", "one", "two"] if stage == "one" else ["one", "two", "two"])
+    assert sorted(p.name for p in root.iterdir()) == [".lock", "one", "two"]
+
+
+def test_fresh_stages_are_skipped_and_stale_ones_run(tmp_path: Path) -> None:
+    run_all(job(tmp_path))
+    run_all(job(tmp_path))
+    assert runs(tmp_path) == ["one", "two"]
+    run_all(job(tmp_path, seed=8))
+    assert runs(tmp_path) == ["one", "two"] * 2
+    (tmp_path / ".stages" / "tiny" / "two" / "whole").write_text("changed")
+    run_all(job(tmp_path, seed=8))
+    assert runs(tmp_path) == ["one", "two", "one", "two", "two"]
+
+
+def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAULT", "full:one")
+    with pytest.raises(ExportError, match="disk full in stage one"):
+        run_all(job(tmp_path))
+    assert [p.name for p in (tmp_path / ".stages" / "tiny").iterdir()] == [".lock"]
+
+
+def test_single_stage_needs_the_ones_before_it(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="needs stage one"):
+        run_one(job(tmp_path), "two")
+
+
+def test_missing_network_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
+    with pytest.raises(FetchError, match=rf"put some-1.whl into {tmp_path}"):
+        fetch(Wheel("no-such-package-of-ours==1", "some-1.whl", ""), tmp_path)
+
+
+def test_wrong_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "some-1.whl").write_bytes(b"something else")
+    with pytest.raises(FetchError, match="SHA-256"):
+        fetch(Wheel("some==1", "some-1.whl", "00"), tmp_path)
+
+
+def test_unfused_graph_is_refused() -> None:
+    from export.compress.trace import check_fusion
+
+    good = {"EmbedLayerNormalization": 1, "Attention": 3, "SkipLayerNormalization": 6, "BiasGelu": 3}
+    check_fusion(good, 3)
+    for operator in good:
+        with pytest.raises(GateError, match="fusion: "):
+            check_fusion(good | {operator: 0}, 3)

@@ -1,0 +1,45 @@
+"""A server in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from tests.conftest import ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    pid: int
+    port: int
+    stub: RecommenderServiceStub
+
+
+@contextmanager
+def serving(bundle: Path) -> Iterator[Server]:
+    """Serve on free ports; at the end SIGTERM must end it with code 0."""
+    command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        match = re.search(r"127\.0\.0\.1:(\d+), metrics", ready)
+        assert match, ready
+        port = int(match[1])
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Server(process.pid, port, RecommenderServiceStub(channel))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=30)
+    assert code == 0

@@ -1,0 +1,86 @@
+"""README is true: its code blocks are run as they stand, on another port."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from server.models.bundle import Bundle
+from tests.conftest import ROOT
+
+_BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+_SHELL = [code for language, code in _BLOCKS if language == "sh"]
+_READY_SECONDS = 5.0
+
+
+def block(word: str) -> str:
+    """The one shell block that has the word."""
+    (found,) = [code for code in _SHELL if word in code]
+    return str(found).strip()
+
+
+def shell(command: str) -> str:
+    result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def port(bundle: Bundle) -> Iterator[int]:
+    """`make serve`, as README has it, on a free port; with everything fresh it is ready within seconds."""
+    started = time.monotonic()
+    command = f"{block('make serve')} PORT=0 METRICS_PORT=0"
+    with subprocess.Popen(
+        command,
+        shell=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        ready = next(line for line in process.stdout if line.startswith("ready"))
+        seconds = time.monotonic() - started
+        found = re.search(r":(\d+), metrics", ready)
+        assert found
+        assert process.stdout.readline().startswith("try: make ask")
+        yield int(found[1])
+        os.killpg(process.pid, signal.SIGTERM)
+    assert seconds <= _READY_SECONDS
+
+
+def test_make_ask_prints_a_ranked_table(port: int) -> None:
+    text = shell(f"{block('make ask')} PORT={port}")
+    assert "title" in text
+    assert "Animation" in text
+    assert "encode" in text
+
+
+def test_python_block_ranks(port: int) -> None:
+    (code,) = [code for language, code in _BLOCKS if language == "python"]
+    assert len(code.strip().splitlines()) <= 12
+    command = [sys.executable, "-c", code.replace("localhost:8001", f"localhost:{port}")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 10
+
+
+def test_buf_curl_block_ranks(port: int) -> None:
+    assert '"title"' in shell(block("buf curl").replace("localhost:8001", f"localhost:{port}"))
+
+
+def test_readmes_test_command_is_cis() -> None:
+    assert block("make test") == "make test"
+    assert "make check test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_help_lists_every_target() -> None:
+    text = shell("make help")
+    for target in ("setup", "proto", "check", "test", "export", "serve", "ask", "bench", "clean", "lock"):
+        assert f"make {target}" in text

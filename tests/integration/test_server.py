@@ -1,0 +1,165 @@
+"""A real server over a socket: answers, filters, bad input."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from server.app import App
+from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+
+_METHOD = "/swiftrec.v1.RecommenderService/Recommend"
+
+
+def values(item: pb.RankedItem, name: str) -> list[str]:
+    return [v for a in item.attributes if a.name == name for v in a.values]
+
+
+def ids(reply: pb.RecommendResponse) -> list[str]:
+    return [item.item_id for item in reply.items]
+
+
+def fault(channel: grpc.Channel, data: bytes) -> tuple[int, str, str]:
+    """(code, field, message) of the refusal of raw bytes."""
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(_METHOD, bytes, bytes)(data, timeout=10)
+    assert isinstance(caught.value, grpc.Call)
+    status = rpc_status.from_call(caught.value)
+    bad = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad)
+    return status.code, bad.field_violations[0].field, status.message
+
+
+def test_query_and_history_are_answered_by_the_model(recommender: RecommenderServiceStub) -> None:
+    request = pb.RecommendRequest(
+        history=[pb.Event(text="Toy Story (1995)"), pb.Event(item_id="50")], query="animated films for children"
+    )
+    reply = recommender.Recommend(request, timeout=10)
+    assert len(reply.items) == 10
+    assert [i.score for i in reply.items] == sorted((i.score for i in reply.items), reverse=True)
+    assert reply.strategy == pb.STRATEGY_MODEL
+    assert reply.events_used == 2
+    assert (reply.bundle, reply.version > 0) == ("movielens-quick", True)
+    assert "50" not in ids(reply)
+    assert sum("Animation" in values(item, "genre") for item in reply.items) >= 7
+    assert reply.timings.total_ms >= reply.timings.encode_ms > 0
+
+
+def test_history_is_offered_again_when_exclude_history_is_false(recommender: RecommenderServiceStub) -> None:
+    request = pb.RecommendRequest(history=[pb.Event(item_id="1")], top_k=1000, exclude_history=False)
+    assert "1" in ids(recommender.Recommend(request, timeout=10))
+    request.exclude_history = True
+    assert "1" not in ids(recommender.Recommend(request, timeout=10))
+
+
+def test_unknown_items_are_ignored_and_named(recommender: RecommenderServiceStub) -> None:
+    reply = recommender.Recommend(pb.RecommendRequest(history=[pb.Event(item_id="no such")]), timeout=10)
+    assert list(reply.ignored) == ["no such"]
+    assert reply.strategy == pb.STRATEGY_POPULARITY
+
+
+def test_empty_request_is_answered_by_popularity(recommender: RecommenderServiceStub) -> None:
+    reply = recommender.Recommend(pb.RecommendRequest(), timeout=10)
+    assert reply.strategy == pb.STRATEGY_POPULARITY
+    assert reply.items[0].title == "Star Wars (1977)"
+
+
+def test_filters_hold_together(recommender: RecommenderServiceStub) -> None:
+    def some(name: str, *wanted: str) -> pb.AttributeValues:
+        return pb.AttributeValues(name=name, values=wanted)
+
+    conditions = pb.Filter(
+        any_of=[some("genre", "Comedy", "Western")],
+        all_of=[some("decade", "1990s")],
+        none_of=[some("genre", "Drama")],
+        denied_item_ids=["1"],
+    )
+    reply = recommender.Recommend(pb.RecommendRequest(query="something funny", filter=conditions, top_k=50), timeout=10)
+    assert len(reply.items) == 50
+    for item in reply.items:
+        assert {"Comedy", "Western"} & set(values(item, "genre"))
+        assert "Drama" not in values(item, "genre")
+        assert values(item, "decade") == ["1990s"]
+        assert item.item_id != "1"
+    only = pb.RecommendRequest(query="x", filter=pb.Filter(allowed_item_ids=["1", "2", "none"]))
+    assert set(ids(recommender.Recommend(only, timeout=10))) == {"1", "2"}
+
+
+def test_list_answers_each_entry_on_its_own(recommender: RecommenderServiceStub) -> None:
+    good = pb.RecommendRequest(query="a good western")
+    bad = pb.RecommendRequest(query="x", top_k=0)
+    results = recommender.BatchRecommend(pb.BatchRecommendRequest(requests=[good, bad, good]), timeout=10).results
+    assert [r.WhichOneof("result") for r in results] == ["response", "error", "response"]
+    assert (results[1].error.code, results[1].error.field) == (code_pb2.INVALID_ARGUMENT, "top_k")
+    alone = recommender.Recommend(good, timeout=10)
+    assert ids(results[0].response) == ids(results[2].response) == ids(alone)
+
+
+def test_encode_gives_unit_vectors(channel: grpc.Channel) -> None:
+    stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+    reply = stub.Encode(encoder_pb2.EncodeRequest(texts=["a good western", "Toy Story"]), timeout=10)
+    vectors = np.frombuffer(reply.vectors, "<f4").reshape(reply.rows, reply.dimensions)
+    assert vectors.shape == (2, 128)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("request_message", "field"),
+    [
+        (pb.RecommendRequest(top_k=0), "top_k"),
+        (pb.RecommendRequest(top_k=1001), "top_k"),
+        (pb.RecommendRequest(top_k=-1), "top_k"),
+        (pb.RecommendRequest(query="x" * 2001), "query"),
+        (pb.RecommendRequest(query="  "), "query"),
+        (pb.RecommendRequest(history=[pb.Event(item_id="1"), pb.Event()]), "history[1]"),
+        (pb.RecommendRequest(history=[pb.Event(item_id="")]), "history[0].item_id"),
+        (pb.RecommendRequest(history=[pb.Event(text="")]), "history[0].text"),
+        (pb.RecommendRequest(history=[pb.Event(item_id="1")] * 1001), "history"),
+        (
+            pb.RecommendRequest(filter=pb.Filter(any_of=[pb.AttributeValues(name="x", values=["y"])])),
+            "filter.any_of[0].name",
+        ),
+        (pb.RecommendRequest(filter=pb.Filter(all_of=[pb.AttributeValues(name="genre")])), "filter.all_of[0].values"),
+    ],
+)
+def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb.RecommendRequest, field: str) -> None:
+    assert fault(channel, request_message.SerializeToString())[:2] == (code_pb2.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "reason"),
+    [
+        (b"\x12\x02\xff\xfe", "query", "not UTF-8"),
+        (b"\x0a\x04\x12\x02\xff\xfe", "history[0].text", "not UTF-8"),
+        (b"\x12\x7fabc", "query", "malformed"),
+        (b"\xff\xff\xff\xff", "", "malformed"),
+    ],
+)
+def test_bad_bytes_are_refused_by_name(channel: grpc.Channel, data: bytes, field: str, reason: str) -> None:
+    code, found, message = fault(channel, data)
+    assert (code, found) == (code_pb2.INVALID_ARGUMENT, field)
+    assert reason in message
+    assert "Traceback" not in message
+
+
+def test_health_is_serving(channel: grpc.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService"):
+        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_metrics_count_outcomes(app: App, channel: grpc.Channel) -> None:
+    fault(channel, pb.RecommendRequest(top_k=0).SerializeToString())
+    with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    assert 'swiftrec_calls_total{code="INVALID_ARGUMENT",method="Recommend"}' in text
+    assert "swiftrec_batch_jobs" in text
