@@ -16,7 +16,7 @@ from server.errors import ConfigError
 def main() -> int:
     """Exit code 0, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
-    logging.getLogger().setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     try:
         settings = read_settings(ExportSettings)
         job = Job(settings)

@@ -29,10 +29,11 @@ from server.models.tokenizer import Tokenizer
 
 MAX_PARITY = 1e-4  # largest difference of a vector's entries, ONNX fp32 against PyTorch
 _BATCH = 16
+_SAMPLE = 32  # users whose answers the packaged bundle must repeat
 
 
 def run(job: Job, out: Path) -> None:
-    """Write quality.json and vectors.npy (the catalogue's item vectors, float32 [items, d]).
+    """Write quality.json, expected.json and vectors.npy (the catalogue's item vectors, float32 [items, d]).
 
     Raises:
         GateError: a gate failed; no bundle is written.
@@ -73,15 +74,32 @@ def run(job: Job, out: Path) -> None:
         "top10_overlap": overlap,
         "tasks": {name: {task: asdict(f) for task, f in row.items()} for name, row in results.items()},
         "speed": candidates,
-        "passed": _gates(job, results, parity, list(paths)),
+        "passed": passing(job, results, parity, list(paths)),
     }
     show(job.console, results, overlap)
     if "fp32" not in quality["passed"]:
         raise GateError(
-            "; ".join(_failures(job, results["teacher"], results["fp32"], parity)) + ": no bundle is written"
+            "; ".join(failures(job, results["teacher"], results["fp32"], parity)) + ": no bundle is written"
         )
     np.save(out / "vectors.npy", subject.items, allow_pickle=False)
+    default = quality["passed"][-1]
+    expected = _expected(dataset, texts, split.before_test[:_SAMPLE], scores[default][:_SAMPLE])
+    (out / "expected.json").write_text(json.dumps(expected))
     (out / "quality.json").write_text(json.dumps(quality, indent=1))
+
+
+def _expected(
+    dataset: Dataset, texts: Texts, histories: list[NDArray[np.int64]], scores: Vectors
+) -> list[dict[str, list[str]]]:
+    """What the packaged bundle must answer to some users' texts: the stage after this one asks the whole pipeline."""
+    return [
+        {
+            "texts": [texts.variants[1][n] for n in history],
+            "seen": [dataset.items[n].id for n in history],
+            "top": [dataset.items[n].id for n in top(row, history)],
+        }
+        for history, row in zip(histories, scores, strict=True)
+    ]
 
 
 def _variants(job: Job) -> dict[str, Path]:
@@ -153,7 +171,7 @@ def _overlap(a: Vectors, b: Vectors, seen: list[NDArray[np.int64]]) -> float:
     return float(np.mean([len({*top(x, h)} & {*top(y, h)}) / 10 for x, y, h in zip(a, b, seen, strict=True)]))
 
 
-def _failures(job: Job, teacher: dict[str, Figure], variant: dict[str, Figure], parity: float) -> list[str]:
+def failures(job: Job, teacher: dict[str, Figure], variant: dict[str, Figure], parity: float) -> list[str]:
     """The gates that a variant fails, each with its value and its threshold."""
     settings = job.settings
     failed = [] if parity <= MAX_PARITY else [f"parity with PyTorch {parity:.1e}, at most {MAX_PARITY:.0e}"]
@@ -164,9 +182,9 @@ def _failures(job: Job, teacher: dict[str, Figure], variant: dict[str, Figure], 
     return failed
 
 
-def _gates(job: Job, results: dict[str, dict[str, Figure]], parity: float, names: list[str]) -> list[str]:
+def passing(job: Job, results: dict[str, dict[str, Figure]], parity: float, names: list[str]) -> list[str]:
     """The variants that pass every gate; int8 must also lose nothing measurable on text against fp32."""
-    passed = [n for n in names if not _failures(job, results["teacher"], results[n], parity)]
+    passed = [n for n in names if not failures(job, results["teacher"], results[n], parity)]
     if "int8" in passed and results["int8"]["text"].mean < 0.98 * results["fp32"]["text"].mean:
         passed.remove("int8")
     return passed

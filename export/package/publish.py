@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -14,12 +15,17 @@ from typing import Any
 import numpy as np
 
 from export.data.dataset import Dataset
+from export.errors import GateError
 from export.package.card import write_card
 from export.stage import STAGES, Job
-from server.catalogue.catalogue import ITEMS, VECTORS
+from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
-from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash, load_bundle
+from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
+from server.pipeline.domain import Call, Recommendation, Request, TextEvent
+from server.pipeline.engine import Engine, EngineOptions
 
+_ANSWER_S = 120.0
+_MIN_SAME = 0.99
 _TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -32,6 +38,29 @@ def run(job: Job, out: Path) -> None:
     (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
     job.also_wrote(folder / MANIFEST)
     job.console.print(f"  bundle: {folder}")
+
+
+def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
+    """Ask the bundle through the server's whole pipeline; its top ten must be the evaluated ones.
+
+    Raises:
+        GateError: they differ in more than the order of near ties can explain.
+    """
+    with Engine(bundle, EngineOptions()) as engine:
+        requests = [
+            Request(history=tuple(map(TextEvent, row["texts"])), conditions=Filter(denied=frozenset(row["seen"])))
+            for row in expected
+        ]
+        answers = engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S))
+    shares = []
+    for answer, row in zip(answers, expected, strict=True):
+        if not isinstance(answer, Recommendation):
+            raise GateError(f"the packaged bundle failed on a request: {answer}")
+        shares.append(len({item.id for item, _ in answer.items} & {*row["top"]}) / max(1, len(row["top"])))
+    if np.mean(shares) < _MIN_SAME:
+        raise GateError(
+            f"the packaged bundle gives {np.mean(shares):.3f} of the evaluated top ten, at least {_MIN_SAME}"
+        )
 
 
 def _versions(home: Path) -> list[int]:
@@ -61,6 +90,7 @@ def _write(job: Job, home: Path, key: str) -> Path:
         files = {p.name: file_hash(p) for p in sorted(scratch.iterdir())}
         sealed = manifest.model_copy(update={"files": files}).sealed()
         (scratch / MANIFEST).write_text(sealed.model_dump_json(indent=1))
+        check_answers(load_bundle(scratch), json.loads((job.folder("verify") / "expected.json").read_text()))
         scratch.replace(home / str(number))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""Own data and an own checkpoint through every stage: tiny, random, but the real programs."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+from export.errors import GateError
+from export.package.publish import check_answers
+from server.models.bundle import load_bundle
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from tests.conftest import ROOT
+from tests.integration.process import serving
+
+_WORDS = ["red", "green", "blue", "small", "large", "round", "flat", "soft", "lamp", "chair", "table", "vase"]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` (60 items, 40 users) and `bert` (2 layers, 64 wide, random weights)."""
+    folder, rng = tmp_path_factory.mktemp("own"), random.Random(1)
+    data = folder / "data"
+    data.mkdir()
+    items = [{"item_id": f"i{n}", "text": " ".join(rng.sample(_WORDS, 3)), "colour": _WORDS[n % 3]} for n in range(60)]
+    events = [
+        {"user_id": f"u{u}", "item_id": f"i{rng.randrange(60)}", "timestamp": t} for u in range(40) for t in range(8)
+    ]
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    (data / "interactions.jsonl").write_text("\n".join(map(json.dumps, events)))
+    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_WORDS, "good", "a"])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    config = BertConfig(vocab_size=len(vocabulary), **sizes)  # type: ignore[no-untyped-call]
+    BertModel(config).save_pretrained(folder / "bert")  # type: ignore[no-untyped-call]
+    tokenizer.save(str(folder / "bert" / "tokenizer.json"))
+    return folder
+
+
+def command(own: Path) -> list[str]:
+    flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / "artifacts")]
+    flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
+    return [sys.executable, "-m", "export", *flags, "--min-text-retained", "0", "--min-query-retained", "0"]
+
+
+def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) -> None:
+    with subprocess.Popen(command(own), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "distil" in line)  # the stage has begun
+        process.send_signal(signal.SIGKILL)
+    stages = own / "artifacts" / ".stages" / "own"
+    before = (stages / "finetune" / "stage.json").stat().st_mtime_ns
+    assert not (stages / "distil").exists()
+    subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert (stages / "finetune" / "stage.json").stat().st_mtime_ns == before
+    with serving(own / "artifacts" / "own") as server:
+        reply = server.stub.Recommend(pb.RecommendRequest(query="a good red lamp", top_k=3), timeout=10)
+        assert (len(reply.items), reply.bundle, reply.version) == (3, "own", 1)
+    subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
+
+
+def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
+    bundle = load_bundle(own / "artifacts" / "own")
+    wrong = [{"texts": ["red lamp"], "seen": [], "top": ["no", "such"]}]
+    with pytest.raises(GateError, match="evaluated top ten"):
+        check_answers(bundle, wrong)
