@@ -16,6 +16,7 @@ NAME ?= $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),movielens)-$(PRESET)
 BUNDLE ?=
 Q ?=
 HISTORY ?=
+REPEAT ?= 1
 K ?= 10
 
 EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -25,7 +26,7 @@ EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)")
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
-	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K"
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K REPEAT"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
 
@@ -60,7 +61,7 @@ serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as i
 		--metrics-port $(METRICS_PORT) --device $(DEVICE) $(SERVE_FLAGS)
 
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
-	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K)
+	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT)
 
 bench: ## comes with the benchmark issue
 	@echo "make bench comes with the benchmark issue; until then 'python -m export' prints quality and speed of each variant."

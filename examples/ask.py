@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from statistics import median, quantiles
 
 import grpc
 from rich.console import Console
@@ -21,18 +23,34 @@ def main() -> int:
     parser.add_argument(
         "--history", default="", help="events, oldest first, separated by |: item ids (digits) or texts"
     )
+    parser.add_argument("--repeat", type=int, default=1, help="ask so often, one by one, and print the latency")
     parser.add_argument("--top-k", type=int, default=10, help="how many items (default %(default)s)")
     args = parser.parse_args()
     history = [to_event(part.strip()) for part in args.history.split("|") if part.strip()]
     request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k)
     with grpc.insecure_channel(args.address) as channel:
         try:
-            reply = RecommenderServiceStub(channel).Recommend(request, timeout=10)
+            reply, latencies = ask(RecommenderServiceStub(channel), request, args.repeat)
         except grpc.RpcError as error:
             sys.stderr.write(f"ask: {args.address}: {error.code().name}: {error.details()}\n")
             return 1
     show(reply)
+    if args.repeat > 1:
+        low, middle, high = quantiles(latencies, n=100)[0], median(latencies), quantiles(latencies, n=100)[98]
+        sys.stdout.write(f"{args.repeat} calls, one by one: p1 {low:.2f} ms, p50 {middle:.2f} ms, p99 {high:.2f} ms\n")
     return 0
+
+
+def ask(
+    stub: RecommenderServiceStub, request: pb.RecommendRequest, times: int
+) -> tuple[pb.RecommendResponse, list[float]]:
+    """Send the request `times` times; return the last reply and the latency of each call in milliseconds."""
+    latencies = []
+    for _ in range(max(1, times)):
+        started = time.perf_counter()
+        reply = stub.Recommend(request, timeout=10)
+        latencies.append(1e3 * (time.perf_counter() - started))
+    return reply, latencies
 
 
 def to_event(part: str) -> pb.Event:

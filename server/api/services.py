@@ -17,6 +17,8 @@ from server.pb.swiftrec.v1 import recommender_pb2_grpc as pb_grpc
 from server.pipeline.domain import Call, Recommendation, Request
 from server.pipeline.recommender import Recommender
 
+_LONGEST_S = 86_400.0
+
 
 class Calls:
     """Makes a `Call` from a gRPC context: its deadline (or the default), cancelled when the client goes."""
@@ -27,9 +29,9 @@ class Calls:
     def of(self, context: grpc.ServicerContext) -> Call:
         """The call."""
         remaining = context.time_remaining()
-        call = Call(
-            time.monotonic() + min(self._default_timeout_s, self._default_timeout_s if remaining is None else remaining)
-        )
+        # Without a deadline gRPC answers with centuries.
+        seconds = self._default_timeout_s if remaining is None or remaining > _LONGEST_S else remaining
+        call = Call(time.monotonic() + seconds)
         context.add_callback(call.cancel)
         return call
 

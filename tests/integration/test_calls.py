@@ -1,0 +1,58 @@
+"""A call's own time: deadlines, clients that go, calls without a deadline."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+
+from server.api.services import Calls
+from server.app import App
+from server.errors import DeadlineExceeded
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from server.pipeline.domain import Call, Request
+
+
+class Context:
+    """The part of a gRPC context that `Calls` asks."""
+
+    def __init__(self, remaining: float | None) -> None:
+        self._remaining = remaining
+
+    def time_remaining(self) -> float | None:
+        return self._remaining
+
+    def add_callback(self, callback: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 60.0)])
+def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None, seconds: float) -> None:
+    call = Calls(5.0).of(Context(remaining))  # type: ignore[arg-type] # a hand-written part of a context
+    assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.5)
+
+
+def test_late_request_is_refused_and_never_run(app: App) -> None:
+    with pytest.raises(DeadlineExceeded):
+        app.engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1))
+
+
+def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServiceStub) -> None:
+    request = pb.RecommendRequest(query="a good western")
+    for _ in range(50):
+        future = recommender.Recommend.future(request, timeout=10)
+        future.cancel()  # type: ignore[no-untyped-call]
+    assert len(recommender.Recommend(request, timeout=10).items) == 10
+
+
+def test_call_without_a_deadline_is_answered(recommender: RecommenderServiceStub) -> None:
+    assert recommender.Recommend(pb.RecommendRequest(query="a good western")).items
+
+
+def test_unreachable_deadline_is_deadline_exceeded(recommender: RecommenderServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        recommender.Recommend(pb.RecommendRequest(query="a good western"), timeout=1e-6)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
