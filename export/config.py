@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package"]
@@ -59,8 +59,8 @@ class ExportSettings(BaseSettings):
         None,
         description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given",
     )
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        "movielens-quick", description="name of the bundle and of its folder under artifacts"
+    name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
+        "", description="name of the bundle and of its folder under artifacts; data and preset if not given"
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
     seed: int = Field(7, ge=0, description="seed of everything that is random")
@@ -70,6 +70,12 @@ class ExportSettings(BaseSettings):
     min_query_retained: float = Field(
         0.95, ge=0, le=1, description="gate: share of the teacher's query precision that the bundle must keep"
     )
+
+    @model_validator(mode="after")
+    def _name_from_data_and_preset(self) -> Self:
+        if not self.name:
+            self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}"
+        return self
 
     @property
     def plan(self) -> Preset:

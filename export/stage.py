@@ -167,8 +167,8 @@ def _run(job: Job, stage: Stage) -> None:
         }
         (scratch / _RECORD).write_text(json.dumps(record, indent=1))
         _replace(scratch, target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        if _is_disk_full(error):
             raise ExportError(
                 f"disk full in stage {stage.name} under {job.root}: free some space and run again"
             ) from error
@@ -176,6 +176,11 @@ def _run(job: Job, stage: Stage) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     job.console.print(f"  done in {seconds:.0f} s")
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Whether it says so: the libraries that write files wrap the system's error in their own."""
+    return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _replace(scratch: Path, target: Path) -> None:

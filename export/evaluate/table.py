@@ -7,13 +7,13 @@ from rich.table import Table
 
 from export.evaluate.metrics import Figure
 
-_TASKS = {"ids": "ids NDCG@10", "text": "text NDCG@10", "query": "query precision@10"}
+_TASKS = {"ids": "ids", "text": "text", "query": "query"}
 
 
 def show(console: Console, results: dict[str, dict[str, Figure]], overlap: dict[str, float]) -> None:
     """Print one row for each baseline, the teacher and each variant."""
-    table = Table(title="leave-one-out, seen masked, 95 % bootstrap intervals")
-    for heading in ("", *_TASKS.values(), "top-10 as teacher"):
+    table = Table(title="NDCG@10 on ids and text, precision@10 on query; leave-one-out, seen masked, 95 % intervals")
+    for heading in ("", *_TASKS.values(), "top-10"):
         table.add_column(heading, no_wrap=True)
     for name, row in results.items():
         share = f"{overlap[name]:.3f}" if name in overlap else ""

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import leave_one_out
+from export.data.split import Split, leave_one_out
 from export.errors import GateError
 from export.evaluate.baselines import all_baselines
 from export.evaluate.metrics import Figure, figure, ndcg, top
@@ -44,13 +45,12 @@ def run(job: Job, out: Path) -> None:
     histories = [h[-job.settings.plan.max_history :] for h in split.before_test]
     bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
     paths = _variants(job)
-    results: dict[str, dict[str, Figure]] = {}
     scores: dict[str, Vectors] = {}
     with job.progress("evaluate", 3 + len(paths)) as step:
-        subject = _teacher(job, teacher, bank, dataset)
+        probes = _pooled_probes(job, dataset)
+        subject = _teacher(teacher, bank, probes)
         step()
-        for name, scored in all_baselines(split.before_test, _frozen(bank)).items():
-            results[name] = {"ids": _ndcg(job, scored, split.before_test, split.test)}
+        results = _baselines(job, dataset, split, bank, probes)
         step()
         parity = _parity(job, texts)
         step()
@@ -107,20 +107,42 @@ def _variants(job: Job) -> dict[str, Path]:
     return {"fp32": job.folder("onnx") / "encoder.fp32.onnx"} | ({"int8": int8} if int8.exists() else {})
 
 
-def _frozen(bank: Bank) -> Vectors:
-    pooled: Vectors = torch.nn.functional.normalize(bank.variants[0], dim=-1).numpy()
-    return pooled
-
-
-def _teacher(job: Job, teacher: Teacher, bank: Bank, dataset: Dataset) -> Subject:
+def _pooled_probes(job: Job, dataset: Dataset) -> Tensor:
+    """The frozen BERT's pooled vectors of the probes' phrases, [probes, hidden]."""
     folder = job.folder("data") / "checkpoint"
     rows = load_tokenizer(folder, job.settings.plan.max_tokens).encode([p.phrase for p in dataset.probes])
+    encoder = TextEncoder(load_trunk(folder), 1).eval()
     with torch.inference_mode():
-        encoder = TextEncoder(load_trunk(folder), 1).eval()
+        return encoder.pool(*pad(rows)) if rows else torch.zeros(0, encoder.projection.in_features)
+
+
+def _teacher(teacher: Teacher, bank: Bank, probes: Tensor) -> Subject:
+    with torch.inference_mode():
         items = (teacher.text_vectors(bank.variants[0]) + teacher.residual).numpy()
         titles = teacher.text_vectors(bank.variants[1]).numpy()
-        pooled = encoder.pool(*pad(rows)) if rows else torch.zeros(0, encoder.projection.in_features)
-        return Subject(items, titles, teacher.text_vectors(pooled).numpy(), torch_rank(teacher))
+        return Subject(items, titles, teacher.text_vectors(probes).numpy(), torch_rank(teacher))
+
+
+def _baselines(job: Job, dataset: Dataset, split: Split, bank: Bank, probes: Tensor) -> dict[str, dict[str, Figure]]:
+    """Every baseline on ids, and on text and query those that can read them."""
+    items, titles, asked = (unit(v) for v in (bank.variants[0], bank.variants[1], probes))
+    seen, wanted = split.before_test, split.test
+    scores = all_baselines(seen, items)
+    results = {name: {"ids": _ndcg(job, scored, seen, wanted)} for name, scored in scores.items()}
+    popular = np.broadcast_to(scores["popularity"][0], (len(asked), len(items)))
+    results["popularity"] |= {"text": results["popularity"]["ids"], "query": _precision(job, popular, dataset)}
+    nearest = np.stack([titles[history].mean(0) for history in seen]) @ items.T
+    results["frozen encoder"] |= {
+        "text": _ndcg(job, nearest, seen, wanted),
+        "query": _precision(job, asked @ items.T, dataset),
+    }
+    return results
+
+
+def unit(vectors: Tensor) -> Vectors:
+    """Scaled to length 1."""
+    scaled: Vectors = torch.nn.functional.normalize(vectors, dim=-1).numpy()
+    return scaled
 
 
 def _served(job: Job, path: Path, teacher: Subject, texts: Texts, dataset: Dataset) -> Subject:

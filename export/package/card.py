@@ -27,7 +27,7 @@ transformer ranker (the last {manifest.max_history} events) and a catalogue with
 {sources}
 
 ## Quality
-{quality["protocol"]}. Parity with PyTorch: {quality["parity"]:.1e}.
+NDCG@10 on ids and text, precision@10 on query; {quality["protocol"]}. Parity with PyTorch: {quality["parity"]:.1e}.
 Top-10 as the teacher's: {quality["top10_overlap"]}.
 
 {markdown(quality["tasks"])}

@@ -24,6 +24,8 @@ def run(job: Job, out: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case ["full", stage] if stage == name:
             raise OSError(errno.ENOSPC, "No space left on device")
+        case ["wrapped", stage] if stage == name:
+            raise RuntimeError("cannot write: No space left on device (os error 28)")
     (out / "whole").write_text("whole")
 
 

@@ -49,8 +49,9 @@ def test_fresh_stages_are_skipped_and_stale_ones_run(tmp_path: Path) -> None:
     assert runs(tmp_path) == ["one", "two", "one", "two", "two"]
 
 
-def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAULT", "full:one")
+@pytest.mark.parametrize("kind", ["full", "wrapped"])
+def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("FAULT", f"{kind}:one")
     with pytest.raises(ExportError, match="disk full in stage one"):
         run_all(job(tmp_path))
     assert [p.name for p in (tmp_path / ".stages" / "tiny").iterdir()] == [".lock"]
