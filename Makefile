@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Swiftrec needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	@echo "installing into $(VENV) (about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,dev]"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,dev]"
 	@touch $@
 
 proto: setup ## regenerate server/pb from proto/

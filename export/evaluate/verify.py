@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,10 +55,7 @@ def run(job: Job, out: Path) -> None:
         step()
         parity = _parity(job, texts)
         step()
-        subjects = {"teacher": subject} | {
-            name: _served(job, path, subject, texts, dataset) for name, path in paths.items()
-        }
-        for name, one in subjects.items():
+        for name, one in _subjects(job, paths, subject, texts, dataset):
             scores[name] = one.from_texts(histories)
             results[name] = {
                 "ids": _ndcg(job, one.from_items(histories), split.before_test, split.test),
@@ -86,6 +84,15 @@ def run(job: Job, out: Path) -> None:
     expected = _expected(dataset, texts, split.before_test[:_SAMPLE], scores[default][:_SAMPLE])
     (out / "expected.json").write_text(json.dumps(expected))
     (out / "quality.json").write_text(json.dumps(quality, indent=1))
+
+
+def _subjects(
+    job: Job, paths: dict[str, Path], teacher: Subject, texts: Texts, dataset: Dataset
+) -> Iterator[tuple[str, Subject]]:
+    """The teacher, then each variant of the student."""
+    yield "teacher", teacher
+    for name, path in paths.items():
+        yield name, _served(job, path, teacher, texts, dataset)
 
 
 def _expected(
