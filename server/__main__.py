@@ -1,4 +1,4 @@
-"""`python -m server --bundle DIR`: serve until SIGTERM or Ctrl-C."""
+"""`python -m server --bundle DIR`: serve until SIGTERM or Ctrl-C. `python -m server tune --bundle DIR`: see --help."""
 
 from __future__ import annotations
 
@@ -11,25 +11,49 @@ import time
 from server.app import App
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
+from server.probe import try_bundle
 from server.telemetry.logs import set_up_logs
+from server.tuning.tune import TuneSettings, tune
+from server.tuning.tuned import engine_options
 
 
-def main() -> int:
-    """Exit code 0 after a clean stop, 2 with one sentence on stderr if it cannot start."""
-    started = time.monotonic()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+def main(argv: list[str]) -> int:
+    """Exit code 0 after a clean end, 2 with one sentence on stderr if it cannot start."""
     try:
-        settings = read_settings(ServerSettings)
-        set_up_logs(settings.log_level)
-        app = App(settings)
-        app.start()
+        match argv:
+            case ["tune", *flags]:
+                set_up_logs("warning")
+                tune(read_settings(TuneSettings, flags))
+            case ["probe", *flags]:  # what the server runs in a process of its own before it loads a bundle
+                set_up_logs("error")
+                settings = read_settings(ServerSettings, flags)
+                for folder in settings.bundle:
+                    try_bundle(folder, engine_options(settings))
+            case _:
+                _serve(read_settings(ServerSettings, argv))
     except SwiftrecError as error:
         sys.stderr.write(f"server: {error}\n")
         sys.stderr.flush()
         os._exit(2)  # a half-started gRPC server's threads would hold the process
-    facts = app.engine.bundle.manifest
+    return 0
+
+
+def _serve(settings: ServerSettings) -> None:
+    started = time.monotonic()
+    stop = threading.Event()
+    app = App(settings)
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            app.hurry()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    set_up_logs(settings.log_level)
+    app.start()
+    with app.registry.use() as engine:
+        facts = engine.bundle.manifest
     sys.stdout.write(
         f"ready in {time.monotonic() - started:.1f} s: {facts.name} version {facts.version} on "
         f"{settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n"
@@ -38,8 +62,7 @@ def main() -> int:
     sys.stdout.flush()
     stop.wait()
     app.stop()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

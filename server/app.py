@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
@@ -11,22 +13,31 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from server.api.calls import Calls
 from server.api.convert import InputLimits
-from server.api.edge import Edge
-from server.api.services import Calls, EncoderServicer, RecommenderServicer
-from server.batching.policy import Limits
+from server.api.edge import Doors, Edge
+from server.api.services import EncoderServicer, RecommenderServicer
 from server.config import ServerSettings
-from server.errors import ConfigError
-from server.models.bundle import load_bundle
+from server.errors import ConfigError, NotFound
+from server.models.bundle import Bundle
+from server.models.registry import Registry
+from server.models.session import Session, open_session
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import Engine
+from server.probe import probe
+from server.telemetry.collector import EngineCollector
 from server.telemetry.metrics import Metrics
+from server.telemetry.watch import BundleWatch
+from server.tuning.tuned import engine_options
 
 _log = logging.getLogger(__name__)
+_SPARE_THREADS = 8  # they say no while every other thread waits for an answer
+_BACKLOG = 1_024  # calls that may wait for a thread
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService")
 _REQUESTS: dict[str, type[Message]] = {
     "/swiftrec.v1.RecommenderService/Recommend": recommender_pb2.RecommendRequest,
     "/swiftrec.v1.RecommenderService/BatchRecommend": recommender_pb2.BatchRecommendRequest,
+    "/swiftrec.v1.RecommenderService/StreamRecommend": recommender_pb2.StreamRecommendRequest,
     "/swiftrec.v1.EncoderService/Encode": encoder_pb2.EncodeRequest,
     "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest,
 }
@@ -35,55 +46,80 @@ _REQUESTS: dict[str, type[Message]] = {
 class App:
     """One server. `start` returns when it is SERVING; `stop` when every accepted call is answered.
 
+    Args:
+        settings: all of it.
+        open_session: opens the model at a path on a device.
+
     Raises:
-        BundleError, ProviderError: on construction, the bundle cannot be served.
+        BundleError, ProviderError: on start, a bundle cannot be served.
         ConfigError: on start, a port is taken.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: ServerSettings, open_session: Callable[[Path, str, int], Session] = open_session
+    ) -> None:
+        self._settings, self._open_session = settings, open_session
         self.metrics = Metrics()
         self._health = health.HealthServicer()
-        bundle = load_bundle(settings.bundle)
-        limits = Limits(settings.max_batch_tokens, settings.max_batch_jobs, settings.max_waiting_jobs)
-        self.engine = Engine(
-            bundle,
-            EngineOptions(settings.device, settings.variant, settings.sessions, limits),
-            observe=self.metrics.observe_batch,
-            on_death=lambda: self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING),
+        self._is_alive = self._is_open = True
+        self.registry: Registry[Engine] = Registry(
+            self._open_engine,
+            lambda folder: probe(folder, engine_options(settings)),
+            changed=self._show_health,
+            repository=settings.repository,
         )
+        self.metrics.registry.register(
+            EngineCollector(lambda: [one for engine in self.registry.ready() for one in engine.snapshots()])
+        )
+        self._doors = Doors(settings.max_calls, self._drain_s)
         self._server = self._grpc_server()
         self.port = 0
         self.metrics_port = 0
 
     def start(self) -> None:
-        """Take the ports, warm up, then say SERVING."""
-        host = self._settings.host
+        """Take the ports, load and warm the bundles, then say SERVING."""
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self.port = self._bind(host, self._settings.port)
-        self._start_metrics(host)
+        self.port = self._bind(self._settings.host, self._settings.port)
+        self._start_metrics(self._settings.host)
         self._server.start()
-        self.engine.start()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        facts = self.engine.bundle.manifest
-        _log.info("serving", extra={"fields": {"port": self.port, "bundle": facts.name, "version": facts.version}})
+        for path in self._settings.bundle:
+            self.registry.add(path)
+        _log.info("serving", extra={"fields": {"port": self.port}})
 
     def stop(self) -> None:
-        """NOT_SERVING first, then accepted calls within the grace, then the engine."""
+        """NOT_SERVING first, then accepted calls within the grace, then the engines."""
         _log.info("stopping")
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._is_open = False
+        self._show_health()
         self._server.stop(self._settings.grace_ms / 1e3).wait()
-        self.engine.stop()
+        self.registry.close()
         self._metrics_server.shutdown()
         self._metrics_server.server_close()
         _log.info("stopped")
 
+    def hurry(self) -> None:
+        """End the grace now: calls that are not answered yet are cancelled."""
+        self._server.stop(0)
+
+    def _open_engine(self, bundle: Bundle) -> Engine:
+        facts = bundle.manifest
+        watch = BundleWatch(self.metrics, facts.name, facts.version)
+        engine = Engine(
+            bundle,
+            engine_options(self._settings, bundle.folder),
+            watch=watch,
+            on_death=self._die,
+            open_session=self._open_session,
+        )
+        engine.start()
+        return engine
+
     def _grpc_server(self) -> grpc.Server:
         settings = self._settings
         server = grpc.server(
-            ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call"),
-            interceptors=[Edge(_REQUESTS, self.metrics)],
-            maximum_concurrent_rpcs=settings.max_calls,
+            ThreadPoolExecutor(settings.max_calls + _SPARE_THREADS, thread_name_prefix="call"),
+            interceptors=[Edge(_REQUESTS, self.metrics, self._doors)],
+            maximum_concurrent_rpcs=settings.max_calls + _BACKLOG,
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -92,12 +128,19 @@ class App:
         )
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
-        parts = (self.engine.recommender, self.engine.bundle, limits, calls)
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(RecommenderServicer(*parts), server)
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(*parts), server)
+        recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, server)
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(self.registry, limits, calls), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
+
+    def _drain_s(self) -> float:
+        try:
+            with self.registry.use() as engine:
+                return engine.encode.load().wait_s
+        except NotFound:
+            return 0.0
 
     def _bind(self, host: str, port: int) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -117,6 +160,17 @@ class App:
                 f"cannot listen on {host}:{self._settings.metrics_port} ({error.strerror}): give another --metrics-port"
             ) from None
         self.metrics_port = self._metrics_server.server_port
+        self.metrics.in_flight.set_function(lambda: self._doors.inside)
+
+    def _die(self) -> None:
+        self._is_alive = False
+        self._show_health()
+
+    def _show_health(self) -> None:
+        """Health is true to the state: no thread died, not stopping, and something serves."""
+        is_well = self._is_alive and self._is_open and bool(self.registry.ready())
+        states = health_pb2.HealthCheckResponse
+        self._set_health(states.SERVING if is_well else states.NOT_SERVING)
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *_SERVICES):

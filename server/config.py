@@ -21,7 +21,11 @@ class ServerSettings(BaseSettings):
         env_prefix="SWIFTREC_", cli_prog_name="python -m server", cli_kebab_case=True, cli_implicit_flags=True
     )
 
-    bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")
+    bundle: list[Path] = Field(
+        description="bundle folder: a version's folder serves that version, a folder of versions (1, 2, ...) the "
+        "highest; may be given again for more bundles, the first is the default"
+    )
+    repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 takes a free one")
     metrics_port: int = Field(8002, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
@@ -30,11 +34,20 @@ class ServerSettings(BaseSettings):
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
     variant: str | None = Field(None, description="encoder precision, e.g. fp32; the bundle's default if not given")
-    sessions: int = Field(1, ge=1, le=64, description="threads that run each model")
-    max_batch_tokens: int = Field(2_048, ge=128, le=1_000_000, description="padded tokens in one batch")
+    sessions: int = Field(0, ge=0, le=64, description="threads that run each model; 0: as tuned, or one for each core")
+    threads: int = Field(0, ge=0, le=64, description="threads inside an operator; 0: as tuned, or 1")
+    max_batch_tokens: int = Field(
+        0, ge=0, le=1_000_000, description="padded tokens in one batch; 0: as tuned, or 1024 (16384 on a GPU)"
+    )
     max_batch_jobs: int = Field(64, ge=1, le=4_096, description="texts or users in one batch")
     max_waiting_jobs: int = Field(4_096, ge=1, le=1_000_000, description="jobs that may wait for each model")
-    max_calls: int = Field(64, ge=1, le=4_096, description="calls at once; beyond it RESOURCE_EXHAUSTED")
+    max_waiting_tokens: int = Field(262_144, ge=128, le=100_000_000, description="tokens that may wait for each model")
+    queue_budget_ms: int = Field(
+        1_000, ge=1, le=3_600_000, description="predicted wait beyond which work is refused with RESOURCE_EXHAUSTED"
+    )
+    aging_ms: int = Field(100, ge=1, le=3_600_000, description="wait after which a job counts as one priority higher")
+    cache_mb: int = Field(64, ge=0, le=1_000_000, description="vectors of texts used last, in MB; 0: no cache")
+    max_calls: int = Field(256, ge=1, le=4_096, description="calls at once; beyond it RESOURCE_EXHAUSTED")
     max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
     max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
     max_entries: int = Field(256, ge=1, le=4_096, description="entries of one list request")

@@ -5,10 +5,12 @@ SwiftrecError         base
 ├─ BundleError        a bundle is missing, damaged or does not fit: exit code 2
 ├─ ProviderError      the device that was asked for is not the one that would run: exit code 2
 ├─ InvalidRequest     a field of a request is wrong
-├─ Overloaded         the queue is full
+├─ NotFound           no such bundle, version or model is loaded
+├─ Overloaded         the queue is full, or the answer would come too late
 ├─ DeadlineExceeded   the answer would come too late, or did
 ├─ Cancelled          nobody waits for the answer any more
 ├─ ShuttingDown       the server stops
+├─ Unsupported        the protocol knows this, this server does not
 └─ ModelFailed        the model raised on this input
 """
 
@@ -40,11 +42,19 @@ class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)
         self.reason = reason
 
 
+class NotFound(SwiftrecError):  # noqa: N818
+    """No such bundle, version or model is loaded."""
+
+
+class Unsupported(SwiftrecError):  # noqa: N818
+    """The protocol knows this, this server does not."""
+
+
 class Overloaded(SwiftrecError):  # noqa: N818
-    """The queue is full; try again after `retry_after` seconds."""
+    """The queue is full, or the answer would come too late; try again after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the server is full; try again in {retry_after:.2f} s")
+        super().__init__(f"Exceeds maximum queue size: the server is full, try again in {retry_after:.2f} s")
         self.retry_after = retry_after
 
 

@@ -28,7 +28,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="session")
 def app(bundle: Bundle) -> Iterator[App]:
     """A server on a free port."""
-    running = App(ServerSettings(bundle=bundle.folder, port=0, metrics_port=0, _cli_parse_args=[]))
+    running = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[]))
     running.start()
     yield running
     running.stop()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import time
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ from server.errors import BundleError
 from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
 from server.pipeline.domain import Call, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
+from server.tuning.machine import machine
 
 _ANSWER_S = 120.0
 _MIN_SAME = 0.99
@@ -132,17 +131,6 @@ def _manifest(job: Job, scratch: Path, number: int, key: str, quality: dict[str,
         quality=quality,
         sources=json.loads((job.folder("data") / "sources.json").read_text()),
         tools={name: installed(name) for name in _TOOLS},
-        machine=f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        machine=machine(),
         files={},
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        "unknown processor",
     )

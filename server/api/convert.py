@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from server.batching.policy import DEFAULT_PRIORITY, PRIORITIES
 from server.catalogue.catalogue import AttributeValues, Filter, Item
 from server.errors import InvalidRequest
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -44,7 +45,22 @@ def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
         top_k=top_k,
         conditions=_filter(message.filter),
         exclude_history=message.exclude_history if message.HasField("exclude_history") else True,
+        priority=to_priority(message.priority),
     )
+
+
+def to_priority(value: int) -> int:
+    """1 to 9, or the default for 0."""
+    if value not in PRIORITIES:
+        raise InvalidRequest("priority", f"must be 1 (most urgent) to 9, or 0 for the default, got {value}")
+    return value or DEFAULT_PRIORITY
+
+
+def to_version(value: int) -> int:
+    """A version, or 0 for the newest."""
+    if value < 0:
+        raise InvalidRequest("version", f"must not be negative, got {value}")
+    return value
 
 
 def check_entries(number: int, field: str, limits: InputLimits) -> None:

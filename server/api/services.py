@@ -2,84 +2,110 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import grpc
 
-from server.api.convert import InputLimits, check_entries, check_text, to_request, to_response
+from server.api.calls import Calls
+from server.api.convert import (
+    InputLimits,
+    check_entries,
+    check_text,
+    to_priority,
+    to_request,
+    to_response,
+    to_version,
+)
 from server.api.status import code_of
-from server.errors import InvalidRequest, SwiftrecError
-from server.models.bundle import Bundle
+from server.errors import InvalidRequest, NotFound, SwiftrecError
+from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1 import recommender_pb2_grpc as pb_grpc
 from server.pipeline.domain import Call, Recommendation, Request
-from server.pipeline.recommender import Recommender
+from server.pipeline.engine import Engine
+from server.telemetry.metrics import Metrics
 
-_LONGEST_S = 86_400.0
-
-
-class Calls:
-    """Makes a `Call` from a gRPC context: its deadline (or the default), cancelled when the client goes."""
-
-    def __init__(self, default_timeout_s: float) -> None:
-        self._default_timeout_s = default_timeout_s
-
-    def of(self, context: grpc.ServicerContext) -> Call:
-        """The call."""
-        remaining = context.time_remaining()
-        # Without a deadline gRPC answers with centuries.
-        seconds = self._default_timeout_s if remaining is None or remaining > _LONGEST_S else remaining
-        call = Call(time.monotonic() + seconds)
-        context.add_callback(call.cancel)
-        return call
+_Result: TypeAlias = "pb.RecommendResponse | SwiftrecError"
 
 
 class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
     """`swiftrec.v1.RecommenderService`."""
 
-    def __init__(self, recommender: Recommender, bundle: Bundle, limits: InputLimits, calls: Calls) -> None:
-        self._recommender, self._limits, self._calls = recommender, limits, calls
-        self._name, self._version = bundle.manifest.name, bundle.manifest.version
+    def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls, metrics: Metrics) -> None:
+        self._registry, self._limits, self._calls, self._metrics = registry, limits, calls, metrics
 
     def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:  # noqa: N802
         """Rank for one request."""
-        answer = self._recommender.recommend(to_request(request, self._limits), self._calls.of(context))
-        return to_response(answer, self._name, self._version)
+        return self._one(request, self._calls.of(context))
 
     def BatchRecommend(  # noqa: N802
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
     ) -> pb.BatchRecommendResponse:
         """Rank for each request of a list; a bad one is answered with its error."""
-        check_entries(len(request.requests), "requests", self._limits)
-        checked = [self._check(entry) for entry in request.requests]
-        good = [entry for entry in checked if isinstance(entry, Request)]
-        answers = iter(self._recommender.recommend_many(good, self._calls.of(context)))
-        results = [next(answers) if isinstance(entry, Request) else entry for entry in checked]
-        return pb.BatchRecommendResponse(results=self._results(results))
+        entries = request.requests
+        check_entries(len(entries), "requests", self._limits)
+        results: list[_Result | None] = [None] * len(entries)
+        groups: dict[tuple[str, int], list[tuple[int, Request]]] = {}
+        for place, entry in enumerate(entries):
+            checked = self._check(entry)
+            if isinstance(checked, SwiftrecError):
+                results[place] = checked
+            else:
+                groups.setdefault((entry.bundle, entry.version), []).append((place, checked))
+        for (bundle, version), members in groups.items():
+            answers = self._many(bundle, version, [request for _, request in members], self._calls.of(context))
+            for (place, _), answer in zip(members, answers, strict=True):
+                results[place] = answer
+        return pb.BatchRecommendResponse(results=[_entry(result) for result in results if result is not None])
+
+    def StreamRecommend(  # noqa: N802
+        self, request_iterator: Iterator[pb.StreamRecommendRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamRecommendResponse]:
+        """Rank for each message of a stream."""
+        for message in request_iterator:
+            try:
+                result: _Result = self._one(message.request, self._calls.of(context))
+            except SwiftrecError as error:
+                result = error
+            yield pb.StreamRecommendResponse(result=_entry(result))
+
+    def _one(self, request: pb.RecommendRequest, call: Call) -> pb.RecommendResponse:
+        checked = to_request(request, self._limits)
+        answer = self._many(request.bundle, to_version(request.version), [checked], call)[0]
+        if isinstance(answer, SwiftrecError):
+            raise answer
+        return answer
 
     def _check(self, entry: pb.RecommendRequest) -> Request | SwiftrecError:
         try:
+            to_version(entry.version)
             return to_request(entry, self._limits)
         except SwiftrecError as error:
             return error
 
-    def _results(self, results: Sequence[Recommendation | SwiftrecError]) -> list[pb.BatchRecommendResult]:
-        return [
-            pb.BatchRecommendResult(error=_entry_error(result))
-            if isinstance(result, SwiftrecError)
-            else pb.BatchRecommendResult(response=to_response(result, self._name, self._version))
-            for result in results
-        ]
+    def _many(self, bundle: str, version: int, requests: Sequence[Request], call: Call) -> Sequence[_Result]:
+        try:
+            with self._registry.use(bundle, version) as engine:
+                answers = engine.recommender.recommend_many(requests, call)
+        except NotFound as error:
+            return [error] * len(requests)
+        facts = engine.bundle.manifest
+        return [self._reply(answer, facts.name, facts.version) for answer in answers]
+
+    def _reply(self, answer: Recommendation | SwiftrecError, bundle: str, version: int) -> _Result:
+        if isinstance(answer, SwiftrecError):
+            return answer
+        self._metrics.observe_steps(answer.timings)
+        return to_response(answer, bundle, version)
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     """`swiftrec.v1.EncoderService`."""
 
-    def __init__(self, recommender: Recommender, bundle: Bundle, limits: InputLimits, calls: Calls) -> None:
-        self._recommender, self._limits, self._calls = recommender, limits, calls
-        self._name, self._version = bundle.manifest.name, bundle.manifest.version
+    def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls) -> None:
+        self._registry, self._limits, self._calls = registry, limits, calls
 
     def Encode(  # noqa: N802
         self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext
@@ -87,16 +113,21 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         """Encode each text."""
         check_entries(len(request.texts), "texts", self._limits)
         texts = [check_text(text, f"texts[{n}]", self._limits) for n, text in enumerate(request.texts)]
-        vectors = self._recommender.encode(texts, self._calls.of(context))
+        priority, version = to_priority(request.priority), to_version(request.version)
+        with self._registry.use(request.bundle, version) as engine:
+            vectors = engine.recommender.encode(texts, self._calls.of(context), priority)
+        facts = engine.bundle.manifest
         return encoder_pb2.EncodeResponse(
-            vectors=vectors.astype("<f4").tobytes(),
+            vectors=vectors.astype("<f4", copy=False).tobytes(),
             rows=vectors.shape[0],
             dimensions=vectors.shape[1],
-            bundle=self._name,
-            version=self._version,
+            bundle=facts.name,
+            version=facts.version,
         )
 
 
-def _entry_error(error: SwiftrecError) -> pb.EntryError:
-    field = error.field if isinstance(error, InvalidRequest) else ""
-    return pb.EntryError(code=code_of(error), message=str(error), field=field)
+def _entry(result: _Result) -> pb.BatchRecommendResult:
+    if isinstance(result, pb.RecommendResponse):
+        return pb.BatchRecommendResult(response=result)
+    field = result.field if isinstance(result, InvalidRequest) else ""
+    return pb.BatchRecommendResult(error=pb.EntryError(code=code_of(result), message=str(result), field=field))

@@ -13,13 +13,17 @@ from server.errors import (
     DeadlineExceeded,
     InvalidRequest,
     ModelFailed,
+    NotFound,
     Overloaded,
     ShuttingDown,
     SwiftrecError,
+    Unsupported,
 )
 
 _CODES: dict[type[SwiftrecError], int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    NotFound: code_pb2.NOT_FOUND,
+    Unsupported: code_pb2.UNIMPLEMENTED,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     Cancelled: code_pb2.CANCELLED,

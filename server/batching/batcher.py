@@ -1,17 +1,20 @@
-"""The batcher: the only owner of its queue; its threads take what is there as soon as they are free."""
+"""The batcher: the only owner of its queue; a free session takes what is there, at once."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-from server.batching.policy import Limits, plan
-from server.errors import DeadlineExceeded, ModelFailed, Overloaded, ShuttingDown
+from server.batching.admission import Load, Refusal, error, refuse
+from server.batching.cost import CostModel
+from server.batching.policy import DEFAULT_PRIORITY, WINDOW, Limits, Plan, Reason, plan, room
+from server.errors import DeadlineExceeded, ModelFailed, ShuttingDown, SwiftrecError
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -19,7 +22,6 @@ P_contra = TypeVar("P_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 _log = logging.getLogger(__name__)
-_RETRY_AFTER_S = 0.1  # the measured drain time takes its place with admission control
 
 
 class Model(Protocol[P_contra, R_co]):
@@ -29,25 +31,55 @@ class Model(Protocol[P_contra, R_co]):
         """Run the batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job(Generic[P, R]):
-    payload: P
-    tokens: int
-    deadline: float
-    waiter: Future[R] = field(default_factory=Future)
+class Watcher(Protocol):
+    """Hears what a batcher does; called by its threads, so it must be quick and must not raise."""
+
+    def refused(self, why: Refusal, /) -> None:
+        """A job was not accepted."""
+
+    def dropped(self, why: str, /) -> None:
+        """A job that waited was not run: "expired" or "cancelled"."""
+
+    def ran(self, waits_s: Sequence[float], tokens: int, padded: int, seconds: float, why: Reason, /) -> None:
+        """A batch ran: how long each job had waited, tokens without and with padding, its run time, why it left."""
+
+
+class State(Enum):
+    """Of a job."""
+
+    WAITING = 0
+    RUNNING = 1
+    DONE = 2
+    CANCELLED = 3
+    EXPIRED = 4
+
+
+class Job(Generic[P, R]):
+    """One piece of work in a queue. Only its batcher changes it."""
+
+    __slots__ = ("arrival", "cost_s", "deadline", "done", "payload", "priority", "state", "tokens")
+
+    def __init__(
+        self, payload: P, tokens: int, priority: int, deadline: float, done: Callable[[R | SwiftrecError], None]
+    ) -> None:
+        self.payload, self.tokens, self.priority, self.deadline, self.done = payload, tokens, priority, deadline, done
+        self.arrival = self.cost_s = 0.0
+        self.state = State.WAITING
 
 
 class Batcher(Generic[P, R]):
     """Groups jobs for one model. `start` before the first `submit`, `stop` at the end.
 
     Args:
-        name: for threads and metrics.
+        name: for threads.
         model: runs the batches.
         limits: of a batch and of the queue.
+        cost: predicts and learns run times.
         sessions: threads that run the model.
         clock: seconds, monotonic.
-        observe: called with (jobs, padded tokens) of each batch.
+        watcher: hears what happens.
         on_death: called if a thread ends by an error of ours; the server is not healthy from then on.
+        admit: the rule that refuses (tests turn it off to see what it is good for).
     """
 
     def __init__(
@@ -56,17 +88,25 @@ class Batcher(Generic[P, R]):
         model: Model[P, R],
         limits: Limits,
         *,
+        cost: CostModel | None = None,
         sessions: int = 1,
         clock: Callable[[], float] = time.monotonic,
-        observe: Callable[[int, int], None] = lambda _jobs, _tokens: None,
+        watcher: Watcher | None = None,
         on_death: Callable[[], None] = lambda: None,
+        admit: Callable[[Load, int, float, float, Limits], Refusal | None] = refuse,
     ) -> None:
-        self._model, self._limits, self._clock = model, limits, clock
-        self._observe, self._on_death = observe, on_death
-        self._waiting: list[_Job[P, R]] = []  # touched only under _changed
-        self._changed = threading.Condition()
+        self._model, self._limits, self._clock, self._admit = model, limits, clock, admit
+        self.cost = cost or CostModel()
+        self._watcher, self._on_death = watcher, on_death
+        self._changed = threading.Condition(threading.Lock())  # all that follows is touched only under it
+        self._levels: dict[int, OrderedDict[Job[P, R], None]] = {}
+        self._jobs = self._tokens = self._idle = 0
+        self._backlog_s = 0.0
+        self._free_at = [0.0] * sessions
         self._is_open = True
-        self._threads = [threading.Thread(target=self._loop, name=f"{name}-{n}", daemon=True) for n in range(sessions)]
+        self._threads = [
+            threading.Thread(target=self._loop, args=(n,), name=f"{name}-{n}", daemon=True) for n in range(sessions)
+        ]
 
     def start(self) -> None:
         """Start the threads."""
@@ -81,82 +121,180 @@ class Batcher(Generic[P, R]):
         for thread in self._threads:
             thread.join()
 
-    def submit(self, payload: P, tokens: int, deadline: float) -> Future[R]:
-        """Queue a job; its future brings the result or the error. Cancel the future to take the job back.
+    def submit(
+        self,
+        payload: P,
+        tokens: int,
+        deadline: float,
+        done: Callable[[R | SwiftrecError], None],
+        priority: int = DEFAULT_PRIORITY,
+    ) -> Job[P, R]:
+        """Queue a job. `done` is called once, by a session's thread, with the result or the error.
 
         Raises:
             DeadlineExceeded: `deadline` (on the clock) has passed.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or the job would finish after its deadline.
             ShuttingDown: `stop` was called, or the threads died.
         """
-        if deadline <= self._clock():
-            raise DeadlineExceeded("the deadline had passed before the work was queued")
-        job: _Job[P, R] = _Job(payload, tokens, deadline)
+        job: Job[P, R] = Job(payload, tokens, priority, deadline, done)
+        job.cost_s = self.cost.row_s(tokens) + self.cost.batch_s / room(tokens, self._limits)
         with self._changed:
             if not self._is_open:
                 raise ShuttingDown("the server is stopping")
-            if len(self._waiting) >= self._limits.waiting:
-                raise Overloaded(_RETRY_AFTER_S)
-            self._waiting.append(job)
-            self._changed.notify()
-        return job.waiter
+            job.arrival = self._clock()
+            load = self._load(job.arrival)
+            why = self._admit(load, tokens, job.cost_s, deadline - job.arrival, self._limits)
+            if why is None:
+                self._add(job)
+                if self._idle:
+                    self._changed.notify()
+        if why is not None:
+            if self._watcher:
+                self._watcher.refused(why)
+            raise error(why, load, self._limits)
+        return job
 
-    def _loop(self) -> None:
-        batch: list[_Job[P, R]] = []
+    def cancel(self, job: Job[P, R]) -> bool:
+        """Take a waiting job back: its slot is free at once and `done` is never called. False if it runs or has run."""
+        with self._changed:
+            if job.state is not State.WAITING:
+                return False
+            self._remove(job)
+            job.state = State.CANCELLED
+        if self._watcher:
+            self._watcher.dropped("cancelled")
+        return True
+
+    def extend(self, job: Job[P, R], deadline: float, priority: int) -> bool:
+        """Somebody else wants the same job: it is worth running until the later deadline, at the higher priority.
+
+        False if it has expired already.
+        """
+        with self._changed:
+            if job.state is State.EXPIRED:
+                return False
+            job.deadline = max(job.deadline, deadline)
+            if priority < job.priority and job.state is State.WAITING:
+                self._remove(job)
+                job.priority = priority
+                self._add(job)
+            return True
+
+    def load(self) -> Load:
+        """What waits now, and for how long."""
+        with self._changed:
+            return self._load(self._clock())
+
+    def _load(self, now: float) -> Load:
+        if self._idle and not self._jobs:
+            return Load(0, 0, 0.0)
+        running_s = sum(max(0.0, at - now) for at in self._free_at)
+        return Load(self._jobs, self._tokens, (running_s + self._backlog_s) / len(self._free_at))
+
+    def _add(self, job: Job[P, R]) -> None:
+        self._levels.setdefault(job.priority, OrderedDict())[job] = None
+        self._jobs += 1
+        self._tokens += job.tokens
+        self._backlog_s += job.cost_s
+
+    def _remove(self, job: Job[P, R]) -> None:
+        del self._levels[job.priority][job]
+        self._jobs -= 1
+        self._tokens -= job.tokens
+        self._backlog_s = self._backlog_s - job.cost_s if self._jobs else 0.0
+
+    def _loop(self, session: int) -> None:
+        batch: list[Job[P, R]] = []
         try:
-            while batch := self._next():
-                self._run([job for job in batch if self._is_wanted(job)])
+            while taken := self._next(session):
+                batch, why = taken
+                self._run(batch, why)
         except BaseException:  # noqa: BLE001 (a bug of ours: say so, answer who waits, and turn health off)
             _log.exception("batching thread died")
             self._abandon(batch)
             self._on_death()
 
-    def _next(self) -> list[_Job[P, R]]:
-        """Wait for jobs and take the next batch; empty when stopped and drained."""
+    def _next(self, session: int) -> tuple[list[Job[P, R]], Reason] | None:
+        """Wait for jobs and take the next batch; None when stopped and drained."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._is_open)
-            if not self._waiting:
-                return []
-            chosen = set(plan([job.tokens for job in self._waiting], self._limits))
-            batch = [job for n, job in enumerate(self._waiting) if n in chosen]
-            self._waiting = [job for n, job in enumerate(self._waiting) if n not in chosen]
-            return batch
+            self._free_at[session] = 0.0
+            while not self._jobs:
+                if not self._is_open:
+                    return None
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            now = self._clock()
+            chosen, why = self._choose(now)
+            for job in chosen:
+                self._remove(job)
+                job.state = State.RUNNING if job.deadline > now else State.EXPIRED
+            batch = [job for job in chosen if job.state is State.RUNNING]
+            if batch:
+                self._free_at[session] = now + self.cost(len(batch), max(job.tokens for job in batch))
+        for job in chosen:
+            if job.state is State.EXPIRED:
+                self._expire(job)
+        return batch, why
 
-    def _is_wanted(self, job: _Job[P, R]) -> bool:
-        """Whether the job still has someone who waits for it in time; an expired one is answered here."""
-        if not job.waiter.set_running_or_notify_cancel():
-            return False
-        if job.deadline <= self._clock():
-            job.waiter.set_exception(DeadlineExceeded("the deadline passed while the work was queued"))
-            return False
-        return True
+    def _choose(self, now: float) -> tuple[list[Job[P, R]], Reason]:
+        window = [job for level in self._levels.values() for job in islice(level, WINDOW)]
+        if len(self._levels) > 1:
+            window.sort(key=lambda job: job.priority * self._limits.aging_s + job.arrival)
+        decided: Plan = plan(window, self._limits, self.cost, now)
+        return [window[n] for n in decided.chosen], decided.reason
 
-    def _run(self, batch: list[_Job[P, R]]) -> None:
+    def _expire(self, job: Job[P, R]) -> None:
+        if self._watcher:
+            self._watcher.dropped("expired")
+        job.done(DeadlineExceeded("the deadline passed while the work was queued"))
+
+    def _run(self, batch: list[Job[P, R]], why: Reason) -> None:
         if not batch:
             return
-        self._observe(len(batch), len(batch) * max(job.tokens for job in batch))
+        started = self._clock()
         try:
             results = self._model.run([job.payload for job in batch])
             pairs = list(zip(batch, results, strict=True))  # a result too few is the model's error, too
-        except Exception as error:  # noqa: BLE001 (whatever a model raises concerns its own jobs only)
-            self._isolate(batch, error)
+        except Exception as failure:  # noqa: BLE001 (whatever a model raises concerns its own jobs only)
+            self._isolate(batch, failure, why)
             return
+        self._learn(batch, started, why)
         for job, result in pairs:
-            job.waiter.set_result(result)
+            self._finish(job, result)
 
-    def _isolate(self, batch: list[_Job[P, R]], error: Exception) -> None:
+    def _learn(self, batch: list[Job[P, R]], started: float, why: Reason) -> None:
+        seconds, longest = self._clock() - started, max(job.tokens for job in batch)
+        self.cost.observe(len(batch), longest, seconds)
+        if self._watcher:
+            waits = [started - job.arrival for job in batch]
+            self._watcher.ran(waits, sum(job.tokens for job in batch), longest * len(batch), seconds, why)
+
+    def _finish(self, job: Job[P, R], result: R | SwiftrecError) -> None:
+        job.state = State.DONE
+        job.done(result)
+
+    def _isolate(self, batch: list[Job[P, R]], failure: Exception, why: Reason) -> None:
         """A batch failed: run its jobs one by one, so that only the guilty one fails."""
         if len(batch) == 1:
-            _log.error("model failed on a job", exc_info=error)
-            batch[0].waiter.set_exception(ModelFailed("the model failed on this input"))
+            _log.error("model failed on a job", exc_info=failure)
+            self._finish(batch[0], ModelFailed("the model failed on this input"))
             return
         for job in batch:
-            self._run([job])
+            with self._changed:
+                if job.deadline <= self._clock():
+                    job.state = State.EXPIRED
+            if job.state is State.EXPIRED:
+                self._expire(job)
+            else:
+                self._run([job], why)
 
-    def _abandon(self, batch: list[_Job[P, R]]) -> None:
+    def _abandon(self, batch: list[Job[P, R]]) -> None:
         with self._changed:
             self._is_open = False
-            orphans, self._waiting = [*batch, *self._waiting], []
-        for job in orphans:
-            if not job.waiter.done() and (job.waiter.running() or job.waiter.set_running_or_notify_cancel()):
-                job.waiter.set_exception(ShuttingDown("the server has failed"))
+            waiting = [job for level in self._levels.values() for job in level]
+            for job in waiting:
+                self._remove(job)
+        for job in [*batch, *waiting]:
+            if job.state in {State.WAITING, State.RUNNING}:
+                self._finish(job, ShuttingDown("the server has failed"))

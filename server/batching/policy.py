@@ -1,34 +1,123 @@
-"""Which jobs run together: a pure function of what waits."""
+"""Which jobs run together: pure functions of what waits, the limits, the cost model and the time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
 
-_WINDOW = 128  # jobs that are looked at, oldest first
+WINDOW = 64  # jobs that a plan looks at, oldest first
+PRIORITIES = range(10)  # 1 is the most urgent, 9 the least, 0 means the default
+DEFAULT_PRIORITY = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A batch holds at most `tokens` padded tokens and `jobs` jobs; at most `waiting` jobs may wait."""
+    """Of a batch: padded tokens and jobs. Of the queue: jobs, tokens, and the wait that is accepted, in seconds.
 
-    tokens: int = 2_048
-    jobs: int = 64
-    waiting: int = 4_096
-
-
-def plan(lengths: Sequence[int], limits: Limits) -> list[int]:
-    """Choose the positions of the jobs that run now; `lengths` are the waiting jobs' tokens, oldest first.
-
-    The oldest job always goes, so that none starves; those nearest to it in length go along while the padded batch
-    stays within the limits.
+    `aging_s`: a job that has waited so long counts as one priority more urgent.
     """
-    oldest = lengths[0]
-    near = sorted(range(1, min(len(lengths), _WINDOW)), key=lambda n: (abs(lengths[n] - oldest), n))
-    chosen, longest = [0], oldest
-    for n in near:
-        longest = max(longest, lengths[n])
-        if len(chosen) == limits.jobs or longest * (len(chosen) + 1) > limits.tokens:
-            break
-        chosen.append(n)
-    return chosen
+
+    tokens: int = 1_024
+    jobs: int = 64
+    waiting_jobs: int = 4_096
+    waiting_tokens: int = 262_144
+    budget_s: float = 1.0
+    aging_s: float = 0.1
+
+
+class Waits(Protocol):
+    """What a plan needs to know of a job; times are seconds on the batcher's clock."""
+
+    @property
+    def tokens(self) -> int:
+        """Length."""
+
+    @property
+    def priority(self) -> int:
+        """1 (most urgent) to 9."""
+
+    @property
+    def deadline(self) -> float:
+        """When nobody waits any more."""
+
+    @property
+    def arrival(self) -> float:
+        """When it was queued."""
+
+
+class Cost(Protocol):
+    """t(n, length) = batch_s + n * row_s(length), in seconds."""
+
+    @property
+    def batch_s(self) -> float:
+        """Of a batch before its first row."""
+
+    def row_s(self, length: int, /) -> float:
+        """Of one more row."""
+
+
+class Reason(Enum):
+    """Why a batch left with what it holds."""
+
+    DRAINED = "drained"  # nothing else was there
+    FULL = "full"  # one more would have broken a limit
+    CUT = "cut"  # one more would have cost more padding than a batch of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Positions of the jobs that run now."""
+
+    chosen: list[int]
+    reason: Reason
+
+
+def urgency(job: Waits, now: float, limits: Limits) -> tuple[int, float, float]:
+    """Smaller goes first: priority improved by waiting, then the deadline, then arrival."""
+    return job.priority - int((now - job.arrival) / limits.aging_s), job.deadline, job.arrival
+
+
+def plan(waiting: Sequence[Waits], limits: Limits, cost: Cost, now: float) -> Plan:
+    """Choose what runs now among the first `WINDOW` jobs.
+
+    The most urgent job always goes, so that none starves. Its mates are the group that holds it when the window, sorted
+    by length, is cut into batches that cost least in all.
+    """
+    window = waiting[:WINDOW]
+    first = min(range(len(window)), key=lambda n: urgency(window[n], now, limits))
+    # Of equal lengths the oldest come last, since the last group of a length is its fullest.
+    order = sorted(range(len(window) - 1, -1, -1), key=lambda n: window[n].tokens)
+    place = order.index(first)
+    lengths = [window[n].tokens for n in order]
+    start, end = next(group for group in _cut(lengths, limits, cost) if group[0] <= place < group[1])
+    chosen = order[start:end]
+    if len(chosen) == room(lengths[end - 1], limits):
+        return Plan(chosen, Reason.FULL)
+    return Plan(chosen, Reason.DRAINED if len(chosen) == len(waiting) else Reason.CUT)
+
+
+def room(length: int, limits: Limits) -> int:
+    """How many jobs of `length` tokens a batch holds; at least one."""
+    return max(1, min(limits.jobs, limits.tokens // length))
+
+
+def _cut(lengths: Sequence[int], limits: Limits, cost: Cost) -> list[tuple[int, int]]:
+    """Cut ascending lengths into the ranges [start, end) that cost least in all (dynamic programming)."""
+    best, cuts = [0.0], [0]
+    batch_s = cost.batch_s
+    for end in range(1, len(lengths) + 1):
+        row_s = cost.row_s(lengths[end - 1])
+        lowest, at = float("inf"), end - 1
+        for n in range(1, min(end, room(lengths[end - 1], limits)) + 1):
+            total = best[end - n] + batch_s + n * row_s
+            if total <= lowest:
+                lowest, at = total, end - n
+        best.append(lowest)
+        cuts.append(at)
+    groups, end = [], len(lengths)
+    while end:
+        groups.append((cuts[end], end))
+        end = cuts[end]
+    return groups

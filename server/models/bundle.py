@@ -71,12 +71,19 @@ def find_bundle(path: Path) -> Path:
     """
     if (path / MANIFEST).exists():
         return path
-    versions = [p for p in path.glob("*") if p.name.isdecimal() and p.is_dir()] if path.is_dir() else []
-    if not versions:
+    found = versions(path)
+    if not found:
         raise BundleError(
             f"{path}: no {MANIFEST} and no version folder there: run make export, or give another --bundle"
         )
-    return max(versions, key=lambda p: int(p.name))
+    return path / str(max(found))
+
+
+def versions(folder: Path) -> list[int]:
+    """The versions that lie in `folder`, unsorted."""
+    if not folder.is_dir():
+        return []
+    return [int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir() and p.name == str(int(p.name))]
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -18,7 +18,7 @@ class EncoderModel:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def run(self, jobs: Sequence[list[int]]) -> list[Vector]:
+    def run(self, jobs: Sequence[Sequence[int]]) -> list[Vector]:
         """Pad to the longest and run."""
         ids = np.zeros((len(jobs), max(map(len, jobs))), dtype=np.int64)
         mask = np.zeros_like(ids)

@@ -34,7 +34,7 @@ class OnnxSession:
         return result
 
 
-def open_session(path: Path, device: str = "cpu", threads: int = 1) -> OnnxSession:
+def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSession:
     """Load the model at `path` to run on `device` with `threads` threads inside an operator.
 
     Raises:

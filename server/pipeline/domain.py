@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
+from server.batching.policy import DEFAULT_PRIORITY
 from server.catalogue.catalogue import Filter, Item
-from server.errors import Cancelled
+from server.errors import Cancelled, DeadlineExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Request:
     top_k: int = 10
     conditions: Filter = field(default_factory=Filter)
     exclude_history: bool = True
+    priority: int = DEFAULT_PRIORITY
 
 
 class Strategy(Enum):
@@ -67,31 +69,72 @@ class Recommendation:
 
 
 class Call:
-    """One call's deadline (on the monotonic clock) and the work that stops when nobody waits for it any more."""
+    """One call: its deadline, and the work that is taken back when nobody waits for it any more.
 
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
+    The pipeline says how many answers are to come (`expect`) and that one is there (`arrived`); the edge waits for all.
+
+    Args:
+        deadline: on the clock, in seconds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.deadline, self._clock = deadline, clock
         self._lock = threading.Lock()
-        self._futures: list[Future[Any]] = []
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._missing = 0
+        self._takes_back: list[Callable[[], object]] = []
         self._is_cancelled = False
 
-    def track(self, future: Future[Any]) -> None:
-        """Tie work to the call.
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._is_cancelled
+
+    def expect(self, answers: int) -> None:
+        """So many answers are to come."""
+        with self._lock:
+            self._missing += answers
+
+    def arrived(self) -> None:
+        """One of them is there."""
+        with self._lock:
+            self._missing -= 1
+            if self._missing or self._is_cancelled:
+                return
+            self._takes_back = []
+        self._gate.release()
+
+    def on_cancel(self, take_back: Callable[[], object]) -> None:
+        """Call `take_back` when nobody waits any more; at once if that is so already."""
+        with self._lock:
+            if not self._is_cancelled:
+                self._takes_back.append(take_back)
+                return
+        take_back()
+
+    def wait(self) -> None:
+        """Wait for every expected answer; the call cannot be waited for twice.
 
         Raises:
-            Cancelled: nobody waits any more; the work is taken back.
+            DeadlineExceeded: they are not there in time; what has not started never runs.
+            Cancelled: the caller has gone.
         """
-        with self._lock:
-            self._futures.append(future)
-            if not self._is_cancelled:
-                return
-        future.cancel()
-        raise Cancelled("the caller has gone")
+        if not self._gate.acquire(timeout=max(0.0, self.deadline - self._clock())):
+            self.cancel()
+            raise DeadlineExceeded("the deadline passed before the answer was ready")
+        if self._is_cancelled:
+            raise Cancelled("the caller has gone")
 
     def cancel(self) -> None:
-        """Take back all work that has not started."""
+        """Nobody waits any more: take back all work that has not started."""
         with self._lock:
-            self._is_cancelled = True
-            futures, self._futures = self._futures, []
-        for future in futures:
-            future.cancel()
+            if self._is_cancelled:
+                return
+            is_waited_for, self._is_cancelled = self._missing > 0, True
+            takes_back, self._takes_back = self._takes_back, []
+        for take_back in takes_back:
+            take_back()
+        if is_waited_for:
+            self._gate.release()

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
-from server.batching.batcher import Batcher
+from server.batching.batcher import Batcher, Model
+from server.batching.cost import Observation
 from server.batching.policy import Limits
 from server.catalogue.catalogue import Catalogue
+from server.errors import BundleError
 from server.models.bundle import Bundle
 from server.models.encoder import EncoderModel, Vector
 from server.models.ranker import Kind, RankerModel, UserSequence
-from server.models.session import open_session
+from server.models.session import Session, open_session
 from server.models.tokenizer import Tokenizer
+from server.pipeline.encodings import Encodings
 from server.pipeline.recommender import Recommender
+from server.telemetry.collector import Snapshot
+from server.telemetry.metrics import Metrics
+from server.telemetry.watch import BundleWatch
 
-Observe = Callable[[str, int, int], None]
+P = TypeVar("P")
+_GRID_JOBS = (1, 2, 8, 32)
+_GRID_LENGTHS = (4, 16, 64, 256)
+_CACHE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Where and how the models run."""
+    """Where and how the models run; `sessions` 0 means one for each core on CPU, one on a GPU."""
 
     device: str = "cpu"
     variant: str | None = None
-    sessions: int = 1
+    sessions: int = 0
+    threads: int = 1
     limits: Limits = field(default_factory=Limits)
+    cache_bytes: int = _CACHE_BYTES
+
+    def session_count(self) -> int:
+        """The number of sessions of each model."""
+        cores = len(os.sched_getaffinity(0))
+        return self.sessions or (max(1, cores // self.threads) if self.device == "cpu" else 1)
 
 
 class Engine:
@@ -39,59 +57,79 @@ class Engine:
     Args:
         bundle: a verified bundle.
         options: where and how the models run.
-        observe: called with (model, jobs, padded tokens) of each batch.
+        watch: hears what happens.
         on_death: called if a batching thread dies.
+        open_session: opens the model at a path on a device.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         options: EngineOptions,
-        observe: Observe = lambda _model, _jobs, _tokens: None,
+        *,
+        watch: BundleWatch | None = None,
         on_death: Callable[[], None] = lambda: None,
+        open_session: Callable[[Path, str, int], Session] = open_session,
     ) -> None:
         facts = bundle.manifest
-        self.bundle = bundle
+        self.bundle, self._limits = bundle, options.limits
+        self.watch = watch or BundleWatch(Metrics(), facts.name, facts.version)
         self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
         self.catalogue = Catalogue.load(bundle.folder)
-        encoder = open_session(bundle.encoder(options.device, options.variant), options.device)
-        ranker = open_session(bundle.folder / "ranker.onnx", options.device)
+        encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
+        ranker = open_session(bundle.folder / "ranker.onnx", options.device, options.threads)
         self._encoder = EncoderModel(encoder)
         self._ranker = RankerModel(ranker, facts.dimensions)
-        self._encode: Batcher[list[int], Vector] = Batcher(
-            "encode",
-            self._encoder,
-            options.limits,
-            sessions=options.sessions,
-            observe=lambda jobs, tokens: observe("encoder", jobs, tokens),
-            on_death=on_death,
-        )
-        self._rank: Batcher[UserSequence, Vector] = Batcher(
-            "rank",
-            self._ranker,
-            options.limits,
-            sessions=options.sessions,
-            observe=lambda jobs, tokens: observe("ranker", jobs, tokens),
-            on_death=on_death,
-        )
+
+        def batcher(name: str, model: Model[P, Vector]) -> Batcher[P, Vector]:
+            sessions, watcher = options.session_count(), self.watch.models[name]
+            return Batcher(name, model, options.limits, sessions=sessions, watcher=watcher, on_death=on_death)
+
+        self.encode: Batcher[Sequence[int], Vector] = batcher("encoder", self._encoder)
+        self.rank: Batcher[UserSequence, Vector] = batcher("ranker", self._ranker)
+        self.encodings = Encodings(self.encode, options.cache_bytes, self.watch)
         self.recommender = Recommender(
-            self.tokenizer, self._encode, self._rank, self.catalogue, facts.max_history, time.monotonic
+            self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history, time.monotonic
         )
 
+    def snapshots(self) -> Iterator[Snapshot]:
+        """What each model holds and has done, for the metrics."""
+        facts = self.bundle.manifest
+        for model, batcher in (("encoder", self.encode), ("ranker", self.rank)):
+            load = batcher.load()
+            cached = self.encodings.cached_bytes if model == "encoder" else 0
+            statistics = self.watch.models[model].statistics
+            yield Snapshot(facts.name, facts.version, model, load.jobs, load.tokens, cached, statistics)
+
     def start(self) -> None:
-        """Run each model once at several sizes, then take work."""
+        """Warm up, then take work."""
+        self.warm_up()
+        self.encode.start()
+        self.rank.start()
+
+    def warm_up(self) -> None:
+        """Run each model over a small grid, which seeds its cost model.
+
+        Raises:
+            BundleError: a model cannot be run.
+        """
+        facts = self.bundle.manifest
         row = self.tokenizer.encode(["warm up"])[0]
-        nothing = np.zeros(self.bundle.manifest.dimensions, dtype=np.float32)
-        for size in (1, 4, 16):
-            self._encoder.run([row] * size)
-            self._ranker.run([UserSequence([nothing], [Kind.ITEM])] * size)
-        self._encode.start()
-        self._rank.start()
+        nothing = np.zeros(facts.dimensions, dtype=np.float32)
+        texts = _Grid(self._encoder, lambda length: (row * length)[:length], facts.max_tokens)
+        users = _Grid(
+            self._ranker, lambda length: UserSequence([nothing] * length, [Kind.ITEM] * length), facts.max_history
+        )
+        try:
+            self.encode.cost.seed(texts.measure(self._limits))
+            self.rank.cost.seed(users.measure(self._limits))
+        except Exception as error:
+            raise BundleError(f"{self.bundle.folder}: a model cannot be run ({error})") from error
 
     def stop(self) -> None:
         """Finish what waits and stop; texts first, since ranking waits for them."""
-        self._encode.stop()
-        self._rank.stop()
+        self.encode.stop()
+        self.rank.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,3 +137,21 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+
+class _Grid(Generic[P]):
+    """Runs a model at several batch sizes and lengths."""
+
+    def __init__(self, model: Model[P, Vector], job: Callable[[int], P], longest: int) -> None:
+        self._model, self._job, self._longest = model, job, longest
+
+    def measure(self, limits: Limits) -> Iterator[Observation]:
+        """The time of each size within the limits; the first run of a size warms it up and does not count."""
+        for length in sorted({min(length, self._longest) for length in _GRID_LENGTHS}):
+            for jobs in _GRID_JOBS:
+                if jobs == 1 or (jobs <= limits.jobs and jobs * length <= limits.tokens):
+                    batch = [self._job(length)] * jobs
+                    self._model.run(batch)
+                    started = time.perf_counter()
+                    self._model.run(batch)
+                    yield Observation(jobs, length, time.perf_counter() - started)

@@ -1,33 +1,29 @@
 """From texts and item ids to ranked items: tokenise, encode, rank, retrieve.
 
-A list goes through each step together, so that its texts share batches; an error stays with its own entry.
+Work is driven by callbacks: the thread that finishes a request's last encoding queues its ranking. Whoever asked waits
+once, for everything. A list takes each step together, so that its texts share batches; an error stays with its entry.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.catalogue import Catalogue, Mask
-from server.errors import Cancelled, DeadlineExceeded, SwiftrecError
+from server.batching.batcher import Batcher
+from server.batching.policy import DEFAULT_PRIORITY
+from server.catalogue.catalogue import Catalogue
+from server.errors import SwiftrecError
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.domain import Call, ItemEvent, Recommendation, Request, Strategy, Timings
+from server.pipeline.encodings import Encodings
 
 Vector = NDArray[np.float32]
-P_contra = TypeVar("P_contra", contravariant=True)
-
-
-class Queue(Protocol[P_contra]):
-    """Where work is handed in: a batcher."""
-
-    def submit(self, payload: P_contra, tokens: int, deadline: float, /) -> Future[Vector]:
-        """Queue a job."""
 
 
 class Texts(Protocol):
@@ -37,38 +33,218 @@ class Texts(Protocol):
         """Token ids of each text."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    """One request on its way."""
+class Encoding:
+    """The texts of one request on their way to vectors.
 
-    request: Request
-    mask: Mask
-    ignored: list[str]
-    vectors: list[Vector | Future[Vector]]
-    kinds: list[Kind]
-    timings: Timings = field(default_factory=Timings)
-    user: Future[Vector] | None = None
+    Args:
+        pipeline: the recommender's parts.
+        texts: one or more.
+        call: whose work this is.
+        priority: 1 (most urgent) to 9.
+        then: called once, with one vector for each text or with the first error; nothing else happens after an error.
+    """
+
+    def __init__(
+        self,
+        pipeline: Recommender,
+        texts: Sequence[str],
+        call: Call,
+        priority: int,
+        then: Callable[[SwiftrecError | None], None],
+    ) -> None:
+        self._encodings, self._call, self._priority, self._then = pipeline.encodings, call, priority, then
+        self._texts, self._tokenizer, self._clock = texts, pipeline.tokenizer, pipeline.clock
+        self.vectors: list[Vector] = [_NONE] * len(texts)
+        self.tokenise_s = 0.0
+        self._lock = threading.Lock()
+        self._missing = len(texts)
+        self._takes_back: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Tokenise and queue."""
+        started = self._clock()
+        rows = self._tokenizer.encode(self._texts)
+        self.tokenise_s = self._clock() - started
+        self._call.on_cancel(self.take_back)
+        for place, row in enumerate(rows):
+            try:
+                taken = self._encodings.submit(row, self._call.deadline, self._priority, partial(self._arrived, place))
+            except SwiftrecError as error:
+                self._arrived(place, error)
+                return
+            if taken:
+                self._takes_back.append(taken)
+                if self._missing <= 0 or self._call.is_cancelled:  # it was over before this text was queued
+                    taken()
+
+    def take_back(self) -> None:
+        """Whatever has not started never runs."""
+        for taken in list(self._takes_back):
+            taken()
+
+    def _arrived(self, place: int, result: Vector | SwiftrecError) -> None:
+        error = result if isinstance(result, SwiftrecError) else None
+        with self._lock:
+            if self._missing <= 0:
+                return
+            self._missing = 0 if error else self._missing - 1
+            if not isinstance(result, SwiftrecError):
+                self.vectors[place] = result
+            if self._missing:
+                return
+        if error:
+            self.take_back()
+        self._then(error)
+
+
+_NONE: Vector = np.empty(0, dtype=np.float32)
+
+
+class Ranking:
+    """One request on its way to a user vector; `outcome` is the answer's last step or the error."""
+
+    def __init__(self, pipeline: Recommender, request: Request, call: Call) -> None:
+        self._pipeline, self._request, self._call = pipeline, request, call
+        self._ignored: list[str] = []
+        self._kinds: list[Kind] = []
+        self._vectors: list[Vector] = []
+        self._timings = Timings()
+        self._user: Vector | None = None
+        self._error: SwiftrecError | None = None
+        self._started = self._since = pipeline.clock()
+
+    def start(self) -> None:
+        """Check the filter, look up items, queue texts."""
+        try:
+            self._mask = self._pipeline.catalogue.mask(self._request.conditions, self._seen())
+            texts, places = self._gather()
+            if texts:
+                self._encoding = Encoding(
+                    self._pipeline, texts, self._call, self._request.priority, partial(self._encoded, places)
+                )
+                self._encoding.start()
+            else:
+                self._rank()
+        except SwiftrecError as error:
+            self._end(error)
+
+    def outcome(self) -> Recommendation | SwiftrecError:
+        """Search the catalogue with the user vector, once everything has arrived."""
+        if self._error:
+            return self._error
+        started, k = self._pipeline.clock(), self._request.top_k
+        if self._user is None:
+            items, strategy = self._pipeline.catalogue.popular(self._mask, k), Strategy.POPULARITY
+        else:
+            items, strategy = self._pipeline.catalogue.search(self._user, self._mask, k), Strategy.MODEL
+        ended = self._pipeline.clock()
+        self._timings.retrieve_ms = 1e3 * (ended - started)
+        self._timings.total_ms = 1e3 * (ended - self._started)
+        used = len(self._kinds) - bool(self._request.query)
+        return Recommendation(items, self._ignored, strategy, used, self._timings)
+
+    def _seen(self) -> list[str]:
+        if not self._request.exclude_history:
+            return []
+        return [event.item_id for event in self._request.history if isinstance(event, ItemEvent)]
+
+    def _gather(self) -> tuple[list[str], list[int]]:
+        """Kinds and vectors of the last events and the query; texts to encode and where their vectors belong."""
+        events: list[tuple[Kind, Vector | str]] = []
+        for event in self._request.history:
+            if not isinstance(event, ItemEvent):
+                events.append((Kind.TEXT, event.text))
+            elif (vector := self._pipeline.catalogue.vector(event.item_id)) is not None:
+                events.append((Kind.ITEM, vector))
+            else:
+                self._ignored.append(event.item_id)
+        events = events[-self._pipeline.max_history :]
+        if self._request.query:
+            events.append((Kind.QUERY, self._request.query))
+        self._kinds = [kind for kind, _ in events]
+        self._vectors = [_NONE if isinstance(what, str) else what for _, what in events]
+        places = [place for place, (_, what) in enumerate(events) if isinstance(what, str)]
+        return [what for _, what in events if isinstance(what, str)], places
+
+    def _encoded(self, places: list[int], error: SwiftrecError | None) -> None:
+        if error:
+            self._end(error)
+            return
+        for place, vector in zip(places, self._encoding.vectors, strict=True):
+            self._vectors[place] = vector
+        self._timings.tokenise_ms = 1e3 * self._encoding.tokenise_s
+        self._timings.encode_ms = self._lap() - self._timings.tokenise_ms
+        try:
+            self._rank()
+        except SwiftrecError as refusal:
+            self._end(refusal)
+
+    def _rank(self) -> None:
+        if not self._kinds:
+            self._end(None)
+            return
+        job = self._pipeline.ranker.submit(
+            UserSequence(self._vectors, self._kinds),
+            len(self._kinds),
+            self._call.deadline,
+            self._ranked,
+            self._request.priority,
+        )
+        self._call.on_cancel(lambda: self._pipeline.ranker.cancel(job))
+
+    def _ranked(self, result: Vector | SwiftrecError) -> None:
+        if isinstance(result, SwiftrecError):
+            self._end(result)
+            return
+        self._user = result
+        self._timings.rank_ms = self._lap()
+        self._end(None)
+
+    def _lap(self) -> float:
+        now = self._pipeline.clock()
+        lap_ms, self._since = 1e3 * (now - self._since), now
+        return lap_ms
+
+    def _end(self, error: SwiftrecError | None) -> None:
+        self._error = error
+        self._call.arrived()
 
 
 class Recommender:
-    """The pipeline of one bundle."""
+    """The pipeline of one bundle. Its parts are public for the steps above."""
 
     def __init__(
         self,
         tokenizer: Texts,
-        encoder: Queue[list[int]],
-        ranker: Queue[UserSequence],
+        encodings: Encodings,
+        ranker: Batcher[UserSequence, Vector],
         catalogue: Catalogue,
         max_history: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tokenizer, self._encoder, self._ranker = tokenizer, encoder, ranker
-        self._catalogue, self._max_history, self._clock = catalogue, max_history, clock
+        self.tokenizer, self.encodings, self.ranker = tokenizer, encodings, ranker
+        self.catalogue, self.max_history, self.clock = catalogue, max_history, clock
 
-    def encode(self, texts: Sequence[str], call: Call) -> NDArray[np.float32]:
-        """Unit vectors of the texts, float32 [texts, dimensions]."""
-        futures = self._encode(texts, call)
-        return np.array([self._wait(future, call) for future in futures])
+    def encode(self, texts: Sequence[str], call: Call, priority: int = DEFAULT_PRIORITY) -> NDArray[np.float32]:
+        """Unit vectors of the texts, float32 [texts, dimensions].
+
+        Raises:
+            SwiftrecError: the first error that any of them met.
+        """
+        failed: list[SwiftrecError] = []
+
+        def then(error: SwiftrecError | None) -> None:
+            if error:
+                failed.append(error)
+            call.arrived()
+
+        call.expect(1)
+        encoding = Encoding(self, texts, call, priority, then)
+        encoding.start()
+        call.wait()
+        if failed:
+            raise failed[0]
+        return np.array(encoding.vectors)
 
     def recommend(self, request: Request, call: Call) -> Recommendation:
         """Answer one request."""
@@ -78,104 +254,16 @@ class Recommender:
         return result
 
     def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
-        """Answer each request, with a ranking or with the error that it met."""
-        started = self._clock()
-        entries = [_guard(self._start, request, call) for request in requests]
-        ranked = [_then(self._rank, entry, call) for entry in entries]
-        answers = [_then(self._finish, entry, call) for entry in ranked]
-        for answer in answers:
-            if isinstance(answer, Recommendation):
-                answer.timings.total_ms = 1e3 * (self._clock() - started)
-        return answers
+        """Answer each request, with a ranking or with the error that it met.
 
-    def _start(self, request: Request, call: Call) -> _Entry:
-        """Look up items, queue texts."""
-        seen = [e.item_id for e in request.history if isinstance(e, ItemEvent)] if request.exclude_history else []
-        entry = _Entry(request, self._catalogue.mask(request.conditions, seen), [], [], [])
-        texts: list[str] = []
-        places: list[int] = []
-        events: list[tuple[Kind, Vector | str]] = []
-        for event in request.history:
-            if isinstance(event, ItemEvent):
-                vector = self._catalogue.vector(event.item_id)
-                if vector is None:
-                    entry.ignored.append(event.item_id)
-                else:
-                    events.append((Kind.ITEM, vector))
-            else:
-                events.append((Kind.TEXT, event.text))
-        events = events[-self._max_history :]
-        if request.query:
-            events.append((Kind.QUERY, request.query))
-        for kind, what in events:
-            entry.kinds.append(kind)
-            if isinstance(what, str):
-                places.append(len(entry.vectors))
-                texts.append(what)
-            entry.vectors.append(np.empty(0, np.float32) if isinstance(what, str) else what)
-        if texts:
-            for place, future in zip(places, self._encode(texts, call, entry.timings), strict=True):
-                entry.vectors[place] = future
-        return entry
-
-    def _encode(self, texts: Sequence[str], call: Call, timings: Timings | None = None) -> list[Future[Vector]]:
-        started = self._clock()
-        rows = self._tokenizer.encode(texts)
-        if timings:
-            timings.tokenise_ms = 1e3 * (self._clock() - started)
-        futures = []
-        for row in rows:
-            future = self._encoder.submit(row, len(row), call.deadline)
-            call.track(future)
-            futures.append(future)
-        return futures
-
-    def _rank(self, entry: _Entry, call: Call) -> _Entry:
-        """Wait for the texts, queue the sequence."""
-        if not entry.kinds:
-            return entry
-        started = self._clock()
-        vectors = [self._wait(v, call) if isinstance(v, Future) else v for v in entry.vectors]
-        entry.timings.encode_ms = 1e3 * (self._clock() - started)
-        entry.user = self._ranker.submit(UserSequence(vectors, entry.kinds), len(vectors), call.deadline)
-        call.track(entry.user)
-        return entry
-
-    def _finish(self, entry: _Entry, call: Call) -> Recommendation:
-        """Wait for the user vector, search."""
-        started = self._clock()
-        user = self._wait(entry.user, call) if entry.user else None
-        ranked = self._clock()
-        k = entry.request.top_k
-        if user is None:
-            items, strategy = self._catalogue.popular(entry.mask, k), Strategy.POPULARITY
-        else:
-            items, strategy = self._catalogue.search(user, entry.mask, k), Strategy.MODEL
-        entry.timings.rank_ms = 1e3 * (ranked - started)
-        entry.timings.retrieve_ms = 1e3 * (self._clock() - ranked)
-        used = len(entry.kinds) - bool(entry.request.query)
-        return Recommendation(items, entry.ignored, strategy, used, entry.timings)
-
-    def _wait(self, future: Future[Vector], call: Call) -> Vector:
-        try:
-            return future.result(timeout=max(0.0, call.deadline - self._clock()))
-        except TimeoutError:
-            call.cancel()
-            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
-        except CancelledError:
-            raise Cancelled("the caller has gone") from None
-
-
-A = TypeVar("A")
-B = TypeVar("B")
-
-
-def _guard(step: Callable[[A, Call], B], value: A, call: Call) -> B | SwiftrecError:
-    try:
-        return step(value, call)
-    except SwiftrecError as error:
-        return error
-
-
-def _then(step: Callable[[A, Call], B], value: A | SwiftrecError, call: Call) -> B | SwiftrecError:
-    return value if isinstance(value, SwiftrecError) else _guard(step, value, call)
+        Raises:
+            DeadlineExceeded, Cancelled: the whole call is over.
+        """
+        if not requests:
+            return []
+        call.expect(len(requests))
+        rankings = [Ranking(self, request, call) for request in requests]
+        for ranking in rankings:
+            ranking.start()
+        call.wait()
+        return [ranking.outcome() for ranking in rankings]

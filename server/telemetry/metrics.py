@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from collections.abc import Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
+
+
+class Steps(Protocol):
+    """Wall time of a recommendation's steps, in milliseconds."""
+
+    tokenise_ms: float
+    encode_ms: float
+    rank_ms: float
+    retrieve_ms: float
+    total_ms: float
 
 
 class Metrics:
-    """The server's metrics in a registry of their own."""
+    """The server's metrics in a registry of their own. `nv_*` mean what they mean in Triton."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory and CPU of the process
-        self.calls = Counter(
-            "swiftrec_calls", "Calls by method and status code", ["method", "code"], registry=self.registry
+        self.calls = self._counter("swiftrec_calls", "Calls by method and status code", "method", "code")
+        self.latency = self._histogram("swiftrec_call_seconds", "Call time by method", _SECONDS, "method")
+        self.in_flight = Gauge("swiftrec_calls_in_flight", "Calls not answered yet", registry=self.registry)
+        self.steps = self._histogram(
+            "swiftrec_step_seconds", "Time of a recommendation's steps, waiting included", _SECONDS, "step"
         )
-        self.latency = Histogram(
-            "swiftrec_call_seconds",
-            "Call time by method",
-            ["method"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._tokenise, self._encode, self._rank, self._retrieve, self._total = (
+            self.steps.labels(step) for step in ("tokenise", "encode", "rank", "retrieve", "total")
         )
-        self.batch_jobs = Histogram(
-            "swiftrec_batch_jobs", "Jobs in a batch", ["model"], buckets=_COUNTS, registry=self.registry
-        )
-        self.batch_tokens = Histogram(
-            "swiftrec_batch_tokens",
-            "Padded tokens in a batch",
-            ["model"],
-            buckets=_TOKENS,
-            registry=self.registry,
-        )
+        per_model = ("bundle", "model")
+        self.queue = self._histogram("swiftrec_queue_seconds", "Time that a job waited", _SECONDS, *per_model)
+        self.batch_jobs = self._histogram("swiftrec_batch_jobs", "Jobs in a batch", _COUNTS, *per_model)
+        self.batch_tokens = self._histogram("swiftrec_batch_tokens", "Padded tokens in a batch", _TOKENS, *per_model)
+        self.padding = self._histogram("swiftrec_padding_ratio", "Share of padding in a batch", _RATIOS, *per_model)
+        self.busy = self._counter("swiftrec_session_busy_seconds", "Time that sessions ran", *per_model)
+        self.left = self._counter("swiftrec_batches_left", "Batches by why they left", *per_model, "reason")
+        self.refused = self._counter("swiftrec_jobs_refused", "Jobs not accepted, by cause", *per_model, "cause")
+        self.dropped = self._counter("swiftrec_jobs_dropped", "Jobs that waited but never ran", *per_model, "cause")
+        self.lookups = self._counter("swiftrec_cache_lookups", "Where vectors of texts came from", "bundle", "where")
 
-    def observe_batch(self, model: str, jobs: int, tokens: int) -> None:
-        """Count a batch."""
-        self.batch_jobs.labels(model).observe(jobs)
-        self.batch_tokens.labels(model).observe(tokens)
+    def observe_steps(self, timings: Steps) -> None:
+        """Count the time of each step of a recommendation."""
+        self._tokenise.observe(timings.tokenise_ms / 1e3)
+        self._encode.observe(timings.encode_ms / 1e3)
+        self._rank.observe(timings.rank_ms / 1e3)
+        self._retrieve.observe(timings.retrieve_ms / 1e3)
+        self._total.observe(timings.total_ms / 1e3)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

@@ -7,7 +7,7 @@ import time
 import grpc
 import pytest
 
-from server.api.services import Calls
+from server.api.calls import Calls
 from server.app import App
 from server.errors import DeadlineExceeded
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -35,8 +35,8 @@ def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None,
 
 
 def test_late_request_is_refused_and_never_run(app: App) -> None:
-    with pytest.raises(DeadlineExceeded):
-        app.engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1))
+    with app.registry.use() as engine, pytest.raises(DeadlineExceeded):
+        engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1))
 
 
 def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServiceStub) -> None:

@@ -1,19 +1,19 @@
-"""The batcher: every waiter is answered exactly once, and a job's fate is its own."""
+"""The batcher: every job is answered exactly once or taken back, and its fate is its own."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.batching.admission import Refusal
 from server.batching.batcher import Batcher
-from server.batching.policy import Limits
-from server.errors import DeadlineExceeded, ModelFailed, Overloaded, ShuttingDown
+from server.batching.policy import Limits, Reason
+from server.errors import DeadlineExceeded, ModelFailed, Overloaded, ShuttingDown, SwiftrecError
 
 _LONG = 30.0  # seconds after which a test that hangs fails
 
@@ -25,6 +25,26 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Answers:
+    """Collects what each job is answered with."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, list[int | SwiftrecError]] = {}
+        self._changed = threading.Condition()
+
+    def to(self, place: int) -> object:
+        def done(result: int | SwiftrecError) -> None:
+            with self._changed:
+                self.of.setdefault(place, []).append(result)
+                self._changed.notify_all()
+
+        return done
+
+    def wait(self, number: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.of) >= number, _LONG)
 
 
 class Doubler:
@@ -45,83 +65,156 @@ class Doubler:
         return [2 * job for job in jobs]
 
 
+class Bench:
+    """A batcher over a doubler, a manual clock, and what came out."""
+
+    def __init__(self, **limits: float) -> None:
+        self.model, self.clock, self.answers = Doubler(), Clock(), Answers()
+        chosen = Limits(**{"tokens": 64, "jobs": 8, "budget_s": 1e9} | limits)  # type: ignore[arg-type]
+        self.batcher: Batcher[int, int] = Batcher("test", self.model, chosen, clock=self.clock)
+
+    def submit(self, number: int, place: int = -1, deadline: float = 1e9, tokens: int = 1, priority: int = 5) -> object:
+        done = self.answers.to(place)
+        return self.batcher.submit(number, tokens, deadline, done, priority)  # type: ignore[arg-type]
+
+    def hold(self) -> None:
+        """Keep the thread busy with a first job, so that what follows waits."""
+        self.model.gate.clear()
+        self.submit(0)
+        assert self.model.entered.wait(_LONG)
+
+
 @contextmanager
-def running(model: Doubler, clock: Clock, waiting: int = 4_096) -> Iterator[Batcher[int, int]]:
-    batcher: Batcher[int, int] = Batcher("test", model, Limits(tokens=64, jobs=8, waiting=waiting), clock=clock)
-    batcher.start()
-    yield batcher
-    model.gate.set()
-    batcher.stop()
-
-
-def hold(model: Doubler, batcher: Batcher[int, int]) -> None:
-    """Keep the thread busy with a first job, so that what follows waits."""
-    model.gate.clear()
-    batcher.submit(0, 1, deadline=1e9)
-    assert model.entered.wait(_LONG)
+def bench(**limits: float) -> Iterator[Bench]:
+    one = Bench(**limits)
+    one.batcher.start()
+    yield one
+    one.model.gate.set()
+    one.batcher.stop()
+    load = one.batcher.load()
+    assert (load.jobs, load.tokens) == (0, 0)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from(["run", "cancel", "expire"])), max_size=40))
 def test_every_job_meets_its_own_fate(jobs: list[tuple[int, str]]) -> None:
-    model, clock = Doubler(), Clock()
-    with running(model, clock) as batcher:
-        hold(model, batcher)
-        futures = [batcher.submit(n, n, deadline=5.0 if fate == "expire" else 1e9) for n, fate in jobs]
-        for future, (_, fate) in zip(futures, jobs, strict=True):
+    with bench() as one:
+        one.hold()
+        queued = [
+            one.submit(n, place, 5.0 if fate == "expire" else 1e9, tokens=n) for place, (n, fate) in enumerate(jobs)
+        ]
+        for job, (_, fate) in zip(queued, jobs, strict=True):
             if fate == "cancel":
-                assert future.cancel()
-        clock.now = 10.0
-        model.gate.set()
-        assert not wait(futures, _LONG).not_done
-    for future, (n, fate) in zip(futures, jobs, strict=True):
+                assert one.batcher.cancel(job)  # type: ignore[arg-type]
+        one.clock.now = 10.0
+        one.model.gate.set()
+    for place, (n, fate) in enumerate(jobs):
+        got = one.answers.of.get(place, [])
         if fate == "cancel":
-            with pytest.raises(CancelledError):
-                future.result()
+            assert got == []
         elif fate == "expire":
-            assert isinstance(future.exception(), DeadlineExceeded)
+            assert [type(answer) for answer in got] == [DeadlineExceeded]
         elif n == 13:
-            assert isinstance(future.exception(), ModelFailed)
+            assert [type(answer) for answer in got] == [ModelFailed]
         else:
-            assert future.result() == 2 * n
+            assert got == [2 * n]
     wanted = sorted(n for n, fate in jobs if fate == "run" and n != 13)
-    assert sorted(model.ran) == [0, *wanted]  # late and cancelled work never ran
+    assert sorted(one.model.ran) == [0, *wanted]  # late and cancelled work never ran
 
 
-def test_full_queue_refuses_when_its_bound_is_reached() -> None:
-    model = Doubler()
-    with running(model, Clock(), waiting=2) as batcher:
-        hold(model, batcher)
-        first = [batcher.submit(n, 1, deadline=1e9) for n in (1, 2)]
+def test_full_queue_refuses_jobs_and_tokens_and_a_cancelled_job_makes_room() -> None:
+    with bench(waiting_jobs=2, waiting_tokens=50) as one:
+        one.hold()
         with pytest.raises(Overloaded):
-            batcher.submit(3, 1, deadline=1e9)
-        model.gate.set()
-        assert [future.result(_LONG) for future in first] == [2, 4]
+            one.submit(1, tokens=51)
+        first = one.submit(1, 1, tokens=20)
+        one.submit(2, 2, tokens=20)
+        with pytest.raises(Overloaded):
+            one.submit(3, 3)
+        assert one.batcher.cancel(first)  # type: ignore[arg-type]
+        assert not one.batcher.cancel(first)  # type: ignore[arg-type]
+        one.submit(4, 4)
+    assert one.answers.of == {-1: [0], 2: [4], 4: [8]}
 
 
-def test_submit_refuses_when_the_deadline_has_passed() -> None:
-    with running(Doubler(), Clock()) as batcher, pytest.raises(DeadlineExceeded):
-        batcher.submit(1, 1, deadline=-1.0)
+def test_submit_refuses_what_cannot_be_answered_in_time() -> None:
+    with bench() as one:
+        with pytest.raises(DeadlineExceeded):
+            one.submit(1, deadline=0.0)
+        one.hold()
+        one.batcher.cost.seed([])
+        for n in range(100):
+            one.submit(n, n)
+        wait_s = one.batcher.load().wait_s
+        assert wait_s > 0
+        with pytest.raises(Overloaded) as caught:
+            one.submit(1, deadline=wait_s / 2)
+        assert caught.value.retry_after >= wait_s * 0.9
+        one.submit(1, 200, deadline=wait_s * 3)
+
+
+def test_predicted_wait_beyond_the_budget_is_refused() -> None:
+    with bench(budget_s=1e-3) as one:
+        one.hold()
+        while one.batcher.load().wait_s <= 1e-3:
+            one.submit(1)
+        assert one.batcher.load().jobs < 10_000
+        with pytest.raises(Overloaded):
+            one.submit(1)
+
+
+def test_more_urgent_jobs_run_first() -> None:
+    with bench(jobs=1) as one:
+        one.hold()
+        for number, priority in ((1, 9), (2, 5), (3, 1)):
+            one.submit(number, number, priority=priority)
+    assert one.model.ran == [0, 3, 2, 1]
+
+
+def test_extended_job_outlives_its_first_deadline() -> None:
+    with bench(jobs=1) as one:
+        one.hold()
+        job = one.submit(1, 1, deadline=5.0)
+        one.submit(2, 2)
+        assert one.batcher.extend(job, 20.0, 1)  # type: ignore[arg-type]
+        one.clock.now = 10.0
+    assert one.model.ran == [0, 1, 2]
 
 
 def test_stop_answers_what_waits_and_refuses_what_comes() -> None:
-    model = Doubler()
-    with running(model, Clock()) as batcher:
-        hold(model, batcher)
-        future = batcher.submit(1, 1, deadline=1e9)
-    assert future.result(0) == 2
+    with bench() as one:
+        one.hold()
+        one.submit(1, 1)
+    assert one.answers.of[1] == [2]
     with pytest.raises(ShuttingDown):
-        batcher.submit(2, 1, deadline=1e9)
+        one.submit(2)
+
+
+class _Faulty:
+    """A watcher with a bug."""
+
+    def ran(self, waits_s: Sequence[float], tokens: int, padded: int, seconds: float, why: Reason) -> None:
+        raise RuntimeError("a bug of ours")
+
+    def refused(self, why: Refusal) -> None:
+        pass
+
+    def dropped(self, why: str) -> None:
+        pass
 
 
 def test_dead_thread_answers_everyone_and_reports_itself() -> None:
-    died = threading.Event()
-
-    def observe(_jobs: int, _tokens: int) -> None:
-        raise RuntimeError("a bug of ours")
-
-    batcher: Batcher[int, int] = Batcher("test", Doubler(), Limits(), observe=observe, on_death=died.set)
-    future = batcher.submit(1, 1, deadline=1e9)
+    died, answers = threading.Event(), Answers()
+    batcher: Batcher[int, int] = Batcher("test", Doubler(), Limits(), watcher=_Faulty(), on_death=died.set)
+    batcher.submit(1, 1, 1e9, answers.to(1))  # type: ignore[arg-type]
     batcher.start()
     assert died.wait(_LONG)
-    assert isinstance(future.exception(0), ShuttingDown)
+    assert isinstance(answers.of[1][0], ShuttingDown)
+    assert len(answers.of[1]) == 1
+
+
+def test_idle_session_tries_whatever_the_model_predicts() -> None:
+    with bench() as one:
+        assert one.batcher.load().wait_s == 0
+        one.submit(1, 1, deadline=1e-9)
+    assert one.answers.of[1] == [2]

@@ -13,12 +13,13 @@ from tests.conftest import ROOT
 
 _LEAVES = {"telemetry", "config", "errors", "pb"}
 _MAY_IMPORT = {
-    "api": {"pipeline", "models", "catalogue"},
+    "api": {"pipeline", "batching", "models", "catalogue"},
     "pipeline": {"batching", "models", "catalogue"},
     "batching": set(),
+    "tuning": {"pipeline", "batching", "models"},
     "models": set(),
     "catalogue": set(),
-    "telemetry": set(),
+    "telemetry": {"telemetry"},
     "config": {"errors"},
     "errors": set(),
 }

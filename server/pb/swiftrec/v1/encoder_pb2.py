@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#server/pb/swiftrec/v1/encoder.proto\x12\x0bswiftrec.v1\"\x1e\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"d\n\x0e\x45ncodeResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x32S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x1a.swiftrec.v1.EncodeRequest\x1a\x1b.swiftrec.v1.EncodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#server/pb/swiftrec/v1/encoder.proto\x12\x0bswiftrec.v1\"Q\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x10\n\x08priority\x18\x04 \x01(\x05\"d\n\x0e\x45ncodeResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x32S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x1a.swiftrec.v1.EncodeRequest\x1a\x1b.swiftrec.v1.EncodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'server.pb.swiftrec.v1.encod
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=52
-  _globals['_ENCODEREQUEST']._serialized_end=82
-  _globals['_ENCODERESPONSE']._serialized_start=84
-  _globals['_ENCODERESPONSE']._serialized_end=184
-  _globals['_ENCODERSERVICE']._serialized_start=186
-  _globals['_ENCODERSERVICE']._serialized_end=269
+  _globals['_ENCODEREQUEST']._serialized_end=133
+  _globals['_ENCODERESPONSE']._serialized_start=135
+  _globals['_ENCODERESPONSE']._serialized_end=235
+  _globals['_ENCODERSERVICE']._serialized_start=237
+  _globals['_ENCODERSERVICE']._serialized_end=320
 # @@protoc_insertion_point(module_scope)

@@ -160,12 +160,21 @@ class RecommendRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     EXCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """What the user asks for at this moment, in plain words."""
     top_k: _builtins.int
     """How many items to return, 1 to 1000; 10 if not set."""
     exclude_history: _builtins.bool
     """Leave out items whose ids are in the history; true if not set."""
+    bundle: _builtins.str
+    """Name of the bundle that shall answer; the server's first one if not set."""
+    version: _builtins.int
+    """Version of the bundle that shall answer; the newest that is loaded (or the pinned one) if not set."""
+    priority: _builtins.int
+    """1 (most urgent) to 9 (least); 5 if not set. A request that waits becomes more urgent, so that none starves."""
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """Events, oldest first. The ranker reads the last ones up to the bundle's limit (RecommendResponse.events_used)."""
@@ -182,10 +191,13 @@ class RecommendRequest(_message.Message):
         top_k: _builtins.int | None = ...,
         filter: Global___Filter | None = ...,
         exclude_history: _builtins.bool | None = ...,
+        bundle: _builtins.str = ...,
+        version: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_history", b"_exclude_history", "_top_k", b"_top_k", "exclude_history", b"exclude_history", "filter", b"filter", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_history", b"_exclude_history", "_top_k", b"_top_k", "exclude_history", b"exclude_history", "filter", b"filter", "history", b"history", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_history", b"_exclude_history", "_top_k", b"_top_k", "bundle", b"bundle", "exclude_history", b"exclude_history", "filter", b"filter", "history", b"history", "priority", b"priority", "query", b"query", "top_k", b"top_k", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_history: _TypeAlias = _typing.Literal["exclude_history"]  # noqa: Y015
     _WhichOneofArgType__exclude_history: _TypeAlias = _typing.Literal["_exclude_history", b"_exclude_history"]  # noqa: Y015
@@ -433,3 +445,51 @@ class BatchRecommendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchRecommendResponse: _TypeAlias = BatchRecommendResponse  # noqa: Y015
+
+@_typing.final
+class StreamRecommendRequest(_message.Message):
+    """One message of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___RecommendRequest:
+        """What is known of the user and what is wanted."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___RecommendRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamRecommendRequest: _TypeAlias = StreamRecommendRequest  # noqa: Y015
+
+@_typing.final
+class StreamRecommendResponse(_message.Message):
+    """The answer to one message of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___BatchRecommendResult:
+        """The ranking or the reason why there is none."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___BatchRecommendResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamRecommendResponse: _TypeAlias = StreamRecommendResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class RecommenderServiceStub(object):
                 request_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.FromString,
                 _registered_method=True)
+        self.StreamRecommend = channel.stream_stream(
+                '/swiftrec.v1.RecommenderService/StreamRecommend',
+                request_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.FromString,
+                _registered_method=True)
 
 
 class RecommenderServiceServicer(object):
@@ -66,6 +71,14 @@ class RecommenderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamRecommend(self, request_iterator, context):
+        """StreamRecommend answers each message of a stream, in their order: with a ranking or an error. Only a message that is
+        no protobuf ends the stream. The client's deadline is that of the stream; each answer has the server's default.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecommenderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +91,11 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.BatchRecommend,
                     request_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.FromString,
                     response_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.SerializeToString,
+            ),
+            'StreamRecommend': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamRecommend,
+                    request_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.FromString,
+                    response_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +153,33 @@ class RecommenderService(object):
             '/swiftrec.v1.RecommenderService/BatchRecommend',
             server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
             server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRecommend(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/swiftrec.v1.RecommenderService/StreamRecommend',
+            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.SerializeToString,
+            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,

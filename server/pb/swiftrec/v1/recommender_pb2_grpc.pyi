@@ -39,6 +39,10 @@ class RecommenderServiceStub:
     """BatchRecommend answers a list: a result or an error for each entry, in the order of the requests. One bad entry
     never touches the others.
     """
+    StreamRecommend: _grpc.StreamStreamMultiCallable[_recommender_pb2.StreamRecommendRequest, _recommender_pb2.StreamRecommendResponse]
+    """StreamRecommend answers each message of a stream, in their order: with a ranking or an error. Only a message that is
+    no protobuf ends the stream. The client's deadline is that of the stream; each answer has the server's default.
+    """
 
 @_typing.type_check_only
 class RecommenderServiceAsyncStub(RecommenderServiceStub):
@@ -50,6 +54,10 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     BatchRecommend: _aio.UnaryUnaryMultiCallable[_recommender_pb2.BatchRecommendRequest, _recommender_pb2.BatchRecommendResponse]  # type: ignore[assignment]
     """BatchRecommend answers a list: a result or an error for each entry, in the order of the requests. One bad entry
     never touches the others.
+    """
+    StreamRecommend: _aio.StreamStreamMultiCallable[_recommender_pb2.StreamRecommendRequest, _recommender_pb2.StreamRecommendResponse]  # type: ignore[assignment]
+    """StreamRecommend answers each message of a stream, in their order: with a ranking or an error. Only a message that is
+    no protobuf ends the stream. The client's deadline is that of the stream; each answer has the server's default.
     """
 
 class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +79,16 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_recommender_pb2.BatchRecommendResponse, _abc.Awaitable[_recommender_pb2.BatchRecommendResponse]]:
         """BatchRecommend answers a list: a result or an error for each entry, in the order of the requests. One bad entry
         never touches the others.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamRecommend(
+        self,
+        request_iterator: _MaybeAsyncIterator[_recommender_pb2.StreamRecommendRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_recommender_pb2.StreamRecommendResponse], _abc.AsyncIterator[_recommender_pb2.StreamRecommendResponse]]:
+        """StreamRecommend answers each message of a stream, in their order: with a ranking or an error. Only a message that is
+        no protobuf ends the stream. The client's deadline is that of the stream; each answer has the server's default.
         """
 
 def add_RecommenderServiceServicer_to_server(servicer: RecommenderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

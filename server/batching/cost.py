@@ -1,0 +1,95 @@
+"""How long a batch takes: t(n, length), fitted to what was measured at warm-up and while serving."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_KEPT = 256  # observations of serving that the fit looks at
+_REFIT_EVERY = 64
+_SEED_WEIGHT = 0.2  # old against new: the grid keeps the fit well posed, serving decides
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A batch that ran."""
+
+    jobs: int
+    length: int
+    seconds: float
+
+
+class CostModel:
+    """t(n, length) = batch + n (row + token * length + pair * length^2), in seconds, no term below zero.
+
+    The terms are those of a transformer: dispatch, per-row work, the dense layers, attention. The fit minimises the
+    relative error, so that short batches count as much as long ones.
+    """
+
+    def __init__(self, batch_s: float = 2e-4, token_s: float = 1e-5) -> None:
+        self._terms = (batch_s, 0.0, token_s, 0.0)  # replaced as a whole, so that readers need no lock
+        self._lock = threading.Lock()
+        self._seeds: list[Observation] = []
+        self._recent: deque[Observation] = deque(maxlen=_KEPT)
+        self._since_fit = 0
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds that any batch costs before its first row."""
+        return self._terms[0]
+
+    def row_s(self, length: int) -> float:
+        """Seconds that one more row of `length` padded tokens costs."""
+        _, row, token, pair = self._terms
+        return row + length * (token + length * pair)
+
+    def __call__(self, jobs: int, length: int) -> float:
+        """Seconds of a batch of `jobs` rows padded to `length` tokens."""
+        return self.batch_s + jobs * self.row_s(length)
+
+    def seed(self, grid: Iterable[Observation]) -> None:
+        """Start from measurements of a small grid."""
+        with self._lock:
+            self._seeds = list(grid)
+            self._fit()
+
+    def observe(self, jobs: int, length: int, seconds: float) -> None:
+        """Learn from a batch of serving; the terms change every 64 batches."""
+        with self._lock:
+            self._recent.append(Observation(jobs, length, seconds))
+            self._since_fit += 1
+            if self._since_fit == _REFIT_EVERY:
+                self._fit()
+
+    def _fit(self) -> None:
+        self._since_fit = 0
+        seen = [*self._seeds, *self._recent]
+        if not seen:
+            return
+        rows = np.array([[1, o.jobs, o.jobs * o.length, o.jobs * o.length**2] for o in seen], dtype=np.float64)
+        seconds = np.array([max(o.seconds, 1e-6) for o in seen])
+        weights = np.ones(len(seen))
+        if self._recent:
+            weights[: len(self._seeds)] = _SEED_WEIGHT
+        terms = _non_negative(rows * (weights / seconds)[:, None], weights)
+        self._terms = (terms[0], terms[1], terms[2], terms[3])
+
+
+def _non_negative(rows: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:
+    """Least squares; terms that come out negative are dropped one by one, the most negative first."""
+    scale = np.abs(rows).max(axis=0)
+    kept = [n for n in range(rows.shape[1]) if scale[n] > 0]
+    terms = [0.0] * rows.shape[1]
+    while kept:
+        found = np.linalg.lstsq(rows[:, kept] / scale[kept], target, rcond=None)[0]
+        if found.min() >= 0:
+            for n, value in zip(kept, found / scale[kept], strict=True):
+                terms[n] = float(value)
+            break
+        del kept[int(found.argmin())]
+    return terms

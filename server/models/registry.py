@@ -1,0 +1,250 @@
+"""Which versions of which bundles serve: load, swap, unload while requests run.
+
+An engine is opened and warmed beside the others before anyone is sent to it, and stopped when its last user has left,
+so that every answer comes wholly from one version.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from server.errors import BundleError, NotFound, SwiftrecError
+from server.models.bundle import Bundle, load_bundle, versions
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_PATIENCE_S = 600.0  # a user that stays longer than this is answered with an error when its engine stops
+
+
+class Runs(Protocol):
+    """An engine: started on opening, and stopped at the end."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """What it serves."""
+
+    def stop(self) -> None:
+        """Finish what waits and stop."""
+
+
+E = TypeVar("E", bound=Runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a bundle comes from: the folder of its versions, and the one that it is pinned to, if any."""
+
+    folder: Path
+    pinned: Bundle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version of a bundle; `reason` says why it does not serve."""
+
+    name: str
+    version: int
+    is_ready: bool
+    reason: str = ""
+
+
+class _Served(Generic[E]):
+    """An engine and who uses it."""
+
+    __slots__ = ("engine", "idle", "users")
+
+    def __init__(self, engine: E) -> None:
+        self.engine, self.users = engine, 0
+        self.idle = threading.Event()
+        self.idle.set()
+
+
+class Registry(Generic[E]):
+    """The engines by bundle name and version.
+
+    Args:
+        open_engine: opens and warms the engine of a verified bundle.
+        probe: tries a bundle in a process of its own before it is opened here; raises BundleError.
+        changed: told after each change of what serves.
+        repository: folder of bundles that `load` may name beside those that were added.
+    """
+
+    def __init__(
+        self,
+        open_engine: Callable[[Bundle], E],
+        probe: Callable[[Path], None] = lambda _folder: None,
+        changed: Callable[[], None] = lambda: None,
+        repository: Path | None = None,
+    ) -> None:
+        self._open, self._probe, self._changed, self._repository = open_engine, probe, changed, repository
+        self._changes = threading.Lock()  # one load or unload at a time
+        self._lock = threading.Lock()  # the tables below
+        self._served: dict[str, dict[int, _Served[E]]] = {}
+        self._sources: dict[str, Source] = {}
+        self._failures: dict[tuple[str, int], str] = {}
+        self._default = ""
+
+    @property
+    def default(self) -> str:
+        """The bundle that a request means when it names none: the first that was added."""
+        return self._default
+
+    def add(self, path: Path) -> None:
+        """Serve the bundle at `path`: a version's folder stays at that version, a folder of versions at the highest.
+
+        Raises:
+            BundleError, ProviderError: it cannot be served.
+        """
+        bundle = load_bundle(path)
+        is_pinned = bundle.folder == path
+        with self._changes:
+            name = bundle.manifest.name
+            if name in self._sources:
+                raise BundleError(
+                    f"{path}: a bundle named {name!r} is served already, from {self._sources[name].folder}"
+                )
+            self._put(bundle)
+            self._sources[name] = Source(path.parent, bundle) if is_pinned else Source(path)
+            self._default = self._default or name
+            self._changed()
+
+    @contextmanager
+    def use(self, name: str = "", version: int = 0) -> Iterator[E]:
+        """The engine of a bundle, which stays until the end of the block; by default the default and its newest.
+
+        Raises:
+            NotFound: no such bundle or version serves.
+        """
+        with self._lock:
+            served = self._find(name or self._default, version)
+            served.users += 1
+            served.idle.clear()
+        try:
+            yield served.engine
+        finally:
+            with self._lock:
+                served.users -= 1
+                if not served.users:
+                    served.idle.set()
+
+    def load(self, name: str, version: int = 0) -> None:
+        """Load `version` beside what serves; without a version the pinned or highest one, which replaces the others.
+
+        What fails leaves everything as it was.
+
+        Raises:
+            NotFound: no bundle of that name was given to this server.
+            BundleError: it cannot be served.
+        """
+        with self._changes:
+            folder = self._folder(name, version)
+            try:
+                self._probe(folder)
+                bundle = load_bundle(folder)
+                if bundle.manifest.name != name:
+                    raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
+                if folder.name != str(bundle.manifest.version) and self._sources[name].pinned is None:
+                    raise BundleError(f"{folder}: holds version {bundle.manifest.version}")
+                self._put(bundle)
+            except SwiftrecError as error:
+                self._failures[name, version or (int(folder.name) if folder.name.isdecimal() else 0)] = str(error)
+                _log.error("bundle not loaded", extra={"fields": {"bundle": name, "reason": str(error)}})
+                raise
+            self._failures.pop((name, bundle.manifest.version), None)
+            if not version:
+                self._retire(name, keep=bundle.manifest.version)
+            self._changed()
+
+    def unload(self, name: str) -> None:
+        """Stop serving a bundle, once its users have left.
+
+        Raises:
+            NotFound: no such bundle serves.
+        """
+        with self._changes:
+            with self._lock:
+                self._find(name, 0)
+            self._retire(name, keep=None)
+            self._changed()
+
+    def index(self) -> list[Entry]:
+        """Every version that serves, was refused, or lies on disk."""
+        with self._lock:
+            ready = {(name, version) for name, engines in self._served.items() for version in engines}
+        folders = {name: source.folder for name, source in self._sources.items()}
+        if self._repository:
+            folders |= {p.name: p for p in self._repository.iterdir() if p.is_dir() and not p.name.startswith(".")}
+        known = {(name, version) for name, folder in folders.items() for version in versions(folder)}
+        return [
+            Entry(name, version, (name, version) in ready, self._failures.get((name, version), ""))
+            for name, version in sorted(known | ready | set(self._failures))
+        ]
+
+    def ready(self) -> list[E]:
+        """Every engine that serves."""
+        with self._lock:
+            return [served.engine for engines in self._served.values() for served in engines.values()]
+
+    def close(self) -> None:
+        """Stop every engine."""
+        with self._changes:
+            for name in list(self._served):
+                self._retire(name, keep=None)
+
+    def _find(self, name: str, version: int) -> _Served[E]:
+        engines = self._served.get(name, {})
+        source = self._sources.get(name)
+        pinned = source.pinned.manifest.version if source and source.pinned else 0
+        found = engines.get(version or (pinned if pinned in engines else max(engines, default=0)))
+        if found is None:
+            have = ", ".join(f"{n} {v}" for n in sorted(self._served) for v in sorted(self._served[n]))
+            wanted = f"{name} version {version}" if version else name
+            raise NotFound(f"no bundle {wanted} is loaded; loaded: {have or 'none'}")
+        return found
+
+    def _folder(self, name: str, version: int) -> Path:
+        source = self._sources.get(name) or self._discover(name)
+        if version:
+            return source.folder / str(version)
+        if source.pinned:
+            return source.pinned.folder
+        on_disk = versions(source.folder)
+        if not on_disk:
+            raise BundleError(f"{source.folder}: no version folder there: run make export")
+        return source.folder / str(max(on_disk))
+
+    def _discover(self, name: str) -> Source:
+        folder = self._repository / name if self._repository and _NAME.fullmatch(name) else None
+        if folder is None or not folder.is_dir():
+            known = ", ".join(sorted({entry.name for entry in self.index()}))
+            raise NotFound(f"no bundle {name!r} can be loaded; this server knows: {known or 'none'}")
+        self._sources[name] = source = Source(folder)
+        return source
+
+    def _put(self, bundle: Bundle) -> None:
+        facts = bundle.manifest
+        if facts.version in self._served.get(facts.name, {}):
+            return
+        engine = self._open(bundle)
+        with self._lock:
+            self._served.setdefault(facts.name, {})[facts.version] = _Served(engine)
+        _log.info("bundle loaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})
+
+    def _retire(self, name: str, keep: int | None) -> None:
+        with self._lock:
+            engines = self._served.get(name, {})
+            leaving = [engines.pop(version) for version in list(engines) if version != keep]
+            if not engines:
+                self._served.pop(name, None)
+        for served in leaving:
+            served.idle.wait(_PATIENCE_S)
+            served.engine.stop()
+            facts = served.engine.bundle.manifest
+            _log.info("bundle unloaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})

@@ -1,0 +1,46 @@
+"""Trying a bundle in a process of its own, so that a bad model file takes that process down and not the server."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from server.errors import BundleError
+from server.models.bundle import load_bundle
+from server.pipeline.engine import Engine, EngineOptions
+
+_TIMEOUT_S = 300.0
+
+
+def probe(folder: Path, options: EngineOptions) -> None:
+    """Load, warm up and stop the bundle in a child process.
+
+    Raises:
+        BundleError: the child failed; says why.
+    """
+    command = [sys.executable, "-m", "server", "probe", "--bundle", str(folder), "--device", options.device]
+    if options.variant:
+        command += ["--variant", options.variant]
+    try:
+        child = subprocess.run(  # noqa: S603 (our own command; the folder is one argument)
+            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, cwd=Path(__file__).parent.parent
+        )
+    except subprocess.TimeoutExpired:
+        raise BundleError(f"{folder}: not warm after {_TIMEOUT_S:.0f} s in a process of its own") from None
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        raise BundleError(f"{folder}: loading it ended a process of its own with {name}: export it again")
+    if child.returncode:
+        last = child.stderr.strip().rpartition("\n")[2].removeprefix("server: ")
+        raise BundleError(last or f"{folder}: loading it failed with exit code {child.returncode}")
+
+
+def try_bundle(folder: Path, options: EngineOptions) -> None:
+    """What the child does.
+
+    Raises:
+        BundleError, ProviderError: the bundle cannot be served.
+    """
+    Engine(load_bundle(folder), options).warm_up()

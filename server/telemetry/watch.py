@@ -1,0 +1,61 @@
+"""What an engine's parts tell their doings to: metrics and statistics of one bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from server.telemetry.metrics import Metrics
+from server.telemetry.statistics import Statistics
+
+
+class ModelWatch:
+    """Hears a batcher."""
+
+    def __init__(self, metrics: Metrics, bundle: str, model: str) -> None:
+        self.statistics = Statistics()
+        self._metrics, self._labels = metrics, (bundle, model)
+        self._queue = metrics.queue.labels(bundle, model)
+        self._jobs = metrics.batch_jobs.labels(bundle, model)
+        self._tokens = metrics.batch_tokens.labels(bundle, model)
+        self._padding = metrics.padding.labels(bundle, model)
+        self._busy = metrics.busy.labels(bundle, model)
+
+    def refused(self, why: Enum) -> None:
+        """A job was not accepted."""
+        self._metrics.refused.labels(*self._labels, why.value).inc()
+        self.statistics.rejected += 1
+
+    def dropped(self, why: str) -> None:
+        """A job that waited was not run."""
+        self._metrics.dropped.labels(*self._labels, why).inc()
+        self.statistics.cancelled += 1
+
+    def ran(self, waits_s: Sequence[float], tokens: int, padded: int, seconds: float, why: Enum) -> None:
+        """A batch ran."""
+        for wait_s in waits_s:
+            self._queue.observe(wait_s)
+        self._jobs.observe(len(waits_s))
+        self._tokens.observe(padded)
+        self._padding.observe(1 - tokens / padded)
+        self._busy.inc(seconds)
+        self._metrics.left.labels(*self._labels, why.value).inc()
+        self.statistics.ran(waits_s, seconds)
+
+
+class BundleWatch:
+    """Hears an engine."""
+
+    def __init__(self, metrics: Metrics, bundle: str, version: int) -> None:
+        self.version = version
+        self.models = {model: ModelWatch(metrics, bundle, model) for model in ("encoder", "ranker")}
+        self._where = {where: metrics.lookups.labels(bundle, where) for where in ("hit", "joined", "miss")}
+
+    def looked_up(self, where: str) -> None:
+        """A vector came from the cache ("hit"), a job in flight ("joined") or a job of its own ("miss")."""
+        self._where[where].inc()
+        statistics = self.models["encoder"].statistics
+        if where == "hit":
+            statistics.cache_hits += 1
+        else:
+            statistics.cache_misses += 1

@@ -1,0 +1,164 @@
+"""`python -m server tune`: tries sessions x threads x token budgets on a bundle and this machine; writes what won."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.batching.policy import DEFAULT_PRIORITY, Limits
+from server.errors import SwiftrecError
+from server.models.bundle import Bundle, load_bundle
+from server.pipeline.engine import Engine, EngineOptions
+from server.tuning.machine import machine
+from server.tuning.tuned import Trial, Tuned, tuned_path
+
+_BUDGETS = (128, 256, 512, 1_024, 2_048, 4_096)
+_IN_FLIGHT = 64  # texts that wait or run at any time
+_LEVEL = 0.98  # of the best throughput is as good; then the smaller batch wins, since its answers come sooner
+
+
+class TuneSettings(BaseSettings):
+    """Find sessions, threads and batch budget for a bundle on this machine; written beside the bundle's folder."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SWIFTREC_", cli_prog_name="python -m server tune", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run")
+    variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
+    seconds: float = Field(1.0, gt=0, le=600, description="length of one measurement")
+    repeats: int = Field(3, ge=1, le=100, description="measurements of each setting, taken in turn")
+
+
+def tune(settings: TuneSettings) -> Path:
+    """Measure every setting in turn, `repeats` times; print each and write the result.
+
+    Raises:
+        BundleError, ProviderError: the bundle cannot be run.
+    """
+    bundle = load_bundle(settings.bundle)
+    settings_tried = list(_candidates(settings))
+    rates: list[list[float]] = [[] for _ in settings_tried]
+    total = settings.repeats * len(settings_tried)
+    for n, (place, options) in enumerate(list(enumerate(settings_tried)) * settings.repeats):
+        rates[place].append(_texts_per_s(bundle, options, settings.seconds))
+        left_s = (total - n - 1) * (settings.seconds + 0.5)
+        sys.stderr.write(f"\r[{n + 1}/{total}] {_words(options)}: {rates[place][-1]:.0f} texts/s, {left_s:.0f} s left ")
+    sys.stderr.write("\n")
+    trials = [_trial(options, rate) for options, rate in zip(settings_tried, rates, strict=True)]
+    path = tuned_path(bundle.folder)
+    result = Tuned(machine=machine(), device=settings.device, best=choose(trials), trials=trials)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    scratch.replace(path)
+    sys.stdout.write(_table(result))
+    sys.stdout.write(f"written to {path}; the server uses it on this machine unless flags say otherwise\n")
+    return path
+
+
+def choose(trials: list[Trial]) -> Trial:
+    """The smallest batch, then the fewest threads, among those within 2 % of the best median."""
+    best = max(trial.texts_per_s for trial in trials)
+    good = [trial for trial in trials if trial.texts_per_s >= _LEVEL * best]
+    return min(good, key=lambda trial: (trial.tokens, trial.threads, trial.sessions))
+
+
+def _candidates(settings: TuneSettings) -> Iterator[EngineOptions]:
+    cores = len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1
+    counts = sorted({1, cores, *(2**n for n in range(cores.bit_length()) if 2**n <= cores)})
+    for sessions, threads, tokens in itertools.product(counts, counts, _BUDGETS):
+        if sessions * threads <= cores:
+            limits = Limits(tokens=tokens, budget_s=3_600.0)
+            yield EngineOptions(settings.device, settings.variant, sessions, threads, limits, cache_bytes=0)
+
+
+def _texts_per_s(bundle: Bundle, options: EngineOptions, seconds: float) -> float:
+    """Keep 64 texts of mixed length in flight for a while."""
+    with Engine(bundle, replace(options)) as engine:
+        words = [word for item in engine.catalogue.items for word in item.text.split()]
+        rng = random.Random(7)  # noqa: S311 (the same texts for every setting)
+        rows = engine.tokenizer.encode([" ".join(rng.choices(words, k=rng.randint(3, 60))) for _ in range(2_000)])
+        run = _Run(engine, itertools.cycle(rows))
+        return run.measure(seconds)
+
+
+@dataclass
+class _Run:
+    """A closed loop: each answer brings the next text."""
+
+    engine: Engine
+    rows: Iterator[list[int]]
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._in_flight = self._answers = 0
+        self._error: SwiftrecError | None = None
+
+    def measure(self, seconds: float) -> float:
+        """Answers per second."""
+        started = time.perf_counter()
+        self._end = started + seconds
+        self._in_flight = _IN_FLIGHT
+        for _ in range(_IN_FLIGHT):
+            self._next()
+        self._over.wait(10 * seconds + 60)
+        if self._error:
+            raise self._error
+        return self._answers / (time.perf_counter() - started)
+
+    def _next(self) -> None:
+        with self._lock:
+            row = next(self.rows)
+        self.engine.encode.submit(row, len(row), time.monotonic() + 60, self._done, DEFAULT_PRIORITY)
+
+    def _done(self, result: object) -> None:
+        with self._lock:
+            self._answers += 1
+            if isinstance(result, SwiftrecError):
+                self._error = result
+            is_over = time.perf_counter() >= self._end or self._error
+            self._in_flight -= bool(is_over)
+            if not self._in_flight:
+                self._over.set()
+        if not is_over:
+            self._next()
+
+
+def _trial(options: EngineOptions, rates: list[float]) -> Trial:
+    return Trial(
+        sessions=options.sessions,
+        threads=options.threads,
+        tokens=options.limits.tokens,
+        texts_per_s=round(statistics.median(rates), 1),
+        lowest=round(min(rates), 1),
+        highest=round(max(rates), 1),
+    )
+
+
+def _words(options: EngineOptions) -> str:
+    return f"{options.sessions} sessions x {options.threads} threads, {options.limits.tokens} tokens"
+
+
+def _table(result: Tuned) -> str:
+    lines = [result.machine, "sessions threads tokens  texts/s  (lowest to highest)"]
+    for trial in sorted(result.trials, key=lambda t: -t.texts_per_s):
+        mark = "  <- chosen" if trial == result.best else ""
+        lines.append(
+            f"{trial.sessions:8d} {trial.threads:7d} {trial.tokens:6d} {trial.texts_per_s:8.0f}"
+            f"  ({trial.lowest:.0f} to {trial.highest:.0f}){mark}"
+        )
+    return "\n".join(lines) + "\n"

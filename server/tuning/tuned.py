@@ -1,0 +1,81 @@
+"""What `python -m server tune` found for a bundle on this machine, and the engine options that follow from it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.batching.policy import Limits
+from server.config import ServerSettings
+from server.pipeline.engine import EngineOptions
+from server.tuning.machine import machine
+
+_log = logging.getLogger(__name__)
+_CPU_TOKENS = 1_024
+_GPU_TOKENS = 16_384
+
+
+class Trial(BaseModel):
+    """One setting and what it gave; times are medians over the repeats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sessions: int
+    threads: int
+    tokens: int
+    texts_per_s: float
+    lowest: float
+    highest: float
+
+
+class Tuned(BaseModel):
+    """`<version>.tuned.json` beside the bundle's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: str
+    device: str
+    best: Trial
+    trials: list[Trial]
+
+
+def tuned_path(folder: Path) -> Path:
+    """Where the result for the bundle in `folder` lies."""
+    return folder.with_name(f"{folder.name}.tuned.json")
+
+
+def read_tuned(folder: Path, device: str) -> Tuned | None:
+    """The result for this bundle, if there is one from this machine and device."""
+    path = tuned_path(folder)
+    try:
+        tuned = Tuned.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        _log.warning("%s cannot be read and is ignored: run python -m server tune again", path)
+        return None
+    return tuned if (tuned.machine, tuned.device) == (machine(), device) else None
+
+
+def engine_options(settings: ServerSettings, folder: Path | None = None) -> EngineOptions:
+    """The settings, where they leave a choice as tuned for the bundle in `folder`, else the defaults."""
+    tuned = read_tuned(folder, settings.device) if folder else None
+    best = tuned.best if tuned else None
+    default_tokens = _CPU_TOKENS if settings.device == "cpu" else _GPU_TOKENS
+    return EngineOptions(
+        device=settings.device,
+        variant=settings.variant,
+        sessions=settings.sessions or (best.sessions if best else 0),
+        threads=settings.threads or (best.threads if best else 1),
+        limits=Limits(
+            tokens=settings.max_batch_tokens or (best.tokens if best else default_tokens),
+            jobs=settings.max_batch_jobs,
+            waiting_jobs=settings.max_waiting_jobs,
+            waiting_tokens=settings.max_waiting_tokens,
+            budget_s=settings.queue_budget_ms / 1e3,
+            aging_s=settings.aging_ms / 1e3,
+        ),
+        cache_bytes=settings.cache_mb * 2**20,
+    )
