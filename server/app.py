@@ -8,14 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.api.calls import Calls
 from server.api.convert import InputLimits
 from server.api.edge import Doors, Edge
+from server.api.inference.infer import Inference
+from server.api.inference.servicer import InferenceServicer
 from server.api.services import EncoderServicer, RecommenderServicer
 from server.config import ServerSettings
 from server.errors import ConfigError, NotFound
@@ -33,14 +37,8 @@ from server.tuning.tuned import engine_options
 _log = logging.getLogger(__name__)
 _SPARE_THREADS = 8  # they say no while every other thread waits for an answer
 _BACKLOG = 1_024  # calls that may wait for a thread
-_SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService")
-_REQUESTS: dict[str, type[Message]] = {
-    "/swiftrec.v1.RecommenderService/Recommend": recommender_pb2.RecommendRequest,
-    "/swiftrec.v1.RecommenderService/BatchRecommend": recommender_pb2.BatchRecommendRequest,
-    "/swiftrec.v1.RecommenderService/StreamRecommend": recommender_pb2.StreamRecommendRequest,
-    "/swiftrec.v1.EncoderService/Encode": encoder_pb2.EncodeRequest,
-    "/grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest,
-}
+_SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
+_CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
 
 
 class App:
@@ -118,7 +116,7 @@ class App:
         settings = self._settings
         server = grpc.server(
             ThreadPoolExecutor(settings.max_calls + _SPARE_THREADS, thread_name_prefix="call"),
-            interceptors=[Edge(_REQUESTS, self.metrics, self._doors)],
+            interceptors=[Edge(_requests(), self.metrics, self._doors)],
             maximum_concurrent_rpcs=settings.max_calls + _BACKLOG,
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
@@ -131,6 +129,10 @@ class App:
         recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, server)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(self.registry, limits, calls), server)
+        inference = InferenceServicer(
+            Inference(self.registry, limits, calls, self.metrics), self.registry, self.is_ready, settings.max_entries
+        )
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
@@ -166,12 +168,25 @@ class App:
         self._is_alive = False
         self._show_health()
 
+    def is_ready(self) -> bool:
+        """No thread died, not stopping, and something serves."""
+        return self._is_alive and self._is_open and bool(self.registry.ready())
+
     def _show_health(self) -> None:
-        """Health is true to the state: no thread died, not stopping, and something serves."""
-        is_well = self._is_alive and self._is_open and bool(self.registry.ready())
         states = health_pb2.HealthCheckResponse
-        self._set_health(states.SERVING if is_well else states.NOT_SERVING)
+        self._set_health(states.SERVING if self.is_ready() else states.NOT_SERVING)
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *_SERVICES):
             self._health.set(name, status)
+
+
+def _requests() -> dict[str, type[Message]]:
+    """Request type of every method of the contracts; health's Watch is left to its own stream."""
+    return {
+        f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
+        for contract in _CONTRACTS
+        for service in contract.services_by_name.values()
+        for method in service.methods
+        if method.full_name != "grpc.health.v1.Health.Watch"
+    }

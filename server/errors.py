@@ -42,6 +42,14 @@ class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)
         self.reason = reason
 
 
+class InvalidInput(InvalidRequest):
+    """An input or parameter of the Open Inference Protocol is wrong; the sentence names it as Triton does."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(field, sentence)
+        self.args = (sentence,)
+
+
 class NotFound(SwiftrecError):  # noqa: N818
     """No such bundle, version or model is loaded."""
 

@@ -73,6 +73,8 @@ def check_text(text: str, field: str, limits: InputLimits) -> str:
     """Refuse an empty text and one over the limit."""
     if not text.strip():
         raise InvalidRequest(field, "must not be empty")
+    if "\0" in text:
+        raise InvalidRequest(field, "must not hold a NUL character")
     if len(text) > limits.text_chars:
         raise InvalidRequest(field, f"at most {limits.text_chars} characters, got {len(text)}")
     return text

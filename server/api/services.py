@@ -36,11 +36,11 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
     def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls, metrics: Metrics) -> None:
         self._registry, self._limits, self._calls, self._metrics = registry, limits, calls, metrics
 
-    def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:  # noqa: N802
+    def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:
         """Rank for one request."""
         return self._one(request, self._calls.of(context))
 
-    def BatchRecommend(  # noqa: N802
+    def BatchRecommend(
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
     ) -> pb.BatchRecommendResponse:
         """Rank for each request of a list; a bad one is answered with its error."""
@@ -60,7 +60,7 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
                 results[place] = answer
         return pb.BatchRecommendResponse(results=[_entry(result) for result in results if result is not None])
 
-    def StreamRecommend(  # noqa: N802
+    def StreamRecommend(
         self, request_iterator: Iterator[pb.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamRecommendResponse]:
         """Rank for each message of a stream."""
@@ -107,9 +107,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls) -> None:
         self._registry, self._limits, self._calls = registry, limits, calls
 
-    def Encode(  # noqa: N802
-        self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext
-    ) -> encoder_pb2.EncodeResponse:
+    def Encode(self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext) -> encoder_pb2.EncodeResponse:
         """Encode each text."""
         check_entries(len(request.texts), "texts", self._limits)
         texts = [check_text(text, f"texts[{n}]", self._limits) for n, text in enumerate(request.texts)]

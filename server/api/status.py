@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.errors import (
+    BundleError,
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -20,9 +21,10 @@ from server.errors import (
     Unsupported,
 )
 
-_CODES: dict[type[SwiftrecError], int] = {
+_CODES: dict[type, int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
     NotFound: code_pb2.NOT_FOUND,
+    BundleError: code_pb2.FAILED_PRECONDITION,
     Unsupported: code_pb2.UNIMPLEMENTED,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
@@ -37,7 +39,7 @@ _INTERNAL: int = code_pb2.INTERNAL
 
 def code_of(error: SwiftrecError) -> int:
     """The google.rpc.Code of an error."""
-    return _CODES.get(type(error), _INTERNAL)
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), _INTERNAL)
 
 
 def to_status(error: SwiftrecError) -> status_pb2.Status:

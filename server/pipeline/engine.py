@@ -72,7 +72,7 @@ class Engine:
         open_session: Callable[[Path, str, int], Session] = open_session,
     ) -> None:
         facts = bundle.manifest
-        self.bundle, self._limits = bundle, options.limits
+        self.bundle, self.options = bundle, options
         self.watch = watch or BundleWatch(Metrics(), facts.name, facts.version)
         self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
         self.catalogue = Catalogue.load(bundle.folder)
@@ -89,7 +89,12 @@ class Engine:
         self.rank: Batcher[UserSequence, Vector] = batcher("ranker", self._ranker)
         self.encodings = Encodings(self.encode, options.cache_bytes, self.watch)
         self.recommender = Recommender(
-            self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history, time.monotonic
+            self.tokenizer,
+            self.encodings,
+            self.rank,
+            self.catalogue,
+            facts.max_history,
+            answered=self.watch.answered,
         )
 
     def snapshots(self) -> Iterator[Snapshot]:
@@ -121,8 +126,8 @@ class Engine:
             self._ranker, lambda length: UserSequence([nothing] * length, [Kind.ITEM] * length), facts.max_history
         )
         try:
-            self.encode.cost.seed(texts.measure(self._limits))
-            self.rank.cost.seed(users.measure(self._limits))
+            self.encode.cost.seed(texts.measure(self.options.limits))
+            self.rank.cost.seed(users.measure(self.options.limits))
         except Exception as error:
             raise BundleError(f"{self.bundle.folder}: a model cannot be run ({error})") from error
 

@@ -210,6 +210,17 @@ class Ranking:
         self._call.arrived()
 
 
+class Answered(Protocol):
+    """Hears that a request ended."""
+
+    def __call__(self, model: str, seconds: float, *, is_success: bool) -> None:
+        """`model` is "encoder" or "ranker"."""
+
+
+def _nobody(model: str, seconds: float, *, is_success: bool) -> None:
+    pass
+
+
 class Recommender:
     """The pipeline of one bundle. Its parts are public for the steps above."""
 
@@ -221,7 +232,9 @@ class Recommender:
         catalogue: Catalogue,
         max_history: int,
         clock: Callable[[], float] = time.monotonic,
+        answered: Answered = _nobody,
     ) -> None:
+        self._answered = answered
         self.tokenizer, self.encodings, self.ranker = tokenizer, encodings, ranker
         self.catalogue, self.max_history, self.clock = catalogue, max_history, clock
 
@@ -238,12 +251,18 @@ class Recommender:
                 failed.append(error)
             call.arrived()
 
+        started = self.clock()
         call.expect(1)
         encoding = Encoding(self, texts, call, priority, then)
-        encoding.start()
-        call.wait()
-        if failed:
-            raise failed[0]
+        try:
+            encoding.start()
+            call.wait()
+            if failed:
+                raise failed[0]
+        except SwiftrecError:
+            self._answered("encoder", self.clock() - started, is_success=False)
+            raise
+        self._answered("encoder", self.clock() - started, is_success=True)
         return np.array(encoding.vectors)
 
     def recommend(self, request: Request, call: Call) -> Recommendation:
@@ -261,9 +280,19 @@ class Recommender:
         """
         if not requests:
             return []
+        started = self.clock()
         call.expect(len(requests))
         rankings = [Ranking(self, request, call) for request in requests]
         for ranking in rankings:
             ranking.start()
-        call.wait()
-        return [ranking.outcome() for ranking in rankings]
+        try:
+            call.wait()
+        except SwiftrecError:
+            for _ in rankings:
+                self._answered("ranker", self.clock() - started, is_success=False)
+            raise
+        outcomes = [ranking.outcome() for ranking in rankings]
+        for outcome in outcomes:
+            is_success = not isinstance(outcome, SwiftrecError)
+            self._answered("ranker", self.clock() - started, is_success=is_success)
+        return outcomes

@@ -59,3 +59,7 @@ class BundleWatch:
             statistics.cache_hits += 1
         else:
             statistics.cache_misses += 1
+
+    def answered(self, model: str, seconds: float, *, is_success: bool) -> None:
+        """A request to `model` ended."""
+        self.models[model].statistics.answered(seconds, is_success=is_success)
