@@ -20,6 +20,7 @@ from server.api.convert import InputLimits
 from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
 from server.api.inference.servicer import InferenceServicer
+from server.api.methods import Methods
 from server.api.services import EncoderServicer, RecommenderServicer
 from server.config import ServerSettings
 from server.errors import ConfigError, NotFound
@@ -114,28 +115,39 @@ class App:
 
     def _grpc_server(self) -> grpc.Server:
         settings = self._settings
-        server = grpc.server(
-            ThreadPoolExecutor(settings.max_calls + _SPARE_THREADS, thread_name_prefix="call"),
-            interceptors=[Edge(_requests(), self.metrics, self._doors)],
-            maximum_concurrent_rpcs=settings.max_calls + _BACKLOG,
-            options=[
-                ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.server_handshake_timeout_ms", 5_000),
-            ],
+        self._methods().install(
+            server := grpc.server(
+                ThreadPoolExecutor(settings.max_calls + _SPARE_THREADS, thread_name_prefix="call"),
+                maximum_concurrent_rpcs=settings.max_calls + _BACKLOG,
+                options=[
+                    ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
+                    ("grpc.max_receive_message_length", settings.max_message_bytes),
+                    ("grpc.server_handshake_timeout_ms", 5_000),
+                ],
+            )
         )
+        return server
+
+    def _methods(self) -> Methods:
+        settings = self._settings
+        streams = Doors(max(1, settings.max_calls // 2), self._drain_s)
+        methods = Methods(Edge(_requests(), self.metrics, self._doors, streams).wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
         recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, server)
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(self.registry, limits, calls), server)
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, methods.as_server())
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
+            EncoderServicer(self.registry, limits, calls), methods.as_server()
+        )
         inference = InferenceServicer(
             Inference(self.registry, limits, calls, self.metrics), self.registry, self.is_ready, settings.max_entries
         )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods.as_server())
+        reflection.enable_server_reflection(
+            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), methods.as_server()
+        )
+        return methods
 
     def _drain_s(self) -> float:
         try:

@@ -1,11 +1,11 @@
-"""The outermost interceptor: decodes requests, bounds what runs, maps errors, counts outcomes; one for every RPC."""
+"""Around every method: decodes requests, bounds what runs, maps errors, counts outcomes."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -40,58 +40,81 @@ class Doors:
 
     def __init__(self, limit: int, drain_s: Callable[[], float]) -> None:
         self._limit, self._drain_s = limit, drain_s
-        self._lock = threading.Lock()
-        self.inside = 0
+        self._places = deque(range(limit))  # pop and append are atomic
 
-    def enter(self) -> None:
-        """Come in.
+    @property
+    def inside(self) -> int:
+        """How many there are."""
+        return self._limit - len(self._places)
+
+    def enter(self) -> int:
+        """Take a place.
 
         Raises:
-            Overloaded: nobody more; come back when what is inside has been answered.
+            Overloaded: there is none; come back when what is inside has been answered.
         """
-        with self._lock:
-            if self.inside < self._limit:
-                self.inside += 1
-                return
-        raise Overloaded(max(0.01, self._drain_s()))
+        try:
+            return self._places.pop()
+        except IndexError:
+            raise Overloaded(max(0.01, self._drain_s())) from None
 
-    def leave(self) -> None:
-        """Go."""
-        with self._lock:
-            self.inside -= 1
+    def leave(self, place: int) -> None:
+        """Give the place back."""
+        self._places.append(place)
 
 
-class Edge(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is generic, the class is not
-    """Wraps every method whose request type is known; the rest (reflection, health watch) passes through.
+class Edge:
+    """Wraps every method on its registration.
+
+    Methods whose request type is not known (reflection, health's Watch) are bounded but otherwise left alone.
 
     Args:
         requests: full method name ("/swiftrec.v1.EncoderService/Encode") -> request type.
         metrics: where outcomes are counted.
         doors: bound the calls that run.
+        streams: bound the streams among them, since each holds a thread for as long as it is open.
     """
 
-    def __init__(self, requests: dict[str, type[Message]], metrics: Metrics, doors: Doors) -> None:
-        self._requests, self._metrics, self._doors = requests, metrics, doors
-        self._seconds = {name: metrics.latency.labels(_short(name)) for name in requests}
+    def __init__(self, requests: dict[str, type[Message]], metrics: Metrics, doors: Doors, streams: Doors) -> None:
+        self._requests, self._metrics, self._doors, self._streams = requests, metrics, doors, streams
         self._ok = {name: metrics.calls.labels(_short(name), "OK") for name in requests}
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Replace the deserialiser by our own, inside the guarded call."""
-        handler, name = continuation(handler_call_details), handler_call_details.method
+    def wrap(self, name: str, handler: Handler) -> Handler:
+        """The method with the edge around it."""
         kind = self._requests.get(name)
-        if handler is None or kind is None:
-            return handler
-        if handler.unary_unary is not None:
+        if handler.unary_unary is not None and kind is not None:
             unary = partial(self._unary, name, kind, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
-        if handler.stream_stream is not None:
+        if handler.stream_stream is not None and kind is not None:
             stream = partial(self._stream, name, kind, handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
+        if handler.stream_stream is not None:
+            both = partial(self._bound, name, handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(
+                both, handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            down = partial(self._bound, name, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(down, handler.request_deserializer, handler.response_serializer)
         return handler
+
+    def _bound(
+        self,
+        name: str,
+        behaviour: Callable[[Any, grpc.ServicerContext], Iterator[Any]],
+        data: Any,  # noqa: ANN401 (a message or an iterator of messages)
+        context: grpc.ServicerContext,
+    ) -> Iterator[Any]:
+        started = time.monotonic()
+        try:
+            place = self._streams.enter()
+        except Overloaded as error:
+            self._refuse(name, error, context, started)
+            return
+        try:
+            yield from behaviour(data, context)
+        finally:
+            self._streams.leave(place)
 
     def _unary(
         self,
@@ -103,19 +126,16 @@ class Edge(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gene
     ) -> Any:  # noqa: ANN401 (any response type)
         started = time.monotonic()
         try:
-            self._doors.enter()
+            place = self._doors.enter()
             try:
                 answer = behaviour(decode(kind, data), context)
             finally:
-                self._doors.leave()
+                self._doors.leave(place)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
-            self._refuse(name, error, context)
+            self._refuse(name, error, context, started)
             return None
-        else:
-            self._ok[name].inc()
-            return answer
-        finally:
-            self._seconds[name].observe(time.monotonic() - started)
+        self._ok[name].add(time.monotonic() - started)
+        return answer
 
     def _stream(
         self,
@@ -125,25 +145,26 @@ class Edge(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gene
         messages: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
+        started = time.monotonic()
         try:
-            self._doors.enter()
+            place = self._streams.enter()
             try:
                 yield from behaviour((decode(kind, data) for data in messages), context)
             finally:
-                self._doors.leave()
+                self._streams.leave(place)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
-            self._refuse(name, error, context)
+            self._refuse(name, error, context, started)
         else:
-            self._ok[name].inc()
+            self._ok[name].add(time.monotonic() - started)
 
-    def _refuse(self, name: str, error: Exception, context: grpc.ServicerContext) -> None:
+    def _refuse(self, name: str, error: Exception, context: grpc.ServicerContext, started: float) -> None:
         """End the call with the error's status; never returns."""
         identity = request_id(context)
         if not isinstance(error, SwiftrecError):  # our bug: the log gets the traceback, the client a sentence
             _log.error("%s failed", _short(name), exc_info=error, extra={"fields": {"request_id": identity}})
             error = SwiftrecError(_INTERNAL + identity)
         status = to_status(error)
-        self._metrics.calls.labels(_short(name), code_pb2.Code.Name(code_of(error))).inc()
+        self._metrics.calls.labels(_short(name), code_pb2.Code.Name(code_of(error))).add(time.monotonic() - started)
         _log.debug("%s: %s", _short(name), type(error).__name__, extra={"fields": {"request_id": identity}})
         ending = rpc_status.to_status(status)
         extra: list[tuple[str, str | bytes]] = [("x-request-id", identity)]

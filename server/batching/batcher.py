@@ -98,11 +98,13 @@ class Batcher(Generic[P, R]):
         self._model, self._limits, self._clock, self._admit = model, limits, clock, admit
         self.cost = cost or CostModel()
         self._watcher, self._on_death = watcher, on_death
-        self._changed = threading.Condition(threading.Lock())  # all that follows is touched only under it
+        self._lock = threading.Lock()  # all that follows is touched only under it
         self._levels: dict[int, OrderedDict[Job[P, R], None]] = {}
-        self._jobs = self._tokens = self._idle = 0
+        self._jobs = self._tokens = 0
+        self._idle: list[threading.Lock] = []  # doorbells of the sessions that wait: held until somebody rings
         self._backlog_s = 0.0
         self._free_at = [0.0] * sessions
+        self._bells = [_held() for _ in range(sessions)]
         self._is_open = True
         self._threads = [
             threading.Thread(target=self._loop, args=(n,), name=f"{name}-{n}", daemon=True) for n in range(sessions)
@@ -115,9 +117,11 @@ class Batcher(Generic[P, R]):
 
     def stop(self) -> None:
         """Refuse new jobs, finish what waits, end the threads."""
-        with self._changed:
+        with self._lock:
             self._is_open = False
-            self._changed.notify_all()
+            bells, self._idle = self._idle, []
+        for bell in bells:
+            bell.release()
         for thread in self._threads:
             thread.join()
 
@@ -138,16 +142,18 @@ class Batcher(Generic[P, R]):
         """
         job: Job[P, R] = Job(payload, tokens, priority, deadline, done)
         job.cost_s = self.cost.row_s(tokens) + self.cost.batch_s / room(tokens, self._limits)
-        with self._changed:
+        with self._lock:
             if not self._is_open:
                 raise ShuttingDown("the server is stopping")
             job.arrival = self._clock()
             load = self._load(job.arrival)
             why = self._admit(load, tokens, job.cost_s, deadline - job.arrival, self._limits)
+            bell = None
             if why is None:
                 self._add(job)
-                if self._idle:
-                    self._changed.notify()
+                bell = self._idle.pop() if self._idle else None
+        if bell is not None:  # after the lock, which the woken thread would wait for
+            bell.release()
         if why is not None:
             if self._watcher:
                 self._watcher.refused(why)
@@ -156,7 +162,7 @@ class Batcher(Generic[P, R]):
 
     def cancel(self, job: Job[P, R]) -> bool:
         """Take a waiting job back: its slot is free at once and `done` is never called. False if it runs or has run."""
-        with self._changed:
+        with self._lock:
             if job.state is not State.WAITING:
                 return False
             self._remove(job)
@@ -170,7 +176,7 @@ class Batcher(Generic[P, R]):
 
         False if it has expired already.
         """
-        with self._changed:
+        with self._lock:
             if job.state is State.EXPIRED:
                 return False
             job.deadline = max(job.deadline, deadline)
@@ -182,7 +188,7 @@ class Batcher(Generic[P, R]):
 
     def load(self) -> Load:
         """What waits now, and for how long."""
-        with self._changed:
+        with self._lock:
             return self._load(self._clock())
 
     def _load(self, now: float) -> Load:
@@ -216,26 +222,33 @@ class Batcher(Generic[P, R]):
 
     def _next(self, session: int) -> tuple[list[Job[P, R]], Reason] | None:
         """Wait for jobs and take the next batch; None when stopped and drained."""
-        with self._changed:
-            self._free_at[session] = 0.0
-            while not self._jobs:
+        bell = self._bells[session]
+        while True:
+            with self._lock:
+                if self._jobs:
+                    chosen, why = self._take(session)
+                    break
                 if not self._is_open:
                     return None
-                self._idle += 1
-                self._changed.wait()
-                self._idle -= 1
-            now = self._clock()
-            chosen, why = self._choose(now)
-            for job in chosen:
-                self._remove(job)
-                job.state = State.RUNNING if job.deadline > now else State.EXPIRED
-            batch = [job for job in chosen if job.state is State.RUNNING]
-            if batch:
-                self._free_at[session] = now + self.cost(len(batch), max(job.tokens for job in batch))
+                self._free_at[session] = 0.0
+                self._idle.append(bell)
+            bell.acquire()
+        batch = [job for job in chosen if job.state is State.RUNNING]
         for job in chosen:
             if job.state is State.EXPIRED:
                 self._expire(job)
         return batch, why
+
+    def _take(self, session: int) -> tuple[list[Job[P, R]], Reason]:
+        now = self._clock()
+        chosen, why = self._choose(now)
+        longest = 0
+        for job in chosen:
+            self._remove(job)
+            job.state = State.RUNNING if job.deadline > now else State.EXPIRED
+            longest = max(longest, job.tokens)
+        self._free_at[session] = now + self.cost(len(chosen), longest)
+        return chosen, why
 
     def _choose(self, now: float) -> tuple[list[Job[P, R]], Reason]:
         window = [job for level in self._levels.values() for job in islice(level, WINDOW)]
@@ -281,7 +294,7 @@ class Batcher(Generic[P, R]):
             self._finish(batch[0], ModelFailed("the model failed on this input"))
             return
         for job in batch:
-            with self._changed:
+            with self._lock:
                 if job.deadline <= self._clock():
                     job.state = State.EXPIRED
             if job.state is State.EXPIRED:
@@ -290,7 +303,7 @@ class Batcher(Generic[P, R]):
                 self._run([job], why)
 
     def _abandon(self, batch: list[Job[P, R]]) -> None:
-        with self._changed:
+        with self._lock:
             self._is_open = False
             waiting = [job for level in self._levels.values() for job in level]
             for job in waiting:
@@ -298,3 +311,9 @@ class Batcher(Generic[P, R]):
         for job in [*batch, *waiting]:
             if job.state in {State.WAITING, State.RUNNING}:
                 self._finish(job, ShuttingDown("the server has failed"))
+
+
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock

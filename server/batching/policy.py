@@ -85,6 +85,8 @@ def plan(waiting: Sequence[Waits], limits: Limits, cost: Cost, now: float) -> Pl
     The most urgent job always goes, so that none starves. Its mates are the group that holds it when the window, sorted
     by length, is cut into batches that cost least in all.
     """
+    if len(waiting) == 1:
+        return Plan([0], Reason.DRAINED)
     window = waiting[:WINDOW]
     first = min(range(len(window)), key=lambda n: urgency(window[n], now, limits))
     # Of equal lengths the oldest come last, since the last group of a length is its fullest.

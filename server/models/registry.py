@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -55,15 +54,50 @@ class Entry:
     reason: str = ""
 
 
-class _Served(Generic[E]):
-    """An engine and who uses it."""
+class Lease(Generic[E]):
+    """An engine in use: `with registry.use(...) as engine`."""
 
-    __slots__ = ("engine", "idle", "users")
+    __slots__ = ("_served",)
+
+    def __init__(self, served: _Served[E]) -> None:
+        self._served = served
+
+    def __enter__(self) -> E:
+        return self._served.engine
+
+    def __exit__(self, *_: object) -> None:
+        self._served.drop()
+
+
+class _Served(Generic[E]):
+    """An engine and its users. No lock: list operations are atomic, and a user who comes too late sees it himself."""
+
+    __slots__ = ("_is_leaving", "_users", "engine", "idle")
 
     def __init__(self, engine: E) -> None:
-        self.engine, self.users = engine, 0
-        self.idle = threading.Event()
-        self.idle.set()
+        self.engine, self.idle = engine, threading.Event()
+        self._users: list[None] = []
+        self._is_leaving = False
+
+    def take(self) -> bool:
+        """One user more; False if the engine is leaving."""
+        self._users.append(None)
+        if self._is_leaving:
+            self.drop()
+            return False
+        return True
+
+    def drop(self) -> None:
+        """One user less."""
+        self._users.pop()
+        if self._is_leaving and not self._users:
+            self.idle.set()
+
+    def leave(self) -> None:
+        """Nobody new comes; `idle` is set when the last user has gone."""
+        self._is_leaving = True
+        if not self._users:
+            self.idle.set()
 
 
 class Registry(Generic[E]):
@@ -85,8 +119,7 @@ class Registry(Generic[E]):
     ) -> None:
         self._open, self._probe, self._changed, self._repository = open_engine, probe, changed, repository
         self._changes = threading.Lock()  # one load or unload at a time
-        self._lock = threading.Lock()  # the tables below
-        self._served: dict[str, dict[int, _Served[E]]] = {}
+        self._served: dict[str, dict[int, _Served[E]]] = {}  # replaced as a whole, so that readers need no lock
         self._sources: dict[str, Source] = {}
         self._failures: dict[tuple[str, int], str] = {}
         self._default = ""
@@ -115,24 +148,15 @@ class Registry(Generic[E]):
             self._default = self._default or name
             self._changed()
 
-    @contextmanager
-    def use(self, name: str = "", version: int = 0) -> Iterator[E]:
+    def use(self, name: str = "", version: int = 0) -> Lease[E]:
         """The engine of a bundle, which stays until the end of the block; by default the default and its newest.
 
         Raises:
             NotFound: no such bundle or version serves.
         """
-        with self._lock:
-            served = self._find(name or self._default, version)
-            served.users += 1
-            served.idle.clear()
-        try:
-            yield served.engine
-        finally:
-            with self._lock:
-                served.users -= 1
-                if not served.users:
-                    served.idle.set()
+        while not (served := self._find(name or self._default, version)).take():
+            pass  # it was swapped at this moment, and is in the table no more
+        return Lease(served)
 
     def load(self, name: str, version: int = 0) -> None:
         """Load `version` beside what serves; without a version the pinned or highest one, which replaces the others.
@@ -169,15 +193,13 @@ class Registry(Generic[E]):
             NotFound: no such bundle serves.
         """
         with self._changes:
-            with self._lock:
-                self._find(name, 0)
+            self._find(name, 0)
             self._retire(name, keep=None)
             self._changed()
 
     def index(self) -> list[Entry]:
         """Every version that serves, was refused, or lies on disk."""
-        with self._lock:
-            ready = {(name, version) for name, engines in self._served.items() for version in engines}
+        ready = {(name, version) for name, engines in self._served.items() for version in engines}
         folders = {name: source.folder for name, source in self._sources.items()}
         if self._repository:
             folders |= {p.name: p for p in self._repository.iterdir() if p.is_dir() and not p.name.startswith(".")}
@@ -189,8 +211,7 @@ class Registry(Generic[E]):
 
     def ready(self) -> list[E]:
         """Every engine that serves."""
-        with self._lock:
-            return [served.engine for engines in self._served.values() for served in engines.values()]
+        return [served.engine for engines in self._served.values() for served in engines.values()]
 
     def close(self) -> None:
         """Stop every engine."""
@@ -232,17 +253,18 @@ class Registry(Generic[E]):
         facts = bundle.manifest
         if facts.version in self._served.get(facts.name, {}):
             return
-        engine = self._open(bundle)
-        with self._lock:
-            self._served.setdefault(facts.name, {})[facts.version] = _Served(engine)
+        engines = self._served.get(facts.name, {}) | {facts.version: _Served(self._open(bundle))}
+        self._served = self._served | {facts.name: engines}
         _log.info("bundle loaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})
 
     def _retire(self, name: str, keep: int | None) -> None:
-        with self._lock:
-            engines = self._served.get(name, {})
-            leaving = [engines.pop(version) for version in list(engines) if version != keep]
-            if not engines:
-                self._served.pop(name, None)
+        engines = self._served.get(name, {})
+        leaving = [served for version, served in engines.items() if version != keep]
+        staying = {version: served for version, served in engines.items() if version == keep}
+        others = {other: table for other, table in self._served.items() if other != name}
+        self._served = others | ({name: staying} if staying else {})
+        for served in leaving:
+            served.leave()
         for served in leaving:
             served.idle.wait(_PATIENCE_S)
             served.engine.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.telemetry.statistics import Statistics
@@ -59,7 +59,7 @@ class EngineCollector(Collector):
             pending.add_metric([f"{one.bundle}.{one.model}", str(one.version)], one.waiting_jobs)
         yield pending
         for name, text, field in _NV:
-            counter = CounterMetricFamily(name, text, labels=["model", "version"])
+            counter = GaugeMetricFamily(name, text, labels=["model", "version"])  # a counter's name would gain "_total"
             for one in now:
                 counter.add_metric([f"{one.bundle}.{one.model}", str(one.version)], getattr(one.statistics, field))
             yield counter

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+
+from server.telemetry.tally import Tallies
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -29,8 +31,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory and CPU of the process
-        self.calls = self._counter("swiftrec_calls", "Calls by method and status code", "method", "code")
-        self.latency = self._histogram("swiftrec_call_seconds", "Call time by method", _SECONDS, "method")
+        self.calls = self._histogram(
+            "swiftrec_call_seconds", "Time of calls; its count is the number of calls", _SECONDS, "method", "code"
+        )
         self.in_flight = Gauge("swiftrec_calls_in_flight", "Calls not answered yet", registry=self.registry)
         self.steps = self._histogram(
             "swiftrec_step_seconds", "Time of a recommendation's steps, waiting included", _SECONDS, "step"
@@ -51,14 +54,16 @@ class Metrics:
 
     def observe_steps(self, timings: Steps) -> None:
         """Count the time of each step of a recommendation."""
-        self._tokenise.observe(timings.tokenise_ms / 1e3)
-        self._encode.observe(timings.encode_ms / 1e3)
-        self._rank.observe(timings.rank_ms / 1e3)
-        self._retrieve.observe(timings.retrieve_ms / 1e3)
-        self._total.observe(timings.total_ms / 1e3)
+        self._tokenise.add(timings.tokenise_ms / 1e3)
+        self._encode.add(timings.encode_ms / 1e3)
+        self._rank.add(timings.rank_ms / 1e3)
+        self._retrieve.add(timings.retrieve_ms / 1e3)
+        self._total.add(timings.total_ms / 1e3)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Tallies:
+        tallies = Tallies(name, text, buckets, labels)
+        self.registry.register(tallies)
+        return tallies

@@ -20,6 +20,7 @@ class ModelWatch:
         self._tokens = metrics.batch_tokens.labels(bundle, model)
         self._padding = metrics.padding.labels(bundle, model)
         self._busy = metrics.busy.labels(bundle, model)
+        self._left = {why: metrics.left.labels(bundle, model, why) for why in ("drained", "full", "cut")}
 
     def refused(self, why: Enum) -> None:
         """A job was not accepted."""
@@ -33,13 +34,12 @@ class ModelWatch:
 
     def ran(self, waits_s: Sequence[float], tokens: int, padded: int, seconds: float, why: Enum) -> None:
         """A batch ran."""
-        for wait_s in waits_s:
-            self._queue.observe(wait_s)
-        self._jobs.observe(len(waits_s))
-        self._tokens.observe(padded)
-        self._padding.observe(1 - tokens / padded)
+        self._queue.extend(waits_s)
+        self._jobs.add(len(waits_s))
+        self._tokens.add(padded)
+        self._padding.add(1 - tokens / padded)
         self._busy.inc(seconds)
-        self._metrics.left.labels(*self._labels, why.value).inc()
+        self._left[why.value].inc()
         self.statistics.ran(waits_s, seconds)
 
 

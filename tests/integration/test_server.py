@@ -161,5 +161,5 @@ def test_metrics_count_outcomes(app: App, channel: grpc.Channel) -> None:
     fault(channel, pb.RecommendRequest(top_k=0).SerializeToString())
     with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=10) as page:
         text = page.read().decode()
-    assert 'swiftrec_calls_total{code="INVALID_ARGUMENT",method="Recommend"}' in text
+    assert 'swiftrec_call_seconds_count{code="INVALID_ARGUMENT",method="Recommend"}' in text
     assert "swiftrec_batch_jobs" in text
