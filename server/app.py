@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 
 from server.api.convert import InputLimits
 from server.api.edge import Edge
+from server.api.security import Guard, Tokens, connection_limits, server_credentials
 from server.api.services import Calls, EncoderServicer, RecommenderServicer
 from server.batching.policy import Limits
 from server.config import ServerSettings
@@ -24,6 +25,7 @@ from server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService")
+ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _REQUESTS: dict[str, type[Message]] = {
     "/swiftrec.v1.RecommenderService/Recommend": recommender_pb2.RecommendRequest,
     "/swiftrec.v1.RecommenderService/BatchRecommend": recommender_pb2.BatchRecommendRequest,
@@ -37,12 +39,14 @@ class App:
 
     Raises:
         BundleError, ProviderError: on construction, the bundle cannot be served.
-        ConfigError: on start, a port is taken.
+        ConfigError: on construction, a certificate or token file cannot be used; on start, a port is taken.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self.metrics = Metrics()
+        self._credentials = server_credentials(settings)
+        self._guards = [Guard(Tokens(path), ALL_SERVICES, self.metrics)] if (path := settings.token_file) else []
         self._health = health.HealthServicer()
         bundle = load_bundle(settings.bundle)
         limits = Limits(settings.max_batch_tokens, settings.max_batch_jobs, settings.max_waiting_jobs)
@@ -61,7 +65,7 @@ class App:
         host = self._settings.host
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._bind(host, self._settings.port)
-        self._start_metrics(host)
+        self._start_metrics(self._settings.metrics_host)
         self._server.start()
         self.engine.start()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -82,12 +86,11 @@ class App:
         settings = self._settings
         server = grpc.server(
             ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call"),
-            interceptors=[Edge(_REQUESTS, self.metrics)],
+            interceptors=[*self._guards, Edge(_REQUESTS, self.metrics)],
             maximum_concurrent_rpcs=settings.max_calls,
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.server_handshake_timeout_ms", 5_000),
+                *connection_limits(settings),
             ],
         )
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
@@ -96,13 +99,17 @@ class App:
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(RecommenderServicer(*parts), server)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(*parts), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        if settings.has_reflection:
+            reflection.enable_server_reflection(ALL_SERVICES, server)
         return server
 
     def _bind(self, host: str, port: int) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if self._credentials:
+                bound = self._server.add_secure_port(address, self._credentials)
+            else:
+                bound = self._server.add_insecure_port(address)
         except RuntimeError:
             bound = 0
         if not bound:
