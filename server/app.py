@@ -46,7 +46,9 @@ class App:
         self._settings = settings
         self.metrics = Metrics()
         self._credentials = server_credentials(settings)
-        self._guards = [Guard(Tokens(path), ALL_SERVICES, self.metrics)] if (path := settings.token_file) else []
+        tokens = Tokens(settings.token_file) if settings.token_file else None
+        few = max(1, settings.max_calls // 8)
+        self._guards = [Guard(tokens, ALL_SERVICES, self.metrics, few)] if tokens else []
         self._health = health.HealthServicer()
         bundle = load_bundle(settings.bundle)
         limits = Limits(settings.max_batch_tokens, settings.max_batch_jobs, settings.max_waiting_jobs)

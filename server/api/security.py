@@ -102,10 +102,12 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         tokens: who may pass.
         services: full names of the services whose methods are counted by name; any other is "unknown".
         metrics: where denials are counted.
+        open_at_once: how many calls of open methods may hold a thread; one that never sends its request holds its own.
     """
 
-    def __init__(self, tokens: Tokens, services: Iterable[str], metrics: Metrics) -> None:
+    def __init__(self, tokens: Tokens, services: Iterable[str], metrics: Metrics, open_at_once: int) -> None:
         self._tokens, self._metrics = tokens, metrics
+        self._open = threading.BoundedSemaphore(open_at_once)
         self._names = {method: method.rpartition("/")[2] for method in methods_of(services)}
 
     def intercept_service(
@@ -115,8 +117,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
     ) -> Handler | None:
         """Pass on, or answer in place of the method."""
         method = handler_call_details.method
-        if method in OPEN_METHODS or self._tokens.accept(handler_call_details.invocation_metadata):
+        if self._tokens.accept(handler_call_details.invocation_metadata):
             return continuation(handler_call_details)
+        if method in OPEN_METHODS:
+            return self._few_at_once(continuation(handler_call_details))
         name = self._names.get(method, "unknown")
 
         def deny(_: object, context: grpc.ServicerContext) -> NoReturn:
@@ -125,6 +129,23 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
 
         # A streaming handler fits calls of each kind and, unlike a unary one, does not wait for the request.
         return grpc.stream_unary_rpc_method_handler(deny)
+
+    def _few_at_once(self, handler: Handler | None) -> Handler | None:
+        if handler is None or handler.unary_unary is None:
+            return handler  # Watch holds no thread
+        answer = handler.unary_unary
+
+        def call(requests: Iterable[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 (any response type)
+            if not self._open.acquire(blocking=False):
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls without a token; try again")
+            try:
+                for request in requests:
+                    return answer(request, context)
+            finally:
+                self._open.release()
+            return context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
+
+        return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
 def methods_of(services: Iterable[str]) -> list[str]:

@@ -209,6 +209,35 @@ def test_denial_does_not_wait_for_the_request(guarded_channel: grpc.Channel) -> 
     never.put(None)
 
 
+def test_silent_health_calls_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
+    never: queue.Queue[bytes | None] = queue.Queue()
+    ended: queue.Queue[grpc.StatusCode] = queue.Queue()
+    with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
+        silent = [channel.stream_unary(CHECK, bytes, bytes).future(iter(never.get, None)) for _ in range(8)]
+        for call in silent:
+            call.add_done_callback(lambda done: ended.put(done.code()))  # type: ignore[attr-defined] # it is the call
+        assert {ended.get(timeout=20) for _ in range(6)} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert sum(not call.done() for call in silent) == 2
+        assert code(channel, CHECK) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(channel, CHECK, *bearer(TOKEN)) is OK
+        for _ in silent:
+            never.put(None)
+        assert {ended.get(timeout=20) for _ in range(2)} == {grpc.StatusCode.INVALID_ARGUMENT}
+        assert code(channel, CHECK) is OK
+
+
+def test_watchers_of_health_hold_no_thread(bundle: Bundle, token_file: Path) -> None:
+    with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = []
+        for _ in range(24):
+            watching.append(stub.Watch(health_pb2.HealthCheckRequest()))
+            assert next(watching[-1]).status == health_pb2.HealthCheckResponse.SERVING
+        assert code(channel, CHECK, *bearer(TOKEN)) is OK
+        for call in watching:
+            call.cancel()
+
+
 def test_denials_are_counted_and_unknown_methods_share_a_label(guarded: App, guarded_channel: grpc.Channel) -> None:
     def count(method: str) -> float:
         labels = {"method": method, "code": "UNAUTHENTICATED"}
