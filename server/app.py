@@ -49,7 +49,8 @@ class App:
         tokens = Tokens(settings.token_file) if settings.token_file else None
         few = max(1, settings.max_calls // 8)
         self._guards = [Guard(tokens, ALL_SERVICES, self.metrics, few)] if tokens else []
-        self._health = health.HealthServicer()
+        # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
         bundle = load_bundle(settings.bundle)
         limits = Limits(settings.max_batch_tokens, settings.max_batch_jobs, settings.max_waiting_jobs)
         self.engine = Engine(

@@ -7,7 +7,7 @@ import hmac
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
 
@@ -102,7 +102,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         tokens: who may pass.
         services: full names of the services whose methods are counted by name; any other is "unknown".
         metrics: where denials are counted.
-        open_at_once: how many calls of open methods may hold a thread; one that never sends its request holds its own.
+        open_at_once: how many calls of open methods may hold a thread; silent callers and watchers do.
     """
 
     def __init__(self, tokens: Tokens, services: Iterable[str], metrics: Metrics, open_at_once: int) -> None:
@@ -131,21 +131,26 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         return grpc.stream_unary_rpc_method_handler(deny)
 
     def _few_at_once(self, handler: Handler | None) -> Handler | None:
-        if handler is None or handler.unary_unary is None:
-            return handler  # Watch holds no thread
-        answer = handler.unary_unary
+        """The same method for one request, unary or streaming its replies, within the bound."""
+        if handler is None:
+            return None
+        unary, streaming = handler.unary_unary, handler.unary_stream
 
-        def call(requests: Iterable[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 (any response type)
+        def call(requests: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             if not self._open.acquire(blocking=False):
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls without a token; try again")
             try:
                 for request in requests:
-                    return answer(request, context)
+                    if unary:
+                        yield unary(request, context)
+                    elif streaming:
+                        yield from streaming(request, context)
+                    return
             finally:
                 self._open.release()
-            return context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
 
-        return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
 def methods_of(services: Iterable[str]) -> list[str]:

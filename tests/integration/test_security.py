@@ -7,7 +7,8 @@ import socket
 import struct
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tests.files import put
 
 TOKEN, OTHER = "0123456789abcdef-token", "fedcba9876543210-token"
 ENCODE = "/swiftrec.v1.EncoderService/Encode"
-CHECK = "/grpc.health.v1.Health/Check"
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 OK, UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
 METHODS = methods_of(ALL_SERVICES)
 UNKNOWN = [
@@ -226,16 +227,32 @@ def test_silent_health_calls_do_not_take_every_thread(bundle: Bundle, token_file
         assert code(channel, CHECK) is OK
 
 
-def test_watchers_of_health_hold_no_thread(bundle: Bundle, token_file: Path) -> None:
-    with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
+def test_watchers_without_a_token_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
+    with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        watching = []
-        for _ in range(24):
-            watching.append(stub.Watch(health_pb2.HealthCheckRequest()))
-            assert next(watching[-1]).status == health_pb2.HealthCheckResponse.SERVING
+        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in watching)
+        assert code(channel, WATCH) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(channel, WATCH, *bearer(TOKEN)) is OK
         assert code(channel, CHECK, *bearer(TOKEN)) is OK
         for call in watching:
             call.cancel()
+
+
+def test_watchers_that_come_and_go_do_not_freeze_the_server(app: App, channel: grpc.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    def come_and_go() -> None:
+        with suppress(grpc.RpcError):
+            for _ in range(50):
+                call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+                next(call, None)
+                call.cancel()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(come_and_go) for _ in range(8)]:
+            done.result()
+    assert code(channel, CHECK) is OK
 
 
 def test_denials_are_counted_and_unknown_methods_share_a_label(guarded: App, guarded_channel: grpc.Channel) -> None:
