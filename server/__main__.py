@@ -56,7 +56,7 @@ def _serve(settings: ServerSettings) -> None:
         facts = engine.bundle.manifest
     sys.stdout.write(
         f"ready in {time.monotonic() - started:.1f} s: {facts.name} version {facts.version} on "
-        f"{settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n"
+        f"{settings.host}:{app.port}, metrics on {settings.metrics_host}:{app.metrics_port}\n"
         f'try: make ask PORT={app.port} Q="animated films for children" HISTORY="Toy Story (1995)|50"\n'
     )
     sys.stdout.flush()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf import message_factory
@@ -21,6 +22,7 @@ from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
 from server.api.inference.servicer import InferenceServicer
 from server.api.methods import Methods
+from server.api.security import Guard, Tokens, connection_limits, server_credentials
 from server.api.services import EncoderServicer, RecommenderServicer
 from server.config import ServerSettings
 from server.errors import ConfigError, NotFound
@@ -39,6 +41,7 @@ _log = logging.getLogger(__name__)
 _SPARE_THREADS = 8  # they say no while every other thread waits for an answer
 _BACKLOG = 1_024  # calls that may wait for a thread
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
+ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
 
 
@@ -51,7 +54,7 @@ class App:
 
     Raises:
         BundleError, ProviderError: on start, a bundle cannot be served.
-        ConfigError: on start, a port is taken.
+        ConfigError: on construction, a certificate or token file cannot be used; on start, a port is taken.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class App:
     ) -> None:
         self._settings, self._open_session = settings, open_session
         self.metrics = Metrics()
-        self._health = health.HealthServicer()
+        self._credentials = server_credentials(settings)
+        # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
         self._is_alive = self._is_open = True
         self.registry: Registry[Engine] = Registry(
             self._open_engine,
@@ -71,6 +76,8 @@ class App:
             EngineCollector(lambda: [one for engine in self.registry.ready() for one in engine.snapshots()])
         )
         self._doors = Doors(settings.max_calls, self._drain_s)
+        self._max_streams = max(1, settings.max_calls // 4)  # each holds a thread
+        self.methods = self._all_methods()
         self._server = self._grpc_server()
         self.port = 0
         self.metrics_port = 0
@@ -79,7 +86,7 @@ class App:
         """Take the ports, load and warm the bundles, then say SERVING."""
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._bind(self._settings.host, self._settings.port)
-        self._start_metrics(self._settings.host)
+        self._start_metrics(self._settings.metrics_host)
         self._server.start()
         for path in self._settings.bundle:
             self.registry.add(path)
@@ -115,22 +122,25 @@ class App:
 
     def _grpc_server(self) -> grpc.Server:
         settings = self._settings
-        self._methods().install(
-            server := grpc.server(
-                ThreadPoolExecutor(settings.max_calls + _SPARE_THREADS, thread_name_prefix="call"),
-                maximum_concurrent_rpcs=settings.max_calls + _BACKLOG,
-                options=[
-                    ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
-                    ("grpc.max_receive_message_length", settings.max_message_bytes),
-                    ("grpc.server_handshake_timeout_ms", 5_000),
-                ],
-            )
+        guards: list[Any] = []
+        if settings.token_file:
+            few = max(1, settings.max_calls // 8)
+            guards.append(Guard(Tokens(settings.token_file), ALL_SERVICES, self.metrics, few))
+        server = grpc.server(
+            ThreadPoolExecutor(settings.max_calls + self._max_streams + _SPARE_THREADS, thread_name_prefix="call"),
+            interceptors=guards,
+            maximum_concurrent_rpcs=settings.max_calls + self._max_streams + _BACKLOG,
+            options=[
+                ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
+                *connection_limits(settings),
+            ],
         )
+        self.methods.install(server)
         return server
 
-    def _methods(self) -> Methods:
+    def _all_methods(self) -> Methods:
         settings = self._settings
-        streams = Doors(max(1, settings.max_calls // 2), self._drain_s)
+        streams = Doors(self._max_streams, self._drain_s)
         methods = Methods(Edge(_requests(), self.metrics, self._doors, streams).wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
@@ -144,9 +154,8 @@ class App:
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods.as_server())
-        reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), methods.as_server()
-        )
+        if settings.has_reflection:
+            reflection.enable_server_reflection(ALL_SERVICES, methods.as_server())
         return methods
 
     def _drain_s(self) -> float:
@@ -159,7 +168,10 @@ class App:
     def _bind(self, host: str, port: int) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if self._credentials:
+                bound = self._server.add_secure_port(address, self._credentials)
+            else:
+                bound = self._server.add_insecure_port(address)
         except RuntimeError:
             bound = 0
         if not bound:

@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import ConfigError
@@ -28,9 +28,26 @@ class ServerSettings(BaseSettings):
     repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 takes a free one")
+    metrics_host: str = Field("127.0.0.1", description="address of /metrics: plain HTTP, open to all who reach it")
     metrics_port: int = Field(8002, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
     allow_remote: bool = Field(
-        False, description="listen beyond loopback although this version has neither TLS nor authentication"
+        False, description="listen beyond loopback without TLS or authentication, behind a proxy that has both"
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM certificate chain: with --tls-key it turns TLS on; read again when it changes"
+    )
+    tls_key: Path | None = Field(None, description="PEM private key of --tls-cert, not encrypted")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM authorities: each client, health probes too, needs a certificate of one of them (mTLS)"
+    )
+    token_file: Path | None = Field(
+        None,
+        description="bearer tokens of at least 16 characters, one a line, # comments: each call but health needs one; "
+        "read again when it changes",
+    )
+    reflection: bool | None = Field(
+        None,
+        description="offer reflection, true or false; by default false with --token-file or --tls-client-ca",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
     variant: str | None = Field(None, description="encoder precision, e.g. fp32; the bundle's default if not given")
@@ -52,16 +69,46 @@ class ServerSettings(BaseSettings):
     max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
     max_entries: int = Field(256, ge=1, le=4_096, description="entries of one list request")
     max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one message")
+    max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
+    max_streams: int = Field(1_024, ge=1, le=65_536, description="calls in flight on one connection; more wait")
+    max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
     default_timeout_ms: int = Field(10_000, ge=1, le=3_600_000, description="deadline of a call that brings none")
     grace_ms: int = Field(10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
+    @field_validator("bundle", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | Path) else value
+
+    @property
+    def has_authentication(self) -> bool:
+        """Whether a caller must show who he is."""
+        return self.token_file is not None or self.tls_client_ca is not None
+
+    @property
+    def has_reflection(self) -> bool:
+        """Whether the reflection service is offered."""
+        return not self.has_authentication if self.reflection is None else self.reflection
+
     @model_validator(mode="after")
-    def _loopback_unless_allowed(self) -> Self:
-        if not self.allow_remote and not _is_loopback(self.host):
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, lacking = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
+            raise ValueError(f"{given} needs {lacking}: give both or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("--tls-client-ca needs TLS: give --tls-cert and --tls-key, too")
+        return self
+
+    @model_validator(mode="after")
+    def _loopback_unless_secure_or_allowed(self) -> Self:
+        lacking = [] if self.tls_cert else ["TLS"]
+        lacking += [] if self.has_authentication else ["authentication"]
+        if lacking and not self.allow_remote and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host} is reachable from other machines and this version has neither TLS nor "
-                "authentication: use 127.0.0.1, or add --allow-remote behind a proxy that has both"
+                f"--host {self.host} is reachable from other machines without {' and '.join(lacking)}: use 127.0.0.1, "
+                "or give --tls-cert, --tls-key and one of --token-file and --tls-client-ca, or add --allow-remote "
+                "behind a proxy that has both"
             )
         return self
 

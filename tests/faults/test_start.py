@@ -80,10 +80,51 @@ def test_settings_are_refused_with_the_flag_and_the_reason() -> None:
     assert "--bundle is required" in start().stderr
 
 
-def test_remote_bind_is_refused_unless_allowed() -> None:
-    with pytest.raises(ConfigError, match="neither TLS nor authentication"):
-        read_settings(ServerSettings, ["--bundle", "x", "--host", "0.0.0.0"])  # noqa: S104 (that is the point)
-    assert read_settings(ServerSettings, ["--bundle", "x", "--host", "0.0.0.0", "--allow-remote"]).allow_remote  # noqa: S104
+_TLS = ("--tls-cert", "cert.pem", "--tls-key", "key.pem")
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacking"),
+    [
+        ((), "TLS and authentication"),
+        (_TLS, "authentication"),
+        (("--token-file", "tokens"), "TLS"),
+    ],
+)
+def test_remote_bind_is_refused_without_tls_and_authentication(flags: tuple[str, ...], lacking: str) -> None:
+    remote = ["--bundle", "x", "--host", "0.0.0.0", *flags]  # noqa: S104 (that is the point)
+    with pytest.raises(ConfigError, match=f"without {lacking}: use 127.0.0.1, or"):
+        read_settings(ServerSettings, remote)
+    assert read_settings(ServerSettings, [*remote, "--allow-remote"]).allow_remote
+
+
+@pytest.mark.parametrize("flags", [("--token-file", "tokens"), ("--tls-client-ca", "ca.pem")])
+def test_remote_bind_is_allowed_with_tls_and_authentication(flags: tuple[str, ...]) -> None:
+    settings = read_settings(ServerSettings, ["--bundle", "x", "--host", "0.0.0.0", *_TLS, *flags])  # noqa: S104
+    assert settings.metrics_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--tls-cert", "x"), "--tls-cert needs --tls-key: give both or neither"),
+        (("--tls-key", "x"), "--tls-key needs --tls-cert: give both or neither"),
+        (("--tls-client-ca", "x"), "--tls-client-ca needs TLS"),
+    ],
+)
+def test_half_of_tls_is_refused(flags: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_settings(ServerSettings, ["--bundle", "x", *flags])
+
+
+def test_server_refuses_a_short_token_with_exit_code_2_and_does_not_print_it(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("# ours\nhunter2\n")
+    result = start("--bundle", "x", "--token-file", str(tmp_path / "tokens"))
+    assert result.returncode == 2
+    assert "--token-file" in result.stderr
+    assert "line 2: a token is at least 16 visible ASCII characters" in result.stderr
+    assert "hunter2" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_absent_device_is_an_error_and_no_fallback(bundle: Bundle) -> None:

@@ -1,0 +1,363 @@
+"""Real servers with TLS, client certificates and tokens: who gets in, who does not, and how much one may send."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import struct
+import urllib.request
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from server.api.security import DENIAL, OPEN_METHODS, methods_of
+from server.app import ALL_SERVICES, App
+from server.config import ServerSettings
+from server.models.bundle import Bundle
+from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
+from tests.files import put
+
+TOKEN, OTHER = "0123456789abcdef-token", "fedcba9876543210-token"
+ENCODE = "/swiftrec.v1.EncoderService/Encode"
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+OK, UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
+METHODS = methods_of(ALL_SERVICES)
+UNKNOWN = [
+    "/swiftrec.v1.EncoderService/None",
+    "/inference.GRPCInferenceService/None",
+    "/grpc.health.v1.Health/X",
+    "/",
+]
+
+
+class Identity:
+    """A certificate and its key in files, of an authority of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cert, self.key, self.ca = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
+        self.renew()
+
+    def renew(self) -> None:
+        """Another authority, certificate and key in the same files."""
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        self.root, self.secret = authority.cert_pem.bytes(), issued.private_key_pem.bytes()
+        self.chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
+        for path, data in ((self.ca, self.root), (self.key, self.secret), (self.cert, self.chain)):
+            put(path, data)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Identity:
+    return Identity(tmp_path)
+
+
+@pytest.fixture
+def client(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    return Identity(tmp_path_factory.mktemp("client"))
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    return put(tmp_path / "tokens", TOKEN.encode())
+
+
+@contextmanager
+def serving(bundle: Bundle, **given: object) -> Iterator[App]:
+    """A server on free ports with these settings."""
+    plain = {"bundle": bundle.folder, "port": 0, "metrics_port": 0}
+    running = App(ServerSettings.model_validate(plain | given))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@contextmanager
+def connected(app: App, root: bytes | None = None, identity: Identity | None = None) -> Iterator[grpc.Channel]:
+    """A connection of its own: plaintext, or TLS that trusts `root`, with a client's certificate or without."""
+    address, options = f"127.0.0.1:{app.port}", [("grpc.use_local_subchannel_pool", 1)]
+    if root is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        pair = (identity.secret, identity.chain) if identity else (None, None)
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(root, *pair), options)
+    with channel:
+        yield channel
+
+
+def bearer(token: str) -> list[tuple[str, str | bytes]]:
+    return [("authorization", f"Bearer {token}")]
+
+
+def outcome(
+    channel: grpc.Channel, method: str, metadata: Iterable[tuple[str, str | bytes]] = (), data: bytes = b""
+) -> tuple[grpc.StatusCode, str]:
+    """Code and sentence of a call of any kind (all kinds look alike on the wire), seen at its first reply."""
+    call = channel.stream_stream(method, bytes, bytes)(iter([data]), metadata=tuple(metadata), timeout=20)
+    try:
+        next(iter(call), None)
+    except grpc.RpcError:
+        return call.code(), call.details()
+    finally:
+        call.cancel()  # type: ignore[no-untyped-call]
+    return OK, ""
+
+
+def code(channel: grpc.Channel, method: str, *metadata: tuple[str, str | bytes]) -> grpc.StatusCode:
+    return outcome(channel, method, metadata)[0]
+
+
+def let_in(channel: grpc.Channel, methods: Iterable[str]) -> set[str]:
+    """The methods that a caller without a token gets to."""
+    return {method for method in methods if code(channel, method) is not UNAUTHENTICATED}
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """A server with tokens that offers everything it has, reflection too."""
+    tokens = put(tmp_path_factory.mktemp("guarded") / "tokens", TOKEN.encode())
+    with serving(bundle, token_file=tokens, reflection=True) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def guarded_channel(guarded: App) -> Iterator[grpc.Channel]:
+    with connected(guarded) as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("method", [*METHODS, *UNKNOWN])
+def test_each_method_but_health_is_denied_without_a_token(guarded_channel: grpc.Channel, method: str) -> None:
+    if method in OPEN_METHODS:
+        assert code(guarded_channel, method) is OK
+    else:
+        assert outcome(guarded_channel, method) == (UNAUTHENTICATED, DENIAL)
+
+
+def test_open_methods_are_those_of_health() -> None:
+    assert set(methods_of(["grpc.health.v1.Health"])) == OPEN_METHODS
+
+
+def test_enumeration_has_every_method_that_the_server_registers(guarded: App) -> None:
+    assert guarded.methods.names() == sorted(METHODS)
+
+
+def test_enumeration_fails_without_the_guard(channel: grpc.Channel, guarded_channel: grpc.Channel) -> None:
+    assert let_in(guarded_channel, METHODS) == OPEN_METHODS
+    assert let_in(channel, METHODS) == set(METHODS)
+
+
+def test_right_token_gets_to_each_method(guarded_channel: grpc.Channel) -> None:
+    assert UNAUTHENTICATED not in {code(guarded_channel, method, *bearer(TOKEN)) for method in METHODS}
+    assert code(guarded_channel, UNKNOWN[0], *bearer(TOKEN)) is grpc.StatusCode.UNIMPLEMENTED
+    stub = encoder_pb2_grpc.EncoderServiceStub(guarded_channel)
+    assert stub.Encode(encoder_pb2.EncodeRequest(texts=["x"]), metadata=tuple(bearer(TOKEN)), timeout=20).rows == 1
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        bearer(OTHER),
+        bearer(TOKEN[:-1]),
+        bearer(""),
+        [("authorization", TOKEN)],
+        [("authorization", f"Basic {TOKEN}")],
+        [("x-token", TOKEN)],
+        [*bearer(TOKEN), *bearer(TOKEN)],
+        [("authorization-bin", f"Bearer {TOKEN}".encode())],
+    ],
+)
+def test_wrong_token_is_denied_with_one_sentence(
+    guarded_channel: grpc.Channel, metadata: list[tuple[str, str | bytes]]
+) -> None:
+    assert outcome(guarded_channel, ENCODE, metadata) == (UNAUTHENTICATED, DENIAL)
+
+
+def test_denial_does_not_wait_for_the_request(guarded_channel: grpc.Channel) -> None:
+    never: queue.Queue[bytes | None] = queue.Queue()
+    call = guarded_channel.stream_stream(ENCODE, bytes, bytes)(iter(never.get, None), timeout=20)
+    with pytest.raises(grpc.RpcError):
+        next(iter(call))
+    assert call.code() is UNAUTHENTICATED
+    never.put(None)
+
+
+def test_silent_health_calls_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
+    never: queue.Queue[bytes | None] = queue.Queue()
+    ended: queue.Queue[grpc.StatusCode] = queue.Queue()
+    with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
+        silent = [channel.stream_unary(CHECK, bytes, bytes).future(iter(never.get, None)) for _ in range(8)]
+        for call in silent:
+            call.add_done_callback(lambda done: ended.put(done.code()))  # type: ignore[attr-defined] # it is the call
+        assert {ended.get(timeout=20) for _ in range(6)} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert sum(not call.done() for call in silent) == 2
+        assert code(channel, CHECK) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(channel, CHECK, *bearer(TOKEN)) is OK
+        for _ in silent:
+            never.put(None)
+        assert {ended.get(timeout=20) for _ in range(2)} == {grpc.StatusCode.INVALID_ARGUMENT}
+        assert code(channel, CHECK) is OK
+
+
+def test_watchers_without_a_token_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
+    with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in watching)
+        assert code(channel, WATCH) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(channel, WATCH, *bearer(TOKEN)) is OK
+        assert code(channel, CHECK, *bearer(TOKEN)) is OK
+        for call in watching:
+            call.cancel()
+
+
+def test_watchers_that_come_and_go_do_not_freeze_the_server(app: App, channel: grpc.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    def come_and_go() -> None:
+        with suppress(grpc.RpcError):
+            for _ in range(50):
+                call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+                next(call, None)
+                call.cancel()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(come_and_go) for _ in range(8)]:
+            done.result()
+    assert code(channel, CHECK) is OK
+
+
+def test_denials_are_counted_and_unknown_methods_share_a_label(guarded: App, guarded_channel: grpc.Channel) -> None:
+    def count(method: str) -> float:
+        labels = {"method": method, "code": "UNAUTHENTICATED"}
+        return guarded.metrics.registry.get_sample_value("swiftrec_call_seconds_count", labels) or 0
+
+    before = count("Encode"), count("unknown")
+    for method in (ENCODE, *UNKNOWN):
+        outcome(guarded_channel, method)
+    assert (count("Encode"), count("unknown")) == (before[0] + 1, before[1] + len(UNKNOWN))
+    with urllib.request.urlopen(f"http://127.0.0.1:{guarded.metrics_port}/metrics", timeout=20) as page:
+        text = page.read().decode()
+    assert 'method="None"' not in text
+    assert TOKEN not in text
+
+
+def test_reflection_is_off_with_authentication(bundle: Bundle, token_file: Path, channel: grpc.Channel) -> None:
+    (method,) = methods_of([reflection.SERVICE_NAME])
+    assert code(channel, method) is OK
+    with serving(bundle, token_file=token_file) as app, connected(app) as guarded:
+        assert code(guarded, method) is UNAUTHENTICATED
+        assert code(guarded, method, *bearer(TOKEN)) is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_tokens_rotate_without_a_restart(bundle: Bundle, token_file: Path) -> None:
+    with serving(bundle, token_file=token_file) as app, connected(app) as channel:
+        assert code(channel, ENCODE, *bearer(TOKEN)) is not UNAUTHENTICATED
+        put(token_file, OTHER.encode())
+        assert code(channel, ENCODE, *bearer(TOKEN)) is UNAUTHENTICATED
+        assert code(channel, ENCODE, *bearer(OTHER)) is not UNAUTHENTICATED
+        put(token_file, b"")
+        assert code(channel, ENCODE, *bearer(OTHER)) is not UNAUTHENTICATED
+
+
+def test_tls_serves_and_plaintext_is_refused(bundle: Bundle, identity: Identity, client: Identity) -> None:
+    with serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app:
+        with connected(app, identity.root) as channel:
+            assert code(channel, CHECK) is OK
+        with connected(app) as channel:
+            assert code(channel, CHECK) is UNAVAILABLE
+        with connected(app, client.root) as channel:
+            assert code(channel, CHECK) is UNAVAILABLE
+
+
+def test_client_certificate_is_demanded_and_verified(bundle: Bundle, identity: Identity, client: Identity) -> None:
+    given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca}
+    with serving(bundle, **given) as app:
+        with connected(app, identity.root, client) as channel:
+            assert code(channel, CHECK) is OK
+            assert code(channel, ENCODE) is not UNAUTHENTICATED
+        for stranger in (None, identity):
+            with connected(app, identity.root, stranger) as channel:
+                assert code(channel, CHECK) is UNAVAILABLE
+
+
+def test_client_certificate_does_not_replace_the_token(
+    bundle: Bundle, identity: Identity, client: Identity, token_file: Path
+) -> None:
+    given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca, "token_file": token_file}
+    with serving(bundle, **given) as app, connected(app, identity.root, client) as channel:
+        assert code(channel, ENCODE) is UNAUTHENTICATED
+        assert code(channel, ENCODE, *bearer(TOKEN)) is not UNAUTHENTICATED
+
+
+def test_certificate_rotates_without_a_restart(bundle: Bundle, identity: Identity) -> None:
+    old = identity.root
+    with serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app:
+        with connected(app, old) as early:
+            assert code(early, CHECK) is OK
+            identity.renew()
+            with connected(app, identity.root) as channel:
+                assert code(channel, CHECK) is OK
+            with connected(app, old) as channel:
+                assert code(channel, CHECK) is UNAVAILABLE
+            assert code(early, CHECK) is OK
+        put(identity.cert, b"broken")
+        for _ in range(2):
+            with connected(app, identity.root) as channel:
+                assert code(channel, CHECK) is OK
+
+
+def test_client_authority_rotates_without_a_restart(bundle: Bundle, identity: Identity, client: Identity) -> None:
+    given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca}
+    with serving(bundle, **given) as app:
+        client.renew()
+        with connected(app, identity.root, client) as channel:
+            assert code(channel, CHECK) is OK
+
+
+def test_message_and_metadata_over_the_limit_are_refused(bundle: Bundle) -> None:
+    with serving(bundle, max_message_bytes=2_048, max_metadata_bytes=2_048) as app, connected(app) as channel:
+        small = encoder_pb2.EncodeRequest(texts=["x" * 1_000]).SerializeToString()
+        large = encoder_pb2.EncodeRequest(texts=["x" * 1_000] * 3).SerializeToString()
+        assert outcome(channel, ENCODE, [("x-fill", "x" * 1_000)], small) == (OK, "")
+        assert outcome(channel, ENCODE, [], large)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert outcome(channel, ENCODE, [("x-fill", "x" * 2_000)], small)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert outcome(channel, ENCODE, [], small) == (OK, "")
+
+
+def test_streams_over_the_limit_wait_on_their_connection_only(bundle: Bundle) -> None:
+    with serving(bundle, max_streams=2) as app, connected(app) as channel, connected(app) as other:
+        stub = health_pb2_grpc.HealthStub(channel)
+        held = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in held)
+        third = stub.Check.future(health_pb2.HealthCheckRequest(), timeout=20)
+        assert code(other, CHECK) is OK
+        assert not third.done()
+        held[0].cancel()
+        assert third.result().status == health_pb2.HealthCheckResponse.SERVING
+        held[1].cancel()
+
+
+def test_connections_over_the_limit_are_closed(bundle: Bundle) -> None:
+    with serving(bundle, max_connections=1) as app, connected(app) as channel:
+        assert code(channel, CHECK) is OK
+        with connected(app) as second:
+            assert code(second, CHECK) is UNAVAILABLE
+        assert code(channel, CHECK) is OK
+
+
+def test_connection_that_pings_without_end_is_closed(app: App) -> None:
+    settings, ping = b"\0\0\0\4\0\0\0\0\0", b"\0\0\x08\6\0\0\0\0\0" + bytes(8)
+    with socket.create_connection(("127.0.0.1", app.port), timeout=20) as peer:
+        peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + ping * 10)
+        answer = b"".join(iter(lambda: peer.recv(4_096), b""))
+    assert struct.pack(">I", 11) + b"too_many_pings" in answer  # ENHANCE_YOUR_CALM, RFC 9113 section 7
