@@ -107,8 +107,11 @@ def room(length: int, limits: Limits) -> int:
 
 def _cut(lengths: Sequence[int], limits: Limits, cost: Cost) -> list[tuple[int, int]]:
     """Cut ascending lengths into the ranges [start, end) that cost least in all (dynamic programming)."""
+    batch_s, number = cost.batch_s, len(lengths)
+    padding_s = number * cost.row_s(lengths[-1]) - sum(map(cost.row_s, lengths))
+    if padding_s <= batch_s and number <= room(lengths[-1], limits):
+        return [(0, number)]  # a second batch costs more than all the padding that it could save
     best, cuts = [0.0], [0]
-    batch_s = cost.batch_s
     for end in range(1, len(lengths) + 1):
         row_s = cost.row_s(lengths[end - 1])
         lowest, at = float("inf"), end - 1
