@@ -22,11 +22,14 @@ K ?= 10
 EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto check test export serve ask bench lock clean server benchmarks tests examples docs
+ASK_FLAGS ?=
+SERVE_FLAGS ?=
+
+.PHONY: help setup proto check test export serve tune ask bench lock clean server benchmarks tests examples docs
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
-	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K REPEAT"
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
 
@@ -60,8 +63,11 @@ serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as i
 	@exec $(BIN)/python -m server --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --host $(HOST) --port $(PORT) \
 		--metrics-port $(METRICS_PORT) --device $(DEVICE) $(SERVE_FLAGS)
 
+tune: setup ## find sessions, threads and batch budget for the bundle on this machine; the server then uses them
+	@$(BIN)/python -m server tune --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE)
+
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
-	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT)
+	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT) $(ASK_FLAGS)
 
 bench: ## comes with the benchmark issue
 	@echo "make bench comes with the benchmark issue; until then 'python -m export' prints quality and speed of each variant."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 from statistics import median, quantiles
 
 import grpc
@@ -25,12 +26,16 @@ def main() -> int:
     )
     parser.add_argument("--repeat", type=int, default=1, help="ask so often, one by one, and print the latency")
     parser.add_argument("--top-k", type=int, default=10, help="how many items (default %(default)s)")
+    parser.add_argument("--tls-ca", type=Path, help="PEM authority of the server's certificate: turns TLS on")
+    parser.add_argument("--token-file", type=Path, help="file whose first line is the bearer token")
+    parser.add_argument("--bundle", default="", help="bundle that shall answer (default: the server's first)")
     args = parser.parse_args()
     history = [to_event(part.strip()) for part in args.history.split("|") if part.strip()]
-    request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k)
-    with grpc.insecure_channel(args.address) as channel:
+    request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k, bundle=args.bundle)
+    token = args.token_file.read_text(encoding="utf-8").splitlines()[0] if args.token_file else ""
+    with connect(args.address, args.tls_ca) as channel:
         try:
-            reply, latencies = ask(RecommenderServiceStub(channel), request, args.repeat)
+            reply, latencies = ask(RecommenderServiceStub(channel), request, args.repeat, token)
         except grpc.RpcError as error:
             sys.stderr.write(f"ask: {args.address}: {error.code().name}: {error.details()}\n")
             return 1
@@ -41,14 +46,22 @@ def main() -> int:
     return 0
 
 
+def connect(address: str, authority: Path | None) -> grpc.Channel:
+    """A channel: with TLS if an authority is given."""
+    if authority is None:
+        return grpc.insecure_channel(address)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes()))
+
+
 def ask(
-    stub: RecommenderServiceStub, request: pb.RecommendRequest, times: int
+    stub: RecommenderServiceStub, request: pb.RecommendRequest, times: int, token: str = ""
 ) -> tuple[pb.RecommendResponse, list[float]]:
     """Send the request `times` times; return the last reply and the latency of each call in milliseconds."""
     latencies = []
+    metadata = [("authorization", f"Bearer {token}")] if token else []
     for _ in range(max(1, times)):
         started = time.perf_counter()
-        reply = stub.Recommend(request, timeout=10)
+        reply = stub.Recommend(request, timeout=10, metadata=metadata)
         latencies.append(1e3 * (time.perf_counter() - started))
     return reply, latencies
 
