@@ -58,7 +58,7 @@ def ask(
 ) -> tuple[pb.RecommendResponse, list[float]]:
     """Send the request `times` times; return the last reply and the latency of each call in milliseconds."""
     latencies = []
-    metadata = [("authorization", f"Bearer {token}")] if token else []
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     for _ in range(max(1, times)):
         started = time.perf_counter()
         reply = stub.Recommend(request, timeout=10, metadata=metadata)

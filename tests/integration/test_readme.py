@@ -63,8 +63,8 @@ def test_make_ask_prints_a_ranked_table(port: int) -> None:
     assert "encode" in text
 
 
-def test_python_block_ranks(port: int) -> None:
-    (code,) = [code for language, code in _BLOCKS if language == "python"]
+@pytest.mark.parametrize("code", [code for language, code in _BLOCKS if language == "python"])
+def test_python_block_ranks(port: int, code: str) -> None:
     assert len(code.strip().splitlines()) <= 12
     command = [sys.executable, "-c", code.replace("localhost:8001", f"localhost:{port}")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
