@@ -1,0 +1,150 @@
+"""`python -m benchmarks ratio`: how much of a server's CPU time is the work itself.
+
+Work ratio = (floor per text + echo per request) / server per request; 1.0 is the limit. With --stub: the server with
+models that cost nothing, divided by echo; 1.0 is the limit there, too, from above. All parts are measured in turn
+within one run, since the speed of a shared machine changes within minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks import report
+from benchmarks.load import measure
+from benchmarks.process import serving
+
+_STUB_TARGET = 1.5
+_TEXTS = 100_000  # more than the echo server answers in a measurement
+
+
+class RatioSettings(BaseSettings):
+    """Work ratio of the server: (floor + echo) / server, CPU time per request, measured side by side."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks ratio", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    repeats: int = Field(3, ge=1, description="rounds of floor, echo and server")
+    in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight, for echo and server")
+    seconds: float = Field(10.0, gt=0, description="length of one measurement")
+    warmup_s: float = Field(2.0, ge=0, description="load before each")
+    texts: int = Field(1_000, ge=1, description="texts of the floor")
+    seed: int = Field(7, description="of the first round's texts; the next round takes the next")
+    echo_front: Literal["threads", "aio"] = Field("threads", description="front of the echo server")
+    server_flags: str = Field("", description='more flags of the server, as one word: --server-flags="--sessions 2"')
+    stub: bool = Field(False, description="server with models that cost nothing, divided by echo; no floor")
+    service_ms: float = Field(0.0, ge=0, description="with --stub: time that a model takes for a batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """CPU time in microseconds: per text offline, per request of the echo server, per request of the server.
+
+    `throughput` is the server's, in requests per second.
+    """
+
+    floor_us: float
+    echo_us: float
+    server_us: float
+    throughput: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def work_ratio(self) -> float:
+        """(floor + echo) / server."""
+        return (self.floor_us + self.echo_us) / self.server_us
+
+    @property
+    def overhead(self) -> float:
+        """Server / echo."""
+        return self.server_us / self.echo_us
+
+
+def run(settings: RatioSettings) -> int:
+    """Measure every part once a round and write the table."""
+    rounds = [_round(settings, settings.seed + n) for n in range(settings.repeats)]
+    name = "overhead" if settings.stub else "work_ratio"
+    values = [getattr(entry, name) for entry in rounds]
+    rows = [[str(n), *_cells(entry), f"{getattr(entry, name):.3f}"] for n, entry in enumerate(rounds, 1)]
+    rows.append(["median", *_medians(rounds), report.spread(values, 3)])
+    text = report.table(["round", "floor us", "echo us", "server us", "requests/s", "p50 ms", "p99 ms", name], rows)
+    figures = {
+        name: sorted(values)[len(values) // 2],
+        "values": values,
+        "rounds": [asdict(entry) for entry in rounds],
+        "settings": settings.model_dump(mode="json"),
+    }
+    report.write(f"{text}\n{_verdict(settings, values)}", figures)
+    return 0
+
+
+def _round(settings: RatioSettings, seed: int) -> Round:
+    floor_us = 0.0 if settings.stub else _floor(settings, seed)
+    echo = _load(settings, seed, ["-m", "benchmarks", "echo", "--front", settings.echo_front])
+    server = _load(settings, seed, _server(settings))
+    return Round(
+        floor_us, echo["server_us"], server["server_us"], server["throughput"], server["p50_ms"], server["p99_ms"]
+    )
+
+
+def _floor(settings: RatioSettings, seed: int) -> float:
+    """CPU time per text offline in microseconds, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(settings.bundle)]
+    command += ["--texts", str(settings.texts), "--seed", str(seed), *_variant(settings)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")
+    return float(json.loads(ended.stdout.splitlines()[-1])["floor_us"])
+
+
+def _variant(settings: RatioSettings) -> list[str]:
+    """The server's --variant, if it was given one: the floor runs the same model."""
+    flags = shlex.split(settings.server_flags)
+    return flags[place : place + 2] if "--variant" in flags and (place := flags.index("--variant")) >= 0 else []
+
+
+def _server(settings: RatioSettings) -> list[str]:
+    which = ["benchmarks", "stub", "--service-ms", str(settings.service_ms)] if settings.stub else ["server"]
+    flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--sessions", "1"]
+    return ["-m", *which, *flags, *shlex.split(settings.server_flags)]
+
+
+def _load(settings: RatioSettings, seed: int, server: Sequence[str]) -> dict[str, float]:
+    with serving(server) as served:
+        return measure(
+            served,
+            bundle=settings.bundle,
+            in_flight=settings.in_flight,
+            seconds=settings.seconds,
+            warmup_s=settings.warmup_s,
+            requests=_TEXTS,
+            seed=seed,
+        )
+
+
+def _cells(entry: Round) -> list[str]:
+    cells = [f"{us:.0f}" for us in (entry.floor_us, entry.echo_us, entry.server_us, entry.throughput)]
+    return [*cells, f"{entry.p50_ms:.1f}", f"{entry.p99_ms:.1f}"]
+
+
+def _medians(rounds: Sequence[Round]) -> list[str]:
+    names = ("floor_us", "echo_us", "server_us", "throughput", "p50_ms", "p99_ms")
+    return [report.spread([getattr(entry, name) for entry in rounds]) for name in names]
+
+
+def _verdict(settings: RatioSettings, values: Sequence[float]) -> str:
+    if settings.stub:
+        return f"server / echo: {report.spread(values, 3)}; target at most {_STUB_TARGET}"
+    return f"work ratio (floor + echo) / server: {report.spread(values, 3)}; 1.0 is the limit"

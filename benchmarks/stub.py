@@ -1,0 +1,64 @@
+"""`python -m benchmarks stub`: the real server with models that cost nothing: what is left is the serving."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from server.app import App
+from server.config import ServerSettings
+from server.models.bundle import MANIFEST, Manifest
+from server.models.session import Session
+
+
+class StubSettings(ServerSettings):
+    """The server with models that answer zeros at once, or after a fixed time. Takes every flag of the server."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks stub")
+
+    service_ms: float = Field(0.0, ge=0, description="time that a model takes for a batch, whatever its size")
+
+
+class StubSession:
+    """A session that answers zeros [batch, dimensions] after a fixed time, during which the GIL is free."""
+
+    def __init__(self, dimensions: int, service_s: float) -> None:
+        self._dimensions, self._service_s = dimensions, service_s
+
+    def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Zeros, one row for each row of the feeds."""
+        if self._service_s:
+            time.sleep(self._service_s)
+        rows = len(next(iter(feeds.values())))
+        return np.zeros((rows, self._dimensions), dtype=np.float32)
+
+
+def stub_app(settings: StubSettings) -> App:
+    """The server with stub sessions."""
+
+    def open_session(path: Path, _device: str, _threads: int) -> Session:
+        facts = Manifest.model_validate_json((path.parent / MANIFEST).read_bytes())
+        return StubSession(facts.dimensions, settings.service_ms / 1e3)
+
+    return App(settings, open_session=open_session)
+
+
+def run(settings: StubSettings) -> int:
+    """Serve until SIGTERM."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    app = stub_app(settings)
+    app.start()
+    sys.stdout.write(f"stub on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
+    sys.stdout.flush()
+    stop.wait()
+    app.stop()
+    return 0
