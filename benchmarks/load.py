@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,12 +47,16 @@ class LoadSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was measured: rows, length in seconds, CPU seconds of server and client in it."""
+    """What was measured: rows, length in seconds, CPU seconds of server and client in it.
+
+    `asked_bytes` is the mean size of a request of the whole workload.
+    """
 
     rows: Rows
     seconds: float
     server_cpu: float | None
     client_cpu: float
+    asked_bytes: float
 
 
 def run(settings: LoadSettings) -> int:
@@ -65,11 +70,16 @@ def run(settings: LoadSettings) -> int:
 
 
 def figures(window: Window, slo_ms: float) -> dict[str, float | None]:
-    """The summary, and the CPU that server and client took for each answer in microseconds."""
+    """The summary, and the CPU that server and client took for each answer in microseconds.
+
+    `mix` is the mean size of the answered requests over that of the workload: below 1 the window saw short texts
+    more often than they were sent, because the server prefers them and the long ones still wait.
+    """
     summary = summarise(window.rows, window.seconds, slo_ms)
     answers = max(1, summary.requests)
     server = None if window.server_cpu is None else 1e6 * window.server_cpu / answers
-    return {**summary.as_dict(), "server_us": server, "client_us": 1e6 * window.client_cpu / answers}
+    costs = {"server_us": server, "client_us": 1e6 * window.client_cpu / answers}
+    return {**summary.as_dict(), **costs, "mix": summary.mean_bytes / window.asked_bytes}
 
 
 def measure(served: Served, **flags: Any) -> dict[str, float]:  # noqa: ANN401 (flags of several types)
@@ -108,7 +118,7 @@ def _closed(send: Send, settings: LoadSettings) -> Window:
     rows = loop.rows().within(start, end)
     if loop.ran_out:
         raise RuntimeError(f"{settings.requests} texts were used up before the window ended: give more --requests")
-    return Window(rows, end - start, _difference(server, server_end), client_end - client)
+    return Window(rows, end - start, _difference(server, server_end), client_end - client, _mean_size(asked))
 
 
 def _open(send: Send, settings: LoadSettings) -> Window:
@@ -118,7 +128,12 @@ def _open(send: Send, settings: LoadSettings) -> Window:
     open_loop(send, asked[:first], due[:first])
     server, client = _cpu(settings.watch), time.process_time()
     rows = open_loop(send, asked[first:], due[first:] - settings.warmup_s)
-    return Window(rows, settings.seconds, _difference(server, _cpu(settings.watch)), time.process_time() - client)
+    spent = _difference(server, _cpu(settings.watch))
+    return Window(rows, settings.seconds, spent, time.process_time() - client, _mean_size(asked))
+
+
+def _mean_size(asked: Sequence[bytes]) -> float:
+    return sum(map(len, asked)) / max(1, len(asked))
 
 
 def _cpu(pid: int | None) -> float | None:

@@ -24,6 +24,7 @@ from benchmarks.load import measure
 from benchmarks.process import serving
 
 _STUB_TARGET = 1.5
+_SERVER_FIGURES = ("server_us", "throughput", "mix", "p50_ms", "p99_ms")
 _TEXTS = 100_000  # more than the echo server answers in a measurement
 
 
@@ -38,7 +39,7 @@ class RatioSettings(BaseSettings):
     repeats: int = Field(3, ge=1, description="rounds of floor, echo and server")
     in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight, for echo and server")
     seconds: float = Field(10.0, gt=0, description="length of one measurement")
-    warmup_s: float = Field(2.0, ge=0, description="load before each")
+    warmup_s: float = Field(5.0, ge=0, description="load before each")
     texts: int = Field(1_000, ge=1, description="texts of the floor")
     seed: int = Field(7, description="of the first round's texts; the next round takes the next")
     echo_front: Literal["threads", "aio"] = Field("threads", description="front of the echo server")
@@ -51,20 +52,22 @@ class RatioSettings(BaseSettings):
 class Round:
     """CPU time in microseconds: per text offline, per request of the echo server, per request of the server.
 
-    `throughput` is the server's, in requests per second.
+    `throughput` is the server's, in requests per second; `mix` is the mean size of the texts that it answered over
+    that of all texts: the floor is for the whole mix and is scaled by it, since a text costs by its length.
     """
 
     floor_us: float
     echo_us: float
     server_us: float
     throughput: float
+    mix: float
     p50_ms: float
     p99_ms: float
 
     @property
     def work_ratio(self) -> float:
         """(floor + echo) / server."""
-        return (self.floor_us + self.echo_us) / self.server_us
+        return (self.floor_us * self.mix + self.echo_us) / self.server_us
 
     @property
     def overhead(self) -> float:
@@ -79,7 +82,9 @@ def run(settings: RatioSettings) -> int:
     values = [getattr(entry, name) for entry in rounds]
     rows = [[str(n), *_cells(entry), f"{getattr(entry, name):.3f}"] for n, entry in enumerate(rounds, 1)]
     rows.append(["median", *_medians(rounds), report.spread(values, 3)])
-    text = report.table(["round", "floor us", "echo us", "server us", "requests/s", "p50 ms", "p99 ms", name], rows)
+    text = report.table(
+        ["round", "floor us", "echo us", "server us", "requests/s", "mix", "p50 ms", "p99 ms", name], rows
+    )
     figures = {
         name: sorted(values)[len(values) // 2],
         "values": values,
@@ -94,9 +99,7 @@ def _round(settings: RatioSettings, seed: int) -> Round:
     floor_us = 0.0 if settings.stub else _floor(settings, seed)
     echo = _load(settings, seed, ["-m", "benchmarks", "echo", "--front", settings.echo_front])
     server = _load(settings, seed, _server(settings))
-    return Round(
-        floor_us, echo["server_us"], server["server_us"], server["throughput"], server["p50_ms"], server["p99_ms"]
-    )
+    return Round(floor_us, echo["server_us"], **{name: server[name] for name in _SERVER_FIGURES})
 
 
 def _floor(settings: RatioSettings, seed: int) -> float:
@@ -136,12 +139,12 @@ def _load(settings: RatioSettings, seed: int, server: Sequence[str]) -> dict[str
 
 def _cells(entry: Round) -> list[str]:
     cells = [f"{us:.0f}" for us in (entry.floor_us, entry.echo_us, entry.server_us, entry.throughput)]
-    return [*cells, f"{entry.p50_ms:.1f}", f"{entry.p99_ms:.1f}"]
+    return [*cells, f"{entry.mix:.3f}", f"{entry.p50_ms:.1f}", f"{entry.p99_ms:.1f}"]
 
 
 def _medians(rounds: Sequence[Round]) -> list[str]:
-    names = ("floor_us", "echo_us", "server_us", "throughput", "p50_ms", "p99_ms")
-    return [report.spread([getattr(entry, name) for entry in rounds]) for name in names]
+    names = ("floor_us", "echo_us", *_SERVER_FIGURES)
+    return [report.spread([getattr(entry, name) for entry in rounds], 3 if name == "mix" else None) for name in names]
 
 
 def _verdict(settings: RatioSettings, values: Sequence[float]) -> str:

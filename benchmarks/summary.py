@@ -9,39 +9,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 OK = 0
+_COLUMNS = ("intended", "sent", "done", "code", "size")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One row a request; times in seconds on one monotonic clock, `code` the number of a gRPC status.
+    """One row a request; times in seconds on one monotonic clock, `code` the number of a gRPC status, `size` in bytes.
 
-    `intended` is when an open loop wanted to send; in a closed loop it equals `sent`.
+    `intended` is when an open loop wanted to send; in a closed loop it equals `sent`. `size` is that of the request.
     """
 
     intended: NDArray[np.float64]
     sent: NDArray[np.float64]
     done: NDArray[np.float64]
     code: NDArray[np.int32]
+    size: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.code)
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
-        np.savez(path, intended=self.intended, sent=self.sent, done=self.done, code=self.code)
+        np.savez(path, **{name: getattr(self, name) for name in _COLUMNS})
 
     @classmethod
     def load(cls, path: Path) -> Rows:
         """Read what `save` wrote."""
         with np.load(path) as file:
-            return cls(**{name: file[name] for name in ("intended", "sent", "done", "code")})
+            return cls(**{name: file[name] for name in _COLUMNS})
 
     def within(self, start: float, end: float, *, by: str = "done") -> Rows:
         """The rows whose time `by` lies in [start, end)."""
         moments = getattr(self, by)
         keep = (moments >= start) & (moments < end)
-        return Rows(self.intended[keep], self.sent[keep], self.done[keep], self.code[keep])
+        return Rows(*(getattr(self, name)[keep] for name in _COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Summary:
     p99_ms: float
     p999_ms: float
     late_ms: float
+    mean_bytes: float
 
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
@@ -69,7 +72,7 @@ class Summary:
 
 
 def summarise(rows: Rows, seconds: float, slo_ms: float) -> Summary:
-    """Figures of the rows of a window of `seconds`; `late_ms` is the p99 by which the sender itself was late."""
+    """Figures of the rows of a window of `seconds`; `late_ms` is the p99 by which the sender was late."""
     good = rows.code == OK
     latency_ms = 1e3 * (rows.done - rows.intended)[good]
     late_ms = 1e3 * (rows.sent - rows.intended)
@@ -80,6 +83,7 @@ def summarise(rows: Rows, seconds: float, slo_ms: float) -> Summary:
         throughput=float(good.sum() / seconds),
         goodput=float((latency_ms <= slo_ms).sum() / seconds),
         late_ms=_percentile(late_ms, PERCENTILES["p99_ms"]),
+        mean_bytes=float(rows.size.mean()) if len(rows) else float("nan"),
         **{name: _percentile(latency_ms, share) for name, share in PERCENTILES.items()},
     )
 

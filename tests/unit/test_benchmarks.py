@@ -24,7 +24,8 @@ _SOURCES = [f"title{n} ({1900 + n}). drama, comedy" for n in range(200)]
 
 def rows(latencies_s: list[float], codes: list[int], late_s: float = 0.0) -> Rows:
     intended = np.arange(len(codes), dtype=np.float64)
-    return Rows(intended, intended + late_s, intended + np.asarray(latencies_s), np.asarray(codes, dtype=np.int32))
+    done, sizes = intended + np.asarray(latencies_s), np.full(len(codes), 10, dtype=np.int32)
+    return Rows(intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), sizes)
 
 
 @pytest.fixture(scope="module", params=[("threads",), ("aio",), ("threads", "--hop", "true"), ("aio", "--hop", "true")])
@@ -73,6 +74,7 @@ def test_workload_repeats_no_text_and_mixes_lengths() -> None:
     lengths = [len(text.split()) for text in made]
     assert len(set(made)) == 2_000
     assert (min(lengths), max(lengths)) == (FEWEST_WORDS, MOST_WORDS)
+    assert sorted(lengths[:58]) == list(range(FEWEST_WORDS, MOST_WORDS + 1))
 
 
 def test_workload_refuses_more_texts_than_there_are() -> None:
@@ -147,8 +149,8 @@ def test_echo_reply_has_the_size_of_a_real_one() -> None:
 
 
 def test_work_ratio_is_the_share_of_work() -> None:
-    entry = Round(floor_us=1_500, echo_us=300, server_us=2_000, throughput=500, p50_ms=1, p99_ms=2)
-    assert entry.work_ratio == pytest.approx(0.9)
+    entry = Round(floor_us=1_500, echo_us=300, server_us=2_000, throughput=500, mix=0.9, p50_ms=1, p99_ms=2)
+    assert entry.work_ratio == pytest.approx((0.9 * 1_500 + 300) / 2_000)
     assert entry.overhead == pytest.approx(2_000 / 300)
 
 
