@@ -22,15 +22,20 @@ from numpy.typing import NDArray
 from benchmarks.summary import Rows
 
 TIMEOUT_S = 30.0
+_CONNECT_S = 10.0
 Send = Callable[[bytes, Callable[[int], None]], None]
 """Sends a request; the callback is given the number of its status code."""
 
 
 @contextmanager
 def connected(target: str, method: str) -> Iterator[Send]:
-    """A `Send` to `method` ("/package.Service/Method") of the server at `target`."""
+    """A `Send` to `method` ("/package.Service/Method") of the server at `target`.
+
+    Raises:
+        RuntimeError: it does not answer.
+    """
     with grpc.insecure_channel(target) as channel:
-        grpc.channel_ready_future(channel).result(TIMEOUT_S)
+        _wait_ready(channel, target)
         call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
 
         def send(request: bytes, answered: Callable[[int], None]) -> None:
@@ -38,6 +43,13 @@ def connected(target: str, method: str) -> Iterator[Send]:
             future.add_done_callback(lambda done: answered(done.code().value[0]))
 
         yield send
+
+
+def _wait_ready(channel: grpc.Channel, target: str) -> None:
+    try:
+        grpc.channel_ready_future(channel).result(_CONNECT_S)
+    except grpc.FutureTimeoutError:
+        raise RuntimeError(f"nothing answers at {target}") from None
 
 
 @dataclass(slots=True)

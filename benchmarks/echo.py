@@ -33,7 +33,9 @@ W = TypeVar("W")
 class EchoSettings(BaseSettings):
     """Answer Encode with zeros, without a model; prints its address when ready and ends on SIGTERM."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks echo", cli_kebab_case=True)
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks echo", cli_kebab_case=True, cli_implicit_flags=True
+    )
 
     front: Literal["threads", "aio"] = Field("threads", description="grpc.server with a thread pool, or grpc.aio")
     hop: bool = Field(False, description="make the answers in one worker thread, a batch at a time")

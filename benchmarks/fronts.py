@@ -50,9 +50,9 @@ def run(settings: FrontsSettings) -> int:
 
 
 def _variants(service_ms: float) -> list[Variant]:
-    kinds = [("", ()), (" + hop", ("--hop", "true"))]
+    kinds = [("", ()), (" + hop", ("--hop",))]
     if service_ms:
-        kinds.append((f" + hop of {service_ms:g} ms", ("--hop", "true", "--service-ms", str(service_ms))))
+        kinds.append((f" + hop of {service_ms:g} ms", ("--hop", "--service-ms", str(service_ms))))
     return [
         Variant(f"{front}{name}", ("-m", "benchmarks", "echo", "--front", front, *flags))
         for name, flags in kinds

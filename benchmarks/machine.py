@@ -25,9 +25,16 @@ def cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Run this thread, and what it starts meanwhile, on one core."""
+    """Run this thread, and what it starts meanwhile, on one core.
+
+    Raises:
+        RuntimeError: there is no such core for us.
+    """
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError:
+        raise RuntimeError(f"core {core} may not be used here: server and load need one each") from None
     try:
         yield
     finally:

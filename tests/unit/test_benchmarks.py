@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks.client import ClosedLoop, arrivals, connected, open_loop
 from benchmarks.echo import reply
-from benchmarks.machine import cpu_seconds
+from benchmarks.machine import cpu_seconds, pinned
 from benchmarks.process import Served, serving
 from benchmarks.ratio import Round
+from benchmarks.stub import StubSession
 from benchmarks.summary import Rows, summarise
 from benchmarks.workload import FEWEST_WORDS, MOST_WORDS, PATHS, mixed_texts
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
@@ -28,7 +29,7 @@ def rows(latencies_s: list[float], codes: list[int], late_s: float = 0.0) -> Row
     return Rows(intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), sizes)
 
 
-@pytest.fixture(scope="module", params=[("threads",), ("aio",), ("threads", "--hop", "true"), ("aio", "--hop", "true")])
+@pytest.fixture(scope="module", params=[("threads",), ("aio",), ("threads", "--hop"), ("aio", "--hop")])
 def echo(request: pytest.FixtureRequest) -> Iterator[Served]:
     with serving(["-m", "benchmarks", "echo", "--front", *request.param], core=None) as served:
         yield served
@@ -152,6 +153,15 @@ def test_work_ratio_is_the_share_of_work() -> None:
     entry = Round(floor_us=1_500, echo_us=300, server_us=2_000, throughput=500, mix=0.9, p50_ms=1, p99_ms=2)
     assert entry.work_ratio == pytest.approx((0.9 * 1_500 + 300) / 2_000)
     assert entry.overhead == pytest.approx(2_000 / 300)
+
+
+def test_stub_session_answers_a_row_for_each_row() -> None:
+    assert StubSession(128, service_s=0.0).run({"input_ids": np.zeros((5, 9))}).shape == (5, 128)
+
+
+def test_a_core_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="may not be used"), pinned(10_000):
+        pass
 
 
 def most_at_once(found: Rows) -> int:
