@@ -1,35 +1,45 @@
-"""`python -m benchmarks COMMAND`: see --help."""
+"""`python -m benchmarks COMMAND`: the measuring tools."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-from benchmarks.fronts import fronts
-from benchmarks.ratio import ratio
+from pydantic_settings import BaseSettings
+
+from benchmarks import echo, floor, fronts, load, ratio, stub
+from server.config import read_settings
+from server.errors import SwiftrecError
+
+_COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
+    "echo": (echo.EchoSettings, echo.run),
+    "floor": (floor.FloorSettings, floor.run),
+    "fronts": (fronts.FrontsSettings, fronts.run),
+    "load": (load.LoadSettings, load.run),
+    "ratio": (ratio.RatioSettings, ratio.run),
+    "stub": (stub.StubSettings, stub.run),
+}
 
 
-def main() -> int:
-    """Read the flags and measure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measurements of the serving engine.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    front = commands.add_parser("fronts", help="gRPC's thread-pool server against its asyncio server")
-    front.add_argument("--repeats", type=int, default=3)
-    front.add_argument("--requests", type=int, default=4_000)
-    share = commands.add_parser("ratio", help="work ratio and overhead of the server, in CPU time on one core")
-    share.add_argument("--bundle", type=Path, default=Path("artifacts/movielens-quick"))
-    share.add_argument("--repeats", type=int, default=3)
-    share.add_argument("--texts", type=int, default=3_000)
-    share.add_argument("--server-flags", default="", help="more flags for the server, in one string")
-    flags = parser.parse_args()
-    match flags.command:
-        case "fronts":
-            fronts(flags.repeats, flags.requests)
-        case "ratio":
-            ratio(flags.bundle, flags.repeats, flags.texts, flags.server_flags.split())
-    return 0
+def main(arguments: list[str]) -> int:
+    """Exit code 0, or 2 with one sentence on stderr."""
+    name, *rest = arguments or ["--help"]
+    if name not in _COMMANDS:
+        (sys.stdout if name in {"-h", "--help"} else sys.stderr).write(_usage())
+        return 0 if name in {"-h", "--help"} else 2
+    kind, command = _COMMANDS[name]
+    try:
+        return command(read_settings(kind, rest))
+    except (SwiftrecError, RuntimeError, ValueError) as error:
+        sys.stderr.write(f"benchmarks {name}: {error}\n")
+        return 2
+
+
+def _usage() -> str:
+    rows = (f"  {name:8} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
+    return "\n".join(["usage: python -m benchmarks COMMAND [--help]", *rows, ""])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,41 +1,81 @@
-"""`python -m benchmarks fronts`: gRPC's thread-pool server against its asyncio server, CPU per request and latency."""
+"""`python -m benchmarks fronts`: which front costs less, thread pool or grpc.aio, with and without a worker thread."""
 
 from __future__ import annotations
 
-import os
-import statistics
-import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.load import Load, percentiles
-from benchmarks.process import running
-from server.pb.swiftrec.v1 import encoder_pb2
+import numpy as np
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_CASES = [(front, hop) for front in ("threads", "aio") for hop in (False, True)]
+from benchmarks import report
+from benchmarks.load import measure
+from benchmarks.process import serving
+
+_FIGURES = ("server_us", "client_us", "throughput", "p50_ms", "p99_ms")
 
 
-def fronts(repeats: int, requests: int, in_flight: tuple[int, ...] = (1, 16, 64, 256)) -> None:
-    """Measure every case in turn, `repeats` times, the server on one core and the load on the others."""
-    cores = sorted(os.sched_getaffinity(0))
-    data = encoder_pb2.EncodeRequest(texts=["a good western for a rainy evening"]).SerializeToString()
-    found: dict[tuple[str, bool, int], list[tuple[float, float, float]]] = {}
-    for _ in range(repeats):
-        for front, hop in _CASES:
-            with running("benchmarks.echo", "--front", front, *(["--hop"] * hop), cores={cores[0]}) as server:
-                os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
-                load = Load(server.address)
-                load.closed([data] * 500, 16)
-                for many in in_flight:
-                    before = server.cpu_s()
-                    rows = load.closed([data] * (requests if many > 1 else requests // 4), many)
-                    cpu_us = 1e6 * (server.cpu_s() - before) / len(rows.done)
-                    shown = percentiles(rows.latencies())
-                    found.setdefault((front, hop, many), []).append((cpu_us, shown["p50_ms"], shown["p99_ms"]))
-                load.close()
-    os.sched_setaffinity(0, set(cores))
-    sys.stdout.write("front    hop   in flight  CPU us/request (lowest to highest)   p50 ms   p99 ms\n")
-    for (front, hop, many), seen in found.items():
-        cpu, p50, p99 = (sorted(column) for column in zip(*seen, strict=True))
-        sys.stdout.write(
-            f"{front:8s} {'yes' if hop else 'no':4s} {many:9d} {statistics.median(cpu):10.0f}"
-            f" ({cpu[0]:.0f} to {cpu[-1]:.0f}) {statistics.median(p50):15.2f} {statistics.median(p99):8.2f}\n"
-        )
+class FrontsSettings(BaseSettings):
+    """Compare the two fronts of gRPC in Python: CPU per request, p50, p99, at several numbers in flight."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks fronts", cli_kebab_case=True)
+
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose item texts are sent")
+    in_flight: list[int] = Field([1, 16, 64, 256], description="requests in flight")
+    repeats: int = Field(3, ge=1, description="rounds over all servers")
+    seconds: float = Field(3.0, gt=0, description="length of one measurement")
+    service_ms: float = Field(5.0, ge=0, description="also with a worker that takes this long for a batch; 0: without")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One server: its name in the table and its flags."""
+
+    name: str
+    flags: tuple[str, ...]
+
+
+def run(settings: FrontsSettings) -> int:
+    """Measure, interleaved over the repeats, and write the table."""
+    found: dict[tuple[str, int], list[Mapping[str, float]]] = {}
+    for _ in range(settings.repeats):
+        for variant in _variants(settings.service_ms):
+            for in_flight, figures in _measure(variant, settings):
+                found.setdefault((variant.name, in_flight), []).append(figures)
+    rows = [{"front": n, "in_flight": f, **_medians(rounds)} for (n, f), rounds in found.items()]
+    report.write(_table(found), {"fronts": rows})
+    return 0
+
+
+def _variants(service_ms: float) -> list[Variant]:
+    kinds = [("", ()), (" + hop", ("--hop",))]
+    if service_ms:
+        kinds.append((f" + hop of {service_ms:g} ms", ("--hop", "--service-ms", str(service_ms))))
+    return [
+        Variant(f"{front}{name}", ("-m", "benchmarks", "echo", "--front", front, *flags))
+        for name, flags in kinds
+        for front in ("threads", "aio")
+    ]
+
+
+def _measure(variant: Variant, settings: FrontsSettings) -> Iterator[tuple[int, Mapping[str, float]]]:
+    with serving(variant.flags) as served:
+        for in_flight in settings.in_flight:
+            yield (
+                in_flight,
+                measure(served, bundle=settings.bundle, in_flight=in_flight, seconds=settings.seconds),
+            )
+
+
+def _table(found: Mapping[tuple[str, int], Sequence[Mapping[str, float]]]) -> str:
+    rows = [
+        [name, str(in_flight), *(report.spread([figures[column] for figures in rounds]) for column in _FIGURES)]
+        for (name, in_flight), rounds in sorted(found.items(), key=lambda entry: entry[0][1])
+    ]
+    return report.table(["front", "in flight", *_FIGURES], rows)
+
+
+def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([r[name] for r in rounds])) for name in _FIGURES}

@@ -1,128 +1,144 @@
-"""Load on a server: closed loop (so many in flight) and open loop (Poisson, latency from the intended send time)."""
+"""`python -m benchmarks load`: requests with many in flight, from a process of its own.
+
+Closed loop: each answer is followed by the next request, N in flight. Open loop: Poisson arrivals at a rate, sent
+whether or not answers come, latency counted from the intended time.
+"""
 
 from __future__ import annotations
 
-import threading
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import grpc
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-ENCODE = "/swiftrec.v1.EncoderService/Encode"
-RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"
-
-
-@dataclass(slots=True)
-class Rows:
-    """One row a request: seconds since the start at which it was meant to go, went, was answered; its status code."""
-
-    intended: list[float] = field(default_factory=list)
-    sent: list[float] = field(default_factory=list)
-    done: list[float] = field(default_factory=list)
-    code: list[int] = field(default_factory=list)
-
-    def latencies(self, code: int = 0) -> NDArray[np.float64]:
-        """Seconds from intended to answered of the requests that ended with `code`."""
-        codes = np.array(self.code)
-        seconds: NDArray[np.float64] = np.array(self.done) - np.array(self.intended)
-        chosen: NDArray[np.float64] = seconds[codes == code]
-        return chosen
+from benchmarks.client import ClosedLoop, Send, arrivals, connected, open_loop
+from benchmarks.machine import cpu_seconds, pinned
+from benchmarks.process import LOAD_CORE, Served
+from benchmarks.summary import Rows, summarise
+from benchmarks.workload import PATHS, Method, requests
 
 
-def percentiles(seconds: NDArray[np.float64]) -> dict[str, float]:
-    """p50, p95, p99 and p99.9 in milliseconds."""
-    names = (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99), ("p99.9_ms", 99.9))
-    return {name: float(1e3 * np.percentile(seconds, q)) if len(seconds) else float("nan") for name, q in names}
+class LoadSettings(BaseSettings):
+    """Send requests with many in flight; the last line is the summary as JSON."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks load", cli_kebab_case=True)
+
+    target: str = Field(description="HOST:PORT of the server")
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose item texts are used")
+    method: Method = Field("encode", description="Encode of one text, or Recommend")
+    loop: Literal["closed", "open"] = Field("closed", description="N in flight, or Poisson arrivals at a rate")
+    in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight (closed loop)")
+    rate: float = Field(100.0, gt=0, le=100_000, description="requests per second (open loop)")
+    warmup_s: float = Field(1.0, ge=0, description="seconds before the window that is measured")
+    seconds: float = Field(5.0, gt=0, description="length of that window")
+    requests: int = Field(50_000, ge=1, description="texts at hand in a closed loop; none is sent twice")
+    slo_ms: float = Field(100.0, gt=0, description="an answer within it counts as goodput")
+    seed: int = Field(7, description="of texts and arrivals")
+    watch: int | None = Field(None, description="process id whose CPU time in the window is measured")
+    rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
 
 
-class Load:
-    """Sends raw requests over one channel and keeps a row for each.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What was measured: rows, length in seconds, CPU seconds of server and client in it.
 
-    Args:
-        address: host:port.
-        method: full method name.
-        timeout_s: of each request.
-        channels: connections that requests are spread over.
+    `asked_bytes` is the mean size of a request of the whole workload.
     """
 
-    def __init__(self, address: str, method: str = ENCODE, timeout_s: float = 30.0, channels: int = 1) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        self._channels = [grpc.insecure_channel(address, options) for _ in range(channels)]
-        self._calls = [channel.unary_unary(method, None, None) for channel in self._channels]
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._open = 0
-
-    def closed(self, requests: Sequence[bytes], in_flight: int) -> Rows:
-        """Each request once, `in_flight` at a time: an answer brings the next request."""
-        rows, pending = Rows(), iter(requests)
-        started = time.perf_counter()
-        self._over.clear()
-        self._open = min(in_flight, len(requests))
-
-        def advance() -> None:
-            with self._lock:
-                data = next(pending, None)
-                if data is None:
-                    self._open -= 1
-                    if not self._open:
-                        self._over.set()
-                    return
-            now = time.perf_counter() - started
-            self._send(data, rows, now, started, advance)
-
-        for _ in range(self._open):
-            advance()
-        self._over.wait()
-        return rows
-
-    def open(self, requests: Sequence[bytes], rate: float, seed: int = 7) -> Rows:
-        """Each request once, at Poisson times of `rate` a second, however the server does."""
-        rows = Rows()
-        times = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(requests)))
-        self._over.clear()
-        self._open = len(requests)
-
-        def ended() -> None:
-            with self._lock:
-                self._open -= 1
-                if not self._open:
-                    self._over.set()
-
-        started = time.perf_counter()
-        for data, at in zip(requests, times, strict=True):
-            while (early := at - (time.perf_counter() - started)) > 0:
-                time.sleep(early)
-            self._send(data, rows, float(at), started, ended)
-        self._over.wait()
-        return rows
-
-    def close(self) -> None:
-        """Close the connections."""
-        for channel in self._channels:
-            channel.close()
-
-    def _send(self, data: bytes, rows: Rows, intended: float, started: float, ended: Callable[[], None]) -> None:
-        sent = time.perf_counter() - started
-        call = self._calls[len(rows.sent) % len(self._calls)].future(data, timeout=self._timeout_s)
-
-        def done(answered: Any) -> None:  # noqa: ANN401 (a call and a future)
-            now, code = time.perf_counter() - started, answered.code()
-            with self._lock:
-                rows.intended.append(intended)
-                rows.sent.append(sent)
-                rows.done.append(now)
-                rows.code.append(code.value[0])
-            ended()
-
-        call.add_done_callback(done)
+    rows: Rows
+    seconds: float
+    server_cpu: float | None
+    client_cpu: float
+    asked_bytes: float
 
 
-def repeated(requests: Sequence[bytes], number: int) -> list[bytes]:
-    """`number` requests, from the start again where they end."""
-    return [requests[n % len(requests)] for n in range(number)]
+def run(settings: LoadSettings) -> int:
+    """Measure and write the summary."""
+    with connected(settings.target, PATHS[settings.method]) as send:
+        window = (_closed if settings.loop == "closed" else _open)(send, settings)
+    if settings.rows:
+        window.rows.save(settings.rows)
+    sys.stdout.write(json.dumps(figures(window, settings.slo_ms)) + "\n")
+    return 0
+
+
+def figures(window: Window, slo_ms: float) -> dict[str, float | None]:
+    """The summary, and the CPU that server and client took for each answer in microseconds.
+
+    `mix` is the mean size of the answered requests over that of the workload: below 1 the window saw short texts
+    more often than they were sent, because the server prefers them and the long ones still wait.
+    """
+    summary = summarise(window.rows, window.seconds, slo_ms)
+    answers = max(1, summary.requests)
+    server = None if window.server_cpu is None else 1e6 * window.server_cpu / answers
+    costs = {"server_us": server, "client_us": 1e6 * window.client_cpu / answers}
+    return {**summary.as_dict(), **costs, "mix": summary.mean_bytes / window.asked_bytes}
+
+
+def measure(served: Served, **flags: Any) -> dict[str, float]:  # noqa: ANN401 (flags of several types)
+    """Run the load generator on its own core against a server and give its figures.
+
+    Args:
+        served: the server; its CPU time is measured.
+        flags: fields of `LoadSettings`.
+
+    Raises:
+        RuntimeError: the generator failed, or requests did.
+    """
+    values = {"target": served.address, "watch": served.pid, **flags}
+    command = [sys.executable, "-m", "benchmarks", "load"]
+    for name, value in values.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    with pinned(LOAD_CORE):
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"the load generator failed: {ended.stderr.strip()}")
+    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    if found["failed"]:
+        raise RuntimeError(f"{found['failed']:.0f} of {found['requests']:.0f} requests failed")
+    return found
+
+
+def _closed(send: Send, settings: LoadSettings) -> Window:
+    asked = requests(settings.bundle, settings.method, settings.requests, settings.seed)
+    loop = ClosedLoop(send, asked, settings.in_flight)
+    loop.start()
+    time.sleep(settings.warmup_s)
+    start, server, client = time.monotonic(), _cpu(settings.watch), time.process_time()
+    time.sleep(settings.seconds)
+    end, server_end, client_end = time.monotonic(), _cpu(settings.watch), time.process_time()
+    loop.stop()
+    rows = loop.rows().within(start, end)
+    if loop.ran_out:
+        raise RuntimeError(f"{settings.requests} texts were used up before the window ended: give more --requests")
+    return Window(rows, end - start, _difference(server, server_end), client_end - client, _mean_size(asked))
+
+
+def _open(send: Send, settings: LoadSettings) -> Window:
+    due = arrivals(settings.rate, settings.warmup_s + settings.seconds, settings.seed)
+    asked = requests(settings.bundle, settings.method, len(due), settings.seed)
+    first = int((due < settings.warmup_s).sum())
+    open_loop(send, asked[:first], due[:first])
+    server, client = _cpu(settings.watch), time.process_time()
+    rows = open_loop(send, asked[first:], due[first:] - settings.warmup_s)
+    spent = _difference(server, _cpu(settings.watch))
+    return Window(rows, settings.seconds, spent, time.process_time() - client, _mean_size(asked))
+
+
+def _mean_size(asked: Sequence[bytes]) -> float:
+    return sum(map(len, asked)) / max(1, len(asked))
+
+
+def _cpu(pid: int | None) -> float | None:
+    return None if pid is None else cpu_seconds(pid)
+
+
+def _difference(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else end - start

@@ -1,53 +1,59 @@
-"""Servers under test in processes of their own, on cores of their own."""
+"""Servers under measurement, each in a process of its own on a core of its own."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
-_ROOT = Path(__file__).parent.parent
-_TICKS = os.sysconf("SC_CLK_TCK")
+from benchmarks.machine import pinned
+
+SERVER_CORE, LOAD_CORE = 0, 1
+_READY = re.compile(r" on (\S+:\d+)")
+_STOP_S = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A server under test."""
+class Served:
+    """A running server: where it listens and what to measure."""
 
-    pid: int
     address: str
-
-    def cpu_s(self) -> float:
-        """User and system time that its process has used, all threads, in seconds."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-
-    def memory_bytes(self) -> int:
-        """Resident memory."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+    pid: int
 
 
 @contextmanager
-def running(module: str, *flags: str, cores: set[int] | None = None) -> Iterator[Running]:
-    """`python -m module flags` until the block ends; it must print "on HOST:PORT" when it is ready."""
-    command = [sys.executable, "-m", module, *flags]
-    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603 (our own modules)
-        if cores:
-            os.sched_setaffinity(process.pid, cores)
+def serving(arguments: Sequence[str], core: int | None = SERVER_CORE) -> Iterator[Served]:
+    """Run `python ARGUMENTS` on a core until the block ends; it must print "... on HOST:PORT" when ready.
+
+    Raises:
+        RuntimeError: it ended instead, or does not end on SIGTERM.
+    """
+    command = [sys.executable, *arguments]
+    with nullcontext() if core is None else pinned(core):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
+    with process:
         try:
-            if process.stdout is None or not (ready := process.stdout.readline()):
-                raise RuntimeError(f"{' '.join(command)} did not start: run it by hand to see why")
-            match = re.search(r"on (\S+:\d+)", ready)
-            if match is None:
-                raise RuntimeError(f"{module} said {ready!r} instead of its address")
-            yield Running(process.pid, match[1])
+            yield Served(_address(process, command), process.pid)
         finally:
-            process.send_signal(signal.SIGKILL if module == "benchmarks.echo" else signal.SIGTERM)
-            process.wait()
+            _end(process)
+
+
+def _address(process: subprocess.Popen[str], command: Sequence[str]) -> str:
+    line = process.stdout.readline() if process.stdout else ""
+    found = _READY.search(line)
+    if not found:
+        raise RuntimeError(f"{' '.join(command)} did not start: {line.strip() or 'it said nothing; run it by hand'}")
+    return found[1]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise RuntimeError(f"process {process.pid} did not end on SIGTERM") from None

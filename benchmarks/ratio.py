@@ -1,83 +1,157 @@
-"""`python -m benchmarks ratio`: how much of the possible the server reaches, in CPU time, on one core.
+"""`python -m benchmarks ratio`: how much of a server's CPU time is the work itself.
 
-Work ratio = (floor CPU per text + echo CPU per request) / server CPU per request; 1.0 is the limit. Overhead = server
-CPU per request with an encoder that costs nothing / echo CPU per request.
+Work ratio = (floor per text + echo per request) / server per request; 1.0 is the limit. With --stub: the server with
+models that cost nothing, divided by echo; its floor is the tokenising, which the echo server does not do. All parts
+are measured in turn within one run, since the speed of a shared machine changes within minutes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import statistics
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-from benchmarks.floor import Floor
-from benchmarks.load import Load
-from benchmarks.process import running
-from benchmarks.workload import encode_requests, mixed_texts
-from server.models.bundle import find_bundle
-from server.tuning.machine import machine
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_IN_FLIGHT = 64
-_WARM_UP = 400
+from benchmarks import report
+from benchmarks.load import measure
+from benchmarks.process import serving
 
-
-def ratio(bundle: Path, repeats: int, texts: int, server_flags: list[str]) -> None:
-    """Measure floor, echo, server and stub server in turn, `repeats` times; print shares and their spread."""
-    cores = sorted(os.sched_getaffinity(0))
-    folder = find_bundle(bundle)
-    sample = mixed_texts(folder, texts + _WARM_UP)
-    requests = encode_requests(sample)
-    os.sched_setaffinity(0, {cores[0]})
-    floor = Floor(folder)
-    batch = floor.best_batch(sample[:600])
-    serve = ["--bundle", str(folder), "--port", "0", "--metrics-port", "0", "--sessions", "1", "--cache-mb", "0"]
-    serve += ["--log-level", "error", *server_flags]
-    rows: list[dict[str, float]] = []
-    for n in range(repeats):
-        os.sched_setaffinity(0, {cores[0]})
-        row = {"floor_us": 1e6 * floor.cpu_s(sample[_WARM_UP:], batch)}
-        os.sched_setaffinity(0, set(cores[1:]) or {cores[0]})
-        row["echo_us"] = _cpu_us("benchmarks.echo", [], requests, cores[0])
-        row["server_us"] = _cpu_us("server", serve, requests, cores[0])
-        row["stub_us"] = _cpu_us("benchmarks.stub", serve, requests, cores[0])
-        row["work_ratio"] = (row["floor_us"] + row["echo_us"]) / row["server_us"]
-        row["overhead"] = row["stub_us"] / row["echo_us"]
-        rows.append(row)
-        sys.stderr.write(f"[{n + 1}/{repeats}] work ratio {row['work_ratio']:.3f}, overhead {row['overhead']:.2f}\n")
-    os.sched_setaffinity(0, set(cores))
-    _report(rows, folder, batch, texts)
+_STUB_TARGET = 1.5
+_SERVER_FIGURES = ("server_us", "throughput", "mix", "p50_ms", "p99_ms")
+_TEXTS = 100_000  # more than the echo server answers in a measurement
 
 
-def _cpu_us(module: str, flags: list[str], requests: list[bytes], core: int) -> float:
-    """CPU microseconds per request of a server on one core at saturation, warm."""
-    with running(module, *flags, cores={core}) as server:
-        load = Load(server.address)
-        load.closed(requests[:_WARM_UP], _IN_FLIGHT)
-        before = server.cpu_s()
-        rows = load.closed(requests[_WARM_UP:], _IN_FLIGHT)
-        spent_s = server.cpu_s() - before
-        load.close()
-    if any(rows.code):
-        raise RuntimeError(f"{module}: {sum(map(bool, rows.code))} of {len(rows.code)} requests failed")
-    return 1e6 * spent_s / len(rows.code)
+class RatioSettings(BaseSettings):
+    """Work ratio of the server: (floor + echo) / server, CPU time per request, measured side by side."""
 
-
-def _report(rows: list[dict[str, float]], folder: Path, batch: int, texts: int) -> None:
-    sys.stdout.write(
-        f"{machine()}; commit {commit()}; bundle {folder.parent.name}/{folder.name}; {texts} texts of 3 to "
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks ratio", cli_kebab_case=True, cli_implicit_flags=True
     )
-    sys.stdout.write(f"60 words, one server core, {_IN_FLIGHT} in flight, cache off, floor in batches of {batch}\n")
-    for name in rows[0]:
-        seen = sorted(row[name] for row in rows)
-        sys.stdout.write(f"{name:12s} {statistics.median(seen):9.3f}  ({seen[0]:.3f} to {seen[-1]:.3f})\n")
-    medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
-    sys.stdout.write(json.dumps({"commit": commit(), "machine": machine(), **medians}) + "\n")
+
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    repeats: int = Field(3, ge=1, description="rounds of floor, echo and server")
+    in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight, for echo and server")
+    seconds: float = Field(10.0, gt=0, description="length of one measurement")
+    warmup_s: float = Field(5.0, ge=0, description="load before each")
+    texts: int = Field(1_000, ge=1, description="texts of the floor")
+    seed: int = Field(7, description="of the first round's texts; the next round takes the next")
+    echo_front: Literal["threads", "aio"] = Field("threads", description="front of the echo server")
+    server_flags: str = Field("", description='more flags of the server, as one word: --server-flags="--sessions 2"')
+    stub: bool = Field(False, description="server with models that cost nothing, divided by echo")
+    service_ms: float = Field(0.0, ge=0, description="with --stub: time that a model takes for a batch")
 
 
-def commit() -> str:
-    """The commit that is checked out, with a plus sign if files differ from it."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)  # noqa: S607
-    return done.stdout.strip() or "unknown"
+@dataclass(frozen=True, slots=True)
+class Round:
+    """CPU time in microseconds: per text offline, per request of the echo server, per request of the server.
+
+    With a stub `floor_us` is that of tokenising alone.
+    `throughput` is the server's, in requests per second; `mix` is the mean size of the texts that it answered over
+    that of all texts: the floor is for the whole mix and is scaled by it, since a text costs by its length.
+    """
+
+    floor_us: float
+    echo_us: float
+    server_us: float
+    throughput: float
+    mix: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def work_ratio(self) -> float:
+        """(floor + echo) / server."""
+        return (self.floor_us * self.mix + self.echo_us) / self.server_us
+
+    @property
+    def overhead(self) -> float:
+        """Server / echo."""
+        return self.server_us / self.echo_us
+
+
+def run(settings: RatioSettings) -> int:
+    """Measure every part once a round and write the table."""
+    rounds = [_round(settings, settings.seed + n) for n in range(settings.repeats)]
+    name = "overhead" if settings.stub else "work_ratio"
+    values = [getattr(entry, name) for entry in rounds]
+    rows = [[str(n), *_cells(entry), f"{getattr(entry, name):.3f}"] for n, entry in enumerate(rounds, 1)]
+    rows.append(["median", *_medians(rounds), report.spread(values, 3)])
+    text = report.table(
+        ["round", "floor us", "echo us", "server us", "requests/s", "mix", "p50 ms", "p99 ms", name], rows
+    )
+    figures = {
+        name: sorted(values)[len(values) // 2],
+        "values": values,
+        "rounds": [asdict(entry) for entry in rounds],
+        "settings": settings.model_dump(mode="json"),
+    }
+    report.write(f"{text}\n{_verdict(settings, rounds)}", figures)
+    return 0
+
+
+def _round(settings: RatioSettings, seed: int) -> Round:
+    floor_us = _floor(settings, seed)
+    echo = _load(settings, seed, ["-m", "benchmarks", "echo", "--front", settings.echo_front])
+    server = _load(settings, seed, _server(settings))
+    return Round(floor_us, echo["server_us"], **{name: server[name] for name in _SERVER_FIGURES})
+
+
+def _floor(settings: RatioSettings, seed: int) -> float:
+    """CPU time per text offline in microseconds, from a process of its own; with a stub that of tokenising alone."""
+    command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(settings.bundle)]
+    command += ["--texts", str(settings.texts), "--seed", str(seed), *_variant(settings)]
+    command += ["--batch", "16"] if settings.stub else []
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")
+    return float(json.loads(ended.stdout.splitlines()[-1])["tokenise_us" if settings.stub else "floor_us"])
+
+
+def _variant(settings: RatioSettings) -> list[str]:
+    """The server's --variant, if it was given one: the floor runs the same model."""
+    flags = shlex.split(settings.server_flags)
+    return flags[place : place + 2] if "--variant" in flags and (place := flags.index("--variant")) >= 0 else []
+
+
+def _server(settings: RatioSettings) -> list[str]:
+    which = ["benchmarks", "stub", "--service-ms", str(settings.service_ms)] if settings.stub else ["server"]
+    flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--sessions", "1"]
+    return ["-m", *which, *flags, *shlex.split(settings.server_flags)]
+
+
+def _load(settings: RatioSettings, seed: int, server: Sequence[str]) -> dict[str, float]:
+    with serving(server) as served:
+        return measure(
+            served,
+            bundle=settings.bundle,
+            in_flight=settings.in_flight,
+            seconds=settings.seconds,
+            warmup_s=settings.warmup_s,
+            requests=_TEXTS,
+            seed=seed,
+        )
+
+
+def _cells(entry: Round) -> list[str]:
+    cells = [f"{us:.0f}" for us in (entry.floor_us, entry.echo_us, entry.server_us, entry.throughput)]
+    return [*cells, f"{entry.mix:.3f}", f"{entry.p50_ms:.1f}", f"{entry.p99_ms:.1f}"]
+
+
+def _medians(rounds: Sequence[Round]) -> list[str]:
+    names = ("floor_us", "echo_us", *_SERVER_FIGURES)
+    return [report.spread([getattr(entry, name) for entry in rounds], 3 if name == "mix" else None) for name in names]
+
+
+def _verdict(settings: RatioSettings, rounds: Sequence[Round]) -> str:
+    share = report.spread([entry.work_ratio for entry in rounds], 3)
+    if not settings.stub:
+        return f"work ratio (floor + echo) / server: {share}; 1.0 is the limit"
+    overhead = report.spread([entry.overhead for entry in rounds], 3)
+    return f"server / echo: {overhead}; target at most {_STUB_TARGET}. (tokenising + echo) / server: {share}"

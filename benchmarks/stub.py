@@ -1,8 +1,7 @@
-"""The real server over an encoder that costs nothing, or a fixed time a batch: `python -m benchmarks.stub --help`."""
+"""`python -m benchmarks stub`: the real server with models that cost nothing: what is left is the serving."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
@@ -11,51 +10,55 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 from server.app import App
-from server.config import ServerSettings, read_settings
-from server.telemetry.logs import set_up_logs
+from server.config import ServerSettings
+from server.models.bundle import MANIFEST, Manifest
+from server.models.session import Session
+
+
+class StubSettings(ServerSettings):
+    """The server with models that answer zeros at once, or after a fixed time. Takes every flag of the server."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks stub")
+
+    service_ms: float = Field(0.0, ge=0, description="time that a model takes for a batch, whatever its size")
 
 
 class StubSession:
-    """Answers each row with the same unit vector [dimensions], after `service_s` a batch."""
+    """A session that answers zeros [batch, dimensions] after a fixed time, during which the GIL is free."""
 
     def __init__(self, dimensions: int, service_s: float) -> None:
         self._dimensions, self._service_s = dimensions, service_s
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
-        """Run nothing."""
+        """Zeros, one row for each row of the feeds."""
         if self._service_s:
             time.sleep(self._service_s)
-        vectors = np.zeros((len(next(iter(feeds.values()))), self._dimensions), dtype=np.float32)
-        vectors[:, 0] = 1.0
-        return vectors
+        rows = len(next(iter(feeds.values())))
+        return np.zeros((rows, self._dimensions), dtype=np.float32)
 
 
-def stub_app(settings: ServerSettings, service_s: float = 0.0, dimensions: int = 128) -> App:
-    """A server whose models cost nothing."""
+def stub_app(settings: StubSettings) -> App:
+    """The server with stub sessions."""
 
-    def open_stub(_path: Path, _device: str, _threads: int) -> StubSession:
-        return StubSession(dimensions, service_s)
+    def open_session(path: Path, _device: str, _threads: int) -> Session:
+        facts = Manifest.model_validate_json((path.parent / MANIFEST).read_bytes())
+        return StubSession(facts.dimensions, settings.service_ms / 1e3)
 
-    return App(settings, open_session=open_stub)
+    return App(settings, open_session=open_session)
 
 
-def main() -> None:
+def run(settings: StubSettings) -> int:
     """Serve until SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--service-ms", type=float, default=0.0)
-    flags, rest = parser.parse_known_args()
-    settings = read_settings(ServerSettings, rest)
-    set_up_logs(settings.log_level)
-    app, stop = stub_app(settings, flags.service_ms / 1e3), threading.Event()
+    stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    app = stub_app(settings)
     app.start()
-    sys.stdout.write(f"ready on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
+    sys.stdout.write(f"stub on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
     sys.stdout.flush()
     stop.wait()
     app.stop()
-
-
-if __name__ == "__main__":
-    main()
+    return 0

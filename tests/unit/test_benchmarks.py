@@ -1,0 +1,170 @@
+"""The measuring tools: figures of known rows, a workload that repeats itself, loops that lose no request."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.client import ClosedLoop, arrivals, connected, open_loop
+from benchmarks.echo import reply
+from benchmarks.machine import cpu_seconds, pinned
+from benchmarks.process import Served, serving
+from benchmarks.ratio import Round
+from benchmarks.stub import StubSession
+from benchmarks.summary import Rows, summarise
+from benchmarks.workload import FEWEST_WORDS, MOST_WORDS, PATHS, mixed_texts
+from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+
+_SOURCES = [f"title{n} ({1900 + n}). drama, comedy" for n in range(200)]
+
+
+def rows(latencies_s: list[float], codes: list[int], late_s: float = 0.0) -> Rows:
+    intended = np.arange(len(codes), dtype=np.float64)
+    done, sizes = intended + np.asarray(latencies_s), np.full(len(codes), 10, dtype=np.int32)
+    return Rows(intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), sizes)
+
+
+@pytest.fixture(scope="module", params=[("threads",), ("aio",), ("threads", "--hop"), ("aio", "--hop")])
+def echo(request: pytest.FixtureRequest) -> Iterator[Served]:
+    with serving(["-m", "benchmarks", "echo", "--front", *request.param], core=None) as served:
+        yield served
+
+
+def test_percentiles_are_exact_on_known_rows() -> None:
+    summary = summarise(rows([n / 1e3 for n in range(1_001)], [0] * 1_001), seconds=10.0, slo_ms=99.5)
+    assert (summary.p50_ms, summary.p95_ms, summary.p99_ms, summary.p999_ms) == pytest.approx((500, 950, 990, 999))
+    assert summary.throughput == pytest.approx(100.1)
+    assert summary.goodput == pytest.approx(10.0)
+
+
+def test_failed_requests_count_neither_as_throughput_nor_as_latency() -> None:
+    summary = summarise(rows([0.001, 9.0, 0.003], [0, 8, 0]), seconds=1.0, slo_ms=2.0)
+    assert (summary.requests, summary.failed, summary.throughput, summary.goodput) == (3, 1, 2.0, 1.0)
+    assert summary.p50_ms == pytest.approx(2.0)
+
+
+def test_a_late_sender_is_seen_and_its_delay_is_latency() -> None:
+    summary = summarise(rows([0.005] * 4, [0] * 4, late_s=0.004), seconds=1.0, slo_ms=100.0)
+    assert summary.late_ms == pytest.approx(4.0)
+    assert summary.p50_ms == pytest.approx(5.0)
+
+
+def test_no_rows_give_no_latency() -> None:
+    assert np.isnan(summarise(rows([], []), seconds=1.0, slo_ms=1.0).p50_ms)
+
+
+def test_rows_survive_a_file_and_are_cut_by_time(tmp_path: Path) -> None:
+    rows([0.5] * 10, [0] * 10).save(tmp_path / "rows.npz")
+    loaded = Rows.load(tmp_path / "rows.npz")
+    assert len(loaded) == 10
+    assert loaded.within(2.5, 5.5).done.tolist() == [2.5, 3.5, 4.5]
+
+
+def test_workload_is_the_same_for_a_seed_and_begins_the_same_when_longer() -> None:
+    assert mixed_texts(_SOURCES, 500, seed=3) == mixed_texts(_SOURCES, 900, seed=3)[:500]
+    assert mixed_texts(_SOURCES, 500, seed=3) != mixed_texts(_SOURCES, 500, seed=4)
+
+
+def test_workload_repeats_no_text_and_mixes_lengths() -> None:
+    made = mixed_texts(_SOURCES, 2_000, seed=1)
+    lengths = [len(text.split()) for text in made]
+    assert len(set(made)) == 2_000
+    assert (min(lengths), max(lengths)) == (FEWEST_WORDS, MOST_WORDS)
+    assert sorted(lengths[:58]) == list(range(FEWEST_WORDS, MOST_WORDS + 1))
+
+
+def test_workload_refuses_more_texts_than_there_are() -> None:
+    with pytest.raises(ValueError, match="different texts"):
+        mixed_texts(["one"], 100, seed=1)
+
+
+def test_arrivals_are_seeded_ordered_and_of_the_rate() -> None:
+    due = arrivals(1_000.0, 10.0, seed=5)
+    assert np.array_equal(due, arrivals(1_000.0, 10.0, seed=5))
+    assert (np.diff(due) >= 0).all()
+    assert len(due) == pytest.approx(10_000, rel=0.05)
+    assert np.diff(due).std() == pytest.approx(1e-3, rel=0.1)
+
+
+def test_closed_loop_answers_each_request_once_and_keeps_to_its_number(echo: Served) -> None:
+    asked = [EncodeRequest(texts=[f"text {n}"]).SerializeToString() for n in range(400)]
+    with connected(echo.address, PATHS["encode"]) as send:
+        loop = ClosedLoop(send, asked, in_flight=8)
+        loop.start()
+        found = loop.rows()
+    assert len(found) == 400
+    assert loop.ran_out
+    assert (found.code == 0).all()
+    assert most_at_once(found) == 8
+
+
+def test_closed_loop_stops_when_told_and_loses_nothing() -> None:
+    waiting: list[Callable[[int], None]] = []
+    loop = ClosedLoop(lambda _request, answered: waiting.append(answered), [b""] * 100, in_flight=4)
+    loop.start()
+    for _ in range(10):
+        waiting.pop(0)(0)
+    loop.stop()
+    for answered in waiting:
+        answered(14)
+    found = loop.rows()
+    assert not loop.ran_out
+    assert found.code.tolist() == [0] * 10 + [14] * 4
+
+
+def test_open_loop_sends_everything_not_before_it_is_due(echo: Served) -> None:
+    due = arrivals(2_000.0, 0.1, seed=2)
+    with connected(echo.address, PATHS["encode"]) as send:
+        found = open_loop(send, [b""] * len(due), due)
+    assert len(found) == len(due)
+    assert (found.sent >= found.intended).all()
+    assert (found.done > found.sent).all()
+
+
+def test_a_dead_server_gives_codes_and_no_hang() -> None:
+    with serving(["-m", "benchmarks", "echo"], core=None) as served, connected(served.address, PATHS["encode"]) as send:
+        os.kill(served.pid, 9)
+        loop = ClosedLoop(send, [b""] * 20, in_flight=4)
+        loop.start()
+        assert len(loop.rows()) == 20
+
+
+def test_a_server_that_does_not_start_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="did not start"), serving(["-c", "pass"], core=None):
+        pass
+
+
+def test_cpu_seconds_counts_the_work_of_a_process() -> None:
+    before, own = cpu_seconds(os.getpid()), time.process_time()
+    sum(range(2_000_000))
+    assert cpu_seconds(os.getpid()) - before == pytest.approx(time.process_time() - own, abs=0.005)
+
+
+def test_echo_reply_has_the_size_of_a_real_one() -> None:
+    assert 512 < len(reply().SerializeToString()) < 560
+
+
+def test_work_ratio_is_the_share_of_work() -> None:
+    entry = Round(floor_us=1_500, echo_us=300, server_us=2_000, throughput=500, mix=0.9, p50_ms=1, p99_ms=2)
+    assert entry.work_ratio == pytest.approx((0.9 * 1_500 + 300) / 2_000)
+    assert entry.overhead == pytest.approx(2_000 / 300)
+
+
+def test_stub_session_answers_a_row_for_each_row() -> None:
+    assert StubSession(128, service_s=0.0).run({"input_ids": np.zeros((5, 9))}).shape == (5, 128)
+
+
+def test_a_core_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="may not be used"), pinned(10_000):
+        pass
+
+
+def most_at_once(found: Rows) -> int:
+    """The largest number of requests that were under way at one time."""
+    steps = sorted([(moment, 1) for moment in found.sent] + [(moment, -1) for moment in found.done])
+    return int(np.cumsum([step for _, step in steps]).max())
