@@ -150,7 +150,7 @@ class App:
             EncoderServicer(self.registry, limits, calls), methods.as_server()
         )
         inference = InferenceServicer(
-            Inference(self.registry, limits, calls, self.metrics), self.registry, self.is_ready, settings.max_entries
+            Inference(self.registry, limits, self.metrics), self.registry, calls, self.is_ready, settings.max_entries
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods.as_server())

@@ -8,11 +8,37 @@ import grpc
 
 from server.pipeline.domain import Call
 
-_LONGEST_S = 86_400.0
+_LONGEST_S = 86_400.0  # without a deadline gRPC answers with centuries
+
+
+class Caller:
+    """Who called: the calls made for one gRPC context, one after the other, are cancelled when the client goes."""
+
+    __slots__ = ("_context", "_current", "_default_s", "_is_gone")
+
+    def __init__(self, context: grpc.ServicerContext, default_s: float) -> None:
+        self._context, self._default_s = context, default_s
+        self._current: Call | None = None
+        self._is_gone = context.add_callback(self._leave) is False
+
+    def call(self, timeout_s: float | None = None) -> Call:
+        """A call that ends at the earliest of the client's deadline and `timeout_s`; by default at the server's."""
+        remaining = self._context.time_remaining()
+        limits = [] if remaining is None or remaining > _LONGEST_S else [remaining]
+        limits += [] if timeout_s is None else [timeout_s]
+        self._current = call = Call(time.monotonic() + min(limits, default=self._default_s))
+        if self._is_gone:
+            call.cancel()
+        return call
+
+    def _leave(self) -> None:
+        self._is_gone = True
+        if self._current is not None:
+            self._current.cancel()
 
 
 class Calls:
-    """Makes a `Call` from a gRPC context: the earliest deadline counts; cancelled when the client goes.
+    """Makes callers from gRPC contexts.
 
     Args:
         default_timeout_s: of a call that brings no deadline.
@@ -21,14 +47,6 @@ class Calls:
     def __init__(self, default_timeout_s: float) -> None:
         self._default_timeout_s = default_timeout_s
 
-    def of(self, context: grpc.ServicerContext, timeout_s: float | None = None) -> Call:
-        """The call; `timeout_s` is the request's own limit."""
-        remaining = context.time_remaining()
-        # Without a deadline gRPC answers with centuries.
-        seconds = self._default_timeout_s if remaining is None or remaining > _LONGEST_S else remaining
-        if timeout_s is not None:
-            seconds = timeout_s if remaining is None or remaining > _LONGEST_S else min(seconds, timeout_s)
-        call = Call(time.monotonic() + seconds)
-        if context.add_callback(call.cancel) is False:
-            call.cancel()
-        return call
+    def of(self, context: grpc.ServicerContext) -> Caller:
+        """The caller; ask once for a context, since gRPC keeps what it shall call at the end."""
+        return Caller(context, self._default_timeout_s)

@@ -38,7 +38,7 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
 
     def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:
         """Rank for one request."""
-        return self._one(request, self._calls.of(context))
+        return self._one(request, self._calls.of(context).call())
 
     def BatchRecommend(
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
@@ -54,8 +54,9 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
                 results[place] = checked
             else:
                 groups.setdefault((entry.bundle, entry.version), []).append((place, checked))
+        caller = self._calls.of(context)
         for (bundle, version), members in groups.items():
-            answers = self._many(bundle, version, [request for _, request in members], self._calls.of(context))
+            answers = self._many(bundle, version, [request for _, request in members], caller.call())
             for (place, _), answer in zip(members, answers, strict=True):
                 results[place] = answer
         return pb.BatchRecommendResponse(results=[_entry(result) for result in results if result is not None])
@@ -64,9 +65,10 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         self, request_iterator: Iterator[pb.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamRecommendResponse]:
         """Rank for each message of a stream."""
+        caller = self._calls.of(context)
         for message in request_iterator:
             try:
-                result: _Result = self._one(message.request, self._calls.of(context))
+                result: _Result = self._one(message.request, caller.call())
             except SwiftrecError as error:
                 result = error
             yield pb.StreamRecommendResponse(result=_entry(result))
@@ -113,7 +115,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         texts = [check_text(text, f"texts[{n}]", self._limits) for n, text in enumerate(request.texts)]
         priority, version = to_priority(request.priority), to_version(request.version)
         with self._registry.use(request.bundle, version) as engine:
-            vectors = engine.recommender.encode(texts, self._calls.of(context), priority)
+            vectors = engine.recommender.encode(texts, self._calls.of(context).call(), priority)
         facts = engine.bundle.manifest
         return encoder_pb2.EncodeResponse(
             vectors=vectors.astype("<f4", copy=False).tobytes(),

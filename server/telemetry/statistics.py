@@ -24,8 +24,6 @@ class Statistics:
     success_ns: int = 0
     failure: int = 0
     failure_ns: int = 0
-    cancelled: int = 0
-    rejected: int = 0
     inferences: int = 0
     executions: int = 0
     queue_ns: int = 0
@@ -45,6 +43,12 @@ class Statistics:
             else:
                 self.failure += 1
                 self.failure_ns += int(seconds * 1e9)
+
+    def looked_up(self, *, is_hit: bool) -> None:
+        """A vector came from the cache, or did not."""
+        with self.lock:
+            self.cache_hits += is_hit
+            self.cache_misses += not is_hit
 
     def ran(self, waits_s: Sequence[float], seconds: float) -> None:
         """A batch ran; `waits_s` is how long each of its jobs had waited."""

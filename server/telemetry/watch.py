@@ -25,12 +25,10 @@ class ModelWatch:
     def refused(self, why: Enum) -> None:
         """A job was not accepted."""
         self._metrics.refused.labels(*self._labels, why.value).inc()
-        self.statistics.rejected += 1
 
     def dropped(self, why: str) -> None:
         """A job that waited was not run."""
         self._metrics.dropped.labels(*self._labels, why).inc()
-        self.statistics.cancelled += 1
 
     def ran(self, waits_s: Sequence[float], tokens: int, padded: int, seconds: float, why: Enum) -> None:
         """A batch ran."""
@@ -54,11 +52,7 @@ class BundleWatch:
     def looked_up(self, where: str) -> None:
         """A vector came from the cache ("hit"), a job in flight ("joined") or a job of its own ("miss")."""
         self._where[where].inc()
-        statistics = self.models["encoder"].statistics
-        if where == "hit":
-            statistics.cache_hits += 1
-        else:
-            statistics.cache_misses += 1
+        self.models["encoder"].statistics.looked_up(is_hit=where == "hit")
 
     def answered(self, model: str, seconds: float, *, is_success: bool) -> None:
         """A request to `model` ended."""

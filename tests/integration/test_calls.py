@@ -30,7 +30,7 @@ class Context:
 
 @pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 60.0)])
 def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None, seconds: float) -> None:
-    call = Calls(5.0).of(Context(remaining))  # type: ignore[arg-type] # a hand-written part of a context
+    call = Calls(5.0).of(Context(remaining)).call()  # type: ignore[arg-type] # a hand-written part of a context
     assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.5)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from server.api.calls import Calls
+from server.api.calls import Caller
 from server.api.convert import DEFAULT_TOP_K, MAX_TOP_K, InputLimits, check_text
 from server.api.inference.models import ENCODER, ModelSpec, find_model, read_version
 from server.api.inference.parameters import Parameters, read_parameters, whole
@@ -28,10 +27,10 @@ Output = NDArray[np.float32] | list[list[bytes]]
 class Inference:
     """Answers ModelInferRequests with the pipeline that answers swiftrec.v1."""
 
-    def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls, metrics: Metrics) -> None:
-        self._registry, self._limits, self._calls, self._metrics = registry, limits, calls, metrics
+    def __init__(self, registry: Registry[Engine], limits: InputLimits, metrics: Metrics) -> None:
+        self._registry, self._limits, self._metrics = registry, limits, metrics
 
-    def infer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+    def infer(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelInferResponse:
         """Answer one request.
 
         Raises:
@@ -42,7 +41,7 @@ class Inference:
         inputs = read_inputs(request, request.model_name, spec.inputs, self._limits.entries)
         wanted = _wanted(request, spec)
         with self._registry.use(bundle or asked.bundle, version) as engine:
-            call = self._calls.of(context, asked.timeout_s)
+            call = caller.call(asked.timeout_s)
             try:
                 outputs = (self._encode if spec is ENCODER else self._recommend)(engine, inputs, asked, call)
             except DeadlineExceeded:

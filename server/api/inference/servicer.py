@@ -10,6 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from server.api.calls import Calls
 from server.api.inference.infer import Inference
 from server.api.inference.models import MODELS, configuration, find_model, metadata, read_version
 from server.api.inference.settings import log_settings, trace_setting
@@ -37,14 +38,21 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     Args:
         inference: answers ModelInfer.
         registry: what serves.
+        calls: makes callers.
         is_ready: whether the server takes work.
         max_batch: rows of one request.
     """
 
     def __init__(
-        self, inference: Inference, registry: Registry[Engine], is_ready: Callable[[], bool], max_batch: int
+        self,
+        inference: Inference,
+        registry: Registry[Engine],
+        calls: Calls,
+        is_ready: Callable[[], bool],
+        max_batch: int,
     ) -> None:
-        self._inference, self._registry, self._is_ready, self._max_batch = inference, registry, is_ready, max_batch
+        self._inference, self._registry, self._calls = inference, registry, calls
+        self._is_ready, self._max_batch = is_ready, max_batch
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         """It answers, so it lives."""
@@ -80,15 +88,16 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Answer."""
-        return self._inference.infer(request, context)
+        return self._inference.infer(request, self._calls.of(context))
 
     def ModelStreamInfer(
         self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ModelStreamInferResponse]:
         """Answer each message, in order; an error concerns its own message only."""
+        caller = self._calls.of(context)
         for request in request_iterator:
             try:
-                yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, context))
+                yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, caller))
             except SwiftrecError as error:
                 response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
                 yield pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)
