@@ -24,7 +24,12 @@ def main() -> int:
     parser.add_argument(
         "--history", default="", help="events, oldest first, separated by |: item ids (digits) or texts"
     )
-    parser.add_argument("--repeat", type=int, default=1, help="ask so often, one by one, and print the latency")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        help="ask so often, one by one, and print the latency (a server with a cache encodes the text once)",
+    )
     parser.add_argument("--top-k", type=int, default=10, help="how many items (default %(default)s)")
     parser.add_argument("--tls-ca", type=Path, help="PEM authority of the server's certificate: turns TLS on")
     parser.add_argument("--token-file", type=Path, help="file whose first line is the bearer token")

@@ -27,9 +27,9 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path) -> Iterator[Server]:
+def serving(bundle: Path, *flags: str) -> Iterator[Server]:
     """Serve on free ports; at the end SIGTERM must end it with code 0."""
-    command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", "0", "--metrics-port", "0"]
+    command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", "0", "--metrics-port", "0", *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()

@@ -26,7 +26,7 @@ def test_quality_is_what_is_promised(bundle: Bundle) -> None:
 
 
 def test_unloaded_server_is_quick_and_small(bundle: Bundle) -> None:
-    with serving(bundle.folder) as server:
+    with serving(bundle.folder, "--cache-mb", "0") as server:
         request = pb.RecommendRequest(query=_QUERY, history=[pb.Event(item_id="50")])
         for _ in range(20):
             server.stub.Recommend(request, timeout=10)
