@@ -57,13 +57,13 @@ class State(Enum):
 class Job(Generic[P, R]):
     """One piece of work in a queue. Only its batcher changes it."""
 
-    __slots__ = ("arrival", "cost_s", "deadline", "done", "payload", "priority", "state", "tokens")
+    __slots__ = ("arrival", "cost_s", "deadline", "done", "due", "payload", "priority", "state", "tokens")
 
     def __init__(
         self, payload: P, tokens: int, priority: int, deadline: float, done: Callable[[R | SwiftrecError], None]
     ) -> None:
         self.payload, self.tokens, self.priority, self.deadline, self.done = payload, tokens, priority, deadline, done
-        self.arrival = self.cost_s = 0.0
+        self.arrival = self.due = self.cost_s = 0.0
         self.state = State.WAITING
 
 
@@ -148,6 +148,7 @@ class Batcher(Generic[P, R]):
             job.arrival = self._clock()
             load = self._load(job.arrival)
             why = self._admit(load, tokens, job.cost_s, deadline - job.arrival, self._limits)
+            job.due = job.arrival + load.wait_s
             bell = None
             if why is None:
                 self._add(job)

@@ -10,6 +10,7 @@ from typing import Protocol
 WINDOW = 64  # jobs that a plan looks at, oldest first
 PRIORITIES = range(10)  # 1 is the most urgent, 9 the least, 0 means the default
 DEFAULT_PRIORITY = 5
+_NOTHING = 0.1  # padding of less than a tenth of a batch's fixed cost is not worth an older job's wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class Waits(Protocol):
     @property
     def arrival(self) -> float:
         """When it was queued."""
+
+    @property
+    def due(self) -> float:
+        """When it would start if jobs ran in the order of their arrival, as predicted on its arrival."""
 
 
 class Cost(Protocol):
@@ -82,22 +87,51 @@ def urgency(job: Waits, now: float, limits: Limits) -> tuple[int, float, float]:
 def plan(waiting: Sequence[Waits], limits: Limits, cost: Cost, now: float) -> Plan:
     """Choose what runs now among the first `WINDOW` jobs.
 
-    The most urgent job always goes, so that none starves. Its mates are the group that holds it when the window, sorted
-    by length, is cut into batches that cost least in all.
+    The most urgent job always goes, so that none starves. Its mates are the next most urgent where their padding costs
+    next to nothing; else the group that holds it when the window, sorted by length, is cut into batches that cost least
+    in all. Jobs that are overdue go before others as soon as they fill a batch: grouping by length delays nobody much.
     """
     if len(waiting) == 1:
         return Plan([0], Reason.DRAINED)
     window = waiting[:WINDOW]
-    first = min(range(len(window)), key=lambda n: urgency(window[n], now, limits))
-    # Of equal lengths the oldest come last, since the last group of a length is its fullest.
-    order = sorted(range(len(window) - 1, -1, -1), key=lambda n: window[n].tokens)
-    place = order.index(first)
-    lengths = [window[n].tokens for n in order]
-    start, end = next(group for group in _cut(lengths, limits, cost) if group[0] <= place < group[1])
-    chosen = order[start:end]
-    if len(chosen) == room(lengths[end - 1], limits):
+    keys = [urgency(job, now, limits) for job in window]
+    order = sorted(range(len(window)), key=keys.__getitem__)
+    chosen = _prefix(window, order, limits)
+    slack_s = cost.batch_s if len(chosen) == len(window) else _NOTHING * cost.batch_s
+    if _padding_s([window[n].tokens for n in chosen], cost) > slack_s:
+        overdue = [n for n in order if window[n].due <= now]
+        chosen = _group(window, overdue if len(overdue) >= len(chosen) else order, limits, cost)
+    if len(chosen) == room(max(window[n].tokens for n in chosen), limits):
         return Plan(chosen, Reason.FULL)
     return Plan(chosen, Reason.DRAINED if len(chosen) == len(waiting) else Reason.CUT)
+
+
+def _prefix(window: Sequence[Waits], order: Sequence[int], limits: Limits) -> list[int]:
+    """As many of the most urgent as a batch holds."""
+    chosen: list[int] = []
+    longest = 0
+    for n in order:
+        longest = max(longest, window[n].tokens)
+        if chosen and len(chosen) + 1 > room(longest, limits):
+            break
+        chosen.append(n)
+    return chosen
+
+
+def _padding_s(lengths: Sequence[int], cost: Cost) -> float:
+    """What the padding of one batch of these lengths costs."""
+    return len(lengths) * cost.row_s(max(lengths)) - sum(map(cost.row_s, lengths))
+
+
+def _group(window: Sequence[Waits], order: Sequence[int], limits: Limits, cost: Cost) -> list[int]:
+    """The group of the most urgent, `order[0]`, in the cheapest cut."""
+    # Of equal lengths the most urgent come last, since the last group of a length is its fullest.
+    by_length = list(reversed(order))
+    by_length.sort(key=lambda n: window[n].tokens)
+    place = by_length.index(order[0])
+    groups = _cut([window[n].tokens for n in by_length], limits, cost)
+    start, end = next(group for group in groups if group[0] <= place < group[1])
+    return by_length[start:end]
 
 
 def room(length: int, limits: Limits) -> int:
@@ -107,11 +141,7 @@ def room(length: int, limits: Limits) -> int:
 
 def _cut(lengths: Sequence[int], limits: Limits, cost: Cost) -> list[tuple[int, int]]:
     """Cut ascending lengths into the ranges [start, end) that cost least in all (dynamic programming)."""
-    batch_s, number = cost.batch_s, len(lengths)
-    padding_s = number * cost.row_s(lengths[-1]) - sum(map(cost.row_s, lengths))
-    if padding_s <= batch_s and number <= room(lengths[-1], limits):
-        return [(0, number)]  # a second batch costs more than all the padding that it could save
-    best, cuts = [0.0], [0]
+    best, cuts, batch_s = [0.0], [0], cost.batch_s
     for end in range(1, len(lengths) + 1):
         row_s = cost.row_s(lengths[end - 1])
         lowest, at = float("inf"), end - 1
