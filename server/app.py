@@ -75,7 +75,7 @@ class App:
         self.metrics.registry.register(
             EngineCollector(lambda: [one for engine in self.registry.ready() for one in engine.snapshots()])
         )
-        self._doors = Doors(settings.max_calls, self._drain_s)
+        self.doors = Doors(settings.max_calls, self._drain_s)
         self._max_streams = max(1, settings.max_calls // 4)  # each holds a thread
         self.methods = self._all_methods()
         self._server = self._grpc_server()
@@ -141,7 +141,7 @@ class App:
     def _all_methods(self) -> Methods:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
-        methods = Methods(Edge(_requests(), self.metrics, self._doors, streams).wrap)
+        methods = Methods(Edge(_requests(), self.metrics, self.doors, streams).wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
         recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)
@@ -186,7 +186,7 @@ class App:
                 f"cannot listen on {host}:{self._settings.metrics_port} ({error.strerror}): give another --metrics-port"
             ) from None
         self.metrics_port = self._metrics_server.server_port
-        self.metrics.in_flight.set_function(lambda: self._doors.inside)
+        self.metrics.in_flight.set_function(lambda: self.doors.inside)
 
     def _die(self) -> None:
         self._is_alive = False

@@ -71,12 +71,25 @@ class Catalogue:
         Raises:
             BundleError: they do not belong together.
         """
-        lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
-        items = [Item(**json.loads(line)) for line in lines]
-        vectors = np.load(folder / VECTORS, allow_pickle=False)
+        try:
+            lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
+            items = [Item(**json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
+        try:
+            vectors = np.load(folder / VECTORS, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder / VECTORS}: no vectors ({error}): export it again") from None
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
             raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
+        if not np.isfinite(vectors).all():
+            raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
         return cls(items, vectors)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return int(self._vectors.shape[1])
 
     def vector(self, item_id: str) -> Vector | None:
         """The item's vector [dimensions], or None if there is no such item."""

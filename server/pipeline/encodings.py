@@ -86,6 +86,11 @@ class Encodings:
         """What the cache holds now."""
         return self._cache.size_bytes
 
+    @property
+    def in_flight(self) -> int:
+        """Texts that are being encoded now."""
+        return len(self._flights)
+
     def submit(self, ids: Sequence[int], deadline: float, priority: int, done: Done) -> Callable[[], None] | None:
         """Have `ids` encoded; `done` is called once with the vector or the error, maybe before this returns.
 

@@ -76,6 +76,11 @@ class Engine:
         self.watch = watch or BundleWatch(Metrics(), facts.name, facts.version)
         self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
         self.catalogue = Catalogue.load(bundle.folder)
+        if self.catalogue.dimensions != facts.dimensions:
+            raise BundleError(
+                f"{bundle.folder}: item vectors have {self.catalogue.dimensions} dimensions, the manifest says "
+                f"{facts.dimensions}: export it again"
+            )
         encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
         ranker = open_session(bundle.folder / "ranker.onnx", options.device, options.threads)
         self._encoder = EncoderModel(encoder)

@@ -1,0 +1,48 @@
+"""Bundles for tests, made from the quick one: other versions, damaged files, seals renewed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from server.catalogue.catalogue import ITEMS
+from server.models.bundle import MANIFEST, Bundle, Manifest, file_hash
+
+
+def copy(bundle: Bundle, folder: Path, *, light: bool = False) -> Path:
+    """A copy of its files in `folder`, hard links where they can be; `light` stands a few bytes in for each model."""
+    folder.mkdir(parents=True)
+    for name in (*bundle.manifest.files, MANIFEST):
+        source = bundle.folder / name
+        if light and source.suffix == ".onnx":
+            (folder / name).write_bytes(name.encode() * 100)
+        else:
+            try:
+                os.link(source, folder / name)
+            except OSError:
+                shutil.copy(source, folder / name)
+    return folder
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file without touching what a hard link shares with it."""
+    scratch = path.with_name(f"{path.name}.new")
+    scratch.write_bytes(data)
+    scratch.replace(path)
+
+
+def seal(folder: Path, version: int, name: str | None = None) -> None:
+    """Make the manifest fit the files again."""
+    facts = json.loads((folder / MANIFEST).read_bytes())
+    facts |= {"version": version, "name": name or facts["name"]}
+    facts["files"] = {file: file_hash(folder / file) for file in facts["files"]}
+    replace(folder / MANIFEST, Manifest(**facts).sealed().model_dump_json().encode())
+
+
+def mark_titles(folder: Path, mark: str) -> None:
+    """Append `mark` to every title."""
+    rows = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps(row | {"title": f"{row['title']} {mark}"}) for row in rows]
+    replace(folder / ITEMS, "\n".join(lines).encode())

@@ -1,0 +1,112 @@
+"""A bundle that is not whole or not sound is refused with its reason; the old one serves, and the process lives."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from server.errors import BundleError
+from server.models.bundle import MANIFEST, Bundle, load_bundle
+from server.pipeline.engine import EngineOptions
+from server.probe import probe, try_bundle
+from tests import bundles
+from tests.integration.test_swap import add_version, serving
+
+_MUTATIONS = 500
+
+
+def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes | None:
+    """Flip bytes, cut, lengthen, swap with another file, or delete."""
+    kind = rng.randrange(5)
+    if kind == 0:
+        changed = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            changed[rng.randrange(len(changed))] ^= rng.randint(1, 255)
+        return bytes(changed)
+    if kind == 1:
+        return data[: rng.randrange(len(data))]
+    if kind == 2:
+        return data + rng.randbytes(rng.randint(1, 64))
+    return rng.choice(others) if kind == 3 else None
+
+
+def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.probe", lambda _folder, _options: None)
+    rng = random.Random(7)
+    add_version(bundle, tmp_path, 1)
+    good = add_version(bundle, tmp_path, 2)
+    names = sorted([*load_bundle(good).manifest.files, MANIFEST])
+    contents = {name: (good / name).read_bytes() for name in names}
+    with serving([tmp_path / "swapped" / "1"]) as app:
+        for n in range(_MUTATIONS):
+            name = names[n % len(names)]
+            others = [data for other, data in contents.items() if other != name]
+            changed = mutate(rng, contents[name], others)
+            if changed is None:
+                (good / name).unlink()
+            else:
+                bundles.replace(good / name, changed)
+            with pytest.raises(BundleError) as caught:
+                app.registry.load("swapped", 2)
+            assert name in str(caught.value), (n, name, str(caught.value))
+            bundles.replace(good / name, contents[name])
+            assert [entry.is_ready for entry in app.registry.index()] == [True, False]
+        app.registry.load("swapped", 2)  # restored, it loads
+        assert [entry.is_ready for entry in app.registry.index()] == [True, True]
+
+
+def vectors(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("encoder.fp32.onnx", b"", "ONNX Runtime cannot load it"),
+        ("ranker.onnx", b"\x08\x07" * 500, "ONNX Runtime cannot load it"),
+        ("tokenizer.json", b"{}", "not a tokenizer file"),
+        ("items.jsonl", b"not json", "no table of items"),
+        ("items.jsonl", b'{"id": "1"}', "no table of items"),
+        ("vectors.npy", b"no array", "no vectors"),
+        ("vectors.npy", vectors(np.zeros((3, 128), np.float32)), "for 1682 items"),
+        ("vectors.npy", vectors(np.zeros((1682, 64), np.float32)), "64 dimensions"),
+        ("vectors.npy", vectors(np.full((1682, 128), np.nan, np.float32)), "not finite"),
+        ("vectors.npy", vectors(np.array([{}], dtype=object)), "no vectors"),
+    ],
+)
+def test_sealed_but_unsound_bundle_is_refused_by_name(
+    bundle: Bundle, tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
+    folder = bundles.copy(bundle, tmp_path / "1")
+    bundles.replace(folder / name, data)
+    bundles.seal(folder, 1)
+    variant = "fp32" if name == "encoder.fp32.onnx" else None
+    with pytest.raises(BundleError, match=reason):
+        try_bundle(folder, EngineOptions(variant=variant))
+
+
+def test_child_says_why_it_refuses(bundle: Bundle, tmp_path: Path) -> None:
+    folder = bundles.copy(bundle, tmp_path / "1")
+    bundles.replace(folder / "ranker.onnx", (folder / "encoder.fp32.onnx").read_bytes())
+    bundles.seal(folder, 1)
+    with pytest.raises(BundleError, match="a model cannot be run"):
+        probe(folder, EngineOptions())
+
+
+def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "crash"
+    program.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("server.probe.sys.executable", str(program))
+    with pytest.raises(BundleError, match="ended a process of its own with SIGSEGV"):
+        probe(tmp_path, EngineOptions())

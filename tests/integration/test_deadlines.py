@@ -1,0 +1,109 @@
+"""Ten thousand deadlines and ten thousand cancels: nothing late ever runs, and nothing is left behind."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+import grpc
+
+from benchmarks.stub import StubSession
+from server.app import App
+from server.batching.admission import Load, Refusal
+from server.batching.batcher import Batcher
+from server.batching.policy import Limits
+from server.config import ServerSettings
+from server.errors import DeadlineExceeded, SwiftrecError
+from server.models.bundle import Bundle
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+
+_NUMBER, _LONG = 10_000, 60.0
+
+
+class Ticking:
+    """A model whose batches take simulated time; it keeps the deadlines that had passed when a job ran."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.late: list[float] = []
+        self.ran = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def run(self, deadlines: Sequence[float]) -> Sequence[float]:
+        self.late += [deadline for deadline in deadlines if deadline <= self.now]
+        self.ran += len(deadlines)
+        self.now += 0.01 * len(deadlines)
+        return deadlines
+
+
+def everything(load: Load, tokens: int, run_s: float, patience_s: float, limits: Limits) -> Refusal | None:
+    """Admission that lets everything in, so that deadlines pass in the queue."""
+    return None
+
+
+def test_of_10_000_random_deadlines_no_expired_one_runs() -> None:
+    model, rng, over = Ticking(), random.Random(7), threading.Semaphore(0)
+    results: list[object] = []
+
+    def done(result: float | SwiftrecError) -> None:
+        results.append(result)
+        over.release()
+
+    batcher: Batcher[float, float] = Batcher("test", model, Limits(jobs=16), clock=model.clock, admit=everything)
+    for _ in range(_NUMBER):
+        deadline = rng.uniform(0.001, 0.02 * _NUMBER)
+        batcher.submit(deadline, rng.randint(1, 60), deadline, done)
+    batcher.start()
+    for _ in range(_NUMBER):
+        assert over.acquire(timeout=_LONG)
+    batcher.stop()
+    expired = sum(isinstance(result, DeadlineExceeded) for result in results)
+    assert model.late == []
+    assert model.ran + expired == _NUMBER == len(results)
+    assert min(model.ran, expired) > _NUMBER / 10  # both kinds were there
+    assert (batcher.load().jobs, batcher.load().tokens) == (0, 0)
+
+
+def test_10_000_random_cancels_leave_every_gauge_at_0(bundle: Bundle) -> None:
+    settings = ServerSettings(
+        bundle=[bundle.folder], port=0, metrics_port=0, sessions=2, max_calls=512, _cli_parse_args=[]
+    )
+    app, rng = App(settings, open_session=lambda *_: StubSession(128, 0.002)), random.Random(7)
+    app.start()
+    in_flight = threading.Semaphore(200)
+    codes: dict[str, int] = {}
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+            stub = RecommenderServiceStub(channel)
+            for n in range(_NUMBER):
+                assert in_flight.acquire(timeout=_LONG)
+                request = pb.RecommendRequest(query=f"text {n % 3_000}", history=[pb.Event(text=f"seen {n}")])
+                call = stub.Recommend.future(request, timeout=rng.choice([0.001, 0.01, 30.0]))
+
+                def ended(answered: grpc.Call) -> None:
+                    codes[answered.code().name] = codes.get(answered.code().name, 0) + 1
+                    in_flight.release()
+
+                call.add_done_callback(ended)  # type: ignore[arg-type] # a call and a future
+                if rng.random() < 0.5:
+                    call.cancel()  # type: ignore[no-untyped-call]
+            for _ in range(200):
+                assert in_flight.acquire(timeout=_LONG)
+        ends = time.monotonic() + _LONG
+        with app.registry.use() as engine:
+            while app.doors.inside:  # the last calls leave after their clients have been told
+                assert time.monotonic() < ends
+            for batcher in (engine.encode, engine.rank):
+                assert (batcher.load().jobs, batcher.load().tokens) == (0, 0)
+            assert engine.encodings.in_flight == 0
+        assert app.doors.inside == 0
+    finally:
+        app.stop()
+    assert set(codes) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+    assert sum(codes.values()) == _NUMBER
+    assert min(codes["OK"], codes["CANCELLED"], codes["DEADLINE_EXCEEDED"]) > 100
