@@ -108,7 +108,7 @@ class Ranking:
         self._ignored: list[str] = []
         self._kinds: list[Kind] = []
         self._vectors: list[Vector] = []
-        self._timings = Timings()
+        self.timings = Timings()
         self._user: Vector | None = None
         self._error: SwiftrecError | None = None
         self._started = self._since = pipeline.clock()
@@ -138,10 +138,10 @@ class Ranking:
         else:
             items, strategy = self._pipeline.catalogue.search(self._user, self._mask, k), Strategy.MODEL
         ended = self._pipeline.clock()
-        self._timings.retrieve_ms = 1e3 * (ended - started)
-        self._timings.total_ms = 1e3 * (ended - self._started)
+        self.timings.retrieve_ms = 1e3 * (ended - started)
+        self.timings.total_ms = 1e3 * (ended - self._started)
         used = len(self._kinds) - bool(self._request.query)
-        return Recommendation(items, self._ignored, strategy, used, self._timings)
+        return Recommendation(items, self._ignored, strategy, used, self.timings)
 
     def _seen(self) -> list[str]:
         if not self._request.exclude_history:
@@ -172,8 +172,8 @@ class Ranking:
             return
         for place, vector in zip(places, self._encoding.vectors, strict=True):
             self._vectors[place] = vector
-        self._timings.tokenise_ms = 1e3 * self._encoding.tokenise_s
-        self._timings.encode_ms = self._lap() - self._timings.tokenise_ms
+        self.timings.tokenise_ms = 1e3 * self._encoding.tokenise_s
+        self.timings.encode_ms = self._lap() - self.timings.tokenise_ms
         try:
             self._rank()
         except SwiftrecError as refusal:
@@ -197,7 +197,7 @@ class Ranking:
             self._end(result)
             return
         self._user = result
-        self._timings.rank_ms = self._lap()
+        self.timings.rank_ms = self._lap()
         self._end(None)
 
     def _lap(self) -> float:
@@ -213,11 +213,11 @@ class Ranking:
 class Answered(Protocol):
     """Hears that a request ended."""
 
-    def __call__(self, model: str, seconds: float, *, is_success: bool) -> None:
-        """`model` is "encoder" or "ranker"."""
+    def __call__(self, model: str, seconds: float, steps: Timings, *, is_success: bool) -> None:
+        """`model` is "encoder" or "ranker"; `steps` has those that it came to."""
 
 
-def _nobody(model: str, seconds: float, *, is_success: bool) -> None:
+def _nobody(model: str, seconds: float, steps: Timings, *, is_success: bool) -> None:
     pass
 
 
@@ -260,9 +260,11 @@ class Recommender:
             if failed:
                 raise failed[0]
         except SwiftrecError:
-            self._answered("encoder", self.clock() - started, is_success=False)
+            self._answered("encoder", self.clock() - started, Timings(1e3 * encoding.tokenise_s), is_success=False)
             raise
-        self._answered("encoder", self.clock() - started, is_success=True)
+        seconds = self.clock() - started
+        steps = Timings(1e3 * encoding.tokenise_s, 1e3 * (seconds - encoding.tokenise_s))
+        self._answered("encoder", seconds, steps, is_success=True)
         return np.array(encoding.vectors)
 
     def recommend(self, request: Request, call: Call) -> Recommendation:
@@ -288,11 +290,11 @@ class Recommender:
         try:
             call.wait()
         except SwiftrecError:
-            for _ in rankings:
-                self._answered("ranker", self.clock() - started, is_success=False)
+            for ranking in rankings:
+                self._answered("ranker", self.clock() - started, ranking.timings, is_success=False)
             raise
         outcomes = [ranking.outcome() for ranking in rankings]
-        for outcome in outcomes:
+        for ranking, outcome in zip(rankings, outcomes, strict=True):
             is_success = not isinstance(outcome, SwiftrecError)
-            self._answered("ranker", self.clock() - started, is_success=is_success)
+            self._answered("ranker", self.clock() - started, ranking.timings, is_success=is_success)
         return outcomes
