@@ -7,6 +7,7 @@ import itertools
 import logging
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +36,11 @@ RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"
 
 
 class Failing:
-    """A session that fails on real work once it is armed, and quotes what it got."""
+    """A session that fails on real work once it is armed, and quotes what it got; it can be held, too."""
 
     is_armed = False
+    entered, gate = threading.Event(), threading.Event()
+    gate.set()
 
     def __init__(self, path: Path, device: str, threads: int) -> None:
         self._inner = open_session(path, device, threads)
@@ -45,6 +48,8 @@ class Failing:
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         if self.is_armed:
             raise RuntimeError(f"{SECRET} {feeds}")
+        self.entered.set()
+        assert self.gate.wait(30)
         return self._inner.run(feeds)
 
 
@@ -110,6 +115,32 @@ def test_refused_call_is_an_error_with_its_code(traced: App, collector: Collecto
     span, _ = collector.call("bad")
     assert facts(span)["rpc.grpc.status_code"] == code_pb2.INVALID_ARGUMENT
     assert (span.status.code, span.status.message) == (2, "INVALID_ARGUMENT")
+
+
+@pytest.fixture
+def held() -> Iterator[type[Failing]]:
+    Failing.entered.clear()
+    Failing.gate.clear()
+    yield Failing
+    Failing.gate.set()
+
+
+def test_expired_deadline_is_an_error(traced: App, collector: Collector, held: type[Failing]) -> None:
+    assert ask(traced, "late", query("too late"), timeout=0.3) is grpc.StatusCode.DEADLINE_EXCEEDED
+    span, _ = collector.call("late")
+    assert facts(span)["rpc.grpc.status_code"] == code_pb2.DEADLINE_EXCEEDED
+    assert span.status.code == 2
+
+
+def test_cancelled_call_is_an_error(traced: App, collector: Collector, held: type[Failing]) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{traced.port}") as channel:
+        call = channel.unary_unary(RECOMMEND, None, None)
+        future = call.future(query("cancelled"), timeout=10, metadata=(("x-request-id", "gone"),))
+        assert held.entered.wait(10)
+        future.cancel()  # type: ignore[no-untyped-call]
+        span, _ = collector.call("gone")
+    assert facts(span)["rpc.grpc.status_code"] == code_pb2.CANCELLED
+    assert span.status.code == 2
 
 
 def test_ratio_0_traces_only_what_the_caller_traces(bundle: Bundle) -> None:
