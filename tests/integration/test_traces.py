@@ -25,6 +25,7 @@ from server.errors import ConfigError
 from server.models.bundle import Bundle
 from server.models.session import open_session
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.telemetry.logs import JsonFormatter
 from server.telemetry.traces import read_traceparent
 from tests.conftest import ROOT
@@ -108,6 +109,16 @@ def test_call_is_a_span_of_its_callers_trace_with_its_steps(traced: App, collect
         assert span.start_time_unix_nano <= step.start_time_unix_nano < step.end_time_unix_nano
         assert step.end_time_unix_nano <= span.end_time_unix_nano
     assert all(a.end_time_unix_nano <= b.start_time_unix_nano for a, b in itertools.pairwise(steps))
+
+
+def test_list_has_each_step_once(traced: App, collector: Collector) -> None:
+    one = pb.RecommendRequest(query="a good western")
+    with grpc.insecure_channel(f"127.0.0.1:{traced.port}") as channel:
+        stub = RecommenderServiceStub(channel)
+        stub.BatchRecommend(pb.BatchRecommendRequest(requests=[one] * 5), metadata=(("x-request-id", "list"),))
+    _, steps = collector.call("list")
+    assert [step.name for step in steps] == ["tokenise", "encode", "rank", "retrieve"]
+    assert {facts(step)["swiftrec.requests"] for step in steps} == {5}
 
 
 def test_refused_call_is_an_error_with_its_code(traced: App, collector: Collector) -> None:
