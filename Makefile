@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Swiftrec needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	@echo "installing into $(VENV) (about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,dev]"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,otel,dev]"
 	@touch $@
 
 proto: setup ## regenerate server/pb from proto/
@@ -74,7 +74,7 @@ bench: ## comes with the benchmark issue
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,export,bench,dev]"
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,export,bench,otel,dev]"
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude setuptools | sed 's/+cpu$$//' > constraints.txt
 	rm -rf $(VENV)-lock
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from server.api.convert import InputLimits
 from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
 from server.api.inference.servicer import InferenceServicer
+from server.api.journal import Journal
 from server.api.methods import Methods
 from server.api.security import Guard, Tokens, connection_limits, server_credentials
 from server.api.services import EncoderServicer, RecommenderServicer
@@ -34,6 +37,7 @@ from server.pipeline.engine import Engine
 from server.probe import probe
 from server.telemetry.collector import EngineCollector
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import Traces
 from server.telemetry.watch import BundleWatch
 from server.tuning.tuned import engine_options
 
@@ -54,7 +58,7 @@ class App:
 
     Raises:
         BundleError, ProviderError: on start, a bundle cannot be served.
-        ConfigError: on construction, a certificate or token file cannot be used; on start, a port is taken.
+        ConfigError: on construction, a file cannot be used or an extra is missing; on start, a port is taken.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class App:
     ) -> None:
         self._settings, self._open_session = settings, open_session
         self.metrics = Metrics()
+        self._traces = _open_traces(settings)
         self._credentials = server_credentials(settings)
         # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
         self._health = health.HealthServicer(experimental_non_blocking=False)
@@ -87,6 +92,8 @@ class App:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._bind(self._settings.host, self._settings.port)
         self._start_metrics(self._settings.metrics_host)
+        if self._traces:
+            self._traces.start()
         self._server.start()
         for path in self._settings.bundle:
             self.registry.add(path)
@@ -95,21 +102,26 @@ class App:
     def stop(self) -> None:
         """NOT_SERVING first, then accepted calls within the grace, then the engines."""
         _log.info("stopping")
+        grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
         self._is_open = False
         self._show_health()
         self._server.stop(self._settings.grace_ms / 1e3).wait()
         self.registry.close()
         self._metrics_server.shutdown()
         self._metrics_server.server_close()
+        if self._traces:
+            self._traces.stop(max(0.0, grace_ends - time.monotonic()))
         _log.info("stopped")
 
     def hurry(self) -> None:
         """End the grace now: calls that are not answered yet are cancelled."""
         self._server.stop(0)
+        if self._traces:
+            self._traces.hurry()
 
     def _open_engine(self, bundle: Bundle) -> Engine:
         facts = bundle.manifest
-        watch = BundleWatch(self.metrics, facts.name, facts.version)
+        watch = BundleWatch(self.metrics, facts.name, facts.version, self._traces.notes if self._traces else None)
         engine = Engine(
             bundle,
             engine_options(self._settings, bundle.folder),
@@ -141,7 +153,7 @@ class App:
     def _all_methods(self) -> Methods:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
-        methods = Methods(Edge(_requests(), self.metrics, self.doors, streams).wrap)
+        methods = Methods(Edge(_requests(), self.metrics, self.doors, streams, Journal(self._traces)).wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
         recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)
@@ -203,6 +215,18 @@ class App:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *_SERVICES):
             self._health.set(name, status)
+
+
+def _open_traces(settings: ServerSettings) -> Traces | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from server.telemetry.otlp import open_traces
+    except ImportError:
+        raise ConfigError(
+            "--otlp-endpoint needs the extra otel: python -m pip install -c constraints.txt -e '.[otel]'"
+        ) from None
+    return open_traces(settings.otlp_endpoint, settings.trace_ratio, installed("swiftrec"))
 
 
 def _requests() -> dict[str, type[Message]]:

@@ -74,6 +74,14 @@ class ServerSettings(BaseSettings):
     max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
     default_timeout_ms: int = Field(10_000, ge=1, le=3_600_000, description="deadline of a call that brings none")
     grace_ms: int = Field(10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s@]+$",
+        description="OpenTelemetry collector for traces by OTLP over gRPC, e.g. http://localhost:4317; by default off",
+    )
+    trace_ratio: float = Field(
+        1.0, ge=0, le=1, description="share of calls without a traceparent that are traced; else the caller decides"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @field_validator("bundle", mode="before")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,12 +14,12 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
+from server.api.journal import Journal, request_id
 from server.api.status import code_of, to_status
 from server.api.wire import decode
 from server.errors import Overloaded, SwiftrecError
 from server.telemetry.metrics import Metrics
 
-_log = logging.getLogger(__name__)
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _INTERNAL = "internal error; the server's log has the reason under request id "
 
@@ -73,10 +71,19 @@ class Edge:
         metrics: where outcomes are counted.
         doors: bound the calls that run.
         streams: bound the streams among them, since each holds a thread for as long as it is open.
+        journal: told of each call that has ended.
     """
 
-    def __init__(self, requests: dict[str, type[Message]], metrics: Metrics, doors: Doors, streams: Doors) -> None:
+    def __init__(
+        self,
+        requests: dict[str, type[Message]],
+        metrics: Metrics,
+        doors: Doors,
+        streams: Doors,
+        journal: Journal | None = None,
+    ) -> None:
         self._requests, self._metrics, self._doors, self._streams = requests, metrics, doors, streams
+        self._journal = journal or Journal()
         self._ok = {name: metrics.calls.labels(_short(name), "OK") for name in requests}
 
     def wrap(self, name: str, handler: Handler) -> Handler:
@@ -134,7 +141,7 @@ class Edge:
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
             self._refuse(name, error, context, started)
             return None
-        self._ok[name].add(time.monotonic() - started)
+        self._end(name, context, started)
         return answer
 
     def _stream(
@@ -152,33 +159,36 @@ class Edge:
                 yield from behaviour((decode(kind, data) for data in messages), context)
             finally:
                 self._streams.leave(place)
+        except GeneratorExit:  # the client has gone and nobody takes the next answer
+            self._metrics.calls.labels(_short(name), "CANCELLED").add(time.monotonic() - started)
+            self._journal.ended(name, "CANCELLED", started, context)
+            raise
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
             self._refuse(name, error, context, started)
         else:
-            self._ok[name].add(time.monotonic() - started)
+            self._end(name, context, started)
+
+    def _end(self, name: str, context: grpc.ServicerContext, started: float) -> None:
+        """The call went well."""
+        self._ok[name].add(time.monotonic() - started)
+        if self._journal.is_open:
+            self._journal.ended(name, "OK", started, context)
 
     def _refuse(self, name: str, error: Exception, context: grpc.ServicerContext, started: float) -> None:
         """End the call with the error's status; never returns."""
         identity = request_id(context)
+        bug = None
         if not isinstance(error, SwiftrecError):  # our bug: the log gets the traceback, the client a sentence
-            _log.error("%s failed", _short(name), exc_info=error, extra={"fields": {"request_id": identity}})
-            error = SwiftrecError(_INTERNAL + identity)
+            bug, error = error, SwiftrecError(_INTERNAL + identity)
         status = to_status(error)
-        self._metrics.calls.labels(_short(name), code_pb2.Code.Name(code_of(error))).add(time.monotonic() - started)
-        _log.debug("%s: %s", _short(name), type(error).__name__, extra={"fields": {"request_id": identity}})
+        code = code_pb2.Code.Name(code_of(error))
+        self._metrics.calls.labels(_short(name), code).add(time.monotonic() - started)
+        self._journal.ended(name, code, started, context, identity=identity, bug=bug)
         ending = rpc_status.to_status(status)
         extra: list[tuple[str, str | bytes]] = [("x-request-id", identity)]
         if isinstance(error, Overloaded):
             extra.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after * 1e3)))))
         context.abort_with_status(_Ending(ending.code, ending.details, (*ending.trailing_metadata, *extra)))
-
-
-def request_id(context: grpc.ServicerContext) -> str:
-    """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id" and isinstance(value, str) and value.isprintable():
-            return value[:64]
-    return secrets.token_hex(8)
 
 
 def _short(method: str) -> str:

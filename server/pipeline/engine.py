@@ -24,6 +24,7 @@ from server.models.session import Session, open_session
 from server.models.tokenizer import Tokenizer
 from server.pipeline.encodings import Encodings
 from server.pipeline.recommender import Recommender
+from server.pipeline.steps import Parts
 from server.telemetry.collector import Snapshot
 from server.telemetry.metrics import Metrics
 from server.telemetry.watch import BundleWatch
@@ -93,14 +94,8 @@ class Engine:
         self.encode: Batcher[Sequence[int], Vector] = batcher("encoder", self._encoder)
         self.rank: Batcher[UserSequence, Vector] = batcher("ranker", self._ranker)
         self.encodings = Encodings(self.encode, options.cache_bytes, self.watch)
-        self.recommender = Recommender(
-            self.tokenizer,
-            self.encodings,
-            self.rank,
-            self.catalogue,
-            facts.max_history,
-            answered=self.watch.answered,
-        )
+        parts = Parts(self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history)
+        self.recommender = Recommender(parts, self.watch.answered)
 
     def snapshots(self) -> Iterator[Snapshot]:
         """What each model holds and has done, for the metrics."""

@@ -1,242 +1,43 @@
-"""From texts and item ids to ranked items: tokenise, encode, rank, retrieve.
+"""From texts and item ids to ranked items: whoever asks waits once, for everything.
 
-Work is driven by callbacks: the thread that finishes a request's last encoding queues its ranking. Whoever asked waits
-once, for everything. A list takes each step together, so that its texts share batches; an error stays with its entry.
+A list takes each step together, so that its texts share batches; an error stays with its entry.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.batcher import Batcher
 from server.batching.policy import DEFAULT_PRIORITY
-from server.catalogue.catalogue import Catalogue
 from server.errors import SwiftrecError
-from server.models.ranker import Kind, UserSequence
-from server.pipeline.domain import Call, ItemEvent, Recommendation, Request, Strategy, Timings
-from server.pipeline.encodings import Encodings
-
-Vector = NDArray[np.float32]
-
-
-class Texts(Protocol):
-    """What turns texts into token ids: a tokenizer."""
-
-    def encode(self, texts: Sequence[str], /) -> list[list[int]]:
-        """Token ids of each text."""
-
-
-class Encoding:
-    """The texts of one request on their way to vectors.
-
-    Args:
-        pipeline: the recommender's parts.
-        texts: one or more.
-        call: whose work this is.
-        priority: 1 (most urgent) to 9.
-        then: called once, with one vector for each text or with the first error; nothing else happens after an error.
-    """
-
-    def __init__(
-        self,
-        pipeline: Recommender,
-        texts: Sequence[str],
-        call: Call,
-        priority: int,
-        then: Callable[[SwiftrecError | None], None],
-    ) -> None:
-        self._encodings, self._call, self._priority, self._then = pipeline.encodings, call, priority, then
-        self._texts, self._tokenizer, self._clock = texts, pipeline.tokenizer, pipeline.clock
-        self.vectors: list[Vector] = [_NONE] * len(texts)
-        self.tokenise_s = 0.0
-        self._lock = threading.Lock()
-        self._missing = len(texts)
-        self._takes_back: list[Callable[[], None]] = []
-
-    def start(self) -> None:
-        """Tokenise and queue."""
-        started = self._clock()
-        rows = self._tokenizer.encode(self._texts)
-        self.tokenise_s = self._clock() - started
-        self._call.on_cancel(self.take_back)
-        for place, row in enumerate(rows):
-            try:
-                taken = self._encodings.submit(row, self._call.deadline, self._priority, partial(self._arrived, place))
-            except SwiftrecError as error:
-                self._arrived(place, error)
-                return
-            if taken:
-                self._takes_back.append(taken)
-                if self._missing <= 0 or self._call.is_cancelled:  # it was over before this text was queued
-                    taken()
-
-    def take_back(self) -> None:
-        """Whatever has not started never runs."""
-        for taken in list(self._takes_back):
-            taken()
-
-    def _arrived(self, place: int, result: Vector | SwiftrecError) -> None:
-        error = result if isinstance(result, SwiftrecError) else None
-        with self._lock:
-            if self._missing <= 0:
-                return
-            self._missing = 0 if error else self._missing - 1
-            if not isinstance(result, SwiftrecError):
-                self.vectors[place] = result
-            if self._missing:
-                return
-        if error:
-            self.take_back()
-        self._then(error)
-
-
-_NONE: Vector = np.empty(0, dtype=np.float32)
-
-
-class Ranking:
-    """One request on its way to a user vector; `outcome` is the answer's last step or the error."""
-
-    def __init__(self, pipeline: Recommender, request: Request, call: Call) -> None:
-        self._pipeline, self._request, self._call = pipeline, request, call
-        self._ignored: list[str] = []
-        self._kinds: list[Kind] = []
-        self._vectors: list[Vector] = []
-        self._timings = Timings()
-        self._user: Vector | None = None
-        self._error: SwiftrecError | None = None
-        self._started = self._since = pipeline.clock()
-
-    def start(self) -> None:
-        """Check the filter, look up items, queue texts."""
-        try:
-            self._mask = self._pipeline.catalogue.mask(self._request.conditions, self._seen())
-            texts, places = self._gather()
-            if texts:
-                self._encoding = Encoding(
-                    self._pipeline, texts, self._call, self._request.priority, partial(self._encoded, places)
-                )
-                self._encoding.start()
-            else:
-                self._rank()
-        except SwiftrecError as error:
-            self._end(error)
-
-    def outcome(self) -> Recommendation | SwiftrecError:
-        """Search the catalogue with the user vector, once everything has arrived."""
-        if self._error:
-            return self._error
-        started, k = self._pipeline.clock(), self._request.top_k
-        if self._user is None:
-            items, strategy = self._pipeline.catalogue.popular(self._mask, k), Strategy.POPULARITY
-        else:
-            items, strategy = self._pipeline.catalogue.search(self._user, self._mask, k), Strategy.MODEL
-        ended = self._pipeline.clock()
-        self._timings.retrieve_ms = 1e3 * (ended - started)
-        self._timings.total_ms = 1e3 * (ended - self._started)
-        used = len(self._kinds) - bool(self._request.query)
-        return Recommendation(items, self._ignored, strategy, used, self._timings)
-
-    def _seen(self) -> list[str]:
-        if not self._request.exclude_history:
-            return []
-        return [event.item_id for event in self._request.history if isinstance(event, ItemEvent)]
-
-    def _gather(self) -> tuple[list[str], list[int]]:
-        """Kinds and vectors of the last events and the query; texts to encode and where their vectors belong."""
-        events: list[tuple[Kind, Vector | str]] = []
-        for event in self._request.history:
-            if not isinstance(event, ItemEvent):
-                events.append((Kind.TEXT, event.text))
-            elif (vector := self._pipeline.catalogue.vector(event.item_id)) is not None:
-                events.append((Kind.ITEM, vector))
-            else:
-                self._ignored.append(event.item_id)
-        events = events[-self._pipeline.max_history :]
-        if self._request.query:
-            events.append((Kind.QUERY, self._request.query))
-        self._kinds = [kind for kind, _ in events]
-        self._vectors = [_NONE if isinstance(what, str) else what for _, what in events]
-        places = [place for place, (_, what) in enumerate(events) if isinstance(what, str)]
-        return [what for _, what in events if isinstance(what, str)], places
-
-    def _encoded(self, places: list[int], error: SwiftrecError | None) -> None:
-        if error:
-            self._end(error)
-            return
-        for place, vector in zip(places, self._encoding.vectors, strict=True):
-            self._vectors[place] = vector
-        self._timings.tokenise_ms = 1e3 * self._encoding.tokenise_s
-        self._timings.encode_ms = self._lap() - self._timings.tokenise_ms
-        try:
-            self._rank()
-        except SwiftrecError as refusal:
-            self._end(refusal)
-
-    def _rank(self) -> None:
-        if not self._kinds:
-            self._end(None)
-            return
-        job = self._pipeline.ranker.submit(
-            UserSequence(self._vectors, self._kinds),
-            len(self._kinds),
-            self._call.deadline,
-            self._ranked,
-            self._request.priority,
-        )
-        self._call.on_cancel(lambda: self._pipeline.ranker.cancel(job))
-
-    def _ranked(self, result: Vector | SwiftrecError) -> None:
-        if isinstance(result, SwiftrecError):
-            self._end(result)
-            return
-        self._user = result
-        self._timings.rank_ms = self._lap()
-        self._end(None)
-
-    def _lap(self) -> float:
-        now = self._pipeline.clock()
-        lap_ms, self._since = 1e3 * (now - self._since), now
-        return lap_ms
-
-    def _end(self, error: SwiftrecError | None) -> None:
-        self._error = error
-        self._call.arrived()
+from server.pipeline.domain import Call, Recommendation, Request, Timings
+from server.pipeline.steps import Encoding, Parts, Ranking
 
 
 class Answered(Protocol):
     """Hears that a request ended."""
 
-    def __call__(self, model: str, seconds: float, *, is_success: bool) -> None:
-        """`model` is "encoder" or "ranker"."""
+    def __call__(self, model: str, seconds: float, steps: Timings, *, is_success: bool) -> None:
+        """`model` is "encoder" or "ranker"; `steps` has those that it came to."""
 
 
-def _nobody(model: str, seconds: float, *, is_success: bool) -> None:
+def _nobody(model: str, seconds: float, steps: Timings, *, is_success: bool) -> None:
     pass
 
 
 class Recommender:
-    """The pipeline of one bundle. Its parts are public for the steps above."""
+    """The pipeline of one bundle.
 
-    def __init__(
-        self,
-        tokenizer: Texts,
-        encodings: Encodings,
-        ranker: Batcher[UserSequence, Vector],
-        catalogue: Catalogue,
-        max_history: int,
-        clock: Callable[[], float] = time.monotonic,
-        answered: Answered = _nobody,
-    ) -> None:
-        self._answered = answered
-        self.tokenizer, self.encodings, self.ranker = tokenizer, encodings, ranker
-        self.catalogue, self.max_history, self.clock = catalogue, max_history, clock
+    Args:
+        parts: what its steps work with.
+        answered: hears that a request ended.
+    """
+
+    def __init__(self, parts: Parts, answered: Answered = _nobody) -> None:
+        self._parts, self._clock, self._answered = parts, parts.clock, answered
 
     def encode(self, texts: Sequence[str], call: Call, priority: int = DEFAULT_PRIORITY) -> NDArray[np.float32]:
         """Unit vectors of the texts, float32 [texts, dimensions].
@@ -251,18 +52,20 @@ class Recommender:
                 failed.append(error)
             call.arrived()
 
-        started = self.clock()
+        started = self._clock()
         call.expect(1)
-        encoding = Encoding(self, texts, call, priority, then)
+        encoding = Encoding(self._parts, texts, call, priority, then)
         try:
             encoding.start()
             call.wait()
             if failed:
                 raise failed[0]
         except SwiftrecError:
-            self._answered("encoder", self.clock() - started, is_success=False)
+            self._answered("encoder", self._clock() - started, Timings(1e3 * encoding.tokenise_s), is_success=False)
             raise
-        self._answered("encoder", self.clock() - started, is_success=True)
+        seconds = self._clock() - started
+        steps = Timings(1e3 * encoding.tokenise_s, 1e3 * (seconds - encoding.tokenise_s))
+        self._answered("encoder", seconds, steps, is_success=True)
         return np.array(encoding.vectors)
 
     def recommend(self, request: Request, call: Call) -> Recommendation:
@@ -280,19 +83,19 @@ class Recommender:
         """
         if not requests:
             return []
-        started = self.clock()
+        started = self._clock()
         call.expect(len(requests))
-        rankings = [Ranking(self, request, call) for request in requests]
+        rankings = [Ranking(self._parts, request, call) for request in requests]
         for ranking in rankings:
             ranking.start()
         try:
             call.wait()
         except SwiftrecError:
-            for _ in rankings:
-                self._answered("ranker", self.clock() - started, is_success=False)
+            for ranking in rankings:
+                self._answered("ranker", self._clock() - started, ranking.timings, is_success=False)
             raise
         outcomes = [ranking.outcome() for ranking in rankings]
-        for outcome in outcomes:
+        for ranking, outcome in zip(rankings, outcomes, strict=True):
             is_success = not isinstance(outcome, SwiftrecError)
-            self._answered("ranker", self.clock() - started, is_success=is_success)
+            self._answered("ranker", self._clock() - started, ranking.timings, is_success=is_success)
         return outcomes

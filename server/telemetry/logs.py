@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,6 +24,21 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             row["traceback"] = self.formatException(record.exc_info)
         return json.dumps(row)
+
+    def formatException(  # noqa: N802 (the standard library's name)
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
+    ) -> str:
+        """Where it happened and what kind it is; what it says only where that cannot quote a request."""
+        return _trace(ei[1]) if ei[1] else ""
+
+
+def _trace(error: BaseException) -> str:
+    above = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    kind = f"{type(error).__module__}.{type(error).__qualname__}"
+    is_quotable = kind.startswith("onnxruntime.") or isinstance(error, OSError | MemoryError)
+    return (f"{_trace(above)}\n\n" if above else "") + frames + (f"{kind}: {error}" if is_quotable else kind)
 
 
 def set_up_logs(level: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from enum import Enum
 
-from server.telemetry.metrics import Metrics
+from server.telemetry.metrics import Metrics, Steps
 from server.telemetry.statistics import Statistics
+from server.telemetry.traces import Notes
 
 
 class ModelWatch:
@@ -42,10 +44,16 @@ class ModelWatch:
 
 
 class BundleWatch:
-    """Hears an engine."""
+    """Hears an engine.
 
-    def __init__(self, metrics: Metrics, bundle: str, version: int) -> None:
-        self.version = version
+    Args:
+        metrics: where it is counted.
+        bundle, version: the engine's.
+        notes: where the times of steps are noted; None: nowhere.
+    """
+
+    def __init__(self, metrics: Metrics, bundle: str, version: int, notes: Notes | None = None) -> None:
+        self.bundle, self.version, self._notes = bundle, version, notes
         self.models = {model: ModelWatch(metrics, bundle, model) for model in ("encoder", "ranker")}
         self._where = {where: metrics.lookups.labels(bundle, where) for where in ("hit", "joined", "miss")}
 
@@ -54,6 +62,9 @@ class BundleWatch:
         self._where[where].inc()
         self.models["encoder"].statistics.looked_up(is_hit=where == "hit")
 
-    def answered(self, model: str, seconds: float, *, is_success: bool) -> None:
-        """A request to `model` ended."""
+    def answered(self, model: str, seconds: float, steps: Steps, *, is_success: bool) -> None:
+        """A request to `model` ended just now; called by the thread that answers it."""
+        if self._notes is not None:
+            ended = time.monotonic()
+            self._notes.add(self.bundle, self.version, ended - seconds, ended, steps)
         self.models[model].statistics.answered(seconds, is_success=is_success)

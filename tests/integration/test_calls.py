@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import grpc
 import pytest
 
 from server.api.calls import Calls
@@ -49,10 +48,3 @@ def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServ
 
 def test_call_without_a_deadline_is_answered(recommender: RecommenderServiceStub) -> None:
     assert recommender.Recommend(pb.RecommendRequest(query="a good western")).items
-
-
-def test_unreachable_deadline_is_deadline_exceeded(recommender: RecommenderServiceStub) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        recommender.Recommend(pb.RecommendRequest(query="a good western"), timeout=1e-6)
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
