@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from server.app import App
+from server.app import App, stop_on_signals
 from server.config import ServerSettings
 from server.models.bundle import MANIFEST, Manifest
 from server.models.session import Session
@@ -25,18 +23,21 @@ class StubSettings(ServerSettings):
     model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks stub")
 
     service_ms: float = Field(0.0, ge=0, description="time that a model takes for a batch, whatever its size")
+    held_ms: float = Field(0.0, ge=0, description="the same once the server is warm: a model that became slow")
 
 
 class StubSession:
     """A session that answers zeros [batch, dimensions] after a fixed time, during which the GIL is free."""
+
+    held_s = 0.0
 
     def __init__(self, dimensions: int, service_s: float) -> None:
         self._dimensions, self._service_s = dimensions, service_s
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Zeros, one row for each row of the feeds."""
-        if self._service_s:
-            time.sleep(self._service_s)
+        if self._service_s or self.held_s:
+            time.sleep(self._service_s + self.held_s)
         rows = len(next(iter(feeds.values())))
         return np.zeros((rows, self._dimensions), dtype=np.float32)
 
@@ -53,10 +54,10 @@ def stub_app(settings: StubSettings) -> App:
 
 def run(settings: StubSettings) -> int:
     """Serve until SIGTERM."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     app = stub_app(settings)
+    stop = stop_on_signals(app)
     app.start()
+    StubSession.held_s = settings.held_ms / 1e3
     sys.stdout.write(f"stub on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
     sys.stdout.flush()
     stop.wait()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
 
-from server.app import App
+from server.app import App, stop_on_signals
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
 from server.probe import try_bundle
@@ -40,16 +38,8 @@ def main(argv: list[str]) -> int:
 
 def _serve(settings: ServerSettings) -> None:
     started = time.monotonic()
-    stop = threading.Event()
     app = App(settings)
-
-    def on_signal(_number: int, _frame: object) -> None:
-        if stop.is_set():
-            app.hurry()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stop = stop_on_signals(app)
     set_up_logs(settings.log_level)
     app.start()
     with app.registry.use() as engine:

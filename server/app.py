@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +45,7 @@ from server.tuning.tuned import engine_options
 
 _log = logging.getLogger(__name__)
 _SPARE_THREADS = 8  # they say no while every other thread waits for an answer
+_LEAST_S = 1.0  # for a model that runs when the grace is used up
 _BACKLOG = 1_024  # calls that may wait for a thread
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -71,6 +74,7 @@ class App:
         # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._is_alive = self._is_open = True
+        self._is_hurried = False
         self.registry: Registry[Engine] = Registry(
             self._open_engine,
             lambda folder: probe(folder, engine_options(settings)),
@@ -106,7 +110,7 @@ class App:
         self._is_open = False
         self._show_health()
         self._server.stop(self._settings.grace_ms / 1e3).wait()
-        self.registry.close()
+        self.registry.close(0.0 if self._is_hurried else max(_LEAST_S, grace_ends - time.monotonic()))
         self._metrics_server.shutdown()
         self._metrics_server.server_close()
         if self._traces:
@@ -115,6 +119,7 @@ class App:
 
     def hurry(self) -> None:
         """End the grace now: calls that are not answered yet are cancelled."""
+        self._is_hurried = True
         self._server.stop(0)
         if self._traces:
             self._traces.hurry()
@@ -238,3 +243,17 @@ def _requests() -> dict[str, type[Message]]:
         for method in service.methods
         if method.full_name != "grpc.health.v1.Health.Watch"
     }
+
+
+def stop_on_signals(app: App) -> threading.Event:
+    """An event that SIGTERM or Ctrl-C sets; a second one ends the grace."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            app.hurry()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return stop

@@ -115,15 +115,15 @@ class Batcher(Generic[P, R]):
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """Refuse new jobs, finish what waits, end the threads."""
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Refuse new jobs, finish what waits, end the threads; without waiting longer than `timeout_s` for each."""
         with self._lock:
             self._is_open = False
             bells, self._idle = self._idle, []
         for bell in bells:
             bell.release()
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout_s)
 
     def submit(
         self,

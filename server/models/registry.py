@@ -29,8 +29,8 @@ class Runs(Protocol):
     def bundle(self) -> Bundle:
         """What it serves."""
 
-    def stop(self) -> None:
-        """Finish what waits and stop."""
+    def stop(self, timeout_s: float | None = None, /) -> None:
+        """Finish what waits and stop, without waiting longer than `timeout_s` for a thread."""
 
 
 E = TypeVar("E", bound=Runs)
@@ -213,11 +213,11 @@ class Registry(Generic[E]):
         """Every engine that serves."""
         return [served.engine for engines in self._served.values() for served in engines.values()]
 
-    def close(self) -> None:
-        """Stop every engine."""
-        with self._changes:
-            for name in list(self._served):
-                self._retire(name, keep=None)
+    def close(self, timeout_s: float) -> None:
+        """Stop every engine, without waiting longer than `timeout_s` for a running model."""
+        for engine in self.ready():
+            engine.stop(timeout_s)
+        self._served = {}
 
     def _find(self, name: str, version: int) -> _Served[E]:
         engines = self._served.get(name, {})

@@ -131,10 +131,10 @@ class Engine:
         except Exception as error:
             raise BundleError(f"{self.bundle.folder}: a model cannot be run ({error})") from error
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float | None = None) -> None:
         """Finish what waits and stop; texts first, since ranking waits for them."""
-        self.encode.stop()
-        self.rank.stop()
+        self.encode.stop(timeout_s)
+        self.rank.stop(timeout_s)
 
     def __enter__(self) -> Self:
         self.start()
