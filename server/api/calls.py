@@ -27,6 +27,7 @@ class Calls:
         # Without a deadline gRPC answers with centuries.
         seconds = self._default_timeout_s if remaining is None or remaining > _LONGEST_S else remaining
         if timeout_s is not None:
+            timeout_s = min(timeout_s, _LONGEST_S)  # a clock cannot wait for what a client may write
             seconds = timeout_s if remaining is None or remaining > _LONGEST_S else min(seconds, timeout_s)
         call = Call(time.monotonic() + seconds)
         if context.add_callback(call.cancel) is False:

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from server.api.status import code_of, to_status
 from server.api.wire import decode
-from server.errors import Overloaded, SwiftrecError
+from server.errors import Cancelled, Overloaded, SwiftrecError
 from server.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -152,6 +152,8 @@ class Edge:
                 yield from behaviour((decode(kind, data) for data in messages), context)
             finally:
                 self._streams.leave(place)
+        except grpc.RpcError:  # what reading the next message raises when the client has gone
+            self._refuse(name, Cancelled("the caller has gone"), context, started)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
             self._refuse(name, error, context, started)
         else:
@@ -176,7 +178,7 @@ class Edge:
 def request_id(context: grpc.ServicerContext) -> str:
     """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
     for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id" and isinstance(value, str) and value.isprintable():
+        if key == "x-request-id" and isinstance(value, str) and value.isascii() and value.isprintable():
             return value[:64]
     return secrets.token_hex(8)
 
