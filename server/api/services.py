@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import grpc
 
-from server.api.calls import Calls
+from server.api.calls import Calls, Streaming
 from server.api.convert import (
     InputLimits,
     check_entries,
@@ -64,9 +64,10 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         self, request_iterator: Iterator[pb.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamRecommendResponse]:
         """Rank for each message of a stream."""
+        caller = Streaming(context)
         for message in request_iterator:
             try:
-                result: _Result = self._one(message.request, self._calls.of(context))
+                result: _Result = self._one(message.request, self._calls.of(caller))
             except SwiftrecError as error:
                 result = error
             yield pb.StreamRecommendResponse(result=_entry(result))

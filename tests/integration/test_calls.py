@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import grpc
 import pytest
 
-from server.api.calls import Calls
+from server.api.calls import Calls, Streaming
 from server.app import App
 from server.errors import DeadlineExceeded
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -24,13 +25,13 @@ class Context:
     def time_remaining(self) -> float | None:
         return self._remaining
 
-    def add_callback(self, callback: object) -> bool:
+    def add_callback(self, callback: Callable[[], None], /) -> bool:
         return True
 
 
 @pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 60.0)])
 def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None, seconds: float) -> None:
-    call = Calls(5.0).of(Context(remaining))  # type: ignore[arg-type] # a hand-written part of a context
+    call = Calls(5.0).of(Context(remaining))
     assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.5)
 
 
@@ -56,3 +57,22 @@ def test_unreachable_deadline_is_deadline_exceeded(recommender: RecommenderServi
         recommender.Recommend(pb.RecommendRequest(query="a good western"), timeout=1e-6)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_stream_keeps_one_callback_however_many_messages_it_has() -> None:
+    class Kept(Context):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.callbacks: list[Callable[[], None]] = []
+
+        def add_callback(self, callback: Callable[[], None], /) -> bool:
+            self.callbacks.append(callback)
+            return True
+
+    context, calls = Kept(), Calls(5.0)
+    caller = Streaming(context)
+    made = [calls.of(caller) for _ in range(100)]
+    assert len(context.callbacks) == 1
+    context.callbacks[0]()
+    assert [call.is_cancelled for call in made] == [False] * 99 + [True]
+    assert calls.of(caller).is_cancelled

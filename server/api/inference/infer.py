@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from server.api.calls import Calls
+from server.api.calls import Caller, Calls
 from server.api.convert import DEFAULT_TOP_K, MAX_TOP_K, InputLimits, check_text
 from server.api.inference.models import ENCODER, ModelSpec, find_model, read_version
 from server.api.inference.parameters import Parameters, read_parameters, whole
@@ -31,7 +30,7 @@ class Inference:
     def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls, metrics: Metrics) -> None:
         self._registry, self._limits, self._calls, self._metrics = registry, limits, calls, metrics
 
-    def infer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+    def infer(self, request: pb.ModelInferRequest, context: Caller) -> pb.ModelInferResponse:
         """Answer one request.
 
         Raises:

@@ -10,6 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from server.api.calls import Streaming
 from server.api.inference.infer import Inference
 from server.api.inference.models import MODELS, configuration, find_model, metadata, read_version
 from server.api.inference.settings import log_settings, trace_setting
@@ -87,9 +88,10 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ModelStreamInferResponse]:
         """Answer each message, in order; an error concerns its own message only."""
+        caller = Streaming(context)
         for request in request_iterator:
             try:
-                yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, context))
+                yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, caller))
             except SwiftrecError as error:
                 response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
                 yield pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
