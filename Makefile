@@ -17,6 +17,9 @@ BUNDLE ?=
 Q ?=
 HISTORY ?=
 REPEAT ?= 1
+SEED ?= 7
+REQUESTS ?= 50000
+DECODE ?= 1000000
 K ?= 10
 
 EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -25,7 +28,7 @@ EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)")
 ASK_FLAGS ?=
 SERVE_FLAGS ?=
 
-.PHONY: help setup proto check test export serve tune ask bench lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz export serve tune ask bench lock clean server benchmarks tests examples docs
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -54,6 +57,9 @@ check: setup ## lint, types, contract lint, stub drift, import arrows
 
 test: setup ## run every test (exports the quick bundle first where it is missing)
 	$(BIN)/python -m pytest
+
+fuzz: setup ## 50,000 mutated requests over the wire, 1,000,000 through decode and validate (SEED=n)
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --requests $(REQUESTS) --decode $(DECODE)
 
 export: setup ## data -> finetune -> distil -> onnx -> quantise -> verify -> package
 	@$(BIN)/python -m export $(EXPORT_FLAGS)

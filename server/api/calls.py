@@ -25,7 +25,7 @@ class Caller:
         """A call that ends at the earliest of the client's deadline and `timeout_s`; by default at the server's."""
         remaining = self._context.time_remaining()
         limits = [] if remaining is None or remaining > _LONGEST_S else [remaining]
-        limits += [] if timeout_s is None else [timeout_s]
+        limits += [] if timeout_s is None else [min(timeout_s, _LONGEST_S)]  # a clock cannot wait for any number
         self._current = call = Call(time.monotonic() + min(limits, default=self._default_s))
         if self._is_gone:
             call.cancel()

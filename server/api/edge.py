@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from server.api.journal import Journal, request_id
 from server.api.status import code_of, to_status
 from server.api.wire import decode
-from server.errors import Overloaded, SwiftrecError
+from server.errors import Cancelled, Overloaded, SwiftrecError
 from server.telemetry.metrics import Metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -163,6 +163,8 @@ class Edge:
             self._metrics.calls.labels(_short(name), "CANCELLED").add(time.monotonic() - started)
             self._journal.ended(name, "CANCELLED", started, context)
             raise
+        except grpc.RpcError:  # what reading the next message raises when the client has gone
+            self._refuse(name, Cancelled("the caller has gone"), context, started)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
             self._refuse(name, error, context, started)
         else:

@@ -60,7 +60,7 @@ class Journal:
 def request_id(context: grpc.ServicerContext) -> str:
     """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
     value = _metadata(context, "x-request-id")
-    return value[:64] if value and value.isprintable() else secrets.token_hex(8)
+    return value[:64] if value and value.isascii() and value.isprintable() else secrets.token_hex(8)
 
 
 def _as_seen(code: str, context: grpc.ServicerContext) -> str:

@@ -17,7 +17,7 @@ from server.api.convert import (
     to_response,
     to_version,
 )
-from server.api.status import code_of
+from server.api.status import code_of, sentence
 from server.errors import InvalidRequest, NotFound, SwiftrecError
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
@@ -129,5 +129,5 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 def _entry(result: _Result) -> pb.BatchRecommendResult:
     if isinstance(result, pb.RecommendResponse):
         return pb.BatchRecommendResult(response=result)
-    field = result.field if isinstance(result, InvalidRequest) else ""
-    return pb.BatchRecommendResult(error=pb.EntryError(code=code_of(result), message=str(result), field=field))
+    field = result.field[:256] if isinstance(result, InvalidRequest) else ""
+    return pb.BatchRecommendResult(error=pb.EntryError(code=code_of(result), message=sentence(result), field=field))

@@ -35,6 +35,8 @@ _CODES: dict[type, int] = {
 
 
 _INTERNAL: int = code_pb2.INTERNAL
+# Sentences quote the request, and a status travels in trailers, of which clients take 8 KB by default.
+_SENTENCE_BYTES, _FIELD_BYTES = 1_000, 256
 
 
 def code_of(error: SwiftrecError) -> int:
@@ -42,11 +44,18 @@ def code_of(error: SwiftrecError) -> int:
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), _INTERNAL)
 
 
+def sentence(error: SwiftrecError) -> str:
+    """What the client reads: as long as a trailer may be."""
+    return _cut(str(error), _SENTENCE_BYTES)
+
+
 def to_status(error: SwiftrecError) -> status_pb2.Status:
     """The error as google.rpc.Status: BadRequest names the field, RetryInfo says when to come again."""
     details: list[Message] = []
     if isinstance(error, InvalidRequest):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(error.field, _FIELD_BYTES), description=_cut(error.reason, _SENTENCE_BYTES)
+        )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded):
         whole = math.floor(error.retry_after)
@@ -55,4 +64,9 @@ def to_status(error: SwiftrecError) -> status_pb2.Status:
     packed = [any_pb2.Any() for _ in details]
     for box, detail in zip(packed, details, strict=True):
         box.Pack(detail)
-    return status_pb2.Status(code=code_of(error), message=str(error), details=packed)
+    return status_pb2.Status(code=code_of(error), message=sentence(error), details=packed)
+
+
+def _cut(text: str, size: int) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= size else data[:size].decode(errors="ignore") + " ..."

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from server.errors import InvalidRequest
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SEARCHED_BYTES = 65_536  # of a malformed message: a longer one is refused without the name of the field
 
 
 def decode(kind: type[Message], data: bytes) -> Message:
@@ -21,7 +22,8 @@ def decode(kind: type[Message], data: bytes) -> Message:
     try:
         return kind.FromString(data)
     except DecodeError:
-        field, reason = _first_fault(kind.DESCRIPTOR, data, "") or ("", "malformed protobuf")
+        searched = _first_fault(kind.DESCRIPTOR, data, "") if len(data) <= _SEARCHED_BYTES else None
+        field, reason = searched or ("", "malformed protobuf")
         raise InvalidRequest(field, reason) from None
 
 

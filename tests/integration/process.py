@@ -23,22 +23,34 @@ class Server:
 
     pid: int
     port: int
+    metrics_port: int
     stub: RecommenderServiceStub
 
 
 @contextmanager
-def serving(bundle: Path, *flags: str) -> Iterator[Server]:
+def serving(bundle: Path, *flags: str, module: str = "server") -> Iterator[Server]:
     """Serve on free ports; at the end SIGTERM must end it with code 0."""
-    command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", "0", "--metrics-port", "0", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        *module.split(),
+        "--bundle",
+        str(bundle),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        *flags,
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()
-        match = re.search(r"127\.0\.0\.1:(\d+), metrics", ready)
+        match = re.search(r"127\.0\.0\.1:(\d+), metrics on 127\.0\.0\.1:(\d+)", ready)
         assert match, ready
-        port = int(match[1])
+        port, metrics_port = int(match[1]), int(match[2])
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Server(process.pid, port, RecommenderServiceStub(channel))
+                yield Server(process.pid, port, metrics_port, RecommenderServiceStub(channel))
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -23,7 +24,7 @@ class Context:
     def time_remaining(self) -> float | None:
         return self._remaining
 
-    def add_callback(self, callback: object) -> bool:
+    def add_callback(self, callback: Callable[[], None], /) -> bool:
         return True
 
 
@@ -48,3 +49,22 @@ def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServ
 
 def test_call_without_a_deadline_is_answered(recommender: RecommenderServiceStub) -> None:
     assert recommender.Recommend(pb.RecommendRequest(query="a good western")).items
+
+
+def test_stream_keeps_one_callback_however_many_messages_it_has() -> None:
+    class Kept(Context):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.callbacks: list[Callable[[], None]] = []
+
+        def add_callback(self, callback: Callable[[], None], /) -> bool:
+            self.callbacks.append(callback)
+            return True
+
+    context = Kept()
+    caller = Calls(5.0).of(context)  # type: ignore[arg-type] # a hand-written part of a context
+    made = [caller.call() for _ in range(100)]
+    assert len(context.callbacks) == 1
+    context.callbacks[0]()
+    assert [call.is_cancelled for call in made] == [False] * 99 + [True]
+    assert caller.call().is_cancelled

@@ -15,6 +15,7 @@ from server.api.inference.infer import Inference
 from server.api.inference.models import MODELS, configuration, find_model, metadata, read_version
 from server.api.inference.settings import log_settings, trace_setting
 from server.api.inference.statistics import model_statistics
+from server.api.status import sentence
 from server.errors import InvalidInput, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
 from server.pipeline.engine import Engine
@@ -100,7 +101,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, caller))
             except SwiftrecError as error:
                 response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-                yield pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)
+                yield pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         """The model as a Triton configuration."""
@@ -116,12 +117,13 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             spec, _ = find_model(request.name)
             with self._use(request.name, request.version) as engine:
                 return pb.ModelStatisticsResponse(model_stats=[model_statistics(request.name, spec, engine)])
+        engines = self._registry.ready()  # once: it may change meanwhile
         named = [
             (name if engine.bundle.manifest.name == self._registry.default else f"{engine.bundle.manifest.name}.{name}")
-            for engine in self._registry.ready()
+            for engine in engines
             for name in MODELS
         ]
-        specs = [(spec, engine) for engine in self._registry.ready() for spec in MODELS.values()]
+        specs = [(spec, engine) for engine in engines for spec in MODELS.values()]
         return pb.ModelStatisticsResponse(
             model_stats=[model_statistics(name, *one) for name, one in zip(named, specs, strict=True)]
         )

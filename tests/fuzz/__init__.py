@@ -1,0 +1,1 @@
+"""Mutated requests: over the wire to a server, and in process through decode and validate."""
