@@ -26,9 +26,10 @@ EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
 ASK_FLAGS ?=
+SOAK ?= 200000
 SERVE_FLAGS ?=
 
-.PHONY: help setup proto check test fuzz export serve tune ask bench lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz soak export serve tune ask bench lock clean server benchmarks tests examples docs
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -57,6 +58,9 @@ check: setup ## lint, types, contract lint, stub drift, import arrows
 
 test: setup ## run every test (exports the quick bundle first where it is missing)
 	$(BIN)/python -m pytest
+
+soak: setup ## 200,000 mixed requests while the server's memory is watched (SOAK=n)
+	$(BIN)/python -m tests.soak --seed $(SEED) --requests $(SOAK)
 
 fuzz: setup ## 50,000 mutated requests over the wire, 1,000,000 through decode and validate (SEED=n)
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --requests $(REQUESTS) --decode $(DECODE)

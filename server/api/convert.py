@@ -13,6 +13,7 @@ from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy,
 
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 1_000
+_MOST_IDS, _MOST_CONDITIONS, _MOST_VALUES = 10_000, 64, 1_000
 
 _STRATEGY = {Strategy.MODEL: pb.STRATEGY_MODEL, Strategy.POPULARITY: pb.STRATEGY_POPULARITY}
 
@@ -106,6 +107,15 @@ def _event(event: pb.Event, field: str, limits: InputLimits) -> ItemEvent | Text
 
 
 def _filter(message: pb.Filter) -> Filter:
+    for name, values, most in (
+        ("allowed_item_ids", message.allowed_item_ids, _MOST_IDS),
+        ("denied_item_ids", message.denied_item_ids, _MOST_IDS),
+        ("any_of", message.any_of, _MOST_CONDITIONS),
+        ("all_of", message.all_of, _MOST_CONDITIONS),
+        ("none_of", message.none_of, _MOST_CONDITIONS),
+    ):
+        if len(values) > most:
+            raise InvalidRequest(f"filter.{name}", f"at most {most}, got {len(values)}")
     return Filter(
         allowed=frozenset(message.allowed_item_ids),
         denied=frozenset(message.denied_item_ids),
@@ -122,6 +132,8 @@ def _conditions(messages: Iterable[pb.AttributeValues], field: str) -> tuple[Att
             raise InvalidRequest(f"{field}[{n}].name", "must not be empty")
         if not message.values:
             raise InvalidRequest(f"{field}[{n}].values", "needs at least one value")
+        if len(message.values) > _MOST_VALUES:
+            raise InvalidRequest(f"{field}[{n}].values", f"at most {_MOST_VALUES}, got {len(message.values)}")
         conditions.append(AttributeValues(message.name, tuple(message.values)))
     return tuple(conditions)
 

@@ -169,6 +169,8 @@ class Registry(Generic[E]):
         """
         with self._changes:
             folder = self._folder(name, version)
+            if not folder.is_dir():
+                raise NotFound(f"bundle {name!r} has no version {version} on disk")
             try:
                 self._probe(folder)
                 bundle = load_bundle(folder)

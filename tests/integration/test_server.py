@@ -128,6 +128,15 @@ def test_encode_gives_unit_vectors(channel: grpc.Channel) -> None:
             "filter.any_of[0].name",
         ),
         (pb.RecommendRequest(filter=pb.Filter(all_of=[pb.AttributeValues(name="genre")])), "filter.all_of[0].values"),
+        (pb.RecommendRequest(filter=pb.Filter(denied_item_ids=["1"] * 10_001)), "filter.denied_item_ids"),
+        (pb.RecommendRequest(filter=pb.Filter(any_of=[pb.AttributeValues()] * 65)), "filter.any_of"),
+        (
+            pb.RecommendRequest(filter=pb.Filter(none_of=[pb.AttributeValues(name="genre", values=["x"] * 1_001)])),
+            "filter.none_of[0].values",
+        ),
+        (pb.RecommendRequest(query="a\0b"), "query"),
+        (pb.RecommendRequest(priority=10), "priority"),
+        (pb.RecommendRequest(version=-1), "version"),
     ],
 )
 def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb.RecommendRequest, field: str) -> None:

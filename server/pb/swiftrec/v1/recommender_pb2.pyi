@@ -103,7 +103,9 @@ Global___AttributeValues: _TypeAlias = AttributeValues  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
-    """Narrows the ranking. All conditions hold together."""
+    """Narrows the ranking. All conditions hold together. At most 10,000 ids of each kind and 64 conditions of each kind with
+    1,000 values each.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

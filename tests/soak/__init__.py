@@ -1,0 +1,1 @@
+"""The soak: memory stays where it is, however long the server runs."""
