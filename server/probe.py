@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -25,12 +26,19 @@ def probe(folder: Path, options: EngineOptions) -> None:
         command += ["--variant", options.variant]
     try:
         child = subprocess.run(  # noqa: S603 (our own command; the folder is one argument)
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, cwd=Path(__file__).parent.parent
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_S,
+            cwd=Path(__file__).parent.parent,
+            env={name: value for name, value in os.environ.items() if not name.startswith("SWIFTREC_")},
         )
     except subprocess.TimeoutExpired:
         raise BundleError(f"{folder}: not warm after {_TIMEOUT_S:.0f} s in a process of its own") from None
     if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-child.returncode, f"signal {-child.returncode}")
         raise BundleError(f"{folder}: loading it ended a process of its own with {name}: export it again")
     if child.returncode:
         last = child.stderr.strip().rpartition("\n")[2].removeprefix("server: ")

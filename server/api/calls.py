@@ -19,7 +19,9 @@ class Caller:
     def __init__(self, context: grpc.ServicerContext, default_s: float) -> None:
         self._context, self._default_s = context, default_s
         self._current: Call | None = None
-        self._is_gone = context.add_callback(self._leave) is False
+        self._is_gone = False
+        if context.add_callback(self._leave) is False:
+            self._is_gone = True
 
     def call(self, timeout_s: float | None = None) -> Call:
         """A call that ends at the earliest of the client's deadline and `timeout_s`; by default at the server's."""
@@ -27,7 +29,7 @@ class Caller:
         limits = [] if remaining is None or remaining > _LONGEST_S else [remaining]
         limits += [] if timeout_s is None else [min(timeout_s, _LONGEST_S)]  # a clock cannot wait for any number
         self._current = call = Call(time.monotonic() + min(limits, default=self._default_s))
-        if self._is_gone:
+        if self._is_gone:  # looked at after `_current` is set, as `_leave` does it the other way round
             call.cancel()
         return call
 

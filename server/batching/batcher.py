@@ -57,14 +57,14 @@ class State(Enum):
 class Job(Generic[P, R]):
     """One piece of work in a queue. Only its batcher changes it."""
 
-    __slots__ = ("arrival", "cost_s", "deadline", "done", "due", "payload", "priority", "state", "tokens")
+    __slots__ = ("answered", "arrival", "cost_s", "deadline", "done", "due", "payload", "priority", "state", "tokens")
 
     def __init__(
         self, payload: P, tokens: int, priority: int, deadline: float, done: Callable[[R | SwiftrecError], None]
     ) -> None:
         self.payload, self.tokens, self.priority, self.deadline, self.done = payload, tokens, priority, deadline, done
         self.arrival = self.due = self.cost_s = 0.0
-        self.state = State.WAITING
+        self.state, self.answered = State.WAITING, False
 
 
 class Batcher(Generic[P, R]):
@@ -215,7 +215,10 @@ class Batcher(Generic[P, R]):
         try:
             while taken := self._next(session):
                 batch, why = taken
-                self._run(batch, why)
+                for job in batch:
+                    if job.state is State.EXPIRED:
+                        self._expire(job)
+                self._run([job for job in batch if job.state is State.RUNNING], why)
         except BaseException:  # noqa: BLE001 (a bug of ours: say so, answer who waits, and turn health off)
             _log.exception("batching thread died")
             self._abandon(batch)
@@ -227,18 +230,12 @@ class Batcher(Generic[P, R]):
         while True:
             with self._lock:
                 if self._jobs:
-                    chosen, why = self._take(session)
-                    break
+                    return self._take(session)
                 if not self._is_open:
                     return None
                 self._free_at[session] = 0.0
                 self._idle.append(bell)
             bell.acquire()
-        batch = [job for job in chosen if job.state is State.RUNNING]
-        for job in chosen:
-            if job.state is State.EXPIRED:
-                self._expire(job)
-        return batch, why
 
     def _take(self, session: int) -> tuple[list[Job[P, R]], Reason]:
         now = self._clock()
@@ -261,6 +258,7 @@ class Batcher(Generic[P, R]):
     def _expire(self, job: Job[P, R]) -> None:
         if self._watcher:
             self._watcher.dropped("expired")
+        job.answered = True
         job.done(DeadlineExceeded("the deadline passed while the work was queued"))
 
     def _run(self, batch: list[Job[P, R]], why: Reason) -> None:
@@ -285,7 +283,7 @@ class Batcher(Generic[P, R]):
             self._watcher.ran(waits, sum(job.tokens for job in batch), longest * len(batch), seconds, why)
 
     def _finish(self, job: Job[P, R], result: R | SwiftrecError) -> None:
-        job.state = State.DONE
+        job.state, job.answered = State.DONE, True
         job.done(result)
 
     def _isolate(self, batch: list[Job[P, R]], failure: Exception, why: Reason) -> None:
@@ -310,7 +308,7 @@ class Batcher(Generic[P, R]):
             for job in waiting:
                 self._remove(job)
         for job in [*batch, *waiting]:
-            if job.state in {State.WAITING, State.RUNNING}:
+            if not job.answered:
                 self._finish(job, ShuttingDown("the server has failed"))
 
 

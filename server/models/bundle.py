@@ -14,6 +14,7 @@ from server.errors import BundleError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_NEEDED = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy")
 
 
 class Manifest(BaseModel):
@@ -94,6 +95,9 @@ def load_bundle(path: Path) -> Bundle:
     """
     folder = find_bundle(path)
     manifest = _manifest(folder / MANIFEST)
+    for name in (*_NEEDED, *manifest.variants.values()):
+        if name not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST}: names no hash of {name}: export it again")
     for name, wanted in manifest.files.items():
         _check(folder, name, wanted)
     return Bundle(folder, manifest)

@@ -121,10 +121,13 @@ class Call:
             DeadlineExceeded: they are not there in time; what has not started never runs.
             Cancelled: the caller has gone.
         """
-        if not self._gate.acquire(timeout=max(0.0, self.deadline - self._clock())):
+        # Who was cancelled before he expected anything finds the gate closed, and nobody to open it.
+        if not self._is_cancelled and not self._gate.acquire(timeout=max(0.0, self.deadline - self._clock())):
             self.cancel()
             raise DeadlineExceeded("the deadline passed before the answer was ready")
         if self._is_cancelled:
+            if self._clock() >= self.deadline:  # gRPC says that the client has gone when its deadline has passed
+                raise DeadlineExceeded("the deadline passed before the answer was ready")
             raise Cancelled("the caller has gone")
 
     def cancel(self) -> None:

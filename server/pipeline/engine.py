@@ -121,9 +121,12 @@ class Engine:
         facts = self.bundle.manifest
         row = self.tokenizer.encode(["warm up"])[0]
         nothing = np.zeros(facts.dimensions, dtype=np.float32)
-        texts = _Grid(self._encoder, lambda length: (row * length)[:length], facts.max_tokens)
+        texts = _Grid(self._encoder, lambda length: (row * length)[:length], facts.max_tokens, facts.dimensions)
         users = _Grid(
-            self._ranker, lambda length: UserSequence([nothing] * length, [Kind.ITEM] * length), facts.max_history
+            self._ranker,
+            lambda length: UserSequence([nothing] * length, [Kind.ITEM] * length),
+            facts.max_history,
+            facts.dimensions,
         )
         try:
             self.encode.cost.seed(texts.measure(self.options.limits))
@@ -147,8 +150,8 @@ class Engine:
 class _Grid(Generic[P]):
     """Runs a model at several batch sizes and lengths."""
 
-    def __init__(self, model: Model[P, Vector], job: Callable[[int], P], longest: int) -> None:
-        self._model, self._job, self._longest = model, job, longest
+    def __init__(self, model: Model[P, Vector], job: Callable[[int], P], longest: int, dimensions: int) -> None:
+        self._model, self._job, self._longest, self._dimensions = model, job, longest, dimensions
 
     def measure(self, limits: Limits) -> Iterator[Observation]:
         """The time of each size within the limits; the first run of a size warms it up and does not count."""
@@ -156,7 +159,9 @@ class _Grid(Generic[P]):
             for jobs in _GRID_JOBS:
                 if jobs == 1 or (jobs <= limits.jobs and jobs * length <= limits.tokens):
                     batch = [self._job(length)] * jobs
-                    self._model.run(batch)
+                    shape = (len(made := self._model.run(batch)), *made[0].shape)
+                    if shape != (jobs, self._dimensions):
+                        raise ValueError(f"answered {list(shape)} for {jobs} rows of {self._dimensions} dimensions")
                     started = time.perf_counter()
                     self._model.run(batch)
                     yield Observation(jobs, length, time.perf_counter() - started)

@@ -9,7 +9,7 @@ import pytest
 
 from server.api.calls import Calls
 from server.app import App
-from server.errors import DeadlineExceeded
+from server.errors import Cancelled, DeadlineExceeded
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.pipeline.domain import Call, Request
@@ -68,3 +68,21 @@ def test_stream_keeps_one_callback_however_many_messages_it_has() -> None:
     context.callbacks[0]()
     assert [call.is_cancelled for call in made] == [False] * 99 + [True]
     assert caller.call().is_cancelled
+
+
+def test_call_that_was_over_before_it_expected_anything_does_not_wait() -> None:
+    call = Call(time.monotonic() + 60)
+    call.cancel()
+    call.expect(1)
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        call.wait()
+    assert time.monotonic() - started < 5
+
+
+def test_call_whose_deadline_has_passed_says_so_even_if_it_was_cancelled() -> None:
+    call = Call(time.monotonic() - 1)
+    call.expect(1)
+    call.cancel()
+    with pytest.raises(DeadlineExceeded):
+        call.wait()
