@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
 import pytest
 
-from benchmarks.process import Served
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
@@ -22,29 +23,34 @@ _LONG = 30.0
 
 
 @contextmanager
-def slow_server(bundle: Bundle, held_ms: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], Served]]:
+def slow_server(bundle: Bundle, held_ms: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """A process whose models take `held_ms`, its address, and that of its metrics."""
     command = [sys.executable, "-m", "benchmarks", "stub", "--bundle", str(bundle.folder), "--port", "0"]
     command += ["--metrics-port", "0", "--held-ms", f"{held_ms}", *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process, Served(process.stdout.readline().split(",")[0].rpartition(" ")[2], process.pid)
+            address, metrics = re.findall(r"127\.0\.0\.1:\d+", process.stdout.readline())
+            yield process, address, metrics
         finally:
             process.kill()
 
 
-def started(channel: grpc.Channel) -> grpc.Future:  # type: ignore[type-arg]
-    """A call that the server has begun to answer."""
-    stub = EncoderServiceStub(channel)
-    stub.Encode(pb.EncodeRequest(texts=["the connection stands"]), timeout=_LONG)
-    call = stub.Encode.future(pb.EncodeRequest(texts=["slow"]), timeout=_LONG)
-    time.sleep(0.1)  # the call is on its way; an early SIGTERM would refuse it, which the assertion would show
-    return call
+def started(channel: grpc.Channel, metrics: str) -> grpc.Future:  # type: ignore[type-arg]
+    """A call that the server has begun to answer: its own gauge says so."""
+    request = pb.EncodeRequest(texts=["slow"])
+    call = EncoderServiceStub(channel).Encode.future(request, timeout=_LONG, wait_for_ready=True)
+    ends = time.monotonic() + _LONG
+    while True:
+        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=_LONG) as page:
+            if b"swiftrec_calls_in_flight 1.0" in page.read():
+                return call
+        assert time.monotonic() < ends
 
 
 def test_accepted_call_is_answered_after_sigterm_and_new_ones_are_refused(bundle: Bundle) -> None:
-    with slow_server(bundle, 1_000) as (process, served), grpc.insecure_channel(served.address) as channel:
-        call = started(channel)
+    with slow_server(bundle, 1_000) as (process, address, metrics), grpc.insecure_channel(address) as channel:
+        call = started(channel, metrics)
         process.send_signal(signal.SIGTERM)
         assert call.result(_LONG).rows == 1
         assert process.wait(_LONG) == 0
@@ -58,16 +64,26 @@ def test_accepted_call_is_answered_after_sigterm_and_new_ones_are_refused(bundle
 def test_second_sigterm_or_the_end_of_the_grace_cuts_it_short(
     bundle: Bundle, signals: int, flags: tuple[str, ...]
 ) -> None:
-    with slow_server(bundle, 6_000, *flags) as (process, served), grpc.insecure_channel(served.address) as channel:
-        call = EncoderServiceStub(channel).Encode.future(
-            pb.EncodeRequest(texts=["slow"]), timeout=_LONG, wait_for_ready=True
-        )
-        time.sleep(0.5)
+    with slow_server(bundle, 6_000, *flags) as (process, address, metrics), grpc.insecure_channel(address) as channel:
+        call = started(channel, metrics)
         before = time.monotonic()
-        for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        if signals == 2:
+            assert until_refused(channel)  # the first signal is being obeyed
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
         assert process.wait(_LONG) == 0
         assert time.monotonic() - before < 5
         with pytest.raises(grpc.RpcError):
             call.result(_LONG)
+
+
+def until_refused(channel: grpc.Channel) -> bool:
+    """Until a stopping server takes no new call."""
+    ends = time.monotonic() + _LONG
+    while time.monotonic() < ends:
+        try:
+            EncoderServiceStub(channel).Encode(pb.EncodeRequest(texts=[""]), timeout=1)
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE:
+                return True
+    return False
