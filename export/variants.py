@@ -1,0 +1,58 @@
+"""Variants: one encoder graph each, the rungs of the ladder, with what was measured of it before quality."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+VARIANTS = "variants.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A student in one precision for one kind of device.
+
+    Args:
+        name: "<student>-<precision>", as `--variant` of the server takes it: "bert3-int8", "static-fp32".
+        student: name of the student: "bert3" (three layers of the teacher's width), "bert2x192", "static".
+        precision: "fp32", "int8" or "fp16".
+        device: "cpu" or "cuda": what the graph is meant for.
+        file: the graph, beside this record.
+        layers: transformer layers; 0 for the static student.
+        hidden: width of the token vectors.
+        megabytes: size of the graph, 10^6 bytes.
+        texts_per_s_core: one thread of this machine, sorted by length, best batch; 0 if it cannot run here.
+        ms_batch1: median milliseconds of one text alone; 0 if it cannot run here.
+        speedup_vs_teacher_pytorch: texts/s against the PyTorch teacher (eager, fp32, padded to the longest of its
+            batch, one thread, same texts, same run).
+        cosine: mean cosine of its vectors to the student's fp32 graph.
+        batch_invariance: largest difference of a vector's entries, alone against in a batch.
+        refused: the gate that it failed and by how much; empty if it passed all so far.
+    """
+
+    name: str
+    student: str
+    precision: str
+    device: str
+    file: str
+    layers: int
+    hidden: int
+    megabytes: float
+    texts_per_s_core: float
+    ms_batch1: float
+    speedup_vs_teacher_pytorch: float
+    cosine: float
+    batch_invariance: float
+    refused: str = ""
+
+
+def save_variants(variants: Sequence[Variant], folder: Path) -> None:
+    """Write `variants.json`."""
+    (folder / VARIANTS).write_text(json.dumps([asdict(variant) for variant in variants], indent=1))
+
+
+def load_variants(folder: Path) -> list[Variant]:
+    """Read what `save_variants` wrote, the refused ones among them."""
+    return [Variant(**row) for row in json.loads((folder / VARIANTS).read_text())]
