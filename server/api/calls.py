@@ -6,7 +6,7 @@ import time
 
 import grpc
 
-from server.pipeline.domain import Call
+from server.pipeline.call import Call
 
 _LONGEST_S = 86_400.0  # without a deadline gRPC answers with centuries
 

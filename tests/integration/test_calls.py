@@ -12,7 +12,8 @@ from server.app import App
 from server.errors import Cancelled, DeadlineExceeded
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.domain import Call, Request
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import Request
 
 
 class Context:
@@ -36,7 +37,7 @@ def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None,
 
 def test_late_request_is_refused_and_never_run(app: App) -> None:
     with app.registry.use() as engine, pytest.raises(DeadlineExceeded):
-        engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1))
+        finish(engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1)))
 
 
 def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServiceStub) -> None:

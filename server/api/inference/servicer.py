@@ -18,6 +18,7 @@ from server.api.inference.statistics import model_statistics
 from server.api.status import sentence
 from server.errors import InvalidInput, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
+from server.pipeline.call import finish
 from server.pipeline.engine import Engine
 
 _EXTENSIONS = (
@@ -87,9 +88,9 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             versions = [entry.version for entry in self._registry.index() if entry.name == name and entry.is_ready]
             return metadata(spec, request.name, versions, engine)
 
-    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Answer."""
-        return self._inference.infer(request, self._calls.of(context))
+        return await self._inference.infer(request, self._calls.of(context))
 
     def ModelStreamInfer(
         self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
@@ -98,7 +99,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         caller = self._calls.of(context)
         for request in request_iterator:
             try:
-                yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, caller))
+                yield pb.ModelStreamInferResponse(infer_response=finish(self._inference.infer(request, caller)))
             except SwiftrecError as error:
                 response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
                 yield pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
