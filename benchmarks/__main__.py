@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from benchmarks import echo, floor, fronts, load, ratio, stub
+from benchmarks import echo, floor, fronts, gaps, load, overload, ratio, stub
 from server.config import read_settings
 from server.errors import SwiftrecError
 
@@ -16,7 +16,9 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),
+    "gaps": (gaps.GapsSettings, gaps.run),
     "load": (load.LoadSettings, load.run),
+    "overload": (overload.OverloadSettings, overload.run),
     "ratio": (ratio.RatioSettings, ratio.run),
     "stub": (stub.StubSettings, stub.run),
 }
