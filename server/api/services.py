@@ -18,12 +18,13 @@ from server.api.convert import (
     to_version,
 )
 from server.api.status import code_of, sentence
+from server.api.streams import in_order
 from server.errors import InvalidRequest, NotFound, SwiftrecError
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1 import recommender_pb2_grpc as pb_grpc
-from server.pipeline.call import Call, finish
+from server.pipeline.call import Call
 from server.pipeline.domain import Recommendation, Request
 from server.pipeline.engine import Engine
 from server.telemetry.metrics import Metrics
@@ -69,12 +70,15 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
     ) -> Iterator[pb.StreamRecommendResponse]:
         """Rank for each message of a stream."""
         caller = self._calls.of(context)
-        for message in request_iterator:
+
+        async def answer(message: pb.StreamRecommendRequest) -> pb.StreamRecommendResponse:
             try:
-                result: _Result = finish(self._one(message.request, caller.call()))
+                result: _Result = await self._one(message.request, caller.call())
             except SwiftrecError as error:
                 result = error
-            yield pb.StreamRecommendResponse(result=_entry(result))
+            return pb.StreamRecommendResponse(result=_entry(result))
+
+        return in_order(request_iterator, answer)
 
     async def _one(self, request: pb.RecommendRequest, call: Call) -> pb.RecommendResponse:
         checked = to_request(request, self._limits)

@@ -26,7 +26,7 @@ class Call:
         clock: seconds, monotonic.
     """
 
-    __slots__ = ("_clock", "_is_cancelled", "_lock", "_missing", "_resume", "_takes_back", "deadline")
+    __slots__ = ("_clock", "_is_cancelled", "_is_late", "_lock", "_missing", "_resume", "_takes_back", "deadline")
 
     def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.deadline, self._clock = deadline, clock
@@ -34,7 +34,7 @@ class Call:
         self._missing = 0
         self._resume: Callable[[], object] | None = None
         self._takes_back: list[Callable[[], object]] = []
-        self._is_cancelled = False
+        self._is_cancelled = self._is_late = False
 
     @property
     def is_cancelled(self) -> bool:
@@ -90,33 +90,30 @@ class Call:
         if resume:
             resume()
 
-    def wait(self) -> None:
-        """Wait in this thread.
-
-        Raises:
-            DeadlineExceeded: the answers are not there in time; what has not started never runs.
-            Cancelled: the caller has gone.
-        """
+    def settle(self) -> None:
+        """Wait in this thread until every answer is there, nobody waits any more, or the deadline has passed."""
         gate = threading.Lock()
         gate.acquire()
         if self.then(gate.release) and not gate.acquire(timeout=max(0.0, self.deadline - self._clock())):
+            self._is_late = True
             self.cancel()
-            raise DeadlineExceeded(_LATE)
-        self.check()
 
     def check(self) -> None:
         """Nothing if every answer is there.
 
         Raises:
-            DeadlineExceeded, Cancelled: as `wait`.
+            DeadlineExceeded: the answers were not there in time; what had not started never runs.
+            Cancelled: the caller has gone.
         """
         if self._is_cancelled:
-            if self._clock() >= self.deadline:  # gRPC says that the client has gone when its deadline has passed
+            if (
+                self._is_late or self._clock() >= self.deadline
+            ):  # gRPC says that the client has gone when its deadline has passed
                 raise DeadlineExceeded(_LATE)
             raise Cancelled("the caller has gone")
 
     def __await__(self) -> Generator[Call, None, None]:
-        """Let whoever drives the coroutine wait; raises as `wait` does."""
+        """Let whoever drives the coroutine wait; raises as `check` does."""
         yield self
         self.check()
 
@@ -125,7 +122,7 @@ def finish(work: Coroutine[Call, Any, T]) -> T:
     """The result of `work`, waited for in this thread."""
     try:
         while True:
-            work.send(None).wait()
+            work.send(None).settle()
     except StopIteration as end:
         result: T = end.value
         return result

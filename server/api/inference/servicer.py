@@ -16,9 +16,9 @@ from server.api.inference.models import MODELS, configuration, find_model, metad
 from server.api.inference.settings import log_settings, trace_setting
 from server.api.inference.statistics import model_statistics
 from server.api.status import sentence
+from server.api.streams import in_order
 from server.errors import InvalidInput, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
-from server.pipeline.call import finish
 from server.pipeline.engine import Engine
 
 _EXTENSIONS = (
@@ -97,12 +97,15 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     ) -> Iterator[pb.ModelStreamInferResponse]:
         """Answer each message, in order; an error concerns its own message only."""
         caller = self._calls.of(context)
-        for request in request_iterator:
+
+        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
-                yield pb.ModelStreamInferResponse(infer_response=finish(self._inference.infer(request, caller)))
+                return pb.ModelStreamInferResponse(infer_response=await self._inference.infer(request, caller))
             except SwiftrecError as error:
                 response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-                yield pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
+                return pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
+
+        return in_order(request_iterator, answer)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         """The model as a Triton configuration."""
