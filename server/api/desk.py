@@ -12,6 +12,7 @@ calls take threads as usual.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import queue
 import threading
@@ -31,7 +32,11 @@ _log = logging.getLogger(__name__)
 _private: Any = _server
 _cygrpc: Any = _cython.cygrpc  # type: ignore[attr-defined] # it has no stub
 _INLINE_BYTES = 2_048  # a larger request is taken by a thread, since nobody else is served while the poller works
-_PRIVATE = ("_Context", "_abort", "_is_rpc_state_active", "_receive_message", "_serialize_response", "_status")
+_PRIVATE = (
+    *("_Context", "_RECEIVE_MESSAGE_TOKEN", "_abort", "_is_rpc_state_active", "_receive_message"),
+    *("_select_thread_pool_for_behavior", "_serialize_response", "_status", "_unary_response_in_pool"),
+)
+_ARGUMENTS = ("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer")
 
 
 class Awaitable(Protocol):
@@ -43,8 +48,9 @@ class Awaitable(Protocol):
 
 def can_desk() -> bool:
     """Whether this grpcio has the parts that a desk works with."""
-    has_pools = hasattr(_private, "_select_thread_pool_for_behavior")
-    return has_pools and all(hasattr(_private, name) for name in _PRIVATE)
+    if not all(hasattr(_private, name) for name in _PRIVATE):
+        return False
+    return tuple(inspect.signature(_private._unary_response_in_pool).parameters) == _ARGUMENTS
 
 
 class Desk(ThreadPoolExecutor):
@@ -87,19 +93,14 @@ class Desk(ThreadPoolExecutor):
             if thread.ident is not None:
                 thread.join()
 
-    # gRPC's polling thread calls it, with these alone, under the call's lock.
-    def submit(  # type: ignore[override]
-        self,
-        _run: object,
-        _in_pool: object,
-        event: Any,  # noqa: ANN401 (gRPC's own)
-        state: Any,  # noqa: ANN401
-        behaviour: Awaitable,
-        _read: object,
-        _deserialise: object,
-        serialise: Callable[[object], bytes],
-    ) -> _Visit:
-        """Ask for the request's message; `_Visit.received` goes on when it is there."""
+    def submit(self, *work: Any) -> Any:  # type: ignore[override] # noqa: ANN401 (gRPC alone calls it)
+        """Ask for the request's message; `_Visit.received` goes on when it is there.
+
+        Args:
+            work: what a thread would run, and the arguments of `_unary_response_in_pool`; gRPC's polling thread calls
+                it under the call's lock.
+        """
+        event, state, behaviour, _read, _deserialise, serialise = work[-len(_ARGUMENTS) :]
         visit = _Visit(self, event, state, behaviour, serialise)
         operations = (_cygrpc.ReceiveMessageOperation(0),)
         event.call.start_server_batch(operations, visit.received)
