@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from benchmarks import echo, floor, fronts, load, ratio, stub
+from benchmarks import echo, floor, fronts, load, ratio, record, stub
 from server.config import read_settings
 from server.errors import SwiftrecError
 
@@ -18,6 +18,7 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "fronts": (fronts.FrontsSettings, fronts.run),
     "load": (load.LoadSettings, load.run),
     "ratio": (ratio.RatioSettings, ratio.run),
+    "record": (record.RecordSettings, record.run),
     "stub": (stub.StubSettings, stub.run),
 }
 
