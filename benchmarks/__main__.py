@@ -9,10 +9,13 @@ from typing import Any
 from pydantic_settings import BaseSettings
 
 from benchmarks import echo, floor, fronts, load, ratio, record, stub
+from benchmarks.suite import run as suite
+from benchmarks.suite.settings import BenchSettings
 from server.config import read_settings
 from server.errors import SwiftrecError
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
+    "bench": (BenchSettings, suite.run),
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),
