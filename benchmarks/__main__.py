@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_settings import BaseSettings
 
 from benchmarks import echo, floor, fronts, load, ratio, record, stub
+from benchmarks.suite import compare, digest, readme, schema
 from benchmarks.suite import run as suite
 from benchmarks.suite.settings import BenchSettings
 from server.config import read_settings
@@ -16,13 +17,17 @@ from server.errors import SwiftrecError
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "bench": (BenchSettings, suite.run),
+    "compare": (compare.CompareSettings, compare.run),
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),
     "load": (load.LoadSettings, load.run),
     "ratio": (ratio.RatioSettings, ratio.run),
     "record": (record.RecordSettings, record.run),
+    "readme": (readme.ReadmeSettings, readme.run),
+    "schema": (schema.SchemaSettings, schema.run),
     "stub": (stub.StubSettings, stub.run),
+    "summary": (digest.SummaryConfig, digest.run),
 }
 
 

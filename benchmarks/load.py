@@ -8,7 +8,6 @@ fails.
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import fleet, replies
+from benchmarks import fleet, replies, report
 from benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
 from benchmarks.hdr import write_log
 from benchmarks.machine import Meter
@@ -86,7 +85,7 @@ def run(settings: LoadSettings) -> int:
     if settings.hdr:
         write_log(window.measured(), settings.hdr, settings.workload)
     found = figures(window, settings.slo_ms, settings.max_busy)
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.write(report.as_json(found) + "\n")
     if found["bottleneck"]:
         sys.stderr.write(f"benchmarks load: {found['bottleneck']}\n")
     return 1 if found["bottleneck"] else 0

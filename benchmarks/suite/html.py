@@ -31,8 +31,7 @@ def page(result: Result, raw: Raw) -> str:
         RuntimeError: the extra bench is not installed.
     """
     graphs = need("plotly.graph_objects")
-    main = str(result.settings.get("main", next(iter(result.workloads), "mixed")))
-    main = "mixed" if "mixed" in result.workloads else main
+    main = result.main
     drawn = [_curve(graphs, result, main), _cdf(graphs, result, raw, main), _steps(graphs, result, main)]
     drawn += [_sizes(graphs, result)]
     figures = "".join(one.to_html(full_html=False, include_plotlyjs=not n) for n, one in enumerate(drawn))

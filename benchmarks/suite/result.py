@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 SCHEMA = 1
+
+
+Figure = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+"""A figure; null in JSON if it is not there."""
 
 
 class _Part(BaseModel):
@@ -17,7 +21,7 @@ class _Part(BaseModel):
 class Repeated(_Part):
     """A figure over the rounds."""
 
-    values: list[float] = Field(description="one for each round, in order")
+    values: list[Figure] = Field(description="one for each round, in order")
 
     @computed_field(description="the median over the rounds")  # type: ignore[prop-decorator]
     @property
@@ -54,16 +58,16 @@ class Point(_Part):
     failed: int
     throughput: float
     goodput: float = Field(description="good answers per second within the SLO")
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    p999_ms: float
+    p50_ms: Figure
+    p95_ms: Figure
+    p99_ms: Figure
+    p999_ms: Figure
     late: int = Field(description="sends more than 1 ms after their time")
-    late_ms: float = Field(description="p99 of how late sends were")
+    late_ms: Figure = Field(description="p99 of how late sends were")
     busy: float = Field(description="share of its core that a client used")
     server_us: float | None = Field(description="CPU of the server for a recommendation, microseconds")
     server_busy: float | None = Field(description="cores that the server used")
-    steps: dict[str, dict[str, float]] = Field(description="milliseconds of each step, from the replies")
+    steps: dict[str, dict[str, Figure]] = Field(description="milliseconds of each step, from the replies")
     server: dict[str, float] = Field(description="from /metrics: batch size, padding, cache hits, memory")
 
 
@@ -105,6 +109,7 @@ class Result(_Part):
     commit: str
     settings: dict[str, Any]
     bundle: dict[str, str] = Field({}, description="name, version, variant, device")
+    main: str = Field("", description="workload of the curve, the ladder and the scenarios")
     client: Client | None = None
     startup_s: Repeated = Field(Repeated(values=[]), description="process start to first good answer")
     memory_mb: float = 0.0
@@ -112,7 +117,7 @@ class Result(_Part):
     points: list[Point] = Field([], description="latency-throughput curve and ladder")
     batch_sizes: dict[str, float] = Field({}, description="upper edge of batch size -> batches, main workload")
     knee_per_s: float = Field(0.0, description="highest rate whose p99 is at most three times the one at the lowest")
-    scenarios: dict[str, dict[str, float]] = Field({}, description="MLPerf's SingleStream, Server, Offline")
+    scenarios: dict[str, dict[str, Figure]] = Field({}, description="MLPerf's SingleStream, Server, Offline")
     parts: dict[str, Any] = Field({}, description="tokeniser, session grid, batcher, index, serialisation, alone")
     teacher: dict[str, Any] = Field({}, description="written by python -m benchmarks teacher")
     peers: Peers = Peers()

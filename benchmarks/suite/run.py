@@ -42,7 +42,11 @@ def run(settings: BenchSettings) -> int:
     machine, raw = fingerprint(), Raw()
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     result = Result(
-        started=started, machine=machine, commit=machine["commit"], settings=settings.model_dump(mode="json")
+        started=started,
+        machine=machine,
+        commit=machine["commit"],
+        settings=settings.model_dump(mode="json"),
+        main=settings.main,
     )
     bench = Bench(settings, result, raw)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does: what was found is kept
