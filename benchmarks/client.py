@@ -24,6 +24,7 @@ from benchmarks.summary import OK, Rows
 from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
+UNAVAILABLE = 14
 _CONNECT_S = 10.0
 _MOST_REPLIES = 4_000
 Answered = Callable[[int, bytes], None]
@@ -92,7 +93,7 @@ class Log:
 
 
 class ClosedLoop:
-    """Keeps `in_flight` requests going from `start` to `stop`, or until none is left to send.
+    """Keeps `in_flight` requests going from `start` to `stop`, until none is left to send or the server has gone.
 
     `cycle`: begin again with the first request instead.
     """
@@ -134,6 +135,7 @@ class ClosedLoop:
 
     def _answered(self, number: int, sent: float, code: int, reply: bytes) -> None:
         self._log.add(number, sent, sent, code, reply)
+        self._is_stopping |= code == UNAVAILABLE
         self._next()
 
 

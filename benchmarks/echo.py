@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from benchmarks.stall import Stall
 from server.api.convert import to_response
 from server.catalogue.catalogue import Catalogue
-from server.models.bundle import find_bundle
+from server.models.bundle import find_bundle, load_bundle
 from server.pb.swiftrec.v1 import encoder_pb2_grpc, recommender_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest, EncodeResponse
@@ -175,7 +175,8 @@ def recommendation(bundle: Path) -> pb.RecommendResponse:
     """A reply as the real server makes it: the first ten items of the catalogue."""
     items = [(item, 1.0 - n / 10) for n, item in enumerate(Catalogue.load(find_bundle(bundle)).items[:10])]
     timings = Timings(0.1, 1.0, 1.0, 0.1, 2.5)
-    return to_response(Recommendation(items, [], Strategy.MODEL, 10, timings), "movielens-quick", 1)
+    facts = load_bundle(bundle).manifest
+    return to_response(Recommendation(items, [], Strategy.MODEL, 10, timings), facts.name, facts.version)
 
 
 def _serve_threads(settings: EchoSettings) -> None:

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+from benchmarks.client import UNAVAILABLE
 from benchmarks.machine import pinned
 from benchmarks.process import Served, load_cores
 
 NO_LIMIT = 9.0  # of the client's share of its core: for a bare server, which the client is no faster than
+TIMEOUT_S = 30.0
 _REFUSED = {"0", "8"}  # OK and RESOURCE_EXHAUSTED: what a server says that works
 
 
@@ -43,11 +45,13 @@ def load(served: Served, *, may_refuse: bool = False, **flags: Any) -> dict[str,
     if not ended.stdout.strip():
         raise RuntimeError(f"the load generator failed: {ended.stderr.strip().removeprefix('benchmarks load: ')}")
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    _check(found, _REFUSED if may_refuse else {"0"})
+    _check(served.address, found, _REFUSED if may_refuse else {"0"})
     return found
 
 
-def _check(found: dict[str, Any], allowed: Collection[str]) -> None:
+def _check(address: str, found: dict[str, Any], allowed: Collection[str]) -> None:
+    if gone := found["codes"].get(str(UNAVAILABLE)):
+        raise RuntimeError(f"the server at {address} went away: {gone} requests met nobody")
     others = {code: number for code, number in found["codes"].items() if code not in allowed}
     if others:
         names = ", ".join(f"{number} with status {code}" for code, number in others.items())

@@ -99,7 +99,7 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
         "client_us": 1e6 * client_cpu / answers,
         "busy": busy,
         "mix": float(done.tokens.mean() / window.asked_tokens) if len(done) and window.asked_tokens else 1.0,
-        "codes": window.measured().codes(),
+        "codes": window.rows.codes(),
         "steps": window.sample.percentiles(),
         "wrong": window.sample.wrong,
         "bundles": list(window.sample.bundles),

@@ -100,7 +100,7 @@ def _facts(found: dict[str, Any]) -> list[str]:
     alone_ms = found["scenarios"]["SingleStream"]["p50_ms"]
     return [
         f"Start-up to the first good answer {_cell(startup, 1)} s, memory {found['memory_mb']:.0f} MB; one request in "
-        f"flight p50 {alone_ms:.1f} ms; lists of 32: {found['scenarios']['Offline']['per_s']:.0f} recommendations a second.",
+        f"flight p50 {alone_ms:.1f} ms; lists of 32: {found['scenarios']['Offline']['per_s']:.0f} recommendations/s.",
     ]
 
 

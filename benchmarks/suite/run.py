@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.extra import need
+from benchmarks.extra import need, sentence
 from benchmarks.machine import fingerprint
 from benchmarks.process import load_cores
 from benchmarks.suite import html, scenarios, store, terminal
@@ -110,14 +108,6 @@ def _report(bench: Bench) -> Path | None:
     except OSError as error:
         result.is_partial, result.reason = True, f"partial: {sentence(error)}"
     return bench.folder
-
-
-def sentence(error: BaseException) -> str:
-    """What went wrong, for people."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        where = f" at {error.filename}" if error.filename else ""
-        return f"the disk is full{where} ({os.strerror(error.errno)}): the result stands on stdout"
-    return str(error)
 
 
 def _where(folder: Path | None) -> str:
