@@ -54,8 +54,8 @@ def run(settings: BenchSettings) -> int:
     folder = _report(bench)
     sys.stdout.write(f"{terminal.block(result)}\n{_where(folder)}\n{result.model_dump_json()}\n")
     sys.stdout.flush()
-    for sentence in (*result.failures, *([result.reason] if result.is_partial else [])):
-        sys.stderr.write(f"benchmarks bench: {sentence}\n")
+    for problem in (*result.failures, *([result.reason] if result.is_partial else [])):
+        sys.stderr.write(f"benchmarks bench: {problem}\n")
     return 1 if result.failures or result.is_partial else 0
 
 
