@@ -11,14 +11,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from export.errors import CheckpointError
-from export.stage import Job
 from server.models.tokenizer import Tokenizer
-
-
-def teacher_checkpoint(job: Job) -> Path:
-    """Folder of the teacher's BERT: the tuned one if stage finetune wrote it, else the one that was given."""
-    tuned = job.folder("finetune") / "checkpoint"
-    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
 
 
 def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
