@@ -27,8 +27,12 @@ def cpu_seconds(pid: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """At a moment of the monotonic clock: CPU seconds of the server (None: not watched) and of this process so far."""
+    """CPU seconds of the server (None: not watched) and of this process so far, read at a moment.
 
+    `planned` is when it was to be read, `moment` when it was (monotonic clock).
+    """
+
+    planned: float
     moment: float
     server: float | None
     own: float
@@ -56,7 +60,7 @@ class Meter:
     def _read(self) -> None:
         for moment in self._moments:
             time.sleep(max(0.0, moment - time.monotonic()))  # it measures at times, it does not wait for something
-            self._readings.append(Reading(time.monotonic(), self._server(), time.process_time()))
+            self._readings.append(Reading(moment, time.monotonic(), self._server(), time.process_time()))
 
     def _server(self) -> float | None:
         try:

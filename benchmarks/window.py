@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,19 @@ class Window:
     @property
     def seconds(self) -> float:
         """Length."""
-        return self.last.moment - self.first.moment
+        return self.last.planned - self.first.planned
 
     def measured(self) -> Rows:
         """The rows that count."""
-        return self.rows.within(self.first.moment, self.last.moment, by="intended" if self.is_open else "done")
+        return self.rows.within(self.first.planned, self.last.planned, by="intended" if self.is_open else "done")
 
     def answered(self) -> Rows:
-        """The rows that were answered in the window: those that its CPU time was spent on."""
+        """The rows that were answered between the readings: those that the CPU time was spent on."""
         return self.rows.within(self.first.moment, self.last.moment)
 
     def save(self, path: Path) -> None:
         """Write an .npz file with everything."""
-        facts = [self.first.moment, self.first.own, self.last.moment, self.last.own, self.asked_tokens, self.is_open]
+        facts = [*_clocks(self.first), *_clocks(self.last), self.asked_tokens, self.is_open]
         watched = [] if self.first.server is None or self.last.server is None else [self.first.server, self.last.server]
         sample = {"steps": self.sample.steps_ms, "wrong": self.sample.wrong, "bundles": list(self.sample.bundles)}
         np.savez(path, facts=facts, watched=watched, **sample, **self.rows.columns())  # type: ignore[arg-type]
@@ -56,11 +56,21 @@ class Window:
     def load(cls, path: Path) -> Window:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            start, own, end, own_end, tokens, is_open = file["facts"].tolist()
+            *clocks, tokens, is_open = file["facts"].tolist()
             before, after = file["watched"].tolist() or (None, None)
             sample = Sample(file["steps"], int(file["wrong"]), tuple(file["bundles"].tolist()))
             rows = Rows(*(file[name] for name in COLUMNS))
-        return cls(rows, Reading(start, before, own), Reading(end, after, own_end), sample, tokens, bool(is_open))
+        first, last = (_reading(clocks[:3], before), _reading(clocks[3:], after))
+        return cls(rows, first, last, sample, tokens, bool(is_open))
+
+
+def _clocks(reading: Reading) -> tuple[float, float, float]:
+    return reading.planned, reading.moment, reading.own
+
+
+def _reading(clocks: Sequence[float], server: float | None) -> Reading:
+    planned, moment, own = clocks
+    return Reading(planned, moment, server, own)
 
 
 def joined(windows: Sequence[Window]) -> Window:
@@ -69,8 +79,8 @@ def joined(windows: Sequence[Window]) -> Window:
     own = sum(window.last.own - window.first.own for window in windows)
     return Window(
         rows=Rows.joined([window.rows for window in windows]),
-        first=Reading(one.first.moment, one.first.server, 0.0),
-        last=Reading(one.last.moment, one.last.server, own),
+        first=replace(one.first, own=0.0),
+        last=replace(one.last, own=own),
         sample=Sample.joined([window.sample for window in windows]),
         asked_tokens=float(np.mean([window.asked_tokens for window in windows])),
         is_open=one.is_open,
@@ -91,11 +101,12 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
     client_cpu = window.last.own - window.first.own
     is_watched = window.first.server is not None and window.last.server is not None
     server_cpu = window.last.server - window.first.server if is_watched else None  # type: ignore[operator]
-    busy = client_cpu / (window.seconds * window.clients)
+    span = window.last.moment - window.first.moment
+    busy = client_cpu / (span * window.clients)
     return {
         **summary.as_dict(),
         "server_us": None if server_cpu is None else 1e6 * server_cpu / answers,
-        "server_busy": None if server_cpu is None else server_cpu / window.seconds,
+        "server_busy": None if server_cpu is None else server_cpu / span,
         "client_us": 1e6 * client_cpu / answers,
         "busy": busy,
         "mix": float(done.tokens.mean() / window.asked_tokens) if len(done) and window.asked_tokens else 1.0,

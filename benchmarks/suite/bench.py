@@ -47,7 +47,7 @@ class Bench:
         number = max(1, flags.pop("in_flight", max(1, self.settings.in_flight // kind.entries)))
         requests = 2_000 if is_echo else self.plan.closed_requests
         flags |= {"loop": "closed", "in_flight": number, "requests": max(64, requests // kind.entries)}
-        return self._load(served, name, seed, is_echo=is_echo, cycle=is_echo, **flags)
+        return self._load(served, name, seed, is_echo=is_echo, cycle=is_echo or self.settings.size == "smoke", **flags)
 
     def offer(self, name: Name, per_s: float, seed: int, pattern: str = "poisson") -> dict[str, Any]:
         """Open loop at `per_s` recommendations a second."""

@@ -98,12 +98,13 @@ def test_what_became_faster_is_no_regression() -> None:
 
 def test_runs_of_other_machines_bundles_or_sizes_are_not_compared() -> None:
     assert incomparable(result(), result()) == []
-    others = [
+    others: list[dict[str, Any]] = [
         {"machine": _MACHINE | {"cpu": "Other"}},
         {"bundle": {"variant": "fp32"}},
         {"settings": {"size": "smoke"}},
     ]
-    for other in [*others, {"failures": ["the client is the bottleneck"]}]:
+    others.append({"failures": ["the client is the bottleneck"]})
+    for other in others:
         assert len(incomparable(result(), result(**other))) >= 1
 
 
