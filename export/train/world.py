@@ -1,0 +1,71 @@
+"""What training reads: histories, the items that validate, and every text, the augmented ones among them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.data.noise import corrupt
+from export.data.phrases import Texts
+from export.data.split import Split
+from export.train.examples import PhraseSampler, QuerySampler, Windows
+from export.train.loss import Batch
+from export.train.targets import Among, Negatives
+
+
+@dataclass(frozen=True)
+class World:
+    """Histories and texts. `texts` are the data set's own, `ways` the same with `augment` more ways for each item."""
+
+    split: Split
+    texts: Texts
+    ways: Texts
+    negatives: int | None
+
+    @property
+    def items(self) -> int:
+        """Number of items in the catalogue."""
+        return len(self.texts.variants[0])
+
+    @cached_property
+    def originals(self) -> list[int]:
+        """Where the rows of `texts.all` are in `ways.all`."""
+        own, every = len(self.texts.variants) * self.items, len(self.ways.variants) * self.items
+        return [*range(own), *range(every, every + len(self.texts.phrases))]
+
+    @cached_property
+    def popularity(self) -> NDArray[np.float64]:
+        """How often each item was taken in training."""
+        return np.bincount(np.concatenate(self.split.train), minlength=self.items).astype(np.float64)
+
+    @cached_property
+    def _queries(self) -> QuerySampler:
+        return QuerySampler(self.split.train, self.texts.phrases, self.items)
+
+    @cached_property
+    def _asked(self) -> PhraseSampler:
+        return PhraseSampler(self.texts.phrases, self.popularity)
+
+    @cached_property
+    def _negatives(self) -> Negatives | None:
+        return None if self.negatives is None else Negatives(torch.from_numpy(self.popularity), self.negatives)
+
+    def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
+        """A step's windows with `size` queries and phrases, and the items that it looks at."""
+        queries, asked = self._queries.draw(size, rng), self._asked.draw(size, rng)
+        if self._negatives is None:
+            return Batch(windows, queries, asked, Among.all(self.items))
+        taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
+        return Batch(windows, queries, asked, self._negatives.draw(torch.cat([t.flatten() for t in taken])))
+
+
+def with_noise(texts: Texts, ways: int, seed: int) -> Texts:
+    """The texts with `ways` more ways to write each item, as a hurried person would; the first two ways take turns."""
+    rng = random.Random(seed)  # noqa: S311 (no secret)
+    noisy = [[corrupt(text, rng) for text in texts.variants[n % 2]] for n in range(ways)]
+    return Texts([*texts.variants, *noisy], texts.phrases)
