@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def run(job: Job, out: Path) -> None:
     negatives = None if settings.loss == "softmax" else settings.negatives
     world = World(leave_one_out(Dataset.load(data)), texts, ways, negatives)
     several = settings.teachers if settings.teachers > 1 else 0
-    with torch.device(settings.train_device):
+    # As a mode it costs time in every call: only where it is needed.
+    with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
         guides = [_guide(_teach(job, world, out, n + 1)) for n in range(several)]
         trainer = _teach(job, world, out, 0, Guides(guides) if guides else None)
         save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,7 +26,10 @@ class Resume:
         scratch = self._folder.with_suffix(".writing")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch / "tensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            scratch / "tensors.safetensors",
+        )
         (scratch / "facts.json").write_text(json.dumps({"key": self._key, "facts": facts}))
         shutil.rmtree(self._folder, ignore_errors=True)
         scratch.replace(self._folder)
@@ -36,8 +40,8 @@ class Resume:
             record = json.loads((self._folder / "facts.json").read_text())
             if record["key"] != self._key:
                 return None
-            return load_file(self._folder / "tensors"), record["facts"]
-        except (OSError, ValueError, KeyError):
+            return load_file(self._folder / "tensors.safetensors"), record["facts"]
+        except (OSError, ValueError, KeyError, SafetensorError):
             return None
 
 

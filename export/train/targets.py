@@ -34,7 +34,7 @@ class Negatives:
     """Draws items by popularity to the power of 3/4 (Mikolov et al., NIPS 2013), with replacement."""
 
     def __init__(self, popularity: Tensor, size: int) -> None:
-        weights = (popularity + 1) ** 0.75
+        weights = (popularity.float() + 1) ** 0.75
         self._chance = weights / weights.sum()
         self._size = size
 

@@ -162,5 +162,6 @@ def _gradient(rows: Tensor) -> Tensor:
 
 def against_them(rows: Tensor, gradient: Tensor, strength: float) -> Tensor:
     """Each row moved uphill by `strength` times its length (FGM: Miyato et al., ICLR 2017)."""
-    uphill = functional.normalize(gradient, dim=1, eps=1e-12)
-    return rows + strength * torch.linalg.vector_norm(rows, dim=1, keepdim=True) * uphill
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    moved: Tensor = rows + strength * length * functional.normalize(gradient, dim=1)
+    return moved
