@@ -28,10 +28,11 @@ def write_checkpoint(folder: Path, layers: int = 3) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_NOUNS, *_GENRES, *_LETTERS, *(f"##{c}" for c in _LETTERS)]
     (folder / "vocab.txt").write_text("\n".join(words))
     torch.manual_seed(0)
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[no-untyped-call]
         vocab_size=len(words), hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    bert = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    bert.save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     load_tokenizer(folder, 32)  # writes tokenizer.json
 
