@@ -34,11 +34,16 @@ class Batch:
 class Step:
     """The vectors of one training step, each made once: items with some residuals dropped, and texts."""
 
-    def __init__(self, teacher: Teacher, bank: Bank, batch: Batch, kind: str, guides: Guides | None = None) -> None:
+    def __init__(
+        self, teacher: Teacher, bank: Bank, batch: Batch, kind: str, guides: Guides | None = None, pull: float = 0.0
+    ) -> None:
+        self._pull = pull
         self._teacher, self._bank, self._batch, self._kind, self._guides = teacher, bank, batch, kind, guides
         items = batch.among.items
         kept = (torch.rand(len(items), 1) > _DROP_RESIDUAL).float()
-        self.items = teacher.text_vectors(bank.variants[0, items]) + teacher.residual[items] * kept
+        own = teacher.text_vectors(bank.variants[0, items])
+        self.items = own + teacher.residual[items] * kept
+        self._whole = (own + teacher.residual[items]).detach()
         self.texts = teacher.text_vectors(bank.variants[torch.randint(len(bank.variants), (len(items),)), items])
 
     def total(self) -> Tensor:
@@ -46,7 +51,12 @@ class Step:
         asked = self.wanted(self._batch.queries)
         if len(self._batch.asked.phrase):
             asked = asked + self.phrase(self._batch.asked)
-        return self.next_item(self._batch.windows) + _QUERY_WEIGHT * asked
+        loss = self.next_item(self._batch.windows) + _QUERY_WEIGHT * asked
+        return loss + self._pull * self.apart() if self._pull else loss
+
+    def apart(self) -> Tensor:
+        """Mean cosine distance of texts from the vectors of their items, which stand still for it."""
+        return (1 - functional.cosine_similarity(self.texts, self._whole, dim=-1)).mean()
 
     def next_item(self, batch: Windows) -> Tensor:
         """-log P(next item), averaged over all steps of all histories."""

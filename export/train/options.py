@@ -53,6 +53,12 @@ class TrainingSettings(BaseSettings):
         "when scores should be near 1 for what is taken and near 0 else",
     )
     negatives: int = Field(512, ge=1, description="items that a step draws for the losses sampled and mse")
+    pull: float = Field(
+        0.0,
+        ge=0,
+        description="weight with which each text is drawn to its item's vector, 0 for none: for requests that know an "
+        "item only by its text",
+    )
     patience: int = Field(
         0, ge=0, description="stop after so many epochs without a better validation NDCG@10; 0: never, keep the last"
     )

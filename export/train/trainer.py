@@ -107,7 +107,9 @@ class Trainer:
     def _backward(self, rows: Tensor, batch: Batch) -> float:
         settings = self._settings
         with torch.autocast(settings.train_device, torch.bfloat16, enabled=settings.mixed_precision):
-            loss = Step(self.teacher, Bank.cut(rows, self._world.ways), batch, settings.loss, self._guides).total()
+            loss = Step(
+                self.teacher, Bank.cut(rows, self._world.ways), batch, settings.loss, self._guides, settings.pull
+            ).total()
         (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
