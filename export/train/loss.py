@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,12 +25,23 @@ _GUIDED = 0.5  # share of the guides' answers in the next-item loss, if there ar
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step reads, and the items that it looks at."""
+    """What one step reads.
+
+    Args:
+        windows: histories.
+        queries: queries behind histories.
+        asked: phrases alone.
+        among: the items that the step looks at.
+        ways: int64 [among], the way in which each of them is written where it comes as a text.
+        read: int64, rows of the bank that matter most to the step.
+    """
 
     windows: Windows
     queries: Queries
     asked: Asked
     among: Among
+    ways: Tensor
+    read: NDArray[np.int64]
 
 
 class Step:
@@ -44,7 +57,7 @@ class Step:
         own = teacher.text_vectors(bank.variants[0, items])
         self.items = own + teacher.residual[items] * kept
         self._whole = (own + teacher.residual[items]).detach()
-        self.texts = teacher.text_vectors(bank.variants[torch.randint(len(bank.variants), (len(items),)), items])
+        self.texts = teacher.text_vectors(bank.variants[batch.ways, items])
 
     def total(self) -> Tensor:
         """The weighted sum."""

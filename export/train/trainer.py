@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.data.phrases import Texts
-from export.train.bank import WaitingBank
+from export.train.bank import MovingBank
 from export.train.examples import steps_per_epoch, windows
 from export.train.guide import Guides
 from export.train.loss import Batch, Step
@@ -38,7 +38,7 @@ class Trainer:
     ) -> None:
         self._settings, self._world, self._guides = settings, world, guides
         self.trunk, self.teacher = trunk, teacher
-        self.bank = WaitingBank(trunk, settings.texts_per_step)
+        self.bank = MovingBank(trunk, settings.texts_per_step)
         self._rng = np.random.default_rng(seed)
         self._optimiser = make_optimiser(settings, teacher, trunk)
         batches = steps_per_epoch(world.split.train, self._max_history, settings.batch)
@@ -90,23 +90,29 @@ class Trainer:
             yield self._world.batch(window, size, self._rng)
 
     def _learn(self, batch: Batch) -> float:
-        """Add the batch's gradient to that of the weights, and let that of the texts wait in the bank."""
+        """Add the batch's gradient to that of the weights."""
         strength, moves = self._settings.adversarial, self.trunk.moves
+        if moves:
+            with self._precision():
+                encoded = self.bank.encode(batch.read, self._rng)
         rows = self.bank.pooled.detach().requires_grad_(moves or strength > 0)
         with torch.random.fork_rng(enabled=strength > 0):  # the second pass sees the same dropout and the same texts
             loss = self._backward(rows, batch)
-        if moves:
-            self.bank.add(_gradient(rows))
+        gradient = _gradient(rows)
         if strength:
-            worse = against_them(rows.detach(), _gradient(rows), strength).requires_grad_(moves)
+            worse = against_them(rows.detach(), gradient, strength).requires_grad_(moves)
             self._backward(worse, batch)
-            if moves:
-                self.bank.add(_gradient(worse))
+            gradient = gradient + _gradient(worse)
+        if moves:
+            encoded.backward(gradient)
         return loss
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._settings.train_device, torch.bfloat16, enabled=self._settings.mixed_precision)
 
     def _backward(self, rows: Tensor, batch: Batch) -> float:
         settings = self._settings
-        with torch.autocast(settings.train_device, torch.bfloat16, enabled=settings.mixed_precision):
+        with self._precision():
             loss = Step(
                 self.teacher, Bank.cut(rows, self._world.ways), batch, settings.loss, self._guides, settings.pull
             ).total()
@@ -115,9 +121,6 @@ class Trainer:
 
     def _move(self) -> None:
         self._rate.set(self.step)
-        if self.trunk.moves:
-            with torch.autocast(self._settings.train_device, torch.bfloat16, enabled=self._settings.mixed_precision):
-                self.bank.backward()
         self._optimiser.step()
         self._optimiser.zero_grad()
         if self._average is not None:
@@ -125,9 +128,10 @@ class Trainer:
         self.step += 1
 
     def validate(self) -> Validation:
-        """NDCG@10 on the items that validate, with the weights of `answer` and the bank as it is."""
+        """NDCG@10 on the items that validate, with the weights of `answer`; every text is encoded again for it."""
         present = {n: t.detach().clone() for n, t in self.weights().items()}
         self.put(self.answer())
+        self.bank.refresh()
         found = validate(
             self.teacher, Bank.cut(self.bank.pooled, self._world.ways), self._world.split, self._max_history
         )

@@ -9,11 +9,12 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from export.data.noise import corrupt
 from export.data.phrases import Texts
 from export.data.split import Split
-from export.train.examples import PhraseSampler, QuerySampler, Windows
+from export.train.examples import Asked, PhraseSampler, Queries, QuerySampler, Windows
 from export.train.loss import Batch
 from export.train.targets import Among, Negatives
 
@@ -58,10 +59,20 @@ class World:
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
         """A step's windows with `size` queries and phrases, and the items that it looks at."""
         queries, asked = self._queries.draw(size, rng), self._asked.draw(size, rng)
-        if self._negatives is None:
-            return Batch(windows, queries, asked, Among.all(self.items))
-        taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
-        return Batch(windows, queries, asked, self._negatives.draw(torch.cat([t.flatten() for t in taken])))
+        among = Among.all(self.items)
+        if self._negatives is not None:
+            taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
+            among = self._negatives.draw(torch.cat([t.flatten() for t in taken]))
+        ways = torch.from_numpy(rng.integers(0, len(self.ways.variants), len(among.items)))
+        return Batch(windows, queries, asked, among, ways, self._read(windows, queries, asked, among, ways))
+
+    def _read(self, windows: Windows, queries: Queries, asked: Asked, among: Among, ways: Tensor) -> NDArray[np.int64]:
+        """Rows of the bank: full text and drawn text of the windows' items, and what is asked."""
+        items = torch.unique(torch.cat([windows.items[windows.mask > 0], windows.targets[windows.targets >= 0]]))
+        phrases = torch.cat([queries.phrase[queries.phrase >= 0], asked.phrase]) + len(self.ways.variants) * self.items
+        titles = 2 * self.items + queries.wanted[queries.phrase < 0]
+        rows = torch.cat([items, ways[among.place[items]] * self.items + items, phrases, titles])
+        return rows.cpu().numpy()
 
 
 def with_noise(texts: Texts, ways: int, seed: int) -> Texts:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.train.bank import WaitingBank
+from export.train.bank import MovingBank
 from export.train.course import Course
 from export.train.encoder import load_tokenizer
 from export.train.optimise import Average, Rate
@@ -36,39 +36,33 @@ def gradients(trunk: MovingTrunk) -> list[Tensor]:
     return [p.grad.clone() for p in trunk.parameters() if p.grad is not None]
 
 
-def test_gradient_that_waited_is_the_one_that_backpropagation_gives(trunk: MovingTrunk) -> None:
-    upstream = torch.randn(len(_TEXTS), 16)
-    (trunk(list(range(len(_TEXTS)))) * upstream).sum().backward()
-    wanted = gradients(trunk)
+def test_gradient_of_encoded_texts_is_the_one_that_backpropagation_gives(trunk: MovingTrunk) -> None:
+    bank, upstream = MovingBank(trunk, per_step=4), torch.randn(len(_TEXTS), 16)
+    encoded = bank.encode(np.array([1, 3, 3]), np.random.default_rng(0))
+    encoded.backward(upstream)
+    found = gradients(trunk)
     trunk.zero_grad()
-    bank = WaitingBank(trunk, per_step=2)
-    bank.add(upstream)
-    for _ in range(2 * len(_TEXTS)):
-        bank.backward()
-    assert bank.waiting.abs().sum() == 0
-    for found, expected in zip(gradients(trunk), wanted, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    (trunk(encoded.texts) * upstream[encoded.texts]).sum().backward()
+    assert {1, 3} <= set(encoded.texts)
+    for one, wanted in zip(found, gradients(trunk), strict=True):
+        torch.testing.assert_close(one, wanted, atol=1e-6, rtol=1e-4)
 
 
 def test_every_text_is_encoded_again_within_a_round(trunk: MovingTrunk) -> None:
-    bank = WaitingBank(trunk, per_step=2)
-    loud = torch.zeros(len(_TEXTS), 16)
-    loud[:2] = 1  # two texts that always have the largest gradient
-    for _ in range(2 * len(_TEXTS) // 2):
-        bank.add(loud)
-        bank.backward()
+    bank, rng = MovingBank(trunk, per_step=4), np.random.default_rng(0)
+    for _ in range(4 * len(_TEXTS) // 4):
+        bank.encode(np.array([0, 1, 2]), rng)  # batches that never read the others
     assert bank.encoded.min() > 0
 
 
 def test_bank_has_the_new_vectors_of_texts_whose_turn_it_was(trunk: MovingTrunk) -> None:
-    bank = WaitingBank(trunk, per_step=2)
+    bank = MovingBank(trunk, per_step=2)
     with torch.no_grad():
         dict(trunk.named_parameters())["bert.encoder.layer.2.output.LayerNorm.bias"].add_(torch.randn(16))
     old = bank.pooled.clone()
-    turn = bank.turn()
-    bank.backward()
+    encoded = bank.encode(np.array([4]), np.random.default_rng(0))
     changed = (bank.pooled - old).abs().sum(1) > 1e-6
-    assert sorted(changed.nonzero().flatten().tolist()) == sorted(turn)
+    assert sorted(changed.nonzero().flatten().tolist()) == sorted(encoded.texts)
     bank.refresh()
     torch.testing.assert_close(bank.pooled, trunk.all())
 
