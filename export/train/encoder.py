@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,7 +12,20 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from export.errors import CheckpointError
+from export.stage import Job
 from server.models.tokenizer import Tokenizer
+
+
+def teacher_checkpoint(job: Job) -> Path:
+    """The tuned BERT if the stage `finetune` left one, else the BERT that training starts from."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
+
+
+def save_checkpoint(trunk: BertModel, base: Path, out: Path) -> None:
+    """Write the trunk as a Hugging Face folder, with the tokenizer's files from `base`."""
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    trunk.save_pretrained(out, safe_serialization=True)
 
 
 def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
