@@ -60,6 +60,9 @@ class ExportSettings(BaseSettings):
         None,
         description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given",
     )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="rows of --data that are wrong: stop and list them, or skip: leave them out and count them"
+    )
     name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
         "", description="name of the bundle and of its folder under artifacts; data and preset if not given"
     )

@@ -50,7 +50,7 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", "export.data.collect", ("data", "checkpoint", "seed")),
+    Stage("data", "export.data.collect", ("data", "checkpoint", "on_error", "seed")),
     Stage(
         "finetune",
         "export.train.finetune",

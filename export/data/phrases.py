@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from export.data.dataset import Dataset, Item
 
@@ -16,6 +20,8 @@ _PAIR = ["{a} and {b}", "{a} {b} {noun}s"]
 _MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
 _MIN_PAIR_ITEMS = 3
 _MAX_PHRASES = 2_000
+
+Carriers = dict[str, NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +34,19 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """`variants[v][i]` is way `v` to write item `i` (0 the full text, 1 the title, 2 title words, 3 words dropped)."""
+    """`variants[v][i]` is way `v` to write item `i` (0 the full text, 1 the title, 2 title words, 3 words dropped).
+
+    `others` are texts of users that belong to no item: students learn to put them where the teacher puts them.
+    """
 
     variants: list[list[str]]
     phrases: list[Phrase]
+    others: list[str] = field(default_factory=list)
 
     @property
     def all(self) -> list[str]:
-        """Every text, variants first (row v * items + i), then phrases."""
-        return [*itertools.chain.from_iterable(self.variants), *(p.text for p in self.phrases)]
+        """Every text, variants first (row v * items + i), then phrases, then the others."""
+        return [*itertools.chain.from_iterable(self.variants), *(p.text for p in self.phrases), *self.others]
 
     def save(self, folder: Path) -> None:
         """Write `texts.json`."""
@@ -46,10 +56,10 @@ class Texts:
     def load(cls, folder: Path) -> Texts:
         """Read what `save` wrote."""
         raw = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        return cls(raw["variants"], [Phrase(**p) for p in raw["phrases"]])
+        return cls(raw["variants"], [Phrase(**p) for p in raw["phrases"]], raw["others"])
 
 
-def write_texts(dataset: Dataset, seed: int) -> Texts:
+def write_texts(dataset: Dataset, seed: int, others: list[str]) -> Texts:
     """Make the texts of a data set; the same seed gives the same texts."""
     rng = random.Random(seed)  # noqa: S311 (no secret)
     items = dataset.items
@@ -59,10 +69,11 @@ def write_texts(dataset: Dataset, seed: int) -> Texts:
         [_title_words(item, rng) for item in items],
         [_dropped_words(item.text, rng) for item in items],
     ]
-    phrases = list(_attribute_phrases(dataset))
-    if len(phrases) > _MAX_PHRASES:
-        phrases = rng.sample(phrases, _MAX_PHRASES)
-    return Texts(variants, phrases)
+    carriers = _carriers(items)
+    asked = list(_attribute_phrases(carriers, dataset.nouns))
+    if len(asked) > _MAX_PHRASES:
+        asked = rng.sample(asked, _MAX_PHRASES)
+    return Texts(variants, [Phrase(text, _common(carriers, values).tolist()) for text, values in asked], others)
 
 
 def _title_words(item: Item, rng: random.Random) -> str:
@@ -79,29 +90,39 @@ def _dropped_words(text: str, rng: random.Random) -> str:
     return " ".join(kept or words)
 
 
-def _attribute_phrases(dataset: Dataset) -> Iterator[Phrase]:
-    carriers = _carriers(dataset.items)
-    noun = itertools.cycle(dataset.nouns)
-    for value, items in carriers.items():
+def _attribute_phrases(carriers: Carriers, nouns: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield (phrase, the attribute values that it asks for)."""
+    noun = itertools.cycle(nouns)
+    for value in carriers:
         for template in _SINGLE:
-            yield Phrase(template.format(a=value, noun=next(noun)), sorted(items))
-    for (a, of_a), (b, of_b) in itertools.permutations(carriers.items(), 2):
-        both = of_a & of_b
-        if len(both) >= _MIN_PAIR_ITEMS:
+            yield template.format(a=value, noun=next(noun)), (value,)
+    for pair in itertools.permutations(carriers, 2):
+        if len(_common(carriers, pair)) >= _MIN_PAIR_ITEMS:
             for template in _PAIR:
-                yield Phrase(template.format(a=a, b=b, noun=next(noun)), sorted(both))
+                yield template.format(a=pair[0], b=pair[1], noun=next(noun)), pair
 
 
-def _carriers(items: list[Item]) -> dict[str, set[int]]:
-    """Attribute value in lower case -> positions of the items that carry it."""
-    by_name: dict[str, dict[str, set[int]]] = {}
+def _common(carriers: Carriers, values: tuple[str, ...]) -> NDArray[np.int32]:
+    """Positions of the items that carry every one of the values, ascending."""
+    found, *others = (carriers[value] for value in values)
+    for other in others:
+        found = np.intersect1d(found, other, assume_unique=True)
+    return found
+
+
+def _carriers(items: Iterable[Item]) -> Carriers:
+    """Attribute value in lower case -> positions of the items that carry it, 4 bytes each."""
+    by_name: dict[str, dict[str, array[int]]] = {}
     for n, item in enumerate(items):
         for name, values in item.attributes.items():
-            for value in values:
-                by_name.setdefault(name, {}).setdefault(value.lower(), set()).add(n)
-    carriers: dict[str, set[int]] = {}
-    for values_of in by_name.values():
-        if len(values_of) <= _MAX_VALUES:
-            for value, found in values_of.items():
-                carriers[value] = carriers.get(value, set()) | found
+            carried = by_name.setdefault(name, {})
+            if len(carried) <= _MAX_VALUES:
+                for value in values:
+                    carried.setdefault(value.lower(), array("i")).append(n)
+    carriers: Carriers = {}
+    for carried in by_name.values():
+        if len(carried) <= _MAX_VALUES:
+            for value, found in carried.items():
+                positions = np.frombuffer(found, np.int32)
+                carriers[value] = np.union1d(carriers.get(value, positions), positions)
     return carriers

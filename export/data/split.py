@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from export.data.dataset import Dataset
 from export.errors import DataError
 
-_MIN_EVENTS = 4  # two to train on, one to validate, one to test
+MIN_USERS = 2
+MIN_EVENTS = 4  # two to train on, one to validate, one to test
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,9 @@ def leave_one_out(dataset: Dataset) -> Split:
     Raises:
         DataError: no history is long enough.
     """
-    histories = [h for h in dataset.histories if len(h) >= _MIN_EVENTS]
-    if len(histories) < 2:
-        raise DataError(f"at least 2 users with {_MIN_EVENTS} interactions are needed, found {len(histories)}")
+    histories = [h for h in dataset.histories if len(h) >= MIN_EVENTS]
+    if len(histories) < MIN_USERS:
+        raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(histories)}")
     return Split(
         train=[h[:-2] for h in histories],
         valid=np.array([h[-2] for h in histories]),
