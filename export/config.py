@@ -60,6 +60,11 @@ class ExportSettings(BaseSettings):
         None,
         description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given",
     )
+    adopt: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="take a checkpoint that is a recommender already as it is: a classifier always, a bi-encoder where "
+        "there are no interactions (auto), both (always), or fine-tune its encoder (never)",
+    )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="rows of --data that are wrong: stop and list them, or skip: leave them out and count them"
     )

@@ -50,7 +50,7 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", "export.data.collect", ("data", "checkpoint", "on_error", "seed")),
+    Stage("data", "export.data.collect", ("data", "checkpoint", "adopt", "on_error", "seed", "max_tokens")),
     Stage(
         "finetune",
         "export.train.finetune",

@@ -30,6 +30,7 @@ TWICE = Kind("duplicate item_id", "keep one row for each item")
 UNKNOWN = Kind("unknown item", "add the item to items or remove the row")
 TIME = Kind("unparsable time", "give seconds since 1970 or an ISO 8601 date and time")
 VALUE = Kind("bad value", "give a text, a number or a list of texts")
+LABELS = Kind("item without a label", "remove the item from items, or name it in id2label", False)
 FEW_ITEMS = Kind("too few items", "add items", False)
 FEW_USERS = Kind("too few users", "add users or interactions; two are trained on, one validates and one tests", False)
 
