@@ -80,6 +80,10 @@ class ExportSettings(BaseSettings):
         0.95, ge=0, le=1, description="gate: share of the teacher's query precision that the bundle must keep"
     )
 
+    min_overlap: float = Field(
+        0.8, ge=0, le=1, description="gate where there are no interactions: share of the teacher's top ten to keep"
+    )
+
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:

@@ -63,7 +63,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "export.evaluate.verify",
-        ("seed", "min_text_retained", "min_query_retained", "name"),
+        ("seed", "min_text_retained", "min_query_retained", "min_overlap", "name"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
     Stage("package", "export.package.publish", ("name",), ("verify",)),

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ _PAIR = ["{a} and {b}", "{a} {b} {noun}s"]
 _MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
 _MIN_PAIR_ITEMS = 3
 _MAX_PHRASES = 2_000
+_HELD = 10  # of so many texts of users one is held back
+_MIN_UNSEEN, _MAX_UNSEEN = 50, 2_000
 
 Carriers = dict[str, NDArray[np.int32]]
 
@@ -36,12 +38,14 @@ class Phrase:
 class Texts:
     """`variants[v][i]` is way `v` to write item `i` (0 the full text, 1 the title, 2 title words, 3 words dropped).
 
-    `others` are texts of users that belong to no item: students learn to put them where the teacher puts them.
+    `others` are texts of users that belong to no item: students learn to put them where the teacher puts them. `held`
+    are some more of these that no training reads.
     """
 
     variants: list[list[str]]
     phrases: list[Phrase]
     others: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
 
     @property
     def all(self) -> list[str]:
@@ -56,10 +60,10 @@ class Texts:
     def load(cls, folder: Path) -> Texts:
         """Read what `save` wrote."""
         raw = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        return cls(raw["variants"], [Phrase(**p) for p in raw["phrases"]], raw["others"])
+        return cls(raw["variants"], [Phrase(**p) for p in raw["phrases"]], raw["others"], raw["held"])
 
 
-def write_texts(dataset: Dataset, seed: int, others: list[str]) -> Texts:
+def write_texts(dataset: Dataset, seed: int, others: Sequence[str] = ()) -> Texts:
     """Make the texts of a data set; the same seed gives the same texts."""
     rng = random.Random(seed)  # noqa: S311 (no secret)
     items = dataset.items
@@ -73,7 +77,22 @@ def write_texts(dataset: Dataset, seed: int, others: list[str]) -> Texts:
     asked = list(_attribute_phrases(carriers, dataset.nouns))
     if len(asked) > _MAX_PHRASES:
         asked = rng.sample(asked, _MAX_PHRASES)
-    return Texts(variants, [Phrase(text, _common(carriers, values).tolist()) for text, values in asked], others)
+    return Texts(
+        variants,
+        phrases=[Phrase(text, _common(carriers, values).tolist()) for text, values in asked],
+        others=[text for n, text in enumerate(others) if n % _HELD],
+        held=list(others[::_HELD]),
+    )
+
+
+def unseen(texts: Texts, seed: int) -> list[str]:
+    """Texts that no training reads: those held back, or, where they are few, items' texts with other words dropped."""
+    if len(texts.held) >= _MIN_UNSEEN:
+        return texts.held[:_MAX_UNSEEN]
+    rng, known = random.Random(seed + 1), {*texts.all}  # noqa: S311 (no secret)
+    made = dict.fromkeys(_dropped_words(text, rng) for text in texts.variants[0])
+    found = [*texts.held, *(text for text in made if text not in known)]
+    return found[:_MAX_UNSEEN] or texts.variants[0][:_MAX_UNSEEN]
 
 
 def _title_words(item: Item, rng: random.Random) -> str:

@@ -16,6 +16,7 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import Split, leave_one_out
 from export.errors import GateError
+from export.evaluate import agreement
 from export.evaluate.baselines import all_baselines
 from export.evaluate.metrics import Figure, figure, ndcg, top
 from export.evaluate.subject import Subject, Vectors, torch_rank
@@ -41,6 +42,9 @@ def run(job: Job, out: Path) -> None:
         GateError: a gate failed; no bundle is written.
     """
     data = job.folder("data")
+    if not Dataset.load(data).histories:
+        agreement.run(job, out)
+        return
     dataset, texts, teacher = Dataset.load(data), Texts.load(data), load_teacher(job.folder("finetune"))
     split = leave_one_out(dataset)
     histories = [h[-job.settings.plan.max_history :] for h in split.before_test]

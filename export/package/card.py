@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from export.evaluate.table import markdown
 from server.models.bundle import Manifest
+
+
+def _parity(quality: dict[str, Any]) -> str:
+    return f" Parity with PyTorch: {quality['parity']:.1e}." if "parity" in quality else ""
 
 
 def write_card(path: Path, manifest: Manifest) -> None:
@@ -27,7 +32,7 @@ transformer ranker (the last {manifest.max_history} events) and a catalogue with
 {sources}
 
 ## Quality
-NDCG@10 on ids and text, precision@10 on query; {quality["protocol"]}. Parity with PyTorch: {quality["parity"]:.1e}.
+NDCG@10 on ids and text, precision@10 on query; {quality["protocol"]}.{_parity(quality)}
 Top-10 as the teacher's: {quality["top10_overlap"]}.
 
 {markdown(quality["tasks"])}

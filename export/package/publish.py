@@ -105,7 +105,7 @@ def _fill(job: Job, scratch: Path) -> dict[str, Any]:
     if "int8" in quality["passed"]:
         shutil.copyfile(job.folder("quantise") / "encoder.int8.onnx", scratch / "encoder.int8.onnx")
     dataset = Dataset.load(job.folder("data"))
-    popularity = np.bincount(np.concatenate(dataset.histories), minlength=len(dataset.items))
+    popularity = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
     with (scratch / ITEMS).open("w", encoding="utf-8") as file:
         for item, count in zip(dataset.items, popularity.tolist(), strict=True):
             row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}

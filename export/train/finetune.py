@@ -12,6 +12,7 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import leave_one_out
 from export.stage import Job
+from export.train.adopt import adopt, is_adopted
 from export.train.encoder import TextEncoder, by_length, load_tokenizer, load_trunk, pad
 from export.train.examples import QuerySampler, steps_per_epoch, windows
 from export.train.loss import Step, fitting_items
@@ -24,6 +25,9 @@ _WEIGHT_DECAY = 0.05
 
 def run(job: Job, out: Path) -> None:
     """Write pooled.npy (float32 [texts, hidden], rows of `Texts.all`) and the teacher."""
+    if is_adopted(job):
+        adopt(job, out)
+        return
     torch.manual_seed(job.settings.seed)
     data = job.folder("data")
     dataset, texts = Dataset.load(data), Texts.load(data)
