@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one of them."""
+"""`python -m export`: run the stages that are not fresh, or one of them; `report` prints what they found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from export.config import ExportSettings
 from export.errors import ExportError
+from export.package.ladder import report
 from export.stage import Job, run_all, run_one
 from server.config import read_settings
 from server.errors import ConfigError
@@ -22,6 +23,8 @@ def main() -> int:
         job = Job(settings)
         if settings.stage is None:
             run_all(job)
+        elif settings.stage == "report":
+            report(settings)
         else:
             run_one(job, settings.stage)
     except (ExportError, ConfigError) as error:

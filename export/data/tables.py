@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.data.dataset import Dataset, Item, Probe
+from export.data.users import user_groups
 from export.errors import DataError
 
 _RESERVED = {"item_id", "text", "title"}
@@ -22,6 +23,7 @@ def read(folder: Path) -> Dataset:
     """Read `folder/items.*` (item_id, text[, title], attribute columns) and `folder/interactions.*`.
 
     A cell with several values separates them with "|". Interactions need user_id, item_id and timestamp (a number).
+    `folder/users.*` (user_id, attribute columns) is optional: quality is then reported for each group of users, too.
 
     Raises:
         DataError: a file, a column or a value is missing or wrong; the sentence names file and row.
@@ -36,14 +38,24 @@ def read(folder: Path) -> Dataset:
         if item not in position:
             raise DataError(f"{where}: item_id {item!r} is not in items: add the item or remove the row")
         events.setdefault(user, []).append((_number(time, where), number, position[item]))
+    rows = [sorted(e) for e in events.values()]
     return Dataset(
         items=items,
-        histories=[np.array([n for _, _, n in sorted(e)], dtype=np.int64) for e in events.values()],
+        histories=[np.array([n for _, _, n in row], dtype=np.int64) for row in rows],
         nouns=["item"],
         probes=_probes(items),
         source=f"{folder.name} (user's own)",
         licence="the user's own",
+        times=[np.array([time for time, _, _ in row]) for row in rows],
+        users=_users(folder, list(events)),
     )
+
+
+def _users(folder: Path, users: list[str]) -> list[dict[str, str]]:
+    """The groups of each user from the optional table `users` (user_id, attribute columns)."""
+    if not any((folder / f"users{suffix}").exists() for suffix in _READERS):
+        return []
+    return user_groups((row for _, _, row in _table(folder, "users")), users)
 
 
 def _table(folder: Path, name: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
