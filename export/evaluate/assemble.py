@@ -13,13 +13,12 @@ from export.evaluate.compare import FROZEN, other_protocol
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
-from export.evaluate.record import Group, Lists, Quality, TeacherRecord, VariantRecord
+from export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality, TeacherRecord, VariantRecord
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.variants import Variant
 from server.tuning.machine import machine
 
-TEACHER = "teacher"
 Answers = Mapping[str, Mapping[str, Ranked]]
 
 
@@ -59,6 +58,36 @@ def assemble(
             for j in judged
         ],
         default=chosen,
+        allow_lossy=job.settings.allow_lossy,
+        curve=_curve(job),
+        machine=machine(),
+    )
+
+
+def assemble_agreement(
+    job: Job, variants: Sequence[Variant], kept: Mapping[str, Mapping[str, float]], texts: int
+) -> Quality:
+    """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> value.
+
+    Raises:
+        GateError: no variant passed the gates.
+    """
+    judged = [judge(v, kept.get(v.name, {}), allow_lossy=job.settings.allow_lossy) for v in variants]
+    front = pareto([j for j in judged if j.is_shipped])
+    none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=f"Agreement with the teacher on {texts} texts.")
+    return Quality(
+        protocol="agreement",
+        cases={"texts": texts},
+        cold_items=0,
+        tasks={},
+        probes={},
+        lists={},
+        wanted_by_popularity=[],
+        groups={},
+        other=none,
+        teacher=_teacher(job, variants),
+        variants=[VariantRecord.of(j, {}, None, on_front=j.variant.name in front) for j in judged],
+        default=defaults(judged),
         allow_lossy=job.settings.allow_lossy,
         curve=_curve(job),
         machine=machine(),

@@ -36,7 +36,9 @@ def baselines(ground: Ground) -> dict[str, Answers]:
     if len(tasks.cold.wanted):
         told = fit_baselines(ground.dataset.histories, items)[POPULARITY]
         found[ORACLE] = {"cold": _rank(told, tasks.cold, items)}
-    return found | {FROZEN: ground.frozen.answers(tasks, ground.frozen.of_items(tasks))}
+    if ground.frozen:
+        found[FROZEN] = ground.frozen.answers(tasks, ground.frozen.of_items(tasks))
+    return found
 
 
 def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:

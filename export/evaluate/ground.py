@@ -22,16 +22,21 @@ from export.evaluate.subject import Subject, Vectors
 from export.evaluate.tasks import Tasks, make_tasks
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
-from export.train.teacher import Bank, load_teacher
+from export.train.teacher import load_teacher
 from server.models.ranker import Kind, UserSequence
 
+MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
 _ALL = 1 << 30
+_ROWS = 16_384  # pooled vectors read at a time
 _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """One evaluation: `counts` are each item's known events, `texts` the frozen encoder's unit vectors of the items."""
+    """One evaluation: `counts` are each item's known events, `texts` the unit vectors that diversity is told by.
+
+    `frozen`, and its vectors as `texts`, are there up to `MAX_FROZEN` items; beyond, `texts` are the teacher's.
+    """
 
     seed: int
     dataset: Dataset
@@ -40,7 +45,7 @@ class Ground:
     counts: NDArray[np.int64]
     texts: Vectors
     teacher: Subject
-    frozen: Subject
+    frozen: Subject | None
 
     @classmethod
     def load(cls, job: Job) -> Ground:
@@ -48,15 +53,16 @@ class Ground:
         data, seed = job.folder("data"), job.settings.seed
         dataset, texts = Dataset.load(data), Texts.load(data)
         parts = split(dataset, job.settings.protocol)
-        frozen = _frozen(job, texts, parts.cold)
+        teacher = _teacher(job, texts, parts.cold)
+        frozen = _frozen(job, texts, parts.cold) if len(dataset.items) <= MAX_FROZEN else None
         return cls(
             seed=seed,
             dataset=dataset,
             split=parts,
             tasks=make_tasks(dataset, texts, parts, seed),
             counts=np.bincount(np.concatenate(parts.known), minlength=len(dataset.items)),
-            texts=frozen.items,
-            teacher=_teacher(job, texts, parts.cold),
+            texts=frozen.items if frozen else _unit(teacher.items),
+            teacher=teacher,
             frozen=frozen,
         )
 
@@ -111,20 +117,27 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
 
 def _teacher(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:
     """The teacher in PyTorch. Cold items have the vector of their text: their residual was never trained."""
-    teacher = load_teacher(job.folder("finetune"))
-    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
-    with torch.inference_mode():
-        plain = teacher.text_vectors(bank.variants[0]).numpy()
-        items = plain + teacher.residual.numpy()
-    items[cold] = plain[cold]
-    plan = job.settings.plan
-    return Subject(
-        torch_encode(teacher_checkpoint(job), plan.max_tokens, teacher),
-        torch_rank(teacher),
-        items,
-        cold,
-        plan.max_history,
-    )
+    teacher, size, plan = load_teacher(job.folder("finetune")), len(texts.variants[0]), job.settings.plan
+    pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
+
+    def known(rows: NDArray[np.int64]) -> Vectors:
+        """Vectors of rows of `Texts.all`: way after way of writing each item."""
+        with torch.inference_mode():
+            vectors: Vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[rows]))).numpy()
+        return vectors
+
+    items = np.concatenate([known(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
+    residual = teacher.residual.detach().numpy().copy()
+    residual[cold] = 0
+    items += residual
+    encode, rank = torch_encode(teacher_checkpoint(job), plan.max_tokens, teacher), torch_rank(teacher)
+    return Subject(encode, rank, items, cold, plan.max_history, lambda n: known(size + n))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Scaled to length 1."""
+    scaled: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-9))
+    return scaled
 
 
 def _frozen(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:

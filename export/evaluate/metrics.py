@@ -113,5 +113,19 @@ def best(scores: Scores) -> NDArray[np.int64]:
     return candidates[np.argsort(-scores[candidates], kind="stable")[:TOP]]
 
 
+def ndcg(scores: Scores, seen: NDArray[np.int64], wanted: int) -> float:
+    """NDCG@10 of `wanted` in one row of scores [items]; items in `seen` are left out, ties go to the earlier item."""
+    alone = Cases(np.zeros(1, np.int64), [seen], np.array([wanted]))
+    return float(rank(lambda _: scores[None], alone, len(scores)).ndcg[0])
+
+
+def top(scores: Scores, seen: NDArray[np.int64]) -> list[int]:
+    """Positions of the ten best of `scores` [items] but those in `seen`; ties go to the earlier item."""
+    masked = scores.copy()
+    masked[seen] = -np.inf
+    found: list[int] = best(masked).tolist()
+    return found
+
+
 def _resamples(size: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, size, (_RESAMPLES, size))

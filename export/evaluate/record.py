@@ -12,6 +12,7 @@ from export.evaluate.metrics import Figure
 from export.variants import Variant
 
 RECORD = "quality.json"
+TEACHER = "teacher"
 
 
 class Model(BaseModel):
@@ -99,9 +100,12 @@ class OtherProtocol(Model):
 
 
 class Quality(Model):
-    """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names."""
+    """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
 
-    protocol: Literal["leave-one-out", "time"]
+    Protocol "agreement" has none of these: without interactions a variant is held against the teacher alone.
+    """
+
+    protocol: Literal["leave-one-out", "time", "agreement"]
     cases: dict[str, int]
     cold_items: int
     tasks: dict[str, dict[str, Figure]]

@@ -24,7 +24,8 @@ _BATCH = 32
 class Subject:
     """`encode` gives unit vectors [texts, d]; `rank` gives user vectors [users, d]; `items` are [items, d].
 
-    `items` holds the vectors that the catalogue is shipped with. `cold` are the items that training never saw.
+    `items` holds the vectors that the catalogue is shipped with. `cold` are the items that training never saw. `titles`
+    gives the vectors of titles by position where they are known already.
     """
 
     encode: Encode
@@ -32,12 +33,13 @@ class Subject:
     items: Vectors
     cold: NDArray[np.int64]
     max_history: int
+    titles: Callable[[NDArray[np.int64]], Vectors] | None = None
 
     def answers(self, tasks: Tasks, behind: dict[str, Vectors]) -> dict[str, Ranked]:
         """Every task's answers; `behind` are the user vectors of `of_items` for "ids" and "cold"."""
         users = behind | {
-            "text": self._of_texts(tasks.warm.histories, tasks.titles),
-            "noisy": self._of_texts(tasks.warm.histories, tasks.noisy),
+            "text": self._of_texts(tasks.warm.histories, self.titles or self._encoding(tasks.titles)),
+            "noisy": self._of_texts(tasks.warm.histories, self._encoding(tasks.noisy)),
             "query": self._users(([v], [Kind.QUERY]) for v in self._once(tasks.queries)),
         }
         warm = {task: rank(_product(users[task], self.items), tasks.warm, len(self.items)) for task in _WARM}
@@ -55,14 +57,23 @@ class Subject:
         """Cold items enter the catalogue by this subject's own vectors of their texts."""
         if not len(tasks.cold.wanted):
             return {}
-        items = self.items.copy()
-        items[self.cold] = self.encode([tasks.texts[n] for n in self.cold])
-        return {"cold": rank(_product(users, items), tasks.cold, len(items))}
+        own = self.encode([tasks.texts[n] for n in self.cold])
 
-    def _of_texts(self, histories: Histories, texts: list[str]) -> Vectors:
+        def score(part: slice) -> Scores:
+            scores: Scores = users[part] @ self.items.T
+            scores[:, self.cold] = users[part] @ own.T
+            return scores
+
+        return {"cold": rank(score, tasks.cold, len(self.items))}
+
+    def _encoding(self, texts: list[str]) -> Callable[[NDArray[np.int64]], Vectors]:
+        return lambda positions: self.encode([texts[n] for n in positions])
+
+    def _of_texts(self, histories: Histories, vectors_of: Callable[[NDArray[np.int64]], Vectors]) -> Vectors:
+        """User vectors of histories as texts; each text that is needed is encoded once."""
         recent = [self._last(h) for h in histories]
         needed = np.unique(np.concatenate(recent))
-        vectors = self.encode([texts[n] for n in needed])
+        vectors = vectors_of(needed)
         rows = (vectors[np.searchsorted(needed, h)] for h in recent)
         return self._users((list(row), [Kind.TEXT] * len(row)) for row in rows)
 

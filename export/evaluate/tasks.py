@@ -22,6 +22,8 @@ from export.data.split import Cases, Split
 
 TASKS = ("ids", "text", "query", "noisy", "cold")
 _MAX_CASES = 2_000  # of each task; more would narrow the interval by less than the next data set moves it
+_MAX_SCORES = 200_000_000  # cases times items of each task: 200 cases of a million items, some seconds
+_MIN_CASES = 100
 _NOISE_SEED = 10_000  # beyond the seeds of training
 
 
@@ -40,12 +42,13 @@ class Tasks:
 def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks:
     """The same seed gives the same tasks."""
     rng = random.Random(seed + _NOISE_SEED)  # noqa: S311 (no secret)
-    warm = _sample(split.warm, seed)
+    most = min(_MAX_CASES, max(_MIN_CASES, _MAX_SCORES // len(dataset.items)))
+    warm = _sample(split.warm, most, seed)
     noun = dataset.nouns[0]
     is_usable = _usable(dataset.items)
     return Tasks(
         warm=warm,
-        cold=_sample(split.unseen, seed),
+        cold=_sample(split.unseen, most, seed),
         texts=texts.variants[0],
         titles=texts.variants[1],
         noisy=[corrupt(title, rng) for title in texts.variants[1]],
@@ -53,10 +56,10 @@ def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks
     )
 
 
-def _sample(cases: Cases, seed: int) -> Cases:
-    if len(cases.wanted) <= _MAX_CASES:
+def _sample(cases: Cases, most: int, seed: int) -> Cases:
+    if len(cases.wanted) <= most:
         return cases
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(cases.wanted))[:_MAX_CASES])
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(cases.wanted))[:most])
     return Cases(cases.users[drawn], [cases.histories[n] for n in drawn], cases.wanted[drawn])
 
 

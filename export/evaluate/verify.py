@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from export.evaluate.adapter import found
-from export.evaluate.assemble import TEACHER, assemble
+from export.evaluate.assemble import assemble
 from export.evaluate.compare import FROZEN, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import served_encode, served_rank
-from export.evaluate.record import RECORD
+from export.evaluate.record import RECORD, TEACHER
 from export.evaluate.subject import Subject
 from export.evaluate.table import show
 from export.stage import Job
@@ -37,7 +37,8 @@ def run(job: Job, out: Path) -> None:
         ground = Ground.load(job)
         step()
         answers = baselines(ground)
-        _probe(ground, FROZEN, ground.frozen, probes)
+        if ground.frozen:
+            _probe(ground, FROZEN, ground.frozen, probes)
         step()
         answers[TEACHER] = ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
         _probe(ground, TEACHER, ground.teacher, probes)

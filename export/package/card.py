@@ -13,7 +13,8 @@ from server.models.bundle import Manifest
 
 def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:
     """Write the card."""
-    parts = [_head(manifest), _ladder(quality), _tasks(quality), _lists(quality), _groups(quality), _limits(quality)]
+    measured = [_tasks(quality), _lists(quality), _groups(quality)] if quality.tasks else [_agreement()]
+    parts = [_head(manifest), _ladder(quality), *measured, _limits(quality)]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -51,6 +52,12 @@ padded to the longest of the batch) in the same run.
 {body}
 
 {words}"""
+
+
+def _agreement() -> str:
+    return """## Quality
+The data has no interactions, so nothing says what users want: each variant is held against the teacher, by the cosine
+of their vectors of the same texts and by the items that both put among the first ten."""
 
 
 def _tasks(quality: Quality) -> str:
@@ -103,11 +110,14 @@ def _limits(quality: Quality) -> str:
     gpu = f"Measured on a GPU: {', '.join(seen)}." if seen else "Nothing here was run on a GPU."
     below = [v.variant.name for v in quality.shipped if v.refused]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
+    cold = (
+        "\n- The students saw the cold items' texts (not their events) while they were distilled."
+        "\n- The bundle itself was trained without the cold items' events: those items are found by their text alone."
+    )
+    cold = cold if quality.cold_items else ""
     return f"""## Limits
 - {gpu}{lossy}
-- One training run with one seed: the intervals are over users, not over runs.
-- The students saw the cold items' texts (not their events) while they were distilled.
-- The bundle itself was trained without the cold items' events: those items are found by their text alone."""
+- One training run with one seed: the intervals are over users, not over runs.{cold}"""
 
 
 def markdown(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -12,9 +12,8 @@ from rich.table import Column, Table
 
 from export.config import ExportSettings
 from export.errors import ExportError
-from export.evaluate.assemble import TEACHER
 from export.evaluate.metrics import Figure
-from export.evaluate.record import Quality, VariantRecord
+from export.evaluate.record import TEACHER, Quality, VariantRecord
 from export.evaluate.tasks import TASKS
 from server.errors import BundleError
 from server.models.bundle import load_bundle
@@ -113,6 +112,8 @@ def remarks(quality: Quality) -> list[str]:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)
             noisy = f"; noisy of its own clean text {record.noisy_of_clean}" if record.noisy_of_clean else ""
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
+        elif record.gates:
+            lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
     lines += [f"{r.variant.name} is {state(r)}: {r.refused}" for r in quality.variants if r.refused]
     lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]
     other = quality.other
@@ -143,14 +144,14 @@ def as_json(quality: Quality) -> dict[str, Any]:
             "hidden": teacher["hidden"],
             "mb": teacher["megabytes"],
             "texts_per_s_core": teacher["texts_per_s_core"],
-            "tasks": _tasks(quality.tasks[TEACHER]),
+            "tasks": _tasks(quality.tasks.get(TEACHER, {})),
         },
         "baselines": baselines,
     }
 
 
 def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
-    v, row = record.variant, quality.tasks[record.variant.name]
+    v, row = record.variant, quality.tasks.get(record.variant.name, {})
     return {
         "name": v.name,
         "default": any(default.name == v.name for default in quality.default.values()),
@@ -162,7 +163,7 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "texts_per_s_core": v.texts_per_s_core,
         "ms_batch1": v.ms_batch1,
         "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
-        "retained": {task: record.retained[task].mean for task in _RETAINED},
+        "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
         "cold": row["cold"].mean if "cold" in row else None,
         "batch_invariance": v.batch_invariance,
         "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from export.evaluate.assemble import TEACHER
 from export.evaluate.baselines import POPULARITY
-from export.evaluate.record import Quality, VariantRecord
+from export.evaluate.metrics import Figure
+from export.evaluate.record import TEACHER, Quality, VariantRecord
 from export.evaluate.tasks import TASKS
 from export.package import svg
 from export.package.ladder import remarks
@@ -33,14 +33,8 @@ th:first-child, td:first-child { text-align: left; }
 def write_page(path: Path, manifest: Manifest, quality: Quality) -> None:
     """Write the page."""
     title = f"{manifest.name}, version {manifest.version}"
-    parts = [
-        _ladder(quality),
-        _curves(quality),
-        _compared(quality),
-        _groups(quality),
-        _exposure(quality),
-        _where(manifest),
-    ]
+    measured = [_compared(quality), _groups(quality), _exposure(quality)] if quality.tasks else []
+    parts = [_ladder(quality), _curves(quality), *measured, _where(manifest)]
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>\n",
@@ -49,10 +43,9 @@ def write_page(path: Path, manifest: Manifest, quality: Quality) -> None:
 
 
 def _ladder(quality: Quality) -> str:
-    measured = [v for v in quality.variants if v.retained and v.variant.texts_per_s_core]
-    plot = svg.scatter(
-        list(map(_point, measured)), "texts per second on one core", "NDCG@10 on text, share of teacher's"
-    )
+    points = [_point(v) for v in quality.variants if v.overlap is not None and v.variant.texts_per_s_core]
+    y_name = "NDCG@10 on text, share of the teacher's" if quality.tasks else "share of the teacher's top ten"
+    plot = svg.scatter(points, "texts per second on one core", y_name) if points else ""
     header = ["variant", "layers", "width", "MB", "texts/s", "ms at 1", "x teacher", *TASKS]
     rows = [_row(record, quality) for record in quality.variants]
     words = "".join(f"<li>{escape(line)}</li>" for line in remarks(quality))
@@ -61,7 +54,8 @@ def _ladder(quality: Quality) -> str:
 
 
 def _point(record: VariantRecord) -> svg.Point:
-    v, text = record.variant, record.retained["text"]
+    v, same = record.variant, record.overlap or 0.0
+    text = record.retained.get("text", Figure(same, same, same))
     colour = svg.COLOURS[0] if record.shipped else svg.COLOURS[1]
     return svg.Point(v.name, v.texts_per_s_core, text.mean, text.low, text.high, max(3.0, v.megabytes**0.5), colour)
 

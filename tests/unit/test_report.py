@@ -148,6 +148,21 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
         ElementTree.fromstring(drawing)  # noqa: S314 (our own)
 
 
+def test_record_without_interactions_is_shown_as_agreement(
+    tmp_path: Path, quality: Quality, manifest: Manifest
+) -> None:
+    kept = {"cosine": 0.97, "overlap": 0.9}
+    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, None, on_front=True)
+    nothing = {"tasks": {}, "probes": {}, "lists": {}, "groups": {}, "wanted_by_popularity": [], "variants": [record]}
+    bare = quality.model_copy(update=nothing | {"protocol": "agreement"})
+    write_card(tmp_path / "card.md", manifest, bare)
+    write_page(tmp_path / "page.html", manifest, bare)
+    assert "bert3-int8: overlap 0.900, cosine 0.970" in (tmp_path / "card.md").read_text()
+    assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
+    assert as_json(bare)["variants"][0]["retained"] == {}
+    Console(file=io.StringIO()).print(table(bare))
+
+
 def test_points_stand_where_their_figures_are() -> None:
     drawing = svg.scatter([svg.Point("a", 100, 0.9, 0.8, 1.0), svg.Point("b", 10_000, 0.5, 0.4, 0.6)], "x", "y")
     (ax, ay), (bx, by) = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawing)
