@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one of them; `... doctor DATA`: check a data set."""
+"""`python -m export`: run the stages that are not fresh, or one of them; `report`; `doctor DATA`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from export.config import ExportSettings
 from export.data import doctor
 from export.errors import ExportError
+from export.package.ladder import report
 from export.stage import Job, run_all, run_one
 from server.config import read_settings
 from server.errors import ConfigError
@@ -25,6 +26,8 @@ def main() -> int:
         job = Job(settings)
         if settings.stage is None:
             run_all(job)
+        elif settings.stage == "report":
+            report(settings)
         else:
             run_one(job, settings.stage)
     except (ExportError, ConfigError) as error:

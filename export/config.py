@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package"]
+StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,11 @@ class ExportSettings(BaseSettings):
     )
 
     stage: CliPositionalArg[StageName | None] = Field(
-        None, description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given"
+        None,
+        description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; report prints "
+        "the newest bundle's figures",
     )
+    as_json: bool = Field(False, alias="json", description="report as JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
         "quick",
         description="quick: about 4 minutes on 2 cores; full: twice as long; smoke: seconds, for tests",
@@ -73,16 +76,12 @@ class ExportSettings(BaseSettings):
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
     seed: int = Field(7, ge=0, description="seed of everything that is random")
-    min_text_retained: float = Field(
-        0.95, ge=0, le=1, description="gate: share of the teacher's NDCG@10 on text that the bundle must keep"
+    protocol: Literal["leave-one-out", "time"] = Field(
+        "leave-one-out",
+        description="what training may see: all but each user's last two items, or all before one moment (give it a "
+        "--name of its own)",
     )
-    min_query_retained: float = Field(
-        0.95, ge=0, le=1, description="gate: share of the teacher's query precision that the bundle must keep"
-    )
-
-    min_overlap: float = Field(
-        0.8, ge=0, le=1, description="gate where there are no interactions: share of the teacher's top ten to keep"
-    )
+    allow_lossy: bool = Field(False, description="ship variants that fail a quality gate, too; the manifest says so")
 
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:

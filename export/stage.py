@@ -54,7 +54,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "finetune",
         "export.train.finetune",
-        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens"),
+        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol"),
         ("data",),
     ),
     Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),
@@ -63,7 +63,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "export.evaluate.verify",
-        ("seed", "min_text_retained", "min_query_retained", "min_overlap", "name"),
+        ("seed", "protocol", "allow_lossy"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
     Stage("package", "export.package.publish", ("name",), ("verify",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -84,7 +84,9 @@ class Dataset:
     """Items and histories.
 
     `histories[u]` holds item positions (int64, oldest first) of one user; it is empty where there are no interactions.
-    `nouns` are words for "item" in this domain; `licence` and `source` are carried into the bundle.
+    `nouns` are words for "item" in this domain; `licence` and `source` are carried into the bundle. `times[u]` are the
+    seconds of the same events, float64; `users[u]` names the groups that the user belongs to ("gender" -> "F"); both
+    may be empty.
     """
 
     items: Sequence[Item]
@@ -93,6 +95,8 @@ class Dataset:
     probes: list[Probe]
     source: str
     licence: str
+    times: list[NDArray[np.float64]] = field(default_factory=list)
+    users: list[dict[str, str]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write `items.jsonl` (unless the items lie there already), `histories.npz` and `dataset.json`."""
@@ -100,12 +104,14 @@ class Dataset:
             write_items(self.items, folder)
         lengths = np.array([len(h) for h in self.histories], dtype=np.int64)
         flat = np.concatenate([*self.histories, np.empty(0, np.int64)])
-        np.savez(folder / "histories.npz", lengths=lengths, items=flat)
+        times = np.concatenate([*self.times, np.empty(0)])
+        np.savez(folder / "histories.npz", lengths=lengths, items=flat, times=times)
         facts = {
             "nouns": self.nouns,
             "probes": [asdict(p) for p in self.probes],
             "source": self.source,
             "licence": self.licence,
+            "users": self.users,
         }
         (folder / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -113,8 +119,9 @@ class Dataset:
     def load(cls, folder: Path) -> Dataset:
         """Read what `save` wrote."""
         with np.load(folder / "histories.npz", allow_pickle=False) as arrays:
-            lengths = arrays["lengths"]
-            histories = np.split(arrays["items"], np.cumsum(lengths)[:-1]) if len(lengths) else []
+            ends = np.cumsum(arrays["lengths"])[:-1]
+            histories = np.split(arrays["items"], ends) if len(arrays["lengths"]) else []
+            times = np.split(arrays["times"], ends) if len(arrays["times"]) else []
         facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         probes = [Probe(**p) for p in facts.pop("probes")]
-        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, **facts)
+        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, times=times, **facts)

@@ -36,6 +36,17 @@ class Events:
         items = np.frombuffer(self._items, np.int32)[self._in_time()].astype(np.int64)
         return np.split(items, np.cumsum(self.lengths)[:-1])
 
+    def times(self) -> list[NDArray[np.float64]]:
+        """The seconds of the same events."""
+        if not len(self):
+            return []
+        return np.split(np.frombuffer(self._times, np.float64)[self._in_time()], np.cumsum(self.lengths)[:-1])
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of the users, in the order of `histories`."""
+        return list(self._numbers)
+
     def tied(self) -> float:
         """Share of events whose time another event of the same user has, too."""
         if not len(self):

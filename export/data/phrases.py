@@ -17,7 +17,7 @@ from export.data.dataset import Dataset, Item
 
 _SINGLE = ["{a}", "{a} {noun}s", "the best {a} {noun}s", "show me {a} {noun}s", "some {a}"]
 _PAIR = ["{a} and {b}", "{a} {b} {noun}s"]
-_MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
+MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
 _MIN_PAIR_ITEMS = 3
 _MAX_PHRASES = 2_000
 _HELD = 10  # of so many texts of users one is held back
@@ -135,12 +135,12 @@ def _carriers(items: Iterable[Item]) -> Carriers:
     for n, item in enumerate(items):
         for name, values in item.attributes.items():
             carried = by_name.setdefault(name, {})
-            if len(carried) <= _MAX_VALUES:
+            if len(carried) <= MAX_VALUES:
                 for value in values:
                     carried.setdefault(value.lower(), array("i")).append(n)
     carriers: Carriers = {}
     for carried in by_name.values():
-        if len(carried) <= _MAX_VALUES:
+        if len(carried) <= MAX_VALUES:
             for value, found in carried.items():
                 positions = np.frombuffer(found, np.int32)
                 carriers[value] = np.union1d(carriers.get(value, positions), positions)

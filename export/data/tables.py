@@ -1,14 +1,14 @@
-"""A user's own data set: `items`, `interactions` and `texts` as CSV, JSONL or Parquet in one folder, read as streams.
+"""A user's own data: `items`, `interactions`, `users`, `texts`, each CSV, JSONL or Parquet, read as streams.
 
 What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event.
-Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn.
+Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn; the table of users is read as a whole.
 """
 
 from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from export.data.facts import Facts, Lengths, Spread
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
+from export.data.users import user_groups
 
 _RESERVED = {"item_id", "text", "title", ""}  # a column without a name is the row number that some tools write
 _MIN_ITEMS = 2
@@ -40,7 +41,8 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
     """Read `folder`, writing the items into `out` on the way.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
-    Interactions need user_id, item_id and timestamp; texts need text.
+    Interactions need user_id, item_id and timestamp; texts need text. Users (user_id, attribute columns) are optional,
+    too: quality is then reported for each group of users.
 
     Raises:
         DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.
@@ -55,6 +57,8 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
         probes=scan.attributes.probes(),
         source=f"{folder.name} (user's own)",
         licence="the user's own",
+        times=scan.events.times(),
+        users=scan.groups,
     )
     return Collected(dataset, scan.texts, scan.facts())
 
@@ -65,6 +69,7 @@ class Scan:
     def __init__(self, folder: Path, keep: Callable[[Item], object], *, needs_interactions: bool = True) -> None:
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
+        self.groups: list[dict[str, str]] = []
         self._texts_seen, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
         self._positions: dict[str, int] = {}
         self._numbers, self._lengths = array("q"), Lengths()
@@ -77,6 +82,8 @@ class Scan:
         table = find(folder, "interactions", needed, self.mistakes, optional=not needs_interactions)
         if table:
             self._read_events(table)
+        if table := find(folder, "users", ("user_id",), self.mistakes, optional=True):
+            self.groups = user_groups(self._user_rows(table), self.events.users)
         if table := find(folder, "texts", ("text",), self.mistakes, optional=True):
             self._read_texts(table)
 
@@ -134,6 +141,12 @@ class Scan:
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
             few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")
+
+    def _user_rows(self, table: Table) -> Iterator[Cells]:
+        for number, row in table.rows():
+            user = needed_id(table, number, row, "user_id")
+            if user is not None:
+                yield {name: text_of(cell) for name, cell in row.items() if name} | {"user_id": user}
 
     def _read_texts(self, table: Table) -> None:
         """Draw texts evenly (reservoir sampling, Vitter 1985)."""

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, BertModel
 
 from export.data.head import Head
 from export.errors import CheckpointError
+from export.stage import Job
 from export.train.pooling import HeadPooling, pool_tokens, pooled_width
 from server.models.tokenizer import Tokenizer
 
@@ -86,3 +87,9 @@ def by_length(rows: list[list[int]], size: int) -> list[list[int]]:
     """Positions of `rows` in batches of `size` rows of similar length."""
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def teacher_checkpoint(job: Job) -> Path:
+    """Folder of the tuned BERT, or of the checkpoint as it came where tuning left it alone."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import leave_one_out
+from export.data.split import split
 from export.stage import Job
 from export.train.adopt import adopt, is_adopted
 from export.train.encoder import TextEncoder, by_length, load_tokenizer, load_trunk, pad
@@ -36,7 +36,7 @@ def run(job: Job, out: Path) -> None:
     plan = job.settings.plan
     # One more place than events: the query comes behind a full history.
     teacher = Teacher(pooled.shape[1], plan.dimensions, len(dataset.items), plan.max_history + 1)
-    _train(job, teacher, Bank.of(pooled, texts), texts, leave_one_out(dataset).train)
+    _train(job, teacher, Bank.of(pooled, texts), texts, split(dataset, job.settings.protocol).train)
     save_teacher(teacher, out)
 
 
