@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
+from export.gates import QUALITY
+
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
 
 
@@ -43,6 +45,7 @@ class ExportSettings(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
+        cli_shortcuts={"as-json": "json"},
     )
 
     stage: CliPositionalArg[StageName | None] = Field(
@@ -50,7 +53,7 @@ class ExportSettings(BaseSettings):
         description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; report prints "
         "the newest bundle's figures",
     )
-    as_json: bool = Field(False, alias="json", description="report as JSON")
+    as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
         "quick",
         description="quick: about 4 minutes on 2 cores; full: twice as long; smoke: seconds, for tests",
@@ -88,6 +91,11 @@ class ExportSettings(BaseSettings):
         if not self.name:
             self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}"
         return self
+
+    @property
+    def quality_gates(self) -> dict[str, dict[str, float]]:
+        """The thresholds that stage `verify` stands on: it is stale when they change."""
+        return {"shipped": dict(QUALITY.shipped), "default": dict(QUALITY.default)}
 
     @property
     def plan(self) -> Preset:

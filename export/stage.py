@@ -63,7 +63,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "export.evaluate.verify",
-        ("seed", "protocol", "allow_lossy"),
+        ("seed", "protocol", "allow_lossy", "quality_gates"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
     Stage("package", "export.package.publish", ("name",), ("verify",)),

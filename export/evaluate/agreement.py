@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from export.evaluate.subject import Vectors
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.train.teacher import load_teacher
-from server.models.session import can_run
+from server.errors import ProviderError
 from server.models.tokenizer import Tokenizer
 
 _SAMPLE = 32  # texts whose answers the packaged bundle must repeat
@@ -34,16 +35,18 @@ def run(job: Job, out: Path) -> None:
     asked = unseen(Texts.load(job.folder("data")), job.settings.seed)
     tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
     variants = found(job)
-    alive = [(variant, path) for variant, path in variants if not variant.refused and can_run(variant.device)]
+    alive = [(variant, path) for variant, path in variants if not variant.refused]
     with job.progress("compare with teacher", 1 + len(alive)) as step:
         wanted, items = _teacher(job, asked)
         step()
         vectors, kept = {}, {}
         for variant, path in alive:
-            vectors[variant.name] = served_encode(path, tokenizer, variant.device)(asked)
-            found_here = agreement(wanted, vectors[variant.name], items, job.settings.seed)
-            kept[variant.name] = {gate: value.mean for gate, value in found_here.items()}
-            job.console.print(f"  {variant.name}: {_words(found_here)}", markup=False)
+            with contextlib.suppress(ProviderError):  # its device is not here: it stays unmeasured
+                vectors[variant.name] = served_encode(path, tokenizer, variant.device)(asked)
+                measured = agreement(wanted, vectors[variant.name], items, job.settings.seed)
+                kept[variant.name] = {gate: value.mean for gate, value in measured.items()}
+                words = ", ".join(f"{gate} {value}" for gate, value in measured.items())
+                job.console.print(f"  {variant.name}: {words}", markup=False)
             step()
     quality = assemble_agreement(job, [variant for variant, _ in variants], kept, len(asked))
     np.save(out / "vectors.npy", items, allow_pickle=False)
@@ -69,10 +72,6 @@ def agreement(teacher: Vectors, variant: Vectors, items: Vectors, seed: int) -> 
     pairs = zip(teacher @ items.T, variant @ items.T, strict=True)
     same = [len(np.intersect1d(best(a), best(b))) / len(best(a)) for a, b in pairs]
     return {"cosine": figure((teacher * variant).sum(1).tolist(), seed), "overlap": figure(same, seed)}
-
-
-def _words(figures: dict[str, Figure]) -> str:
-    return ", ".join(f"{gate} {figure}" for gate, figure in figures.items())
 
 
 def _teacher(job: Job, texts: list[str]) -> tuple[Vectors, Vectors]:

@@ -16,11 +16,11 @@ from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import served_encode, served_rank
 from export.evaluate.record import RECORD, TEACHER
-from export.evaluate.subject import Subject
+from export.evaluate.subject import Subject, Vectors
 from export.evaluate.table import show
 from export.stage import Job
 from export.variants import Variant
-from server.models.session import can_run
+from server.errors import ProviderError
 from server.models.tokenizer import Tokenizer
 
 _SAMPLE = 32  # users whose answers the packaged bundle must repeat
@@ -36,7 +36,7 @@ def run(job: Job, out: Path) -> None:
         agreement.run(job, out)
         return
     variants = found(job)
-    alive = [(variant, path) for variant, path in variants if not variant.refused and can_run(variant.device)]
+    alive = [(variant, path) for variant, path in variants if not variant.refused]
     probes: dict[str, Figure] = {}
     with job.progress("evaluate", 3 + len(alive)) as step:
         ground = Ground.load(job)
@@ -48,11 +48,12 @@ def run(job: Job, out: Path) -> None:
         answers[TEACHER] = ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
         _probe(ground, TEACHER, ground.teacher, probes)
         step()
-        behind = _served(job, ground, *alive[0]).of_items(ground.tasks) if alive else {}
+        behind: dict[str, Vectors] = {}  # of the histories as ids: the same for all variants
         for variant, path in alive:
-            subject = _served(job, ground, variant, path)
-            answers[variant.name] = subject.answers(ground.tasks, behind)
-            _probe(ground, variant.name, subject, probes)
+            if subject := _served(job, ground, variant, path):
+                behind = behind or subject.of_items(ground.tasks)
+                answers[variant.name] = subject.answers(ground.tasks, behind)
+                _probe(ground, variant.name, subject, probes)
             step()
     quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes)
     show(job.console, quality)
@@ -62,16 +63,16 @@ def run(job: Job, out: Path) -> None:
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 
-def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> Subject:
-    """A variant behind the shipped ranker and catalogue, as the server runs them."""
+def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> Subject | None:
+    """A variant behind the shipped ranker and catalogue, as the server runs them; None if its device is not here."""
     plan, source, items = job.settings.plan, job.folder("onnx"), ground.teacher.items
     tokenizer = Tokenizer.load(source / "tokenizer.json", plan.max_tokens)
+    try:
+        encode = served_encode(path, tokenizer, variant.device)
+    except ProviderError:
+        return None
     return Subject(
-        served_encode(path, tokenizer, variant.device),
-        served_rank(source / "ranker.onnx", items.shape[1]),
-        items,
-        ground.split.cold,
-        plan.max_history,
+        encode, served_rank(source / "ranker.onnx", items.shape[1]), items, ground.split.cold, plan.max_history
     )
 
 

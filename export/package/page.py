@@ -49,7 +49,10 @@ def _ladder(quality: Quality) -> str:
     header = ["variant", "layers", "width", "MB", "texts/s", "ms at 1", "x teacher", *TASKS]
     rows = [_row(record, quality) for record in quality.variants]
     words = "".join(f"<li>{escape(line)}</li>" for line in remarks(quality))
-    note = "The area of a point is the size of its graph; red ones are not shipped. Bars are 95 % intervals over users."
+    note = (
+        "The area of a point is the size of its graph; red ones are not shipped; the Pareto front is dashed. "
+        "Bars are 95 % intervals over users."
+    )
     return f"<h2>Quality, speed, size</h2><p>{note}</p>{plot}{_table(header, rows)}<ul>{words}</ul>"
 
 
@@ -57,7 +60,8 @@ def _point(record: VariantRecord) -> svg.Point:
     v, same = record.variant, record.overlap or 0.0
     text = record.retained.get("text", Figure(same, same, same))
     colour = svg.COLOURS[0] if record.shipped else svg.COLOURS[1]
-    return svg.Point(v.name, v.texts_per_s_core, text.mean, text.low, text.high, max(3.0, v.megabytes**0.5), colour)
+    size = max(3.0, v.megabytes**0.5)
+    return svg.Point(v.name, v.texts_per_s_core, text.mean, text.low, text.high, size, colour, record.on_front)
 
 
 def _row(record: VariantRecord, quality: Quality) -> list[object]:

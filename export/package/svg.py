@@ -14,7 +14,7 @@ COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8a6fb0", "#b08a2e", "#5b6770")
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A labelled point; `low` and `high` are its interval upwards, `size` its radius in pixels."""
+    """A labelled point; `low` and `high` are its interval upwards, `size` its radius; the front is joined."""
 
     label: str
     x: float
@@ -23,6 +23,7 @@ class Point:
     high: float
     size: float = 6.0
     colour: str = COLOURS[0]
+    is_front: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,16 @@ class Line:
 
 
 def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
-    """Points with vertical intervals; x is logarithmic and above 0."""
+    """Points with vertical intervals, those on the front joined; x is logarithmic and above 0."""
     height = 380
     low, high = _span([p.low for p in points] + [p.high for p in points])
     xs = [math.log10(p.x) for p in points]
     across = _scale(min(xs) - 0.15, max(xs) + 0.35, _LEFT, _WIDTH - _RIGHT)
     up = _scale(low, high, height - _BOTTOM, _TOP)
     marks = [*_y_axis(low, high, up, y_name, height), *_log_axis(points, across, x_name, height)]
+    front = sorted((p for p in points if p.is_front), key=lambda p: p.x)
+    path = " ".join(f"{across(math.log10(p.x)):.1f},{up(p.y):.1f}" for p in front)
+    marks.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[5]}" stroke-dasharray="5 4"/>')
     for p in points:
         x, y = across(math.log10(p.x)), up(p.y)
         marks += [
@@ -94,7 +98,7 @@ def lines(drawn: Sequence[Line], x_name: str, y_name: str) -> str:
     high = max(y for _, y in points) or 1.0
     across = _scale(min(x for x, _ in points), max(x for x, _ in points), _LEFT, _WIDTH - _RIGHT - 170)
     up = _scale(0, high * 1.05, height - _BOTTOM, _TOP)
-    marks = _y_axis(0, high, up, y_name, height)
+    marks = _y_axis(0, high, up, y_name, height, _WIDTH - _RIGHT - 170)
     for tick in _ticks(min(x for x, _ in points), max(x for x, _ in points)):
         marks.append(_text(across(tick), height - _BOTTOM + 18, f"{tick:g}", "middle"))
     marks.append(_text((_LEFT + _WIDTH - 170) / 2, height - 8, x_name, "middle"))
@@ -128,7 +132,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _y_axis(low: float, high: float, up: Callable[[float], float], name: str, height: int) -> list[str]:
+def _y_axis(
+    low: float, high: float, up: Callable[[float], float], name: str, height: int, right: float = _WIDTH - _RIGHT
+) -> list[str]:
     middle = height / 2
     marks = [
         f'<text x="16" y="{middle}" transform="rotate(-90 16 {middle})" text-anchor="middle">{escape(name)}</text>'
@@ -136,7 +142,7 @@ def _y_axis(low: float, high: float, up: Callable[[float], float], name: str, he
     for tick in _ticks(low, high):
         y = up(tick)
         marks += [
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>',
+            f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>',
             _text(_LEFT - 8, y + 4, f"{round(tick, 6):g}", "end"),
         ]
     return marks

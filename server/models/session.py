@@ -14,11 +14,6 @@ from server.errors import BundleError, ProviderError
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def can_run(device: str) -> bool:
-    """Whether this onnxruntime has what `device` needs; that the device is there, too, only a session tells."""
-    return _PROVIDERS[device] in onnxruntime.get_available_providers()
-
-
 class Session(Protocol):
     """What runs a model: named arrays in, the first output out."""
 
@@ -47,7 +42,7 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSe
         BundleError: the file is no model.
     """
     wanted = _PROVIDERS[device]
-    if not can_run(device):
+    if wanted not in onnxruntime.get_available_providers():
         raise ProviderError(
             f"device {device} needs {wanted}, which this onnxruntime does not have: make setup DEVICE={device}"
         )
