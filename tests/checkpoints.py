@@ -58,10 +58,12 @@ def save_tokenizer(family: str, path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def save_sentence_transformer(family: str, folder: Path, mode: str = "mean_tokens", dense: int = 0) -> Any:  # noqa: ANN401
+def save_sentence_transformer(
+    family: str, folder: Path, mode: str = "mean_tokens", dense: int = 0, *, unit: bool = True
+) -> Any:  # noqa: ANN401
     """Save a random sentence-transformers folder: transformer, pooling, a layer of `dense` units if any, normalise."""
     trunk = save_model(family, folder)
-    kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), "Normalize"]
+    kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), *(["Normalize"] if unit else [])]
     modules = [
         {"idx": n, "name": str(n), "path": f"{n}_{kind}" if n else "", "type": f"sentence_transformers.models.{kind}"}
         for n, kind in enumerate(kinds)

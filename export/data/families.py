@@ -76,16 +76,16 @@ def family_of(config: Config, where: object) -> Family:
     return FAMILIES[kind]
 
 
-def read_weights(folder: Path) -> Weights:
-    """The tensors of `folder/model.safetensors`.
+def read_weights(path: Path) -> Weights:
+    """The tensors of a safetensors file.
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
     try:
-        return load_file(folder / "model.safetensors")
+        return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'}: cannot be read ({error}): save it again") from None
+        raise CheckpointError(f"{path}: cannot be read ({error}): save it again") from None
 
 
 def bert_config(config: Config, weights: Weights) -> Config:

@@ -1,4 +1,4 @@
-"""Heads as their makers write them: Hugging Face sequence classifiers and sentence-transformers folders."""
+"""Heads as their makers write them: Hugging Face sequence classifiers, sentence-transformers folders, own teachers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from export.errors import CheckpointError
 
 CheckpointKind = Literal["classifier", "bi-encoder", "encoder"]
 
-_MODULES = "modules.json"
+OWN = ("teacher.json", "teacher.safetensors")  # of a teacher that an earlier export trained
+_MODULES, _WEIGHTS = "modules.json", "model.safetensors"
 # Model type -> names of the dense layer and of the last layer, and the activation between them.
 _CLASSIFIERS: dict[str, tuple[str, str, Literal["tanh", "relu", "gelu"]]] = {
     "bert": ("bert.pooler.dense", "classifier", "tanh"),
@@ -37,7 +38,7 @@ _ACTIVATIONS: dict[str, Literal["tanh", "relu", "gelu", "identity"]] = {
 
 def kind_of(folder: Path) -> CheckpointKind:
     """What `folder` holds, told by its configuration alone."""
-    if (folder / _MODULES).exists():
+    if (folder / _MODULES).exists() or (folder / OWN[0]).exists():
         return "bi-encoder"
     config = _json(folder / "config.json")
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
@@ -45,7 +46,9 @@ def kind_of(folder: Path) -> CheckpointKind:
 
 
 def trunk_folder(folder: Path) -> Path:
-    """Where config, weights and tokenizer of the trunk lie: the folder, or what modules.json names first."""
+    """Where config, weights and tokenizer of the trunk lie: the folder, or one in it that its configuration names."""
+    if (folder / OWN[0]).exists():
+        return folder / "checkpoint"
     if (folder / _MODULES).exists():
         return folder / next((m["path"] for m in _json(folder / _MODULES) if _is(m, "Transformer")), "")
     return folder
@@ -59,12 +62,14 @@ def read_head(folder: Path, kind: CheckpointKind) -> Head | None:
     """
     if kind == "classifier":
         return _classifier(folder)
-    return _bi_encoder(folder) if kind == "bi-encoder" else None
+    if kind == "encoder":
+        return None
+    return _own_teacher(folder) if (folder / OWN[0]).exists() else _bi_encoder(folder)
 
 
 def _classifier(folder: Path) -> Head:
     """Softmax over W p + b: a label's vector is its row of W with b behind it, a text's is p with 1 behind it."""
-    config, tensors = _json(folder / "config.json"), read_weights(folder)
+    config, tensors = _json(folder / "config.json"), read_weights(folder / _WEIGHTS)
     if config.get("model_type") not in _CLASSIFIERS:
         raise CheckpointError(f"{folder}: a classifier of type {config.get('model_type')!r} is not known here")
     dense, last, activation = _CLASSIFIERS[config["model_type"]]
@@ -93,6 +98,12 @@ def _labels(config: Config, folder: Path) -> tuple[str, ...]:
     return labels
 
 
+def _own_teacher(folder: Path) -> Head:
+    """What stage `finetune` of an earlier export wrote: mean pooling and a projection."""
+    weight = read_weights(folder / OWN[1])["projection.weight"].float()
+    return Head(Shape("bi-encoder", "mean"), weight, torch.zeros(len(weight)))
+
+
 def _bi_encoder(folder: Path) -> Head:
     """Transformer, Pooling, perhaps Dense, perhaps Normalize (Reimers and Gurevych, EMNLP 2019)."""
     modules = _json(folder / _MODULES)
@@ -110,7 +121,7 @@ def _bi_encoder(folder: Path) -> Head:
     activation = _json(dense / "config.json").get("activation_function", "Tanh").rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS:
         raise CheckpointError(f"{dense}: activation {activation} is not known; known: {', '.join(_ACTIVATIONS)}")
-    tensors = read_weights(dense)
+    tensors = read_weights(dense / _WEIGHTS)
     weight = tensors["linear.weight"].float()
     bias = tensors["linear.bias"].float() if "linear.bias" in tensors else torch.zeros(len(weight))
     return Head(Shape("bi-encoder", mode, _ACTIVATIONS[activation], similarity=similarity), weight, bias)

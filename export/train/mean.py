@@ -13,7 +13,6 @@ class MeanRanker(nn.Module):
 
     def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.0) -> None:  # noqa: ARG002 (no weights)
         super().__init__()
-        self.max_length = max_length
 
     def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
         """See `Ranker.forward`."""
