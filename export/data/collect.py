@@ -27,7 +27,7 @@ class _Read:
 
 
 def run(job: Job, out: Path) -> None:
-    """Write items.jsonl, histories.npz, dataset.json, texts.json, checkpoint/ and sources.json."""
+    """Write items.jsonl, histories.npz, dataset.json, variants.jsonl, texts.json, checkpoint/ and sources.json."""
     settings = job.settings
     downloads = settings.artifacts / ".downloads"
     with job.progress("fetch and read", 4) as step, tempfile.TemporaryDirectory(dir=out) as scratch:

@@ -13,6 +13,8 @@ from export.data.tables import Scan
 from export.errors import DataError
 from server.config import read_settings
 
+_FEWEST, _MOST = 50, 1_000_000
+
 
 class DoctorSettings(BaseSettings):
     """Check a data set without training: exit code 0 if an export could use it, 2 if not."""
@@ -37,6 +39,8 @@ def examine(folder: Path, console: Console) -> int:
     for name, figure in facts.rows().items():
         table.add_row("would be skipped" if name == "skipped" else name, figure)
     console.print(table)
+    if not _FEWEST <= facts.items <= _MOST:
+        console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")
     if not facts.events:
         console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")
     if not report:

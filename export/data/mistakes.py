@@ -50,9 +50,9 @@ class Mistakes:
             places.append(f"{where}: {reason}")
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Kind -> how many."""
-        return {kind.name: number for kind, number in self._counts.items()}
+    def skipped(self) -> dict[str, int]:
+        """Kind -> how many rows are left out for it."""
+        return {kind.name: number for kind, number in self._counts.items() if kind.skippable}
 
     @property
     def is_fatal(self) -> bool:

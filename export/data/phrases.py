@@ -53,14 +53,20 @@ class Texts:
         return [*itertools.chain.from_iterable(self.variants), *(p.text for p in self.phrases), *self.others]
 
     def save(self, folder: Path) -> None:
-        """Write `texts.json`."""
-        (folder / "texts.json").write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+        """Write `variants.jsonl`, item by item, and `texts.json`."""
+        with (folder / "variants.jsonl").open("w", encoding="utf-8") as file:
+            for ways in zip(*self.variants, strict=True):
+                file.write(json.dumps(ways, ensure_ascii=False) + "\n")
+        rest = {"phrases": [asdict(p) for p in self.phrases], "others": self.others, "held": self.held}
+        (folder / "texts.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Texts:
         """Read what `save` wrote."""
+        with (folder / "variants.jsonl").open(encoding="utf-8", newline="\n") as file:
+            variants = [list(ways) for ways in zip(*map(json.loads, file), strict=True)]
         raw = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        return cls(raw["variants"], [Phrase(**p) for p in raw["phrases"]], raw["others"], raw["held"])
+        return cls(variants, [Phrase(**p) for p in raw["phrases"]], raw["others"], raw["held"])
 
 
 def write_texts(dataset: Dataset, seed: int, others: Sequence[str] = ()) -> Texts:

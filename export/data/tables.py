@@ -101,7 +101,7 @@ class Scan:
             used_items=self.events.used_items(),
             tied_share=self.events.tied(),
             texts=self._texts_seen,
-            skipped=self.mistakes.counts,
+            skipped=self.mistakes.skipped,
         )
 
     def _usable_users(self) -> int:
