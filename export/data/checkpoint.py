@@ -74,13 +74,14 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
             "checkpoint with more positions"
         )
     _write_tokenizer(folder, out / "tokenizer.json", shape["vocab_size"])
-    (out / "config.json").write_text(json.dumps(shape, indent=1))
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     if adopt and (head := read_head(checkpoint.folder, checkpoint.kind)):
         head.save(out)
+        shape["pooling"] = head.pooling
         for name in OWN:
             if (checkpoint.folder / name).exists():
                 shutil.copyfile(checkpoint.folder / name, out / name)
+    (out / "config.json").write_text(json.dumps(shape, indent=1))
     return str(config["model_type"])
 
 

@@ -51,6 +51,13 @@ class Head:
     labels: tuple[str, ...] = ()
     rows: Tensor | None = None
 
+    @property
+    def pooling(self) -> dict[str, object]:
+        """How it pools, for the trunk's config.json: whatever is built from that pools alike."""
+        width = 0 if self.weight is None else len(self.weight)
+        shape = self.shape
+        return {"mode": shape.mode, "width": width, "activation": shape.activation, "with_one": shape.with_one}
+
     def save(self, folder: Path) -> None:
         """Write `head.json` and `head.safetensors`."""
         (folder / _FACTS).write_text(json.dumps(asdict(self.shape) | {"labels": self.labels}))

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BertModel
 from export.data.head import Head
 from export.errors import CheckpointError
 from export.stage import Job
-from export.train.pooling import HeadPooling, pool_tokens, pooled_width
+from export.train.pooling import attach_pooling, pool_tokens, pooled_width
 from server.models.tokenizer import Tokenizer
 
 
@@ -36,9 +36,7 @@ def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
     if layers is not None:
         trunk.encoder.layer = nn.ModuleList([trunk.encoder.layer[n] for n in layers])
         trunk.config.num_hidden_layers = len(layers)
-    if head := Head.load(folder):
-        trunk.pooling = HeadPooling(trunk.config.hidden_size, head)
-    return trunk
+    return attach_pooling(trunk, Head.load(folder))
 
 
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
@@ -55,7 +53,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, trunk: BertModel, dimensions: int) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk = attach_pooling(trunk)
         self.projection = nn.Linear(pooled_width(trunk), dimensions, bias=False)
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

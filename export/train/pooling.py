@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +26,11 @@ class HeadPooling(nn.Module):
     It belongs to the trunk (`trunk.pooling`), so that a student starts with it.
     """
 
-    def __init__(self, hidden: int, head: Head) -> None:
+    def __init__(self, hidden: int, *, mode: str, width: int, activation: str, with_one: bool) -> None:
         super().__init__()
-        self.mode, self.with_one = head.shape.mode, head.shape.with_one
-        self.activation = _ACTIVATIONS[head.shape.activation]
-        self.dense: nn.Linear | None = None
-        width = hidden
-        if head.weight is not None and head.bias is not None:
-            width = len(head.weight)
-            self.dense = nn.Linear(hidden, width)
-            self.dense.load_state_dict({"weight": head.weight, "bias": head.bias})
-        self.width = width + int(self.with_one)
+        self.mode, self.with_one, self.activation = mode, with_one, _ACTIVATIONS[activation]
+        self.dense = nn.Linear(hidden, width) if width else None
+        self.width = (width or hidden) + int(with_one)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """[batch, tokens, hidden] -> [batch, width]."""
@@ -43,6 +38,20 @@ class HeadPooling(nn.Module):
         if self.dense is not None:
             pooled = self.activation(self.dense(pooled))
         return torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1) if self.with_one else pooled
+
+
+def attach_pooling(trunk: BertModel, head: Head | None = None) -> BertModel:
+    """Give the trunk the pooling that its config.json names, if it names one and the trunk has none yet.
+
+    The weights are those of `head`, the checkpoint's; without it they are for the caller to load.
+    """
+    shape: dict[str, Any] | None = getattr(trunk.config, "pooling", None)
+    if shape and not hasattr(trunk, "pooling"):
+        pooling = HeadPooling(trunk.config.hidden_size, **shape)
+        if head is not None and pooling.dense is not None:
+            pooling.dense.load_state_dict({"weight": head.weight, "bias": head.bias})
+        trunk.pooling = pooling
+    return trunk
 
 
 def pooled_width(trunk: BertModel) -> int:

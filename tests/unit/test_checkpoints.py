@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
 
 from export.compress.trace import _trace, check_fusion, fuse
 from export.data.checkpoint import locate, write_bert
@@ -141,6 +142,18 @@ def test_adopted_bi_encoder_pools_as_it_says(tmp_path: Path, mode: str, dense: i
             layer = load_file(tmp_path / "original" / "2_Dense" / "model.safetensors")
             wanted = torch.tanh(wanted @ layer["linear.weight"].T + layer["linear.bias"])
         assert torch.allclose(encoder.pool(ids, mask), wanted, atol=1e-5)
+
+
+def test_encoder_built_from_the_config_alone_pools_alike(tmp_path: Path) -> None:
+    save_sentence_transformer("bert", tmp_path / "original", "cls_token", 20)
+    folder = converted(tmp_path / "original", adopt=True)
+    encoder = TextEncoder(load_trunk(folder), 3).eval()
+    trunk = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    again = TextEncoder(trunk, 3)
+    again.load_state_dict(encoder.state_dict())
+    with torch.inference_mode():
+        ours, theirs = (each(*pad(encoded(folder))) for each in (encoder, again.eval()))
+    assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_head_that_is_not_known_is_refused(tmp_path: Path) -> None:
