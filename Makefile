@@ -24,6 +24,7 @@ K ?= 10
 BENCH ?= full
 BENCH_FLAGS ?=
 BASE ?=
+JSON ?=
 
 EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
@@ -32,7 +33,7 @@ ASK_FLAGS ?=
 SOAK ?= 200000
 SERVE_FLAGS ?=
 
-.PHONY: help setup proto check test fuzz soak export serve tune ask bench bench-compare lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz soak export serve tune report ask bench bench-compare lock clean server benchmarks tests examples docs
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -78,6 +79,9 @@ serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as i
 
 tune: setup ## find sessions, threads and batch budget for the bundle on this machine; the server then uses them
 	@$(BIN)/python -m server tune --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE)
+
+report: setup ## the ladder of a bundle: layers, size, speed and quality on five tasks (JSON=1 as JSON)
+	@$(BIN)/python -m export report $(EXPORT_FLAGS) $(if $(JSON),--json)
 
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
 	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT) $(ASK_FLAGS)

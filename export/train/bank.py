@@ -29,7 +29,7 @@ class Encoded:
 
     def backward(self, gradient: Tensor) -> None:
         """Send these texts' rows of the bank's gradient [texts, hidden] down into BERT."""
-        self.vectors.backward(gradient[self.texts].to(self.vectors.dtype))
+        self.vectors.backward(gradient[self.texts].to(self.vectors.dtype))  # type: ignore[no-untyped-call]
 
 
 class MovingBank:
