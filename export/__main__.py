@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one of them."""
+"""`python -m export`: run the stages that are not fresh, or one of them; `report`; `doctor DATA`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import sys
 
 from export.config import ExportSettings
+from export.data import doctor
 from export.errors import ExportError
+from export.package.ladder import report
 from export.stage import Job, run_all, run_one
 from server.config import read_settings
 from server.errors import ConfigError
@@ -18,10 +20,14 @@ def main() -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
     logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     try:
+        if sys.argv[1:2] == ["doctor"]:
+            return doctor.main(sys.argv[2:])
         settings = read_settings(ExportSettings)
         job = Job(settings)
         if settings.stage is None:
             run_all(job)
+        elif settings.stage == "report":
+            report(settings)
         else:
             run_one(job, settings.stage)
     except (ExportError, ConfigError) as error:

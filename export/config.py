@@ -10,9 +10,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
+from export.gates import QUALITY
 from export.train.options import TrainingSettings
 
-StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package"]
+StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,15 @@ class ExportSettings(TrainingSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
+        cli_shortcuts={"as-json": "json"},
     )
 
     stage: CliPositionalArg[StageName | None] = Field(
-        None, description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given"
+        None,
+        description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; report prints "
+        "the newest bundle's figures",
     )
+    as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
         "quick",
         description="quick: about 4 minutes on 2 cores; full: twice as long; smoke: seconds, for tests",
@@ -64,17 +69,25 @@ class ExportSettings(TrainingSettings):
         None,
         description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given",
     )
+    adopt: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="take a checkpoint that is a recommender already as it is: a classifier always, a bi-encoder where "
+        "there are no interactions (auto), both (always), or fine-tune its encoder (never)",
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="rows of --data that are wrong: stop and list them, or skip: leave them out and count them"
+    )
     name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
         "", description="name of the bundle and of its folder under artifacts; data and preset if not given"
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
     seed: int = Field(7, ge=0, description="seed of everything that is random")
-    min_text_retained: float = Field(
-        0.95, ge=0, le=1, description="gate: share of the teacher's NDCG@10 on text that the bundle must keep"
+    protocol: Literal["leave-one-out", "time"] = Field(
+        "leave-one-out",
+        description="what training may see: all but each user's last two items, or all before one moment (give it a "
+        "--name of its own)",
     )
-    min_query_retained: float = Field(
-        0.95, ge=0, le=1, description="gate: share of the teacher's query precision that the bundle must keep"
-    )
+    allow_lossy: bool = Field(False, description="ship variants that fail a quality gate, too; the manifest says so")
 
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:
@@ -88,6 +101,11 @@ class ExportSettings(TrainingSettings):
             if name not in self.model_fields_set:
                 setattr(self, name, value)
         return self
+
+    @property
+    def quality_gates(self) -> dict[str, dict[str, float]]:
+        """The thresholds that stage `verify` stands on: it is stale when they change."""
+        return {"shipped": dict(QUALITY.shipped), "default": dict(QUALITY.default)}
 
     @property
     def plan(self) -> Preset:

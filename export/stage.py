@@ -51,11 +51,11 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", "export.data.collect", ("data", "checkpoint", "seed")),
+    Stage("data", "export.data.collect", ("data", "checkpoint", "adopt", "on_error", "seed", "max_tokens")),
     Stage(
         "finetune",
         "export.train.finetune",
-        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", *TRAINING),
+        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", *TRAINING),
         ("data",),
     ),
     Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),
@@ -64,7 +64,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "export.evaluate.verify",
-        ("seed", "min_text_retained", "min_query_retained", "name"),
+        ("seed", "protocol", "allow_lossy", "quality_gates"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
     Stage("package", "export.package.publish", ("name",), ("verify",)),

@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from export.data.dataset import Dataset, Item, Probe
+from export.data.users import user_groups
 
 _FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
 _TRAILING_ARTICLE = re.compile(
     r"^(?P<rest>.*), (?P<article>The|A|An|Il|La|Le|Les|Der|Die|Das|El|Los|L')(?P<tail> \(.*\))?$"
 )
+
+_GROUPS = ("age", "gender", "occupation")
 
 # How a person asks for each genre; no phrase here is built by a template that training sees.
 _PROBES = {
@@ -52,13 +55,17 @@ def read(wheel: Path) -> Dataset:
         for line, row in enumerate(_rows(archive, "inter")):
             # Half of the events share their time with another of the same user: the file's order decides.
             events.setdefault(row["user_id"], []).append((float(row["timestamp"]), line, position[row["item_id"]]))
+        groups = user_groups(_rows(archive, "user"), list(events), _GROUPS)
+    rows = [sorted(e) for e in events.values()]
     return Dataset(
         items=items,
-        histories=[np.array([n for _, _, n in sorted(e)], dtype=np.int64) for e in events.values()],
+        histories=[np.array([n for _, _, n in row], dtype=np.int64) for row in rows],
         nouns=["film", "movie"],
         probes=[Probe(phrase, "genre", genre) for genre, phrase in _PROBES.items()],
         source="MovieLens-100K, from the recbole 1.2.1 wheel",
         licence="GroupLens research licence: no redistribution, no commercial use",
+        times=[np.array([time for time, _, _ in row]) for row in rows],
+        users=groups,
     )
 
 

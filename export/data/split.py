@@ -1,8 +1,14 @@
-"""Leave-one-out in time: a user's last item tests, the one before validates, the rest trains."""
+"""Who trains and who tests: leave-one-out in time, or one global time split; some items are kept from training.
+
+Cold items: a seeded share of the items with enough events takes no part in training at all. Their events are removed
+from what trains, validates and tests; the last one of each user is a case of its own, asked behind what the user had
+taken before it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,34 +16,126 @@ from numpy.typing import NDArray
 from export.data.dataset import Dataset
 from export.errors import DataError
 
-_MIN_EVENTS = 4  # two to train on, one to validate, one to test
+Histories = list[NDArray[np.int64]]
+Protocol = Literal["leave-one-out", "time"]
+
+COLD_SHARE = 0.05
+_MIN_COLD_EVENTS = 10  # fewer would make no cases
+MIN_USERS = 2
+MIN_EVENTS = 4  # two to train on, one to validate, one to test
+_MIN_BEFORE = 2  # events before what a case asks for
+_TIME_SHARE = 0.8  # of all events lie before the cut of the global time split
+_SEED = 2_026  # the same items whatever the export's seed: bundles stay comparable
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """What is asked in a test: `users[c]` (a row of the data set) has taken `histories[c]`, then wants `wanted[c]`."""
+
+    users: NDArray[np.int64]
+    histories: Histories
+    wanted: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """`train[u]` are positions oldest first; `valid[u]` and `test[u]` one position each, in that order of time."""
+    """`train[u]` are positions oldest first, `valid[u]` the one after them: all that training may see.
 
-    train: list[NDArray[np.int64]]
+    `warm` and `unseen` are the tests: items that training saw, and `cold` ones (positions, sorted) that it did not.
+    """
+
+    train: Histories
     valid: NDArray[np.int64]
-    test: NDArray[np.int64]
+    warm: Cases
+    unseen: Cases
+    cold: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
-    def before_test(self) -> list[NDArray[np.int64]]:
-        """What is known of each user when the test item is asked for."""
+    def known(self) -> Histories:
+        """Everything before the test, each user's validation item included: what baselines are fitted on."""
         return [np.append(train, valid) for train, valid in zip(self.train, self.valid, strict=True)]
 
 
-def leave_one_out(dataset: Dataset) -> Split:
-    """Split every history that has at least four events; shorter ones are left out.
+def split(dataset: Dataset, protocol: Protocol = "leave-one-out", *, cold_share: float = COLD_SHARE) -> Split:
+    """The split by name. See `leave_one_out` and `time_split`."""
+    if protocol == "time":
+        return time_split(dataset, cold_share=cold_share)
+    return leave_one_out(dataset, cold_share=cold_share)
+
+
+def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
+    """A user's last item tests, the one before validates, the rest trains; users with fewer than four are left out.
 
     Raises:
         DataError: no history is long enough.
     """
-    histories = [h for h in dataset.histories if len(h) >= _MIN_EVENTS]
-    if len(histories) < 2:
-        raise DataError(f"at least 2 users with {_MIN_EVENTS} interactions are needed, found {len(histories)}")
+    cold = cold_items(dataset, cold_share)
+    warm = [h[~np.isin(h, cold)] for h in dataset.histories]
+    users = [u for u, h in enumerate(warm) if len(h) >= MIN_EVENTS]
+    if len(users) < MIN_USERS:
+        raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(users)}")
+    cases = _cases([(u, warm[u][:-1], warm[u][-1]) for u in users])
     return Split(
-        train=[h[:-2] for h in histories],
-        valid=np.array([h[-2] for h in histories]),
-        test=np.array([h[-1] for h in histories]),
+        train=[warm[u][:-2] for u in users],
+        valid=np.array([warm[u][-2] for u in users]),
+        warm=cases,
+        unseen=_unseen(dataset, cold),
+        cold=cold,
+    )
+
+
+def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
+    """Training ends at one moment for everybody, after 80 % of all events; each later user's last event tests.
+
+    A case's history grows as it would while serving: events between the cut and the test are known to it, but not to
+    training.
+
+    Raises:
+        DataError: the data set has no times, or too few users before or after the cut.
+    """
+    if not dataset.times:
+        raise DataError("the global time split needs the time of every interaction")
+    cut = float(np.quantile(np.concatenate(dataset.times), _TIME_SHARE))
+    cold = cold_items(dataset, cold_share)
+    kept = [~np.isin(h, cold) for h in dataset.histories]
+    rows = [(h[k], t[k]) for h, t, k in zip(dataset.histories, dataset.times, kept, strict=True)]
+    before = [h[t <= cut] for h, t in rows]
+    train = [h for h in before if len(h) > _MIN_BEFORE]
+    later = [(u, h[:-1], h[-1]) for u, (h, t) in enumerate(rows) if len(h) > _MIN_BEFORE and t[-1] > cut]
+    if min(len(train), len(later)) < 2:
+        raise DataError(f"the global time split leaves {len(train)} users before and {len(later)} after the cut")
+    return Split(
+        train=[h[:-1] for h in train],
+        valid=np.array([h[-1] for h in train]),
+        warm=_cases(later),
+        unseen=_unseen(dataset, cold),
+        cold=cold,
+    )
+
+
+def cold_items(dataset: Dataset, share: float) -> NDArray[np.int64]:
+    """Positions of the items that training never sees, sorted: a seeded `share` of those with enough events."""
+    counts = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
+    eligible = np.flatnonzero(counts >= _MIN_COLD_EVENTS)
+    drawn = np.random.default_rng(_SEED).permutation(eligible)[: round(share * len(eligible))]
+    return np.sort(drawn)
+
+
+def _unseen(dataset: Dataset, cold: NDArray[np.int64]) -> Cases:
+    """For each user the last cold item behind at least two others."""
+    found = []
+    for user, history in enumerate(dataset.histories):
+        is_cold = np.isin(history, cold)
+        places = np.flatnonzero(is_cold & (np.cumsum(~is_cold) >= _MIN_BEFORE))
+        if len(places):
+            last = int(places[-1])
+            found.append((user, history[:last][~is_cold[:last]], history[last]))
+    return _cases(found)
+
+
+def _cases(rows: list[tuple[int, NDArray[np.int64], np.int64]]) -> Cases:
+    return Cases(
+        users=np.array([user for user, _, _ in rows], dtype=np.int64),
+        histories=[history for _, history, _ in rows],
+        wanted=np.array([wanted for _, _, wanted in rows], dtype=np.int64),
     )

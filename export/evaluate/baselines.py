@@ -1,72 +1,117 @@
-"""What any model must be compared with. Each gives scores float32 [users, items] from histories oldest first."""
+"""What any model must be compared with: fitted on histories once, then asked for scores case by case.
+
+Memory is bounded whatever the catalogue: kNN and EASE hold a square matrix of the most popular items only and know
+nothing of the others; transitions are kept as a sparse table; scores are asked for in slices.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float32]
 Histories = list[NDArray[np.int64]]
+Baseline = Callable[[Histories], Scores]
+"""Histories, oldest first -> scores float32 [histories, items]."""
 
+POPULARITY = "popularity"
+MAX_SQUARE = 8_192  # items of the square matrices, the most popular ones: 268 MB each
+_ROWS = 512  # histories turned into a matrix at a time
 _RECENT = 10  # last events of each user that "recent popularity" counts
 _EASE_PENALTY = 500.0
 _KNN_NEIGHBOURS = 100
 _TRANSITION_DECAY = 0.6
 _TRANSITION_EVENTS = 10
+_TRANSITION_PRIOR = 5
 
 
-def all_baselines(histories: Histories, texts: NDArray[np.float32]) -> dict[str, Scores]:
-    """Name -> scores; `texts` are frozen unit vectors of the items [items, hidden]."""
-    items = len(texts)
-    matrix = np.zeros((len(histories), items), dtype=np.float32)
-    for row, history in zip(matrix, histories, strict=True):
-        row[history] = 1
+def fit_baselines(known: Histories, items: int) -> dict[str, Baseline]:
+    """Name -> baseline of a catalogue of `items`."""
+    counts = np.bincount(np.concatenate(known), minlength=items)
+    recent = np.bincount(np.concatenate([h[-_RECENT:] for h in known]), minlength=items)
+    head = np.sort(np.argsort(-counts, kind="stable")[:MAX_SQUARE])
+    gram = _gram(known, head, items)
     return {
-        "popularity": _popularity(histories, items),
-        "recent popularity": _popularity([h[-_RECENT:] for h in histories], items),
-        "item kNN": _item_knn(matrix),
-        "EASE": _ease(matrix),
-        "transitions": _transitions(histories, items),
-        "frozen encoder": ((matrix @ texts) @ texts.T).astype(np.float32),
+        POPULARITY: _constant(counts.astype(np.float32)),
+        "recent popularity": _constant(recent.astype(np.float32)),
+        "item kNN": _square(_knn(gram.copy()), head, items),
+        "EASE": _square(_ease(gram), head, items),
+        "transitions": _transitions(known, counts),
     }
 
 
-def _popularity(histories: Histories, items: int) -> Scores:
-    counts = np.bincount(np.concatenate(histories), minlength=items).astype(np.float32)
-    scores: Scores = np.broadcast_to(counts, (len(histories), items))
-    return scores
+def _constant(scores: Scores) -> Baseline:
+    return lambda histories: np.broadcast_to(scores, (len(histories), len(scores)))
 
 
-def _item_knn(matrix: Scores) -> Scores:
+def _matrix(histories: Histories, items: int) -> Scores:
+    matrix = np.zeros((len(histories), items), dtype=np.float32)
+    for row, history in zip(matrix, histories, strict=True):
+        row[history] = 1
+    return matrix
+
+
+def _gram(known: Histories, head: NDArray[np.int64], items: int) -> Scores:
+    """How many users have both items, [head, head]."""
+    place = np.full(items, -1)
+    place[head] = np.arange(len(head))
+    gram = np.zeros((len(head), len(head)), dtype=np.float32)
+    for start in range(0, len(known), _ROWS):
+        rows = [(p := place[h])[p >= 0] for h in known[start : start + _ROWS]]
+        matrix = _matrix(rows, len(head))
+        gram += matrix.T @ matrix
+    return gram
+
+
+def _square(weights: Scores, head: NDArray[np.int64], items: int) -> Baseline:
+    """Scores as a sum over the items of a history; items outside `head` have none."""
+
+    def score(histories: Histories) -> Scores:
+        scores = np.zeros((len(histories), items), dtype=np.float32)
+        scores[:, head] = _matrix(histories, items)[:, head] @ weights
+        return scores
+
+    return score
+
+
+def _knn(gram: Scores) -> Scores:
     """Cosine between item columns, the nearest ones kept (Sarwar et al., WWW 2001)."""
-    norms = np.linalg.norm(matrix, axis=0) + 1e-9
-    cosine = (matrix.T @ matrix) / norms[:, None] / norms[None]
+    norms = np.sqrt(np.diag(gram)) + np.float32(1e-9)
+    cosine: Scores = gram / norms[:, None] / norms[None]
     np.fill_diagonal(cosine, 0)
     keep = min(_KNN_NEIGHBOURS, len(cosine) - 1)
     cosine[cosine < np.partition(cosine, -keep, axis=1)[:, -keep][:, None]] = 0
-    scores: Scores = matrix @ cosine.T
-    return scores
+    weights: Scores = cosine.T
+    return weights
 
 
-def _ease(matrix: Scores) -> Scores:
+def _ease(gram: Scores) -> Scores:
     """Closed-form linear autoencoder (Steck, WWW 2019)."""
-    gram = matrix.T @ matrix
     gram[np.diag_indices_from(gram)] += _EASE_PENALTY
     inverse = np.linalg.inv(gram)
-    weights = -inverse / np.diag(inverse)
+    weights: Scores = np.asarray(-inverse / np.diag(inverse), dtype=np.float32)
     np.fill_diagonal(weights, 0)
-    scores: Scores = (matrix @ weights).astype(np.float32)
-    return scores
+    return weights
 
 
-def _transitions(histories: Histories, items: int) -> Scores:
+def _transitions(known: Histories, counts: NDArray[np.int64]) -> Baseline:
     """How often an item came next, summed over the last events with a decay; popularity breaks ties."""
-    counts = np.zeros((items, items), dtype=np.float32)
-    for history in histories:
-        np.add.at(counts, (history[:-1], history[1:]), 1)
-    chance = counts / (counts.sum(1, keepdims=True) + 5)
-    scores = _popularity(histories, items) * 1e-9
-    for row, history in zip(scores, histories, strict=True):
-        for age, item in enumerate(history[::-1][:_TRANSITION_EVENTS]):
-            row += _TRANSITION_DECAY**age * chance[item]
-    return scores
+    items = len(counts)
+    pairs = np.concatenate([h[:-1] * items + h[1:] for h in known])
+    pair, often = np.unique(pairs, return_counts=True)
+    before, after = np.divmod(pair, items)
+    left = np.bincount(before, weights=often, minlength=items)
+    chance = (often / (left[before] + _TRANSITION_PRIOR)).astype(np.float32)
+    begin = np.searchsorted(before, np.arange(items + 1))
+
+    def score(histories: Histories) -> Scores:
+        scores = np.tile((counts * 1e-9).astype(np.float32), (len(histories), 1))
+        for row, history in zip(scores, histories, strict=True):
+            for age, item in enumerate(history[::-1][:_TRANSITION_EVENTS]):
+                part = slice(begin[item], begin[item + 1])
+                row[after[part]] += _TRANSITION_DECAY**age * chance[part]
+        return scores
+
+    return score

@@ -1,15 +1,22 @@
-"""NDCG@10 of one wanted item, and bootstrap intervals."""
+"""Figures of one wanted item among the whole catalogue, with bootstrap intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.data.split import Cases
+
+Scores = NDArray[np.float32]
+Values = NDArray[np.float64]
+Score = Callable[[slice], Scores]
+
 TOP = 10
 _RESAMPLES = 1_000
+_CELLS = 1 << 23  # scores held at a time, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +31,101 @@ class Figure:
         return f"{self.mean:.4f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def figure(values: Sequence[float] | NDArray[np.float64], seed: int) -> Figure:
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Answers to some cases: `ranks` of the wanted items (int64 [cases], 0 is best) and `top` (int64 [cases, 10])."""
+
+    ranks: NDArray[np.int64]
+    top: NDArray[np.int64]
+
+    @property
+    def ndcg(self) -> Values:
+        """NDCG@10 of each case."""
+        return np.where(self.ranks < TOP, 1 / np.log2(self.ranks + 2.0), 0.0)
+
+    @property
+    def recall(self) -> Values:
+        """1 where the wanted item is among the first ten."""
+        return (self.ranks < TOP).astype(np.float64)
+
+    @property
+    def reciprocal(self) -> Values:
+        """1 / rank of each case; its mean is the MRR."""
+        return 1 / (self.ranks + 1.0)
+
+
+def figure(values: Sequence[float] | Values, seed: int) -> Figure:
     """Mean with its percentile bootstrap interval (Efron, 1979; 1,000 resamples)."""
     array = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    means = array[rng.integers(0, len(array), (_RESAMPLES, len(array)))].mean(1)
+    means = array[_resamples(len(array), seed)].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Figure(float(array.mean()), float(low), float(high))
 
 
-def ndcg(scores: NDArray[np.float32], seen: NDArray[np.int64], wanted: int) -> float:
-    """NDCG@10 of `wanted` among all items but those seen; scores [items]; ties go to the earlier item."""
-    scores = scores.copy()
-    target = scores[wanted]
-    scores[seen] = -np.inf
-    rank = int((scores > target).sum() + (scores[:wanted] == target).sum())
-    return 1 / float(np.log2(rank + 2)) if rank < TOP else 0.0
+def share(part: Values, whole: Values, seed: int) -> Figure:
+    """Mean of `part` over mean of `whole`, with an interval over the same cases drawn for both.
+
+    If `whole` is 0 everywhere nothing could be lost and the share is 1.
+    """
+    if not whole.any():
+        return Figure(1.0, 1.0, 1.0)
+    drawn = _resamples(len(part), seed)
+    ratios = part[drawn].mean(1) / np.maximum(whole[drawn].mean(1), 1e-12)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Figure(float(part.mean() / whole.mean()), float(low), float(high))
 
 
-def top(scores: NDArray[np.float32], seen: NDArray[np.int64]) -> list[int]:
-    """Positions of the ten best items but those seen; ties go to the earlier item."""
-    scores = scores.copy()
-    scores[seen] = -np.inf
-    best: list[int] = np.argsort(-scores, kind="stable")[:TOP].tolist()
-    return best
+def overlap(a: Ranked, b: Ranked) -> float:
+    """Share of the top ten that two subjects have in common, averaged over cases."""
+    return float(np.mean([len(np.intersect1d(x, y)) / max(1, len(x)) for x, y in zip(a.top, b.top, strict=True)]))
+
+
+def rank(score: Score, cases: Cases, items: int) -> Ranked:
+    """Rank each case's wanted item among all items but those of its history; ties go to the earlier item.
+
+    Args:
+        score: scores float32 [cases in the slice, items]; asked slice by slice, so that memory stays bounded.
+        cases: what is asked.
+        items: size of the catalogue.
+    """
+    size = max(1, _CELLS // items)
+    ranks, tops = [], []
+    for start in range(0, len(cases.wanted), size):
+        part = slice(start, start + size)
+        scores = np.array(score(part), dtype=np.float32)  # a copy: masking writes
+        wanted = cases.wanted[part]
+        target = scores[np.arange(len(wanted)), wanted][:, None]
+        for row, history in zip(scores, cases.histories[part], strict=True):
+            row[history] = -np.inf
+        is_earlier = np.arange(items) < wanted[:, None]
+        ranks.append((scores > target).sum(1) + ((scores == target) & is_earlier).sum(1))
+        tops += [best(row) for row in scores]
+    return Ranked(np.concatenate(ranks), np.array(tops, dtype=np.int64))
+
+
+def best(scores: Scores) -> NDArray[np.int64]:
+    """Positions of the ten best of `scores` [items]; ties go to the earlier item."""
+    if len(scores) > TOP:
+        least = np.partition(scores, -TOP)[-TOP]
+        candidates = np.flatnonzero(scores >= least)
+    else:
+        candidates = np.arange(len(scores))
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:TOP]]
+
+
+def ndcg(scores: Scores, seen: NDArray[np.int64], wanted: int) -> float:
+    """NDCG@10 of `wanted` in one row of scores [items]; items in `seen` are left out, ties go to the earlier item."""
+    alone = Cases(np.zeros(1, np.int64), [seen], np.array([wanted]))
+    return float(rank(lambda _: scores[None], alone, len(scores)).ndcg[0])
+
+
+def top(scores: Scores, seen: NDArray[np.int64]) -> list[int]:
+    """Positions of the ten best of `scores` [items] but those in `seen`; ties go to the earlier item."""
+    masked = scores.copy()
+    masked[seen] = -np.inf
+    found: list[int] = best(masked).tolist()
+    return found
+
+
+def _resamples(size: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, size, (_RESAMPLES, size))

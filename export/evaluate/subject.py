@@ -1,57 +1,103 @@
-"""What is evaluated: something that ranks the catalogue, be it the PyTorch teacher or the server's own models."""
+"""What is evaluated: something that turns texts into vectors and ranks the catalogue, in PyTorch or as served."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from export.train.ranker import LastUser
-from export.train.teacher import Teacher
-from server.models.ranker import Kind, RankerModel, UserSequence
+from export.data.split import Histories
+from export.evaluate.metrics import Ranked, Scores, rank
+from export.evaluate.tasks import Tasks
+from server.models.ranker import Kind, UserSequence
 
 Vectors = NDArray[np.float32]
+Encode = Callable[[list[str]], Vectors]
+Rank = Callable[[list[UserSequence]], Vectors]
+
 _BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Vectors of items [items, d], of their titles [items, d] and of the probes [probes, d], and a ranker."""
+    """`encode` gives unit vectors [texts, d]; `rank` gives user vectors [users, d]; `items` are [items, d].
 
+    `items` holds the vectors that the catalogue is shipped with. `cold` are the items that training never saw. `titles`
+    gives the vectors of titles by position where they are known already.
+    """
+
+    encode: Encode
+    rank: Rank
     items: Vectors
-    titles: Vectors
-    probes: Vectors
-    rank: Callable[[list[UserSequence]], Vectors]
+    cold: NDArray[np.int64]
+    max_history: int
+    titles: Callable[[NDArray[np.int64]], Vectors] | None = None
 
-    def from_items(self, histories: list[NDArray[np.int64]]) -> Vectors:
-        """Scores [users, items] from histories as item ids."""
-        return self._scores([UserSequence(list(self.items[h]), [Kind.ITEM] * len(h)) for h in histories])
+    def answers(self, tasks: Tasks, behind: dict[str, Vectors]) -> dict[str, Ranked]:
+        """Every task's answers; `behind` are the user vectors of `of_items` for "ids" and "cold"."""
+        users = behind | {
+            "text": self._of_texts(tasks.warm.histories, self.titles or self._encoding(tasks.titles)),
+            "noisy": self._of_texts(tasks.warm.histories, self._encoding(tasks.noisy)),
+            "query": self._users(([v], [Kind.QUERY]) for v in self._once(tasks.queries)),
+        }
+        warm = {task: rank(_product(users[task], self.items), tasks.warm, len(self.items)) for task in _WARM}
+        return warm | self._cold(tasks, users["cold"])
 
-    def from_texts(self, histories: list[NDArray[np.int64]]) -> Vectors:
-        """Scores [users, items] from the same histories given only as titles."""
-        return self._scores([UserSequence(list(self.titles[h]), [Kind.TEXT] * len(h)) for h in histories])
+    def of_items(self, tasks: Tasks) -> dict[str, Vectors]:
+        """User vectors of histories as item ids: the same for every encoder behind one ranker and one catalogue."""
+        cases = {"ids": tasks.warm.histories, "cold": tasks.cold.histories}
+        return {
+            task: self._users((list(self.items[h]), [Kind.ITEM] * len(h)) for h in map(self._last, histories))
+            for task, histories in cases.items()
+        }
 
-    def from_probes(self) -> Vectors:
-        """Scores [probes, items] of queries without a history."""
-        return self._scores([UserSequence([v], [Kind.QUERY]) for v in self.probes])
+    def _cold(self, tasks: Tasks, users: Vectors) -> dict[str, Ranked]:
+        """Cold items enter the catalogue by this subject's own vectors of their texts."""
+        if not len(tasks.cold.wanted):
+            return {}
+        own = self.encode([tasks.texts[n] for n in self.cold])
 
-    def _scores(self, sequences: list[UserSequence]) -> Vectors:
-        users = [self.rank(sequences[n : n + _BATCH]) for n in range(0, len(sequences), _BATCH)]
-        return np.concatenate(users) @ self.items.T
+        def score(part: slice) -> Scores:
+            scores: Scores = users[part] @ self.items.T
+            scores[:, self.cold] = users[part] @ own.T
+            return scores
+
+        return {"cold": rank(score, tasks.cold, len(self.items))}
+
+    def _encoding(self, texts: list[str]) -> Callable[[NDArray[np.int64]], Vectors]:
+        return lambda positions: self.encode([texts[n] for n in positions])
+
+    def _of_texts(self, histories: Histories, vectors_of: Callable[[NDArray[np.int64]], Vectors]) -> Vectors:
+        """User vectors of histories as texts; each text that is needed is encoded once."""
+        recent = [self._last(h) for h in histories]
+        needed = np.unique(np.concatenate(recent))
+        vectors = vectors_of(needed)
+        rows = (vectors[np.searchsorted(needed, h)] for h in recent)
+        return self._users((list(row), [Kind.TEXT] * len(row)) for row in rows)
+
+    def _once(self, texts: list[str]) -> Vectors:
+        """Vectors of texts of which many are the same."""
+        different, place = np.unique(texts, return_inverse=True)
+        return self.encode(different.tolist())[place]
+
+    def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
+        return history[-self.max_history :]
+
+    def _users(self, sequences: Iterable[tuple[list[Vectors], list[Kind]]]) -> Vectors:
+        """User vectors in the order asked; ranked by length, so that a batch is hardly padded."""
+        jobs = [UserSequence(vectors, kinds) for vectors, kinds in sequences]
+        users = np.empty((len(jobs), self.items.shape[1]), dtype=np.float32)
+        order = sorted(range(len(jobs)), key=lambda n: len(jobs[n].kinds))
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            users[batch] = self.rank([jobs[n] for n in batch])
+        return users
 
 
-def torch_rank(teacher: Teacher) -> Callable[[list[UserSequence]], Vectors]:
-    """The teacher's ranker in PyTorch, behind the server's way of padding."""
-    last = LastUser(teacher.ranker).eval()
+_WARM = ("ids", "text", "query", "noisy")
 
-    class Session:
-        def run(self, feeds: dict[str, NDArray[np.generic]]) -> Vectors:
-            with torch.inference_mode():
-                users: Vectors = last(*(torch.from_numpy(feeds[n]) for n in ("vectors", "kinds", "mask"))).numpy()
-            return users
 
-    model = RankerModel(Session(), teacher.projection.out_features)
-    return lambda sequences: np.array(model.run(sequences))
+def _product(users: Vectors, items: Vectors) -> Callable[[slice], Scores]:
+    return lambda part: users[part] @ items.T

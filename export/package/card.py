@@ -1,45 +1,126 @@
-"""MODEL_CARD.md: what the bundle is, what it was made from and what was measured."""
+"""MODEL_CARD.md: what the bundle is, what it was made from, what was measured where, and what was not."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from export.evaluate.table import markdown
+from export.evaluate.record import Quality
+from export.evaluate.tasks import TASKS
+from export.package.ladder import remarks
 from server.models.bundle import Manifest
 
 
-def write_card(path: Path, manifest: Manifest) -> None:
-    """Write the card from the manifest."""
-    quality = manifest.quality
-    sources = "\n".join(f"- {kind}: {s['source']}. Licence: {s['licence']}." for kind, s in manifest.sources.items())
-    speeds = "\n".join(
-        f"| {c['name']} | {c['megabytes']} | {c['texts_per_s']} | {c['ms_batch1']} | {c['speedup']} "
-        f"| {c['cosine']:.5f} | {c['invariance']:.1e} | {c['reason'] or 'kept'} |"
-        for c in quality["speed"]["candidates"]
-    )
-    path.write_text(
-        f"""# {manifest.name}, version {manifest.version}
+def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:
+    """Write the card."""
+    measured = [_tasks(quality), _lists(quality), _groups(quality)] if quality.tasks else [_agreement()]
+    parts = [_head(manifest), _ladder(quality), *measured, _limits(quality)]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
-A text recommender: a distilled BERT encoder ({manifest.dimensions} dimensions, at most {manifest.max_tokens} tokens), a
-transformer ranker (the last {manifest.max_history} events) and a catalogue with vectors.
+
+def _head(manifest: Manifest) -> str:
+    sources = "\n".join(f"- {kind}: {s['source']}. Licence: {s['licence']}." for kind, s in manifest.sources.items())
+    return f"""# {manifest.name}, version {manifest.version}
+
+A text recommender: distilled BERT encoders ({manifest.dimensions} dimensions, at most {manifest.max_tokens} tokens), a
+transformer ranker (the last {manifest.max_history} events) and a catalogue with vectors. `report.html` shows the same
+figures as plots.
 
 ## Made from
-{sources}
+{sources}"""
 
-## Quality
-NDCG@10 on ids and text, precision@10 on query; {quality["protocol"]}. Parity with PyTorch: {quality["parity"]:.1e}.
-Top-10 as the teacher's: {quality["top10_overlap"]}.
 
-{markdown(quality["tasks"])}
+def _ladder(quality: Quality) -> str:
+    header = ("variant", "layers", "width", "precision", "device", "MB", "texts/s", "ms at batch 1", "x teacher")
+    rows = [
+        [
+            record.variant.name + ("" if record.shipped else " (not shipped)"),
+            *(record.variant.layers, record.variant.hidden, record.variant.precision, record.variant.device),
+            *(record.variant.megabytes, record.variant.texts_per_s_core, record.variant.ms_batch1),
+            record.variant.speedup_vs_teacher_pytorch or "-",
+            "yes" if record.on_front else "",
+            f"{record.variant.batch_invariance:.0e}",
+        ]
+        for record in quality.variants
+    ]
+    body = markdown([*header, "Pareto", "batch dependence"], rows)
+    words = "\n".join(f"- {line}" for line in remarks(quality))
+    return f"""## Encoder variants
+Measured on {quality.machine}, one thread, texts of the catalogue sorted by length; the teacher in PyTorch (eager, fp32,
+padded to the longest of the batch) in the same run.
 
-## Encoder variants
-Measured on {manifest.machine}, one thread, texts of the catalogue. Default on CPU: {manifest.default["cpu"]}.
+{body}
 
-| candidate | MB | texts/s | ms at batch 1 | x fp32 | cosine | batch dependence | |
-|---|---|---|---|---|---|---|---|
-{speeds}
+{words}"""
 
-Never run on a GPU.
-""",
-        encoding="utf-8",
+
+def _agreement() -> str:
+    return """## Quality
+The data has no interactions, so nothing says what users want: each variant is held against the teacher, by the cosine
+of their vectors of the same texts and by the items that both put among the first ten."""
+
+
+def _tasks(quality: Quality) -> str:
+    rows = [[name, *(row.get(task, "") for task in TASKS)] for name, row in quality.tasks.items()]
+    probes = ", ".join(f"{name} {figure}" for name, figure in quality.probes.items())
+    return f"""## Quality
+NDCG@10 over the whole catalogue, what the user has taken masked, ties to the earlier item, 95 % bootstrap intervals.
+Protocol: {quality.protocol}; {quality.cases["warm"]} users, and {quality.cases["cold"]} cases for {quality.cold_items}
+cold items whose events training never saw.
+
+{markdown(["", *TASKS], rows)}
+
+- ids: the history as item ids. text: the same history given only as titles. noisy: these with typos, dropped and
+  swapped words. query: no history, a few words that describe the wanted item. cold: behind a history of ids an item is
+  wanted that training never saw, known by its text alone.
+- "popularity, cold counted" knows how often each cold item was taken, which no recommender could know.
+- Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}."""
+
+
+def _lists(quality: Quality) -> str:
+    header = ["", "task", "Recall@10", "MRR", "coverage", "Gini", "diversity in a list", "novelty (bits)", "head"]
+    rows = [
+        [
+            *(name, of.task, of.recall, of.mrr, f"{of.exposure.coverage:.3f}", f"{of.exposure.gini:.3f}"),
+            *(f"{of.exposure.diversity:.3f}", f"{of.exposure.novelty:.2f}", f"{of.exposure.by_popularity[0]:.3f}"),
+        ]
+        for name, of in quality.lists.items()
+    ]
+    return f"""## Lists
+"head" is the share of what is shown that falls on the most popular tenth of the catalogue; of what users took it is
+{quality.wanted_by_popularity[0]:.3f}.
+
+{markdown(header, rows)}"""
+
+
+def _groups(quality: Quality) -> str:
+    subjects = [name for name, groups in quality.groups.items() if groups]
+    if not subjects:
+        return "## Groups of users\nThe data names no groups of users."
+    first = quality.groups[subjects[0]]
+    by_subject = {name: {(g.attribute, g.group): g.ndcg for g in quality.groups[name]} for name in subjects}
+    rows = [
+        [g.attribute, g.group, g.cases, *(by_subject[name][g.attribute, g.group] for name in subjects)] for g in first
+    ]
+    return f"## Groups of users\nNDCG@10.\n\n{markdown(['', 'group', 'users', *subjects], rows)}"
+
+
+def _limits(quality: Quality) -> str:
+    seen = [v.variant.name for v in quality.shipped if v.variant.device == "cuda" and v.variant.texts_per_s_core]
+    gpu = f"Measured on a GPU: {', '.join(seen)}." if seen else "Nothing here was run on a GPU."
+    below = [v.variant.name for v in quality.shipped if v.refused]
+    lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
+    cold = (
+        "\n- The students saw the cold items' texts (not their events) while they were distilled."
+        "\n- The bundle itself was trained without the cold items' events: those items are found by their text alone."
     )
+    cold = cold if quality.cold_items else ""
+    return f"""## Limits
+- {gpu}{lossy}
+- One training run with one seed: the intervals are over users, not over runs.{cold}"""
+
+
+def markdown(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

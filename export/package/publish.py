@@ -8,18 +8,22 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from export.data.dataset import Dataset
 from export.errors import GateError
+from export.evaluate.adapter import found
+from export.evaluate.record import RECORD, Quality
 from export.package.card import write_card
+from export.package.page import write_page
+from export.package.triton import COMPLETE, write_repository
 from export.stage import STAGES, Job
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
 from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
-from server.pipeline.domain import Call, Recommendation, Request, TextEvent
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
 from server.tuning.machine import machine
 
@@ -34,8 +38,10 @@ def run(job: Job, out: Path) -> None:
     key = job.key(next(s for s in STAGES if s.name == "package"))
     folder = _existing(home, key) or _write(job, home, key)
     load_bundle(folder)
+    repository = write_repository(load_bundle(folder), home / f"triton-{folder.name}")
     (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
     job.also_wrote(folder / MANIFEST)
+    job.also_wrote(repository / COMPLETE)
     job.console.print(f"  bundle: {folder}")
 
 
@@ -50,7 +56,7 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
             Request(history=tuple(map(TextEvent, row["texts"])), conditions=Filter(denied=frozenset(row["seen"])))
             for row in expected
         ]
-        answers = engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S))
+        answers = finish(engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S)))
     shares = []
     for answer, row in zip(answers, expected, strict=True):
         if not isinstance(answer, Recommendation):
@@ -83,9 +89,11 @@ def _write(job: Job, home: Path, key: str) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        quality = _fill(job, scratch)
+        quality = Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
+        _fill(job, scratch, quality)
         manifest = _manifest(job, scratch, number, key, quality)
-        write_card(scratch / "MODEL_CARD.md", manifest)
+        write_card(scratch / "MODEL_CARD.md", manifest, quality)
+        write_page(scratch / "report.html", manifest, quality)
         files = {p.name: file_hash(p) for p in sorted(scratch.iterdir())}
         sealed = manifest.model_copy(update={"files": files}).sealed()
         (scratch / MANIFEST).write_text(sealed.model_dump_json(indent=1))
@@ -96,25 +104,23 @@ def _write(job: Job, home: Path, key: str) -> Path:
     return home / str(number)
 
 
-def _fill(job: Job, scratch: Path) -> dict[str, Any]:
-    """Copy graphs, tokenizer and vectors, write the item table; return the quality record."""
-    quality: dict[str, Any] = json.loads((job.folder("verify") / "quality.json").read_text())
+def _fill(job: Job, scratch: Path, quality: Quality) -> None:
+    """Copy graphs, tokenizer and vectors, write the item table."""
     shutil.copyfile(job.folder("verify") / "vectors.npy", scratch / VECTORS)
-    for name in ("tokenizer.json", "ranker.onnx", "encoder.fp32.onnx"):
+    for name in ("tokenizer.json", "ranker.onnx"):
         shutil.copyfile(job.folder("onnx") / name, scratch / name)
-    if "int8" in quality["passed"]:
-        shutil.copyfile(job.folder("quantise") / "encoder.int8.onnx", scratch / "encoder.int8.onnx")
+    graphs = {variant.name: path for variant, path in found(job)}
+    for record in quality.shipped:
+        shutil.copyfile(graphs[record.variant.name], scratch / record.variant.file)
     dataset = Dataset.load(job.folder("data"))
-    popularity = np.bincount(np.concatenate(dataset.histories), minlength=len(dataset.items))
+    popularity = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
     with (scratch / ITEMS).open("w", encoding="utf-8") as file:
         for item, count in zip(dataset.items, popularity.tolist(), strict=True):
             row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}
             file.write(json.dumps(row | {"popularity": count}, ensure_ascii=False) + "\n")
-    return quality
 
 
-def _manifest(job: Job, scratch: Path, number: int, key: str, quality: dict[str, Any]) -> Manifest:
-    variants = {name: f"encoder.{name}.onnx" for name in quality["passed"]}
+def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) -> Manifest:
     plan = job.settings.plan
     vectors = np.load(scratch / VECTORS, allow_pickle=False)
     return Manifest(
@@ -126,9 +132,9 @@ def _manifest(job: Job, scratch: Path, number: int, key: str, quality: dict[str,
         dimensions=vectors.shape[1],
         max_tokens=plan.max_tokens,
         max_history=plan.max_history,
-        variants=variants,
-        default={"cpu": "int8" if "int8" in variants else "fp32", "cuda": "fp32"},
-        quality=quality,
+        variants={record.variant.name: record.variant.file for record in quality.shipped},
+        default={device: default.name for device, default in quality.default.items()},
+        quality=quality.model_dump(mode="json"),
         sources=json.loads((job.folder("data") / "sources.json").read_text()),
         tools={name: installed(name) for name in _TOOLS},
         machine=machine(),

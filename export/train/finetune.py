@@ -12,9 +12,10 @@ from torch import Tensor
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import leave_one_out
+from export.data.split import split
 from export.stage import Job
 from export.train.absorb import Absorber
+from export.train.adopt import adopt, is_adopted
 from export.train.course import Course
 from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.guide import Guides
@@ -31,11 +32,14 @@ def run(job: Job, out: Path) -> None:
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`.
     """
+    if is_adopted(job):
+        adopt(job, out)
+        return
     settings, data = job.settings, job.folder("data")
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed)
     negatives = None if settings.loss == "softmax" else settings.negatives
-    world = World(leave_one_out(Dataset.load(data)), texts, ways, negatives)
+    world = World(split(Dataset.load(data), settings.protocol), texts, ways, negatives)
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
@@ -70,7 +74,7 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     rows = load_tokenizer(checkpoint, plan.max_tokens).encode(world.ways.all)
     trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
     teacher = Teacher(
-        trunk.bert.config.hidden_size,
+        trunk.width,
         plan.dimensions,
         world.items,
         plan.max_history + 1,  # one more place than events: the query comes behind a full history

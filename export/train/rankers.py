@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.train.mean import MeanRanker
 from export.train.ranker import Entry, Ranker
 
 
@@ -59,7 +60,12 @@ class MlpRanker(nn.Module):
         return user
 
 
-RANKERS: dict[str, Callable[..., nn.Module]] = {"transformer": Ranker, "gru": GruRanker, "mlp": MlpRanker}
+RANKERS: dict[str, Callable[..., nn.Module]] = {
+    "transformer": Ranker,
+    "gru": GruRanker,
+    "mlp": MlpRanker,
+    "mean": MeanRanker,
+}
 
 
 def make_ranker(kind: str, dimensions: int, max_length: int, dropout: float = 0.2) -> nn.Module:

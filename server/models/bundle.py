@@ -52,16 +52,23 @@ class Bundle:
     manifest: Manifest
 
     def encoder(self, device: str, variant: str | None) -> Path:
-        """Path of the encoder graph: the wanted precision, or the default of the device.
+        """Path of the encoder graph.
+
+        Args:
+            device: "cpu" or "cuda".
+            variant: a full name, "bert3-int8"; a precision alone, "int8", means the student of the device's default;
+                the device's default if not given.
 
         Raises:
             BundleError: the bundle has no such variant.
         """
-        name = variant or self.manifest.default.get(device, "fp32")
-        if name not in self.manifest.variants:
-            have = ", ".join(self.manifest.variants)
-            raise BundleError(f"{self.folder}: no encoder variant {name!r}; it has {have}")
-        return self.folder / self.manifest.variants[name]
+        default = self.manifest.default.get(device) or self.manifest.default.get("cpu", "")
+        names = [default] if variant is None else [variant, f"{default.rpartition('-')[0]}-{variant}"]
+        for name in names:
+            if name in self.manifest.variants:
+                return self.folder / self.manifest.variants[name]
+        have = ", ".join(self.manifest.variants)
+        raise BundleError(f"{self.folder}: no encoder variant {names[0]!r}; it has {have}")
 
 
 def find_bundle(path: Path) -> Path:

@@ -17,7 +17,7 @@ from server.models.bundle import Bundle, load_bundle
 from server.models.session import open_session
 from tests.conftest import ROOT
 
-_FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder.fp32.onnx", "items.jsonl", "vectors.npy")
+_FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder", "items.jsonl", "vectors.npy")
 
 
 def start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,8 @@ def copy(bundle: Bundle, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", _FILES)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
-def test_damaged_bundle_is_refused_by_name(copy: Path, name: str, damage: str) -> None:
+def test_damaged_bundle_is_refused_by_name(bundle: Bundle, copy: Path, name: str, damage: str) -> None:
+    name = bundle.encoder("cpu", None).name if name == "encoder" else name
     path = copy / name
     data = path.read_bytes()
     if damage == "missing":

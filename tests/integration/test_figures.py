@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from statistics import median
 
 import psutil
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.evaluate.record import Quality
+from export.gates import QUALITY
 from server.models.bundle import Bundle
+from server.models.session import open_session
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from tests.conftest import ROOT
 from tests.integration.process import serving
 
 _QUERY = "a funny film about two friends who go to space"  # ten words
 
 
 def test_quality_is_what_is_promised(bundle: Bundle) -> None:
-    tasks = bundle.manifest.quality["tasks"]
-    served = tasks[bundle.manifest.default["cpu"]]
-    assert served["ids"]["mean"] >= 0.085
-    assert served["ids"]["mean"] > tasks["popularity"]["ids"]["mean"]
-    assert served["ids"]["mean"] > tasks["EASE"]["ids"]["mean"]
-    assert served["query"]["mean"] >= 0.70
-    assert served["text"]["mean"] >= 0.95 * tasks["teacher"]["text"]["mean"]
-    assert bundle.manifest.quality["parity"] <= 1e-4
+    quality = Quality.model_validate(bundle.manifest.quality)
+    tasks, default = quality.tasks, bundle.manifest.default["cpu"]
+    served = tasks[default]
+    assert served["ids"].mean >= 0.085
+    assert served["ids"].mean > tasks["popularity"]["ids"].mean
+    assert served["ids"].mean > tasks["EASE"]["ids"].mean
+    assert quality.probes[default].mean >= 0.70
+    assert quality.default_on_cpu.retained["text"].mean >= 0.98
+    assert quality.default_on_cpu.retained["query"].mean >= 0.98
+
+
+def test_everything_shipped_is_batch_invariant_and_went_through_every_gate(bundle: Bundle) -> None:
+    quality = Quality.model_validate(bundle.manifest.quality)
+    assert {record.variant.name for record in quality.shipped} == set(bundle.manifest.variants)
+    for record in quality.shipped:
+        assert record.variant.batch_invariance <= 1e-4
+        assert {gate.gate for gate in record.gates} == set(QUALITY.shipped)
+        assert all(gate.passed for gate in record.gates)
+
+
+def test_report_is_one_command(bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "export", "report", "--preset", "quick", "--json"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    found = json.loads(printed)
+    assert {row["name"] for row in found["variants"]} == set(bundle.manifest.variants)
+    assert sum(row["default"] and row["device"] == "cpu" for row in found["variants"]) >= 1
+    assert {"popularity", "recent popularity", "item kNN", "EASE", "transitions", "frozen encoder"} <= set(
+        found["baselines"]
+    )
+
+
+def test_triton_repository_lies_beside_the_bundle(bundle: Bundle) -> None:
+    repository = bundle.folder.parent / f"triton-{bundle.manifest.version}"
+    assert {p.name for p in repository.iterdir()} == {"ranker", *(f"encoder_{n}" for n in bundle.manifest.variants)}
+    for folder in repository.iterdir():
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), config_pb.ModelConfig())
+        session = open_session(folder / "1" / "model.onnx")
+        assert session.inputs == [given.name for given in config.input]
 
 
 def test_unloaded_server_is_quick_and_small(bundle: Bundle) -> None:

@@ -13,8 +13,11 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from export.config import ExportSettings
 from export.errors import GateError
+from export.gates import Quality
 from export.package.publish import check_answers
+from export.stage import Job, run_one
 from server.models.bundle import load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
@@ -49,7 +52,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(own: Path) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / "artifacts")]
     flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
-    return [sys.executable, "-m", "export", *flags, "--min-text-retained", "0", "--min-query-retained", "0"]
+    return [sys.executable, "-m", "export", *flags, "--allow-lossy"]
 
 
 def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) -> None:
@@ -67,6 +70,16 @@ def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) 
         assert (len(reply.items), reply.bundle, reply.version) == (3, "own", 1)
     subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
+
+
+def test_no_variant_within_the_gates_is_an_error_with_each_reason(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
+    job = Job(ExportSettings(_cli_parse_args=flags))
+    before = (job.folder("verify") / "stage.json").read_bytes()
+    monkeypatch.setattr("export.evaluate.choose.QUALITY", Quality(shipped={"overlap": 1.1}, default={}))
+    with pytest.raises(GateError, match=r"bert1-fp32: overlap [\d.]+, [\d.]+ short of 1\.100"):
+        run_one(job, "verify")
+    assert (job.folder("verify") / "stage.json").read_bytes() == before
 
 
 def test_bundle_that_answers_differently_is_refused(own: Path) -> None:

@@ -1,0 +1,144 @@
+"""From answers to the record: figures, shares of the teacher's, gates, and the default of each device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from export.evaluate.baselines import POPULARITY
+from export.evaluate.choose import defaults, judge, pareto
+from export.evaluate.compare import FROZEN, other_protocol
+from export.evaluate.exposure import by_popularity
+from export.evaluate.ground import Ground, teacher_size
+from export.evaluate.metrics import Figure, Ranked, overlap, share
+from export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality, TeacherRecord, VariantRecord
+from export.stage import Job
+from export.train.encoder import teacher_checkpoint
+from export.variants import Variant
+from server.tuning.machine import machine
+
+Answers = Mapping[str, Mapping[str, Ranked]]
+
+
+def assemble(
+    job: Job, ground: Ground, answers: Answers, variants: Sequence[Variant], probes: dict[str, Figure]
+) -> Quality:
+    """The whole record.
+
+    Raises:
+        GateError: no variant passed the gates.
+    """
+    kept = {v.name: _retained(ground, answers, v.name) for v in variants if v.name in answers}
+    judged = [
+        judge(v, _values(kept.get(v.name, {}), answers, v.name), allow_lossy=job.settings.allow_lossy) for v in variants
+    ]
+    chosen = defaults(judged)
+    front = pareto([j for j in judged if j.is_shipped])
+    warm, counts = ground.tasks.warm, ground.counts
+    return Quality(
+        protocol=job.settings.protocol,
+        cases={"warm": len(warm.wanted), "cold": len(ground.tasks.cold.wanted)},
+        cold_items=len(ground.split.cold),
+        tasks={name: ground.figures(row) for name, row in answers.items()},
+        probes=probes,
+        lists=_lists(ground, answers),
+        wanted_by_popularity=by_popularity(warm.wanted, counts),
+        groups=_groups(ground, answers, chosen["cpu"].name),
+        other=other_protocol(ground, job.settings.protocol),
+        teacher=_teacher(job, variants),
+        variants=[
+            VariantRecord.of(
+                j,
+                kept.get(j.variant.name, {}),
+                _noisy_of_clean(ground, answers, j.variant.name),
+                on_front=j.variant.name in front,
+            )
+            for j in judged
+        ],
+        default=chosen,
+        allow_lossy=job.settings.allow_lossy,
+        curve=_curve(job),
+        machine=machine(),
+    )
+
+
+def assemble_agreement(
+    job: Job, variants: Sequence[Variant], kept: Mapping[str, Mapping[str, float]], texts: int
+) -> Quality:
+    """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> value.
+
+    Raises:
+        GateError: no variant passed the gates.
+    """
+    judged = [judge(v, kept.get(v.name, {}), allow_lossy=job.settings.allow_lossy) for v in variants]
+    front = pareto([j for j in judged if j.is_shipped])
+    none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=f"Agreement with the teacher on {texts} texts.")
+    return Quality(
+        protocol="agreement",
+        cases={"texts": texts},
+        cold_items=0,
+        tasks={},
+        probes={},
+        lists={},
+        wanted_by_popularity=[],
+        groups={},
+        other=none,
+        teacher=_teacher(job, variants),
+        variants=[VariantRecord.of(j, {}, None, on_front=j.variant.name in front) for j in judged],
+        default=defaults(judged),
+        allow_lossy=job.settings.allow_lossy,
+        curve=_curve(job),
+        machine=machine(),
+    )
+
+
+def _retained(ground: Ground, answers: Answers, name: str) -> dict[str, Figure]:
+    """NDCG@10 as a share of the teacher's, for each task."""
+    return {
+        task: share(ranked.ndcg, answers[TEACHER][task].ndcg, ground.seed) for task, ranked in answers[name].items()
+    }
+
+
+def _values(kept: Mapping[str, Figure], answers: Answers, name: str) -> dict[str, float]:
+    """What the gates look at."""
+    if name not in answers:
+        return {}
+    common = overlap(answers[name]["text"], answers[TEACHER]["text"])
+    return {task: figure.mean for task, figure in kept.items()} | {"overlap": common}
+
+
+def _noisy_of_clean(ground: Ground, answers: Answers, name: str) -> Figure | None:
+    if name not in answers:
+        return None
+    return share(answers[name]["noisy"].ndcg, answers[name]["text"].ndcg, ground.seed)
+
+
+def _lists(ground: Ground, answers: Answers) -> dict[str, Lists]:
+    """On ids for the teacher and what is compared with it, on text for the variants, whose ids are the teacher's."""
+    lists = {}
+    for name, row in answers.items():
+        task = "text" if name not in (TEACHER, FROZEN) and "text" in row and name != POPULARITY else "ids"
+        if task in row:
+            lists[name] = ground.lists(task, row[task])
+    return lists
+
+
+def _groups(ground: Ground, answers: Answers, default: str) -> dict[str, list[Group]]:
+    shown = {POPULARITY: "ids", "transitions": "ids", TEACHER: "ids", default: "text"}
+    return {f"{name} ({task})": ground.groups(answers[name][task]) for name, task in shown.items()}
+
+
+def _teacher(job: Job, variants: Sequence[Variant]) -> TeacherRecord:
+    """Its speed follows from any variant's: both were measured in the same run."""
+    layers, hidden, megabytes = teacher_size(teacher_checkpoint(job))
+    speeds = [v.texts_per_s_core / v.speedup_vs_teacher_pytorch for v in variants if v.speedup_vs_teacher_pytorch]
+    speed = round(float(np.median(speeds)), 1) if speeds else 0.0
+    return TeacherRecord(layers=layers, hidden=hidden, megabytes=megabytes, texts_per_s_core=speed)
+
+
+def _curve(job: Job) -> list[dict[str, float | None]]:
+    path = job.folder("finetune") / "curve.json"
+    curve: list[dict[str, float | None]] = json.loads(path.read_text()) if path.exists() else []
+    return curve

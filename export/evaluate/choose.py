@@ -1,0 +1,121 @@
+"""Which variants are shipped, which of them lie on the Pareto front, and which a device runs if nobody says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from export.errors import GateError
+from export.gates import QUALITY, Check
+from export.variants import Variant
+
+_DEVICES = ("cpu", "cuda")
+_TASKS = ("text", "query", "noisy", "cold")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A variant with what it kept of the teacher and the gates it went through.
+
+    Args:
+        variant: what was measured before quality.
+        kept: task -> share of the teacher's NDCG@10, and "overlap" of the top ten; empty if it was not evaluated.
+        checks: the quality gates.
+        is_shipped: whether it is in the bundle.
+        refused: why it is not, or by which exception it is; empty if it passed everything.
+    """
+
+    variant: Variant
+    kept: Mapping[str, float]
+    checks: Sequence[Check]
+    is_shipped: bool
+    refused: str
+
+    @property
+    def quality(self) -> float:
+        """Mean share of the teacher's NDCG@10 over the tasks that an encoder can lose on; without them the overlap."""
+        shares = [self.kept[task] for task in _TASKS if task in self.kept] or [self.kept.get("overlap", 0.0)]
+        return sum(shares) / len(shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """The variant that a device runs if nobody says, and the sentence why."""
+
+    name: str
+    why: str
+
+
+def judge(variant: Variant, kept: Mapping[str, float], *, allow_lossy: bool) -> Judged:
+    """Put a variant through the quality gates.
+
+    One that was refused before stays refused whatever is allowed; one that could not be run here is only shipped where
+    lossy ones are.
+    """
+    if variant.refused:
+        return Judged(variant, kept, [], is_shipped=False, refused=variant.refused)
+    if not kept:
+        unknown = f"quality was not measured: this machine has no {variant.device}"
+        return Judged(variant, kept, [], is_shipped=allow_lossy, refused=unknown)
+    checks = QUALITY.check(kept)
+    failed = "; ".join(str(check) for check in checks if not check.has_passed)
+    return Judged(variant, kept, checks, is_shipped=allow_lossy or not failed, refused=failed)
+
+
+def pareto(judged: Sequence[Judged]) -> list[str]:
+    """Names of those that no other one beats in speed, quality and size at once."""
+    return [a.variant.name for a in judged if not any(_dominates(b, a) for b in judged)]
+
+
+def _dominates(a: Judged, b: Judged) -> bool:
+    ours = (a.variant.texts_per_s_core, a.quality, -a.variant.megabytes)
+    theirs = (b.variant.texts_per_s_core, b.quality, -b.variant.megabytes)
+    return ours != theirs and all(x >= y for x, y in zip(ours, theirs, strict=True))
+
+
+def defaults(judged: Sequence[Judged]) -> dict[str, Default]:
+    """Device -> its default.
+
+    Raises:
+        GateError: no variant is left; names each one's gate, value and threshold.
+    """
+    shipped = [j for j in judged if j.is_shipped]
+    if not any(j.variant.device == "cpu" for j in shipped):
+        reasons = ". ".join(f"{j.variant.name}: {j.refused}" for j in judged) or "there is none"
+        raise GateError(
+            f"no variant passed the gates, so no bundle is written (--allow-lossy ships them all the same). {reasons}"
+        )
+    return {device: _default(device, shipped) for device in _DEVICES}
+
+
+def _default(device: str, shipped: Sequence[Judged]) -> Default:
+    """The fastest on the front within the default's gates; where none is, the one that keeps most."""
+    own = [j for j in shipped if j.variant.device == device and j.variant.texts_per_s_core > 0]
+    if not own:
+        return _unmeasured(device, shipped)
+    front = [j for j in own if j.variant.name in pareto(own)]
+    within = [j for j in front if all(c.has_passed for c in QUALITY.check(j.kept, as_default=True))]
+    if within:
+        best = max(within, key=lambda j: j.variant.texts_per_s_core)
+        fast = f"the fastest of {len(own)} on {device} ({best.variant.texts_per_s_core:,.0f} texts/s on one core)"
+        return Default(
+            best.variant.name, f"{best.variant.name} is {fast} within the gates of a default: {_least(best)}."
+        )
+    best = max(front, key=lambda j: j.quality)
+    failed = [c for c in QUALITY.check(best.kept, as_default=True) if not c.has_passed]
+    why = f"{best.variant.name} keeps most of {len(own)} on {device}; none is within the gates of a default: "
+    return Default(best.variant.name, why + "; ".join(map(str, failed)) + ".")
+
+
+def _unmeasured(device: str, shipped: Sequence[Judged]) -> Default:
+    """Nothing was measured there: the fp32 graph of the default student runs on every device."""
+    cpu = _default("cpu", shipped).name
+    student = next(j.variant.student for j in shipped if j.variant.name == cpu)
+    plain = [j.variant.name for j in shipped if j.variant.student == student and j.variant.precision == "fp32"]
+    name = plain[0] if plain else cpu
+    return Default(name, f"{name} runs on every device; nothing was measured on {device}, where this export had none.")
+
+
+def _least(judged: Judged) -> str:
+    checks = QUALITY.check(judged.kept, as_default=True)
+    return ", ".join(f"{c.gate} {c.value:.3f} (at least {c.threshold})" for c in checks)

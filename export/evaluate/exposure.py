@@ -1,0 +1,71 @@
+"""What a recommender shows as a whole: how much of the catalogue, how evenly, how varied, how well known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TENTHS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """All of it over the top tens of the cases.
+
+    Args:
+        coverage: share of the catalogue that somebody is shown.
+        gini: how unevenly items are shown; 0 all alike, 1 one item to everybody.
+        diversity: 1 - mean cosine between two items of the same list, by the frozen encoder's vectors.
+        novelty: mean surprise of an item shown, -log2 of its share of the known events; higher is less known.
+        by_popularity: share of what is shown that falls on each tenth of the catalogue, the most popular first.
+    """
+
+    coverage: float
+    gini: float
+    diversity: float
+    novelty: float
+    by_popularity: list[float]
+
+
+def exposure(top: NDArray[np.int64], counts: NDArray[np.int64], vectors: NDArray[np.float32]) -> Exposure:
+    """Measure the lists `top` [cases, k].
+
+    Args:
+        top: item positions.
+        counts: events of each item that training knows, [items].
+        vectors: unit vectors of the items, [items, width].
+    """
+    shown = np.bincount(top.ravel(), minlength=len(counts))
+    surprise = -np.log2((counts + 1) / (counts.sum() + len(counts)))
+    return Exposure(
+        coverage=float((shown > 0).mean()),
+        gini=gini(shown),
+        diversity=float(np.mean([_diversity(vectors[row]) for row in top])),
+        novelty=float(surprise[top].mean()),
+        by_popularity=by_popularity(top.ravel(), counts),
+    )
+
+
+def gini(shown: NDArray[np.int64]) -> float:
+    """Gini coefficient of how often each item is shown."""
+    ordered, n = np.sort(shown), len(shown)
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
+
+
+def by_popularity(items: NDArray[np.int64], counts: NDArray[np.int64]) -> list[float]:
+    """Share of `items` in each tenth of the catalogue, the most popular tenth first."""
+    order = np.argsort(-counts, kind="stable")
+    tenth = np.empty(len(counts), dtype=np.int64)
+    tenth[order] = np.arange(len(counts)) * _TENTHS // len(counts)
+    shares: list[float] = (np.bincount(tenth[items], minlength=_TENTHS) / len(items)).tolist()
+    return shares
+
+
+def _diversity(rows: NDArray[np.float32]) -> float:
+    size = len(rows)
+    if size < 2:
+        return 0.0
+    summed = rows.sum(0)
+    return float(1 - (summed @ summed - (rows * rows).sum()) / (size * (size - 1)))

@@ -1,0 +1,155 @@
+"""What every subject is judged on, loaded once: data, split, tasks, the teacher, and what is known of the items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.data.dataset import Dataset
+from export.data.phrases import Texts
+from export.data.split import Split, split
+from export.evaluate.exposure import exposure
+from export.evaluate.metrics import Figure, Ranked, best, figure
+from export.evaluate.models import torch_encode, torch_rank
+from export.evaluate.record import Group, Lists
+from export.evaluate.subject import Subject, Vectors
+from export.evaluate.tasks import Tasks, make_tasks
+from export.stage import Job
+from export.train.encoder import teacher_checkpoint
+from export.train.teacher import load_teacher
+from server.models.ranker import Kind, UserSequence
+
+MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
+_ALL = 1 << 30
+_ROWS = 16_384  # pooled vectors read at a time
+_MIN_GROUP = 10  # cases; fewer have no interval worth printing
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """One evaluation: `counts` are each item's known events, `texts` the unit vectors that diversity is told by.
+
+    `frozen`, and its vectors as `texts`, are there up to `MAX_FROZEN` items; beyond, `texts` are the teacher's.
+    """
+
+    seed: int
+    dataset: Dataset
+    split: Split
+    tasks: Tasks
+    counts: NDArray[np.int64]
+    texts: Vectors
+    teacher: Subject
+    frozen: Subject | None
+
+    @classmethod
+    def load(cls, job: Job) -> Ground:
+        """Read the earlier stages."""
+        data, seed = job.folder("data"), job.settings.seed
+        dataset, texts = Dataset.load(data), Texts.load(data)
+        parts = split(dataset, job.settings.protocol)
+        teacher = _teacher(job, texts, parts.cold)
+        frozen = _frozen(job, texts, parts.cold) if len(dataset.items) <= MAX_FROZEN else None
+        return cls(
+            seed=seed,
+            dataset=dataset,
+            split=parts,
+            tasks=make_tasks(dataset, texts, parts, seed),
+            counts=np.bincount(np.concatenate(parts.known), minlength=len(dataset.items)),
+            texts=frozen.items if frozen else _unit(teacher.items),
+            teacher=teacher,
+            frozen=frozen,
+        )
+
+    def figures(self, answers: Mapping[str, Ranked]) -> dict[str, Figure]:
+        """NDCG@10 of each task."""
+        return {task: figure(ranked.ndcg, self.seed) for task, ranked in answers.items()}
+
+    def lists(self, task: str, ranked: Ranked) -> Lists:
+        """Everything else about one task's lists."""
+        return Lists(
+            task=task,
+            recall=figure(ranked.recall, self.seed),
+            mrr=figure(ranked.reciprocal, self.seed),
+            exposure=exposure(ranked.top, self.counts, self.texts),
+        )
+
+    def groups(self, ranked: Ranked) -> list[Group]:
+        """NDCG@10 of each group of users on a warm task."""
+        if not self.dataset.users:
+            return []
+        of_case = [self.dataset.users[u] for u in self.tasks.warm.users]
+        names = sorted({pair for groups in of_case for pair in groups.items()}, key=_by_number)
+        found = []
+        for name, value in names:
+            inside = np.array([groups.get(name) == value for groups in of_case])
+            if inside.sum() >= _MIN_GROUP:
+                ndcg = figure(ranked.ndcg[inside], self.seed)
+                found.append(Group(attribute=name, group=value, cases=int(inside.sum()), ndcg=ndcg))
+        return found
+
+    def probes(self, subject: Subject) -> Figure | None:
+        """Share of the top ten that carries what each probe asks for; None if the data set has no probes."""
+        probes = self.dataset.probes
+        if not probes:
+            return None
+        vectors = subject.encode([probe.phrase for probe in probes])
+        users = subject.rank([UserSequence([v], [Kind.QUERY]) for v in vectors])
+        tops = [best(row) for row in users @ subject.items.T]
+        carried = [
+            np.mean([probe.value in self.dataset.items[n].attributes.get(probe.attribute, []) for n in top])
+            for probe, top in zip(probes, tops, strict=True)
+        ]
+        return figure(np.array(carried), self.seed)
+
+
+def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
+    """Groups in the order of the number that they begin with, the others by name."""
+    name, value = pair
+    first = value.split(" ")[0]
+    return name, float(first) if first.isdecimal() else 0.0, value
+
+
+def _teacher(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:
+    """The teacher in PyTorch. Cold items have the vector of their text: their residual was never trained."""
+    teacher, size, plan = load_teacher(job.folder("finetune")), len(texts.variants[0]), job.settings.plan
+    pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
+
+    def known(rows: NDArray[np.int64]) -> Vectors:
+        """Vectors of rows of `Texts.all`: way after way of writing each item."""
+        with torch.inference_mode():
+            vectors: Vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[rows]))).numpy()
+        return vectors
+
+    items = np.concatenate([known(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
+    residual = teacher.residual.detach().numpy().copy()
+    residual[cold] = 0
+    items += residual
+    encode, rank = torch_encode(teacher_checkpoint(job), plan.max_tokens, teacher), torch_rank(teacher)
+    return Subject(encode, rank, items, cold, plan.max_history, lambda n: known(size + n))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Scaled to length 1."""
+    scaled: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-9))
+    return scaled
+
+
+def _frozen(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:
+    """The checkpoint as it came: nearest neighbours of the mean of what was taken."""
+    encode = torch_encode(job.folder("data") / "checkpoint", job.settings.plan.max_tokens, None)
+    return Subject(
+        encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode(texts.variants[0]), cold, _ALL
+    )
+
+
+def teacher_size(checkpoint: Path) -> tuple[int, int, float]:
+    """Layers, width and megabytes of the BERT at `checkpoint`."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    size = (checkpoint / "model.safetensors").stat().st_size / 1e6
+    return config["num_hidden_layers"], config["hidden_size"], round(size, 1)

@@ -1,0 +1,132 @@
+"""`quality.json`, and the same in the manifest: everything that stage `verify` found out, as it is written and read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from export.evaluate.choose import Default, Judged
+from export.evaluate.exposure import Exposure
+from export.evaluate.metrics import Figure
+from export.variants import Variant
+
+RECORD = "quality.json"
+TEACHER = "teacher"
+
+
+class Model(BaseModel):
+    """Written and read without loss; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gate(Model):
+    """One quality gate as it was measured."""
+
+    gate: str
+    value: float
+    threshold: float
+    passed: bool
+
+
+class Lists(Model):
+    """The lists of one subject on one task: what NDCG does not say."""
+
+    task: str
+    recall: Figure
+    mrr: Figure
+    exposure: Exposure
+
+
+class VariantRecord(Model):
+    """A variant: what it is, what it kept, and whether it is shipped.
+
+    `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases;
+    `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text.
+    """
+
+    variant: Variant
+    retained: dict[str, Figure]
+    noisy_of_clean: Figure | None
+    overlap: float | None
+    gates: list[Gate]
+    shipped: bool
+    on_front: bool
+    refused: str
+
+    @classmethod
+    def of(
+        cls, judged: Judged, retained: dict[str, Figure], noisy_of_clean: Figure | None, *, on_front: bool
+    ) -> VariantRecord:
+        """Put together what `verify` knows."""
+        return cls(
+            variant=judged.variant,
+            retained=retained,
+            noisy_of_clean=noisy_of_clean,
+            overlap=judged.kept.get("overlap"),
+            gates=[Gate(gate=c.gate, value=c.value, threshold=c.threshold, passed=c.has_passed) for c in judged.checks],
+            shipped=judged.is_shipped,
+            on_front=on_front,
+            refused=judged.refused,
+        )
+
+
+class Group(Model):
+    """NDCG@10 of the users of one group."""
+
+    attribute: str
+    group: str
+    cases: int
+    ndcg: Figure
+
+
+class TeacherRecord(Model):
+    """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread)."""
+
+    layers: int
+    hidden: int
+    megabytes: float
+    texts_per_s_core: float
+
+
+class OtherProtocol(Model):
+    """The baselines under the protocol that training was not split by, NDCG@10 on ids; or why there is none."""
+
+    protocol: str
+    cases: int
+    ndcg: dict[str, Figure]
+    remark: str
+
+
+class Quality(Model):
+    """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
+
+    Protocol "agreement" has none of these: without interactions a variant is held against the teacher alone.
+    """
+
+    protocol: Literal["leave-one-out", "time", "agreement"]
+    cases: dict[str, int]
+    cold_items: int
+    tasks: dict[str, dict[str, Figure]]
+    probes: dict[str, Figure]
+    lists: dict[str, Lists]
+    wanted_by_popularity: list[float]
+    groups: dict[str, list[Group]]
+    other: OtherProtocol
+    teacher: TeacherRecord
+    variants: list[VariantRecord]
+    default: dict[str, Default]
+    allow_lossy: bool
+    curve: list[dict[str, float | None]]
+    machine: str
+
+    @property
+    def shipped(self) -> list[VariantRecord]:
+        """The variants in the bundle."""
+        return [v for v in self.variants if v.shipped]
+
+    @property
+    def default_on_cpu(self) -> VariantRecord:
+        """The variant that a CPU runs if nobody says."""
+        return next(v for v in self.variants if v.variant.name == self.default["cpu"].name)

@@ -1,0 +1,175 @@
+"""`python -m export report [--json]`: the ladder of the newest bundle as one table, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from export.config import ExportSettings
+from export.errors import ExportError
+from export.evaluate.metrics import Figure
+from export.evaluate.record import TEACHER, Quality, VariantRecord
+from export.evaluate.tasks import TASKS
+from server.errors import BundleError
+from server.models.bundle import load_bundle
+
+WIDTH = 190  # of the printed table, whatever the terminal: a rung is one line
+_RETAINED = ("ids", "text", "query", "noisy")
+
+
+def report(settings: ExportSettings) -> None:
+    """Print what stage `verify` found for the newest bundle of that name.
+
+    Raises:
+        ExportError: there is no bundle.
+    """
+    quality = load_quality(settings.artifacts / settings.name)
+    if settings.as_json:
+        sys.stdout.write(json.dumps(as_json(quality), indent=1) + "\n")
+        return
+    console = Console(width=WIDTH)
+    console.print(table(quality))
+    for line in remarks(quality):
+        console.print(line, markup=False, highlight=False)
+
+
+def load_quality(folder: Path) -> Quality:
+    """The record of the newest bundle in `folder`.
+
+    Raises:
+        ExportError: there is none, or an older export wrote it.
+    """
+    try:
+        return Quality.model_validate(load_bundle(folder).manifest.quality)
+    except BundleError as error:
+        raise ExportError(str(error)) from None
+    except ValueError:
+        raise ExportError(f"{folder}: the newest bundle comes from an older export: run make export") from None
+
+
+def table(quality: Quality) -> Table:
+    """The ladder: baselines, the teacher, every variant that is shipped, and those that are not."""
+    title = f"NDCG@10 with half of its 95 % interval; {quality.protocol}; {quality.machine}, one thread"
+    shown = Table(
+        Column("", no_wrap=True),
+        "layers",
+        "width",
+        "precision",
+        "MB",
+        "texts/s",
+        "ms",
+        "x teacher",
+        *TASKS,
+        "",
+        title=title,
+    )
+    teacher = quality.teacher
+    for name, row in quality.tasks.items():
+        if name == TEACHER:
+            speed = f"{teacher.texts_per_s_core:.0f}" if teacher.texts_per_s_core else "-"
+            facts = [str(teacher.layers), str(teacher.hidden), "PyTorch", f"{teacher.megabytes:.0f}", speed, "-", "1.0"]
+            shown.add_row(name, *facts, *_cells(row))
+        elif name not in {v.variant.name for v in quality.variants}:
+            shown.add_row(name, *[""] * 7, *_cells(row))
+    for record in quality.variants:
+        shown.add_row(
+            record.variant.name,
+            *_facts(record),
+            *_cells(quality.tasks.get(record.variant.name, {})),
+            _state(record, quality),
+        )
+    return shown
+
+
+def _facts(record: VariantRecord) -> list[str]:
+    v = record.variant
+    speed = [f"{v.texts_per_s_core:.0f}", f"{v.ms_batch1:.2f}"] if v.texts_per_s_core else ["-", "-"]
+    ratio = f"{v.speedup_vs_teacher_pytorch:.1f}" if v.speedup_vs_teacher_pytorch else "-"
+    return [str(v.layers), str(v.hidden), v.precision, f"{v.megabytes:.1f}", *speed, ratio]
+
+
+def _cells(row: dict[str, Figure]) -> list[str]:
+    return [f"{row[t].mean:.3f}±{(row[t].high - row[t].low) / 2:.3f}" if t in row else "" for t in TASKS]
+
+
+def _state(record: VariantRecord, quality: Quality) -> str:
+    devices = [device for device, default in quality.default.items() if default.name == record.variant.name]
+    if devices:
+        return f"default ({', '.join(devices)})"
+    return "" if record.shipped else "not shipped"
+
+
+def remarks(quality: Quality) -> list[str]:
+    """The sentences under the table: shares of the teacher, who is not shipped and why, and the defaults."""
+    lines = []
+    for record in quality.variants:
+        if record.retained:
+            kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)
+            noisy = f"; noisy of its own clean text {record.noisy_of_clean}" if record.noisy_of_clean else ""
+            lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
+        elif record.gates:
+            lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
+    lines += [f"{r.variant.name} is {state(r)}: {r.refused}" for r in quality.variants if r.refused]
+    lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]
+    other = quality.other
+    if other.ndcg:
+        figures = ", ".join(f"{name} {figure}" for name, figure in other.ndcg.items())
+        lines.append(f"Other protocol ({other.protocol}, {other.cases} users), NDCG@10 on ids: {figures}.")
+    return [*lines, other.remark]
+
+
+def state(record: VariantRecord) -> str:
+    """Whether it is in the bundle, in words."""
+    return "shipped all the same (--allow-lossy)" if record.shipped else "not shipped"
+
+
+def as_json(quality: Quality) -> dict[str, Any]:
+    """The variants that are shipped, the teacher and the baselines.
+
+    `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
+    their 95 % intervals.
+    """
+    names = {record.variant.name for record in quality.variants}
+    baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
+    teacher = quality.teacher.model_dump()
+    return {
+        "variants": [_variant(record, quality) for record in quality.shipped],
+        "teacher": {
+            "layers": teacher["layers"],
+            "hidden": teacher["hidden"],
+            "mb": teacher["megabytes"],
+            "texts_per_s_core": teacher["texts_per_s_core"],
+            "tasks": _tasks(quality.tasks.get(TEACHER, {})),
+        },
+        "baselines": baselines,
+    }
+
+
+def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
+    v, row = record.variant, quality.tasks.get(record.variant.name, {})
+    return {
+        "name": v.name,
+        "default": any(default.name == v.name for default in quality.default.values()),
+        "device": v.device,
+        "precision": v.precision,
+        "layers": v.layers,
+        "hidden": v.hidden,
+        "mb": v.megabytes,
+        "texts_per_s_core": v.texts_per_s_core,
+        "ms_batch1": v.ms_batch1,
+        "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
+        "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
+        "cold": row["cold"].mean if "cold" in row else None,
+        "batch_invariance": v.batch_invariance,
+        "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
+        "tasks": _tasks(row),
+    }
+
+
+def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:
+    return {task: {"mean": f.mean, "low": f.low, "high": f.high} for task, f in row.items()}

@@ -1,0 +1,123 @@
+"""Figures: ranks, intervals, shares, what lists show, and baselines against plain ways to compute the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.data.split import Cases
+from export.evaluate import metrics
+from export.evaluate.baselines import fit_baselines
+from export.evaluate.exposure import by_popularity, exposure, gini
+from export.evaluate.metrics import Ranked, best, figure, ndcg, overlap, rank, share, top
+
+_HISTORIES = [np.array(h) for h in ([0, 1, 2], [0, 1, 3], [1, 2, 0], [0, 1])]
+
+
+def cases(histories: list[list[int]], wanted: list[int]) -> Cases:
+    return Cases(np.arange(len(wanted)), [np.array(h, dtype=np.int64) for h in histories], np.array(wanted))
+
+
+def test_rank_masks_what_was_taken_and_breaks_ties_by_position() -> None:
+    scores = np.array([[5, 3, 3, 1]] * 2, dtype=np.float32)
+    ranked = rank(lambda part: scores[part], cases([[0], [0]], [1, 2]), 4)
+    assert ranked.ranks.tolist() == [0, 1]
+    assert ranked.ndcg.tolist() == [1.0, pytest.approx(1 / np.log2(3))]
+    assert ranked.top[0].tolist() == [1, 2, 3, 0]
+    assert scores[0, 0] == 5  # the caller's array stays as it was
+
+
+def test_wanted_item_beyond_the_tenth_counts_for_nothing_but_the_mrr() -> None:
+    ranked = Ranked(np.array([9, 10]), np.empty((2, 10), np.int64))
+    assert ranked.recall.tolist() == [1.0, 0.0]
+    assert ranked.ndcg.tolist() == [pytest.approx(1 / np.log2(11)), 0.0]
+    assert ranked.reciprocal.tolist() == [pytest.approx(0.1), pytest.approx(1 / 11)]
+
+
+def test_ranks_do_not_depend_on_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.random.default_rng(0).integers(0, 6, (40, 30)).astype(np.float32)
+    asked = cases([[n % 30] for n in range(40)], [(n + 1) % 30 for n in range(40)])
+    whole = rank(lambda part: scores[part], asked, 30)
+    monkeypatch.setattr(metrics, "_CELLS", 90)
+    sliced = rank(lambda part: scores[part], asked, 30)
+    assert (whole.ranks == sliced.ranks).all()
+    assert (whole.top == sliced.top).all()
+
+
+def test_one_row_alone_is_ranked_alike() -> None:
+    scores = np.array([5, 3, 3, 1], dtype=np.float32)
+    assert ndcg(scores, np.array([0]), 2) == pytest.approx(1 / np.log2(3))
+    assert top(scores, np.array([0])) == [1, 2, 3, 0]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60))
+def test_best_is_a_stable_sort(values: list[int]) -> None:
+    scores = np.array(values, dtype=np.float32)
+    assert best(scores).tolist() == np.argsort(-scores, kind="stable")[:10].tolist()
+
+
+def test_interval_holds_the_mean_and_narrows_with_cases() -> None:
+    rng = np.random.default_rng(0)
+    few, many = figure(rng.random(50), seed=1), figure(rng.random(5_000), seed=1)
+    assert few.low < few.mean < few.high
+    assert many.high - many.low < (few.high - few.low) / 5
+
+
+def test_share_is_taken_over_the_same_cases() -> None:
+    whole = np.random.default_rng(0).random(300)
+    same = share(0.9 * whole, whole, seed=1)
+    assert [same.mean, same.low, same.high] == pytest.approx([0.9] * 3)
+    shuffled = share(0.9 * whole[::-1], whole, seed=1)
+    assert shuffled.high - shuffled.low > 0.05  # control: other cases, a wide interval
+    assert share(np.zeros(3), np.zeros(3), seed=1).mean == 1.0
+
+
+def test_overlap_is_of_sets() -> None:
+    a = Ranked(np.zeros(1, np.int64), np.array([[1, 2, 3, 4]]))
+    b = Ranked(np.zeros(1, np.int64), np.array([[4, 3, 9, 8]]))
+    assert overlap(a, b) == 0.5
+    assert overlap(a, a) == 1.0
+
+
+def test_gini_is_0_for_even_lists_and_near_1_for_one_item() -> None:
+    assert gini(np.full(50, 3)) == pytest.approx(0)
+    assert gini(np.array([0] * 99 + [5])) == pytest.approx(0.99)
+
+
+def test_exposure_of_a_known_list() -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    vectors[1] = vectors[0]
+    shown = exposure(np.array([[0, 1], [0, 2]]), np.array([3, 1, 0, 0]), vectors)
+    assert shown.coverage == 0.75
+    assert shown.diversity == pytest.approx(0.5)  # a list of two alike, and one of two that have nothing in common
+    assert shown.novelty == pytest.approx(np.mean([1, 2, 1, 3]))
+    assert by_popularity(np.array([0, 0, 9, 5]), np.arange(10)[::-1]) == [0.5, 0, 0, 0, 0, 0.25, 0, 0, 0, 0.25]
+
+
+def test_baselines_give_what_the_plain_formulas_give() -> None:
+    matrix = np.zeros((4, 5))
+    for row, history in zip(matrix, _HISTORIES, strict=True):
+        row[history] = 1
+    inverse = np.linalg.inv(matrix.T @ matrix + 500 * np.eye(5))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    fitted = fit_baselines(_HISTORIES, 5)
+    assert fitted["EASE"](_HISTORIES) == pytest.approx(matrix @ weights, abs=1e-6)
+    assert fitted["popularity"](_HISTORIES[:1]).tolist() == [[4, 4, 2, 1, 0]]
+    after_1 = fitted["transitions"]([np.array([1])])[0]
+    assert after_1[[2, 3, 4]] == pytest.approx([2 / 8, 1 / 8, 0])
+
+
+def test_square_baselines_know_only_the_most_popular_items_of_a_large_catalogue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = fit_baselines(_HISTORIES, 5)
+    monkeypatch.setattr("export.evaluate.baselines.MAX_SQUARE", 3)
+    part = fit_baselines(_HISTORIES, 5)
+    for name in ("EASE", "item kNN"):
+        asked = [np.array([0, 1])]
+        assert whole[name](asked)[0, 3] != 0
+        assert part[name](asked)[0, 3:].tolist() == [0, 0]
+        assert part[name](asked)[0, 2] != 0

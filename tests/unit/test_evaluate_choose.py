@@ -1,0 +1,91 @@
+"""The gates: what loses quality is not shipped, with the gate, the value and the threshold; and who is the default."""
+
+from __future__ import annotations
+
+import pytest
+
+from export.errors import GateError
+from export.evaluate.choose import Judged, defaults, judge, pareto
+from export.variants import Variant
+
+_GOOD = {"text": 1.0, "query": 1.0, "noisy": 1.0, "cold": 1.0, "overlap": 0.9}
+
+
+def variant(name: str, speed: float, *, megabytes: float = 50.0, device: str = "cpu", refused: str = "") -> Variant:
+    student, _, precision = name.rpartition("-")
+    return Variant(
+        name, student, precision, device, f"encoder.{name}.onnx", 3, 384, megabytes, speed, 1.0, 5.0, 1.0, 1e-7, refused
+    )
+
+
+def judged(name: str, speed: float, *, megabytes: float = 50.0, **kept: float) -> Judged:
+    return judge(variant(name, speed, megabytes=megabytes), _GOOD | kept, allow_lossy=False)
+
+
+def test_variant_within_the_gates_is_shipped() -> None:
+    assert judged("bert3-fp32", 800, text=0.90).is_shipped
+
+
+@pytest.mark.parametrize("gate", ["text", "query", "noisy", "cold", "overlap"])
+def test_lossy_variant_is_not_shipped_and_says_by_how_much(gate: str) -> None:
+    lossy = judged("static-fp32", 9_000, **{gate: 0.4})
+    assert not lossy.is_shipped
+    assert lossy.refused.startswith(f"{gate} 0.400, 0.")
+    assert "short of" in lossy.refused
+
+
+def test_allow_lossy_ships_it_and_keeps_the_reason() -> None:
+    lossy = judge(variant("static-fp32", 9_000), _GOOD | {"text": 0.8}, allow_lossy=True)
+    assert lossy.is_shipped
+    assert lossy.refused == "text 0.800, 0.100 short of 0.900"
+
+
+def test_what_a_mechanical_gate_refused_stays_refused() -> None:
+    broken = judge(variant("bert3-int8", 900, refused="depends on the batch"), {}, allow_lossy=True)
+    assert (broken.is_shipped, broken.refused) == (False, "depends on the batch")
+
+
+def test_variant_that_could_not_be_run_is_not_shipped() -> None:
+    unknown = judge(variant("bert3-fp16", 0, device="cuda"), {}, allow_lossy=False)
+    assert (unknown.is_shipped, unknown.refused) == (False, "quality was not measured: this machine has no cuda")
+
+
+def test_none_left_is_an_error_that_names_every_reason() -> None:
+    with pytest.raises(GateError, match=r"bert3-fp32: text 0\.500.*static-fp32: query 0\.100"):
+        defaults([judged("bert3-fp32", 800, text=0.5), judged("static-fp32", 9_000, query=0.1)])
+
+
+def test_default_is_the_fastest_within_the_stricter_gates() -> None:
+    ladder = [
+        judged("bert3-fp32", 800),
+        judged("bert2-fp32", 1_200),
+        judged("static-fp32", 9_000, text=0.92),  # good enough to be shipped, not to be the default
+    ]
+    chosen = defaults(ladder)
+    assert chosen["cpu"].name == "bert2-fp32"
+    assert "the fastest of 3 on cpu (1,200 texts/s on one core)" in chosen["cpu"].why
+    assert chosen["cuda"].name == "bert2-fp32"
+    assert "nothing was measured on cuda" in chosen["cuda"].why
+
+
+def test_default_is_the_one_that_keeps_most_when_none_is_within() -> None:
+    chosen = defaults([judged("bert3-fp32", 800, text=0.95), judged("bert2-fp32", 1_200, text=0.91)])
+    assert chosen["cpu"].name == "bert3-fp32"
+    assert "none is within the gates of a default: text 0.950, 0.030 short of 0.980" in chosen["cpu"].why
+
+
+def test_default_on_cuda_is_what_was_measured_there() -> None:
+    fast = judge(variant("bert3-fp16", 50_000, device="cuda"), _GOOD, allow_lossy=False)
+    unmeasured = judge(variant("bert2-fp16", 0, device="cuda"), {}, allow_lossy=False)
+    chosen = defaults([judged("bert3-fp32", 800), fast, unmeasured])
+    assert (chosen["cpu"].name, chosen["cuda"].name) == ("bert3-fp32", "bert3-fp16")
+
+
+def test_front_leaves_out_what_is_slower_worse_and_larger() -> None:
+    ladder = [
+        judged("bert3-fp32", 800, megabytes=70),
+        judged("bert3-int8", 950, megabytes=50),
+        judged("bert1-fp32", 1_500, megabytes=60, text=0.91),
+        judged("bert4-fp32", 700, megabytes=90, text=0.99),
+    ]
+    assert pareto(ladder) == ["bert3-int8", "bert1-fp32"]

@@ -1,0 +1,76 @@
+"""Who trains and who tests: nothing that is tested has been trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export.data.dataset import Dataset, Item
+from export.data.split import Split, cold_items, leave_one_out, time_split
+from export.data.users import user_groups
+from export.errors import DataError
+
+_ITEMS, _USERS = 60, 80
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """80 users who take 20 items each, at times that overlap."""
+    rng = np.random.default_rng(3)
+    histories = [rng.permutation(_ITEMS)[:20].astype(np.int64) for _ in range(_USERS)]
+    times = [np.sort(rng.uniform(u, u + 60, 20)) for u in range(_USERS)]
+    items = [Item(str(n), f"title {n}", f"text {n}", {}) for n in range(_ITEMS)]
+    return Dataset(items, histories, ["item"], [], "", "", times)
+
+
+def trained(split: Split) -> set[int]:
+    return set(np.concatenate(split.known).tolist())
+
+
+def test_cold_items_are_in_nothing_that_trains_or_is_shown(dataset: Dataset) -> None:
+    for split in (leave_one_out(dataset), time_split(dataset)):
+        cold = set(split.cold.tolist())
+        assert len(cold) == round(0.05 * _ITEMS)
+        assert not cold & trained(split)
+        assert not cold & set(np.concatenate([*split.warm.histories, split.warm.wanted]).tolist())
+        assert not cold & set(np.concatenate(split.unseen.histories).tolist())
+        assert set(split.unseen.wanted.tolist()) <= cold
+    assert set(leave_one_out(dataset).cold) <= trained(leave_one_out(dataset, cold_share=0))  # control
+
+
+def test_cold_cases_have_what_the_user_took_before(dataset: Dataset) -> None:
+    unseen = leave_one_out(dataset).unseen
+    for user, history, wanted in zip(unseen.users, unseen.histories, unseen.wanted, strict=True):
+        whole = dataset.histories[user].tolist()
+        assert len(history) >= 2
+        assert all(whole.index(n) < whole.index(wanted) for n in history.tolist())
+
+
+def test_the_same_items_are_cold_whatever_else_changes(dataset: Dataset) -> None:
+    assert (cold_items(dataset, 0.05) == leave_one_out(dataset).cold).all()
+    assert (leave_one_out(dataset).cold == time_split(dataset).cold).all()
+
+
+def test_nothing_after_the_cut_trains(dataset: Dataset) -> None:
+    split = time_split(dataset)
+    cut = np.quantile(np.concatenate(dataset.times), 0.8)
+    latest = {int(n): 0.0 for n in range(_USERS)}
+    sizes = [len(h) for h in split.known]
+    kept = [np.sum((t <= cut) & ~np.isin(h, split.cold)) for h, t in zip(dataset.histories, dataset.times, strict=True)]
+    assert sizes == [n for n in kept if n > 2]
+    for user, wanted in zip(split.warm.users, split.warm.wanted, strict=True):
+        latest[int(user)] = float(dataset.times[user][dataset.histories[user].tolist().index(wanted)])
+        assert latest[int(user)] > cut
+
+
+def test_time_split_without_times_says_so(dataset: Dataset) -> None:
+    with pytest.raises(DataError, match="needs the time"):
+        time_split(Dataset(dataset.items, dataset.histories, [], [], "", ""))
+
+
+def test_numbers_of_many_values_become_quarters() -> None:
+    rows = [{"user_id": n, "age": 10 + n, "gender": "FM"[n % 2]} for n in range(40)]
+    groups = user_groups(rows, [str(n) for n in range(41)])
+    assert groups[0] == {"age": "10 to 19", "gender": "F"}
+    assert groups[39] == {"age": "40 to 49", "gender": "M"}
+    assert groups[40] == {}  # a user whom the table does not have

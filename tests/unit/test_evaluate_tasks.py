@@ -1,0 +1,104 @@
+"""The five tasks: what is asked, and that each way of asking reaches the figures."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.data.dataset import Dataset, Item
+from export.data.noise import corrupt
+from export.data.phrases import write_texts
+from export.data.split import leave_one_out
+from export.evaluate.subject import Subject
+from export.evaluate.tasks import Tasks, make_tasks
+from server.models.ranker import UserSequence
+
+_ITEMS, _USERS = 40, 60
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    rng = np.random.default_rng(5)
+    items = [
+        Item(str(n), f"wonderful story {n}", f"wonderful story {n} of colours", {"colour": [f"colour{n}", "plain"]})
+        for n in range(_ITEMS)
+    ]
+    histories = [rng.permutation(_ITEMS)[:15].astype(np.int64) for _ in range(_USERS)]
+    return Dataset(items, histories, ["story"], [], "", "")
+
+
+@pytest.fixture(scope="module")
+def tasks(dataset: Dataset) -> Tasks:
+    return make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
+
+
+def test_the_same_seed_asks_the_same(dataset: Dataset, tasks: Tasks) -> None:
+    again = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
+    assert (again.noisy, again.queries) == (tasks.noisy, tasks.queries)
+    other = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 2)
+    assert other.noisy != tasks.noisy
+
+
+def test_query_names_the_kind_and_not_the_item(tasks: Tasks) -> None:
+    for query, wanted in zip(tasks.queries, tasks.warm.wanted.tolist(), strict=True):
+        assert sorted(query.split()) == sorted([f"colour{wanted}", "plain", "story"])
+
+
+def test_noise_changes_every_title_that_can_be_told_from_another(tasks: Tasks) -> None:
+    assert all(noisy != title for noisy, title in zip(tasks.noisy, tasks.titles, strict=True))
+    assert corrupt("wonderful story", random.Random(3)) == corrupt("wonderful story", random.Random(3))
+
+
+def test_large_catalogue_is_asked_less(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.evaluate.tasks._MIN_CASES", 10)
+    monkeypatch.setattr("export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
+    few = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
+    assert len(few.warm.wanted) == len(few.warm.histories) == len(few.queries) == 20
+
+
+class Oracle:
+    """Knows each text: vectors are one-hot by the item that a text is about, and the next item is the last one's."""
+
+    def __init__(self, dataset: Dataset, tasks: Tasks) -> None:
+        self.place = {title: n for n, title in enumerate(tasks.titles)} | {t: n for n, t in enumerate(tasks.texts)}
+        self.place |= {noisy: n for n, noisy in enumerate(tasks.noisy)}
+        self.items = np.eye(len(dataset.items), dtype=np.float32)
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        return self.items[[self.place.get(text, 0) for text in texts]]
+
+    @staticmethod
+    def rank(users: list[UserSequence]) -> NDArray[np.float32]:
+        return np.array([user.vectors[-1] for user in users])
+
+
+def test_texts_stand_for_their_items_and_cold_items_for_their_texts(dataset: Dataset, tasks: Tasks) -> None:
+    oracle, cold = Oracle(dataset, tasks), leave_one_out(dataset).cold
+    hidden = oracle.items.copy()
+    hidden[cold] = 0  # as they are shipped, so that only their texts can find them
+    subject = Subject(oracle.encode, oracle.rank, hidden, cold, 10)
+    found = subject.answers(tasks, subject.of_items(tasks))
+    assert (found["ids"].ranks == found["text"].ranks).all()
+    assert (found["ids"].ranks == found["noisy"].ranks).all()
+    wanted = oracle.items[tasks.cold.wanted]
+    assert (subject.answers(tasks, subject.of_items(tasks) | {"cold": wanted})["cold"].ranks == 0).all()
+    blind = replace(subject, encode=lambda texts: np.zeros((len(texts), len(hidden)), np.float32))
+    assert (blind.answers(tasks, subject.of_items(tasks) | {"cold": wanted})["cold"].ranks > 0).any()  # control
+
+
+def test_known_titles_are_not_encoded_again(dataset: Dataset, tasks: Tasks) -> None:
+    oracle = Oracle(dataset, tasks)
+    asked: list[str] = []
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        asked.extend(texts)
+        return oracle.encode(texts)
+
+    subject = Subject(encode, oracle.rank, oracle.items, leave_one_out(dataset).cold, 10, lambda n: oracle.items[n])
+    subject.answers(tasks, subject.of_items(tasks))
+    assert not {*asked} & {*tasks.titles}
+    assert {*asked} >= {*tasks.queries}

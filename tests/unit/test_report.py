@@ -1,0 +1,216 @@
+"""The report: one record as a table, as JSON, as a card and as a page; and the Triton repository."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto, helper, save
+from rich.console import Console
+from tritonclient.grpc import model_config_pb2 as config_pb
+
+from export.evaluate.choose import Default, judge, pareto
+from export.evaluate.exposure import Exposure
+from export.evaluate.metrics import Figure
+from export.evaluate.record import Lists, OtherProtocol, Quality, TeacherRecord, VariantRecord
+from export.package import svg
+from export.package.card import write_card
+from export.package.ladder import WIDTH, as_json, remarks, table
+from export.package.page import write_page
+from export.package.triton import write_repository
+from export.variants import Variant
+from server.errors import BundleError
+from server.models.bundle import FORMAT, Bundle, Manifest
+
+_TASKS = ("ids", "text", "query", "noisy", "cold")
+_KEYS = (
+    *("name", "default", "device", "precision", "layers", "hidden", "mb", "texts_per_s_core", "ms_batch1"),
+    *("speedup_vs_teacher_pytorch", "retained", "cold", "batch_invariance"),
+)
+
+
+def figures(mean: float) -> dict[str, Figure]:
+    return {task: Figure(mean, mean - 0.01, mean + 0.01) for task in _TASKS}
+
+
+def variant(name: str, speed: float) -> Variant:
+    student, _, precision = name.rpartition("-")
+    return Variant(name, student, precision, "cpu", f"encoder.{name}.onnx", 3, 384, 53.2, speed, 1.1, 8.5, 0.9998, 1e-7)
+
+
+@pytest.fixture
+def quality() -> Quality:
+    """Two shipped variants and one that lost too much."""
+    shares = {"bert3-fp32": 1.0, "bert3-int8": 0.99, "static-fp32": 0.7}
+    speeds = {"bert3-fp32": 800.0, "bert3-int8": 950.0, "static-fp32": 9_000.0}
+    judged = [
+        judge(variant(name, speeds[name]), dict.fromkeys((*_TASKS, "overlap"), kept), allow_lossy=False)
+        for name, kept in shares.items()
+    ]
+    front = pareto(judged)
+    seen = Exposure(0.4, 0.8, 0.5, 9.0, [0.5, 0.2, 0.1, 0.1, 0.1, 0, 0, 0, 0, 0])
+    subjects = ["popularity", "transitions", "teacher", *shares]
+    return Quality(
+        protocol="leave-one-out",
+        cases={"warm": 100, "cold": 20},
+        cold_items=3,
+        tasks={name: figures(0.1 * shares.get(name, 1.0)) for name in subjects},
+        probes={"teacher": Figure(1, 1, 1)},
+        lists={
+            n: Lists(task="ids", recall=figures(0.2)["ids"], mrr=figures(0.1)["ids"], exposure=seen) for n in subjects
+        },
+        wanted_by_popularity=[0.1] * 10,
+        groups={},
+        other=OtherProtocol(protocol="time", cases=30, ndcg={"EASE": Figure(0.07, 0.05, 0.09)}, remark="Not <honest>."),
+        teacher=TeacherRecord(layers=6, hidden=384, megabytes=90.9, texts_per_s_core=100),
+        variants=[
+            VariantRecord.of(j, figures(j.kept["text"]), Figure(0.8, 0.7, 0.9), on_front=j.variant.name in front)
+            for j in judged
+        ],
+        default={device: Default("bert3-int8", "It is the fastest.") for device in ("cpu", "cuda")},
+        allow_lossy=False,
+        curve=[{"step": 1, "epoch": 1, "loss": 7.0, "validation_ndcg": None}, {"step": 2, "epoch": 2, "loss": 6.5}],
+        machine="a machine",
+    )
+
+
+@pytest.fixture
+def manifest(quality: Quality) -> Manifest:
+    names = [record.variant.name for record in quality.shipped]
+    return Manifest(
+        format=FORMAT,
+        name="tiny",
+        version=4,
+        created="today",
+        export_key="",
+        dimensions=128,
+        max_tokens=128,
+        max_history=64,
+        variants={name: f"encoder.{name}.onnx" for name in names},
+        default={"cpu": "bert3-int8", "cuda": "bert3-fp32"},
+        quality=quality.model_dump(mode="json"),
+        sources={"data": {"source": "<data> & more", "licence": "none"}},
+        tools={"numpy": "2"},
+        machine="a machine",
+        files={},
+    )
+
+
+def test_record_is_read_as_it_was_written(quality: Quality) -> None:
+    assert Quality.model_validate_json(quality.model_dump_json()) == quality
+    assert Quality.model_validate(json.loads(quality.model_dump_json())) == quality
+
+
+def test_json_has_what_the_issue_names(quality: Quality) -> None:
+    found = as_json(quality)
+    assert [row["name"] for row in found["variants"]] == ["bert3-fp32", "bert3-int8"]  # what is shipped
+    for row in found["variants"]:
+        assert set(_KEYS) <= set(row)
+        assert set(row["retained"]) == {"ids", "text", "query", "noisy"}
+        assert row["default"] == (row["name"] == "bert3-int8")
+    assert set(found["teacher"]["tasks"]) == set(_TASKS)
+    assert set(found["baselines"]) == {"popularity", "transitions"}
+
+
+def test_table_has_every_rung_and_says_who_is_not_shipped_and_why(quality: Quality) -> None:
+    console = Console(width=WIDTH, file=io.StringIO(), record=True)
+    console.print(table(quality))
+    words = console.export_text()
+    assert [name for name in quality.tasks if name not in words] == []
+    assert re.search(r"bert3-int8 .*950.*default \(cpu, cuda\)", words)
+    assert re.search(r"static-fp32 .*not shipped", words)
+    assert any(
+        line.startswith("static-fp32 is not shipped: text 0.700, 0.200 short of 0.900") for line in remarks(quality)
+    )
+
+
+def test_card_and_page_have_the_figures_and_need_nothing_else(
+    tmp_path: Path, quality: Quality, manifest: Manifest
+) -> None:
+    write_card(tmp_path / "card.md", manifest, quality)
+    write_page(tmp_path / "page.html", manifest, quality)
+    card, page = (tmp_path / "card.md").read_text(), (tmp_path / "page.html").read_text()
+    for text in (card, page):
+        assert "0.0990 [0.089, 0.109]" in text
+        assert "short of 0.900" in text
+    assert not re.search(r"<script|<link|<img|src=|https?://", page)
+    assert "&lt;data&gt; &amp; more" in page
+    assert "Not &lt;honest&gt;" in page
+    drawn = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawn) == 5  # front, loss, two of baselines, popularity
+    for drawing in drawn:
+        ElementTree.fromstring(drawing)  # noqa: S314 (our own)
+
+
+def test_record_without_interactions_is_shown_as_agreement(
+    tmp_path: Path, quality: Quality, manifest: Manifest
+) -> None:
+    kept = {"cosine": 0.97, "overlap": 0.9}
+    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, None, on_front=True)
+    nothing = {"tasks": {}, "probes": {}, "lists": {}, "groups": {}, "wanted_by_popularity": [], "variants": [record]}
+    bare = quality.model_copy(update=nothing | {"protocol": "agreement"})
+    write_card(tmp_path / "card.md", manifest, bare)
+    write_page(tmp_path / "page.html", manifest, bare)
+    assert "bert3-int8: overlap 0.900, cosine 0.970" in (tmp_path / "card.md").read_text()
+    assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
+    assert as_json(bare)["variants"][0]["retained"] == {}
+    Console(file=io.StringIO()).print(table(bare))
+
+
+def test_points_stand_where_their_figures_are() -> None:
+    drawing = svg.scatter([svg.Point("a", 100, 0.9, 0.8, 1.0), svg.Point("b", 10_000, 0.5, 0.4, 0.6)], "x", "y")
+    (ax, ay), (bx, by) = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawing)
+    assert float(ax) < float(bx)
+    assert float(ay) < float(by)  # downwards on the screen
+
+
+def test_triton_repository_parses_and_fits_the_graphs(tmp_path: Path, manifest: Manifest) -> None:
+    graphs = {**manifest.variants, "ranker": "ranker.onnx"}
+    for file in graphs.values():
+        tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+        save(helper.make_model(helper.make_graph([], file, [tensor], [tensor])), tmp_path / file)
+    repository = write_repository(Bundle(tmp_path, manifest), tmp_path / "triton")
+    assert sorted(p.name for p in repository.iterdir()) == ["encoder_bert3-fp32", "encoder_bert3-int8", "ranker"]
+    for folder in repository.iterdir():
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), config_pb.ModelConfig())
+        assert config.name == folder.name
+        assert config.platform == "onnxruntime_onnx"
+        assert config.max_batch_size > 1
+        assert config.HasField("dynamic_batching")
+        source = tmp_path / graphs[folder.name.removeprefix("encoder_")]
+        assert (folder / "1" / "model.onnx").read_bytes() == source.read_bytes()
+    with pytest.raises(text_format.ParseError):
+        text_format.Parse("no_such_field: 1", config_pb.ModelConfig())  # control
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "file"),
+    [
+        ("cpu", None, "encoder.bert3-int8.onnx"),
+        ("cuda", None, "encoder.bert3-fp32.onnx"),
+        ("cpu", "bert3-fp32", "encoder.bert3-fp32.onnx"),
+        ("cpu", "fp32", "encoder.bert3-fp32.onnx"),
+    ],
+)
+def test_variant_is_found_by_name_precision_or_device(
+    tmp_path: Path, manifest: Manifest, device: str, wanted: str | None, file: str
+) -> None:
+    assert Bundle(tmp_path, manifest).encoder(device, wanted).name == file
+
+
+def test_unknown_variant_is_refused_with_those_that_are_there(tmp_path: Path, manifest: Manifest) -> None:
+    with pytest.raises(BundleError, match=r"no encoder variant 'fp16'; it has bert3-fp32, bert3-int8"):
+        Bundle(tmp_path, manifest).encoder("cpu", "fp16")
+
+
+def test_curve_of_one_epoch_is_drawn() -> None:
+    assert "NaN" not in svg.lines([svg.Line("a", [(1.0, 0.0)])], "x", "y")
+    assert np.isfinite(
+        [float(x) for x in re.findall(r"[\d.]+(?=,)", svg.lines([svg.Line("a", [(1.0, 0.0)])], "x", "y"))]
+    ).all()
