@@ -2,7 +2,7 @@
 
 The items' vectors stand still here, so there is nothing to be stale: every step is a plain regression on a few texts.
 What the text now says by itself is taken out of the item's residual, so that item vectors, and with them every answer
-to a history of ids, stay as they are; phrases, and items that nobody took in training, keep the vectors that they had.
+to a history of ids, stay as they are; phrases keep the vectors that they had. Items that nobody took have no residual.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Absorber:
     def finish(self) -> None:
         """Encode every text again, and leave in each residual what the text does not say."""
         self.pooled = self._trunk.all()
-        self._teacher.residual.copy_(self._items - self._teacher.text_vectors(self.pooled[: self._world.items]))
+        texts = self._teacher.text_vectors(self.pooled[: self._world.items])
+        self._teacher.residual.copy_((self._items - texts) * self._world.is_taken.unsqueeze(1).to(texts))
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p for name, p in self._trunk.named_parameters() if p.requires_grad}
@@ -114,17 +115,14 @@ class Absorber:
 
 
 def _goals(before: Tensor, items: Tensor, world: World) -> Tensor:
-    """Where each text shall be, unit vectors [texts, dimensions]: at its item, or where it was."""
+    """Where each text shall be, unit vectors [texts, dimensions]: at its item; phrases where they were."""
     ways = len(world.ways.variants)
-    written = before[: ways * world.items].view(ways, world.items, -1)
-    is_known = torch.from_numpy(world.popularity > 0)[None, :, None].to(before.device)
-    at_items = torch.where(is_known, functional.normalize(items, dim=-1), written)
-    return torch.cat([at_items.flatten(0, 1), before[ways * world.items :]])
+    return torch.cat([functional.normalize(items, dim=-1).repeat(ways, 1), before[ways * world.items :]])
 
 
 def _shares(world: World) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The chance with which each text is drawn."""
-    often = np.tile(np.sqrt(world.popularity + 1), len(world.ways.variants))
+    """The chance with which each text is drawn: none for items that nobody took, as if they came later."""
+    often = np.tile(np.sqrt(world.popularity), len(world.ways.variants))
     phrases = len(world.texts.phrases)
     share = _PHRASES if phrases else 0.0
     return np.concatenate([(1 - share) * often / often.sum(), np.full(phrases, share / max(1, phrases))])
