@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from export.gates import QUALITY
+from export.train.options import TrainingSettings
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
 
@@ -24,6 +26,7 @@ class Preset:
     dimensions: int = 128
     max_history: int = 64
     max_tokens: int = 128
+    training: Mapping[str, object] = field(default_factory=dict)  # fields of TrainingSettings that are not its defaults
 
 
 PRESETS: dict[str, Preset] = {
@@ -33,7 +36,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-class ExportSettings(BaseSettings):
+class ExportSettings(TrainingSettings):
     """Fine-tune, distil, export to ONNX, quantise, verify and package a BERT text recommender.
 
     Without STAGE every stage runs that is not fresh. With STAGE only that one runs; the stages before it must be there.
@@ -90,6 +93,13 @@ class ExportSettings(BaseSettings):
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:
             self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}"
+        return self
+
+    @model_validator(mode="after")
+    def _training_of_preset(self) -> Self:
+        for name, value in self.plan.training.items():
+            if name not in self.model_fields_set:
+                setattr(self, name, value)
         return self
 
     @property

@@ -35,6 +35,7 @@ from rich.progress import (
 
 from export.config import ExportSettings
 from export.errors import ExportError
+from export.train.options import TRAINING
 
 _RECORD = "stage.json"
 
@@ -54,7 +55,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "finetune",
         "export.train.finetune",
-        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol"),
+        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", *TRAINING),
         ("data",),
     ),
     Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),

@@ -22,7 +22,8 @@ from export.stage import STAGES, Job
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
 from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
-from server.pipeline.domain import Call, Recommendation, Request, TextEvent
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
 from server.tuning.machine import machine
 
@@ -55,7 +56,7 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
             Request(history=tuple(map(TextEvent, row["texts"])), conditions=Filter(denied=frozenset(row["seen"])))
             for row in expected
         ]
-        answers = engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S))
+        answers = finish(engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S)))
     shares = []
     for answer, row in zip(answers, expected, strict=True):
         if not isinstance(answer, Recommendation):

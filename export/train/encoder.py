@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,6 +15,18 @@ from export.errors import CheckpointError
 from export.stage import Job
 from export.train.pooling import attach_pooling, pool_tokens, pooled_width
 from server.models.tokenizer import Tokenizer
+
+
+def teacher_checkpoint(job: Job) -> Path:
+    """The tuned BERT if the stage `finetune` left one, else the BERT that training starts from."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
+
+
+def save_checkpoint(trunk: BertModel, base: Path, out: Path) -> None:
+    """Write the trunk as a Hugging Face folder, with the tokenizer's files from `base`."""
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    trunk.save_pretrained(out, safe_serialization=True)
 
 
 def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
@@ -85,9 +98,3 @@ def by_length(rows: list[list[int]], size: int) -> list[list[int]]:
     """Positions of `rows` in batches of `size` rows of similar length."""
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def teacher_checkpoint(job: Job) -> Path:
-    """Folder of the tuned BERT, or of the checkpoint as it came where tuning left it alone."""
-    tuned = job.folder("finetune") / "checkpoint"
-    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
