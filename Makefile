@@ -21,10 +21,10 @@ SEED ?= 7
 REQUESTS ?= 50000
 DECODE ?= 1000000
 K ?= 10
-JSON ?=
 BENCH ?= full
 BENCH_FLAGS ?=
 BASE ?=
+JSON ?=
 
 EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 

@@ -43,11 +43,11 @@ class MovingTrunk(nn.Module):
     def _free(self, lora: int) -> None:
         """Let the layers move that shall; with LoRA only the small matrices beside their weights."""
         self.bert.requires_grad_(requires_grad=False)
+        self._adapted: PeftModel | None = None
         if lora:
             self._adapted = _with_lora(self.bert, lora, list(range(self._first, len(self.bert.encoder.layer))))
         else:
             (self.bert if self._is_whole else self.bert.encoder.layer[self._first :]).requires_grad_(requires_grad=True)
-            self._adapted = None
 
     @property
     def moves(self) -> bool:
