@@ -13,7 +13,7 @@ from export.data.dataset import Dataset, Item
 
 _SINGLE = ["{a}", "{a} {noun}s", "the best {a} {noun}s", "show me {a} {noun}s", "some {a}"]
 _PAIR = ["{a} and {b}", "{a} {b} {noun}s"]
-MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
+_MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
 _MIN_PAIR_ITEMS = 3
 _MAX_PHRASES = 2_000
 
@@ -101,7 +101,7 @@ def _carriers(items: list[Item]) -> dict[str, set[int]]:
                 by_name.setdefault(name, {}).setdefault(value.lower(), set()).add(n)
     carriers: dict[str, set[int]] = {}
     for values_of in by_name.values():
-        if len(values_of) <= MAX_VALUES:
+        if len(values_of) <= _MAX_VALUES:
             for value, found in values_of.items():
                 carriers[value] = carriers.get(value, set()) | found
     return carriers

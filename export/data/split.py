@@ -21,7 +21,8 @@ Protocol = Literal["leave-one-out", "time"]
 
 COLD_SHARE = 0.05
 _MIN_COLD_EVENTS = 10  # fewer would make no cases
-_MIN_EVENTS = 4  # two to train on, one to validate, one to test
+MIN_USERS = 2
+MIN_EVENTS = 4  # two to train on, one to validate, one to test
 _MIN_BEFORE = 2  # events before what a case asks for
 _TIME_SHARE = 0.8  # of all events lie before the cut of the global time split
 _SEED = 2_026  # the same items whatever the export's seed: bundles stay comparable
@@ -70,9 +71,9 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     """
     cold = cold_items(dataset, cold_share)
     warm = [h[~np.isin(h, cold)] for h in dataset.histories]
-    users = [u for u, h in enumerate(warm) if len(h) >= _MIN_EVENTS]
-    if len(users) < 2:
-        raise DataError(f"at least 2 users with {_MIN_EVENTS} interactions are needed, found {len(users)}")
+    users = [u for u, h in enumerate(warm) if len(h) >= MIN_EVENTS]
+    if len(users) < MIN_USERS:
+        raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(users)}")
     cases = _cases([(u, warm[u][:-1], warm[u][-1]) for u in users])
     return Split(
         train=[warm[u][:-2] for u in users],
@@ -101,7 +102,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     before = [h[t <= cut] for h, t in rows]
     train = [h for h in before if len(h) > _MIN_BEFORE]
     later = [(u, h[:-1], h[-1]) for u, (h, t) in enumerate(rows) if len(h) > _MIN_BEFORE and t[-1] > cut]
-    if min(len(train), len(later)) < 2:
+    if min(len(train), len(later)) < MIN_USERS:
         raise DataError(f"the global time split leaves {len(train)} users before and {len(later)} after the cut")
     return Split(
         train=[h[:-1] for h in train],

@@ -15,6 +15,12 @@ from export.stage import Job
 from server.models.tokenizer import Tokenizer
 
 
+def teacher_checkpoint(job: Job) -> Path:
+    """The tuned BERT if the stage `finetune` left one, else the BERT that training starts from."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
+
+
 def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
     """Load the BERT at `folder`, keeping only the given layers if any are given.
 
@@ -90,9 +96,3 @@ def by_length(rows: list[list[int]], size: int) -> list[list[int]]:
     """Positions of `rows` in batches of `size` rows of similar length."""
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def teacher_checkpoint(job: Job) -> Path:
-    """Folder of the tuned BERT, or of the checkpoint as it came where tuning left it alone."""
-    tuned = job.folder("finetune") / "checkpoint"
-    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
