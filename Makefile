@@ -21,6 +21,9 @@ SEED ?= 7
 REQUESTS ?= 50000
 DECODE ?= 1000000
 K ?= 10
+BENCH ?= full
+BENCH_FLAGS ?=
+BASE ?=
 JSON ?=
 
 EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -30,10 +33,10 @@ ASK_FLAGS ?=
 SOAK ?= 200000
 SERVE_FLAGS ?=
 
-.PHONY: help setup proto check test fuzz soak export serve tune report ask bench lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz soak export serve tune report ask bench bench-compare lock clean server benchmarks tests examples docs
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
@@ -42,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Swiftrec needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	@echo "installing into $(VENV) (about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,otel,dev]"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,bench,otel,dev]"
 	@touch $@
 
 proto: setup ## regenerate server/pb from proto/
@@ -83,8 +86,12 @@ report: setup ## the ladder of a bundle: layers, size, speed and quality on five
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
 	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT) $(ASK_FLAGS)
 
-bench: ## comes with the benchmark issue
-	@echo "make bench comes with the benchmark issue; until then 'python -m export' prints quality and speed of each variant."
+bench: setup ## measure the bundle's server, 10 minutes at most; BENCH=smoke only tries it out (BENCH_FLAGS)
+	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT_FLAGS))
+	@$(BIN)/python -m benchmarks bench --size $(BENCH) --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE) $(BENCH_FLAGS)
+
+bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse beyond the noise
+	@$(BIN)/python -m benchmarks compare --base "$(BASE)"
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

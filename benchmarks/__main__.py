@@ -8,17 +8,31 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from benchmarks import echo, floor, fronts, load, ratio, stub
+from benchmarks import echo, floor, fronts, gaps, load, overload, ratio, record, stub, teacher, teacher_server
+from benchmarks.extra import sentence
+from benchmarks.suite import compare, digest, readme, schema
+from benchmarks.suite import run as suite
+from benchmarks.suite.settings import BenchSettings
 from server.config import read_settings
 from server.errors import SwiftrecError
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
+    "bench": (BenchSettings, suite.run),
+    "compare": (compare.CompareSettings, compare.run),
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),
+    "gaps": (gaps.GapsSettings, gaps.run),
     "load": (load.LoadSettings, load.run),
+    "overload": (overload.OverloadSettings, overload.run),
     "ratio": (ratio.RatioSettings, ratio.run),
+    "record": (record.RecordSettings, record.run),
+    "readme": (readme.ReadmeSettings, readme.run),
+    "schema": (schema.SchemaSettings, schema.run),
     "stub": (stub.StubSettings, stub.run),
+    "summary": (digest.SummaryConfig, digest.run),
+    "teacher": (teacher.TeacherSettings, teacher.run),
+    "teacher-serve": (teacher_server.TeacherServeSettings, teacher_server.run),
 }
 
 
@@ -31,13 +45,13 @@ def main(arguments: list[str]) -> int:
     kind, command = _COMMANDS[name]
     try:
         return command(read_settings(kind, rest))
-    except (SwiftrecError, RuntimeError, ValueError) as error:
-        sys.stderr.write(f"benchmarks {name}: {error}\n")
+    except (SwiftrecError, RuntimeError, ValueError, OSError) as error:
+        sys.stderr.write(f"benchmarks {name}: {sentence(error)}\n")
         return 2
 
 
 def _usage() -> str:
-    rows = (f"  {name:8} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
+    rows = (f"  {name:13} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
     return "\n".join(["usage: python -m benchmarks COMMAND [--help]", *rows, ""])
 
 

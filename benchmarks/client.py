@@ -8,23 +8,29 @@ whose requests come in larger bursts: compare CPU times only under the same clie
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.summary import Rows
+from benchmarks.summary import OK, Rows
+from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
+UNAVAILABLE = 14
 _CONNECT_S = 10.0
-Send = Callable[[bytes, Callable[[int], None]], None]
-"""Sends a request; the callback is given the number of its status code."""
+_MOST_REPLIES = 4_000
+Answered = Callable[[int, bytes], None]
+"""Is given the number of the status code, and the reply (empty after an error)."""
+Send = Callable[[bytes, Answered], None]
+"""Sends a request and calls back once."""
 
 
 @contextmanager
@@ -34,15 +40,20 @@ def connected(target: str, method: str) -> Iterator[Send]:
     Raises:
         RuntimeError: it does not answer.
     """
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
         _wait_ready(channel, target)
         call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
 
-        def send(request: bytes, answered: Callable[[int], None]) -> None:
+        def send(request: bytes, answered: Answered) -> None:
             future: Any = call.future(request, timeout=TIMEOUT_S)
-            future.add_done_callback(lambda done: answered(done.code().value[0]))
+            future.add_done_callback(lambda done: answered(*_outcome(done)))
 
         yield send
+
+
+def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (gRPC's future has no public type)
+    code = done.code().value[0]
+    return code, done.result() if code == OK else b""
 
 
 def _wait_ready(channel: grpc.Channel, target: str) -> None:
@@ -53,28 +64,44 @@ def _wait_ready(channel: grpc.Channel, target: str) -> None:
 
 
 @dataclass(slots=True)
-class _Log:
-    """Rows as they come, from several threads: appending to a list is atomic."""
+class Log:
+    """Rows and some replies as they come, from several threads: appending to a list is atomic."""
 
+    asked: Asked
+    reply_every: int = 1
     rows: list[tuple[float, float, float, int, int]] = field(default_factory=list)
+    replies: list[bytes] = field(default_factory=list)
+
+    def add(self, number: int, intended: float, sent: float, code: int, reply: bytes) -> None:
+        """Request `number` is answered."""
+        self.rows.append((intended, sent, time.monotonic(), code, number))
+        if code == OK and number % self.reply_every == 0 and len(self.replies) < _MOST_REPLIES:
+            self.replies.append(reply)
 
     def freeze(self) -> Rows:
-        intended, sent, done, code, size = list(zip(*self.rows, strict=True)) or [()] * 5
+        """What was added so far."""
+        intended, sent, done, code, number = list(zip(*self.rows, strict=True)) or [()] * 5
+        places = np.asarray(number, dtype=np.int64)
         return Rows(
             intended=np.asarray(intended, dtype=np.float64),
             sent=np.asarray(sent, dtype=np.float64),
             done=np.asarray(done, dtype=np.float64),
             code=np.asarray(code, dtype=np.int32),
-            size=np.asarray(size, dtype=np.int32),
+            tokens=self.asked.tokens[places],
+            entries=self.asked.entries[places],
         )
 
 
 class ClosedLoop:
-    """Keeps `in_flight` requests going from `start` to `stop`, or until none is left to send."""
+    """Keeps `in_flight` requests going from `start` to `stop`, until none is left to send or the server has gone.
 
-    def __init__(self, send: Send, requests: Sequence[bytes], in_flight: int) -> None:
-        self._send, self._requests, self._in_flight = send, iter(requests), in_flight
-        self._log = _Log()
+    `cycle`: begin again with the first request instead.
+    """
+
+    def __init__(self, send: Send, log: Log, in_flight: int, *, cycle: bool = False) -> None:
+        numbers = range(len(log.asked))
+        self._send, self._log, self._in_flight = send, log, in_flight
+        self._numbers: Iterator[int] = itertools.cycle(numbers) if cycle else iter(numbers)
         self._is_stopping = False
         self._idle = threading.Semaphore(0)
         self.ran_out = False
@@ -98,49 +125,54 @@ class ClosedLoop:
         return self._log.freeze()
 
     def _next(self) -> None:
-        request = None if self._is_stopping else next(self._requests, None)
-        if request is None:
+        number = None if self._is_stopping else next(self._numbers, None)
+        if number is None:
             self.ran_out |= not self._is_stopping
             self._idle.release()
             return
         sent = time.monotonic()
-        self._send(request, lambda code: self._answered(sent, code, len(request)))
+        self._send(self._log.asked.payloads[number], lambda code, reply: self._answered(number, sent, code, reply))
 
-    def _answered(self, sent: float, code: int, size: int) -> None:
-        self._log.rows.append((sent, sent, time.monotonic(), code, size))
+    def _answered(self, number: int, sent: float, code: int, reply: bytes) -> None:
+        self._log.add(number, sent, sent, code, reply)
+        self._is_stopping |= code == UNAVAILABLE
         self._next()
 
 
-def arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Poisson arrivals: seconds from the start, `rate` a second, up to `seconds`."""
+Pattern = Literal["poisson", "constant"]
+
+
+def arrivals(rate: float, seconds: float, seed: int, pattern: Pattern = "poisson") -> NDArray[np.float64]:
+    """When requests are due, in seconds from the start, `rate` a second, up to `seconds`."""
+    if pattern == "constant":
+        return np.arange(0.0, seconds, 1.0 / rate)
     random = np.random.default_rng(seed)
     number = random.poisson(rate * seconds)
     return np.sort(random.uniform(0.0, seconds, number))
 
 
-def open_loop(send: Send, requests: Sequence[bytes], due: NDArray[np.float64]) -> Rows:
-    """Send each request when it is due (seconds from now), answered or not; give all rows.
+def open_loop(send: Send, log: Log, due: NDArray[np.float64], start: float) -> Rows:
+    """Send each request when it is due (seconds from `start` on the monotonic clock), answered or not; give all rows.
 
     Raises:
         RuntimeError: an answer is overdue.
     """
-    log, answered = _Log(), threading.Semaphore(0)
-    start = time.monotonic()
-    for request, moment in zip(requests, start + due, strict=True):
-        _send_at(send, request, float(moment), log, answered)
+    answered = threading.Semaphore(0)
+    for number, moment in enumerate((start + due).tolist()):
+        _send_at(send, number, moment, log, answered)
     _wait(answered, len(due))
     return log.freeze()
 
 
-def _send_at(send: Send, request: bytes, intended: float, log: _Log, answered: threading.Semaphore) -> None:
+def _send_at(send: Send, number: int, intended: float, log: Log, answered: threading.Semaphore) -> None:
     time.sleep(max(0.0, intended - time.monotonic()))  # the schedule is the load
     sent = time.monotonic()
 
-    def note(code: int) -> None:
-        log.rows.append((intended, sent, time.monotonic(), code, len(request)))
+    def note(code: int, reply: bytes) -> None:
+        log.add(number, intended, sent, code, reply)
         answered.release()
 
-    send(request, note)
+    send(log.asked.payloads[number], note)
 
 
 def _wait(answered: threading.Semaphore, number: int) -> None:

@@ -1,7 +1,8 @@
-"""`python -m benchmarks echo`: a bare gRPC server that answers Encode with a reply of the same size and no model.
+"""`python -m benchmarks echo`: a bare gRPC server that answers with a reply of the same size and no model.
 
-Two fronts (thread pool, grpc.aio), each with or without a hop: the answer is made by one worker thread that takes all
-that waits as a batch and hands the results back, as a batcher does.
+Encode on two fronts (thread pool, grpc.aio), each with or without a hop: the answer is made by one worker thread that
+takes all that waits as a batch and hands the results back, as a batcher does. With a bundle also Recommend and
+BatchRecommend, on the thread pool: the request is decoded, the reply (the catalogue's first ten items) serialised anew.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, Literal, TypeVar
+from pathlib import Path
+from typing import Generic, Literal, Self, TypeVar
 
 import grpc
 import grpc.aio
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.pb.swiftrec.v1 import encoder_pb2_grpc
+from benchmarks.stall import Stall
+from server.api.convert import to_response
+from server.catalogue.catalogue import Catalogue
+from server.models.bundle import find_bundle, load_bundle
+from server.pb.swiftrec.v1 import encoder_pb2_grpc, recommender_pb2_grpc
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest, EncodeResponse
+from server.pipeline.domain import Recommendation, Strategy, Timings
 
 _OPTIONS = (("grpc.so_reuseport", 0),)
 _DIMENSIONS = 128
@@ -31,7 +39,7 @@ W = TypeVar("W")
 
 
 class EchoSettings(BaseSettings):
-    """Answer Encode with zeros, without a model; prints its address when ready and ends on SIGTERM."""
+    """Answer without a model; prints its address when ready and ends on SIGTERM."""
 
     model_config = SettingsConfigDict(
         cli_prog_name="python -m benchmarks echo", cli_kebab_case=True, cli_implicit_flags=True
@@ -41,7 +49,16 @@ class EchoSettings(BaseSettings):
     hop: bool = Field(False, description="make the answers in one worker thread, a batch at a time")
     service_ms: float = Field(0.0, ge=0, description="time that the worker takes for each batch (with --hop)")
     workers: int = Field(256, ge=1, description="threads of the pool (front threads)")
+    bundle: Path | None = Field(None, description="also answer Recommend, with items of this bundle (front threads)")
+    stall_after_s: float = Field(0.0, ge=0, description="seconds from the first call to a stall (front threads)")
+    stall_s: float = Field(0.0, ge=0, description="length of the stall in which nothing is answered; 0: none")
     port: int = Field(0, ge=0, le=65_535, description="0 takes a free one")
+
+    @model_validator(mode="after")
+    def _threads_only(self) -> Self:
+        if self.front == "aio" and (self.bundle or self.stall_s):
+            raise ValueError("--bundle and --stall-s are for --front threads")
+        return self
 
 
 def run(settings: EchoSettings) -> int:
@@ -90,8 +107,10 @@ class _Slot:
 class _ThreadEcho(encoder_pb2_grpc.EncoderServiceServicer):
     def __init__(self, settings: EchoSettings) -> None:
         self._worker: Worker[_Slot] | None = Worker(_release, settings.service_ms / 1e3) if settings.hop else None
+        self._stall = Stall(settings.stall_after_s, settings.stall_s)
 
     def Encode(self, _request: EncodeRequest, _context: grpc.ServicerContext) -> EncodeResponse:
+        self._stall.wait()
         if self._worker is None:
             return reply()
         slot = _Slot()
@@ -132,11 +151,41 @@ def _resolve(batch: list[tuple[asyncio.Future[EncodeResponse], EncodeResponse]])
             future.set_result(answer)
 
 
+class _RecommendEcho(recommender_pb2_grpc.RecommenderServiceServicer):
+    def __init__(self, bundle: Path) -> None:
+        self._reply = recommendation(bundle)
+        self._result = pb.BatchRecommendResult(response=self._reply)
+
+    def Recommend(self, _request: pb.RecommendRequest, _context: grpc.ServicerContext) -> pb.RecommendResponse:
+        return self._reply
+
+    def BatchRecommend(
+        self, request: pb.BatchRecommendRequest, _context: grpc.ServicerContext
+    ) -> pb.BatchRecommendResponse:
+        return pb.BatchRecommendResponse(results=[self._result] * len(request.requests))
+
+    def StreamRecommend(
+        self, request_iterator: Iterator[pb.StreamRecommendRequest], _context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamRecommendResponse]:
+        for _ in request_iterator:
+            yield pb.StreamRecommendResponse(result=self._result)
+
+
+def recommendation(bundle: Path) -> pb.RecommendResponse:
+    """A reply as the real server makes it: the first ten items of the catalogue."""
+    items = [(item, 1.0 - n / 10) for n, item in enumerate(Catalogue.load(find_bundle(bundle)).items[:10])]
+    timings = Timings(0.1, 1.0, 1.0, 0.1, 2.5)
+    facts = load_bundle(bundle).manifest
+    return to_response(Recommendation(items, [], Strategy.MODEL, 10, timings), facts.name, facts.version)
+
+
 def _serve_threads(settings: EchoSettings) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server = grpc.server(ThreadPoolExecutor(settings.workers), options=_OPTIONS)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(_ThreadEcho(settings), server)
+    if settings.bundle:
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(_RecommendEcho(settings.bundle), server)
     port = server.add_insecure_port(f"127.0.0.1:{settings.port}")
     server.start()
     _say_ready(port)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.load import measure
-from benchmarks.process import serving
+from benchmarks.measure import NO_LIMIT, load
+from benchmarks.process import Served, serving
 
 _FIGURES = ("server_us", "client_us", "throughput", "p50_ms", "p99_ms")
 
@@ -39,7 +40,7 @@ class Variant:
 
 def run(settings: FrontsSettings) -> int:
     """Measure, interleaved over the repeats, and write the table."""
-    found: dict[tuple[str, int], list[Mapping[str, float]]] = {}
+    found: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for _ in range(settings.repeats):
         for variant in _variants(settings.service_ms):
             for in_flight, figures in _measure(variant, settings):
@@ -60,16 +61,17 @@ def _variants(service_ms: float) -> list[Variant]:
     ]
 
 
-def _measure(variant: Variant, settings: FrontsSettings) -> Iterator[tuple[int, Mapping[str, float]]]:
+def _measure(variant: Variant, settings: FrontsSettings) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with serving(variant.flags) as served:
         for in_flight in settings.in_flight:
-            yield (
-                in_flight,
-                measure(served, bundle=settings.bundle, in_flight=in_flight, seconds=settings.seconds),
-            )
+            yield in_flight, _load(served, settings, in_flight)
 
 
-def _table(found: Mapping[tuple[str, int], Sequence[Mapping[str, float]]]) -> str:
+def _load(served: Served, settings: FrontsSettings, in_flight: int) -> Mapping[str, Any]:
+    return load(served, max_busy=NO_LIMIT, bundle=settings.bundle, in_flight=in_flight, seconds=settings.seconds)
+
+
+def _table(found: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]) -> str:
     rows = [
         [name, str(in_flight), *(report.spread([figures[column] for figures in rounds]) for column in _FIGURES)]
         for (name, in_flight), rounds in sorted(found.items(), key=lambda entry: entry[0][1])
@@ -77,5 +79,5 @@ def _table(found: Mapping[tuple[str, int], Sequence[Mapping[str, float]]]) -> st
     return report.table(["front", "in flight", *_FIGURES], rows)
 
 
-def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: float(np.median([r[name] for r in rounds])) for name in _FIGURES}

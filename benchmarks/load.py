@@ -1,144 +1,135 @@
-"""`python -m benchmarks load`: requests with many in flight, from a process of its own.
+"""`python -m benchmarks load`: requests with many in flight, from processes of their own.
 
-Closed loop: each answer is followed by the next request, N in flight. Open loop: Poisson arrivals at a rate, sent
-whether or not answers come, latency counted from the intended time.
+Closed loop: each answer is followed by the next request, N in flight. Open loop: Poisson or constant arrivals at a
+rate, sent whether or not answers come, latency counted from the intended time. A run whose client was the bottleneck
+fails.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
+import gc
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks.client import ClosedLoop, Send, arrivals, connected, open_loop
-from benchmarks.machine import cpu_seconds, pinned
-from benchmarks.process import LOAD_CORE, Served
-from benchmarks.summary import Rows, summarise
-from benchmarks.workload import PATHS, Method, requests
+from benchmarks import fleet, replies, report
+from benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
+from benchmarks.hdr import write_log
+from benchmarks.machine import Meter
+from benchmarks.recording import Recording
+from benchmarks.summary import Rows
+from benchmarks.window import Window, figures
+from benchmarks.workload import PATHS, Asked, Name, make
+
+_REPLY_EVERY = 8  # of one-entry requests; of lists every reply is looked at
+_LEAD_S = 0.05
 
 
 class LoadSettings(BaseSettings):
     """Send requests with many in flight; the last line is the summary as JSON."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks load", cli_kebab_case=True)
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks load", cli_kebab_case=True, cli_implicit_flags=True
+    )
 
     target: str = Field(description="HOST:PORT of the server")
-    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose item texts are used")
-    method: Method = Field("encode", description="Encode of one text, or Recommend")
-    loop: Literal["closed", "open"] = Field("closed", description="N in flight, or Poisson arrivals at a rate")
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose words and item ids are sent")
+    workload: Name = Field("words", description="what is sent: see benchmarks/workload.py")
+    recording: Path | None = Field(None, description="replay this recording instead (open loop, its own arrivals)")
+    speed: float = Field(1.0, gt=0, le=1_000, description="of a replay: 2 sends twice as fast")
+    loop: Literal["closed", "open"] = Field("closed", description="N in flight, or arrivals at a rate")
     in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight (closed loop)")
     rate: float = Field(100.0, gt=0, le=100_000, description="requests per second (open loop)")
+    pattern: Pattern = Field("poisson", description="arrivals of the open loop")
     warmup_s: float = Field(1.0, ge=0, description="seconds before the window that is measured")
     seconds: float = Field(5.0, gt=0, description="length of that window")
-    requests: int = Field(50_000, ge=1, description="texts at hand in a closed loop; none is sent twice")
+    requests: int = Field(50_000, ge=1, description="requests at hand in a closed loop; none is sent twice")
+    cycle: bool = Field(False, description="send them again and again (closed loop)")
     slo_ms: float = Field(100.0, gt=0, description="an answer within it counts as goodput")
-    seed: int = Field(7, description="of texts and arrivals")
+    seed: int = Field(7, description="of requests and arrivals")
+    processes: int = Field(1, ge=1, le=64, description="clients that share in flight, rate or recording")
+    part: int = Field(0, ge=0, description="number of this client (set by the one that starts several)")
+    parts: int = Field(1, ge=1, description="how many clients there are (likewise)")
+    window: Path | None = Field(None, description="write all that this client measured to this .npz file (likewise)")
     watch: int | None = Field(None, description="process id whose CPU time in the window is measured")
     rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
+    hdr: Path | None = Field(None, description="write latencies (microseconds) as a HdrHistogram log")
+    max_busy: float = Field(0.9, gt=0, description="share of its core beyond which the client is the bottleneck")
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """What was measured: rows, length in seconds, CPU seconds of server and client in it.
+class Plan:
+    """What one client sends: requests, when each is due (None: N in flight), warm-up and window in seconds."""
 
-    `asked_bytes` is the mean size of a request of the whole workload.
-    """
-
-    rows: Rows
+    asked: Asked
+    due: NDArray[np.float64] | None
+    warmup_s: float
     seconds: float
-    server_cpu: float | None
-    client_cpu: float
-    asked_bytes: float
 
 
 def run(settings: LoadSettings) -> int:
-    """Measure and write the summary."""
-    with connected(settings.target, PATHS[settings.method]) as send:
-        window = (_closed if settings.loop == "closed" else _open)(send, settings)
+    """Measure and write the summary; 1 if the client was the bottleneck."""
+    window = fleet.run(settings) if settings.processes > 1 else _alone(settings)
+    if settings.window:
+        window.save(settings.window)
+        return 0
     if settings.rows:
-        window.rows.save(settings.rows)
-    sys.stdout.write(json.dumps(figures(window, settings.slo_ms)) + "\n")
-    return 0
+        window.measured().save(settings.rows)
+    if settings.hdr:
+        write_log(window.measured(), settings.hdr, settings.workload)
+    found = figures(window, settings.slo_ms, settings.max_busy)
+    sys.stdout.write(report.as_json(found) + "\n")
+    if found["bottleneck"]:
+        sys.stderr.write(f"benchmarks load: {found['bottleneck']}\n")
+    return 1 if found["bottleneck"] else 0
 
 
-def figures(window: Window, slo_ms: float) -> dict[str, float | None]:
-    """The summary, and the CPU that server and client took for each answer in microseconds.
-
-    `mix` is the mean size of the answered requests over that of the workload: below 1 the window saw short texts
-    more often than they were sent, because the server prefers them and the long ones still wait.
-    """
-    summary = summarise(window.rows, window.seconds, slo_ms)
-    answers = max(1, summary.requests)
-    server = None if window.server_cpu is None else 1e6 * window.server_cpu / answers
-    costs = {"server_us": server, "client_us": 1e6 * window.client_cpu / answers}
-    return {**summary.as_dict(), **costs, "mix": summary.mean_bytes / window.asked_bytes}
-
-
-def measure(served: Served, **flags: Any) -> dict[str, float]:  # noqa: ANN401 (flags of several types)
-    """Run the load generator on its own core against a server and give its figures.
-
-    Args:
-        served: the server; its CPU time is measured.
-        flags: fields of `LoadSettings`.
-
-    Raises:
-        RuntimeError: the generator failed, or requests did.
-    """
-    values = {"target": served.address, "watch": served.pid, **flags}
-    command = [sys.executable, "-m", "benchmarks", "load"]
-    for name, value in values.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    with pinned(LOAD_CORE):
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if ended.returncode:
-        raise RuntimeError(f"the load generator failed: {ended.stderr.strip()}")
-    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-    if found["failed"]:
-        raise RuntimeError(f"{found['failed']:.0f} of {found['requests']:.0f} requests failed")
-    return found
+def plan(settings: LoadSettings) -> Plan:
+    """What client number `part` of `parts` sends."""
+    part, parts = settings.part, settings.parts
+    if settings.recording:
+        recording = Recording.load(settings.recording)
+        due = recording.times / settings.speed
+        whole = recording.asked(settings.bundle, settings.seed)
+        return Plan(whole.share(part, parts), due[part::parts], 0.0, float(due[-1]) + 1e-3)
+    if settings.loop == "closed":
+        number = -(-settings.requests // parts)
+        asked = make(settings.workload, settings.bundle, number, settings.seed + 1_000_003 * part)
+        return Plan(asked, None, settings.warmup_s, settings.seconds)
+    span = settings.warmup_s + settings.seconds
+    due = arrivals(settings.rate, span, settings.seed, settings.pattern)
+    asked = make(settings.workload, settings.bundle, max(1, len(due)), settings.seed)
+    return Plan(asked.share(part, parts), due[part::parts], settings.warmup_s, settings.seconds)
 
 
-def _closed(send: Send, settings: LoadSettings) -> Window:
-    asked = requests(settings.bundle, settings.method, settings.requests, settings.seed)
-    loop = ClosedLoop(send, asked, settings.in_flight)
+def _alone(settings: LoadSettings) -> Window:
+    found = plan(settings)
+    with connected(settings.target, PATHS[found.asked.method]) as send:
+        gc.freeze()
+        gc.disable()  # a collection would be latency
+        start = fleet.start_time() if settings.parts > 1 else time.monotonic() + _LEAD_S
+        ends = start + found.warmup_s, start + found.warmup_s + found.seconds
+        meter = Meter(ends, settings.watch)
+        log = Log(found.asked, 1 if found.asked.entries[0] > 1 else _REPLY_EVERY)
+        rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
+    first, last = meter.readings()
+    sample = replies.read(found.asked.method, log.replies)
+    return Window(rows, first, last, sample, float(found.asked.tokens.mean()), is_open=found.due is not None)
+
+
+def _closed(send: Send, log: Log, settings: LoadSettings, meter: Meter) -> Rows:
+    loop = ClosedLoop(send, log, max(1, settings.in_flight // settings.parts), cycle=settings.cycle)
     loop.start()
-    time.sleep(settings.warmup_s)
-    start, server, client = time.monotonic(), _cpu(settings.watch), time.process_time()
-    time.sleep(settings.seconds)
-    end, server_end, client_end = time.monotonic(), _cpu(settings.watch), time.process_time()
+    meter.readings()
     loop.stop()
-    rows = loop.rows().within(start, end)
+    rows = loop.rows()
     if loop.ran_out:
-        raise RuntimeError(f"{settings.requests} texts were used up before the window ended: give more --requests")
-    return Window(rows, end - start, _difference(server, server_end), client_end - client, _mean_size(asked))
-
-
-def _open(send: Send, settings: LoadSettings) -> Window:
-    due = arrivals(settings.rate, settings.warmup_s + settings.seconds, settings.seed)
-    asked = requests(settings.bundle, settings.method, len(due), settings.seed)
-    first = int((due < settings.warmup_s).sum())
-    open_loop(send, asked[:first], due[:first])
-    server, client = _cpu(settings.watch), time.process_time()
-    rows = open_loop(send, asked[first:], due[first:] - settings.warmup_s)
-    spent = _difference(server, _cpu(settings.watch))
-    return Window(rows, settings.seconds, spent, time.process_time() - client, _mean_size(asked))
-
-
-def _mean_size(asked: Sequence[bytes]) -> float:
-    return sum(map(len, asked)) / max(1, len(asked))
-
-
-def _cpu(pid: int | None) -> float | None:
-    return None if pid is None else cpu_seconds(pid)
-
-
-def _difference(start: float | None, end: float | None) -> float | None:
-    return None if start is None or end is None else end - start
+        raise RuntimeError(f"{settings.requests} requests were used up before the window ended: give more --requests")
+    return rows

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,18 +25,64 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | _SCHEDULER_CLOCK)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """CPU seconds of the server (None: not watched) and of this process so far, read at a moment.
+
+    `planned` is when it was to be read, `moment` when it was (monotonic clock).
+    """
+
+    planned: float
+    moment: float
+    server: float | None
+    own: float
+
+
+class Meter:
+    """Takes a reading at each of some moments, by a thread of its own.
+
+    Args:
+        moments: on the monotonic clock, ascending.
+        watch: process id of the server.
+    """
+
+    def __init__(self, moments: Sequence[float], watch: int | None) -> None:
+        self._moments, self._watch = moments, watch
+        self._readings: list[Reading] = []
+        self._thread = threading.Thread(target=self._read, name="meter", daemon=True)
+        self._thread.start()
+
+    def readings(self) -> list[Reading]:
+        """All of them, once the last moment has passed."""
+        self._thread.join()
+        return self._readings
+
+    def _read(self) -> None:
+        for moment in self._moments:
+            time.sleep(max(0.0, moment - time.monotonic()))  # it measures at times, it does not wait for something
+            self._readings.append(Reading(moment, time.monotonic(), self._server(), time.process_time()))
+
+    def _server(self) -> float | None:
+        try:
+            return None if self._watch is None else cpu_seconds(self._watch)
+        except OSError:
+            return None  # it has ended
+
+
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Run this thread, and what it starts meanwhile, on one core.
+def pinned(cores: int | Collection[int]) -> Iterator[None]:
+    """Run this thread, and what it starts meanwhile, on one core or several.
 
     Raises:
         RuntimeError: there is no such core for us.
     """
     before = os.sched_getaffinity(0)
+    wanted = {cores} if isinstance(cores, int) else set(cores)
     try:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, wanted)
     except OSError:
-        raise RuntimeError(f"core {core} may not be used here: server and load need one each") from None
+        names = ", ".join(map(str, sorted(wanted)))
+        raise RuntimeError(f"core {names} may not be used here: server and load need one each") from None
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -9,20 +10,49 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.machine import pinned
 
-SERVER_CORE, LOAD_CORE = 0, 1
-_READY = re.compile(r" on (\S+:\d+)")
+SERVER_CORE = 0
+_READY = re.compile(r" on (\S+:\d+)(?:, metrics on (\S+:\d+))?")
 _STOP_S = 30
+
+
+def load_cores() -> set[int]:
+    """Where the load generator runs: every core but the server's.
+
+    Raises:
+        RuntimeError: there is no other.
+    """
+    cores = os.sched_getaffinity(0) - {SERVER_CORE}
+    if not cores:
+        raise RuntimeError("only one core may be used here: server and load need one each")
+    return cores
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: where it listens and what to measure."""
+    """A running server: where it listens, what to measure (None: not a process of ours), where its metrics are."""
 
     address: str
-    pid: int
+    pid: int | None
+    metrics: str | None = None
+
+    def check(self) -> None:
+        """It is still there.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        if self.pid is None:
+            return
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            state = "Z"
+        if state == "Z":
+            raise RuntimeError(f"the server at {self.address} (process {self.pid}) ended while it was measured")
 
 
 @contextmanager
@@ -37,20 +67,23 @@ def serving(arguments: Sequence[str], core: int | None = SERVER_CORE) -> Iterato
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     with process:
         try:
-            yield Served(_address(process, command), process.pid)
+            address, metrics = _addresses(process, command)
+            yield Served(address, process.pid, metrics)
         finally:
             _end(process)
 
 
-def _address(process: subprocess.Popen[str], command: Sequence[str]) -> str:
+def _addresses(process: subprocess.Popen[str], command: Sequence[str]) -> tuple[str, str | None]:
     line = process.stdout.readline() if process.stdout else ""
     found = _READY.search(line)
     if not found:
         raise RuntimeError(f"{' '.join(command)} did not start: {line.strip() or 'it said nothing; run it by hand'}")
-    return found[1]
+    return found[1], found[2]
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is not None:
+        return
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(_STOP_S)

@@ -14,18 +14,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.load import measure
+from benchmarks.measure import NO_LIMIT, load
 from benchmarks.process import serving
+from benchmarks.workload import KINDS, Name
 
 _STUB_TARGET = 1.5
 _SERVER_FIGURES = ("server_us", "throughput", "mix", "p50_ms", "p99_ms")
-_TEXTS = 100_000  # more than the echo server answers in a measurement
+_ECHO_REQUESTS = 2_000  # sent again and again: it has no cache
 
 
 class RatioSettings(BaseSettings):
@@ -40,7 +41,9 @@ class RatioSettings(BaseSettings):
     in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight, for echo and server")
     seconds: float = Field(10.0, gt=0, description="length of one measurement")
     warmup_s: float = Field(5.0, ge=0, description="load before each")
-    texts: int = Field(1_000, ge=1, description="texts of the floor")
+    workload: Name = Field("words", description="what is sent: see benchmarks/workload.py")
+    texts: int = Field(1_000, ge=1, description="requests of the floor")
+    requests: int = Field(50_000, ge=32, description="recommendations or texts at hand for the server in a round")
     seed: int = Field(7, description="of the first round's texts; the next round takes the next")
     echo_front: Literal["threads", "aio"] = Field("threads", description="front of the echo server")
     server_flags: str = Field("", description='more flags of the server, as one word: --server-flags="--sessions 2"')
@@ -98,7 +101,7 @@ def run(settings: RatioSettings) -> int:
 
 def _round(settings: RatioSettings, seed: int) -> Round:
     floor_us = _floor(settings, seed)
-    echo = _load(settings, seed, ["-m", "benchmarks", "echo", "--front", settings.echo_front])
+    echo = _load(settings, seed, ["-m", "benchmarks", "echo", *_echo(settings)], cycle=True)
     server = _load(settings, seed, _server(settings))
     return Round(floor_us, echo["server_us"], **{name: server[name] for name in _SERVER_FIGURES})
 
@@ -106,8 +109,14 @@ def _round(settings: RatioSettings, seed: int) -> Round:
 def _floor(settings: RatioSettings, seed: int) -> float:
     """CPU time per text offline in microseconds, from a process of its own; with a stub that of tokenising alone."""
     command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(settings.bundle)]
-    command += ["--texts", str(settings.texts), "--seed", str(seed), *_variant(settings)]
-    command += ["--batch", "16"] if settings.stub else []
+    command += [
+        "--texts",
+        str(max(1, settings.texts // KINDS[settings.workload].entries)),
+        "--seed",
+        str(seed),
+        *_variant(settings),
+    ]
+    command += ["--workload", settings.workload, *(["--batch", "16"] if settings.stub else [])]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode:
         raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")
@@ -126,15 +135,25 @@ def _server(settings: RatioSettings) -> list[str]:
     return ["-m", *which, *flags, *shlex.split(settings.server_flags)]
 
 
-def _load(settings: RatioSettings, seed: int, server: Sequence[str]) -> dict[str, float]:
+def _echo(settings: RatioSettings) -> list[str]:
+    if KINDS[settings.workload].method == "encode":
+        return ["--front", settings.echo_front]
+    return ["--bundle", str(settings.bundle)]
+
+
+def _load(settings: RatioSettings, seed: int, server: Sequence[str], *, cycle: bool = False) -> dict[str, Any]:
+    kind = KINDS[settings.workload]
     with serving(server) as served:
-        return measure(
+        return load(
             served,
+            max_busy=NO_LIMIT if cycle else None,
+            cycle=cycle,
+            workload=settings.workload,
             bundle=settings.bundle,
-            in_flight=settings.in_flight,
+            in_flight=max(1, settings.in_flight // kind.entries),
             seconds=settings.seconds,
             warmup_s=settings.warmup_s,
-            requests=_TEXTS,
+            requests=_ECHO_REQUESTS if cycle else settings.requests // kind.entries,
             seed=seed,
         )
 

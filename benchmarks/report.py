@@ -32,9 +32,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def as_json(value: Any) -> str:  # noqa: ANN401 (whatever JSON holds)
+    """One line of JSON; a figure that is not there (NaN) is null."""
+    return json.dumps(_finite(value))
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def write(text: str, figures: Mapping[str, Any]) -> None:
     """Write a text, the machine, and everything as JSON on the last line."""
     machine = fingerprint()
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
-    sys.stdout.write(f"{text}\nmachine: {facts}\n{json.dumps({'machine': machine, **figures})}\n")
+    sys.stdout.write(f"{text}\nmachine: {facts}\n{as_json({'machine': machine, **figures})}\n")
     sys.stdout.flush()

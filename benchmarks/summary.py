@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,49 +10,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 OK = 0
-_COLUMNS = ("intended", "sent", "done", "code", "size")
+COLUMNS = ("intended", "sent", "done", "code", "tokens", "entries")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
+LATE_MS = 1.0  # a send later than this is counted as late
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One row a request; times in seconds on one monotonic clock, `code` the number of a gRPC status, `size` in bytes.
+    """One row a request; times in seconds on one monotonic clock, `code` the number of a gRPC status.
 
-    `intended` is when an open loop wanted to send; in a closed loop it equals `sent`. `size` is that of the request.
+    `intended` is when an open loop wanted to send; in a closed loop it equals `sent`. `tokens` are those of the
+    request's texts, `entries` the recommendations (or texts) in it.
     """
 
     intended: NDArray[np.float64]
     sent: NDArray[np.float64]
     done: NDArray[np.float64]
     code: NDArray[np.int32]
-    size: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    entries: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.code)
 
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """By name."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
     def save(self, path: Path) -> None:
         """Write an .npz file."""
-        np.savez(path, **{name: getattr(self, name) for name in _COLUMNS})
+        np.savez(path, **self.columns())  # type: ignore[arg-type] # the stub has allow_pickle among the arrays
 
     @classmethod
     def load(cls, path: Path) -> Rows:
         """Read what `save` wrote."""
-        with np.load(path) as file:
-            return cls(**{name: file[name] for name in _COLUMNS})
+        with np.load(path, allow_pickle=False) as file:
+            return cls(**{name: file[name] for name in COLUMNS})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of several clients as one run's."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS))
 
     def within(self, start: float, end: float, *, by: str = "done") -> Rows:
         """The rows whose time `by` lies in [start, end)."""
         moments = getattr(self, by)
         keep = (moments >= start) & (moments < end)
-        return Rows(*(getattr(self, name)[keep] for name in _COLUMNS))
+        return Rows(*(getattr(self, name)[keep] for name in COLUMNS))
+
+    def latency_ms(self) -> NDArray[np.float64]:
+        """Of good answers, from the intended send."""
+        latency: NDArray[np.float64] = 1e3 * (self.done - self.intended)[self.code == OK]
+        return latency
+
+    def codes(self) -> dict[str, int]:
+        """How many requests ended with which status code."""
+        values, counts = np.unique(self.code, return_counts=True)
+        return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A window of rows in figures.
 
-    Throughput counts good answers per second, goodput those within the SLO. Latencies are of good answers, from the
-    intended send time, in milliseconds; NaN if there are none.
+    Throughput counts good answers per second (each entry of a list is one), goodput those within the SLO. Latencies are
+    of good answers, from the intended send time, in milliseconds; NaN if there are none. `late` is the number of sends
+    more than 1 ms after their time, `late_ms` the p99 and `late_p50_ms` the median of by how much.
     """
 
     requests: int
@@ -63,8 +87,10 @@ class Summary:
     p95_ms: float
     p99_ms: float
     p999_ms: float
+    late: int
     late_ms: float
-    mean_bytes: float
+    late_p50_ms: float
+    mean_tokens: float
 
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
@@ -72,18 +98,20 @@ class Summary:
 
 
 def summarise(rows: Rows, seconds: float, slo_ms: float) -> Summary:
-    """Figures of the rows of a window of `seconds`; `late_ms` is the p99 by which the sender was late."""
+    """Figures of the rows of a window of `seconds`."""
     good = rows.code == OK
-    latency_ms = 1e3 * (rows.done - rows.intended)[good]
+    latency_ms = rows.latency_ms()
     late_ms = 1e3 * (rows.sent - rows.intended)
     return Summary(
         requests=len(rows),
         failed=int(len(rows) - good.sum()),
         seconds=seconds,
-        throughput=float(good.sum() / seconds),
-        goodput=float((latency_ms <= slo_ms).sum() / seconds),
-        late_ms=_percentile(late_ms, PERCENTILES["p99_ms"]),
-        mean_bytes=float(rows.size.mean()) if len(rows) else float("nan"),
+        throughput=float(rows.entries[good].sum() / seconds),
+        goodput=float(rows.entries[good][latency_ms <= slo_ms].sum() / seconds),
+        late=int((late_ms > LATE_MS).sum()),
+        late_ms=_percentile(late_ms, 99.0),
+        late_p50_ms=_percentile(late_ms, 50.0),
+        mean_tokens=float(rows.tokens.mean()) if len(rows) else float("nan"),
         **{name: _percentile(latency_ms, share) for name, share in PERCENTILES.items()},
     )
 

@@ -1,96 +1,159 @@
-"""What is asked: seeded texts of mixed length from the bundle's own items, no two alike."""
+"""What is asked: six seeded workloads, versioned. A change of what one sends raises its version.
+
+| name | version | one request |
+|---|---|---|
+| words | 2 | Encode of one text of 3 to 60 words, each length as often |
+| short | 1 | Recommend: a query of 3 to 10 words behind 0 to 20 item ids |
+| mixed | 1 | Recommend: a query of log-normal length (median 16 tokens, sigma .8, 4 to 128) behind 0 to 20 item ids |
+| history | 1 | Recommend: 1 to 50 item ids, no text |
+| hot | 1 | as mixed, the queries drawn by Zipf's law (exponent 1.0) from 10,000 texts: what a cache is good for |
+| list | 1 | BatchRecommend of 32 requests of mixed |
+
+Top-10 each, no filter. Words and ids are the bundle's. Two seeds give different requests of the same kind; of *hot* the
+10,000 texts are the same for every seed.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from server.models.bundle import find_bundle
+from benchmarks.texts import Items, TokenTexts, log_normal_lengths, mixed_texts
+from server.models.bundle import MANIFEST, Manifest
 from server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
+from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 
-Method = Literal["encode", "recommend"]
+Method = Literal["encode", "recommend", "batch"]
+Name = Literal["words", "short", "mixed", "history", "hot", "list"]
 PATHS: dict[Method, str] = {
     "encode": "/swiftrec.v1.EncoderService/Encode",
     "recommend": "/swiftrec.v1.RecommenderService/Recommend",
+    "batch": "/swiftrec.v1.RecommenderService/BatchRecommend",
 }
-FEWEST_WORDS, MOST_WORDS = 3, 60
-_HISTORY = 20
-_TRIES = 1_000
+LIST_ENTRIES = 32
+_SHORT_WORDS = (3, 10)
+_MEDIAN_TOKENS, _SIGMA = 16.0, 0.8
+_FEW_IDS, _MANY_IDS = 20, 50
+_HOT_TEXTS, _HOT_SEED, _ZIPF = 10_000, 7, 1.0
 
 
-def item_texts(bundle: Path) -> list[str]:
-    """The texts of the catalogue of the bundle at `bundle` (or the highest version below it)."""
-    return [row["text"] for row in _items(bundle)]
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a workload is: version of its definition, method, recommendations (or texts) in one request."""
+
+    version: int
+    method: Method
+    entries: int = 1
 
 
-def texts(bundle: Path, number: int, seed: int) -> list[str]:
-    """`number` different texts of 3 to 60 words, each length as often.
+KINDS: dict[Name, Kind] = {
+    "words": Kind(2, "encode"),
+    "short": Kind(1, "recommend"),
+    "mixed": Kind(1, "recommend"),
+    "history": Kind(1, "recommend"),
+    "hot": Kind(1, "recommend"),
+    "list": Kind(1, "batch", LIST_ENTRIES),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Serialised requests and what each weighs: tokens of its texts (*words*: words), recommendations in it."""
+
+    method: Method
+    payloads: list[bytes]
+    tokens: NDArray[np.int32]
+    entries: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def share(self, part: int, parts: int) -> Asked:
+        """Every `parts`-th request, from number `part` on."""
+        keep = slice(part, None, parts)
+        return Asked(self.method, self.payloads[keep], self.tokens[keep], self.entries[keep])
+
+
+def make(name: Name, bundle: Path, number: int, seed: int) -> Asked:
+    """`number` requests of a workload from the bundle at `bundle`.
 
     Raises:
-        ValueError: the catalogue does not have so many.
+        BundleError: there is no bundle.
+        ValueError: the catalogue is too small.
     """
-    return mixed_texts(item_texts(bundle), number, seed)
+    items = Items(bundle)
+    if name == "words":
+        return _words(items, number, seed)
+    messages, tokens = _Recommends(items).make(name, number * KINDS[name].entries, seed)
+    if name != "list":
+        return _asked("recommend", messages, tokens, 1)
+    lists = [
+        recommender_pb2.BatchRecommendRequest(requests=messages[n : n + LIST_ENTRIES])
+        for n in range(0, len(messages), LIST_ENTRIES)
+    ]
+    return _asked("batch", lists, [sum(tokens[n : n + LIST_ENTRIES]) for n in range(0, len(tokens), LIST_ENTRIES)], 32)
 
 
-def mixed_texts(sources: Sequence[str], number: int, seed: int) -> list[str]:
-    """Join sources in random order, and cut from a random word on.
-
-    Each 58 texts have every length once, in random order, so that two windows of a run do the same work. A longer
-    workload of the same seed begins with the shorter one.
-
-    Raises:
-        ValueError: the sources do not give so many different texts.
-    """
-    words = [text.split() for text in sources if text.split()]
-    random = np.random.default_rng(seed)
-    made: dict[str, None] = {}
-    while len(made) < number:
-        for length in random.permutation(np.arange(FEWEST_WORDS, MOST_WORDS + 1))[: number - len(made)]:
-            made[_fresh(words, int(length), random, made)] = None
-    return list(made)
+def _asked(
+    method: Method,
+    messages: Sequence[RecommendRequest | recommender_pb2.BatchRecommendRequest | encoder_pb2.EncodeRequest],
+    tokens: Sequence[int],
+    entries: int,
+) -> Asked:
+    payloads = [message.SerializeToString() for message in messages]
+    return Asked(method, payloads, np.array(tokens, np.int32), np.full(len(payloads), entries, np.int32))
 
 
-def requests(bundle: Path, method: Method, number: int, seed: int) -> list[bytes]:
-    """Serialised requests, one text each; a Recommend also brings a history of up to 20 item ids."""
-    queries = texts(bundle, number, seed)
-    if method == "encode":
-        return [encoder_pb2.EncodeRequest(texts=[text]).SerializeToString() for text in queries]
-    make = _recommend([str(row["id"]) for row in _items(bundle)], seed)
-    return [make(text) for text in queries]
+def _words(items: Items, number: int, seed: int) -> Asked:
+    texts = mixed_texts(items.texts, number, seed)
+    messages = [encoder_pb2.EncodeRequest(texts=[text]) for text in texts]
+    return _asked("encode", messages, [len(text.split()) for text in texts], 1)
 
 
-def _recommend(ids: Sequence[str], seed: int) -> Callable[[str], bytes]:
-    random = np.random.default_rng(seed + 1)
+class _Recommends:
+    """Makes Recommend requests of the words and ids of a catalogue."""
 
-    def make(query: str) -> bytes:
-        chosen = random.integers(len(ids), size=random.integers(_HISTORY + 1))
-        history = [recommender_pb2.Event(item_id=ids[n]) for n in chosen]
-        return recommender_pb2.RecommendRequest(history=history, query=query).SerializeToString()
+    def __init__(self, items: Items) -> None:
+        self._ids = items.ids
+        self._texts = TokenTexts(items)
+        self._most = Manifest.model_validate_json((items.folder / MANIFEST).read_bytes()).max_tokens
 
-    return make
+    def make(self, name: Name, number: int, seed: int) -> tuple[list[RecommendRequest], list[int]]:
+        """Requests and the tokens of their queries."""
+        random = np.random.default_rng(seed)
+        if name == "history":
+            lengths = random.integers(1, _MANY_IDS + 1, size=number)
+            return [RecommendRequest(history=self._events(int(n), random)) for n in lengths], [0] * number
+        queries = self._queries(name, number, random)
+        messages = [
+            RecommendRequest(history=self._events(int(n), random), query=query)
+            for (query, _), n in zip(queries, random.integers(_FEW_IDS + 1, size=number), strict=True)
+        ]
+        return messages, [tokens for _, tokens in queries]
+
+    def _queries(self, name: Name, number: int, random: np.random.Generator) -> list[tuple[str, int]]:
+        if name == "short":
+            lengths = random.integers(_SHORT_WORDS[0], _SHORT_WORDS[1] + 1, size=number)
+            return [self._texts.of_words(int(length), random) for length in lengths]
+        if name == "hot":
+            pool = self._mixed(_HOT_TEXTS, np.random.default_rng(_HOT_SEED))
+            return [pool[n] for n in zipf(_HOT_TEXTS, _ZIPF, number, random)]
+        return self._mixed(number, random)
+
+    def _mixed(self, number: int, random: np.random.Generator) -> list[tuple[str, int]]:
+        lengths = log_normal_lengths(number, _MEDIAN_TOKENS, _SIGMA, self._most, random)
+        return [(self._texts.draw(int(length), random), int(length)) for length in lengths]
+
+    def _events(self, number: int, random: np.random.Generator) -> list[recommender_pb2.Event]:
+        return [recommender_pb2.Event(item_id=self._ids[n]) for n in random.integers(len(self._ids), size=number)]
 
 
-def _fresh(words: Sequence[Sequence[str]], length: int, random: np.random.Generator, made: Container[str]) -> str:
-    """A text of `length` words that was not made before."""
-    for _ in range(_TRIES):
-        text = _text(words, length, random)
-        if text not in made:
-            return text
-    raise ValueError(f"the items do not give enough different texts of {length} words")
-
-
-def _text(words: Sequence[Sequence[str]], length: int, random: np.random.Generator) -> str:
-    first = words[int(random.integers(len(words)))]
-    text = list(first[int(random.integers(len(first))) :])
-    while len(text) < length:
-        text += words[int(random.integers(len(words)))]
-    return " ".join(text[:length])
-
-
-def _items(bundle: Path) -> list[dict[str, str]]:
-    with (find_bundle(bundle) / "items.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+def zipf(size: int, exponent: float, number: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """`number` draws from 0..`size` - 1, the n-th as often as (n + 1) ** -exponent."""
+    weights = np.arange(1, size + 1, dtype=np.float64) ** -exponent
+    return random.choice(size, size=number, p=weights / weights.sum())

@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one of them; `report` prints what they found."""
+"""`python -m export`: run the stages that are not fresh, or one of them; `report`; `doctor DATA`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 
 from export.config import ExportSettings
+from export.data import doctor
 from export.errors import ExportError
 from export.package.ladder import report
 from export.stage import Job, run_all, run_one
@@ -19,6 +20,8 @@ def main() -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
     logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     try:
+        if sys.argv[1:2] == ["doctor"]:
+            return doctor.main(sys.argv[2:])
         settings = read_settings(ExportSettings)
         job = Job(settings)
         if settings.stage is None:

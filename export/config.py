@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from export.gates import QUALITY
+from export.train.options import TrainingSettings
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
 
@@ -24,6 +26,7 @@ class Preset:
     dimensions: int = 128
     max_history: int = 64
     max_tokens: int = 128
+    training: Mapping[str, object] = field(default_factory=dict)  # fields of TrainingSettings that are not its defaults
 
 
 PRESETS: dict[str, Preset] = {
@@ -33,7 +36,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-class ExportSettings(BaseSettings):
+class ExportSettings(TrainingSettings):
     """Fine-tune, distil, export to ONNX, quantise, verify and package a BERT text recommender.
 
     Without STAGE every stage runs that is not fresh. With STAGE only that one runs; the stages before it must be there.
@@ -66,6 +69,14 @@ class ExportSettings(BaseSettings):
         None,
         description="BERT checkpoint: a local folder or a hub id; packaged all-MiniLM-L6-v2 if not given",
     )
+    adopt: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="take a checkpoint that is a recommender already as it is: a classifier always, a bi-encoder where "
+        "there are no interactions (auto), both (always), or fine-tune its encoder (never)",
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="rows of --data that are wrong: stop and list them, or skip: leave them out and count them"
+    )
     name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
         "", description="name of the bundle and of its folder under artifacts; data and preset if not given"
     )
@@ -82,6 +93,13 @@ class ExportSettings(BaseSettings):
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:
             self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}"
+        return self
+
+    @model_validator(mode="after")
+    def _training_of_preset(self) -> Self:
+        for name, value in self.plan.training.items():
+            if name not in self.model_fields_set:
+                setattr(self, name, value)
         return self
 
     @property

@@ -35,6 +35,7 @@ from rich.progress import (
 
 from export.config import ExportSettings
 from export.errors import ExportError
+from export.train.options import TRAINING
 
 _RECORD = "stage.json"
 
@@ -50,11 +51,11 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", "export.data.collect", ("data", "checkpoint", "seed")),
+    Stage("data", "export.data.collect", ("data", "checkpoint", "adopt", "on_error", "seed", "max_tokens")),
     Stage(
         "finetune",
         "export.train.finetune",
-        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol"),
+        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", *TRAINING),
         ("data",),
     ),
     Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),

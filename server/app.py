@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.api.calls import Calls
 from server.api.convert import InputLimits
+from server.api.deadlines import Deadlines
+from server.api.desk import Desk, can_desk
 from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
 from server.api.inference.servicer import InferenceServicer
@@ -86,6 +89,14 @@ class App:
         )
         self.doors = Doors(settings.max_calls, self._drain_s)
         self._max_streams = max(1, settings.max_calls // 4)  # each holds a thread
+        self._threads = ThreadPoolExecutor(
+            settings.max_calls + self._max_streams + _SPARE_THREADS, thread_name_prefix="call"
+        )
+        self._deadlines = Deadlines(on_death=self._die)
+        notes = self._traces.notes if self._traces else None
+        self._desk = (
+            Desk(self._threads, len(os.sched_getaffinity(0)), self._deadlines, notes, self._die) if can_desk() else None
+        )
         self.methods = self._all_methods()
         self._server = self._grpc_server()
         self.port = 0
@@ -98,6 +109,9 @@ class App:
         self._start_metrics(self._settings.metrics_host)
         if self._traces:
             self._traces.start()
+        self._deadlines.start()
+        if self._desk:
+            self._desk.start()
         self._server.start()
         for path in self._settings.bundle:
             self.registry.add(path)
@@ -111,6 +125,9 @@ class App:
         self._show_health()
         self._server.stop(self._settings.grace_ms / 1e3).wait()
         self.registry.close(0.0 if self._is_hurried else max(_LEAST_S, grace_ends - time.monotonic()))
+        if self._desk:
+            self._desk.stop()
+        self._deadlines.stop()
         self._metrics_server.shutdown()
         self._metrics_server.server_close()
         if self._traces:
@@ -144,7 +161,7 @@ class App:
             few = max(1, settings.max_calls // 8)
             guards.append(Guard(Tokens(settings.token_file), ALL_SERVICES, self.metrics, few))
         server = grpc.server(
-            ThreadPoolExecutor(settings.max_calls + self._max_streams + _SPARE_THREADS, thread_name_prefix="call"),
+            self._threads,
             interceptors=guards,
             maximum_concurrent_rpcs=settings.max_calls + self._max_streams + _BACKLOG,
             options=[
@@ -158,7 +175,8 @@ class App:
     def _all_methods(self) -> Methods:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
-        methods = Methods(Edge(_requests(), self.metrics, self.doors, streams, Journal(self._traces)).wrap)
+        edge = Edge(_requests(), self.metrics, self.doors, streams, Journal(self._traces), self._desk)
+        methods = Methods(edge.wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
         recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)

@@ -40,7 +40,7 @@ def run(job: Job, out: Path) -> None:
         counts = fuse(traced, checkpoint, out / "encoder.fp32.onnx")
         check_fusion(counts, layers)
         step()
-        vectors = torch.zeros(2, 3, plan.dimensions)
+        vectors = torch.zeros(2, 3, teacher.projection.out_features)
         kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
         _trace(
             LastUser(teacher.ranker),

@@ -3,32 +3,90 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from export.config import ExportSettings
 from export.data import movielens, tables
-from export.data.checkpoint import copy_checkpoint
+from export.data.checkpoint import Checkpoint, locate, write_bert
+from export.data.dataset import Dataset
 from export.data.fetch import RECBOLE, fetch
+from export.data.head import Head
+from export.data.mistakes import LABELS, Mistakes
 from export.data.phrases import write_texts
 from export.data.split import leave_one_out
 from export.stage import Job
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    dataset: Dataset
+    texts: list[str]
+    facts: dict[str, str]
+
+
 def run(job: Job, out: Path) -> None:
-    """Write items.jsonl, histories.npz, dataset.json, texts.json, checkpoint/ and sources.json."""
+    """Write items.jsonl, histories.npz, dataset.json, variants.jsonl, texts.json, checkpoint/ and sources.json."""
     settings = job.settings
     downloads = settings.artifacts / ".downloads"
-    with job.progress("fetch and read", 4) as step:
-        dataset = tables.read(settings.data) if settings.data else movielens.read(fetch(RECBOLE, downloads))
+    with job.progress("fetch and read", 4) as step, tempfile.TemporaryDirectory(dir=out) as scratch:
+        checkpoint = locate(settings.checkpoint, downloads, Path(scratch))
         step()
-        leave_one_out(dataset)  # refuses a data set that no stage after this one could use
-        dataset.save(out)
+        read = _read(settings, checkpoint, out)
+        read.dataset.save(out)
         step()
-        write_texts(dataset, settings.seed).save(out)
+        write_texts(read.dataset, settings.seed, read.texts).save(out)
         step()
-        source, licence = copy_checkpoint(settings.checkpoint, downloads, out / "checkpoint")
+        adopt = _is_adopted(settings, checkpoint, read.dataset)
+        family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)
+        check_labels(read.dataset, Head.load(out / "checkpoint"), checkpoint.folder)
         step()
+    if read.facts.get("skipped", "nothing") != "nothing":
+        job.console.print(f"  skipped: {read.facts['skipped']}", markup=False)
+    use = "adopted as it is" if adopt else "fine-tuned here"
+    job.console.print(f"  checkpoint: {checkpoint.kind} ({family}), {use}", markup=False)
     sources = {
-        "data": {"source": dataset.source, "licence": dataset.licence},
-        "checkpoint": {"source": source, "licence": licence},
+        "data": {"source": read.dataset.source, "licence": read.dataset.licence, **read.facts},
+        "checkpoint": {
+            "source": checkpoint.source,
+            "licence": checkpoint.licence,
+            "kind": checkpoint.kind,
+            "family": family,
+            "use": use,
+        },
     }
     (out / "sources.json").write_text(json.dumps(sources, indent=1))
+
+
+def _read(settings: ExportSettings, checkpoint: Checkpoint, out: Path) -> _Read:
+    if settings.data is None:
+        return _Read(movielens.read(fetch(RECBOLE, settings.artifacts / ".downloads")), [], {})
+    may_adopt = checkpoint.kind != "encoder" and settings.adopt != "never"
+    skip = settings.on_error == "skip"
+    collected = tables.read(settings.data, out, skip=skip, needs_interactions=not may_adopt)
+    if collected.dataset.histories:
+        leave_one_out(collected.dataset)  # refuses a data set that no stage after this one could use
+    return _Read(collected.dataset, collected.texts, collected.facts.rows())
+
+
+def _is_adopted(settings: ExportSettings, checkpoint: Checkpoint, dataset: Dataset) -> bool:
+    """A classifier is always; a bi-encoder where there is nothing to fine-tune it on, or when it is asked for."""
+    if checkpoint.kind == "encoder" or settings.adopt == "never":
+        return False
+    return checkpoint.kind == "classifier" or settings.adopt == "always" or not dataset.histories
+
+
+def check_labels(dataset: Dataset, head: Head | None, where: Path) -> None:
+    """A classifier must have a row for each item; rows of other labels are left out.
+
+    Raises:
+        DataError: items that are no label, up to twenty of them by name.
+    """
+    if head is None or head.rows is None:
+        return
+    labels, mistakes = {*head.labels}, Mistakes()
+    for item in dataset.items:
+        if item.id not in labels:
+            mistakes.add(LABELS, where / "config.json", f"item_id {item.id!r} is none of the labels in id2label")
+    mistakes.settle(skip=False)

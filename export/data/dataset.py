@@ -1,14 +1,18 @@
-"""A data set in memory and on disk: items, and each user's items oldest first."""
+"""A data set on disk and in memory: items, read one by one where they lie, and each user's items oldest first."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+_ITEMS = "items.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,51 @@ class Item:
     title: str
     text: str
     attributes: dict[str, list[str]]
+
+
+class ItemFile(Sequence[Item]):
+    """The items of a file that `write_items` wrote: 8 bytes of memory each, read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("rb")
+        self._ends = np.cumsum(np.fromiter((len(line) for line in self._file), np.int64))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(len(self)))]
+        n = range(len(self))[place]
+        start = int(self._ends[n - 1]) if n else 0
+        return _item(os.pread(self._file.fileno(), int(self._ends[n]) - start, start))
+
+    def __iter__(self) -> Iterator[Item]:
+        with self.path.open("rb") as file:
+            yield from map(_item, file)
+
+
+def _item(line: bytes) -> Item:
+    return Item(**json.loads(line))
+
+
+def write_items(items: Iterable[Item], folder: Path) -> ItemFile:
+    """Write `items.jsonl`, one item after the other."""
+    with (folder / _ITEMS).open("w", encoding="utf-8") as file:
+        for item in items:
+            file.write(line_of(item))
+    return ItemFile(folder / _ITEMS)
+
+
+def line_of(item: Item) -> str:
+    """The item's line in `items.jsonl`."""
+    row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +83,13 @@ class Probe:
 class Dataset:
     """Items and histories.
 
-    `histories[u]` holds item positions (int64, oldest first) of one user; `nouns` are words for "item" in this domain;
-    `licence` and `source` are carried into the bundle. `times[u]` are the seconds of the same events, float64;
-    `users[u]` names the groups that the user belongs to ("gender" -> "F"); both may be empty.
+    `histories[u]` holds item positions (int64, oldest first) of one user; it is empty where there are no interactions.
+    `nouns` are words for "item" in this domain; `licence` and `source` are carried into the bundle. `times[u]` are the
+    seconds of the same events, float64; `users[u]` names the groups that the user belongs to ("gender" -> "F"); both
+    may be empty.
     """
 
-    items: list[Item]
+    items: Sequence[Item]
     histories: list[NDArray[np.int64]]
     nouns: list[str]
     probes: list[Probe]
@@ -49,10 +99,9 @@ class Dataset:
     users: list[dict[str, str]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
-        """Write `items.jsonl`, `histories.npz` and `dataset.json`."""
-        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
-            for item in self.items:
-                file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
+        """Write `items.jsonl` (unless the items lie there already), `histories.npz` and `dataset.json`."""
+        if not (isinstance(self.items, ItemFile) and self.items.path == folder / _ITEMS):
+            write_items(self.items, folder)
         lengths = np.array([len(h) for h in self.histories], dtype=np.int64)
         flat = np.concatenate([*self.histories, np.empty(0, np.int64)])
         times = np.concatenate([*self.times, np.empty(0)])
@@ -69,11 +118,10 @@ class Dataset:
     @classmethod
     def load(cls, folder: Path) -> Dataset:
         """Read what `save` wrote."""
-        lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
         with np.load(folder / "histories.npz", allow_pickle=False) as arrays:
             ends = np.cumsum(arrays["lengths"])[:-1]
-            histories = np.split(arrays["items"], ends)
+            histories = np.split(arrays["items"], ends) if len(arrays["lengths"]) else []
             times = np.split(arrays["times"], ends) if len(arrays["times"]) else []
         facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         probes = [Probe(**p) for p in facts.pop("probes")]
-        return cls([Item(**json.loads(line)) for line in lines], histories, probes=probes, times=times, **facts)
+        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, times=times, **facts)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from export.data.dataset import Dataset, Item
 
 _SINGLE = ["{a}", "{a} {noun}s", "the best {a} {noun}s", "show me {a} {noun}s", "some {a}"]
 _PAIR = ["{a} and {b}", "{a} {b} {noun}s"]
-_MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
+MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
 _MIN_PAIR_ITEMS = 3
 _MAX_PHRASES = 2_000
+_HELD = 10  # of so many texts of users one is held back
+_MIN_UNSEEN, _MAX_UNSEEN = 50, 2_000
+
+Carriers = dict[str, NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +36,40 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """`variants[v][i]` is way `v` to write item `i` (0 the full text, 1 the title, 2 title words, 3 words dropped)."""
+    """`variants[v][i]` is way `v` to write item `i` (0 the full text, 1 the title, 2 title words, 3 words dropped).
+
+    `others` are texts of users that belong to no item: students learn to put them where the teacher puts them. `held`
+    are some more of these that no training reads.
+    """
 
     variants: list[list[str]]
     phrases: list[Phrase]
+    others: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
 
     @property
     def all(self) -> list[str]:
-        """Every text, variants first (row v * items + i), then phrases."""
-        return [*itertools.chain.from_iterable(self.variants), *(p.text for p in self.phrases)]
+        """Every text, variants first (row v * items + i), then phrases, then the others."""
+        return [*itertools.chain.from_iterable(self.variants), *(p.text for p in self.phrases), *self.others]
 
     def save(self, folder: Path) -> None:
-        """Write `texts.json`."""
-        (folder / "texts.json").write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+        """Write `variants.jsonl`, item by item, and `texts.json`."""
+        with (folder / "variants.jsonl").open("w", encoding="utf-8") as file:
+            for ways in zip(*self.variants, strict=True):
+                file.write(json.dumps(ways, ensure_ascii=False) + "\n")
+        rest = {"phrases": [asdict(p) for p in self.phrases], "others": self.others, "held": self.held}
+        (folder / "texts.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Texts:
         """Read what `save` wrote."""
+        with (folder / "variants.jsonl").open(encoding="utf-8", newline="\n") as file:
+            variants = [list(ways) for ways in zip(*map(json.loads, file), strict=True)]
         raw = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        return cls(raw["variants"], [Phrase(**p) for p in raw["phrases"]])
+        return cls(variants, [Phrase(**p) for p in raw["phrases"]], raw["others"], raw["held"])
 
 
-def write_texts(dataset: Dataset, seed: int) -> Texts:
+def write_texts(dataset: Dataset, seed: int, others: Sequence[str] = ()) -> Texts:
     """Make the texts of a data set; the same seed gives the same texts."""
     rng = random.Random(seed)  # noqa: S311 (no secret)
     items = dataset.items
@@ -59,10 +79,26 @@ def write_texts(dataset: Dataset, seed: int) -> Texts:
         [_title_words(item, rng) for item in items],
         [_dropped_words(item.text, rng) for item in items],
     ]
-    phrases = list(_attribute_phrases(dataset))
-    if len(phrases) > _MAX_PHRASES:
-        phrases = rng.sample(phrases, _MAX_PHRASES)
-    return Texts(variants, phrases)
+    carriers = _carriers(items)
+    asked = list(_attribute_phrases(carriers, dataset.nouns))
+    if len(asked) > _MAX_PHRASES:
+        asked = rng.sample(asked, _MAX_PHRASES)
+    return Texts(
+        variants,
+        phrases=[Phrase(text, _common(carriers, values).tolist()) for text, values in asked],
+        others=[text for n, text in enumerate(others) if n % _HELD],
+        held=list(others[::_HELD]),
+    )
+
+
+def unseen(texts: Texts, seed: int) -> list[str]:
+    """Texts that no training reads: those held back, or, where they are few, items' texts with other words dropped."""
+    if len(texts.held) >= _MIN_UNSEEN:
+        return texts.held[:_MAX_UNSEEN]
+    rng, known = random.Random(seed + 1), {*texts.all}  # noqa: S311 (no secret)
+    made = dict.fromkeys(_dropped_words(text, rng) for text in texts.variants[0])
+    found = [*texts.held, *(text for text in made if text not in known)]
+    return found[:_MAX_UNSEEN] or texts.variants[0][:_MAX_UNSEEN]
 
 
 def _title_words(item: Item, rng: random.Random) -> str:
@@ -79,29 +115,39 @@ def _dropped_words(text: str, rng: random.Random) -> str:
     return " ".join(kept or words)
 
 
-def _attribute_phrases(dataset: Dataset) -> Iterator[Phrase]:
-    carriers = _carriers(dataset.items)
-    noun = itertools.cycle(dataset.nouns)
-    for value, items in carriers.items():
+def _attribute_phrases(carriers: Carriers, nouns: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield (phrase, the attribute values that it asks for)."""
+    noun = itertools.cycle(nouns)
+    for value in carriers:
         for template in _SINGLE:
-            yield Phrase(template.format(a=value, noun=next(noun)), sorted(items))
-    for (a, of_a), (b, of_b) in itertools.permutations(carriers.items(), 2):
-        both = of_a & of_b
-        if len(both) >= _MIN_PAIR_ITEMS:
+            yield template.format(a=value, noun=next(noun)), (value,)
+    for pair in itertools.permutations(carriers, 2):
+        if len(_common(carriers, pair)) >= _MIN_PAIR_ITEMS:
             for template in _PAIR:
-                yield Phrase(template.format(a=a, b=b, noun=next(noun)), sorted(both))
+                yield template.format(a=pair[0], b=pair[1], noun=next(noun)), pair
 
 
-def _carriers(items: list[Item]) -> dict[str, set[int]]:
-    """Attribute value in lower case -> positions of the items that carry it."""
-    by_name: dict[str, dict[str, set[int]]] = {}
+def _common(carriers: Carriers, values: tuple[str, ...]) -> NDArray[np.int32]:
+    """Positions of the items that carry every one of the values, ascending."""
+    found, *others = (carriers[value] for value in values)
+    for other in others:
+        found = np.intersect1d(found, other, assume_unique=True)
+    return found
+
+
+def _carriers(items: Iterable[Item]) -> Carriers:
+    """Attribute value in lower case -> positions of the items that carry it, 4 bytes each."""
+    by_name: dict[str, dict[str, array[int]]] = {}
     for n, item in enumerate(items):
         for name, values in item.attributes.items():
-            for value in values:
-                by_name.setdefault(name, {}).setdefault(value.lower(), set()).add(n)
-    carriers: dict[str, set[int]] = {}
-    for values_of in by_name.values():
-        if len(values_of) <= _MAX_VALUES:
-            for value, found in values_of.items():
-                carriers[value] = carriers.get(value, set()) | found
+            carried = by_name.setdefault(name, {})
+            if len(carried) <= MAX_VALUES:
+                for value in values:
+                    carried.setdefault(value.lower(), array("i")).append(n)
+    carriers: Carriers = {}
+    for carried in by_name.values():
+        if len(carried) <= MAX_VALUES:
+            for value, found in carried.items():
+                positions = np.frombuffer(found, np.int32)
+                carriers[value] = np.union1d(carriers.get(value, positions), positions)
     return carriers

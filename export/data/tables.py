@@ -1,140 +1,161 @@
-"""A user's own data set: `interactions` and `items` as CSV, JSONL or Parquet in one folder."""
+"""A user's own data: `items`, `interactions`, `users`, `texts`, each CSV, JSONL or Parquet, read as streams.
+
+What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event.
+Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn; the table of users is read as a whole.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
+import random
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from export.data.dataset import Dataset, Item, Probe
+from export.data.attributes import Attributes
+from export.data.cells import needed_id, needed_text, needed_time, text_of, values_of
+from export.data.dataset import Dataset, Item, ItemFile, line_of
+from export.data.events import Events
+from export.data.facts import Facts, Lengths, Spread
+from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
+from export.data.rows import Cells, Table, find
+from export.data.split import MIN_EVENTS, MIN_USERS
 from export.data.users import user_groups
-from export.errors import DataError
 
-_RESERVED = {"item_id", "text", "title"}
-_MIN_PROBE_ITEMS = 10
-_MAX_PROBES = 32
+_RESERVED = {"item_id", "text", "title", ""}  # a column without a name is the row number that some tools write
+_MIN_ITEMS = 2
+_MAX_TEXTS = 20_000
+_TITLE = 80  # characters of the text that stand in for a missing title
 
 
-def read(folder: Path) -> Dataset:
-    """Read `folder/items.*` (item_id, text[, title], attribute columns) and `folder/interactions.*`.
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was read: the data set, texts of users [at most 20,000], and the figures of both."""
 
-    A cell with several values separates them with "|". Interactions need user_id, item_id and timestamp (a number).
-    `folder/users.*` (user_id, attribute columns) is optional: quality is then reported for each group of users, too.
+    dataset: Dataset
+    texts: list[str]
+    facts: Facts
+
+
+def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: bool = True) -> Collected:
+    """Read `folder`, writing the items into `out` on the way.
+
+    Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
+    Interactions need user_id, item_id and timestamp; texts need text. Users (user_id, attribute columns) are optional,
+    too: quality is then reported for each group of users.
 
     Raises:
-        DataError: a file, a column or a value is missing or wrong; the sentence names file and row.
+        DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.
     """
-    items = _items(_table(folder, "items"))
-    if len(items) < 2:
-        raise DataError(f"{folder}: items needs at least 2 items, got {len(items)}")
-    position = {item.id: n for n, item in enumerate(items)}
-    events: dict[str, list[tuple[float, int, int]]] = {}
-    for where, number, row in _table(folder, "interactions"):
-        user, item, time = (_cell(row, name, where) for name in ("user_id", "item_id", "timestamp"))
-        if item not in position:
-            raise DataError(f"{where}: item_id {item!r} is not in items: add the item or remove the row")
-        events.setdefault(user, []).append((_number(time, where), number, position[item]))
-    rows = [sorted(e) for e in events.values()]
-    return Dataset(
-        items=items,
-        histories=[np.array([n for _, _, n in row], dtype=np.int64) for row in rows],
+    with (out / "items.jsonl").open("w", encoding="utf-8") as file:
+        scan = Scan(folder, lambda item: file.write(line_of(item)), needs_interactions=needs_interactions)
+    scan.mistakes.settle(skip=skip)
+    dataset = Dataset(
+        items=ItemFile(out / "items.jsonl"),
+        histories=scan.events.histories(),
         nouns=["item"],
-        probes=_probes(items),
+        probes=scan.attributes.probes(),
         source=f"{folder.name} (user's own)",
         licence="the user's own",
-        times=[np.array([time for time, _, _ in row]) for row in rows],
-        users=_users(folder, list(events)),
+        times=scan.events.times(),
+        users=scan.groups,
     )
+    return Collected(dataset, scan.texts, scan.facts())
 
 
-def _users(folder: Path, users: list[str]) -> list[dict[str, str]]:
-    """The groups of each user from the optional table `users` (user_id, attribute columns)."""
-    if not any((folder / f"users{suffix}").exists() for suffix in _READERS):
-        return []
-    return user_groups((row for _, _, row in _table(folder, "users")), users)
+class Scan:
+    """One pass over a folder: `keep` is given each sound item once, mistakes are noted, the rest is counted."""
 
+    def __init__(self, folder: Path, keep: Callable[[Item], object], *, needs_interactions: bool = True) -> None:
+        self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
+        self.texts: list[str] = []
+        self.groups: list[dict[str, str]] = []
+        self._texts_seen, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
+        self._positions: dict[str, int] = {}
+        self._numbers, self._lengths = array("q"), Lengths()
+        if table := find(folder, "items", ("item_id", "text"), self.mistakes):
+            self._read_items(table, keep)
+            if not self.mistakes.is_fatal and len(self._positions) < _MIN_ITEMS:
+                few = f"at least {_MIN_ITEMS} items are needed, {len(self._positions)} can be used"
+                self.mistakes.add(FEW_ITEMS, table.path, few)
+        needed = ("user_id", "item_id", "timestamp")
+        table = find(folder, "interactions", needed, self.mistakes, optional=not needs_interactions)
+        if table:
+            self._read_events(table)
+        if table := find(folder, "users", ("user_id",), self.mistakes, optional=True):
+            self.groups = user_groups(self._user_rows(table), self.events.users)
+        if table := find(folder, "texts", ("text",), self.mistakes, optional=True):
+            self._read_texts(table)
 
-def _table(folder: Path, name: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield (where, number, row) of `folder/name.{csv,jsonl,parquet}`."""
-    paths = [p for p in (folder / f"{name}.{suffix}" for suffix in ("csv", "jsonl", "parquet")) if p.exists()]
-    if not paths:
-        raise DataError(f"{folder}: no {name}.csv, {name}.jsonl or {name}.parquet there")
-    if len(paths) > 1:
-        raise DataError(f"{folder}: {', '.join(p.name for p in paths)} are all there: keep one")
-    for number, row in enumerate(_READERS[paths[0].suffix](paths[0]), 1):
-        yield f"{paths[0]}, row {number}", number, row
+    def facts(self) -> Facts:
+        """The figures of what was kept."""
+        lengths = self.events.lengths
+        return Facts(
+            items=len(self._positions),
+            attributes=self.attributes.sizes,
+            text_words=self._lengths.spread(),
+            users=len(lengths),
+            events=len(self.events),
+            history_events=Spread.of(lengths),
+            usable_users=self._usable_users(),
+            used_items=self.events.used_items(),
+            tied_share=self.events.tied(),
+            texts=self._texts_seen,
+            skipped=self.mistakes.skipped,
+        )
 
+    def _usable_users(self) -> int:
+        return int((self.events.lengths >= MIN_EVENTS).sum())
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
+    def _read_items(self, table: Table, keep: Callable[[Item], object]) -> None:
+        for number, row in table.rows():
+            item = self._item(table, number, row)
+            if item is not None:
+                self._positions[item.id] = len(self._positions)
+                self._numbers.append(number)
+                self._lengths.add(item.text)
+                self.attributes.add(item.attributes)
+                keep(item)
 
+    def _item(self, table: Table, number: int, row: Cells) -> Item | None:
+        key, text = needed_id(table, number, row, "item_id"), needed_text(table, number, row, "text")
+        if key is None or text is None:
+            return None
+        if key in self._positions:
+            first = self._numbers[self._positions[key]]
+            self.mistakes.add(TWICE, table.where(number), f"item_id {key!r} is there twice, first in {first}")
+            return None
+        names = [name for name in row if name not in _RESERVED]
+        attributes = {name: values for name in names if (values := values_of(table, number, row, name))}
+        return Item(key, text_of(row.get("title")) or text[:_TITLE], text, attributes)
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, row {number}: not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, row {number}: needs an object, got {type(row).__name__}")
-            yield row
+    def _read_events(self, table: Table) -> None:
+        for number, row in table.rows():
+            user, key = needed_id(table, number, row, "user_id"), needed_id(table, number, row, "item_id")
+            seconds = needed_time(table, number, row, "timestamp")
+            item = self._positions.get(key) if key else None
+            if key and item is None and self._positions:
+                self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items")
+            if user is not None and item is not None and seconds is not None:
+                self.events.add(user, item, seconds)
+        if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
+            few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
+            self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")
 
+    def _user_rows(self, table: Table) -> Iterator[Cells]:
+        for number, row in table.rows():
+            user = needed_id(table, number, row, "user_id")
+            if user is not None:
+                yield {name: text_of(cell) for name, cell in row.items() if name} | {"user_id": user}
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    from pyarrow import parquet
-
-    for batch in parquet.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
-
-
-_READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-
-
-def _items(rows: Iterator[tuple[str, int, dict[str, Any]]]) -> list[Item]:
-    items: dict[str, Item] = {}
-    for where, _, row in rows:
-        key, text = _cell(row, "item_id", where), _cell(row, "text", where)
-        if key in items:
-            raise DataError(f"{where}: item_id {key!r} is there twice: keep one")
-        attributes = {name: _values(value) for name, value in row.items() if name not in _RESERVED}
-        title = str(row.get("title") or text[:80])
-        items[key] = Item(key, title, text, {name: values for name, values in attributes.items() if values})
-    return list(items.values())
-
-
-def _cell(row: dict[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
-    if value is None or str(value).strip() == "":
-        raise DataError(f"{where}: column {name} is missing or empty")
-    return str(value)
-
-
-def _number(value: str, where: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise DataError(f"{where}: timestamp {value!r} is not a number: give seconds since 1970") from None
-
-
-def _values(cell: object) -> list[str]:
-    if cell is None:
-        return []
-    parts = cell if isinstance(cell, list) else str(cell).split("|")
-    return [str(part).strip() for part in parts if str(part).strip()]
-
-
-def _probes(items: list[Item]) -> list[Probe]:
-    """One probe for each attribute value that enough items carry, the most frequent ones first."""
-    counts: dict[tuple[str, str], int] = {}
-    for item in items:
-        for name, values in item.attributes.items():
-            for value in values:
-                counts[name, value] = counts.get((name, value), 0) + 1
-    frequent = sorted((key for key, n in counts.items() if n >= _MIN_PROBE_ITEMS), key=lambda k: (-counts[k], k))
-    return [Probe(f"a good {value.lower()}", name, value) for name, value in frequent[:_MAX_PROBES]]
+    def _read_texts(self, table: Table) -> None:
+        """Draw texts evenly (reservoir sampling, Vitter 1985)."""
+        for number, row in table.rows():
+            text = needed_text(table, number, row, "text")
+            if text is None:
+                continue
+            self._texts_seen += 1
+            if len(self.texts) < _MAX_TEXTS:
+                self.texts.append(text)
+            elif (place := self._rng.randrange(self._texts_seen)) < _MAX_TEXTS:
+                self.texts[place] = text

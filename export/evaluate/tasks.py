@@ -10,18 +10,17 @@ cold   the history as item ids; an item that training never saw is wanted, known
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.data.dataset import Dataset, Item
 from export.data.noise import corrupt
-from export.data.phrases import Texts
+from export.data.phrases import MAX_VALUES, Texts
 from export.data.split import Cases, Split
 
 TASKS = ("ids", "text", "query", "noisy", "cold")
-_MAX_VALUES = 60  # of an attribute that a query may name; beyond it a value is as good as the item's name
 _MAX_CASES = 2_000  # of each task; more would narrow the interval by less than the next data set moves it
 _MAX_SCORES = 200_000_000  # cases times items of each task: 200 cases of a million items, some seconds
 _MIN_CASES = 100
@@ -64,13 +63,13 @@ def _sample(cases: Cases, most: int, seed: int) -> Cases:
     return Cases(cases.users[drawn], [cases.histories[n] for n in drawn], cases.wanted[drawn])
 
 
-def _usable(items: list[Item]) -> Callable[[str], bool]:
+def _usable(items: Sequence[Item]) -> Callable[[str], bool]:
     """Whether an attribute has few enough values to be asked for."""
     values: dict[str, set[str]] = {}
     for item in items:
         for name, found in item.attributes.items():
             values.setdefault(name, set()).update(found)
-    return lambda name: len(values[name]) <= _MAX_VALUES
+    return lambda name: len(values[name]) <= MAX_VALUES
 
 
 def _description(item: Item, noun: str, is_usable: Callable[[str], bool], rng: random.Random) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from export.data.dataset import Dataset
+from export.evaluate import agreement
 from export.evaluate.adapter import found
 from export.evaluate.assemble import assemble
 from export.evaluate.compare import FROZEN, baselines
@@ -30,6 +32,9 @@ def run(job: Job, out: Path) -> None:
     Raises:
         GateError: no variant passed the gates; no bundle is written.
     """
+    if not Dataset.load(job.folder("data")).histories:
+        agreement.run(job, out)
+        return
     variants = found(job)
     alive = [(variant, path) for variant, path in variants if not variant.refused]
     probes: dict[str, Figure] = {}

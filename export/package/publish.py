@@ -22,7 +22,8 @@ from export.stage import STAGES, Job
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
 from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
-from server.pipeline.domain import Call, Recommendation, Request, TextEvent
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
 from server.tuning.machine import machine
 
@@ -55,7 +56,7 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
             Request(history=tuple(map(TextEvent, row["texts"])), conditions=Filter(denied=frozenset(row["seen"])))
             for row in expected
         ]
-        answers = engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S))
+        answers = finish(engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S)))
     shares = []
     for answer, row in zip(answers, expected, strict=True):
         if not isinstance(answer, Recommendation):
@@ -112,7 +113,7 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     for record in quality.shipped:
         shutil.copyfile(graphs[record.variant.name], scratch / record.variant.file)
     dataset = Dataset.load(job.folder("data"))
-    popularity = np.bincount(np.concatenate(dataset.histories), minlength=len(dataset.items))
+    popularity = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
     with (scratch / ITEMS).open("w", encoding="utf-8") as file:
         for item, count in zip(dataset.items, popularity.tolist(), strict=True):
             row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
+from export.data.head import Head
 from export.errors import CheckpointError
 from export.stage import Job
+from export.train.pooling import attach_pooling, pool_tokens, pooled_width
 from server.models.tokenizer import Tokenizer
 
 
@@ -21,15 +23,18 @@ def teacher_checkpoint(job: Job) -> Path:
     return tuned if tuned.exists() else job.folder("data") / "checkpoint"
 
 
+def save_checkpoint(trunk: BertModel, base: Path, out: Path) -> None:
+    """Write the trunk as a Hugging Face folder, with the tokenizer's files from `base`."""
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    trunk.save_pretrained(out, safe_serialization=True)
+
+
 def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
-    """Load the BERT at `folder`, keeping only the given layers if any are given.
+    """Load the BERT at `folder`, keeping only the given layers if any are given; an adopted one with its own pooling.
 
     Raises:
-        CheckpointError: the checkpoint is not a BERT or its files cannot be read.
+        CheckpointError: the checkpoint's files cannot be read.
     """
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != "bert":
-        raise CheckpointError(f"{folder}: model_type is {kind!r}; this version takes 'bert'")
     try:
         # Eager attention: the traced graph is the one that ONNX Runtime's BERT fusion knows.
         trunk: BertModel = BertModel.from_pretrained(
@@ -44,7 +49,7 @@ def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
     if layers is not None:
         trunk.encoder.layer = nn.ModuleList([trunk.encoder.layer[n] for n in layers])
         trunk.config.num_hidden_layers = len(layers)
-    return trunk
+    return attach_pooling(trunk, Head.load(folder))
 
 
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
@@ -61,17 +66,14 @@ class TextEncoder(nn.Module):
 
     def __init__(self, trunk: BertModel, dimensions: int) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.projection = nn.Linear(trunk.config.hidden_size, dimensions, bias=False)
+        self.trunk = attach_pooling(trunk)
+        self.projection = nn.Linear(pooled_width(trunk), dimensions, bias=False)
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean of the token vectors, [batch, hidden]; ids and mask are int64 [batch, tokens]."""
+        """Mean of the token vectors, or as an adopted head pools, [batch, width]; both int64 [batch, tokens]."""
         segments = torch.zeros_like(input_ids)  # given, so that the traced graph has no branch for it
         output = self.trunk(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=segments)
-        hidden = output.last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        pooled: Tensor = (hidden * mask).sum(1) / mask.sum(1)
-        return pooled
+        return pool_tokens(self.trunk, output.last_hidden_state, attention_mask)
 
     def project(self, pooled: Tensor) -> Tensor:
         """Unit vectors, [..., dimensions], of pooled vectors [..., hidden]."""

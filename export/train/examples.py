@@ -37,6 +37,14 @@ class Queries:
     wanted: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Phrases, and for each one item that it fits, int64 [batch]."""
+
+    phrase: Tensor
+    item: Tensor
+
+
 def windows(histories: list[NDArray[np.int64]], length: int, size: int, rng: np.random.Generator) -> Iterator[Windows]:
     """One epoch: every step of every history once as a target, cut at random places into at most `length` steps."""
     cuts: list[NDArray[np.int64]] = []
@@ -95,3 +103,18 @@ class QuerySampler:
             by_title = not fitting or rng.random() < 0.25
             phrase[n] = -1 if by_title else int(rng.choice(fitting))
         return Queries(items, lengths, phrase, wanted)
+
+
+class PhraseSampler:
+    """Draws phrases, and items that they fit by popularity."""
+
+    def __init__(self, phrases: list[Phrase], popularity: NDArray[np.float64]) -> None:
+        self._items = [np.array(phrase.items, dtype=np.int64) for phrase in phrases]
+        self._sums = [np.cumsum(popularity[items] + 0.5) for items in self._items]
+
+    def draw(self, size: int, rng: np.random.Generator) -> Asked:
+        """Draw `size` phrases; none if there are none."""
+        chosen = rng.integers(0, len(self._items), size) if self._items else np.empty(0, np.int64)
+        picks = [np.searchsorted(self._sums[n], rng.random() * self._sums[n][-1], side="right") for n in chosen]
+        items = [self._items[n][pick] for n, pick in zip(chosen, picks, strict=True)]
+        return Asked(torch.from_numpy(chosen), torch.from_numpy(np.array(items, dtype=np.int64)))

@@ -1,76 +1,87 @@
-"""Stage `finetune`: the teacher. BERT's pooled vectors are computed once; what is trained stands on them."""
+"""Stage `finetune`: the teacher, and as much of BERT as is told to move with it."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import split
 from export.stage import Job
-from export.train.encoder import TextEncoder, by_length, load_tokenizer, load_trunk, pad
-from export.train.examples import QuerySampler, steps_per_epoch, windows
-from export.train.loss import Step, fitting_items
+from export.train.adopt import adopt, is_adopted
+from export.train.course import Course
+from export.train.encoder import load_tokenizer, save_checkpoint
+from export.train.guide import Guides
+from export.train.record import Record
+from export.train.resume import Resume
 from export.train.teacher import Bank, Teacher, save_teacher
-
-_BATCH = 32
-_LEARNING_RATE = 2e-3
-_WEIGHT_DECAY = 0.05
+from export.train.trainer import Trainer
+from export.train.trunk import MovingTrunk
+from export.train.world import World, with_noise
 
 
 def run(job: Job, out: Path) -> None:
-    """Write pooled.npy (float32 [texts, hidden], rows of `Texts.all`) and the teacher."""
-    torch.manual_seed(job.settings.seed)
-    data = job.folder("data")
-    dataset, texts = Dataset.load(data), Texts.load(data)
-    pooled = _pool(job, texts.all)
-    np.save(out / "pooled.npy", pooled, allow_pickle=False)
-    plan = job.settings.plan
-    # One more place than events: the query comes behind a full history.
-    teacher = Teacher(pooled.shape[1], plan.dimensions, len(dataset.items), plan.max_history + 1)
-    _train(job, teacher, Bank.of(pooled, texts), texts, split(dataset, job.settings.protocol).train)
-    save_teacher(teacher, out)
+    """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, curve.json and TensorBoard scalars.
+
+    pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`.
+    """
+    if is_adopted(job):
+        adopt(job, out)
+        return
+    settings, data = job.settings, job.folder("data")
+    texts = Texts.load(data)
+    ways = with_noise(texts, settings.augment, settings.seed)
+    negatives = None if settings.loss == "softmax" else settings.negatives
+    world = World(split(Dataset.load(data), settings.protocol), texts, ways, negatives)
+    several = settings.teachers if settings.teachers > 1 else 0
+    # As a mode it costs time in every call: only where it is needed.
+    with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
+        guides = [_guide(_teach(job, world, out, n + 1)) for n in range(several)]
+        trainer = _teach(job, world, out, 0, Guides(guides) if guides else None)
+        save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
+        np.save(out / "pooled.npy", trainer.bank.pooled[world.originals].cpu().numpy(), allow_pickle=False)
+        save_teacher(trainer.teacher, out)
+    shutil.rmtree(_resume_folder(job), ignore_errors=True)
 
 
-def _pool(job: Job, texts: list[str]) -> NDArray[np.float32]:
-    folder = job.folder("data") / "checkpoint"
-    encoder = TextEncoder(load_trunk(folder), 1).eval()
-    rows = load_tokenizer(folder, job.settings.plan.max_tokens).encode(texts)
-    batches = by_length(rows, 64)
-    pooled = np.zeros((len(rows), encoder.projection.in_features), dtype=np.float32)
-    with job.progress("encode texts", len(batches)) as step, torch.inference_mode():
-        for batch in batches:
-            pooled[batch] = encoder.pool(*pad([rows[n] for n in batch])).numpy()
-            step()
-    return pooled
+def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
+    """A teacher that is trained, and its item vectors."""
+    with torch.no_grad():
+        own = trainer.teacher.text_vectors(Bank.cut(trainer.bank.pooled, trainer.ways).variants[0])
+        return trainer.teacher, own + trainer.teacher.residual
 
 
-def _train(job: Job, teacher: Teacher, bank: Bank, texts: Texts, train: list[NDArray[np.int64]]) -> None:
-    plan, rng = job.settings.plan, np.random.default_rng(job.settings.seed)
-    popularity = torch.bincount(torch.from_numpy(np.concatenate(train)), minlength=len(teacher.residual)).float()
-    fitting = fitting_items(texts.phrases, popularity)
-    sampler = QuerySampler(train, texts.phrases, len(teacher.residual))
-    total = steps_per_epoch(train, plan.max_history, _BATCH) * plan.finetune_epochs
-    others = [p for name, p in teacher.named_parameters() if name != "residual"]
-    groups = [
-        {"params": others, "weight_decay": _WEIGHT_DECAY},
-        {"params": [teacher.residual], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=total + 1, pct_start=0.1)
-    teacher.train()
-    with job.progress("fine-tune", plan.finetune_epochs) as step:
-        for _ in range(plan.finetune_epochs):
-            for batch in windows(train, plan.max_history, _BATCH, rng):
-                chosen = torch.from_numpy(rng.integers(0, max(1, len(fitting)), _BATCH))
-                loss = Step(teacher, bank).total(batch, sampler.draw(_BATCH, rng), chosen, fitting)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                schedule.step()
-            step()
-    teacher.eval()
+def _resume_folder(job: Job) -> Path:
+    return job.folder("finetune").with_name("finetune.resume")
+
+
+def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> Trainer:
+    """Train a teacher to its end, from where it was stopped if it was; 0 is the one that is kept."""
+    settings, plan = job.settings, job.settings.plan
+    seed, epochs = settings.seed + number, settings.epochs or plan.finetune_epochs
+    torch.manual_seed(seed)
+    checkpoint = job.folder("data") / "checkpoint"
+    rows = load_tokenizer(checkpoint, plan.max_tokens).encode(world.ways.all)
+    trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
+    teacher = Teacher(
+        trunk.bert.config.hidden_size,
+        plan.dimensions,
+        world.items,
+        plan.max_history + 1,  # one more place than events: the query comes behind a full history
+        ranker=settings.ranker,
+        dropout=settings.dropout,
+    )
+    trainer = Trainer(settings, world, trunk, teacher, epochs, seed, guides)
+    stage = next(s for s in job.stages if s.name == "finetune")
+    resume = Resume(_resume_folder(job) / str(number), job.key(stage))
+    with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
+        Course(trainer, resume, Record(out, f"curve-{number}" if number else "curve"), settings.patience).to(
+            epochs, step
+        )
+    return trainer

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from export.data.phrases import Phrase
-from export.train.examples import Queries, Windows
+from export.train.examples import Asked, Queries, Windows
+from export.train.guide import Guides
+from export.train.targets import Among, against
 from export.train.teacher import Bank, Teacher
 from server.models.ranker import Kind
 
@@ -16,60 +20,96 @@ _DROP_RESIDUAL = 0.2
 _TEXT_HISTORY = 0.25  # share of histories that come as texts
 _TEXT_EVENT = 0.1  # share of events that come as texts elsewhere
 _QUERY_WEIGHT = 0.3
+_GUIDED = 0.5  # share of the guides' answers in the next-item loss, if there are any
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step reads.
+
+    Args:
+        windows: histories.
+        queries: queries behind histories.
+        asked: phrases alone.
+        among: the items that the step looks at.
+        ways: int64 [among], the way in which each of them is written where it comes as a text.
+        read: int64, rows of the bank that matter most to the step.
+    """
+
+    windows: Windows
+    queries: Queries
+    asked: Asked
+    among: Among
+    ways: Tensor
+    read: NDArray[np.int64]
 
 
 class Step:
     """The vectors of one training step, each made once: items with some residuals dropped, and texts."""
 
-    def __init__(self, teacher: Teacher, bank: Bank) -> None:
-        self._teacher, self._bank = teacher, bank
-        ways, items, _ = bank.variants.shape
-        kept = (torch.rand(items, 1) > _DROP_RESIDUAL).float()
-        self.items = teacher.text_vectors(bank.variants[0]) + teacher.residual * kept
-        self.texts = teacher.text_vectors(bank.variants[torch.randint(ways, (items,)), torch.arange(items)])
+    def __init__(
+        self, teacher: Teacher, bank: Bank, batch: Batch, kind: str, guides: Guides | None = None, pull: float = 0.0
+    ) -> None:
+        self._pull = pull
+        self._teacher, self._bank, self._batch, self._kind, self._guides = teacher, bank, batch, kind, guides
+        items = batch.among.items
+        kept = (torch.rand(len(items), 1) > _DROP_RESIDUAL).float()
+        own = teacher.text_vectors(bank.variants[0, items])
+        self.items = own + teacher.residual[items] * kept
+        self._whole = (own + teacher.residual[items]).detach()
+        self.texts = teacher.text_vectors(bank.variants[batch.ways, items])
+
+    def total(self) -> Tensor:
+        """The weighted sum."""
+        asked = self.wanted(self._batch.queries)
+        if len(self._batch.asked.phrase):
+            asked = asked + self.phrase(self._batch.asked)
+        loss = self.next_item(self._batch.windows) + _QUERY_WEIGHT * asked
+        return loss + self._pull * self.apart() if self._pull else loss
+
+    def apart(self) -> Tensor:
+        """Mean cosine distance of texts from the vectors of their items, which stand still for it."""
+        return (1 - functional.cosine_similarity(self.texts, self._whole, dim=-1)).mean()
 
     def next_item(self, batch: Windows) -> Tensor:
-        """-log P(next item) over the whole catalogue, averaged over all steps."""
+        """-log P(next item), averaged over all steps of all histories."""
         rows, time = batch.items.shape
+        place = self._batch.among.place[batch.items]
         as_text = (torch.rand(rows, 1) < _TEXT_HISTORY) | (torch.rand(rows, time) < _TEXT_EVENT)
-        vectors = torch.where(as_text.unsqueeze(-1), self.texts[batch.items], self.items[batch.items])
+        vectors = torch.where(as_text.unsqueeze(-1), self.texts[place], self.items[place])
         kinds = torch.where(as_text, int(Kind.TEXT), int(Kind.ITEM))
-        users = self._teacher.ranker(vectors, kinds, batch.mask)
         there = batch.targets >= 0
-        return functional.cross_entropy(users[there] @ self.items.T, batch.targets[there])
+        users = self._teacher.ranker(vectors, kinds, batch.mask)[there]
+        loss = self._against(users, batch.targets[there])
+        if self._guides is None:
+            return loss
+        wanted = self._guides.chances(batch, self._batch.among)
+        return (1 - _GUIDED) * loss + _GUIDED * functional.cross_entropy(users @ self.items.T, wanted)
 
-    def phrase(self, chosen: Tensor, fitting: Tensor) -> Tensor:
-        """Cross-entropy to the items that each phrase fits; `fitting` is a distribution [phrases, items]."""
-        vectors = self._teacher.text_vectors(self._bank.phrases[chosen]).unsqueeze(1)
-        ones = torch.ones(len(chosen), 1, dtype=torch.int64)
-        users = self._teacher.ranker(vectors, ones * int(Kind.QUERY), ones)[:, 0]
-        return functional.cross_entropy(users @ self.items.T, fitting[chosen])
+    def phrase(self, asked: Asked) -> Tensor:
+        """-log P(an item that the phrase fits), without a history."""
+        vectors = self._teacher.text_vectors(self._bank.phrases[asked.phrase]).unsqueeze(1)
+        ones = torch.ones(len(vectors), 1, dtype=torch.int64)
+        return self._against(self._teacher.ranker(vectors, ones * int(Kind.QUERY), ones)[:, 0], asked.item)
 
     def wanted(self, batch: Queries) -> Tensor:
         """-log P(wanted item) behind a history and a query."""
         size, time = batch.items.shape
-        by_title = self._teacher.text_vectors(self._bank.variants[2][batch.wanted])
-        by_phrase = self._teacher.text_vectors(self._bank.phrases[batch.phrase.clamp(min=0)])
-        query = torch.where((batch.phrase < 0).unsqueeze(-1), by_title, by_phrase)
+        by_title = self._teacher.text_vectors(self._bank.variants[2, batch.wanted])
+        query = by_title
+        if len(self._bank.phrases):
+            by_phrase = self._teacher.text_vectors(self._bank.phrases[batch.phrase.clamp(min=0)])
+            query = torch.where((batch.phrase < 0).unsqueeze(-1), by_title, by_phrase)
         rows = torch.arange(size)
-        vectors = torch.cat([self.items[batch.items], self.items.new_zeros(size, 1, query.shape[1])], dim=1)
-        vectors[rows, batch.lengths] = query
+        events = self.items[self._batch.among.place[batch.items]]
+        vectors = torch.cat([events, events.new_zeros(size, 1, query.shape[1])], dim=1)
+        vectors[rows, batch.lengths] = query.to(vectors.dtype)
         kinds = torch.zeros(size, time + 1, dtype=torch.int64)
         kinds[rows, batch.lengths] = int(Kind.QUERY)
         mask = (torch.arange(time + 1) <= batch.lengths.unsqueeze(1)).long()
         users = self._teacher.ranker(vectors, kinds, mask)[rows, batch.lengths]
-        return functional.cross_entropy(users @ self.items.T, batch.wanted)
+        return self._against(users, batch.wanted)
 
-    def total(self, batch: Windows, queries: Queries, chosen: Tensor, fitting: Tensor) -> Tensor:
-        """The weighted sum."""
-        asked = self.wanted(queries) if not len(fitting) else self.wanted(queries) + self.phrase(chosen, fitting)
-        return self.next_item(batch) + _QUERY_WEIGHT * asked
-
-
-def fitting_items(phrases: list[Phrase], popularity: Tensor) -> Tensor:
-    """For each phrase the distribution over the items that it fits, by popularity; float32 [phrases, items]."""
-    weights = np.zeros((len(phrases), len(popularity)), dtype=np.float32)
-    for row, phrase in zip(weights, phrases, strict=True):
-        row[phrase.items] = popularity[phrase.items] + 0.5
-    table = torch.from_numpy(weights)
-    return table / table.sum(1, keepdim=True).clamp(min=1e-9)
+    def _against(self, users: Tensor, taken: Tensor) -> Tensor:
+        among = self._batch.among
+        return against(self._kind, users, self.items, among.place[taken], among.drawn)

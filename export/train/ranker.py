@@ -33,6 +33,23 @@ class Block(nn.Module):
         return y
 
 
+class Entry(nn.Module):
+    """What every ranker does first: vectors of events with what they stand for, at a size that layers like."""
+
+    def __init__(self, dimensions: int, dropout: float) -> None:
+        super().__init__()
+        self.kind = nn.Embedding(_KINDS, dimensions)
+        nn.init.normal_(self.kind.weight, std=0.02)
+        self.norm = nn.LayerNorm(dimensions)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, vectors: Tensor, kinds: Tensor) -> Tensor:
+        """[batch, time, dimensions] -> the same."""
+        # Unit vectors have entries near width ** -0.5: bring them to the size of the kind embedding's sum first.
+        x: Tensor = self.drop(self.norm(vectors * vectors.shape[-1] ** 0.5 + self.kind(kinds)))
+        return x
+
+
 class Ranker(nn.Module):
     """Vectors of events (and of the query, last) -> a user vector at every position.
 
@@ -47,13 +64,11 @@ class Ranker(nn.Module):
         self, dimensions: int, max_length: int, *, layers: int = 2, heads: int = 4, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        self.kind = nn.Embedding(_KINDS, dimensions)
-        nn.init.normal_(self.kind.weight, std=0.02)
+        self.entry = Entry(dimensions, dropout)
         self.distance = nn.Parameter(torch.zeros(heads, max_length))
-        self.norm_in, self.norm_out = nn.LayerNorm(dimensions), nn.LayerNorm(dimensions)
+        self.norm_out = nn.LayerNorm(dimensions)
         self.blocks = nn.ModuleList(Block(dimensions, heads, dropout) for _ in range(layers))
         self.out = nn.Linear(dimensions, dimensions)
-        self.drop = nn.Dropout(dropout)
         steps = torch.arange(max_length)
         self.register_buffer("bias_index", (steps[:, None] - steps[None]).clamp(min=0), persistent=False)
         self.register_buffer("causal", torch.triu(torch.full((max_length, max_length), _MASKED), 1), persistent=False)
@@ -69,8 +84,7 @@ class Ranker(nn.Module):
         time = vectors.shape[1]
         bias = self.distance[:, self.bias_index[:time, :time]] + self.causal[:time, :time]
         bias = bias.unsqueeze(0) + ((1 - mask) * _MASKED).to(vectors.dtype)[:, None, None, :]
-        # Unit vectors have entries near width ** -0.5: bring them to the size of the kind embedding's sum first.
-        x = self.drop(self.norm_in(vectors * vectors.shape[-1] ** 0.5 + self.kind(kinds)))
+        x = self.entry(vectors, kinds)
         for block in self.blocks:
             x = block(x, bias)
         user: Tensor = self.out(self.norm_out(x))
@@ -80,7 +94,7 @@ class Ranker(nn.Module):
 class LastUser(nn.Module):
     """The ranker as it is served: the user vector at each row's last event, [batch, dimensions]."""
 
-    def __init__(self, ranker: Ranker) -> None:
+    def __init__(self, ranker: nn.Module) -> None:
         super().__init__()
         self.ranker = ranker
 

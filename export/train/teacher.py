@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.data.phrases import Texts
-from export.train.ranker import Ranker
+from export.train.rankers import make_ranker
 
 
 class Teacher(nn.Module):
@@ -24,11 +24,21 @@ class Teacher(nn.Module):
     text) that was never seen works from its text alone.
     """
 
-    def __init__(self, hidden: int, dimensions: int, items: int, max_length: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        dimensions: int,
+        items: int,
+        max_length: int,
+        *,
+        ranker: str = "transformer",
+        dropout: float = 0.2,
+    ) -> None:
         super().__init__()
+        self.kind, self.max_length = ranker, max_length
         self.projection = nn.Linear(hidden, dimensions, bias=False)
         self.residual = nn.Parameter(torch.zeros(items, dimensions))
-        self.ranker = Ranker(dimensions, max_length)
+        self.ranker = make_ranker(ranker, dimensions, max_length, dropout)
 
     def text_vectors(self, pooled: Tensor) -> Tensor:
         """Unit vectors, [..., dimensions], of pooled BERT vectors [..., hidden]."""
@@ -45,8 +55,12 @@ class Bank:
     @classmethod
     def of(cls, pooled: NDArray[np.float32], texts: Texts) -> Bank:
         """Cut the rows of `Texts.all` into variants and phrases."""
+        return cls.cut(torch.from_numpy(pooled), texts)
+
+    @classmethod
+    def cut(cls, rows: Tensor, texts: Texts) -> Bank:
+        """The same, of a tensor; the bank is a view of it."""
         ways, items = len(texts.variants), len(texts.variants[0])
-        rows = torch.from_numpy(pooled)
         return cls(rows[: ways * items].view(ways, items, -1), rows[ways * items :])
 
 
@@ -57,7 +71,8 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
         "hidden": teacher.projection.in_features,
         "dimensions": teacher.projection.out_features,
         "items": teacher.residual.shape[0],
-        "max_length": teacher.ranker.distance.shape[1],
+        "max_length": teacher.max_length,
+        "ranker": teacher.kind,
     }
     (folder / "teacher.json").write_text(json.dumps(shape))
 

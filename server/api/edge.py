@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -14,10 +15,12 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
+from server.api.desk import Desk
 from server.api.journal import Journal, request_id
 from server.api.status import code_of, to_status
 from server.api.wire import decode
 from server.errors import Cancelled, Overloaded, SwiftrecError
+from server.pipeline.call import Call, finish
 from server.telemetry.metrics import Metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -61,6 +64,23 @@ class Doors:
         self._places.append(place)
 
 
+class Awaited:
+    """A method that is a coroutine, as gRPC calls it: at the desk if there is one, or in a thread that waits."""
+
+    def __init__(
+        self,
+        begin: Callable[[bytes, grpc.ServicerContext], Coroutine[Call, None, Any]],
+        desk: Desk | None,
+    ) -> None:
+        self.begin = begin
+        if desk:
+            self.experimental_thread_pool = desk  # the name that gRPC looks for
+
+    def __call__(self, data: bytes, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 (any response type)
+        """Answer in this thread."""
+        return finish(self.begin(data, context))
+
+
 class Edge:
     """Wraps every method on its registration.
 
@@ -72,6 +92,7 @@ class Edge:
         doors: bound the calls that run.
         streams: bound the streams among them, since each holds a thread for as long as it is open.
         journal: told of each call that has ended.
+        desk: takes the calls of methods that are coroutines; None: each takes a thread.
     """
 
     def __init__(
@@ -81,14 +102,18 @@ class Edge:
         doors: Doors,
         streams: Doors,
         journal: Journal | None = None,
+        desk: Desk | None = None,
     ) -> None:
         self._requests, self._metrics, self._doors, self._streams = requests, metrics, doors, streams
-        self._journal = journal or Journal()
+        self._journal, self._desk = journal or Journal(), desk
         self._ok = {name: metrics.calls.labels(_short(name), "OK") for name in requests}
 
     def wrap(self, name: str, handler: Handler) -> Handler:
         """The method with the edge around it."""
         kind = self._requests.get(name)
+        if kind is not None and inspect.iscoroutinefunction(handler.unary_unary):
+            awaited = Awaited(partial(self._awaited, name, kind, handler.unary_unary), self._desk)
+            return grpc.unary_unary_rpc_method_handler(awaited, response_serializer=handler.response_serializer)
         if handler.unary_unary is not None and kind is not None:
             unary = partial(self._unary, name, kind, handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
@@ -136,6 +161,27 @@ class Edge:
             place = self._doors.enter()
             try:
                 answer = behaviour(decode(kind, data), context)
+            finally:
+                self._doors.leave(place)
+        except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
+            self._refuse(name, error, context, started)
+            return None
+        self._end(name, context, started)
+        return answer
+
+    async def _awaited(
+        self,
+        name: str,
+        kind: type[Message],
+        behaviour: Callable[[Any, grpc.ServicerContext], Coroutine[Call, None, Any]],
+        data: bytes,
+        context: grpc.ServicerContext,
+    ) -> Any:  # noqa: ANN401 (any response type)
+        started = time.monotonic()
+        try:
+            place = self._doors.enter()
+            try:
+                answer = await behaviour(decode(kind, data), context)
             finally:
                 self._doors.leave(place)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)

@@ -18,12 +18,14 @@ from server.api.convert import (
     to_version,
 )
 from server.api.status import code_of, sentence
+from server.api.streams import in_order
 from server.errors import InvalidRequest, NotFound, SwiftrecError
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1 import recommender_pb2_grpc as pb_grpc
-from server.pipeline.domain import Call, Recommendation, Request
+from server.pipeline.call import Call
+from server.pipeline.domain import Recommendation, Request
 from server.pipeline.engine import Engine
 from server.telemetry.metrics import Metrics
 
@@ -36,11 +38,13 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
     def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls, metrics: Metrics) -> None:
         self._registry, self._limits, self._calls, self._metrics = registry, limits, calls, metrics
 
-    def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:
+    async def Recommend(  # awaited by the edge
+        self, request: pb.RecommendRequest, context: grpc.ServicerContext
+    ) -> pb.RecommendResponse:
         """Rank for one request."""
-        return self._one(request, self._calls.of(context).call())
+        return await self._one(request, self._calls.of(context).call())
 
-    def BatchRecommend(
+    async def BatchRecommend(  # awaited by the edge
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
     ) -> pb.BatchRecommendResponse:
         """Rank for each request of a list; a bad one is answered with its error."""
@@ -56,7 +60,7 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
                 groups.setdefault((entry.bundle, entry.version), []).append((place, checked))
         caller = self._calls.of(context)
         for (bundle, version), members in groups.items():
-            answers = self._many(bundle, version, [request for _, request in members], caller.call())
+            answers = await self._many(bundle, version, [request for _, request in members], caller.call())
             for (place, _), answer in zip(members, answers, strict=True):
                 results[place] = answer
         return pb.BatchRecommendResponse(results=[_entry(result) for result in results if result is not None])
@@ -66,16 +70,19 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
     ) -> Iterator[pb.StreamRecommendResponse]:
         """Rank for each message of a stream."""
         caller = self._calls.of(context)
-        for message in request_iterator:
+
+        async def answer(message: pb.StreamRecommendRequest) -> pb.StreamRecommendResponse:
             try:
-                result: _Result = self._one(message.request, caller.call())
+                result: _Result = await self._one(message.request, caller.call())
             except SwiftrecError as error:
                 result = error
-            yield pb.StreamRecommendResponse(result=_entry(result))
+            return pb.StreamRecommendResponse(result=_entry(result))
 
-    def _one(self, request: pb.RecommendRequest, call: Call) -> pb.RecommendResponse:
+        return in_order(request_iterator, answer)
+
+    async def _one(self, request: pb.RecommendRequest, call: Call) -> pb.RecommendResponse:
         checked = to_request(request, self._limits)
-        answer = self._many(request.bundle, to_version(request.version), [checked], call)[0]
+        answer = (await self._many(request.bundle, to_version(request.version), [checked], call))[0]
         if isinstance(answer, SwiftrecError):
             raise answer
         return answer
@@ -87,10 +94,10 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         except SwiftrecError as error:
             return error
 
-    def _many(self, bundle: str, version: int, requests: Sequence[Request], call: Call) -> Sequence[_Result]:
+    async def _many(self, bundle: str, version: int, requests: Sequence[Request], call: Call) -> Sequence[_Result]:
         try:
             with self._registry.use(bundle, version) as engine:
-                answers = engine.recommender.recommend_many(requests, call)
+                answers = await engine.recommender.recommend_many(requests, call)
         except NotFound as error:
             return [error] * len(requests)
         facts = engine.bundle.manifest
@@ -109,13 +116,15 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls) -> None:
         self._registry, self._limits, self._calls = registry, limits, calls
 
-    def Encode(self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext) -> encoder_pb2.EncodeResponse:
+    async def Encode(  # awaited by the edge
+        self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext
+    ) -> encoder_pb2.EncodeResponse:
         """Encode each text."""
         check_entries(len(request.texts), "texts", self._limits)
         texts = [check_text(text, f"texts[{n}]", self._limits) for n, text in enumerate(request.texts)]
         priority, version = to_priority(request.priority), to_version(request.version)
         with self._registry.use(request.bundle, version) as engine:
-            vectors = engine.recommender.encode(texts, self._calls.of(context).call(), priority)
+            vectors = await engine.recommender.encode(texts, self._calls.of(context).call(), priority)
         facts = engine.bundle.manifest
         return encoder_pb2.EncodeResponse(
             vectors=vectors.astype("<f4", copy=False).tobytes(),

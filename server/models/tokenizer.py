@@ -8,13 +8,15 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from server.errors import BundleError
+from server.models.words import Words
 
 
 class Tokenizer:
     """A Hugging Face fast tokenizer without padding; padding is the batch's business."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, max_tokens: int) -> None:
         self._backend = backend
+        self._words = Words(backend, max_tokens) if Words.fits(backend) else None
 
     @classmethod
     def load(cls, path: Path, max_tokens: int) -> Tokenizer:
@@ -29,10 +31,12 @@ class Tokenizer:
             raise BundleError(f"{path}: not a tokenizer file ({error})") from error
         backend.no_padding()
         backend.enable_truncation(max_tokens)
-        return cls(backend)
+        return cls(backend, max_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
+        if self._words:
+            return [self._words.encode(text) for text in texts]
         # One text at a time: the library's own thread pool would compete with the sessions for the cores.
         return [self._backend.encode(text).ids for text in texts]
 

@@ -1,4 +1,4 @@
-"""From texts and item ids to ranked items: whoever asks waits once, for everything.
+"""From texts and item ids to ranked items: whoever asks awaits his call once, for everything.
 
 A list takes each step together, so that its texts share batches; an error stays with its entry.
 """
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from server.batching.policy import DEFAULT_PRIORITY
 from server.errors import SwiftrecError
-from server.pipeline.domain import Call, Recommendation, Request, Timings
+from server.pipeline.call import Call
+from server.pipeline.domain import Recommendation, Request, Timings
 from server.pipeline.steps import Encoding, Parts, Ranking
 
 
@@ -39,7 +40,7 @@ class Recommender:
     def __init__(self, parts: Parts, answered: Answered = _nobody) -> None:
         self._parts, self._clock, self._answered = parts, parts.clock, answered
 
-    def encode(self, texts: Sequence[str], call: Call, priority: int = DEFAULT_PRIORITY) -> NDArray[np.float32]:
+    async def encode(self, texts: Sequence[str], call: Call, priority: int = DEFAULT_PRIORITY) -> NDArray[np.float32]:
         """Unit vectors of the texts, float32 [texts, dimensions].
 
         Raises:
@@ -57,7 +58,7 @@ class Recommender:
         encoding = Encoding(self._parts, texts, call, priority, then)
         try:
             encoding.start()
-            call.wait()
+            await call
             if failed:
                 raise failed[0]
         except SwiftrecError:
@@ -68,14 +69,14 @@ class Recommender:
         self._answered("encoder", seconds, steps, is_success=True)
         return np.array(encoding.vectors)
 
-    def recommend(self, request: Request, call: Call) -> Recommendation:
+    async def recommend(self, request: Request, call: Call) -> Recommendation:
         """Answer one request."""
-        result = self.recommend_many([request], call)[0]
+        result = (await self.recommend_many([request], call))[0]
         if isinstance(result, SwiftrecError):
             raise result
         return result
 
-    def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
+    async def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
         """Answer each request, with a ranking or with the error that it met.
 
         Raises:
@@ -89,7 +90,7 @@ class Recommender:
         for ranking in rankings:
             ranking.start()
         try:
-            call.wait()
+            await call
         except SwiftrecError:
             for ranking in rankings:
                 self._answered("ranker", self._clock() - started, ranking.timings, is_success=False)

@@ -19,7 +19,8 @@ from server.batching.batcher import Batcher
 from server.catalogue.catalogue import Catalogue
 from server.errors import SwiftrecError
 from server.models.ranker import Kind, UserSequence
-from server.pipeline.domain import Call, ItemEvent, Recommendation, Request, Strategy, Timings
+from server.pipeline.call import Call
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, Timings
 from server.pipeline.encodings import Encodings
 
 Vector = NDArray[np.float32]

@@ -65,6 +65,10 @@ class Notes(threading.local):
         elif len(self._works) < _MOST_WORKS:
             self._works.append(work)
 
+    def put(self, works: list[Work]) -> None:
+        """What was taken from another thread, which answered this call before."""
+        self._works = works
+
     def take(self) -> list[Work]:
         """All of it; the next call of this thread begins with nothing."""
         works, self._works = self._works, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections import Counter
@@ -24,7 +25,8 @@ from server.api.wire import decode
 from server.catalogue.catalogue import Catalogue, Item
 from server.errors import InvalidRequest, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
-from server.pipeline.domain import Call, Recommendation, Request, Strategy, Timings
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import Recommendation, Request, Strategy, Timings
 from server.pipeline.engine import Engine, EngineOptions
 from server.telemetry.metrics import Metrics
 from server.telemetry.watch import BundleWatch
@@ -55,12 +57,12 @@ class Pipeline:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
-    def encode(self, texts: Sequence[str], call: Call, priority: int) -> NDArray[np.float32]:
-        self._wait(call)
+    async def encode(self, texts: Sequence[str], call: Call, priority: int) -> NDArray[np.float32]:
+        await self._wait(call)
         return np.zeros((len(texts), 4), dtype=np.float32)
 
-    def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
-        self._wait(call)
+    async def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
+        await self._wait(call)
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Recommendation | SwiftrecError:
@@ -71,10 +73,10 @@ class Pipeline:
         items = self._catalogue.popular(mask, request.top_k)
         return Recommendation(items, [], Strategy.POPULARITY, 0, Timings())
 
-    def _wait(self, call: Call) -> None:
+    async def _wait(self, call: Call) -> None:
         call.expect(1)
         call.arrived()
-        call.wait()
+        await call
 
 
 class Shelf:
@@ -148,7 +150,8 @@ class Checker:
             for reply in method(messages, self._context):
                 reply.SerializeToString()
         else:
-            method(next(messages), self._context).SerializeToString()
+            reply = method(next(messages), self._context)
+            (finish(reply) if inspect.iscoroutine(reply) else reply).SerializeToString()
 
     def check(self, case: Case) -> str:
         """How the case ended: "ok", the name of an allowed error, or a failure that begins with "!"."""

@@ -8,11 +8,17 @@ from collections.abc import Callable
 import pytest
 
 from server.api.calls import Calls
+from server.api.streams import WIDTH
 from server.app import App
 from server.errors import Cancelled, DeadlineExceeded
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.domain import Call, Request
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import Request
+
+
+async def awaited(call: Call) -> None:
+    await call
 
 
 class Context:
@@ -36,7 +42,7 @@ def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None,
 
 def test_late_request_is_refused_and_never_run(app: App) -> None:
     with app.registry.use() as engine, pytest.raises(DeadlineExceeded):
-        engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1))
+        finish(engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1)))
 
 
 def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServiceStub) -> None:
@@ -66,7 +72,7 @@ def test_stream_keeps_one_callback_however_many_messages_it_has() -> None:
     made = [caller.call() for _ in range(100)]
     assert len(context.callbacks) == 1
     context.callbacks[0]()
-    assert [call.is_cancelled for call in made] == [False] * 99 + [True]
+    assert [call.is_cancelled for call in made] == [False] * (100 - WIDTH) + [True] * WIDTH
     assert caller.call().is_cancelled
 
 
@@ -76,7 +82,7 @@ def test_call_that_was_over_before_it_expected_anything_does_not_wait() -> None:
     call.expect(1)
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        call.wait()
+        finish(awaited(call))
     assert time.monotonic() - started < 5
 
 
@@ -85,4 +91,4 @@ def test_call_whose_deadline_has_passed_says_so_even_if_it_was_cancelled() -> No
     call.expect(1)
     call.cancel()
     with pytest.raises(DeadlineExceeded):
-        call.wait()
+        finish(awaited(call))

@@ -167,6 +167,28 @@ def check_stream(client: Any) -> None:  # noqa: ANN401
     client.stop_stream()
 
 
+class Awaited:
+    """The asyncio client's methods, each waited for, so that the checks of the other client fit it."""
+
+    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:  # noqa: ANN401
+        self._client, self._loop = client, loop
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        method = getattr(self._client, name)
+        return lambda *args, **options: self._loop.run_until_complete(method(*args, **options))
+
+
+def check_aio_methods(address: str, bundle: str) -> None:
+    with asyncio.Runner() as runner:
+
+        async def connect() -> Any:  # noqa: ANN401
+            return triton_aio.InferenceServerClient(address)
+
+        client = Awaited(runner.run(connect()), runner.get_loop())
+        check_all(client, bundle)
+        client.close()
+
+
 async def check_aio(address: str) -> None:
     async with triton_aio.InferenceServerClient(address) as client:
         assert await client.is_server_live()
@@ -186,18 +208,24 @@ async def check_aio(address: str) -> None:
         assert seen == ["0", "1", "2"]
 
 
+def check_all(client: Any, bundle: str) -> None:  # noqa: ANN401
+    """What both kinds of client have."""
+    check_server(client, bundle)
+    check_infer(client)
+    check_statistics(client)
+    check_settings(client)
+    check_shared_memory(client)
+    check_repository(client, bundle)
+
+
 def main(address: str, bundle: str) -> None:
     """Every method of every client."""
     with triton.InferenceServerClient(address) as client:
-        check_server(client, bundle)
-        check_infer(client)
-        check_statistics(client)
-        check_settings(client)
-        check_shared_memory(client)
+        check_all(client, bundle)
         check_async(client)
         check_stream(client)
-        check_repository(client, bundle)
     asyncio.run(check_aio(address))
+    check_aio_methods(address, bundle)
     sys.stdout.write("all clients passed\n")
 
 

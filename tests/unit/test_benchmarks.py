@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.client import ClosedLoop, arrivals, connected, open_loop
+from benchmarks.client import Answered, ClosedLoop, Log, arrivals, connected, open_loop
 from benchmarks.echo import reply
 from benchmarks.machine import cpu_seconds, pinned
 from benchmarks.process import Served, serving
 from benchmarks.ratio import Round
 from benchmarks.stub import StubSession
 from benchmarks.summary import Rows, summarise
-from benchmarks.workload import FEWEST_WORDS, MOST_WORDS, PATHS, mixed_texts
+from benchmarks.texts import FEWEST_WORDS, MOST_WORDS, mixed_texts
+from benchmarks.workload import PATHS, Asked
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 _SOURCES = [f"title{n} ({1900 + n}). drama, comedy" for n in range(200)]
@@ -25,8 +26,13 @@ _SOURCES = [f"title{n} ({1900 + n}). drama, comedy" for n in range(200)]
 
 def rows(latencies_s: list[float], codes: list[int], late_s: float = 0.0) -> Rows:
     intended = np.arange(len(codes), dtype=np.float64)
-    done, sizes = intended + np.asarray(latencies_s), np.full(len(codes), 10, dtype=np.int32)
-    return Rows(intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), sizes)
+    done, tokens = intended + np.asarray(latencies_s), np.full(len(codes), 10, dtype=np.int32)
+    return Rows(intended, intended + late_s, done, np.asarray(codes, dtype=np.int32), tokens, np.ones_like(tokens))
+
+
+def asked(payloads: list[bytes]) -> Asked:
+    ones = np.ones(len(payloads), dtype=np.int32)
+    return Asked("encode", payloads, ones, ones)
 
 
 @pytest.fixture(scope="module", params=[("threads",), ("aio",), ("threads", "--hop"), ("aio", "--hop")])
@@ -92,9 +98,9 @@ def test_arrivals_are_seeded_ordered_and_of_the_rate() -> None:
 
 
 def test_closed_loop_answers_each_request_once_and_keeps_to_its_number(echo: Served) -> None:
-    asked = [EncodeRequest(texts=[f"text {n}"]).SerializeToString() for n in range(400)]
+    payloads = [EncodeRequest(texts=[f"text {n}"]).SerializeToString() for n in range(400)]
     with connected(echo.address, PATHS["encode"]) as send:
-        loop = ClosedLoop(send, asked, in_flight=8)
+        loop = ClosedLoop(send, Log(asked(payloads)), in_flight=8)
         loop.start()
         found = loop.rows()
     assert len(found) == 400
@@ -104,14 +110,14 @@ def test_closed_loop_answers_each_request_once_and_keeps_to_its_number(echo: Ser
 
 
 def test_closed_loop_stops_when_told_and_loses_nothing() -> None:
-    waiting: list[Callable[[int], None]] = []
-    loop = ClosedLoop(lambda _request, answered: waiting.append(answered), [b""] * 100, in_flight=4)
+    waiting: list[Answered] = []
+    loop = ClosedLoop(lambda _request, answered: waiting.append(answered), Log(asked([b""] * 100)), in_flight=4)
     loop.start()
     for _ in range(10):
-        waiting.pop(0)(0)
+        waiting.pop(0)(0, b"")
     loop.stop()
     for answered in waiting:
-        answered(14)
+        answered(14, b"")
     found = loop.rows()
     assert not loop.ran_out
     assert found.code.tolist() == [0] * 10 + [14] * 4
@@ -120,18 +126,18 @@ def test_closed_loop_stops_when_told_and_loses_nothing() -> None:
 def test_open_loop_sends_everything_not_before_it_is_due(echo: Served) -> None:
     due = arrivals(2_000.0, 0.1, seed=2)
     with connected(echo.address, PATHS["encode"]) as send:
-        found = open_loop(send, [b""] * len(due), due)
+        found = open_loop(send, Log(asked([b""] * len(due))), due, time.monotonic())
     assert len(found) == len(due)
     assert (found.sent >= found.intended).all()
     assert (found.done > found.sent).all()
 
 
-def test_a_dead_server_gives_codes_and_no_hang() -> None:
+def test_a_dead_server_ends_the_loop_with_its_code() -> None:
     with serving(["-m", "benchmarks", "echo"], core=None) as served, connected(served.address, PATHS["encode"]) as send:
-        os.kill(served.pid, 9)
-        loop = ClosedLoop(send, [b""] * 20, in_flight=4)
+        os.kill(served.pid or 0, 9)
+        loop = ClosedLoop(send, Log(asked([b""] * 20)), in_flight=4)
         loop.start()
-        assert len(loop.rows()) == 20
+        assert loop.rows().code.tolist() == [14] * 4
 
 
 def test_a_server_that_does_not_start_is_an_error() -> None:

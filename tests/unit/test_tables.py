@@ -1,29 +1,35 @@
-"""A user's own data: three formats read alike, and each mistake is named with its row."""
+"""A user's own data: three formats read alike, and every mistake is named with its file, its place and what to do."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from export.data.tables import read
+from export.data.dataset import Dataset, Item, write_items
+from export.data.mistakes import SHOWN
+from export.data.tables import Collected, read
 from export.errors import DataError
 
-_ITEMS = [
+Rows = list[dict[str, Any]]
+
+_ITEMS: Rows = [
     {"item_id": "a", "text": "Alpha, the first", "genre": "x|y"},
     {"item_id": "b", "text": "Beta", "genre": ""},
 ]
-_EVENTS = [
-    {"user_id": "u", "item_id": "b", "timestamp": "2"},
-    {"user_id": "u", "item_id": "a", "timestamp": "1"},
-    {"user_id": "v", "item_id": "a", "timestamp": "1"},
+_EVENTS: Rows = [
+    {"user_id": user, "item_id": item, "timestamp": str(time)}
+    for user in ("u", "v")
+    for time, item in ((3, "a"), (1, "b"), (2, "a"), (2, "b"))
 ]
 
 
-def write(folder: Path, name: str, rows: list[dict[str, str]], suffix: str) -> None:
+def write(folder: Path, name: str, rows: Rows, suffix: str = "jsonl") -> Path:
     path = folder / f"{name}.{suffix}"
     if suffix == "csv":
         lines = [",".join(rows[0]), *(",".join(f'"{v}"' for v in row.values()) for row in rows)]
@@ -32,38 +38,157 @@ def write(folder: Path, name: str, rows: list[dict[str, str]], suffix: str) -> N
         path.write_text("\n".join(map(json.dumps, rows)))
     else:
         parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def collect(folder: Path, *, skip: bool = False) -> Collected:
+    (folder / "out").mkdir(exist_ok=True)
+    return read(folder, folder / "out", skip=skip)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        collect(folder)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS, suffix)
     write(tmp_path, "interactions", _EVENTS, suffix)
-    dataset = read(tmp_path)
+    write(tmp_path, "texts", [{"text": "what I wrote"}], suffix)
+    collected = collect(tmp_path)
+    collected.dataset.save(tmp_path / "out")
+    dataset = Dataset.load(tmp_path / "out")
     assert [item.text for item in dataset.items] == ["Alpha, the first", "Beta"]
-    assert [item.attributes for item in dataset.items] == [{"genre": ["x", "y"]}, {}]
-    assert [history.tolist() for history in dataset.histories] == [[0, 1], [0]]
+    assert [dataset.items[n].attributes for n in (-2, -1)] == [{"genre": ["x", "y"]}, {}]
+    assert [history.tolist() for history in dataset.histories] == [[1, 0, 1, 0]] * 2  # ties: the file's order
+    assert collected.texts == ["what I wrote"]
+    assert (collected.facts.tied_share, collected.facts.events, collected.facts.skipped) == (0.5, 8, {})
+
+
+# What is appended to a sound table, and what must be said about it; row 3 of items is line 3, of interactions line 9.
+_WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("items", {"item_id": "a", "text": "again"}, "items.jsonl, line 3: item_id 'a' is there twice, first in 1"),
+    ("items", {"item_id": "c", "text": " "}, "items.jsonl, line 3: text is empty or missing"),
+    ("items", {"item_id": "c", "text": float("nan")}, "items.jsonl, line 3: text is empty or missing"),
+    ("items", {"item_id": None, "text": "c"}, "items.jsonl, line 3: item_id is empty or missing"),
+    ("items", {"item_id": "c\u0007", "text": "c"}, r"line 3: item_id 'c\x07' holds characters that cannot be printed"),
+    ("items", {"item_id": "c", "text": {"en": "c"}}, "items.jsonl, line 3: text is {'en': 'c'}"),
+    ("items", {"item_id": "c", "text": "\ud800"}, r"items.jsonl, line 3: text is '\ud800'"),
+    ("items", {"item_id": "c", "text": "c", "genre": {"x": 1}}, "items.jsonl, line 3: genre is {'x': 1}"),
+    ("interactions", {"user_id": "u", "item_id": "z", "timestamp": 1}, "line 9: item_id 'z' is not in items"),
+    ("interactions", {"user_id": "u", "item_id": "a", "timestamp": "noon"}, "line 9: timestamp 'noon' is neither"),
+    ("interactions", {"user_id": "u", "item_id": "a", "timestamp": float("nan")}, "line 9: timestamp nan is neither"),
+    ("interactions", {"user_id": "u", "item_id": "a", "timestamp": True}, "line 9: timestamp True is neither"),
+    ("interactions", {"user_id": "u", "item_id": "a"}, "line 9: timestamp is empty or missing"),
+    ("interactions", {"user_id": "", "item_id": "a", "timestamp": 1}, "line 9: user_id is empty or missing"),
+    ("texts", {"text": ""}, "texts.jsonl, line 1: text is empty or missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "message"), _WRONG)
+def test_mistake_is_named_with_its_line_and_skipped_on_demand(
+    tmp_path: Path, name: str, row: dict[str, Any], message: str
+) -> None:
+    write(tmp_path, "items", [*_ITEMS, row] if name == "items" else _ITEMS)
+    write(tmp_path, "interactions", [*_EVENTS, row] if name == "interactions" else _EVENTS)
+    if name == "texts":
+        write(tmp_path, "texts", [row])
+    report = refused(tmp_path)
+    assert message in report
+    assert "--on-error skip" in report
+    collected = collect(tmp_path, skip=True)
+    assert sum(collected.facts.skipped.values()) == 1
+    assert collected.facts.events == 8
+
+
+def test_parquet_counts_rows(tmp_path: Path) -> None:
+    write(tmp_path, "items", _ITEMS, "parquet")
+    write(tmp_path, "interactions", [*_EVENTS, _EVENTS[0] | {"item_id": "z"}], "parquet")
+    assert "interactions.parquet, row 9: item_id 'z' is not in items" in refused(tmp_path)
+
+
+# Whole files of items that are wrong, and what must be said about them.
+_FILES: list[tuple[str, bytes, str]] = [
+    ("csv", b"item_id,txt\na,x\n", "column text is missing (is 'txt' meant?); there are: item_id, txt"),
+    ("csv", b"item_id;text\na;x\n", "columns are separated by ';', needs commas"),
+    ("csv", b"item_id,text,text\na,x,y\n", "column text is there twice"),
+    ("csv", b"", "column item_id is missing; there are: none"),
+    ("csv", b"item_id,text\na,x\nb,y,z\nc,z\n", "line 3: 3 cells, the header has 2"),
+    ("csv", b'item_id,text\na,"x\ny"\nb,\xff\nc,z\n', "line 4: not UTF-8"),
+    ("csv", b'item_id,text\na,x\nb,y\nc,"z\n', "line 4: no CSV from here on"),
+    ("csv", "item_id,text\na,x\n".encode("utf-16"), "UTF-16, needs UTF-8"),
+    ("jsonl", b'{"item_id": "a", "text": "x"}\nnothing\n', "line 2: not JSON"),
+    ("jsonl", b'{"item_id": "a", "text": "x"}\n[1]\n', "line 2: needs an object, got list"),
+    ("jsonl", b'{"item_id": "a", "text": "\xe9"}\n', "line 1: not UTF-8"),
+    ("parquet", b"PAR1 and nothing else", "items.parquet, row 1: no Parquet from here on"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "message"), _FILES)
+def test_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, message: str) -> None:
+    (tmp_path / f"items.{suffix}").write_bytes(content)
+    write(tmp_path, "interactions", _EVENTS)
+    assert message in refused(tmp_path)
+
+
+def test_all_mistakes_are_collected_up_to_a_bound(tmp_path: Path) -> None:
+    write(tmp_path, "items", [*_ITEMS, *[{"item_id": "a", "text": "again"}] * 50, {"item_id": "c", "text": ""}])
+    write(tmp_path, "interactions", [*_EVENTS, _EVENTS[0] | {"item_id": "z"}])
+    report = refused(tmp_path)
+    assert report.count("is there twice") == SHOWN
+    assert "duplicate item_id, 50 times: keep one row for each item" in report
+    assert f"... and {50 - SHOWN} more" in report
+    assert "line 53: text is empty" in report
+    assert "line 9: item_id 'z' is not in items" in report
+    skipped = collect(tmp_path, skip=True).facts.skipped
+    assert skipped == {"duplicate item_id": 50, "empty cell": 1, "unknown item": 1}
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "message"),
+    ("items", "events", "message"),
     [
-        ("items", {"item_id": "a", "text": "again"}, "row 3: item_id 'a' is there twice"),
-        ("items", {"item_id": "c", "text": " "}, "row 3: column text is missing or empty"),
-        ("interactions", {"user_id": "u", "item_id": "z", "timestamp": "1"}, "row 4: item_id 'z' is not in items"),
-        (
-            "interactions",
-            {"user_id": "u", "item_id": "a", "timestamp": "noon"},
-            "row 4: timestamp 'noon' is not a number",
-        ),
+        (_ITEMS[:1], [], "at least 2 items are needed, 1 can be used"),
+        (_ITEMS, _EVENTS[:4], "at least 2 users with 4 interactions are needed, found 1 (of 1 users)"),
+        (_ITEMS, _EVENTS[:7], "at least 2 users with 4 interactions are needed, found 1 (of 2 users)"),
     ],
 )
-def test_mistake_is_named_with_its_row(tmp_path: Path, name: str, row: dict[str, str], message: str) -> None:
-    write(tmp_path, "items", [*_ITEMS, row] if name == "items" else _ITEMS, "jsonl")
-    write(tmp_path, "interactions", [*_EVENTS, row] if name == "interactions" else _EVENTS, "jsonl")
-    with pytest.raises(DataError, match=message):
-        read(tmp_path)
+def test_too_little_data_is_refused_and_cannot_be_skipped(
+    tmp_path: Path, items: Rows, events: Rows, message: str
+) -> None:
+    write(tmp_path, "items", items)
+    write(tmp_path, "interactions", events)
+    assert message in refused(tmp_path)
+    with pytest.raises(DataError):
+        collect(tmp_path, skip=True)
 
 
-def test_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no items.csv, items.jsonl or items.parquet"):
-        read(tmp_path)
+def test_missing_and_double_tables_are_named(tmp_path: Path) -> None:
+    assert "no items.csv, items.jsonl or items.parquet" in refused(tmp_path)
+    write(tmp_path, "items", _ITEMS, "csv")
+    write(tmp_path, "items", _ITEMS, "jsonl")
+    report = refused(tmp_path)
+    assert "items.csv, items.jsonl are all there: keep one" in report
+    assert "no interactions.csv" in report
+
+
+def test_times_are_numbers_dates_or_parquet_times_and_whole_floats_are_ids(tmp_path: Path) -> None:
+    write(tmp_path, "items", [{"item_id": n, "text": str(n)} for n in range(3)])
+    times = [datetime(2026, 1, day, tzinfo=UTC) for day in (3, 1, 2, 4)]
+    rows: Rows = [{"user_id": u, "item_id": float(n % 3), "timestamp": t} for u in "uv" for n, t in enumerate(times)]
+    write(tmp_path, "interactions", rows, "parquet")
+    by_parquet = [h.tolist() for h in collect(tmp_path).dataset.histories]
+    (tmp_path / "interactions.parquet").unlink()
+    write(tmp_path, "interactions", [r | {"timestamp": r["timestamp"].isoformat()} for r in rows])
+    assert by_parquet == [h.tolist() for h in collect(tmp_path).dataset.histories] == [[1, 2, 0, 0]] * 2
+
+
+def test_item_file_reads_what_was_written(tmp_path: Path) -> None:
+    items = [Item(str(n), f"title {n}", "\u2028 é 𝄞" * n, {"a": [str(n)]}) for n in range(5)]
+    file = write_items(items, tmp_path)
+    assert list(file) == items
+    assert [file[n] for n in (4, 0, -2)] == [items[4], items[0], items[3]]
+    assert file[1:3] == items[1:3]
+    with pytest.raises(IndexError):
+        file[5]

@@ -16,7 +16,8 @@ from server.api.inference.parameters import Parameters, read_parameters, whole
 from server.api.inference.tensors import Tensor, classes, raw_bytes, read_inputs
 from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
 from server.models.registry import Registry
-from server.pipeline.domain import Call, ItemEvent, Recommendation, Request, TextEvent
+from server.pipeline.call import Call
+from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine
 from server.telemetry.metrics import Metrics
 
@@ -30,7 +31,7 @@ class Inference:
     def __init__(self, registry: Registry[Engine], limits: InputLimits, metrics: Metrics) -> None:
         self._registry, self._limits, self._metrics = registry, limits, metrics
 
-    def infer(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelInferResponse:
+    async def infer(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelInferResponse:
         """Answer one request.
 
         Raises:
@@ -43,7 +44,7 @@ class Inference:
         with self._registry.use(bundle or asked.bundle, version) as engine:
             call = caller.call(asked.timeout_s)
             try:
-                outputs = (self._encode if spec is ENCODER else self._recommend)(engine, inputs, asked, call)
+                outputs = await (self._encode if spec is ENCODER else self._recommend)(engine, inputs, asked, call)
             except DeadlineExceeded:
                 raise DeadlineExceeded("Request timeout expired") from None
         response = pb.ModelInferResponse(
@@ -55,15 +56,19 @@ class Inference:
             _add(response, spec, name, outputs, k)
         return response
 
-    def _encode(self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call) -> dict[str, Output]:
+    async def _encode(
+        self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call
+    ) -> dict[str, Output]:
         texts = cast("Sequence[str]", inputs["TEXT"].elements)
         checked = [_checked(text, "TEXT", n, self._limits) for n, text in enumerate(texts)]
-        return {"EMBEDDING": engine.recommender.encode(checked, call, asked.priority)}
+        return {"EMBEDDING": await engine.recommender.encode(checked, call, asked.priority)}
 
-    def _recommend(self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call) -> dict[str, Output]:
+    async def _recommend(
+        self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call
+    ) -> dict[str, Output]:
         requests = self._requests(inputs, asked)
         answers: list[Recommendation] = []
-        for result in engine.recommender.recommend_many(requests, call):
+        for result in await engine.recommender.recommend_many(requests, call):
             if isinstance(result, SwiftrecError):
                 raise result
             self._metrics.observe_steps(result.timings)

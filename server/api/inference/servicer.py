@@ -16,6 +16,7 @@ from server.api.inference.models import MODELS, configuration, find_model, metad
 from server.api.inference.settings import log_settings, trace_setting
 from server.api.inference.statistics import model_statistics
 from server.api.status import sentence
+from server.api.streams import in_order
 from server.errors import InvalidInput, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
 from server.pipeline.engine import Engine
@@ -87,21 +88,24 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             versions = [entry.version for entry in self._registry.index() if entry.name == name and entry.is_ready]
             return metadata(spec, request.name, versions, engine)
 
-    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Answer."""
-        return self._inference.infer(request, self._calls.of(context))
+        return await self._inference.infer(request, self._calls.of(context))
 
     def ModelStreamInfer(
         self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ModelStreamInferResponse]:
         """Answer each message, in order; an error concerns its own message only."""
         caller = self._calls.of(context)
-        for request in request_iterator:
+
+        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
-                yield pb.ModelStreamInferResponse(infer_response=self._inference.infer(request, caller))
+                return pb.ModelStreamInferResponse(infer_response=await self._inference.infer(request, caller))
             except SwiftrecError as error:
                 response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-                yield pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
+                return pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
+
+        return in_order(request_iterator, answer)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         """The model as a Triton configuration."""

@@ -1,0 +1,60 @@
+"""Runs the load generator on its own cores against a server and gives its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from benchmarks.client import UNAVAILABLE
+from benchmarks.machine import pinned
+from benchmarks.process import Served, load_cores
+
+NO_LIMIT = 9.0  # of the client's share of its core: for a bare server, which the client is no faster than
+TIMEOUT_S = 30.0
+_REFUSED = {"0", "8"}  # OK and RESOURCE_EXHAUSTED: what a server says that works
+
+
+def load(served: Served, *, may_refuse: bool = False, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Run the load generator in a process of its own.
+
+    Args:
+        served: the server; its CPU time is measured.
+        may_refuse: RESOURCE_EXHAUSTED is an answer.
+        flags: fields of `LoadSettings`.
+
+    Returns:
+        `benchmarks.window.figures`; "bottleneck" says whether the client held it back.
+
+    Raises:
+        RuntimeError: the generator failed, requests did, or the server ended.
+    """
+    values = {"target": served.address, "watch": served.pid, **flags}
+    command = [sys.executable, "-m", "benchmarks", "load"]
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            command += [flag] if value else []
+        elif value is not None:
+            command += [f"{flag}={value}"]
+    with pinned(load_cores()):
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    served.check()
+    if not ended.stdout.strip():
+        raise RuntimeError(f"the load generator failed: {ended.stderr.strip().removeprefix('benchmarks load: ')}")
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    _check(served.address, found, _REFUSED if may_refuse else {"0"})
+    return found
+
+
+def _check(address: str, found: dict[str, Any], allowed: Collection[str]) -> None:
+    if gone := found["codes"].get(str(UNAVAILABLE)):
+        raise RuntimeError(f"the server at {address} went away: {gone} requests met nobody")
+    others = {code: number for code, number in found["codes"].items() if code not in allowed}
+    if others:
+        names = ", ".join(f"{number} with status {code}" for code, number in others.items())
+        raise RuntimeError(f"requests failed: {names} of {found['requests']}")
+    if found["wrong"]:
+        raise RuntimeError(f"{found['wrong']} replies were no answers")

@@ -1,0 +1,126 @@
+"""`python -m benchmarks record`: stands between clients and a live server, passes everything on, notes one method."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks.recording import FORMAT, Marks
+from benchmarks.texts import Items
+from benchmarks.workload import PATHS, Method
+from server.models.tokenizer import Tokenizer
+
+_NO_CUT = 1_000_000
+_OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
+
+
+class RecordSettings(BaseSettings):
+    """Pass calls on to a server and write a recording of one method, by default without any text or id."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks record", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    target: str = Field(description="HOST:PORT of the server")
+    output: Path = Field(description="the recording: JSON lines")
+    method: Method = Field("recommend", description="what is recorded; the rest only passes")
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose tokenizer counts")
+    keep_texts: bool = Field(False, description="also write texts and item ids in the clear")
+    port: int = Field(0, ge=0, le=65_535, description="where clients call; 0 takes a free one")
+    workers: int = Field(256, ge=1, description="calls at once")
+
+
+def run(settings: RecordSettings) -> int:
+    """Record until SIGTERM or Ctrl-C."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", _NO_CUT)
+    marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
+    with settings.output.open("w", encoding="utf-8") as file, grpc.insecure_channel(settings.target) as channel:
+        recorder = Recorder(settings.method, marks, file)
+        server = grpc.server(ThreadPoolExecutor(settings.workers), options=(("grpc.so_reuseport", 0),))
+        server.add_generic_rpc_handlers((Proxy(channel, recorder),))
+        port = server.add_insecure_port(f"127.0.0.1:{settings.port}")
+        server.start()
+        sys.stdout.write(f"recording on 127.0.0.1:{port}, passed on to {settings.target}\n")
+        sys.stdout.flush()
+        stop.wait()
+        server.stop(10).wait()
+        recorder.close()
+    sys.stdout.write(f"{recorder.written} calls in {settings.output}\n")
+    return 0
+
+
+class Recorder:
+    """Writes a line a call."""
+
+    def __init__(self, method: Method, marks: Marks, file: IO[str]) -> None:
+        self._method, self._marks, self._file = method, marks, file
+        self._first: float | None = None
+        self._lock = threading.Lock()
+        self._is_open = True
+        self.written = 0
+        file.write(json.dumps({"format": FORMAT, "method": method}) + "\n")
+
+    def note(self, path: str, payload: bytes) -> None:
+        """Write the call down if it is of the method; what is no message is not written."""
+        now = time.monotonic()
+        if path != PATHS[self._method]:
+            return
+        try:
+            requests = self._marks.call(self._method, payload)
+        except DecodeError:
+            return
+        with self._lock:
+            if not self._is_open:
+                return
+            self._first = now if self._first is None else self._first
+            self._file.write(json.dumps({"t": round(max(0.0, now - self._first), 6), "requests": requests}) + "\n")
+            self.written += 1
+
+    def close(self) -> None:
+        """Write no more."""
+        with self._lock:
+            self._is_open = False
+
+
+class Proxy(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is generic, the class is not
+    """Passes every method on, as a stream of bytes each way: a single message is a stream of one."""
+
+    def __init__(self, channel: grpc.Channel, recorder: Recorder) -> None:
+        self._channel, self._recorder = channel, recorder
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler for any method."""
+        path = handler_call_details.method
+        call = self._channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+
+        def noted(requests: Iterator[bytes]) -> Iterator[bytes]:
+            for request in requests:
+                self._recorder.note(path, request)
+                yield request
+
+        def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            metadata = tuple((key, value) for key, value in context.invocation_metadata() if not key.startswith(_OURS))
+            answers: Any = call(noted(requests), timeout=context.time_remaining(), metadata=metadata)
+            context.add_callback(answers.cancel)
+            try:
+                yield from answers
+            except grpc.RpcError:
+                context.set_trailing_metadata(answers.trailing_metadata() or ())
+                context.abort(answers.code(), answers.details())
+
+        return grpc.stream_stream_rpc_method_handler(handle)

@@ -1,0 +1,154 @@
+"""A workload as it was seen on a live server, without its texts: how long they were and which came again.
+
+A recording is JSON lines: a head, then one line a call with its time of arrival, and for each of its requests the
+events and the query. A text is its length in tokens and a mark, an item id is a mark. Marks are keyed hashes; the key
+is made for one recording and never written, so that nobody can try out texts against them, but equal texts have equal
+marks. A replay draws a text of the same length for each mark, and an item of its own bundle for each mark of an id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.texts import Items, TokenTexts
+from benchmarks.workload import Asked, Method
+from server.pb.swiftrec.v1 import encoder_pb2
+from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
+
+FORMAT = 1
+_MARK_BYTES = 8
+Seen = dict[str, Any]
+"""One request: `events` [[kind, mark, tokens]], `query` [mark, tokens], `top_k`; what it has not is not there."""
+
+
+class Marks:
+    """Turns requests into what a recording keeps.
+
+    Args:
+        count: tokens of a text.
+        keep_texts: write texts and ids in the clear, too.
+    """
+
+    def __init__(self, count: Callable[[str], int], *, keep_texts: bool = False) -> None:
+        self._count, self._keep = count, keep_texts
+        self._key = secrets.token_bytes(32)
+
+    def call(self, method: Method, payload: bytes) -> list[Seen]:
+        """The requests of one call.
+
+        Raises:
+            google.protobuf.message.DecodeError: the payload is no such message.
+        """
+        if method == "encode":
+            return [{"query": self._text(text)} for text in encoder_pb2.EncodeRequest.FromString(payload).texts]
+        if method == "batch":
+            return [self._one(entry) for entry in BatchRecommendRequest.FromString(payload).requests]
+        return [self._one(RecommendRequest.FromString(payload))]
+
+    def _one(self, request: RecommendRequest) -> Seen:
+        seen: Seen = {"events": [self._event(event) for event in request.history]}
+        if request.query:
+            seen["query"] = self._text(request.query)
+        if request.HasField("top_k"):
+            seen["top_k"] = request.top_k
+        return seen
+
+    def _event(self, event: Event) -> list[Any]:
+        if event.WhichOneof("event") == "text":
+            return ["text", *self._text(event.text)]
+        return ["id", self._mark(event.item_id), 0, *([event.item_id] if self._keep else [])]
+
+    def _text(self, text: str) -> list[Any]:
+        return [self._mark(text), self._count(text), *([text] if self._keep else [])]
+
+    def _mark(self, word: str) -> str:
+        return hashlib.blake2b(word.encode(), digest_size=_MARK_BYTES, key=self._key).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Calls of one method: `times` in seconds from the first, and the requests of each."""
+
+    method: Method
+    times: NDArray[np.float64]
+    calls: list[list[Seen]]
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read a file.
+
+        Raises:
+            RuntimeError: it is no recording, or an empty one.
+        """
+        try:
+            with path.open(encoding="utf-8") as lines:
+                head, *rows = [json.loads(line) for line in lines]
+            rows.sort(key=lambda row: row["t"])  # written as calls came, by several threads
+            found = cls(head["method"], np.array([row["t"] for row in rows]), [row["requests"] for row in rows])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RuntimeError(f"{path}: no recording ({error}): make one with python -m benchmarks record") from None
+        if head.get("format") != FORMAT or not rows:
+            raise RuntimeError(f"{path}: {'holds no call' if not rows else 'of another format'}: record it again")
+        return found
+
+    def asked(self, bundle: Path, seed: int) -> Asked:
+        """The calls again, with texts and ids of the bundle at `bundle` in the place of the recorded ones."""
+        drawn = _Drawn(bundle, seed)
+        messages = [self._message([drawn.request(seen) for seen in call]) for call in self.calls]
+        tokens = [sum(_tokens(seen) for seen in call) for call in self.calls]
+        entries = [len(call) for call in self.calls]
+        payloads = [message.SerializeToString() for message in messages]
+        return Asked(self.method, payloads, np.array(tokens, np.int32), np.array(entries, np.int32))
+
+    def _message(
+        self, requests: list[RecommendRequest]
+    ) -> RecommendRequest | BatchRecommendRequest | encoder_pb2.EncodeRequest:
+        if self.method == "encode":
+            return encoder_pb2.EncodeRequest(texts=[request.query for request in requests])
+        return BatchRecommendRequest(requests=requests) if self.method == "batch" else requests[0]
+
+
+def _tokens(seen: Seen) -> int:
+    texts = [event[2] for event in seen.get("events", ())] + ([seen["query"][1]] if "query" in seen else [])
+    return int(sum(texts))
+
+
+class _Drawn:
+    """One text for each mark of a text, one item id for each mark of an id."""
+
+    def __init__(self, bundle: Path, seed: int) -> None:
+        items = Items(bundle)
+        self._texts, self._ids = TokenTexts(items), items.ids
+        self._random = np.random.default_rng(seed)
+        self._known: dict[str, str] = {}
+
+    def request(self, seen: Seen) -> RecommendRequest:
+        """A request of the same shape."""
+        request = RecommendRequest(history=[self._event(*event[:3]) for event in seen.get("events", ())])
+        if "query" in seen:
+            request.query = self._text(*seen["query"][:2])
+        if "top_k" in seen:
+            request.top_k = seen["top_k"]
+        return request
+
+    def _event(self, kind: str, mark: str, tokens: int) -> Event:
+        if kind == "text":
+            return Event(text=self._text(mark, tokens))
+        return Event(
+            item_id=self._known.setdefault(f"id {mark}", self._ids[int(self._random.integers(len(self._ids)))])
+        )
+
+    def _text(self, mark: str, tokens: int) -> str:
+        name = f"text {mark}"
+        if name not in self._known:
+            self._known[name] = self._texts.draw(tokens, self._random)
+        return self._known[name]

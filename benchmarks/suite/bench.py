@@ -1,0 +1,97 @@
+"""What all phases of a run share: the servers under measurement, the floor, the rows, the result so far."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from benchmarks.floor import FloorMeter
+from benchmarks.process import Served
+from benchmarks.scrape import Scrape, between, scrape
+from benchmarks.suite import store
+from benchmarks.suite.raw import Raw
+from benchmarks.suite.result import Point, Result
+from benchmarks.suite.settings import BenchSettings
+from benchmarks.summary import Rows
+from benchmarks.workload import KINDS, Name
+
+
+class Bench:
+    """One run. `server` and `echo` are set by the first phase."""
+
+    def __init__(self, settings: BenchSettings, result: Result, raw: Raw) -> None:
+        self.settings, self.plan, self.result, self.raw = settings, settings.plan, result, raw
+        self.server = self.echo = Served("", None)
+        self.floor: FloorMeter | None = None
+        self.folder: Path | None = None
+        self.before: Scrape | None = None
+        self.after: Scrape | None = None
+
+    def keep(self) -> Path:
+        """Write what there is so far, marked partial: whatever comes, it is there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.folder = self.folder or store.new_folder(self.settings.results, self.result.machine)
+        unfinished = {"is_partial": True, "reason": self.result.reason or "the report was not finished"}
+        store.save(self.folder, self.result.model_copy(update=unfinished))
+        return self.folder
+
+    def saturate(self, served: Served, name: Name, seed: int, *, is_echo: bool = False, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Closed loop; as many recommendations in flight as the settings say."""
+        kind = KINDS[name]
+        number = max(1, flags.pop("in_flight", max(1, self.settings.in_flight // kind.entries)))
+        requests = 2_000 if is_echo else self.plan.closed_requests
+        flags |= {"loop": "closed", "in_flight": number, "requests": max(64, requests // kind.entries)}
+        return self._load(served, name, seed, is_echo=is_echo, cycle=is_echo or self.settings.size == "smoke", **flags)
+
+    def offer(self, name: Name, per_s: float, seed: int, pattern: str = "poisson") -> dict[str, Any]:
+        """Open loop at `per_s` recommendations a second."""
+        rate = max(0.5, per_s / KINDS[name].entries)
+        return self._load(self.server, name, seed, loop="open", rate=rate, pattern=pattern, may_refuse=True)
+
+    def point(self, found: Mapping[str, Any], **facts: Any) -> Point:  # noqa: ANN401
+        """Keep a window as a point, and its rows."""
+        defaults = {"loop": "open", "pattern": "poisson", "share": 0.0, "rate": 0.0, "in_flight": 0}
+        point = Point.model_validate({**defaults, **found, **facts})
+        self.raw.add(Rows.load(Path(found["rows"])), point)
+        Path(found["rows"]).unlink()
+        self.result.points.append(point)
+        return point
+
+    def _load(
+        self,
+        served: Served,
+        name: Name,
+        seed: int,
+        *,
+        is_echo: bool = False,
+        may_refuse: bool = False,
+        **flags: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        settings, smoke = self.settings, self.settings.size == "smoke"
+        free = is_echo or smoke  # who limits whom does not matter there
+        with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as rows:
+            path = rows.name
+        self.before = None if is_echo or not served.metrics else scrape(served.metrics)
+        found = measure.load(
+            served,
+            may_refuse=may_refuse,
+            bundle=settings.bundle,
+            workload=name,
+            seed=seed,
+            rows=path,
+            slo_ms=settings.slo_ms,
+            processes=settings.processes,
+            max_busy=measure.NO_LIMIT if free else settings.max_busy,
+            **{"warmup_s": self.plan.warmup_s, "seconds": self.plan.seconds, **flags},
+        )
+        self.after = None if self.before is None or not served.metrics else scrape(served.metrics)
+        if found["bottleneck"] and not free:
+            self.result.failures.append(f"{name}, {flags['loop']} loop: {found['bottleneck']}")
+        server = between(self.before, self.after) if self.before and self.after else {}
+        return {**found, "server": server, "rows": path, "workload": name}

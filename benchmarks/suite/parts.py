@@ -1,0 +1,134 @@
+"""The parts of the server alone, in this process, on the server's core."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.floor import FloorMeter
+from benchmarks.machine import pinned
+from benchmarks.process import SERVER_CORE
+from benchmarks.texts import Items, TokenTexts
+from server.api.convert import InputLimits, to_request, to_response
+from server.batching.batcher import Batcher
+from server.batching.policy import Limits
+from server.catalogue.catalogue import Filter
+from server.errors import SwiftrecError
+from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from server.pipeline.domain import Recommendation, Strategy, Timings
+
+_LENGTHS, _BATCHES = (8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32)
+_TOP_K = 10
+_JOBS = 2_000
+
+
+def measure_parts(meter: FloorMeter, bundle: Path, seconds: float, cells: int = len(_LENGTHS)) -> dict[str, Any]:
+    """Each part for about `seconds` (a cell of the session grid, too; the grid has `cells` lengths and sizes).
+
+    Returns:
+        Microseconds, by part: `tokeniser` (per text, by tokens), `session` (per batch, by length and batch), `batcher`
+        (per job, with a model that costs nothing), `index` (per search), `serialisation` (per request and reply).
+    """
+    with pinned(SERVER_CORE):
+        return {
+            "tokeniser": _tokeniser(meter, bundle, seconds),
+            "session": _session(meter, seconds, cells),
+            "batcher": _batcher(),
+            "index": _index(meter, seconds),
+            "serialisation": _serialisation(meter, bundle, seconds),
+        }
+
+
+def _us(work: Callable[[], object], seconds: float) -> float:
+    """Microseconds of one run: the median over as many runs as fit."""
+    work()
+    found: list[float] = []
+    ends = time.perf_counter() + seconds
+    while not found or time.perf_counter() < ends:
+        began = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - began)
+    return 1e6 * float(np.median(found))
+
+
+def _tokeniser(meter: FloorMeter, bundle: Path, seconds: float) -> dict[str, float]:
+    texts, random = TokenTexts(Items(bundle)), np.random.default_rng(7)
+    found = {}
+    for length in _LENGTHS:
+        rows = iter([texts.draw(length, random) for _ in range(100_000 // length)] * 20)
+        found[str(length)] = _us(lambda rows=rows: meter.tokenizer.encode([next(rows)]), seconds)  # type: ignore[misc]
+    return found
+
+
+def _session(meter: FloorMeter, seconds: float, cells: int) -> dict[str, dict[str, float]]:
+    return {
+        str(length): {
+            str(size): _us(lambda jobs=[[7] * length] * size: meter.encoder.run(jobs), seconds)  # type: ignore[misc]
+            for size in _BATCHES[: cells + 1]
+        }
+        for length in _LENGTHS[:cells]
+    }
+
+
+class _Nothing:
+    """A model that costs nothing."""
+
+    def run(self, jobs: Sequence[int]) -> list[int]:
+        """The jobs themselves."""
+        return list(jobs)
+
+
+def _batcher() -> dict[str, float]:
+    """CPU per job of submit, plan and answer; one job at a time, and all at once."""
+    return {"one_by_one": _batcher_us(1), "at_once": _batcher_us(_JOBS)}
+
+
+def _batcher_us(burst: int) -> float:
+    batcher: Batcher[int, int] = Batcher("alone", _Nothing(), Limits())
+    done = threading.Semaphore(0)
+
+    def answered(_result: int | SwiftrecError) -> None:
+        done.release()
+
+    batcher.start()
+    began = time.process_time()
+    for start in range(0, _JOBS, burst):
+        for number in range(start, min(start + burst, _JOBS)):
+            batcher.submit(number, 8, time.monotonic() + 60.0, answered)
+        for _ in range(min(burst, _JOBS - start)):
+            done.acquire()
+    spent = time.process_time() - began
+    batcher.stop()
+    return 1e6 * spent / _JOBS
+
+
+def _index(meter: FloorMeter, seconds: float) -> dict[str, float]:
+    catalogue = meter.catalogue
+    user = np.ones(catalogue.dimensions, dtype=np.float32)
+    everything = catalogue.mask(Filter(), ())
+    return {
+        "items": float(len(catalogue.items)),
+        "mask": _us(lambda: catalogue.mask(Filter(), ()), seconds),
+        "search_10": _us(lambda: catalogue.search(user, everything, 10), seconds),
+        "search_100": _us(lambda: catalogue.search(user, everything, 100), seconds),
+    }
+
+
+def _serialisation(meter: FloorMeter, bundle: Path, seconds: float) -> dict[str, float]:
+    items = Items(bundle)
+    history = [Event(item_id=one) for one in items.ids[:20]]
+    payload = RecommendRequest(history=history, query=items.texts[0]).SerializeToString()
+    ranked = [(item, 1.0) for item in meter.catalogue.items[:_TOP_K]]
+    answer = Recommendation(ranked, [], Strategy.MODEL, 20, Timings())
+    limits, reply = InputLimits(), to_response(answer, "bundle", 1)
+    return {
+        "decode": _us(lambda: RecommendRequest.FromString(payload), seconds),
+        "check": _us(lambda: to_request(RecommendRequest.FromString(payload), limits), seconds),
+        "build": _us(lambda: to_response(answer, "bundle", 1), seconds),
+        "encode": _us(reply.SerializeToString, seconds),
+    }

@@ -1,0 +1,129 @@
+"""`python -m benchmarks readme`: the results table of README.md, made from the committed reference, never typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks.suite import store
+from benchmarks.suite.digest import digest
+from benchmarks.suite.result import Repeated, Result
+from benchmarks.suite.settings import RESULTS
+
+REFERENCE = RESULTS / "reference.json"
+BEGIN, END = "<!-- benchmarks: made by `python -m benchmarks readme`, do not edit -->", "<!-- end of benchmarks -->"
+_FIELDS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core", "p99_ms_at_70")
+
+
+class ReadmeSettings(BaseSettings):
+    """Write README's results table from the reference; --reference RESULT takes another run as the reference first."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks readme", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    check: bool = Field(False, description="only say whether the table is in step (exit code 1 if not)")
+    reference: Path | None = Field(None, description="folder of the run that becomes the reference")
+    readme: Path = Field(Path("README.md"), description="file with the two markers")
+    file: Path = Field(REFERENCE, description="the reference")
+
+
+def run(settings: ReadmeSettings) -> int:
+    """Write, or check."""
+    if settings.reference:
+        found = slim(store.load(settings.reference), digest(settings.reference.parent))
+        settings.file.parent.mkdir(parents=True, exist_ok=True)
+        settings.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = settings.readme.read_text(encoding="utf-8")
+    wanted = replaced(text, table(_read(settings.file)))
+    if wanted == text:
+        return 0
+    if settings.check:
+        sys.stderr.write(f"{settings.readme} is not in step with {settings.file}: run python -m benchmarks readme\n")
+        return 1
+    settings.readme.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs of a run.
+
+    Raises:
+        RuntimeError: the run is partial, not valid, or only a smoke run: no reference.
+    """
+    if result.is_partial or result.failures or result.settings.get("size") == "smoke":
+        raise RuntimeError("a partial, invalid or smoke run is no reference")
+    workloads = {
+        name: {field: getattr(found, field).values for field in _FIELDS} for name, found in result.workloads.items()
+    }
+    keys = ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue", "teacher")
+    return {
+        "machine": result.machine,
+        "commit": result.commit,
+        "date": result.started,
+        "bundle": result.bundle,
+        "workloads": workloads,
+        "scenarios": result.scenarios,
+        "startup_s": result.startup_s.values,
+        "memory_mb": result.memory_mb,
+        **{key: summary[key] for key in keys},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The Markdown between the markers."""
+    machine, bundle = found["machine"], found["bundle"]
+    lines = [
+        f"{machine['cpu']}, one core for the server, one for the client; {bundle['name']}, {bundle['variant']}; commit "
+        f"{found['commit']}, {found['date'][:10]}. Medians of {len(found['startup_s'])} interleaved rounds (range).",
+        "",
+        "| workload | CPU floor + echo + rest = server, µs | work ratio | per s and core | p99 at 70 % load, ms |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in found["workloads"].items():
+        cells = {field: Repeated(values=values) for field, values in figures.items()}
+        floor, echo, server = (cells[field].median for field in ("floor_us", "echo_us", "server_us"))
+        cost = f"{floor:.0f} + {echo:.0f} + {server - floor - echo:.0f} = {server:.0f}"
+        ratio, rate, tail = (_cell(cells[f], d) for f, d in (("work_ratio", 2), ("per_s_core", 0), ("p99_ms_at_70", 0)))
+        lines.append(f"| {name} | {cost} | {ratio} | {rate} | {tail} |")
+    lines += ["", *_facts(found)]
+    return "\n".join(lines)
+
+
+def _facts(found: dict[str, Any]) -> list[str]:
+    startup = Repeated(values=found["startup_s"])
+    alone_ms = found["scenarios"]["SingleStream"]["p50_ms"]
+    return [
+        f"Start-up to the first good answer {_cell(startup, 1)} s, memory {found['memory_mb']:.0f} MB; one request in "
+        f"flight p50 {alone_ms:.1f} ms; lists of 32: {found['scenarios']['Offline']['per_s']:.0f} recommendations/s.",
+    ]
+
+
+def _cell(found: Repeated, digits: int) -> str:
+    return f"{found.median:.{digits}f} ({min(found.values):.{digits}f}-{max(found.values):.{digits}f})"
+
+
+def replaced(text: str, made: str) -> str:
+    """README with another table.
+
+    Raises:
+        RuntimeError: it does not have the two markers, in order and once each.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after:
+        raise RuntimeError(f"the markers are missing: {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RuntimeError(f"{path}: no reference ({error}): give --reference FOLDER") from None
+    return found

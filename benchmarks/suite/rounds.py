@@ -1,0 +1,117 @@
+"""The interleaved rounds: in each one floor, bare server and server for every workload, then the open-loop curve."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import pinned
+from benchmarks.process import SERVER_CORE
+from benchmarks.scrape import batch_sizes
+from benchmarks.suite.bench import Bench
+from benchmarks.suite.result import Repeated, Workload
+from benchmarks.workload import KINDS, Name, make
+
+AT_70 = 0.7
+_COSTS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core")
+_FIELDS = (*_COSTS, "p99_ms_at_70", "batch_jobs", "padding", "cache_hits")
+
+
+class Rounds:
+    """Runs rounds and keeps the figures of each in the result.
+
+    Args:
+        bench: what is measured.
+        say: hears what is going on.
+    """
+
+    def __init__(self, bench: Bench, say: Callable[[str], None]) -> None:
+        self._bench, self._say = bench, say
+        self._found: dict[Name, dict[str, list[float]]] = {name: defaultdict(list) for name in bench.settings.names}
+
+    def run(self, number: int, began: float) -> None:
+        """As many rounds as fit into the budget, at least one.
+
+        Args:
+            number: of rounds at most.
+            began: when the whole run began, monotonic.
+        """
+        longest = 0.0
+        for round_ in range(1, number + 1):
+            started = time.monotonic()
+            if started - began + longest > self._bench.settings.budget_s and longest:
+                self._bench.result.notes.append(
+                    f"{round_ - 1} of {number} rounds: the rest did not fit into the budget"
+                )
+                return
+            self._round(round_)
+            longest = max(longest, time.monotonic() - started)
+
+    def _round(self, round_: int) -> None:
+        seed = self._bench.settings.seed + 1_000 * round_
+        capacity = {name: self._saturated(name, round_, seed + n) for n, name in enumerate(self._found)}
+        main = self._bench.settings.main
+        for n, share in enumerate(self._bench.plan.shares):
+            self._say(f"round {round_}: {main} at {share:.0%} of {capacity[main]:.0f}/s")
+            self._offered(main, share, capacity[main], round_, seed + 100 + n)
+        for n, name in enumerate(self._found):
+            if name != main or AT_70 not in self._bench.plan.shares:
+                self._say(f"round {round_}: {name} at {AT_70:.0%} of {capacity[name]:.0f}/s")
+                self._offered(name, AT_70, capacity[name], round_, seed + 200 + n)
+        self._keep()
+
+    def _saturated(self, name: Name, round_: int, seed: int) -> float:
+        """Floor, bare server, server: one after the other, so that all see the same machine."""
+        bench, figures = self._bench, self._found[name]
+        self._say(f"round {round_}: {name} at saturation")
+        if bench.server.pid is not None:
+            self._floor_and_echo(name, seed)
+        found = bench.saturate(bench.server, name, seed)
+        point = bench.point(found, loop="closed", pattern="", round=round_, in_flight=_in_flight(bench, name))
+        if bench.before and bench.after and name == bench.settings.main:
+            bench.result.batch_sizes = batch_sizes(bench.before, bench.after)
+        for key in ("batch_jobs", "padding", "cache_hits"):
+            if key in found["server"]:
+                figures[key].append(found["server"][key])
+        bench.result.memory_mb = max(bench.result.memory_mb, found["server"].get("memory_mb", 0.0))
+        if bench.server.pid is not None:
+            server_us = cost_us(found, bench.settings.device)
+            figures["server_us"].append(server_us)
+            figures["per_s_core"].append(1e6 / server_us if server_us else float("nan"))
+            figures["work_ratio"].append((figures["floor_us"][-1] * found["mix"] + figures["echo_us"][-1]) / server_us)
+        return max(1.0, point.throughput)
+
+    def _floor_and_echo(self, name: Name, seed: int) -> None:
+        bench, figures = self._bench, self._found[name]
+        number = max(2, bench.plan.floor_requests // KINDS[name].entries)
+        asked = make(name, bench.settings.bundle, number, seed)
+        with pinned(SERVER_CORE):
+            if bench.floor is not None:
+                figures["floor_us"].append(bench.floor.measure(asked, bench.plan.floor_batches).floor_us)
+        echo = bench.saturate(bench.echo, name, seed, is_echo=True)
+        Path(echo["rows"]).unlink()
+        figures["echo_us"].append(echo["server_us"])
+
+    def _offered(self, name: Name, share: float, capacity: float, round_: int, seed: int) -> None:
+        found = self._bench.offer(name, share * capacity, seed)
+        point = self._bench.point(found, share=share, rate=share * capacity, round=round_)
+        if share == AT_70:
+            self._found[name]["p99_ms_at_70"].append(point.p99_ms)
+
+    def _keep(self) -> None:
+        for name, figures in self._found.items():
+            repeated = {field: Repeated(values=figures[field]) for field in _FIELDS}
+            self._bench.result.workloads[name] = Workload(version=KINDS[name].version, **repeated)
+        self._bench.keep()
+
+
+def cost_us(found: Mapping[str, Any], device: str) -> float:
+    """Microseconds a recommendation: CPU time; on a GPU, where CPU time says little, wall time at saturation."""
+    return float(found["server_us"]) if device == "cpu" else 1e6 / max(1e-9, found["throughput"])
+
+
+def _in_flight(bench: Bench, name: Name) -> int:
+    return max(1, bench.settings.in_flight // KINDS[name].entries)

@@ -1,0 +1,22 @@
+"""`python -m benchmarks schema`: what stands in result.json, as a JSON schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks.suite.result import Result
+
+
+class SchemaSettings(BaseSettings):
+    """Print the JSON schema of result.json."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks schema")
+
+
+def run(_settings: SchemaSettings) -> int:
+    """Print it."""
+    sys.stdout.write(json.dumps(Result.model_json_schema(mode="serialization"), indent=1) + "\n")
+    return 0

@@ -1,0 +1,105 @@
+"""Every setting of `make bench`, once; and how much is measured in a full run and in a smoke run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks.workload import Name
+
+RESULTS = Path("benchmarks/results")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured. Times in seconds; `shares` of the capacity measured in the same round."""
+
+    workloads: tuple[Name, ...]
+    rounds: int
+    warmup_s: float
+    seconds: float
+    floor_requests: int
+    floor_batches: tuple[int, ...]
+    shares: tuple[float, ...]
+    ladder: tuple[int, ...]
+    starts: int
+    part_s: float
+    cells: int
+    closed_requests: int
+
+
+PLANS: dict[str, Plan] = {
+    "full": Plan(
+        workloads=("short", "mixed", "history", "hot", "list"),
+        rounds=3,
+        warmup_s=1.0,
+        seconds=4.0,
+        floor_requests=200,
+        floor_batches=(4, 8, 16),
+        shares=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.15),
+        ladder=(1, 2, 4, 8, 16, 32, 64, 128),
+        starts=3,
+        part_s=0.2,
+        cells=5,
+        closed_requests=40_000,
+    ),
+    "smoke": Plan(
+        workloads=("mixed", "list"),
+        rounds=1,
+        warmup_s=0.2,
+        seconds=0.6,
+        floor_requests=32,
+        floor_batches=(8,),
+        shares=(0.5, 0.7),
+        ladder=(1, 8),
+        starts=1,
+        part_s=0.005,
+        cells=2,
+        closed_requests=4_000,
+    ),
+}
+
+
+class BenchSettings(BaseSettings):
+    """Measure a bundle's server and write a report: 10 minutes at most on 2 cores; --size smoke only tries it out."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks bench", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    size: Literal["full", "smoke"] = Field("full", description="smoke: seconds, its figures say nothing")
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
+    target: str | None = Field(None, description="HOST:PORT of a server that runs already, instead of one of its own")
+    metrics: str | None = Field(None, description="HOST:PORT of that server's metrics")
+    workloads: list[Name] = Field([], description="only these, the first for the curve; see benchmarks/workload.py")
+    rounds: int = Field(0, ge=0, le=100, description="interleaved rounds over everything; 0: as the size says")
+    in_flight: int = Field(64, ge=1, le=4_096, description="recommendations in flight at saturation")
+    slo_ms: float = Field(100.0, gt=0, description="an answer within it counts as goodput")
+    p99_bound_ms: float = Field(100.0, gt=0, description="of MLPerf's Server scenario")
+    processes: int = Field(1, ge=1, le=64, description="load generators")
+    max_busy: float = Field(0.9, gt=0, description="share of its core beyond which a client is the bottleneck")
+    server_flags: str = Field("--sessions 1", description='flags of the server, as one word: --server-flags="..."')
+    budget_s: float = Field(570.0, gt=0, description="no further round begins that would end later than this")
+    seed: int = Field(7, ge=0, description="of everything that is random")
+    results: Path = Field(RESULTS, description="folder of results")
+
+    @property
+    def plan(self) -> Plan:
+        """How much is measured."""
+        return PLANS[self.size]
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The workloads."""
+        return tuple(self.workloads) or self.plan.workloads
+
+    @property
+    def main(self) -> Name:
+        """The workload of the curve, the ladder and the scenarios: *mixed*, if it is measured."""
+        return "mixed" if "mixed" in self.names else self.names[0]

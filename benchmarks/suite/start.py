@@ -1,0 +1,111 @@
+"""Before the load: what is measured is there and is the right one; start-up time; the client's own ceiling."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import onnxruntime
+
+from benchmarks.floor import FloorMeter
+from benchmarks.machine import pinned
+from benchmarks.process import SERVER_CORE, Served, serving
+from benchmarks.suite.bench import Bench
+from benchmarks.suite.result import Client, Repeated
+from benchmarks.suite.settings import BenchSettings
+from server.models.bundle import Bundle, load_bundle
+from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest, RecommendResponse
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+
+_FIRST_S = 30.0
+
+
+def check_device(device: str) -> None:
+    """The device can be measured here.
+
+    Raises:
+        RuntimeError: it cannot.
+    """
+    if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise RuntimeError("DEVICE=cuda: there is no GPU that this onnxruntime can use; nothing was measured")
+
+
+def start(bench: Bench, stack: ExitStack) -> None:
+    """Start the server (as often as the plan says; the last one stays) and the bare server; open the floor's models.
+
+    Raises:
+        RuntimeError, SwiftrecError: something is not there, or not the right one.
+    """
+    settings = bench.settings
+    check_device(settings.device)
+    bundle = load_bundle(settings.bundle)
+    facts = bundle.manifest
+    variant = settings.variant or facts.default.get(settings.device, "fp32")
+    names = {"name": facts.name, "version": str(facts.version)}
+    bench.result.bundle = {**names, "variant": variant, "device": settings.device}
+    if settings.target:
+        bench.server = Served(settings.target, None, settings.metrics)
+        first_answer(settings.target, bundle)
+        bench.result.notes.append("a server that ran already: no start-up time, no CPU per request, no work ratio")
+    else:
+        seconds = []
+        for number in range(bench.plan.starts):
+            with ExitStack() as inner:
+                began = time.monotonic()
+                bench.server = inner.enter_context(serving(_server(settings)))
+                first_answer(bench.server.address, bundle)
+                seconds.append(time.monotonic() - began)
+                if number + 1 == bench.plan.starts:
+                    stack.push(inner.pop_all())
+        bench.result.startup_s = Repeated(values=seconds)
+    bench.echo = stack.enter_context(serving(["-m", "benchmarks", "echo", "--bundle", str(settings.bundle)]))
+    with pinned(SERVER_CORE):
+        bench.floor = FloorMeter(settings.bundle, settings.variant, settings.device)
+
+
+def _server(settings: BenchSettings) -> list[str]:
+    flags = ["--bundle", str(settings.bundle), "--device", settings.device, "--port", "0", "--metrics-port", "0"]
+    flags += ["--variant", settings.variant] if settings.variant else []
+    return ["-m", "server", *flags, "--log-level", "error", *shlex.split(settings.server_flags)]
+
+
+def first_answer(target: str, bundle: Bundle) -> RecommendResponse:
+    """Ask until there is a good answer from this bundle.
+
+    Raises:
+        RuntimeError: nothing answers at `target`, or another bundle does.
+    """
+    with grpc.insecure_channel(target) as channel:
+        try:
+            reply = RecommenderServiceStub(channel).Recommend(
+                RecommendRequest(query="a first question"), timeout=_FIRST_S
+            )
+        except grpc.RpcError as error:
+            raise RuntimeError(f"no answer at {target}: {getattr(error, 'details', str)()}") from None
+    facts = bundle.manifest
+    if (reply.bundle, reply.version) != (facts.name, facts.version):
+        raise RuntimeError(
+            f"the server at {target} answers from {reply.bundle} version {reply.version}, the texts would come from "
+            f"{facts.name} version {facts.version}: give the same --bundle"
+        )
+    if not reply.items:
+        raise RuntimeError(f"the server at {target} answered without items")
+    return reply
+
+
+def ceiling(bench: Bench) -> Client:
+    """What the load generator can do: against a server that does nothing. Printed before anything is measured."""
+    found = bench.saturate(bench.echo, bench.settings.main, bench.settings.seed, is_echo=True)
+    Path(found["rows"]).unlink()
+    per_core = 1e6 / found["client_us"]
+    client = Client(
+        ceiling_per_s=per_core * bench.settings.processes,
+        reached_per_s=found["throughput"],
+        client_us=found["client_us"],
+        processes=bench.settings.processes,
+    )
+    bench.result.client = client
+    return client

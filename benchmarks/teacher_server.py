@@ -1,0 +1,134 @@
+"""`python -m benchmarks teacher-serve`: the PyTorch teacher behind the same gRPC server.
+
+Its batches are what waits, in order of arrival, up to the server's limits: the batcher's cost model is told that
+padding costs nothing, so that it never sorts by length. Server, tokenizer and catalogue are the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from server.app import App, stop_on_signals
+from server.batching.cost import CostModel
+from server.config import ServerSettings
+from server.models.bundle import find_bundle, load_bundle
+from server.models.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from export.stage import Job
+
+_KEEP = 0.99
+
+
+class TeacherServeSettings(ServerSettings):
+    """The server with the PyTorch teacher of a bundle, batches as they come. Takes every flag of the server."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks teacher-serve")
+
+    smart: bool = Field(False, description="let the batcher group by length, as it does for the student")
+
+
+class TorchSession:
+    """A PyTorch module in the place of an ONNX session.
+
+    Args:
+        run: arrays by name -> the output.
+    """
+
+    def __init__(self, run: Callable[[dict[str, Tensor]], Tensor]) -> None:
+        self._run = run
+
+    def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Run the module."""
+        import torch
+
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self._run({k: torch.from_numpy(v) for k, v in feeds.items()}).numpy()
+        return found
+
+
+class FlatCost(CostModel):
+    """A cost model to which every row costs the same, whatever its length: then padding is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._typical = 16.0
+
+    def row_s(self, _length: int) -> float:
+        """Seconds that one more row costs."""
+        return super().row_s(round(self._typical))
+
+    def observe(self, jobs: int, length: int, seconds: float) -> None:
+        """Learn what is typical."""
+        self._typical = _KEEP * self._typical + (1.0 - _KEEP) * length
+        super().observe(jobs, length, seconds)
+
+
+def run(settings: TeacherServeSettings) -> int:
+    """Serve until SIGTERM."""
+    encoder, ranker = _modules(settings.bundle[0])
+
+    def open_session(path: Path, _device: str, _threads: int) -> Session:
+        if path.name == "ranker.onnx":
+            return TorchSession(lambda feeds: ranker(feeds["vectors"], feeds["kinds"], feeds["mask"]))
+        return TorchSession(lambda feeds: encoder(feeds["input_ids"], feeds["attention_mask"]))
+
+    app = App(settings, open_session=open_session)
+    stop = stop_on_signals(app)
+    app.start()
+    with app.registry.use() as engine:
+        if not settings.smart:
+            engine.encode.cost, engine.rank.cost = FlatCost(), FlatCost()
+    sys.stdout.write(f"teacher on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
+    sys.stdout.flush()
+    stop.wait()
+    app.stop()
+    return 0
+
+
+def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
+    """The teacher's encoder (token ids, mask -> unit vectors) and ranker, from the export's stages beside the bundle.
+
+    Raises:
+        RuntimeError: the stages or the extra export are not there.
+    """
+    try:
+        import torch
+
+        from export.train.encoder import TextEncoder, load_trunk
+        from export.train.ranker import LastUser
+        from export.train.teacher import load_teacher
+    except ImportError as error:
+        raise RuntimeError(f"the teacher needs the extra export ({error.name} is missing): make setup") from None
+    job = _job(bundle)
+    if not (job.folder("finetune") / "teacher.json").exists():
+        raise RuntimeError(f"{job.folder('finetune')}: no teacher: run make export")
+    torch.set_num_threads(1)
+    teacher = load_teacher(job.folder("finetune"))
+    encoder = TextEncoder(load_trunk(_checkpoint(job)), teacher.projection.out_features).eval()
+    encoder.projection.load_state_dict(teacher.projection.state_dict())
+    return encoder, LastUser(teacher.ranker).eval()
+
+
+def _checkpoint(job: Job) -> Path:
+    """Folder of the teacher's BERT: the tuned one if stage finetune wrote it, else the one that was given."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
+
+
+def _job(bundle: Path) -> Job:
+    from export.config import ExportSettings
+    from export.stage import Job
+
+    name, folder = load_bundle(bundle).manifest.name, find_bundle(bundle)
+    return Job(ExportSettings(name=name, artifacts=folder.parent.parent, _cli_parse_args=[]))

@@ -1,0 +1,52 @@
+"""`python -m export doctor DATA`: check a data set without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from export.data.tables import Scan
+from export.errors import DataError
+from server.config import read_settings
+
+_FEWEST, _MOST = 50, 1_000_000
+
+
+class DoctorSettings(BaseSettings):
+    """Check a data set without training: exit code 0 if an export could use it, 2 if not."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m export doctor", cli_kebab_case=True)
+
+    data: CliPositionalArg[Path] = Field(description="folder with items, interactions and, optionally, texts")
+
+
+def main(argv: list[str]) -> int:
+    """Print figures and every kind of mistake; 0, or 2 if an export would stop."""
+    return examine(read_settings(DoctorSettings, argv).data, Console())
+
+
+def examine(folder: Path, console: Console) -> int:
+    """Print what `folder` holds; 0, or 2 if an export would stop."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder: give the one that holds items and interactions")
+    scan = Scan(folder, lambda _: None, needs_interactions=False)
+    facts, report = scan.facts(), scan.mistakes.report()
+    table = Table(title=str(folder), show_header=False)
+    for name, figure in facts.rows().items():
+        table.add_row("would be skipped" if name == "skipped" else name, figure)
+    console.print(table)
+    if not _FEWEST <= facts.items <= _MOST:
+        console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")
+    if not facts.events:
+        console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")
+    if not report:
+        console.print("no mistakes: ready for make export DATA=...")
+        return 0
+    console.print(report, markup=False, highlight=False, soft_wrap=True)
+    verdict = "must be put right first" if scan.mistakes.is_fatal else "put these right, or go on with --on-error skip"
+    console.print(verdict, markup=False)
+    return 2

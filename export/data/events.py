@@ -1,0 +1,65 @@
+"""Interactions in flat arrays, 16 bytes each, and the histories that they make."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Events:
+    """Who took what when, in the order of the file."""
+
+    def __init__(self) -> None:
+        self._users, self._items, self._times = array("i"), array("i"), array("d")
+        self._numbers: dict[str, int] = {}
+
+    def add(self, user: str, item: int, seconds: float) -> None:
+        """Append one; `item` is a position in the catalogue."""
+        self._users.append(self._numbers.setdefault(user, len(self._numbers)))
+        self._items.append(item)
+        self._times.append(seconds)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Events of each user, users in the order in which they first appear."""
+        return np.bincount(np.frombuffer(self._users, np.int32), minlength=len(self._numbers))
+
+    def histories(self) -> list[NDArray[np.int64]]:
+        """Each user's items, oldest first; what shares its time stays in the order of the file."""
+        if not len(self):
+            return []
+        items = np.frombuffer(self._items, np.int32)[self._in_time()].astype(np.int64)
+        return np.split(items, np.cumsum(self.lengths)[:-1])
+
+    def times(self) -> list[NDArray[np.float64]]:
+        """The seconds of the same events."""
+        if not len(self):
+            return []
+        return np.split(np.frombuffer(self._times, np.float64)[self._in_time()], np.cumsum(self.lengths)[:-1])
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of the users, in the order of `histories`."""
+        return list(self._numbers)
+
+    def tied(self) -> float:
+        """Share of events whose time another event of the same user has, too."""
+        if not len(self):
+            return 0.0
+        order = self._in_time()
+        users, times = np.frombuffer(self._users, np.int32)[order], np.frombuffer(self._times, np.float64)[order]
+        same = np.concatenate([[False], (users[1:] == users[:-1]) & (times[1:] == times[:-1]), [False]])
+        return float((same[1:] | same[:-1]).mean())
+
+    def used_items(self) -> int:
+        """How many different items have an event."""
+        return len(np.unique(np.frombuffer(self._items, np.int32)))
+
+    def _in_time(self) -> NDArray[np.int64]:
+        """The order by user, then time, then place in the file (the sort is stable)."""
+        return np.lexsort((np.frombuffer(self._times, np.float64), np.frombuffer(self._users, np.int32)))

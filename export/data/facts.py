@@ -1,0 +1,81 @@
+"""What a data set holds, in figures: for `doctor`, the manifest and the model card."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Smallest, median, 95th percentile and largest of something counted."""
+
+    least: int
+    median: int
+    p95: int
+    most: int
+
+    @classmethod
+    def of(cls, counts: ArrayLike) -> Spread:
+        """Of counts [n]; all 0 if there are none."""
+        array = np.asarray(counts)
+        if not array.size:
+            return cls(0, 0, 0, 0)
+        return cls(*(int(q) for q in np.quantile(array, [0, 0.5, 0.95, 1], method="nearest")))
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.most}, median {self.median}, 95 % up to {self.p95}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake."""
+
+    items: int
+    attributes: dict[str, int]
+    text_words: Spread
+    users: int
+    events: int
+    history_events: Spread
+    usable_users: int
+    used_items: int
+    tied_share: float
+    texts: int
+    skipped: dict[str, int]
+
+    def rows(self) -> dict[str, str]:
+        """Name -> figure, in words."""
+        attributes = ", ".join(f"{name} ({_values(count)})" for name, count in self.attributes.items())
+        return {
+            "items": f"{self.items:,}, of which {self.used_items:,} have interactions",
+            "words of a text": str(self.text_words),
+            "attributes": attributes or "none",
+            "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
+            "events": f"{self.events:,}",
+            "events of a user": str(self.history_events),
+            "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
+            "texts of users": f"{self.texts:,}",
+            "skipped": ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items()) or "nothing",
+        }
+
+
+def _values(count: int) -> str:
+    return "many values" if count < 0 else f"{count:,} value{'s' if count != 1 else ''}"
+
+
+class Lengths:
+    """Lengths of many texts, 4 bytes each."""
+
+    def __init__(self) -> None:
+        self._words = array("i")
+
+    def add(self, text: str) -> None:
+        """Count the words of one text."""
+        self._words.append(text.count(" ") + 1)
+
+    def spread(self) -> Spread:
+        """Their spread."""
+        return Spread.of(np.frombuffer(self._words, np.int32) if self._words else [])

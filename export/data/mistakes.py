@@ -1,0 +1,82 @@
+"""Mistakes in a user's data: each with place, reason and what to do; all of them, up to a bound of each kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.errors import DataError
+
+SHOWN = 20  # places named of each kind; beyond them a mistake is only counted
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is wrong, what to do about it, and whether the export can go on without the row."""
+
+    name: str
+    remedy: str
+    skippable: bool = True
+
+
+NO_TABLE = Kind("missing or double file", "put exactly one CSV, JSONL or Parquet file of each table there", False)
+NO_COLUMN = Kind("missing column", "add or rename the column", False)
+UNREADABLE = Kind("unreadable file", "write the file again as UTF-8 CSV, JSONL or Parquet", False)
+ENCODING = Kind("bad encoding", "save the file as UTF-8")
+BROKEN = Kind("broken row", "repair or remove the row")
+EMPTY = Kind("empty cell", "fill it or remove the row")
+BAD_ID = Kind("bad id", "give a printable number or text")
+TWICE = Kind("duplicate item_id", "keep one row for each item")
+UNKNOWN = Kind("unknown item", "add the item to items or remove the row")
+TIME = Kind("unparsable time", "give seconds since 1970 or an ISO 8601 date and time")
+VALUE = Kind("bad value", "give a text, a number or a list of texts")
+LABELS = Kind("item without a label", "remove the item from items, or name it in id2label", False)
+FEW_ITEMS = Kind("too few items", "add items", False)
+FEW_USERS = Kind("too few users", "add users or interactions; two are trained on, one validates and one tests", False)
+
+
+class Mistakes:
+    """What was found so far: a count of each kind, and the first places."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Kind, int] = {}
+        self._places: dict[Kind, list[str]] = {}
+
+    def add(self, kind: Kind, where: str | Path, reason: str) -> None:
+        """Note one; `where` is the file with its line or row, `reason` says what is there and what should be."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        places = self._places.setdefault(kind, [])
+        if len(places) < SHOWN:
+            places.append(f"{where}: {reason}")
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Kind -> how many rows are left out for it."""
+        return {kind.name: number for kind, number in self._counts.items() if kind.skippable}
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether one of them cannot be skipped."""
+        return any(not kind.skippable for kind in self._counts)
+
+    def report(self) -> str:
+        """Every kind with its count, its remedy and the first places; empty if there is none."""
+        lines: list[str] = []
+        for kind, places in self._places.items():
+            count = self._counts[kind]
+            lines.append(f"{kind.name}, {count:,} time{'s' if count > 1 else ''}: {kind.remedy}")
+            lines += [f"  {place}" for place in places]
+            if count > len(places):
+                lines.append(f"  ... and {count - len(places):,} more")
+        return "\n".join(lines)
+
+    def settle(self, *, skip: bool) -> None:
+        """Go on if there is none, or none that cannot be skipped and `skip` is set.
+
+        Raises:
+            DataError: the whole report.
+        """
+        if not self._counts or (skip and not self.is_fatal):
+            return
+        hint = "" if self.is_fatal else "\n--on-error skip leaves these rows out and counts them"
+        raise DataError(f"the data cannot be used as it is\n{self.report()}{hint}")

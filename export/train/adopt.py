@@ -1,0 +1,87 @@
+"""A recommender that comes in trained becomes the teacher as it is: what stage `finetune` writes, without training.
+
+A classifier's score of item i is W_i p + b_i. With [p, 1] as a text's vector and [W_i, b_i] as the item's it is their
+product, and scaling [p, 1] to length 1 changes no ranking: so it serves as any other teacher does. A bi-encoder's item
+vector is its text's. A teacher of an earlier export brings its ranker; what it had learned of single items beyond
+their texts is left behind, since the items may be others now.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.data.dataset import Dataset
+from export.data.head import Head
+from export.data.heads import OWN
+from export.data.phrases import Texts
+from export.errors import CheckpointError
+from export.stage import Job
+from export.train.encoder import TextEncoder, by_length, load_tokenizer, load_trunk, pad
+from export.train.teacher import Teacher, load_teacher, save_teacher
+
+_BATCH = 64
+
+
+def is_adopted(job: Job) -> bool:
+    """Whether the checkpoint of this job is a recommender that is taken as it is."""
+    return Head.load(job.folder("data") / "checkpoint") is not None
+
+
+def adopt(job: Job, out: Path) -> None:
+    """Write checkpoint/, pooled.npy (float32 [texts, width], rows of `Texts.all`) and the teacher."""
+    data, plan = job.folder("data"), job.settings.plan
+    head = Head.load(data / "checkpoint")
+    if head is None:
+        raise ValueError("a plain encoder cannot be adopted: it is fine-tuned")
+    shutil.copytree(data / "checkpoint", out / "checkpoint")
+    pooled = _pool(job, Texts.load(data).all)
+    items = [item.id for item in Dataset.load(data).items]
+    teacher = _teacher(data / "checkpoint", pooled.shape[1], len(items), plan.max_history + 1)
+    with torch.no_grad():
+        teacher.projection.weight.copy_(torch.eye(pooled.shape[1]))
+        texts = teacher.text_vectors(pooled[: len(items)])
+        teacher.residual.copy_(_item_vectors(head, items, pooled[: len(items)], texts) - texts)
+    np.save(out / "pooled.npy", pooled.numpy(), allow_pickle=False)
+    save_teacher(teacher, out)
+
+
+def _teacher(checkpoint: Path, width: int, items: int, length: int) -> Teacher:
+    """With the ranker of a teacher of ours, or with one that averages.
+
+    Raises:
+        CheckpointError: our teacher's ranker was trained for shorter histories.
+    """
+    if not (checkpoint / OWN[0]).exists():
+        return Teacher(width, width, items, length, ranker="mean", dropout=0.0)
+    own = load_teacher(checkpoint)
+    if own.max_length < length:
+        taken = f"its ranker takes {own.max_length - 1} events, {length - 1} are needed"
+        raise CheckpointError(f"{checkpoint}: {taken}: use the preset that it was trained with")
+    teacher = Teacher(width, width, items, own.max_length, ranker=own.kind, dropout=0.0)
+    teacher.ranker.load_state_dict(own.ranker.state_dict())
+    return teacher
+
+
+def _item_vectors(head: Head, items: list[str], pooled: Tensor, texts: Tensor) -> Tensor:
+    """What a text's unit vector is compared with, [items, width]."""
+    if head.rows is not None:
+        return head.rows_of(items)
+    return pooled if head.shape.similarity == "dot" else texts
+
+
+def _pool(job: Job, texts: list[str]) -> Tensor:
+    folder = job.folder("data") / "checkpoint"
+    encoder = TextEncoder(load_trunk(folder), 1).eval()
+    rows = load_tokenizer(folder, job.settings.plan.max_tokens).encode(texts)
+    batches = by_length(rows, _BATCH)
+    pooled = torch.zeros(len(rows), encoder.projection.in_features)
+    with job.progress("encode texts", len(batches)) as step, torch.inference_mode():
+        for batch in batches:
+            pooled[batch] = encoder.pool(*pad([rows[n] for n in batch]))
+            step()
+    return pooled

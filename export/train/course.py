@@ -1,0 +1,67 @@
+"""The course of a training: epoch after epoch, validated, saved, ended early, and gone on with after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from export.train.record import Record, Row
+from export.train.resume import Resume, cut, under
+from export.train.trainer import Trainer
+
+
+@dataclass
+class Course:
+    """The loop over epochs: validate, keep the best, save, stop early."""
+
+    trainer: Trainer
+    resume: Resume
+    record: Record
+    patience: int
+    epoch: int = 0
+    best: Row | None = None
+    kept: dict[str, Tensor] | None = None
+
+    def to(self, epochs: int, step: Callable[[], None]) -> None:
+        """Train up to `epochs` and leave the weights that are kept in the modules, with a bank that is theirs."""
+        self._go_on()
+        for _ in range(self.epoch):
+            step()
+        while self.epoch < epochs and not self._is_enough():
+            self._once()
+            step()
+        self.trainer.put(self.kept if self.kept is not None else self.trainer.answer())
+        self.trainer.bank.refresh()
+        self.trainer.teacher.eval()
+        self.record.close()
+
+    def _once(self) -> None:
+        loss = self.trainer.epoch()
+        found = self.trainer.validate()
+        self.epoch += 1
+        row = Row(self.trainer.step, self.epoch, loss, found.mean, found.ids, found.text)
+        self.record.add(row)
+        if self.patience and (self.best is None or row.validation_ndcg > self.best.validation_ndcg):
+            self.best, self.kept = row, self.trainer.answer()
+        self._save()
+
+    def _is_enough(self) -> bool:
+        return self.patience > 0 and self.best is not None and self.epoch - self.best.epoch >= self.patience
+
+    def _save(self) -> None:
+        tensors, facts = self.trainer.state()
+        rows = [asdict(row) for row in self.record.rows]
+        facts |= {"epoch": self.epoch, "rows": rows, "best": asdict(self.best) if self.best else None}
+        self.resume.save(tensors | under("kept", self.kept or {}), facts)
+
+    def _go_on(self) -> None:
+        if (saved := self.resume.load()) is None:
+            return
+        tensors, facts = saved
+        self.trainer.restore(tensors, facts)
+        self.epoch, self.kept = facts["epoch"], cut(tensors, "kept") or None
+        self.best = Row(**facts["best"]) if facts["best"] else None
+        for row in facts["rows"]:
+            self.record.add(Row(**row))

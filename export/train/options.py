@@ -1,0 +1,91 @@
+"""How the teacher is trained: every setting once, as `export.config` wants it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+from pydantic_settings import BaseSettings
+
+FROZEN, ALL = "frozen", "all"
+
+
+class TrainingSettings(BaseSettings):
+    """The fields of the stage `finetune`; a preset may have its own values for those that are not given."""
+
+    trunk: Annotated[str, StringConstraints(pattern=r"^(frozen|all|[1-9][0-9]?)$")] = Field(
+        FROZEN,
+        description="what of BERT moves: 'frozen' (fastest; good with few interactions), the last K layers (a number: "
+        "when text-only requests matter), 'all' (a GPU, or texts unlike those that the checkpoint has read)",
+    )
+    lora: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="rank of LoRA matrices instead of whole layers of the trunk, 0 for none: for 'all' in little "
+        "memory, or when so few texts are there that whole layers forget",
+    )
+    epochs: int = Field(0, ge=0, description="passes over the histories; 0: the preset's")
+    batch: int = Field(32, ge=1, description="windows of histories a step: larger on a GPU")
+    accumulate: int = Field(1, ge=1, description="batches a step of the optimiser: for large batches in little memory")
+    optimiser: Literal["adamw", "sgd"] = Field(
+        "adamw", description="adamw nearly always; sgd (momentum .9) to continue a teacher gently, with a higher rate"
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="peak for projection, residuals and ranker")
+    trunk_learning_rate: float = Field(1e-4, gt=0, description="peak for BERT's layers: a tenth or less of the other")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0")
+    weight_decay: float = Field(0.05, ge=0, description="of everything but the items' residuals: more for little data")
+    dropout: float = Field(0.2, ge=0, lt=1, description="in the ranker: more for little data")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="average the weights with this decay, 0 for none: steadier with a constant rate"
+    )
+    texts_per_step: int = Field(
+        32, ge=1, description="texts that a step encodes again, with gradient, when the trunk moves: more on a GPU"
+    )
+    ranker: Literal["transformer", "gru", "mlp"] = Field(
+        "transformer",
+        description="transformer for the best order; gru when histories are long and requests few; mlp for the "
+        "smallest and fastest, where the order of events says little",
+    )
+    loss: Literal["softmax", "sampled", "mse"] = Field(
+        "softmax",
+        description="softmax over the whole catalogue; sampled (with logQ correction) beyond some 20,000 items; mse "
+        "when scores should be near 1 for what is taken and near 0 else",
+    )
+    negatives: int = Field(512, ge=1, description="items that a step draws for the losses sampled and mse")
+    pull: float = Field(
+        0.0,
+        ge=0,
+        description="weight with which each text is drawn to its item's vector, 0 for none: for requests that know an "
+        "item only by its text",
+    )
+    patience: int = Field(
+        0, ge=0, description="stop after so many epochs without a better validation NDCG@10; 0: never, keep the last"
+    )
+    augment: int = Field(
+        0, ge=0, description="more ways to write each item, with typos and lost or swapped words: for users who type"
+    )
+    adversarial: float = Field(
+        0.0,
+        ge=0,
+        description="length of an adversarial step (FGM) on the pooled text vectors, relative to theirs, 0 for none: "
+        "for typing errors, at twice the time",
+    )
+    teachers: int = Field(
+        1,
+        ge=1,
+        le=9,
+        description="teachers whose averaged answers train the last one: better, at so many times the time",
+    )
+    train_device: Literal["cpu", "cuda"] = Field("cpu", description="where the teacher is trained")
+    mixed_precision: bool = Field(False, description="train in bfloat16 where it is safe: on a GPU")
+
+    @property
+    def trunk_layers(self) -> int | None:
+        """How many of the trunk's last layers move: 0 none, None all."""
+        if self.trunk == ALL:
+            return None
+        return 0 if self.trunk == FROZEN else int(self.trunk)
+
+
+TRAINING = tuple(TrainingSettings.model_fields)

@@ -1,0 +1,44 @@
+"""The learning curve: rows for `curve.json`, and the same as TensorBoard scalars while training runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One epoch: steps so far, mean loss, NDCG@10 on validation items (mean of ids and text, and each)."""
+
+    step: int
+    epoch: int
+    loss: float
+    validation_ndcg: float
+    validation_ids: float
+    validation_text: float
+
+
+class Record:
+    """Rows in order, written as they come."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """`folder` is the stage's; `name` tells several teachers apart."""
+        self._path = folder / f"{name}.json"
+        self._board = SummaryWriter(str(folder / "tensorboard" / name))
+        self.rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        self.rows.append(row)
+        for name, value in asdict(row).items():
+            if name not in ("step", "epoch"):
+                self._board.add_scalar(f"train/{name}", value, row.step)
+        self._board.flush()
+        self._path.write_text(json.dumps([asdict(r) for r in self.rows], indent=1))
+
+    def close(self) -> None:
+        """Nothing is added after this."""
+        self._board.close()

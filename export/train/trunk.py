@@ -1,0 +1,114 @@
+"""What of BERT moves in training. The layers below are fixed: what they say of each text is computed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import BertModel
+
+from export.errors import ExportError
+from export.train.encoder import by_length, load_trunk, pad
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_BATCH = 64
+_MAX_KEPT_TOKENS = 400_000  # 600 MB at a width of 384; beyond it the fixed layers run again for each text
+_LORA_TARGETS = ["query", "key", "value", "dense"]
+
+
+class MovingTrunk(nn.Module):
+    """Texts, by their position in `rows`, to pooled vectors.
+
+    There is no dropout in BERT here: the vectors of a text wait in a bank until its next turn, and noise that waits is
+    no regulariser.
+    """
+
+    def __init__(self, folder: Path, rows: list[list[int]], layers: int | None, lora: int = 0) -> None:
+        """`layers` that move, counted from the top (None: all, with the embeddings); `lora` is a rank or 0."""
+        super().__init__()
+        self.bert = load_trunk(folder)
+        self.bert.train(mode=False)
+        self._rows = rows
+        stack = self.bert.encoder.layer
+        self._first = 0 if layers is None else max(0, len(stack) - layers)
+        self._is_whole = layers is None
+        self._kept: dict[int, Tensor] = {}
+        self._free(lora)
+        self._can_keep = self._first > 0 and self.moves and sum(map(len, rows)) <= _MAX_KEPT_TOKENS
+
+    def _free(self, lora: int) -> None:
+        """Let the layers move that shall; with LoRA only the small matrices beside their weights."""
+        self.bert.requires_grad_(requires_grad=False)
+        if lora:
+            self._adapted = _with_lora(self.bert, lora, list(range(self._first, len(self.bert.encoder.layer))))
+        else:
+            (self.bert if self._is_whole else self.bert.encoder.layer[self._first :]).requires_grad_(requires_grad=True)
+            self._adapted = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything of it is trained."""
+        return any(p.requires_grad for p in self.parameters())
+
+    def merged(self) -> BertModel:
+        """The BERT that was trained, LoRA's matrices added to its weights; it is no longer to be trained then."""
+        if self._adapted is not None:
+            self._adapted.merge_and_unload()  # in place
+            self._adapted = None
+        return self.bert
+
+    def forward(self, texts: list[int]) -> Tensor:
+        """Pooled vectors, [len(texts), hidden]; the gradient goes into the layers that move."""
+        ids, mask = pad([self._rows[n] for n in texts])
+        wide = (1.0 - mask[:, None, None, :]) * torch.finfo(torch.float32).min
+        if self._is_whole:
+            hidden = self._embed(ids)
+        else:
+            with torch.no_grad():
+                hidden = self._below(texts, ids, wide)
+        for layer in self.bert.encoder.layer[self._first :]:
+            hidden = layer(hidden, wide)[0]
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1)
+        return pooled
+
+    def all(self, texts: list[int] | None = None) -> Tensor:
+        """Pooled vectors of all texts (or of some), without gradient."""
+        wanted = list(range(len(self._rows))) if texts is None else texts
+        pooled = torch.zeros(len(wanted), self.bert.config.hidden_size)
+        with torch.no_grad():
+            for batch in by_length([self._rows[n] for n in wanted], _BATCH):
+                pooled[batch] = self([wanted[n] for n in batch]).float()
+        return pooled
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.bert.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids))
+        return hidden
+
+    def _below(self, texts: list[int], ids: Tensor, wide: Tensor) -> Tensor:
+        """The input of the first layer that moves, [texts, tokens, hidden]."""
+        if all(n in self._kept for n in texts):
+            hidden = torch.zeros(*ids.shape, self.bert.config.hidden_size)
+            for row, n in zip(hidden, texts, strict=True):
+                row[: len(self._kept[n])] = self._kept[n]
+            return hidden
+        hidden = self._embed(ids)
+        for layer in self.bert.encoder.layer[: self._first]:
+            hidden = layer(hidden, wide)[0]
+        if self._can_keep:
+            self._kept |= {n: row[: len(self._rows[n])].clone() for n, row in zip(texts, hidden, strict=True)}
+        return hidden
+
+
+def _with_lora(bert: BertModel, rank: int, layers: list[int]) -> PeftModel:
+    """The BERT with low-rank matrices beside the weights of `layers` (Hu et al., ICLR 2022), in place."""
+    try:
+        from peft import LoraConfig, get_peft_model  # seconds to import: only who wants it waits
+    except ImportError as error:
+        raise ExportError("--lora needs peft: install the extra 'export'") from error
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_TARGETS, layers_to_transform=layers)
+    return get_peft_model(bert, config).eval()

@@ -1,0 +1,58 @@
+"""NDCG@10 of the items that validate: what every choice in training looks at; it never sees the test items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.data.split import Split
+from export.evaluate.metrics import ndcg
+from export.train.ranker import LastUser
+from export.train.teacher import Bank, Teacher
+from server.models.ranker import Kind
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """NDCG@10, seen items masked, of histories as ids and as titles."""
+
+    ids: float
+    text: float
+
+    @property
+    def mean(self) -> float:
+        """What training tries to raise."""
+        return (self.ids + self.text) / 2
+
+
+@torch.no_grad()
+def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Validation:
+    """How well the next item of each training history is found."""
+    teacher.eval()
+    items = teacher.text_vectors(bank.variants[0]) + teacher.residual
+    titles = teacher.text_vectors(bank.variants[1])
+    last = LastUser(teacher.ranker)
+    found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
+    for start in range(0, len(split.train), _BATCH):
+        histories, wanted = split.train[start : start + _BATCH], split.valid[start : start + _BATCH].tolist()
+        events, mask = _stack([h[-max_history:] for h in histories])
+        for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
+            users = last(vectors[events], torch.full_like(events, int(kind)), mask)
+            scores = (users @ items.T).float().cpu().numpy()
+            found[kind] += [ndcg(s, h, w) for s, h, w in zip(scores, histories, wanted, strict=True)]
+    return Validation(float(np.mean(found[Kind.ITEM])), float(np.mean(found[Kind.TEXT])))
+
+
+def _stack(histories: list[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions and mask, int64 [batch, longest], padded on the right."""
+    events = torch.zeros(len(histories), max(map(len, histories)), dtype=torch.int64)
+    mask = torch.zeros_like(events)
+    for row, there, history in zip(events, mask, histories, strict=True):
+        row[: len(history)] = torch.from_numpy(history)
+        there[: len(history)] = 1
+    return events, mask

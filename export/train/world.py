@@ -1,0 +1,82 @@
+"""What training reads: histories, the items that validate, and every text, the augmented ones among them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.data.noise import corrupt
+from export.data.phrases import Texts
+from export.data.split import Split
+from export.train.examples import Asked, PhraseSampler, Queries, QuerySampler, Windows
+from export.train.loss import Batch
+from export.train.targets import Among, Negatives
+
+
+@dataclass(frozen=True)
+class World:
+    """Histories and texts. `texts` are the data set's own, `ways` the same with `augment` more ways for each item."""
+
+    split: Split
+    texts: Texts
+    ways: Texts
+    negatives: int | None
+
+    @property
+    def items(self) -> int:
+        """Number of items in the catalogue."""
+        return len(self.texts.variants[0])
+
+    @cached_property
+    def originals(self) -> list[int]:
+        """Where the rows of `texts.all` are in `ways.all`."""
+        own, every = len(self.texts.variants) * self.items, len(self.ways.variants) * self.items
+        return [*range(own), *range(every, every + len(self.texts.phrases))]
+
+    @cached_property
+    def popularity(self) -> NDArray[np.float64]:
+        """How often each item was taken in training."""
+        return np.bincount(np.concatenate(self.split.train), minlength=self.items).astype(np.float64)
+
+    @cached_property
+    def _queries(self) -> QuerySampler:
+        return QuerySampler(self.split.train, self.texts.phrases, self.items)
+
+    @cached_property
+    def _asked(self) -> PhraseSampler:
+        return PhraseSampler(self.texts.phrases, self.popularity)
+
+    @cached_property
+    def _negatives(self) -> Negatives | None:
+        return None if self.negatives is None else Negatives(torch.from_numpy(self.popularity), self.negatives)
+
+    def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
+        """A step's windows with `size` queries and phrases, and the items that it looks at."""
+        queries, asked = self._queries.draw(size, rng), self._asked.draw(size, rng)
+        among = Among.all(self.items)
+        if self._negatives is not None:
+            taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
+            among = self._negatives.draw(torch.cat([t.flatten() for t in taken]))
+        ways = torch.from_numpy(rng.integers(0, len(self.ways.variants), len(among.items)))
+        return Batch(windows, queries, asked, among, ways, self._read(windows, queries, asked, among, ways))
+
+    def _read(self, windows: Windows, queries: Queries, asked: Asked, among: Among, ways: Tensor) -> NDArray[np.int64]:
+        """Rows of the bank: full text and drawn text of the windows' items, and what is asked."""
+        items = torch.unique(torch.cat([windows.items[windows.mask > 0], windows.targets[windows.targets >= 0]]))
+        phrases = torch.cat([queries.phrase[queries.phrase >= 0], asked.phrase]) + len(self.ways.variants) * self.items
+        titles = 2 * self.items + queries.wanted[queries.phrase < 0]
+        rows = torch.cat([items, ways[among.place[items]] * self.items + items, phrases, titles])
+        return rows.cpu().numpy()
+
+
+def with_noise(texts: Texts, ways: int, seed: int) -> Texts:
+    """The texts with `ways` more ways to write each item, as a hurried person would; the first two ways take turns."""
+    rng = random.Random(seed)  # noqa: S311 (no secret)
+    noisy = [[corrupt(text, rng) for text in texts.variants[n % 2]] for n in range(ways)]
+    return Texts([*texts.variants, *noisy], texts.phrases)

@@ -1,0 +1,92 @@
+"""Ends calls whose time is up while they wait for answers: one thread for all of them."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable
+
+from server.pipeline.call import Call
+
+_STEP_S = 0.005  # deadlines are rounded up to it, so that thousands of calls share a place in the heap
+
+
+class Deadlines:
+    """Cancels a call that is still watched when its deadline has passed, at most 5 ms later.
+
+    Args:
+        clock: seconds, monotonic; the one of the calls.
+        on_death: called if the thread dies.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, on_death: Callable[[], None] = lambda: None
+    ) -> None:
+        self._clock, self._on_death = clock, on_death
+        self._changed = threading.Condition()
+        self._slots: dict[int, set[Call]] = {}
+        self._order: list[int] = []  # a heap of the slots
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._loop, name="deadlines", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is watched is left alone."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def watch(self, call: Call) -> None:
+        """Cancel `call` once its deadline has passed."""
+        place = _slot(call.deadline)
+        with self._changed:
+            slot = self._slots.get(place)
+            if slot is None:
+                slot = self._slots[place] = set()
+                heapq.heappush(self._order, place)
+                if self._order[0] == place:
+                    self._changed.notify()
+            slot.add(call)
+
+    def forget(self, call: Call) -> None:
+        """The call needs no watching any more."""
+        with self._changed:
+            slot = self._slots.get(_slot(call.deadline))
+            if slot is not None:
+                slot.discard(call)
+
+    def expire(self) -> float:
+        """Cancel what is late; the seconds until there is something to look at again."""
+        late: list[Call] = []
+        with self._changed:
+            while self._order and self._order[0] * _STEP_S <= self._clock():
+                late += self._slots.pop(heapq.heappop(self._order))
+            following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
+        for call in late:
+            call.cancel()
+        return max(0.0, min(following, threading.TIMEOUT_MAX))
+
+    def _loop(self) -> None:
+        try:
+            while not self._is_closing:
+                seconds = self.expire()
+                with self._changed:
+                    if not self._is_closing and not self._is_due():
+                        self._changed.wait(seconds)
+        finally:
+            if not self._is_closing:
+                self._on_death()
+
+    def _is_due(self) -> bool:
+        """Whether a slot has become the first one since `expire` looked, and is late already."""
+        return bool(self._order) and self._order[0] * _STEP_S <= self._clock()
+
+
+def _slot(deadline: float) -> int:
+    return int(deadline / _STEP_S) + 1

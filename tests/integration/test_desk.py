@@ -1,0 +1,188 @@
+"""The desk: calls that wait hold no thread, and whatever happens to one is answered once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import pytest
+
+from server.api import desk as module
+from server.api.deadlines import Deadlines
+from server.api.desk import Desk, can_desk
+from server.api.edge import Awaited
+from server.app import App
+from server.config import ServerSettings
+from server.errors import Cancelled, DeadlineExceeded
+from server.models.bundle import Bundle
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from server.pipeline.call import Call
+
+_PATH = "/test.Service/Ask"
+_MANY = 300
+Begin = Callable[[bytes, grpc.ServicerContext], Coroutine[Call, None, bytes]]
+
+
+@contextmanager
+def served(begin: Begin, limit: int | None = None) -> Iterator[grpc.Channel]:
+    """A channel to a gRPC server with one method at a desk that has two threads for large requests."""
+    deadlines, threads = Deadlines(), ThreadPoolExecutor(2)
+    desk = Desk(threads, 1, deadlines)
+    server = grpc.server(threads, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=limit)
+    handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk))
+    server.add_registered_method_handlers("test.Service", {"Ask": handler})  # type: ignore[attr-defined]
+    port = server.add_insecure_port("127.0.0.1:0")
+    deadlines.start()
+    desk.start()
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    server.stop(0).wait()
+    desk.stop()
+    deadlines.stop()
+
+
+@contextmanager
+def serving(begin: Begin, limit: int | None = None) -> Iterator[grpc.UnaryUnaryMultiCallable[bytes, bytes]]:
+    """That one method."""
+    with served(begin, limit) as channel:
+        yield channel.unary_unary(_PATH, None, None)
+
+
+class Waiting:
+    """A method that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.all_there = threading.Semaphore(0)
+        self.ended: list[str] = []
+
+    async def begin(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
+        call = Call(time.monotonic() + 60)
+        call.expect(1)
+        self.calls.append(call)
+        self.all_there.release()
+        await call
+        return data + threading.current_thread().name.encode()
+
+
+def test_calls_that_wait_hold_no_thread() -> None:
+    method = Waiting()
+    with serving(method.begin) as ask:
+        before = threading.active_count()
+        futures = [ask.future(b"x" * size, timeout=60) for size in (1, 10_000) for _ in range(_MANY // 2)]
+        for _ in futures:
+            assert method.all_there.acquire(timeout=30)
+        assert threading.active_count() <= before + 3  # two that take large requests, one of the client
+        for call in method.calls:
+            call.arrived()
+        assert {future.result().endswith(b"finish-0") for future in futures} == {True}
+
+
+def test_answer_that_is_there_at_once_is_sent_at_once() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        call = Call(time.monotonic() + 60)
+        call.expect(1)
+        call.arrived()
+        await call
+        return data
+
+    with serving(begin) as ask:
+        assert ask(b"yes", timeout=10) == b"yes"
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_coroutine_that_raises_ends_its_call_and_no_other(size: int) -> None:
+    async def begin(data: bytes, context: grpc.ServicerContext) -> bytes:
+        if data.startswith(b"abort"):
+            context.abort(grpc.StatusCode.NOT_FOUND, "not here")
+        if data.startswith(b"bug"):
+            raise ZeroDivisionError
+        return b"fine"
+
+    with serving(begin) as ask:
+        for word, code in ((b"abort", grpc.StatusCode.NOT_FOUND), (b"bug", grpc.StatusCode.UNKNOWN)):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(word + b"." * size, timeout=10)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is code
+            assert ask(b"next", timeout=10) == b"fine"
+
+
+def test_call_whose_own_deadline_passes_is_ended_without_its_answer() -> None:
+    async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
+        call = Call(time.monotonic() + 0.05)
+        call.expect(1)
+        try:
+            await call
+        except DeadlineExceeded:
+            return b"late"
+        return b"never"
+
+    with serving(begin) as ask:
+        assert ask(b"", timeout=10) == b"late"
+
+
+def test_client_that_goes_ends_its_coroutine() -> None:
+    ended = threading.Event()
+
+    async def begin(_data: bytes, context: grpc.ServicerContext) -> bytes:
+        call = Call(time.monotonic() + 60)
+        call.expect(1)
+        context.add_callback(call.cancel)
+        there.set()
+        try:
+            await call
+        except Cancelled:
+            ended.set()
+            raise
+        return b""
+
+    there = threading.Event()
+    with serving(begin) as ask:
+        future = ask.future(b"", timeout=60)
+        assert there.wait(10)
+        future.cancel()  # type: ignore[no-untyped-call]
+        assert ended.wait(10)
+
+
+def test_call_without_a_message_is_refused() -> None:
+    async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return b""
+
+    with served(begin) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.stream_unary(_PATH, None, None)(iter(()), timeout=10)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_ended_calls_make_room_for_others_under_grpcs_own_limit() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return data
+
+    with serving(begin, limit=1) as ask:
+        for _ in range(50):
+            assert ask(b"one", timeout=10, wait_for_ready=True) == b"one"
+
+
+def test_server_answers_through_threads_where_grpc_has_no_place_for_a_desk(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PRIVATE", ("_what_a_later_grpcio_lacks",))
+    assert not can_desk()
+    app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[]))
+    app.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+            assert RecommenderServiceStub(channel).Recommend(pb.RecommendRequest(query="a western"), timeout=10).items
+    finally:
+        app.stop()
+
+
+def test_this_grpcio_has_a_place_for_a_desk() -> None:
+    assert can_desk()

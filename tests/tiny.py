@@ -1,0 +1,87 @@
+"""A random BERT of a few thousand weights and a data set of a few items, so that training runs within a second."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertModel
+
+from export.config import ExportSettings
+from export.data.dataset import Dataset, Item
+from export.data.phrases import write_texts
+from export.stage import Job
+from export.train.encoder import load_tokenizer
+
+_NOUNS = ["river", "night", "garden", "engine", "letter", "winter", "island", "mirror"]
+_GENRES = ["drama", "comedy", "war"]
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()'&,.-"
+
+
+def write_checkpoint(folder: Path, layers: int = 3) -> None:
+    """A random BERT with a vocabulary of words and letters."""
+    folder.mkdir(parents=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_NOUNS, *_GENRES, *_LETTERS, *(f"##{c}" for c in _LETTERS)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = BertConfig(  # type: ignore[no-untyped-call]
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32
+    )
+    bert = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    bert.save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    load_tokenizer(folder, 32)  # writes tokenizer.json
+
+
+def dataset(users: int = 12, events: int = 9) -> Dataset:
+    """Histories that go round the catalogue, so that there is something to learn."""
+    items = [
+        Item(str(n), f"{noun} {n}", f"{noun} {n}. {genre}", {"genre": [genre]})
+        for n, (noun, genre) in enumerate((noun, genre) for noun in _NOUNS for genre in _GENRES)
+    ]
+    histories = [(np.arange(events, dtype=np.int64) + 2 * user) % len(items) for user in range(users)]
+    return Dataset(items, histories, ["film"], [], "made up", "none")
+
+
+def write_data(folder: Path) -> None:
+    """What the stage `data` leaves."""
+    folder.mkdir(parents=True)
+    made = dataset()
+    made.save(folder)
+    write_texts(made, 0).save(folder)
+    write_checkpoint(folder / "checkpoint")
+
+
+class StoppedJob(Job):
+    """A job that is interrupted at a step of its progress; 0: never."""
+
+    stop_at = 0
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """Count steps in silence."""
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if done == self.stop_at:
+                raise KeyboardInterrupt
+
+        yield step
+
+
+def job(artifacts: Path, *flags: str, stop_at: int = 0) -> StoppedJob:
+    """A job on the tiny data under `artifacts`, which is written if it is not there."""
+    settings = ExportSettings(
+        artifacts=artifacts, name="tiny", preset="smoke", _cli_parse_args=["--epochs", "2", "--batch", "4", *flags]
+    )
+    made = StoppedJob(settings)
+    made.stop_at = stop_at
+    if not made.folder("data").exists():
+        write_data(made.folder("data"))
+    return made

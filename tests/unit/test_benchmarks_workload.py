@@ -1,0 +1,146 @@
+"""What is sent: workloads that repeat themselves, and recordings that hold no text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.recording import FORMAT, Marks, Recording
+from benchmarks.stall import Stall
+from benchmarks.texts import Items, TokenTexts, log_normal_lengths
+from benchmarks.workload import KINDS, LIST_ENTRIES, Name, make, zipf
+from server.models.bundle import Bundle
+from server.models.tokenizer import Tokenizer
+from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
+
+_PRIVATE = "a film that nobody may know of"
+
+
+def recommends(payloads: list[bytes]) -> list[RecommendRequest]:
+    return [RecommendRequest.FromString(payload) for payload in payloads]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_workload_repeats_itself_for_a_seed_and_differs_for_another(bundle: Bundle, name: Name) -> None:
+    first, again, other = (make(name, bundle.folder, 20, seed) for seed in (3, 3, 4))
+    assert first.payloads == again.payloads
+    assert first.payloads != other.payloads
+    assert len(first) == 20
+    assert (first.entries == KINDS[name].entries).all()
+
+
+@pytest.mark.parametrize("tokens", [4, 5, 17, 128])
+def test_texts_have_the_number_of_tokens_that_was_asked_for(bundle: Bundle, tokens: int) -> None:
+    texts, random = TokenTexts(Items(bundle.folder)), np.random.default_rng(1)
+    tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", 1_000)
+    drawn = [texts.draw(tokens, random) for _ in range(50)]
+    assert {len(row) for row in tokenizer.encode(drawn)} == {tokens}
+
+
+def test_mixed_says_the_tokens_of_its_queries(bundle: Bundle) -> None:
+    asked = make("mixed", bundle.folder, 100, seed=1)
+    tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", 1_000)
+    queries = [request.query for request in recommends(asked.payloads)]
+    assert [len(row) for row in tokenizer.encode(queries)] == asked.tokens.tolist()
+    assert len(set(queries)) > 95
+
+
+def test_log_normal_lengths_have_their_median_and_stay_within_bounds() -> None:
+    lengths = log_normal_lengths(20_000, 16.0, 0.8, 128, np.random.default_rng(1))
+    assert np.median(lengths) == pytest.approx(16, abs=1)
+    assert (lengths.min(), lengths.max()) == (4, 128)
+
+
+def test_history_has_ids_and_no_text(bundle: Bundle) -> None:
+    found = recommends(make("history", bundle.folder, 50, seed=1).payloads)
+    assert not any(request.query for request in found)
+    assert {event.WhichOneof("event") for request in found for event in request.history} == {"item_id"}
+    assert min(len(request.history) for request in found) >= 1
+
+
+def test_hot_repeats_texts_and_mixed_does_not(bundle: Bundle) -> None:
+    hot, mixed = (
+        [request.query for request in recommends(make(name, bundle.folder, 1_000, seed=1).payloads)]
+        for name in ("hot", "mixed")
+    )
+    assert len(set(hot)) < 0.75 * len(set(mixed))
+
+
+def test_zipf_draws_the_first_twice_as_often_as_the_second() -> None:
+    counts = np.bincount(zipf(100, 1.0, 200_000, np.random.default_rng(1)))
+    assert counts[0] / counts[1] == pytest.approx(2.0, rel=0.05)
+    assert counts[0] / counts[9] == pytest.approx(10.0, rel=0.1)
+
+
+def test_list_holds_requests_of_mixed(bundle: Bundle) -> None:
+    asked = make("list", bundle.folder, 3, seed=1)
+    lists = [BatchRecommendRequest.FromString(payload) for payload in asked.payloads]
+    assert {len(one.requests) for one in lists} == {LIST_ENTRIES}
+    assert asked.tokens.sum() == make("mixed", bundle.folder, 3 * LIST_ENTRIES, seed=1).tokens.sum()
+
+
+def test_shares_of_several_clients_are_the_whole(bundle: Bundle) -> None:
+    asked = make("short", bundle.folder, 10, seed=1)
+    parts = [asked.share(part, 3).payloads for part in range(3)]
+    assert sorted(payload for part in parts for payload in part) == sorted(asked.payloads)
+
+
+def recording(path: Path, calls: list[RecommendRequest], *, keep_texts: bool = False) -> Path:
+    marks = Marks(lambda text: len(text.split()) + 2, keep_texts=keep_texts)
+    lines = [{"format": FORMAT, "method": "recommend"}]
+    lines += [
+        {"t": n / 10, "requests": marks.call("recommend", call.SerializeToString())} for n, call in enumerate(calls)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_recording_holds_no_text_and_no_id_unless_it_is_told(tmp_path: Path) -> None:
+    call = RecommendRequest(query=_PRIVATE, history=[Event(text=_PRIVATE), Event(item_id="item-4711")])
+    hidden = recording(tmp_path / "hidden", [call]).read_text()
+    assert "nobody" not in hidden
+    assert "4711" not in hidden
+    clear = recording(tmp_path / "clear", [call], keep_texts=True).read_text()
+    assert _PRIVATE in clear
+    assert "item-4711" in clear
+
+
+def test_two_recordings_of_the_same_text_have_nothing_in_common(tmp_path: Path) -> None:
+    one, two = (recording(tmp_path / name, [RecommendRequest(query=_PRIVATE)]) for name in "ab")
+    assert Recording.load(one).calls[0][0]["query"][0] != Recording.load(two).calls[0][0]["query"][0]
+
+
+def test_replay_has_the_same_lengths_times_and_repetitions(bundle: Bundle, tmp_path: Path) -> None:
+    calls = [
+        RecommendRequest(query="one two three", history=[Event(item_id="1"), Event(item_id="2")], top_k=3),
+        RecommendRequest(query="one two three", history=[Event(item_id="1"), Event(text="four five")]),
+        RecommendRequest(query="another one"),
+    ]
+    loaded = Recording.load(recording(tmp_path / "calls", calls))
+    first, second, third = recommends(loaded.asked(bundle.folder, seed=1).payloads)
+    assert loaded.times.tolist() == [0.0, 0.1, 0.2]
+    assert first.query == second.query != third.query
+    assert first.history[0] == second.history[0]
+    assert first.top_k == 3
+    tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", 1_000)
+    texts = [first.query, second.history[1].text, third.query]
+    assert [len(row) for row in tokenizer.encode(texts)] == [5, 4, 4]
+
+
+@pytest.mark.parametrize("text", ["", "no json", '{"format": 1, "method": "recommend"}', '{"format": 9}\n{"t": 0}'])
+def test_what_is_no_recording_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(RuntimeError, match="record"):
+        Recording.load(tmp_path / "file")
+
+
+def test_stall_holds_what_comes_within_it_until_its_end() -> None:
+    now, slept = [0.0], list[float]()
+    stall = Stall(1.0, 2.0, clock=lambda: now[0], sleep=slept.append)
+    for moment in (5.0, 5.9, 6.0, 7.5, 8.0):
+        now[0] = moment
+        stall.wait()
+    assert slept == pytest.approx([2.0, 0.5])

@@ -1,0 +1,84 @@
+"""Stage `data`: what is skipped is counted in the record, and the kind of checkpoint decides what is done with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.config import ExportSettings
+from export.data.collect import run
+from export.data.head import Head
+from export.data.phrases import Texts
+from export.errors import DataError
+from export.stage import Job
+from tests.checkpoints import save_model, save_sentence_transformer
+
+
+def write(folder: Path, *, events: bool = True) -> None:
+    """Four items and two users; with two rows that are wrong where there are events."""
+    folder.mkdir()
+    items: list[dict[str, Any]] = [{"item_id": n, "text": f"thing {n}\u2028new line", "kind": "x"} for n in range(4)]
+    rows: list[dict[str, Any]] = [{"user_id": u, "item_id": n, "timestamp": n} for u in "ab" for n in range(4)]
+    if events:
+        items.append({"item_id": 0, "text": "again"})
+        rows.append({"user_id": "a", "item_id": "nowhere", "timestamp": 1})
+        (folder / "interactions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": f"text {n}"}) for n in range(20)))
+
+
+def collected(folder: Path, *flags: str) -> dict[str, dict[str, str]]:
+    settings = ["--data", str(folder / "data"), "--checkpoint", str(folder / "checkpoint"), *flags]
+    (folder / "out").mkdir()
+    run(Job(ExportSettings(artifacts=folder, _cli_parse_args=settings)), folder / "out")
+    sources: dict[str, dict[str, str]] = json.loads((folder / "out" / "sources.json").read_text())
+    return sources
+
+
+def test_skipped_rows_are_counted_in_the_record(tmp_path: Path) -> None:
+    write(tmp_path / "data")
+    save_model("distilbert", tmp_path / "checkpoint")
+    sources = collected(tmp_path, "--on-error", "skip")
+    assert sources["data"]["skipped"] == "1 duplicate item_id, 1 unknown item"
+    assert sources["data"]["items"] == "4, of which 4 have interactions"
+    assert (sources["checkpoint"]["kind"], sources["checkpoint"]["family"]) == ("encoder", "distilbert")
+    texts = Texts.load(tmp_path / "out")
+    assert texts.variants[0][0] == "thing 0 new line"
+    assert (len(texts.others), texts.held) == (18, ["text 0", "text 10"])
+
+
+def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "data")
+    save_model("bert", tmp_path / "checkpoint")
+    with pytest.raises(DataError, match="duplicate item_id, 1 time"):
+        collected(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("events", "flags", "is_adopted"),
+    [
+        (False, [], True),
+        (True, [], False),
+        (True, ["--adopt", "always"], True),
+        (True, ["--adopt", "never"], False),
+    ],
+)
+def test_bi_encoder_is_adopted_where_there_is_nothing_to_tune_it_on(
+    tmp_path: Path, events: bool, flags: list[str], is_adopted: bool
+) -> None:
+    write(tmp_path / "data", events=events)
+    save_sentence_transformer("bert", tmp_path / "checkpoint")
+    sources = collected(tmp_path, "--on-error", "skip", *flags)
+    assert sources["checkpoint"]["use"] == ("adopted as it is" if is_adopted else "fine-tuned here")
+    assert (Head.load(tmp_path / "out" / "checkpoint") is not None) == is_adopted
+
+
+def test_classifier_is_adopted_whatever_the_data_unless_told_not_to(tmp_path: Path) -> None:
+    write(tmp_path / "data")
+    save_model("roberta", tmp_path / "checkpoint", "ForSequenceClassification", id2label=dict(enumerate("0123")))
+    assert collected(tmp_path, "--on-error", "skip")["checkpoint"]["use"] == "adopted as it is"
+    (tmp_path / "out").rename(tmp_path / "first")
+    assert collected(tmp_path, "--on-error", "skip", "--adopt", "never")["checkpoint"]["use"] == "fine-tuned here"

@@ -1,0 +1,67 @@
+"""The thread that ends late calls, with a clock that a test turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.api.deadlines import Deadlines
+from server.errors import DeadlineExceeded
+from server.pipeline.call import Call
+
+
+class Clock:
+    """Seconds as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def waiting(clock: Clock, seconds: float) -> Call:
+    call = Call(clock.now + seconds, clock)
+    call.expect(1)
+    return call
+
+
+def test_calls_are_ended_once_their_deadline_has_passed_and_no_sooner() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    soon, later = waiting(clock, 0.1), waiting(clock, 5.0)
+    for call in (later, soon):
+        deadlines.watch(call)
+    assert deadlines.expire() == pytest.approx(0.1025, abs=0.0026)
+    clock.now += 0.1
+    deadlines.expire()
+    assert not soon.is_cancelled
+    clock.now += 0.0051
+    assert deadlines.expire() == pytest.approx(4.9, abs=0.01)
+    assert (soon.is_cancelled, later.is_cancelled) == (True, False)
+    with pytest.raises(DeadlineExceeded):
+        soon.check()
+
+
+def test_call_that_is_forgotten_is_left_alone() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    call, mate = waiting(clock, 0.1), waiting(clock, 0.1)
+    for one in (call, mate):
+        deadlines.watch(one)
+    deadlines.forget(call)
+    clock.now += 1
+    deadlines.expire()
+    assert (call.is_cancelled, mate.is_cancelled) == (False, True)
+
+
+def test_thread_that_dies_is_told_of() -> None:
+    dead: list[bool] = []
+
+    class Broken(Deadlines):
+        def expire(self) -> float:
+            raise MemoryError
+
+    deadlines = Broken(on_death=lambda: dead.append(True))
+    with pytest.raises(MemoryError):
+        deadlines._loop()
+    assert dead == [True]

@@ -1,0 +1,124 @@
+"""The stage `finetune` on a tiny BERT: what it writes, the same for the same seed, stopped or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.data.phrases import Texts
+from export.train import finetune
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
+from export.train.teacher import load_teacher
+from tests.tiny import StoppedJob, job
+
+
+def tune(one: StoppedJob) -> Path:
+    """Run the stage as the runner does, into the folder where other stages look for it."""
+    out = one.folder("finetune")
+    out.mkdir(parents=True)
+    finetune.run(one, out)
+    return out
+
+
+def resume_folder(one: StoppedJob) -> Path:
+    return one.root / "finetune.resume"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--trunk", "frozen"),
+        ("--trunk", "1"),
+        ("--trunk", "all"),
+        ("--trunk", "2", "--lora", "2"),
+        ("--trunk", "1", "--augment", "2", "--adversarial", "0.1", "--accumulate", "3", "--ema", "0.9"),
+        ("--loss", "sampled", "--negatives", "6", "--optimiser", "sgd"),
+        ("--loss", "mse", "--ranker", "mlp", "--mixed-precision"),
+        ("--teachers", "2", "--ranker", "gru"),
+    ],
+)
+def test_pooled_vectors_are_those_of_the_checkpoint_that_is_left(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    if "--lora" in flags:
+        pytest.importorskip("peft", reason="the extra 'export' is not installed")
+    one = job(tmp_path, *flags)
+    out = tune(one)
+    texts = Texts.load(one.folder("data"))
+    rows = load_tokenizer(teacher_checkpoint(one), 128).encode(texts.all)
+    with torch.inference_mode():
+        encoder = TextEncoder(load_trunk(out / "checkpoint"), 8).eval()
+        wanted = torch.cat([encoder.pool(*pad([row])) for row in rows]).numpy()
+    np.testing.assert_allclose(np.load(out / "pooled.npy"), wanted, atol=1e-5)
+    assert load_teacher(out).kind == one.settings.ranker
+    curve = json.loads((out / "curve.json").read_text())
+    assert [row["epoch"] for row in curve] == [1, 2]
+    assert all(np.isfinite(row["loss"]) and 0 <= row["validation_ndcg"] <= 1 for row in curve)
+    assert any((out / "tensorboard" / "curve").iterdir())
+
+
+@pytest.mark.parametrize(("trunk", "moved"), [("frozen", set()), ("1", {2}), ("2", {1, 2}), ("all", {0, 1, 2})])
+def test_only_the_layers_move_that_shall(tmp_path: Path, trunk: str, moved: set[int]) -> None:
+    one = job(tmp_path, "--trunk", trunk)
+    before, after = load_trunk(one.folder("data") / "checkpoint"), load_trunk(tune(one) / "checkpoint")
+    found = {
+        n
+        for n, (a, b) in enumerate(zip(before.encoder.layer, after.encoder.layer, strict=True))
+        if any(not torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    }
+    same_words = torch.equal(before.embeddings.word_embeddings.weight, after.embeddings.word_embeddings.weight)
+    assert (found, same_words) == (moved, trunk != "all")
+
+
+def result(folder: Path) -> bytes:
+    return (folder / "teacher.safetensors").read_bytes() + (folder / "checkpoint" / "model.safetensors").read_bytes()
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    first, again, other = (
+        tune(job(tmp_path / name, "--trunk", "1", "--seed", seed))
+        for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
+    )
+    assert result(first) == result(again)
+    assert result(first) != result(other)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, stop_at: int) -> None:
+    flags = ("--trunk", "1", "--epochs", "3", "--ema", "0.5", "--patience", "3", "--adversarial", "0.1")
+    whole = tune(job(tmp_path / "whole", *flags))
+    stopped = job(tmp_path / "stopped", *flags, stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(stopped, tmp_path)
+    assert resume_folder(stopped).exists()
+    gone_on = tune(job(tmp_path / "stopped", *flags))
+    assert result(whole) == result(gone_on)
+    assert (whole / "curve.json").read_text() == (gone_on / "curve.json").read_text()
+    assert not resume_folder(stopped).exists()
+
+
+def test_what_was_stopped_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    stopped = job(tmp_path / "a", "--weight-decay", "0.5", stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(stopped, tmp_path)
+    assert result(tune(job(tmp_path / "a"))) == result(tune(job(tmp_path / "b")))
+
+
+def test_half_written_rest_is_not_gone_on_with(tmp_path: Path) -> None:
+    stopped = job(tmp_path / "a", stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(stopped, tmp_path)
+    tensors = resume_folder(stopped) / "0" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    assert result(tune(job(tmp_path / "a"))) == result(tune(job(tmp_path / "b")))
+
+
+def test_preset_gives_what_no_flag_gives(tmp_path: Path) -> None:
+    from export.config import PRESETS
+
+    settings = job(tmp_path).settings
+    for name, value in PRESETS["smoke"].training.items():
+        assert getattr(settings, name) == value
+    assert job(tmp_path, "--trunk", "2").settings.trunk_layers == 2
