@@ -11,7 +11,14 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from export.errors import CheckpointError
+from export.stage import Job
 from server.models.tokenizer import Tokenizer
+
+
+def teacher_checkpoint(job: Job) -> Path:
+    """The tuned BERT if the stage `finetune` left one, else the BERT that training starts from."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
 
 
 def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
