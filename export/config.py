@@ -72,6 +72,13 @@ class ExportSettings(BaseSettings):
         0.95, ge=0, le=1, description="gate: share of the teacher's query precision that the bundle must keep"
     )
 
+    int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
+        "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
+    )
+    allow_lossy: bool = Field(
+        False, description="ship variants that fail a gate of loss, size or speed, and record the exception"
+    )
+
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:

@@ -59,7 +59,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),
     Stage("onnx", "export.compress.trace", ("max_history", "max_tokens"), ("data", "finetune", "distil")),
-    Stage("quantise", "export.compress.quantise", ("seed",), ("data", "onnx")),
+    Stage(
+        "quantise",
+        "export.compress.quantise",
+        ("seed", "max_tokens", "dimensions", "int8_target", "allow_lossy"),
+        ("data", "finetune", "onnx"),
+    ),
     Stage(
         "verify",
         "export.evaluate.verify",

@@ -30,6 +30,8 @@ class Variant:
         cosine: mean cosine of its vectors to the student's fp32 graph.
         batch_invariance: largest difference of a vector's entries, alone against in a batch.
         refused: the gate that it failed and by how much; empty if it passed all so far.
+        exception: the gate that it failed and that --allow-lossy excused.
+        form: how it was made: "fused", "u8s8", ...; two forms of one precision differ in nothing else.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Variant:
     cosine: float
     batch_invariance: float
     refused: str = ""
+    exception: str = ""
+    form: str = ""
 
 
 def save_variants(variants: Sequence[Variant], folder: Path) -> None:

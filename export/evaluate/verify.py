@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from export.compress.students import students
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import Split, leave_one_out
@@ -21,9 +23,9 @@ from export.evaluate.metrics import Figure, figure, ndcg, top
 from export.evaluate.subject import Subject, Vectors, torch_rank
 from export.evaluate.table import show
 from export.stage import Job
-from export.train.distil import load_student
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.teacher import Bank, Teacher, load_teacher
+from export.variants import Variant, load_variants
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
 from server.models.session import open_session
@@ -65,13 +67,12 @@ def run(job: Job, out: Path) -> None:
             if name != "teacher":
                 step()
     overlap = {name: _overlap(scores["teacher"], scores[name], split.before_test) for name in paths}
-    candidates = json.loads((job.folder("quantise") / "candidates.json").read_text())
-    quality = {
+    quality: dict[str, Any] = {
         "protocol": "leave-one-out in time, seen masked, whole catalogue, 95 % bootstrap intervals",
         "parity": parity,
         "top10_overlap": overlap,
         "tasks": {name: {task: asdict(f) for task, f in row.items()} for name, row in results.items()},
-        "speed": candidates,
+        "speed": [asdict(variant) for variant in load_variants(job.folder("quantise"))],
         "passed": passing(job, results, parity, list(paths)),
     }
     show(job.console, results, overlap)
@@ -110,8 +111,15 @@ def _expected(
 
 
 def _variants(job: Job) -> dict[str, Path]:
-    int8 = job.folder("quantise") / "encoder.int8.onnx"
-    return {"fp32": job.folder("onnx") / "encoder.fp32.onnx"} | ({"int8": int8} if int8.exists() else {})
+    folder = job.folder("quantise")
+    return {variant.precision: folder / variant.file for variant in default_student(folder)}
+
+
+def default_student(folder: Path) -> list[Variant]:
+    """The variants of the student that is shipped for CPU: three layers, or the first BERT there is."""
+    usable = [v for v in load_variants(folder) if v.layers and v.device == "cpu" and not v.refused]
+    name = next((v.student for v in usable if v.student == "bert3"), usable[0].student if usable else "")
+    return [v for v in usable if v.student == name]
 
 
 def _pooled_probes(job: Job, dataset: Dataset) -> Tensor:
@@ -169,11 +177,12 @@ def _encode(model: EncoderModel, tokenizer: Tokenizer, texts: list[str]) -> Vect
 
 def _parity(job: Job, texts: Texts) -> float:
     """Largest difference between the student in PyTorch and its fp32 graph, over the items' texts."""
-    student = load_student(job)
+    name = default_student(job.folder("quantise"))[0].student
+    student = students(job)[name]
     rows = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens).encode(
         texts.variants[0][:512]
     )
-    model = EncoderModel(open_session(job.folder("onnx") / "encoder.fp32.onnx"))
+    model = EncoderModel(open_session(_variants(job)["fp32"]))
     with torch.inference_mode():
         return max(
             float(np.abs(np.array(model.run(batch)) - student(*pad(batch)).numpy()).max())

@@ -13,9 +13,10 @@ def write_card(path: Path, manifest: Manifest) -> None:
     quality = manifest.quality
     sources = "\n".join(f"- {kind}: {s['source']}. Licence: {s['licence']}." for kind, s in manifest.sources.items())
     speeds = "\n".join(
-        f"| {c['name']} | {c['megabytes']} | {c['texts_per_s']} | {c['ms_batch1']} | {c['speedup']} "
-        f"| {c['cosine']:.5f} | {c['invariance']:.1e} | {c['reason'] or 'kept'} |"
-        for c in quality["speed"]["candidates"]
+        f"| {v['name']} | {v['megabytes']} | {v['texts_per_s_core']} | {v['ms_batch1']} "
+        f"| {v['speedup_vs_teacher_pytorch']} | {v['cosine']:.5f} | {v['batch_invariance']:.1e} "
+        f"| {v['refused'] or v['exception'] or 'kept'} |"
+        for v in quality["speed"]
     )
     path.write_text(
         f"""# {manifest.name}, version {manifest.version}
@@ -33,9 +34,9 @@ Top-10 as the teacher's: {quality["top10_overlap"]}.
 {markdown(quality["tasks"])}
 
 ## Encoder variants
-Measured on {manifest.machine}, one thread, texts of the catalogue. Default on CPU: {manifest.default["cpu"]}.
+Measured on {manifest.machine}, one thread, texts of 3 to 60 words. Default on CPU: {manifest.default["cpu"]}.
 
-| candidate | MB | texts/s | ms at batch 1 | x fp32 | cosine | batch dependence | |
+| variant | MB | texts/s | ms at batch 1 | x PyTorch teacher | cosine | batch dependence | |
 |---|---|---|---|---|---|---|---|
 {speeds}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from export.data.dataset import Dataset
 from export.errors import GateError
+from export.evaluate.verify import default_student
 from export.package.card import write_card
 from export.stage import STAGES, Job
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
@@ -100,10 +101,12 @@ def _fill(job: Job, scratch: Path) -> dict[str, Any]:
     """Copy graphs, tokenizer and vectors, write the item table; return the quality record."""
     quality: dict[str, Any] = json.loads((job.folder("verify") / "quality.json").read_text())
     shutil.copyfile(job.folder("verify") / "vectors.npy", scratch / VECTORS)
-    for name in ("tokenizer.json", "ranker.onnx", "encoder.fp32.onnx"):
+    for name in ("tokenizer.json", "ranker.onnx"):
         shutil.copyfile(job.folder("onnx") / name, scratch / name)
-    if "int8" in quality["passed"]:
-        shutil.copyfile(job.folder("quantise") / "encoder.int8.onnx", scratch / "encoder.int8.onnx")
+    for variant in default_student(job.folder("quantise")):
+        if variant.precision in quality["passed"]:
+            source = job.folder("quantise") / variant.file
+            shutil.copyfile(source, scratch / f"encoder.{variant.precision}.onnx")
     dataset = Dataset.load(job.folder("data"))
     popularity = np.bincount(np.concatenate(dataset.histories), minlength=len(dataset.items))
     with (scratch / ITEMS).open("w", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertModel
 
 from export.errors import CheckpointError
+from export.stage import Job
 from server.models.tokenizer import Tokenizer
 
 
@@ -47,6 +48,12 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
         fast = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)  # type: ignore[no-untyped-call]
         fast.backend_tokenizer.save(str(path))
     return Tokenizer.load(path, max_tokens)
+
+
+def teacher_checkpoint(job: Job) -> Path:
+    """The tuned BERT if the stage `finetune` left one, else the BERT that training starts from."""
+    tuned = job.folder("finetune") / "checkpoint"
+    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
 
 
 class TextEncoder(nn.Module):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from export import gates
 from export.config import ExportSettings
+from export.errors import GateError
 from export.evaluate.metrics import Figure, figure, ndcg, top
 from export.evaluate.verify import failures, passing
 from export.stage import Job
@@ -20,6 +22,61 @@ def variant(text: float, query: float = 1.0) -> dict[str, Figure]:
 @pytest.fixture
 def job() -> Job:
     return Job(ExportSettings(_cli_parse_args=[]))
+
+
+_FUSED = {"EmbedLayerNormalization": 1, "Attention": 3, "SkipLayerNormalization": 6, "BiasGelu": 3}
+
+
+def test_fused_graph_passes() -> None:
+    gates.require("bert3", gates.fusion(_FUSED, 3))
+
+
+@pytest.mark.parametrize("operator", list(_FUSED))
+def test_unfused_graph_is_refused_by_operator(operator: str) -> None:
+    with pytest.raises(GateError, match=rf"bert3: fusion: .*{operator}.* 0, needs {_FUSED[operator]}"):
+        gates.require("bert3", gates.fusion(_FUSED | {operator: 0}, 3))
+
+
+def test_fusion_that_also_found_what_is_not_there_is_refused() -> None:
+    assert gates.fusion(_FUSED | {"Attention": 4}, 3)
+
+
+def test_static_graph_has_one_table_and_one_product() -> None:
+    assert gates.static_fusion({"Gather": 1, "MatMul": 1}) == []
+    assert gates.static_fusion({"Gather": 2, "MatMul": 1})
+    assert gates.static_fusion({"Gather": 0, "MatMul": 1})
+    assert gates.static_fusion({"Gather": 1, "MatMul": 3})
+
+
+def test_smaller_precision_within_the_gates_passes() -> None:
+    assert gates.smaller_precision(cosine=0.9995, size=0.3, speedup=2.5) == []
+    assert gates.smaller_precision(cosine=0.9995, size=0.5, speedup=None) == []
+
+
+@pytest.mark.parametrize(
+    ("cosine", "size", "speedup", "words"),
+    [
+        (0.99, 0.3, 2.0, "cosine to fp32 0.99, at least 0.999"),
+        (float("nan"), 0.3, 2.0, "cosine to fp32 nan, at least 0.999"),
+        (0.9999, 0.7, 2.0, "size against fp32 0.7, at most 0.6"),
+        (0.9999, 0.3, 1.0, "speed against fp32 1, at least 1.05"),
+    ],
+)
+def test_lossy_precision_is_refused_with_value_and_threshold(
+    cosine: float, size: float, speedup: float, words: str
+) -> None:
+    failed = gates.smaller_precision(cosine, size, speedup)
+    assert gates.verdict(failed, allow_lossy=False) == (words, "")
+
+
+def test_allow_lossy_records_the_exception_instead() -> None:
+    failed = gates.smaller_precision(cosine=0.99, size=0.3, speedup=2.0)
+    assert gates.verdict(failed, allow_lossy=True) == ("", "cosine to fp32 0.99, at least 0.999")
+
+
+def test_allow_lossy_never_excuses_a_wrong_graph() -> None:
+    failed = gates.at_most("batch invariance", 3e-3, gates.GATES.max_invariance)
+    assert gates.verdict(failed, allow_lossy=True) == ("batch invariance 0.003, at most 0.0001", "")
 
 
 def test_variant_within_the_gates_passes(job: Job) -> None:

@@ -1,0 +1,50 @@
+"""The ladder of students as this room sees it: a module to trace, and its shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from export.stage import Job
+from export.train import distil
+
+_RECORD = "students.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """One student's shape and what its fused graph is made of; `layers` is 0 for the static one."""
+
+    name: str
+    layers: int
+    hidden: int
+    parity: float
+    operators: dict[str, int]
+
+    @property
+    def graph(self) -> str:
+        """File of its fused fp32 graph, beside the record."""
+        return f"fused.{self.name}.onnx"
+
+
+def students(job: Job) -> dict[str, nn.Module]:
+    """Every student by name, in ladder order: token ids and mask, int64 [batch, tokens] -> unit vectors, float32."""
+    load: Callable[[Job], dict[str, nn.Module]] | None = getattr(distil, "load_students", None)
+    if load is not None:
+        return load(job)
+    student = distil.load_student(job)
+    return {f"bert{student.trunk.config.num_hidden_layers}": student}
+
+
+def save_students(found: Sequence[Student], folder: Path) -> None:
+    """Write `students.json`."""
+    (folder / _RECORD).write_text(json.dumps([asdict(student) for student in found], indent=1))
+
+
+def read_students(folder: Path) -> list[Student]:
+    """Read what `save_students` wrote."""
+    return [Student(**row) for row in json.loads((folder / _RECORD).read_text())]
