@@ -75,6 +75,9 @@ class ExportSettings(BaseSettings):
     int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
         "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
     )
+    tensorrt: bool = Field(
+        False, description="also write fp16 graphs without fused operators, which TensorRT takes whole (never run)"
+    )
     allow_lossy: bool = Field(
         False, description="ship variants that fail a gate of loss, size or speed, and record the exception"
     )

@@ -58,11 +58,11 @@ STAGES: tuple[Stage, ...] = (
         ("data",),
     ),
     Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),
-    Stage("onnx", "export.compress.trace", ("max_history", "max_tokens"), ("data", "finetune", "distil")),
+    Stage("onnx", "export.compress.trace", ("max_history", "max_tokens", "tensorrt"), ("data", "finetune", "distil")),
     Stage(
         "quantise",
         "export.compress.quantise",
-        ("seed", "max_tokens", "dimensions", "int8_target", "allow_lossy"),
+        ("seed", "max_tokens", "dimensions", "int8_target", "allow_lossy", "tensorrt"),
         ("data", "finetune", "onnx"),
     ),
     Stage(

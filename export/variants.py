@@ -15,10 +15,11 @@ class Variant:
     """A student in one precision for one kind of device.
 
     Args:
-        name: "<student>-<precision>", as `--variant` of the server takes it: "bert3-int8", "static-fp32".
+        name: "<student>-<precision>", as `--variant` of the server takes it: "bert3-int8", "static-fp32"; "bert3-trt"
+            is the fp16 graph for TensorRT.
         student: name of the student: "bert3" (three layers of the teacher's width), "bert2x192", "static".
         precision: "fp32", "int8" or "fp16".
-        device: "cpu" or "cuda": what the graph is meant for.
+        device: "cpu", "cuda" or "tensorrt": what the graph is meant for.
         file: the graph, beside this record.
         layers: transformer layers; 0 for the static student.
         hidden: width of the token vectors.

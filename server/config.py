@@ -49,7 +49,9 @@ class ServerSettings(BaseSettings):
         None,
         description="offer reflection, true or false; by default false with --token-file or --tls-client-ca",
     )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
+    device: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="where the models run (cuda and tensorrt: never run on a GPU yet)"
+    )
     variant: str | None = Field(None, description="encoder precision, e.g. fp32; the bundle's default if not given")
     sessions: int = Field(0, ge=0, le=64, description="threads that run each model; 0: as tuned, or one for each core")
     threads: int = Field(0, ge=0, le=64, description="threads inside an operator; 0: as tuned, or 1")

@@ -13,7 +13,7 @@ from export.errors import ExportError
 
 
 def to_half(fused: Path, target: Path) -> None:
-    """Convert a fused fp32 graph, whose operators (Attention, SkipLayerNormalization...) have CUDA kernels in fp16.
+    """Convert an fp32 graph. Fused operators (Attention, SkipLayerNormalization...) have CUDA kernels in fp16.
 
     Raises:
         ExportError: a weight or the interface is not what it should be.

@@ -30,7 +30,7 @@ _CALIBRATION_TEXTS = 256
 _MEASURED_TEXTS = 116  # joined ones, each length from 3 to 60 words twice
 _SHORT_TEXTS = 116
 _TEACHER = "teacher"
-_DEVICES = {"fp32": "cpu", "int8": "cpu", "fp16": "cuda"}
+_DEVICES = {"fp32": "cpu", "int8": "cpu", "fp16": "cuda", "trt": "tensorrt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,10 @@ def _make(job: Job, student: Student, material: Material, form: Form, out: Path)
         quantise_static(fused, out / int8.file)
     to_half(fused, out / fp16.file)
     yield from (fp32, int8, fp16)
+    if job.settings.tensorrt and student.layers:
+        trt = Made(student, "trt", "unfused")
+        to_half(job.folder("onnx") / student.traced, out / trt.file)
+        yield trt
 
 
 def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form:
@@ -164,7 +168,7 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
     return Variant(
         name=graph.name,
         student=graph.student.name,
-        precision=graph.precision,
+        precision="fp16" if graph.precision == "trt" else graph.precision,
         device=_DEVICES[graph.precision],
         file=graph.file,
         layers=graph.student.layers,

@@ -30,6 +30,11 @@ class Student:
         """File of its fused fp32 graph, beside the record."""
         return f"fused.{self.name}.onnx"
 
+    @property
+    def traced(self) -> str:
+        """File of the graph as it was before fusion, if it was kept."""
+        return f"traced.{self.name}.onnx"
+
 
 def students(job: Job) -> dict[str, nn.Module]:
     """Every student by name, in ladder order: token ids and mask, int64 [batch, tokens] -> unit vectors, float32."""

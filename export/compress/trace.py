@@ -33,7 +33,7 @@ _BATCH = 16
 
 
 def run(job: Job, out: Path) -> None:
-    """Write fused.<student>.onnx, students.json, ranker.onnx and tokenizer.json.
+    """Write fused.<student>.onnx, students.json, ranker.onnx, tokenizer.json; with `tensorrt` traced.<student>.onnx, too.
 
     Raises:
         GateError: a graph was not fused, or does not do what the PyTorch module does.
@@ -47,7 +47,7 @@ def run(job: Job, out: Path) -> None:
     with job.progress("trace and fuse", 1 + len(modules)) as step:
         found = []
         for name, module in modules.items():
-            found.append(_student(name, module, rows, out))
+            found.append(_student(name, module, rows, out, keep_traced=job.settings.tensorrt))
             step()
         save_students(found, out)
         vectors = torch.zeros(2, 3, plan.dimensions)
@@ -57,7 +57,7 @@ def run(job: Job, out: Path) -> None:
         step()
 
 
-def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path) -> Student:
+def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, keep_traced: bool) -> Student:
     """Trace, fuse and check one student."""
     target = out / Student(name, 0, 0, 0, {}).graph
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
@@ -69,6 +69,8 @@ def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path) -> 
         gates.require(name, gates.static_fusion(counts))
     else:
         layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
+        if keep_traced:
+            shutil.copyfile(target, out / Student(name, 0, 0, 0, {}).traced)
         fuse(target, trunk.config, target)
         counts = count_operators(target)
         gates.require(name, gates.fusion(counts, layers))
