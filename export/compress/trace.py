@@ -33,7 +33,7 @@ _BATCH = 16
 
 
 def run(job: Job, out: Path) -> None:
-    """Write fused.<student>.onnx, students.json, ranker.onnx, tokenizer.json; with `tensorrt` traced.<student>.onnx, too.
+    """Write fused.<student>.onnx, students.json, ranker.onnx and tokenizer.json; for TensorRT traced.<student>.onnx.
 
     Raises:
         GateError: a graph was not fused, or does not do what the PyTorch module does.
