@@ -20,7 +20,8 @@ class Gates:
     max_invariance: float = 1e-4  # the same, alone against in a batch
     min_cosine: float = 0.999  # mean cosine of a smaller precision to fp32
     max_size: float = 0.6  # size of a smaller precision, share of fp32's
-    min_speedup: float = 1.05  # below it int8 is not worth a second file
+    min_speedup: float = 1.05  # below it the int8 of a BERT is not worth a second file
+    min_speedup_static: float = 0.85  # a static student's int8 is there for its size
 
 
 GATES = Gates()
@@ -50,13 +51,14 @@ def at_least(gate: str, value: float, threshold: float, *, is_loss: bool = False
     return [] if value >= threshold else [Failure(gate, value, threshold, is_loss, "at least")]
 
 
-def smaller_precision(cosine: float, size: float, speedup: float | None, gates: Gates = GATES) -> list[Failure]:
+def smaller_precision(cosine: float, size: float, speedup: float | None, *, is_static: bool = False) -> list[Failure]:
     """What an int8 or fp16 graph fails against fp32; `speedup` is None where it cannot be measured."""
-    failed = at_least("cosine to fp32", cosine, gates.min_cosine, is_loss=True)
-    failed += at_most("size against fp32", size, gates.max_size, is_loss=True)
-    return failed + (
-        [] if speedup is None else at_least("speed against fp32", speedup, gates.min_speedup, is_loss=True)
-    )
+    failed = at_least("cosine to fp32", cosine, GATES.min_cosine, is_loss=True)
+    failed += at_most("size against fp32", size, GATES.max_size, is_loss=True)
+    if speedup is not None:
+        least = GATES.min_speedup_static if is_static else GATES.min_speedup
+        failed += at_least("speed against fp32", speedup, least, is_loss=True)
+    return failed
 
 
 def fusion(counts: dict[str, int], layers: int) -> list[Failure]:

@@ -163,7 +163,8 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
     failed = gates.at_most("batch invariance", changed, gates.GATES.max_invariance)
     if not graph.is_fp32:
         share = size / (out / f"encoder.{fp32}.onnx").stat().st_size
-        failed += gates.smaller_precision(cosine, share, pace.speedup(paces[fp32]) if pace else None)
+        faster = pace.speedup(paces[fp32]) if pace else None
+        failed += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
     refused, exception = gates.verdict(failed, allow_lossy=job.settings.allow_lossy)
     return Variant(
         name=graph.name,

@@ -51,6 +51,7 @@ def test_static_graph_has_one_table_and_one_product() -> None:
 def test_smaller_precision_within_the_gates_passes() -> None:
     assert gates.smaller_precision(cosine=0.9995, size=0.3, speedup=2.5) == []
     assert gates.smaller_precision(cosine=0.9995, size=0.5, speedup=None) == []
+    assert gates.smaller_precision(cosine=0.9995, size=0.3, speedup=0.97, is_static=True) == []
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,10 @@ def test_lossy_precision_is_refused_with_value_and_threshold(
 ) -> None:
     failed = gates.smaller_precision(cosine, size, speedup)
     assert gates.verdict(failed, allow_lossy=False) == (words, "")
+
+
+def test_static_student_may_not_get_much_slower() -> None:
+    assert "speed" in str(*gates.smaller_precision(cosine=0.9995, size=0.3, speedup=0.8, is_static=True))
 
 
 def test_allow_lossy_records_the_exception_instead() -> None:
