@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+from export.gates import GATES
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package"]
 
@@ -87,6 +89,11 @@ class ExportSettings(BaseSettings):
         if not self.name:
             self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}"
         return self
+
+    @property
+    def gates(self) -> dict[str, float]:
+        """The gates' thresholds: a stage that judges by them is stale when they change."""
+        return asdict(GATES)
 
     @property
     def plan(self) -> Preset:

@@ -18,7 +18,7 @@ class Gates:
 
     max_parity: float = 1e-4  # largest difference of a vector's entries, fp32 graph against PyTorch
     max_invariance: float = 1e-4  # the same, alone against in a batch
-    min_cosine: float = 0.999  # mean cosine of a smaller precision to fp32
+    min_cosine: float = 0.998  # mean cosine to fp32; at .9995 NDCG on text lost .2 %, the quality gates judge the rest
     max_size: float = 0.6  # size of a smaller precision, share of fp32's
     min_speedup: float = 1.05  # below it the int8 of a BERT is not worth a second file
     min_speedup_static: float = 0.85  # a static student's int8 is there for its size

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from export.compress.outliers import split_neurons
-from export.compress.quantise import describe
+from export.compress.quantise import choose, describe
 from export.compress.race import Encoder, Pace, race, rounds
 from export.compress.texts import calibration_texts, joined_texts
 from export.variants import Variant
@@ -120,3 +120,18 @@ def test_line_of_a_variant_ends_with_its_verdict(refused: str, exception: str, w
         **speed,  # type: ignore[arg-type]
     )
     assert describe(variant).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("cosines", "speeds", "best"),
+    [
+        ({"u8s8": 0.9995, "u8u8": 0.9995, "u8s7": 0.9988}, {"u8s8": 295, "u8u8": 163, "u8s7": 300}, "u8s8"),
+        ({"u8s8": 0.9500, "u8u8": 0.9995, "u8s7": 0.9988}, {"u8s8": 295, "u8u8": 163, "u8s7": 280}, "u8s7"),
+        ({"u8s8": 0.9500, "u8u8": 0.9700, "u8s7": 0.9600}, {"u8s8": 200, "u8u8": 200, "u8s7": 200}, "u8u8"),
+    ],
+    ids=["fast and precise", "sums overflow", "none passes"],
+)
+def test_form_is_chosen_by_speed_among_those_that_keep_the_vectors(
+    cosines: dict[str, float], speeds: dict[str, float], best: str
+) -> None:
+    assert choose(cosines, speeds) == best
