@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEVICE ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRA := $(if $(filter cuda,$(DEVICE)),gpu,cpu)
+EXTRA := $(if $(filter cuda tensorrt,$(DEVICE)),gpu,cpu)
 READY := $(VENV)/.ready-$(EXTRA)
 
 HOST ?= 127.0.0.1
@@ -37,7 +37,7 @@ SERVE_FLAGS ?=
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
-	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS"
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from export.gates import QUALITY
+from export.gates import GATES
+from export.quality import QUALITY
 from export.train.options import TrainingSettings
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
@@ -100,7 +101,16 @@ class ExportSettings(TrainingSettings):
         description="what training may see: all but each user's last two items, or all before one moment (give it a "
         "--name of its own)",
     )
-    allow_lossy: bool = Field(False, description="ship variants that fail a quality gate, too; the manifest says so")
+
+    int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
+        "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
+    )
+    tensorrt: bool = Field(
+        False, description="also write fp16 graphs without fused operators, which TensorRT takes whole (never run)"
+    )
+    allow_lossy: bool = Field(
+        False, description="ship variants that fail a gate of loss, size or speed, and record the exception"
+    )
 
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:
@@ -119,6 +129,11 @@ class ExportSettings(TrainingSettings):
     def quality_gates(self) -> dict[str, dict[str, float]]:
         """The thresholds that stage `verify` stands on: it is stale when they change."""
         return {"shipped": dict(QUALITY.shipped), "default": dict(QUALITY.default)}
+
+    @property
+    def gates(self) -> dict[str, float]:
+        """The gates' thresholds: a stage that judges by them is stale when they change."""
+        return asdict(GATES)
 
     @property
     def plan(self) -> Preset:

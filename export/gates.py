@@ -1,55 +1,98 @@
-"""Every threshold that a variant must keep, in one place."""
+"""The gates: every threshold that a variant must keep, in one place, and the sentence it is refused with.
+
+A gate that fails takes its variant out; `--allow-lossy` ships it all the same and records the exception, but only for
+gates of loss: a graph that is wrong (fusion, parity) or whose answers depend on their batch-mates is never shipped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+
+from export.errors import GateError
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One gate as it was measured; passed if `value` is at least `threshold`."""
+class Gates:
+    """Thresholds. Speed and size are shares of the same student's fp32 graph."""
+
+    max_parity: float = 1e-4  # largest difference of a vector's entries, fp32 graph against PyTorch
+    max_invariance: float = 1e-4  # the same, alone against in a batch
+    min_cosine: float = 0.998  # mean cosine to fp32; at .9995 NDCG on text lost .2 %, the quality gates judge the rest
+    max_size: float = 0.6  # size of a smaller precision, share of fp32's
+    min_speedup: float = 1.05  # below it the int8 of a BERT is not worth a second file
+    min_speedup_static: float = 0.85  # a static student's int8 is there for its size
+
+
+GATES = Gates()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A gate that a variant failed. `is_loss`: --allow-lossy may excuse it."""
 
     gate: str
     value: float
     threshold: float
-
-    @property
-    def has_passed(self) -> bool:
-        """Whether the value is at least the threshold."""
-        return self.value >= self.threshold
+    is_loss: bool
+    comparison: str
 
     def __str__(self) -> str:
-        short = f"{self.threshold - self.value:.3f} short of {self.threshold:.3f}"
-        return f"{self.gate} {self.value:.3f}" + ("" if self.has_passed else f", {short}")
+        return f"{self.gate} {self.value:.3g}, {self.comparison} {self.threshold:.3g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """Quality gates: what a variant that is shipped must keep, and what the default must keep beyond that.
+def at_most(gate: str, value: float, threshold: float, *, is_loss: bool = False) -> list[Failure]:
+    """Empty if the value keeps the threshold; not a number never does."""
+    return [] if value <= threshold else [Failure(gate, value, threshold, is_loss, "at most")]
 
-    Args:
-        shipped: gate -> least value; a task's gate is the variant's NDCG@10 as a share of the teacher's, `overlap` the
-            share of the teacher's top ten on text, `cosine` (only where there are no interactions to measure NDCG by)
-            that of the variant's vectors to the teacher's.
-        default: the same for a device's default.
+
+def at_least(gate: str, value: float, threshold: float, *, is_loss: bool = False) -> list[Failure]:
+    """Empty if the value keeps the threshold; not a number never does."""
+    return [] if value >= threshold else [Failure(gate, value, threshold, is_loss, "at least")]
+
+
+def smaller_precision(cosine: float, size: float, speedup: float | None, *, is_static: bool = False) -> list[Failure]:
+    """What an int8 or fp16 graph fails against fp32; `speedup` is None where it cannot be measured."""
+    failed = at_least("cosine to fp32", cosine, GATES.min_cosine, is_loss=True)
+    failed += at_most("size against fp32", size, GATES.max_size, is_loss=True)
+    if speedup is not None:
+        least = GATES.min_speedup_static if is_static else GATES.min_speedup
+        failed += at_least("speed against fp32", speedup, least, is_loss=True)
+    return failed
+
+
+def fusion(counts: dict[str, int], layers: int) -> list[Failure]:
+    """Refuse a graph in which ONNX Runtime's BERT fusion did not match every layer: such a graph is silently slow."""
+    exact = {"EmbedLayerNormalization": 1, "Attention": layers, "SkipLayerNormalization": 2 * layers}
+    found = {operator: counts.get(operator, 0) for operator in exact}
+    exact["BiasGelu or FastGelu"] = layers
+    found["BiasGelu or FastGelu"] = counts.get("BiasGelu", 0) + counts.get("FastGelu", 0)
+    return [
+        Failure(f"fusion: {name}, times", found[name], wanted, is_loss=False, comparison="needs")
+        for name, wanted in exact.items()
+        if found[name] != wanted
+    ]
+
+
+def static_fusion(counts: dict[str, int]) -> list[Failure]:
+    """A static student looks its words up in one table and has at most one product, the projection."""
+    failed = at_most("fusion: table look-ups", counts.get("Gather", 0), 1)
+    failed += at_least("fusion: table look-ups", counts.get("Gather", 0), 1)
+    return failed + at_most("fusion: MatMul, times", counts.get("MatMul", 0) + counts.get("Gemm", 0), 1)
+
+
+def verdict(failures: Sequence[Failure], *, allow_lossy: bool) -> tuple[str, str]:
+    """Why a variant is refused, and what was excused; each empty if there is nothing to say."""
+    excused = [f for f in failures if allow_lossy and f.is_loss]
+    refused = [f for f in failures if f not in excused]
+    return "; ".join(map(str, refused)), "; ".join(map(str, excused))
+
+
+def require(name: str, failures: Sequence[Failure]) -> None:
+    """Stop the export.
+
+    Raises:
+        GateError: names the gate, the value and the threshold.
     """
-
-    shipped: Mapping[str, float]
-    default: Mapping[str, float]
-
-    def check(self, values: Mapping[str, float], *, as_default: bool = False) -> list[Check]:
-        """Every gate for which there is a value."""
-        wanted = self.default if as_default else self.shipped
-        return [Check(gate, values[gate], least) for gate, least in wanted.items() if gate in values]
-
-
-QUALITY = Quality(
-    shipped=MappingProxyType(
-        {"text": 0.90, "query": 0.90, "noisy": 0.90, "cold": 0.75, "overlap": 0.50, "cosine": 0.90}
-    ),
-    default=MappingProxyType(
-        {"text": 0.98, "query": 0.98, "noisy": 0.95, "cold": 0.90, "overlap": 0.75, "cosine": 0.95}
-    ),
-)
+    if failures:
+        raise GateError(f"{name}: " + "; ".join(map(str, failures)))

@@ -64,8 +64,18 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "students", "distil_epochs", "static_epochs"),
         ("data", "finetune"),
     ),
-    Stage("onnx", "export.compress.trace", ("max_history", "max_tokens"), ("data", "finetune", "distil")),
-    Stage("quantise", "export.compress.quantise", ("seed",), ("data", "onnx")),
+    Stage(
+        "onnx",
+        "export.compress.trace",
+        ("max_history", "max_tokens", "tensorrt", "gates"),
+        ("data", "finetune", "distil"),
+    ),
+    Stage(
+        "quantise",
+        "export.compress.quantise",
+        ("seed", "max_tokens", "dimensions", "int8_target", "allow_lossy", "tensorrt", "gates"),
+        ("data", "finetune", "onnx"),
+    ),
     Stage(
         "verify",
         "export.evaluate.verify",

@@ -15,10 +15,11 @@ class Variant:
     """A student in one precision for one kind of device.
 
     Args:
-        name: "<student>-<precision>", as `--variant` of the server takes it: "bert3-int8", "static-fp32".
+        name: "<student>-<precision>", as `--variant` of the server takes it: "bert3-int8", "static-fp32"; "bert3-trt"
+            is the fp16 graph for TensorRT.
         student: name of the student: "bert3" (three layers of the teacher's width), "bert2x192", "static".
         precision: "fp32", "int8" or "fp16".
-        device: "cpu" or "cuda": what the graph is meant for.
+        device: "cpu", "cuda" or "tensorrt": what the graph is meant for.
         file: the graph, beside this record.
         layers: transformer layers; 0 for the static student.
         hidden: width of the token vectors.
@@ -30,6 +31,8 @@ class Variant:
         cosine: mean cosine of its vectors to the student's fp32 graph.
         batch_invariance: largest difference of a vector's entries, alone against in a batch.
         refused: the gate that it failed and by how much; empty if it passed all so far.
+        exception: the gate that it failed and that --allow-lossy excused.
+        form: how it was made: "fused", "u8s8", ...; two forms of one precision differ in nothing else.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Variant:
     cosine: float
     batch_invariance: float
     refused: str = ""
+    exception: str = ""
+    form: str = ""
 
 
 def save_variants(variants: Sequence[Variant], folder: Path) -> None:
@@ -56,3 +61,8 @@ def save_variants(variants: Sequence[Variant], folder: Path) -> None:
 def load_variants(folder: Path) -> list[Variant]:
     """Read what `save_variants` wrote, the refused ones among them."""
     return [Variant(**row) for row in json.loads((folder / VARIANTS).read_text())]
+
+
+def graphs(folder: Path) -> list[tuple[Variant, Path]]:
+    """Every variant recorded in `folder` and its graph, which is there unless it was refused."""
+    return [(variant, folder / variant.file) for variant in load_variants(folder)]

@@ -49,7 +49,9 @@ class ServerSettings(BaseSettings):
         None,
         description="offer reflection, true or false; by default false with --token-file or --tls-client-ca",
     )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
+    device: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="where the models run (cuda and tensorrt: never run on a GPU yet)"
+    )
     variant: str | None = Field(
         None, description="encoder, e.g. bert3-int8, or only its precision; the bundle's default if not given"
     )

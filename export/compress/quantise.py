@@ -1,205 +1,212 @@
-"""Stage `quantise`: int8 in forms whose answer for a text does not depend on the texts beside it.
-
-ONNX Runtime's dynamic int8 takes one activation scale over the whole batch, so it is no candidate. Static scales (QDQ)
-and block-wise weights (MatMulNBits) keep a row's result its own; the invariance check measures it all the same, since
-block-wise kernels were seen to change with the batch at some block sizes.
-"""
+"""Stage `quantise`: every student in fp32, int8 and fp16, measured side by side, with what each failed of the gates."""
 
 from __future__ import annotations
 
-import json
-import logging
+import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-from optimum.onnxruntime import AutoQuantizationConfig
 
-from export.compress.trace import fuse
+from export import gates
+from export.compress.fidelity import Vectors, alone, invariance, mean_cosine
+from export.compress.half import to_half
+from export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
+from export.compress.norms import vectorise_norms
+from export.compress.pytorch import TorchTeacher, one_thread
+from export.compress.race import Encoder, Pace, race, rounds
+from export.compress.students import Student, read_students
+from export.compress.texts import calibration_texts, joined_texts
 from export.data.phrases import Texts
 from export.stage import Job
+from export.variants import Variant, save_variants
 from server.models.encoder import EncoderModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 
 _CALIBRATION_TEXTS = 256
-_MEASURED_TEXTS = 256
-_BATCH = 16
-_ROUNDS = 5
-MAX_INVARIANCE = 1e-4  # largest difference of a vector's entries, alone against in a batch
-MIN_COSINE = 0.999  # mean cosine to fp32
-MIN_SPEEDUP = 1.05  # below it the smaller precision is not worth a second file
+_MEASURED_TEXTS = 58  # joined ones, each length from 3 to 60 words once
+_SHORT_TEXTS = 58
+_TEACHER = "teacher"
+_LEVEL = 0.95  # a form this near the fastest counts as fast
+_DEVICES = {"fp32": "cpu", "int8": "cpu", "fp16": "cuda", "trt": "tensorrt"}
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """What was measured of one encoder graph; speeds in texts per second and core, one thread, this machine."""
+class Made:
+    """A graph that was made, before it is judged."""
 
-    name: str
+    student: Student
     precision: str
-    megabytes: float
-    texts_per_s: float
-    ms_batch1: float
-    speedup: float
-    cosine: float
-    invariance: float
-    kept: bool
-    reason: str
+    form: str
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return f"{self.student.name}-{self.precision}"
+
+    @property
+    def file(self) -> str:
+        """The variant's file."""
+        return f"encoder.{self.name}.onnx"
+
+    @property
+    def is_fp32(self) -> bool:
+        """Whether it is what the others are compared with."""
+        return self.precision == "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What all measurements share: token ids to calibrate with and to compare vectors of, and texts to time."""
+
+    tokenizer: Tokenizer
+    calibration: list[list[int]]
+    compared: list[list[int]]
+    timed: list[str]
+
+    @classmethod
+    def of(cls, job: Job) -> Material:
+        """From the texts of the data set."""
+        rng, texts = np.random.default_rng(job.settings.seed), Texts.load(job.folder("data")).all
+        tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
+        calibration = tokenizer.encode(calibration_texts(texts, _CALIBRATION_TEXTS, rng))
+        timed = joined_texts(texts, _MEASURED_TEXTS, rng)
+        short = [texts[n] for n in rng.permutation(len(texts))[:_SHORT_TEXTS]]
+        return cls(tokenizer, calibration, tokenizer.encode([*timed, *short]), timed)
 
 
 def run(job: Job, out: Path) -> None:
-    """Write candidates.json and, if one is worth it, encoder.int8.onnx."""
-    source, data = job.folder("onnx"), job.folder("data")
-    rng = np.random.default_rng(job.settings.seed)
-    rows = Tokenizer.load(source / "tokenizer.json", job.settings.plan.max_tokens).encode(Texts.load(data).all)
-    picked = [rows[n] for n in rng.permutation(len(rows))[: _CALIBRATION_TEXTS + _MEASURED_TEXTS]]
-    with (
-        tempfile.TemporaryDirectory(dir=out) as scratch,
-        job.progress("quantise and measure", 3 + _ROUNDS) as step,
-    ):
-        paths = {"fp32": source / "encoder.fp32.onnx"}
-        fused = Path(scratch) / "separate.onnx"
-        fuse(source / "traced.onnx", data / "checkpoint", fused, separate=True)
-        step()
-        paths["static"] = _static(fused, picked[:_CALIBRATION_TEXTS])
-        step()
-        paths["blockwise"] = _blockwise(fused)
-        step()
-        candidates = _measure(paths, picked[-_MEASURED_TEXTS:], step)
-        kept = [c for c in candidates if c.kept and c.name != "fp32"]
-        if kept:
-            best = max(kept, key=lambda c: c.texts_per_s)
-            paths[best.name].replace(out / "encoder.int8.onnx")
-            job.console.print(f"  int8 ({best.name}): {best.speedup:.2f}x fp32, cosine {best.cosine:.5f}")
-        else:
-            job.console.print("  no int8: " + "; ".join(f"{c.name} {c.reason}" for c in candidates if c.name != "fp32"))
-    chosen = max(kept, key=lambda c: c.texts_per_s).name if kept else None
-    (out / "candidates.json").write_text(
-        json.dumps({"int8": chosen, "candidates": [asdict(c) for c in candidates]}, indent=1)
-    )
+    """Write encoder.<student>-<precision>.onnx of every student and precision, and variants.json."""
+    material, ladder = Material.of(job), read_students(job.folder("onnx"))
+    with one_thread():
+        form = choose_form(job, material, ladder)
+        with job.progress("quantise", len(ladder)) as step:
+            made: list[Made] = []
+            for student in ladder:
+                made += _make(job, student, material, form, out)
+                step()
+        variants = _measure(job, material, made, out)
+    save_variants(variants, out)
+    for variant in variants:
+        job.console.print("  " + describe(variant))
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships no types
-    def __init__(self, rows: list[list[int]]) -> None:
-        self._feeds: Iterator[dict[str, NDArray[np.int64]]] = (
-            {"input_ids": np.array([row]), "attention_mask": np.ones((1, len(row)), np.int64)} for row in rows
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.int64]] | None:
-        return next(self._feeds, None)
-
-
-def _static(fused: Path, calibration: list[list[int]]) -> Path:
-    """Static QDQ with MinMax calibration, types per instruction set as optimum's configuration has them."""
-    target = fused.with_name("static.onnx")
-    config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
-    quantize_static(
-        fused,
-        target,
-        _Calibration(calibration),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul"],
-        per_channel=config.per_channel,
-        activation_type=config.activations_dtype,
-        weight_type=config.weights_dtype,
-        # The fused graph's own operators have no shape inference; every tensor between them is float.
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )
-    return target
+def _make(job: Job, student: Student, material: Material, form: Form, out: Path) -> Iterator[Made]:
+    """The student's graphs in every precision."""
+    fused = job.folder("onnx") / student.graph
+    fp32, int8, fp16 = (Made(student, p, f) for p, f in (("fp32", ""), ("int8", form.name), ("fp16", "")))
+    if student.layers:
+        vectorise_norms(fused, out / fp32.file)
+        quantise_bert(fused, out / int8.file, observe(fused, material.calibration), form)
+    else:
+        shutil.copyfile(fused, out / fp32.file)
+        quantise_static(fused, out / int8.file)
+    to_half(fused, out / fp16.file)
+    yield from (fp32, int8, fp16)
+    if job.settings.tensorrt and student.layers:
+        trt = Made(student, "trt", "unfused")
+        to_half(job.folder("onnx") / student.traced, out / trt.file)
+        yield trt
 
 
-def _blockwise(fused: Path) -> Path:
-    """8-bit weights in blocks of 32 with int8 activations scaled per row and block."""
-    target = fused.with_name("blockwise.onnx")
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.ERROR)
-    config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8)
-    quantiser = MatMulNBitsQuantizer(onnx.load(fused), algo_config=config)
-    quantiser.process()
-    quantiser.model.save_model_to_file(str(target))
-    return target
+def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form:
+    """The form of the instruction set that was asked for, or the most precise of those that are fastest here.
+
+    Measured on the first BERT of the ladder. A form whose sums overflow on this processor shows in the cosine.
+    """
+    berts = [student for student in ladder if student.layers]
+    if job.settings.int8_target != "auto" or not berts:
+        return form_of("vnni" if job.settings.int8_target == "auto" else job.settings.int8_target)
+    fused = job.folder("onnx") / berts[0].graph
+    ranges = observe(fused, material.calibration)
+    rows = material.compared[::4]
+    exact = alone(EncoderModel(open_session(fused)), rows)
+    with tempfile.TemporaryDirectory(dir=job.root) as scratch, job.progress("choose int8 form", rounds()) as step:
+        models: dict[str, Encoder] = {}
+        for form in FORMS:
+            path = Path(scratch) / f"{form.name}.onnx"
+            quantise_bert(fused, path, ranges, form)
+            models[form.name] = EncoderModel(open_session(path))
+        paces = race(models, material.tokenizer, material.timed[::4], step)
+    cosines = {name: mean_cosine(alone(model, rows), exact) for name, model in models.items()}
+    best = choose(cosines, {name: pace.texts_per_s for name, pace in paces.items()})
+    seen = ", ".join(f"{n} {paces[n].texts_per_s:.0f} texts/s cosine {cosines[n]:.5f}" for n in models)
+    job.console.print(f"  int8 form {best}: {seen}")
+    return Form(best)
 
 
-def _measure(paths: dict[str, Path], rows: list[list[int]], step: Callable[[], None]) -> list[Candidate]:
-    """Measure all candidates round by round, so that a slow moment of the machine hits each of them."""
-    models = {name: EncoderModel(open_session(path)) for name, path in paths.items()}
-    rows = sorted(rows, key=len)
-    batched = {name: _sweep(model, rows, _BATCH) for name, model in models.items()}  # warms up, too
-    alone = {name: _sweep(model, rows, 1) for name, model in models.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    single: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(_ROUNDS):
-        for name, model in models.items():
-            seconds[name].append(_timed(model, rows, _BATCH))
-            single[name].append(_timed(model, rows, 1))
-        step()
-    return [
-        _judge(
-            name,
-            path,
-            texts_per_s=len(rows) / float(np.median(seconds[name])),
-            ms_batch1=1e3 * float(np.median(single[name])) / len(rows),
-            speedup=float(np.median(np.divide(seconds["fp32"], seconds[name]))),
-            cosine=float((alone[name] * alone["fp32"]).sum(1).mean()),
-            invariance=max(_difference(alone[name], batched[name]), _mixed(models[name], rows, alone[name])),
-        )
-        for name, path in paths.items()
-    ]
+def choose(cosines: dict[str, float], speeds: dict[str, float]) -> str:
+    """The most precise form within 5 % of the fastest among those that pass the gate, or among all if none does."""
+    kept = [name for name in cosines if cosines[name] >= gates.GATES.min_cosine] or list(cosines)
+    fastest = max(speeds[name] for name in kept)
+    return max((name for name in kept if speeds[name] >= _LEVEL * fastest), key=cosines.__getitem__)
 
 
-def _judge(
-    name: str,
-    path: Path,
-    *,
-    texts_per_s: float,
-    ms_batch1: float,
-    speedup: float,
-    cosine: float,
-    invariance: float,
-) -> Candidate:
-    reason = ""
-    if invariance > MAX_INVARIANCE:
-        reason = f"depends on the batch: {invariance:.1e}, at most {MAX_INVARIANCE:.0e}"
-    elif cosine < MIN_COSINE:
-        reason = f"cosine to fp32 {cosine:.4f}, at least {MIN_COSINE}"
-    elif name != "fp32" and speedup < MIN_SPEEDUP:
-        reason = f"{speedup:.2f}x fp32 on this machine, at least {MIN_SPEEDUP}"
-    return Candidate(
-        name=name,
-        precision="fp32" if name == "fp32" else "int8",
-        megabytes=round(path.stat().st_size / 1e6, 1),
-        texts_per_s=round(texts_per_s, 1),
-        ms_batch1=round(ms_batch1, 3),
-        speedup=round(speedup, 3),
+def _measure(job: Job, material: Material, made: list[Made], out: Path) -> list[Variant]:
+    models = {g.name: EncoderModel(open_session(out / g.file)) for g in made}
+    racing: dict[str, Encoder] = {_TEACHER: TorchTeacher(job)}
+    racing |= {g.name: models[g.name] for g in made if _DEVICES[g.precision] == "cpu"}
+    variants, exact = [], dict[str, Vectors]()
+    with job.progress("measure", rounds() + len(made)) as step:
+        paces = race(racing, material.tokenizer, material.timed, step)
+        for graph in made:
+            model = models[graph.name]
+            vectors = alone(model, material.compared)
+            if graph.is_fp32:
+                exact[graph.student.name] = vectors
+            cosine = mean_cosine(vectors, exact[graph.student.name])
+            changed = invariance(model, material.compared, vectors)
+            variants.append(_judge(job, out, graph, paces, cosine, changed))
+            step()
+    return variants
+
+
+def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: float, changed: float) -> Variant:
+    """The variant with its figures, and what it failed."""
+    fp32 = f"{graph.student.name}-fp32"
+    size = (out / graph.file).stat().st_size
+    pace = paces.get(graph.name)
+    failed = gates.at_most("batch invariance", changed, gates.GATES.max_invariance)
+    if not graph.is_fp32:
+        share = size / (out / f"encoder.{fp32}.onnx").stat().st_size
+        faster = pace.speedup(paces[fp32]) if pace else None
+        failed += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
+    refused, exception = gates.verdict(failed, allow_lossy=job.settings.allow_lossy)
+    return Variant(
+        name=graph.name,
+        student=graph.student.name,
+        precision="fp16" if graph.precision == "trt" else graph.precision,
+        device=_DEVICES[graph.precision],
+        file=graph.file,
+        layers=graph.student.layers,
+        hidden=graph.student.hidden,
+        megabytes=round(size / 1e6, 1),
+        texts_per_s_core=round(pace.texts_per_s, 1) if pace else 0,
+        ms_batch1=round(pace.ms_batch1, 3) if pace else 0,
+        speedup_vs_teacher_pytorch=round(pace.speedup(paces[_TEACHER]), 2) if pace else 0,
         cosine=cosine,
-        invariance=invariance,
-        kept=not reason,
-        reason=reason,
+        batch_invariance=changed,
+        refused=refused,
+        exception=exception,
+        form=graph.form,
     )
 
 
-def _sweep(model: EncoderModel, rows: list[list[int]], size: int) -> NDArray[np.float32]:
-    return np.array([v for n in range(0, len(rows), size) for v in model.run(rows[n : n + size])])
-
-
-def _timed(model: EncoderModel, rows: list[list[int]], size: int) -> float:
-    started = time.perf_counter()
-    _sweep(model, rows, size)
-    return time.perf_counter() - started
-
-
-def _difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.abs(a - b).max())
-
-
-def _mixed(model: EncoderModel, rows: list[list[int]], alone: NDArray[np.float32]) -> float:
-    """Largest difference when short and long texts share a batch, so that most of it is padding."""
-    batches = -(-len(rows) // _BATCH)
-    order = np.argsort(np.arange(len(rows)) % batches, kind="stable")  # every batch holds all lengths
-    return _difference(_sweep(model, [rows[n] for n in order], _BATCH), alone[order])
+def describe(variant: Variant) -> str:
+    """A variant in one line."""
+    speed = (
+        f"{variant.texts_per_s_core:.0f} texts/s, {variant.ms_batch1:.2f} ms alone, "
+        f"{variant.speedup_vs_teacher_pytorch:.1f}x the PyTorch teacher"
+        if variant.texts_per_s_core
+        else "not timed here"
+    )
+    fidelity = f"cosine {variant.cosine:.5f}, batch {variant.batch_invariance:.0e}"
+    end = (
+        f"REFUSED ({variant.refused})"
+        if variant.refused
+        else f"exception ({variant.exception})" * bool(variant.exception)
+    )
+    return f"{variant.name}: {variant.megabytes:.1f} MB, {speed}, {fidelity} {end}".rstrip()

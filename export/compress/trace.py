@@ -1,74 +1,95 @@
-"""Stage `onnx`: encoder and ranker as ONNX graphs in fp32, the encoder fused for BERT."""
+"""Stage `onnx`: every student and the ranker as ONNX graphs in fp32, the BERT students fused."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
 import warnings
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
+import numpy as np
 import torch
 from optimum.onnxruntime import ORTOptimizer
 from optimum.onnxruntime.configuration import OptimizationConfig
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import PretrainedConfig
 
-from export.errors import GateError
+from export import gates
+from export.compress.graph import count_operators
+from export.compress.students import Student, save_students
+from export.data.phrases import Texts
 from export.stage import Job
-from export.train.distil import load_student
-from export.train.encoder import load_tokenizer
+from export.train.distil import load_students
+from export.train.encoder import load_tokenizer, pad
 from export.train.ranker import LastUser
 from export.train.teacher import load_teacher
+from server.models.encoder import EncoderModel
+from server.models.session import open_session
 
 _OPSET = 17
+_PARITY_TEXTS = 256
+_BATCH = 16
 
 
 def run(job: Job, out: Path) -> None:
-    """Write traced.onnx (unfused), encoder.fp32.onnx, ranker.onnx, tokenizer.json and fusion.json."""
-    plan, student, teacher = job.settings.plan, load_student(job), load_teacher(job.folder("finetune"))
-    layers = student.trunk.config.num_hidden_layers
-    traced = out / "traced.onnx"
-    with job.progress("trace and fuse", 3) as step:
-        ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
-        _trace(student, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", traced)
-        step()
-        checkpoint = job.folder("data") / "checkpoint"
-        counts = fuse(traced, checkpoint, out / "encoder.fp32.onnx")
-        check_fusion(counts, layers)
-        step()
-        vectors = torch.zeros(2, 3, teacher.projection.out_features)
-        kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
-        _trace(
-            LastUser(teacher.ranker),
-            {"vectors": vectors, "kinds": kinds, "mask": mask},
-            "users",
-            out / "ranker.onnx",
-        )
-        step()
-    load_tokenizer(checkpoint, plan.max_tokens).save(out / "tokenizer.json")
-    (out / "fusion.json").write_text(json.dumps({"layers": layers, "operators": counts}))
-
-
-def check_fusion(counts: dict[str, int], layers: int) -> None:
-    """Refuse a graph in which ONNX Runtime's BERT fusion did not match every layer: such a graph is silently slow.
+    """Write fused.<student>.onnx, students.json, ranker.onnx and tokenizer.json; for TensorRT traced.<student>.onnx.
 
     Raises:
-        GateError: names the operator, the count that is needed and the count found.
+        GateError: a graph was not fused, or does not do what the PyTorch module does.
     """
-    wanted = {"EmbedLayerNormalization": 1, "Attention": layers, "SkipLayerNormalization": 2 * layers}
-    for operator, number in wanted.items():
-        if counts.get(operator, 0) != number:
-            raise GateError(f"fusion: {operator} is there {counts.get(operator, 0)} times, needs {number}")
-    gelus = counts.get("BiasGelu", 0) + counts.get("FastGelu", 0)
-    if gelus != layers:
-        raise GateError(f"fusion: BiasGelu or FastGelu is there {gelus} times, needs {layers}")
+    plan, data = job.settings.plan, job.folder("data")
+    tokenizer = load_tokenizer(data / "checkpoint", plan.max_tokens)
+    tokenizer.save(out / "tokenizer.json")
+    texts = Texts.load(data).all
+    rows = tokenizer.encode(texts[:: -(-len(texts) // _PARITY_TEXTS)])
+    modules = load_students(job)
+    with job.progress("trace and fuse", 1 + len(modules)) as step:
+        found = []
+        for name, module in modules.items():
+            found.append(_student(name, module, rows, out, keep_traced=job.settings.tensorrt))
+            step()
+        save_students(found, out)
+        teacher = load_teacher(job.folder("finetune"))
+        vectors = torch.zeros(2, 3, teacher.projection.out_features)  # an adopted teacher has a width of its own
+        kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
+        ranker = LastUser(teacher.ranker)
+        trace(ranker, {"vectors": vectors, "kinds": kinds, "mask": mask}, "users", out / "ranker.onnx")
+        step()
 
 
-def _trace(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, keep_traced: bool) -> Student:
+    """Trace, fuse and check one student."""
+    target = out / Student(name, 0, 0, 0, {}).graph
+    ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
+    trace(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
+    trunk = getattr(module, "trunk", None)
+    if trunk is None:
+        layers, hidden = 0, next(m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding))
+        counts = count_operators(target)
+        gates.require(name, gates.static_fusion(counts))
+    else:
+        layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
+        if keep_traced:
+            shutil.copyfile(target, out / Student(name, 0, 0, 0, {}).traced)
+        fuse(target, trunk.config, target)
+        counts = count_operators(target)
+        gates.require(name, gates.fusion(counts, layers))
+    parity = measure_parity(module, target, rows)
+    gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_parity))
+    return Student(name, layers, hidden, parity, counts)
+
+
+def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:
+    """Largest difference of a vector's entries between a PyTorch module and its graph."""
+    model = EncoderModel(open_session(graph))
+    batches = [list(rows[n : n + _BATCH]) for n in range(0, len(rows), _BATCH)]
+    with torch.inference_mode():
+        return max(float(np.abs(np.array(model.run(b)) - module(*pad(b)).numpy()).max()) for b in batches)
+
+
+def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
     """Export with a free batch size and length."""
     axes = {name: {0: "batch", 1: "length"} for name in inputs} | {output: {0: "batch"}}
     with warnings.catch_warnings():
@@ -85,20 +106,14 @@ def _trace(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path
         )
 
 
-def fuse(traced: Path, checkpoint: Path, target: Path, *, separate: bool = False) -> dict[str, int]:
-    """Optimise with optimum (ONNX Runtime's transformer fusions, level 2); return the count of each operator.
-
-    With `separate` query, key and value keep MatMuls of their own, which the int8 kernels can take.
-    """
+def fuse(traced: Path, config: PretrainedConfig, target: Path) -> None:
+    """Optimise with optimum: ONNX Runtime's transformer fusions, level 2."""
     for name in ("optimum", "onnxruntime"):
         logging.getLogger(name).setLevel(logging.ERROR)
     options = OptimizationConfig(
         optimization_level=2,
         disable_embed_layer_norm_fusion=False,  # optimum leaves it off unless it is asked for
-        use_multi_head_attention=separate,
     )
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        optimiser = ORTOptimizer([traced], AutoConfig.from_pretrained(checkpoint, local_files_only=True))
-        optimiser.optimize(options, save_dir=scratch, file_suffix="fused")
-        shutil.move(Path(scratch) / f"{traced.stem}_fused.onnx", target)
-    return dict(Counter(node.op_type for node in onnx.load(target).graph.node))
+        ORTOptimizer([traced], config).optimize(options, save_dir=scratch, file_suffix="fused")
+        shutil.move(next(Path(scratch).glob("*.onnx")), target)

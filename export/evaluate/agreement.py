@@ -11,7 +11,6 @@ import torch
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts, unseen
-from export.evaluate.adapter import found
 from export.evaluate.assemble import assemble_agreement
 from export.evaluate.metrics import Figure, best, figure
 from export.evaluate.models import served_encode, torch_encode
@@ -20,6 +19,7 @@ from export.evaluate.subject import Vectors
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.train.teacher import load_teacher
+from export.variants import graphs
 from server.errors import ProviderError
 from server.models.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ def run(job: Job, out: Path) -> None:
     """
     asked = unseen(Texts.load(job.folder("data")), job.settings.seed)
     tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
-    variants = found(job)
+    variants = graphs(job.folder("quantise"))
     alive = [(variant, path) for variant, path in variants if not variant.refused]
     with job.progress("compare with teacher", 1 + len(alive)) as step:
         wanted, items = _teacher(job, asked)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from export.errors import GateError
-from export.gates import QUALITY, Check
+from export.quality import QUALITY, Check
 from export.variants import Variant
 
 _DEVICES = ("cpu", "cuda")

@@ -9,7 +9,6 @@ import numpy as np
 
 from export.data.dataset import Dataset
 from export.evaluate import agreement
-from export.evaluate.adapter import found
 from export.evaluate.assemble import assemble
 from export.evaluate.compare import FROZEN, baselines
 from export.evaluate.ground import Ground
@@ -19,7 +18,7 @@ from export.evaluate.record import RECORD, TEACHER
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.table import show
 from export.stage import Job
-from export.variants import Variant
+from export.variants import Variant, graphs
 from server.errors import ProviderError
 from server.models.tokenizer import Tokenizer
 
@@ -35,7 +34,7 @@ def run(job: Job, out: Path) -> None:
     if not Dataset.load(job.folder("data")).histories:
         agreement.run(job, out)
         return
-    variants = found(job)
+    variants = graphs(job.folder("quantise"))
     alive = [(variant, path) for variant, path in variants if not variant.refused]
     probes: dict[str, Figure] = {}
     with job.progress("evaluate", 3 + len(alive)) as step:

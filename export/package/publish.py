@@ -13,12 +13,12 @@ import numpy as np
 
 from export.data.dataset import Dataset
 from export.errors import GateError
-from export.evaluate.adapter import found
 from export.evaluate.record import RECORD, Quality
 from export.package.card import write_card
 from export.package.page import write_page
 from export.package.triton import COMPLETE, write_repository
 from export.stage import STAGES, Job
+from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
 from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
@@ -109,9 +109,9 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     shutil.copyfile(job.folder("verify") / "vectors.npy", scratch / VECTORS)
     for name in ("tokenizer.json", "ranker.onnx"):
         shutil.copyfile(job.folder("onnx") / name, scratch / name)
-    graphs = {variant.name: path for variant, path in found(job)}
+    paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
-        shutil.copyfile(graphs[record.variant.name], scratch / record.variant.file)
+        shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
     dataset = Dataset.load(job.folder("data"))
     popularity = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
     with (scratch / ITEMS).open("w", encoding="utf-8") as file:

@@ -29,7 +29,6 @@ from export.train.students import (
 )
 from export.train.teacher import Bank, load_teacher
 
-_DEFAULT = "bert3"
 _PAIRS = 32_768  # rows of the static student's table for pairs of neighbours
 
 
@@ -59,16 +58,6 @@ def load_students(job: Job) -> dict[str, nn.Module]:
     """Every student as PyTorch runs it, in ladder order: ids and mask, int64 [batch, tokens] -> unit vectors."""
     folder = job.folder("distil")
     return {name: load_one(folder / name) for name in json.loads((folder / LADDER).read_text())}
-
-
-def load_student(job: Job) -> TextEncoder:
-    """The default student as PyTorch runs it."""
-    folder = job.folder("distil")
-    names: list[str] = json.loads((folder / LADDER).read_text())
-    student = load_one(folder / (_DEFAULT if _DEFAULT in names else names[0]))
-    if not isinstance(student, TextEncoder):
-        raise TypeError(f"{names}: none is a BERT")
-    return student
 
 
 def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:

@@ -9,9 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from server.errors import BundleError, ProviderError
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+from server.errors import BundleError
+from server.models.providers import check_providers, choose_providers
 
 
 class Session(Protocol):
@@ -34,6 +33,27 @@ class OnnxSession:
         return result
 
 
+class BoundSession(OnnxSession):
+    """The same with inputs and output bound to the device's memory, and one copy back when the run has ended.
+
+    For CUDA and TensorRT; never run on a GPU, tested with a session on CPU.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, memory: str = "cuda") -> None:
+        super().__init__(session)
+        self._memory, self._output = memory, session.get_outputs()[0].name
+
+    def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Run the model."""
+        binding = self._session.io_binding()  # one for each run: threads share the session
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self._memory, 0))
+        binding.bind_output(self._output, self._memory, 0)
+        self._session.run_with_iobinding(binding)
+        result: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
+        return result
+
+
 def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSession:
     """Load the model at `path` to run on `device` with `threads` threads inside an operator.
 
@@ -41,20 +61,16 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSe
         ProviderError: ONNX Runtime would run it elsewhere.
         BundleError: the file is no model.
     """
-    wanted = _PROVIDERS[device]
-    if wanted not in onnxruntime.get_available_providers():
-        raise ProviderError(
-            f"device {device} needs {wanted}, which this onnxruntime does not have: make setup DEVICE={device}"
-        )
+    cache = path.parent.parent / ".tensorrt"  # beside the bundle: a bundle holds nothing but what its manifest names
+    providers = choose_providers(device, onnxruntime.get_available_providers(), cache)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves the other core's work
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error})") from error
-    if session.get_providers()[0] != wanted:
-        raise ProviderError(f"{path.name}: asked for {wanted}, ONNX Runtime chose {session.get_providers()[0]}")
-    return OnnxSession(session)
+    check_providers(path.name, providers, session.get_providers())
+    return OnnxSession(session) if device == "cpu" else BoundSession(session)

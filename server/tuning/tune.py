@@ -37,7 +37,7 @@ class TuneSettings(BaseSettings):
     )
 
     bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run")
+    device: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="where the models run")
     variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
     seconds: float = Field(1.0, gt=0, le=600, description="length of one measurement")
     repeats: int = Field(3, ge=1, le=100, description="measurements of each setting, taken in turn")

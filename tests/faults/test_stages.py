@@ -12,7 +12,7 @@ import pytest
 
 from export.config import ExportSettings
 from export.data.fetch import Wheel, fetch
-from export.errors import ExportError, FetchError, GateError
+from export.errors import ExportError, FetchError
 from export.stage import Job, run_all, run_one
 from tests.conftest import ROOT
 from tests.faults.steps import STAGES
@@ -73,13 +73,3 @@ def test_wrong_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "some-1.whl").write_bytes(b"something else")
     with pytest.raises(FetchError, match="SHA-256"):
         fetch(Wheel("some==1", "some-1.whl", "00"), tmp_path)
-
-
-def test_unfused_graph_is_refused() -> None:
-    from export.compress.trace import check_fusion
-
-    good = {"EmbedLayerNormalization": 1, "Attention": 3, "SkipLayerNormalization": 6, "BiasGelu": 3}
-    check_fusion(good, 3)
-    for operator in good:
-        with pytest.raises(GateError, match="fusion: "):
-            check_fusion(good | {operator: 0}, 3)

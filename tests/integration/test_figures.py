@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 
 from export.evaluate.record import Quality
-from export.gates import QUALITY
+from export.quality import QUALITY
 from server.models.bundle import Bundle
 from server.models.session import open_session
 from server.pb.swiftrec.v1 import recommender_pb2 as pb

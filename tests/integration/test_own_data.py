@@ -15,8 +15,8 @@ from transformers import BertConfig, BertModel
 
 from export.config import ExportSettings
 from export.errors import GateError
-from export.gates import Quality
 from export.package.publish import check_answers
+from export.quality import Quality
 from export.stage import Job, run_one
 from server.models.bundle import load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from export.compress.trace import _trace, check_fusion, fuse
+from export import gates
+from export.compress.graph import count_operators
+from export.compress.trace import fuse, trace
 from export.data.checkpoint import locate, write_bert
 from export.data.head import Head
 from export.data.heads import read_head
@@ -57,8 +59,9 @@ def test_every_family_fuses_whole_and_does_not_depend_on_its_batch(tmp_path: Pat
     folder = converted(tmp_path / "original")
     encoder, rows = TextEncoder(load_trunk(folder), 16).eval(), encoded(folder)
     ids = torch.ones(2, 3, dtype=torch.int64)
-    _trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
-    check_fusion(fuse(tmp_path / "traced.onnx", folder, tmp_path / "fused.onnx"), 2)
+    trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
+    fuse(tmp_path / "traced.onnx", encoder.trunk.config, tmp_path / "fused.onnx")
+    gates.require(family, gates.fusion(count_operators(tmp_path / "fused.onnx"), 2))
     model = EncoderModel(open_session(tmp_path / "fused.onnx"))
     alone, together = np.array([model.run([row])[0] for row in rows]), np.array(model.run(rows))
     assert np.abs(alone - together).max() < 1e-5

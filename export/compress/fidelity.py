@@ -1,0 +1,40 @@
+"""How far a graph's vectors are from another's, and from its own when other texts are beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.compress.race import Encoder
+
+_BATCH = 16
+Vectors = NDArray[np.float32]
+
+
+def alone(encoder: Encoder, rows: Sequence[list[int]]) -> Vectors:
+    """Vectors [rows, dimensions], one text at a time."""
+    return np.array([encoder.run([row])[0] for row in rows])
+
+
+def invariance(encoder: Encoder, rows: Sequence[list[int]], by_itself: Vectors) -> float:
+    """Largest difference of a vector's entries, alone against in a batch.
+
+    Once among texts of its length, once among all lengths, so that most of the batch is padding.
+    """
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    batches = -(-len(rows) // _BATCH)
+    mixed = order[np.argsort(np.arange(len(rows)) % batches, kind="stable")]
+    return max(_difference(encoder, rows, picked, by_itself) for picked in (order, mixed))
+
+
+def _difference(encoder: Encoder, rows: Sequence[list[int]], order: NDArray[np.intp], by_itself: Vectors) -> float:
+    batches = [order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]
+    found = np.array([v for batch in batches for v in encoder.run([rows[n] for n in batch])])
+    return float(np.abs(found - by_itself[order]).max())
+
+
+def mean_cosine(a: Vectors, b: Vectors) -> float:
+    """Mean cosine of unit vectors, row by row."""
+    return float((a * b).sum(1).mean())

@@ -1,0 +1,87 @@
+"""Speed of encoders side by side: the same texts, one thread, round by round: a slow moment hits all of them.
+
+Texts go in and vectors come out: the tokenizer's time is in every figure, the PyTorch teacher's too. Texts are sorted
+by length and padded to the longest of their batch. CPU time is counted, which other processes disturb less than the
+clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.models.tokenizer import Tokenizer
+
+_BATCHES = (1, 4, 16)
+_ROUNDS = 5
+
+
+class Encoder(Protocol):
+    """Token ids of some texts to one vector each."""
+
+    def run(self, jobs: Sequence[Sequence[int]], /) -> list[NDArray[np.float32]]:
+        """Pad to the longest and run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """CPU seconds of each round for all texts in the best batch size, and milliseconds of each text alone."""
+
+    seconds: list[float]
+    texts: int
+    alone_ms: list[float]
+
+    @property
+    def texts_per_s(self) -> float:
+        """Median over the rounds."""
+        return self.texts / float(np.median(self.seconds))
+
+    @property
+    def ms_batch1(self) -> float:
+        """Median over the texts."""
+        return float(np.median(self.alone_ms))
+
+    def speedup(self, other: Pace) -> float:
+        """How many times as fast as the other; median of the rounds' ratios."""
+        return float(np.median(np.divide(other.seconds, self.seconds)))
+
+
+def race(
+    encoders: dict[str, Encoder], tokenizer: Tokenizer, texts: Sequence[str], step: Callable[[], None]
+) -> dict[str, Pace]:
+    """Measure all encoders; `step` is called after each of `rounds()` rounds."""
+    best = {name: _best_batch(encoder, tokenizer, texts) for name, encoder in encoders.items()}  # warms up, too
+    step()
+    seconds: dict[str, list[float]] = {name: [] for name in encoders}
+    alone: dict[str, list[float]] = {name: [] for name in encoders}
+    for n in range(_ROUNDS):
+        for name, encoder in encoders.items():
+            seconds[name].append(_sweep(encoder, tokenizer, texts, best[name]))
+            alone[name] += [1e3 * _sweep(encoder, tokenizer, [text], 1) for text in texts[n::_ROUNDS]]
+        step()
+    return {name: Pace(seconds[name], len(texts), alone[name]) for name in encoders}
+
+
+def rounds() -> int:
+    """How often `race` calls `step`."""
+    return _ROUNDS + 1
+
+
+def _best_batch(encoder: Encoder, tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    _sweep(encoder, tokenizer, texts[:8], 4)
+    times = {size: _sweep(encoder, tokenizer, texts, size) for size in _BATCHES}
+    return min(times, key=times.__getitem__)
+
+
+def _sweep(encoder: Encoder, tokenizer: Tokenizer, texts: Sequence[str], size: int) -> float:
+    """CPU seconds from texts to vectors."""
+    started = time.process_time()
+    rows = sorted(tokenizer.encode(texts), key=len)
+    for n in range(0, len(rows), size):
+        encoder.run(rows[n : n + size])
+    return time.process_time() - started

@@ -1,0 +1,187 @@
+"""int8 and fp16 graphs of a small random BERT: true to fp32, the same in any batch; what breaks either is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from transformers import BertConfig, BertModel
+
+from export import gates
+from export.compress.calibrate import Range
+from export.compress.fidelity import Vectors, alone, invariance, mean_cosine
+from export.compress.graph import Graph, count_operators
+from export.compress.half import check_half, to_half
+from export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
+from export.compress.norms import vectorise_norms
+from export.compress.trace import fuse, measure_parity, trace
+from export.errors import ExportError
+from export.train.encoder import TextEncoder
+from server.models.encoder import EncoderModel
+from server.models.session import open_session
+
+_LAYERS, _WORDS, _OUTLIER = 2, 300, 20.0
+
+
+def rows() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, _WORDS, size=length).tolist() for length in rng.integers(2, 60, size=48)]
+
+
+def module() -> TextEncoder:
+    """A random BERT with what real ones have: one neuron and one channel far beyond the others."""
+    torch.manual_seed(0)
+    config = BertConfig(  # type: ignore[no-untyped-call]
+        vocab_size=_WORDS,
+        hidden_size=64,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=4,
+        intermediate_size=256,
+        attn_implementation="eager",
+    )
+    trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.mul_(3)
+        weights = trunk.state_dict()
+        weights["encoder.layer.0.intermediate.dense.bias"][7] = _OUTLIER
+        weights["encoder.layer.0.output.LayerNorm.weight"][3] = 10
+    return TextEncoder(trunk, 16).eval()
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its fused fp32 graph."""
+    path = tmp_path_factory.mktemp("graphs") / "fused.onnx"
+    ids, encoder = torch.ones(2, 3, dtype=torch.int64), module()
+    trace(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", path)
+    fuse(path, encoder.trunk.config, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exact(fused: Path) -> Vectors:
+    """Its vectors of `rows`."""
+    return alone(encoder(fused), rows())
+
+
+def encoder(path: Path) -> EncoderModel:
+    return EncoderModel(open_session(path))
+
+
+def int8(fused: Path, target: Path, form: Form = FORMS[0]) -> EncoderModel:
+    quantise_bert(fused, target, observe(fused, rows()), form)
+    return encoder(target)
+
+
+def test_fused_graph_does_what_pytorch_does(fused: Path) -> None:
+    assert gates.fusion(count_operators(fused), _LAYERS) == []
+    assert measure_parity(module(), fused, rows()) <= gates.GATES.max_parity
+
+
+def test_parity_sees_a_wrong_weight(fused: Path) -> None:
+    """Negative control."""
+    other = module()
+    with torch.no_grad():
+        other.projection.weight[0, 0] += 0.5
+    assert measure_parity(other, fused, rows()) > gates.GATES.max_parity
+
+
+def test_vectorised_norms_change_nothing(fused: Path, exact: Vectors, tmp_path: Path) -> None:
+    path = tmp_path / "fp32.onnx"
+    vectorise_norms(fused, path)
+    assert np.abs(alone(encoder(path), rows()) - exact).max() < 1e-5
+    assert "SkipLayerNormalization" not in count_operators(path)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_int8_keeps_the_vectors_and_is_the_same_in_any_batch(
+    fused: Path, exact: Vectors, tmp_path: Path, form: Form
+) -> None:
+    model = int8(fused, tmp_path / "int8.onnx", form)
+    vectors = alone(model, rows())
+    assert mean_cosine(vectors, exact) >= 0.998
+    assert invariance(model, rows(), vectors) <= gates.GATES.max_invariance
+
+
+def test_int8_multiplies_every_layer_in_integers(fused: Path, tmp_path: Path) -> None:
+    int8(fused, tmp_path / "int8.onnx")
+    counts = count_operators(tmp_path / "int8.onnx")
+    assert counts["MatMulIntegerToFloat"] == 6 * _LAYERS
+    assert counts["MatMul"] == 1  # the projection, behind the pooling
+    assert (tmp_path / "int8.onnx").stat().st_size < gates.GATES.max_size * fused.stat().st_size
+
+
+def test_dynamic_int8_is_seen_to_depend_on_the_batch(fused: Path, tmp_path: Path) -> None:
+    """Negative control."""
+    path = tmp_path / "dynamic.onnx"
+    quantize_dynamic(fused, path, extra_options={"DefaultTensorType": TensorProto.FLOAT})
+    model = encoder(path)
+    assert invariance(model, rows(), alone(model, rows())) > gates.GATES.max_invariance
+
+
+def test_ranges_of_other_texts_are_seen_in_the_cosine(fused: Path, exact: Vectors, tmp_path: Path) -> None:
+    """Negative control: scales that do not fit the texts must show."""
+    narrow = {
+        name: Range(r.low * np.float32(0.05), r.high * np.float32(0.05)) for name, r in observe(fused, rows()).items()
+    }
+    quantise_bert(fused, tmp_path / "int8.onnx", narrow, FORMS[0])
+    cosine = mean_cosine(alone(encoder(tmp_path / "int8.onnx"), rows()), exact)
+    assert gates.smaller_precision(cosine, 0.3, 2.0)
+
+
+def test_static_student_keeps_its_vectors(tmp_path: Path) -> None:
+    class Static(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(_WORDS, 64)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            mask = attention_mask.unsqueeze(-1).float()
+            return torch.nn.functional.normalize((self.table(input_ids) * mask).sum(1) / mask.sum(1), dim=-1)
+
+    torch.manual_seed(0)
+    ids = torch.ones(2, 3, dtype=torch.int64)
+    paths = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    trace(Static(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", paths[0])
+    assert gates.static_fusion(count_operators(paths[0])) == []
+    quantise_static(*paths)
+    vectors = [alone(encoder(path), rows()) for path in paths]
+    assert mean_cosine(*vectors) > 0.999
+    assert invariance(encoder(paths[1]), rows(), vectors[1]) <= gates.GATES.max_invariance
+    assert paths[1].stat().st_size < 0.4 * paths[0].stat().st_size
+
+
+def test_half_has_matrices_in_fp16_and_keeps_the_interface(fused: Path, exact: Vectors, tmp_path: Path) -> None:
+    path = tmp_path / "fp16.onnx"
+    to_half(fused, path)
+    assert mean_cosine(alone(encoder(path), rows()), exact) > 0.999
+    assert path.stat().st_size < gates.GATES.max_size * fused.stat().st_size
+
+
+def test_half_with_a_matrix_left_in_fp32_is_refused(fused: Path, tmp_path: Path) -> None:
+    """Negative control."""
+    path = tmp_path / "fp16.onnx"
+    to_half(fused, path)
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 2), np.float32), "left"))
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match="left"):
+        check_half(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "form"), [("avx2", "u8u8"), ("avx512", "u8s8"), ("vnni", "u8s8"), ("arm64", "u8s8")]
+)
+def test_form_of_an_instruction_set_is_optimums(target: str, form: str) -> None:
+    assert form_of(target) == Form(form)
+
+
+def test_weight_that_is_computed_is_named(fused: Path) -> None:
+    with pytest.raises(ExportError, match="computes 'vectors'"):
+        Graph(fused).constant("vectors")
