@@ -245,5 +245,20 @@ def test_table_shows_the_figures_of_the_reference() -> None:
     assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) | 800 (792-808) | 50 (50-50) |" in made
 
 
+def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> None:
+    found = readme.slim(result(), _summary()) | {
+        "req_per_s_core": {"swiftrec": {"int8": 400.0}, "mosec": {"int8": 500.0}, "triton": {"int8": 300.0}},
+        "p99_ms_at_70": {"mosec": {"int8": 12.0}},
+        "peers_skipped": {"ray": "it does not install"},
+        "catalogue": [{"items": 1_000, "recall": 0.99512}],
+        "teacher": {"rate_ratio": [9.0, 11.0], "cpu_ratio": [4.0], "p99_bound_ms": 100.0},
+    }
+    made = readme.table(found)
+    assert made.index("| mosec | int8 | 500 | 12 |") < made.index("| swiftrec | int8 | 400 |  |")
+    assert "| ray | not run: it does not install | | |" in made
+    assert "| 1000 | 0.9951 |" in made
+    assert "10.0 (9.0-11.0) times the rate" in made
+
+
 def _summary() -> dict[str, Any]:
     return {"req_per_s_core": {}, "p99_ms_at_70": {}, "peers_skipped": {}, "catalogue": [], "teacher": {}}
