@@ -14,7 +14,18 @@ from tests.conftest import ROOT
 
 def test_student_and_teacher_are_measured_side_by_side(bundle: Bundle, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "teacher", "--bundle", str(bundle.folder), "--rounds", "1"]
-    command += ["--seconds", "0.5", "--shares", "[0.3]", "--p99-bound-ms", "60000", "--results", str(tmp_path)]
+    command += [
+        "--seconds",
+        "2",
+        "--in-flight",
+        "8",
+        "--shares",
+        "[0.3]",
+        "--p99-bound-ms",
+        "60000",
+        "--results",
+        str(tmp_path),
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])["teacher"]
