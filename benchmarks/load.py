@@ -120,7 +120,7 @@ def _alone(settings: LoadSettings) -> Window:
         log = Log(found.asked, 1 if found.asked.entries[0] > 1 else _REPLY_EVERY)
         rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
     first, last = meter.readings()
-    sample = replies.read(found.asked.method, log.replies)
+    sample = replies.read(found.asked.method, log.replies())
     return Window(rows, first, last, sample, float(found.asked.tokens.mean()), is_open=found.due is not None)
 
 

@@ -49,7 +49,8 @@ class Window:
         """Write an .npz file with everything."""
         facts = [*_clocks(self.first), *_clocks(self.last), self.asked_tokens, self.is_open]
         watched = [] if self.first.server is None or self.last.server is None else [self.first.server, self.last.server]
-        sample = {"steps": self.sample.steps_ms, "wrong": self.sample.wrong, "bundles": list(self.sample.bundles)}
+        sample: dict[str, Any] = {"steps": self.sample.steps_ms, "bundles": list(self.sample.bundles)}
+        sample |= {"wrong": self.sample.wrong, "refused": self.sample.refused}
         np.savez(path, facts=facts, watched=watched, **sample, **self.rows.columns())  # type: ignore[arg-type]
 
     @classmethod
@@ -58,7 +59,8 @@ class Window:
         with np.load(path, allow_pickle=False) as file:
             *clocks, tokens, is_open = file["facts"].tolist()
             before, after = file["watched"].tolist() or (None, None)
-            sample = Sample(file["steps"], int(file["wrong"]), tuple(file["bundles"].tolist()))
+            bundles = tuple(file["bundles"].tolist())
+            sample = Sample(file["steps"], int(file["wrong"]), bundles, int(file["refused"]))
             rows = Rows(*(file[name] for name in COLUMNS))
         first, last = (_reading(clocks[:3], before), _reading(clocks[3:], after))
         return cls(rows, first, last, sample, tokens, bool(is_open))
@@ -113,6 +115,7 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
         "codes": window.rows.codes(),
         "steps": window.sample.percentiles(),
         "wrong": window.sample.wrong,
+        "refused": window.sample.refused,
         "bundles": list(window.sample.bundles),
         "bottleneck": bottleneck(busy, max_busy, summary.late_p50_ms),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,14 @@ class Bench:
         self.settings, self.plan, self.result, self.raw = settings, settings.plan, result, raw
         self.server = self.echo = Served("", None)
         self.floor: FloorMeter | None = None
+        self.began = time.monotonic()
         self.folder: Path | None = None
         self.before: Scrape | None = None
         self.after: Scrape | None = None
+
+    def is_over(self, more_s: float = 0.0) -> bool:
+        """Whether the budget is used up, or would be in so many seconds."""
+        return time.monotonic() - self.began + more_s > self.settings.budget_s
 
     def keep(self) -> Path:
         """Write what there is so far, marked partial: whatever comes, it is there.

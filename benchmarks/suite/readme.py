@@ -17,6 +17,9 @@ from benchmarks.suite.settings import RESULTS
 
 REFERENCE = RESULTS / "reference.json"
 BEGIN, END = "<!-- benchmarks: made by `python -m benchmarks readme`, do not edit -->", "<!-- end of benchmarks -->"
+_NOTHING = (
+    "No reference run yet: `make bench` on a quiet machine, then `python -m benchmarks readme --reference FOLDER`"
+)
 _OURS_ALONE = 2  # one request a call, and lists
 _FIELDS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core", "p99_ms_at_70")
 
@@ -41,7 +44,8 @@ def run(settings: ReadmeSettings) -> int:
         settings.file.parent.mkdir(parents=True, exist_ok=True)
         settings.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = settings.readme.read_text(encoding="utf-8")
-    wanted = replaced(text, table(_read(settings.file)))
+    found = _read(settings.file)
+    wanted = replaced(text, table(found) if found else _NOTHING)
     if wanted == text:
         return 0
     if settings.check:
@@ -156,8 +160,11 @@ def replaced(text: str, made: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The reference; empty if there is none yet."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise RuntimeError(f"{path}: no reference ({error}): give --reference FOLDER") from None
     return found
