@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.machine import Reading
 from benchmarks.replies import Sample
-from benchmarks.summary import COLUMNS, Rows, summarise
+from benchmarks.summary import COLUMNS, OK, Rows, summarise
 
 _BEHIND_MS = 5.0  # a client whose median send is later than this does not keep its schedule
 
@@ -91,7 +91,7 @@ def joined(windows: Sequence[Window]) -> Window:
 
 
 def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
-    """The summary, and the CPU that server and clients took for each answer in microseconds.
+    """The summary, and the CPU that server and clients took for each good answer in microseconds.
 
     `mix` is the mean number of tokens of the answered requests over that of the workload: below 1 the window saw short
     texts more often than they were sent, because the server prefers them and the long ones still wait. `busy` is the
@@ -99,7 +99,7 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
     """
     summary = summarise(window.measured(), window.seconds, slo_ms)
     done = window.answered()
-    answers = max(1, int(done.entries.sum()))
+    answers = max(1, int(done.entries[done.code == OK].sum()))
     client_cpu = window.last.own - window.first.own
     is_watched = window.first.server is not None and window.last.server is not None
     server_cpu = window.last.server - window.first.server if is_watched else None  # type: ignore[operator]
