@@ -62,6 +62,7 @@ class LoadSettings(BaseSettings):
     rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
     hdr: Path | None = Field(None, description="write latencies (microseconds) as a HdrHistogram log")
     max_busy: float = Field(0.9, gt=0, description="share of its core beyond which the client is the bottleneck")
+    max_late_ms: float = Field(5.0, gt=0, description="median lateness of sends beyond which it is, too (open loop)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def run(settings: LoadSettings) -> int:
         window.measured().save(settings.rows)
     if settings.hdr:
         write_log(window.measured(), settings.hdr, settings.workload)
-    found = figures(window, settings.slo_ms, settings.max_busy)
+    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms)
     sys.stdout.write(report.as_json(found) + "\n")
     if found["bottleneck"]:
         sys.stderr.write(f"benchmarks load: {found['bottleneck']}\n")

@@ -13,8 +13,6 @@ from benchmarks.machine import Reading
 from benchmarks.replies import Sample
 from benchmarks.summary import COLUMNS, OK, Rows, summarise
 
-_BEHIND_MS = 5.0  # a client whose median send is later than this does not keep its schedule
-
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -90,7 +88,7 @@ def joined(windows: Sequence[Window]) -> Window:
     )
 
 
-def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
+def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float) -> dict[str, Any]:
     """The summary, and the CPU that server and clients took for each good answer in microseconds.
 
     `mix` is the mean number of tokens of the answered requests over that of the workload: below 1 the window saw short
@@ -117,14 +115,14 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
         "wrong": window.sample.wrong,
         "refused": window.sample.refused,
         "bundles": list(window.sample.bundles),
-        "bottleneck": bottleneck(busy, max_busy, summary.late_p50_ms),
+        "bottleneck": bottleneck(busy, max_busy, summary.late_p50_ms, max_late_ms),
     }
 
 
-def bottleneck(busy: float, max_busy: float, late_p50_ms: float) -> str:
+def bottleneck(busy: float, max_busy: float, late_p50_ms: float, max_late_ms: float) -> str:
     """Why the client and not the server set the pace; nothing if it did not."""
     if busy > max_busy:
         return f"the client is the bottleneck: it used {busy:.0%} of its core; give it more --processes and cores"
-    if late_p50_ms > _BEHIND_MS:
+    if late_p50_ms > max_late_ms:
         return f"the client is the bottleneck: half of its sends were more than {late_p50_ms:.0f} ms late"
     return ""

@@ -125,9 +125,9 @@ def test_no_curve_has_no_knee() -> None:
 
 
 def test_client_is_the_bottleneck_when_it_is_busy_or_behind() -> None:
-    assert bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=0.1) == ""
-    assert "of its core" in bottleneck(busy=0.95, max_busy=0.9, late_p50_ms=0.1)
-    assert "late" in bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=20.0)
+    assert bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=0.1, max_late_ms=5.0) == ""
+    assert "of its core" in bottleneck(busy=0.95, max_busy=0.9, late_p50_ms=0.1, max_late_ms=5.0)
+    assert "late" in bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=20.0, max_late_ms=5.0)
 
 
 def test_metrics_between_two_scrapes() -> None:
