@@ -20,13 +20,14 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.replies import refusals
 from benchmarks.summary import OK, Rows
 from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
 UNAVAILABLE = 14
 _CONNECT_S = 10.0
-_MOST_REPLIES = 4_000
+_MOST_ROWS = 32_000  # whose replies may be kept
 Answered = Callable[[int, bytes], None]
 """Is given the number of the status code, and the reply (empty after an error)."""
 Send = Callable[[bytes, Answered], None]
@@ -65,30 +66,33 @@ def _wait_ready(channel: grpc.Channel, target: str) -> None:
 
 @dataclass(slots=True)
 class Log:
-    """Rows and some replies as they come, from several threads: appending to a list is atomic."""
+    """Rows as they come, from several threads: appending to a list is atomic. Some keep their reply."""
 
     asked: Asked
     reply_every: int = 1
-    rows: list[tuple[float, float, float, int, int]] = field(default_factory=list)
-    replies: list[bytes] = field(default_factory=list)
+    rows: list[tuple[float, float, float, int, int, bytes]] = field(default_factory=list)
 
     def add(self, number: int, intended: float, sent: float, code: int, reply: bytes) -> None:
         """Request `number` is answered."""
-        self.rows.append((intended, sent, time.monotonic(), code, number))
-        if code == OK and number % self.reply_every == 0 and len(self.replies) < _MOST_REPLIES:
-            self.replies.append(reply)
+        kept = reply if number % self.reply_every == 0 and len(self.rows) < _MOST_ROWS else b""
+        self.rows.append((intended, sent, time.monotonic(), code, number, kept))
+
+    def replies(self) -> list[bytes]:
+        """Those that were kept."""
+        return [reply for *_, reply in self.rows if reply]
 
     def freeze(self) -> Rows:
-        """What was added so far."""
-        intended, sent, done, code, number = list(zip(*self.rows, strict=True)) or [()] * 5
+        """What was added so far; entries of a list that were refused do not count as entries."""
+        intended, sent, done, code, number, kept = list(zip(*self.rows, strict=True)) or [()] * 6
         places = np.asarray(number, dtype=np.int64)
+        refused = [len(refusals(reply)) if self.asked.method == "batch" else 0 for reply in kept]
         return Rows(
             intended=np.asarray(intended, dtype=np.float64),
             sent=np.asarray(sent, dtype=np.float64),
             done=np.asarray(done, dtype=np.float64),
             code=np.asarray(code, dtype=np.int32),
             tokens=self.asked.tokens[places],
-            entries=self.asked.entries[places],
+            entries=self.asked.entries[places] - np.asarray(refused, dtype=np.int32),
         )
 
 

@@ -62,6 +62,7 @@ class LoadSettings(BaseSettings):
     rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
     hdr: Path | None = Field(None, description="write latencies (microseconds) as a HdrHistogram log")
     max_busy: float = Field(0.9, gt=0, description="share of its core beyond which the client is the bottleneck")
+    max_late_ms: float = Field(5.0, gt=0, description="median lateness of sends beyond which it is, too (open loop)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def run(settings: LoadSettings) -> int:
         window.measured().save(settings.rows)
     if settings.hdr:
         write_log(window.measured(), settings.hdr, settings.workload)
-    found = figures(window, settings.slo_ms, settings.max_busy)
+    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms)
     sys.stdout.write(report.as_json(found) + "\n")
     if found["bottleneck"]:
         sys.stderr.write(f"benchmarks load: {found['bottleneck']}\n")
@@ -120,7 +121,7 @@ def _alone(settings: LoadSettings) -> Window:
         log = Log(found.asked, 1 if found.asked.entries[0] > 1 else _REPLY_EVERY)
         rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
     first, last = meter.readings()
-    sample = replies.read(found.asked.method, log.replies)
+    sample = replies.read(found.asked.method, log.replies())
     return Window(rows, first, last, sample, float(found.asked.tokens.mean()), is_open=found.due is not None)
 
 

@@ -55,6 +55,6 @@ def _check(address: str, found: dict[str, Any], allowed: Collection[str]) -> Non
     others = {code: number for code, number in found["codes"].items() if code not in allowed}
     if others:
         names = ", ".join(f"{number} with status {code}" for code, number in others.items())
-        raise RuntimeError(f"requests failed: {names} of {found['requests']}")
+        raise RuntimeError(f"requests failed: {names} of {sum(found['codes'].values())}")
     if found["wrong"]:
         raise RuntimeError(f"{found['wrong']} replies were no answers")

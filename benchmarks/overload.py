@@ -93,7 +93,7 @@ def step(server: Served, bundle: Path, times: float, seconds: float = 3.0, warmu
         path = Path(scratch) / "rows.npz"
         command = [sys.executable, "-m", "benchmarks", "load", "--target", server.address, "--loop", "open"]
         command += ["--bundle", str(bundle), "--rate", f"{times * CAPACITY}", "--seconds", f"{seconds}"]
-        command += ["--warmup-s", f"{warmup_s}", "--rows", str(path)]
+        command += ["--warmup-s", f"{warmup_s}", "--rows", str(path), "--max-late-ms", "1000"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603
         return judge(Rows.load(path), times, seconds)
 

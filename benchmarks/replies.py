@@ -12,6 +12,7 @@ from benchmarks.workload import Method
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeResponse
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendResponse, RecommendResponse
 
+RESOURCE_EXHAUSTED = 8
 STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
 
 
@@ -19,18 +20,21 @@ STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
 class Sample:
     """Of the replies that were looked at: milliseconds of each step, [replies, steps]; how many were no answer.
 
-    `bundles` are those that answered, as "name/version".
+    `refused` entries of lists were turned away (RESOURCE_EXHAUSTED), which is an answer. `bundles` are those that
+    answered, as "name/version".
     """
 
     steps_ms: NDArray[np.float32]
     wrong: int
     bundles: tuple[str, ...]
+    refused: int = 0
 
     @classmethod
     def joined(cls, parts: Sequence[Sample]) -> Sample:
         """Those of several clients."""
         bundles = tuple(sorted({name for part in parts for name in part.bundles}))
-        return cls(np.concatenate([part.steps_ms for part in parts]), sum(part.wrong for part in parts), bundles)
+        wrong, refused = sum(part.wrong for part in parts), sum(part.refused for part in parts)
+        return cls(np.concatenate([part.steps_ms for part in parts]), wrong, bundles, refused)
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         """p50 and p99 of each step in milliseconds; nothing without replies that tell."""
@@ -46,12 +50,18 @@ def read(method: Method, replies: Sequence[bytes]) -> Sample:
         vectors = [EncodeResponse.FromString(reply) for reply in replies]
         wrong = sum(len(one.vectors) != 4 * one.rows * one.dimensions or not one.rows for one in vectors)
         return Sample(np.zeros((0, len(STEPS)), np.float32), wrong, _bundles(vectors))
-    rankings = (
-        [RecommendResponse.FromString(reply) for reply in replies] if method == "recommend" else _entries(replies)
-    )
+    is_list = method == "batch"
+    rankings = _entries(replies) if is_list else [RecommendResponse.FromString(reply) for reply in replies]
+    refused = sum(len(refusals(reply)) for reply in replies) if is_list else 0
     steps = [[getattr(one.timings, f"{step}_ms") for step in STEPS] for one in rankings if one.items]
-    wrong = sum(not one.items for one in rankings)
-    return Sample(np.array(steps, np.float32).reshape(-1, len(STEPS)), wrong, _bundles(rankings))
+    wrong = sum(not one.items for one in rankings) - refused
+    return Sample(np.array(steps, np.float32).reshape(-1, len(STEPS)), wrong, _bundles(rankings), refused)
+
+
+def refusals(reply: bytes) -> list[int]:
+    """Places of the entries of a list that the server turned away because it was full."""
+    results = BatchRecommendResponse.FromString(reply).results
+    return [n for n, one in enumerate(results) if one.error.code == RESOURCE_EXHAUSTED]
 
 
 def _entries(replies: Sequence[bytes]) -> list[RecommendResponse]:

@@ -99,6 +99,8 @@ def _measure(settings: TeacherSettings, served: Served, seed: int) -> Found:
     common = {"bundle": settings.bundle, "workload": settings.workload, "seconds": settings.seconds}
     full = measure.load(served, in_flight=settings.in_flight, seed=seed, **common)
     capacity = full["throughput"]
+    if not capacity:
+        raise RuntimeError(f"nothing was answered within {settings.seconds:g} s: give more --seconds")
     for n, share in enumerate(sorted(settings.shares, reverse=True)):
         rate = share * capacity
         found = measure.load(served, may_refuse=True, loop="open", rate=rate, seed=seed + 10_000 + n, **common)

@@ -11,9 +11,7 @@ import numpy as np
 
 from benchmarks.machine import Reading
 from benchmarks.replies import Sample
-from benchmarks.summary import COLUMNS, Rows, summarise
-
-_BEHIND_MS = 5.0  # a client whose median send is later than this does not keep its schedule
+from benchmarks.summary import COLUMNS, OK, Rows, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,8 @@ class Window:
         """Write an .npz file with everything."""
         facts = [*_clocks(self.first), *_clocks(self.last), self.asked_tokens, self.is_open]
         watched = [] if self.first.server is None or self.last.server is None else [self.first.server, self.last.server]
-        sample = {"steps": self.sample.steps_ms, "wrong": self.sample.wrong, "bundles": list(self.sample.bundles)}
+        sample: dict[str, Any] = {"steps": self.sample.steps_ms, "bundles": list(self.sample.bundles)}
+        sample |= {"wrong": self.sample.wrong, "refused": self.sample.refused}
         np.savez(path, facts=facts, watched=watched, **sample, **self.rows.columns())  # type: ignore[arg-type]
 
     @classmethod
@@ -58,7 +57,8 @@ class Window:
         with np.load(path, allow_pickle=False) as file:
             *clocks, tokens, is_open = file["facts"].tolist()
             before, after = file["watched"].tolist() or (None, None)
-            sample = Sample(file["steps"], int(file["wrong"]), tuple(file["bundles"].tolist()))
+            bundles = tuple(file["bundles"].tolist())
+            sample = Sample(file["steps"], int(file["wrong"]), bundles, int(file["refused"]))
             rows = Rows(*(file[name] for name in COLUMNS))
         first, last = (_reading(clocks[:3], before), _reading(clocks[3:], after))
         return cls(rows, first, last, sample, tokens, bool(is_open))
@@ -88,8 +88,8 @@ def joined(windows: Sequence[Window]) -> Window:
     )
 
 
-def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
-    """The summary, and the CPU that server and clients took for each answer in microseconds.
+def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float) -> dict[str, Any]:
+    """The summary, and the CPU that server and clients took for each good answer in microseconds.
 
     `mix` is the mean number of tokens of the answered requests over that of the workload: below 1 the window saw short
     texts more often than they were sent, because the server prefers them and the long ones still wait. `busy` is the
@@ -97,7 +97,7 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
     """
     summary = summarise(window.measured(), window.seconds, slo_ms)
     done = window.answered()
-    answers = max(1, int(done.entries.sum()))
+    answers = max(1, int(done.entries[done.code == OK].sum()))
     client_cpu = window.last.own - window.first.own
     is_watched = window.first.server is not None and window.last.server is not None
     server_cpu = window.last.server - window.first.server if is_watched else None  # type: ignore[operator]
@@ -113,15 +113,16 @@ def figures(window: Window, slo_ms: float, max_busy: float) -> dict[str, Any]:
         "codes": window.rows.codes(),
         "steps": window.sample.percentiles(),
         "wrong": window.sample.wrong,
+        "refused": window.sample.refused,
         "bundles": list(window.sample.bundles),
-        "bottleneck": bottleneck(busy, max_busy, summary.late_p50_ms),
+        "bottleneck": bottleneck(busy, max_busy, summary.late_p50_ms, max_late_ms),
     }
 
 
-def bottleneck(busy: float, max_busy: float, late_p50_ms: float) -> str:
+def bottleneck(busy: float, max_busy: float, late_p50_ms: float, max_late_ms: float) -> str:
     """Why the client and not the server set the pace; nothing if it did not."""
     if busy > max_busy:
         return f"the client is the bottleneck: it used {busy:.0%} of its core; give it more --processes and cores"
-    if late_p50_ms > _BEHIND_MS:
+    if late_p50_ms > max_late_ms:
         return f"the client is the bottleneck: half of its sends were more than {late_p50_ms:.0f} ms late"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from benchmarks.suite.settings import BenchSettings
 from benchmarks.summary import Rows
 from benchmarks.workload import KINDS, Name
 
+_FEW = 0.01  # refusals at saturation that do not matter
+
 
 class Bench:
     """One run. `server` and `echo` are set by the first phase."""
@@ -26,9 +29,14 @@ class Bench:
         self.settings, self.plan, self.result, self.raw = settings, settings.plan, result, raw
         self.server = self.echo = Served("", None)
         self.floor: FloorMeter | None = None
+        self.began = time.monotonic()
         self.folder: Path | None = None
         self.before: Scrape | None = None
         self.after: Scrape | None = None
+
+    def is_over(self, more_s: float = 0.0) -> bool:
+        """Whether the budget is used up, or would be in so many seconds."""
+        return time.monotonic() - self.began + more_s > self.settings.budget_s
 
     def keep(self) -> Path:
         """Write what there is so far, marked partial: whatever comes, it is there.
@@ -47,7 +55,13 @@ class Bench:
         number = max(1, flags.pop("in_flight", max(1, self.settings.in_flight // kind.entries)))
         requests = 2_000 if is_echo else self.plan.closed_requests
         flags |= {"loop": "closed", "in_flight": number, "requests": max(64, requests // kind.entries)}
-        return self._load(served, name, seed, is_echo=is_echo, cycle=is_echo or self.settings.size == "smoke", **flags)
+        cycle = is_echo or self.settings.size == "smoke"
+        found = self._load(served, name, seed, is_echo=is_echo, may_refuse=True, cycle=cycle, **flags)
+        if found["failed"] + found["refused"] > _FEW * found["requests"] * kind.entries:
+            self.result.failures.append(
+                f"{name}, closed loop: the server refused more than {_FEW:.0%} of what was asked"
+            )
+        return found
 
     def offer(self, name: Name, per_s: float, seed: int, pattern: str = "poisson") -> dict[str, Any]:
         """Open loop at `per_s` recommendations a second."""

@@ -17,6 +17,10 @@ from benchmarks.suite.settings import RESULTS
 
 REFERENCE = RESULTS / "reference.json"
 BEGIN, END = "<!-- benchmarks: made by `python -m benchmarks readme`, do not edit -->", "<!-- end of benchmarks -->"
+_NOTHING = (
+    "No reference run yet: `make bench` on a quiet machine, then `python -m benchmarks readme --reference FOLDER`"
+)
+_OURS_ALONE = 2  # one request a call, and lists
 _FIELDS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core", "p99_ms_at_70")
 
 
@@ -40,7 +44,8 @@ def run(settings: ReadmeSettings) -> int:
         settings.file.parent.mkdir(parents=True, exist_ok=True)
         settings.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = settings.readme.read_text(encoding="utf-8")
-    wanted = replaced(text, table(_read(settings.file)))
+    found = _read(settings.file)
+    wanted = replaced(text, table(found) if found else _NOTHING)
     if wanted == text:
         return 0
     if settings.check:
@@ -92,6 +97,8 @@ def table(found: dict[str, Any]) -> str:
         ratio, rate, tail = (_cell(cells[f], d) for f, d in (("work_ratio", 2), ("per_s_core", 0), ("p99_ms_at_70", 0)))
         lines.append(f"| {name} | {cost} | {ratio} | {rate} | {tail} |")
     lines += ["", *_facts(found)]
+    for part in (_teacher(found["teacher"]), _targets(found), _rows(found["catalogue"])):
+        lines += ["", *part] if part else []
     return "\n".join(lines)
 
 
@@ -102,6 +109,37 @@ def _facts(found: dict[str, Any]) -> list[str]:
         f"Start-up to the first good answer {_cell(startup, 1)} s, memory {found['memory_mb']:.0f} MB; one request in "
         f"flight p50 {alone_ms:.1f} ms; lists of 32: {found['scenarios']['Offline']['per_s']:.0f} recommendations/s.",
     ]
+
+
+def _teacher(found: dict[str, Any]) -> list[str]:
+    if not found:
+        return []
+    rate, cpu = (Repeated(values=found[name]) for name in ("rate_ratio", "cpu_ratio"))
+    return [
+        f"Against the PyTorch teacher behind the same server: {_cell(rate, 1)} times the rate at p99 <= "
+        f"{found['p99_bound_ms']:.0f} ms, {_cell(cpu, 1)} times less CPU a request (`python -m benchmarks teacher`).",
+    ]
+
+
+def _targets(found: dict[str, Any]) -> list[str]:
+    """Ours and the peers', best first, and those that could not be run."""
+    if len(found["req_per_s_core"]) <= _OURS_ALONE and not found["peers_skipped"]:
+        return []
+    rates = [(rate, target, v) for target, rates in found["req_per_s_core"].items() for v, rate in rates.items()]
+    lines = ["| target | encoder | per s and core | p99 at 70 % load, ms |", "|---|---|---|---|"]
+    for rate, target, variant in sorted(rates, reverse=True):
+        tail = found["p99_ms_at_70"].get(target, {}).get(variant)
+        lines.append(f"| {target} | {variant} | {rate:.0f} | {'' if tail is None else f'{tail:.0f}'} |")
+    return [*lines, *(f"| {name} | not run: {why} | | |" for name, why in found["peers_skipped"].items())]
+
+
+def _rows(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows that all have the same columns, as they were measured."""
+    if not rows:
+        return []
+    names = list(rows[0])
+    cells = [" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in rows]
+    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names), *(f"| {row} |" for row in cells)]
 
 
 def _cell(found: Repeated, digits: int) -> str:
@@ -122,8 +160,11 @@ def replaced(text: str, made: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The reference; empty if there is none yet."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise RuntimeError(f"{path}: no reference ({error}): give --reference FOLDER") from None
     return found

@@ -56,6 +56,7 @@ class Point(_Part):
     in_flight: int = Field(description="requests in flight (closed loop); 0 in an open loop")
     requests: int
     failed: int
+    refused: int = Field(0, description="entries of lists that were turned away")
     throughput: float
     goodput: float = Field(description="good answers per second within the SLO")
     p50_ms: Figure

@@ -16,6 +16,7 @@ from benchmarks.suite.result import Repeated, Workload
 from benchmarks.workload import KINDS, Name, make
 
 AT_70 = 0.7
+_REST_S = 80.0  # what follows the rounds in a full run
 _COSTS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core")
 _FIELDS = (*_COSTS, "p99_ms_at_70", "batch_jobs", "padding", "cache_hits")
 
@@ -32,17 +33,12 @@ class Rounds:
         self._bench, self._say = bench, say
         self._found: dict[Name, dict[str, list[float]]] = {name: defaultdict(list) for name in bench.settings.names}
 
-    def run(self, number: int, began: float) -> None:
-        """As many rounds as fit into the budget, at least one.
-
-        Args:
-            number: of rounds at most.
-            began: when the whole run began, monotonic.
-        """
+    def run(self, number: int) -> None:
+        """At most `number` rounds, at least one, as many as the budget has room for."""
         longest = 0.0
         for round_ in range(1, number + 1):
             started = time.monotonic()
-            if started - began + longest > self._bench.settings.budget_s and longest:
+            if longest and self._bench.is_over(longest + _REST_S):
                 self._bench.result.notes.append(
                     f"{round_ - 1} of {number} rounds: the rest did not fit into the budget"
                 )

@@ -65,7 +65,7 @@ def _measure(bench: Bench) -> None:
     Raises:
         RuntimeError, SwiftrecError: it could not even begin.
     """
-    began, result = time.monotonic(), bench.result
+    result = bench.result
     try:
         with ExitStack() as stack:
             start(bench, stack)
@@ -74,7 +74,7 @@ def _measure(bench: Bench) -> None:
                 f"the client's own ceiling: {client.ceiling_per_s:.0f} requests/s on {client.processes} core(s), "
                 f"{client.client_us:.0f} us each; {client.reached_per_s:.0f}/s reached against a bare server"
             )
-            _phases(bench, began)
+            _phases(bench)
         result.is_partial, result.reason = False, ""
     except (SwiftrecError, RuntimeError, OSError) as error:
         if not result.points:
@@ -82,12 +82,12 @@ def _measure(bench: Bench) -> None:
         result.reason = f"partial: {sentence(error)}"
     except KeyboardInterrupt:
         result.reason = "partial: it was interrupted"
-    result.seconds = time.monotonic() - began
+    result.seconds = time.monotonic() - bench.began
 
 
-def _phases(bench: Bench, began: float) -> None:
+def _phases(bench: Bench) -> None:
     settings = bench.settings
-    Rounds(bench, _say).run(settings.rounds or bench.plan.rounds, began)
+    Rounds(bench, _say).run(settings.rounds or bench.plan.rounds)
     scenarios.read_curve(bench)
     scenarios.ladder(bench, _say)
     bench.keep()

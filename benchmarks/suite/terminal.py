@@ -20,7 +20,7 @@ def block(result: Result) -> str:
     ]
     parts += [f"note: {note}" for note in result.notes]
     parts += [f"NOT VALID: {failure}" for failure in result.failures]
-    parts += [f"PARTIAL: {result.reason}"] if result.is_partial else []
+    parts += [result.reason] if result.is_partial else []
     return "\n\n".join(part for part in parts if part)
 
 

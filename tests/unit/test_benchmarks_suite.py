@@ -125,9 +125,9 @@ def test_no_curve_has_no_knee() -> None:
 
 
 def test_client_is_the_bottleneck_when_it_is_busy_or_behind() -> None:
-    assert bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=0.1) == ""
-    assert "of its core" in bottleneck(busy=0.95, max_busy=0.9, late_p50_ms=0.1)
-    assert "late" in bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=20.0)
+    assert bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=0.1, max_late_ms=5.0) == ""
+    assert "of its core" in bottleneck(busy=0.95, max_busy=0.9, late_p50_ms=0.1, max_late_ms=5.0)
+    assert "late" in bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=20.0, max_late_ms=5.0)
 
 
 def test_metrics_between_two_scrapes() -> None:
@@ -243,6 +243,21 @@ def test_reference_is_never_a_partial_invalid_or_smoke_run() -> None:
 def test_table_shows_the_figures_of_the_reference() -> None:
     made = readme.table(json.loads(json.dumps(readme.slim(result(), _summary()))))
     assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) | 800 (792-808) | 50 (50-50) |" in made
+
+
+def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> None:
+    found = readme.slim(result(), _summary()) | {
+        "req_per_s_core": {"swiftrec": {"int8": 400.0}, "mosec": {"int8": 500.0}, "triton": {"int8": 300.0}},
+        "p99_ms_at_70": {"mosec": {"int8": 12.0}},
+        "peers_skipped": {"ray": "it does not install"},
+        "catalogue": [{"items": 1_000, "recall": 0.99512}],
+        "teacher": {"rate_ratio": [9.0, 11.0], "cpu_ratio": [4.0], "p99_bound_ms": 100.0},
+    }
+    made = readme.table(found)
+    assert made.index("| mosec | int8 | 500 | 12 |") < made.index("| swiftrec | int8 | 400 |  |")
+    assert "| ray | not run: it does not install | | |" in made
+    assert "| 1000 | 0.9951 |" in made
+    assert "10.0 (9.0-11.0) times the rate" in made
 
 
 def _summary() -> dict[str, Any]:

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.client import Log
 from benchmarks.recording import FORMAT, Marks, Recording
+from benchmarks.replies import read
 from benchmarks.stall import Stall
 from benchmarks.texts import Items, TokenTexts, log_normal_lengths
-from benchmarks.workload import KINDS, LIST_ENTRIES, Name, make, zipf
+from benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Name, make, zipf
 from server.models.bundle import Bundle
 from server.models.tokenizer import Tokenizer
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
 
 _PRIVATE = "a film that nobody may know of"
@@ -135,6 +138,17 @@ def test_what_is_no_recording_is_refused_in_a_sentence(tmp_path: Path, text: str
     (tmp_path / "file").write_text(text)
     with pytest.raises(RuntimeError, match="record"):
         Recording.load(tmp_path / "file")
+
+
+def test_refused_entries_of_a_list_are_no_entries_and_no_wrong_answers() -> None:
+    good = pb.BatchRecommendResult(response=pb.RecommendResponse(items=[pb.RankedItem(item_id="1")]))
+    full, broken = (pb.BatchRecommendResult(error=pb.EntryError(code=code)) for code in (8, 13))
+    payload = pb.BatchRecommendResponse(results=[good, full, good, broken]).SerializeToString()
+    sample = read("batch", [payload])
+    assert (sample.refused, sample.wrong, len(sample.steps_ms)) == (1, 1, 2)
+    log = Log(Asked("batch", [b""], np.array([9], np.int32), np.array([4], np.int32)))
+    log.add(0, 0.0, 0.0, 0, payload)
+    assert log.freeze().entries.tolist() == [3]
 
 
 def test_stall_holds_what_comes_within_it_until_its_end() -> None:
