@@ -28,11 +28,12 @@ EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)")
 ASK_FLAGS ?=
 SOAK ?= 200000
 SERVE_FLAGS ?=
+PEERS_FLAGS ?=
 
-.PHONY: help setup proto check test fuzz soak export serve tune ask bench lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz soak export serve tune ask bench bench-peers lock clean server benchmarks tests examples docs
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
@@ -81,6 +82,9 @@ ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Sto
 
 bench: ## comes with the benchmark issue
 	@echo "make bench comes with the benchmark issue; until then 'python -m export' prints quality and speed of each variant."
+
+bench-peers: setup ## other servers on the same job, side by side with this one (PEERS_FLAGS="--targets mosec --variant int8")
+	@$(BIN)/python -m benchmarks.peers --bundle "$(or $(BUNDLE),artifacts/$(NAME))" $(PEERS_FLAGS)
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

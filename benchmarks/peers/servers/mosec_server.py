@@ -1,0 +1,32 @@
+"""mosec: front in Rust, batches in Python worker processes, HTTP.
+
+Its documentation (mosecorg.github.io/mosec, "Worker guide" and docstring of `append_worker`): turn dynamic batching on
+with `max_batch_size`, and choose `max_wait_time` (default 10 ms) by the load; one worker for each core that it has.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mosec import Server, Worker
+
+from benchmarks.peers.servers.job import Job, number
+
+
+class Recommend(Worker):
+    """{"text": ...} in, list of item ids out; JSON, mosec's default."""
+
+    def __init__(self) -> None:
+        self._job = Job.from_environment()
+
+    def forward(self, data: list[dict[str, str]]) -> list[list[str]]:
+        """Answer a batch."""
+        return self._job.answer([entry["text"] for entry in data])
+
+
+if __name__ == "__main__":
+    sys.argv += ["--address", "127.0.0.1", "--port", os.environ["PEER_PORT"], "--timeout", "30000"]
+    server = Server()
+    server.append_worker(Recommend, num=1, max_batch_size=number("BATCH"), max_wait_time=number("WAIT_MS"))
+    server.run()

@@ -1,0 +1,197 @@
+"""How a request reaches a server: gRPC, HTTP over raw keep-alive sockets, or the messages of gRPC streams.
+
+All are driven by callbacks, so that the loops of `benchmarks.client` work with each. The HTTP client is of our own:
+aiohttp and httpx cost several times what a fast server takes for a request, and the client must not be the limit.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+import grpc
+
+from benchmarks.client import TIMEOUT_S
+
+OK, UNKNOWN, UNAVAILABLE = 0, 2, 14
+Answered = Callable[[int, bytes], None]
+"""Told the number of a gRPC status and the reply."""
+Ask = Callable[[bytes, Answered], None]
+Wire = Literal["grpc", "http", "stream"]
+_READ = 65_536
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+@contextmanager
+def connected(wire: Wire, port: int, method: str) -> Iterator[Ask]:
+    """Reach the server at a local port; `method` is that of gRPC, HTTP requests come whole."""
+    if wire == "http":
+        pool = _HttpPool(port)
+        try:
+            yield pool.ask
+        finally:
+            pool.close()
+        return
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield _Streams(channel, method).ask if wire == "stream" else _unary(channel, method)
+
+
+def _unary(channel: grpc.Channel, method: str) -> Ask:
+    call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+
+    def ask(request: bytes, answered: Answered) -> None:
+        future: Any = call.future(request, timeout=TIMEOUT_S)
+        future.add_done_callback(lambda done: answered(*_outcome(done)))
+
+    return ask
+
+
+def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (grpcio's futures have no type of their own)
+    code: int = done.code().value[0]
+    return code, done.result() if code == OK else b""
+
+
+class _Stream:
+    """One stream with one message under way."""
+
+    def __init__(self, multi: Any, idle: deque[_Stream]) -> None:  # noqa: ANN401 (as above)
+        self._asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._idle = idle
+        self._answered: Answered | None = None
+        self._call = multi(iter(self._asked.get, None))
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def ask(self, request: bytes, answered: Answered) -> None:
+        self._answered = answered
+        self._asked.put(request)
+
+    def _read(self) -> None:
+        with suppress(grpc.RpcError):
+            for reply in self._call:
+                answered, self._answered = self._answered, None
+                self._idle.append(self)
+                if answered:
+                    answered(OK, reply)
+        self._asked.put(None)
+        if self._answered:
+            self._answered(self._call.code().value[0], b"")
+
+
+class _Streams:
+    """As many streams as there are messages under way at once."""
+
+    def __init__(self, channel: grpc.Channel, method: str) -> None:
+        self._multi = channel.stream_stream(method, request_serializer=None, response_deserializer=None)
+        self._idle: deque[_Stream] = deque()
+
+    def ask(self, request: bytes, answered: Answered) -> None:
+        """Send on a stream that has nothing under way."""
+        try:
+            stream = self._idle.pop()
+        except IndexError:
+            stream = _Stream(self._multi, self._idle)
+        stream.ask(request, answered)
+
+
+class _Connection:
+    """A keep-alive connection, its unread bytes and who waits."""
+
+    __slots__ = ("answered", "read", "socket")
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.read = b""
+        self.answered: Answered | None = None
+
+    def reply(self) -> tuple[int, bytes] | None:
+        """Status and body, once they are whole."""
+        head, found, body = self.read.partition(b"\r\n\r\n")
+        if not found:
+            return None
+        length = _LENGTH.search(head)
+        if not length:
+            return UNKNOWN, b""
+        if len(body) < int(length[1]):
+            return None
+        self.read = b""
+        return (OK if head[9:12] == b"200" else UNKNOWN), body
+
+
+class _HttpPool:
+    """As many connections as there are requests under way at once; one thread reads them all."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: deque[_Connection] = deque()
+        self._open: dict[int, _Connection] = {}
+        self._epoll = select.epoll()
+        self._stop = os.eventfd(0)
+        self._epoll.register(self._stop, select.EPOLLIN)
+        self._reader = threading.Thread(target=self._loop, daemon=True)
+        self._reader.start()
+
+    def ask(self, request: bytes, answered: Answered) -> None:
+        """Send a whole HTTP request."""
+        try:
+            connection = self._take()
+            connection.answered = answered
+            connection.socket.sendall(request)
+        except OSError:
+            answered(UNAVAILABLE, b"")
+
+    def close(self) -> None:
+        """Close every connection."""
+        os.eventfd_write(self._stop, 1)
+        self._reader.join()
+        for connection in self._open.values():
+            connection.socket.close()
+        self._epoll.close()
+        os.close(self._stop)
+
+    def _take(self) -> _Connection:
+        with suppress(IndexError):
+            return self._idle.pop()
+        connection = _Connection(self._port)
+        self._open[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket, select.EPOLLIN)
+        return connection
+
+    def _loop(self) -> None:
+        while True:
+            for number, _ in self._epoll.poll():
+                if number == self._stop:
+                    return
+                self._receive(self._open[number])
+
+    def _receive(self, connection: _Connection) -> None:
+        try:
+            data = connection.socket.recv(_READ)
+        except OSError:
+            data = b""
+        connection.read += data
+        outcome = connection.reply() if data else (UNAVAILABLE, b"")
+        if outcome is None:
+            return
+        answered, connection.answered = connection.answered, None
+        if data:
+            self._idle.append(connection)
+        else:
+            self._forget(connection)
+        if answered:
+            answered(*outcome)
+
+    def _forget(self, connection: _Connection) -> None:
+        self._epoll.unregister(connection.socket)
+        del self._open[connection.socket.fileno()]
+        with suppress(ValueError):
+            self._idle.remove(connection)
+        connection.socket.close()
