@@ -84,6 +84,26 @@ _PEERS = (
         "mosec", DOCUMENTED, "http", "/inference", _http("/inference", lambda text: {"text": text}), messages.json_ids,
         tries=(Batching(32, 10), Batching(16, 10), Batching(64, 10)),
     ),
+    Target(
+        "pytriton", DOCUMENTED, "grpc", messages.INFER, messages.pack_infer, messages.unpack_infer,
+        tries=(Batching(32, 0), Batching(16, 0), Batching(32, 5)),
+    ),
+    Target(
+        "mlserver", DOCUMENTED, "grpc", messages.INFER, messages.pack_infer, messages.unpack_infer,
+        tries=(Batching(32, 10), Batching(16, 10), Batching(32, 1)),
+    ),
+    Target(
+        "litserve", DOCUMENTED, "http", "/predict", _http("/predict", lambda text: {"text": text}), messages.json_ids,
+        tries=(Batching(32, 10), Batching(16, 10), Batching(32, 1)),
+    ),
+    Target(
+        "bentoml", DOCUMENTED, "http", "/recommend", _http("/recommend", lambda text: {"texts": [text]}),
+        messages.json_lists, tries=(Batching(32, 60_000), Batching(16, 60_000), Batching(64, 60_000)),
+    ),
+    Target(
+        "ray", DOCUMENTED, "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one,
+        tries=(Batching(32, 10), Batching(16, 10), Batching(32, 1)),
+    ),
 )  # fmt: skip
 _OURS = (
     Target(OURS, "unary", "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one, ranks=True),
