@@ -6,16 +6,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from benchmarks.client import ClosedLoop, arrivals, open_loop
 from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.family import Family, PeerError
-from benchmarks.peers.wire import OK, Ask
+from benchmarks.peers.wire import Ask
 from benchmarks.summary import Rows, summarise
 
 _AT = 0.7  # of the capacity
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0
 _LONGER = 2  # windows of lists, whose answers come in lumps
+_FEWEST = 2
 _MANY = 200_000  # requests at hand in a closed loop
 
 
@@ -55,10 +58,15 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """Of a closed loop: rows, answers, seconds, CPU seconds of server and client."""
+class Closed:
+    """Of a closed loop: texts answered per second, and p50, within its window.
 
-    rows: Rows
+    Over all of it, from idle to idle, so that no batch is counted without its work: the answers, the seconds, and the
+    CPU seconds of server and client.
+    """
+
+    rate: float
+    p50_ms: float
     answers: list[Answer]
     seconds: float
     server_s: float
@@ -66,11 +74,11 @@ class _Window:
 
 
 def is_answering(ask: Ask, asked: Asked) -> bool:
-    """Whether the first request is answered; waits for its answer."""
+    """Whether the first request is answered with items; waits for its answer."""
     loop = ClosedLoop(asked.through(ask), asked.requests[:1], 1)
     loop.start()
-    is_good = bool((loop.rows().code == OK).all())
-    asked.take()
+    loop.rows()
+    is_good = all(answer.ids for answer in asked.take())
     asked.errors = asked.wrong = asked.answers = 0
     return is_good
 
@@ -84,22 +92,21 @@ def measure(family: Family, ask: Ask, asked: Asked, plan: Plan) -> Figures:
     size = asked.target.texts
     different = _alone_against_batch(ask, asked, plan)
     lists = replace(plan, seconds=_LONGER * plan.seconds) if size > 1 else plan
-    full = _closed(family, ask, asked, lists, max(1, plan.in_flight // size))
-    one = _closed(family, ask, asked, plan, 1) if size == 1 else None
-    if not full.answers:
-        raise PeerError("answered nothing within the window")
-    rate = len(full.answers) / full.seconds
-    late = summarise(_open(ask, asked, plan, _AT * rate / size), plan.seconds, _SLO_MS)
+    full = closed_loop(family, ask, asked, lists, max(1, plan.in_flight // size))
+    one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None
+    if not full.rate > 0:
+        raise PeerError("answered too little within the window: give more --seconds")
+    late = summarise(_open(ask, asked, plan, _AT * full.rate / size), plan.seconds, _SLO_MS)
     family.check()
     return Figures(
-        requests_per_s=rate,
+        requests_per_s=full.rate,
         server_us=1e6 * full.server_s / len(full.answers),
         client_us=1e6 * full.client_s / len(full.answers),
         busy=full.server_s / full.seconds,
         client_busy=full.client_s / full.seconds,
         mix=asked.mix(full.answers),
-        p50_ms=_p50_ms(full),
-        p50_ms_one_in_flight=_p50_ms(one) if one else None,
+        p50_ms=full.p50_ms,
+        p50_ms_one_in_flight=one.p50_ms if one else None,
         p99_ms_at_70=late.p99_ms,
         late_ms=late.late_ms,
         errors=asked.errors,
@@ -109,8 +116,36 @@ def measure(family: Family, ask: Ask, asked: Asked, plan: Plan) -> Figures:
     )
 
 
-def _p50_ms(window: _Window) -> float:
-    return summarise(window.rows, window.seconds, _SLO_MS).p50_ms
+def closed_loop(family: Family, ask: Ask, asked: Asked, plan: Plan, in_flight: int) -> Closed:
+    """Keep requests in flight through warm-up and window.
+
+    Raises:
+        PeerError: the server ended.
+    """
+    loop = ClosedLoop(asked.through(ask), asked.requests * (_MANY // len(asked.requests)), in_flight)
+    started, server, client = time.monotonic(), family.cpu_s(), time.process_time()
+    loop.start()
+    time.sleep(plan.warmup_s)  # the schedule is the load
+    start = time.monotonic()
+    time.sleep(plan.seconds)
+    end = time.monotonic()
+    loop.stop()
+    rows = loop.rows()
+    family.check()
+    server_s = sum(spent - server.get(pid, 0.0) for pid, spent in family.cpu_s().items())
+    client_s, seconds = time.process_time() - client, time.monotonic() - started
+    answers = [answer for answer in asked.take() if answer.ids]
+    rate = _slope([answer.moment for answer in answers if start <= answer.moment < end])
+    p50_ms = summarise(rows.within(start, end), end - start, _SLO_MS).p50_ms
+    return Closed(rate, p50_ms, answers, seconds, server_s, client_s)
+
+
+def _slope(moments: Sequence[float]) -> float:
+    """Answers per second as the slope of their number: batches answer in lumps, which the ends of a window cut."""
+    times = np.sort(np.asarray(moments, dtype=np.float64))
+    if len(times) < _FEWEST or times[-1] == times[0]:
+        return 0.0
+    return float(np.polyfit(times - times[0], np.arange(len(times)), 1)[0])
 
 
 def _alone_against_batch(ask: Ask, asked: Asked, plan: Plan) -> int:
@@ -125,21 +160,6 @@ def _answers(ask: Ask, asked: Asked, requests: Sequence[bytes], in_flight: int) 
     loop.start()
     loop.rows()
     return {answer.text: answer.ids for answer in asked.take()}
-
-
-def _closed(family: Family, ask: Ask, asked: Asked, plan: Plan, in_flight: int) -> _Window:
-    loop = ClosedLoop(asked.through(ask), asked.requests * (_MANY // len(asked.requests)), in_flight)
-    loop.start()
-    time.sleep(plan.warmup_s)  # the schedule is the load
-    start, server, client = time.monotonic(), family.cpu_s(), time.process_time()
-    time.sleep(plan.seconds)
-    server_s = sum(spent - server.get(pid, 0.0) for pid, spent in family.cpu_s().items())
-    end, client_s = time.monotonic(), time.process_time() - client
-    loop.stop()
-    rows = loop.rows()
-    family.check()
-    answers = [answer for answer in asked.take() if answer.ids and start <= answer.moment < end]
-    return _Window(rows.within(start, end), answers, end - start, server_s, client_s)
 
 
 def _open(ask: Ask, asked: Asked, plan: Plan, rate: float) -> Rows:

@@ -83,6 +83,9 @@ class Results:
     def table(self) -> str:
         """The table with what must be known about it."""
         lines = [report.table(_HEAD, [_cells(row) for row in self.rows()])]
+        lines += [
+            f"the client takes {us:.0f} us a request by {wire}: {1e6 / us:.0f}/s" for wire, us in self.client.items()
+        ]
         lines += [f"{name}: not measured: {reason}" for name, reason in self.skipped.items()]
         lines += [f"{name}: {reason}" for name, reason in self.died.items()]
         lines += [f"{row['target']}, {row['mode']}: {row['note']}" for row in self.rows() if row["note"]]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.machine import pinned
 from benchmarks.peers.asked import Asked
+from benchmarks.peers.ceiling import client_costs
 from benchmarks.peers.family import PeerError, StartError, free_ports, launched
 from benchmarks.peers.install import HOME, InstallError, python_of
 from benchmarks.peers.measure import Figures, Plan, is_answering, measure
@@ -48,6 +48,12 @@ class Setting:
 
 def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results: Results) -> Iterator[str]:
     """Measure into `results`; gives a line of progress after each target. A target that failed is not tried again."""
+    for name in dict.fromkeys(target.name for target in chosen if not target.is_ours):
+        try:
+            python_of(name)
+        except InstallError as error:
+            results.skipped[name] = str(error)
+    results.client = client_costs(setting.texts, setting.reference.plain, setting.plan)
     floor = floor_us(setting)
     for number in range(1, repeats + 1):
         for target in chosen:
@@ -55,7 +61,7 @@ def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results
                 continue
             try:
                 figures = run_one(setting, target)
-            except (InstallError, StartError) as error:
+            except StartError as error:
                 results.skipped[target.name] = str(error)
                 continue
             except PeerError as error:
@@ -72,7 +78,7 @@ def run_one(setting: Setting, target: Target) -> Figures:
     """One target in one round.
 
     Raises:
-        InstallError, StartError: it cannot be run here.
+        StartError: it cannot be run here.
         PeerError: it ends.
     """
     port, *spare = free_ports(1 + _SPARE_PORTS)
@@ -84,8 +90,7 @@ def run_one(setting: Setting, target: Target) -> Figures:
     environment = {**os.environ, **peer_environment(setting, target, port, spare)}
     with (
         launched(command, environment, SERVER_CORE, log) as family,
-        pinned(LOAD_CORE),
-        connected(target.wire, port, target.method) as ask,
+        connected(target.wire, port, target.method, LOAD_CORE) as ask,
     ):
         family.wait_until(partial(is_answering, ask, asked), _START_S)
         return measure(family, ask, asked, setting.plan)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import grpc
 
 from benchmarks.client import TIMEOUT_S
+from benchmarks.machine import pinned
 
 OK, UNKNOWN, UNAVAILABLE = 0, 2, 14
 Answered = Callable[[int, bytes], None]
@@ -31,8 +32,13 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def connected(wire: Wire, port: int, method: str) -> Iterator[Ask]:
-    """Reach the server at a local port; `method` is that of gRPC, HTTP requests come whole."""
+def connected(wire: Wire, port: int, method: str, core: int) -> Iterator[Ask]:
+    """Reach the server at a local port from one core; `method` is that of gRPC, HTTP requests come whole."""
+    with pinned(core):
+        yield from _connected(wire, port, method)
+
+
+def _connected(wire: Wire, port: int, method: str) -> Iterator[Ask]:
     if wire == "http":
         pool = _HttpPool(port)
         try:
@@ -65,24 +71,36 @@ class _Stream:
     def __init__(self, multi: Any, idle: deque[_Stream]) -> None:  # noqa: ANN401 (as above)
         self._asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._idle = idle
+        self._lock = threading.Lock()  # so that a message meets the stream's end exactly once
         self._answered: Answered | None = None
+        self._is_over = False
         self._call = multi(iter(self._asked.get, None))
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, request: bytes, answered: Answered) -> None:
-        self._answered = answered
-        self._asked.put(request)
+        with self._lock:
+            if not self._is_over:
+                self._answered = answered
+                self._asked.put(request)
+                return
+        answered(UNAVAILABLE, b"")
 
     def _read(self) -> None:
         with suppress(grpc.RpcError):
             for reply in self._call:
-                answered, self._answered = self._answered, None
+                answered = self._take()
                 self._idle.append(self)
                 if answered:
                     answered(OK, reply)
+        with self._lock:
+            self._is_over = True
         self._asked.put(None)
-        if self._answered:
-            self._answered(self._call.code().value[0], b"")
+        if answered := self._take():
+            answered(self._call.code().value[0] or UNKNOWN, b"")
+
+    def _take(self) -> Answered | None:
+        answered, self._answered = self._answered, None
+        return answered
 
 
 class _Streams:
