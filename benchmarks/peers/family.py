@@ -65,7 +65,7 @@ class Family:
                 raise StartError(f"ended with exit code {code}: {last_line(self.log)}")
             if is_ready():
                 return
-        raise StartError(f"no answer within {timeout_s:g} s of its start: {last_line(self.log)}")
+        raise StartError(f"no right answer within {timeout_s:g} s of its start: {last_line(self.log)}")
 
 
 @contextmanager
@@ -75,9 +75,10 @@ def launched(command: Sequence[str], environment: Mapping[str, str], core: int, 
     Raises:
         StartError: it cannot be started.
     """
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # its orphans become our children
     others = frozenset(descendants(os.getpid()))
     with ExitStack() as stack:
+        _adopt(True)  # its orphans become our children
+        stack.callback(_adopt, False)
         output = stack.enter_context(log.open("wb"))
         try:
             with pinned(core):
@@ -120,6 +121,10 @@ def last_line(log: Path) -> str:
     """The last line of a log that says something."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][-300:] if lines else "it said nothing"
+
+
+def _adopt(whether: bool) -> None:
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, int(whether), 0, 0, 0)
 
 
 def _end(family: Family) -> None:

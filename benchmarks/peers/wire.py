@@ -14,7 +14,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Literal
 
 import grpc
@@ -39,15 +39,32 @@ def connected(wire: Wire, port: int, method: str, core: int) -> Iterator[Ask]:
 
 
 def _connected(wire: Wire, port: int, method: str) -> Iterator[Ask]:
-    if wire == "http":
-        pool = _HttpPool(port)
-        try:
-            yield pool.ask
-        finally:
-            pool.close()
-        return
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield _Streams(channel, method).ask if wire == "stream" else _unary(channel, method)
+    failures = _Failures()
+    try:
+        if wire == "http":
+            with closing(_HttpPool(port, failures)) as pool:
+                yield pool.ask
+            return
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield _Streams(channel, method, failures).ask if wire == "stream" else _unary(channel, method)
+    finally:
+        failures.close()
+
+
+class _Failures:
+    """Tells of requests that could not be sent, from a thread: told at once, a loop would call itself without end."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Answered | None] = queue.SimpleQueue()
+        self.tell = self._waiting.put
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def close(self) -> None:
+        self._waiting.put(None)
+
+    def _loop(self) -> None:
+        for answered in iter(self._waiting.get, None):
+            answered(UNAVAILABLE, b"")
 
 
 def _unary(channel: grpc.Channel, method: str) -> Ask:
@@ -68,9 +85,9 @@ def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (grpcio's futures 
 class _Stream:
     """One stream with one message under way."""
 
-    def __init__(self, multi: Any, idle: deque[_Stream]) -> None:  # noqa: ANN401 (as above)
+    def __init__(self, multi: Any, idle: deque[_Stream], failures: _Failures) -> None:  # noqa: ANN401 (as above)
         self._asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._idle = idle
+        self._idle, self._failures = idle, failures
         self._lock = threading.Lock()  # so that a message meets the stream's end exactly once
         self._answered: Answered | None = None
         self._is_over = False
@@ -83,7 +100,7 @@ class _Stream:
                 self._answered = answered
                 self._asked.put(request)
                 return
-        answered(UNAVAILABLE, b"")
+        self._failures.tell(answered)
 
     def _read(self) -> None:
         with suppress(grpc.RpcError):
@@ -106,29 +123,36 @@ class _Stream:
 class _Streams:
     """As many streams as there are messages under way at once."""
 
-    def __init__(self, channel: grpc.Channel, method: str) -> None:
+    def __init__(self, channel: grpc.Channel, method: str, failures: _Failures) -> None:
         self._multi = channel.stream_stream(method, request_serializer=None, response_deserializer=None)
         self._idle: deque[_Stream] = deque()
+        self._failures = failures
 
     def ask(self, request: bytes, answered: Answered) -> None:
         """Send on a stream that has nothing under way."""
         try:
             stream = self._idle.pop()
         except IndexError:
-            stream = _Stream(self._multi, self._idle)
+            stream = _Stream(self._multi, self._idle, self._failures)
         stream.ask(request, answered)
 
 
 class _Connection:
     """A keep-alive connection, its unread bytes and who waits."""
 
-    __slots__ = ("answered", "read", "socket")
+    __slots__ = ("read", "socket", "waiting")
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.read = b""
-        self.answered: Answered | None = None
+        self.waiting: deque[Answered] = deque()  # at most one
+
+    def pop(self) -> Answered | None:
+        """Who waits, for the first that asks."""
+        with suppress(IndexError):
+            return self.waiting.pop()
+        return None
 
     def reply(self) -> tuple[int, bytes] | None:
         """Status and body, once they are whole."""
@@ -147,8 +171,8 @@ class _Connection:
 class _HttpPool:
     """As many connections as there are requests under way at once; one thread reads them all."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, failures: _Failures) -> None:
+        self._port, self._failures = port, failures
         self._idle: deque[_Connection] = deque()
         self._open: dict[int, _Connection] = {}
         self._epoll = select.epoll()
@@ -161,10 +185,15 @@ class _HttpPool:
         """Send a whole HTTP request."""
         try:
             connection = self._take()
-            connection.answered = answered
+        except OSError:
+            self._failures.tell(answered)
+            return
+        connection.waiting.append(answered)
+        try:
             connection.socket.sendall(request)
         except OSError:
-            answered(UNAVAILABLE, b"")
+            if waiting := connection.pop():
+                self._failures.tell(waiting)
 
     def close(self) -> None:
         """Close every connection."""
@@ -199,7 +228,7 @@ class _HttpPool:
         outcome = connection.reply() if data else (UNAVAILABLE, b"")
         if outcome is None:
             return
-        answered, connection.answered = connection.answered, None
+        answered = connection.pop()
         if data:
             self._idle.append(connection)
         else:
