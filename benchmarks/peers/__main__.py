@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import workload
 from benchmarks.peers.measure import Plan
-from benchmarks.peers.reference import make_reference
+from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Setting, floor, run_rounds
 from benchmarks.peers.targets import targets, tried
@@ -72,7 +72,7 @@ def _prepare(settings: PeersSettings) -> Setting:
     variant = settings.variant or bundle.manifest.default["cpu"]
     texts = workload.texts(settings.bundle, settings.texts, settings.seed)
     best = floor(bundle, variant, settings.floor_texts, _BATCHES)["best_batch"]
-    reference = make_reference(bundle, bundle.encoder("cpu", variant), texts)
+    reference = right_scores(bundle, bundle.encoder("cpu", variant), texts)
     plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)
     return Setting(bundle, variant, texts, reference, plan, settings.floor_texts, int(best))
 

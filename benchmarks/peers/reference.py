@@ -58,27 +58,17 @@ class Scores:
         return self.values[text, places] if places and min(places) >= 0 else None
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Right answers without (`plain`) and with the ranker (`ranked`)."""
-
-    plain: Scores
-    ranked: Scores
-
-
-def make_reference(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> Reference:
-    """Encode each text in a batch of like length, score the catalogue."""
+def right_scores(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> Scores:
+    """Encode each text in a batch of like length, rank it as a query without history, score the catalogue."""
     facts = bundle.manifest
     rows = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens).encode(texts)
     model = EncoderModel(open_session(encoder, "cpu"))
     ranker = RankerModel(open_session(bundle.folder / "ranker.onnx", "cpu"), facts.dimensions)
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-    vectors = np.zeros((len(rows), facts.dimensions), dtype=np.float32)
-    users = np.zeros_like(vectors)
+    users = np.zeros((len(rows), facts.dimensions), dtype=np.float32)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
-        vectors[chosen] = model.run([rows[n] for n in chosen])
-        users[chosen] = ranker.run([UserSequence([vectors[n]], [Kind.QUERY]) for n in chosen])
-    ids = [item.id for item in Catalogue.load(bundle.folder).items]
+        vectors = model.run([rows[n] for n in chosen])
+        users[chosen] = ranker.run([UserSequence([vector], [Kind.QUERY]) for vector in vectors])
     items = np.load(bundle.folder / "vectors.npy", allow_pickle=False)
-    return Reference(Scores.of(vectors @ items.T, ids), Scores.of(users @ items.T, ids))
+    return Scores.of(users @ items.T, [item.id for item in Catalogue.load(bundle.folder).items])

@@ -16,7 +16,7 @@ from benchmarks.peers.ceiling import client_costs
 from benchmarks.peers.family import PeerError, StartError, free_ports, launched
 from benchmarks.peers.install import HOME, InstallError, python_of
 from benchmarks.peers.measure import Figures, Plan, is_answering, measure
-from benchmarks.peers.reference import Reference
+from benchmarks.peers.reference import Scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.targets import Target
 from benchmarks.peers.wire import connected
@@ -35,7 +35,7 @@ class Setting:
     bundle: Bundle
     variant: str
     texts: Sequence[str]
-    reference: Reference
+    reference: Scores
     plan: Plan
     floor_texts: int
     best_batch: int
@@ -53,7 +53,7 @@ def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results
             python_of(name)
         except InstallError as error:
             results.skipped[name] = str(error)
-    results.client = client_costs(setting.texts, setting.reference.plain, setting.plan)
+    results.client = client_costs(setting.texts, setting.reference, setting.plan)
     floor = floor_us(setting)
     for number in range(1, repeats + 1):
         for target in chosen:
@@ -82,8 +82,7 @@ def run_one(setting: Setting, target: Target) -> Figures:
         PeerError: it ends.
     """
     port, *spare = free_ports(1 + _SPARE_PORTS)
-    scores = setting.reference.ranked if target.ranks else setting.reference.plain
-    asked = Asked(target, scores, setting.texts)
+    asked = Asked(target, setting.reference, setting.texts)
     HOME.mkdir(parents=True, exist_ok=True)
     log = HOME / f"{target.name}.log"
     command = our_command(setting, port) if target.is_ours else peer_command(target)
@@ -118,6 +117,7 @@ def peer_environment(setting: Setting, target: Target, port: int, spare: Sequenc
     """What `servers/job.py` reads."""
     facts: dict[str, object] = {
         "PEER_ENCODER": setting.encoder.absolute(),
+        "PEER_RANKER": (setting.bundle.folder / "ranker.onnx").absolute(),
         "PEER_FOLDER": setting.bundle.folder.absolute(),
         "PEER_MAX_TOKENS": setting.bundle.manifest.max_tokens,
         "PEER_SPLIT": setting.best_batch if target.splits else 0,

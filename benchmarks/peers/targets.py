@@ -36,7 +36,6 @@ class Target:
         unpack: a reply to item ids for each of its texts; raises ValueError if it is none.
         texts: in one request.
         batching: of a peer, in use; `tries` were tried.
-        ranks: whether the ranker is part of the answer.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Target:
     texts: int = 1
     batching: Batching | None = None
     tries: tuple[Batching, ...] = ()
-    ranks: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -106,9 +104,9 @@ _PEERS = (
     ),
 )  # fmt: skip
 _OURS = (
-    Target(OURS, "unary", "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one, ranks=True),
-    Target(OURS, "list of 32", "grpc", messages.LIST, messages.pack_list, messages.unpack_list, _LIST, ranks=True),
-    Target(OURS, "stream", "stream", messages.STREAM, messages.pack_streamed, messages.unpack_streamed, ranks=True),
+    Target(OURS, "unary", "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one),
+    Target(OURS, "list of 32", "grpc", messages.LIST, messages.pack_list, messages.unpack_list, _LIST),
+    Target(OURS, "stream", "stream", messages.STREAM, messages.pack_streamed, messages.unpack_streamed),
 )
 
 

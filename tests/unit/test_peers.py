@@ -20,17 +20,19 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
+from benchmarks import workload
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import family, install, messages, rounds
 from benchmarks.peers.asked import Asked
 from benchmarks.peers.family import PeerError, StartError, descendants, free_ports, launched
 from benchmarks.peers.measure import Figures, Plan, measure
-from benchmarks.peers.reference import Reference, Scores
+from benchmarks.peers.reference import Scores, right_scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.rounds import Setting, run_rounds
-from benchmarks.peers.servers.job import split_by_length
+from benchmarks.peers.servers.job import Job, split_by_length
 from benchmarks.peers.targets import DOCUMENTED, SPLIT, Batching, Target, targets, tried
 from benchmarks.peers.wire import OK, UNAVAILABLE, UNKNOWN, Wire, connected
+from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 CORE = min(os.sched_getaffinity(0))
@@ -123,6 +125,16 @@ def test_splitting_keeps_the_order_and_saves_padding() -> None:
     assert split_by_length(rows, run, 3) == [50, 3, 40, 4, 60, 5, 45]
     assert sum(padded) < len(rows) * 60 * 0.6
     assert len(padded) == 3
+
+
+@pytest.mark.parametrize("split", [0, 4])
+def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) -> None:
+    texts, encoder = workload.texts(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
+    right = right_scores(bundle, encoder, texts)
+    job = Job(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
+    answers = job.answer(texts)
+    assert all(right.is_right(n, ids) for n, ids in enumerate(answers))
+    assert not any(right.is_right(n, answers[n - 1]) for n in range(len(texts)) if answers[n - 1] != answers[n])
 
 
 def test_every_peer_has_a_server_file_pins_and_settings_to_try() -> None:
@@ -299,7 +311,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
 def setting(right: Scores) -> Setting:
     manifest = SimpleNamespace(max_tokens=128)
     bundle: Any = SimpleNamespace(folder=Path("nowhere"), manifest=manifest, encoder=lambda *_: Path("no.onnx"))
-    return Setting(bundle, "int8", TEXTS, Reference(right, right), PLAN, floor_texts=58, best_batch=8)
+    return Setting(bundle, "int8", TEXTS, right, PLAN, floor_texts=58, best_batch=8)
 
 
 def test_a_server_is_measured_in_every_round(run: Callable[..., Results]) -> None:
