@@ -13,11 +13,11 @@ from benchmarks import workload
 from benchmarks.peers.measure import Plan
 from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Results
-from benchmarks.peers.rounds import Setting, floor, run_rounds
+from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
 from benchmarks.peers.targets import targets, tried
 from server.config import read_settings
 from server.errors import SwiftrecError
-from server.models.bundle import load_bundle
+from server.models.bundle import Bundle, load_bundle
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
 
@@ -30,7 +30,7 @@ class PeersSettings(BaseSettings):
     )
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: str | None = Field(None, description="encoder variant of the manifest; the bundle's default if not given")
+    variant: list[str] = Field([], description="encoder variants of the manifest; none: the bundle's default")
     targets: list[str] = Field([], description="servers, by name; all if none is given")
     repeats: int = Field(3, ge=1, description="rounds over all servers")
     seconds: float = Field(4.0, gt=0, description="length of each window")
@@ -44,37 +44,52 @@ class PeersSettings(BaseSettings):
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 if everything that could be installed was measured to the end."""
+    """Exit code 0 if everything that can be run here was measured to the end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = read_settings(PeersSettings, arguments)
-        setting, chosen = _prepare(settings), (tried if settings.tries else targets)(settings.targets)
-    except (SwiftrecError, RuntimeError, ValueError) as error:
+        chosen = (tried if settings.tries else targets)(settings.targets)
+        bundle = load_bundle(settings.bundle)
+        variants = settings.variant or [bundle.manifest.default["cpu"]]
+        for variant in variants:
+            bundle.encoder("cpu", variant)
+    except (SwiftrecError, ValueError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
         return 2
-    results = Results(setting.variant, settings.model_dump(mode="json"))
+    results = Results(settings.model_dump(mode="json"))
     try:
-        for line in run_rounds(setting, chosen, settings.repeats, results):
-            sys.stderr.write(f"{line}\n")
-            results.save(settings.out)
+        install_all(chosen, results)
+        for variant in variants:
+            for line in run_rounds(prepare(settings, bundle, variant), chosen, settings.repeats, results):
+                sys.stderr.write(f"{line}\n")
+                results.save(settings.out)
         results.is_partial = bool(results.died)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was measured is kept\n")
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
-    results.save(settings.out)
-    sys.stdout.write(f"{results.table()}\nwritten to {settings.out}\n")
-    return 1 if results.is_partial else 0
+    return finish(results, settings.out)
 
 
-def _prepare(settings: PeersSettings) -> Setting:
-    bundle = load_bundle(settings.bundle)
-    variant = settings.variant or bundle.manifest.default["cpu"]
-    texts = workload.texts(settings.bundle, settings.texts, settings.seed)
+def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
+    """Texts, right answers and the floor's best batch for one variant."""
+    texts = workload.texts(bundle.folder, settings.texts, settings.seed)
     best = floor(bundle, variant, settings.floor_texts, _BATCHES)["best_batch"]
-    reference = right_scores(bundle, bundle.encoder("cpu", variant), texts)
+    right = right_scores(bundle, bundle.encoder("cpu", variant), texts)
     plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)
-    return Setting(bundle, variant, texts, reference, plan, settings.floor_texts, int(best))
+    return Setting(bundle, variant, texts, right, plan, settings.floor_texts, int(best))
+
+
+def finish(results: Results, out: Path) -> int:
+    """Print the table, write the file; the exit code."""
+    sys.stdout.write(f"{results.table()}\n")
+    try:
+        results.save(out)
+    except OSError as error:
+        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {error.strerror}\n")
+        return 1
+    sys.stdout.write(f"written to {out}\n")
+    return 1 if results.is_partial else 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ _AT = 0.7  # of the capacity
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0
 _LONGER = 2  # windows of lists, whose answers come in lumps
-_FEWEST = 2
 _MANY = 200_000  # requests at hand in a closed loop
 
 
@@ -135,16 +134,19 @@ def closed_loop(family: Family, ask: Ask, asked: Asked, plan: Plan, in_flight: i
     server_s = sum(spent - server.get(pid, 0.0) for pid, spent in family.cpu_s().items())
     client_s, seconds = time.process_time() - client, time.monotonic() - started
     answers = [answer for answer in asked.take() if answer.ids]
-    rate = _slope([answer.moment for answer in answers if start <= answer.moment < end])
+    rate = rate_of([answer.moment for answer in answers if start <= answer.moment < end], end - start)
     p50_ms = summarise(rows.within(start, end), end - start, _SLO_MS).p50_ms
     return Closed(rate, p50_ms, answers, seconds, server_s, client_s)
 
 
-def _slope(moments: Sequence[float]) -> float:
-    """Answers per second as the slope of their number: batches answer in lumps, which the ends of a window cut."""
+def rate_of(moments: Sequence[float], seconds: float) -> float:
+    """Answers per second: the slope of their number, since batches answer in lumps, which the ends of a window cut.
+
+    Answers that span less than half of the window are too few lumps for a slope: their number over its length.
+    """
     times = np.sort(np.asarray(moments, dtype=np.float64))
-    if len(times) < _FEWEST or times[-1] == times[0]:
-        return 0.0
+    if len(times) == 0 or times[-1] - times[0] < seconds / 2:
+        return len(times) / seconds
     return float(np.polyfit(times - times[0], np.arange(len(times)), 1)[0])
 
 

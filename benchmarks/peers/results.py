@@ -17,8 +17,8 @@ from benchmarks.peers.targets import Target
 
 _BUSY = 0.95
 _HEAD = [
-    "server", "mode", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %", "errors", "wrong",
-    "alone = batch", "core busy",
+    "server", "variant", "mode", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
+    "errors", "wrong", "alone = batch", "core busy",
 ]  # fmt: skip
 
 
@@ -44,31 +44,29 @@ class Entry:
 class Results:
     """Everything found so far."""
 
-    variant: str
     settings: Mapping[str, Any]
-    entries: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
-    targets: dict[tuple[str, str], Target] = field(default_factory=dict)
+    entries: dict[tuple[str, str, str], list[Entry]] = field(default_factory=dict)
+    targets: dict[tuple[str, str, str], Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     died: dict[str, str] = field(default_factory=dict)
     client: dict[str, float] = field(default_factory=dict)
     is_partial: bool = True
 
-    def add(self, target: Target, entry: Entry) -> None:
+    def add(self, variant: str, target: Target, entry: Entry) -> None:
         """One more round of a target."""
-        key = (target.name, target.mode)
+        key = (variant, target.name, target.mode)
         self.targets[key] = target
         self.entries.setdefault(key, []).append(entry)
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each target and mode: medians over the rounds."""
-        return [_row(self.targets[key], self.variant, found) for key, found in self.entries.items()]
+        return [_row(self.targets[key], key[0], found) for key, found in self.entries.items()]
 
     def save(self, path: Path) -> None:
         """Write the JSON file; it is whole at every moment."""
         content = {
             "machine": fingerprint(),
             "partial": self.is_partial,
-            "variant": self.variant,
             "settings": dict(self.settings),
             "client_us": self.client,
             "skipped": self.skipped,
@@ -88,7 +86,9 @@ class Results:
         ]
         lines += [f"{name}: not measured: {reason}" for name, reason in self.skipped.items()]
         lines += [f"{name}: {reason}" for name, reason in self.died.items()]
-        lines += [f"{row['target']}, {row['mode']}: {row['note']}" for row in self.rows() if row["note"]]
+        lines += [
+            f"{row['variant']}, {row['target']}, {row['mode']}: {row['note']}" for row in self.rows() if row["note"]
+        ]
         if self.is_partial:
             lines.append("PARTIAL: the run did not come to its end")
         return "\n".join(lines)
@@ -145,7 +145,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     alone = row["p50_ms_one_in_flight"]
     return [
         row["target"],
+        row["variant"],
         row["mode"],
+        row["wire"],
         report.spread([f["requests_per_s"] for f in found]),
         _range(row, "share_of_floor"),
         _range(row, "share_of_floor_by_cpu"),

@@ -46,18 +46,23 @@ class Setting:
         return self.bundle.encoder("cpu", self.variant)
 
 
-def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results: Results) -> Iterator[str]:
-    """Measure into `results`; gives a line of progress after each target. A target that failed is not tried again."""
+def install_all(chosen: Sequence[Target], results: Results) -> None:
+    """Install the peers that are missing; those that cannot be are skipped."""
     for name in dict.fromkeys(target.name for target in chosen if not target.is_ours):
         try:
             python_of(name)
         except InstallError as error:
             results.skipped[name] = str(error)
-    results.client = client_costs(setting.texts, setting.reference, setting.plan)
+
+
+def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results: Results) -> Iterator[str]:
+    """Measure into `results`; gives a line of progress after each target. A target that failed is not tried again."""
+    results.client = results.client or client_costs(setting.texts, setting.reference, setting.plan)
     floor = floor_us(setting)
     for number in range(1, repeats + 1):
         for target in chosen:
-            if target.name in results.skipped or target.label in results.died:
+            label = f"{setting.variant}, {target.label}"
+            if target.name in results.skipped or label in results.died:
                 continue
             try:
                 figures = run_one(setting, target)
@@ -65,13 +70,14 @@ def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results
                 results.skipped[target.name] = str(error)
                 continue
             except PeerError as error:
-                results.died[target.label] = str(error)
+                results.died[label] = str(error)
                 continue
             after = floor_us(setting)
             entry = Entry(figures, (floor + after) / 2)
             floor = after
-            results.add(target, entry)
-            yield f"{number}/{repeats} {target.label}: {figures.requests_per_s:.0f}/s, {entry.share:.2f} of the floor"
+            results.add(setting.variant, target, entry)
+            shares = f"{entry.share:.2f} of the floor ({entry.cpu_share:.2f} by CPU)"
+            yield f"{number}/{repeats} {label}: {figures.requests_per_s:.0f}/s, {shares}"
 
 
 def run_one(setting: Setting, target: Target) -> Figures:

@@ -25,7 +25,7 @@ from benchmarks.peers import __main__ as command
 from benchmarks.peers import family, install, messages, rounds
 from benchmarks.peers.asked import Asked
 from benchmarks.peers.family import PeerError, StartError, descendants, free_ports, launched
-from benchmarks.peers.measure import Figures, Plan, measure
+from benchmarks.peers.measure import Figures, Plan, measure, rate_of
 from benchmarks.peers.reference import Scores, right_scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.rounds import Setting, run_rounds
@@ -301,7 +301,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
     monkeypatch.setattr(rounds, "peer_command", lambda target: commands[target.name])
 
     def run(*chosen: Target, right: Scores | None = None, repeats: int = 2) -> Results:
-        results = Results("int8", {})
+        results = Results({})
+        rounds.install_all(chosen, results)
         list(run_rounds(setting(right or scores()), chosen, repeats, results))
         return results
 
@@ -360,8 +361,8 @@ def test_a_server_that_cannot_start_says_why_and_the_others_go_on(run: Callable[
 
 def test_a_server_that_dies_is_told_and_the_others_go_on(run: Callable[..., Results]) -> None:
     results = run(fake("dying"), fake("good"))
-    assert list(results.died) == ["dying, as documented"]
-    assert "exit code 3" in results.died["dying, as documented"]
+    assert list(results.died) == ["int8, dying, as documented"]
+    assert "exit code 3" in results.died["int8, dying, as documented"]
     assert [len(row["rounds"]) for row in results.rows()] == [2]
 
 
@@ -394,21 +395,42 @@ def test_what_was_measured_is_kept_and_marked(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_setting: Setting, _chosen: object, _repeats: int, results: Results) -> Iterator[str]:
-        results.add(fake("good"), Entry(figures(), 1_000.0))
+        results.add("int8", fake("good"), Entry(figures(), 1_000.0))
         yield "1/3 good"
         raise error
 
-    monkeypatch.setattr(command, "_prepare", lambda _: setting(scores()))
+    monkeypatch.setattr(command, "load_bundle", lambda _: setting(scores()).bundle)
+    monkeypatch.setattr(command, "prepare", lambda *_: setting(scores()))
+    monkeypatch.setattr(command, "install_all", lambda *_: None)
     monkeypatch.setattr(command, "run_rounds", broken)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert command.main(["--out", str(tmp_path / "out.json")]) == 1
+        assert command.main(["--variant", "int8", "--out", str(tmp_path / "out.json")]) == 1
     finally:
         signal.signal(signal.SIGTERM, before)
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["partial"] is True
     assert written["rows"][0]["target"] == "good"
     assert "PARTIAL" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert command.finish(Results({}, is_partial=False), tmp_path / "file" / "out.json") == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_variant_that_is_not_there_is_a_sentence(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--bundle", str(bundle.folder), "--variant", "int3"]) == 2
+    assert "no encoder variant 'int3'; it has" in capsys.readouterr().err
+
+
+def test_rates_are_not_cut_by_the_ends_of_a_window() -> None:
+    lumps = [moment for moment in np.arange(0.05, 4.0, 0.31) for _ in range(32)]
+    assert rate_of(lumps, 4.0) == pytest.approx(32 / 0.31, rel=0.02)
+    assert len(lumps) / 4.0 != pytest.approx(32 / 0.31, rel=0.007)
+    assert rate_of([1.0, 1.0001, 1.0002], 4.0) == 0.75
+    assert rate_of([], 4.0) == 0
 
 
 def test_a_bundle_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -423,9 +445,9 @@ def test_shares_are_of_the_floor_for_the_texts_that_were_answered() -> None:
 
 
 def test_rows_have_what_the_report_reads() -> None:
-    results = Results("int8", {})
+    results = Results({})
     for rate in (400.0, 500.0, 450.0):
-        results.add(fake("a"), Entry(figures(requests_per_s=rate), 1_000.0))
+        results.add("int8", fake("a"), Entry(figures(requests_per_s=rate), 1_000.0))
     (row,) = results.rows()
     assert {
         "target", "variant", "mode", "requests_per_s", "share_of_floor", "p50_ms_one_in_flight", "p99_ms_at_70",
@@ -436,7 +458,7 @@ def test_rows_have_what_the_report_reads() -> None:
 
 
 def test_a_client_at_its_limit_is_told() -> None:
-    results = Results("int8", {})
-    results.add(fake("a"), Entry(figures(client_busy=0.97), 1_000.0))
-    results.add(fake("b"), Entry(figures(client_busy=0.5), 1_000.0))
+    results = Results({})
+    results.add("int8", fake("a"), Entry(figures(client_busy=0.97), 1_000.0))
+    results.add("int8", fake("b"), Entry(figures(client_busy=0.5), 1_000.0))
     assert [bool(row["note"]) for row in results.rows()] == [True, False]

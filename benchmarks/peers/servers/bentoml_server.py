@@ -2,6 +2,7 @@
 
 Its documentation ("Adaptive batching"): mark the API `batchable`, set `max_batch_size`; the window adapts itself below
 `max_latency_ms`, beyond which requests are refused; ("Concurrency"): with batching `concurrency` is the batch size.
+The access log is off, as it is for the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from benchmarks.peers.servers.job import Job, number
 _BATCH = number("BATCH")
 
 
-@bentoml.service(workers=1, traffic={"timeout": 60, "concurrency": _BATCH})
+@bentoml.service(workers=1, traffic={"timeout": 60, "concurrency": _BATCH}, logging={"access": {"enabled": False}})
 class Recommend:
     """{"texts": [...]} in, a list of lists of item ids out."""
 

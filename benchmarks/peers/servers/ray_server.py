@@ -1,7 +1,8 @@
 """Ray Serve: a proxy process before replica processes, gRPC with Swiftrec's own contract (Ray brings none of its own).
 
 Its documentation ("Dynamic request batching", "Performance tuning"): `serve.batch` with a batch size and a short wait,
-`max_ongoing_requests` above the batch size, and `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`.
+`max_ongoing_requests` above the batch size, and `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`. Its HAProxy front needs a
+program that pip does not install. The access log is off, as it is for the others.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ if __name__ == "__main__":
     ray.init(num_cpus=1, include_dashboard=False, object_store_memory=_STORE_BYTES, log_to_driver=False)
     front = gRPCOptions(port=number("PORT"), grpc_servicer_functions=[_SERVICE])
     serve.start(http_options={"host": "127.0.0.1", "port": number("SPARE_1")}, grpc_options=front)
-    deployment = serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
+    deployment = serve.deployment(
+        num_replicas=1,
+        max_ongoing_requests=256,
+        ray_actor_options={"num_cpus": 0},
+        logging_config={"enable_access_log": False},
+    )
     serve.run(deployment(Recommender).bind())
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
