@@ -76,7 +76,7 @@ def _http(path: str, body: Callable[[str], object]) -> Callable[[Sequence[str]],
     return pack
 
 
-# The first of `tries` is the best found (`--tries` measures them all).
+# The first of `tries` is in use; `--tries` measures them all.
 _PEERS = (
     Target(
         "mosec", DOCUMENTED, "http", "/inference", _http("/inference", lambda text: {"text": text}), messages.json_ids,

@@ -2,7 +2,7 @@
 
 Its documentation ("Adaptive batching"): mark the API `batchable`, set `max_batch_size`; the window adapts itself below
 `max_latency_ms`, beyond which requests are refused; ("Concurrency"): with batching `concurrency` is the batch size.
-The access log is off, as it is for the others.
+The access log is off, as it is for the others. https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Its documentation ("Adaptive batching"): both `max_batch_size` and `max_batch_time` must be set, to values found by
 trying; ("Parallel inference"): a pool of worker processes for models that need several cores, none with
-`parallel_workers` 0. With one core for everything, no pool was the faster one.
+`parallel_workers` 0, which is what one core calls for; a pool of one was not tried.
+https://docs.seldon.ai/mlserver/user-guide/adaptive-batching
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """mosec: front in Rust, batches in Python worker processes, HTTP.
 
-Its documentation (mosecorg.github.io/mosec, "Worker guide" and docstring of `append_worker`): turn dynamic batching on
-with `max_batch_size`, and choose `max_wait_time` (default 10 ms) by the load; one worker for each core that it has.
+Its documentation ("Interface", `append_worker`): turn dynamic batching on with `max_batch_size`; `max_wait_time` bounds
+the wait for more (the command line's default is 10 ms); `num` processes for several cores.
+https://mosecorg.github.io/mosec/reference/interface.html
 """
 
 from __future__ import annotations

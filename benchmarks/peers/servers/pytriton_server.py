@@ -2,6 +2,7 @@
 
 Triton's documentation ("Batchers", recommended configuration process): decide on a maximum batch size, turn the dynamic
 batcher on with its defaults (no delay), then try a longer queue delay or other sizes and keep what is faster.
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/batcher.html
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Its documentation ("Dynamic request batching", "Performance tuning"): `serve.batch` with a batch size and a short wait,
 `max_ongoing_requests` above the batch size, and `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`. Its HAProxy front needs a
 program that pip does not install. The access log is off, as it is for the others.
+https://docs.ray.io/en/latest/serve/advanced-guides/performance.html
 """
 
 from __future__ import annotations
