@@ -34,6 +34,7 @@ class Asked:
     errors: int = 0
     wrong: int = 0
     answers: int = 0
+    trouble: str = ""
     _place: dict[bytes, int] = field(init=False)
     _replies: list[tuple[float, bytes, int, bytes]] = field(default_factory=list)
 
@@ -67,13 +68,22 @@ class Asked:
         good = [answer for answer in found if answer.ids]
         self.answers += len(good)
         self.errors += len(found) - len(good)
-        self.wrong += sum(not self.scores.is_right(answer.text, answer.ids) for answer in good)
+        wrong = [answer for answer in good if not self.scores.is_right(answer.text, answer.ids)]
+        self.wrong += len(wrong)
+        self._note([code for _, _, code, _ in replies if code != OK], wrong)
         return found
 
     def mix(self, answers: Sequence[Answer]) -> float:
         """Mean length of the answered texts over that of all: below 1 the short ones were answered more often."""
         lengths = np.array([len(text.split()) for text in self.texts], dtype=np.float64)
         return float(lengths[[answer.text for answer in answers]].mean() / lengths.mean())
+
+    def _note(self, codes: Sequence[int], wrong: Sequence[Answer]) -> None:
+        """Keep the first trouble in words: what a reader needs to look for its cause."""
+        if not self.trouble and wrong:
+            self.trouble = f"text {wrong[0].text} was answered with {' '.join(wrong[0].ids)}"
+        if not self.trouble and codes:
+            self.trouble = f"a request failed with gRPC status {codes[0]}"
 
     def _unpack(self, reply: bytes) -> list[list[str]]:
         try:

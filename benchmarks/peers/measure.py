@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,12 +49,13 @@ class Figures:
     mix: float
     p50_ms: float
     p50_ms_one_in_flight: float | None
-    p99_ms_at_70: float
+    p99_ms_at_70: float | None
     late_ms: float
     errors: int
     wrong_answers: int
     answers: int
     different_alone: int
+    trouble: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def is_answering(ask: Ask, asked: Asked) -> bool:
     loop.rows()
     is_good = all(answer.ids for answer in asked.take())
     asked.errors = asked.wrong = asked.answers = 0
+    asked.trouble = ""
     return is_good
 
 
@@ -106,12 +109,13 @@ def measure(family: Family, ask: Ask, asked: Asked, plan: Plan) -> Figures:
         mix=asked.mix(full.answers),
         p50_ms=full.p50_ms,
         p50_ms_one_in_flight=one.p50_ms if one else None,
-        p99_ms_at_70=late.p99_ms,
+        p99_ms_at_70=None if math.isnan(late.p99_ms) else late.p99_ms,
         late_ms=late.late_ms,
         errors=asked.errors,
         wrong_answers=asked.wrong,
         answers=asked.answers,
         different_alone=different,
+        trouble=asked.trouble,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Results:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f"{path.name}.tmp")
-        made.write_text(json.dumps(content, indent=1) + "\n")
+        made.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
         made.replace(path)
 
     def table(self) -> str:
@@ -92,6 +93,15 @@ class Results:
         if self.is_partial:
             lines.append("PARTIAL: the run did not come to its end")
         return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (anything that JSON holds)
+    """The same with null for a figure that there is not: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:
@@ -126,13 +136,15 @@ def _spread(found: list[Entry]) -> dict[str, list[float]]:
         "requests_per_s": [entry.figures.requests_per_s for entry in found],
         "share_of_floor": [entry.share for entry in found],
         "share_of_floor_by_cpu": [entry.cpu_share for entry in found],
-        "p99_ms_at_70": [entry.figures.p99_ms_at_70 for entry in found],
+        "p99_ms_at_70": [p99 for entry in found if (p99 := entry.figures.p99_ms_at_70) is not None],
     }
-    return {name: [min(values), max(values)] for name, values in ranges.items()}
+    return {name: [min(values), max(values)] for name, values in ranges.items() if values}
 
 
 def _note(figures: list[Figures]) -> str:
     """What a reader must know to judge a row."""
+    if trouble := next((f.trouble for f in figures if f.trouble), ""):
+        return trouble
     if max(f.client_busy for f in figures) > _BUSY:
         return "the client was the limit: the server can do more"
     if min(f.late_ms for f in figures) > 1.0:
@@ -143,6 +155,7 @@ def _note(figures: list[Figures]) -> str:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     found = row["rounds"]
     alone = row["p50_ms_one_in_flight"]
+    p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
     return [
         row["target"],
         row["variant"],
@@ -152,7 +165,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _range(row, "share_of_floor"),
         _range(row, "share_of_floor_by_cpu"),
         "" if alone is None else f"{alone:.2f}",
-        report.spread([f["p99_ms_at_70"] for f in found], 1),
+        report.spread(p99s, 1) if p99s else "no answer",
         str(row["errors"]),
         f"{row['wrong_answers']}/{sum(f['answers'] for f in found)}",
         "yes" if row["alone_equals_batch"] else "NO",

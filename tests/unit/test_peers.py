@@ -110,6 +110,7 @@ def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> 
     asked.through(lambda _request, answered: answered(OK, reply))(asked.requests[1], lambda _code: None)
     assert [answer.text for answer in asked.take()] == [3, 4, 5]
     assert (asked.answers, asked.errors, asked.wrong) == (2, 1, 1)
+    assert asked.trouble.startswith("text 5 was answered with 9 8 7")
 
 
 def test_a_reply_that_is_none_counts_as_an_error() -> None:
@@ -174,6 +175,18 @@ def test_rows_have_what_the_report_reads() -> None:
     } <= row.keys()  # fmt: skip
     assert row["requests_per_s"] == 450
     assert row["spread"]["requests_per_s"] == [400, 500]
+
+
+def test_a_figure_that_there_is_not_is_no_number(tmp_path: Path) -> None:
+    results = Results({})
+    found = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
+    results.add("int8", fake("a"), Entry(found, 1_000.0))
+    results.save(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["rounds"][0]["late_ms"] is None
+    (row,) = results.rows()
+    assert row["p99_ms_at_70"] is None
+    assert "no answer" in results.table()
+    assert "int8, a, as documented: a request failed" in results.table()
 
 
 def test_a_client_at_its_limit_is_told() -> None:
