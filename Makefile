@@ -32,8 +32,9 @@ EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)")
 ASK_FLAGS ?=
 SOAK ?= 200000
 SERVE_FLAGS ?=
+PEERS_FLAGS ?=
 
-.PHONY: help setup proto check test fuzz soak export serve tune report ask bench bench-compare lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz soak export serve tune report ask bench bench-compare bench-peers lock clean server benchmarks tests examples docs
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -92,6 +93,9 @@ bench: setup ## measure the bundle's server, 10 minutes at most; BENCH=smoke onl
 
 bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse beyond the noise
 	@$(BIN)/python -m benchmarks compare --base "$(BASE)"
+
+bench-peers: setup ## other servers on the same job, side by side with this one (PEERS_FLAGS="--targets mosec --variant int8")
+	@$(BIN)/python -m benchmarks.peers --bundle "$(or $(BUNDLE),artifacts/$(NAME))" $(PEERS_FLAGS)
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

@@ -1,0 +1,96 @@
+"""`python -m benchmarks.peers`: other servers on the same job, side by side with this one."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks import workload
+from benchmarks.peers.measure import Plan
+from benchmarks.peers.reference import right_scores
+from benchmarks.peers.results import Results
+from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
+from benchmarks.peers.targets import targets, tried
+from server.config import read_settings
+from server.errors import SwiftrecError
+from server.models.bundle import Bundle, load_bundle
+
+_BATCHES = (1, 2, 4, 8, 16, 32)
+
+
+class PeersSettings(BaseSettings):
+    """Triton, MLServer, BentoML, Ray Serve, LitServe, mosec and this server: the same job, one core each, in turn."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m benchmarks.peers", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    variant: list[str] = Field([], description="encoder variants of the manifest; none: the bundle's default")
+    targets: list[str] = Field([], description="servers, by name; all if none is given")
+    repeats: int = Field(3, ge=1, description="rounds over all servers")
+    seconds: float = Field(4.0, gt=0, description="length of each window")
+    warmup_s: float = Field(1.5, ge=0, description="load before each window")
+    in_flight: int = Field(64, ge=1, le=1_024, description="texts in flight when saturated")
+    texts: int = Field(2_030, ge=64, description="different texts of 3 to 60 words, asked in turn")
+    floor_texts: int = Field(290, ge=58, description="texts of the floor before and after each")
+    seed: int = Field(7, description="of texts and arrivals")
+    tries: bool = Field(False, description="each peer with each of its settings instead: which is its best")
+    out: Path = Field(Path("artifacts/peers.json"), description="where the JSON goes")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0 if everything that can be run here was measured to the end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        settings = read_settings(PeersSettings, arguments)
+        chosen = (tried if settings.tries else targets)(settings.targets)
+        bundle = load_bundle(settings.bundle)
+        variants = settings.variant or [bundle.manifest.default["cpu"]]
+        for variant in variants:
+            bundle.encoder("cpu", variant)
+    except (SwiftrecError, ValueError) as error:
+        sys.stderr.write(f"benchmarks.peers: {error}\n")
+        return 2
+    results = Results(settings.model_dump(mode="json"))
+    try:
+        install_all(chosen, results)
+        for variant in variants:
+            for line in run_rounds(prepare(settings, bundle, variant), chosen, settings.repeats, results):
+                sys.stderr.write(f"{line}\n")
+                results.save(settings.out)
+        results.is_partial = bool(results.died)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what was measured is kept\n")
+    except (RuntimeError, OSError) as error:
+        sys.stderr.write(f"benchmarks.peers: {error}\n")
+    return finish(results, settings.out)
+
+
+def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
+    """Texts, right answers and the floor's best batch for one variant."""
+    texts = workload.texts(bundle.folder, settings.texts, settings.seed)
+    best = floor(bundle, variant, settings.floor_texts, _BATCHES)["best_batch"]
+    right = right_scores(bundle, bundle.encoder("cpu", variant), texts)
+    plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)
+    return Setting(bundle, variant, texts, right, plan, settings.floor_texts, int(best))
+
+
+def finish(results: Results, out: Path) -> int:
+    """Print the table, write the file; the exit code."""
+    sys.stdout.write(f"{results.table()}\n")
+    try:
+        results.save(out)
+    except OSError as error:
+        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {error.strerror}\n")
+        return 1
+    sys.stdout.write(f"written to {out}\n")
+    return 1 if results.is_partial else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,58 @@
+"""What the client itself can do, found against bare servers that answer without a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from benchmarks.peers import messages
+from benchmarks.peers.asked import Asked
+from benchmarks.peers.family import free_ports, launched
+from benchmarks.peers.install import HOME
+from benchmarks.peers.measure import Plan, closed_loop, is_answering
+from benchmarks.peers.reference import Scores
+from benchmarks.peers.targets import Target
+from benchmarks.peers.wire import connected
+from benchmarks.process import LOAD_CORE, SERVER_CORE
+from benchmarks.workload import PATHS
+from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+
+_START_S = 30.0
+
+
+def client_costs(texts: Sequence[str], scores: Scores, plan: Plan) -> dict[str, float]:
+    """CPU microseconds of the client for each request, by wire; a million over it is the most that it can send.
+
+    Raises:
+        PeerError: a bare server does not start.
+    """
+    return {target.wire: _cost(target, Asked(target, scores, texts), plan) for target in (_GRPC, _HTTP)}
+
+
+def _cost(target: Target, asked: Asked, plan: Plan) -> float:
+    (port,) = free_ports(1)
+    bare = {"grpc": ["benchmarks", "echo", "--port", str(port)], "http": ["benchmarks.peers.servers.http_echo"]}
+    command = [sys.executable, "-m", *bare[target.wire]]
+    environment = {**os.environ, "PEER_PORT": str(port)}
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (
+        launched(command, environment, SERVER_CORE, HOME / "echo.log") as family,
+        connected(target.wire, port, target.method, LOAD_CORE) as ask,
+    ):
+        family.wait_until(partial(is_answering, ask, asked), _START_S)
+        found = closed_loop(family, ask, asked, plan, plan.in_flight)
+    return 1e6 * found.client_s / max(1, len(found.answers))
+
+
+def _pack(texts: Sequence[str]) -> bytes:
+    return EncodeRequest(texts=texts).SerializeToString()
+
+
+def _unpack(_: bytes) -> list[list[str]]:
+    return [["not looked at"]]
+
+
+_GRPC = Target("client", "bare", "grpc", PATHS["encode"], _pack, _unpack)
+_HTTP = Target("client", "bare", "http", "/", lambda texts: messages.post("/", texts[0].encode()), _unpack)

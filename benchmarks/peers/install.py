@@ -1,0 +1,47 @@
+"""Each peer in an environment of its own, with every package pinned in `requirements/<name>.txt`."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HOME = Path("artifacts/.peers")
+_PINS = Path(__file__).parent / "requirements"
+_READY = ".ready"
+
+
+class InstallError(RuntimeError):
+    """A peer cannot be installed."""
+
+
+def python_of(name: str) -> Path:
+    """The interpreter of a peer's environment, which is made first where it is missing or has other pins.
+
+    Raises:
+        InstallError: pip says why.
+    """
+    folder, pins = HOME / name, _PINS / f"{name}.txt"
+    python = folder.absolute() / "bin" / "python"
+    wanted = hashlib.sha256(pins.read_bytes()).hexdigest()
+    if _is_ready(folder, wanted):
+        return python
+    sys.stderr.write(f"installing {name} into {folder} ...\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", str(folder)])
+    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(pins)])
+    (folder / _READY).write_text(wanted)
+    return python
+
+
+def _is_ready(folder: Path, wanted: str) -> bool:
+    return (folder / _READY).exists() and (folder / _READY).read_text() == wanted
+
+
+def _run(command: list[str]) -> None:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith("ERROR")]
+        raise InstallError(f"does not install: {lines[-1] if lines else ended.stderr.strip()[-300:]}")

@@ -1,0 +1,178 @@
+"""What was found: a table for people, a JSON file for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.machine import fingerprint
+from benchmarks.peers.measure import Figures
+from benchmarks.peers.targets import Target
+
+_BUSY = 0.95
+_HEAD = [
+    "server", "variant", "mode", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
+    "errors", "wrong", "alone = batch", "core busy",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Figures of one round, and the floor around it: CPU microseconds a text."""
+
+    figures: Figures
+    floor_us: float
+
+    @property
+    def share(self) -> float:
+        """Requests/s as a share of what the floor would do, for texts of the same length."""
+        return self.figures.requests_per_s * self.floor_us * self.figures.mix / 1e6
+
+    @property
+    def cpu_share(self) -> float:
+        """The same by CPU time, as if the server had had its core to itself and never waited."""
+        return self.floor_us * self.figures.mix / self.figures.server_us
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything found so far."""
+
+    settings: Mapping[str, Any]
+    entries: dict[tuple[str, str, str], list[Entry]] = field(default_factory=dict)
+    targets: dict[tuple[str, str, str], Target] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    died: dict[str, str] = field(default_factory=dict)
+    client: dict[str, float] = field(default_factory=dict)
+    is_partial: bool = True
+
+    def add(self, variant: str, target: Target, entry: Entry) -> None:
+        """One more round of a target."""
+        key = (variant, target.name, target.mode)
+        self.targets[key] = target
+        self.entries.setdefault(key, []).append(entry)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each target and mode: medians over the rounds."""
+        return [_row(self.targets[key], key[0], found) for key, found in self.entries.items()]
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file; it is whole at every moment."""
+        content = {
+            "machine": fingerprint(),
+            "partial": self.is_partial,
+            "settings": dict(self.settings),
+            "client_us": self.client,
+            "skipped": self.skipped,
+            "died": self.died,
+            "rows": self.rows(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(f"{path.name}.tmp")
+        made.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+        made.replace(path)
+
+    def table(self) -> str:
+        """The table with what must be known about it."""
+        lines = [report.table(_HEAD, [_cells(row) for row in self.rows()])]
+        lines += [
+            f"the client takes {us:.0f} us a request by {wire}: {1e6 / us:.0f}/s" for wire, us in self.client.items()
+        ]
+        lines += [f"{name}: not measured: {reason}" for name, reason in self.skipped.items()]
+        lines += [f"{name}: {reason}" for name, reason in self.died.items()]
+        lines += [
+            f"{row['variant']}, {row['target']}, {row['mode']}: {row['note']}" for row in self.rows() if row["note"]
+        ]
+        if self.is_partial:
+            lines.append("PARTIAL: the run did not come to its end")
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (anything that JSON holds)
+    """The same with null for a figure that there is not: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:
+    figures = [entry.figures for entry in found]
+
+    def middle(name: str) -> float | None:
+        values = [value for f in figures if (value := getattr(f, name)) is not None]
+        return float(np.median(values)) if values else None
+
+    return {
+        "target": target.name,
+        "variant": variant,
+        "mode": target.mode,
+        "wire": target.wire,
+        "batching": asdict(target.batching) if target.batching else None,
+        "requests_per_s": middle("requests_per_s"),
+        "share_of_floor": float(np.median([entry.share for entry in found])),
+        "share_of_floor_by_cpu": float(np.median([entry.cpu_share for entry in found])),
+        "p50_ms_one_in_flight": middle("p50_ms_one_in_flight"),
+        "p99_ms_at_70": middle("p99_ms_at_70"),
+        "errors": sum(f.errors for f in figures),
+        "wrong_answers": sum(f.wrong_answers for f in figures),
+        "alone_equals_batch": not any(f.different_alone for f in figures),
+        "spread": _spread(found),
+        "rounds": [{**asdict(entry.figures), "floor_us": entry.floor_us} for entry in found],
+        "note": _note(figures),
+    }
+
+
+def _spread(found: list[Entry]) -> dict[str, list[float]]:
+    ranges = {
+        "requests_per_s": [entry.figures.requests_per_s for entry in found],
+        "share_of_floor": [entry.share for entry in found],
+        "share_of_floor_by_cpu": [entry.cpu_share for entry in found],
+        "p99_ms_at_70": [p99 for entry in found if (p99 := entry.figures.p99_ms_at_70) is not None],
+    }
+    return {name: [min(values), max(values)] for name, values in ranges.items() if values}
+
+
+def _note(figures: list[Figures]) -> str:
+    """What a reader must know to judge a row."""
+    if trouble := next((f.trouble for f in figures if f.trouble), ""):
+        return trouble
+    if max(f.client_busy for f in figures) > _BUSY:
+        return "the client was the limit: the server can do more"
+    if min(f.late_ms for f in figures) > 1.0:
+        return f"the client sent up to {max(f.late_ms for f in figures):.1f} ms late at 70 %"
+    return ""
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    found = row["rounds"]
+    alone = row["p50_ms_one_in_flight"]
+    p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
+    return [
+        row["target"],
+        row["variant"],
+        row["mode"],
+        row["wire"],
+        report.spread([f["requests_per_s"] for f in found]),
+        _range(row, "share_of_floor"),
+        _range(row, "share_of_floor_by_cpu"),
+        "" if alone is None else f"{alone:.2f}",
+        report.spread(p99s, 1) if p99s else "no answer",
+        str(row["errors"]),
+        f"{row['wrong_answers']}/{sum(f['answers'] for f in found)}",
+        "yes" if row["alone_equals_batch"] else "NO",
+        f"{np.median([f['busy'] for f in found]):.2f}",
+    ]
+
+
+def _range(row: Mapping[str, Any], name: str) -> str:
+    low, high = row["spread"][name]
+    return f"{row[name]:.2f} ({low:.2f}-{high:.2f})"

@@ -1,0 +1,157 @@
+"""The order of a run: every target once a round, the floor before and after each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.peers.asked import Asked
+from benchmarks.peers.ceiling import client_costs
+from benchmarks.peers.family import PeerError, StartError, free_ports, launched
+from benchmarks.peers.install import HOME, InstallError, python_of
+from benchmarks.peers.measure import Figures, Plan, is_answering, measure
+from benchmarks.peers.reference import Scores
+from benchmarks.peers.results import Entry, Results
+from benchmarks.peers.targets import Target
+from benchmarks.peers.wire import connected
+from benchmarks.process import LOAD_CORE, SERVER_CORE
+from server.models.bundle import Bundle
+
+_START_S = 90.0
+_SPARE_PORTS = 3
+_PATIENCE_MS = 30_000  # as the client's
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all targets share."""
+
+    bundle: Bundle
+    variant: str
+    texts: Sequence[str]
+    reference: Scores
+    plan: Plan
+    floor_texts: int
+    best_batch: int
+
+    @property
+    def encoder(self) -> Path:
+        """The graph that everybody runs."""
+        return self.bundle.encoder("cpu", self.variant)
+
+
+def install_all(chosen: Sequence[Target], results: Results) -> None:
+    """Install the peers that are missing; those that cannot be are skipped."""
+    for name in dict.fromkeys(target.name for target in chosen if not target.is_ours):
+        try:
+            python_of(name)
+        except InstallError as error:
+            results.skipped[name] = str(error)
+
+
+def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results: Results) -> Iterator[str]:
+    """Measure into `results`; gives a line of progress after each target. A target that failed is not tried again."""
+    results.client = results.client or client_costs(setting.texts, setting.reference, setting.plan)
+    floor = floor_us(setting)
+    for number in range(1, repeats + 1):
+        for target in chosen:
+            label = f"{setting.variant}, {target.label}"
+            if target.name in results.skipped or label in results.died:
+                continue
+            try:
+                figures = run_one(setting, target)
+            except StartError as error:
+                results.skipped[target.name] = str(error)
+                continue
+            except PeerError as error:
+                results.died[label] = str(error)
+                continue
+            after = floor_us(setting)
+            entry = Entry(figures, (floor + after) / 2)
+            floor = after
+            results.add(setting.variant, target, entry)
+            shares = f"{entry.share:.2f} of the floor ({entry.cpu_share:.2f} by CPU)"
+            yield f"{number}/{repeats} {label}: {figures.requests_per_s:.0f}/s, {shares}"
+
+
+def run_one(setting: Setting, target: Target) -> Figures:
+    """One target in one round.
+
+    Raises:
+        StartError: it cannot be run here.
+        PeerError: it ends.
+    """
+    port, *spare = free_ports(1 + _SPARE_PORTS)
+    asked = Asked(target, setting.reference, setting.texts)
+    HOME.mkdir(parents=True, exist_ok=True)
+    log = HOME / f"{target.name}.log"
+    command = our_command(setting, port) if target.is_ours else peer_command(target)
+    environment = {**os.environ, **peer_environment(setting, target, port, spare)}
+    with (
+        launched(command, environment, SERVER_CORE, log) as family,
+        connected(target.wire, port, target.method, LOAD_CORE) as ask,
+    ):
+        family.wait_until(partial(is_answering, ask, asked), _START_S)
+        return measure(family, ask, asked, setting.plan)
+
+
+def our_command(setting: Setting, port: int) -> list[str]:
+    """This server on one core, without its cache, and refusing no more than the others do."""
+    flags: dict[str, object] = {
+        "bundle": setting.bundle.folder,
+        "variant": setting.variant,
+        "port": port,
+        "metrics-port": 0,
+    }
+    flags |= {"sessions": 1, "threads": 1, "cache-mb": 0, "queue-budget-ms": _PATIENCE_MS, "log-level": "error"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "server", *words]
+
+
+def peer_command(target: Target) -> list[str]:
+    """Its server, in its own environment."""
+    return [str(python_of(target.name)), "-m", f"benchmarks.peers.servers.{target.name}_server"]
+
+
+def peer_environment(setting: Setting, target: Target, port: int, spare: Sequence[int]) -> dict[str, str]:
+    """What `servers/job.py` reads."""
+    facts: dict[str, object] = {
+        "PEER_ENCODER": setting.encoder.absolute(),
+        "PEER_RANKER": (setting.bundle.folder / "ranker.onnx").absolute(),
+        "PEER_FOLDER": setting.bundle.folder.absolute(),
+        "PEER_MAX_TOKENS": setting.bundle.manifest.max_tokens,
+        "PEER_SPLIT": setting.best_batch if target.splits else 0,
+        "PEER_PORT": port,
+        "PYTHONPATH": Path.cwd(),
+    }
+    facts |= {f"PEER_SPARE_{n}": spare_port for n, spare_port in enumerate(spare, 1)}
+    if target.batching:
+        facts |= {"PEER_BATCH": target.batching.batch, "PEER_WAIT_MS": target.batching.wait_ms}
+    return {name: str(value) for name, value in facts.items()}
+
+
+def floor_us(setting: Setting, batches: Sequence[int] = ()) -> float:
+    """CPU microseconds a text offline."""
+    sizes = batches or [setting.best_batch]
+    return float(floor(setting.bundle, setting.variant, setting.floor_texts, sizes)["floor_us"])
+
+
+def floor(bundle: Bundle, variant: str, texts: int, batches: Sequence[int]) -> dict[str, float]:
+    """`python -m benchmarks floor` in a process of its own.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(bundle.folder), "--variant", variant]
+    command += ["--texts", str(texts), *(word for size in batches for word in ("--batch", str(size)))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")
+    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return found

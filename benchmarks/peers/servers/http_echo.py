@@ -1,0 +1,33 @@
+"""What the HTTP client can do at most: answers every request with the same ten ids, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+
+_BODY = json.dumps([str(n) for n in range(10)]).encode()
+_REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+
+
+class Echo(asyncio.Protocol):
+    """Takes each piece of data that comes for a request: the client sends each in one piece and then waits."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep where to write to."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 (the protocol's signature)
+        """Answer."""
+        if isinstance(self._transport, asyncio.WriteTransport):
+            self._transport.write(_REPLY)
+
+
+async def main() -> None:
+    """Serve until SIGTERM."""
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", int(os.environ["PEER_PORT"]))
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

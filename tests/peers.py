@@ -1,0 +1,67 @@
+"""Servers that cost nothing and figures that are known, for the tests of the comparison with other servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import messages
+from benchmarks.peers.measure import Figures, Plan
+from benchmarks.peers.reference import Scores
+from benchmarks.peers.rounds import Setting
+from benchmarks.peers.targets import DOCUMENTED, Batching, Target
+from benchmarks.peers.wire import Wire
+
+CORE = min(os.sched_getaffinity(0))
+IDS = [str(n) for n in range(20)]
+TEXTS = [f"text {n} " + "word " * (n % 7) for n in range(64)]
+PLAN = Plan(seconds=0.3, warmup_s=0.1, in_flight=4)
+ECHO = [sys.executable, "-m", "benchmarks.peers.servers.http_echo"]
+# Answers like the echo server, but dies with exit code 3 on its hundredth request.
+DYING = [sys.executable, "-c", """
+import asyncio, os
+from benchmarks.peers.servers import http_echo
+seen = 0
+class Dying(http_echo.Echo):
+    def data_received(self, data):
+        global seen
+        seen += 1
+        os._exit(3) if seen == 100 else super().data_received(data)
+http_echo.Echo = Dying
+asyncio.run(http_echo.main())
+"""]  # fmt: skip
+
+
+def scores(best: Sequence[str] = IDS[:10], gap: float = 0.05) -> Scores:
+    """For every text the same ranking: `best`, then the others."""
+    order = [*best, *(item for item in IDS if item not in best)]
+    row = [1.0 - gap * order.index(item) for item in IDS]
+    return Scores.of(np.tile(np.asarray(row, dtype=np.float32), (len(TEXTS), 1)), IDS)
+
+
+def fake(name: str, mode: str = DOCUMENTED, wire: Wire = "http") -> Target:
+    def pack(texts: Sequence[str]) -> bytes:
+        return messages.post("/", json.dumps(texts).encode())
+
+    return Target(name, mode, wire, "/", pack, messages.json_ids, batching=Batching(8, 1))
+
+
+def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types)
+    values: dict[str, Any] = dict.fromkeys(Figures.__dataclass_fields__, 0) | {
+        "requests_per_s": 500.0, "server_us": 1_250.0, "mix": 0.9, "p50_ms_one_in_flight": 2.0, "p99_ms_at_70": 9.0,
+        "trouble": "",
+    }  # fmt: skip
+    return Figures(**(values | changes))
+
+
+def setting(right: Scores) -> Setting:
+    manifest = SimpleNamespace(max_tokens=128)
+    bundle: Any = SimpleNamespace(folder=Path("nowhere"), manifest=manifest, encoder=lambda *_: Path("no.onnx"))
+    return Setting(bundle, "int8", TEXTS, right, PLAN, floor_texts=58, best_batch=8)

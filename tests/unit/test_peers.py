@@ -1,0 +1,196 @@
+"""The comparison with other servers: right answers are told from wrong ones, rows say what was found."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as oip
+
+from benchmarks import workload
+from benchmarks.peers import family, install, messages, rounds
+from benchmarks.peers.asked import Asked
+from benchmarks.peers.measure import measure, rate_of
+from benchmarks.peers.reference import right_scores
+from benchmarks.peers.results import Entry, Results
+from benchmarks.peers.servers.job import Job, split_by_length
+from benchmarks.peers.targets import Target, targets, tried
+from benchmarks.peers.wire import OK, UNKNOWN
+from server.models.bundle import Bundle
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from tests.peers import IDS, PLAN, TEXTS, fake, figures, scores
+
+
+def test_splitting_keeps_the_order_and_saves_padding() -> None:
+    rows = [[0] * length for length in (50, 3, 40, 4, 60, 5, 45)]
+    padded: list[int] = []
+
+    def run(part: list[list[int]]) -> list[int]:
+        padded.append(len(part) * max(map(len, part)))
+        return [len(row) for row in part]
+
+    assert split_by_length(rows, run, 3) == [50, 3, 40, 4, 60, 5, 45]
+    assert sum(padded) < len(rows) * 60 * 0.6
+    assert len(padded) == 3
+
+
+@pytest.mark.parametrize("split", [0, 4])
+def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) -> None:
+    texts, encoder = workload.texts(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
+    right = right_scores(bundle, encoder, texts)
+    job = Job(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
+    answers = job.answer(texts)
+    assert all(right.is_right(n, ids) for n, ids in enumerate(answers))
+    assert not any(right.is_right(n, answers[n - 1]) for n in range(len(texts)) if answers[n - 1] != answers[n])
+
+
+def test_every_peer_has_a_server_file_pins_and_settings_to_try() -> None:
+    for target in targets([]):
+        if target.is_ours:
+            continue
+        assert 2 <= len(target.tries) <= 3
+        assert target.batching == target.tries[0]
+        assert (Path(rounds.__file__).parent / "servers" / f"{target.name}_server.py").exists()
+        pins = (Path(install.__file__).parent / "requirements" / f"{target.name}.txt").read_text().splitlines()
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins)
+        assert {"onnxruntime", "tokenizers"} <= {line.split("==")[0] for line in pins}
+
+
+def test_all_peers_run_the_same_onnxruntime_and_tokenizers() -> None:
+    files = list((Path(install.__file__).parent / "requirements").glob("*.txt"))
+    same = {
+        line for file in files for line in file.read_text().split() if line.startswith(("onnxruntime=", "tokenizers="))
+    }
+    assert len(files) == 6
+    assert len(same) == 2
+
+
+def test_a_server_that_is_not_known_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no server triton; there are .*pytriton"):
+        targets(["triton"])
+
+
+def test_tries_measure_each_setting_of_a_peer() -> None:
+    assert [target.batching for target in tried(["mosec"])] == list(targets(["mosec"])[0].tries)
+    assert tried(["swiftrec"]) == []
+
+
+def test_a_right_answer_is_right_and_wrong_ones_are_seen() -> None:
+    reference = scores()
+    assert reference.is_right(0, IDS[:10])
+    assert not reference.is_right(0, [*IDS[:9], "15"])
+    assert not reference.is_right(0, IDS[:9])
+    assert not reference.is_right(0, [*IDS[:9], IDS[8]])
+    assert not reference.is_right(0, [*IDS[:9], "no such item"])
+    assert not reference.is_right(0, list(reversed(IDS[:10])))
+
+
+def test_items_of_equal_score_may_change_places() -> None:
+    swapped = [*IDS[:8], IDS[9], IDS[8]]
+    assert scores(gap=1e-7).is_right(0, swapped)
+    assert not scores(gap=1e-3).is_right(0, swapped)
+    assert scores(gap=1e-7).is_same(0, IDS[:10], swapped)
+    assert not scores(gap=1e-3).is_same(0, IDS[:10], swapped)
+
+
+def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> None:
+    target = Target("ours", "list", "grpc", messages.LIST, messages.pack_list, messages.unpack_list, texts=3)
+    asked = Asked(target, scores(), TEXTS)
+    good = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in IDS[:10]])
+    bad = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in reversed(IDS[:10])])
+    results = [pb.BatchRecommendResult(response=good), pb.BatchRecommendResult(error=pb.EntryError(code=8))]
+    reply = pb.BatchRecommendResponse(results=[*results, pb.BatchRecommendResult(response=bad)]).SerializeToString()
+    asked.through(lambda _request, answered: answered(OK, reply))(asked.requests[1], lambda _code: None)
+    assert [answer.text for answer in asked.take()] == [3, 4, 5]
+    assert (asked.answers, asked.errors, asked.wrong) == (2, 1, 1)
+    assert asked.trouble.startswith("text 5 was answered with 9 8 7")
+
+
+def test_a_reply_that_is_none_counts_as_an_error() -> None:
+    asked = Asked(fake("a"), scores(), TEXTS)
+    for code, reply in ((OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")):
+        asked.through(lambda _request, answered, c=code, r=reply: answered(c, r))(asked.requests[0], lambda _code: None)  # type: ignore[misc]
+    asked.take()
+    assert (asked.answers, asked.errors) == (0, 3)
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_inference_replies_are_read_raw_and_typed(is_raw: bool) -> None:
+    output = oip.ModelInferResponse.InferOutputTensor(name="ITEM_ID", datatype="BYTES", shape=[1, 10])
+    raw = b"".join(len(item).to_bytes(4, "little") + item.encode() for item in IDS[:10])
+    if not is_raw:
+        output.contents.bytes_contents.extend(item.encode() for item in IDS[:10])
+    reply = oip.ModelInferResponse(outputs=[output], raw_output_contents=[raw] if is_raw else [])
+    assert messages.unpack_infer(reply.SerializeToString()) == [IDS[:10]]
+    sent = oip.ModelInferRequest.FromString(messages.pack_infer(["é"]))
+    assert sent.raw_input_contents[0] == b"\x02\x00\x00\x00\xc3\xa9"
+
+
+def test_an_answer_that_depends_on_its_mates_is_seen() -> None:
+    under_way: list[bytes] = []
+
+    def ask(request: bytes, answered: Callable[[int, bytes], None]) -> None:
+        ids = IDS[:10] if not under_way else [*IDS[:9], "12"]
+        under_way.append(request)
+        threading.Timer(0.005, finish, [answered, ids]).start()
+
+    def finish(answered: Callable[[int, bytes], None], ids: list[str]) -> None:
+        under_way.pop()
+        answered(OK, json.dumps(ids).encode())
+
+    running = SimpleNamespace(cpu_s=dict, check=lambda: None)
+    found = measure(cast("family.Family", running), ask, Asked(fake("a"), scores(), TEXTS), PLAN)
+    assert found.different_alone > 0
+
+
+def test_rates_are_not_cut_by_the_ends_of_a_window() -> None:
+    lumps = [moment for moment in np.arange(0.05, 4.0, 0.31) for _ in range(32)]
+    assert rate_of(lumps, 4.0) == pytest.approx(32 / 0.31, rel=0.02)
+    assert len(lumps) / 4.0 != pytest.approx(32 / 0.31, rel=0.007)
+    assert rate_of([1.0, 1.0001, 1.0002], 4.0) == 0.75
+    assert rate_of([], 4.0) == 0
+
+
+def test_shares_are_of_the_floor_for_the_texts_that_were_answered() -> None:
+    entry = Entry(figures(), floor_us=1_000.0)
+    assert entry.share == pytest.approx(500 * 1_000 * 0.9 / 1e6)
+    assert entry.cpu_share == pytest.approx(1_000 * 0.9 / 1_250)
+
+
+def test_rows_have_what_the_report_reads() -> None:
+    results = Results({})
+    for rate in (400.0, 500.0, 450.0):
+        results.add("int8", fake("a"), Entry(figures(requests_per_s=rate), 1_000.0))
+    (row,) = results.rows()
+    assert {
+        "target", "variant", "mode", "requests_per_s", "share_of_floor", "p50_ms_one_in_flight", "p99_ms_at_70",
+        "errors", "wrong_answers", "alone_equals_batch", "spread",
+    } <= row.keys()  # fmt: skip
+    assert row["requests_per_s"] == 450
+    assert row["spread"]["requests_per_s"] == [400, 500]
+
+
+def test_a_figure_that_there_is_not_is_no_number(tmp_path: Path) -> None:
+    results = Results({})
+    found = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
+    results.add("int8", fake("a"), Entry(found, 1_000.0))
+    results.save(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["rounds"][0]["late_ms"] is None
+    (row,) = results.rows()
+    assert row["p99_ms_at_70"] is None
+    assert "no answer" in results.table()
+    assert "int8, a, as documented: a request failed" in results.table()
+
+
+def test_a_client_at_its_limit_is_told() -> None:
+    results = Results({})
+    results.add("int8", fake("a"), Entry(figures(client_busy=0.97), 1_000.0))
+    results.add("int8", fake("b"), Entry(figures(client_busy=0.5), 1_000.0))
+    assert [bool(row["note"]) for row in results.rows()] == [True, False]
