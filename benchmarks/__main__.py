@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from benchmarks import echo, floor, fronts, load, ratio, stub
+from benchmarks import catalogue, echo, floor, fronts, load, ratio, stub
 from server.config import read_settings
 from server.errors import SwiftrecError
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
+    "catalogue": (catalogue.CatalogueSettings, catalogue.run),
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),

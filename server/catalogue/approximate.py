@@ -46,7 +46,8 @@ class _Metric:
     @classmethod
     def of(cls, vectors: Vectors, users: Vectors) -> _Metric:
         few = vectors[:: max(1, len(vectors) // _CHUNK)].astype(np.float64)
-        spread = np.atleast_2d(np.cov(few.T)) + 1e-9 * np.eye(few.shape[1])
+        few -= few.mean(axis=0)
+        spread = few.T @ few / len(few) + 1e-9 * np.eye(few.shape[1])
         unit = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-9)
         moment = unit.T.astype(np.float64) @ unit / len(unit)
         strength, axes = np.linalg.eigh(moment + _BLEND * spread / np.trace(spread))
@@ -87,6 +88,10 @@ class ApproximateIndex:
         """What it takes beside the vectors: codes, positions and centroids."""
         code, position, number = int(self._lists.code_size), 8, 4
         return len(self._vectors) * (code + position) + int(self._lists.nlist) * _KEPT * number
+
+    def reading(self, lists: int) -> ApproximateIndex:
+        """The same, but so many lists are read."""
+        return ApproximateIndex(self._vectors, self._metric, self._lists, (lists,) * len(_DEPTHS))
 
     def search(self, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
         """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.
