@@ -48,7 +48,6 @@ class Catalogue:
         self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
         self._index: ApproximateIndex | None = None
         self._narrow = NARROW
-        self._longest = float(max((np.linalg.norm(part, axis=1).max() for part in _parts(vectors)), default=0.0))
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
@@ -133,7 +132,7 @@ class Catalogue:
             positions, scores = self._index.search(user, allowed, k)
             if len(positions) == min(k, allowed.count):
                 return positions, scores
-        return exact.search(self._vectors, self._longest, user, allowed, k)
+        return exact.search(self._vectors, user, allowed, k)
 
     def _known(self, ids: Iterable[str]) -> list[int]:
         return [position for item_id in ids if (position := self._position.get(item_id)) is not None]

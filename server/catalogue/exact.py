@@ -1,7 +1,8 @@
 """Exact search: every allowed item is compared.
 
-A dot product by BLAS depends, in its last bits, on where a row stands. So BLAS only picks the candidates; what is
-answered is scored row by row, in the same way by every search, and equal vectors have equal scores wherever they stand.
+Scores are dot products row by row. BLAS would be faster for a few thousand items, but its result depends, in the last
+bits, on where a row stands, and its threads wait spinning for each other when the models hold the cores. This way
+equal vectors have equal scores wherever they stand, and every search gives an item the same score.
 """
 
 from __future__ import annotations
@@ -14,36 +15,38 @@ from server.catalogue.filters import Allowed, Positions
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
 
-_CHUNK = 65_536  # rows that are copied at once
-_SLACK = 1e-5  # of the largest score that the lengths allow: far beyond what the order of summation changes
+_CHUNK = 16_384  # rows that are copied at once
+_DENSE = 4  # reading all rows in order is as fast as picking one of four
+
+
+def search(vectors: Vectors, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
+    """The best `k` of all allowed items and their scores; ties go to the earlier item."""
+    if allowed.count == len(vectors):
+        return _best(None, _scores(vectors, user), k)
+    positions = allowed.positions()
+    if allowed.count * _DENSE > len(vectors):
+        return _best(positions, _scores(vectors, user)[positions], k)
+    return rank(vectors, user, positions, k)
 
 
 def rank(vectors: Vectors, user: Vector, positions: Positions, k: int) -> tuple[Positions, Vector]:
-    """The best `k` of `positions` and their scores; ties go to the earlier item."""
-    scores = np.concatenate(
-        [np.einsum("nd,d->n", vectors[positions[n : n + _CHUNK]], user) for n in range(0, len(positions), _CHUNK)]
-        or [np.empty(0, dtype=np.float32)]
-    )
-    best = np.lexsort((positions, -scores))[:k]
-    return positions[best], scores[best]
+    """The best `k` of `positions`, ascending, and their scores; ties go to the earlier item."""
+    scores = np.empty(len(positions), dtype=np.float32)
+    for start in range(0, len(positions), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        scores[part] = _scores(vectors[positions[part]], user)
+    return _best(positions, scores, k)
 
 
-def search(vectors: Vectors, longest: float, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
-    """The best `k` of all allowed items and their scores; `longest` is the greatest length of a vector."""
-    if allowed.count > len(vectors) // 4:
-        scores = vectors @ user
-        positions = None if allowed.count == len(vectors) else allowed.positions()
-        scores = scores if positions is None else scores[positions]
-    else:
-        positions = allowed.positions()
-        scores = np.concatenate(
-            [vectors[positions[n : n + _CHUNK]] @ user for n in range(0, len(positions), _CHUNK)]
-            or [np.empty(0, dtype=np.float32)]
-        )
+def _scores(rows: Vectors, user: Vector) -> Vector:
+    scores: Vector = np.einsum("nd,d->n", rows, user)
+    return scores
+
+
+def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Positions, Vector]:
+    """The best `k`; without positions those of the scores."""
+    near = np.arange(len(scores))
     if len(scores) > k:
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        near = np.flatnonzero(scores >= least - _SLACK * longest * float(np.linalg.norm(user)))
-        positions = near if positions is None else positions[near]
-    elif positions is None:
-        positions = np.arange(len(vectors))
-    return rank(vectors, user, positions, k)
+        near = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+    best = near[np.argsort(-scores[near], kind="stable")[:k]]
+    return best if positions is None else positions[best], scores[best]
