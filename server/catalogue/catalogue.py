@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item"]
 
 VECTORS = "vectors.npy"
-SWITCH_OVER = 50_000  # items from which on the approximate index is faster (docs/decisions/005)
+SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/005)
 NARROW = 10_000  # allowed items up to which comparing each is as fast
 
 IndexMode = Literal["auto", "exact", "approximate"]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from server.catalogue.catalogue import Catalogue
 from server.models.ranker import Kind, RankerModel, UserSequence
 
-_USERS, _BATCH = 4_096, 32
+_USERS, _BATCH = 2_048, 32
 _LONGEST = 32  # events
 
 

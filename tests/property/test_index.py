@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.synthetic import around
 from server.catalogue import exact
 from server.catalogue.approximate import ApproximateIndex
-from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
+from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, IndexMode, Item
 from server.catalogue.filters import Allowed, Attributes
 from server.models.bundle import Bundle
 from server.models.ranker import RankerModel
@@ -141,6 +141,17 @@ def test_answer_is_the_same_alone_and_beside_others(many: Many) -> None:
     alone = [ask(n) for n in range(150)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(150))) == alone
+
+
+@pytest.mark.parametrize(("mode", "items", "is_made"), [("auto", 40, False), ("exact", 40, False), ("auto", 80, True)])
+def test_index_is_made_when_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, mode: IndexMode, items: int, is_made: bool
+) -> None:
+    monkeypatch.setattr("server.catalogue.catalogue.SWITCH_OVER", 80)
+    rows = [Item(str(n), "", "", {}, 0) for n in range(items)]
+    catalogue = Catalogue(rows, np.random.default_rng(0).standard_normal((items, 16), dtype=np.float32))
+    made = catalogue.index(mode, lambda: np.ones((8, 16), dtype=np.float32))
+    assert (made is not None) == is_made
 
 
 def test_same_vectors_give_the_same_index(many: Many) -> None:
