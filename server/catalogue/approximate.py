@@ -26,12 +26,12 @@ from server.catalogue.filters import Allowed, Positions
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 32  # dimensions, a byte each
+_KEPT = 48  # dimensions, a byte each
 _BLEND = 0.1  # of the items' own covariance beside the users', for users unlike the sample
 _ROUNDS, _EACH = 8, 32  # of k-means, and the items for each list that it is shown
 _CHUNK = 65_536  # items at once
 _DEPTHS = (100, 1_000)  # ranks at which the reach of the lists is measured
-_REACH = 0.997  # share of the best items that the lists which are read must hold
+_REACH = 0.998  # share of the best items that the lists which are read must hold
 _PROBES = 64  # users that it is measured on
 _SPARE = 100  # candidates at least beyond those that are wanted
 
