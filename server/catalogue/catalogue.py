@@ -61,11 +61,13 @@ class Catalogue:
             vectors = np.load(folder / VECTORS, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise BundleError(f"{folder / VECTORS}: no vectors ({error}): export it again") from None
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
-            raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
-        if not all(np.isfinite(part).all() for part in _parts(vectors)):
-            raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
         try:
+            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
+                for _ in items:
+                    pass  # a file that is no table has no number of items that it could be compared by
+                raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
+            if not all(np.isfinite(part).all() for part in _parts(vectors)):
+                raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
             return cls(items, vectors)
         except (ValueError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
