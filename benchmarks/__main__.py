@@ -8,7 +8,20 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from benchmarks import echo, floor, fronts, gaps, load, overload, ratio, record, stub, teacher, teacher_server
+from benchmarks import (
+    catalogue,
+    echo,
+    floor,
+    fronts,
+    gaps,
+    load,
+    overload,
+    ratio,
+    record,
+    stub,
+    teacher,
+    teacher_server,
+)
 from benchmarks.extra import sentence
 from benchmarks.suite import compare, digest, readme, schema
 from benchmarks.suite import run as suite
@@ -18,6 +31,7 @@ from server.errors import SwiftrecError
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "bench": (BenchSettings, suite.run),
+    "catalogue": (catalogue.CatalogueSettings, catalogue.run),
     "compare": (compare.CompareSettings, compare.run),
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),

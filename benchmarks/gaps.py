@@ -18,7 +18,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.texts import Items, mixed_texts
+from benchmarks.texts import texts
 from server.batching.batcher import Batcher
 from server.batching.policy import Limits
 from server.models.bundle import load_bundle
@@ -77,7 +77,7 @@ def run(settings: GapsSettings) -> int:
     bundle = load_bundle(settings.bundle)
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", bundle.manifest.max_tokens)
     model = EncoderModel(open_session(bundle.encoder("cpu", None)))
-    rows = tokenizer.encode(mixed_texts(Items(settings.bundle).texts, settings.texts, settings.seed))
+    rows = tokenizer.encode(texts(settings.bundle, settings.texts, settings.seed))
     model.run(rows[:8])
     lines = [timeline(model, rows, settings.in_flight) for _ in range(settings.repeats)]
     gaps = np.concatenate([line.gap_us() for line in lines])

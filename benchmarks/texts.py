@@ -67,6 +67,11 @@ def log_normal_lengths(
     return np.clip(np.rint(random.lognormal(np.log(median), sigma, number)), 4, most).astype(np.int64)
 
 
+def texts(bundle: Path, number: int, seed: int) -> list[str]:
+    """`mixed_texts` of the catalogue of the bundle at `bundle`."""
+    return mixed_texts(Items(bundle).texts, number, seed)
+
+
 def mixed_texts(sources: Sequence[str], number: int, seed: int) -> list[str]:
     """Join sources in random order, and cut from a random word on.
 

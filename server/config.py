@@ -68,6 +68,10 @@ class ServerSettings(BaseSettings):
     )
     aging_ms: int = Field(100, ge=1, le=3_600_000, description="wait after which a job counts as one priority higher")
     cache_mb: int = Field(64, ge=0, le=1_000_000, description="vectors of texts used last, in MB; 0: no cache")
+    index: Literal["auto", "exact", "approximate"] = Field(
+        "auto",
+        description="how the catalogue is searched: auto is exact below 20,000 items and approximate from there on",
+    )
     max_calls: int = Field(256, ge=1, le=4_096, description="calls at once; beyond it RESOURCE_EXHAUSTED")
     max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
     max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from server.errors import BundleError
@@ -51,4 +52,4 @@ def try_bundle(folder: Path, options: EngineOptions) -> None:
     Raises:
         BundleError, ProviderError: the bundle cannot be served.
     """
-    Engine(load_bundle(folder), options).warm_up()
+    Engine(load_bundle(folder), replace(options, index="exact")).warm_up()  # an index is made of what is tried here

@@ -9,12 +9,12 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import workload
 from benchmarks.peers.measure import Plan
 from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
 from benchmarks.peers.targets import targets, tried
+from benchmarks.texts import texts as texts_of
 from server.config import read_settings
 from server.errors import SwiftrecError
 from server.models.bundle import Bundle, load_bundle
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
 
 def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
     """Texts, right answers and the floor's best batch for one variant."""
-    texts = workload.texts(bundle.folder, settings.texts, settings.seed)
+    texts = texts_of(bundle.folder, settings.texts, settings.seed)
     best = floor(bundle, variant, settings.floor_texts, _BATCHES)["best_batch"]
     right = right_scores(bundle, bundle.encoder("cpu", variant), texts)
     plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)

@@ -47,10 +47,10 @@ class Asked:
     def through(self, ask: Ask) -> Send:
         """For the loops of `benchmarks.client`: sends, and keeps the replies."""
 
-        def send(request: bytes, answered: Callable[[int], None]) -> None:
+        def send(request: bytes, answered: Callable[[int, bytes], None]) -> None:
             def note(code: int, reply: bytes) -> None:
                 self._replies.append((time.monotonic(), request, code, reply))
-                answered(code)
+                answered(code, b"")  # the loops need not keep it, too
 
             ask(request, note)
 

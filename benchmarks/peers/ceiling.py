@@ -15,7 +15,7 @@ from benchmarks.peers.measure import Plan, closed_loop, is_answering
 from benchmarks.peers.reference import Scores
 from benchmarks.peers.targets import Target
 from benchmarks.peers.wire import connected
-from benchmarks.process import LOAD_CORE, SERVER_CORE
+from benchmarks.process import SERVER_CORE, load_cores
 from benchmarks.workload import PATHS
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
@@ -39,7 +39,7 @@ def _cost(target: Target, asked: Asked, plan: Plan) -> float:
     HOME.mkdir(parents=True, exist_ok=True)
     with (
         launched(command, environment, SERVER_CORE, HOME / "echo.log") as family,
-        connected(target.wire, port, target.method, LOAD_CORE) as ask,
+        connected(target.wire, port, target.method, min(load_cores())) as ask,
     ):
         family.wait_until(partial(is_answering, ask, asked), _START_S)
         found = closed_loop(family, ask, asked, plan, plan.in_flight)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.client import ClosedLoop, arrivals, open_loop
+from benchmarks import workload
+from benchmarks.client import ClosedLoop, Log, arrivals, open_loop
 from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.family import Family, PeerError
 from benchmarks.peers.wire import Ask
@@ -19,7 +20,6 @@ _AT = 0.7  # of the capacity
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0
 _LONGER = 2  # windows of lists, whose answers come in lumps
-_MANY = 200_000  # requests at hand in a closed loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,15 @@ class Closed:
     client_s: float
 
 
+def _log(requests: Sequence[bytes]) -> Log:
+    """Of requests whose answers `Asked` looks at."""
+    ones = np.ones(len(requests), np.int32)
+    return Log(workload.Asked("encode", list(requests), ones, ones))
+
+
 def is_answering(ask: Ask, asked: Asked) -> bool:
     """Whether the first request is answered with items; waits for its answer."""
-    loop = ClosedLoop(asked.through(ask), asked.requests[:1], 1)
+    loop = ClosedLoop(asked.through(ask), _log(asked.requests[:1]), 1)
     loop.start()
     loop.rows()
     is_good = all(answer.ids for answer in asked.take())
@@ -125,7 +131,7 @@ def closed_loop(family: Family, ask: Ask, asked: Asked, plan: Plan, in_flight: i
     Raises:
         PeerError: the server ended.
     """
-    loop = ClosedLoop(asked.through(ask), asked.requests * (_MANY // len(asked.requests)), in_flight)
+    loop = ClosedLoop(asked.through(ask), _log(asked.requests), in_flight, cycle=True)
     started, server, client = time.monotonic(), family.cpu_s(), time.process_time()
     loop.start()
     time.sleep(plan.warmup_s)  # the schedule is the load
@@ -162,7 +168,7 @@ def _alone_against_batch(ask: Ask, asked: Asked, plan: Plan) -> int:
 
 
 def _answers(ask: Ask, asked: Asked, requests: Sequence[bytes], in_flight: int) -> dict[int, list[str]]:
-    loop = ClosedLoop(asked.through(ask), requests, in_flight)
+    loop = ClosedLoop(asked.through(ask), _log(requests), in_flight)
     loop.start()
     loop.rows()
     return {answer.text: answer.ids for answer in asked.take()}
@@ -172,6 +178,6 @@ def _open(ask: Ask, asked: Asked, plan: Plan, rate: float) -> Rows:
     due = arrivals(rate, plan.warmup_s + plan.seconds, plan.seed)
     requests = [asked.requests[n % len(asked.requests)] for n in range(len(due))]
     start = time.monotonic()
-    rows = open_loop(asked.through(ask), requests, due)
+    rows = open_loop(asked.through(ask), _log(requests), due, start)
     asked.take()
     return rows.within(start + plan.warmup_s, float("inf"), by="intended")

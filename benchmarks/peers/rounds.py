@@ -20,7 +20,7 @@ from benchmarks.peers.reference import Scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.targets import Target
 from benchmarks.peers.wire import connected
-from benchmarks.process import LOAD_CORE, SERVER_CORE
+from benchmarks.process import SERVER_CORE, load_cores
 from server.models.bundle import Bundle
 
 _START_S = 90.0
@@ -95,7 +95,7 @@ def run_one(setting: Setting, target: Target) -> Figures:
     environment = {**os.environ, **peer_environment(setting, target, port, spare)}
     with (
         launched(command, environment, SERVER_CORE, log) as family,
-        connected(target.wire, port, target.method, LOAD_CORE) as ask,
+        connected(target.wire, port, target.method, min(load_cores())) as ask,
     ):
         family.wait_until(partial(is_answering, ask, asked), _START_S)
         return measure(family, ask, asked, setting.plan)

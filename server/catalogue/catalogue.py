@@ -1,68 +1,53 @@
-"""Items and their vectors, with exact search under a filter."""
+"""Items and their vectors: who is allowed, and which of those fit best."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import BundleError, InvalidRequest
+from server.catalogue import exact
+from server.catalogue.filters import Allowed, Attributes, AttributeValues, Filter, Positions
+from server.catalogue.items import ITEMS, Item, ItemTable
+from server.errors import BundleError
 
-ITEMS = "items.jsonl"
+if TYPE_CHECKING:
+    from server.catalogue.approximate import ApproximateIndex
+
+__all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item"]
+
 VECTORS = "vectors.npy"
+SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
+NARROW = 10_000  # allowed items up to which comparing each is as fast
 
-Mask = NDArray[np.bool_]
+IndexMode = Literal["auto", "exact", "approximate"]
 Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item; `popularity` counts its interactions in the data that the bundle was made from."""
-
-    id: str
-    title: str
-    text: str
-    attributes: dict[str, list[str]]
-    popularity: float
-
-
-@dataclass(frozen=True, slots=True)
-class AttributeValues:
-    """An attribute and values."""
-
-    name: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Conditions that hold together; empty ones do not narrow."""
-
-    allowed: frozenset[str] = frozenset()
-    denied: frozenset[str] = frozenset()
-    any_of: tuple[AttributeValues, ...] = ()
-    all_of: tuple[AttributeValues, ...] = ()
-    none_of: tuple[AttributeValues, ...] = ()
+_CHUNK = 65_536  # rows that are checked at once
 
 
 class Catalogue:
-    """Items, `vectors` float32 [items, dimensions], and for each attribute value the mask of its items."""
+    """Items and `vectors` float32 [items, dimensions], in the same order."""
 
     def __init__(self, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
-        self.items = items
-        self._vectors = vectors
-        self._popularity = np.array([item.popularity for item in items], dtype=np.float32)
-        self._position = {item.id: n for n, item in enumerate(items)}
-        self._masks: dict[str, dict[str, Mask]] = {}
-        for n, item in enumerate(items):
-            for name, values in item.attributes.items():
-                for value in values:
-                    masks = self._masks.setdefault(name, {})
-                    masks.setdefault(value, np.zeros(len(items), dtype=np.bool_))[n] = True
+        self.items, self._vectors = items, vectors
+        self._position: dict[str, int] = {}
+        popularity = np.zeros(len(items), dtype=np.float32)
+
+        def attributes() -> Iterable[dict[str, list[str]]]:
+            for n, item in enumerate(items):
+                self._position[item.id] = n
+                popularity[n] = item.popularity
+                yield item.attributes
+
+        self._attributes = Attributes(attributes())
+        self._popularity, self._by_popularity = popularity, np.argsort(-popularity, kind="stable")
+        self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
+        self._index: ApproximateIndex | None = None
+        self._narrow = NARROW
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
@@ -71,20 +56,21 @@ class Catalogue:
         Raises:
             BundleError: they do not belong together.
         """
-        try:
-            lines = (folder / ITEMS).read_text(encoding="utf-8").splitlines()
-            items = [Item(**json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError) as error:
-            raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
+        items = ItemTable.load(folder)
         try:
             vectors = np.load(folder / VECTORS, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise BundleError(f"{folder / VECTORS}: no vectors ({error}): export it again") from None
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
-            raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
-        if not np.isfinite(vectors).all():
-            raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
-        return cls(items, vectors)
+        try:
+            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
+                for _ in items:
+                    pass  # a file that is no table has no number of items that it could be compared by
+                raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
+            if not all(np.isfinite(part).all() for part in _parts(vectors)):
+                raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
+            return cls(items, vectors)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
 
     @property
     def dimensions(self) -> int:
@@ -96,47 +82,67 @@ class Catalogue:
         position = self._position.get(item_id)
         return None if position is None else self._vectors[position]
 
-    def mask(self, conditions: Filter, seen: Iterable[str]) -> Mask:
-        """Which items may be answered, [items].
+    def index(
+        self, mode: IndexMode, sample: Callable[[], NDArray[np.float32]], *, narrow: int = NARROW
+    ) -> ApproximateIndex | None:
+        """Make the approximate index: always, never, or (auto) where there are so many items that it is faster.
+
+        Args:
+            mode: which.
+            sample: gives vectors of users [users, dimensions] that it is made for.
+            narrow: allowed items up to which a search stays exact all the same.
+        """
+        if mode == "exact" or not self.items or (mode == "auto" and len(self.items) < SWITCH_OVER):
+            return None
+        # Only here: it takes 0.3 s and 40 MB that most bundles can do without, and tells where it looked for itself.
+        logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+        from server.catalogue.approximate import ApproximateIndex
+
+        self._index, self._narrow = ApproximateIndex.build(self._vectors, sample()), narrow
+        return self._index
+
+    def draw(self, number: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Vectors of random items float32 [number, dimensions], every other one as likely as it is popular."""
+        uniform = random.integers(len(self.items), size=number)
+        popular = np.searchsorted(self._shares, self._shares[-1] * random.random(number), side="right")
+        return self._vectors[np.where(np.arange(number) % 2, popular, uniform)]
+
+    def mask(self, conditions: Filter, seen: Iterable[str]) -> Allowed:
+        """Which items may be answered.
 
         Raises:
             InvalidRequest: an attribute is named that no item has.
         """
-        allowed = (
-            np.zeros(len(self.items), dtype=np.bool_) if conditions.allowed else np.ones(len(self.items), np.bool_)
-        )
-        for item_id in conditions.allowed:
-            if item_id in self._position:
-                allowed[self._position[item_id]] = True
-        for item_id in (*conditions.denied, *seen):
-            if item_id in self._position:
-                allowed[self._position[item_id]] = False
-        for n, condition in enumerate(conditions.any_of):
-            allowed &= np.logical_or.reduce(self._of(condition, f"filter.any_of[{n}].name"))
-        for n, condition in enumerate(conditions.all_of):
-            allowed &= np.logical_and.reduce(self._of(condition, f"filter.all_of[{n}].name"))
-        for n, condition in enumerate(conditions.none_of):
-            allowed &= ~np.logical_or.reduce(self._of(condition, f"filter.none_of[{n}].name"))
-        return allowed
+        denied = self._known((*conditions.denied, *seen))
+        return self._attributes.allow(conditions, self._known(conditions.allowed), denied)
 
-    def search(self, user: Vector, mask: Mask, k: int) -> list[tuple[Item, float]]:
+    def search(self, user: Vector, allowed: Allowed, k: int) -> list[tuple[Item, float]]:
         """The `k` items with the largest dot product with `user` [dimensions]; ties go to the earlier item."""
-        return self._top(self._vectors @ user, mask, k)
+        positions, scores = self._search(user, allowed, k)
+        return self._named(positions, scores)
 
-    def popular(self, mask: Mask, k: int) -> list[tuple[Item, float]]:
+    def popular(self, allowed: Allowed, k: int) -> list[tuple[Item, float]]:
         """The `k` items with the most interactions; ties go to the earlier item."""
-        return self._top(self._popularity, mask, k)
+        found, size = self._by_popularity[:0], 4 * k + len(allowed.denied)
+        while len(found) < min(k, allowed.count):
+            first = self._by_popularity[:size]
+            found, size = first[allowed.holds(first)][:k], 8 * size
+        return self._named(found, self._popularity[found])
 
-    def _of(self, condition: AttributeValues, field: str) -> list[Mask]:
-        masks = self._masks.get(condition.name)
-        if masks is None:
-            raise InvalidRequest(
-                field, f"unknown attribute {condition.name!r}; known: {', '.join(sorted(self._masks))}"
-            )
-        nothing = np.zeros(len(self.items), dtype=np.bool_)
-        return [masks.get(value, nothing) for value in condition.values]
+    def _search(self, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
+        if self._index and allowed.count > self._narrow:
+            positions, scores = self._index.search(user, allowed, k)
+            if len(positions) == min(k, allowed.count):
+                return positions, scores
+        return exact.search(self._vectors, user, allowed, k)
 
-    def _top(self, scores: NDArray[np.float32], mask: Mask, k: int) -> list[tuple[Item, float]]:
-        positions = np.flatnonzero(mask)
-        order = np.argsort(-scores[positions], kind="stable")[:k]
-        return [(self.items[n], float(scores[n])) for n in positions[order]]
+    def _known(self, ids: Iterable[str]) -> list[int]:
+        return [position for item_id in ids if (position := self._position.get(item_id)) is not None]
+
+    def _named(self, positions: Positions, scores: NDArray[np.float32]) -> list[tuple[Item, float]]:
+        return [(self.items[n], score) for n, score in zip(positions.tolist(), scores.tolist(), strict=True)]
+
+
+def _parts(vectors: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
+    """A part at a time, so that what is computed of them stays small."""
+    return (vectors[start : start + _CHUNK] for start in range(0, len(vectors), _CHUNK))

@@ -15,7 +15,7 @@ import numpy as np
 from server.batching.batcher import Batcher, Model
 from server.batching.cost import Observation
 from server.batching.policy import Limits
-from server.catalogue.catalogue import Catalogue
+from server.catalogue.catalogue import Catalogue, IndexMode
 from server.errors import BundleError
 from server.models.bundle import Bundle
 from server.models.encoder import EncoderModel, Vector
@@ -25,6 +25,7 @@ from server.models.tokenizer import Tokenizer
 from server.pipeline.encodings import Encodings
 from server.pipeline.recommender import Recommender
 from server.pipeline.steps import Parts
+from server.pipeline.users import sample_users
 from server.telemetry.collector import Snapshot
 from server.telemetry.metrics import Metrics
 from server.telemetry.watch import BundleWatch
@@ -45,6 +46,7 @@ class EngineOptions:
     threads: int = 1
     limits: Limits = field(default_factory=Limits)
     cache_bytes: int = _CACHE_BYTES
+    index: IndexMode = "auto"
 
     def session_count(self) -> int:
         """The number of sessions of each model."""
@@ -86,6 +88,7 @@ class Engine:
         ranker = open_session(bundle.folder / "ranker.onnx", options.device, options.threads)
         self._encoder = EncoderModel(encoder)
         self._ranker = RankerModel(ranker, facts.dimensions)
+        self.catalogue.index(options.index, lambda: sample_users(self._ranker, self.catalogue, facts.max_history))
 
         def batcher(name: str, model: Model[P, Vector]) -> Batcher[P, Vector]:
             sessions, watcher = options.session_count(), self.watch.models[name]

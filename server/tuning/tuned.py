@@ -78,4 +78,5 @@ def engine_options(settings: ServerSettings, folder: Path | None = None) -> Engi
             aging_s=settings.aging_ms / 1e3,
         ),
         cache_bytes=settings.cache_mb * 2**20,
+        index=settings.index,
     )

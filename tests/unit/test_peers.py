@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
-from benchmarks import workload
 from benchmarks.peers import family, install, messages, rounds
 from benchmarks.peers.asked import Asked
 from benchmarks.peers.measure import measure, rate_of
@@ -23,6 +22,7 @@ from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.servers.job import Job, split_by_length
 from benchmarks.peers.targets import Target, targets, tried
 from benchmarks.peers.wire import OK, UNKNOWN
+from benchmarks.texts import texts as texts_of
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.peers import IDS, PLAN, TEXTS, fake, figures, scores
@@ -43,7 +43,7 @@ def test_splitting_keeps_the_order_and_saves_padding() -> None:
 
 @pytest.mark.parametrize("split", [0, 4])
 def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) -> None:
-    texts, encoder = workload.texts(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
+    texts, encoder = texts_of(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
     right = right_scores(bundle, encoder, texts)
     job = Job(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
     answers = job.answer(texts)
@@ -107,7 +107,7 @@ def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> 
     bad = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in reversed(IDS[:10])])
     results = [pb.BatchRecommendResult(response=good), pb.BatchRecommendResult(error=pb.EntryError(code=8))]
     reply = pb.BatchRecommendResponse(results=[*results, pb.BatchRecommendResult(response=bad)]).SerializeToString()
-    asked.through(lambda _request, answered: answered(OK, reply))(asked.requests[1], lambda _code: None)
+    asked.through(lambda _request, answered: answered(OK, reply))(asked.requests[1], lambda _code, _reply: None)
     assert [answer.text for answer in asked.take()] == [3, 4, 5]
     assert (asked.answers, asked.errors, asked.wrong) == (2, 1, 1)
     assert asked.trouble.startswith("text 5 was answered with 9 8 7")
@@ -116,7 +116,13 @@ def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> 
 def test_a_reply_that_is_none_counts_as_an_error() -> None:
     asked = Asked(fake("a"), scores(), TEXTS)
     for code, reply in ((OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")):
-        asked.through(lambda _request, answered, c=code, r=reply: answered(c, r))(asked.requests[0], lambda _code: None)  # type: ignore[misc]
+
+        def ask(
+            _request: bytes, answered: Callable[[int, bytes], None], code: int = code, reply: bytes = reply
+        ) -> None:
+            answered(code, reply)
+
+        asked.through(ask)(asked.requests[0], lambda _code, _reply: None)
     asked.take()
     assert (asked.answers, asked.errors) == (0, 3)
 

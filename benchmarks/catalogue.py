@@ -1,0 +1,264 @@
+"""`python -m benchmarks catalogue`: the catalogue from 1,000 to 1,000,000 items, exact against approximate.
+
+Each size runs in a process of its own, through the whole pipeline of a real bundle of which only the catalogue is
+synthetic. The same requests go alternately to it and to a catalogue of 2,000 items, so that a machine that drifts moves
+both.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks import report
+from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
+from benchmarks.texts import texts
+from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMode
+from server.errors import BundleError
+from server.models.bundle import load_bundle
+from server.models.ranker import Kind, RankerModel, UserSequence, Vector
+from server.models.session import open_session
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import ItemEvent, Request
+from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.users import sample_users
+
+BASE_ITEMS = 2_000
+_DEPTH = 100  # of the recall
+_WORDS = 8
+_WARM = 10
+_ANSWER_S = 60.0
+_FILTERS = {"all": Filter()} | {
+    f"{share} %": Filter(any_of=(AttributeValues(KEEP, (str(share),)),)) for share in SHARES
+}
+
+
+class CatalogueSettings(BaseSettings):
+    """Recall, speed, memory and build time of the catalogue's index, by its size and under filters."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks catalogue", cli_kebab_case=True)
+
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    items: list[int] = Field([1_000, 10_000, 100_000, 1_000_000], description="sizes of the catalogue")
+    users: int = Field(200, ge=2 * _WARM, description="users that are asked for")
+    repeats: int = Field(3, ge=1, description="rounds of whole Recommends")
+    narrow: int = Field(NARROW, ge=0, description="allowed items up to which a search stays exact despite the index")
+    seed: int = Field(7, description="of items, users and queries")
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Filter and search under one filter; recall is against the exact search, of the best 100."""
+
+    recall: float
+    worst: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole Recommend; `ratio`: in each round, its median by that of the same requests with 2,000 items."""
+
+    p50_ms: float
+    p99_ms: float
+    base_p50_ms: float
+    ratio: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One size and one index; memory of the process is what the bundle added to it, in MB."""
+
+    items: int
+    index: IndexMode
+    load_s: float
+    build_s: float
+    memory_mb: float
+    index_mb: float
+    search: dict[str, Search]
+    whole: dict[str, Whole]
+
+
+def run(settings: CatalogueSettings) -> int:
+    """Measure each size and write the table."""
+    rows = _one_size(settings) if len(settings.items) == 1 else _each_size(settings)
+    report.write(_text(rows), {"catalogue": rows})
+    return 0
+
+
+def _each_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for items in settings.items:
+        command = [sys.executable, "-m", "benchmarks", "catalogue", "--items", str(items)]
+        for name in ("bundle", "users", "repeats", "narrow", "seed"):
+            command += [f"--{name}", str(getattr(settings, name))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise RuntimeError(f"{items:,} items: the run ended with exit code {done.returncode}")
+        rows += json.loads(done.stdout.splitlines()[-1])["catalogue"]
+    return rows
+
+
+def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
+    real, (items,) = load_bundle(settings.bundle), settings.items
+    queries = [" ".join(text.split()[:_WORDS]) for text in texts(settings.bundle, settings.users, settings.seed)]
+    options = EngineOptions(sessions=1, cache_bytes=0, index="exact")
+    with tempfile.TemporaryDirectory(prefix="catalogue-") as scratch:
+        small, large = Path(scratch) / "small", Path(scratch) / "large"
+        pasts = [
+            histories(real, make_bundle(real, folder, size, settings.seed), settings.users, settings.seed)
+            for folder, size in ((small, BASE_ITEMS), (large, items))
+        ]
+        with Engine(load_bundle(small), options) as base:
+            before_mb, started = _resident_mb(), time.monotonic()
+            with Engine(load_bundle(large), options) as engine:
+                load_s = time.monotonic() - started
+                trial = Trial(base, engine, pasts, queries, settings)
+                return [asdict(row) for row in trial.rows(load_s, before_mb)]
+
+
+class Trial:
+    """One size beside the base: exact first, then with the index.
+
+    Args:
+        base: serves 2,000 items.
+        engine: serves what is measured.
+        pasts: for each of the two the item ids of each user.
+        queries: one of each user.
+        settings: how often, and from where on exact.
+    """
+
+    def __init__(
+        self,
+        base: Engine,
+        engine: Engine,
+        pasts: Sequence[Sequence[Sequence[str]]],
+        queries: Sequence[str],
+        settings: CatalogueSettings,
+    ) -> None:
+        self._settings = settings
+        self._engines, self._pasts, self._queries = (base, engine), pasts, queries
+        self._catalogue, facts = engine.catalogue, engine.bundle.manifest
+        self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), facts.dimensions)
+        self._max_history = facts.max_history
+        self._users = [self._user(ids) for ids in pasts[1] if ids]
+
+    def rows(self, load_s: float, before_mb: float) -> list[Row]:
+        """What was measured.
+
+        Raises:
+            BundleError: the catalogue is too small for an index.
+        """
+        items, rows = len(self._catalogue.items), []
+        truth = {name: self._answers(conditions) for name, conditions in _FILTERS.items()}
+        found, build_s, index_mb = truth, 0.0, 0.0
+        for mode in ("exact", "approximate"):
+            if mode == "approximate":
+                started = time.monotonic()
+                index = self._catalogue.index(mode, self._sample, narrow=self._settings.narrow)
+                if index is None:
+                    raise BundleError(f"{items} items are too few for an index")
+                build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20
+                found = {name: self._answers(conditions) for name, conditions in _FILTERS.items()}
+            search = {name: _search(found[name], truth[name]) for name in _FILTERS}
+            memory_mb = _resident_mb() - before_mb
+            rows.append(Row(items, mode, load_s, build_s, memory_mb, index_mb, search, self._wholes()))
+        return rows
+
+    def _answers(self, conditions: Filter) -> list[tuple[set[str], float]]:
+        """The best ids for each user, and how long filter and search took, in milliseconds."""
+        answers = []
+        for user in (*self._users[:_WARM], *self._users):
+            started = time.perf_counter()
+            found = self._catalogue.search(user, self._catalogue.mask(conditions, ()), _DEPTH)
+            answers.append(({item.id for item, _ in found}, 1e3 * (time.perf_counter() - started)))
+        return answers[_WARM:]
+
+    def _wholes(self) -> dict[str, Whole]:
+        return {
+            "history and query": self._whole(Filter(), has_query=True),
+            "history": self._whole(Filter(), has_query=False),
+            "history and query, 10 %": self._whole(_FILTERS["10 %"], has_query=True),
+        }
+
+    def _whole(self, conditions: Filter, *, has_query: bool) -> Whole:
+        rounds = [self._round(conditions, has_query=has_query) for _ in range(self._settings.repeats)]
+        base, own = (np.concatenate(times) for times in zip(*rounds, strict=True))
+        ratio = [float(np.median(theirs) / np.median(ours)) for ours, theirs in rounds]
+        return Whole(float(np.median(own)), float(np.percentile(own, 99)), float(np.median(base)), ratio)
+
+    def _round(self, conditions: Filter, *, has_query: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Milliseconds of each request, with the base and with what is measured."""
+        taken: tuple[list[float], list[float]] = ([], [])
+        for number, query in enumerate(self._queries):
+            for engine, past, into in zip(self._engines, self._pasts, taken, strict=True):
+                events = tuple(map(ItemEvent, past[number]))
+                request = Request(history=events, query=query if has_query else "", conditions=conditions)
+                started = time.perf_counter()
+                finish(engine.recommender.recommend(request, Call(time.monotonic() + _ANSWER_S)))
+                into.append(1e3 * (time.perf_counter() - started))
+        return np.array(taken[0][_WARM:]), np.array(taken[1][_WARM:])
+
+    def _sample(self) -> NDArray[np.float32]:
+        return sample_users(self._ranker, self._catalogue, self._max_history)
+
+    def _user(self, ids: Sequence[str]) -> Vector:
+        vectors = [vector for item_id in ids if (vector := self._catalogue.vector(item_id)) is not None]
+        return self._ranker.run([UserSequence(vectors, [Kind.ITEM] * len(vectors))])[0]
+
+
+def _search(found: Sequence[tuple[set[str], float]], truth: Sequence[tuple[set[str], float]]) -> Search:
+    recalls = [len(ids & best) / max(1, len(best)) for (ids, _), (best, _) in zip(found, truth, strict=True)]
+    times = [took for _, took in found]
+    p50, p99 = np.percentile(times, [50, 99])
+    return Search(float(np.mean(recalls)), min(recalls), float(p50), float(p99))
+
+
+def _text(rows: Sequence[dict[str, Any]]) -> str:
+    search = [
+        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['worst']:.2f}"]
+        + [f"{s[key]:.2f}" for key in ("p50_ms", "p99_ms")]
+        for row in rows
+        for name, s in row["search"].items()
+    ]
+    whole = [
+        [
+            f"{row['items']:,}",
+            row["index"],
+            name,
+            *(f"{w[key]:.2f}" for key in ("p50_ms", "p99_ms")),
+            report.spread(w["ratio"]),
+        ]
+        for row in rows
+        for name, w in row["whole"].items()
+    ]
+    costs = [
+        [f"{row['items']:,}", row["index"], *(f"{row[key]:.1f}" for key in ("load_s", "build_s"))]
+        + [f"{row[key]:.0f}" for key in ("memory_mb", "index_mb")]
+        for row in rows
+    ]
+    return "\n\n".join(
+        [
+            report.table(["items", "index", "filter", "recall@100", "worst", "p50 ms", "p99 ms"], search),
+            report.table(["items", "index", "Recommend", "p50 ms", "p99 ms", f"x {BASE_ITEMS:,} items"], whole),
+            report.table(["items", "index", "load s", "build s", "memory MB", "index MB"], costs),
+        ]
+    )
+
+
+def _resident_mb() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 2**10

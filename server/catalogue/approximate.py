@@ -1,0 +1,193 @@
+"""Approximate search for large catalogues: lists of near items, few of which are read, in eight bits a dimension.
+
+Users do not look everywhere. What the ranker answers fills few directions, and a difference between two items along a
+direction that no user has changes no score. So items are compared in the metric of a sample of users (the square root
+of its second moment), of which the strongest directions are kept: there a few bytes tell items apart, and lists of near
+items hold what scores alike. Every candidate is scored exactly, so that the codes decide only who is a candidate. How
+many lists are read is measured on the sample when the index is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.exact import Vector, Vectors, rank
+from server.catalogue.filters import Allowed, Positions
+
+_log = logging.getLogger(__name__)
+
+_KEPT = 48  # dimensions, a byte each
+_BLEND = 0.1  # of the items' own covariance beside the users', for users unlike the sample
+_ROUNDS, _EACH = 8, 32  # of k-means, and the items for each list that it is shown
+_CHUNK = 65_536  # items at once
+_DEPTHS = (100, 1_000)  # ranks at which the reach of the lists is measured
+_REACH = 0.998  # share of the best items that the lists which are read must hold
+_PROBES = 64  # users that it is measured on
+_SPARE = 100  # candidates at least beyond those that are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """float32 [dimensions, kept]: `items` @ is where items are compared, `users` @ keeps the dot product with them."""
+
+    items: NDArray[np.float32]
+    users: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, vectors: Vectors, users: Vectors) -> _Metric:
+        few = vectors[:: max(1, len(vectors) // _CHUNK)].astype(np.float64)
+        few -= few.mean(axis=0)
+        spread = few.T @ few / len(few) + 1e-9 * np.eye(few.shape[1])
+        unit = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-9)
+        moment = unit.T.astype(np.float64) @ unit / len(unit)
+        strength, axes = np.linalg.eigh(moment + _BLEND * spread / np.trace(spread))
+        scale, axes = np.sqrt(strength[::-1][:_KEPT]), axes[:, ::-1][:, :_KEPT]
+        return cls((axes * scale).astype(np.float32), (axes / scale).astype(np.float32))
+
+
+class ApproximateIndex:
+    """Made by `build`; searches may run at the same time.
+
+    Args:
+        vectors: float32 [items, dimensions], which it shares with the catalogue.
+        metric: where items are compared.
+        lists: the trained and filled index.
+        reach: how many lists hold what is wanted at each of `_DEPTHS`.
+    """
+
+    def __init__(self, vectors: Vectors, metric: _Metric, lists: faiss.IndexIVF, reach: tuple[int, ...]) -> None:
+        self._vectors, self._metric, self._lists, self._reach = vectors, metric, lists, reach
+
+    @classmethod
+    def build(cls, vectors: Vectors, users: Vectors) -> ApproximateIndex:
+        """Index `vectors` for users like `users`, float32 [users, dimensions]; the log tells how far it is."""
+        tell = _Progress(len(vectors))
+        metric = _Metric.of(vectors, users)
+        lists = _train(vectors, metric, _list_count(len(vectors)))
+        tell("lists are trained", lists=lists.nlist)
+        homes = _homes(vectors, metric, lists)
+        tell("items have their lists")
+        _fill(vectors, metric, lists, homes)
+        tell("items are coded")
+        reach = _reach(vectors, metric, lists, homes, users[:: max(1, len(users) // _PROBES)])
+        tell("its reach is measured", reach=reach)
+        return cls(vectors, metric, lists, reach)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes beside the vectors: codes, positions and centroids."""
+        code, position, number = int(self._lists.code_size), 8, 4
+        return len(self._vectors) * (code + position) + int(self._lists.nlist) * _KEPT * number
+
+    def reading(self, lists: int) -> ApproximateIndex:
+        """The same, but so many lists are read."""
+        return ApproximateIndex(self._vectors, self._metric, self._lists, (lists,) * len(_DEPTHS))
+
+    def search(self, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
+        """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.
+
+        There may be fewer than `k` though more are allowed.
+        """
+        selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
+        wanted = k + max(k, _SPARE) + len(allowed.denied)
+        probes = self._probes(k * len(self._vectors) / max(1, allowed.count))
+        query = (user @ self._metric.users)[np.newaxis]
+        _, found = self._lists.search(query, wanted, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
+        candidates = np.sort(found[0][found[0] >= 0])
+        if len(allowed.denied):
+            candidates = candidates[allowed.holds(candidates)]
+        return rank(self._vectors, user, candidates, k)
+
+    def _probes(self, depth: float) -> int:
+        """Lists to read for what lies `depth` deep in the ranking of all items; between the measured depths a power."""
+        (near, far), (few, many) = _DEPTHS, self._reach
+        share = max(0.0, math.log(depth / near) / math.log(far / near))
+        return min(int(self._lists.nlist), math.ceil(few * math.pow(many / few, share)))
+
+
+class _Progress:
+    """Tells the log what is done, and after how long."""
+
+    def __init__(self, items: int) -> None:
+        self._items, self._started = items, time.monotonic()
+
+    def __call__(self, what: str, **more: object) -> None:
+        fields = {"items": self._items, "seconds": round(time.monotonic() - self._started, 1), **more}
+        _log.info("index: %s", what, extra={"fields": fields})
+
+
+def _list_count(items: int) -> int:
+    """About four times the root, a power of two."""
+    return int(2 ** round(np.log2(4 * np.sqrt(max(1, items)))))
+
+
+def _train(vectors: Vectors, metric: _Metric, count: int) -> faiss.IndexIVF:
+    """Lists without items. One thread: the same vectors give the same lists."""
+    faiss.omp_set_num_threads(1)
+    random = np.random.default_rng(0)
+    shown = vectors[np.sort(random.choice(len(vectors), min(len(vectors), count * _EACH), replace=False))]
+    shown = shown @ metric.items
+    count, kept = min(count, len(shown)), shown.shape[1]
+    means = faiss.Kmeans(kept, count, niter=_ROUNDS, seed=1, min_points_per_centroid=1, max_points_per_centroid=_EACH)
+    means.train(shown)
+    centroids = faiss.IndexFlatIP(kept)
+    centroids.add(means.centroids)
+    byte = faiss.ScalarQuantizer.QT_8bit
+    lists = faiss.IndexIVFScalarQuantizer(centroids, kept, count, byte, faiss.METRIC_INNER_PRODUCT, True)
+    lists.train(shown)
+    lists.referenced_objects = [centroids]
+    return lists
+
+
+def _homes(vectors: Vectors, metric: _Metric, lists: faiss.IndexIVF) -> NDArray[np.int64]:
+    """The nearest list of each item, [items]."""
+    near = faiss.IndexFlatL2(lists.d)
+    near.add(lists.quantizer.reconstruct_n(0, lists.nlist))
+
+    def nearest(part: NDArray[np.float32]) -> NDArray[np.int64]:
+        faiss.omp_set_num_threads(1)
+        found: NDArray[np.int64] = near.search(part @ metric.items, 1)[1][:, 0]
+        return found
+
+    return np.concatenate(_at_once(nearest, vectors))
+
+
+def _fill(vectors: Vectors, metric: _Metric, lists: faiss.IndexIVF, homes: NDArray[np.int64]) -> None:
+    for start in range(0, len(vectors), _CHUNK):
+        part = vectors[start : start + _CHUNK] @ metric.items
+        positions = np.arange(start, start + len(part))
+        own = np.ascontiguousarray(homes[start : start + len(part)])
+        lists.add_core(len(part), *map(faiss.swig_ptr, (part, positions, own)))
+
+
+def _reach(
+    vectors: Vectors, metric: _Metric, lists: faiss.IndexIVF, homes: NDArray[np.int64], users: Vectors
+) -> tuple[int, ...]:
+    """How many lists of a user, best first, hold `_REACH` of his best items, at each depth."""
+    scores = (users @ metric.users) @ lists.quantizer.reconstruct_n(0, lists.nlist).T
+    order = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
+    far = min(_DEPTHS[-1], len(vectors))
+
+    def best(user: Vector) -> NDArray[np.int64]:
+        top = np.argpartition(all_scores := -(vectors @ user), far - 1)[:far]
+        return top[np.argsort(all_scores[top], kind="stable")]
+
+    ranks = np.array([places[homes[best(user)]] for user, places in zip(users, order, strict=True)])
+    return tuple(1 + int(np.quantile(ranks[:, :depth], _REACH, method="inverted_cdf")) for depth in _DEPTHS)
+
+
+def _at_once(work: Callable[[NDArray[np.float32]], NDArray[np.int64]], rows: Vectors) -> list[NDArray[np.int64]]:
+    """`work` on parts of the rows, one on each core, in order."""
+    parts = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="index") as pool:
+        return list(pool.map(work, parts))

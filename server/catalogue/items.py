@@ -1,0 +1,81 @@
+"""The table of items: the bytes of `items.jsonl`, and an item only when somebody asks for it."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import overload
+
+from server.errors import BundleError
+
+ITEMS = "items.jsonl"
+_KEPT = 16_384  # items that stay decoded: those that are answered most
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item; `popularity` counts its interactions in the data that the bundle was made from."""
+
+    id: str
+    title: str
+    text: str
+    attributes: dict[str, list[str]]
+    popularity: float
+
+
+class ItemTable(Sequence[Item]):
+    """A million items as Python objects would take four times the memory of their lines.
+
+    Args:
+        data: lines of JSON, one item each; each is decoded once here, so that a bad one is found now.
+
+    Raises:
+        ValueError, TypeError: a line is no item.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._starts = data, array("q")
+        start = 0
+        while start < len(data):
+            end = data.find(b"\n", start)
+            end = len(data) if end < 0 else end
+            self._starts.append(start)
+            start = end + 1
+        self._starts.append(start)
+        self._item = lru_cache(_KEPT)(self._decode)
+
+    @classmethod
+    def load(cls, folder: Path) -> ItemTable:
+        """Read `items.jsonl`.
+
+        Raises:
+            BundleError: it cannot be read.
+        """
+        try:
+            return cls((folder / ITEMS).read_bytes())
+        except OSError as error:
+            raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        places = range(len(self))[index]
+        return self._item(places) if isinstance(places, int) else [self._item(place) for place in places]
+
+    def __iter__(self) -> Iterator[Item]:
+        """Every item once, without keeping any."""
+        return map(self._decode, range(len(self)))
+
+    def _decode(self, place: int) -> Item:
+        return Item(**json.loads(self._data[self._starts[place] : self._starts[place + 1]]))

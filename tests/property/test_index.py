@@ -1,0 +1,163 @@
+"""The approximate index: exact about filters, nearly exact about everything else, the same every time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from benchmarks.synthetic import around
+from server.catalogue import exact
+from server.catalogue.approximate import ApproximateIndex
+from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, IndexMode, Item
+from server.catalogue.filters import Allowed, Attributes
+from server.models.bundle import Bundle
+from server.models.ranker import RankerModel
+from server.models.session import open_session
+from server.pipeline.users import sample_users
+
+Floats = NDArray[np.float32]
+_ITEMS, _FEW = 20_000, 700
+_SHARES = {"half": 2, "tenth": 10, "few": 100}
+_SIZES = st.sampled_from([1, 2, 40, _FEW])
+
+
+@cache
+def small(items: int) -> Catalogue:
+    """A catalogue with ties, an item in each share, and an index whatever its size."""
+    random = np.random.default_rng(items)
+    rows = [
+        Item(str(n), "", "", {"in": [name for name, step in _SHARES.items() if n % step == 0]}, n) for n in range(items)
+    ]
+    vectors = random.standard_normal((-(-items // 2), 16), dtype=np.float32)[np.arange(items) // 2]
+    catalogue = Catalogue(rows, vectors)
+    catalogue.index("approximate", lambda: random.standard_normal((64, 16), dtype=np.float32), narrow=0)
+    return catalogue
+
+
+@cache
+def plain(items: int) -> Catalogue:
+    """The same without an index."""
+    indexed = small(items)
+    return Catalogue(indexed.items, np.array([indexed.vector(str(n)) for n in range(items)]))
+
+
+_VALUES = st.lists(st.sampled_from([*_SHARES, "none"]), min_size=1, max_size=2).map(
+    lambda values: (AttributeValues("in", tuple(values)),)
+)
+_IDS = st.sets(st.integers(0, _FEW), max_size=_FEW).map(lambda numbers: frozenset(map(str, numbers)))
+_CONDITIONS = st.builds(
+    Filter,
+    allowed=st.just(frozenset[str]()) | _IDS,
+    denied=_IDS,
+    any_of=st.just(()) | _VALUES,
+    all_of=st.just(()) | _VALUES,
+    none_of=st.just(()) | _VALUES,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_SIZES, st.integers(0, 2**32 - 1), st.integers(1, 1_000), _CONDITIONS, _IDS)
+def test_no_denied_item_is_answered_and_none_is_missing(
+    items: int, seed: int, k: int, conditions: Filter, seen: frozenset[str]
+) -> None:
+    user = np.random.default_rng(seed).standard_normal(16, dtype=np.float32)
+    found = small(items).search(user, small(items).mask(conditions, seen), k)
+    wanted = plain(items).search(user, plain(items).mask(conditions, seen), k)
+    allowed = {str(n) for n in plain(items).mask(conditions, seen).positions()}
+    ids = [item.id for item, _ in found]
+    assert len(found) == len(wanted) == min(k, len(allowed))
+    assert {*ids} <= allowed
+    assert len({*ids}) == len(ids)
+    assert found == sorted(found, key=lambda pair: (-pair[1], int(pair[0].id)))
+    assert all(score == best for (item, score), (own, best) in zip(found, wanted, strict=True) if item.id == own.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A realistic catalogue, real user vectors that the index was not made for, and the index."""
+
+    vectors: Floats
+    attributes: Attributes
+    users: Floats
+    index: ApproximateIndex
+
+    def allowed(self, share: str) -> Allowed:
+        narrows = (AttributeValues("in", (share,)),) if share in _SHARES else ()
+        return self.attributes.allow(Filter(any_of=narrows), (), ())
+
+    def recall(self, index: ApproximateIndex, share: str) -> float:
+        """Of the best 100."""
+        allowed, hits = self.allowed(share), []
+        for user in self.users:
+            best, _ = exact.search(self.vectors, user, allowed, 100)
+            found, _ = index.search(user, allowed, 100)
+            hits.append(len({*best.tolist()} & {*found.tolist()}) / len(best))
+        return float(np.mean(hits))
+
+
+@pytest.fixture(scope="module")
+def many(bundle: Bundle) -> Many:
+    random = np.random.default_rng(3)
+    real: Floats = np.load(bundle.folder / "vectors.npy")
+    vectors = around(real, random.integers(len(real), size=_ITEMS), random)
+    drawn = random.random(_ITEMS)
+    attributes = Attributes({"in": [name for name, step in _SHARES.items() if one < 1 / step]} for one in drawn)
+    items = [Item(str(n), "", "", {}, 0) for n in range(_ITEMS)]
+    ranker = RankerModel(open_session(bundle.folder / "ranker.onnx"), bundle.manifest.dimensions)
+    users = sample_users(ranker, Catalogue(items, vectors), bundle.manifest.max_history)
+    return Many(vectors, attributes, users[:50], ApproximateIndex.build(vectors, users[50:]))
+
+
+@pytest.mark.parametrize("share", ["all", "half", "tenth"])
+def test_recall_is_at_least_99_percent(many: Many, share: str) -> None:
+    assert many.recall(many.index, share) >= 0.99
+
+
+def test_index_that_reads_too_few_lists_is_caught(many: Many) -> None:
+    """Negative control: the recall test must see an index that hardly looks."""
+    assert many.recall(many.index.reading(4), "all") < 0.9
+
+
+def test_index_made_for_other_users_is_caught(many: Many) -> None:
+    """Negative control: what is measured on the sample must be measured on users like those who come."""
+    random = np.random.default_rng(5)
+    strangers = random.standard_normal((64, 1)) * random.standard_normal(many.vectors.shape[1])
+    index = ApproximateIndex.build(many.vectors, strangers.astype(np.float32))
+    assert many.recall(index, "all") < 0.99
+
+
+def test_answer_is_the_same_alone_and_beside_others(many: Many) -> None:
+    def ask(n: int) -> tuple[list[int], list[float]]:
+        positions, scores = many.index.search(many.users[n % 50], many.allowed("half" if n % 3 else "all"), 20)
+        return positions.tolist(), scores.tolist()
+
+    alone = [ask(n) for n in range(150)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(150))) == alone
+
+
+@pytest.mark.parametrize(("mode", "items", "is_made"), [("auto", 40, False), ("exact", 40, False), ("auto", 80, True)])
+def test_index_is_made_when_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, mode: IndexMode, items: int, is_made: bool
+) -> None:
+    monkeypatch.setattr("server.catalogue.catalogue.SWITCH_OVER", 80)
+    rows = [Item(str(n), "", "", {}, 0) for n in range(items)]
+    catalogue = Catalogue(rows, np.random.default_rng(0).standard_normal((items, 16), dtype=np.float32))
+    made = catalogue.index(mode, lambda: np.ones((8, 16), dtype=np.float32))
+    assert (made is not None) == is_made
+
+
+def test_same_vectors_give_the_same_index(many: Many) -> None:
+    random = np.random.default_rng(1)
+    sample = random.standard_normal((64, 128), dtype=np.float32)
+    first, second = (ApproximateIndex.build(many.vectors[:3_000], sample) for _ in range(2))
+    everything = Attributes([{}] * 3_000).allow(Filter(), (), ())
+    for user in many.users:
+        assert first.search(user, everything, 50)[0].tolist() == second.search(user, everything, 50)[0].tolist()
