@@ -30,7 +30,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset(finetune_epochs=18, distil_epochs=5, student_layers=3, training={"trunk": "2", "passes": 2}),
+    "quick": Preset(finetune_epochs=16, distil_epochs=5, student_layers=3, training={"trunk": "2", "passes": 3}),
     "full": Preset(finetune_epochs=40, distil_epochs=10, student_layers=3, training={"trunk": "2", "passes": 8}),
     "smoke": Preset(finetune_epochs=1, distil_epochs=1, student_layers=1, dimensions=32, max_history=16),
 }
