@@ -102,7 +102,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     before = [h[t <= cut] for h, t in rows]
     train = [h for h in before if len(h) > _MIN_BEFORE]
     later = [(u, h[:-1], h[-1]) for u, (h, t) in enumerate(rows) if len(h) > _MIN_BEFORE and t[-1] > cut]
-    if min(len(train), len(later)) < 2:
+    if min(len(train), len(later)) < MIN_USERS:
         raise DataError(f"the global time split leaves {len(train)} users before and {len(later)} after the cut")
     return Split(
         train=[h[:-1] for h in train],

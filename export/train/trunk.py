@@ -43,8 +43,8 @@ class MovingTrunk(nn.Module):
 
     def _free(self, lora: int) -> None:
         """Let the layers move that shall; with LoRA only the small matrices beside their weights."""
-        self._adapted: PeftModel | None = None
         self.bert.requires_grad_(requires_grad=False)
+        self._adapted: PeftModel | None = None
         if lora:
             self._adapted = _with_lora(self.bert, lora, list(range(self._first, len(self.bert.encoder.layer))))
         else:
