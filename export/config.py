@@ -32,7 +32,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset(finetune_epochs=18, distil_epochs=4, training={"trunk": "2", "passes": 2}),
+    "quick": Preset(finetune_epochs=16, distil_epochs=4, training={"trunk": "2", "passes": 3}),
     "full": Preset(
         finetune_epochs=40,
         distil_epochs=8,

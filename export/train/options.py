@@ -23,7 +23,7 @@ class TrainingSettings(BaseSettings):
         description="when BERT's layers move: 'after' the rest is trained, towards the items' vectors (fast and "
         "steady), or 'along' with it (slow: for a GPU, with --trunk-learning-rate 2e-5)",
     )
-    passes: int = Field(2, ge=1, description="passes over all texts while BERT's layers move after the rest")
+    passes: int = Field(3, ge=1, description="passes over all texts while BERT's layers move after the rest")
     lora: int = Field(
         0,
         ge=0,
