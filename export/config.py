@@ -18,11 +18,12 @@ StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How long to train and how small the student is."""
+    """How long to train, and the ladder of students from deep to none."""
 
     finetune_epochs: int
     distil_epochs: int
-    student_layers: int
+    students: tuple[str, ...] = ("bert3", "static")
+    static_epochs: int = 30
     dimensions: int = 128
     max_history: int = 64
     max_tokens: int = 128
@@ -30,9 +31,21 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset(finetune_epochs=20, distil_epochs=5, student_layers=3),
-    "full": Preset(finetune_epochs=40, distil_epochs=10, student_layers=3),
-    "smoke": Preset(finetune_epochs=1, distil_epochs=1, student_layers=1, dimensions=32, max_history=16),
+    "quick": Preset(finetune_epochs=18, distil_epochs=4, training={"trunk": "2", "passes": 2}),
+    "full": Preset(
+        finetune_epochs=40,
+        distil_epochs=8,
+        students=("bert4", "bert3", "bert2", "bert1", "static"),
+        training={"trunk": "2", "passes": 8},
+    ),
+    "smoke": Preset(
+        finetune_epochs=1,
+        distil_epochs=1,
+        students=("bert1", "static"),
+        static_epochs=1,
+        dimensions=32,
+        max_history=16,
+    ),
 }
 
 

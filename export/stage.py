@@ -58,7 +58,12 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", *TRAINING),
         ("data",),
     ),
-    Stage("distil", "export.train.distil", ("seed", "distil_epochs", "student_layers"), ("data", "finetune")),
+    Stage(
+        "distil",
+        "export.train.distil",
+        ("seed", "students", "distil_epochs", "static_epochs"),
+        ("data", "finetune"),
+    ),
     Stage("onnx", "export.compress.trace", ("max_history", "max_tokens"), ("data", "finetune", "distil")),
     Stage("quantise", "export.compress.quantise", ("seed",), ("data", "onnx")),
     Stage(

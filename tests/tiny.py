@@ -57,19 +57,18 @@ def write_data(folder: Path) -> None:
 
 
 class StoppedJob(Job):
-    """A job that is interrupted at a step of its progress; 0: never."""
+    """A job that is interrupted at a step of its progress, counted over all its bars; 0: never."""
 
     stop_at = 0
+    done = 0
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
         """Count steps in silence."""
-        done = 0
 
         def step() -> None:
-            nonlocal done
-            done += 1
-            if done == self.stop_at:
+            self.done += 1
+            if self.done == self.stop_at:
                 raise KeyboardInterrupt
 
         yield step

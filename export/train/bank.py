@@ -59,10 +59,9 @@ class MovingBank:
         return Encoded(texts, vectors)
 
     def refresh(self) -> None:
-        """Encode every text again if the trunk moves."""
-        if self._trunk.moves:
-            self.pooled = self._trunk.all()
-            self.encoded[:] = self._turn
+        """Encode every text again."""
+        self.pooled = self._trunk.all()
+        self.encoded[:] = self._turn
 
     def tensors(self) -> dict[str, Tensor]:
         """What a run that is stopped must keep."""

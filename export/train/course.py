@@ -4,19 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from export.train.record import Record, Row
-from export.train.resume import Resume, cut, under
-from export.train.trainer import Trainer
+from export.train.resume import Facts, Resume, cut, under
+from export.train.validate import Validation
+
+
+class Learner(Protocol):
+    """What can be trained epoch by epoch: `Trainer` and `Absorber`."""
+
+    step: int
+
+    def epoch(self) -> float:
+        """Train one epoch; the mean loss."""
+
+    def validate(self) -> Validation:
+        """NDCG@10 on the items that validate."""
+
+    def answer(self) -> dict[str, Tensor]:
+        """A copy of the weights that would be kept if training ended now."""
+
+    def put(self, weights: dict[str, Tensor]) -> None:
+        """Copy `weights` into the modules."""
+
+    def finish(self) -> None:
+        """Make everything that follows from the weights follow from them."""
+
+    def state(self) -> tuple[dict[str, Tensor], Facts]:
+        """What a stopped run needs."""
+
+    def restore(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+        """Go on from what `state` gave."""
 
 
 @dataclass
 class Course:
     """The loop over epochs: validate, keep the best, save, stop early."""
 
-    trainer: Trainer
+    learner: Learner
     resume: Resume
     record: Record
     patience: int
@@ -25,33 +53,32 @@ class Course:
     kept: dict[str, Tensor] | None = None
 
     def to(self, epochs: int, step: Callable[[], None]) -> None:
-        """Train up to `epochs` and leave the weights that are kept in the modules, with a bank that is theirs."""
+        """Train up to `epochs` and leave the weights that are kept in the modules, with all that follows from them."""
         self._go_on()
         for _ in range(self.epoch):
             step()
         while self.epoch < epochs and not self._is_enough():
             self._once()
             step()
-        self.trainer.put(self.kept if self.kept is not None else self.trainer.answer())
-        self.trainer.bank.refresh()
-        self.trainer.teacher.eval()
+        self.learner.put(self.kept if self.kept is not None else self.learner.answer())
+        self.learner.finish()
         self.record.close()
 
     def _once(self) -> None:
-        loss = self.trainer.epoch()
-        found = self.trainer.validate()
+        loss = self.learner.epoch()
+        found = self.learner.validate()
         self.epoch += 1
-        row = Row(self.trainer.step, self.epoch, loss, found.mean, found.ids, found.text)
+        row = Row(self.learner.step, self.epoch, loss, found.mean, found.ids, found.text)
         self.record.add(row)
         if self.patience and (self.best is None or row.validation_ndcg > self.best.validation_ndcg):
-            self.best, self.kept = row, self.trainer.answer()
+            self.best, self.kept = row, self.learner.answer()
         self._save()
 
     def _is_enough(self) -> bool:
         return self.patience > 0 and self.best is not None and self.epoch - self.best.epoch >= self.patience
 
     def _save(self) -> None:
-        tensors, facts = self.trainer.state()
+        tensors, facts = self.learner.state()
         rows = [asdict(row) for row in self.record.rows]
         facts |= {"epoch": self.epoch, "rows": rows, "best": asdict(self.best) if self.best else None}
         self.resume.save(tensors | under("kept", self.kept or {}), facts)
@@ -60,7 +87,7 @@ class Course:
         if (saved := self.resume.load()) is None:
             return
         tensors, facts = saved
-        self.trainer.restore(tensors, facts)
+        self.learner.restore(tensors, facts)
         self.epoch, self.kept = facts["epoch"], cut(tensors, "kept") or None
         self.best = Row(**facts["best"]) if facts["best"] else None
         for row in facts["rows"]:

@@ -1,98 +1,138 @@
-"""Stage `distil`: a student with fewer layers that puts texts where the teacher puts them."""
+"""Stage `distil`: a ladder of students that put texts where the teacher puts them, from deep to none."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn import functional
+from torch import nn
 
 from export.data.phrases import Texts
 from export.stage import Job
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.teacher import Bank, Teacher, load_teacher
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
+from export.train.lesson import Lesson
+from export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
+from export.train.students import (
+    LADDER,
+    STATIC,
+    Record,
+    Rung,
+    drop_layers,
+    ladder,
+    load_one,
+    save_student,
+    spread,
+)
+from export.train.teacher import Bank, load_teacher
 
-_BATCH = 64
-_POOL = 8  # batches that are sorted by length together
-_LEARNING_RATE = 5e-4
-_SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
+_DEFAULT = "bert3"
+_PAIRS = 32_768  # rows of the static student's table for pairs of neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How long and how fast a student learns; `noisy` is the share of texts that come with noise."""
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    noisy: float
 
 
 def run(job: Job, out: Path) -> None:
-    """Write student.safetensors and student.json."""
+    """Write students.json (names in ladder order) and a folder for each student."""
     torch.manual_seed(job.settings.seed)
-    plan, data = job.settings.plan, job.folder("data")
-    texts = Texts.load(data)
-    teacher = load_teacher(job.folder("finetune"))
-    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
-    with torch.inference_mode():
-        wanted = torch.cat([teacher.text_vectors(bank.variants).flatten(0, 1), teacher.text_vectors(bank.phrases)])
-        items = teacher.text_vectors(bank.variants[0]) + teacher.residual
-    layers = spread(load_trunk(data / "checkpoint").config.num_hidden_layers, plan.student_layers)
-    student = _student(data / "checkpoint", layers, teacher)
-    rows = load_tokenizer(data / "checkpoint", plan.max_tokens).encode(texts.all)
-    _train(job, student, rows, wanted.clone(), items.clone())
-    save_file({k: v.contiguous() for k, v in student.state_dict().items()}, out / "student.safetensors")
-    (out / "student.json").write_text(json.dumps({"layers": layers, "dimensions": teacher.projection.out_features}))
+    plan, (teacher, lesson) = job.settings.plan, _lesson(job)
+    config = teacher.trunk.config
+    rungs = ladder(plan.students, config.num_hidden_layers, config.hidden_size)
+    for rung, student, record, course in _students(job, rungs, teacher, lesson):
+        record.losses.extend(_train(job, rung.name, student, lesson, course))
+        save_student(student, record, out / rung.name)
+    (out / LADDER).write_text(json.dumps([rung.name for rung in rungs]))
 
 
-def spread(have: int, keep: int) -> list[int]:
-    """`keep` of `have` layers, first and last among them: 3 of 6 are 0, 2, 5."""
-    keep = min(keep, have)
-    return [0] if keep == 1 else [n * (have - 1) // (keep - 1) for n in range(keep)]
+def load_students(job: Job) -> dict[str, nn.Module]:
+    """Every student as PyTorch runs it, in ladder order: ids and mask, int64 [batch, tokens] -> unit vectors."""
+    folder = job.folder("distil")
+    return {name: load_one(folder / name) for name in json.loads((folder / LADDER).read_text())}
 
 
 def load_student(job: Job) -> TextEncoder:
-    """The student as PyTorch runs it."""
-    shape = json.loads((job.folder("distil") / "student.json").read_text())
-    student = TextEncoder(load_trunk(job.folder("data") / "checkpoint", shape["layers"]), shape["dimensions"])
-    student.load_state_dict(load_file(job.folder("distil") / "student.safetensors"))
+    """The default student as PyTorch runs it."""
+    folder = job.folder("distil")
+    names: list[str] = json.loads((folder / LADDER).read_text())
+    student = load_one(folder / (_DEFAULT if _DEFAULT in names else names[0]))
+    if not isinstance(student, TextEncoder):
+        raise TypeError(f"{names}: none is a BERT")
+    return student
+
+
+def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
+    """The teacher as one module, and what it teaches."""
+    texts, teacher = Texts.load(job.folder("data")), load_teacher(job.folder("finetune"))
+    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
+    checkpoint = teacher_checkpoint(job)
+    whole = TextEncoder(load_trunk(checkpoint), teacher.projection.out_features).eval()
+    whole.projection.load_state_dict(teacher.projection.state_dict())
+    tokenizer = load_tokenizer(checkpoint, job.settings.plan.max_tokens)
+    with torch.no_grad():
+        wanted = torch.cat([teacher.text_vectors(bank.variants).flatten(0, 1), teacher.text_vectors(bank.phrases)])
+        items = teacher.text_vectors(bank.variants[0]) + teacher.residual
+    return whole, Lesson(texts.all, tokenizer.encode(texts.all), tokenizer, wanted, items, job.settings.seed)
+
+
+def _students(
+    job: Job, rungs: list[Rung], teacher: TextEncoder, lesson: Lesson
+) -> Iterator[tuple[Rung, TextEncoder | StaticEncoder, Record, Course]]:
+    """Each student as it starts: a shallower one from the deeper one before it, which is trained by then."""
+    plan, dimensions = job.settings.plan, teacher.projection.out_features
+    deeper, kept = teacher, list(range(teacher.trunk.config.num_hidden_layers))
+    for rung in rungs:
+        if rung.layers == 0:
+            static = _static(job, teacher, lesson)
+            record = Record(rung.name, STATIC, [], dimensions, dimensions, _PAIRS)
+            yield rung, static, record, Course(plan.static_epochs, 256, 5e-3, 0.6)
+            continue
+        keep = spread(len(kept), rung.layers)
+        student, layers = drop_layers(deeper, keep), [kept[n] for n in keep]
+        record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, dimensions)
+        yield rung, student, record, Course(plan.distil_epochs, 64, 5e-4, 0.5)
+        deeper, kept = student, layers
+
+
+def _static(job: Job, teacher: TextEncoder, lesson: Lesson) -> StaticEncoder:
+    with job.progress("word pieces", piece_batches(teacher)) as step:
+        pieces = piece_vectors(teacher, lesson.tokenizer.encode([""])[0], step)
+    student = StaticEncoder(len(pieces), _PAIRS, lesson.wanted.shape[1])
+    with torch.no_grad():
+        student.table.weight[: len(pieces)] = fit(pieces, lesson.rows, lesson.wanted)
     return student.eval()
 
 
-def _student(checkpoint: Path, layers: list[int], teacher: Teacher) -> TextEncoder:
-    trunk = load_trunk(checkpoint, layers)
-    student = TextEncoder(trunk, teacher.projection.out_features)
-    student.projection.load_state_dict(teacher.projection.state_dict())
-    # Word embeddings stay: words that no training text has keep the meaning that BERT gave them.
-    trunk.embeddings.requires_grad_(requires_grad=False)
-    return student.eval()  # no dropout: the target is a fixed function
-
-
-def _batches(rows: list[list[int]], rng: np.random.Generator) -> list[list[int]]:
-    """One epoch of batches of similar length, in random order."""
-    order = rng.permutation(len(rows))
-    batches: list[list[int]] = []
-    for start in range(0, len(order), _BATCH * _POOL):
-        pool = sorted(order[start : start + _BATCH * _POOL].tolist(), key=lambda n: len(rows[n]))
-        batches += [pool[n : n + _BATCH] for n in range(0, len(pool), _BATCH)]
-    return [batches[n] for n in rng.permutation(len(batches))]
-
-
-def _train(job: Job, student: TextEncoder, rows: list[list[int]], wanted: Tensor, items: Tensor) -> None:
-    rng, epochs = np.random.default_rng(job.settings.seed), job.settings.plan.distil_epochs
-    total = epochs * len(_batches(rows, rng))
-    optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=total + 1, pct_start=0.1)
-    with job.progress("distil", total) as step:
-        for _ in range(epochs):
-            for batch in _batches(rows, rng):
-                vectors = student(*pad([rows[n] for n in batch]))
-                loss = _loss(vectors, wanted[batch], items)
+def _train(
+    job: Job, name: str, student: TextEncoder | StaticEncoder, lesson: Lesson, course: Course
+) -> Iterator[float]:
+    """Train; yields the mean loss of each epoch."""
+    total = course.epochs * lesson.steps(course.batch)
+    free = [p for p in student.parameters() if p.requires_grad]
+    sparse = isinstance(student, StaticEncoder)
+    optimiser = torch.optim.SparseAdam(free) if sparse else torch.optim.AdamW(free, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, course.learning_rate, total_steps=total + 1, pct_start=0.1, cycle_momentum=not sparse
+    )
+    with job.progress(f"distil {name}", total) as step:
+        for epoch in range(course.epochs):
+            losses = []
+            for ids, mask, wanted in lesson.epoch(epoch, course.batch, course.noisy):
+                loss = lesson.loss(student(ids, mask), wanted)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
+                optimiser.step()  # type: ignore[no-untyped-call]
                 schedule.step()
+                losses.append(loss.item())
                 step()
-
-
-def _loss(vectors: Tensor, wanted: Tensor, items: Tensor) -> Tensor:
-    """Cosine distance, and KL divergence of the similarities to the whole catalogue."""
-    cosine = 1 - (vectors * wanted).sum(-1).mean()
-    near = functional.log_softmax(_SHARPNESS * vectors @ items.T, dim=-1)
-    target = functional.log_softmax(_SHARPNESS * wanted @ items.T, dim=-1)
-    return 10 * cosine + functional.kl_div(near, target, reduction="batchmean", log_target=True)
+            yield sum(losses) / len(losses)

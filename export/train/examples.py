@@ -106,15 +106,16 @@ class QuerySampler:
 
 
 class PhraseSampler:
-    """Draws phrases, and items that they fit by popularity."""
+    """Draws phrases, and items that they fit by popularity; phrases that fit nothing that was taken are left out."""
 
     def __init__(self, phrases: list[Phrase], popularity: NDArray[np.float64]) -> None:
         self._items = [np.array(phrase.items, dtype=np.int64) for phrase in phrases]
-        self._sums = [np.cumsum(popularity[items] + 0.5) for items in self._items]
+        self._sums = [np.cumsum(popularity[items]) for items in self._items]
+        self._usable = np.array([n for n, sums in enumerate(self._sums) if len(sums) and sums[-1] > 0], dtype=np.int64)
 
     def draw(self, size: int, rng: np.random.Generator) -> Asked:
         """Draw `size` phrases; none if there are none."""
-        chosen = rng.integers(0, len(self._items), size) if self._items else np.empty(0, np.int64)
+        chosen = rng.choice(self._usable, size) if len(self._usable) else np.empty(0, np.int64)
         picks = [np.searchsorted(self._sums[n], rng.random() * self._sums[n][-1], side="right") for n in chosen]
         items = [self._items[n][pick] for n, pick in zip(chosen, picks, strict=True)]
         return Asked(torch.from_numpy(chosen), torch.from_numpy(np.array(items, dtype=np.int64)))

@@ -14,6 +14,7 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import split
 from export.stage import Job
+from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted
 from export.train.course import Course
 from export.train.encoder import load_tokenizer, save_checkpoint
@@ -44,8 +45,11 @@ def run(job: Job, out: Path) -> None:
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
         guides = [_guide(_teach(job, world, out, n + 1)) for n in range(several)]
         trainer = _teach(job, world, out, 0, Guides(guides) if guides else None)
+        pooled = trainer.bank.pooled
+        if trainer.trunk.moves and settings.moves == "after":
+            pooled = _absorb(job, world, out, trainer)
         save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
-        np.save(out / "pooled.npy", trainer.bank.pooled[world.originals].cpu().numpy(), allow_pickle=False)
+        np.save(out / "pooled.npy", pooled[world.originals].cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
     shutil.rmtree(_resume_folder(job), ignore_errors=True)
 
@@ -70,7 +74,7 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     rows = load_tokenizer(checkpoint, plan.max_tokens).encode(world.ways.all)
     trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
     teacher = Teacher(
-        trunk.bert.config.hidden_size,
+        trunk.width,
         plan.dimensions,
         world.items,
         plan.max_history + 1,  # one more place than events: the query comes behind a full history
@@ -78,10 +82,20 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
         dropout=settings.dropout,
     )
     trainer = Trainer(settings, world, trunk, teacher, epochs, seed, guides)
-    stage = next(s for s in job.stages if s.name == "finetune")
-    resume = Resume(_resume_folder(job) / str(number), job.key(stage))
     with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
-        Course(trainer, resume, Record(out, f"curve-{number}" if number else "curve"), settings.patience).to(
-            epochs, step
-        )
+        record = Record(out, f"curve-{number}" if number else "curve")
+        Course(trainer, _resume(job, str(number)), record, settings.patience).to(epochs, step)
     return trainer
+
+
+def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
+    """Move BERT's layers towards the trained teacher's items; the texts' vectors then, [texts, hidden]."""
+    settings = job.settings
+    absorber = Absorber(settings, world, trainer.trunk, trainer.teacher, trainer.bank.pooled, settings.seed)
+    with job.progress("move BERT", settings.passes) as step:
+        Course(absorber, _resume(job, "trunk"), Record(out, "curve-trunk"), settings.patience).to(settings.passes, step)
+    return absorber.pooled
+
+
+def _resume(job: Job, name: str) -> Resume:
+    return Resume(_resume_folder(job) / name, job.key(next(s for s in job.stages if s.name == "finetune")))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.train.options import TrainingSettings
 from export.train.teacher import Teacher
@@ -14,16 +14,17 @@ from export.train.teacher import Teacher
 _TRUNK_DECAY = 0.01
 
 
-def make_optimiser(settings: TrainingSettings, teacher: Teacher, trunk: nn.Module) -> torch.optim.Optimizer:
-    """Three groups with rates and decays of their own: the head, the items' residuals, BERT's layers that move."""
+def make_optimiser(settings: TrainingSettings, teacher: Teacher, moving: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    """Three groups with rates and decays of their own: the head, the items' residuals, BERT's weights that move."""
     head = [p for name, p in teacher.named_parameters() if name != "residual"]
-    moving = [p for p in trunk.parameters() if p.requires_grad]
     groups = [
         {"params": head, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
         {"params": [teacher.residual], "lr": settings.learning_rate, "weight_decay": 0.0},
     ]
     if moving:
-        groups.append({"params": moving, "lr": settings.trunk_learning_rate, "weight_decay": _TRUNK_DECAY})
+        groups.append(
+            {"params": list(moving.values()), "lr": settings.trunk_learning_rate, "weight_decay": _TRUNK_DECAY}
+        )
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     return torch.optim.AdamW(groups)

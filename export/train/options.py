@@ -18,6 +18,12 @@ class TrainingSettings(BaseSettings):
         description="what of BERT moves: 'frozen' (fastest; good with few interactions), the last K layers (a number: "
         "when text-only requests matter), 'all' (a GPU, or texts unlike those that the checkpoint has read)",
     )
+    moves: Literal["after", "along"] = Field(
+        "after",
+        description="when BERT's layers move: 'after' the rest is trained, towards the items' vectors (fast and "
+        "steady), or 'along' with it (slow: for a GPU, with --trunk-learning-rate 2e-5)",
+    )
+    passes: int = Field(2, ge=1, description="passes over all texts while BERT's layers move after the rest")
     lora: int = Field(
         0,
         ge=0,
@@ -32,7 +38,9 @@ class TrainingSettings(BaseSettings):
         "adamw", description="adamw nearly always; sgd (momentum .9) to continue a teacher gently, with a higher rate"
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak for projection, residuals and ranker")
-    trunk_learning_rate: float = Field(1e-4, gt=0, description="peak for BERT's layers: a tenth or less of the other")
+    trunk_learning_rate: float = Field(
+        5e-4, gt=0, description="peak for BERT's layers: a fifth of it for 'all', 2e-5 where they move along"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0")
     weight_decay: float = Field(0.05, ge=0, description="of everything but the items' residuals: more for little data")
     dropout: float = Field(0.2, ge=0, lt=1, description="in the ranker: more for little data")
@@ -40,7 +48,7 @@ class TrainingSettings(BaseSettings):
         0.0, ge=0, lt=1, description="average the weights with this decay, 0 for none: steadier with a constant rate"
     )
     texts_per_step: int = Field(
-        32, ge=1, description="texts that a step encodes again, with gradient, when the trunk moves: more on a GPU"
+        32, ge=1, description="texts that a step encodes, with gradient, where BERT moves along: more on a GPU"
     )
     ranker: Literal["transformer", "gru", "mlp"] = Field(
         "transformer",

@@ -16,7 +16,7 @@ class Among:
     Args:
         items: int64 [among], positions in the catalogue, ascending.
         place: int64 [catalogue], place in `items`; -1 for those that are not there.
-        drawn: float32 [among], how often each was expected to be drawn as a negative; None if all items are there.
+        drawn: float32 [among], how often each was expected to be drawn as a negative; None if none are drawn.
     """
 
     items: Tensor
@@ -24,17 +24,17 @@ class Among:
     drawn: Tensor | None = None
 
     @classmethod
-    def all(cls, size: int) -> Among:
-        """The whole catalogue."""
-        every = torch.arange(size)
-        return cls(every, every)
+    def all(cls, is_taken: Tensor) -> Among:
+        """Every item that somebody took, bool [catalogue]: what nobody could take yet is no wrong answer."""
+        place = torch.where(is_taken, is_taken.cumsum(0) - 1, -1)
+        return cls(is_taken.nonzero().flatten(), place)
 
 
 class Negatives:
-    """Draws items by popularity to the power of 3/4 (Mikolov et al., NIPS 2013), with replacement."""
+    """Draws items that somebody took by popularity to the power of 3/4 (Mikolov et al., 2013), with replacement."""
 
     def __init__(self, popularity: Tensor, size: int) -> None:
-        weights = (popularity.float() + 1) ** 0.75
+        weights = popularity.float() ** 0.75
         self._chance = weights / weights.sum()
         self._size = size
 
@@ -46,7 +46,7 @@ class Negatives:
         place[items] = torch.arange(len(items))
         counts = torch.bincount(place[drawn], minlength=len(items))
         # Each draw of j stands for 1 / (size * chance) items: what was drawn twice counts twice.
-        return Among(items, place, counts / (self._size * self._chance[items]))
+        return Among(items, place, counts / (self._size * self._chance[items]).clamp(min=1e-12))
 
 
 def softmax(users: Tensor, items: Tensor, taken: Tensor) -> Tensor:

@@ -37,10 +37,11 @@ class Trainer:
         guides: Guides | None = None,
     ) -> None:
         self._settings, self._world, self._guides = settings, world, guides
+        self._is_along = trunk.moves and settings.moves == "along"
         self.trunk, self.teacher = trunk, teacher
         self.bank = MovingBank(trunk, settings.texts_per_step)
         self._rng = np.random.default_rng(seed)
-        self._optimiser = make_optimiser(settings, teacher, trunk)
+        self._optimiser = make_optimiser(settings, teacher, self._moving())
         batches = steps_per_epoch(world.split.train, self._max_history, settings.batch)
         self._rate = Rate(self._optimiser, epochs * -(-batches // settings.accumulate), settings.warmup)
         self._average = Average(self.weights(), settings.ema) if settings.ema else None
@@ -57,8 +58,11 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Everything that is trained."""
-        moving = {name: p for name, p in self.trunk.named_parameters() if p.requires_grad}
-        return under("teacher", dict(self.teacher.named_parameters())) | under("trunk", moving)
+        return under("teacher", dict(self.teacher.named_parameters())) | under("trunk", self._moving())
+
+    def _moving(self) -> dict[str, Tensor]:
+        named = self.trunk.named_parameters() if self._is_along else []
+        return {name: p for name, p in named if p.requires_grad}
 
     @torch.no_grad()
     def put(self, weights: dict[str, Tensor]) -> None:
@@ -91,7 +95,7 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> float:
         """Add the batch's gradient to that of the weights."""
-        strength, moves = self._settings.adversarial, self.trunk.moves
+        strength, moves = self._settings.adversarial, self._is_along
         if moves:
             with self._precision():
                 encoded = self.bank.encode(batch.read, self._rng)
@@ -131,12 +135,21 @@ class Trainer:
         """NDCG@10 on the items that validate, with the weights of `answer`; every text is encoded again for it."""
         present = {n: t.detach().clone() for n, t in self.weights().items()}
         self.put(self.answer())
-        self.bank.refresh()
+        self._refresh()
         found = validate(
             self.teacher, Bank.cut(self.bank.pooled, self._world.ways), self._world.split, self._max_history
         )
         self.put(present)
         return found
+
+    def finish(self) -> None:
+        """Encode every text again, and end training."""
+        self._refresh()
+        self.teacher.eval()
+
+    def _refresh(self) -> None:
+        if self._is_along:
+            self.bank.refresh()
 
     def state(self) -> tuple[dict[str, Tensor], Facts]:
         """What a stopped run needs."""

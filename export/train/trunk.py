@@ -11,6 +11,7 @@ from transformers import BertModel
 
 from export.errors import ExportError
 from export.train.encoder import by_length, load_trunk, pad
+from export.train.pooling import pool_tokens, pooled_width
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,11 +44,21 @@ class MovingTrunk(nn.Module):
     def _free(self, lora: int) -> None:
         """Let the layers move that shall; with LoRA only the small matrices beside their weights."""
         self.bert.requires_grad_(requires_grad=False)
+        self._adapted: PeftModel | None = None
         if lora:
             self._adapted = _with_lora(self.bert, lora, list(range(self._first, len(self.bert.encoder.layer))))
         else:
             (self.bert if self._is_whole else self.bert.encoder.layer[self._first :]).requires_grad_(requires_grad=True)
-            self._adapted = None
+
+    @property
+    def width(self) -> int:
+        """Length of a pooled vector."""
+        return pooled_width(self.bert)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Word pieces of each text."""
+        return [len(row) for row in self._rows]
 
     @property
     def moves(self) -> bool:
@@ -72,14 +83,12 @@ class MovingTrunk(nn.Module):
                 hidden = self._below(texts, ids, wide)
         for layer in self.bert.encoder.layer[self._first :]:
             hidden = layer(hidden, wide)[0]
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        pooled: Tensor = (hidden * weights).sum(1) / weights.sum(1)
-        return pooled
+        return pool_tokens(self.bert, hidden, mask)
 
     def all(self, texts: list[int] | None = None) -> Tensor:
         """Pooled vectors of all texts (or of some), without gradient."""
         wanted = list(range(len(self._rows))) if texts is None else texts
-        pooled = torch.zeros(len(wanted), self.bert.config.hidden_size)
+        pooled = torch.zeros(len(wanted), self.width)
         with torch.no_grad():
             for batch in by_length([self._rows[n] for n in wanted], _BATCH):
                 pooled[batch] = self([wanted[n] for n in batch]).float()

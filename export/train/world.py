@@ -45,6 +45,11 @@ class World:
         return np.bincount(np.concatenate(self.split.train), minlength=self.items).astype(np.float64)
 
     @cached_property
+    def is_taken(self) -> Tensor:
+        """Whether anybody took the item in training, bool [items]."""
+        return torch.from_numpy(self.popularity > 0)
+
+    @cached_property
     def _queries(self) -> QuerySampler:
         return QuerySampler(self.split.train, self.texts.phrases, self.items)
 
@@ -59,7 +64,7 @@ class World:
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
         """A step's windows with `size` queries and phrases, and the items that it looks at."""
         queries, asked = self._queries.draw(size, rng), self._asked.draw(size, rng)
-        among = Among.all(self.items)
+        among = Among.all(self.is_taken)
         if self._negatives is not None:
             taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
             among = self._negatives.draw(torch.cat([t.flatten() for t in taken]))

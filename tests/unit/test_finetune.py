@@ -12,7 +12,7 @@ import torch
 from export.data.phrases import Texts
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
-from export.train.teacher import load_teacher
+from export.train.teacher import Bank, load_teacher
 from tests.tiny import StoppedJob, job
 
 
@@ -35,7 +35,23 @@ def resume_folder(one: StoppedJob) -> Path:
         ("--trunk", "1"),
         ("--trunk", "all"),
         ("--trunk", "2", "--lora", "2"),
-        ("--trunk", "1", "--augment", "2", "--adversarial", "0.1", "--accumulate", "3", "--ema", "0.9"),
+        ("--trunk", "all", "--moves", "along"),
+        (
+            "--trunk",
+            "1",
+            "--moves",
+            "along",
+            "--pull",
+            "1",
+            "--augment",
+            "2",
+            "--adversarial",
+            "0.1",
+            "--accumulate",
+            "3",
+            "--ema",
+            "0.9",
+        ),
         ("--loss", "sampled", "--negatives", "6", "--optimiser", "sgd"),
         ("--loss", "mse", "--ranker", "mlp", "--mixed-precision"),
         ("--teachers", "2", "--ranker", "gru"),
@@ -72,6 +88,23 @@ def test_only_the_layers_move_that_shall(tmp_path: Path, trunk: str, moved: set[
     assert (found, same_words) == (moved, trunk != "all")
 
 
+def spaces(one: StoppedJob) -> tuple[torch.Tensor, torch.Tensor]:
+    """Item vectors, and the vectors of the items' titles."""
+    out = tune(one)
+    teacher, texts = load_teacher(out), Texts.load(one.folder("data"))
+    bank = Bank.of(np.load(out / "pooled.npy"), texts)
+    with torch.inference_mode():
+        return teacher.text_vectors(bank.variants[0]) + teacher.residual, teacher.text_vectors(bank.variants[1])
+
+
+def test_texts_move_to_their_items_and_items_stay(tmp_path: Path) -> None:
+    items, titles = spaces(job(tmp_path / "frozen"))
+    same_items, moved = spaces(job(tmp_path / "moved", "--trunk", "2", "--passes", "20"))
+    torch.testing.assert_close(items, same_items, atol=1e-5, rtol=1e-4)
+    apart, now = (1 - torch.nn.functional.cosine_similarity(items, t).mean().item() for t in (titles, moved))
+    assert now < 0.8 * apart
+
+
 def result(folder: Path) -> bytes:
     return (folder / "teacher.safetensors").read_bytes() + (folder / "checkpoint" / "model.safetensors").read_bytes()
 
@@ -85,9 +118,22 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path
     assert result(first) != result(other)
 
 
-@pytest.mark.parametrize("stop_at", [1, 2])
-def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, stop_at: int) -> None:
-    flags = ("--trunk", "1", "--epochs", "3", "--ema", "0.5", "--patience", "3", "--adversarial", "0.1")
+@pytest.mark.parametrize(("moves", "stop_at"), [("along", 1), ("along", 2), ("after", 1), ("after", 3), ("after", 4)])
+def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, moves: str, stop_at: int) -> None:
+    flags = (
+        "--trunk",
+        "1",
+        "--moves",
+        moves,
+        "--epochs",
+        "3",
+        "--ema",
+        "0.5",
+        "--patience",
+        "3",
+        "--adversarial",
+        "0.1",
+    )
     whole = tune(job(tmp_path / "whole", *flags))
     stopped = job(tmp_path / "stopped", *flags, stop_at=stop_at)
     with pytest.raises(KeyboardInterrupt):

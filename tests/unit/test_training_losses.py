@@ -22,7 +22,7 @@ _ITEMS = 40
 def space() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Users, items, taken, and a popularity that is far from even."""
     torch.manual_seed(0)
-    return torch.randn(6, 8), torch.randn(_ITEMS, 8), torch.arange(6) * 3, torch.arange(_ITEMS).float() ** 2
+    return torch.randn(6, 8), torch.randn(_ITEMS, 8), torch.arange(6) * 3, (torch.arange(_ITEMS).float() + 1) ** 2
 
 
 def test_sampled_softmax_comes_to_the_full_one_with_many_negatives(
@@ -40,7 +40,7 @@ def test_sampled_softmax_comes_to_the_full_one_with_many_negatives(
 
 def test_needed_items_that_were_not_drawn_are_no_negatives() -> None:
     popularity = torch.zeros(_ITEMS)
-    popularity[:4] = 1e9
+    popularity[:4] = 1
     among = Negatives(popularity, 16).draw(torch.tensor([[20, 30]]))
     assert among.drawn is not None
     assert among.place[20] >= 0
@@ -58,11 +58,14 @@ def test_squared_error_is_zero_only_for_one_and_zeros() -> None:
 
 
 def test_phrases_come_with_items_that_they_fit_by_popularity() -> None:
-    popularity = np.array([0.0, 99.5, 0.0, 5.0])
-    asked = PhraseSampler([Phrase("a", [0, 1]), Phrase("b", [3])], popularity).draw(400, np.random.default_rng(0))
-    of_a, of_b = asked.item[asked.phrase == 0], asked.item[asked.phrase == 1]
+    popularity = np.array([1.0, 99.0, 0.0, 5.0])
+    asked = PhraseSampler([Phrase("a", [0, 1, 2]), Phrase("nothing", [2]), Phrase("b", [3])], popularity).draw(
+        400, np.random.default_rng(0)
+    )
+    of_a, of_b = asked.item[asked.phrase == 0], asked.item[asked.phrase == 2]
     assert set(of_a.tolist()) <= {0, 1}
     assert set(of_b.tolist()) == {3}
+    assert len(of_a) + len(of_b) == 400
     assert (of_a == 1).float().mean() > 0.9
     assert len(PhraseSampler([], popularity).draw(4, np.random.default_rng(0)).phrase) == 0
 
@@ -72,7 +75,7 @@ def test_guides_answer_with_the_mean_of_their_probabilities() -> None:
     pairs = [(Teacher(4, 8, _ITEMS, 5), torch.randn(_ITEMS, 8)) for _ in range(2)]
     items = torch.tensor([[1, 2, 3], [4, 5, 0]])
     batch = Windows(items, torch.tensor([[2, 3, 4], [5, 6, -100]]), (items > 0).long())
-    found = Guides(pairs).chances(batch, Among.all(_ITEMS))
+    found = Guides(pairs).chances(batch, Among.all(torch.ones(_ITEMS, dtype=torch.bool)))
     kinds = torch.zeros_like(items)
     alone = [
         functional.softmax(teacher.ranker(vectors[items], kinds, batch.mask)[batch.targets >= 0] @ vectors.T, dim=-1)
@@ -81,3 +84,11 @@ def test_guides_answer_with_the_mean_of_their_probabilities() -> None:
     torch.testing.assert_close(found, (alone[0] + alone[1]) / 2)
     assert found.shape == (5, _ITEMS)
     assert not any(p.requires_grad for teacher, _ in pairs for p in teacher.parameters())
+
+
+def test_items_that_nobody_took_are_not_looked_at() -> None:
+    among = Among.all(torch.tensor([True, False, True, True]))
+    assert among.items.tolist() == [0, 2, 3]
+    assert among.place.tolist() == [0, -1, 1, 2]
+    drawn = Negatives(torch.tensor([3.0, 0.0, 1.0, 1.0]), 500).draw(torch.tensor([3]))
+    assert drawn.items.tolist() == [0, 2, 3]

@@ -133,16 +133,11 @@ def test_adversary_makes_it_worse_by_no_more_than_its_strength() -> None:
     assert torch.equal(worse[2], rows[2])
 
 
-class _Bank:
-    def refresh(self) -> None: ...
-
-
 class _Scripted:
     """A trainer whose validation follows a script; its weights are the number of its epoch."""
 
     def __init__(self, script: list[float]) -> None:
         self.step, self._script = 0, script
-        self.bank, self.teacher = _Bank(), torch.nn.Identity()
         self.put_back: dict[str, Tensor] = {}
 
     def epoch(self) -> float:
@@ -158,6 +153,10 @@ class _Scripted:
     def put(self, weights: dict[str, Tensor]) -> None:
         self.put_back = weights
 
+    def finish(self) -> None: ...
+
+    def restore(self, tensors: dict[str, Tensor], facts: Facts) -> None: ...
+
     def state(self) -> tuple[dict[str, Tensor], Facts]:
         return self.answer(), {}
 
@@ -169,7 +168,7 @@ class _Scripted:
 def test_early_stop_keeps_the_best_epoch(tmp_path: Path, patience: int, epochs: int, kept: int) -> None:
     trainer = _Scripted([0.1, 0.3, 0.2, 0.25, 0.2, 0.4, 0.1] if patience != 3 else [0.1, 0.3, 0.2, 0.25, 0.5, 0.6])
     steps: list[None] = []
-    course = Course(trainer, Resume(tmp_path / "resume", "key"), Record(tmp_path, "curve"), patience)  # type: ignore[arg-type]
+    course = Course(trainer, Resume(tmp_path / "resume", "key"), Record(tmp_path, "curve"), patience)
     course.to(6 if patience == 3 else 7, lambda: steps.append(None))
     assert (len(steps), trainer.put_back["epoch"].item()) == (epochs, kept)
 

@@ -1,0 +1,79 @@
+"""What every student learns from: texts, clean and noisy, and where the teacher puts them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+
+from export.data.noise import corrupt
+from export.train.encoder import pad
+from server.models.tokenizer import Tokenizer
+
+_POOL = 8  # batches that are sorted by length together
+_SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
+_COSINE_WEIGHT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Texts and the teacher's vectors of them; what a noisy text should become is the vector of the clean one.
+
+    Args:
+        texts: every training text.
+        rows: their token ids.
+        tokenizer: for the noisy ones, which every epoch writes anew.
+        wanted: the teacher's unit vectors, float32 [texts, dimensions].
+        items: the catalogue's vectors, float32 [items, dimensions].
+        seed: of the noise; the epoch is added to it.
+    """
+
+    texts: list[str]
+    rows: list[list[int]]
+    tokenizer: Tokenizer
+    wanted: Tensor
+    items: Tensor
+    seed: int
+
+    def steps(self, size: int) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.rows) // size)
+
+    def epoch(self, number: int, size: int, noisy: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Every text once in batches of similar length, in random order: ids, mask, wanted vectors.
+
+        A share `noisy` of the texts has typos, and words lost or in the wrong order. The same number gives the same
+        batches.
+        """
+        rows = self._spelled(noisy, random.Random(self.seed + number))  # noqa: S311 (no secret)
+        for batch in _batches(rows, size, np.random.default_rng((self.seed, number))):
+            yield *pad([rows[n] for n in batch]), self.wanted[batch]
+
+    def _spelled(self, noisy: float, rng: random.Random) -> list[list[int]]:
+        chosen = [n for n in range(len(self.rows)) if rng.random() < noisy]
+        spelled = self.tokenizer.encode([corrupt(self.texts[n], rng) for n in chosen])
+        rows = list(self.rows)
+        for n, row in zip(chosen, spelled, strict=True):
+            rows[n] = row
+        return rows
+
+    def loss(self, vectors: Tensor, wanted: Tensor) -> Tensor:
+        """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015)."""
+        cosine = 1 - (vectors * wanted).sum(-1).mean()
+        near = functional.log_softmax(_SHARPNESS * vectors @ self.items.T, dim=-1)
+        target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
+        kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
+        return _COSINE_WEIGHT * cosine + kl
+
+
+def _batches(rows: list[list[int]], size: int, rng: np.random.Generator) -> list[list[int]]:
+    order = rng.permutation(len(rows))
+    batches: list[list[int]] = []
+    for start in range(0, len(order), size * _POOL):
+        pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda n: len(rows[n]))
+        batches += [pool[n : n + size] for n in range(0, len(pool), size)]
+    return [batches[n] for n in rng.permutation(len(batches))]

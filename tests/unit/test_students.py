@@ -1,0 +1,236 @@
+"""The ladder of students: what each maps, what it starts from, and that training brings it to the teacher."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from export import config
+from export.config import ExportSettings
+from export.data.noise import corrupt
+from export.data.phrases import Phrase, Texts
+from export.errors import ExportError
+from export.stage import Job
+from export.train import distil
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from export.train.lesson import Lesson
+from export.train.static import StaticEncoder, fit
+from export.train.students import Rung, drop_layers, ladder, load_one, spread
+from export.train.teacher import Teacher, save_teacher
+
+_COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")
+_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "a", *_COLOURS, *_THINGS]
+_WORDS += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+_TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
+
+
+def write_checkpoint(folder: Path) -> None:
+    """A random BERT of four layers, 32 wide, and its word pieces."""
+    pieces = Tokenizer(models.WordPiece({word: n for n, word in enumerate(_WORDS)}, unk_token="[UNK]"))
+    pieces.normalizer, pieces.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(_WORDS), **sizes)).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    pieces.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """What the stages before this one leave: texts, a tiny teacher and its pooled vectors."""
+    torch.manual_seed(1)
+    job = Job(ExportSettings(artifacts=tmp_path_factory.mktemp("artifacts"), preset="smoke", _cli_parse_args=[]))
+    write_checkpoint(job.folder("data") / "checkpoint")
+    variants = [_TITLES, _TITLES, [title.split()[0] for title in _TITLES], _TITLES]
+    texts = Texts(variants, [Phrase(colour, [n]) for n, colour in enumerate(_COLOURS)])
+    texts.save(job.folder("data"))
+    encoder = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 1).eval()
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(texts.all)
+    with torch.inference_mode():
+        pooled = encoder.pool(*pad(rows)).numpy()
+    job.folder("finetune").mkdir()
+    np.save(job.folder("finetune") / "pooled.npy", pooled)
+    save_teacher(Teacher(32, 32, len(_TITLES), 17), job.folder("finetune"))
+    return job
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smoke preset with every kind of student."""
+    whole = replace(config.PRESETS["smoke"], students=("bert3", "bert1", "static"), distil_epochs=2, static_epochs=4)
+    monkeypatch.setitem(config.PRESETS, "smoke", whole)
+
+
+def run(job: Job, out: Path) -> dict[str, nn.Module]:
+    out.mkdir()
+    distil.run(job, out)
+    return {name: load_one(out / name) for name in json.loads((out / "students.json").read_text())}
+
+
+def vectors(student: nn.Module, rows: list[list[int]]) -> torch.Tensor:
+    with torch.inference_mode():
+        out: torch.Tensor = student(*pad(rows))
+    return out
+
+
+def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, tmp_path: Path, plan: None) -> None:
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(["red", "a good red lamp", "日本 ☃", ""])
+    students = run(job, tmp_path / "distil")
+    assert list(students) == ["bert3", "bert1", "static"]
+    for student in students.values():
+        assert not student.training
+        together = vectors(student, rows)
+        alone = torch.cat([vectors(student, [row]) for row in rows])
+        assert (together.dtype, together.shape) == (torch.float32, (4, 32))
+        torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) -> None:
+    run(job, tmp_path / "distil")
+    records = [json.loads((tmp_path / "distil" / n / "student.json").read_text()) for n in ("bert3", "bert1", "static")]
+    assert [(r["kind"], r["layers"], r["hidden"]) for r in records] == [
+        ("bert", [0, 1, 3], 32),
+        ("bert", [0], 32),
+        ("static", [], 32),
+    ]
+    assert [len(r["losses"]) for r in records] == [2, 2, 4]
+
+
+def test_same_seed_same_students_and_other_seed_others(job: Job, tmp_path: Path, plan: None) -> None:
+    first, again = run(job, tmp_path / "first"), run(job, tmp_path / "again")
+    other = run(Job(job.settings.model_copy(update={"seed": 8})), tmp_path / "other")
+    for name, student in first.items():
+        for key, value in student.state_dict().items():
+            assert torch.equal(value, again[name].state_dict()[key]), (name, key)
+        assert not torch.equal(vectors(student, [[2, 5, 3]]), vectors(other[name], [[2, 5, 3]]))
+
+
+def test_training_brings_students_to_the_teacher(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: None
+) -> None:
+    teacher, lesson = distil._lesson(job)
+    assert torch.allclose(vectors(teacher, lesson.rows), lesson.wanted, atol=1e-5)
+    longer = replace(config.PRESETS["smoke"], distil_epochs=30, static_epochs=60)
+    monkeypatch.setitem(config.PRESETS, "smoke", longer)
+    for name in run(job, tmp_path / "distil"):
+        losses = json.loads((tmp_path / "distil" / name / "student.json").read_text())["losses"]
+        assert losses[-1] < 0.9 * losses[0], name
+
+
+def test_static_student_is_one_look_up_without_a_product(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    student = StaticEncoder(50, 64, 8).eval()
+    nn.init.normal_(student.table.weight)
+    path, ids = tmp_path / "static.onnx", torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    axes = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
+    torch.onnx.export(
+        student,
+        (ids, mask),
+        path,
+        input_names=list(axes),
+        output_names=["vectors"],
+        dynamic_axes=axes | {"vectors": {0: "batch"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert (operators.count("Gather"), operators.count("MatMul"), operators.count("Gemm")) == (1, 0, 0)
+    session = onnxruntime.InferenceSession(path)
+    for length in (2, 3, 4):
+        feeds = {"input_ids": ids[:, :length].numpy(), "attention_mask": mask[:, :length].numpy()}
+        (got,) = session.run(None, feeds)
+        np.testing.assert_allclose(got, student(ids[:, :length], mask[:, :length]).detach().numpy(), atol=1e-6)
+
+
+def test_static_student_ignores_padding_and_sees_the_order_of_words() -> None:
+    student = StaticEncoder(50, 64, 8).eval()
+    nn.init.normal_(student.table.weight)
+    padded = student(torch.tensor([[2, 7, 9, 3, 11, 12]]), torch.tensor([[1, 1, 1, 1, 0, 0]]))
+    torch.testing.assert_close(padded, vectors(student, [[2, 7, 9, 3]]))
+    assert not torch.allclose(vectors(student, [[2, 7, 9, 3]]), vectors(student, [[2, 9, 7, 3]]))
+
+
+def test_fit_finds_the_linear_map_that_there_is() -> None:
+    generator = torch.Generator().manual_seed(3)
+    pieces, way = torch.randn(40, 6, generator=generator), torch.randn(6, 4, generator=generator)
+    rows = [torch.randint(0, 20, (5,), generator=generator).tolist() for _ in range(300)]
+    wanted = torch.stack([(pieces[row] @ way).mean(0) for row in rows])
+    torch.testing.assert_close(fit(pieces, rows, wanted), pieces @ way, atol=0.05, rtol=0.05)
+
+
+def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> None:
+    tokenizer = load_tokenizer(job.folder("data") / "checkpoint", 128)
+    lesson = Lesson(_TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), seed=5)
+
+    def seen(number: int, noisy: float) -> dict[int, list[int]]:
+        batches = list(lesson.epoch(number, 4, noisy))
+        assert len(batches) == lesson.steps(4)
+        pairs = [(w, i, m) for ids, mask, wanted in batches for w, i, m in zip(wanted, ids, mask, strict=True)]
+        return {int(w.argmax()): i[m == 1].tolist() for w, i, m in pairs}
+
+    clean = dict(enumerate(lesson.rows))
+    assert seen(0, 0.0) == clean
+    assert seen(0, 1.0) == seen(0, 1.0) != seen(1, 1.0)
+    assert sum(row == clean[n] for n, row in seen(0, 1.0).items()) == 0
+
+
+def test_loss_is_least_at_the_teachers_vectors() -> None:
+    wanted = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    lesson = Lesson([], [], Tokenizer, wanted, torch.eye(8), seed=0)
+    assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
+    assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
+
+
+@pytest.mark.parametrize("name", ["bert3", "bert2x192", "static"])
+def test_names_read_as_they_are_written(name: str) -> None:
+    assert Rung.parse(name).name == name
+
+
+@pytest.mark.parametrize("name", ["bert", "bert0", "bert2x", "gru", "static2", "bert-3"])
+def test_name_that_is_no_student_is_refused(name: str) -> None:
+    with pytest.raises(ExportError, match="is no student"):
+        Rung.parse(name)
+
+
+def test_ladder_fits_the_teacher() -> None:
+    names = ("bert4", "bert3", "bert2x192", "static")
+    assert [r.name for r in ladder(names, 6, 384)] == list(names)
+    assert [r.name for r in ladder(names, 2, 128)] == ["bert2", "static"]
+
+
+def test_spread_keeps_first_and_last() -> None:
+    assert [spread(6, 4), spread(6, 3), spread(4, 2), spread(3, 1), spread(2, 5)] == [
+        [0, 1, 3, 5],
+        [0, 2, 5],
+        [0, 3],
+        [0],
+        [0, 1],
+    ]
+
+
+def test_dropping_layers_leaves_the_deeper_one_whole(job: Job) -> None:
+    deep = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    shallow = drop_layers(deep, [0, 3])
+    assert (len(deep.trunk.encoder.layer), len(shallow.trunk.encoder.layer)) == (4, 2)
+    assert deep.trunk.config.num_hidden_layers == 4
+    assert not any(p.requires_grad for p in shallow.trunk.embeddings.parameters())
+
+
+def test_noise_is_the_seeds_and_never_nothing() -> None:
+    texts = [*_TITLES, "The Shawshank Redemption (1994)", "me", ""]
+    noisy = [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
+    assert noisy == [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
+    assert all(new != old for new, old in zip(noisy[:-2], texts[:-2], strict=True))
+    assert noisy[-2:] == ["me", ""]
+    assert len({corrupt("The Shawshank Redemption (1994)", random.Random(n)) for n in range(50)}) > 30
