@@ -26,8 +26,13 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset(finetune_epochs=20, distil_epochs=4),
-    "full": Preset(finetune_epochs=40, distil_epochs=8, students=("bert4", "bert3", "bert2", "bert1", "static")),
+    "quick": Preset(finetune_epochs=20, distil_epochs=3),
+    "full": Preset(
+        finetune_epochs=40,
+        distil_epochs=12,
+        students=("bert4", "bert3", "bert2", "bert2x192", "bert1", "static"),
+        static_epochs=40,
+    ),
     "smoke": Preset(
         finetune_epochs=1,
         distil_epochs=1,
