@@ -32,11 +32,12 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset(finetune_epochs=16, distil_epochs=4, training={"trunk": "2", "passes": 3}),
+    "quick": Preset(finetune_epochs=16, distil_epochs=3, training={"trunk": "2", "passes": 3}),
     "full": Preset(
         finetune_epochs=40,
         distil_epochs=8,
-        students=("bert4", "bert3", "bert2", "bert1", "static"),
+        students=("bert4", "bert3", "bert2", "bert2x192", "bert1", "static"),
+        static_epochs=40,
         training={"trunk": "2", "passes": 8},
     ),
     "smoke": Preset(

@@ -15,6 +15,7 @@ from export.data.phrases import Texts
 from export.stage import Job
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
 from export.train.lesson import Lesson
+from export.train.narrow import narrow
 from export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
 from export.train.students import (
     LADDER,
@@ -29,17 +30,19 @@ from export.train.students import (
 )
 from export.train.teacher import Bank, load_teacher
 
+_NOISY = 0.6  # share of the texts that come with noise
+_SAMPLE = 512  # texts whose states say which directions a narrow student needs
 _PAIRS = 32_768  # rows of the static student's table for pairs of neighbours
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How long and how fast a student learns; `noisy` is the share of texts that come with noise."""
+    """How long and how fast a student learns; `table_rate` is the learning rate of its table of word pieces."""
 
     epochs: int
     batch: int
     learning_rate: float
-    noisy: float
+    table_rate: float
 
 
 def run(job: Job, out: Path) -> None:
@@ -82,15 +85,17 @@ def _students(
     deeper, kept = teacher, list(range(teacher.trunk.config.num_hidden_layers))
     for rung in rungs:
         if rung.layers == 0:
-            static = _static(job, teacher, lesson)
             record = Record(rung.name, STATIC, [], dimensions, dimensions, _PAIRS)
-            yield rung, static, record, Course(plan.static_epochs, 256, 5e-3, 0.6)
+            yield rung, _static(job, teacher, lesson), record, Course(plan.static_epochs, 256, 5e-3, 5e-3)
             continue
         keep = spread(len(kept), rung.layers)
         student, layers = drop_layers(deeper, keep), [kept[n] for n in keep]
+        if rung.width:
+            student = narrow(student, rung.width, lesson.rows[:: -(-len(lesson.rows) // _SAMPLE)])
+        else:
+            deeper, kept = student, layers
         record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, dimensions)
-        yield rung, student, record, Course(plan.distil_epochs, 64, 5e-4, 0.5)
-        deeper, kept = student, layers
+        yield rung, student, record, Course(plan.distil_epochs, 64, 5e-4, 2e-3)
 
 
 def _static(job: Job, teacher: TextEncoder, lesson: Lesson) -> StaticEncoder:
@@ -107,21 +112,33 @@ def _train(
 ) -> Iterator[float]:
     """Train; yields the mean loss of each epoch."""
     total = course.epochs * lesson.steps(course.batch)
-    free = [p for p in student.parameters() if p.requires_grad]
-    sparse = isinstance(student, StaticEncoder)
-    optimiser = torch.optim.SparseAdam(free) if sparse else torch.optim.AdamW(free, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, course.learning_rate, total_steps=total + 1, pct_start=0.1, cycle_momentum=not sparse
-    )
+    optimisers = _optimisers(student, course)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(o, o.defaults["lr"], total + 1, pct_start=0.1, cycle_momentum=False)
+        for o in optimisers
+    ]
     with job.progress(f"distil {name}", total) as step:
         for epoch in range(course.epochs):
             losses = []
-            for ids, mask, wanted in lesson.epoch(epoch, course.batch, course.noisy):
+            for ids, mask, wanted in lesson.epoch(epoch, course.batch, _NOISY):
                 loss = lesson.loss(student(ids, mask), wanted)
-                optimiser.zero_grad()
+                student.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()  # type: ignore[no-untyped-call]
-                schedule.step()
+                for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                    optimiser.step()
+                    schedule.step()
                 losses.append(loss.item())
                 step()
             yield sum(losses) / len(losses)
+
+
+def _optimisers(student: TextEncoder | StaticEncoder, course: Course) -> list[torch.optim.Optimizer]:
+    """One for the table of word pieces, of which a batch touches few rows, and one for what is behind it.
+
+    Rows that no training text touches keep what BERT gave them.
+    """
+    table = student.table if isinstance(student, StaticEncoder) else student.trunk.embeddings.word_embeddings
+    table.sparse = True
+    rest = [p for p in student.parameters() if p is not table.weight]
+    sparse = torch.optim.SparseAdam([table.weight], lr=course.table_rate)
+    return [sparse, torch.optim.AdamW(rest, lr=course.learning_rate, fused=True)] if rest else [sparse]

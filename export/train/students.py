@@ -78,15 +78,10 @@ def spread(have: int, keep: int) -> list[int]:
 
 
 def drop_layers(deeper: TextEncoder, keep: list[int]) -> TextEncoder:
-    """A copy of an encoder with only the given layers; its word embeddings are frozen.
-
-    Words that no training text has keep the meaning that BERT gave them.
-    """
+    """A copy of an encoder with only the given layers."""
     student = copy.deepcopy(deeper)
     student.trunk.encoder.layer = nn.ModuleList([student.trunk.encoder.layer[n] for n in keep])
     student.trunk.config.num_hidden_layers = len(keep)
-    student.requires_grad_(requires_grad=True)
-    student.trunk.embeddings.requires_grad_(requires_grad=False)
     return student.eval()  # no dropout: the target is a fixed function
 
 

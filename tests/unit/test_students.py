@@ -24,6 +24,7 @@ from export.stage import Job
 from export.train import distil
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.lesson import Lesson
+from export.train.narrow import narrow
 from export.train.static import StaticEncoder, fit
 from export.train.students import Rung, drop_layers, ladder, load_one, spread
 from export.train.teacher import Teacher, save_teacher
@@ -32,6 +33,9 @@ _COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table"
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "a", *_COLOURS, *_THINGS]
 _WORDS += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
 _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
+
+
+_LADDER = ("bert3", "bert2x16", "bert1", "static")
 
 
 def write_checkpoint(folder: Path) -> None:
@@ -66,7 +70,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smoke preset with every kind of student."""
-    whole = replace(config.PRESETS["smoke"], students=("bert3", "bert1", "static"), distil_epochs=2, static_epochs=4)
+    whole = replace(config.PRESETS["smoke"], students=_LADDER, distil_epochs=2, static_epochs=4)
     monkeypatch.setitem(config.PRESETS, "smoke", whole)
 
 
@@ -85,7 +89,7 @@ def vectors(student: nn.Module, rows: list[list[int]]) -> torch.Tensor:
 def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, tmp_path: Path, plan: None) -> None:
     rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(["red", "a good red lamp", "日本 ☃", ""])
     students = run(job, tmp_path / "distil")
-    assert list(students) == ["bert3", "bert1", "static"]
+    assert tuple(students) == _LADDER
     for student in students.values():
         assert not student.training
         together = vectors(student, rows)
@@ -97,13 +101,14 @@ def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, t
 
 def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) -> None:
     run(job, tmp_path / "distil")
-    records = [json.loads((tmp_path / "distil" / n / "student.json").read_text()) for n in ("bert3", "bert1", "static")]
+    records = [json.loads((tmp_path / "distil" / n / "student.json").read_text()) for n in _LADDER]
     assert [(r["kind"], r["layers"], r["hidden"]) for r in records] == [
         ("bert", [0, 1, 3], 32),
+        ("bert", [0, 3], 16),
         ("bert", [0], 32),
         ("static", [], 32),
     ]
-    assert [len(r["losses"]) for r in records] == [2, 2, 4]
+    assert [len(r["losses"]) for r in records] == [2, 2, 2, 4]
 
 
 def test_same_seed_same_students_and_other_seed_others(job: Job, tmp_path: Path, plan: None) -> None:
@@ -224,7 +229,21 @@ def test_dropping_layers_leaves_the_deeper_one_whole(job: Job) -> None:
     shallow = drop_layers(deep, [0, 3])
     assert (len(deep.trunk.encoder.layer), len(shallow.trunk.encoder.layer)) == (4, 2)
     assert deep.trunk.config.num_hidden_layers == 4
-    assert not any(p.requires_grad for p in shallow.trunk.embeddings.parameters())
+
+
+def test_narrow_student_of_full_width_is_the_wide_one(job: Job) -> None:
+    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(_TITLES)
+    torch.testing.assert_close(vectors(narrow(wide, 32, rows), rows), vectors(wide, rows))
+
+
+def test_narrow_student_keeps_heads_of_their_width(job: Job) -> None:
+    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    trunk = narrow(wide, 16, [[2, 5, 3]]).trunk
+    assert (trunk.config.hidden_size, trunk.config.num_attention_heads, trunk.config.intermediate_size) == (16, 2, 32)
+    assert len(wide.trunk.encoder.layer) == len(trunk.encoder.layer) == 4
+    with pytest.raises(ExportError, match="multiple of 8"):
+        narrow(wide, 12, [[2, 5, 3]])
 
 
 def test_noise_is_the_seeds_and_never_nothing() -> None:
