@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from export import gates
+from export.compress.fidelity import alone as by_itself
+from export.compress.fidelity import invariance, mean_cosine
 from export.compress.graph import count_operators
+from export.compress.int8 import FORMS, observe, quantise_bert
 from export.compress.trace import fuse, trace
 from export.data.checkpoint import locate, write_bert
 from export.data.head import Head
@@ -67,6 +70,10 @@ def test_every_family_fuses_whole_and_does_not_depend_on_its_batch(tmp_path: Pat
     assert np.abs(alone - together).max() < 1e-5
     with torch.inference_mode():
         assert np.abs(encoder(*pad(rows)).numpy() - together).max() < 1e-5
+    quantise_bert(tmp_path / "fused.onnx", tmp_path / "int8.onnx", observe(tmp_path / "fused.onnx", rows), FORMS[0])
+    small = EncoderModel(open_session(tmp_path / "int8.onnx"))
+    assert mean_cosine(by_itself(small, rows), alone) >= gates.GATES.min_cosine
+    assert invariance(small, rows, by_itself(small, rows)) <= gates.GATES.max_invariance
 
 
 def test_half_precision_weights_come_in_as_float32(tmp_path: Path) -> None:
