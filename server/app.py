@@ -33,7 +33,7 @@ from server.api.methods import Methods
 from server.api.security import Guard, Tokens, connection_limits, server_credentials
 from server.api.services import EncoderServicer, RecommenderServicer
 from server.config import ServerSettings
-from server.errors import ConfigError, NotFound
+from server.errors import ConfigError, NotFound, NotServing
 from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
@@ -197,7 +197,7 @@ class App:
         try:
             with self.registry.use() as engine:
                 return engine.encode.load().wait_s
-        except NotFound:
+        except (NotFound, NotServing):
             return 0.0
 
     def _bind(self, host: str, port: int) -> int:

@@ -6,6 +6,7 @@ SwiftrecError         base
 ├─ ProviderError      the device that was asked for is not the one that would run: exit code 2
 ├─ InvalidRequest     a field of a request is wrong
 ├─ NotFound           no such bundle, version or model is loaded
+├─ NotServing         no bundle is loaded yet
 ├─ Overloaded         the queue is full, or the answer would come too late
 ├─ DeadlineExceeded   the answer would come too late, or did
 ├─ Cancelled          nobody waits for the answer any more
@@ -52,6 +53,10 @@ class InvalidInput(InvalidRequest):
 
 class NotFound(SwiftrecError):  # noqa: N818
     """No such bundle, version or model is loaded."""
+
+
+class NotServing(SwiftrecError):  # noqa: N818
+    """No bundle is loaded yet."""
 
 
 class Unsupported(SwiftrecError):  # noqa: N818

@@ -15,6 +15,7 @@ from server.errors import (
     InvalidRequest,
     ModelFailed,
     NotFound,
+    NotServing,
     Overloaded,
     ShuttingDown,
     SwiftrecError,
@@ -24,6 +25,7 @@ from server.errors import (
 _CODES: dict[type, int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
     NotFound: code_pb2.NOT_FOUND,
+    NotServing: code_pb2.UNAVAILABLE,
     BundleError: code_pb2.FAILED_PRECONDITION,
     Unsupported: code_pb2.UNIMPLEMENTED,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,

@@ -11,6 +11,7 @@ WINDOW = 64  # jobs that a plan looks at, oldest first
 PRIORITIES = range(10)  # 1 is the most urgent, 9 the least, 0 means the default
 DEFAULT_PRIORITY = 5
 _NOTHING = 0.1  # padding of less than a tenth of a batch's fixed cost is not worth an older job's wait
+_PAIR_S = 1e-7  # what looking for the best cut costs for each pair of jobs in the window, in Python on a slow core
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,9 @@ def plan(waiting: Sequence[Waits], limits: Limits, cost: Cost, now: float) -> Pl
     """Choose what runs now among the first `WINDOW` jobs.
 
     The most urgent job always goes, so that none starves. Its mates are the next most urgent where their padding costs
-    next to nothing; else the group that holds it when the window, sorted by length, is cut into batches that cost least
-    in all. Jobs that are overdue go before others as soon as they fill a batch: grouping by length delays nobody much.
+    next to nothing, or less than looking for something better; else the group that holds it when the window, sorted by
+    length, is cut into batches that cost least in all. Jobs that are overdue go before others as soon as they fill a
+    batch: grouping by length delays nobody much.
     """
     if len(waiting) == 1:
         return Plan([0], Reason.DRAINED)
@@ -98,6 +100,7 @@ def plan(waiting: Sequence[Waits], limits: Limits, cost: Cost, now: float) -> Pl
     order = sorted(range(len(window)), key=keys.__getitem__)
     chosen = _prefix(window, order, limits)
     slack_s = cost.batch_s if len(chosen) == len(window) else _NOTHING * cost.batch_s
+    slack_s = max(slack_s, _PAIR_S * len(window) ** 2)
     if _padding_s([window[n].tokens for n in chosen], cost) > slack_s:
         overdue = [n for n in order if window[n].due <= now]
         chosen = _group(window, overdue if len(overdue) >= len(chosen) else order, limits, cost)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from server.errors import BundleError, NotFound, SwiftrecError
+from server.errors import BundleError, NotFound, NotServing, SwiftrecError
 from server.models.bundle import Bundle, load_bundle, versions
 
 _log = logging.getLogger(__name__)
@@ -153,7 +153,10 @@ class Registry(Generic[E]):
 
         Raises:
             NotFound: no such bundle or version serves.
+            NotServing: none has served yet: the server is starting.
         """
+        if not self._default:
+            raise NotServing("no bundle is loaded yet: the server is starting")
         while not (served := self._find(name or self._default, version)).take():
             pass  # it was swapped at this moment, and is in the table no more
         return Lease(served)

@@ -17,7 +17,7 @@ from server.api.inference.settings import log_settings, trace_setting
 from server.api.inference.statistics import model_statistics
 from server.api.status import sentence
 from server.api.streams import in_order
-from server.errors import InvalidInput, NotFound, SwiftrecError, Unsupported
+from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError, Unsupported
 from server.models.registry import Registry
 from server.pipeline.engine import Engine
 
@@ -69,7 +69,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         try:
             with self._use(request.name, request.version):
                 return pb.ModelReadyResponse(ready=self._is_ready())
-        except NotFound:
+        except (NotFound, NotServing):
             return pb.ModelReadyResponse(ready=False)
 
     def ServerMetadata(
