@@ -23,6 +23,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.suite import store
+from benchmarks.suite.settings import RESULTS
 from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
 from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMode
@@ -95,6 +97,8 @@ class Row:
 def run(settings: CatalogueSettings) -> int:
     """Measure each size and write the table."""
     rows = _one_size(settings) if len(settings.items) == 1 else _each_size(settings)
+    if len(settings.items) > 1:
+        store.join("catalogue", rows, RESULTS)
     report.write(_text(rows), {"catalogue": rows})
     return 0
 

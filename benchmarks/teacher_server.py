@@ -105,7 +105,7 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
     try:
         import torch
 
-        from export.train.encoder import TextEncoder, load_trunk
+        from export.train.encoder import TextEncoder, load_trunk, teacher_checkpoint
         from export.train.ranker import LastUser
         from export.train.teacher import load_teacher
     except ImportError as error:
@@ -115,15 +115,9 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
         raise RuntimeError(f"{job.folder('finetune')}: no teacher: run make export")
     torch.set_num_threads(1)
     teacher = load_teacher(job.folder("finetune"))
-    encoder = TextEncoder(load_trunk(_checkpoint(job)), teacher.projection.out_features).eval()
+    encoder = TextEncoder(load_trunk(teacher_checkpoint(job)), teacher.projection.out_features).eval()
     encoder.projection.load_state_dict(teacher.projection.state_dict())
     return encoder, LastUser(teacher.ranker).eval()
-
-
-def _checkpoint(job: Job) -> Path:
-    """Folder of the teacher's BERT: the tuned one if stage finetune wrote it, else the one that was given."""
-    tuned = job.folder("finetune") / "checkpoint"
-    return tuned if tuned.exists() else job.folder("data") / "checkpoint"
 
 
 def _job(bundle: Path) -> Job:

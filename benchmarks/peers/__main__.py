@@ -14,6 +14,8 @@ from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
 from benchmarks.peers.targets import targets, tried
+from benchmarks.suite import store
+from benchmarks.suite.settings import RESULTS
 from benchmarks.texts import texts as texts_of
 from server.config import read_settings
 from server.errors import SwiftrecError
@@ -68,6 +70,8 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
+    if not results.is_partial and not settings.tries:
+        store.join("peers", results.section(), RESULTS)
     return finish(results, settings.out)
 
 

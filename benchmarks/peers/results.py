@@ -79,6 +79,18 @@ class Results:
         made.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
         made.replace(path)
 
+    def section(self) -> dict[str, Any]:
+        """What `make bench`'s result holds of it: the section `peers`."""
+        rates: dict[str, dict[str, float]] = {}
+        tails: dict[str, dict[str, float]] = {}
+        rows: list[dict[str, Any]] = _plain(self.rows())
+        for row in rows:
+            name = f"{row['target']} {row['mode']}"
+            for into, figure in ((rates, row["requests_per_s"]), (tails, row["p99_ms_at_70"])):
+                if figure is not None:
+                    into.setdefault(name, {})[row["variant"]] = figure
+        return {"req_per_s_core": rates, "p99_ms_at_70": tails, "skipped": self.skipped | self.died, "rows": rows}
+
     def table(self) -> str:
         """The table with what must be known about it."""
         lines = [report.table(_HEAD, [_cells(row) for row in self.rows()])]
