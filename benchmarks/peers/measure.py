@@ -164,7 +164,9 @@ def _alone_against_batch(ask: Ask, asked: Asked, plan: Plan) -> int:
     """How many texts are answered differently alone and beside others."""
     requests = asked.requests[: max(1, _ALONE // asked.target.texts)]
     alone, together = (_answers(ask, asked, requests, in_flight) for in_flight in (1, plan.in_flight))
-    return sum(not asked.scores.is_same(text, ids, together[text]) for text, ids in alone.items())
+    return sum(
+        text not in together or not asked.scores.is_same(text, ids, together[text]) for text, ids in alone.items()
+    )
 
 
 def _answers(ask: Ask, asked: Asked, requests: Sequence[bytes], in_flight: int) -> dict[int, list[str]]:

@@ -9,6 +9,7 @@ from server.batching.policy import Limits
 from server.errors import DeadlineExceeded, Overloaded
 
 _LEAST_RETRY_S = 0.01
+_SURE = 0.95  # of the budget: a wait is predicted from means, and nobody shall wait longer than the budget says
 
 
 class Refusal(Enum):
@@ -35,7 +36,7 @@ def refuse(load: Load, tokens: int, run_s: float, patience_s: float, limits: Lim
         return Refusal.EXPIRED
     if load.jobs >= limits.waiting_jobs or load.tokens + tokens > limits.waiting_tokens:
         return Refusal.FULL
-    if load.wait_s > limits.budget_s:
+    if load.wait_s > _SURE * limits.budget_s:
         return Refusal.BUDGET
     if load.wait_s > 0 and load.wait_s + run_s > patience_s:  # an idle session tries, whatever the model predicts
         return Refusal.DEADLINE
@@ -47,5 +48,5 @@ def error(refusal: Refusal, load: Load, limits: Limits) -> Exception:
     if refusal is Refusal.EXPIRED:
         return DeadlineExceeded("the deadline had passed before the work was queued")
     if refusal is Refusal.BUDGET:
-        return Overloaded(max(_LEAST_RETRY_S, load.wait_s - limits.budget_s))
+        return Overloaded(max(_LEAST_RETRY_S, load.wait_s - _SURE * limits.budget_s))
     return Overloaded(max(_LEAST_RETRY_S, load.wait_s))

@@ -26,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
     commands = {"good": ECHO, "dying": DYING, "absent": [str(tmp_path / "nothing here")]}
     monkeypatch.setattr(rounds, "HOME", tmp_path)
     monkeypatch.setattr(rounds, "SERVER_CORE", CORE)
-    monkeypatch.setattr(rounds, "LOAD_CORE", CORE)
+    monkeypatch.setattr(rounds, "load_cores", lambda: {CORE})
     monkeypatch.setattr(rounds, "python_of", lambda name: Path(name))
     monkeypatch.setattr(rounds, "client_costs", lambda *_: {"http": 20.0})
     monkeypatch.setattr(rounds, "floor_us", lambda _: 100.0)

@@ -15,9 +15,10 @@ from transformers import BertConfig, BertModel
 
 from export.config import ExportSettings
 from export.errors import GateError
+from export.evaluate import verify
 from export.package.publish import check_answers
 from export.quality import Quality
-from export.stage import Job, run_one
+from export.stage import Job
 from server.models.bundle import load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
@@ -72,14 +73,15 @@ def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) 
     assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
 
 
-def test_no_variant_within_the_gates_is_an_error_with_each_reason(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_variant_within_the_gates_is_an_error_with_each_reason(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
     job = Job(ExportSettings(_cli_parse_args=flags))
-    before = (job.folder("verify") / "stage.json").read_bytes()
     monkeypatch.setattr("export.evaluate.choose.QUALITY", Quality(shipped={"overlap": 1.1}, default={}))
     with pytest.raises(GateError, match=r"bert1-fp32: overlap [\d.]+, [\d.]+ short of 1\.100"):
-        run_one(job, "verify")
-    assert (job.folder("verify") / "stage.json").read_bytes() == before
+        verify.run(job, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
