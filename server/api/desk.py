@@ -195,22 +195,29 @@ class _Visit:
                 self.coroutine = self._behaviour.begin(data, context)
                 self._desk.take(self, len(data))
         except Exception:  # noqa: BLE001 (the poller lives on, whatever it is)
-            _log.exception("a call could not be taken")
             self.refuse()
         return following
 
     def answer(self, message: object) -> None:
         """Send the answer."""
-        data = _private._serialize_response(self._event, self._state, message, self._serialise)
-        if data is not None:
-            _private._status(self._event, self._state, data)
+        try:
+            data = _private._serialize_response(self._event, self._state, message, self._serialise)
+            if data is not None:
+                _private._status(self._event, self._state, data)
+        except Exception:  # noqa: BLE001 (it concerns this call alone)
+            _log.exception("an answer could not be sent")
         self._end()
 
     def refuse(self) -> None:
-        """Send the status that was set, or UNKNOWN if none was."""
-        with self._state.condition:
-            if _private._is_rpc_state_active(self._state):
-                _private._abort(self._state, self._event.call, _cygrpc.StatusCode.unknown, b"RPC aborted")
+        """Send the status that was set, or UNKNOWN if none was; called where an error is handled."""
+        if not self._state.aborted:
+            _log.exception("a call was not answered")
+        try:
+            with self._state.condition:
+                if _private._is_rpc_state_active(self._state):
+                    _private._abort(self._state, self._event.call, _cygrpc.StatusCode.unknown, b"RPC aborted")
+        except Exception:  # noqa: BLE001 (it concerns this call alone)
+            _log.exception("a status could not be sent")
         self._end()
 
     def _turn_away(self) -> None:

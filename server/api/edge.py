@@ -65,7 +65,7 @@ class Doors:
 
 
 class Awaited:
-    """A method that is a coroutine, as gRPC calls it: at the desk if there is one, or in a thread that waits."""
+    """A method as gRPC calls it: at the desk, or in a thread of the pool."""
 
     def __init__(
         self,
@@ -111,11 +111,10 @@ class Edge:
     def wrap(self, name: str, handler: Handler) -> Handler:
         """The method with the edge around it."""
         kind = self._requests.get(name)
-        if kind is not None and inspect.iscoroutinefunction(handler.unary_unary):
-            awaited = Awaited(partial(self._awaited, name, kind, handler.unary_unary), self._desk)
-            return grpc.unary_unary_rpc_method_handler(awaited, response_serializer=handler.response_serializer)
         if handler.unary_unary is not None and kind is not None:
-            unary = partial(self._unary, name, kind, handler.unary_unary)
+            waits = inspect.iscoroutinefunction(handler.unary_unary)
+            behaviour = handler.unary_unary if waits else _at_once(handler.unary_unary)
+            unary = Awaited(partial(self._unary, name, kind, behaviour), self._desk if waits else None)
             return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
         if handler.stream_stream is not None and kind is not None:
             stream = partial(self._stream, name, kind, handler.stream_stream)
@@ -148,28 +147,7 @@ class Edge:
         finally:
             self._streams.leave(place)
 
-    def _unary(
-        self,
-        name: str,
-        kind: type[Message],
-        behaviour: Callable[[Any, grpc.ServicerContext], Any],
-        data: bytes,
-        context: grpc.ServicerContext,
-    ) -> Any:  # noqa: ANN401 (any response type)
-        started = time.monotonic()
-        try:
-            place = self._doors.enter()
-            try:
-                answer = behaviour(decode(kind, data), context)
-            finally:
-                self._doors.leave(place)
-        except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
-            self._refuse(name, error, context, started)
-            return None
-        self._end(name, context, started)
-        return answer
-
-    async def _awaited(
+    async def _unary(
         self,
         name: str,
         kind: type[Message],
@@ -237,6 +215,17 @@ class Edge:
         if isinstance(error, Overloaded):
             extra.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after * 1e3)))))
         context.abort_with_status(_Ending(ending.code, ending.details, (*ending.trailing_metadata, *extra)))
+
+
+def _at_once(
+    behaviour: Callable[[Any, grpc.ServicerContext], Any],
+) -> Callable[[Any, grpc.ServicerContext], Coroutine[Call, None, Any]]:
+    """A method that waits for nothing, as a coroutine."""
+
+    async def answer(message: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 (any message)
+        return behaviour(message, context)
+
+    return answer
 
 
 def _short(method: str) -> str:

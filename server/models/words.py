@@ -8,7 +8,7 @@ most words of a text were seen before. Where a tokenizer or a text is of another
 from __future__ import annotations
 
 import json
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -18,7 +18,7 @@ _LONGEST_WORD, _MOST_PIECES = 24, 8  # longer words are rare, and not kept
 
 
 class Words:
-    """The pieces of words, bounded in number and length (about 15 MB at most).
+    """The pieces of words, bounded in number and length (by calculation at most 16 MB).
 
     Args:
         backend: a tokenizer of BERT's kind (`fits`).
@@ -49,17 +49,19 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
+        return [*self._before, *self._all(text)[: self._most], *self._after]
+
+    def _all(self, text: str) -> list[int]:
+        """Its pieces, before it is cut."""
         if not text.isprintable():  # white space other than a blank, and what the tokenizer drops
-            return self._cut(self._backend.encode(text, add_special_tokens=False).ids)
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            return ids
         words = text.split(" ")
         try:
             found = [self._pieces[word] for word in words]
         except KeyError:
             found = self._learn(words)
-        ids = list(self._before)
-        for pieces in found:
-            ids += pieces
-        return self._close(ids)
+        return [*chain.from_iterable(found)]
 
     def _learn(self, words: list[str]) -> list[list[int]]:
         """The pieces of each word; all that are new in one run of the tokenizer."""
@@ -83,11 +85,3 @@ class Words:
         if len(self._pieces) + len(kept) > _MOST_WORDS:
             self._pieces = {"": []}  # readers go on with the old one
         self._pieces.update(islice(kept.items(), _MOST_WORDS - len(self._pieces)))
-
-    def _cut(self, pieces: list[int]) -> list[int]:
-        return [*self._before, *pieces[: self._most], *self._after]
-
-    def _close(self, ids: list[int]) -> list[int]:
-        del ids[self._most + len(self._before) :]
-        ids += self._after
-        return ids

@@ -114,6 +114,26 @@ def test_coroutine_that_raises_ends_its_call_and_no_other(size: int) -> None:
             assert ask(b"next", timeout=10) == b"fine"
 
 
+def test_answer_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    status = module._private._status
+
+    def failing(*work: object) -> None:
+        sent.append(work)
+        if len(sent) == 1:
+            raise ValueError("the first one fails")
+        status(*work)
+
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return data
+
+    monkeypatch.setattr(module._private, "_status", failing)
+    with serving(begin, limit=1) as ask:
+        with pytest.raises(grpc.RpcError):
+            ask(b"one", timeout=0.5)
+        assert ask(b"two", timeout=10) == b"two"  # its place was given back, and the poller lives
+
+
 def test_call_whose_own_deadline_passes_is_ended_without_its_answer() -> None:
     async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
         call = Call(time.monotonic() + 0.05)
