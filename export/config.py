@@ -124,6 +124,8 @@ class ExportSettings(TrainingSettings):
         for name, value in self.plan.training.items():
             if name not in self.model_fields_set:
                 setattr(self, name, value)
+        if self.lora and self.trunk_layers == 0:
+            raise ValueError("lora needs a trunk that moves: --trunk K or all")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The gates: every threshold that a variant must keep, in one place, and the sentence it is refused with.
+"""The gates of a graph: every threshold in one place, and the sentence that a variant is refused with.
 
 A gate that fails takes its variant out; `--allow-lossy` ships it all the same and records the exception, but only for
 gates of loss: a graph that is wrong (fusion, parity) or whose answers depend on their batch-mates is never shipped.

@@ -1,4 +1,4 @@
-"""Every threshold that a variant must keep, in one place."""
+"""The gates of answers: every threshold that a variant must keep, in one place."""
 
 from __future__ import annotations
 

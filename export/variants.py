@@ -32,7 +32,7 @@ class Variant:
         batch_invariance: largest difference of a vector's entries, alone against in a batch.
         refused: the gate that it failed and by how much; empty if it passed all so far.
         exception: the gate that it failed and that --allow-lossy excused.
-        form: how it was made: "fused", "u8s8", ...; two forms of one precision differ in nothing else.
+        form: of the weights: "u8s8", "u8u8" or "u8s7" of a BERT in int8, "unfused" for TensorRT, else empty.
     """
 
     name: str

@@ -52,7 +52,7 @@ def write_data(folder: Path) -> None:
     folder.mkdir(parents=True)
     made = dataset()
     made.save(folder)
-    write_texts(made, 0).save(folder)
+    write_texts(made, 0, [f"another text {n}" for n in range(20)]).save(folder)
     write_checkpoint(folder / "checkpoint")
 
 

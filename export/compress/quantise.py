@@ -97,9 +97,11 @@ def run(job: Job, out: Path) -> None:
 def _make(job: Job, student: Student, material: Material, form: Form, out: Path) -> Iterator[Made]:
     """The student's graphs in every precision."""
     fused = job.folder("onnx") / student.graph
-    fp32, int8, fp16 = (Made(student, p, f) for p, f in (("fp32", ""), ("int8", form.name), ("fp16", "")))
+    fp32, fp16 = Made(student, "fp32", ""), Made(student, "fp16", "")
+    int8 = Made(student, "int8", form.name if student.layers else "")
     if student.layers:
         vectorise_norms(fused, out / fp32.file)
+        _require_parity(fused, out / fp32.file, student.name, material)
         quantise_bert(fused, out / int8.file, observe(fused, material.calibration), form)
     else:
         shutil.copyfile(fused, out / fp32.file)
@@ -110,6 +112,17 @@ def _make(job: Job, student: Student, material: Material, form: Form, out: Path)
         trt = Made(student, "trt", "unfused")
         to_half(job.folder("onnx") / student.traced, out / trt.file)
         yield trt
+
+
+def _require_parity(fused: Path, shipped: Path, name: str, material: Material) -> None:
+    """The fp32 graph that is shipped was rewritten after the fused one was held against PyTorch.
+
+    Raises:
+        GateError: they differ.
+    """
+    a, b = (alone(EncoderModel(open_session(path)), material.compared) for path in (fused, shipped))
+    parity = float(np.abs(a - b).max())
+    gates.require(name, gates.at_most("parity with the fused graph", parity, gates.GATES.max_parity))
 
 
 def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form:

@@ -12,13 +12,11 @@ _RECORD = "students.json"
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student's shape and what its fused graph is made of; `layers` is 0 for the static one."""
+    """One student's shape; `layers` is 0 for the static one."""
 
     name: str
     layers: int
     hidden: int
-    parity: float
-    operators: dict[str, int]
 
     @property
     def graph(self) -> str:

@@ -37,7 +37,7 @@ def run(job: Job, out: Path) -> None:
     """Write fused.<student>.onnx, students.json, ranker.onnx and tokenizer.json; for TensorRT traced.<student>.onnx.
 
     Raises:
-        GateError: a graph was not fused, or does not do what the PyTorch module does.
+        GateError: an encoder was not fused, or does not do what the PyTorch module does.
     """
     plan, data = job.settings.plan, job.folder("data")
     tokenizer = load_tokenizer(data / "checkpoint", plan.max_tokens)
@@ -61,24 +61,22 @@ def run(job: Job, out: Path) -> None:
 
 def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, keep_traced: bool) -> Student:
     """Trace, fuse and check one student."""
-    target = out / Student(name, 0, 0, 0, {}).graph
+    target = out / Student(name, 0, 0).graph
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
     trace(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
     trunk = getattr(module, "trunk", None)
     if trunk is None:
         layers, hidden = 0, next(m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding))
-        counts = count_operators(target)
-        gates.require(name, gates.static_fusion(counts))
+        gates.require(name, gates.static_fusion(count_operators(target)))
     else:
         layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
         if keep_traced:
-            shutil.copyfile(target, out / Student(name, 0, 0, 0, {}).traced)
+            shutil.copyfile(target, out / Student(name, 0, 0).traced)
         fuse(target, trunk.config, target)
-        counts = count_operators(target)
-        gates.require(name, gates.fusion(counts, layers))
+        gates.require(name, gates.fusion(count_operators(target), layers))
     parity = measure_parity(module, target, rows)
     gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_parity))
-    return Student(name, layers, hidden, parity, counts)
+    return Student(name, layers, hidden)
 
 
 def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:

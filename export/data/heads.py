@@ -99,7 +99,9 @@ def _labels(config: Config, folder: Path) -> tuple[str, ...]:
 
 
 def _own_teacher(folder: Path) -> Head:
-    """What stage `finetune` of an earlier export wrote: mean pooling and a projection."""
+    """What stage `finetune` of an earlier export wrote: mean pooling and a projection, or the head that it adopted."""
+    if (head := Head.load(folder / "checkpoint")) is not None:
+        return head
     weight = read_weights(folder / OWN[1])["projection.weight"].float()
     return Head(Shape("bi-encoder", "mean"), weight, torch.zeros(len(weight)))
 

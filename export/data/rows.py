@@ -127,7 +127,9 @@ def _records(table: Table, reader: Any) -> Iterator[tuple[int, list[str]]]:  # n
         except StopIteration:
             return
         except csv.Error as error:
-            table.mistakes.add(BROKEN, table.where(number), f"no CSV from here on: {error}")
+            is_one = reader.line_num == number  # else it has read on, as a rule to the end: those rows are lost
+            said = f"no CSV: {error}" if is_one else f"no CSV from here on: {error}"
+            table.mistakes.add(BROKEN if is_one else UNREADABLE, table.where(number), said)
             continue
         if cells:
             yield number, cells

@@ -58,7 +58,6 @@ def assemble(
             for j in judged
         ],
         default=chosen,
-        allow_lossy=job.settings.allow_lossy,
         curve=_curve(job),
         machine=machine(),
     )
@@ -88,7 +87,6 @@ def assemble_agreement(
         teacher=_teacher(job, variants),
         variants=[VariantRecord.of(j, {}, None, on_front=j.variant.name in front) for j in judged],
         default=defaults(judged),
-        allow_lossy=job.settings.allow_lossy,
         curve=_curve(job),
         machine=machine(),
     )

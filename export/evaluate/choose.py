@@ -113,7 +113,7 @@ def _unmeasured(device: str, shipped: Sequence[Judged]) -> Default:
     student = next(j.variant.student for j in shipped if j.variant.name == cpu)
     plain = [j.variant.name for j in shipped if j.variant.student == student and j.variant.precision == "fp32"]
     name = plain[0] if plain else cpu
-    return Default(name, f"{name} runs on every device; nothing was measured on {device}, where this export had none.")
+    return Default(name, f"{name} runs on every device; no speed was measured on {device}.")
 
 
 def _least(judged: Judged) -> str:

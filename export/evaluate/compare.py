@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.data.split import Cases, Protocol, split
 from export.errors import DataError
-from export.evaluate.baselines import POPULARITY, Baseline, fit_baselines
+from export.evaluate.baselines import POPULARITY, Baseline, fit_baselines, popularity
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, figure, rank
 from export.evaluate.record import OtherProtocol
@@ -34,7 +34,7 @@ def baselines(ground: Ground) -> dict[str, Answers]:
         if len(tasks.cold.wanted):
             found[name]["cold"] = _rank(score, tasks.cold, items)
     if len(tasks.cold.wanted):
-        told = fit_baselines(ground.dataset.histories, items)[POPULARITY]
+        told = popularity(ground.dataset.histories, items)
         found[ORACLE] = {"cold": _rank(told, tasks.cold, items)}
     if ground.frozen:
         found[FROZEN] = ground.frozen.answers(tasks, ground.frozen.of_items(tasks))

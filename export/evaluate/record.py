@@ -71,6 +71,16 @@ class VariantRecord(Model):
             refused=judged.refused,
         )
 
+    @property
+    def trouble(self) -> str:
+        """Every gate that it failed, excused or not; empty if none."""
+        return "; ".join(filter(None, (self.refused, self.variant.exception)))
+
+    @property
+    def state(self) -> str:
+        """Whether it is in the bundle though something is wrong with it, in words."""
+        return "shipped all the same (--allow-lossy)" if self.shipped else "not shipped"
+
 
 class Group(Model):
     """NDCG@10 of the users of one group."""
@@ -117,7 +127,6 @@ class Quality(Model):
     teacher: TeacherRecord
     variants: list[VariantRecord]
     default: dict[str, Default]
-    allow_lossy: bool
     curve: list[dict[str, float | None]]
     machine: str
 

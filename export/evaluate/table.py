@@ -13,9 +13,8 @@ def show(console: Console, quality: Quality) -> None:
     """Print the tasks' table, the gates that failed and the defaults."""
     console.print(tasks_table(quality))
     for record in quality.variants:
-        if record.refused:
-            verb = "shipped all the same (--allow-lossy)" if record.shipped else "not shipped"
-            console.print(f"  {record.variant.name} {verb}: {record.refused}", markup=False)
+        if record.trouble:
+            console.print(f"  {record.variant.name} {record.state}: {record.trouble}", markup=False)
     for device, default in quality.default.items():
         console.print(f"  default on {device}: {default.why}", markup=False)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from export.evaluate.record import Quality
 from export.evaluate.tasks import TASKS
 from export.package.ladder import remarks
+from export.variants import Variant
 from server.models.bundle import Manifest
 
 
@@ -22,8 +23,8 @@ def _head(manifest: Manifest) -> str:
     sources = "\n".join(f"- {kind}: {s['source']}. Licence: {s['licence']}." for kind, s in manifest.sources.items())
     return f"""# {manifest.name}, version {manifest.version}
 
-A text recommender: distilled BERT encoders ({manifest.dimensions} dimensions, at most {manifest.max_tokens} tokens), a
-transformer ranker (the last {manifest.max_history} events) and a catalogue with vectors. `report.html` shows the same
+A text recommender: distilled encoders ({manifest.dimensions} dimensions, at most {manifest.max_tokens} tokens), a
+ranker (the last {manifest.max_history} events) and a catalogue with vectors. `report.html` shows the same
 figures as plots.
 
 ## Made from
@@ -35,7 +36,7 @@ def _ladder(quality: Quality) -> str:
     rows = [
         [
             record.variant.name + ("" if record.shipped else " (not shipped)"),
-            *(record.variant.layers, record.variant.hidden, record.variant.precision, record.variant.device),
+            *(record.variant.layers, record.variant.hidden, _precision(record.variant), record.variant.device),
             *(record.variant.megabytes, record.variant.texts_per_s_core, record.variant.ms_batch1),
             record.variant.speedup_vs_teacher_pytorch or "-",
             "yes" if record.on_front else "",
@@ -46,12 +47,16 @@ def _ladder(quality: Quality) -> str:
     body = markdown([*header, "Pareto", "batch dependence"], rows)
     words = "\n".join(f"- {line}" for line in remarks(quality))
     return f"""## Encoder variants
-Measured on {quality.machine}, one thread, texts of the catalogue sorted by length; the teacher in PyTorch (eager, fp32,
-padded to the longest of the batch) in the same run.
+Measured on {quality.machine}, one thread, CPU time with the tokenizer, texts of the catalogue joined to 3 to 60 words
+and sorted by length; the teacher in PyTorch (eager, fp32, padded to the longest of the batch) in the same run.
 
 {body}
 
 {words}"""
+
+
+def _precision(variant: Variant) -> str:
+    return f"{variant.precision} {variant.form}".strip()
 
 
 def _agreement() -> str:
@@ -106,9 +111,9 @@ def _groups(quality: Quality) -> str:
 
 
 def _limits(quality: Quality) -> str:
-    seen = [v.variant.name for v in quality.shipped if v.variant.device == "cuda" and v.variant.texts_per_s_core]
+    seen = [v.variant.name for v in quality.shipped if v.variant.device != "cpu" and v.gates]
     gpu = f"Measured on a GPU: {', '.join(seen)}." if seen else "Nothing here was run on a GPU."
-    below = [v.variant.name for v in quality.shipped if v.refused]
+    below = [v.variant.name for v in quality.shipped if v.variant.exception or not all(g.passed for g in v.gates)]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
     cold = (
         "\n- The students saw the cold items' texts (not their events) while they were distilled."
@@ -117,7 +122,7 @@ def _limits(quality: Quality) -> str:
     cold = cold if quality.cold_items else ""
     return f"""## Limits
 - {gpu}{lossy}
-- One training run with one seed: the intervals are over users, not over runs.{cold}"""
+- One training run with one seed{": the intervals are over users, not over runs" if quality.tasks else ""}.{cold}"""
 
 
 def markdown(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

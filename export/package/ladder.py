@@ -114,18 +114,13 @@ def remarks(quality: Quality) -> list[str]:
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
         elif record.gates:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
-    lines += [f"{r.variant.name} is {state(r)}: {r.refused}" for r in quality.variants if r.refused]
+    lines += [f"{r.variant.name} is {r.state}: {r.trouble}" for r in quality.variants if r.trouble]
     lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]
     other = quality.other
     if other.ndcg:
         figures = ", ".join(f"{name} {figure}" for name, figure in other.ndcg.items())
         lines.append(f"Other protocol ({other.protocol}, {other.cases} users), NDCG@10 on ids: {figures}.")
     return [*lines, other.remark]
-
-
-def state(record: VariantRecord) -> str:
-    """Whether it is in the bundle, in words."""
-    return "shipped all the same (--allow-lossy)" if record.shipped else "not shipped"
 
 
 def as_json(quality: Quality) -> dict[str, Any]:
@@ -166,6 +161,7 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
         "cold": row["cold"].mean if "cold" in row else None,
         "batch_invariance": v.batch_invariance,
+        "exception": record.trouble,
         "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
         "tasks": _tasks(row),
     }

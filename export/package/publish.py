@@ -21,7 +21,7 @@ from export.stage import STAGES, Job
 from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
-from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle
+from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle, versions
 from server.pipeline.call import Call, finish
 from server.pipeline.domain import Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
@@ -37,7 +37,6 @@ def run(job: Job, out: Path) -> None:
     home = job.settings.artifacts / job.settings.name
     key = job.key(next(s for s in STAGES if s.name == "package"))
     folder = _existing(home, key) or _write(job, home, key)
-    load_bundle(folder)
     repository = write_repository(load_bundle(folder), home / f"triton-{folder.name}")
     (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
     job.also_wrote(folder / MANIFEST)
@@ -68,13 +67,9 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
         )
 
 
-def _versions(home: Path) -> list[int]:
-    return sorted(int(p.name) for p in home.glob("*") if p.name.isdecimal())
-
-
 def _existing(home: Path, key: str) -> Path | None:
     """The newest version if it was written from the same inputs (a kill between rename and record leaves one)."""
-    for number in _versions(home)[-1:]:
+    for number in sorted(versions(home))[-1:]:
         try:
             if load_bundle(home / str(number)).manifest.export_key == key:
                 return home / str(number)
@@ -84,7 +79,7 @@ def _existing(home: Path, key: str) -> Path | None:
 
 
 def _write(job: Job, home: Path, key: str) -> Path:
-    number = max(_versions(home), default=0) + 1
+    number = max(versions(home), default=0) + 1
     scratch = home / f".{number}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

@@ -123,6 +123,6 @@ def _goals(before: Tensor, items: Tensor, world: World) -> Tensor:
 def _shares(world: World) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The chance with which each text is drawn: none for items that nobody took, as if they came later."""
     often = np.tile(np.sqrt(world.popularity), len(world.ways.variants))
-    phrases = len(world.texts.phrases)
+    phrases = len(world.texts.phrases) + len(world.texts.others)  # and other texts, which stay where they are, too
     share = _PHRASES if phrases else 0.0
     return np.concatenate([(1 - share) * often / often.sum(), np.full(phrases, share / max(1, phrases))])

@@ -21,10 +21,9 @@ from export.data.heads import OWN
 from export.data.phrases import Texts
 from export.errors import CheckpointError
 from export.stage import Job
-from export.train.encoder import TextEncoder, by_length, load_tokenizer, load_trunk, pad
+from export.train.encoder import load_tokenizer
 from export.train.teacher import Teacher, load_teacher, save_teacher
-
-_BATCH = 64
+from export.train.trunk import MovingTrunk
 
 
 def is_adopted(job: Job) -> bool:
@@ -39,7 +38,8 @@ def adopt(job: Job, out: Path) -> None:
     if head is None:
         raise ValueError("a plain encoder cannot be adopted: it is fine-tuned")
     shutil.copytree(data / "checkpoint", out / "checkpoint")
-    pooled = _pool(job, Texts.load(data).all)
+    rows = load_tokenizer(data / "checkpoint", plan.max_tokens).encode(Texts.load(data).all)
+    pooled = MovingTrunk(data / "checkpoint", rows, 0).all()
     items = [item.id for item in Dataset.load(data).items]
     teacher = _teacher(data / "checkpoint", pooled.shape[1], len(items), plan.max_history + 1)
     with torch.no_grad():
@@ -72,16 +72,3 @@ def _item_vectors(head: Head, items: list[str], pooled: Tensor, texts: Tensor) -
     if head.rows is not None:
         return head.rows_of(items)
     return pooled if head.shape.similarity == "dot" else texts
-
-
-def _pool(job: Job, texts: list[str]) -> Tensor:
-    folder = job.folder("data") / "checkpoint"
-    encoder = TextEncoder(load_trunk(folder), 1).eval()
-    rows = load_tokenizer(folder, job.settings.plan.max_tokens).encode(texts)
-    batches = by_length(rows, _BATCH)
-    pooled = torch.zeros(len(rows), encoder.projection.in_features)
-    with job.progress("encode texts", len(batches)) as step, torch.inference_mode():
-        for batch in batches:
-            pooled[batch] = encoder.pool(*pad([rows[n] for n in batch]))
-            step()
-    return pooled

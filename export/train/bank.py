@@ -69,5 +69,5 @@ class MovingBank:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from `tensors`."""
-        self.pooled, self.encoded = tensors["pooled"], tensors["encoded"]
+        self.pooled, self.encoded = (tensors[name].to(self.pooled.device) for name in ("pooled", "encoded"))
         self._turn = int(self.encoded.max())

@@ -29,26 +29,27 @@ def save_checkpoint(trunk: BertModel, base: Path, out: Path) -> None:
     trunk.save_pretrained(out, safe_serialization=True)
 
 
-def load_trunk(folder: Path, layers: list[int] | None = None) -> BertModel:
-    """Load the BERT at `folder`, keeping only the given layers if any are given; an adopted one with its own pooling.
+def load_trunk(folder: Path) -> BertModel:
+    """Load the BERT at `folder`; an adopted one with its own pooling.
 
     Raises:
-        CheckpointError: the checkpoint's files cannot be read.
+        CheckpointError: the checkpoint's files cannot be read, or lack tensors.
     """
     try:
         # Eager attention: the traced graph is the one that ONNX Runtime's BERT fusion knows.
-        trunk: BertModel = BertModel.from_pretrained(
+        found: tuple[BertModel, dict[str, list[str]]] = BertModel.from_pretrained(
             folder,
             add_pooling_layer=False,
             attn_implementation="eager",
             use_safetensors=True,
             local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    if layers is not None:
-        trunk.encoder.layer = nn.ModuleList([trunk.encoder.layer[n] for n in layers])
-        trunk.config.num_hidden_layers = len(layers)
+    trunk, report = found
+    if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
+        raise CheckpointError(f"{folder}: holds no {missing[0]} (and {len(missing) - 1} more): save the whole model")
     return attach_pooling(trunk, Head.load(folder))
 
 

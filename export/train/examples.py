@@ -72,8 +72,8 @@ def _stack(cuts: list[NDArray[np.int64]]) -> Windows:
     items = torch.zeros(len(cuts), time, dtype=torch.int64)
     targets, mask = torch.full_like(items, -100), torch.zeros_like(items)
     for n, cut in enumerate(cuts):
-        items[n, : len(cut) - 1] = torch.from_numpy(cut[:-1])
-        targets[n, : len(cut) - 1] = torch.from_numpy(cut[1:])
+        items[n, : len(cut) - 1] = torch.as_tensor(cut[:-1])
+        targets[n, : len(cut) - 1] = torch.as_tensor(cut[1:])
         mask[n, : len(cut) - 1] = 1
     return Windows(items, targets, mask)
 
@@ -97,7 +97,7 @@ class QuerySampler:
             history = self._histories[int(rng.integers(len(self._histories)))]
             end = int(rng.integers(1, len(history)))
             before = history[max(0, end - int(rng.integers(0, _QUERY_HISTORY + 1))) : end]
-            items[n, : len(before)] = torch.from_numpy(before)
+            items[n, : len(before)] = torch.as_tensor(before)
             lengths[n], wanted[n] = len(before), int(history[end])
             fitting = self._fitting[int(history[end])]
             by_title = not fitting or rng.random() < 0.25
@@ -118,4 +118,4 @@ class PhraseSampler:
         chosen = rng.choice(self._usable, size) if len(self._usable) else np.empty(0, np.int64)
         picks = [np.searchsorted(self._sums[n], rng.random() * self._sums[n][-1], side="right") for n in chosen]
         items = [self._items[n][pick] for n, pick in zip(chosen, picks, strict=True)]
-        return Asked(torch.from_numpy(chosen), torch.from_numpy(np.array(items, dtype=np.int64)))
+        return Asked(torch.as_tensor(chosen), torch.as_tensor(np.array(items, dtype=np.int64)))

@@ -32,7 +32,7 @@ def narrow(wide: TextEncoder, width: int, rows: list[list[int]]) -> TextEncoder:
     config.hidden_size, config.num_attention_heads = width, width // head
     student = TextEncoder(BertModel(config, add_pooling_layer=False), wide.projection.out_features)  # type: ignore[no-untyped-call]
     kept = strongest_dimensions(wide, width, rows)
-    student.projection.weight.copy_(wide.projection.weight[:, kept])
+    _cut_head(wide, student, kept)
     _cut_embeddings(wide.trunk.embeddings, student.trunk.embeddings, kept)
     for old, new in zip(_layers(wide), _layers(student), strict=True):
         _cut_layer(old, new, kept, head)
@@ -43,10 +43,24 @@ def narrow(wide: TextEncoder, width: int, rows: list[list[int]]) -> TextEncoder:
 def strongest_dimensions(encoder: TextEncoder, width: int, rows: list[list[int]]) -> Tensor:
     """The `width` dimensions of the stream that vary most and are read most, in their order; int64 [width]."""
     products = [m for layer in _layers(encoder) for m in _readers(layer)]
-    inside = sum((m.weight.square().sum(0) for m in products), torch.zeros(encoder.projection.in_features))
-    outside = encoder.projection.weight.square().sum(0)
+    inside = sum((m.weight.square().sum(0) for m in products), torch.zeros(encoder.trunk.config.hidden_size))
+    outside = _last(encoder).weight.square().sum(0)
     read = inside / inside.sum() + outside / outside.sum()
     return _top(_states(encoder, rows).var(0) * read, width)
+
+
+def _last(encoder: TextEncoder) -> nn.Linear:
+    """What reads the pooled stream: an adopted head's dense layer, or the projection."""
+    dense: nn.Linear | None = getattr(getattr(encoder.trunk, "pooling", None), "dense", None)
+    return encoder.projection if dense is None else dense
+
+
+def _cut_head(wide: TextEncoder, student: TextEncoder, kept: Tensor) -> None:
+    last, own = _last(wide), _last(student)
+    if last is not wide.projection:
+        own.bias.copy_(last.bias)
+        student.projection.weight.copy_(wide.projection.weight)
+    own.weight.copy_(last.weight[:, kept])
 
 
 def _states(encoder: TextEncoder, rows: list[list[int]]) -> Tensor:

@@ -35,7 +35,7 @@ class TrainingSettings(BaseSettings):
     batch: int = Field(32, ge=1, description="windows of histories a step: larger on a GPU")
     accumulate: int = Field(1, ge=1, description="batches a step of the optimiser: for large batches in little memory")
     optimiser: Literal["adamw", "sgd"] = Field(
-        "adamw", description="adamw nearly always; sgd (momentum .9) to continue a teacher gently, with a higher rate"
+        "adamw", description="adamw nearly always; sgd (momentum .9) wants a higher rate"
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak for projection, residuals and ranker")
     trunk_learning_rate: float = Field(
@@ -57,8 +57,8 @@ class TrainingSettings(BaseSettings):
     )
     loss: Literal["softmax", "sampled", "mse"] = Field(
         "softmax",
-        description="softmax over the whole catalogue; sampled (with logQ correction) beyond some 20,000 items; mse "
-        "when scores should be near 1 for what is taken and near 0 else",
+        description="softmax over all items that somebody took; sampled (with logQ correction) beyond some 20,000 "
+        "items; mse when scores should be near 1 for what is taken and near 0 else",
     )
     negatives: int = Field(512, ge=1, description="items that a step draws for the losses sampled and mse")
     pull: float = Field(
@@ -83,7 +83,7 @@ class TrainingSettings(BaseSettings):
         1,
         ge=1,
         le=9,
-        description="teachers whose averaged answers train the last one: better, at so many times the time",
+        description="teachers whose averaged answers train one more, which is kept: N + 1 times the time",
     )
     train_device: Literal["cpu", "cuda"] = Field("cpu", description="where the teacher is trained")
     mixed_precision: bool = Field(False, description="train in bfloat16 where it is safe: on a GPU")

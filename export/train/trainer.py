@@ -167,7 +167,8 @@ class Trainer:
         self.bank.restore(cut(tensors, "bank"))
         restore_optimiser(self._optimiser, cut(tensors, "optimiser"))
         if self._average is not None:
-            self._average.weights = cut(tensors, "average")
+            device = self.bank.pooled.device
+            self._average.weights = {name: t.to(device) for name, t in cut(tensors, "average").items()}
         torch.set_rng_state(tensors["random"].cpu())
         if "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu())

@@ -85,13 +85,12 @@ class MovingTrunk(nn.Module):
             hidden = layer(hidden, wide)[0]
         return pool_tokens(self.bert, hidden, mask)
 
-    def all(self, texts: list[int] | None = None) -> Tensor:
-        """Pooled vectors of all texts (or of some), without gradient."""
-        wanted = list(range(len(self._rows))) if texts is None else texts
-        pooled = torch.zeros(len(wanted), self.width)
+    def all(self) -> Tensor:
+        """Pooled vectors of all texts, without gradient."""
+        pooled = torch.zeros(len(self._rows), self.width)
         with torch.no_grad():
-            for batch in by_length([self._rows[n] for n in wanted], _BATCH):
-                pooled[batch] = self([wanted[n] for n in batch]).float()
+            for batch in by_length(self._rows, _BATCH):
+                pooled[batch] = self(batch).float()
         return pooled
 
     def _embed(self, ids: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from export.data.split import Split
 from export.evaluate.metrics import ndcg
+from export.train.encoder import pad
 from export.train.ranker import LastUser
 from export.train.teacher import Bank, Teacher
 from server.models.ranker import Kind
@@ -40,19 +40,9 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
     for start in range(0, len(split.train), _BATCH):
         histories, wanted = split.train[start : start + _BATCH], split.valid[start : start + _BATCH].tolist()
-        events, mask = _stack([h[-max_history:] for h in histories])
+        events, mask = pad([h[-max_history:].tolist() for h in histories])
         for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
             users = last(vectors[events], torch.full_like(events, int(kind)), mask)
             scores = (users @ items.T).float().cpu().numpy()
             found[kind] += [ndcg(s, h, w) for s, h, w in zip(scores, histories, wanted, strict=True)]
     return Validation(float(np.mean(found[Kind.ITEM])), float(np.mean(found[Kind.TEXT])))
-
-
-def _stack(histories: list[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions and mask, int64 [batch, longest], padded on the right."""
-    events = torch.zeros(len(histories), max(map(len, histories)), dtype=torch.int64)
-    mask = torch.zeros_like(events)
-    for row, there, history in zip(events, mask, histories, strict=True):
-        row[: len(history)] = torch.from_numpy(history)
-        there[: len(history)] = 1
-    return events, mask

@@ -37,7 +37,7 @@ class World:
     def originals(self) -> list[int]:
         """Where the rows of `texts.all` are in `ways.all`."""
         own, every = len(self.texts.variants) * self.items, len(self.ways.variants) * self.items
-        return [*range(own), *range(every, every + len(self.texts.phrases))]
+        return [*range(own), *range(every, every + len(self.texts.phrases) + len(self.texts.others))]
 
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
@@ -47,7 +47,7 @@ class World:
     @cached_property
     def is_taken(self) -> Tensor:
         """Whether anybody took the item in training, bool [items]."""
-        return torch.from_numpy(self.popularity > 0)
+        return torch.as_tensor(self.popularity > 0)
 
     @cached_property
     def _queries(self) -> QuerySampler:
@@ -59,7 +59,7 @@ class World:
 
     @cached_property
     def _negatives(self) -> Negatives | None:
-        return None if self.negatives is None else Negatives(torch.from_numpy(self.popularity), self.negatives)
+        return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
 
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
         """A step's windows with `size` queries and phrases, and the items that it looks at."""
@@ -68,7 +68,7 @@ class World:
         if self._negatives is not None:
             taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
             among = self._negatives.draw(torch.cat([t.flatten() for t in taken]))
-        ways = torch.from_numpy(rng.integers(0, len(self.ways.variants), len(among.items)))
+        ways = torch.as_tensor(rng.integers(0, len(self.ways.variants), len(among.items)))
         return Batch(windows, queries, asked, among, ways, self._read(windows, queries, asked, among, ways))
 
     def _read(self, windows: Windows, queries: Queries, asked: Asked, among: Among, ways: Tensor) -> NDArray[np.int64]:
@@ -84,4 +84,4 @@ def with_noise(texts: Texts, ways: int, seed: int) -> Texts:
     """The texts with `ways` more ways to write each item, as a hurried person would; the first two ways take turns."""
     rng = random.Random(seed)  # noqa: S311 (no secret)
     noisy = [[corrupt(text, rng) for text in texts.variants[n % 2]] for n in range(ways)]
-    return Texts([*texts.variants, *noisy], texts.phrases)
+    return Texts([*texts.variants, *noisy], texts.phrases, texts.others)

@@ -31,10 +31,7 @@ class ItemTable(Sequence[Item]):
     """A million items as Python objects would take four times the memory of their lines.
 
     Args:
-        data: lines of JSON, one item each; each is decoded once here, so that a bad one is found now.
-
-    Raises:
-        ValueError, TypeError: a line is no item.
+        data: lines of JSON, one item each, decoded when it is asked for: a bad one raises ValueError or TypeError then.
     """
 
     def __init__(self, data: bytes) -> None:

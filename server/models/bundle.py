@@ -55,14 +55,15 @@ class Bundle:
         """Path of the encoder graph.
 
         Args:
-            device: "cpu" or "cuda".
+            device: "cpu", "cuda" or "tensorrt".
             variant: a full name, "bert3-int8"; a precision alone, "int8", means the student of the device's default;
                 the device's default if not given.
 
         Raises:
             BundleError: the bundle has no such variant.
         """
-        default = self.manifest.default.get(device) or self.manifest.default.get("cpu", "")
+        ours = self.manifest.default
+        default = ours.get(device) or (ours.get("cuda") if device == "tensorrt" else None) or ours.get("cpu", "")
         names = [default] if variant is None else [variant, f"{default.rpartition('-')[0]}-{variant}"]
         for name in names:
             if name in self.manifest.variants:

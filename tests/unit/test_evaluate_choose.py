@@ -65,20 +65,13 @@ def test_default_is_the_fastest_within_the_stricter_gates() -> None:
     assert chosen["cpu"].name == "bert2-fp32"
     assert "the fastest of 3 on cpu (1,200 texts/s on one core)" in chosen["cpu"].why
     assert chosen["cuda"].name == "bert2-fp32"
-    assert "nothing was measured on cuda" in chosen["cuda"].why
+    assert "no speed was measured on cuda" in chosen["cuda"].why
 
 
 def test_default_is_the_one_that_keeps_most_when_none_is_within() -> None:
     chosen = defaults([judged("bert3-fp32", 800, text=0.95), judged("bert2-fp32", 1_200, text=0.91)])
     assert chosen["cpu"].name == "bert3-fp32"
     assert "none is within the gates of a default: text 0.950, 0.030 short of 0.980" in chosen["cpu"].why
-
-
-def test_default_on_cuda_is_what_was_measured_there() -> None:
-    fast = judge(variant("bert3-fp16", 50_000, device="cuda"), _GOOD, allow_lossy=False)
-    unmeasured = judge(variant("bert2-fp16", 0, device="cuda"), {}, allow_lossy=False)
-    chosen = defaults([judged("bert3-fp32", 800), fast, unmeasured])
-    assert (chosen["cpu"].name, chosen["cuda"].name) == ("bert3-fp32", "bert3-fp16")
 
 
 def test_front_leaves_out_what_is_slower_worse_and_larger() -> None:

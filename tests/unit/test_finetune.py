@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.config import ExportSettings
 from export.data.phrases import Texts
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
@@ -161,10 +162,13 @@ def test_half_written_rest_is_not_gone_on_with(tmp_path: Path) -> None:
     assert result(tune(job(tmp_path / "a"))) == result(tune(job(tmp_path / "b")))
 
 
-def test_preset_gives_what_no_flag_gives(tmp_path: Path) -> None:
-    from export.config import PRESETS
+def test_preset_gives_what_no_flag_gives() -> None:
+    plain = ExportSettings(_cli_parse_args=["--preset", "quick"])
+    assert (plain.trunk, plain.passes) == ("2", 3)
+    given = ExportSettings(_cli_parse_args=["--preset", "quick", "--trunk", "all"])
+    assert (given.trunk, given.trunk_layers, given.passes) == ("all", None, 3)
 
-    settings = job(tmp_path).settings
-    for name, value in PRESETS["smoke"].training.items():
-        assert getattr(settings, name) == value
-    assert job(tmp_path, "--trunk", "2").settings.trunk_layers == 2
+
+def test_lora_without_layers_that_move_is_refused() -> None:
+    with pytest.raises(ValueError, match="lora needs a trunk that moves"):
+        ExportSettings(_cli_parse_args=["--preset", "smoke", "--lora", "4"])

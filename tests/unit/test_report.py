@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper, save
@@ -74,7 +73,6 @@ def quality() -> Quality:
             for j in judged
         ],
         default={device: Default("bert3-int8", "It is the fastest.") for device in ("cpu", "cuda")},
-        allow_lossy=False,
         curve=[{"step": 1, "epoch": 1, "loss": 7.0, "validation_ndcg": None}, {"step": 2, "epoch": 2, "loss": 6.5}],
         machine="a machine",
     )
@@ -210,7 +208,7 @@ def test_unknown_variant_is_refused_with_those_that_are_there(tmp_path: Path, ma
 
 
 def test_curve_of_one_epoch_is_drawn() -> None:
-    assert "NaN" not in svg.lines([svg.Line("a", [(1.0, 0.0)])], "x", "y")
-    assert np.isfinite(
-        [float(x) for x in re.findall(r"[\d.]+(?=,)", svg.lines([svg.Line("a", [(1.0, 0.0)])], "x", "y"))]
-    ).all()
+    drawing = svg.lines([svg.Line("a", [(1.0, 0.0)])], "x", "y")
+    assert "nan" not in drawing
+    assert "inf" not in drawing
+    assert re.search(r'points="[\d.]+,[\d.]+"', drawing)

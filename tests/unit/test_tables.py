@@ -117,7 +117,8 @@ _FILES: list[tuple[str, bytes, str]] = [
     ("csv", b"", "column item_id is missing; there are: none"),
     ("csv", b"item_id,text\na,x\nb,y,z\nc,z\n", "line 3: 3 cells, the header has 2"),
     ("csv", b'item_id,text\na,"x\ny"\nb,\xff\nc,z\n', "line 4: not UTF-8"),
-    ("csv", b'item_id,text\na,x\nb,y\nc,"z\n', "line 4: no CSV from here on"),
+    ("csv", b'item_id,text\na,x\nb,y\nc,"z\n', "line 4: no CSV"),
+    ("csv", b'item_id,text\na,x\nb,"y\nc,z\nd,z\n', "line 3: no CSV from here on"),
     ("csv", "item_id,text\na,x\n".encode("utf-16"), "UTF-16, needs UTF-8"),
     ("jsonl", b'{"item_id": "a", "text": "x"}\nnothing\n', "line 2: not JSON"),
     ("jsonl", b'{"item_id": "a", "text": "x"}\n[1]\n', "line 2: needs an object, got list"),
@@ -131,6 +132,13 @@ def test_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, mess
     (tmp_path / f"items.{suffix}").write_bytes(content)
     write(tmp_path, "interactions", _EVENTS)
     assert message in refused(tmp_path)
+
+
+def test_quote_that_is_never_closed_costs_no_rows_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_bytes(b'item_id,text\na,x\nb,"y\nc,z\nd,z\n')
+    write(tmp_path, "interactions", _EVENTS)
+    with pytest.raises(DataError, match="line 3: no CSV from here on"):
+        collect(tmp_path, skip=True)
 
 
 def test_all_mistakes_are_collected_up_to_a_bound(tmp_path: Path) -> None:
