@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -133,7 +134,6 @@ def test_training_brings_students_to_the_teacher(
 
 
 def test_static_student_is_one_look_up_without_a_product(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     student = StaticEncoder(50, 64, 8).eval()
     nn.init.normal_(student.table.weight)
     path, ids = tmp_path / "static.onnx", torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
@@ -253,3 +253,20 @@ def test_noise_is_the_seeds_and_never_nothing() -> None:
     assert all(new != old for new, old in zip(noisy[:-2], texts[:-2], strict=True))
     assert noisy[-2:] == ["me", ""]
     assert len({corrupt("The Shawshank Redemption (1994)", random.Random(n)) for n in range(50)}) > 30
+
+
+def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
+    config = BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)  # type: ignore[no-untyped-call]
+    config.pooling = {"mode": "cls", "width": 24, "activation": "tanh", "with_one": True}
+    torch.manual_seed(0)
+    wide = TextEncoder(BertModel(config, add_pooling_layer=False), 25).eval()  # type: ignore[no-untyped-call]
+    rows = [[2, 5 + n, 9 + n, 3] for n in range(20)]
+    student = narrow(wide, 16, rows)
+    with torch.inference_mode():
+        assert student(*pad(rows)).shape == (20, 25)
+    old, new = (encoder.trunk.get_submodule("pooling.dense") for encoder in (wide, student))
+    assert isinstance(old, nn.Linear)
+    assert isinstance(new, nn.Linear)
+    assert new.weight.shape == (24, 16)
+    assert torch.equal(new.bias, old.bias)
+    assert torch.equal(student.projection.weight, wide.projection.weight)
