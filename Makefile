@@ -38,7 +38,7 @@ PEERS_FLAGS ?=
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
-	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS"
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS BENCH=full|smoke BENCH_FLAGS BASE PEERS_FLAGS JSON SEED SOAK REQUESTS DECODE"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
 

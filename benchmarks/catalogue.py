@@ -97,9 +97,9 @@ class Row:
 def run(settings: CatalogueSettings) -> int:
     """Measure each size and write the table."""
     rows = _one_size(settings) if len(settings.items) == 1 else _each_size(settings)
+    report.write(_text(rows), {"catalogue": rows})
     if len(settings.items) > 1:
         store.join("catalogue", rows, RESULTS)
-    report.write(_text(rows), {"catalogue": rows})
     return 0
 
 

@@ -43,13 +43,18 @@ def connected(target: str, method: str) -> Iterator[Send]:
     """
     with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
         _wait_ready(channel, target)
-        call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+        yield unary(channel, method)
 
-        def send(request: bytes, answered: Answered) -> None:
-            future: Any = call.future(request, timeout=TIMEOUT_S)
-            future.add_done_callback(lambda done: answered(*_outcome(done)))
 
-        yield send
+def unary(channel: grpc.Channel, method: str) -> Send:
+    """A `Send` over a channel."""
+    call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+
+    def send(request: bytes, answered: Answered) -> None:
+        future: Any = call.future(request, timeout=TIMEOUT_S)
+        future.add_done_callback(lambda done: answered(*_outcome(done)))
+
+    return send
 
 
 def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (gRPC's future has no public type)

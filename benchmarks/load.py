@@ -118,7 +118,7 @@ def _alone(settings: LoadSettings) -> Window:
         start = fleet.start_time() if settings.parts > 1 else time.monotonic() + _LEAD_S
         ends = start + found.warmup_s, start + found.warmup_s + found.seconds
         meter = Meter(ends, settings.watch)
-        log = Log(found.asked, 1 if found.asked.entries[0] > 1 else _REPLY_EVERY)
+        log = Log(found.asked, 1 if found.asked.method == "batch" else _REPLY_EVERY)
         rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
     first, last = meter.readings()
     sample = replies.read(found.asked.method, log.replies())

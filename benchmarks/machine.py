@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGES = ("grpcio", "numpy", "onnxruntime", "protobuf", "tokenizers")
+import onnxruntime
+
+_PACKAGES = ("grpcio", "numpy", "protobuf", "tokenizers")
 _SCHEDULER_CLOCK = 2  # CPUCLOCK_SCHED in the kernel's posix-timers.h
 
 
@@ -97,6 +99,7 @@ def fingerprint() -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.2f}",
         "system": platform.platform(),
         "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,  # whatever its package is called
         **{name: version(name) for name in _PACKAGES},
         "commit": _commit(),
     }

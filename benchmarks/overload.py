@@ -94,7 +94,9 @@ def step(server: Served, bundle: Path, times: float, seconds: float = 3.0, warmu
         command = [sys.executable, "-m", "benchmarks", "load", "--target", server.address, "--loop", "open"]
         command += ["--bundle", str(bundle), "--rate", f"{times * CAPACITY}", "--seconds", f"{seconds}"]
         command += ["--warmup-s", f"{warmup_s}", "--rows", str(path), "--max-late-ms", "1000"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)  # noqa: S603
+        if ended.returncode:
+            raise RuntimeError(f"the load failed: {ended.stderr.strip()}")
         return judge(Rows.load(path), times, seconds)
 
 

@@ -7,6 +7,7 @@ are measured in turn within one run, since the speed of a shared machine changes
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -125,14 +126,19 @@ def _floor(settings: RatioSettings, seed: int) -> float:
 
 def _variant(settings: RatioSettings) -> list[str]:
     """The server's --variant, if it was given one: the floor runs the same model."""
-    flags = shlex.split(settings.server_flags)
-    return flags[place : place + 2] if "--variant" in flags and (place := flags.index("--variant")) >= 0 else []
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--variant")
+    variant = parser.parse_known_args(shlex.split(settings.server_flags))[0].variant
+    return ["--variant", variant] if variant else []
 
 
 def _server(settings: RatioSettings) -> list[str]:
     which = ["benchmarks", "stub", "--service-ms", str(settings.service_ms)] if settings.stub else ["server"]
     flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--sessions", "1"]
-    return ["-m", *which, *flags, *shlex.split(settings.server_flags)]
+    given = shlex.split(settings.server_flags)
+    if settings.workload != "hot" and "--cache-mb" not in given:  # what is not repeated only fills the cache
+        flags += ["--cache-mb", "0"]
+    return ["-m", *which, *flags, *given]
 
 
 def _echo(settings: RatioSettings) -> list[str]:

@@ -34,14 +34,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def as_json(value: Any) -> str:  # noqa: ANN401 (whatever JSON holds)
     """One line of JSON; a figure that is not there (NaN) is null."""
-    return json.dumps(_finite(value))
+    return json.dumps(finite(value))
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401
+def finite(value: Any) -> Any:  # noqa: ANN401
+    """The same with null for a figure that is not there: JSON knows no NaN."""
     if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

@@ -76,13 +76,12 @@ def run(settings: TeacherSettings) -> int:
             for n in range(settings.rounds)
         ]
     figures = _figures(settings, rounds, alike)
-    folder = store.join("teacher", figures, settings.results)
     rows = [[name, *_cells([pair[n] for pair in rounds])] for n, name in enumerate(("student", "teacher"))]
     text = report.table(["", "CPU us", "capacity/s", f"/s at p99 <= {settings.p99_bound_ms:g} ms", "p99 ms"], rows)
     rate, cpu = (report.spread(figures[name]) for name in ("rate_ratio", "cpu_ratio"))
     times = f"student / teacher: {rate} in rate, {cpu} in CPU"
-    sys.stdout.write(f"joined {folder}\n")
     report.write(f"{text}\n{times}; target {_TARGET:g}. Same texts, cosine {alike:.3f}", {"teacher": figures})
+    sys.stderr.write(f"joined {store.join('teacher', figures, settings.results)}\n")
     return 0
 
 

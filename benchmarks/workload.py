@@ -1,8 +1,9 @@
-"""What is asked: six seeded workloads, versioned. A change of what one sends raises its version.
+"""What is asked: seven seeded workloads, versioned. A change of what one sends raises its version.
 
 | name | version | one request |
 |---|---|---|
 | words | 2 | Encode of one text of 3 to 60 words, each length as often |
+| query | 1 | Recommend: a query as in *words* and nothing else: the job of `make bench-peers` |
 | short | 1 | Recommend: a query of 3 to 10 words behind 0 to 20 item ids |
 | mixed | 1 | Recommend: a query of log-normal length (median 16 tokens, sigma .8, 4 to 128) behind 0 to 20 item ids |
 | history | 1 | Recommend: 1 to 50 item ids, no text |
@@ -29,7 +30,7 @@ from server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 
 Method = Literal["encode", "recommend", "batch"]
-Name = Literal["words", "short", "mixed", "history", "hot", "list"]
+Name = Literal["words", "query", "short", "mixed", "history", "hot", "list"]
 PATHS: dict[Method, str] = {
     "encode": "/swiftrec.v1.EncoderService/Encode",
     "recommend": "/swiftrec.v1.RecommenderService/Recommend",
@@ -53,6 +54,7 @@ class Kind:
 
 KINDS: dict[Name, Kind] = {
     "words": Kind(2, "encode"),
+    "query": Kind(1, "recommend"),
     "short": Kind(1, "recommend"),
     "mixed": Kind(1, "recommend"),
     "history": Kind(1, "recommend"),
@@ -87,8 +89,8 @@ def make(name: Name, bundle: Path, number: int, seed: int) -> Asked:
         ValueError: the catalogue is too small.
     """
     items = Items(bundle)
-    if name == "words":
-        return _words(items, number, seed)
+    if name in {"words", "query"}:
+        return _words(items, number, seed, KINDS[name].method)
     messages, tokens = _Recommends(items).make(name, number * KINDS[name].entries, seed)
     if name != "list":
         return _asked("recommend", messages, tokens, 1)
@@ -109,10 +111,13 @@ def _asked(
     return Asked(method, payloads, np.array(tokens, np.int32), np.full(len(payloads), entries, np.int32))
 
 
-def _words(items: Items, number: int, seed: int) -> Asked:
+def _words(items: Items, number: int, seed: int, method: Method) -> Asked:
     texts = mixed_texts(items.texts, number, seed)
-    messages = [encoder_pb2.EncodeRequest(texts=[text]) for text in texts]
-    return _asked("encode", messages, [len(text.split()) for text in texts], 1)
+    messages = [
+        encoder_pb2.EncodeRequest(texts=[text]) if method == "encode" else RecommendRequest(query=text)
+        for text in texts
+    ]
+    return _asked(method, messages, [len(text.split()) for text in texts], 1)
 
 
 class _Recommends:

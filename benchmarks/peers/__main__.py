@@ -70,9 +70,10 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
-    if not results.is_partial and not settings.tries:
-        store.join("peers", results.section(), RESULTS)
-    return finish(results, settings.out)
+    code = finish(results, settings.out)
+    if code == 0 and not settings.tries and not settings.targets:
+        return join(results)
+    return code
 
 
 def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
@@ -94,6 +95,16 @@ def finish(results: Results, out: Path) -> int:
         return 1
     sys.stdout.write(f"written to {out}\n")
     return 1 if results.is_partial else 0
+
+
+def join(results: Results) -> int:
+    """Put a comparison of all servers into `make bench`'s result; the exit code."""
+    try:
+        store.join("peers", results.section(), RESULTS)
+    except OSError as error:
+        sys.stderr.write(f"benchmarks.peers: {RESULTS} cannot be written: {error.strerror}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

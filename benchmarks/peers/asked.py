@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from benchmarks.client import Send
 from benchmarks.peers.reference import Scores
 from benchmarks.peers.targets import Target
-from benchmarks.peers.wire import OK, Ask
+from benchmarks.peers.wire import OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Asked:
         self.requests = [self.target.pack(self.texts[start : start + size]) for start in starts]
         self._place = dict(zip(self.requests, starts, strict=True))
 
-    def through(self, ask: Ask) -> Send:
+    def through(self, ask: Send) -> Send:
         """For the loops of `benchmarks.client`: sends, and keeps the replies."""
 
         def send(request: bytes, answered: Callable[[int, bytes], None]) -> None:
@@ -88,5 +89,5 @@ class Asked:
     def _unpack(self, reply: bytes) -> list[list[str]]:
         try:
             return self.target.unpack(reply)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, DecodeError):
             return []

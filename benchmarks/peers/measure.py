@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks import workload
-from benchmarks.client import ClosedLoop, Log, arrivals, open_loop
+from benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
 from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.family import Family, PeerError
-from benchmarks.peers.wire import Ask
 from benchmarks.summary import Rows, summarise
 
 _AT = 0.7  # of the capacity
@@ -80,7 +79,7 @@ def _log(requests: Sequence[bytes]) -> Log:
     return Log(workload.Asked("encode", list(requests), ones, ones))
 
 
-def is_answering(ask: Ask, asked: Asked) -> bool:
+def is_answering(ask: Send, asked: Asked) -> bool:
     """Whether the first request is answered with items; waits for its answer."""
     loop = ClosedLoop(asked.through(ask), _log(asked.requests[:1]), 1)
     loop.start()
@@ -91,7 +90,7 @@ def is_answering(ask: Ask, asked: Asked) -> bool:
     return is_good
 
 
-def measure(family: Family, ask: Ask, asked: Asked, plan: Plan) -> Figures:
+def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
     """Everything of one round.
 
     Raises:
@@ -125,7 +124,7 @@ def measure(family: Family, ask: Ask, asked: Asked, plan: Plan) -> Figures:
     )
 
 
-def closed_loop(family: Family, ask: Ask, asked: Asked, plan: Plan, in_flight: int) -> Closed:
+def closed_loop(family: Family, ask: Send, asked: Asked, plan: Plan, in_flight: int) -> Closed:
     """Keep requests in flight through warm-up and window.
 
     Raises:
@@ -160,7 +159,7 @@ def rate_of(moments: Sequence[float], seconds: float) -> float:
     return float(np.polyfit(times - times[0], np.arange(len(times)), 1)[0])
 
 
-def _alone_against_batch(ask: Ask, asked: Asked, plan: Plan) -> int:
+def _alone_against_batch(ask: Send, asked: Asked, plan: Plan) -> int:
     """How many texts are answered differently alone and beside others."""
     requests = asked.requests[: max(1, _ALONE // asked.target.texts)]
     alone, together = (_answers(ask, asked, requests, in_flight) for in_flight in (1, plan.in_flight))
@@ -169,14 +168,14 @@ def _alone_against_batch(ask: Ask, asked: Asked, plan: Plan) -> int:
     )
 
 
-def _answers(ask: Ask, asked: Asked, requests: Sequence[bytes], in_flight: int) -> dict[int, list[str]]:
+def _answers(ask: Send, asked: Asked, requests: Sequence[bytes], in_flight: int) -> dict[int, list[str]]:
     loop = ClosedLoop(asked.through(ask), _log(requests), in_flight)
     loop.start()
     loop.rows()
     return {answer.text: answer.ids for answer in asked.take()}
 
 
-def _open(ask: Ask, asked: Asked, plan: Plan, rate: float) -> Rows:
+def _open(ask: Send, asked: Asked, plan: Plan, rate: float) -> Rows:
     due = arrivals(rate, plan.warmup_s + plan.seconds, plan.seed)
     requests = [asked.requests[n % len(asked.requests)] for n in range(len(due))]
     start = time.monotonic()

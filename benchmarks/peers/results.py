@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,20 +75,20 @@ class Results:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f"{path.name}.tmp")
-        made.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+        made.write_text(json.dumps(report.finite(content), indent=1, allow_nan=False) + "\n")
         made.replace(path)
 
     def section(self) -> dict[str, Any]:
         """What `make bench`'s result holds of it: the section `peers`."""
         rates: dict[str, dict[str, float]] = {}
         tails: dict[str, dict[str, float]] = {}
-        rows: list[dict[str, Any]] = _plain(self.rows())
+        rows: list[dict[str, Any]] = report.finite(self.rows())
         for row in rows:
             name = f"{row['target']} {row['mode']}"
             for into, figure in ((rates, row["requests_per_s"]), (tails, row["p99_ms_at_70"])):
                 if figure is not None:
                     into.setdefault(name, {})[row["variant"]] = figure
-        return {"req_per_s_core": rates, "p99_ms_at_70": tails, "skipped": self.skipped | self.died, "rows": rows}
+        return {"req_per_s_core": rates, "p99_ms_at_70": tails, "skipped": self.skipped, "rows": rows}
 
     def table(self) -> str:
         """The table with what must be known about it."""
@@ -105,15 +104,6 @@ class Results:
         if self.is_partial:
             lines.append("PARTIAL: the run did not come to its end")
         return "\n".join(lines)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 (anything that JSON holds)
-    """The same with null for a figure that there is not: JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results
             try:
                 figures = run_one(setting, target)
             except StartError as error:
-                results.skipped[target.name] = str(error)
+                ran = target.is_ours or any(name == target.name for _, name, _ in results.entries)
+                (results.died if ran else results.skipped)[label if ran else target.name] = str(error)
                 continue
             except PeerError as error:
                 results.died[label] = str(error)
@@ -149,7 +150,13 @@ def floor(bundle: Bundle, variant: str, texts: int, batches: Sequence[int]) -> d
         RuntimeError: it failed.
     """
     command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(bundle.folder), "--variant", variant]
-    command += ["--texts", str(texts), *(word for size in batches for word in ("--batch", str(size)))]
+    command += [
+        "--workload",
+        "query",
+        "--texts",
+        str(texts),
+        *(word for size in batches for word in ("--batch", str(size))),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode:
         raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")

@@ -13,32 +13,29 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Literal
 
 import grpc
 
-from benchmarks.client import TIMEOUT_S
+from benchmarks.client import UNAVAILABLE, Answered, Send, unary
 from benchmarks.machine import pinned
 
-OK, UNKNOWN, UNAVAILABLE = 0, 2, 14
-Answered = Callable[[int, bytes], None]
-"""Told the number of a gRPC status and the reply."""
-Ask = Callable[[bytes, Answered], None]
+OK, UNKNOWN = 0, 2
 Wire = Literal["grpc", "http", "stream"]
 _READ = 65_536
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def connected(wire: Wire, port: int, method: str, core: int) -> Iterator[Ask]:
+def connected(wire: Wire, port: int, method: str, core: int) -> Iterator[Send]:
     """Reach the server at a local port from one core; `method` is that of gRPC, HTTP requests come whole."""
     with pinned(core):
         yield from _connected(wire, port, method)
 
 
-def _connected(wire: Wire, port: int, method: str) -> Iterator[Ask]:
+def _connected(wire: Wire, port: int, method: str) -> Iterator[Send]:
     failures = _Failures()
     try:
         if wire == "http":
@@ -46,7 +43,7 @@ def _connected(wire: Wire, port: int, method: str) -> Iterator[Ask]:
                 yield pool.ask
             return
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield _Streams(channel, method, failures).ask if wire == "stream" else _unary(channel, method)
+            yield _Streams(channel, method, failures).ask if wire == "stream" else unary(channel, method)
     finally:
         failures.close()
 
@@ -65,21 +62,6 @@ class _Failures:
     def _loop(self) -> None:
         for answered in iter(self._waiting.get, None):
             answered(UNAVAILABLE, b"")
-
-
-def _unary(channel: grpc.Channel, method: str) -> Ask:
-    call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
-
-    def ask(request: bytes, answered: Answered) -> None:
-        future: Any = call.future(request, timeout=TIMEOUT_S)
-        future.add_done_callback(lambda done: answered(*_outcome(done)))
-
-    return ask
-
-
-def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (grpcio's futures have no type of their own)
-    code: int = done.code().value[0]
-    return code, done.result() if code == OK else b""
 
 
 class _Stream:

@@ -57,7 +57,7 @@ class Bench:
         flags |= {"loop": "closed", "in_flight": number, "requests": max(64, requests // kind.entries)}
         cycle = is_echo or self.settings.size == "smoke"
         found = self._load(served, name, seed, is_echo=is_echo, may_refuse=True, cycle=cycle, **flags)
-        if found["failed"] + found["refused"] > _FEW * found["requests"] * kind.entries:
+        if found["failed"] * kind.entries + found["refused"] > _FEW * found["requests"] * kind.entries:
             self.result.failures.append(
                 f"{name}, closed loop: the server refused more than {_FEW:.0%} of what was asked"
             )

@@ -37,13 +37,13 @@ def run(settings: SummaryConfig) -> int:
     return 0
 
 
-def digest(results: Path) -> dict[str, Any]:
-    """Of the newest run; what it lacks comes from the newest run of the same machine that has it (see `sources`).
+def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
+    """Of the run in `folder` or the newest; what it lacks is from the newest run of the same machine that has it.
 
     Raises:
         RuntimeError: there is no run.
     """
-    folder = newest(results)
+    folder = folder or newest(results)
     ours = store.load(folder)
     peers, peers_at = _with(results, ours, lambda one: bool(one.peers.req_per_s_core or one.peers.skipped))
     catalogue, catalogue_at = _with(results, ours, lambda one: bool(one.catalogue))

@@ -11,16 +11,17 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.suite import store
-from benchmarks.suite.digest import digest
+from benchmarks.suite.digest import OUR_LIST, OURS, digest
 from benchmarks.suite.result import Repeated, Result
 from benchmarks.suite.settings import RESULTS
 
 REFERENCE = RESULTS / "reference.json"
-BEGIN, END = "<!-- benchmarks: made by `python -m benchmarks readme`, do not edit -->", "<!-- end of benchmarks -->"
-_NOTHING = (
-    "No reference run yet: `make bench` on a quiet machine, then `python -m benchmarks readme --reference FOLDER`"
+BEGIN, END = (
+    "<!-- benchmarks: made by `.venv/bin/python -m benchmarks readme`, do not edit -->",
+    "<!-- end of benchmarks -->",
 )
-_OURS_ALONE = 2  # one request a call, and lists
+_COMMAND = ".venv/bin/python -m benchmarks readme"
+_NOTHING = f"No reference run yet: `make bench` on a quiet machine, then `{_COMMAND} --reference FOLDER`"
 _FIELDS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core", "p99_ms_at_70")
 
 
@@ -40,7 +41,7 @@ class ReadmeSettings(BaseSettings):
 def run(settings: ReadmeSettings) -> int:
     """Write, or check."""
     if settings.reference:
-        found = slim(store.load(settings.reference), digest(settings.reference.parent))
+        found = slim(store.load(settings.reference), digest(settings.reference.parent, settings.reference))
         settings.file.parent.mkdir(parents=True, exist_ok=True)
         settings.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = settings.readme.read_text(encoding="utf-8")
@@ -66,7 +67,7 @@ def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
     workloads = {
         name: {field: getattr(found, field).values for field in _FIELDS} for name, found in result.workloads.items()
     }
-    keys = ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue", "teacher")
+    keys = ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue", "teacher", "sources")
     return {
         "machine": result.machine,
         "commit": result.commit,
@@ -83,9 +84,10 @@ def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The Markdown between the markers."""
     machine, bundle = found["machine"], found["bundle"]
+    rounds = len(next(iter(found["workloads"].values()))["server_us"])
     lines = [
         f"{machine['cpu']}, one core for the server, one for the client; {bundle['name']}, {bundle['variant']}; commit "
-        f"{found['commit']}, {found['date'][:10]}. Medians of {len(found['startup_s'])} interleaved rounds (range).",
+        f"{found['commit']}, {found['date'][:10]}. Medians of {rounds} interleaved rounds (range).",
         "",
         "| workload | CPU floor + echo + rest = server, µs | work ratio | per s and core | p99 at 70 % load, ms |",
         "|---|---|---|---|---|",
@@ -97,8 +99,10 @@ def table(found: dict[str, Any]) -> str:
         ratio, rate, tail = (_cell(cells[f], d) for f, d in (("work_ratio", 2), ("per_s_core", 0), ("p99_ms_at_70", 0)))
         lines.append(f"| {name} | {cost} | {ratio} | {rate} | {tail} |")
     lines += ["", *_facts(found)]
-    for part in (_teacher(found["teacher"]), _targets(found), _rows(found["catalogue"])):
+    for part in (_teacher(found["teacher"]), _targets(found), _catalogue(found["catalogue"])):
         lines += ["", *part] if part else []
+    apart = {name: at for name, at in found["sources"].items() if name != "run" and at != found["sources"]["run"]}
+    lines += ["", "From other runs: " + ", ".join(f"{name} {at}" for name, at in apart.items()) + "."] if apart else []
     return "\n".join(lines)
 
 
@@ -122,24 +126,40 @@ def _teacher(found: dict[str, Any]) -> list[str]:
 
 
 def _targets(found: dict[str, Any]) -> list[str]:
-    """Ours and the peers', best first, and those that could not be run."""
-    if len(found["req_per_s_core"]) <= _OURS_ALONE and not found["peers_skipped"]:
+    """The servers of `make bench-peers`, ours among them, best first, and those that could not be run.
+
+    The suite's own rows are of another job (histories, the cache) and in another unit (by CPU time): they stay out.
+    """
+    shown = {target: rates for target, rates in found["req_per_s_core"].items() if target not in (OURS, OUR_LIST)}
+    if not shown and not found["peers_skipped"]:
         return []
-    rates = [(rate, target, v) for target, rates in found["req_per_s_core"].items() for v, rate in rates.items()]
-    lines = ["| target | encoder | per s and core | p99 at 70 % load, ms |", "|---|---|---|---|"]
+    rates = [(rate, target, v) for target, rates in shown.items() for v, rate in rates.items()]
+    lines = ["| target | encoder | requests/s on one core | p99 at 70 % load, ms |", "|---|---|---|---|"]
     for rate, target, variant in sorted(rates, reverse=True):
         tail = found["p99_ms_at_70"].get(target, {}).get(variant)
         lines.append(f"| {target} | {variant} | {rate:.0f} | {'' if tail is None else f'{tail:.0f}'} |")
     return [*lines, *(f"| {name} | not run: {why} | | |" for name, why in found["peers_skipped"].items())]
 
 
-def _rows(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows that all have the same columns, as they were measured."""
+def _catalogue(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each size, index and filter, and for each kind of whole request."""
     if not rows:
         return []
-    names = list(rows[0])
-    cells = [" | ".join(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names) for row in rows]
-    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names), *(f"| {row} |" for row in cells)]
+    lines = ["| items | index | of | recall@100 | p50, ms | p99, ms | / 2,000 items |", "|" + "---|" * 7]
+    for row in rows:
+        where = f"| {row['items']:,} | {row['index']} |"
+        for name, found in row["search"].items():
+            lines.append(
+                f"{where} search, {name} | {found['recall']:.4f} | {found['p50_ms']:.2f} | {found['p99_ms']:.2f} | |"
+            )
+        for name, found in row["whole"].items():
+            ratio = _cell(Repeated(values=found["ratio"]), 2)
+            lines.append(f"{where} Recommend, {name} | | {_times(found)} | {ratio} |")
+    return lines
+
+
+def _times(found: dict[str, Any]) -> str:
+    return f"{found['p50_ms']:.2f} | {found['p99_ms']:.2f}"
 
 
 def _cell(found: Repeated, digits: int) -> str:

@@ -41,6 +41,10 @@ def start(bench: Bench, stack: ExitStack) -> None:
     """
     settings = bench.settings
     check_device(settings.device)
+    if any(word.startswith("--variant") for word in shlex.split(settings.server_flags)):
+        raise RuntimeError(
+            "--variant in --server-flags would leave the floor with another model: give it to bench itself"
+        )
     bundle = load_bundle(settings.bundle)
     facts = bundle.manifest
     variant = settings.variant or facts.default.get(settings.device, "fp32")

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+from pyarrow import parquet
 
 from benchmarks.process import Served, serving
 from benchmarks.suite import store
@@ -80,7 +83,6 @@ def test_report_is_one_file_that_fetches_nothing(smoke: tuple[Path, str]) -> Non
 
 
 def test_raw_rows_give_the_same_figures(smoke: tuple[Path, str]) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     rows = parquet.read_table(smoke[0] / "rows.parquet").to_pydict()
     for number, point in enumerate(store.load(smoke[0]).points):
         here = [n for n, window in enumerate(rows["window"]) if window == number]
@@ -91,11 +93,9 @@ def test_raw_rows_give_the_same_figures(smoke: tuple[Path, str]) -> None:
 
 
 def test_hdr_logs_can_be_read_again(smoke: tuple[Path, str]) -> None:
-    log = pytest.importorskip("hdrh.log")
-    histogram = pytest.importorskip("hdrh.histogram")
     point = store.load(smoke[0]).points[0]
     path = next((smoke[0] / "hdr").glob("000-*.hlog"))
-    reader = log.HistogramLogReader(str(path), histogram.HdrHistogram(1, 3_600_000_000, 3))
+    reader = HistogramLogReader(str(path), HdrHistogram(1, 3_600_000_000, 3))
     found = reader.get_next_interval_histogram()
     assert found.get_total_count() == point.requests - point.failed
     assert found.get_value_at_percentile(50) == pytest.approx(1e3 * point.p50_ms, rel=0.02)
