@@ -276,4 +276,5 @@ def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> Non
 
 
 def _summary() -> dict[str, Any]:
-    return {"req_per_s_core": {}, "p99_ms_at_70": {}, "peers_skipped": {}, "catalogue": [], "teacher": {}}
+    parts: dict[str, Any] = {name: {} for name in ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "teacher")}
+    return parts | {"catalogue": [], "sources": {"run": "a"}}
