@@ -23,7 +23,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.suite import store
+from benchmarks.suite import apart
+from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
 from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
@@ -97,9 +98,9 @@ class Row:
 def run(settings: CatalogueSettings) -> int:
     """Measure each size and write the table."""
     rows = _one_size(settings) if len(settings.items) == 1 else _each_size(settings)
-    report.write(_text(rows), {"catalogue": rows})
+    report.write(apart.catalogue(rows), {"catalogue": rows})
     if len(settings.items) > 1:
-        store.join("catalogue", rows, RESULTS)
+        join("catalogue", rows, RESULTS)
     return 0
 
 
@@ -229,38 +230,6 @@ def _search(found: Sequence[tuple[set[str], float]], truth: Sequence[tuple[set[s
     times = [took for _, took in found]
     p50, p99 = np.percentile(times, [50, 99])
     return Search(float(np.mean(recalls)), min(recalls), float(p50), float(p99))
-
-
-def _text(rows: Sequence[dict[str, Any]]) -> str:
-    search = [
-        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['worst']:.2f}"]
-        + [f"{s[key]:.2f}" for key in ("p50_ms", "p99_ms")]
-        for row in rows
-        for name, s in row["search"].items()
-    ]
-    whole = [
-        [
-            f"{row['items']:,}",
-            row["index"],
-            name,
-            *(f"{w[key]:.2f}" for key in ("p50_ms", "p99_ms")),
-            report.spread(w["ratio"]),
-        ]
-        for row in rows
-        for name, w in row["whole"].items()
-    ]
-    costs = [
-        [f"{row['items']:,}", row["index"], *(f"{row[key]:.1f}" for key in ("load_s", "build_s"))]
-        + [f"{row[key]:.0f}" for key in ("memory_mb", "index_mb")]
-        for row in rows
-    ]
-    return "\n\n".join(
-        [
-            report.table(["items", "index", "filter", "recall@100", "worst", "p50 ms", "p99 ms"], search),
-            report.table(["items", "index", "Recommend", "p50 ms", "p99 ms", f"x {BASE_ITEMS:,} items"], whole),
-            report.table(["items", "index", "load s", "build s", "memory MB", "index MB"], costs),
-        ]
-    )
 
 
 def _resident_mb() -> float:

@@ -19,8 +19,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import measure, report
+from benchmarks.client import TIMEOUT_S
 from benchmarks.process import Served, serving
-from benchmarks.suite import store
+from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
 from benchmarks.suite.start import check_device
 from benchmarks.workload import Name, make
@@ -81,7 +82,7 @@ def run(settings: TeacherSettings) -> int:
     rate, cpu = (report.spread(figures[name]) for name in ("rate_ratio", "cpu_ratio"))
     times = f"student / teacher: {rate} in rate, {cpu} in CPU"
     report.write(f"{text}\n{times}; target {_TARGET:g}. Same texts, cosine {alike:.3f}", {"teacher": figures})
-    sys.stderr.write(f"joined {store.join('teacher', figures, settings.results)}\n")
+    sys.stderr.write(f"joined {join('teacher', figures, settings.results)}\n")
     return 0
 
 
@@ -117,13 +118,14 @@ def _alike(settings: TeacherSettings, ours: Served, theirs: Served) -> float:
 
 def _vectors(served: Served, texts: Sequence[str]) -> Any:  # noqa: ANN401 (an array, [texts, dimensions])
     with grpc.insecure_channel(served.address) as channel:
-        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=measure.TIMEOUT_S)
+        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=TIMEOUT_S)
     return np.frombuffer(reply.vectors, "<f4").reshape(reply.rows, reply.dimensions)
 
 
 def _figures(settings: TeacherSettings, rounds: Sequence[tuple[Found, Found]], alike: float) -> dict[str, Any]:
     return {
         "workload": settings.workload,
+        "variant": settings.variant,
         "p99_bound_ms": settings.p99_bound_ms,
         "rate_ratio": [ours.rate / theirs.rate if theirs.rate else float("nan") for ours, theirs in rounds],
         "cpu_ratio": [theirs.server_us / ours.server_us for ours, theirs in rounds],

@@ -13,9 +13,8 @@ from benchmarks import workload
 from benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
 from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.family import Family, PeerError
-from benchmarks.summary import Rows, summarise
+from benchmarks.summary import AT_70, Rows, summarise
 
-_AT = 0.7  # of the capacity
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0
 _LONGER = 2  # windows of lists, whose answers come in lumps
@@ -103,7 +102,7 @@ def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
     one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None
     if not full.rate > 0:
         raise PeerError("answered too little within the window: give more --seconds")
-    late = summarise(_open(ask, asked, plan, _AT * full.rate / size), plan.seconds, _SLO_MS)
+    late = summarise(_open(ask, asked, plan, AT_70 * full.rate / size), plan.seconds, _SLO_MS)
     family.check()
     return Figures(
         requests_per_s=full.rate,

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.peers import messages
 from benchmarks.peers.wire import Wire
-
-_LIST = 32
+from benchmarks.workload import LIST_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,11 @@ class Target:
         return self.batching is None
 
     @property
+    def is_in_use(self) -> bool:
+        """Whether its batching is the one that the comparison uses."""
+        return bool(self.tries) and self.batching == self.tries[0]
+
+    @property
     def label(self) -> str:
         """For progress and errors."""
         return f"{self.name}, {self.mode}"
@@ -65,7 +69,7 @@ class Target:
 
 
 DOCUMENTED, SPLIT = "as documented", "split"
-OURS = "swiftrec"
+OURS, UNARY, LIST, STREAM = "swiftrec", "unary", "list of 32", "stream"
 
 
 def _http(path: str, body: Callable[[str], object]) -> Callable[[Sequence[str]], bytes]:
@@ -104,9 +108,9 @@ _PEERS = (
     ),
 )  # fmt: skip
 _OURS = (
-    Target(OURS, "unary", "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one),
-    Target(OURS, "list of 32", "grpc", messages.LIST, messages.pack_list, messages.unpack_list, _LIST),
-    Target(OURS, "stream", "stream", messages.STREAM, messages.pack_streamed, messages.unpack_streamed),
+    Target(OURS, UNARY, "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one),
+    Target(OURS, LIST, "grpc", messages.LIST, messages.pack_list, messages.unpack_list, LIST_ENTRIES),
+    Target(OURS, STREAM, "stream", messages.STREAM, messages.pack_streamed, messages.unpack_streamed),
 )
 
 
