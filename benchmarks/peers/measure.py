@@ -1,4 +1,4 @@
-"""One server, one round: alone against a batch, then closed loops, then an open loop at 70 % of what was found."""
+"""One server, one round: one in flight, alone against a batch, saturated, then an open loop at 70 % of that."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
         PeerError: the server ended, or answers nothing.
     """
     size = asked.target.texts
+    one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None  # before a server has learnt to wait for more
     different = _alone_against_batch(ask, asked, plan)
     lists = replace(plan, seconds=_LONGER * plan.seconds) if size > 1 else plan
     full = closed_loop(family, ask, asked, lists, max(1, plan.in_flight // size))
-    one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None
     if not full.rate > 0:
         raise PeerError("answered too little within the window: give more --seconds")
     late = summarise(_open(ask, asked, plan, AT_70 * full.rate / size), plan.seconds, _SLO_MS)

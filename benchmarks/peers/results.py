@@ -84,16 +84,16 @@ class Results:
     def tries(self) -> list[dict[str, Any]]:
         """Of a run with --tries: each setting of each peer, the best (requests/s as a share of the floor) marked."""
         rows = self.rows()
-        best: dict[tuple[str, str], float] = {}
+        best: dict[tuple[str, str, str], float] = {}
         for row in rows:
-            peer = row["variant"], row["target"]
-            best[peer] = max(best.get(peer, 0.0), row["share_of_floor"])
+            best[_of(row)] = max(best.get(_of(row), 0.0), row["share_of_floor"])
         kept = ("target", "variant", "share_of_floor", "p99_ms_at_70", "errors", "spread")
         return [
             {
                 **{name: row[name] for name in kept},
                 "tried": str(self.targets[key].batching),
-                "is_best": row["share_of_floor"] == best[row["variant"], row["target"]],
+                "mode": _of(row)[2],
+                "is_best": row["share_of_floor"] == best[_of(row)],
                 "in_use": self.targets[key].is_in_use,
             }
             for key, row in zip(self.entries, report.finite(rows), strict=True)
@@ -110,6 +110,11 @@ class Results:
         if self.is_partial:
             lines.append("PARTIAL: the run did not come to its end")
         return "\n".join(lines)
+
+
+def _of(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Variant, server and mode without the setting that was tried."""
+    return row["variant"], row["target"], row["mode"].partition(",")[0]
 
 
 def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:

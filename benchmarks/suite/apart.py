@@ -35,11 +35,15 @@ def peers(rows: Sequence[Row]) -> str:
 
 def tries(rows: Sequence[Row]) -> str:
     """The settings of each peer that were tried, and which is its best."""
-    head = ["server", "variant", "tried", "of floor", "p99 ms at 70 %", "best", "in use"]
+    head = ["server", "variant", "mode", "tried", "of floor", "p99 ms at 70 %", "best", "in use"]
     return report.table(
         head,
         [
-            [row["target"], row["variant"], row["tried"], _range(row, "share_of_floor"), _number(row["p99_ms_at_70"])]
+            [
+                *(row[name] for name in ("target", "variant", "mode", "tried")),
+                _range(row, "share_of_floor"),
+                _number(row["p99_ms_at_70"]),
+            ]
             + ["yes" if row[name] else "" for name in ("is_best", "in_use")]
             for row in rows
         ],
