@@ -1,7 +1,7 @@
 """`python -m benchmarks hotspots`: where the server's CPU goes at saturation, line by line of our own code (py-spy).
 
-A sample belongs to the innermost frame of `server/`: what a library does counts for the place that called it. gRPC's
-threads without any Python are not seen.
+A sample is of the thread that holds the interpreter, and belongs to the innermost frame of `server/`: what a library
+does counts for the place that called it. What holds no interpreter (gRPC's own threads, onnxruntime) is the rest.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.measure import load
-from benchmarks.process import more_flags, serving
-from benchmarks.workload import KINDS, Name
+from benchmarks.client import ClosedLoop, Log, connected
+from benchmarks.machine import cpu_seconds, pinned
+from benchmarks.process import Served, load_cores, more_flags, serving
+from benchmarks.summary import OK
+from benchmarks.workload import KINDS, PATHS, Name, make
 
 _SPY = Path(sys.executable).with_name("py-spy")
-_PER_S = 200
+_PER_S = 100
 _ELSEWHERE = "outside server/"
-_END_S = 30.0
+_REQUESTS = 4_000
 
 
 class HotspotsSettings(BaseSettings):
@@ -43,59 +46,69 @@ class HotspotsSettings(BaseSettings):
     seed: int = Field(7, description="of the requests")
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """py-spy's raw lines, and what went on meanwhile: answers per second, CPU microseconds each, cores used."""
+
+    stacks: list[str]
+    per_s: float
+    server_us: float
+    busy: float
+
+
 def run(settings: HotspotsSettings) -> int:
     """Write the table."""
     if not _SPY.exists():
-        raise RuntimeError("py-spy is missing: python -m pip install -c constraints.txt -e '.[cpu,dev]' (make setup)")
+        raise RuntimeError("py-spy is missing: python -m pip install -c constraints.txt -e '.[cpu,bench]' (make setup)")
     flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--log-level", "error"]
     flags += more_flags(settings.variant, settings.server_flags, has_cache=KINDS[settings.workload].repeats)
-    with serving(["-m", "server", *flags]) as served, tempfile.TemporaryDirectory() as scratch:
-        found, stacks = _watched(settings, served, Path(scratch) / "stacks")
-    by_place, by_room = places(stacks), rooms(stacks)
+    with serving(["-m", "server", *flags]) as served:
+        found = profile(settings, served)
+    by_place, by_room = places(found.stacks), rooms(found.stacks)
     whole = max(1, sum(by_place.values()))
-    seen = whole / (_PER_S * settings.seconds)
     rows = [[place, f"{number / whole:.1%}"] for place, number in by_place.most_common(settings.lines)]
     text = "\n\n".join(
         [
             report.table(["place", "of the samples"], rows),
             report.table(["room", "of the samples"], [[room, f"{n / whole:.1%}"] for room, n in by_room.most_common()]),
-            f"{found['throughput']:.0f}/s, {found['server_us']:.0f} us of CPU each, {found['server_busy']:.2f} cores; "
-            f"{seen:.2f} threads with Python at work at a time (they may wait for a core or the interpreter)",
+            f"{found.per_s:.0f}/s, {found.server_us:.0f} us of CPU each; {found.busy:.2f} cores used, the interpreter "
+            f"held {whole / (_PER_S * settings.seconds):.2f} of the time ({whole} samples)",
         ]
     )
-    report.write(text, {"places": dict(by_place), "rooms": dict(by_room), "load": found})
+    report.write(text, {"places": dict(by_place), "rooms": dict(by_room), "server_us": found.server_us})
     return 0
 
 
-def _watched(settings: HotspotsSettings, served: Any, path: Path) -> tuple[dict[str, Any], list[str]]:  # noqa: ANN401
-    command = [
-        str(_SPY),
-        "record",
-        "--pid",
-        str(served.pid),
-        "--duration",
-        str(settings.seconds),
-        "--rate",
-        str(_PER_S),
-    ]
-    command += ["--format", "raw", "--output", str(path), "--nonblocking"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as spy:  # noqa: S603
-        try:
-            found = load(
-                served,
-                bundle=settings.bundle,
-                workload=settings.workload,
-                in_flight=max(1, settings.in_flight // KINDS[settings.workload].entries),
-                seconds=settings.seconds,
-                seed=settings.seed,
-                may_refuse=True,
-            )
-            _, said = spy.communicate(timeout=_END_S)
-        finally:
-            spy.kill()
-    if not path.exists():
-        raise RuntimeError(f"py-spy wrote no profile: {said.strip()}")
-    return found, path.read_text(encoding="utf-8").splitlines()
+def profile(settings: HotspotsSettings, served: Served) -> Profile:
+    """Keep the server saturated from this process while py-spy looks at it.
+
+    Raises:
+        RuntimeError: the server ended, or there is no profile.
+    """
+    kind = KINDS[settings.workload]
+    asked = make(settings.workload, settings.bundle, max(64, _REQUESTS // kind.entries), settings.seed)
+    with pinned(load_cores()), connected(served.address, PATHS[asked.method]) as send:
+        loop = ClosedLoop(send, Log(asked), max(1, settings.in_flight // kind.entries), cycle=True)
+        started, spent = time.monotonic(), cpu_seconds(served.pid or 0)
+        loop.start()
+        stacks = _spied(served.pid or 0, settings.seconds)
+        served.check()
+        seconds, spent = time.monotonic() - started, cpu_seconds(served.pid or 0) - spent
+        loop.stop()
+        rows = loop.rows().within(started, started + seconds)
+    answers = max(1, int(rows.entries[rows.code == OK].sum()))
+    return Profile(stacks, answers / seconds, 1e6 * spent / answers, spent / seconds)
+
+
+def _spied(pid: int, seconds: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "stacks"
+        command = [str(_SPY), "record", "--pid", str(pid), "--duration", str(seconds), "--rate", str(_PER_S)]
+        command += ["--gil", "--format", "raw", "--output", str(path)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if ended.returncode or not path.exists():
+            raise RuntimeError(f"py-spy wrote no profile: {ended.stderr.strip()}")
+        return path.read_text(encoding="utf-8").splitlines()
 
 
 def places(stacks: Iterable[str]) -> Counter[str]:

@@ -93,14 +93,14 @@ def test_tries_say_which_setting_is_the_best_and_which_is_in_use() -> None:
     for target in tried(["mosec"]):
         found = figures(requests_per_s=next(rates[target.mode.partition(",")[0]]))
         results.add("int8", target, Entry(found, 1_000.0))
-    found = results.tries()
-    assert [(row["mode"], row["tried"]) for row in found if row["in_use"]] == [
+    rows = results.tries()
+    assert [(row["mode"], row["tried"]) for row in rows if row["in_use"]] == [
         ("as documented", "32 within 10 ms"), ("split", "32 within 10 ms")
     ]  # fmt: skip
-    assert [(row["mode"], row["tried"]) for row in found if row["is_best"]] == [
+    assert [(row["mode"], row["tried"]) for row in rows if row["is_best"]] == [
         ("as documented", "16 within 10 ms"), ("split", "32 within 10 ms")
     ]  # fmt: skip
-    assert "64 within 10 ms" in apart.tries(found)
+    assert "64 within 10 ms" in apart.tries(rows)
 
 
 def test_a_right_answer_is_right_and_wrong_ones_are_seen() -> None:

@@ -94,6 +94,10 @@ def closes_on_the_second(connection: socket.socket) -> None:
     connection.recv(1_000)
 
 
+def closes(connection: socket.socket) -> None:
+    connection.recv(1_000)
+
+
 def ask_twice(port: int) -> list[int]:
     """The status of two requests, one after the other."""
     found: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -112,7 +116,7 @@ def test_a_kept_connection_that_ends_is_asked_again_on_a_new_one() -> None:
 
 def test_a_request_is_sent_again_only_once() -> None:
     """Negative control: a server that closes whatever it is asked is not asked for ever."""
-    with http_server(closes_on_the_second, lambda connection: connection.recv(1_000), good) as port:
+    with http_server(closes_on_the_second, closes, good) as port:
         assert ask_twice(port) == [OK, UNAVAILABLE]
 
 
