@@ -96,15 +96,21 @@ class Row:
 
 
 def run(settings: CatalogueSettings) -> int:
-    """Measure each size and write the table."""
-    rows = _one_size(settings) if len(settings.items) == 1 else _each_size(settings)
-    report.write(apart.catalogue(rows), {"catalogue": rows})
-    if len(settings.items) > 1:
+    """Measure each size and write the table; 1 if it ended before the last size, which then joins no result."""
+    if len(settings.items) == 1:
+        rows, reason = _one_size(settings), ""
+    else:
+        rows, reason = _each_size(settings)
+    report.write(apart.catalogue(rows), {"catalogue": rows, "partial": reason})
+    if reason:
+        sys.stderr.write(f"benchmarks catalogue: partial: {reason}\n")
+    elif len(settings.items) > 1:
         join("catalogue", rows, RESULTS)
-    return 0
+    return 1 if reason else 0
 
 
-def _each_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
+def _each_size(settings: CatalogueSettings) -> tuple[list[dict[str, Any]], str]:
+    """Rows, and why they are not all."""
     rows: list[dict[str, Any]] = []
     for items in settings.items:
         command = [sys.executable, "-m", "benchmarks", "catalogue", "--items", str(items)]
@@ -112,9 +118,9 @@ def _each_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
             command += [f"--{name}", str(getattr(settings, name))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise RuntimeError(f"{items:,} items: the run ended with exit code {done.returncode}")
+            return rows, f"{items:,} items: the run ended with exit code {done.returncode}"
         rows += json.loads(done.stdout.splitlines()[-1])["catalogue"]
-    return rows
+    return rows, ""
 
 
 def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
