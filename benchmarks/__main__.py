@@ -14,6 +14,7 @@ from benchmarks import (
     floor,
     fronts,
     gaps,
+    hotspots,
     load,
     overload,
     ratio,
@@ -23,7 +24,7 @@ from benchmarks import (
     teacher_server,
 )
 from benchmarks.extra import sentence
-from benchmarks.suite import compare, digest, readme, schema
+from benchmarks.suite import aims, compare, digest, readme, schema
 from benchmarks.suite import run as suite
 from benchmarks.suite.settings import BenchSettings
 from server.config import read_settings
@@ -37,6 +38,7 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),
     "gaps": (gaps.GapsSettings, gaps.run),
+    "hotspots": (hotspots.HotspotsSettings, hotspots.run),
     "load": (load.LoadSettings, load.run),
     "overload": (overload.OverloadSettings, overload.run),
     "ratio": (ratio.RatioSettings, ratio.run),
@@ -45,6 +47,7 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "schema": (schema.SchemaSettings, schema.run),
     "stub": (stub.StubSettings, stub.run),
     "summary": (digest.SummaryConfig, digest.run),
+    "targets": (aims.TargetsSettings, aims.run),
     "teacher": (teacher.TeacherSettings, teacher.run),
     "teacher-serve": (teacher_server.TeacherServeSettings, teacher_server.run),
 }

@@ -23,7 +23,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.suite import store
+from benchmarks.suite import apart
+from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
 from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
@@ -95,15 +96,21 @@ class Row:
 
 
 def run(settings: CatalogueSettings) -> int:
-    """Measure each size and write the table."""
-    rows = _one_size(settings) if len(settings.items) == 1 else _each_size(settings)
-    report.write(_text(rows), {"catalogue": rows})
-    if len(settings.items) > 1:
-        store.join("catalogue", rows, RESULTS)
-    return 0
+    """Measure each size and write the table; 1 if it ended before the last size, which then joins no result."""
+    if len(settings.items) == 1:
+        rows, reason = _one_size(settings), ""
+    else:
+        rows, reason = _each_size(settings)
+    report.write(apart.catalogue(rows), {"catalogue": rows, "partial": reason})
+    if reason:
+        sys.stderr.write(f"benchmarks catalogue: partial: {reason}\n")
+    elif len(settings.items) > 1:
+        join("catalogue", rows, RESULTS)
+    return 1 if reason else 0
 
 
-def _each_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
+def _each_size(settings: CatalogueSettings) -> tuple[list[dict[str, Any]], str]:
+    """Rows, and why they are not all."""
     rows: list[dict[str, Any]] = []
     for items in settings.items:
         command = [sys.executable, "-m", "benchmarks", "catalogue", "--items", str(items)]
@@ -111,9 +118,9 @@ def _each_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
             command += [f"--{name}", str(getattr(settings, name))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise RuntimeError(f"{items:,} items: the run ended with exit code {done.returncode}")
+            return rows, f"{items:,} items: the run ended with exit code {done.returncode}"
         rows += json.loads(done.stdout.splitlines()[-1])["catalogue"]
-    return rows
+    return rows, ""
 
 
 def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
@@ -229,38 +236,6 @@ def _search(found: Sequence[tuple[set[str], float]], truth: Sequence[tuple[set[s
     times = [took for _, took in found]
     p50, p99 = np.percentile(times, [50, 99])
     return Search(float(np.mean(recalls)), min(recalls), float(p50), float(p99))
-
-
-def _text(rows: Sequence[dict[str, Any]]) -> str:
-    search = [
-        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['worst']:.2f}"]
-        + [f"{s[key]:.2f}" for key in ("p50_ms", "p99_ms")]
-        for row in rows
-        for name, s in row["search"].items()
-    ]
-    whole = [
-        [
-            f"{row['items']:,}",
-            row["index"],
-            name,
-            *(f"{w[key]:.2f}" for key in ("p50_ms", "p99_ms")),
-            report.spread(w["ratio"]),
-        ]
-        for row in rows
-        for name, w in row["whole"].items()
-    ]
-    costs = [
-        [f"{row['items']:,}", row["index"], *(f"{row[key]:.1f}" for key in ("load_s", "build_s"))]
-        + [f"{row[key]:.0f}" for key in ("memory_mb", "index_mb")]
-        for row in rows
-    ]
-    return "\n\n".join(
-        [
-            report.table(["items", "index", "filter", "recall@100", "worst", "p50 ms", "p99 ms"], search),
-            report.table(["items", "index", "Recommend", "p50 ms", "p99 ms", f"x {BASE_ITEMS:,} items"], whole),
-            report.table(["items", "index", "load s", "build s", "memory MB", "index MB"], costs),
-        ]
-    )
 
 
 def _resident_mb() -> float:

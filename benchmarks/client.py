@@ -29,7 +29,7 @@ UNAVAILABLE = 14
 _CONNECT_S = 10.0
 _MOST_ROWS = 32_000  # whose replies may be kept
 Answered = Callable[[int, bytes], None]
-"""Is given the number of the status code, and the reply (empty after an error)."""
+"""Is given the number of the status code, and the reply, or after an error what the server said of it."""
 Send = Callable[[bytes, Answered], None]
 """Sends a request and calls back once."""
 
@@ -59,7 +59,7 @@ def unary(channel: grpc.Channel, method: str) -> Send:
 
 def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (gRPC's future has no public type)
     code = done.code().value[0]
-    return code, done.result() if code == OK else b""
+    return code, done.result() if code == OK else (done.details() or "").encode()
 
 
 def _wait_ready(channel: grpc.Channel, target: str) -> None:
@@ -79,8 +79,8 @@ class Log:
 
     def add(self, number: int, intended: float, sent: float, code: int, reply: bytes) -> None:
         """Request `number` is answered."""
-        kept = reply if number % self.reply_every == 0 and len(self.rows) < _MOST_ROWS else b""
-        self.rows.append((intended, sent, time.monotonic(), code, number, kept))
+        is_kept = code == OK and number % self.reply_every == 0 and len(self.rows) < _MOST_ROWS
+        self.rows.append((intended, sent, time.monotonic(), code, number, reply if is_kept else b""))
 
     def replies(self) -> list[bytes]:
         """Those that were kept."""

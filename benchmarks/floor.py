@@ -32,7 +32,7 @@ from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
 
 _WARMUP_TEXTS = 64
-_TOP_K = 10
+TOP_K = 10
 
 
 class FloorSettings(BaseSettings):
@@ -131,7 +131,7 @@ class FloorMeter:
     def _search(self, number: int) -> None:
         user = np.ones(self.catalogue.dimensions, dtype=np.float32)
         for _ in range(number):
-            self.catalogue.search(user, self.catalogue.mask(Filter(), ()), _TOP_K)
+            self.catalogue.search(user, self.catalogue.mask(Filter(), ()), TOP_K)
 
     def _warm_up(self, texts: Sequence[str], users: Sequence[UserSequence], size: int) -> None:
         _run(self.encoder, self.tokenizer.encode(texts[:_WARMUP_TEXTS]), size)

@@ -110,6 +110,11 @@ def plan(settings: LoadSettings) -> Plan:
     return Plan(asked.share(part, parts), due[part::parts], settings.warmup_s, settings.seconds)
 
 
+def in_flight(settings: LoadSettings) -> int:
+    """How many requests this client keeps in flight: its share, 0 if there are more clients than requests."""
+    return len(range(settings.part, settings.in_flight, settings.parts))
+
+
 def _alone(settings: LoadSettings) -> Window:
     found = plan(settings)
     with connected(settings.target, PATHS[found.asked.method]) as send:
@@ -122,11 +127,12 @@ def _alone(settings: LoadSettings) -> Window:
         rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
     first, last = meter.readings()
     sample = replies.read(found.asked.method, log.replies())
-    return Window(rows, first, last, sample, float(found.asked.tokens.mean()), is_open=found.due is not None)
+    tokens = float(found.asked.tokens.mean()) if len(found.asked) else 0.0
+    return Window(rows, first, last, sample, tokens, is_open=found.due is not None)
 
 
 def _closed(send: Send, log: Log, settings: LoadSettings, meter: Meter) -> Rows:
-    loop = ClosedLoop(send, log, max(1, settings.in_flight // settings.parts), cycle=settings.cycle)
+    loop = ClosedLoop(send, log, in_flight(settings), cycle=settings.cycle)
     loop.start()
     meter.readings()
     loop.stop()

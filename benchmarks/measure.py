@@ -11,10 +11,12 @@ from typing import Any
 from benchmarks.client import UNAVAILABLE
 from benchmarks.machine import pinned
 from benchmarks.process import Served, load_cores
+from benchmarks.replies import RESOURCE_EXHAUSTED
+from benchmarks.summary import OK
 
 NO_LIMIT = 9.0  # of the client's share of its core: for a bare server, which the client is no faster than
-TIMEOUT_S = 30.0
-_REFUSED = {"0", "8"}  # OK and RESOURCE_EXHAUSTED: what a server says that works
+_ANSWERED = {str(OK)}
+_REFUSED = {str(OK), str(RESOURCE_EXHAUSTED)}  # what a server says that works
 
 
 def load(served: Served, *, may_refuse: bool = False, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -31,22 +33,43 @@ def load(served: Served, *, may_refuse: bool = False, **flags: Any) -> dict[str,
     Raises:
         RuntimeError: the generator failed, requests did, or the server ended.
     """
-    values = {"target": served.address, "watch": served.pid, **flags}
-    command = [sys.executable, "-m", "benchmarks", "load"]
-    for name, value in values.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            command += [flag] if value else []
-        elif value is not None:
-            command += [f"{flag}={value}"]
+    command = _command("load", target=served.address, watch=served.pid, **flags)
     with pinned(load_cores()):
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     served.check()
     if not ended.stdout.strip():
         raise RuntimeError(f"the load generator failed: {ended.stderr.strip().removeprefix('benchmarks load: ')}")
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    _check(served.address, found, _REFUSED if may_refuse else {"0"})
+    _check(served.address, found, _REFUSED if may_refuse else _ANSWERED)
     return found
+
+
+def floor(**flags: Any) -> dict[str, Any]:  # noqa: ANN401
+    """`benchmarks.floor.Floor` of a process of its own.
+
+    Args:
+        flags: fields of `FloorSettings`.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    ended = subprocess.run(_command("floor", **flags), capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"the floor failed: {ended.stderr.strip().removeprefix('benchmarks floor: ')}")
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def _command(name: str, **flags: Any) -> list[str]:  # noqa: ANN401
+    """A tool of this package with flags: True is the flag alone, a list the flag again and again, None no flag."""
+    command = [sys.executable, "-m", "benchmarks", name]
+    for field, value in flags.items():
+        flag = f"--{field.replace('_', '-')}"
+        if isinstance(value, bool):
+            command += [flag] if value else []
+        elif value is not None:
+            command += [f"{flag}={one}" for one in (value if isinstance(value, list | tuple) else [value])]
+    return command
 
 
 def _check(address: str, found: dict[str, Any], allowed: Collection[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,6 +72,22 @@ def serving(arguments: Sequence[str], core: int | None = SERVER_CORE) -> Iterato
             yield Served(address, process.pid, metrics)
         finally:
             _end(process)
+
+
+def more_flags(variant: str | None, given: str, *, has_cache: bool) -> list[str]:
+    """A server's flags for what is measured: encoder, cache, and those that were given as one word.
+
+    Without repetitions a cache would only fill, so it is off, unless `given` has it.
+
+    Raises:
+        RuntimeError: `given` has another encoder than the floor would run.
+    """
+    words = shlex.split(given)
+    if any(word.startswith("--variant") for word in words):
+        raise RuntimeError("--variant in --server-flags would leave the floor with another model: give it as a flag")
+    flags = ["--variant", variant] if variant else []
+    is_given = any(word.startswith("--cache-mb") for word in words)
+    return [*flags, *([] if has_cache or is_given else ["--cache-mb", "0"]), *words]
 
 
 def _addresses(process: subprocess.Popen[str], command: Sequence[str]) -> tuple[str, str | None]:

@@ -7,11 +7,6 @@ are measured in turn within one run, since the speed of a shared machine changes
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +16,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.measure import NO_LIMIT, load
-from benchmarks.process import serving
+from benchmarks.measure import NO_LIMIT, floor, load
+from benchmarks.process import more_flags, serving
 from benchmarks.workload import KINDS, Name
 
 _STUB_TARGET = 1.5
@@ -38,6 +33,7 @@ class RatioSettings(BaseSettings):
     )
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    variant: str | None = Field(None, description="encoder, e.g. bert3-int8; the bundle's default if not given")
     repeats: int = Field(3, ge=1, description="rounds of floor, echo and server")
     in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight, for echo and server")
     seconds: float = Field(10.0, gt=0, description="length of one measurement")
@@ -109,36 +105,22 @@ def _round(settings: RatioSettings, seed: int) -> Round:
 
 def _floor(settings: RatioSettings, seed: int) -> float:
     """CPU time per text offline in microseconds, from a process of its own; with a stub that of tokenising alone."""
-    command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(settings.bundle)]
-    command += [
-        "--texts",
-        str(max(1, settings.texts // KINDS[settings.workload].entries)),
-        "--seed",
-        str(seed),
-        *_variant(settings),
-    ]
-    command += ["--workload", settings.workload, *(["--batch", "16"] if settings.stub else [])]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if ended.returncode:
-        raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")
-    return float(json.loads(ended.stdout.splitlines()[-1])["tokenise_us" if settings.stub else "floor_us"])
-
-
-def _variant(settings: RatioSettings) -> list[str]:
-    """The server's --variant, if it was given one: the floor runs the same model."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--variant")
-    variant = parser.parse_known_args(shlex.split(settings.server_flags))[0].variant
-    return ["--variant", variant] if variant else []
+    found = floor(
+        bundle=settings.bundle,
+        variant=settings.variant,
+        workload=settings.workload,
+        texts=max(1, settings.texts // KINDS[settings.workload].entries),
+        seed=seed,
+        batch=[16] if settings.stub else None,
+    )
+    return float(found["tokenise_us" if settings.stub else "floor_us"])
 
 
 def _server(settings: RatioSettings) -> list[str]:
     which = ["benchmarks", "stub", "--service-ms", str(settings.service_ms)] if settings.stub else ["server"]
     flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--sessions", "1"]
-    given = shlex.split(settings.server_flags)
-    if settings.workload != "hot" and "--cache-mb" not in given:  # what is not repeated only fills the cache
-        flags += ["--cache-mb", "0"]
-    return ["-m", *which, *flags, *given]
+    has_cache = KINDS[settings.workload].repeats
+    return ["-m", *which, *flags, *more_flags(settings.variant, settings.server_flags, has_cache=has_cache)]
 
 
 def _echo(settings: RatioSettings) -> list[str]:

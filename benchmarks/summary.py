@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 OK = 0
 COLUMNS = ("intended", "sent", "done", "code", "tokens", "entries")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
+AT_70 = 0.7  # of the capacity: where latencies are compared
 LATE_MS = 1.0  # a send later than this is counted as late
 
 

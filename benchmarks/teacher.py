@@ -19,8 +19,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import measure, report
+from benchmarks.client import TIMEOUT_S
 from benchmarks.process import Served, serving
-from benchmarks.suite import store
+from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
 from benchmarks.suite.start import check_device
 from benchmarks.workload import Name, make
@@ -65,24 +66,41 @@ class Found:
 
 
 def run(settings: TeacherSettings) -> int:
-    """Measure, print, and join the result."""
+    """Measure, print, and join the result; 1 if a server ended before the last round."""
     check_device(settings.device)
     load_bundle(settings.bundle)
     student, teacher = _commands(settings)
     with serving(student) as ours, serving(teacher) as theirs:
         alike = _alike(settings, ours, theirs)
-        rounds = [
-            (_measure(settings, ours, settings.seed + n), _measure(settings, theirs, settings.seed + n))
-            for n in range(settings.rounds)
-        ]
-    figures = _figures(settings, rounds, alike)
+        rounds, reason = _rounds(settings, ours, theirs)
+    figures = _figures(settings, rounds, alike) | {"partial": reason}
     rows = [[name, *_cells([pair[n] for pair in rounds])] for n, name in enumerate(("student", "teacher"))]
     text = report.table(["", "CPU us", "capacity/s", f"/s at p99 <= {settings.p99_bound_ms:g} ms", "p99 ms"], rows)
     rate, cpu = (report.spread(figures[name]) for name in ("rate_ratio", "cpu_ratio"))
     times = f"student / teacher: {rate} in rate, {cpu} in CPU"
     report.write(f"{text}\n{times}; target {_TARGET:g}. Same texts, cosine {alike:.3f}", {"teacher": figures})
-    sys.stderr.write(f"joined {store.join('teacher', figures, settings.results)}\n")
-    return 0
+    sys.stderr.write(f"joined {join('teacher', figures, settings.results)}\n")
+    if reason:
+        sys.stderr.write(f"benchmarks teacher: partial: {reason}\n")
+    return 1 if reason else 0
+
+
+def _rounds(settings: TeacherSettings, ours: Served, theirs: Served) -> tuple[list[tuple[Found, Found]], str]:
+    """Student and teacher in turn, and why they are not all the rounds that were wanted.
+
+    Raises:
+        RuntimeError: there is not even one.
+    """
+    rounds: list[tuple[Found, Found]] = []
+    try:
+        for n in range(settings.rounds):
+            found = [_measure(settings, served, settings.seed + n) for served in (ours, theirs)]
+            rounds.append((found[0], found[1]))
+    except RuntimeError as error:
+        if not rounds:
+            raise
+        return rounds, str(error)
+    return rounds, ""
 
 
 def _commands(settings: TeacherSettings) -> tuple[list[str], list[str]]:
@@ -117,13 +135,14 @@ def _alike(settings: TeacherSettings, ours: Served, theirs: Served) -> float:
 
 def _vectors(served: Served, texts: Sequence[str]) -> Any:  # noqa: ANN401 (an array, [texts, dimensions])
     with grpc.insecure_channel(served.address) as channel:
-        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=measure.TIMEOUT_S)
+        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=TIMEOUT_S)
     return np.frombuffer(reply.vectors, "<f4").reshape(reply.rows, reply.dimensions)
 
 
 def _figures(settings: TeacherSettings, rounds: Sequence[tuple[Found, Found]], alike: float) -> dict[str, Any]:
     return {
         "workload": settings.workload,
+        "variant": settings.variant,
         "p99_bound_ms": settings.p99_bound_ms,
         "rate_ratio": [ours.rate / theirs.rate if theirs.rate else float("nan") for ours, theirs in rounds],
         "cpu_ratio": [theirs.server_us / ours.server_us for ours, theirs in rounds],

@@ -82,7 +82,7 @@ def joined(windows: Sequence[Window]) -> Window:
         first=replace(one.first, own=0.0),
         last=replace(one.last, own=own),
         sample=Sample.joined([window.sample for window in windows]),
-        asked_tokens=float(np.mean([window.asked_tokens for window in windows])),
+        asked_tokens=float(np.mean([window.asked_tokens for window in windows if window.asked_tokens] or [0.0])),
         is_open=one.is_open,
         clients=len(windows),
     )

@@ -45,11 +45,15 @@ _HOT_TEXTS, _HOT_SEED, _ZIPF = 10_000, 7, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a workload is: version of its definition, method, recommendations (or texts) in one request."""
+    """What a workload is: version of its definition, method, recommendations (or texts) in one request.
+
+    `repeats`: its texts come again, so that it is measured with the server's cache on; for the others it is off.
+    """
 
     version: int
     method: Method
     entries: int = 1
+    repeats: bool = False
 
 
 KINDS: dict[Name, Kind] = {
@@ -58,7 +62,7 @@ KINDS: dict[Name, Kind] = {
     "short": Kind(1, "recommend"),
     "mixed": Kind(1, "recommend"),
     "history": Kind(1, "recommend"),
-    "hot": Kind(1, "recommend"),
+    "hot": Kind(1, "recommend", repeats=True),
     "list": Kind(1, "batch", LIST_ENTRIES),
 }
 
@@ -98,7 +102,8 @@ def make(name: Name, bundle: Path, number: int, seed: int) -> Asked:
         recommender_pb2.BatchRecommendRequest(requests=messages[n : n + LIST_ENTRIES])
         for n in range(0, len(messages), LIST_ENTRIES)
     ]
-    return _asked("batch", lists, [sum(tokens[n : n + LIST_ENTRIES]) for n in range(0, len(tokens), LIST_ENTRIES)], 32)
+    sums = [sum(tokens[n : n + LIST_ENTRIES]) for n in range(0, len(tokens), LIST_ENTRIES)]
+    return _asked("batch", lists, sums, LIST_ENTRIES)
 
 
 def _asked(

@@ -5,23 +5,24 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from benchmarks.extra import sentence
 from benchmarks.peers.measure import Plan
 from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
 from benchmarks.peers.targets import targets, tried
-from benchmarks.suite import store
+from benchmarks.suite import apart, joined
 from benchmarks.suite.settings import RESULTS
+from benchmarks.suite.start import check_device
 from benchmarks.texts import texts as texts_of
 from server.config import read_settings
 from server.errors import SwiftrecError
 from server.models.bundle import Bundle, load_bundle
-
-_BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 class PeersSettings(BaseSettings):
@@ -42,44 +43,66 @@ class PeersSettings(BaseSettings):
     floor_texts: int = Field(290, ge=58, description="texts of the floor before and after each")
     seed: int = Field(7, description="of texts and arrivals")
     tries: bool = Field(False, description="each peer with each of its settings instead: which is its best")
-    out: Path = Field(Path("artifacts/peers.json"), description="where the JSON goes")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cuda is refused: the peers have onnxruntime for CPUs")
+    out: Path | None = Field(
+        None, description="where the JSON goes; artifacts/peers.json if not given, peers-tries.json with --tries"
+    )
+
+    @property
+    def file(self) -> Path:
+        """Where the JSON goes."""
+        return self.out or Path("artifacts") / ("peers-tries.json" if self.tries else "peers.json")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 if everything that can be run here was measured to the end."""
+    """Exit code 0 if everything that was asked for was measured to the end, 1 if something is missing."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = read_settings(PeersSettings, arguments)
+        check(settings.device)
         chosen = (tried if settings.tries else targets)(settings.targets)
         bundle = load_bundle(settings.bundle)
         variants = settings.variant or [bundle.manifest.default["cpu"]]
         for variant in variants:
             bundle.encoder("cpu", variant)
-    except (SwiftrecError, ValueError) as error:
+    except (SwiftrecError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
         return 2
-    results = Results(settings.model_dump(mode="json"))
+    results, has_ended = Results(settings.model_dump(mode="json")), False
     try:
         install_all(chosen, results)
         for variant in variants:
             for line in run_rounds(prepare(settings, bundle, variant), chosen, settings.repeats, results):
                 sys.stderr.write(f"{line}\n")
-                results.save(settings.out)
-        results.is_partial = bool(results.died)
+                results.save(settings.file)
+        results.is_partial, has_ended = bool(results.died or results.skipped), True
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
-    code = finish(results, settings.out)
-    if code == 0 and not settings.tries and not settings.targets:
-        return join(results)
+    code = finish(results, settings.file)
+    if settings.tries:
+        sys.stdout.write(f"{apart.tries(results.tries())}\n")
+    if has_ended and (settings.tries or not settings.targets):
+        return max(code, join({"tries": results.tries()} if settings.tries else results.section()))
     return code
+
+
+def check(device: str) -> None:
+    """Other servers are compared on a CPU only.
+
+    Raises:
+        RuntimeError: another device was asked for.
+    """
+    check_device(device)
+    if device != "cpu":
+        raise RuntimeError("DEVICE=cuda: the peers are compared on a CPU only, where all have the same onnxruntime")
 
 
 def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
     """Texts, right answers and the floor's best batch for one variant."""
     texts = texts_of(bundle.folder, settings.texts, settings.seed)
-    best = floor(bundle, variant, settings.floor_texts, _BATCHES)["best_batch"]
+    best = floor(bundle, variant, settings.floor_texts, None)["best_batch"]
     right = right_scores(bundle, bundle.encoder("cpu", variant), texts)
     plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)
     return Setting(bundle, variant, texts, right, plan, settings.floor_texts, int(best))
@@ -97,12 +120,12 @@ def finish(results: Results, out: Path) -> int:
     return 1 if results.is_partial else 0
 
 
-def join(results: Results) -> int:
-    """Put a comparison of all servers into `make bench`'s result; the exit code."""
+def join(section: dict[str, Any]) -> int:
+    """Put a comparison of all servers, or what was tried, into `make bench`'s result; the exit code."""
     try:
-        store.join("peers", results.section(), RESULTS)
-    except OSError as error:
-        sys.stderr.write(f"benchmarks.peers: {RESULTS} cannot be written: {error.strerror}\n")
+        joined.join("peers", section, RESULTS)
+    except (OSError, RuntimeError) as error:
+        sys.stderr.write(f"benchmarks.peers: {RESULTS} cannot be written: {sentence(error)}\n")
         return 1
     return 0
 

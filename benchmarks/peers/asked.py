@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError
 from benchmarks.client import Send
 from benchmarks.peers.reference import Scores
 from benchmarks.peers.targets import Target
-from benchmarks.peers.wire import OK
+from benchmarks.summary import OK
+
+_MOST_WORDS = 200  # characters of what a server says of a failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Asked:
         self.errors += len(found) - len(good)
         wrong = [answer for answer in good if not self.scores.is_right(answer.text, answer.ids)]
         self.wrong += len(wrong)
-        self._note([code for _, _, code, _ in replies if code != OK], wrong)
+        self._note([(code, said) for _, _, code, said in replies if code != OK], wrong)
         return found
 
     def mix(self, answers: Sequence[Answer]) -> float:
@@ -79,12 +81,14 @@ class Asked:
         lengths = np.array([len(text.split()) for text in self.texts], dtype=np.float64)
         return float(lengths[[answer.text for answer in answers]].mean() / lengths.mean())
 
-    def _note(self, codes: Sequence[int], wrong: Sequence[Answer]) -> None:
+    def _note(self, failed: Sequence[tuple[int, bytes]], wrong: Sequence[Answer]) -> None:
         """Keep the first trouble in words: what a reader needs to look for its cause."""
         if not self.trouble and wrong:
             self.trouble = f"text {wrong[0].text} was answered with {' '.join(wrong[0].ids)}"
-        if not self.trouble and codes:
-            self.trouble = f"a request failed with gRPC status {codes[0]}"
+        if not self.trouble and failed:
+            code, said = failed[0]
+            words = said.decode(errors="replace").strip()[:_MOST_WORDS]
+            self.trouble = f"a request failed with status {code}{f': {words}' if words else ''}"
 
     def _unpack(self, reply: bytes) -> list[list[str]]:
         try:

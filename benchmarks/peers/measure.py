@@ -1,4 +1,4 @@
-"""One server, one round: alone against a batch, then closed loops, then an open loop at 70 % of what was found."""
+"""One server, one round: one in flight, alone against a batch, saturated, then an open loop at 70 % of that."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from benchmarks import workload
 from benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
 from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.family import Family, PeerError
-from benchmarks.summary import Rows, summarise
+from benchmarks.summary import AT_70, Rows, summarise
 
-_AT = 0.7  # of the capacity
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0
 _LONGER = 2  # windows of lists, whose answers come in lumps
@@ -97,13 +96,13 @@ def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
         PeerError: the server ended, or answers nothing.
     """
     size = asked.target.texts
+    one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None  # before a server has learnt to wait for more
     different = _alone_against_batch(ask, asked, plan)
     lists = replace(plan, seconds=_LONGER * plan.seconds) if size > 1 else plan
     full = closed_loop(family, ask, asked, lists, max(1, plan.in_flight // size))
-    one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None
     if not full.rate > 0:
         raise PeerError("answered too little within the window: give more --seconds")
-    late = summarise(_open(ask, asked, plan, _AT * full.rate / size), plan.seconds, _SLO_MS)
+    late = summarise(_open(ask, asked, plan, AT_70 * full.rate / size), plan.seconds, _SLO_MS)
     family.check()
     return Figures(
         requests_per_s=full.rate,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peers.servers.job import TOP
 from server.catalogue.catalogue import Catalogue
 from server.models.bundle import Bundle
 from server.models.encoder import EncoderModel
@@ -16,7 +17,6 @@ from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 
-TOP = 10
 _TOLERANCE = 3e-4  # of the largest score: vectors may differ by 1e-4, so near-equal items may change places
 _TIE = 1e-5
 _BATCH = 16

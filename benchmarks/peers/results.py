@@ -14,12 +14,10 @@ from benchmarks import report
 from benchmarks.machine import fingerprint
 from benchmarks.peers.measure import Figures
 from benchmarks.peers.targets import Target
+from benchmarks.suite import apart
+from benchmarks.suite.result import Peers
 
 _BUSY = 0.95
-_HEAD = [
-    "server", "variant", "mode", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
-    "errors", "wrong", "alone = batch", "core busy",
-]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +78,43 @@ class Results:
 
     def section(self) -> dict[str, Any]:
         """What `make bench`'s result holds of it: the section `peers`."""
-        rates: dict[str, dict[str, float]] = {}
-        tails: dict[str, dict[str, float]] = {}
         rows: list[dict[str, Any]] = report.finite(self.rows())
+        return Peers.of(rows, self.skipped | self.died, []).model_dump()
+
+    def tries(self) -> list[dict[str, Any]]:
+        """Of a run with --tries: each setting of each peer, the best (requests/s as a share of the floor) marked."""
+        rows = self.rows()
+        best: dict[tuple[str, str, str], float] = {}
         for row in rows:
-            name = f"{row['target']} {row['mode']}"
-            for into, figure in ((rates, row["requests_per_s"]), (tails, row["p99_ms_at_70"])):
-                if figure is not None:
-                    into.setdefault(name, {})[row["variant"]] = figure
-        return {"req_per_s_core": rates, "p99_ms_at_70": tails, "skipped": self.skipped, "rows": rows}
+            best[_of(row)] = max(best.get(_of(row), 0.0), row["share_of_floor"])
+        kept = ("target", "variant", "share_of_floor", "p99_ms_at_70", "errors", "spread")
+        return [
+            {
+                **{name: row[name] for name in kept},
+                "tried": str(self.targets[key].batching),
+                "mode": _of(row)[2],
+                "is_best": row["share_of_floor"] == best[_of(row)],
+                "in_use": self.targets[key].is_in_use,
+            }
+            for key, row in zip(self.entries, report.finite(rows), strict=True)
+        ]
 
     def table(self) -> str:
         """The table with what must be known about it."""
-        lines = [report.table(_HEAD, [_cells(row) for row in self.rows()])]
+        lines = [apart.peers(self.rows())]
         lines += [
             f"the client takes {us:.0f} us a request by {wire}: {1e6 / us:.0f}/s" for wire, us in self.client.items()
         ]
         lines += [f"{name}: not measured: {reason}" for name, reason in self.skipped.items()]
         lines += [f"{name}: {reason}" for name, reason in self.died.items()]
-        lines += [
-            f"{row['variant']}, {row['target']}, {row['mode']}: {row['note']}" for row in self.rows() if row["note"]
-        ]
         if self.is_partial:
             lines.append("PARTIAL: the run did not come to its end")
         return "\n".join(lines)
+
+
+def _of(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Variant, server and mode without the setting that was tried."""
+    return row["variant"], row["target"], row["mode"].partition(",")[0]
 
 
 def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:
@@ -128,9 +139,13 @@ def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:
         "wrong_answers": sum(f.wrong_answers for f in figures),
         "alone_equals_batch": not any(f.different_alone for f in figures),
         "spread": _spread(found),
-        "rounds": [{**asdict(entry.figures), "floor_us": entry.floor_us} for entry in found],
+        "rounds": [_round(entry) for entry in found],
         "note": _note(figures),
     }
+
+
+def _round(entry: Entry) -> dict[str, Any]:
+    return {**asdict(entry.figures), "floor_us": entry.floor_us, "share_of_floor": entry.share}
 
 
 def _spread(found: list[Entry]) -> dict[str, list[float]]:
@@ -152,29 +167,3 @@ def _note(figures: list[Figures]) -> str:
     if min(f.late_ms for f in figures) > 1.0:
         return f"the client sent up to {max(f.late_ms for f in figures):.1f} ms late at 70 %"
     return ""
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    found = row["rounds"]
-    alone = row["p50_ms_one_in_flight"]
-    p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
-    return [
-        row["target"],
-        row["variant"],
-        row["mode"],
-        row["wire"],
-        report.spread([f["requests_per_s"] for f in found]),
-        _range(row, "share_of_floor"),
-        _range(row, "share_of_floor_by_cpu"),
-        "" if alone is None else f"{alone:.2f}",
-        report.spread(p99s, 1) if p99s else "no answer",
-        str(row["errors"]),
-        f"{row['wrong_answers']}/{sum(f['answers'] for f in found)}",
-        "yes" if row["alone_equals_batch"] else "NO",
-        f"{np.median([f['busy'] for f in found]):.2f}",
-    ]
-
-
-def _range(row: Mapping[str, Any], name: str) -> str:
-    low, high = row["spread"][name]
-    return f"{row[name]:.2f} ({low:.2f}-{high:.2f})"

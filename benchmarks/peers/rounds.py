@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from benchmarks.measure import floor as measure_floor
 from benchmarks.peers.asked import Asked
 from benchmarks.peers.ceiling import client_costs
 from benchmarks.peers.family import PeerError, StartError, free_ports, launched
@@ -99,7 +99,10 @@ def run_one(setting: Setting, target: Target) -> Figures:
         connected(target.wire, port, target.method, min(load_cores())) as ask,
     ):
         family.wait_until(partial(is_answering, ask, asked), _START_S)
-        return measure(family, ask, asked, setting.plan)
+        found = measure(family, ask, asked, setting.plan)
+    if found.errors or found.wrong_answers:
+        log.replace(log.with_suffix(".trouble.log"))  # the next round would overwrite it
+    return found
 
 
 def our_command(setting: Setting, port: int) -> list[str]:
@@ -137,28 +140,11 @@ def peer_environment(setting: Setting, target: Target, port: int, spare: Sequenc
     return {name: str(value) for name, value in facts.items()}
 
 
-def floor_us(setting: Setting, batches: Sequence[int] = ()) -> float:
+def floor_us(setting: Setting) -> float:
     """CPU microseconds a text offline."""
-    sizes = batches or [setting.best_batch]
-    return float(floor(setting.bundle, setting.variant, setting.floor_texts, sizes)["floor_us"])
+    return float(floor(setting.bundle, setting.variant, setting.floor_texts, [setting.best_batch])["floor_us"])
 
 
-def floor(bundle: Bundle, variant: str, texts: int, batches: Sequence[int]) -> dict[str, float]:
-    """`python -m benchmarks floor` in a process of its own.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    command = [sys.executable, "-m", "benchmarks", "floor", "--bundle", str(bundle.folder), "--variant", variant]
-    command += [
-        "--workload",
-        "query",
-        "--texts",
-        str(texts),
-        *(word for size in batches for word in ("--batch", str(size))),
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if ended.returncode:
-        raise RuntimeError(f"the floor failed: {ended.stderr.strip()}")
-    found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+def floor(bundle: Bundle, variant: str, texts: int, batches: Sequence[int] | None) -> dict[str, Any]:
+    """The floor of this job, with these batch sizes or all that the floor tries."""
+    return measure_floor(bundle=bundle.folder, variant=variant, workload="query", texts=texts, batch=batches)

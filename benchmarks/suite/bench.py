@@ -23,16 +23,20 @@ _FEW = 0.01  # refusals at saturation that do not matter
 
 
 class Bench:
-    """One run. `server` and `echo` are set by the first phase."""
+    """One run. `server`, `cached` (with its cache on) and `echo` are set by the first phase."""
 
     def __init__(self, settings: BenchSettings, result: Result, raw: Raw) -> None:
         self.settings, self.plan, self.result, self.raw = settings, settings.plan, result, raw
-        self.server = self.echo = Served("", None)
+        self.server = self.cached = self.echo = Served("", None)
         self.floor: FloorMeter | None = None
         self.began = time.monotonic()
         self.folder: Path | None = None
         self.before: Scrape | None = None
         self.after: Scrape | None = None
+
+    def of(self, name: Name) -> Served:
+        """The server that a workload is measured with."""
+        return self.cached if KINDS[name].repeats else self.server
 
     def is_over(self, more_s: float = 0.0) -> bool:
         """Whether the budget is used up, or would be in so many seconds."""
@@ -66,7 +70,7 @@ class Bench:
     def offer(self, name: Name, per_s: float, seed: int, pattern: str = "poisson") -> dict[str, Any]:
         """Open loop at `per_s` recommendations a second."""
         rate = max(0.5, per_s / KINDS[name].entries)
-        return self._load(self.server, name, seed, loop="open", rate=rate, pattern=pattern, may_refuse=True)
+        return self._load(self.of(name), name, seed, loop="open", rate=rate, pattern=pattern, may_refuse=True)
 
     def point(self, found: Mapping[str, Any], **facts: Any) -> Point:  # noqa: ANN401
         """Keep a window as a point, and its rows."""

@@ -17,6 +17,7 @@ from benchmarks.suite.result import Result
 from benchmarks.suite.settings import RESULTS
 
 OURS, OUR_LIST = "swiftrec", "swiftrec BatchRecommend"
+KEYS = ("machine", "commit", "work_ratio", "req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue")
 
 
 class SummaryConfig(BaseSettings):
@@ -31,10 +32,14 @@ class SummaryConfig(BaseSettings):
 
 
 def run(settings: SummaryConfig) -> int:
-    """Print it."""
+    """Print it; 1 if the run is partial or not valid."""
     found = digest(settings.results)
-    sys.stdout.write((report.as_json(found) if settings.as_json else _text(found)) + "\n")
-    return 0
+    shown = report.as_json({key: found[key] for key in KEYS}) if settings.as_json else _text(found)
+    sys.stdout.write(f"{shown}\n")
+    problems = [*found["failures"], *(["the run is partial"] if found["is_partial"] else [])]
+    for problem in problems:
+        sys.stderr.write(f"benchmarks summary: {problem}\n")
+    return 1 if problems else 0
 
 
 def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
@@ -108,6 +113,4 @@ def _text(found: dict[str, Any]) -> str:
     lines = [f"{found['machine']}, commit {found['commit']}", report.table(["workload", "work ratio"], ratios)]
     lines += [report.table(["target", "per s and core", "p99 ms at 70 %"], rates)]
     lines += [f"{peer} was not run: {why}" for peer, why in found["peers_skipped"].items()]
-    lines += [f"NOT VALID: {sentence}" for sentence in found["failures"]]
-    lines += ["PARTIAL"] if found["is_partial"] else []
     return "\n\n".join(lines)

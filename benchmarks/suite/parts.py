@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.floor import FloorMeter
+from benchmarks.floor import TOP_K, FloorMeter
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE
 from benchmarks.texts import Items, TokenTexts
@@ -23,7 +23,6 @@ from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
 from server.pipeline.domain import Recommendation, Strategy, Timings
 
 _LENGTHS, _BATCHES = (8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32)
-_TOP_K = 10
 _JOBS = 2_000
 
 
@@ -123,7 +122,7 @@ def _serialisation(meter: FloorMeter, bundle: Path, seconds: float) -> dict[str,
     items = Items(bundle)
     history = [Event(item_id=one) for one in items.ids[:20]]
     payload = RecommendRequest(history=history, query=items.texts[0]).SerializeToString()
-    ranked = [(item, 1.0) for item in meter.catalogue.items[:_TOP_K]]
+    ranked = [(item, 1.0) for item in meter.catalogue.items[:TOP_K]]
     answer = Recommendation(ranked, [], Strategy.MODEL, 20, Timings())
     limits, reply = InputLimits(), to_response(answer, "bundle", 1)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from benchmarks.extra import need
 from benchmarks.hdr import write_log
 from benchmarks.suite.result import Point
-from benchmarks.summary import Rows
+from benchmarks.summary import COLUMNS, Rows
 
 PARQUET = "rows.parquet"
 
@@ -30,6 +31,22 @@ class Raw:
             rows.latency_ms() for rows, point in self._windows if (point.workload, point.share) == (workload, share)
         ]
         return np.sort(np.concatenate(found)) if found else np.zeros(0)
+
+    @classmethod
+    def load(cls, folder: Path, points: Sequence[Point]) -> Raw:
+        """Read what `write` wrote; nothing if it wrote nothing.
+
+        Raises:
+            RuntimeError: the extra bench is not installed.
+        """
+        found, path = cls(), folder / PARQUET
+        if path.exists():
+            table = need("pyarrow.parquet").read_table(path, columns=["window", *COLUMNS])
+            columns = {name: table[name].to_numpy() for name in ("window", *COLUMNS)}
+            for number, point in enumerate(points):
+                here = columns["window"] == number
+                found.add(Rows(*(columns[name][here] for name in COLUMNS)), point)
+        return found
 
     def write(self, folder: Path) -> None:
         """Write `rows.parquet` and `hdr/`.

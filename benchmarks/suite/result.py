@@ -85,6 +85,7 @@ class Workload(_Part):
     batch_jobs: Repeated = Field(description="texts in a batch of the encoder, mean")
     padding: Repeated = Field(description="share of padding in a batch of the encoder, mean")
     cache_hits: Repeated = Field(description="share of texts that needed no encoding")
+    has_cache: bool | None = Field(None, description="whether the server's cache was on; null: not known")
 
 
 class Peers(_Part):
@@ -94,6 +95,18 @@ class Peers(_Part):
     p99_ms_at_70: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = Field({}, description="peer -> why it could not be run")
     rows: list[dict[str, Any]] = Field([], description="everything else that was measured of them")
+    tries: list[dict[str, Any]] = Field([], description="settings that were tried, by --tries: which is the best")
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]], skipped: dict[str, str], tries: list[dict[str, Any]]) -> Peers:
+        """With the figures that stand in the rows."""
+        rates: dict[str, dict[str, float]] = {}
+        tails: dict[str, dict[str, float]] = {}
+        for row in rows:
+            for into, figure in ((rates, row["requests_per_s"]), (tails, row["p99_ms_at_70"])):
+                if figure is not None:
+                    into.setdefault(f"{row['target']} {row['mode']}", {})[row["variant"]] = figure
+        return cls(req_per_s_core=rates, p99_ms_at_70=tails, skipped=skipped, rows=rows, tries=tries)
 
 
 class Result(_Part):

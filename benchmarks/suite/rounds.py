@@ -13,9 +13,9 @@ from benchmarks.process import SERVER_CORE
 from benchmarks.scrape import batch_sizes
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.result import Repeated, Workload
+from benchmarks.summary import AT_70
 from benchmarks.workload import KINDS, Name, make
 
-AT_70 = 0.7
 _REST_S = 80.0  # what follows the rounds in a full run
 _COSTS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core")
 _FIELDS = (*_COSTS, "p99_ms_at_70", "batch_jobs", "padding", "cache_hits")
@@ -65,7 +65,7 @@ class Rounds:
         self._say(f"round {round_}: {name} at saturation")
         if bench.server.pid is not None:
             self._floor_and_echo(name, seed)
-        found = bench.saturate(bench.server, name, seed)
+        found = bench.saturate(bench.of(name), name, seed)
         point = bench.point(found, loop="closed", pattern="", round=round_, in_flight=_in_flight(bench, name))
         if bench.before and bench.after and name == bench.settings.main:
             bench.result.batch_sizes = batch_sizes(bench.before, bench.after)
@@ -100,7 +100,8 @@ class Rounds:
     def _keep(self) -> None:
         for name, figures in self._found.items():
             repeated = {field: Repeated(values=figures[field]) for field in _FIELDS}
-            self._bench.result.workloads[name] = Workload(version=KINDS[name].version, **repeated)
+            has_cache = None if self._bench.settings.target else KINDS[name].repeats
+            self._bench.result.workloads[name] = Workload(version=KINDS[name].version, has_cache=has_cache, **repeated)
         self._bench.keep()
 
 

@@ -31,7 +31,7 @@ def ladder(bench: Bench, say: Callable[[str], None]) -> None:
             return
         say(f"ladder: {name}, {number} in flight")
         found = bench.saturate(
-            bench.server, name, bench.settings.seed + 5_000 + number, in_flight=number, seconds=_rung_s(bench)
+            bench.of(name), name, bench.settings.seed + 5_000 + number, in_flight=number, seconds=_rung_s(bench)
         )
         if number == 1:
             p90 = float(np.percentile(Rows.load(Path(found["rows"])).latency_ms(), 90))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,10 +11,11 @@ import onnxruntime
 
 from benchmarks.floor import FloorMeter
 from benchmarks.machine import pinned
-from benchmarks.process import SERVER_CORE, Served, serving
+from benchmarks.process import SERVER_CORE, Served, more_flags, serving
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.result import Client, Repeated
 from benchmarks.suite.settings import BenchSettings
+from benchmarks.workload import KINDS
 from server.models.bundle import Bundle, load_bundle
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest, RecommendResponse
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
@@ -41,39 +41,46 @@ def start(bench: Bench, stack: ExitStack) -> None:
     """
     settings = bench.settings
     check_device(settings.device)
-    if any(word.startswith("--variant") for word in shlex.split(settings.server_flags)):
-        raise RuntimeError(
-            "--variant in --server-flags would leave the floor with another model: give it to bench itself"
-        )
     bundle = load_bundle(settings.bundle)
     facts = bundle.manifest
-    variant = settings.variant or facts.default.get(settings.device, "fp32")
-    names = {"name": facts.name, "version": str(facts.version)}
-    bench.result.bundle = {**names, "variant": variant, "device": settings.device}
+    default = facts.default.get(settings.device, "fp32")
+    names = {"name": facts.name, "version": str(facts.version), "device": settings.device, "default": default}
+    bench.result.bundle = {**names, "variant": settings.variant or default}
     if settings.target:
-        bench.server = Served(settings.target, None, settings.metrics)
+        bench.server = bench.cached = Served(settings.target, None, settings.metrics)
         first_answer(settings.target, bundle)
         bench.result.notes.append("a server that ran already: no start-up time, no CPU per request, no work ratio")
     else:
-        seconds = []
-        for number in range(bench.plan.starts):
-            with ExitStack() as inner:
-                began = time.monotonic()
-                bench.server = inner.enter_context(serving(_server(settings)))
-                first_answer(bench.server.address, bundle)
-                seconds.append(time.monotonic() - began)
-                if number + 1 == bench.plan.starts:
-                    stack.push(inner.pop_all())
-        bench.result.startup_s = Repeated(values=seconds)
+        _start_ours(bench, stack, bundle)
     bench.echo = stack.enter_context(serving(["-m", "benchmarks", "echo", "--bundle", str(settings.bundle)]))
     with pinned(SERVER_CORE):
         bench.floor = FloorMeter(settings.bundle, settings.variant, settings.device)
 
 
-def _server(settings: BenchSettings) -> list[str]:
+def _start_ours(bench: Bench, stack: ExitStack, bundle: Bundle) -> None:
+    """The server without its cache; and one with it, beside it, if a workload repeats itself."""
+    seconds = []
+    for number in range(bench.plan.starts):
+        with ExitStack() as inner:
+            began = time.monotonic()
+            bench.server = inner.enter_context(serving(_server(bench.settings, has_cache=False)))
+            first_answer(bench.server.address, bundle)
+            seconds.append(time.monotonic() - began)
+            if number + 1 == bench.plan.starts:
+                stack.push(inner.pop_all())
+    bench.result.startup_s = Repeated(values=seconds)
+    repeating = [name for name in bench.settings.names if KINDS[name].repeats]
+    if repeating:
+        bench.cached = stack.enter_context(serving(_server(bench.settings, has_cache=True)))
+        bench.result.notes.append(f"the server's cache is on for {', '.join(repeating)} and off for the others")
+    else:
+        bench.result.notes.append("the server's cache is off")
+
+
+def _server(settings: BenchSettings, *, has_cache: bool) -> list[str]:
     flags = ["--bundle", str(settings.bundle), "--device", settings.device, "--port", "0", "--metrics-port", "0"]
-    flags += ["--variant", settings.variant] if settings.variant else []
-    return ["-m", "server", *flags, "--log-level", "error", *shlex.split(settings.server_flags)]
+    more = more_flags(settings.variant, settings.server_flags, has_cache=has_cache)
+    return ["-m", "server", *flags, "--log-level", "error", *more]
 
 
 def first_answer(target: str, bundle: Bundle) -> RecommendResponse:

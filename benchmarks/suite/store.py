@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from benchmarks.machine import fingerprint
 from benchmarks.suite.result import Result
 
 RESULT = "result.json"
@@ -77,38 +74,3 @@ def folders(results: Path) -> list[Path]:
     """Folders with a result, newest first."""
     found = [path.parent for path in results.glob(f"*/{RESULT}")]
     return sorted(found, key=lambda folder: folder.name, reverse=True)
-
-
-def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (whatever the section holds)
-    """Put what was measured apart into the newest result of this machine and commit, or into a new one.
-
-    This is how the rows of `peers`, `catalogue` and `teacher` get into result.json and the summary.
-
-    Args:
-        section: a field of `Result`.
-        value: what its class takes.
-        results: folder of results.
-
-    Raises:
-        pydantic.ValidationError: it is not what the section takes.
-        OSError: it cannot be written.
-    """
-    machine = fingerprint()
-    folder = next((one for one in folders(results) if _is_of(one, machine)), None)
-    if folder is None:
-        folder = new_folder(results, machine)
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        reason = f"only {section} was measured"
-        fresh = Result(started=started, machine=machine, commit=machine["commit"], settings={}, reason=reason)
-        save(folder, fresh)
-    found = json.loads(load(folder).model_dump_json()) | {section: value}
-    save(folder, Result.model_validate(found))
-    return folder
-
-
-def _is_of(folder: Path, machine: dict[str, str]) -> bool:
-    try:
-        found = load(folder)
-    except RuntimeError:
-        return False
-    return found.commit == machine["commit"] and found.machine["cpu"] == machine["cpu"]

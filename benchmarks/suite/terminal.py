@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import report
+from benchmarks.suite import apart
 from benchmarks.suite.result import Point, Repeated, Result
 
 
@@ -17,6 +18,7 @@ def block(result: Result) -> str:
         _workloads(result),
         _points(result),
         _facts(result),
+        *apart.block(result),
     ]
     parts += [f"note: {note}" for note in result.notes]
     parts += [f"NOT VALID: {failure}" for failure in result.failures]
@@ -26,14 +28,15 @@ def block(result: Result) -> str:
 
 def _workloads(result: Result) -> str:
     head = ["workload", "floor us", "echo us", "server us", "work ratio", "per s and core", "p99 ms at 70 %"]
-    head += ["batch", "padding", "cache"]
+    head += ["batch", "padding", "cache hits"]
     rows = [
         [
             f"{name} v{found.version}",
             *(_cell(getattr(found, field)) for field in ("floor_us", "echo_us", "server_us")),
             _cell(found.work_ratio, 3),
             *(_cell(getattr(found, field)) for field in ("per_s_core", "p99_ms_at_70")),
-            *(f"{getattr(found, field).median:.2f}" for field in ("batch_jobs", "padding", "cache_hits")),
+            *(f"{getattr(found, field).median:.2f}" for field in ("batch_jobs", "padding")),
+            "off" if found.has_cache is False else f"{found.cache_hits.median:.2f}",
         ]
         for name, found in result.workloads.items()
     ]

@@ -17,6 +17,7 @@ from benchmarks.peers.reference import Scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.rounds import Setting, run_rounds
 from benchmarks.peers.targets import DOCUMENTED, SPLIT, Target
+from benchmarks.suite import store
 from server.models.bundle import Bundle
 from tests.peers import CORE, DYING, ECHO, IDS, fake, figures, scores, setting
 
@@ -118,6 +119,39 @@ def test_what_was_measured_is_kept_and_marked(
     assert written["partial"] is True
     assert written["rows"][0]["target"] == "good"
     assert "PARTIAL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", [{}, {"ray": "does not install: ERROR"}])
+def test_a_peer_that_is_missing_makes_the_run_partial_and_what_was_measured_joins(
+    missing: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def install_all(_chosen: object, results: Results) -> None:
+        results.skipped.update(missing)
+
+    def whole(_setting: Setting, _chosen: object, _repeats: int, results: Results) -> Iterator[str]:
+        results.add("int8", fake("good"), Entry(figures(), 1_000.0))
+        yield "1/1 good"
+
+    monkeypatch.setattr(command, "load_bundle", lambda _: setting(scores()).bundle)
+    monkeypatch.setattr(command, "prepare", lambda *_: setting(scores()))
+    monkeypatch.setattr(command, "install_all", install_all)
+    monkeypatch.setattr(command, "run_rounds", whole)
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code = command.main(["--variant", "int8", "--out", str(tmp_path / "out.json")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == (1 if missing else 0)
+    assert json.loads((tmp_path / "out.json").read_text())["partial"] == bool(missing)
+    (folder,) = store.folders(tmp_path / "results")
+    assert store.load(folder).peers.skipped == missing
+    assert store.load(folder).peers.rows[0]["target"] == "good"
+
+
+def test_a_gpu_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--device", "cuda"]) == 2
+    assert "DEVICE=cuda" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hdrh.log import HistogramLogReader
 from pyarrow import parquet
 
 from benchmarks.process import Served, serving
+from benchmarks.recording import FORMAT
 from benchmarks.suite import store
 from benchmarks.suite.result import Result
 from benchmarks.summary import Rows
@@ -106,6 +107,43 @@ def test_summary_has_the_run(smoke: tuple[Path, str]) -> None:
     assert set(found["work_ratio"]) == {"mixed", "list"}
     assert set(found["req_per_s_core"]) == {"swiftrec", "swiftrec BatchRecommend"}
     assert {"machine", "commit", "p99_ms_at_70", "peers_skipped", "catalogue"} <= set(found)
+
+
+def test_report_has_an_axis_on_which_each_nine_is_as_wide(smoke: tuple[Path, str]) -> None:
+    page = (smoke[0] / "report.html").read_text()
+    assert '"ticktext":["0 %","50 %","90 %","95 %","99 %","99.9 %","99.99 %"]' in page.replace(", ", ",")
+
+
+def test_mixed_is_measured_without_the_cache(smoke: tuple[Path, str]) -> None:
+    found = store.load(smoke[0])
+    assert found.workloads["mixed"].has_cache is False
+    assert found.workloads["mixed"].cache_hits.median == 0
+    assert "the server's cache is off" in found.notes
+
+
+def test_hot_is_measured_with_the_cache_for_a_transformer_variant(bundle: Bundle, tmp_path: Path) -> None:
+    variant = next(name for name in sorted(bundle.manifest.variants) if name.startswith("bert"))
+    flags = ["--size", "smoke", "--bundle", str(bundle.folder), "--results", str(tmp_path), "--variant", variant]
+    ended = command("bench", *flags, "--workloads", "mixed", "--workloads", "hot")
+    assert ended.returncode == 0, ended.stderr
+    found = store.load(next(tmp_path.iterdir()))
+    assert found.bundle["variant"] == variant
+    assert {name: one.has_cache for name, one in found.workloads.items()} == {"mixed": False, "hot": True}
+    assert found.workloads["hot"].cache_hits.median > 0
+    assert "the server's cache is on for hot and off for the others" in found.notes
+
+
+def test_more_clients_than_requests_are_no_matter(echo: Served, bundle: Bundle, tmp_path: Path) -> None:
+    found = figures(load(echo, bundle, "--in-flight", "1", "--processes", "2", "--seconds", "0.5"))
+    assert found["failed"] == 0
+    assert found["requests"] > 0
+    assert found["mix"] == pytest.approx(1, abs=0.2)
+    calls = tmp_path / "calls.jsonl"
+    seen = {"t": 0.0, "requests": [{"query": ["m", 5]}]}
+    calls.write_text("\n".join(map(json.dumps, [{"format": FORMAT, "method": "recommend"}, seen])))
+    replayed = load(echo, bundle, "--recording", str(calls), "--processes", "2")
+    assert figures(replayed)["requests"] == 1
+    assert figures(replayed)["mean_tokens"] == 5
 
 
 def test_a_stall_shows_in_the_open_loop(bundle: Bundle) -> None:

@@ -3,74 +3,27 @@
 from __future__ import annotations
 
 import errno
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.catalogue import Row, Search, Whole
+from benchmarks import measure
 from benchmarks.extra import need, sentence
+from benchmarks.process import Served, more_flags
 from benchmarks.scrape import Scrape, batch_sizes, between
-from benchmarks.suite import readme, store
+from benchmarks.suite import store, terminal
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.compare import changes, incomparable
-from benchmarks.suite.digest import digest
 from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Point, Repeated, Result, Workload
+from benchmarks.suite.result import Result
 from benchmarks.suite.run import _report
 from benchmarks.suite.scenarios import by_share, knee
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.window import bottleneck
-
-_MACHINE = {"cpu": "Test (family 1)", "cores": "2", "load": "0", "commit": "abc"}
-
-
-def repeated(*values: float) -> Repeated:
-    return Repeated(values=list(values))
-
-
-def workload(
-    floor: float = 1_000.0, server: float = 1_250.0, p99: float = 50.0, noise: float = 0.01, echo: float = 150.0
-) -> Workload:
-    spread = (1 - noise, 1.0, 1 + noise)
-    figures: dict[str, Repeated] = {name: repeated() for name in ("batch_jobs", "padding", "cache_hits")}
-    return Workload(
-        version=1,
-        floor_us=repeated(floor, floor, floor),
-        echo_us=repeated(echo, echo, echo),
-        server_us=repeated(*(server * n for n in spread)),
-        work_ratio=repeated(*((floor + echo) / (server * n) for n in spread)),
-        per_s_core=repeated(*(1e6 / (server * n) for n in spread)),
-        p99_ms_at_70=repeated(*(p99 * n for n in spread)),
-        **figures,
-    )
-
-
-def result(**changed: object) -> Result:
-    values: dict[str, Any] = {
-        "is_partial": False,
-        "reason": "",
-        "started": "2026-01-01T00:00:00Z",
-        "machine": _MACHINE,
-        "commit": "abc",
-        "settings": {"size": "full"},
-        "bundle": {"name": "b", "variant": "int8"},
-        "startup_s": repeated(3.0, 3.1, 3.2),
-        "workloads": {"mixed": workload()},
-        "scenarios": {"SingleStream": {"p50_ms": 2.0}, "Offline": {"per_s": 400.0}},
-    }
-    return Result(**(values | changed))
-
-
-def point(share: float, p99_ms: float, round_: int = 1, failed: int = 0) -> Point:
-    return Point(
-        workload="mixed", loop="open", pattern="poisson", round=round_, share=share, rate=100 * share, in_flight=0,
-        requests=1_000, failed=failed, throughput=100 * share, goodput=0, p50_ms=1, p95_ms=1, p99_ms=p99_ms, p999_ms=1,
-        late=0, late_ms=0, busy=0.1, server_us=None, server_busy=None, steps={}, server={},
-    )  # fmt: skip
+from benchmarks.workload import KINDS
+from tests.results import MACHINE, point, repeated, result, workload
 
 
 def worse(base: Result, head: Result) -> list[str]:
@@ -103,7 +56,7 @@ def test_what_became_faster_is_no_regression() -> None:
 def test_runs_of_other_machines_bundles_or_sizes_are_not_compared() -> None:
     assert incomparable(result(), result()) == []
     others: list[dict[str, Any]] = [
-        {"machine": _MACHINE | {"cpu": "Other"}},
+        {"machine": MACHINE | {"cpu": "Other"}},
         {"bundle": {"variant": "fp32"}},
         {"settings": {"size": "smoke"}},
     ]
@@ -168,30 +121,37 @@ def test_what_is_no_result_is_an_error_in_a_sentence(tmp_path: Path) -> None:
         store.load(tmp_path)
 
 
-def test_sections_measured_apart_join_the_newest_run_and_the_summary(tmp_path: Path) -> None:
-    folder = store.join("catalogue", [{"items": 1_000}], tmp_path)
-    rates = {"req_per_s_core": {"triton": {"int8": 100.0}}, "skipped": {"ray": "it does not install"}}
-    assert store.join("peers", rates, tmp_path) == folder
-    ours = store.load(folder)
-    store.save(folder, ours.model_copy(update={"workloads": {"mixed": workload()}, "bundle": {"variant": "int8"}}))
-    found = digest(tmp_path)
-    assert found["catalogue"] == [{"items": 1_000}]
-    assert found["peers_skipped"] == {"ray": "it does not install"}
-    assert set(found["req_per_s_core"]) == {"triton", "swiftrec"}
-    assert found["work_ratio"] == {"mixed": pytest.approx(0.92)}
+def test_a_bottleneck_makes_the_run_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "load", lambda *_, **__: {"bottleneck": "the client is the bottleneck", "failed": 0})
+    for size, failures in (("full", ["mixed, open loop: the client is the bottleneck"]), ("smoke", [])):
+        bench = Bench(BenchSettings(size=size, results=tmp_path, _cli_parse_args=[]), result(), Raw())
+        bench.offer("mixed", 100.0, 7)
+        assert bench.result.failures == failures
 
 
-def test_summary_takes_peers_from_an_older_run_of_the_same_machine(tmp_path: Path) -> None:
-    for name, changed in (
-        ("2026-01-01-a", {"peers": {"req_per_s_core": {"mosec": {"int8": 1.0}}}}),
-        ("2026-01-02-b", {"machine": _MACHINE | {"cpu": "Other"}, "peers": {"req_per_s_core": {"no": {"int8": 1.0}}}}),
-        ("2026-01-03-c", {}),
-    ):
-        (tmp_path / name).mkdir()
-        store.save(tmp_path / name, result(**changed))
-    found = digest(tmp_path)
-    assert set(found["req_per_s_core"]) == {"mosec", "swiftrec"}
-    assert found["sources"] == {"run": "2026-01-03-c", "peers": "2026-01-01-a"}
+def test_what_repeats_is_asked_of_the_server_with_a_cache() -> None:
+    bench = Bench(BenchSettings(_cli_parse_args=[]), result(), Raw())
+    bench.server, bench.cached = Served("plain", None), Served("cached", None)
+    assert {name: bench.of(name).address for name in KINDS} == {
+        name: "cached" if name == "hot" else "plain" for name in KINDS
+    }
+
+
+def test_cache_is_off_unless_the_workload_repeats_or_a_flag_says_so() -> None:
+    assert more_flags("bert3-int8", "--sessions 1", has_cache=False) == [
+        "--variant", "bert3-int8", "--cache-mb", "0", "--sessions", "1"
+    ]  # fmt: skip
+    assert more_flags(None, "", has_cache=True) == []
+    assert more_flags(None, "--cache-mb=8", has_cache=False) == ["--cache-mb=8"]
+    with pytest.raises(RuntimeError, match="another model"):
+        more_flags(None, "--variant static", has_cache=False)
+
+
+def test_terminal_says_where_the_cache_is_off() -> None:
+    on, off = (workload().model_copy(update={"has_cache": has, "cache_hits": repeated(0.5)}) for has in (True, False))
+    lines = terminal.block(result(workloads={"hot": on, "mixed": off})).splitlines()
+    assert next(line for line in lines if line.startswith("hot v1")).endswith("0.50")
+    assert next(line for line in lines if line.startswith("mixed v1")).endswith("off")
 
 
 def test_full_disk_leaves_a_partial_result_and_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,53 +188,3 @@ def test_errors_are_sentences() -> None:
 def test_a_missing_extra_names_itself() -> None:
     with pytest.raises(RuntimeError, match=r"bench\]"):
         need("no_such_package_of_ours")
-
-
-def test_readme_table_is_replaced_between_its_markers_only() -> None:
-    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
-    assert readme.replaced(text, "new") == f"before\n{readme.BEGIN}\nnew\n{readme.END}\nafter\n"
-    with pytest.raises(RuntimeError, match="markers"):
-        readme.replaced("nothing", "new")
-
-
-def test_reference_is_never_a_partial_invalid_or_smoke_run() -> None:
-    assert readme.slim(result(), _summary())["commit"] == "abc"
-    for changed in ({"is_partial": True}, {"failures": ["x"]}, {"settings": {"size": "smoke"}}):
-        with pytest.raises(RuntimeError, match="no reference"):
-            readme.slim(result(**changed), _summary())
-
-
-def test_table_shows_the_figures_of_the_reference() -> None:
-    made = readme.table(json.loads(json.dumps(readme.slim(result(), _summary()))))
-    assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) | 800 (792-808) | 50 (50-50) |" in made
-
-
-def _row() -> Row:
-    return Row(1_000, "exact", 1, 0, 10, 0, {"all": Search(0.99512, 0.9, 1, 2)}, {"ids": Whole(1, 2, 1, [1.0, 1.2])})
-
-
-def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> None:
-    found = readme.slim(result(), _summary()) | {
-        "req_per_s_core": {
-            "swiftrec unary": {"int8": 400.0},
-            "swiftrec": {"int8": 999.0},
-            "mosec": {"int8": 500.0},
-            "triton": {"int8": 300.0},
-        },
-        "p99_ms_at_70": {"mosec": {"int8": 12.0}},
-        "peers_skipped": {"ray": "it does not install"},
-        "catalogue": [asdict(_row())],
-        "teacher": {"rate_ratio": [9.0, 11.0], "cpu_ratio": [4.0], "p99_bound_ms": 100.0},
-    }
-    made = readme.table(found)
-    assert made.index("| mosec | int8 | 500 | 12 |") < made.index("| swiftrec unary | int8 | 400 |  |")
-    assert "| ray | not run: it does not install | | |" in made
-    assert "| 1,000 | exact | search, all | 0.9951 | 1.00 | 2.00 | |" in made
-    assert "| 1,000 | exact | Recommend, ids | | 1.00 | 2.00 | 1.10 (1.00-1.20) |" in made
-    assert "999" not in made
-    assert "10.0 (9.0-11.0) times the rate" in made
-
-
-def _summary() -> dict[str, Any]:
-    parts: dict[str, Any] = {name: {} for name in ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "teacher")}
-    return parts | {"catalogue": [], "sources": {"run": "a"}}

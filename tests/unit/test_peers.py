@@ -21,7 +21,9 @@ from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.servers.job import Job, split_by_length
 from benchmarks.peers.targets import Target, targets, tried
-from benchmarks.peers.wire import OK, UNKNOWN
+from benchmarks.peers.wire import UNKNOWN
+from benchmarks.suite import apart
+from benchmarks.summary import OK
 from benchmarks.texts import texts as texts_of
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -55,7 +57,7 @@ def test_every_peer_has_a_server_file_pins_and_settings_to_try() -> None:
     for target in targets([]):
         if target.is_ours:
             continue
-        assert 2 <= len(target.tries) <= 3
+        assert 2 <= len(target.tries) <= (4 if target.splits else 3)
         assert target.batching == target.tries[0]
         assert (Path(rounds.__file__).parent / "servers" / f"{target.name}_server.py").exists()
         pins = (Path(install.__file__).parent / "requirements" / f"{target.name}.txt").read_text().splitlines()
@@ -78,8 +80,27 @@ def test_a_server_that_is_not_known_is_named() -> None:
 
 
 def test_tries_measure_each_setting_of_a_peer() -> None:
-    assert [target.batching for target in tried(["mosec"])] == list(targets(["mosec"])[0].tries)
+    documented, split = targets(["mosec"])
+    made = tried(["mosec"])
+    assert [target.batching for target in made] == [*documented.tries, *split.tries]
+    assert [target.splits for target in made] == [False] * len(documented.tries) + [True] * len(split.tries)
     assert tried(["swiftrec"]) == []
+
+
+def test_tries_say_which_setting_is_the_best_and_which_is_in_use() -> None:
+    results = Results({})
+    rates = {"as documented": iter((400.0, 500.0, 450.0)), "split": iter((600.0, 590.0, 580.0, 570.0))}
+    for target in tried(["mosec"]):
+        found = figures(requests_per_s=next(rates[target.mode.partition(",")[0]]))
+        results.add("int8", target, Entry(found, 1_000.0))
+    rows = results.tries()
+    assert [(row["mode"], row["tried"]) for row in rows if row["in_use"]] == [
+        ("as documented", "32 within 10 ms"), ("split", "32 within 10 ms")
+    ]  # fmt: skip
+    assert [(row["mode"], row["tried"]) for row in rows if row["is_best"]] == [
+        ("as documented", "16 within 10 ms"), ("split", "32 within 10 ms")
+    ]  # fmt: skip
+    assert "64 within 10 ms" in apart.tries(rows)
 
 
 def test_a_right_answer_is_right_and_wrong_ones_are_seen() -> None:
@@ -193,6 +214,21 @@ def test_a_figure_that_there_is_not_is_no_number(tmp_path: Path) -> None:
     assert row["p99_ms_at_70"] is None
     assert "no answer" in results.table()
     assert "int8, a, as documented: a request failed" in results.table()
+
+
+def test_what_a_server_says_of_a_failure_is_kept() -> None:
+    asked = Asked(fake("a"), scores(), TEXTS)
+    asked.through(lambda _request, answered: answered(8, b"queue is full"))(asked.requests[0], lambda *_: None)
+    asked.take()
+    assert asked.trouble == "a request failed with status 8: queue is full"
+
+
+def test_the_section_of_the_result_has_every_peer_and_why_one_is_missing() -> None:
+    results = Results({}, skipped={"ray": "it does not install"}, died={"int8, b, split": "exit code 3"})
+    results.add("int8", fake("a"), Entry(figures(), 1_000.0))
+    section = results.section()
+    assert section["req_per_s_core"] == {"a as documented": {"int8": 500.0}}
+    assert section["skipped"] == {"ray": "it does not install", "int8, b, split": "exit code 3"}
 
 
 def test_a_client_at_its_limit_is_told() -> None:

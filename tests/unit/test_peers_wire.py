@@ -17,7 +17,8 @@ import pytest
 from benchmarks.client import UNAVAILABLE
 from benchmarks.peers import family
 from benchmarks.peers.family import StartError, descendants, free_ports, launched
-from benchmarks.peers.wire import OK, UNKNOWN, Wire, connected
+from benchmarks.peers.wire import UNKNOWN, Wire, connected
+from benchmarks.summary import OK
 from tests.peers import CORE
 
 # Ignores SIGTERM and has a grandchild that left its session, whose parent is gone.
@@ -36,13 +37,14 @@ time.sleep(600)
 
 
 @contextmanager
-def http_server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server that gives one connection to `answer`, and its port."""
+def http_server(*answers: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that gives one connection after the other to `answers`, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            with server.accept()[0] as connection:
-                answer(connection)
+            for answer in answers:
+                with server.accept()[0] as connection:
+                    answer(connection)
 
         threading.Thread(target=serve, daemon=True).start()
         yield server.getsockname()[1]
@@ -79,6 +81,52 @@ def test_an_http_server_that_refuses_or_hangs_up_gives_a_code(reply: bytes, code
 
     with http_server(answer) as port:
         assert ask_once("http", port)[0] == code
+
+
+def good(connection: socket.socket) -> None:
+    connection.recv(1_000)
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+
+def closes_on_the_second(connection: socket.socket) -> None:
+    """As a server does whose keep-alive ends just when the next request comes."""
+    good(connection)
+    connection.recv(1_000)
+
+
+def closes(connection: socket.socket) -> None:
+    connection.recv(1_000)
+
+
+def ask_twice(port: int) -> list[int]:
+    """The status of two requests, one after the other."""
+    found: queue.SimpleQueue[int] = queue.SimpleQueue()
+    codes = []
+    with connected("http", port, "", CORE) as ask:
+        for _ in range(2):
+            ask(b"GET / HTTP/1.1\r\n\r\n", lambda code, _reply: found.put(code))
+            codes.append(found.get(timeout=20))
+    return codes
+
+
+def test_a_kept_connection_that_ends_is_asked_again_on_a_new_one() -> None:
+    with http_server(closes_on_the_second, good) as port:
+        assert ask_twice(port) == [OK, OK]
+
+
+def test_a_request_is_sent_again_only_once() -> None:
+    """Negative control: a server that closes whatever it is asked is not asked for ever."""
+    with http_server(closes_on_the_second, closes, good) as port:
+        assert ask_twice(port) == [OK, UNAVAILABLE]
+
+
+def test_a_refusal_says_why() -> None:
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(1_000)
+        connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull")
+
+    with http_server(refuse) as port:
+        assert ask_once("http", port) == (UNKNOWN, b"HTTP/1.1 503 Busy full")
 
 
 @pytest.mark.parametrize("wire", ["http", "grpc", "stream"])

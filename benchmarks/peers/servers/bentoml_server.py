@@ -2,7 +2,10 @@
 
 Its documentation ("Adaptive batching"): mark the API `batchable`, set `max_batch_size`; the window adapts itself below
 `max_latency_ms`, beyond which requests are refused; ("Concurrency"): with batching `concurrency` is the batch size.
-The access log is off, as it is for the others. https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
+The access log is off, as it is for the others. After a load its dispatcher goes on waiting about as long as requests
+waited then (`CorkDispatcher.controller`): its p50 with one in flight is therefore taken before. Its uvicorn closes
+connections that idle for 5 s (see `wire.py`). https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html,
+https://docs.bentoml.com/en/latest/guides/concurrency.html
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Its documentation ("Batching", and the reference of `LitServer`): set `max_batch_size` and a small `batch_timeout`; one
 worker for each device; `fast_queue` (ZeroMQ between front and workers) for high throughput.
-https://lightning.ai/docs/litserve/features/batching
+https://lightning.ai/docs/litserve/features/batching, https://lightning.ai/docs/litserve/api-reference/litserver
 """
 
 from __future__ import annotations

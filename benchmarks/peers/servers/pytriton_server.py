@@ -2,6 +2,8 @@
 
 Triton's documentation ("Batchers", recommended configuration process): decide on a maximum batch size, turn the dynamic
 batcher on with its defaults (no delay), then try a longer queue delay or other sizes and keep what is faster.
+pytriton's ("Known issues") says that two of its scripts on one machine at a time are not supported: run one comparison
+at a time. https://triton-inference-server.github.io/pytriton/latest/known_issues/
 https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/batcher.html
 """
 

@@ -1,0 +1,223 @@
+"""`python -m benchmarks targets`: what this project promises of its speed, each beside what was measured.
+
+Ratios within one run, round by round; the median decides. Each figure is from the newest result of this machine that
+has it: work ratio and cache from `make bench` (with `--variant` for the transformer), the rest from what joined one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks import report
+from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SPLIT, STREAM, UNARY
+from benchmarks.suite import store
+from benchmarks.suite.result import Result, Workload
+from benchmarks.suite.settings import RESULTS
+
+FRONTS = ("pytriton", "mlserver", "litserve", "bentoml", "ray")  # gRPC, or a front in Python
+TRITON, RUST = "pytriton", "mosec"
+_MODES = (DOCUMENTED, SPLIT)
+_WORK, _FRONT, _TRITON, _TEACHER, _HOT, _RECALL, _WHOLE = 0.90, 1.3, 1.5, 10.0, 2.0, 0.99, 2.0
+_LIST_WORK = 0.95
+_MANY = 1_000_000
+Row = Mapping[str, Any]
+
+
+class TargetsSettings(BaseSettings):
+    """Each promised figure beside what was measured; exit code 1 unless all are met."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks targets", cli_kebab_case=True)
+
+    results: Path = Field(RESULTS, description="folder of results")
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """One promise: at least (or at most) `bound`; `values` over the rounds, none: not measured, `why` says more."""
+
+    name: str
+    bound: float
+    values: list[float]
+    source: str = ""
+    at_most: bool = False
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.values:
+            return f"not measured{f': {self.why}' if self.why else ''}"
+        middle = float(np.median(self.values))
+        return "met" if (middle <= self.bound if self.at_most else middle >= self.bound) else "MISSED"
+
+    def cells(self) -> list[str]:
+        """For the table."""
+        found = report.spread(self.values, 3) if self.values else "-"
+        return [self.name, f"{'<=' if self.at_most else '>='} {self.bound:g}", found, self.verdict, self.source]
+
+
+def run(settings: TargetsSettings) -> int:
+    """Print the table; the last line is JSON."""
+    found = list(aims(settings.results))
+    table = report.table(["figure", "wanted", "median (range)", "", "from"], [aim.cells() for aim in found])
+    met = sum(aim.verdict == "met" for aim in found)
+    rows = [{**asdict(aim), "verdict": aim.verdict} for aim in found]
+    sys.stdout.write(f"{table}\n{met} of {len(found)} figures are met\n{report.as_json({'targets': rows})}\n")
+    return 0 if met == len(found) else 1
+
+
+def aims(results: Path) -> Iterator[Aim]:
+    """Every promise with what was measured of it.
+
+    Raises:
+        RuntimeError: there is no result.
+    """
+    folders = store.folders(results)
+    if not folders:
+        raise RuntimeError(f"{results}: no result yet: run make bench")
+    every = [(folder.name, store.load(folder)) for folder in folders]
+    here = every[0][1].machine["cpu"]
+    every = [(name, one) for name, one in every if one.machine["cpu"] == here]
+    yield from _work(every)
+    yield from _peers(every)
+    yield from _teacher(every)
+    yield from _hot(every)
+    yield from _catalogue(every)
+
+
+def is_static(variant: str) -> bool:
+    """Whether it is the student without a transformer."""
+    return variant.startswith("static")
+
+
+Every = Sequence[tuple[str, Result]]
+
+
+def _newest(every: Every, has: Callable[[Result], bool]) -> tuple[str, Result | None]:
+    return next(((name, one) for name, one in every if has(one)), ("", None))
+
+
+def _is_whole(result: Result) -> bool:
+    """Whether it is a full run of `make bench` whose figures count."""
+    return not (result.is_partial or result.failures or result.settings.get("size") == "smoke")
+
+
+def _work(every: Every) -> Iterator[Aim]:
+    for workload, bound in (("mixed", _WORK), ("list", _LIST_WORK)):
+        at, found = _newest(every, lambda one, name=workload: _is_default(one) and name in one.workloads)  # type: ignore[misc]
+        values = found.workloads[workload].work_ratio.values if found else []
+        yield Aim(f"work ratio, default student, {workload}", bound, values, at, why="make bench")
+
+
+def _is_default(result: Result) -> bool:
+    return _is_whole(result) and result.bundle["variant"] == result.bundle.get("default")
+
+
+def _hot(every: Every) -> Iterator[Aim]:
+    def has(one: Result) -> bool:
+        return _is_whole(one) and not is_static(one.bundle["variant"]) and {"hot", "mixed"} <= one.workloads.keys()
+
+    at, found = _newest(every, has)
+    values = _over(found.workloads["hot"], found.workloads["mixed"]) if found else []
+    variant = found.bundle["variant"] if found else "transformer student"
+    yield Aim(f"hot / mixed, recommendations per s and core, {variant}", _HOT, values, at, why="make bench, --variant")
+
+
+def _over(one: Workload, other: Workload) -> list[float]:
+    return [a / b for a, b in zip(one.per_s_core.values, other.per_s_core.values, strict=False)]
+
+
+def _teacher(every: Every) -> Iterator[Aim]:
+    at, found = _newest(every, lambda one: bool(one.teacher))
+    values = [value for value in (found.teacher["rate_ratio"] if found else []) if value is not None]
+    bound_ms = found.teacher["p99_bound_ms"] if found else 100.0
+    name = f"student / PyTorch teacher, requests/s at p99 <= {bound_ms:g} ms"
+    yield Aim(name, _TEACHER, values, at, why="python -m benchmarks teacher")
+
+
+def _catalogue(every: Every) -> Iterator[Aim]:
+    at, found = _newest(every, lambda one: bool(_large(one)))
+    row = _large(found) if found else {}
+    why = "python -m benchmarks catalogue"
+    recalls = [one["recall"] for one in row["search"].values()] if row else []
+    yield Aim(f"recall@100 at {_MANY:,} items, worst filter", _RECALL, [min(recalls)] if recalls else [], at, why=why)
+    for name, whole in row.get("whole", {"whole Recommend": {"ratio": []}}).items():
+        title = f"p50 at {_MANY:,} items / at 2,000: {name}"
+        yield Aim(title, _WHOLE, whole["ratio"], at, at_most=True, why=why)
+
+
+def _large(result: Result) -> Row:
+    """The row of the largest catalogue, approximately searched."""
+    rows = (row for row in result.catalogue if (row["items"], row["index"]) == (_MANY, "approximate"))
+    return next(rows, {})
+
+
+def _peers(every: Every) -> Iterator[Aim]:
+    for static, title in ((False, "transformer student"), (True, "static student")):
+
+        def has(one: Result, static: bool = static) -> bool:
+            return any(is_static(row["variant"]) == static for row in one.peers.rows)
+
+        at, found = _newest(every, has)
+        variants = (
+            {row["variant"] for row in found.peers.rows if is_static(row["variant"]) == static} if found else set()
+        )
+        if not found or not variants:
+            yield Aim(f"{title} against the peers", 1.0, [], why="make bench-peers")
+        for variant in sorted(variants):
+            rows = (
+                {(row["target"], row["mode"]): row for row in found.peers.rows if row["variant"] == variant}
+                if found
+                else {}
+            )
+            yield from Compared(variant, rows, found.peers.skipped if found else {}, at).aims(static=static)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The rows of one variant, by server and mode."""
+
+    variant: str
+    rows: Mapping[tuple[str, str], Row]
+    skipped: Mapping[str, str]
+    at: str
+
+    def aims(self, *, static: bool) -> Iterator[Aim]:
+        """What is promised of this kind of student."""
+        for peer in (TRITON,) if static else FRONTS:
+            yield from (self._against(UNARY, peer, mode, _TRITON if static else _FRONT) for mode in _MODES)
+        best = max((LIST, STREAM), key=lambda mode: self.rows.get((OURS, mode), {}).get("share_of_floor") or 0.0)
+        yield from (self._against(best, RUST, mode, 1.0) for mode in _MODES)
+        yield self._least("p50 with one in flight", "p50_ms_one_in_flight")
+        yield self._least("p99 at 70 % load", "p99_ms_at_70")
+
+    def _against(self, ours: str, peer: str, mode: str, bound: float) -> Aim:
+        """Requests/s as shares of the floor, ours over theirs."""
+        name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}"
+        values = _rounds(self.rows.get((OURS, ours)), self.rows.get((peer, mode)), "share_of_floor")
+        return Aim(name, bound, values, self.at, why=self.skipped.get(peer, ""))
+
+    def _least(self, what: str, figure: str) -> Aim:
+        """Ours over the least of the peers'; servers with errors or wrong answers do not count."""
+        ours = self.rows.get((OURS, UNARY))
+        theirs = [
+            row for (target, _), row in self.rows.items()
+            if target != OURS and row[figure] is not None and not row["errors"] and not row["wrong_answers"]
+        ]  # fmt: skip
+        best = min(theirs, key=lambda row: float(row[figure]), default=None)
+        who = f"{best['target']} {best['mode']}" if best else "the best peer"
+        return Aim(f"{self.variant}, {what}: {UNARY} / {who}", 1.0, _rounds(ours, best, figure), self.at, at_most=True)
+
+
+def _rounds(ours: Row | None, theirs: Row | None, figure: str) -> list[float]:
+    """Ours over theirs in each round that both have."""
+    pairs = zip(ours["rounds"], theirs["rounds"], strict=False) if ours and theirs else ()
+    return [one[figure] / other[figure] for one, other in pairs if one[figure] and other[figure]]

@@ -1,0 +1,67 @@
+"""What is measured apart joins `make bench`'s result: result.json, summary and report have it from then on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import fingerprint
+from benchmarks.suite import html, store
+from benchmarks.suite.raw import Raw
+from benchmarks.suite.result import Peers, Result
+
+
+def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (whatever the section holds)
+    """Put a section into the newest result of this machine and commit, or into a new one, and write its report again.
+
+    Args:
+        section: `peers` (each variant replaces its own rows), `catalogue` or `teacher`.
+        value: what its class takes.
+        results: folder of results.
+
+    Raises:
+        pydantic.ValidationError: it is not what the section takes.
+        OSError: it cannot be written.
+        RuntimeError: the extra bench, which draws the report, is not installed; the result has the section then.
+    """
+    folder = _folder(section, results)
+    found = store.load(folder)
+    if section == "peers":
+        value = merged(found.peers, Peers.model_validate(value)).model_dump()
+    found = Result.model_validate(found.model_dump() | {section: value})
+    store.save(folder, found)
+    store.write(folder, html.REPORT, html.page(found, Raw.load(folder, found.points)).encode())
+    return folder
+
+
+def merged(old: Peers, new: Peers) -> Peers:
+    """Both; what the new one measured, or tried, is no longer shown from the old one."""
+    variants = {row["variant"] for row in new.rows}
+    rows = [row for row in old.rows if row["variant"] not in variants] + new.rows
+    again = {(row["target"], row["variant"]) for row in new.tries}
+    tries = [row for row in old.tries if (row["target"], row["variant"]) not in again] + new.tries
+    seen = {row["target"] for row in rows}
+    skipped = {name: why for name, why in old.skipped.items() if name not in seen} if new.rows else old.skipped
+    return Peers.of(rows, skipped | new.skipped, tries)
+
+
+def _folder(section: str, results: Path) -> Path:
+    machine = fingerprint()
+    folder = next((one for one in store.folders(results) if _is_of(one, machine)), None)
+    if folder is None:
+        folder = store.new_folder(results, machine)
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        reason = f"only {section} was measured"
+        store.save(
+            folder, Result(started=started, machine=machine, commit=machine["commit"], settings={}, reason=reason)
+        )
+    return folder
+
+
+def _is_of(folder: Path, machine: dict[str, str]) -> bool:
+    try:
+        found = store.load(folder)
+    except RuntimeError:
+        return False
+    return found.commit == machine["commit"] and found.machine["cpu"] == machine["cpu"]

@@ -1,0 +1,162 @@
+"""The promised figures: met, missed and not measured are told apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.catalogue import Row, Search, Whole
+from benchmarks.peers.results import Entry, Results
+from benchmarks.peers.targets import OURS, targets
+from benchmarks.suite import aims, store
+from benchmarks.suite.aims import Aim
+from benchmarks.suite.result import Peers, Result
+from tests.peers import figures
+from tests.results import repeated, result, workload
+
+
+def peers(variant: str, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows of every server in three rounds; `rates` by server, the others do 100/s."""
+    results = Results({})
+    for target in targets([]):
+        for noise in (0.98, 1.0, 1.02):
+            alone = 1.0 if target.name == OURS else 5.0
+            found = figures(requests_per_s=noise * rates.get(target.name, 100.0), p50_ms_one_in_flight=alone)
+            results.add(variant, target, Entry(found, 1_000.0))
+    return results.rows()
+
+
+def verdicts(tmp_path: Path, *runs: Result) -> dict[str, str]:
+    for number, one in enumerate(runs):
+        folder = tmp_path / f"2026-01-0{number + 1}"
+        folder.mkdir(parents=True)
+        store.save(folder, one)
+    return {aim.name: aim.verdict for aim in aims.aims(tmp_path)}
+
+
+def default_run(**changed: object) -> Result:
+    bundle = {"name": "b", "variant": "static-fp32", "default": "static-fp32"}
+    return result(bundle=bundle, **changed)
+
+
+def test_fronts_and_mosec_are_all_peers() -> None:
+    assert {target.name for target in targets([])} == {OURS, aims.RUST, *aims.FRONTS}
+
+
+def test_median_decides() -> None:
+    assert Aim("a", 0.9, [0.8, 0.91, 0.95]).verdict == "met"
+    assert Aim("a", 0.9, [0.8, 0.89, 0.95]).verdict == "MISSED"
+    assert Aim("a", 2.0, [1.9, 2.1, 1.0], at_most=True).verdict == "met"
+    assert Aim("a", 2.0, [], why="make bench").verdict == "not measured: make bench"
+
+
+def test_without_figures_nothing_is_met(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, result(bundle={"variant": "int8"}, workloads={}))
+    assert all(verdict.startswith("not measured") for verdict in found.values())
+    assert len(found) >= 8
+
+
+def test_work_ratio_is_the_default_students_of_a_whole_run(tmp_path: Path) -> None:
+    good = {"mixed": workload(), "list": workload(server=1_160.0)}
+    bad = {"mixed": workload(server=2_000.0), "list": workload(server=2_000.0)}
+    runs = (
+        default_run(workloads=good),
+        default_run(workloads=bad, failures=["the client is the bottleneck"]),
+        default_run(workloads=bad, settings={"size": "smoke"}),
+        result(workloads=bad, bundle={"variant": "bert3-int8", "default": "static-fp32"}),
+    )
+    found = verdicts(tmp_path, *runs)
+    assert found["work ratio, default student, mixed"] == "met"
+    assert found["work ratio, default student, list"] == "met"
+    worse = verdicts(tmp_path / "worse", default_run(workloads=bad))
+    assert worse["work ratio, default student, mixed"] == "MISSED"
+
+
+def test_hot_is_compared_with_mixed_for_the_transformer_only(tmp_path: Path) -> None:
+    workloads = {"hot": workload(server=500.0), "mixed": workload(server=1_250.0)}
+    assert verdicts(tmp_path / "static", default_run(workloads=workloads))[
+        "hot / mixed, recommendations per s and core, transformer student"
+    ].startswith("not measured")
+    run = result(workloads=workloads, bundle={"variant": "bert3-int8", "default": "static-fp32"})
+    assert verdicts(tmp_path / "bert", run)["hot / mixed, recommendations per s and core, bert3-int8"] == "met"
+    slower = workloads | {"hot": workload(server=700.0)}
+    missed = verdicts(tmp_path / "slower", run.model_copy(update={"workloads": slower}))
+    assert missed["hot / mixed, recommendations per s and core, bert3-int8"] == "MISSED"
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(131.0, "met"), (129.0, "MISSED")])
+def test_transformer_beats_each_front_by_its_factor_and_is_not_below_mosec(
+    tmp_path: Path, ours: float, verdict: str
+) -> None:
+    rows = peers("bert3-int8", {OURS: ours, "mosec": 130.0})
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    for peer in aims.FRONTS:
+        for mode in ("as documented", "split"):
+            assert found[f"bert3-int8, requests/s / floor: unary / {peer} {mode}"] == verdict
+    assert found["bert3-int8, requests/s / floor: list of 32 / mosec split"] == verdict
+    assert found["bert3-int8, p50 with one in flight: unary / mosec as documented"] == "met"
+    assert found["bert3-int8, p99 at 70 % load: unary / mosec as documented"] == "met"
+    assert "static student against the peers" in found
+
+
+def test_static_student_is_compared_with_triton_by_another_factor(tmp_path: Path) -> None:
+    rows = peers("static-int8", {OURS: 145.0})
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    assert found["static-int8, requests/s / floor: unary / pytriton split"] == "MISSED"
+    assert "static-int8, requests/s / floor: unary / ray split" not in found
+
+
+def test_a_peer_that_was_not_run_says_why(tmp_path: Path) -> None:
+    rows = [row for row in peers("bert3-int8", {}) if row["target"] != "ray"]
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {"ray": "it does not install"}, [])))
+    assert found["bert3-int8, requests/s / floor: unary / ray split"] == "not measured: it does not install"
+
+
+def test_a_peer_with_wrong_answers_is_no_best_peer(tmp_path: Path) -> None:
+    rows = peers("bert3-int8", {})
+    for row in rows:
+        if row["target"] == "ray":
+            row |= {"wrong_answers": 1, "p50_ms_one_in_flight": 0.1}
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    assert found["bert3-int8, p50 with one in flight: unary / mosec as documented"] == "met"
+
+
+@pytest.mark.parametrize(("recall", "ratio", "verdict"), [(0.995, 1.5, "met"), (0.98, 2.5, "MISSED")])
+def test_catalogue_is_judged_at_a_million_items_by_its_worst_filter(
+    tmp_path: Path, recall: float, ratio: float, verdict: str
+) -> None:
+    def row(items: int, at: float) -> dict[str, Any]:
+        search = {"all": Search(1.0, 1.0, 1, 2), "1 %": Search(at, 0.9, 1, 2)}
+        return asdict(Row(items, "approximate", 1, 0, 10, 0, search, {"history": Whole(1, 2, 1, [ratio, ratio])}))
+
+    found = verdicts(tmp_path, result(catalogue=[row(1_000, 0.5), row(1_000_000, recall)]))
+    assert found["recall@100 at 1,000,000 items, worst filter"] == verdict
+    assert found["p50 at 1,000,000 items / at 2,000: history"] == verdict
+
+
+def test_teacher_is_judged_without_rounds_in_which_it_kept_no_rate(tmp_path: Path) -> None:
+    teacher = {"rate_ratio": [9.0, None, 12.0, 11.0], "p99_bound_ms": 100.0}
+    found = verdicts(tmp_path, result(teacher=teacher))
+    assert found["student / PyTorch teacher, requests/s at p99 <= 100 ms"] == "met"
+
+
+def test_command_prints_each_figure_and_fails_unless_all_are_met(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    good = {"mixed": workload(), "list": workload(server=1_160.0)}
+    store.save(tmp_path / "a", default_run(workloads=good, startup_s=repeated(1.0)))
+    assert aims.run(aims.TargetsSettings(results=tmp_path, _cli_parse_args=[])) == 1
+    out = capsys.readouterr().out
+    assert "0.920 (0.911-0.929)" in out
+    assert "2 of " in out
+    assert {row["verdict"] for row in json.loads(out.splitlines()[-1])["targets"]} >= {"met"}
+
+
+def test_no_result_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="run make bench"):
+        list(aims.aims(tmp_path))

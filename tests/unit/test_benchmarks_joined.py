@@ -1,0 +1,99 @@
+"""What is measured apart joins the result: its summary and its report have it from then on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.machine import fingerprint
+from benchmarks.suite import html, store
+from benchmarks.suite.digest import SummaryConfig, digest
+from benchmarks.suite.digest import run as summary
+from benchmarks.suite.joined import join, merged
+from benchmarks.suite.raw import Raw
+from benchmarks.suite.result import Peers
+from benchmarks.summary import Rows
+from tests.results import MACHINE, catalogue_row, peer, point, result, workload
+
+
+def test_sections_measured_apart_join_the_newest_run_and_the_summary(tmp_path: Path) -> None:
+    folder = join("catalogue", [asdict(catalogue_row())], tmp_path)
+    measured = {"rows": [peer("pytriton")], "skipped": {"ray": "it does not install"}}
+    assert join("peers", measured, tmp_path) == folder
+    ours = store.load(folder)
+    store.save(folder, ours.model_copy(update={"workloads": {"mixed": workload()}, "bundle": {"variant": "int8"}}))
+    found = digest(tmp_path)
+    assert found["catalogue"][0]["items"] == 1_000
+    assert found["peers_skipped"] == {"ray": "it does not install"}
+    assert set(found["req_per_s_core"]) == {"pytriton as documented", "swiftrec"}
+    assert found["work_ratio"] == {"mixed": pytest.approx(0.92)}
+
+
+def test_report_is_written_again_with_what_joined_it(tmp_path: Path) -> None:
+    raw, machine = Raw(), fingerprint()
+    folder = store.new_folder(tmp_path, machine)
+    kept = point(0.7, 10.0)
+    raw.add(Rows(*(np.arange(3.0) + n for n in range(3)), *(np.zeros(3, np.int32) for _ in range(3))), kept)  # type: ignore[arg-type]
+    store.save(folder, result(machine=machine, commit=machine["commit"], points=[kept], main="mixed"))
+    raw.write(folder)
+    assert join("peers", {"rows": [peer("pytriton")], "skipped": {"ray": "it does not install"}}, tmp_path) == folder
+    join("catalogue", [asdict(catalogue_row())], tmp_path)
+    join("teacher", {"rate_ratio": [9.0, 11.0], "cpu_ratio": [6.0], "p99_bound_ms": 100.0}, tmp_path)
+    page = (folder / html.REPORT).read_text()
+    assert "pytriton" in page
+    assert "ray: not measured: it does not install" in page
+    assert "recall@100" in page
+    assert "student / PyTorch teacher: 10.00 (9.00-11.00)" in page
+    assert "70% of capacity" in page, "the raw rows are read again"
+
+
+def test_raw_rows_come_back_from_their_file(tmp_path: Path) -> None:
+    raw, points = Raw(), [point(0.5, 1.0), point(0.7, 1.0)]
+    for number, one in enumerate(points):
+        times = np.arange(4.0)
+        raw.add(Rows(times, times, times + number + 1, *(np.zeros(4, np.int32) for _ in range(3))), one)
+    raw.write(tmp_path)
+    again = Raw.load(tmp_path, points)
+    assert again.latencies("mixed", 0.7).tolist() == raw.latencies("mixed", 0.7).tolist() == [2_000.0] * 4
+    assert len(Raw.load(tmp_path / "nothing", points).latencies("mixed", 0.7)) == 0
+
+
+def test_peers_of_one_variant_do_not_replace_those_of_another() -> None:
+    old = Peers.of([peer("mosec"), peer("ray", "static")], {"bentoml": "no"}, [])
+    found = merged(old, Peers.of([peer("bentoml", "static")], {"ray": "it does not start"}, []))
+    assert [(row["target"], row["variant"]) for row in found.rows] == [("mosec", "bert3-int8"), ("bentoml", "static")]
+    assert found.skipped == {"ray": "it does not start"}
+    assert set(found.req_per_s_core) == {"mosec as documented", "bentoml as documented"}
+    tried = merged(found, Peers(tries=[{"target": "mosec", "variant": "static", "tried": "16 within 1 ms"}]))
+    assert tried.rows == found.rows
+    assert tried.skipped == found.skipped
+    assert len(tried.tries) == 1
+
+
+def test_summary_as_json_has_the_keys_that_are_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    store.save(tmp_path / "a", result())
+    settings = SummaryConfig(json=True, results=tmp_path, _cli_parse_args=[])
+    assert summary(settings) == 0
+    keys = {"machine", "commit", "work_ratio", "req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue"}
+    assert set(json.loads(capsys.readouterr().out)) == keys
+    store.save(tmp_path / "a", result(failures=["the client is the bottleneck"]))
+    assert summary(settings) == 1
+    assert "the client is the bottleneck" in capsys.readouterr().err
+
+
+def test_summary_takes_peers_from_an_older_run_of_the_same_machine(tmp_path: Path) -> None:
+    for name, changed in (
+        ("2026-01-01-a", {"peers": {"req_per_s_core": {"mosec": {"int8": 1.0}}}}),
+        ("2026-01-02-b", {"machine": MACHINE | {"cpu": "Other"}, "peers": {"req_per_s_core": {"no": {"int8": 1.0}}}}),
+        ("2026-01-03-c", {}),
+    ):
+        (tmp_path / name).mkdir()
+        store.save(tmp_path / name, result(**changed))
+    found = digest(tmp_path)
+    assert set(found["req_per_s_core"]) == {"mosec", "swiftrec"}
+    assert found["sources"] == {"run": "2026-01-03-c", "peers": "2026-01-01-a"}
