@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from server.batching.policy import DEFAULT_PRIORITY, PRIORITIES
 from server.catalogue.catalogue import AttributeValues, Filter, Item
+from server.catalogue.items import KEPT
 from server.errors import InvalidRequest
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent, Timings
@@ -83,8 +85,7 @@ def check_text(text: str, field: str, limits: InputLimits) -> str:
 
 def to_response(answer: Recommendation, bundle: str, version: int) -> pb.RecommendResponse:
     """The ranking as a message."""
-    return pb.RecommendResponse(
-        items=[_item(item, score) for item, score in answer.items],
+    message = pb.RecommendResponse(
         ignored=answer.ignored,
         strategy=_STRATEGY[answer.strategy],
         events_used=answer.events_used,
@@ -92,6 +93,11 @@ def to_response(answer: Recommendation, bundle: str, version: int) -> pb.Recomme
         version=version,
         timings=_timings(answer.timings),
     )
+    for item, score in answer.items:
+        ranked = message.items.add()
+        ranked.MergeFromString(_without_score(item))
+        ranked.score = score
+    return message
 
 
 def _event(event: pb.Event, field: str, limits: InputLimits) -> ItemEvent | TextEvent:
@@ -138,9 +144,11 @@ def _conditions(messages: Iterable[pb.AttributeValues], field: str) -> tuple[Att
     return tuple(conditions)
 
 
-def _item(item: Item, score: float) -> pb.RankedItem:
+@lru_cache(KEPT)
+def _without_score(item: Item) -> bytes:
+    """What is the same in every answer that names the item: made once, since ten of them cost more than a search."""
     attributes = [pb.AttributeValues(name=name, values=values) for name, values in item.attributes.items()]
-    return pb.RankedItem(item_id=item.id, score=score, title=item.title, attributes=attributes)
+    return pb.RankedItem(item_id=item.id, title=item.title, attributes=attributes).SerializeToString()
 
 
 def _timings(timings: Timings) -> pb.Timings:

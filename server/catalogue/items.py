@@ -13,12 +13,15 @@ from typing import overload
 from server.errors import BundleError
 
 ITEMS = "items.jsonl"
-_KEPT = 16_384  # items that stay decoded: those that are answered most
+KEPT = 16_384  # items that stay decoded: those that are answered most
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One item; `popularity` counts its interactions in the data that the bundle was made from."""
+    """One item; `popularity` counts its interactions in the data that the bundle was made from.
+
+    Equal only to itself, so that what is made of it can be kept.
+    """
 
     id: str
     title: str
@@ -43,7 +46,7 @@ class ItemTable(Sequence[Item]):
             self._starts.append(start)
             start = end + 1
         self._starts.append(start)
-        self._item = lru_cache(_KEPT)(self._decode)
+        self._item = lru_cache(KEPT)(self._decode)
 
     @classmethod
     def load(cls, folder: Path) -> ItemTable:

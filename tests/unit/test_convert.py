@@ -1,0 +1,39 @@
+"""A ranking as a message: what is kept from one answer to the next never mixes items, scores or bundles."""
+
+from __future__ import annotations
+
+from server.api.convert import to_response
+from server.catalogue.items import Item
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pipeline.domain import Recommendation, Strategy, Timings
+
+
+def _answer(*items: tuple[Item, float]) -> pb.RecommendResponse:
+    return to_response(Recommendation(list(items), ["gone"], Strategy.MODEL, 2, Timings(total_ms=1.5)), "films", 3)
+
+
+def test_every_field_of_an_item_is_told_each_time() -> None:
+    heat = Item("heat", "Heat (1995)", "", {"genre": ["Crime", "Thriller"], "year": ["1995"]}, 7.0)
+    plain = Item("plain", "", "", {}, 0.0)
+    for score in (0.5, -1.0, 0.0):
+        message = _answer((heat, score), (plain, score - 1))
+        expected = [
+            pb.RankedItem(
+                item_id="heat",
+                title="Heat (1995)",
+                score=score,
+                attributes=[
+                    pb.AttributeValues(name="genre", values=["Crime", "Thriller"]),
+                    pb.AttributeValues(name="year", values=["1995"]),
+                ],
+            ),
+            pb.RankedItem(item_id="plain", score=score - 1),
+        ]
+        assert list(message.items) == expected
+        assert (message.bundle, message.version, message.events_used) == ("films", 3, 2)
+        assert (list(message.ignored), message.strategy, message.timings.total_ms) == (["gone"], pb.STRATEGY_MODEL, 1.5)
+
+
+def test_the_same_id_in_another_catalogue_is_another_item() -> None:
+    old, new = Item("1", "before", "", {}, 0.0), Item("1", "after", "", {}, 0.0)
+    assert [_answer((item, 1.0)).items[0].title for item in (old, new, old)] == ["before", "after", "before"]
