@@ -36,7 +36,7 @@ class GapsSettings(BaseSettings):
     model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks gaps", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: str | None = Field(None, description="encoder, as the server's --variant; the bundle's default if not given")
+    variant: str | None = Field(None, description="encoder, as the server's --variant")
     texts: int = Field(1_500, ge=100, description="texts of 3 to 60 words")
     in_flight: int = Field(64, ge=2, le=1_000, description="jobs that wait or run at any time")
     repeats: int = Field(3, ge=1, description="rounds")

@@ -19,11 +19,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
 from benchmarks.process import Served, serving
-from benchmarks.summary import OK, Rows
+from benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
 
 SERVICE_MS, _BATCH, BUDGET_MS = 50.0, 4, 400.0
 CAPACITY = 1e3 * _BATCH / SERVICE_MS  # requests a second
-RESOURCE_EXHAUSTED = 8
 _STUB = f"-m benchmarks stub --service-ms {SERVICE_MS} --max-batch-jobs {_BATCH} --sessions 1 --cache-mb 0".split()
 _STUB += ["--port", "0", "--metrics-port", "0", "--log-level", "error"]
 OPEN_DOOR = ("--queue-budget-ms", "3600000", "--max-calls", "2000", "--max-waiting-jobs", "1000000")

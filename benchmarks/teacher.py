@@ -19,6 +19,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import measure, report
+from benchmarks.client import TIMEOUT_S
 from benchmarks.process import Served, serving
 from benchmarks.suite import store
 from benchmarks.suite.settings import RESULTS
@@ -117,7 +118,7 @@ def _alike(settings: TeacherSettings, ours: Served, theirs: Served) -> float:
 
 def _vectors(served: Served, texts: Sequence[str]) -> Any:  # noqa: ANN401 (an array, [texts, dimensions])
     with grpc.insecure_channel(served.address) as channel:
-        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=measure.TIMEOUT_S)
+        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=TIMEOUT_S)
     return np.frombuffer(reply.vectors, "<f4").reshape(reply.rows, reply.dimensions)
 
 

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from benchmarks.client import Send
 from benchmarks.peers.reference import Scores
 from benchmarks.peers.targets import Target
-from benchmarks.peers.wire import OK
+from benchmarks.summary import OK
 
 
 @dataclass(frozen=True, slots=True)
