@@ -24,7 +24,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from server.api.calls import Calls
 from server.api.convert import InputLimits
 from server.api.deadlines import Deadlines
-from server.api.desk import Desk, can_desk
+from server.api.desk import Desk
 from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
 from server.api.inference.servicer import InferenceServicer
@@ -32,6 +32,7 @@ from server.api.journal import Journal
 from server.api.methods import Methods
 from server.api.security import Guard, Tokens, connection_limits, server_credentials
 from server.api.services import EncoderServicer, RecommenderServicer
+from server.api.visit import can_desk
 from server.config import ServerSettings
 from server.errors import ConfigError, NotFound, NotServing
 from server.models.bundle import Bundle

@@ -6,14 +6,25 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-
-from server.pipeline.call import Call
+from typing import Protocol
 
 _STEP_S = 0.005  # deadlines are rounded up to it, so that thousands of calls share a place in the heap
+_SPARE = 1_000  # places in the heap beyond those in use, before it is made anew
+
+
+class Timed(Protocol):
+    """What ends at a deadline: a call, or the wait for its request."""
+
+    @property
+    def deadline(self) -> float:
+        """On the clock, in seconds."""
+
+    def cancel(self) -> None:
+        """The deadline has passed."""
 
 
 class Deadlines:
-    """Cancels a call that is still watched when its deadline has passed, at most 5 ms later.
+    """Cancels what is still watched when its deadline has passed, at most 5 ms later.
 
     Args:
         clock: seconds, monotonic; the one of the calls.
@@ -25,8 +36,8 @@ class Deadlines:
     ) -> None:
         self._clock, self._on_death = clock, on_death
         self._changed = threading.Condition()
-        self._slots: dict[int, set[Call]] = {}
-        self._order: list[int] = []  # a heap of the slots
+        self._slots: dict[int, set[Timed]] = {}
+        self._order: list[int] = []  # a heap of the slots, and of some that have gone
         self._is_closing = False
         self._thread = threading.Thread(target=self._loop, name="deadlines", daemon=True)
 
@@ -42,7 +53,7 @@ class Deadlines:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def watch(self, call: Call) -> None:
+    def watch(self, call: Timed) -> None:
         """Cancel `call` once its deadline has passed."""
         place = _slot(call.deadline)
         with self._changed:
@@ -54,19 +65,26 @@ class Deadlines:
                     self._changed.notify()
             slot.add(call)
 
-    def forget(self, call: Call) -> None:
+    def forget(self, call: Timed) -> None:
         """The call needs no watching any more."""
         with self._changed:
-            slot = self._slots.get(_slot(call.deadline))
-            if slot is not None:
-                slot.discard(call)
+            place = _slot(call.deadline)
+            slot = self._slots.get(place)
+            if slot is None:
+                return
+            slot.discard(call)
+            if not slot:  # a client may ask for hours: its slots must not stay for hours
+                del self._slots[place]
+                if len(self._order) > 2 * len(self._slots) + _SPARE:
+                    self._order = list(self._slots)
+                    heapq.heapify(self._order)
 
     def expire(self) -> float:
         """Cancel what is late; the seconds until there is something to look at again."""
-        late: list[Call] = []
+        late: list[Timed] = []
         with self._changed:
             while self._order and self._order[0] * _STEP_S <= self._clock():
-                late += self._slots.pop(heapq.heappop(self._order))
+                late += self._slots.pop(heapq.heappop(self._order), ())
             following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
         for call in late:
             call.cancel()

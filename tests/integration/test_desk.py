@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -11,10 +12,11 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from server.api import desk as module
+from server.api import visit as module
 from server.api.deadlines import Deadlines
-from server.api.desk import Desk, can_desk
+from server.api.desk import Desk
 from server.api.edge import Awaited
+from server.api.visit import can_desk
 from server.app import App
 from server.config import ServerSettings
 from server.errors import Cancelled, DeadlineExceeded
@@ -29,12 +31,14 @@ Begin = Callable[[bytes, grpc.ServicerContext], Coroutine[Call, None, bytes]]
 
 
 @contextmanager
-def served(begin: Begin, limit: int | None = None) -> Iterator[grpc.Channel]:
+def served(
+    begin: Begin, limit: int | None = None, silence_s: float = 60.0, missed: Callable[[str], None] = lambda _code: None
+) -> Iterator[grpc.Channel]:
     """A channel to a gRPC server with one method at a desk that has two threads for large requests."""
     deadlines, threads = Deadlines(), ThreadPoolExecutor(2)
-    desk = Desk(threads, 1, deadlines)
+    desk = Desk(threads, 1, deadlines, silence_s=silence_s)
     server = grpc.server(threads, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=limit)
-    handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk))
+    handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk, missed=missed))
     server.add_registered_method_handlers("test.Service", {"Ask": handler})  # type: ignore[attr-defined]
     port = server.add_insecure_port("127.0.0.1:0")
     deadlines.start()
@@ -129,8 +133,10 @@ def test_answer_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: pyt
 
     monkeypatch.setattr(module._private, "_status", failing)
     with serving(begin, limit=1) as ask:
-        with pytest.raises(grpc.RpcError):
-            ask(b"one", timeout=0.5)
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"one", timeout=10)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.CANCELLED  # said at once, not at the client's deadline
         assert ask(b"two", timeout=10) == b"two"  # its place was given back, and the poller lives
 
 
@@ -175,10 +181,111 @@ def test_call_without_a_message_is_refused() -> None:
     async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
         return b""
 
-    with served(begin) as channel, pytest.raises(grpc.RpcError) as caught:
+    missed: list[str] = []
+    with served(begin, missed=missed.append) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.stream_unary(_PATH, None, None)(iter(()), timeout=10)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert missed == ["UNIMPLEMENTED"]
+
+
+def test_call_whose_request_does_not_come_gives_its_place_back() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return data
+
+    missed: queue.Queue[str] = queue.Queue()
+    never: queue.Queue[bytes | None] = queue.Queue()
+    with served(begin, limit=1, silence_s=0.3, missed=missed.put) as channel:
+        ask = channel.unary_unary(_PATH, None, None)
+        silent = channel.stream_unary(_PATH, None, None).future(iter(never.get, None), timeout=60)
+        with pytest.raises(grpc.RpcError) as full:
+            ask(b"x", timeout=10)
+        assert isinstance(full.value, grpc.Call)
+        assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert isinstance(silent, grpc.Call)
+        assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert missed.get(timeout=10) == "DEADLINE_EXCEEDED"
+        assert ask(b"x", timeout=10) == b"x"
+        never.put(None)
+    assert missed.empty()
+
+
+def test_requests_that_come_as_their_time_is_up_are_answered_or_refused_once() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return data
+
+    over: queue.Queue[str] = queue.Queue()
+    with served(begin, limit=_MANY, silence_s=0.004) as channel:
+        ask = channel.unary_unary(_PATH, None, None)
+        for _ in range(3):  # a place that were not given back would be missing in the next round
+            calls = [ask.future(b"x", timeout=60) for _ in range(_MANY)]
+            for call in calls:
+                call.add_done_callback(lambda done: over.put(done.code().name))  # type: ignore[attr-defined]
+            codes = {over.get(timeout=30) for _ in calls}
+            assert codes <= {"OK", "DEADLINE_EXCEEDED"}
+    assert over.empty()
+
+
+def test_bug_that_would_end_a_thread_ends_its_call_alone() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        if data == b"later":
+            call = Call(time.monotonic() + 0.05)
+            call.expect(1)
+            try:
+                await call
+            except DeadlineExceeded:
+                raise SystemExit from None
+        if data == b"now":
+            raise SystemExit
+        return data
+
+    with serving(begin) as ask:
+        for word in (b"now", b"later"):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(word, timeout=10)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+        assert ask(b"next", timeout=10) == b"next"
+
+
+def test_server_that_stops_ends_every_coroutine_that_waits() -> None:
+    there, ended = threading.Semaphore(0), queue.Queue[str]()
+
+    async def begin(_data: bytes, context: grpc.ServicerContext) -> bytes:
+        call = Call(time.monotonic() + 60)
+        call.expect(1)
+        context.add_callback(call.cancel)
+        there.release()
+        try:
+            await call
+        except Cancelled:
+            ended.put("cancelled")
+            raise
+        return b""
+
+    with serving(begin) as ask:
+        futures = [ask.future(b"x" * size, timeout=60) for size in (1, 10_000) for _ in range(20)]
+        for _ in futures:
+            assert there.acquire(timeout=30)
+    assert [ended.get(timeout=10) for _ in futures] == ["cancelled"] * len(futures)
+    assert all(future.code() is not grpc.StatusCode.OK for future in futures)  # type: ignore[attr-defined]
+
+
+def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle) -> None:
+    app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, max_calls=4, _cli_parse_args=[]))
+    app.start()
+    never: queue.Queue[bytes | None] = queue.Queue()
+    method = "/inference.GRPCInferenceService/ServerLive"
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+            silent = [channel.stream_unary(method, None, None).future(iter(never.get, None)) for _ in range(40)]
+            assert channel.unary_unary(method, None, None)(b"", timeout=10)  # there are 13 threads
+            for _ in silent:
+                never.put(None)
+            assert {call.code().name for call in silent} == {"UNIMPLEMENTED"}  # type: ignore[attr-defined]
+        assert app.metrics.calls.count("ServerLive", "UNIMPLEMENTED") == 40
+    finally:
+        app.stop()
 
 
 def test_ended_calls_make_room_for_others_under_grpcs_own_limit() -> None:
@@ -190,10 +297,21 @@ def test_ended_calls_make_room_for_others_under_grpcs_own_limit() -> None:
             assert ask(b"one", timeout=10, wait_for_ready=True) == b"one"
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("_FUNCTIONS", {"_what_a_later_grpcio_lacks": ()}),
+        ("_FUNCTIONS", {"_abort": ("state", "another")}),
+        ("_STATE", ("what_a_later_grpcio_lacks",)),
+        ("_OPERATIONS", ("WhatALaterGrpcioLacks",)),
+        ("_private", None),
+        ("_cygrpc", None),
+    ],
+)
 def test_server_answers_through_threads_where_grpc_has_no_place_for_a_desk(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, part: str, value: object
 ) -> None:
-    monkeypatch.setattr(module, "_PRIVATE", ("_what_a_later_grpcio_lacks",))
+    monkeypatch.setattr(module, part, value)
     assert not can_desk()
     app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[]))
     app.start()

@@ -54,6 +54,22 @@ def test_call_that_is_forgotten_is_left_alone() -> None:
     assert (call.is_cancelled, mate.is_cancelled) == (False, True)
 
 
+def test_what_is_over_leaves_nothing_behind_however_far_its_deadline_is() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    last = waiting(clock, 3_000.0)
+    deadlines.watch(last)
+    for n in range(50_000):
+        call = waiting(clock, 3_600.0 + n)
+        deadlines.watch(call)
+        deadlines.forget(call)
+    assert len(deadlines._slots) == 1
+    assert len(deadlines._order) < 2_000
+    clock.now += 3_001.0
+    deadlines.expire()
+    assert last.is_cancelled
+
+
 def test_thread_that_dies_is_told_of() -> None:
     dead: list[bool] = []
 
