@@ -155,6 +155,7 @@ class Visit:
                 has_come = self._has_come or self._state.request is not None
                 if not has_come and _private._is_rpc_state_active(self._state):
                     self._is_refused = True
+                    self.behaviour.missed("DEADLINE_EXCEEDED")
                     _private._abort(self._state, self._event.call, _cygrpc.StatusCode.deadline_exceeded, _LATE)
         except Exception:  # noqa: BLE001 (it concerns this call alone)
             self._give_up("a status could not be sent")
@@ -183,12 +184,12 @@ class Visit:
 
     def _turn_away(self) -> None:
         """The request never comes: its time is up, the client has ended its side without one, or has gone."""
-        code = "DEADLINE_EXCEEDED" if self._is_refused else "CANCELLED"
         with self._state.condition:
             if not self._is_refused and self._state.client is _private._CLOSED:
-                code = "UNIMPLEMENTED"
+                self.behaviour.missed("UNIMPLEMENTED")
                 _private._abort(self._state, self._event.call, _cygrpc.StatusCode.unimplemented, _MISSING)
-        self.behaviour.missed(code)
+            elif not self._is_refused:
+                self.behaviour.missed("CANCELLED")
         self._end()
 
     def _give_up(self, why: str) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import grpc
 import pytest
@@ -30,13 +32,31 @@ _MANY = 300
 Begin = Callable[[bytes, grpc.ServicerContext], Coroutine[Call, None, bytes]]
 
 
+class Told(Desk):
+    """A desk that says when a call has come, with its request or without."""
+
+    def __init__(self, come: threading.Semaphore, *given: Any, **named: Any) -> None:  # noqa: ANN401
+        super().__init__(*given, **named)
+        self._come = come
+
+    def submit(self, *work: Any) -> Any:  # type: ignore[override] # noqa: ANN401 (as the desk's own)
+        try:
+            return super().submit(*work)
+        finally:
+            self._come.release()
+
+
 @contextmanager
 def served(
-    begin: Begin, limit: int | None = None, silence_s: float = 60.0, missed: Callable[[str], None] = lambda _code: None
+    begin: Begin,
+    limit: int | None = None,
+    silence_s: float = 60.0,
+    missed: Callable[[str], None] = lambda _code: None,
+    come: threading.Semaphore | None = None,
 ) -> Iterator[grpc.Channel]:
     """A channel to a gRPC server with one method at a desk that has two threads for large requests."""
     deadlines, threads = Deadlines(), ThreadPoolExecutor(2)
-    desk = Desk(threads, 1, deadlines, silence_s=silence_s)
+    desk = Told(come or threading.Semaphore(0), threads, 1, deadlines, silence_s=silence_s)
     server = grpc.server(threads, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=limit)
     handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk, missed=missed))
     server.add_registered_method_handlers("test.Service", {"Ask": handler})  # type: ignore[attr-defined]
@@ -195,9 +215,11 @@ def test_call_whose_request_does_not_come_gives_its_place_back() -> None:
 
     missed: queue.Queue[str] = queue.Queue()
     never: queue.Queue[bytes | None] = queue.Queue()
-    with served(begin, limit=1, silence_s=0.3, missed=missed.put) as channel:
+    come = threading.Semaphore(0)
+    with served(begin, limit=1, silence_s=0.3, missed=missed.put, come=come) as channel:
         ask = channel.unary_unary(_PATH, None, None)
         silent = channel.stream_unary(_PATH, None, None).future(iter(never.get, None), timeout=60)
+        assert come.acquire(timeout=10)
         with pytest.raises(grpc.RpcError) as full:
             ask(b"x", timeout=10)
         assert isinstance(full.value, grpc.Call)
@@ -271,7 +293,9 @@ def test_server_that_stops_ends_every_coroutine_that_waits() -> None:
     assert all(future.code() is not grpc.StatusCode.OK for future in futures)  # type: ignore[attr-defined]
 
 
-def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle) -> None:
+def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    come = threading.Semaphore(0)
+    monkeypatch.setattr("server.app.Desk", partial(Told, come))
     app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, max_calls=4, _cli_parse_args=[]))
     app.start()
     never: queue.Queue[bytes | None] = queue.Queue()
@@ -279,6 +303,7 @@ def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle) -> None:
     try:
         with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
             silent = [channel.stream_unary(method, None, None).future(iter(never.get, None)) for _ in range(40)]
+            assert all([come.acquire(timeout=10) for _ in silent])
             assert channel.unary_unary(method, None, None)(b"", timeout=10)  # there are 13 threads
             for _ in silent:
                 never.put(None)
