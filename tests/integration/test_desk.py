@@ -303,7 +303,7 @@ def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: 
     try:
         with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
             silent = [channel.stream_unary(method, None, None).future(iter(never.get, None)) for _ in range(40)]
-            assert all([come.acquire(timeout=10) for _ in silent])
+            assert all(come.acquire(timeout=10) for _ in silent)
             assert channel.unary_unary(method, None, None)(b"", timeout=10)  # there are 13 threads
             for _ in silent:
                 never.put(None)
