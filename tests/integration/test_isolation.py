@@ -231,6 +231,7 @@ def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
         one.until_waiting(3)
         refused = one.ask("too many")
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "Exceeds maximum queue size" in refused.details()  # type: ignore[attr-defined] # as Triton's clients ask
         assert int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1  # type: ignore[attr-defined]
         status, retry = rpc_status.from_call(cast("grpc.Call", refused)), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)

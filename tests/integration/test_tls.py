@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,13 @@ def test_client_authority_rotates_without_a_restart(bundle: Bundle, identity: Id
         client.renew()
         with connected(app, identity.root, client) as channel:
             assert code(channel, CHECK) is OK
+
+
+def test_connection_that_never_shakes_hands_is_closed(bundle: Bundle, identity: Identity) -> None:
+    with (
+        serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app,
+        socket.create_connection(("127.0.0.1", app.port), timeout=20) as peer,
+    ):
+        started = time.monotonic()
+        assert peer.recv(1) == b""
+        assert time.monotonic() - started < 10
