@@ -6,9 +6,11 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 _STEP_S = 0.005  # deadlines are rounded up to it, so that thousands of calls share a place in the heap
+SILENCE_S = 10.0  # a call holds a place so long before its request comes
 _SPARE = 1_000  # places in the heap beyond those in use, before it is made anew
 
 
@@ -19,8 +21,17 @@ class Timed(Protocol):
     def deadline(self) -> float:
         """On the clock, in seconds."""
 
-    def cancel(self) -> None:
-        """The deadline has passed."""
+    @property
+    def cancel(self) -> Callable[[], object]:
+        """Called when the deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timer:
+    """Does something at a deadline."""
+
+    deadline: float
+    cancel: Callable[[], object]
 
 
 class Deadlines:

@@ -16,13 +16,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from server.api.deadlines import Deadlines
+from server.api.deadlines import SILENCE_S, Deadlines
 from server.api.visit import ARGUMENTS, Visit
 from server.pipeline.call import Call
 from server.telemetry.traces import Notes
 
 _INLINE_BYTES = 2_048  # a larger request is taken by a thread, since nobody else is served while the poller works
-_SILENCE_S = 10.0
 
 
 class Desk(ThreadPoolExecutor):
@@ -44,7 +43,7 @@ class Desk(ThreadPoolExecutor):
         deadlines: Deadlines,
         notes: Notes | None = None,
         on_death: Callable[[], None] = lambda: None,
-        silence_s: float = _SILENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         super().__init__(1)
         self._large, self._deadlines, self._notes, self._on_death = threads, deadlines, notes, on_death

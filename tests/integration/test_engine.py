@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -107,3 +108,14 @@ def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
         Held.gate.set()
         starting.join(_LONG)
         app.stop()
+
+
+def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundle: Bundle) -> None:
+    settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
+    app = App(settings, open_session=lambda *_: StubSession(128, 0.0))
+    app.start()
+    with app.registry.use() as engine:
+        looked_at = any(one is engine.catalogue for one in gc.get_objects())
+        app.stop()
+        assert not looked_at
+        assert any(one is engine.catalogue for one in gc.get_objects())

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from server.api.security import DENIAL, OPEN_METHODS, methods_of
+from server.api.security import DENIAL, OPEN_METHODS, Guard, methods_of
 from server.app import ALL_SERVICES, App
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
@@ -138,6 +139,25 @@ def test_silent_health_calls_do_not_take_every_thread(bundle: Bundle, token_file
             never.put(None)
         assert {ended.get(timeout=20) for _ in range(2)} == {grpc.StatusCode.INVALID_ARGUMENT}
         assert code(channel, CHECK) is OK
+
+
+def test_silent_health_call_gives_its_place_back(
+    bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never: queue.Queue[bytes | None] = queue.Queue()
+    monkeypatch.setattr("server.app.Guard", partial(Guard, silence_s=0.3))
+    with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
+        silent = channel.stream_unary(CHECK, bytes, bytes).future(iter(never.get, None), timeout=60)
+        assert isinstance(silent, grpc.Call)
+        assert silent.code() is grpc.StatusCode.CANCELLED
+        assert code(channel, CHECK) is OK  # there was one place
+        never.put(None)
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=1.5)  # who has asked may stay
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError):
+            next(watching)
+        assert watching.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_watchers_without_a_token_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
