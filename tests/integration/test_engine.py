@@ -51,13 +51,15 @@ def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: 
 
 def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
     def open_slow(path: Path, _device: str, _threads: int) -> Session:
-        return StubSession(128, 0.02 if path.name.startswith("encoder") else 0.005)
+        return StubSession(128, 0.02 if path.name.startswith("encoder") else 0.04)
 
     engine = Engine(bundle, EngineOptions(), open_session=open_slow)
+    sizes = ((1, 5), (8, 40), (20, 10))
+    assert all(batcher.cost(*size) < 0.01 for batcher in (engine.encode, engine.rank) for size in sizes)
     engine.warm_up()
-    for jobs, length in ((1, 5), (8, 40), (20, 10)):
-        assert engine.encode.cost(jobs, length) == pytest.approx(0.02, rel=0.3)
-        assert engine.rank.cost(jobs, length) == pytest.approx(0.005, rel=0.4)
+    for size in sizes:  # a busy machine sleeps longer
+        assert 0.015 < engine.encode.cost(*size) < 0.04
+        assert 0.03 < engine.rank.cost(*size) < 0.08
 
 
 class Held:

@@ -111,7 +111,7 @@ _FAULTS: dict[str, Callable[[Sent], pb.ModelInferRequest]] = {
         one.is_raw,
         one.values * 2,
         (1, 1),
-        one.datatype,  # type: ignore[arg-type]
+        one.datatype,
     ).request(),
     "another type": _of_type("FP64"),
     "no type": _of_type(""),
