@@ -290,7 +290,7 @@ def test_server_that_stops_ends_every_coroutine_that_waits() -> None:
         for _ in futures:
             assert there.acquire(timeout=30)
     assert [ended.get(timeout=10) for _ in futures] == ["cancelled"] * len(futures)
-    assert all(future.code() is not grpc.StatusCode.OK for future in futures)  # type: ignore[attr-defined]
+    assert all(future.code() is not grpc.StatusCode.OK for future in futures)
 
 
 def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,7 @@ def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: 
             assert channel.unary_unary(method, None, None)(b"", timeout=10)  # there are 13 threads
             for _ in silent:
                 never.put(None)
-            assert {call.code().name for call in silent} == {"UNIMPLEMENTED"}  # type: ignore[attr-defined]
+            assert {call.code().name for call in silent} == {"UNIMPLEMENTED"}
         assert app.metrics.calls.count("ServerLive", "UNIMPLEMENTED") == 40
     finally:
         app.stop()

@@ -21,7 +21,8 @@ from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.servers.job import Job, split_by_length
 from benchmarks.peers.targets import Target, targets, tried
-from benchmarks.peers.wire import OK, UNKNOWN
+from benchmarks.peers.wire import UNKNOWN
+from benchmarks.summary import OK
 from benchmarks.texts import texts as texts_of
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
