@@ -21,7 +21,7 @@ from server.models.bundle import Bundle, load_bundle, versions
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TURN_S = 30.0  # a change waits so long for the one before it
-_PATIENCE_S = 600.0  # a user that stays longer than this is answered with an error when its engine stops
+_PATIENCE_S = 600.0  # a user or a model that stays longer than this is left behind when its engine stops
 
 
 class Runs(Protocol):
@@ -285,6 +285,6 @@ class Registry(Generic[E]):
             served.leave()
         for served in leaving:
             served.idle.wait(_PATIENCE_S)
-            served.engine.stop()
+            served.engine.stop(_PATIENCE_S)
             facts = served.engine.bundle.manifest
             _log.info("bundle unloaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})

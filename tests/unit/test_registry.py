@@ -18,10 +18,11 @@ class Engine:
     """Serves nothing."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+        self.bundle, self.is_stopped = bundle, False
 
     def stop(self, timeout_s: float | None = None) -> None:
-        pass
+        assert timeout_s is not None  # a model that never returns must not hold the change for ever
+        self.is_stopped = True
 
 
 def test_change_waits_for_the_one_before_it_and_not_longer_than_it_may(bundle: Bundle) -> None:
@@ -47,5 +48,6 @@ def test_change_waits_for_the_one_before_it_and_not_longer_than_it_may(bundle: B
         gate.set()
         first.join()
     registry.unload(name, wait_s=0.01)
+    assert engine.is_stopped
     with pytest.raises(NotFound):
         registry.use(name)
