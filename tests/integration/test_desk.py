@@ -168,16 +168,17 @@ def test_bug_that_would_end_a_thread_ends_its_call_alone() -> None:
 
 
 def test_finishing_thread_that_dies_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    died = threading.Event()
+    dead: list[bool] = []
 
     def broken(_desk: Desk, _visit: object) -> None:
-        raise SystemExit
+        raise MemoryError
 
     monkeypatch.setattr(Desk, "go_on", broken)
-    desk = Desk(ThreadPoolExecutor(1), 1, Deadlines(), on_death=died.set)
-    desk.start()
+    desk = Desk(ThreadPoolExecutor(1), 1, Deadlines(), on_death=lambda: dead.append(True))
     desk._through.put(object())  # type: ignore[arg-type] # what it is does not matter
-    assert died.wait(10)
+    with pytest.raises(MemoryError):
+        desk._finish()
+    assert dead == [True]
 
 
 def test_server_that_stops_ends_every_coroutine_that_waits() -> None:
