@@ -71,8 +71,9 @@ class Deadlines:
             slot = self._slots.get(place)
             if slot is None:
                 slot = self._slots[place] = set()
+                is_first = not self._order or place < self._order[0]
                 heapq.heappush(self._order, place)
-                if self._order[0] == place:
+                if is_first:
                     self._changed.notify()
             slot.add(call)
 
@@ -96,25 +97,26 @@ class Deadlines:
         with self._changed:
             while self._order and self._order[0] * _STEP_S <= self._clock():
                 late += self._slots.pop(heapq.heappop(self._order), ())
-            following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
+            seconds = self._pause_s()
         for call in late:
             call.cancel()
-        return max(0.0, min(following, threading.TIMEOUT_MAX))
+        return seconds
 
     def _loop(self) -> None:
         try:
             while not self._is_closing:
-                seconds = self.expire()
-                with self._changed:
-                    if not self._is_closing and not self._is_due():
+                self.expire()
+                with self._changed:  # looked at again, since a nearer deadline may have come meanwhile
+                    seconds = self._pause_s()
+                    if not self._is_closing and seconds:
                         self._changed.wait(seconds)
         finally:
             if not self._is_closing:
                 self._on_death()
 
-    def _is_due(self) -> bool:
-        """Whether a slot has become the first one since `expire` looked, and is late already."""
-        return bool(self._order) and self._order[0] * _STEP_S <= self._clock()
+    def _pause_s(self) -> float:
+        following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
+        return max(0.0, min(following, threading.TIMEOUT_MAX))
 
 
 def _slot(deadline: float) -> int:
