@@ -152,6 +152,7 @@ def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
         one.encoder.fails = 1  # for the batch that runs now: it is run again alone and succeeds
         one.encoder.gate.set()
         assert all(call.result(_LONG).rows == 1 for call in [held, *calls])
+        assert one.ask("the next").result(_LONG).rows == 1
         assert one.is_healthy()
 
 
@@ -178,6 +179,8 @@ def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> No
         assert code(bad) is grpc.StatusCode.INVALID_ARGUMENT
         one.encoder.gate.set()
         assert [call.result(_LONG).rows for call in (held, good)] == [1, 1]
+        assert one.ask("the next").result(_LONG).rows == 1
+        assert one.is_healthy()
 
 
 def test_cancelled_and_expired_calls_free_their_places_within_50_ms(bundle: Bundle) -> None:
