@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.replies import refusals
-from benchmarks.summary import OK, Rows
+from benchmarks.summary import OK, UNAVAILABLE, Rows
 from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
-UNAVAILABLE = 14
 _CONNECT_S = 10.0
 _MOST_ROWS = 32_000  # whose replies may be kept
 Answered = Callable[[int, bytes], None]

@@ -36,6 +36,7 @@ class GapsSettings(BaseSettings):
     model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks gaps", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    variant: str | None = Field(None, description="encoder, as the server's --variant")
     texts: int = Field(1_500, ge=100, description="texts of 3 to 60 words")
     in_flight: int = Field(64, ge=2, le=1_000, description="jobs that wait or run at any time")
     repeats: int = Field(3, ge=1, description="rounds")
@@ -76,7 +77,7 @@ def run(settings: GapsSettings) -> int:
     """Write the table."""
     bundle = load_bundle(settings.bundle)
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", bundle.manifest.max_tokens)
-    model = EncoderModel(open_session(bundle.encoder("cpu", None)))
+    model = EncoderModel(open_session(bundle.encoder("cpu", settings.variant)))
     rows = tokenizer.encode(texts(settings.bundle, settings.texts, settings.seed))
     model.run(rows[:8])
     lines = [timeline(model, rows, settings.in_flight) for _ in range(settings.repeats)]

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import onnxruntime
+
+from server.tuning.machine import processor
 
 _PACKAGES = ("grpcio", "numpy", "protobuf", "tokenizers")
 _SCHEDULER_CLOCK = 2  # CPUCLOCK_SCHED in the kernel's posix-timers.h
@@ -106,10 +107,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    fields: dict[str, str] = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
+    fields = processor()
     wide = "avx512_vnni" in fields.get("flags", "")
     where = f"family {fields.get('cpu family', '?')} model {fields.get('model', '?')}"
     return f"{fields.get('model name', platform.machine())} ({where}, {'VNNI' if wide else 'no VNNI'})"

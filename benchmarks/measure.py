@@ -8,11 +8,9 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from benchmarks.client import UNAVAILABLE
 from benchmarks.machine import pinned
 from benchmarks.process import Served, load_cores
-from benchmarks.replies import RESOURCE_EXHAUSTED
-from benchmarks.summary import OK
+from benchmarks.summary import OK, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 NO_LIMIT = 9.0  # of the client's share of its core: for a bare server, which the client is no faster than
 _ANSWERED = {str(OK)}

@@ -19,8 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
 from benchmarks.process import Served, serving
-from benchmarks.replies import RESOURCE_EXHAUSTED
-from benchmarks.summary import OK, Rows
+from benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
 
 SERVICE_MS, _BATCH, BUDGET_MS = 50.0, 4, 400.0
 CAPACITY = 1e3 * _BATCH / SERVICE_MS  # requests a second

@@ -18,11 +18,10 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.recording import FORMAT, Marks
-from benchmarks.texts import Items
+from benchmarks.texts import NO_CUT, Items
 from benchmarks.workload import PATHS, Method
 from server.models.tokenizer import Tokenizer
 
-_NO_CUT = 1_000_000
 _OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
 
 
@@ -47,7 +46,7 @@ def run(settings: RecordSettings) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", _NO_CUT)
+    tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
     marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
     with settings.output.open("w", encoding="utf-8") as file, grpc.insecure_channel(settings.target) as channel:
         recorder = Recorder(settings.method, marks, file)

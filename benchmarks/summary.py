@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-OK = 0
+OK, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 8, 14  # grpc.StatusCode
 COLUMNS = ("intended", "sent", "done", "code", "tokens", "entries")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
 AT_70 = 0.7  # of the capacity: where latencies are compared

@@ -14,7 +14,7 @@ from server.models.tokenizer import Tokenizer
 
 FEWEST_WORDS, MOST_WORDS = 3, 60
 SPECIAL_TOKENS = 2  # [CLS] and [SEP]
-_NO_CUT = 1_000_000
+NO_CUT = 1_000_000
 _TRIES = 1_000
 
 
@@ -37,7 +37,7 @@ class TokenTexts:
 
     def __init__(self, items: Items) -> None:
         words = sorted({word for text in items.texts for word in text.split()})
-        tokenizer = Tokenizer.load(items.folder / "tokenizer.json", _NO_CUT)
+        tokenizer = Tokenizer.load(items.folder / "tokenizer.json", NO_CUT)
         counts = [len(row) - SPECIAL_TOKENS for row in tokenizer.encode(words)]
         self._words = [word for word, count in zip(words, counts, strict=True) if count > 0]
         self._counts = np.array([count for count in counts if count > 0])

@@ -52,6 +52,8 @@ def _serve(settings: ServerSettings) -> None:
     sys.stdout.flush()
     stop.wait()
     app.stop()
+    sys.stdout.flush()
+    os._exit(0)  # a bundle that is being loaded by a thread would hold the process beyond the grace
 
 
 if __name__ == "__main__":

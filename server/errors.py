@@ -7,6 +7,7 @@ SwiftrecError         base
 ├─ InvalidRequest     a field of a request is wrong
 ├─ NotFound           no such bundle, version or model is loaded
 ├─ NotServing         no bundle is loaded yet
+├─ Busy               another bundle is being loaded or unloaded
 ├─ Overloaded         the queue is full, or the answer would come too late
 ├─ DeadlineExceeded   the answer would come too late, or did
 ├─ Cancelled          nobody waits for the answer any more
@@ -57,6 +58,10 @@ class NotFound(SwiftrecError):  # noqa: N818
 
 class NotServing(SwiftrecError):  # noqa: N818
     """No bundle is loaded yet."""
+
+
+class Busy(SwiftrecError):  # noqa: N818
+    """Another bundle is being loaded or unloaded."""
 
 
 class Unsupported(SwiftrecError):  # noqa: N818

@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 import grpc
 
-from benchmarks.client import UNAVAILABLE, Answered, Send, unary
+from benchmarks.client import Answered, Send, unary
 from benchmarks.machine import pinned
-from benchmarks.summary import OK
+from benchmarks.summary import OK, UNAVAILABLE
 
-UNKNOWN = 2
+UNKNOWN = 2  # grpc.StatusCode
 Wire = Literal["grpc", "http", "stream"]
 _READ = 65_536
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

@@ -16,6 +16,7 @@ from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy,
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 1_000
 _MOST_IDS, _MOST_CONDITIONS, _MOST_VALUES = 10_000, 64, 1_000
+_NAME_CHARS = 2_000
 
 _STRATEGY = {Strategy.MODEL: pb.STRATEGY_MODEL, Strategy.POPULARITY: pb.STRATEGY_POPULARITY}
 
@@ -42,6 +43,7 @@ def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
         raise InvalidRequest("history", f"at most {limits.history} events, got {len(message.history)}")
     if message.query:
         check_text(message.query, "query", limits)
+    check_name(message.bundle, "bundle")
     return Request(
         history=tuple(_event(event, f"history[{n}]", limits) for n, event in enumerate(message.history)),
         query=message.query,
@@ -70,6 +72,15 @@ def check_entries(number: int, field: str, limits: InputLimits) -> None:
     """Refuse a list that is empty or too long."""
     if not 1 <= number <= limits.entries:
         raise InvalidRequest(field, f"must have 1..{limits.entries} entries, got {number}")
+
+
+def check_name(name: str, field: str) -> str:
+    """Refuse a name or an id that cannot be one."""
+    if "\0" in name:
+        raise InvalidRequest(field, "must not hold a NUL character")
+    if len(name) > _NAME_CHARS:
+        raise InvalidRequest(field, f"at most {_NAME_CHARS} characters, got {len(name)}")
+    return name
 
 
 def check_text(text: str, field: str, limits: InputLimits) -> str:
@@ -105,7 +116,7 @@ def _event(event: pb.Event, field: str, limits: InputLimits) -> ItemEvent | Text
         case "item_id":
             if not event.item_id:
                 raise InvalidRequest(f"{field}.item_id", "must not be empty")
-            return ItemEvent(event.item_id)
+            return ItemEvent(check_name(event.item_id, f"{field}.item_id"))
         case "text":
             return TextEvent(check_text(event.text, f"{field}.text", limits))
         case _:
@@ -123,12 +134,16 @@ def _filter(message: pb.Filter) -> Filter:
         if len(values) > most:
             raise InvalidRequest(f"filter.{name}", f"at most {most}, got {len(values)}")
     return Filter(
-        allowed=frozenset(message.allowed_item_ids),
-        denied=frozenset(message.denied_item_ids),
+        allowed=_ids(message.allowed_item_ids, "filter.allowed_item_ids"),
+        denied=_ids(message.denied_item_ids, "filter.denied_item_ids"),
         any_of=_conditions(message.any_of, "filter.any_of"),
         all_of=_conditions(message.all_of, "filter.all_of"),
         none_of=_conditions(message.none_of, "filter.none_of"),
     )
+
+
+def _ids(ids: Iterable[str], field: str) -> frozenset[str]:
+    return frozenset(check_name(one, f"{field}[{n}]") for n, one in enumerate(ids))
 
 
 def _conditions(messages: Iterable[pb.AttributeValues], field: str) -> tuple[AttributeValues, ...]:
@@ -140,7 +155,9 @@ def _conditions(messages: Iterable[pb.AttributeValues], field: str) -> tuple[Att
             raise InvalidRequest(f"{field}[{n}].values", "needs at least one value")
         if len(message.values) > _MOST_VALUES:
             raise InvalidRequest(f"{field}[{n}].values", f"at most {_MOST_VALUES}, got {len(message.values)}")
-        conditions.append(AttributeValues(message.name, tuple(message.values)))
+        check_name(message.name, f"{field}[{n}].name")
+        values = tuple(check_name(value, f"{field}[{n}].values[{m}]") for m, value in enumerate(message.values))
+        conditions.append(AttributeValues(message.name, values))
     return tuple(conditions)
 
 

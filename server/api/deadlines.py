@@ -6,14 +6,36 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-
-from server.pipeline.call import Call
+from dataclasses import dataclass
+from typing import Protocol
 
 _STEP_S = 0.005  # deadlines are rounded up to it, so that thousands of calls share a place in the heap
+SILENCE_S = 10.0  # a call holds a place so long before its request comes
+_SPARE = 1_000  # places in the heap beyond those in use, before it is made anew
+
+
+class Timed(Protocol):
+    """What ends at a deadline: a call, or the wait for its request."""
+
+    @property
+    def deadline(self) -> float:
+        """On the clock, in seconds."""
+
+    @property
+    def cancel(self) -> Callable[[], object]:
+        """Called when the deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timer:
+    """Does something at a deadline."""
+
+    deadline: float
+    cancel: Callable[[], object]
 
 
 class Deadlines:
-    """Cancels a call that is still watched when its deadline has passed, at most 5 ms later.
+    """Cancels what is still watched when its deadline has passed, at most 5 ms later.
 
     Args:
         clock: seconds, monotonic; the one of the calls.
@@ -25,8 +47,8 @@ class Deadlines:
     ) -> None:
         self._clock, self._on_death = clock, on_death
         self._changed = threading.Condition()
-        self._slots: dict[int, set[Call]] = {}
-        self._order: list[int] = []  # a heap of the slots
+        self._slots: dict[int, set[Timed]] = {}
+        self._order: list[int] = []  # a heap of the slots, and of some that have gone
         self._is_closing = False
         self._thread = threading.Thread(target=self._loop, name="deadlines", daemon=True)
 
@@ -42,50 +64,59 @@ class Deadlines:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def watch(self, call: Call) -> None:
+    def watch(self, call: Timed) -> None:
         """Cancel `call` once its deadline has passed."""
         place = _slot(call.deadline)
         with self._changed:
             slot = self._slots.get(place)
             if slot is None:
                 slot = self._slots[place] = set()
+                is_first = not self._order or place < self._order[0]
                 heapq.heappush(self._order, place)
-                if self._order[0] == place:
+                if is_first:
                     self._changed.notify()
             slot.add(call)
 
-    def forget(self, call: Call) -> None:
+    def forget(self, call: Timed) -> None:
         """The call needs no watching any more."""
         with self._changed:
-            slot = self._slots.get(_slot(call.deadline))
-            if slot is not None:
-                slot.discard(call)
+            place = _slot(call.deadline)
+            slot = self._slots.get(place)
+            if slot is None:
+                return
+            slot.discard(call)
+            if not slot:  # a client may ask for hours: its slots must not stay for hours
+                del self._slots[place]
+                if len(self._order) > 2 * len(self._slots) + _SPARE:
+                    self._order = list(self._slots)
+                    heapq.heapify(self._order)
 
     def expire(self) -> float:
         """Cancel what is late; the seconds until there is something to look at again."""
-        late: list[Call] = []
+        late: list[Timed] = []
         with self._changed:
             while self._order and self._order[0] * _STEP_S <= self._clock():
-                late += self._slots.pop(heapq.heappop(self._order))
-            following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
+                late += self._slots.pop(heapq.heappop(self._order), ())
+            seconds = self._pause_s()
         for call in late:
             call.cancel()
-        return max(0.0, min(following, threading.TIMEOUT_MAX))
+        return seconds
 
     def _loop(self) -> None:
         try:
             while not self._is_closing:
-                seconds = self.expire()
-                with self._changed:
-                    if not self._is_closing and not self._is_due():
+                self.expire()
+                with self._changed:  # looked at again, since a nearer deadline may have come meanwhile
+                    seconds = self._pause_s()
+                    if not self._is_closing and seconds:
                         self._changed.wait(seconds)
         finally:
             if not self._is_closing:
                 self._on_death()
 
-    def _is_due(self) -> bool:
-        """Whether a slot has become the first one since `expire` looked, and is late already."""
-        return bool(self._order) and self._order[0] * _STEP_S <= self._clock()
+    def _pause_s(self) -> float:
+        following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
+        return max(0.0, min(following, threading.TIMEOUT_MAX))
 
 
 def _slot(deadline: float) -> int:

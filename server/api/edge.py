@@ -65,14 +65,24 @@ class Doors:
 
 
 class Awaited:
-    """A method as gRPC calls it: at the desk, or in a thread of the pool."""
+    """A method as gRPC calls it: at the desk, or in a thread of the pool.
+
+    Args:
+        begin: the coroutine that answers a request.
+        desk: takes its calls; None: each takes a thread.
+        is_quick: it never blocks a thread.
+        missed: told the code of a call that ended before its request had come.
+    """
 
     def __init__(
         self,
         begin: Callable[[bytes, grpc.ServicerContext], Coroutine[Call, None, Any]],
         desk: Desk | None,
+        *,
+        is_quick: bool = True,
+        missed: Callable[[str], None] = lambda _code: None,
     ) -> None:
-        self.begin = begin
+        self.begin, self.is_quick, self.missed = begin, is_quick, missed
         if desk:
             self.experimental_thread_pool = desk  # the name that gRPC looks for
 
@@ -92,7 +102,7 @@ class Edge:
         doors: bound the calls that run.
         streams: bound the streams among them, since each holds a thread for as long as it is open.
         journal: told of each call that has ended.
-        desk: takes the calls of methods that are coroutines; None: each takes a thread.
+        desk: takes unary calls; None: each takes a thread.
     """
 
     def __init__(
@@ -114,7 +124,8 @@ class Edge:
         if handler.unary_unary is not None and kind is not None:
             waits = inspect.iscoroutinefunction(handler.unary_unary)
             behaviour = handler.unary_unary if waits else _at_once(handler.unary_unary)
-            unary = Awaited(partial(self._unary, name, kind, behaviour), self._desk if waits else None)
+            begin, missed = partial(self._unary, name, kind, behaviour), partial(self._missed, name)
+            unary = Awaited(begin, self._desk, is_quick=waits, missed=missed)
             return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
         if handler.stream_stream is not None and kind is not None:
             stream = partial(self._stream, name, kind, handler.stream_stream)
@@ -193,6 +204,10 @@ class Edge:
             self._refuse(name, error, context, started)
         else:
             self._end(name, context, started)
+
+    def _missed(self, name: str, code: str) -> None:
+        """The call ended before its request had come."""
+        self._metrics.calls.labels(_short(name), code).add(0.0)
 
     def _end(self, name: str, context: grpc.ServicerContext, started: float) -> None:
         """The call went well."""

@@ -7,6 +7,7 @@ import hmac
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
@@ -14,6 +15,7 @@ from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
 import grpc
 from google.protobuf import descriptor_pool
 
+from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.config import ServerSettings
 from server.errors import ConfigError
 from server.telemetry.metrics import Metrics
@@ -103,10 +105,21 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         services: full names of the services whose methods are counted by name; any other is "unknown".
         metrics: where denials are counted.
         open_at_once: how many calls of open methods may hold a thread; silent callers and watchers do.
+        deadlines: ends those whose request does not come.
+        silence_s: within so many seconds.
     """
 
-    def __init__(self, tokens: Tokens, services: Iterable[str], metrics: Metrics, open_at_once: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        services: Iterable[str],
+        metrics: Metrics,
+        open_at_once: int,
+        deadlines: Deadlines,
+        silence_s: float = SILENCE_S,
+    ) -> None:
         self._tokens, self._metrics = tokens, metrics
+        self._deadlines, self._silence_s = deadlines, silence_s
         self._open = threading.BoundedSemaphore(open_at_once)
         self._names = {method: method.rpartition("/")[2] for method in methods_of(services)}
 
@@ -139,14 +152,18 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         def call(requests: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             if not self._open.acquire(blocking=False):
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls without a token; try again")
+            silence = Timer(time.monotonic() + self._silence_s, context.cancel)
+            self._deadlines.watch(silence)
             try:
                 for request in requests:
+                    self._deadlines.forget(silence)
                     if unary:
                         yield unary(request, context)
                     elif streaming:
                         yield from streaming(request, context)
                     return
             finally:
+                self._deadlines.forget(silence)
                 self._open.release()
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
 

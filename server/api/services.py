@@ -11,6 +11,7 @@ from server.api.calls import Calls
 from server.api.convert import (
     InputLimits,
     check_entries,
+    check_name,
     check_text,
     to_priority,
     to_request,
@@ -123,7 +124,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         check_entries(len(request.texts), "texts", self._limits)
         texts = [check_text(text, f"texts[{n}]", self._limits) for n, text in enumerate(request.texts)]
         priority, version = to_priority(request.priority), to_version(request.version)
-        with self._registry.use(request.bundle, version) as engine:
+        with self._registry.use(check_name(request.bundle, "bundle"), version) as engine:
             vectors = await engine.recommender.encode(texts, self._calls.of(context).call(), priority)
         facts = engine.bundle.manifest
         return encoder_pb2.EncodeResponse(

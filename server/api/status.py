@@ -10,6 +10,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from server.errors import (
     BundleError,
+    Busy,
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -26,6 +27,7 @@ _CODES: dict[type, int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
     NotFound: code_pb2.NOT_FOUND,
     NotServing: code_pb2.UNAVAILABLE,
+    Busy: code_pb2.UNAVAILABLE,
     BundleError: code_pb2.FAILED_PRECONDITION,
     Unsupported: code_pb2.UNIMPLEMENTED,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,

@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from server.errors import BundleError, NotFound, NotServing, SwiftrecError
+from server.errors import BundleError, Busy, NotFound, NotServing, SwiftrecError
 from server.models.bundle import Bundle, load_bundle, versions
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_PATIENCE_S = 600.0  # a user that stays longer than this is answered with an error when its engine stops
+TURN_S = 30.0  # a change waits so long for the one before it
+_PATIENCE_S = 600.0  # a user or a model that stays longer than this is left behind when its engine stops
 
 
 class Runs(Protocol):
@@ -137,7 +139,7 @@ class Registry(Generic[E]):
         """
         bundle = load_bundle(path)
         is_pinned = bundle.folder == path
-        with self._changes:
+        with self._turn(TURN_S):
             name = bundle.manifest.name
             if name in self._sources:
                 raise BundleError(
@@ -161,7 +163,7 @@ class Registry(Generic[E]):
             pass  # it was swapped at this moment, and is in the table no more
         return Lease(served)
 
-    def load(self, name: str, version: int = 0) -> None:
+    def load(self, name: str, version: int = 0, wait_s: float = TURN_S) -> None:
         """Load `version` beside what serves; without a version the pinned or highest one, which replaces the others.
 
         What fails leaves everything as it was.
@@ -169,8 +171,9 @@ class Registry(Generic[E]):
         Raises:
             NotFound: no bundle of that name was given to this server.
             BundleError: it cannot be served.
+            Busy: another change has not ended within `wait_s`.
         """
-        with self._changes:
+        with self._turn(wait_s):
             folder = self._folder(name, version)
             if not folder.is_dir():
                 raise NotFound(f"bundle {name!r} has no version {version} on disk")
@@ -191,13 +194,14 @@ class Registry(Generic[E]):
                 self._retire(name, keep=bundle.manifest.version)
             self._changed()
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, wait_s: float = TURN_S) -> None:
         """Stop serving a bundle, once its users have left.
 
         Raises:
             NotFound: no such bundle serves.
+            Busy: another change has not ended within `wait_s`.
         """
-        with self._changes:
+        with self._turn(wait_s):
             self._find(name, 0)
             self._retire(name, keep=None)
             self._changed()
@@ -223,6 +227,15 @@ class Registry(Generic[E]):
         for engine in self.ready():
             engine.stop(timeout_s)
         self._served = {}
+
+    @contextmanager
+    def _turn(self, wait_s: float) -> Iterator[None]:
+        if not self._changes.acquire(timeout=max(0.0, wait_s)):
+            raise Busy("another bundle is being loaded or unloaded: try again when it is through")
+        try:
+            yield
+        finally:
+            self._changes.release()
 
     def _find(self, name: str, version: int) -> _Served[E]:
         engines = self._served.get(name, {})
@@ -272,6 +285,6 @@ class Registry(Generic[E]):
             served.leave()
         for served in leaving:
             served.idle.wait(_PATIENCE_S)
-            served.engine.stop()
+            served.engine.stop(_PATIENCE_S)
             facts = served.engine.bundle.manifest
             _log.info("bundle unloaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})

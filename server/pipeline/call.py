@@ -41,6 +41,10 @@ class Call:
         """Whether nobody waits any more."""
         return self._is_cancelled
 
+    def remaining_s(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self.deadline - self._clock())
+
     def expect(self, answers: int) -> None:
         """So many answers are to come."""
         with self._lock:
@@ -94,7 +98,7 @@ class Call:
         """Wait in this thread until every answer is there, nobody waits any more, or the deadline has passed."""
         gate = threading.Lock()
         gate.acquire()
-        if self.then(gate.release) and not gate.acquire(timeout=max(0.0, self.deadline - self._clock())):
+        if self.then(gate.release) and not gate.acquire(timeout=self.remaining_s()):
             self._is_late = True
             self.cancel()
 

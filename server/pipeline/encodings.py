@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.batcher import Batcher, Job
+from server.batching.batcher import Batcher
+from server.batching.job import Job
 from server.errors import SwiftrecError
 
 Vector = NDArray[np.float32]

@@ -12,8 +12,9 @@ from typing import Generic, Self, TypeVar
 
 import numpy as np
 
-from server.batching.batcher import Batcher, Model
+from server.batching.batcher import Batcher
 from server.batching.cost import Observation
+from server.batching.job import Model
 from server.batching.policy import Limits
 from server.catalogue.catalogue import Catalogue, IndexMode
 from server.errors import BundleError

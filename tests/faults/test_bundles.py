@@ -16,7 +16,7 @@ from server.models.bundle import MANIFEST, Bundle, load_bundle
 from server.pipeline.engine import EngineOptions
 from server.probe import probe, try_bundle
 from tests import bundles
-from tests.integration.test_swap import add_version, serving
+from tests.integration.test_swap import Askers, add_version, serving
 
 _MUTATIONS = 500
 
@@ -45,7 +45,7 @@ def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
     good = add_version(bundle, tmp_path, 2)
     names = sorted([*load_bundle(good).manifest.files, MANIFEST])
     contents = {name: (good / name).read_bytes() for name in names}
-    with serving([tmp_path / "swapped" / "1"]) as app:
+    with serving([tmp_path / "swapped" / "1"]) as app, Askers(app.port, 1) as askers:
         for n in range(_MUTATIONS):
             name = names[n % len(names)]
             others = [data for other, data in contents.items() if other != name]
@@ -59,6 +59,8 @@ def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
             assert name in str(caught.value), (n, name, str(caught.value))
             bundles.replace(good / name, contents[name])
             assert [entry.is_ready for entry in app.registry.index()] == [True, False]
+        assert (askers.wrong, askers.versions) == ([], {1})
+        assert askers.answers > _MUTATIONS / 2
         app.registry.load("swapped", 2)  # restored, it loads
         assert [entry.is_ready for entry in app.registry.index()] == [True, True]
 

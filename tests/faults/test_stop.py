@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+import psutil
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
+from tests.integration.process import serving
 
 _LONG = 30.0
 
@@ -87,3 +90,25 @@ def until_refused(channel: grpc.Channel) -> bool:
             if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE:
                 return True
     return False
+
+
+def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(bundle: Bundle) -> None:
+    with serving(bundle.folder, "--grace-ms", "500") as server:
+        process, ends = psutil.Process(server.pid), time.monotonic() + _LONG
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            load = service_pb2.RepositoryModelLoadRequest(model_name=bundle.manifest.name)
+            call = stub.RepositoryModelLoad.future(load, timeout=600)
+            while not process.children():  # the bundle is tried in a process of its own first
+                assert time.monotonic() < ends
+            (child,) = process.children()
+            child.suspend()  # for as long as it takes
+            try:
+                before = time.monotonic()
+                process.terminate()
+                process.wait(_LONG)
+                assert time.monotonic() - before < 5
+                with pytest.raises(grpc.RpcError):
+                    call.result(_LONG)
+            finally:
+                child.kill()

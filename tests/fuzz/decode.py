@@ -101,10 +101,10 @@ class Shelf:
             raise NotFound(f"no bundle {name} is loaded")
         yield self._engine
 
-    def load(self, name: str, version: int) -> None:
+    def load(self, name: str, version: int, wait_s: float) -> None:
         raise NotFound(f"no bundle {name!r} can be loaded")
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, wait_s: float) -> None:
         raise NotFound(f"no bundle {name} is loaded")
 
     def index(self) -> list[object]:

@@ -40,6 +40,17 @@ def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None,
     assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.5)
 
 
+@pytest.mark.parametrize(
+    ("remaining", "asked", "seconds"),
+    [(1.0, 0.5, 0.5), (1.0, 3.0, 1.0), (None, 3.0, 3.0), (None, 8.0, 8.0), (None, 1e30, 86_400.0)],
+)
+def test_call_takes_the_earlier_of_the_clients_deadline_and_the_requests_timeout(
+    remaining: float | None, asked: float, seconds: float
+) -> None:
+    call = Calls(5.0).of(Context(remaining)).call(asked)  # type: ignore[arg-type] # a hand-written part of a context
+    assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.1)
+
+
 def test_late_request_is_refused_and_never_run(app: App) -> None:
     with app.registry.use() as engine, pytest.raises(DeadlineExceeded):
         finish(engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1)))

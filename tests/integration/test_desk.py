@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import grpc
 import pytest
 
-from server.api import desk as module
+from server.api import visit as module
 from server.api.deadlines import Deadlines
-from server.api.desk import Desk, can_desk
-from server.api.edge import Awaited
+from server.api.desk import Desk
+from server.api.visit import can_desk
 from server.app import App
 from server.config import ServerSettings
 from server.errors import Cancelled, DeadlineExceeded
@@ -22,36 +21,9 @@ from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.pipeline.call import Call
+from tests.integration.desks import serving
 
-_PATH = "/test.Service/Ask"
 _MANY = 300
-Begin = Callable[[bytes, grpc.ServicerContext], Coroutine[Call, None, bytes]]
-
-
-@contextmanager
-def served(begin: Begin, limit: int | None = None) -> Iterator[grpc.Channel]:
-    """A channel to a gRPC server with one method at a desk that has two threads for large requests."""
-    deadlines, threads = Deadlines(), ThreadPoolExecutor(2)
-    desk = Desk(threads, 1, deadlines)
-    server = grpc.server(threads, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=limit)
-    handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk))
-    server.add_registered_method_handlers("test.Service", {"Ask": handler})  # type: ignore[attr-defined]
-    port = server.add_insecure_port("127.0.0.1:0")
-    deadlines.start()
-    desk.start()
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    server.stop(0).wait()
-    desk.stop()
-    deadlines.stop()
-
-
-@contextmanager
-def serving(begin: Begin, limit: int | None = None) -> Iterator[grpc.UnaryUnaryMultiCallable[bytes, bytes]]:
-    """That one method."""
-    with served(begin, limit) as channel:
-        yield channel.unary_unary(_PATH, None, None)
 
 
 class Waiting:
@@ -129,8 +101,10 @@ def test_answer_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: pyt
 
     monkeypatch.setattr(module._private, "_status", failing)
     with serving(begin, limit=1) as ask:
-        with pytest.raises(grpc.RpcError):
-            ask(b"one", timeout=0.5)
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(b"one", timeout=10)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.CANCELLED  # said at once, not at the client's deadline
         assert ask(b"two", timeout=10) == b"two"  # its place was given back, and the poller lives
 
 
@@ -171,14 +145,63 @@ def test_client_that_goes_ends_its_coroutine() -> None:
         assert ended.wait(10)
 
 
-def test_call_without_a_message_is_refused() -> None:
-    async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
+def test_bug_that_would_end_a_thread_ends_its_call_alone() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        if data == b"later":
+            call = Call(time.monotonic() + 0.05)
+            call.expect(1)
+            try:
+                await call
+            except DeadlineExceeded:
+                raise SystemExit from None
+        if data == b"now":
+            raise SystemExit
+        return data
+
+    with serving(begin) as ask:
+        for word in (b"now", b"later"):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(word, timeout=10)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+        assert ask(b"next", timeout=10) == b"next"
+
+
+def test_finishing_thread_that_dies_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead: list[bool] = []
+
+    def broken(_desk: Desk, _visit: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Desk, "go_on", broken)
+    desk = Desk(ThreadPoolExecutor(1), 1, Deadlines(), on_death=lambda: dead.append(True))
+    desk._through.put(object())  # type: ignore[arg-type] # what it is does not matter
+    with pytest.raises(MemoryError):
+        desk._finish()
+    assert dead == [True]
+
+
+def test_server_that_stops_ends_every_coroutine_that_waits() -> None:
+    there, ended = threading.Semaphore(0), queue.Queue[str]()
+
+    async def begin(_data: bytes, context: grpc.ServicerContext) -> bytes:
+        call = Call(time.monotonic() + 60)
+        call.expect(1)
+        context.add_callback(call.cancel)
+        there.release()
+        try:
+            await call
+        except Cancelled:
+            ended.put("cancelled")
+            raise
         return b""
 
-    with served(begin) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.stream_unary(_PATH, None, None)(iter(()), timeout=10)
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    with serving(begin) as ask:
+        futures = [ask.future(b"x" * size, timeout=60) for size in (1, 10_000) for _ in range(20)]
+        for _ in futures:
+            assert there.acquire(timeout=30)
+    assert [ended.get(timeout=10) for _ in futures] == ["cancelled"] * len(futures)
+    assert all(future.code() is not grpc.StatusCode.OK for future in futures)
 
 
 def test_ended_calls_make_room_for_others_under_grpcs_own_limit() -> None:
@@ -190,10 +213,21 @@ def test_ended_calls_make_room_for_others_under_grpcs_own_limit() -> None:
             assert ask(b"one", timeout=10, wait_for_ready=True) == b"one"
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("_FUNCTIONS", {"_what_a_later_grpcio_lacks": ()}),
+        ("_FUNCTIONS", {"_abort": ("state", "another")}),
+        ("_STATE", ("what_a_later_grpcio_lacks",)),
+        ("_OPERATIONS", ("WhatALaterGrpcioLacks",)),
+        ("_private", None),
+        ("_cygrpc", None),
+    ],
+)
 def test_server_answers_through_threads_where_grpc_has_no_place_for_a_desk(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, part: str, value: object
 ) -> None:
-    monkeypatch.setattr(module, "_PRIVATE", ("_what_a_later_grpcio_lacks",))
+    monkeypatch.setattr(module, part, value)
     assert not can_desk()
     app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[]))
     app.start()

@@ -23,6 +23,8 @@ from server.models.bundle import Bundle
 from server.models.session import Session
 from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 _LONG = 30.0
 
@@ -50,8 +52,9 @@ class Gated:
 class Bench:
     """A server over gated sessions and a client of it."""
 
-    def __init__(self, app: App, encoder: Gated, channel: grpc.Channel) -> None:
-        self.app, self.encoder = app, encoder
+    def __init__(self, app: App, encoder: Gated, ranker: Gated, channel: grpc.Channel) -> None:
+        self.app, self.encoder, self.ranker = app, encoder, ranker
+        self.recommender = RecommenderServiceStub(channel)
         self.stub, self.health = EncoderServiceStub(channel), health_pb2_grpc.HealthStub(channel)
 
     def ask(self, text: str, timeout: float = _LONG) -> grpc.Future:  # type: ignore[type-arg]
@@ -73,6 +76,17 @@ class Bench:
             while engine.encode.load().jobs != jobs:
                 assert time.monotonic() < ends, f"{engine.encode.load().jobs} wait, expected {jobs}"
 
+    def recommend(self, timeout: float = _LONG) -> grpc.Future:  # type: ignore[type-arg]
+        """Ask for what has no text, so that only the ranker works."""
+        return self.recommender.Recommend.future(RecommendRequest(history=[Event(item_id="50")]), timeout=timeout)
+
+    def until_ranking(self, jobs: int) -> None:
+        """As `until_waiting`, for the ranker."""
+        with self.app.registry.use() as engine:
+            ends = time.monotonic() + _LONG
+            while engine.rank.load().jobs != jobs:
+                assert time.monotonic() < ends, f"{engine.rank.load().jobs} wait, expected {jobs}"
+
     def is_healthy(self) -> bool:
         reply = self.health.Check(health_pb2.HealthCheckRequest(), timeout=_LONG)
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
@@ -80,20 +94,22 @@ class Bench:
 
 @contextmanager
 def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
-    encoder = Gated()
+    encoder, ranker = Gated(), Gated()
 
     def open_gated(path: Path, _device: str, _threads: int) -> Session:
-        return encoder if path.name.startswith("encoder") else Gated()
+        return encoder if path.name.startswith("encoder") else ranker
 
     plain = {"bundle": bundle.folder, "port": 0, "metrics_port": 0, "sessions": 1, "cache_mb": 0}
     app = App(ServerSettings.model_validate(plain | settings), open_session=open_gated)
     app.start()
     encoder.sizes.clear()
+    ranker.sizes.clear()
     with grpc.insecure_channel(f"127.0.0.1:{app.port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
-            yield Bench(app, encoder, channel)
+            yield Bench(app, encoder, ranker, channel)
         finally:
             encoder.gate.set()
+            ranker.gate.set()
             app.stop()
 
 
@@ -136,6 +152,7 @@ def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
         one.encoder.fails = 1  # for the batch that runs now: it is run again alone and succeeds
         one.encoder.gate.set()
         assert all(call.result(_LONG).rows == 1 for call in [held, *calls])
+        assert one.ask("the next").result(_LONG).rows == 1
         assert one.is_healthy()
 
 
@@ -162,6 +179,8 @@ def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> No
         assert code(bad) is grpc.StatusCode.INVALID_ARGUMENT
         one.encoder.gate.set()
         assert [call.result(_LONG).rows for call in (held, good)] == [1, 1]
+        assert one.ask("the next").result(_LONG).rows == 1
+        assert one.is_healthy()
 
 
 def test_cancelled_and_expired_calls_free_their_places_within_50_ms(bundle: Bundle) -> None:
@@ -184,6 +203,30 @@ def test_cancelled_and_expired_calls_free_their_places_within_50_ms(bundle: Bund
         assert one.encoder.sizes == [1, 1]  # none of the forty ran
 
 
+def test_calls_that_wait_for_ranking_free_their_places_within_50_ms(bundle: Bundle) -> None:
+    with bench(bundle) as one:
+        one.ranker.gate.clear()
+        while one.ranker.entered.acquire(blocking=False):
+            pass
+        held = one.recommend()
+        assert one.ranker.entered.acquire(timeout=_LONG)
+        calls, late = [one.recommend() for _ in range(20)], [one.recommend(timeout=0.5) for _ in range(20)]
+        one.until_ranking(40)
+        for call in calls:
+            call.cancel()
+        started = time.monotonic()
+        one.until_ranking(20)
+        assert time.monotonic() - started <= 0.05
+        assert {code(call) for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        started = time.monotonic()
+        one.until_ranking(0)
+        assert time.monotonic() - started <= 0.05
+        one.ranker.gate.set()
+        assert held.result(_LONG).items
+        assert one.recommend().result(_LONG).items
+        assert one.ranker.sizes == [1, 1]  # none of the forty ran
+
+
 def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
     with bench(bundle, max_waiting_jobs=3) as one:
         one.hold()
@@ -191,6 +234,7 @@ def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
         one.until_waiting(3)
         refused = one.ask("too many")
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "Exceeds maximum queue size" in refused.details()  # type: ignore[attr-defined] # as Triton's clients ask
         assert int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1  # type: ignore[attr-defined]
         status, retry = rpc_status.from_call(cast("grpc.Call", refused)), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)

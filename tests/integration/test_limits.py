@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.app import App
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2
-from tests.integration.test_security import CHECK, ENCODE, OK, UNAVAILABLE, code, connected, outcome, serving
+from tests.integration.secure import CHECK, ENCODE, OK, UNAVAILABLE, code, connected, outcome, serving
 
 
 def test_message_and_metadata_over_the_limit_are_refused(bundle: Bundle) -> None:

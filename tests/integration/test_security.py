@@ -1,4 +1,4 @@
-"""Real servers with TLS, client certificates and tokens: who gets in, who does not, and how much one may send."""
+"""Real servers with tokens: who gets in, who does not."""
 
 from __future__ import annotations
 
@@ -6,26 +6,35 @@ import queue
 import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from server.api.security import DENIAL, OPEN_METHODS, methods_of
+from server.api.security import DENIAL, OPEN_METHODS, Guard, methods_of
 from server.app import ALL_SERVICES, App
-from server.config import ServerSettings
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from tests.files import put
+from tests.integration.secure import (
+    CHECK,
+    ENCODE,
+    OK,
+    OTHER,
+    TOKEN,
+    UNAUTHENTICATED,
+    WATCH,
+    bearer,
+    code,
+    connected,
+    outcome,
+    serving,
+)
 
-TOKEN, OTHER = "0123456789abcdef-token", "fedcba9876543210-token"
-ENCODE = "/swiftrec.v1.EncoderService/Encode"
-CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
-OK, UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
 METHODS = methods_of(ALL_SERVICES)
 UNKNOWN = [
     "/swiftrec.v1.EncoderService/None",
@@ -35,83 +44,9 @@ UNKNOWN = [
 ]
 
 
-class Identity:
-    """A certificate and its key in files, of an authority of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.cert, self.key, self.ca = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
-        self.renew()
-
-    def renew(self) -> None:
-        """Another authority, certificate and key in the same files."""
-        authority = trustme.CA()
-        issued = authority.issue_cert("localhost", "127.0.0.1")
-        self.root, self.secret = authority.cert_pem.bytes(), issued.private_key_pem.bytes()
-        self.chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
-        for path, data in ((self.ca, self.root), (self.key, self.secret), (self.cert, self.chain)):
-            put(path, data)
-
-
-@pytest.fixture
-def identity(tmp_path: Path) -> Identity:
-    return Identity(tmp_path)
-
-
-@pytest.fixture
-def client(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    return Identity(tmp_path_factory.mktemp("client"))
-
-
 @pytest.fixture
 def token_file(tmp_path: Path) -> Path:
     return put(tmp_path / "tokens", TOKEN.encode())
-
-
-@contextmanager
-def serving(bundle: Bundle, **given: object) -> Iterator[App]:
-    """A server on free ports with these settings."""
-    plain = {"bundle": bundle.folder, "port": 0, "metrics_port": 0}
-    running = App(ServerSettings.model_validate(plain | given))
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@contextmanager
-def connected(app: App, root: bytes | None = None, identity: Identity | None = None) -> Iterator[grpc.Channel]:
-    """A connection of its own: plaintext, or TLS that trusts `root`, with a client's certificate or without."""
-    address, options = f"127.0.0.1:{app.port}", [("grpc.use_local_subchannel_pool", 1)]
-    if root is None:
-        channel = grpc.insecure_channel(address, options)
-    else:
-        pair = (identity.secret, identity.chain) if identity else (None, None)
-        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(root, *pair), options)
-    with channel:
-        yield channel
-
-
-def bearer(token: str) -> list[tuple[str, str | bytes]]:
-    return [("authorization", f"Bearer {token}")]
-
-
-def outcome(
-    channel: grpc.Channel, method: str, metadata: Iterable[tuple[str, str | bytes]] = (), data: bytes = b""
-) -> tuple[grpc.StatusCode, str]:
-    """Code and sentence of a call of any kind (all kinds look alike on the wire), seen at its first reply."""
-    call = channel.stream_stream(method, bytes, bytes)(iter([data]), metadata=tuple(metadata), timeout=20)
-    try:
-        next(iter(call), None)
-    except grpc.RpcError:
-        return call.code(), call.details()
-    finally:
-        call.cancel()  # type: ignore[no-untyped-call]
-    return OK, ""
-
-
-def code(channel: grpc.Channel, method: str, *metadata: tuple[str, str | bytes]) -> grpc.StatusCode:
-    return outcome(channel, method, metadata)[0]
 
 
 def let_in(channel: grpc.Channel, methods: Iterable[str]) -> set[str]:
@@ -206,6 +141,25 @@ def test_silent_health_calls_do_not_take_every_thread(bundle: Bundle, token_file
         assert code(channel, CHECK) is OK
 
 
+def test_silent_health_call_gives_its_place_back(
+    bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never: queue.Queue[bytes | None] = queue.Queue()
+    monkeypatch.setattr("server.app.Guard", partial(Guard, silence_s=0.3))
+    with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
+        silent = channel.stream_unary(CHECK, bytes, bytes).future(iter(never.get, None), timeout=60)
+        assert isinstance(silent, grpc.Call)
+        assert silent.code() is grpc.StatusCode.CANCELLED
+        assert code(channel, CHECK) is OK  # there was one place
+        never.put(None)
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=1.5)  # who has asked may stay
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError):
+            next(watching)
+        assert watching.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 def test_watchers_without_a_token_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
     with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -265,58 +219,3 @@ def test_tokens_rotate_without_a_restart(bundle: Bundle, token_file: Path) -> No
         assert code(channel, ENCODE, *bearer(OTHER)) is not UNAUTHENTICATED
         put(token_file, b"")
         assert code(channel, ENCODE, *bearer(OTHER)) is not UNAUTHENTICATED
-
-
-def test_tls_serves_and_plaintext_is_refused(bundle: Bundle, identity: Identity, client: Identity) -> None:
-    with serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app:
-        with connected(app, identity.root) as channel:
-            assert code(channel, CHECK) is OK
-        with connected(app) as channel:
-            assert code(channel, CHECK) is UNAVAILABLE
-        with connected(app, client.root) as channel:
-            assert code(channel, CHECK) is UNAVAILABLE
-
-
-def test_client_certificate_is_demanded_and_verified(bundle: Bundle, identity: Identity, client: Identity) -> None:
-    given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca}
-    with serving(bundle, **given) as app:
-        with connected(app, identity.root, client) as channel:
-            assert code(channel, CHECK) is OK
-            assert code(channel, ENCODE) is not UNAUTHENTICATED
-        for stranger in (None, identity):
-            with connected(app, identity.root, stranger) as channel:
-                assert code(channel, CHECK) is UNAVAILABLE
-
-
-def test_client_certificate_does_not_replace_the_token(
-    bundle: Bundle, identity: Identity, client: Identity, token_file: Path
-) -> None:
-    given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca, "token_file": token_file}
-    with serving(bundle, **given) as app, connected(app, identity.root, client) as channel:
-        assert code(channel, ENCODE) is UNAUTHENTICATED
-        assert code(channel, ENCODE, *bearer(TOKEN)) is not UNAUTHENTICATED
-
-
-def test_certificate_rotates_without_a_restart(bundle: Bundle, identity: Identity) -> None:
-    old = identity.root
-    with serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app:
-        with connected(app, old) as early:
-            assert code(early, CHECK) is OK
-            identity.renew()
-            with connected(app, identity.root) as channel:
-                assert code(channel, CHECK) is OK
-            with connected(app, old) as channel:
-                assert code(channel, CHECK) is UNAVAILABLE
-            assert code(early, CHECK) is OK
-        put(identity.cert, b"broken")
-        for _ in range(2):
-            with connected(app, identity.root) as channel:
-                assert code(channel, CHECK) is OK
-
-
-def test_client_authority_rotates_without_a_restart(bundle: Bundle, identity: Identity, client: Identity) -> None:
-    given = {"tls_cert": identity.cert, "tls_key": identity.key, "tls_client_ca": client.ca}
-    with serving(bundle, **given) as app:
-        client.renew()
-        with connected(app, identity.root, client) as channel:
-            assert code(channel, CHECK) is OK

@@ -27,10 +27,10 @@ def ids(reply: pb.RecommendResponse) -> list[str]:
     return [item.item_id for item in reply.items]
 
 
-def fault(channel: grpc.Channel, data: bytes) -> tuple[int, str, str]:
+def fault(channel: grpc.Channel, data: bytes, method: str = _METHOD) -> tuple[int, str, str]:
     """(code, field, message) of the refusal of raw bytes."""
     with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(_METHOD, bytes, bytes)(data, timeout=10)
+        channel.unary_unary(method, bytes, bytes)(data, timeout=10)
     assert isinstance(caught.value, grpc.Call)
     status = rpc_status.from_call(caught.value)
     bad = error_details_pb2.BadRequest()
@@ -135,12 +135,66 @@ def test_encode_gives_unit_vectors(channel: grpc.Channel) -> None:
             "filter.none_of[0].values",
         ),
         (pb.RecommendRequest(query="a\0b"), "query"),
+        (pb.RecommendRequest(history=[pb.Event(text="a\0b")]), "history[0].text"),
+        (pb.RecommendRequest(history=[pb.Event(text="x" * 2001)]), "history[0].text"),
+        (pb.RecommendRequest(history=[pb.Event(item_id="a\0b")]), "history[0].item_id"),
+        (pb.RecommendRequest(history=[pb.Event(item_id="x" * 2001)]), "history[0].item_id"),
+        (pb.RecommendRequest(bundle="a\0b"), "bundle"),
+        (pb.RecommendRequest(priority=-1), "priority"),
+        (pb.RecommendRequest(filter=pb.Filter(allowed_item_ids=["1", "a\0b"])), "filter.allowed_item_ids[1]"),
+        (pb.RecommendRequest(filter=pb.Filter(allowed_item_ids=["1"] * 10_001)), "filter.allowed_item_ids"),
+        (pb.RecommendRequest(filter=pb.Filter(denied_item_ids=["a\0b"])), "filter.denied_item_ids[0]"),
+        (pb.RecommendRequest(filter=pb.Filter(all_of=[pb.AttributeValues(values=["y"])])), "filter.all_of[0].name"),
+        (
+            pb.RecommendRequest(filter=pb.Filter(all_of=[pb.AttributeValues(name="a\0b", values=["y"])])),
+            "filter.all_of[0].name",
+        ),
+        (
+            pb.RecommendRequest(filter=pb.Filter(none_of=[pb.AttributeValues(name="genre", values=["y", "a\0b"])])),
+            "filter.none_of[0].values[1]",
+        ),
         (pb.RecommendRequest(priority=10), "priority"),
         (pb.RecommendRequest(version=-1), "version"),
     ],
 )
 def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb.RecommendRequest, field: str) -> None:
     assert fault(channel, request_message.SerializeToString())[:2] == (code_pb2.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize(
+    ("request_message", "field"),
+    [
+        (encoder_pb2.EncodeRequest(), "texts"),
+        (encoder_pb2.EncodeRequest(texts=["x"] * 257), "texts"),
+        (encoder_pb2.EncodeRequest(texts=["x", " "]), "texts[1]"),
+        (encoder_pb2.EncodeRequest(texts=["a\0b"]), "texts[0]"),
+        (encoder_pb2.EncodeRequest(texts=["x" * 2001]), "texts[0]"),
+        (encoder_pb2.EncodeRequest(texts=["x"], priority=10), "priority"),
+        (encoder_pb2.EncodeRequest(texts=["x"], version=-1), "version"),
+        (encoder_pb2.EncodeRequest(texts=["x"], bundle="a\0b"), "bundle"),
+    ],
+)
+def test_bad_field_of_encode_is_refused_by_name(
+    channel: grpc.Channel, request_message: encoder_pb2.EncodeRequest, field: str
+) -> None:
+    found = fault(channel, request_message.SerializeToString(), "/swiftrec.v1.EncoderService/Encode")
+    assert found[:2] == (code_pb2.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize("entries", [0, 257])
+def test_list_of_none_or_too_many_is_refused_by_name(channel: grpc.Channel, entries: int) -> None:
+    data = pb.BatchRecommendRequest(requests=[pb.RecommendRequest()] * entries).SerializeToString()
+    found = fault(channel, data, "/swiftrec.v1.RecommenderService/BatchRecommend")
+    assert found[:2] == (code_pb2.INVALID_ARGUMENT, "requests")
+
+
+def test_bad_message_of_a_stream_is_answered_by_name_and_the_next_one_too(recommender: RecommenderServiceStub) -> None:
+    messages = [pb.RecommendRequest(top_k=-1), pb.RecommendRequest(query="a\0b"), pb.RecommendRequest(query="x")]
+    asked = iter(pb.StreamRecommendRequest(request=message) for message in messages)
+    results = [reply.result for reply in recommender.StreamRecommend(asked, timeout=10)]
+    assert [one.error.field for one in results] == ["top_k", "query", ""]
+    assert {one.error.code for one in results[:2]} == {code_pb2.INVALID_ARGUMENT}
+    assert results[2].response.items
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,10 @@ def test_wrong_k_is_refused_by_name(triton: service_pb2_grpc.GRPCInferenceServic
         ("triton_secret", pb.InferParameter(int64_param=1), "reserved"),
         ("timeout", pb.InferParameter(string_param="1"), "'timeout'"),
         ("timeout", pb.InferParameter(int64_param=-1), "timeout"),
+        ("timeout", pb.InferParameter(double_param=float("nan")), "'timeout'"),
+        ("priority", pb.InferParameter(int64_param=-1), "priority"),
+        ("priority", pb.InferParameter(double_param=float("nan")), "'priority'"),
+        ("bundle", pb.InferParameter(string_param="a\0b"), "bundle"),
         ("priority", pb.InferParameter(uint64_param=10), "priority"),
         ("bundle", pb.InferParameter(int64_param=1), "'bundle'"),
         ("exclude_history", pb.InferParameter(int64_param=1), "'exclude_history'"),
@@ -173,8 +177,12 @@ def test_wrong_outputs_and_shared_memory_are_refused(triton: service_pb2_grpc.GR
     request.outputs.add(name="OTHER")
     assert "unexpected inference output 'OTHER'" in refusal(triton, request)[1]
     request.outputs[0].name = "EMBEDDING"
-    request.outputs[0].parameters["classification"].int64_param = 0
-    assert "output 'EMBEDDING': classification" in refusal(triton, request)[1]
+    request.outputs.add(name="EMBEDDING")
+    assert refusal(triton, request) == ("INVALID_ARGUMENT", "output 'EMBEDDING' already exists in request")
+    del request.outputs[1]
+    for k in (0, -1):
+        request.outputs[0].parameters["classification"].int64_param = k
+        assert "output 'EMBEDDING': classification" in refusal(triton, request)[1]
     del request.outputs[0].parameters["classification"]
     request.outputs[0].parameters["shared_memory_region"].string_param = "x"
     assert refusal(triton, request)[0] == "UNIMPLEMENTED"
@@ -189,5 +197,7 @@ def test_unknown_model_and_version_are_refused(triton: service_pb2_grpc.GRPCInfe
     assert refusal(triton, request) == ("NOT_FOUND", "Request for unknown model: 'other' is not found")
     request.model_name, request.model_version = "encoder", "999"
     assert refusal(triton, request)[0] == "NOT_FOUND"
-    request.model_version = "-1"
-    assert refusal(triton, request)[0] == "INVALID_ARGUMENT"
+    for version in ("-1", "0", "1.5", "x", "9" * 30, "\0", "\u0663"):
+        request.model_version = version
+        code, details = refusal(triton, request)
+        assert (code, "model version" in details) == ("INVALID_ARGUMENT", True)

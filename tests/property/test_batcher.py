@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from server.batching.admission import Refusal
 from server.batching.batcher import Batcher
+from server.batching.cost import CostModel
 from server.batching.policy import Limits, Reason
 from server.errors import DeadlineExceeded, ModelFailed, Overloaded, ShuttingDown, SwiftrecError
 
@@ -120,6 +121,45 @@ def test_every_job_meets_its_own_fate(jobs: list[tuple[int, str]]) -> None:
             assert got == [2 * n]
     wanted = sorted(n for n, fate in jobs if fate == "run" and n != 13)
     assert sorted(one.model.ran) == [0, *wanted]  # late and cancelled work never ran
+
+
+class Stepped:
+    """Runs a batch at a time, each when it is told to."""
+
+    def __init__(self) -> None:
+        self.entered, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.running: list[int] = []
+
+    def run(self, jobs: Sequence[int]) -> Sequence[int]:
+        self.running = list(jobs)
+        self.entered.release()
+        assert self.go.acquire(timeout=_LONG)
+        return jobs
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), min_size=1, max_size=10), max_size=6))
+def test_batch_that_starts_has_everything_that_came_before(rounds: list[list[tuple[int, int]]]) -> None:
+    """What is prepared while a batch runs grows until the session is free: here padding never matters."""
+    model, number = Stepped(), 0
+    free = CostModel(batch_s=1.0, token_s=0.0)
+    batcher: Batcher[int, int] = Batcher("test", model, Limits(tokens=10**6), cost=free, admit=lambda *_: None)
+    batcher.start()
+    batcher.submit(0, 1, 1e12, lambda _result: None)
+    assert model.entered.acquire(timeout=_LONG)
+    try:
+        for arrivals in rounds:
+            came = []
+            for tokens, priority in arrivals:
+                number += 1
+                came.append(number)
+                batcher.submit(number, tokens, 1e12, lambda _result: None, priority)
+            model.go.release()
+            assert model.entered.acquire(timeout=_LONG)
+            assert sorted(model.running) == came
+    finally:
+        model.go.release(100)
+        batcher.stop()
 
 
 def test_full_queue_refuses_jobs_and_tokens_and_a_cancelled_job_makes_room() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.batching.batcher import Job, State
+from server.batching.job import Job, State
 from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 from server.pipeline.encodings import Encodings, VectorCache
 

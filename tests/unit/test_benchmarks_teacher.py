@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.teacher_server import FlatCost
-from server.batching.batcher import Job
 from server.batching.cost import CostModel
+from server.batching.job import Job
 from server.batching.policy import Limits, plan
 
 _LENGTHS = [8, 120, 9, 110, 8, 115, 9, 128]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
-from server.api.deadlines import Deadlines
+from server.api.deadlines import Deadlines, Timer
 from server.errors import DeadlineExceeded
 from server.pipeline.call import Call
 
@@ -52,6 +55,52 @@ def test_call_that_is_forgotten_is_left_alone() -> None:
     clock.now += 1
     deadlines.expire()
     assert (call.is_cancelled, mate.is_cancelled) == (False, True)
+
+
+def test_what_is_over_leaves_nothing_behind_however_far_its_deadline_is() -> None:
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    last = waiting(clock, 3_000.0)
+    deadlines.watch(last)
+    for n in range(50_000):
+        call = waiting(clock, 3_600.0 + n)
+        deadlines.watch(call)
+        deadlines.forget(call)
+    assert len(deadlines._slots) == 1
+    assert len(deadlines._order) < 2_000
+    clock.now += 3_001.0
+    deadlines.expire()
+    assert last.is_cancelled
+
+
+def test_calls_one_after_the_other_do_not_wake_the_thread_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, woken = Clock(), []
+    deadlines = Deadlines(clock)
+    monkeypatch.setattr(deadlines._changed, "notify", lambda: woken.append(clock.now))
+    for _ in range(1_000):
+        call = waiting(clock, 10.0)
+        deadlines.watch(call)
+        deadlines.forget(call)
+        clock.now += 0.0005
+    assert woken == [100.0]
+
+
+def test_deadline_that_comes_between_looking_and_waiting_is_not_slept_over() -> None:
+    ended = threading.Event()
+    nearer = [Timer(time.monotonic() + 0.05, ended.set)]
+
+    class Raced(Deadlines):
+        def expire(self) -> float:
+            seconds = super().expire()
+            if nearer:
+                self.watch(nearer.pop())
+            return seconds
+
+    deadlines = Raced()
+    deadlines.watch(Timer(time.monotonic() + 3_600, lambda: None))
+    deadlines.start()
+    assert ended.wait(10)
+    deadlines.stop()
 
 
 def test_thread_that_dies_is_told_of() -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.client import UNAVAILABLE
 from benchmarks.peers import family
 from benchmarks.peers.family import StartError, descendants, free_ports, launched
 from benchmarks.peers.wire import UNKNOWN, Wire, connected
-from benchmarks.summary import OK
+from benchmarks.summary import OK, UNAVAILABLE
 from tests.peers import CORE
 
 # Ignores SIGTERM and has a grandchild that left its session, whose parent is gone.

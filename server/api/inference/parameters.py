@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import service_pb2 as pb
 
-from server.api.convert import to_priority
+from server.api.convert import check_name, to_priority
 from server.batching.policy import DEFAULT_PRIORITY
-from server.errors import InvalidInput
+from server.errors import InvalidInput, InvalidRequest
 
 FINAL = "triton_enable_empty_final_response"
 
@@ -65,7 +65,10 @@ def _text(given: Mapping[str, pb.InferParameter], name: str) -> str:
         return ""
     if given[name].WhichOneof("parameter_choice") != "string_param":
         raise InvalidInput(name, f"invalid value type for '{name}' parameter, expected string_param")
-    return str(given[name].string_param)
+    try:
+        return check_name(str(given[name].string_param), name)
+    except InvalidRequest as error:
+        raise InvalidInput(name, f"{name}: {error.reason}") from None
 
 
 def _truth(given: Mapping[str, pb.InferParameter], name: str, *, default: bool) -> bool:

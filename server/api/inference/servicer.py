@@ -18,7 +18,7 @@ from server.api.inference.statistics import model_statistics
 from server.api.status import sentence
 from server.api.streams import in_order
 from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError, Unsupported
-from server.models.registry import Registry
+from server.models.registry import TURN_S, Registry
 from server.pipeline.engine import Engine
 
 _EXTENSIONS = (
@@ -160,7 +160,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 raise InvalidInput(name, f"load parameter '{name}' is not supported: a bundle is served as it is")
         value = request.parameters.get("version")
         text = "" if value is None else value.string_param or str(value.int64_param)
-        self._registry.load(request.model_name, read_version(text))
+        self._registry.load(request.model_name, read_version(text), self._turn_s(context))
         return pb.RepositoryModelLoadResponse()
 
     def RepositoryModelUnload(
@@ -168,7 +168,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     ) -> pb.RepositoryModelUnloadResponse:
         """Stop serving a bundle, all its versions."""
         self._check_repository(request.repository_name)
-        self._registry.unload(request.model_name)
+        self._registry.unload(request.model_name, self._turn_s(context))
         return pb.RepositoryModelUnloadResponse()
 
     def SystemSharedMemoryStatus(
@@ -218,6 +218,10 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     def _use(self, model: str, version: str) -> AbstractContextManager[Engine]:
         _, bundle = find_model(model)
         return self._registry.use(bundle, read_version(version))
+
+    def _turn_s(self, context: grpc.ServicerContext) -> float:
+        """How long this call may wait for another change of the bundles."""
+        return min(TURN_S, self._calls.of(context).call().remaining_s())
 
     def _check_repository(self, name: str) -> None:
         if name:

@@ -1,0 +1,123 @@
+"""The engine as it starts: its sessions, what warm-up measures, and when the server says that it serves."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnxruntime
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
+
+from benchmarks.stub import StubSession
+from server.app import App
+from server.config import ServerSettings
+from server.models.bundle import Bundle
+from server.models.session import Session
+from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from server.pipeline.engine import Engine, EngineOptions
+
+_LONG = 30.0
+_SERVICES = ("", "swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
+
+
+def test_sessions_are_one_for_each_core_on_cpu_and_one_on_a_gpu() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert (EngineOptions().session_count(), EngineOptions().threads) == (cores, 1)
+    assert EngineOptions(device="cuda").session_count() == EngineOptions(device="tensorrt").session_count() == 1
+    assert EngineOptions(sessions=5).session_count() == 5
+    assert EngineOptions(threads=cores).session_count() == 1
+
+
+def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[onnxruntime.SessionOptions] = []
+
+    def kept(path: str, options: onnxruntime.SessionOptions, **named: object) -> onnxruntime.InferenceSession:
+        given.append(options)
+        return opened(path, options, **named)
+
+    opened = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", kept)
+    Engine(bundle, EngineOptions())
+    assert {options.intra_op_num_threads for options in given} == {1}
+    assert len(given) == 2
+
+
+def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
+    def open_slow(path: Path, _device: str, _threads: int) -> Session:
+        return StubSession(128, 0.02 if path.name.startswith("encoder") else 0.04)
+
+    engine = Engine(bundle, EngineOptions(), open_session=open_slow)
+    sizes = ((1, 5), (8, 40), (20, 10))
+    assert all(batcher.cost(*size) < 0.01 for batcher in (engine.encode, engine.rank) for size in sizes)
+    engine.warm_up()
+    for size in sizes:  # a busy machine sleeps longer
+        assert 0.015 < engine.encode.cost(*size) < 0.04
+        assert 0.03 < engine.rank.cost(*size) < 0.08
+
+
+class Held:
+    """A session that waits at its gate."""
+
+    gate = threading.Event()
+
+    def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        assert self.gate.wait(_LONG)
+        return np.zeros((len(next(iter(feeds.values()))), 128), dtype=np.float32)
+
+
+def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
+    Held.gate.clear()
+    settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
+    app = App(settings, open_session=lambda *_: Held())
+    bound = threading.Event()
+    bind = app._bind
+
+    def told(host: str, port: int) -> int:
+        found = bind(host, port)
+        address.append(f"127.0.0.1:{found}")
+        bound.set()
+        return found
+
+    address: list[str] = []
+    app._bind = told  # type: ignore[method-assign]
+    starting = threading.Thread(target=app.start)
+    starting.start()
+    try:
+        assert bound.wait(_LONG)
+        with grpc.insecure_channel(address[0]) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+
+            def states() -> set[int]:
+                asked = [health_pb2.HealthCheckRequest(service=service) for service in _SERVICES]
+                return {health.Check(one, timeout=_LONG, wait_for_ready=True).status for one in asked}
+
+            assert states() == {health_pb2.HealthCheckResponse.NOT_SERVING}
+            with pytest.raises(grpc.RpcError) as caught:
+                RecommenderServiceStub(channel).Recommend(RecommendRequest(query="x"), timeout=_LONG)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            Held.gate.set()
+            starting.join(_LONG)
+            assert states() == {health_pb2.HealthCheckResponse.SERVING}
+    finally:
+        Held.gate.set()
+        starting.join(_LONG)
+        app.stop()
+
+
+def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundle: Bundle) -> None:
+    settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
+    app = App(settings, open_session=lambda *_: StubSession(128, 0.0))
+    app.start()
+    with app.registry.use() as engine:
+        looked_at = any(one is engine.catalogue for one in gc.get_objects())
+        app.stop()
+        assert not looked_at
+        assert any(one is engine.catalogue for one in gc.get_objects())

@@ -1,0 +1,108 @@
+"""Every metric that is promised is on /metrics, and says what happened."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable
+
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.app import App
+from server.models.bundle import Bundle
+from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from tests.integration.test_isolation import bench, code
+
+_STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
+_MODELS = ("encoder", "ranker")
+_HISTOGRAMS = ("swiftrec_queue_seconds", "swiftrec_batch_jobs", "swiftrec_batch_tokens", "swiftrec_padding_ratio")
+_LONG = 30.0
+
+
+class Page:
+    """What /metrics says now."""
+
+    def __init__(self, app: App) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=_LONG) as page:
+            families = list(text_string_to_metric_families(page.read().decode()))
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name whose labels are these and maybe more."""
+        found = [one.value for one in self._samples if one.name == name and labels.items() <= one.labels.items()]
+        assert found, f"no {name} with {labels}"
+        return sum(found)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Counts follow the client's own view by a moment."""
+    ends = time.monotonic() + _LONG
+    while not is_so():
+        assert time.monotonic() < ends
+
+
+def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
+    with bench(bundle, max_waiting_jobs=4, cache_mb=8) as one:
+        history = RecommendRequest(query="a western", history=[Event(item_id="50")])
+        for _ in range(2):  # the second query comes from the cache
+            assert one.recommender.Recommend(history, timeout=_LONG).items
+        held = one.hold()
+        late, gone = one.ask("late", timeout=0.5), one.ask("gone")
+        waiting = [one.ask(f"text {n}") for n in range(2)]
+        one.until_waiting(4)
+        assert Page(one.app)("swiftrec_waiting_jobs", model="encoder") == 4
+        assert Page(one.app)("nv_inference_pending_request_count", model=f"{bundle.manifest.name}.encoder") == 4
+        assert Page(one.app)("swiftrec_calls_in_flight") == 5
+        assert code(one.ask("too many")) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        gone.cancel()
+        assert code(late) is grpc.StatusCode.DEADLINE_EXCEEDED
+        one.until_waiting(2)
+        one.encoder.gate.set()
+        assert all(call.result(_LONG).rows == 1 for call in (held, *waiting))
+        calls = one.app.metrics.calls
+        until(lambda: calls.count("Encode", "CANCELLED") == calls.count("Encode", "DEADLINE_EXCEEDED") == 1)
+        until(lambda: calls.count("Encode", "OK") == 3 and not one.app.doors.inside)
+        page, name = Page(one.app), bundle.manifest.name
+    for step in _STEPS:
+        assert page("swiftrec_step_seconds_count", step=step) == 2
+    assert page("swiftrec_step_seconds_sum", step="total") > page("swiftrec_step_seconds_sum", step="encode") > 0
+    batches = {"encoder": 3, "ranker": 2}  # the query, the one that was held, the two that waited; two users
+    for model in _MODELS:
+        for metric in _HISTOGRAMS[1:]:
+            assert page(f"{metric}_count", model=model, bundle=name) == batches[model]
+        assert page("swiftrec_batches_left_total", model=model, reason="drained") == batches[model]
+        assert page("swiftrec_session_busy_seconds_total", model=model) > 0
+        assert page("nv_inference_exec_count", model=f"{name}.{model}") == batches[model]
+        assert page("nv_inference_compute_infer_duration_us", model=f"{name}.{model}") > 0
+    assert (
+        page("swiftrec_queue_seconds_count", model="encoder") == page("swiftrec_batch_jobs_sum", model="encoder") == 4
+    )
+    assert page("nv_inference_count", model=f"{name}.encoder") == 4
+    assert page("swiftrec_jobs_refused_total", model="encoder", cause="full") == 1
+    assert page("swiftrec_jobs_dropped_total", model="encoder", cause="cancelled") == 2  # the late one's call ended it
+    assert page("swiftrec_cache_lookups_total", where="hit") == 1
+    assert page("swiftrec_cache_lookups_total", where="miss") == 6
+    assert page("nv_cache_num_hits_per_model", model=f"{name}.encoder") == 1
+    assert page("swiftrec_cache_bytes") > 0
+    assert page("swiftrec_calls_in_flight") == page("swiftrec_waiting_jobs") == page("swiftrec_waiting_tokens") == 0
+    assert page("swiftrec_call_seconds_count", method="Encode", code="RESOURCE_EXHAUSTED") == 1
+    assert page("swiftrec_call_seconds_count", method="Encode", code="CANCELLED") == 1
+    assert page("swiftrec_call_seconds_count", method="Encode", code="DEADLINE_EXCEEDED") == 1
+    assert page("swiftrec_call_seconds_count", method="Recommend", code="OK") == 2
+    assert page("nv_inference_request_success", model=f"{name}.ranker") == 2
+
+
+def test_jobs_that_expire_in_the_queue_are_counted_by_that_cause(bundle: Bundle) -> None:
+    with bench(bundle) as one, one.app.registry.use() as engine:
+        held = one.hold()
+        results: list[object] = []
+        engine.encode.submit([1, 2], 2, time.monotonic() + 0.01, results.append)
+        one.until_waiting(1)
+        ends = time.monotonic() + 0.02
+        until(lambda: time.monotonic() > ends)
+        one.encoder.gate.set()
+        assert held.result(_LONG).rows == 1
+        one.until_waiting(0)
+        assert one.ask("next").result(_LONG).rows == 1  # after it has been told
+        assert Page(one.app)("swiftrec_jobs_dropped_total", model="encoder", cause="expired") == 1

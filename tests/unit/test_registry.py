@@ -1,0 +1,53 @@
+"""The registry alone: changes of the bundles wait for each other, but not without end."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from server.errors import Busy, NotFound
+from server.models.bundle import Bundle
+from server.models.registry import Registry
+
+_LONG = 30.0
+
+
+class Engine:
+    """Serves nothing."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.is_stopped = bundle, False
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        assert timeout_s is not None  # a model that never returns must not hold the change for ever
+        self.is_stopped = True
+
+
+def test_change_waits_for_the_one_before_it_and_not_longer_than_it_may(bundle: Bundle) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def probe(_folder: Path) -> None:
+        entered.set()
+        assert gate.wait(_LONG)
+
+    registry: Registry[Engine] = Registry(Engine, probe)
+    registry.add(bundle.folder.parent)
+    name = bundle.manifest.name
+    first = threading.Thread(target=registry.load, args=(name,))
+    first.start()
+    try:
+        assert entered.wait(_LONG)
+        for change in (registry.load, registry.unload):
+            with pytest.raises(Busy, match="try again"):
+                change(name, wait_s=0.01)
+        with registry.use(name) as engine:  # who only asks does not wait
+            assert engine.bundle.manifest.name == name
+    finally:
+        gate.set()
+        first.join()
+    registry.unload(name, wait_s=0.01)
+    assert engine.is_stopped
+    with pytest.raises(NotFound):
+        registry.use(name)
