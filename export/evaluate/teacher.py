@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
 from export.evaluate.compare import Answers, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, figure
@@ -10,6 +12,7 @@ from export.evaluate.table import figures_table
 from export.stage import STAGES, Job, run_all
 
 _STAGES = ("data", "finetune")
+_WIDTH = 120  # whatever the terminal: a subject is one line
 
 
 def compare_teacher(job: Job) -> None:
@@ -18,9 +21,12 @@ def compare_teacher(job: Job) -> None:
     ground = Ground.load(job)
     answers = baselines(ground) | {TEACHER: ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))}
     title = f"NDCG@10, {job.settings.protocol}, {len(ground.tasks.warm.wanted)} users"
-    job.console.print(figures_table(title, {name: ground.figures(row) for name, row in answers.items()}))
+    console = Console(width=_WIDTH)
+    console.print(figures_table(title, {name: ground.figures(row) for name, row in answers.items()}))
     best, ahead = lead(answers, ground.seed)
-    job.console.print(f"  teacher - {best}, the best baseline on ids, over the same users: {ahead}", markup=False)
+    console.print(
+        f"teacher - {best}, the best baseline on ids, over the same users: {ahead}", markup=False, highlight=False
+    )
 
 
 def lead(answers: dict[str, Answers], seed: int) -> tuple[str, Figure]:

@@ -76,7 +76,7 @@ class _Sums:
 def place_newcomers(
     texts: Vectors, items: Vectors, is_taken: NDArray[np.bool_], crowd: Crowd, seed: int
 ) -> Vectors | None:
-    """Vectors of the items that nobody took, float32 [newcomers, d], or None if there is too little to learn from.
+    """Vectors of the items that nobody took, float32 [newcomers, d]; None if there are none or too little says where.
 
     Args:
         texts: the checkpoint's own vectors of the items' texts, [items, hidden].
@@ -86,10 +86,12 @@ def place_newcomers(
         seed: of the folds and of the sample of users.
     """
     taken = np.flatnonzero(is_taken)
+    if len(taken) < 2 * FOLDS or is_taken.all():
+        return None
     rng = np.random.default_rng(seed)
     folds = rng.permutation(len(taken)) % FOLDS
     held = _Held.of(_sample(crowd, len(taken), rng), items[taken], taken, folds)
-    if len(taken) < 2 * FOLDS or not len(held.wanted):
+    if not len(held.wanted):
         return None
     parts = [_Sums.of(texts[taken[folds == n]], items[taken[folds == n]]) for n in range(FOLDS)]
     whole = functools.reduce(_Sums.plus, parts)

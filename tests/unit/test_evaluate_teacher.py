@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from export.config import ExportSettings
 from export.evaluate.metrics import Ranked
@@ -39,7 +37,9 @@ def write(folder: Path) -> Path:
     data.mkdir()
     items = [{"item_id": n, "text": " ".join(rng.sample(WORDS, 3))} for n in range(40)]
     events = [
-        {"user_id": u, "item_id": rng.randrange(40), "timestamp": 100 * t + u} for u in range(30) for t in range(8)
+        {"user_id": u, "item_id": n, "timestamp": 100 * t + u}
+        for u in range(30)
+        for t, n in enumerate(rng.sample(range(40), 8))
     ]
     (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     (data / "interactions.jsonl").write_text("\n".join(map(json.dumps, events)))
@@ -48,16 +48,18 @@ def write(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "time"])
-def test_teacher_alone_is_trained_and_compared(tmp_path: Path, protocol: str) -> None:
+def test_teacher_alone_is_trained_and_compared(
+    tmp_path: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--preset", "smoke", "--protocol", protocol, "--checkpoint", str(tmp_path / "bert")]
     settings = ExportSettings(artifacts=tmp_path, _cli_parse_args=["--data", str(write(tmp_path)), *flags])
-    shown = io.StringIO()
-    job = Job(settings, Console(file=shown, width=200))
+    job = Job(settings)
     compare_teacher(job)
+    shown = capsys.readouterr().out
     assert {path.name for path in job.root.iterdir()} == {".lock", "data", "finetune"}
-    assert f"NDCG@10, {protocol}, 30 users" in shown.getvalue()
-    assert "transitions" in shown.getvalue()
-    assert "the best baseline on ids, over the same users: " in shown.getvalue()
+    assert f"NDCG@10, {protocol}, 30 users" in shown
+    assert "transitions" in shown
+    assert "the best baseline on ids, over the same users: " in shown
     written = (job.folder("finetune") / "stage.json").stat().st_mtime_ns
     compare_teacher(job)
     assert (job.folder("finetune") / "stage.json").stat().st_mtime_ns == written  # what is fresh is not trained again

@@ -98,8 +98,9 @@ def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
     assert place_newcomers(made.texts, made.items, made.is_taken, none, 0) is None
 
 
-def test_too_few_items_to_learn_from_leave_newcomers_to_their_texts() -> None:
+def test_no_newcomers_or_too_few_items_to_learn_from_place_nothing() -> None:
     made = village()
+    assert place_newcomers(made.texts, made.items, np.ones(_ITEMS, dtype=bool), made.crowd, 0) is None
     few = np.zeros(_ITEMS, dtype=bool)
     few[: 2 * FOLDS - 1] = True
     assert place_newcomers(made.texts, made.items, few, made.crowd, 0) is None
