@@ -116,8 +116,8 @@ def _limits(quality: Quality) -> str:
     below = [v.variant.name for v in quality.shipped if v.variant.exception or not all(g.passed for g in v.gates)]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
     cold = (
-        "\n- The bundle was trained without the cold items' events: their vectors come from a map of their texts. Most of"
-        " what makes an item popular is in no text."
+        "\n- The bundle was trained without the cold items' events: their vectors come from a map of their texts, and"
+        " most of what makes an item popular is in no text."
     )
     cold = cold if quality.cold_items else ""
     return f"""## Limits
