@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one of them; `report`; `doctor DATA`."""
+"""`python -m export`: run the stages that are not fresh, or one of them; `teacher`; `report`; `doctor DATA`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ def main() -> int:
         job = Job(settings)
         if settings.stage is None:
             run_all(job)
+        elif settings.stage == "teacher":
+            from export.evaluate.teacher import compare_teacher  # torch takes seconds to import
+
+            compare_teacher(job)
         elif settings.stage == "report":
             report(settings)
         else:

@@ -14,7 +14,7 @@ from export.gates import GATES
 from export.quality import QUALITY
 from export.train.options import TrainingSettings
 
-StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
+StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "teacher", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class ExportSettings(TrainingSettings):
 
     stage: CliPositionalArg[StageName | None] = Field(
         None,
-        description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; report prints "
-        "the newest bundle's figures",
+        description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; teacher runs "
+        "the first two where they are stale and prints the teacher's figures; report prints the newest bundle's",
     )
     as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
@@ -93,14 +93,13 @@ class ExportSettings(TrainingSettings):
         "stop", description="rows of --data that are wrong: stop and list them, or skip: leave them out and count them"
     )
     name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
-        "", description="name of the bundle and of its folder under artifacts; data and preset if not given"
+        "", description="name of the bundle and of its folder under artifacts; data, preset and protocol if not given"
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
     seed: int = Field(7, ge=0, description="seed of everything that is random")
     protocol: Literal["leave-one-out", "time"] = Field(
         "leave-one-out",
-        description="what training may see: all but each user's last two items, or all before one moment (give it a "
-        "--name of its own)",
+        description="what training may see: all but each user's last two items, or all before one moment",
     )
 
     int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
@@ -116,7 +115,8 @@ class ExportSettings(TrainingSettings):
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:
-            self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}"
+            by = "-time" if self.protocol == "time" else ""
+            self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}{by}"
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from export.quality import QUALITY, Check
 from export.variants import Variant
 
 _DEVICES = ("cpu", "cuda")
-_TASKS = ("text", "query", "noisy", "cold")
+_TASKS = ("text", "query", "noisy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ ORACLE = "popularity, cold counted"
 Answers = dict[str, Ranked]
 
 _DISHONEST = {
-    "time": "The teacher is not here: its one training saw events after the cut. A bundle of its own, exported with "
-    "--protocol time, has its figure.",
+    "time": "The teacher is not here: its one training saw events after the cut. `python -m export teacher "
+    "--protocol time` trains one of its own.",
     "leave-one-out": "The teacher is not here: before the cut it was trained on some users' last items.",
 }
 

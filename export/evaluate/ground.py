@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import Split, split
+from export.data.split import COLD_SHARE, Split, split
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
 from export.evaluate.models import torch_encode, torch_rank
@@ -21,6 +21,7 @@ from export.evaluate.record import Group, Lists
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.tasks import Tasks, make_tasks
 from export.stage import Job
+from export.train.adopt import is_adopted
 from export.train.encoder import teacher_checkpoint
 from export.train.teacher import load_teacher
 from server.models.ranker import Kind, UserSequence
@@ -52,9 +53,10 @@ class Ground:
         """Read the earlier stages."""
         data, seed = job.folder("data"), job.settings.seed
         dataset, texts = Dataset.load(data), Texts.load(data)
-        parts = split(dataset, job.settings.protocol)
-        teacher = _teacher(job, texts, parts.cold)
-        frozen = _frozen(job, texts, parts.cold) if len(dataset.items) <= MAX_FROZEN else None
+        # Nothing was kept from a recommender that came in trained.
+        parts = split(dataset, job.settings.protocol, cold_share=0.0 if is_adopted(job) else COLD_SHARE)
+        teacher = _teacher(job, texts)
+        frozen = _frozen(job, texts) if len(dataset.items) <= MAX_FROZEN else None
         return cls(
             seed=seed,
             dataset=dataset,
@@ -115,8 +117,8 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
     return name, float(first) if first.isdecimal() else 0.0, value
 
 
-def _teacher(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:
-    """The teacher in PyTorch. Cold items have the vector of their text: their residual was never trained."""
+def _teacher(job: Job, texts: Texts) -> Subject:
+    """The teacher in PyTorch."""
     teacher, size, plan = load_teacher(job.folder("finetune")), len(texts.variants[0]), job.settings.plan
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
 
@@ -127,11 +129,9 @@ def _teacher(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:
         return vectors
 
     items = np.concatenate([known(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
-    residual = teacher.residual.detach().numpy().copy()
-    residual[cold] = 0
-    items += residual
+    items += teacher.residual.detach().numpy()
     encode, rank = torch_encode(teacher_checkpoint(job), plan.max_tokens, teacher), torch_rank(teacher)
-    return Subject(encode, rank, items, cold, plan.max_history, lambda n: known(size + n))
+    return Subject(encode, rank, items, plan.max_history, lambda n: known(size + n))
 
 
 def _unit(vectors: Vectors) -> Vectors:
@@ -140,11 +140,11 @@ def _unit(vectors: Vectors) -> Vectors:
     return scaled
 
 
-def _frozen(job: Job, texts: Texts, cold: NDArray[np.int64]) -> Subject:
+def _frozen(job: Job, texts: Texts) -> Subject:
     """The checkpoint as it came: nearest neighbours of the mean of what was taken."""
     encode = torch_encode(job.folder("data") / "checkpoint", job.settings.plan.max_tokens, None)
     return Subject(
-        encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode(texts.variants[0]), cold, _ALL
+        encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode(texts.variants[0]), _ALL
     )
 
 

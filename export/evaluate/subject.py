@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.data.split import Histories
 from export.evaluate.metrics import Ranked, Scores, rank
-from export.evaluate.tasks import Tasks
+from export.evaluate.tasks import TASKS, Tasks
 from server.models.ranker import Kind, UserSequence
 
 Vectors = NDArray[np.float32]
@@ -24,14 +24,13 @@ _BATCH = 32
 class Subject:
     """`encode` gives unit vectors [texts, d]; `rank` gives user vectors [users, d]; `items` are [items, d].
 
-    `items` holds the vectors that the catalogue is shipped with. `cold` are the items that training never saw. `titles`
-    gives the vectors of titles by position where they are known already.
+    `items` holds the vectors that the catalogue is shipped with, those of items that training never saw among them.
+    `titles` gives the vectors of titles by position where they are known already.
     """
 
     encode: Encode
     rank: Rank
     items: Vectors
-    cold: NDArray[np.int64]
     max_history: int
     titles: Callable[[NDArray[np.int64]], Vectors] | None = None
 
@@ -42,8 +41,12 @@ class Subject:
             "noisy": self._of_texts(tasks.warm.histories, self._encoding(tasks.noisy)),
             "query": self._users(([v], [Kind.QUERY]) for v in self._once(tasks.queries)),
         }
-        warm = {task: rank(_product(users[task], self.items), tasks.warm, len(self.items)) for task in _WARM}
-        return warm | self._cold(tasks, users["cold"])
+        asked = {task: tasks.cold if task == "cold" else tasks.warm for task in TASKS}
+        return {
+            task: rank(_product(users[task], self.items), cases, len(self.items))
+            for task, cases in asked.items()
+            if len(cases.wanted)
+        }
 
     def of_items(self, tasks: Tasks) -> dict[str, Vectors]:
         """User vectors of histories as item ids: the same for every encoder behind one ranker and one catalogue."""
@@ -52,19 +55,6 @@ class Subject:
             task: self._users((list(self.items[h]), [Kind.ITEM] * len(h)) for h in map(self._last, histories))
             for task, histories in cases.items()
         }
-
-    def _cold(self, tasks: Tasks, users: Vectors) -> dict[str, Ranked]:
-        """Cold items enter the catalogue by this subject's own vectors of their texts."""
-        if not len(tasks.cold.wanted):
-            return {}
-        own = self.encode([tasks.texts[n] for n in self.cold])
-
-        def score(part: slice) -> Scores:
-            scores: Scores = users[part] @ self.items.T
-            scores[:, self.cold] = users[part] @ own.T
-            return scores
-
-        return {"cold": rank(score, tasks.cold, len(self.items))}
 
     def _encoding(self, texts: list[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
@@ -94,9 +84,6 @@ class Subject:
             batch = order[start : start + _BATCH]
             users[batch] = self.rank([jobs[n] for n in batch])
         return users
-
-
-_WARM = ("ids", "text", "query", "noisy")
 
 
 def _product(users: Vectors, items: Vectors) -> Callable[[slice], Scores]:

@@ -4,7 +4,7 @@ ids    the history as item ids; what the user took next is wanted
 text   the same history given only as titles
 noisy  the same titles with typos, dropped and swapped words
 query  no history: a few words that describe the wanted item, its attributes in any order
-cold   the history as item ids; an item that training never saw is wanted, known by its text alone
+cold   the history as item ids; an item that training never saw is wanted, which the export knows by its text alone
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ _NOISE_SEED = 20_000  # beyond the seeds of training, and not one that anything 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Cases and texts. `titles`, `noisy` and `texts` have an entry for each item, `queries` one for each warm case."""
+    """Cases and texts. `titles` and `noisy` have an entry for each item, `queries` one for each warm case."""
 
     warm: Cases
     cold: Cases
-    texts: list[str]
     titles: list[str]
     noisy: list[str]
     queries: list[str]
@@ -49,7 +48,6 @@ def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks
     return Tasks(
         warm=warm,
         cold=_sample(split.unseen, most, seed),
-        texts=texts.variants[0],
         titles=texts.variants[1],
         noisy=[corrupt(title, rng) for title in texts.variants[1]],
         queries=[_description(dataset.items[n], noun, is_usable, rng) for n in warm.wanted.tolist()],

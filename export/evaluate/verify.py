@@ -70,9 +70,7 @@ def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> Subject |
         encode = served_encode(path, tokenizer, variant.device)
     except ProviderError:
         return None
-    return Subject(
-        encode, served_rank(source / "ranker.onnx", items.shape[1]), items, ground.split.cold, plan.max_history
-    )
+    return Subject(encode, served_rank(source / "ranker.onnx", items.shape[1]), items, plan.max_history)
 
 
 def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure]) -> None:

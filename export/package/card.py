@@ -77,7 +77,7 @@ cold items whose events training never saw.
 
 - ids: the history as item ids. text: the same history given only as titles. noisy: these with typos, dropped and
   swapped words. query: no history, a few words that describe the wanted item. cold: behind a history of ids an item is
-  wanted that training never saw, known by its text alone.
+  wanted that training never saw; its vector in the catalogue follows from its text alone, whatever the variant.
 - "popularity, cold counted" knows how often each cold item was taken, which no recommender could know.
 - Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}."""
 
@@ -116,8 +116,8 @@ def _limits(quality: Quality) -> str:
     below = [v.variant.name for v in quality.shipped if v.variant.exception or not all(g.passed for g in v.gates)]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
     cold = (
-        "\n- The students saw the cold items' texts (not their events) while they were distilled."
-        "\n- The bundle itself was trained without the cold items' events: those items are found by their text alone."
+        "\n- The bundle was trained without the cold items' events: their vectors come from a map of their texts, and"
+        " most of what makes an item popular is in no text."
     )
     cold = cold if quality.cold_items else ""
     return f"""## Limits

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
@@ -19,12 +20,15 @@ from export.train.adopt import adopt, is_adopted
 from export.train.course import Course
 from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.guide import Guides
+from export.train.newcomers import Crowd, place_newcomers
 from export.train.record import Record
 from export.train.resume import Resume
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.trainer import Trainer
 from export.train.trunk import MovingTrunk
+from export.train.validate import users_of
 from export.train.world import World, with_noise
+from server.models.ranker import Kind
 
 
 def run(job: Job, out: Path) -> None:
@@ -48,6 +52,7 @@ def run(job: Job, out: Path) -> None:
         pooled = trainer.bank.pooled
         if trainer.trunk.moves and settings.moves == "after":
             pooled = _absorb(job, world, out, trainer)
+        _place_newcomers(job, world, trainer, pooled)
         save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
         np.save(out / "pooled.npy", pooled[world.originals].cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
@@ -95,6 +100,21 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
     with job.progress("move BERT", settings.passes) as step:
         Course(absorber, _resume(job, "trunk"), Record(out, "curve-trunk"), settings.patience).to(settings.passes, step)
     return absorber.pooled
+
+
+@torch.no_grad()
+def _place_newcomers(job: Job, world: World, trainer: Trainer, pooled: Tensor) -> None:
+    """Put into the residuals of items that nobody took what their texts' vectors lack."""
+    teacher, split = trainer.teacher, world.split
+    texts = teacher.text_vectors(pooled[: world.items])
+    items = texts + teacher.residual
+    users = torch.cat([*users_of(teacher, items, Kind.ITEM, split.train, teacher.max_length - 1)])
+    crowd = Crowd(users.cpu().numpy(), split.train, split.valid)
+    is_taken = world.is_taken.cpu().numpy()
+    plain = functional.normalize(trainer.plain, dim=-1).cpu().numpy()
+    placed = place_newcomers(plain, items.cpu().numpy(), is_taken, crowd, job.settings.seed)
+    if placed is not None:
+        teacher.residual[~world.is_taken] = torch.as_tensor(placed).to(texts) - texts[~world.is_taken]
 
 
 def _resume(job: Job, name: str) -> Resume:

@@ -40,6 +40,7 @@ class Trainer:
         self._is_along = trunk.moves and settings.moves == "along"
         self.trunk, self.teacher = trunk, teacher
         self.bank = MovingBank(trunk, settings.texts_per_step)
+        self.plain = self.bank.pooled[: world.items].clone()  # the items' texts before anything has moved
         self._rng = np.random.default_rng(seed)
         self._optimiser = make_optimiser(settings, teacher, self._moving())
         batches = steps_per_epoch(world.split.train, self._max_history, settings.batch)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from export.data.split import Split
+from export.data.split import Histories, Split
 from export.evaluate.metrics import ndcg
 from export.train.encoder import pad
 from export.train.ranker import LastUser
@@ -36,13 +38,19 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
     teacher.eval()
     items = teacher.text_vectors(bank.variants[0]) + teacher.residual
     titles = teacher.text_vectors(bank.variants[1])
-    last = LastUser(teacher.ranker)
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
-    for start in range(0, len(split.train), _BATCH):
-        histories, wanted = split.train[start : start + _BATCH], split.valid[start : start + _BATCH].tolist()
-        events, mask = pad([h[-max_history:].tolist() for h in histories])
-        for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
-            users = last(vectors[events], torch.full_like(events, int(kind)), mask)
+    for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
+        asked = zip(split.train, split.valid.tolist(), strict=True)
+        for users in users_of(teacher, vectors, kind, split.train, max_history):
             scores = (users @ items.T).float().cpu().numpy()
-            found[kind] += [ndcg(s, h, w) for s, h, w in zip(scores, histories, wanted, strict=True)]
+            found[kind] += [ndcg(row, *next(asked)) for row in scores]
     return Validation(float(np.mean(found[Kind.ITEM])), float(np.mean(found[Kind.TEXT])))
+
+
+@torch.no_grad()
+def users_of(teacher: Teacher, vectors: Tensor, kind: Kind, histories: Histories, max_history: int) -> Iterator[Tensor]:
+    """The user vectors behind histories of `vectors` [items, d], in their order, a batch [users, d] at a time."""
+    last = LastUser(teacher.ranker)
+    for start in range(0, len(histories), _BATCH):
+        events, mask = pad([h[-max_history:].tolist() for h in histories[start : start + _BATCH]])
+        yield last(vectors[events], torch.full_like(events, int(kind)), mask)

@@ -64,7 +64,7 @@ class Oracle:
     """Knows each text: vectors are one-hot by the item that a text is about, and the next item is the last one's."""
 
     def __init__(self, dataset: Dataset, tasks: Tasks) -> None:
-        self.place = {title: n for n, title in enumerate(tasks.titles)} | {t: n for n, t in enumerate(tasks.texts)}
+        self.place = {title: n for n, title in enumerate(tasks.titles)}
         self.place |= {noisy: n for n, noisy in enumerate(tasks.noisy)}
         self.items = np.eye(len(dataset.items), dtype=np.float32)
 
@@ -76,17 +76,19 @@ class Oracle:
         return np.array([user.vectors[-1] for user in users])
 
 
-def test_texts_stand_for_their_items_and_cold_items_for_their_texts(dataset: Dataset, tasks: Tasks) -> None:
-    oracle, cold = Oracle(dataset, tasks), leave_one_out(dataset).cold
-    hidden = oracle.items.copy()
-    hidden[cold] = 0  # as they are shipped, so that only their texts can find them
-    subject = Subject(oracle.encode, oracle.rank, hidden, cold, 10)
+def test_texts_stand_for_their_items_and_cold_items_are_asked_for_as_they_are_shipped(
+    dataset: Dataset, tasks: Tasks
+) -> None:
+    oracle = Oracle(dataset, tasks)
+    subject = Subject(oracle.encode, oracle.rank, oracle.items, 10)
     found = subject.answers(tasks, subject.of_items(tasks))
     assert (found["ids"].ranks == found["text"].ranks).all()
     assert (found["ids"].ranks == found["noisy"].ranks).all()
     wanted = oracle.items[tasks.cold.wanted]
     assert (subject.answers(tasks, subject.of_items(tasks) | {"cold": wanted})["cold"].ranks == 0).all()
-    blind = replace(subject, encode=lambda texts: np.zeros((len(texts), len(hidden)), np.float32))
+    hidden = oracle.items.copy()
+    hidden[leave_one_out(dataset).cold] = 0
+    blind = replace(subject, items=hidden)
     assert (blind.answers(tasks, subject.of_items(tasks) | {"cold": wanted})["cold"].ranks > 0).any()  # control
 
 
@@ -98,7 +100,14 @@ def test_known_titles_are_not_encoded_again(dataset: Dataset, tasks: Tasks) -> N
         asked.extend(texts)
         return oracle.encode(texts)
 
-    subject = Subject(encode, oracle.rank, oracle.items, leave_one_out(dataset).cold, 10, lambda n: oracle.items[n])
+    subject = Subject(encode, oracle.rank, oracle.items, 10, lambda n: oracle.items[n])
     subject.answers(tasks, subject.of_items(tasks))
     assert not {*asked} & {*tasks.titles}
     assert {*asked} >= {*tasks.queries}
+
+
+def test_without_cold_cases_nothing_cold_is_asked(dataset: Dataset) -> None:
+    none = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset, cold_share=0), 1)
+    oracle = Oracle(dataset, none)
+    subject = Subject(oracle.encode, oracle.rank, oracle.items, 10)
+    assert {*subject.answers(none, subject.of_items(none))} == {"ids", "text", "query", "noisy"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from export.config import ExportSettings
 from export.data.phrases import Texts
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
+from export.train.newcomers import FOLDS
 from export.train.teacher import Bank, load_teacher
-from tests.tiny import StoppedJob, job
+from tests.tiny import StoppedJob, dataset, job
 
 
 def tune(one: StoppedJob) -> Path:
@@ -172,3 +174,15 @@ def test_preset_gives_what_no_flag_gives() -> None:
 def test_lora_without_layers_that_move_is_refused() -> None:
     with pytest.raises(ValueError, match="lora needs a trunk that moves"):
         ExportSettings(_cli_parse_args=["--preset", "smoke", "--lora", "4"])
+
+
+@pytest.mark.parametrize(("taken", "trunk"), [(20, "frozen"), (20, "1"), (18, "1")])
+def test_items_that_nobody_took_get_what_their_texts_lack(tmp_path: Path, taken: int, trunk: str) -> None:
+    one = job(tmp_path, "--trunk", trunk)
+    made = dataset()
+    replace(made, histories=[h % taken for h in made.histories]).save(one.folder("data"))
+    residual = load_teacher(tune(one)).residual.detach()
+    is_enough = taken >= 2 * FOLDS
+    assert residual[:taken].any(1).all()
+    assert residual[taken:].any(1).all() == is_enough
+    assert residual[taken:].any() == is_enough  # fewer teach nothing: those items have the vectors of their texts

@@ -1,0 +1,70 @@
+"""`python -m export teacher`: two stages and a table; the best baseline is named with the distance to it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.config import ExportSettings
+from export.evaluate.metrics import Ranked
+from export.evaluate.teacher import compare_teacher, lead
+from export.stage import Job
+from tests.checkpoints import WORDS, save_model
+
+
+def ranked(*ranks: int) -> Ranked:
+    return Ranked(np.array(ranks), np.empty((len(ranks), 10), np.int64))
+
+
+def test_lead_is_over_the_best_baseline_that_reads_ids() -> None:
+    answers = {
+        "weak": {"ids": ranked(20, 1)},
+        "good": {"ids": ranked(0, 20)},
+        "blind": {"cold": ranked(0, 0)},
+        "teacher": {"ids": ranked(0, 0), "text": ranked(20, 20)},
+    }
+    name, ahead = lead(answers, seed=1)
+    assert (name, ahead.mean, ahead.low, ahead.high) == ("good", 0.5, 0.0, 1.0)
+
+
+def write(folder: Path) -> Path:
+    """40 items, 30 users with 8 events each, all at times of their own, and a tiny BERT."""
+    rng, data = random.Random(1), folder / "data"
+    data.mkdir()
+    items = [{"item_id": n, "text": " ".join(rng.sample(WORDS, 3))} for n in range(40)]
+    events = [
+        {"user_id": u, "item_id": n, "timestamp": 100 * t + u}
+        for u in range(30)
+        for t, n in enumerate(rng.sample(range(40), 8))
+    ]
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    (data / "interactions.jsonl").write_text("\n".join(map(json.dumps, events)))
+    save_model("bert", folder / "bert")
+    return data
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "time"])
+def test_teacher_alone_is_trained_and_compared(
+    tmp_path: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--protocol", protocol, "--checkpoint", str(tmp_path / "bert")]
+    settings = ExportSettings(artifacts=tmp_path, _cli_parse_args=["--data", str(write(tmp_path)), *flags])
+    job = Job(settings)
+    compare_teacher(job)
+    shown = capsys.readouterr().out
+    assert {path.name for path in job.root.iterdir()} == {".lock", "data", "finetune"}
+    assert f"NDCG@10, {protocol}, 30 users" in shown
+    assert "transitions" in shown
+    assert "the best baseline on ids, over the same users: " in shown
+    written = (job.folder("finetune") / "stage.json").stat().st_mtime_ns
+    compare_teacher(job)
+    assert (job.folder("finetune") / "stage.json").stat().st_mtime_ns == written  # what is fresh is not trained again
+
+
+def test_protocol_has_a_folder_of_its_own() -> None:
+    names = [ExportSettings(_cli_parse_args=["--protocol", p]).name for p in ("leave-one-out", "time")]
+    assert names == ["movielens-quick", "movielens-quick-time"]

@@ -1,0 +1,123 @@
+"""Items that nobody took: they stand where their texts say, and are shown as often as such items are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.train import newcomers
+from export.train.newcomers import FOLDS, STRENGTHS, Crowd, Vectors, place_newcomers, raising
+
+_ITEMS, _NEW, _USERS, _WIDTH, _HIDDEN = 600, 150, 300, 8, 24
+
+
+@dataclass(frozen=True)
+class Village:
+    """Item vectors are a map of the texts and something that no text says, a popularity above all."""
+
+    texts: Vectors
+    items: Vectors
+    is_taken: NDArray[np.bool_]
+    crowd: Crowd
+
+    def share(self, placed: Vectors) -> float:
+        """What newcomers have of the softmax over all items."""
+        items = self.items.copy()
+        items[~self.is_taken] = placed
+        scores = np.exp(self.crowd.vectors @ items.T)
+        return float((scores[:, ~self.is_taken].sum(1) / scores.sum(1)).mean())
+
+    def placed(self, seed: int = 0) -> Vectors:
+        found = place_newcomers(self.texts, self.items, self.is_taken, self.crowd, seed)
+        assert found is not None
+        return found
+
+
+def village(unsaid: float = 1.0) -> Village:
+    rng = np.random.default_rng(3)
+    texts = rng.normal(size=(_ITEMS, _HIDDEN)).astype(np.float32)
+    items = texts @ rng.normal(size=(_HIDDEN, _WIDTH)) / 5 + 0.2 * unsaid * rng.normal(size=(_ITEMS, _WIDTH))
+    items[:, 0] += 1.5 * unsaid * rng.normal(size=_ITEMS)
+    users = rng.normal(size=(_USERS, _WIDTH))
+    users[:, 0] = 1  # everybody likes what is popular
+    is_taken = rng.permutation(_ITEMS) >= _NEW
+    chances = np.exp(users @ items.T) * is_taken
+    wanted = np.array([rng.choice(_ITEMS, p=row / row.sum()) for row in chances])
+    histories = [rng.choice(np.flatnonzero(is_taken & (np.arange(_ITEMS) != w)), 5, replace=False) for w in wanted]
+    return Village(texts, items.astype(np.float32), is_taken, Crowd(users.astype(np.float32), histories, wanted))
+
+
+def test_newcomers_stand_where_their_texts_say() -> None:
+    made = village()
+    told = made.items[~made.is_taken][:, 1:], made.placed()[:, 1:]  # popularity is no matter of the text
+    errors = ((told[0] - told[1]) ** 2).sum() / ((told[0] - told[0].mean(0)) ** 2).sum()
+    assert errors < 0.1
+
+
+def test_newcomers_have_the_share_that_such_items_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = village()
+    wanted, found = made.share(made.items[~made.is_taken]), made.share(made.placed())
+    assert 0.7 < found / wanted < 1.4
+    monkeypatch.setattr(newcomers, "raising", lambda users: np.zeros(users.shape[1], np.float32))
+    assert made.share(made.placed()) / wanted < 0.6  # control: the map alone draws everything towards the mean
+
+
+def test_strength_follows_from_how_much_texts_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear, dull = village(unsaid=0.0), village()
+    dull = replace(dull, texts=np.random.default_rng(1).normal(size=dull.texts.shape).astype(np.float32))
+    for made, strength in ((clear, STRENGTHS[0]), (dull, STRENGTHS[-1])):
+        chosen = made.placed()
+        with monkeypatch.context() as patch:
+            patch.setattr(newcomers, "STRENGTHS", (strength,))
+            np.testing.assert_array_equal(chosen, made.placed())
+
+
+def test_nothing_is_read_of_the_newcomers_but_their_texts() -> None:
+    made = village()
+    hidden = made.items.copy()
+    hidden[~made.is_taken] = np.nan
+    np.testing.assert_array_equal(replace(made, items=hidden).placed(), made.placed())
+
+
+def test_users_who_take_an_item_again_count_like_others() -> None:
+    made = village()
+    again = [np.append(h, w) for h, w in zip(made.crowd.histories, made.crowd.wanted, strict=True)]
+    placed = replace(made, crowd=replace(made.crowd, histories=again)).placed()
+    np.testing.assert_allclose(placed, made.placed(), atol=1e-5)
+
+
+def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
+    made, rng = village(), np.random.default_rng(0)
+    wanted = made.crowd.wanted.copy()
+    wanted[::2] = rng.choice(np.flatnonzero(~made.is_taken), len(wanted[::2]))
+    assert np.isfinite(replace(made, crowd=replace(made.crowd, wanted=wanted)).placed()).all()
+    none = replace(made.crowd, wanted=np.full(_USERS, np.flatnonzero(~made.is_taken)[0]))
+    assert place_newcomers(made.texts, made.items, made.is_taken, none, 0) is None
+
+
+def test_no_newcomers_or_too_few_items_to_learn_from_place_nothing() -> None:
+    made = village()
+    assert place_newcomers(made.texts, made.items, np.ones(_ITEMS, dtype=bool), made.crowd, 0) is None
+    few = np.zeros(_ITEMS, dtype=bool)
+    few[: 2 * FOLDS - 1] = True
+    assert place_newcomers(made.texts, made.items, few, made.crowd, 0) is None
+
+
+def test_large_catalogue_asks_fewer_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = village()
+    whole = made.placed()
+    monkeypatch.setattr(newcomers, "_MAX_SCORES", 100 * (_ITEMS - _NEW))
+    assert np.abs(made.placed() - whole).max() > 0
+    assert 0.6 < made.share(made.placed()) / made.share(whole) < 1.6
+
+
+def test_what_raises_does_so_for_every_user_alike() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=_WIDTH)
+    normal /= np.linalg.norm(normal)
+    users = rng.normal(size=(200, _WIDTH))
+    users += np.outer(0.5 - users @ normal, normal)  # into a plane, as behind a layer normalisation
+    np.testing.assert_allclose(users @ raising(users.astype(np.float32)), 1, atol=0.02)
