@@ -64,9 +64,11 @@ class StoppedJob(Job):
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        """Count steps in silence."""
+        """Count steps in silence, but not those of reading and encoding: there a training has not begun."""
 
         def step() -> None:
+            if label in ("read texts", "encode texts"):
+                return
             self.done += 1
             if self.done == self.stop_at:
                 raise KeyboardInterrupt

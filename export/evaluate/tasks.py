@@ -33,8 +33,8 @@ class Tasks:
 
     warm: Cases
     cold: Cases
-    texts: list[str]
-    titles: list[str]
+    texts: Sequence[str]
+    titles: Sequence[str]
     noisy: list[str]
     queries: list[str]
 

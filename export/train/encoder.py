@@ -93,9 +93,3 @@ def pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         ids[n, : len(row)] = torch.tensor(row)
         mask[n, : len(row)] = 1
     return ids, mask
-
-
-def by_length(rows: list[list[int]], size: int) -> list[list[int]]:
-    """Positions of `rows` in batches of `size` rows of similar length."""
-    order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.data.noise import corrupt
+from export.train.batches import shuffled
 from export.train.encoder import pad
 from server.models.tokenizer import Tokenizer
 
-_POOL = 8  # batches that are sorted by length together
 _SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
 _COSINE_WEIGHT = 10.0
 
@@ -50,7 +50,8 @@ class Lesson:
         batches.
         """
         rows = self._spelled(noisy, random.Random(self.seed + number))  # noqa: S311 (no secret)
-        for batch in _batches(rows, size, np.random.default_rng((self.seed, number))):
+        order = np.random.default_rng((self.seed, number))
+        for batch in shuffled(order.permutation(len(rows)), [len(row) for row in rows], size, order):
             yield *pad([rows[n] for n in batch]), self.wanted[batch]
 
     def _spelled(self, noisy: float, rng: random.Random) -> list[list[int]]:
@@ -68,12 +69,3 @@ class Lesson:
         target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
         kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
         return _COSINE_WEIGHT * cosine + kl
-
-
-def _batches(rows: list[list[int]], size: int, rng: np.random.Generator) -> list[list[int]]:
-    order = rng.permutation(len(rows))
-    batches: list[list[int]] = []
-    for start in range(0, len(order), size * _POOL):
-        pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda n: len(rows[n]))
-        batches += [pool[n : n + size] for n in range(0, len(pool), size)]
-    return [batches[n] for n in rng.permutation(len(batches))]

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings
 
 FROZEN, ALL = "frozen", "all"
+FULL_ITEMS = 20_000  # up to which the loss looks at every item
 
 
 class TrainingSettings(BaseSettings):
@@ -55,10 +56,11 @@ class TrainingSettings(BaseSettings):
         description="transformer for the best order; gru when histories are long and requests few; mlp for the "
         "smallest and fastest, where the order of events says little",
     )
-    loss: Literal["softmax", "sampled", "mse"] = Field(
-        "softmax",
-        description="softmax over all items that somebody took; sampled (with logQ correction) beyond some 20,000 "
-        "items; mse when scores should be near 1 for what is taken and near 0 else",
+    loss: Literal["auto", "softmax", "sampled", "mse"] = Field(
+        "auto",
+        description="softmax over all items that somebody took; sampled (with logQ correction) for large catalogues; "
+        f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse when scores should be near 1 for what is taken "
+        "and near 0 else",
     )
     negatives: int = Field(512, ge=1, description="items that a step draws for the losses sampled and mse")
     pull: float = Field(

@@ -33,11 +33,10 @@ class World:
         """Number of items in the catalogue."""
         return len(self.texts.variants[0])
 
-    @cached_property
-    def originals(self) -> list[int]:
-        """Where the rows of `texts.all` are in `ways.all`."""
+    def originals(self, rows: Tensor) -> Tensor:
+        """The rows of `texts.all` among those of `ways.all`, [texts, ...]; no copy where they are the same."""
         own, every = len(self.texts.variants) * self.items, len(self.ways.variants) * self.items
-        return [*range(own), *range(every, every + len(self.texts.phrases) + len(self.texts.others))]
+        return rows if own == every else torch.cat([rows[:own], rows[every:]])
 
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
