@@ -81,7 +81,9 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
         targets = teacher.text_vectors(torch.from_numpy(pooled[items])) + teacher.residual[items]
     every = texts.all
     read = [every[n] for n in chosen.tolist()]
-    return whole, Lesson(read, tokenizer.encode(read), tokenizer, wanted, targets, job.settings.seed)
+    return whole, Lesson(
+        read, tokenizer.encode(read), tokenizer, wanted, targets, job.settings.seed, job.settings.relations
+    )
 
 
 def _drawn(size: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:

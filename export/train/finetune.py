@@ -44,7 +44,7 @@ def run(job: Job, out: Path) -> None:
         return
     settings, data = job.settings, job.folder("data")
     texts = Texts.load(data)
-    ways = with_noise(texts, settings.augment, settings.seed)
+    ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
     world = World(split(Dataset.load(data), settings.protocol), texts, ways, _negatives(settings, texts))
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.

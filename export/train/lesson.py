@@ -30,6 +30,7 @@ class Lesson:
         wanted: the teacher's unit vectors, float32 [texts, dimensions].
         items: the catalogue's vectors, float32 [items, dimensions].
         seed: of the noise; the epoch is added to it.
+        relations: weight of the cosines between the texts of a batch.
     """
 
     texts: list[str]
@@ -38,6 +39,7 @@ class Lesson:
     wanted: Tensor
     items: Tensor
     seed: int
+    relations: float = 0.0
 
     def steps(self, size: int) -> int:
         """Batches in an epoch."""
@@ -63,9 +65,16 @@ class Lesson:
         return rows
 
     def loss(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015)."""
+        """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015).
+
+        With `relations` also the mean squared difference of the cosines of every two texts of the batch (the distances
+        of Park et al., "Relational Knowledge Distillation", CVPR 2019, as cosines).
+        """
         cosine = 1 - (vectors * wanted).sum(-1).mean()
         near = functional.log_softmax(_SHARPNESS * vectors @ self.items.T, dim=-1)
         target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
         kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
-        return _COSINE_WEIGHT * cosine + kl
+        loss = _COSINE_WEIGHT * cosine + kl
+        if not self.relations:
+            return loss
+        return loss + self.relations * functional.mse_loss(vectors @ vectors.T, wanted @ wanted.T)
