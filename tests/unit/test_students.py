@@ -197,6 +197,25 @@ def test_loss_is_least_at_the_teachers_vectors() -> None:
     assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
 
 
+def test_relations_ask_for_the_angles_between_texts_and_not_for_their_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1)
+    plain = Lesson([], [], Tokenizer, wanted, torch.eye(8), seed=0)
+    related = replace(plain, relations=10.0)
+    turned = wanted @ torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    apart = float(related.loss(wanted.roll(1, 0), wanted)) - float(plain.loss(wanted.roll(1, 0), wanted))
+    assert apart == pytest.approx(
+        10 * (wanted.roll(1, 0) @ wanted.roll(1, 0).T - wanted @ wanted.T).square().mean().item()
+    )
+    assert apart > 0.1
+    assert float(related.loss(turned, wanted)) == pytest.approx(float(plain.loss(turned, wanted)), rel=1e-5)
+
+
+def test_relations_reach_the_lesson(job: Job) -> None:
+    asked = Job(job.settings.model_copy(update={"relations": 3.0}))
+    assert [distil._lesson(each)[1].relations for each in (job, asked)] == [0.0, 3.0]
+
+
 @pytest.mark.parametrize("name", ["bert3", "bert2x192", "static"])
 def test_names_read_as_they_are_written(name: str) -> None:
     assert Rung.parse(name).name == name
