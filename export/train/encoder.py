@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoTokenizer, BertModel
+from transformers import BertModel
 
 from export.data.head import Head
 from export.errors import CheckpointError
@@ -55,11 +55,7 @@ def load_trunk(folder: Path) -> BertModel:
 
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     """Load the checkpoint's tokenizer as the server will run it: no fixed padding, truncation at `max_tokens`."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        fast = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)  # type: ignore[no-untyped-call]
-        fast.backend_tokenizer.save(str(path))
-    return Tokenizer.load(path, max_tokens)
+    return Tokenizer.load(folder / "tokenizer.json", max_tokens)
 
 
 class TextEncoder(nn.Module):

@@ -19,11 +19,11 @@ from export.stage import Job
 from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted
 from export.train.bank import MovingBank
-from export.train.course import Course
 from export.train.encoder import load_tokenizer, save_checkpoint
+from export.train.epochs import Epochs
 from export.train.guide import Guides
 from export.train.options import FULL_ITEMS
-from export.train.record import Record
+from export.train.record import Curve
 from export.train.resume import Resume
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
@@ -105,8 +105,8 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     )
     trainer = Trainer(settings, world, bank, teacher, epochs, seed, guides)
     with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
-        record = Record(out, f"curve-{number}" if number else "curve")
-        Course(trainer, _resume(job, str(number)), record, settings.patience).to(epochs, step)
+        curve = Curve(out, f"curve-{number}" if number else "curve")
+        Epochs(trainer, _resume(job, str(number)), curve, settings.patience).to(epochs, step)
     return trainer
 
 
@@ -125,7 +125,7 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
     settings = job.settings
     absorber = Absorber(settings, world, trainer.trunk, trainer.teacher, trainer.bank.pooled, settings.seed)
     with job.progress("move BERT", settings.passes) as step:
-        Course(absorber, _resume(job, "trunk"), Record(out, "curve-trunk"), settings.patience).to(settings.passes, step)
+        Epochs(absorber, _resume(job, "trunk"), Curve(out, "curve-trunk"), settings.patience).to(settings.passes, step)
     return absorber.pooled
 
 

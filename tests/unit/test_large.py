@@ -60,16 +60,22 @@ def test_token_rows_are_the_tokenizers_and_progress_comes_to_its_end(
     assert len(steps) == chunks(_TEXTS) == 3
 
 
+def unnamed_files() -> int:
+    """Files that this process has mapped and that no folder names."""
+    return Path("/proc/self/maps").read_text().count("(deleted)")
+
+
 def test_vectors_that_are_too_large_for_memory_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "checkpoint")
     trunk = MovingTrunk(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
     held = trunk.all()
+    before = unnamed_files()
     monkeypatch.setattr("export.train.trunk._MAX_IN_MEMORY", 10)
     steps: list[None] = []
     on_disk = trunk.all(lambda: steps.append(None))
     assert torch.equal(held, on_disk)
     assert len(steps) == trunk.batches == 1
-    assert "(deleted)" in Path("/proc/self/maps").read_text()
+    assert unnamed_files() == before + 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
