@@ -12,6 +12,8 @@ METRICS_PORT ?= 8002
 PRESET ?= quick
 DATA ?=
 CHECKPOINT ?=
+TEACHERS ?=
+EXPORT_FLAGS ?=
 NAME ?= $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),movielens)-$(PRESET)
 BUNDLE ?=
 Q ?=
@@ -26,7 +28,8 @@ BENCH_FLAGS ?=
 BASE ?=
 JSON ?=
 
-EXPORT_FLAGS := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+EXPORT := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
+	$(if $(TEACHERS),--teachers $(TEACHERS)) $(EXPORT_FLAGS)
 
 .DEFAULT_GOAL := help
 ASK_FLAGS ?=
@@ -38,7 +41,7 @@ PEERS_FLAGS ?=
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
-	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS BENCH=full|smoke BENCH_FLAGS BASE PEERS_FLAGS JSON SEED SOAK REQUESTS DECODE"
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT TEACHERS EXPORT_FLAGS NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS BENCH=full|smoke BENCH_FLAGS BASE PEERS_FLAGS JSON SEED SOAK REQUESTS DECODE"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
 
@@ -71,10 +74,10 @@ fuzz: setup ## 50,000 mutated requests over the wire, 1,000,000 through decode a
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --requests $(REQUESTS) --decode $(DECODE)
 
 export: setup ## data -> finetune -> distil -> onnx -> quantise -> verify -> package
-	@$(BIN)/python -m export $(EXPORT_FLAGS)
+	@$(BIN)/python -m export $(EXPORT)
 
 serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as it is)
-	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT_FLAGS))
+	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
 	@exec $(BIN)/python -m server --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --host $(HOST) --port $(PORT) \
 		--metrics-port $(METRICS_PORT) --device $(DEVICE) $(SERVE_FLAGS)
 
@@ -82,13 +85,13 @@ tune: setup ## find sessions, threads and batch budget for the bundle on this ma
 	@$(BIN)/python -m server tune --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE)
 
 report: setup ## the ladder of a bundle: layers, size, speed and quality on five tasks (JSON=1 as JSON)
-	@$(BIN)/python -m export report $(EXPORT_FLAGS) $(if $(JSON),--json)
+	@$(BIN)/python -m export report $(EXPORT) $(if $(JSON),--json)
 
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
 	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT) $(ASK_FLAGS)
 
 bench: setup ## measure the bundle's server, 10 minutes at most; BENCH=smoke only tries it out (BENCH_FLAGS)
-	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT_FLAGS))
+	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
 	@$(BIN)/python -m benchmarks bench --size $(BENCH) --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE) $(BENCH_FLAGS)
 
 bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse beyond the noise

@@ -96,12 +96,18 @@ class ExportSettings(TrainingSettings):
         "", description="name of the bundle and of its folder under artifacts; data, preset and protocol if not given"
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
-    seed: int = Field(7, ge=0, description="seed of everything that is random")
+    seed: int = Field(7, ge=0, description="seed of everything that is random; another one shows what is chance")
     protocol: Literal["leave-one-out", "time"] = Field(
         "leave-one-out",
         description="what training may see: all but each user's last two items, or all before one moment",
     )
 
+    relations: float = Field(
+        0.0,
+        ge=0,
+        description="weight, while students learn, of the cosines between the texts of a batch, 0 for none: when a "
+        "narrow student cannot follow the teacher's vectors and near texts matter more than their place; try 10",
+    )
     int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
         "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
     )
@@ -126,6 +132,8 @@ class ExportSettings(TrainingSettings):
                 setattr(self, name, value)
         if self.lora and self.trunk_layers == 0:
             raise ValueError("lora needs a trunk that moves: --trunk K or all")
+        if self.synonyms and not self.augment:
+            raise ValueError("synonyms needs ways to write them into: --augment N")
         return self
 
     @property

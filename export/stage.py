@@ -61,7 +61,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "distil",
         "export.train.distil",
-        ("seed", "students", "distil_epochs", "static_epochs"),
+        ("seed", "students", "distil_epochs", "static_epochs", "relations"),
         ("data", "finetune"),
     ),
     Stage(

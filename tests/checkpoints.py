@@ -10,9 +10,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
 
 WORDS = ["red", "green", "blue", "small", "large", "round", "flat", "soft", "lamp", "chair", "table", "vase"]
 HIDDEN = 32
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 _DISTIL_SIZES = {"dim": HIDDEN, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
 _KINDS: dict[str, tuple[str, str]] = {  # family -> the transformers classes' stem, and the padding token
@@ -29,7 +31,7 @@ FAMILIES = tuple(_KINDS)
 def vocabulary(family: str) -> dict[str, int]:
     """Special tokens where the family has them (RoBERTa's padding is 1), then words."""
     is_roberta = _KINDS[family][1] == "<pad>"
-    special = ["<s>", "<pad>", "</s>", "<unk>"] if is_roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    special = ["<s>", "<pad>", "</s>", "<unk>"] if is_roberta else _SPECIAL
     return {word: n for n, word in enumerate([*special, *WORDS, "good", "a"])}
 
 
@@ -44,13 +46,27 @@ def save_model(family: str, folder: Path, task: str = "Model", **config: Any) ->
     torch.manual_seed(1)
     model = getattr(transformers, stem + task)(getattr(transformers, f"{stem}Config")(**config)).eval()
     model.save_pretrained(folder)
-    save_tokenizer(family, folder / "tokenizer.json")
+    save_tokenizer(words, folder / "tokenizer.json")
     return model
 
 
-def save_tokenizer(family: str, path: Path) -> None:
-    """Whole words, with the family's tokens around them."""
-    words = vocabulary(family)
+def bert(words: int, *, width: int = HIDDEN, layers: int = 2, heads: int = 4, **config: Any) -> BertModel:  # noqa: ANN401
+    """A random BERT that knows `words` ids, the same each time."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    config = {"vocab_size": words, "intermediate_size": 2 * width, "attn_implementation": "eager", **sizes, **config}
+    return BertModel(BertConfig(**config), add_pooling_layer=False)  # type: ignore[no-untyped-call]
+
+
+def save_bert(folder: Path, words: list[str], **shape: int) -> None:
+    """Save such a BERT of BERT's special tokens, `words` and "##" pieces, with its tokenizer."""
+    known = {word: n for n, word in enumerate([*_SPECIAL, *words])}
+    bert(len(known), **shape).save_pretrained(folder)
+    save_tokenizer(known, folder / "tokenizer.json")
+
+
+def save_tokenizer(words: dict[str, int], path: Path) -> None:
+    """Words and word pieces, with the family's tokens around a text."""
     first, last, unknown = ("<s>", "</s>", "<unk>") if "<s>" in words else ("[CLS]", "[SEP]", "[UNK]")
     tokenizer = Tokenizer(models.WordPiece(words, unk_token=unknown))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()

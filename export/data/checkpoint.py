@@ -90,7 +90,12 @@ def _write_tokenizer(folder: Path, target: Path, vocabulary: int) -> None:
         shutil.copyfile(folder / "tokenizer.json", target)
     else:
         try:
-            fast = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)  # type: ignore[no-untyped-call]
+            fast = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+                folder,
+                use_fast=True,
+                local_files_only=True,
+                trust_remote_code=False,  # code that lies in the folder is never run, nor asked about
+            )
             fast.backend_tokenizer.save(str(target))
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder}: no tokenizer ({error}): put its tokenizer.json there") from None

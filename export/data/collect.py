@@ -27,7 +27,7 @@ class _Read:
 
 
 def run(job: Job, out: Path) -> None:
-    """Write items.jsonl, histories.npz, dataset.json, variants.jsonl, texts.json, checkpoint/ and sources.json."""
+    """Write the data set (`Dataset.save`), its texts (`Texts.save`), checkpoint/ and sources.json."""
     settings = job.settings
     downloads = settings.artifacts / ".downloads"
     with job.progress("fetch and read", 4) as step, tempfile.TemporaryDirectory(dir=out) as scratch:
@@ -36,7 +36,7 @@ def run(job: Job, out: Path) -> None:
         read = _read(settings, checkpoint, out)
         read.dataset.save(out)
         step()
-        write_texts(read.dataset, settings.seed, read.texts).save(out)
+        write_texts(read.dataset, settings.seed, read.texts, out).save(out)
         step()
         adopt = _is_adopted(settings, checkpoint, read.dataset)
         family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from export.data.lines import LineFile
 
 _ITEMS = "items.jsonl"
 
@@ -25,31 +26,11 @@ class Item:
     attributes: dict[str, list[str]]
 
 
-class ItemFile(Sequence[Item]):
+class ItemFile(LineFile[Item]):
     """The items of a file that `write_items` wrote: 8 bytes of memory each, read when they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb")
-        self._ends = np.cumsum(np.fromiter((len(line) for line in self._file), np.int64))
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        if isinstance(place, slice):
-            return [self[n] for n in range(*place.indices(len(self)))]
-        n = range(len(self))[place]
-        start = int(self._ends[n - 1]) if n else 0
-        return _item(os.pread(self._file.fileno(), int(self._ends[n]) - start, start))
-
-    def __iter__(self) -> Iterator[Item]:
-        with self.path.open("rb") as file:
-            yield from map(_item, file)
+        super().__init__(path, _item)
 
 
 def _item(line: bytes) -> Item:

@@ -70,7 +70,8 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
         DataError: no history is long enough.
     """
     cold = cold_items(dataset, cold_share)
-    warm = [h[~np.isin(h, cold)] for h in dataset.histories]
+    is_cold = _marks(cold, len(dataset.items))
+    warm = [h[~is_cold[h]] for h in dataset.histories]
     users = [u for u, h in enumerate(warm) if len(h) >= MIN_EVENTS]
     if len(users) < MIN_USERS:
         raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(users)}")
@@ -97,7 +98,8 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
         raise DataError("the global time split needs the time of every interaction")
     cut = float(np.quantile(np.concatenate(dataset.times), _TIME_SHARE))
     cold = cold_items(dataset, cold_share)
-    kept = [~np.isin(h, cold) for h in dataset.histories]
+    is_cold = _marks(cold, len(dataset.items))
+    kept = [~is_cold[h] for h in dataset.histories]
     rows = [(h[k], t[k]) for h, t, k in zip(dataset.histories, dataset.times, kept, strict=True)]
     before = [h[t <= cut] for h, t in rows]
     train = [h for h in before if len(h) > _MIN_BEFORE]
@@ -121,11 +123,17 @@ def cold_items(dataset: Dataset, share: float) -> NDArray[np.int64]:
     return np.sort(drawn)
 
 
+def _marks(positions: NDArray[np.int64], items: int) -> NDArray[np.bool_]:
+    marks = np.zeros(items, dtype=bool)
+    marks[positions] = True
+    return marks
+
+
 def _unseen(dataset: Dataset, cold: NDArray[np.int64]) -> Cases:
     """For each user the last cold item behind at least two others."""
-    found = []
+    found, marks = [], _marks(cold, len(dataset.items))
     for user, history in enumerate(dataset.histories):
-        is_cold = np.isin(history, cold)
+        is_cold = marks[history]
         places = np.flatnonzero(is_cold & (np.cumsum(~is_cold) >= _MIN_BEFORE))
         if len(places):
             last = int(places[-1])

@@ -69,7 +69,7 @@ def agreement(teacher: Vectors, variant: Vectors, items: Vectors, seed: int) -> 
         items: item vectors, [items, d].
         seed: of the intervals.
     """
-    pairs = zip(teacher @ items.T, variant @ items.T, strict=True)
+    pairs = ((teacher[n] @ items.T, variant[n] @ items.T) for n in range(len(teacher)))
     same = [len(np.intersect1d(best(a), best(b))) / len(best(a)) for a, b in pairs]
     return {"cosine": figure((teacher * variant).sum(1).tolist(), seed), "overlap": figure(same, seed)}
 

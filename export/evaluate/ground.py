@@ -144,7 +144,7 @@ def _frozen(job: Job, texts: Texts) -> Subject:
     """The checkpoint as it came: nearest neighbours of the mean of what was taken."""
     encode = torch_encode(job.folder("data") / "checkpoint", job.settings.plan.max_tokens, None)
     return Subject(
-        encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode(texts.variants[0]), _ALL
+        encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode([*texts.variants[0]]), _ALL
     )
 
 

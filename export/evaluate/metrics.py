@@ -119,13 +119,5 @@ def ndcg(scores: Scores, seen: NDArray[np.int64], wanted: int) -> float:
     return float(rank(lambda _: scores[None], alone, len(scores)).ndcg[0])
 
 
-def top(scores: Scores, seen: NDArray[np.int64]) -> list[int]:
-    """Positions of the ten best of `scores` [items] but those in `seen`; ties go to the earlier item."""
-    masked = scores.copy()
-    masked[seen] = -np.inf
-    found: list[int] = best(masked).tolist()
-    return found
-
-
 def _resamples(size: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, size, (_RESAMPLES, size))

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from export.evaluate.subject import Encode, Rank, Vectors
-from export.train.encoder import TextEncoder, by_length, load_tokenizer, load_trunk, pad
+from export.train.batches import by_length
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.ranker import LastUser
 from export.train.teacher import Teacher
 from server.models.encoder import EncoderModel
@@ -27,7 +28,7 @@ def torch_encode(checkpoint: Path, max_tokens: int, teacher: Teacher | None) -> 
 
     def encode(texts: list[str]) -> Vectors:
         rows = tokenizer.encode(texts)
-        parts = by_length(rows, 4 * _BATCH)
+        parts = by_length([len(row) for row in rows], 4 * _BATCH)
         with torch.inference_mode():
             pooled = torch.cat([encoder.pool(*pad([rows[n] for n in part])) for part in parts])
             vectors = teacher.text_vectors(pooled) if teacher else torch.nn.functional.normalize(pooled, dim=-1)
@@ -56,7 +57,7 @@ def served_encode(path: Path, tokenizer: Tokenizer, device: str) -> Encode:
 
     def encode(texts: list[str]) -> Vectors:
         rows = tokenizer.encode(texts)
-        parts = by_length(rows, _BATCH)
+        parts = by_length([len(row) for row in rows], _BATCH)
         return _in_order(np.array([v for part in parts for v in model.run([rows[n] for n in part])]), parts)
 
     return encode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ class Subject:
             for task, histories in cases.items()
         }
 
-    def _encoding(self, texts: list[str]) -> Callable[[NDArray[np.int64]], Vectors]:
+    def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
 
     def _of_texts(self, histories: Histories, vectors_of: Callable[[NDArray[np.int64]], Vectors]) -> Vectors:

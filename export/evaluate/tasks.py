@@ -33,7 +33,7 @@ class Tasks:
 
     warm: Cases
     cold: Cases
-    titles: list[str]
+    titles: Sequence[str]
     noisy: list[str]
     queries: list[str]
 

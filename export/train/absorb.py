@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export.train.batches import shuffled
 from export.train.optimise import Rate, optimiser_tensors, restore_optimiser
 from export.train.options import TrainingSettings
 from export.train.resume import Facts, cut, under
@@ -23,7 +24,6 @@ from export.train.validate import Validation, validate
 from export.train.world import World
 
 _BATCH = 64
-_POOL = 8  # batches that are sorted by length together
 _PHRASES = 0.1  # share of the texts that are phrases
 
 
@@ -68,12 +68,7 @@ class Absorber:
         """Texts of similar length together, in random order."""
         lengths = self._trunk.lengths
         drawn = self._rng.choice(len(lengths), self._batches_a_pass * _BATCH, p=_shares(self._world))
-        batches: list[list[int]] = []
-        for start in range(0, len(drawn), _BATCH * _POOL):
-            pool = sorted(drawn[start : start + _BATCH * _POOL].tolist(), key=lambda n: lengths[n])
-            batches += [pool[n : n + _BATCH] for n in range(0, len(pool), _BATCH)]
-        for n in self._rng.permutation(len(batches)):
-            yield batches[n]
+        yield from shuffled(drawn, lengths, _BATCH, self._rng)
 
     def validate(self) -> Validation:
         """NDCG@10 on the items that validate."""

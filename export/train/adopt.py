@@ -23,6 +23,7 @@ from export.errors import CheckpointError
 from export.stage import Job
 from export.train.encoder import load_tokenizer
 from export.train.teacher import Teacher, load_teacher, save_teacher
+from export.train.tokens import TokenRows
 from export.train.trunk import MovingTrunk
 
 
@@ -38,8 +39,11 @@ def adopt(job: Job, out: Path) -> None:
     if head is None:
         raise ValueError("a plain encoder cannot be adopted: it is fine-tuned")
     shutil.copytree(data / "checkpoint", out / "checkpoint")
-    rows = load_tokenizer(data / "checkpoint", plan.max_tokens).encode(Texts.load(data).all)
-    pooled = MovingTrunk(data / "checkpoint", rows, 0).all()
+    trunk = MovingTrunk(
+        data / "checkpoint", TokenRows(load_tokenizer(data / "checkpoint", plan.max_tokens), Texts.load(data).all), 0
+    )
+    with job.progress("encode texts", trunk.batches) as step:
+        pooled = trunk.all(step)
     items = [item.id for item in Dataset.load(data).items]
     teacher = _teacher(data / "checkpoint", pooled.shape[1], len(items), plan.max_history + 1)
     with torch.no_grad():

@@ -10,6 +10,7 @@ pushed the same way again and again.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +36,10 @@ class Encoded:
 class MovingBank:
     """Pooled vectors [texts, hidden] of a trunk, and the turn of each text's last encoding."""
 
-    def __init__(self, trunk: MovingTrunk, per_step: int) -> None:
-        self._trunk, self._per_step = trunk, per_step
-        self.pooled = trunk.all()
+    def __init__(self, trunk: MovingTrunk, per_step: int, step: Callable[[], None] = lambda: None) -> None:
+        """Encode every text; `step` is called after each of the trunk's `batches`."""
+        self.trunk, self._per_step = trunk, per_step
+        self.pooled = trunk.all(step)
         self.encoded = torch.zeros(len(self.pooled), dtype=torch.int64)
         self._turn = 0
 
@@ -53,14 +55,14 @@ class MovingBank:
         """Encode the texts of the next turn with gradient, and put their vectors into the bank."""
         self._turn += 1
         texts = self.choose(read, rng)
-        vectors = self._trunk(texts)
+        vectors = self.trunk(texts)
         self.pooled[texts] = vectors.detach().float()
         self.encoded[texts] = self._turn
         return Encoded(texts, vectors)
 
     def refresh(self) -> None:
         """Encode every text again."""
-        self.pooled = self._trunk.all()
+        self.pooled = self.trunk.all()
         self.encoded[:] = self._turn
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from export.data.phrases import Texts
@@ -28,10 +29,11 @@ from export.train.students import (
     save_student,
     spread,
 )
-from export.train.teacher import Bank, load_teacher
+from export.train.teacher import load_teacher
 
 _NOISY = 0.6  # share of the texts that come with noise
 _SAMPLE = 512  # texts whose states say which directions a narrow student needs
+_MAX_TEXTS, _MAX_ITEMS = 200_000, 20_000  # texts of items that are read, and items that the KL looks at: drawn
 _PAIRS = 32_768  # rows of the static student's table for pairs of neighbours
 
 
@@ -66,15 +68,27 @@ def load_students(job: Job) -> dict[str, nn.Module]:
 def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
     """The teacher as one module, and what it teaches."""
     texts, teacher = Texts.load(job.folder("data")), load_teacher(job.folder("finetune"))
-    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
     checkpoint = teacher_checkpoint(job)
     whole = TextEncoder(load_trunk(checkpoint), teacher.projection.out_features).eval()
     whole.projection.load_state_dict(teacher.projection.state_dict())
     tokenizer = load_tokenizer(checkpoint, job.settings.plan.max_tokens)
+    pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
+    rng, size = np.random.default_rng(job.settings.seed), len(texts.variants[0])
+    known, items = _drawn(size * len(texts.variants), _MAX_TEXTS, rng), _drawn(size, _MAX_ITEMS, rng)
+    chosen = np.concatenate([known, np.arange(size * len(texts.variants), len(pooled))])
     with torch.no_grad():
-        wanted = torch.cat([teacher.text_vectors(bank.variants).flatten(0, 1), teacher.text_vectors(bank.phrases)])
-        items = teacher.text_vectors(bank.variants[0]) + teacher.residual
-    return whole, Lesson(texts.all, tokenizer.encode(texts.all), tokenizer, wanted, items, job.settings.seed)
+        wanted = teacher.text_vectors(torch.from_numpy(pooled[chosen]))
+        targets = teacher.text_vectors(torch.from_numpy(pooled[items])) + teacher.residual[items]
+    every = texts.all
+    read = [every[n] for n in chosen.tolist()]
+    return whole, Lesson(
+        read, tokenizer.encode(read), tokenizer, wanted, targets, job.settings.seed, job.settings.relations
+    )
+
+
+def _drawn(size: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """All of `size` positions, or `most` of them, ascending."""
+    return np.arange(size) if size <= most else np.sort(rng.permutation(size)[:most])
 
 
 def _students(

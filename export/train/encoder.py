@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoTokenizer, BertModel
+from transformers import BertModel
 
 from export.data.head import Head
 from export.errors import CheckpointError
@@ -55,11 +55,7 @@ def load_trunk(folder: Path) -> BertModel:
 
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     """Load the checkpoint's tokenizer as the server will run it: no fixed padding, truncation at `max_tokens`."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        fast = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)  # type: ignore[no-untyped-call]
-        fast.backend_tokenizer.save(str(path))
-    return Tokenizer.load(path, max_tokens)
+    return Tokenizer.load(folder / "tokenizer.json", max_tokens)
 
 
 class TextEncoder(nn.Module):
@@ -93,9 +89,3 @@ def pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         ids[n, : len(row)] = torch.tensor(row)
         mask[n, : len(row)] = 1
     return ids, mask
-
-
-def by_length(rows: list[list[int]], size: int) -> list[list[int]]:
-    """Positions of `rows` in batches of `size` rows of similar length."""
-    order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-    return [order[start : start + size] for start in range(0, len(order), size)]

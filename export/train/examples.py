@@ -83,11 +83,10 @@ class QuerySampler:
 
     def __init__(self, histories: list[NDArray[np.int64]], phrases: list[Phrase], items: int) -> None:
         self._histories = histories
-        fitting: list[list[int]] = [[] for _ in range(items)]
-        for n, phrase in enumerate(phrases):
-            for item in phrase.items:
-                fitting[item].append(n)
-        self._fitting = fitting
+        fits = np.concatenate([np.empty(0, np.int32), *(np.asarray(phrase.items, np.int32) for phrase in phrases)])
+        number = np.repeat(np.arange(len(phrases), dtype=np.int32), [len(phrase.items) for phrase in phrases])
+        self._fitting = number[np.argsort(fits, kind="stable")]
+        self._ends = np.cumsum(np.bincount(fits, minlength=items))
 
     def draw(self, size: int, rng: np.random.Generator) -> Queries:
         """Draw `size` queries; a quarter asks with words of the title."""
@@ -99,17 +98,20 @@ class QuerySampler:
             before = history[max(0, end - int(rng.integers(0, _QUERY_HISTORY + 1))) : end]
             items[n, : len(before)] = torch.as_tensor(before)
             lengths[n], wanted[n] = len(before), int(history[end])
-            fitting = self._fitting[int(history[end])]
-            by_title = not fitting or rng.random() < 0.25
+            fitting = self._phrases_of(int(history[end]))
+            by_title = not len(fitting) or rng.random() < 0.25
             phrase[n] = -1 if by_title else int(rng.choice(fitting))
         return Queries(items, lengths, phrase, wanted)
+
+    def _phrases_of(self, item: int) -> NDArray[np.int32]:
+        return self._fitting[self._ends[item - 1] if item else 0 : self._ends[item]]
 
 
 class PhraseSampler:
     """Draws phrases, and items that they fit by popularity; phrases that fit nothing that was taken are left out."""
 
     def __init__(self, phrases: list[Phrase], popularity: NDArray[np.float64]) -> None:
-        self._items = [np.array(phrase.items, dtype=np.int64) for phrase in phrases]
+        self._items = [np.asarray(phrase.items) for phrase in phrases]
         self._sums = [np.cumsum(popularity[items]) for items in self._items]
         self._usable = np.array([n for n, sums in enumerate(self._sums) if len(sums) and sums[-1] > 0], dtype=np.int64)
 

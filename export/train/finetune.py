@@ -11,24 +11,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import split
+from export.errors import ExportError
 from export.stage import Job
 from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted
-from export.train.course import Course
+from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer, save_checkpoint
+from export.train.epochs import Epochs
 from export.train.guide import Guides
 from export.train.newcomers import Crowd, place_newcomers
-from export.train.record import Record
+from export.train.options import FULL_ITEMS
+from export.train.record import Curve
 from export.train.resume import Resume
 from export.train.teacher import Bank, Teacher, save_teacher
+from export.train.tokens import TokenRows, chunks
 from export.train.trainer import Trainer
 from export.train.trunk import MovingTrunk
 from export.train.validate import users_of
 from export.train.world import World, with_noise
 from server.models.ranker import Kind
+
+_MAX_SCORES = 1 << 29  # of one step, users times items: 2 GB, and twice as much again for the gradient
 
 
 def run(job: Job, out: Path) -> None:
@@ -41,9 +48,8 @@ def run(job: Job, out: Path) -> None:
         return
     settings, data = job.settings, job.folder("data")
     texts = Texts.load(data)
-    ways = with_noise(texts, settings.augment, settings.seed)
-    negatives = None if settings.loss == "softmax" else settings.negatives
-    world = World(split(Dataset.load(data), settings.protocol), texts, ways, negatives)
+    ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
+    world = World(split(Dataset.load(data), settings.protocol), texts, ways, _negatives(settings, texts))
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
@@ -54,9 +60,27 @@ def run(job: Job, out: Path) -> None:
             pooled = _absorb(job, world, out, trainer)
         _place_newcomers(job, world, trainer, pooled)
         save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
-        np.save(out / "pooled.npy", pooled[world.originals].cpu().numpy(), allow_pickle=False)
+        np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
     shutil.rmtree(_resume_folder(job), ignore_errors=True)
+
+
+def _negatives(settings: ExportSettings, texts: Texts) -> int | None:
+    """How many items a step draws; None for the whole catalogue.
+
+    Raises:
+        ExportError: the whole catalogue was asked for, and would not fit into memory.
+    """
+    items = len(texts.variants[0])
+    cells = items * settings.batch * settings.plan.max_history
+    if settings.loss == "softmax" and cells > _MAX_SCORES:
+        raise ExportError(
+            f"--loss softmax over {items:,} items needs {3 * 4 * cells / 1e9:.0f} GB a step: use auto or sampled, or a "
+            "smaller --batch with --accumulate"
+        )
+    return (
+        None if settings.loss == "softmax" or (settings.loss == "auto" and items <= FULL_ITEMS) else settings.negatives
+    )
 
 
 def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
@@ -75,22 +99,30 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     settings, plan = job.settings, job.settings.plan
     seed, epochs = settings.seed + number, settings.epochs or plan.finetune_epochs
     torch.manual_seed(seed)
-    checkpoint = job.folder("data") / "checkpoint"
-    rows = load_tokenizer(checkpoint, plan.max_tokens).encode(world.ways.all)
-    trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
+    bank = _bank(job, world)
     teacher = Teacher(
-        trunk.width,
+        bank.trunk.width,
         plan.dimensions,
         world.items,
         plan.max_history + 1,  # one more place than events: the query comes behind a full history
         ranker=settings.ranker,
         dropout=settings.dropout,
     )
-    trainer = Trainer(settings, world, trunk, teacher, epochs, seed, guides)
+    trainer = Trainer(settings, world, bank, teacher, epochs, seed, guides)
     with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
-        record = Record(out, f"curve-{number}" if number else "curve")
-        Course(trainer, _resume(job, str(number)), record, settings.patience).to(epochs, step)
+        curve = Curve(out, f"curve-{number}" if number else "curve")
+        Epochs(trainer, _resume(job, str(number)), curve, settings.patience).to(epochs, step)
     return trainer
+
+
+def _bank(job: Job, world: World) -> MovingBank:
+    """Every text through the checkpoint."""
+    settings, checkpoint, texts = job.settings, job.folder("data") / "checkpoint", world.ways.all
+    with job.progress("read texts", chunks(texts)) as step:
+        rows = TokenRows(load_tokenizer(checkpoint, settings.plan.max_tokens), texts, step)
+    trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
+    with job.progress("encode texts", trunk.batches) as step:
+        return MovingBank(trunk, settings.texts_per_step, step)
 
 
 def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
@@ -98,7 +130,7 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
     settings = job.settings
     absorber = Absorber(settings, world, trainer.trunk, trainer.teacher, trainer.bank.pooled, settings.seed)
     with job.progress("move BERT", settings.passes) as step:
-        Course(absorber, _resume(job, "trunk"), Record(out, "curve-trunk"), settings.patience).to(settings.passes, step)
+        Epochs(absorber, _resume(job, "trunk"), Curve(out, "curve-trunk"), settings.patience).to(settings.passes, step)
     return absorber.pooled
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.data.noise import corrupt
+from export.train.batches import shuffled
 from export.train.encoder import pad
 from server.models.tokenizer import Tokenizer
 
-_POOL = 8  # batches that are sorted by length together
 _SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
 _COSINE_WEIGHT = 10.0
 
@@ -30,6 +30,7 @@ class Lesson:
         wanted: the teacher's unit vectors, float32 [texts, dimensions].
         items: the catalogue's vectors, float32 [items, dimensions].
         seed: of the noise; the epoch is added to it.
+        relations: weight of the cosines between the texts of a batch.
     """
 
     texts: list[str]
@@ -38,6 +39,7 @@ class Lesson:
     wanted: Tensor
     items: Tensor
     seed: int
+    relations: float = 0.0
 
     def steps(self, size: int) -> int:
         """Batches in an epoch."""
@@ -50,7 +52,8 @@ class Lesson:
         batches.
         """
         rows = self._spelled(noisy, random.Random(self.seed + number))  # noqa: S311 (no secret)
-        for batch in _batches(rows, size, np.random.default_rng((self.seed, number))):
+        order = np.random.default_rng((self.seed, number))
+        for batch in shuffled(order.permutation(len(rows)), [len(row) for row in rows], size, order):
             yield *pad([rows[n] for n in batch]), self.wanted[batch]
 
     def _spelled(self, noisy: float, rng: random.Random) -> list[list[int]]:
@@ -62,18 +65,16 @@ class Lesson:
         return rows
 
     def loss(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015)."""
+        """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015).
+
+        With `relations` also the mean squared difference of the cosines of every two texts of the batch (the distances
+        of Park et al., "Relational Knowledge Distillation", CVPR 2019, as cosines).
+        """
         cosine = 1 - (vectors * wanted).sum(-1).mean()
         near = functional.log_softmax(_SHARPNESS * vectors @ self.items.T, dim=-1)
         target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
         kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
-        return _COSINE_WEIGHT * cosine + kl
-
-
-def _batches(rows: list[list[int]], size: int, rng: np.random.Generator) -> list[list[int]]:
-    order = rng.permutation(len(rows))
-    batches: list[list[int]] = []
-    for start in range(0, len(order), size * _POOL):
-        pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda n: len(rows[n]))
-        batches += [pool[n : n + size] for n in range(0, len(pool), size)]
-    return [batches[n] for n in rng.permutation(len(batches))]
+        loss = _COSINE_WEIGHT * cosine + kl
+        if not self.relations:
+            return loss
+        return loss + self.relations * functional.mse_loss(vectors @ vectors.T, wanted @ wanted.T)

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings
 
 FROZEN, ALL = "frozen", "all"
+FULL_ITEMS = 20_000  # up to which the loss looks at every item
 
 
 class TrainingSettings(BaseSettings):
@@ -23,7 +24,12 @@ class TrainingSettings(BaseSettings):
         description="when BERT's layers move: 'after' the rest is trained, towards the items' vectors (fast and "
         "steady), or 'along' with it (slow: for a GPU, with --trunk-learning-rate 2e-5)",
     )
-    passes: int = Field(3, ge=1, description="passes over all texts while BERT's layers move after the rest")
+    passes: int = Field(
+        3,
+        ge=1,
+        description="passes over all texts while BERT's layers move after the rest: more when text-only requests "
+        "matter",
+    )
     lora: int = Field(
         0,
         ge=0,
@@ -31,21 +37,33 @@ class TrainingSettings(BaseSettings):
         description="rank of LoRA matrices instead of whole layers of the trunk, 0 for none: for 'all' in little "
         "memory, or when so few texts are there that whole layers forget",
     )
-    epochs: int = Field(0, ge=0, description="passes over the histories; 0: the preset's")
+    epochs: int = Field(0, ge=0, description="passes over the histories; 0: the preset's; more for little data")
     batch: int = Field(32, ge=1, description="windows of histories a step: larger on a GPU")
     accumulate: int = Field(1, ge=1, description="batches a step of the optimiser: for large batches in little memory")
     optimiser: Literal["adamw", "sgd"] = Field(
         "adamw", description="adamw nearly always; sgd (momentum .9) wants a higher rate"
     )
-    learning_rate: float = Field(2e-3, gt=0, description="peak for projection, residuals and ranker")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="peak for projection, residuals and ranker: lower if the curve jumps"
+    )
     trunk_learning_rate: float = Field(
         5e-4, gt=0, description="peak for BERT's layers: a fifth of it for 'all', 2e-5 where they move along"
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0")
-    weight_decay: float = Field(0.05, ge=0, description="of everything but the items' residuals: more for little data")
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the steps in which the rate rises; then it falls to 0: more for high rates",
+    )
+    weight_decay: float = Field(
+        0.05, ge=0, description="of projection and ranker (BERT's layers have .01): more for little data"
+    )
     dropout: float = Field(0.2, ge=0, lt=1, description="in the ranker: more for little data")
     ema: float = Field(
-        0.0, ge=0, lt=1, description="average the weights with this decay, 0 for none: steadier with a constant rate"
+        0.0,
+        ge=0,
+        lt=1,
+        description="average the weights with this decay, 0 for none: .99 where the curve is noisy (few users)",
     )
     texts_per_step: int = Field(
         32, ge=1, description="texts that a step encodes, with gradient, where BERT moves along: more on a GPU"
@@ -55,12 +73,15 @@ class TrainingSettings(BaseSettings):
         description="transformer for the best order; gru when histories are long and requests few; mlp for the "
         "smallest and fastest, where the order of events says little",
     )
-    loss: Literal["softmax", "sampled", "mse"] = Field(
-        "softmax",
-        description="softmax over all items that somebody took; sampled (with logQ correction) beyond some 20,000 "
-        "items; mse when scores should be near 1 for what is taken and near 0 else",
+    loss: Literal["auto", "softmax", "sampled", "mse"] = Field(
+        "auto",
+        description="softmax over all items that somebody took; sampled (with logQ correction) for large catalogues; "
+        f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse when scores should be near 1 for what is taken "
+        "and near 0 else",
     )
-    negatives: int = Field(512, ge=1, description="items that a step draws for the losses sampled and mse")
+    negatives: int = Field(
+        512, ge=1, description="items that a step draws for sampled and mse: more for larger catalogues"
+    )
     pull: float = Field(
         0.0,
         ge=0,
@@ -68,10 +89,20 @@ class TrainingSettings(BaseSettings):
         "item only by its text",
     )
     patience: int = Field(
-        0, ge=0, description="stop after so many epochs without a better validation NDCG@10; 0: never, keep the last"
+        0,
+        ge=0,
+        description="stop after so many epochs without a better validation NDCG@10, and keep the best: with more "
+        "--epochs than are needed; 0: never, keep the last",
     )
     augment: int = Field(
         0, ge=0, description="more ways to write each item, with typos and lost or swapped words: for users who type"
+    )
+    synonyms: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the words in these more ways that are exchanged for words which stand in the same places "
+        "of the catalogue: for long descriptions, asked for in other words; titles alone teach nothing",
     )
     adversarial: float = Field(
         0.0,
@@ -83,9 +114,12 @@ class TrainingSettings(BaseSettings):
         1,
         ge=1,
         le=9,
-        description="teachers whose averaged answers train one more, which is kept: N + 1 times the time",
+        description="teachers whose averaged answers train one more, which is kept: for the last percent, at N + 1 "
+        "times the time",
     )
-    train_device: Literal["cpu", "cuda"] = Field("cpu", description="where the teacher is trained")
+    train_device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where the teacher is trained: cuda for --trunk all, --moves along or 100,000 items and more"
+    )
     mixed_precision: bool = Field(False, description="train in bfloat16 where it is safe: on a GPU")
 
     @property

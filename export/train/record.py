@@ -21,7 +21,7 @@ class Row:
     validation_text: float
 
 
-class Record:
+class Curve:
     """Rows in order, written as they come."""
 
     def __init__(self, folder: Path, name: str) -> None:

@@ -18,29 +18,27 @@ from export.train.optimise import Average, Rate, make_optimiser, optimiser_tenso
 from export.train.options import TrainingSettings
 from export.train.resume import Facts, cut, under
 from export.train.teacher import Bank, Teacher
-from export.train.trunk import MovingTrunk
 from export.train.validate import Validation, validate
 from export.train.world import World
 
 
 class Trainer:
-    """Trains `teacher` and the layers of `trunk` that move."""
+    """Trains `teacher` and the layers of the bank's trunk that move."""
 
     def __init__(
         self,
         settings: TrainingSettings,
         world: World,
-        trunk: MovingTrunk,
+        bank: MovingBank,
         teacher: Teacher,
         epochs: int,
         seed: int,
         guides: Guides | None = None,
     ) -> None:
         self._settings, self._world, self._guides = settings, world, guides
-        self._is_along = trunk.moves and settings.moves == "along"
-        self.trunk, self.teacher = trunk, teacher
-        self.bank = MovingBank(trunk, settings.texts_per_step)
-        self.plain = self.bank.pooled[: world.items].clone()  # the items' texts before anything has moved
+        self.bank, self.trunk, self.teacher = bank, bank.trunk, teacher
+        self.plain = bank.pooled[: world.items].clone()  # the items' texts before anything has moved
+        self._is_along = self.trunk.moves and settings.moves == "along"
         self._rng = np.random.default_rng(seed)
         self._optimiser = make_optimiser(settings, teacher, self._moving())
         batches = steps_per_epoch(world.split.train, self._max_history, settings.batch)
@@ -154,8 +152,10 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], Facts]:
         """What a stopped run needs."""
-        tensors = under("weights", self.weights()) | under("bank", self.bank.tensors())
-        tensors |= under("optimiser", optimiser_tensors(self._optimiser)) | {"random": torch.get_rng_state()}
+        tensors = under("weights", self.weights()) | under("optimiser", optimiser_tensors(self._optimiser))
+        tensors["random"] = torch.get_rng_state()
+        if self._is_along:  # else it is what the checkpoint says, gigabytes of it where the catalogue is large
+            tensors |= under("bank", self.bank.tensors())
         if self._average is not None:
             tensors |= under("average", self._average.weights)
         if torch.cuda.is_available():
@@ -165,7 +165,8 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], facts: Facts) -> None:
         """Go on from what `state` gave."""
         self.put(cut(tensors, "weights"))
-        self.bank.restore(cut(tensors, "bank"))
+        if self._is_along:
+            self.bank.restore(cut(tensors, "bank"))
         restore_optimiser(self._optimiser, cut(tensors, "optimiser"))
         if self._average is not None:
             device = self.bank.pooled.device

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BertModel
 
 from export.errors import ExportError
-from export.train.encoder import by_length, load_trunk, pad
+from export.train.batches import by_length
+from export.train.encoder import load_trunk, pad
 from export.train.pooling import pool_tokens, pooled_width
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 _BATCH = 64
+_MAX_IN_MEMORY = 1 << 30  # bytes of pooled vectors: 700,000 texts at a width of 384
 _MAX_KEPT_TOKENS = 400_000  # 600 MB at a width of 384; beyond it the fixed layers run again for each text
 _LORA_TARGETS = ["query", "key", "value", "dense"]
 
@@ -28,18 +33,20 @@ class MovingTrunk(nn.Module):
     no regulariser.
     """
 
-    def __init__(self, folder: Path, rows: list[list[int]], layers: int | None, lora: int = 0) -> None:
+    def __init__(self, folder: Path, rows: Sequence[list[int]], layers: int | None, lora: int = 0) -> None:
         """`layers` that move, counted from the top (None: all, with the embeddings); `lora` is a rank or 0."""
         super().__init__()
         self.bert = load_trunk(folder)
         self.bert.train(mode=False)
-        self._rows = rows
+        self._rows, self._folder = rows, folder
+        self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        """Word pieces of each text."""
         stack = self.bert.encoder.layer
         self._first = 0 if layers is None else max(0, len(stack) - layers)
         self._is_whole = layers is None
         self._kept: dict[int, Tensor] = {}
         self._free(lora)
-        self._can_keep = self._first > 0 and self.moves and sum(map(len, rows)) <= _MAX_KEPT_TOKENS
+        self._can_keep = self._first > 0 and self.moves and int(self.lengths.sum()) <= _MAX_KEPT_TOKENS
 
     def _free(self, lora: int) -> None:
         """Let the layers move that shall; with LoRA only the small matrices beside their weights."""
@@ -54,11 +61,6 @@ class MovingTrunk(nn.Module):
     def width(self) -> int:
         """Length of a pooled vector."""
         return pooled_width(self.bert)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Word pieces of each text."""
-        return [len(row) for row in self._rows]
 
     @property
     def moves(self) -> bool:
@@ -85,13 +87,30 @@ class MovingTrunk(nn.Module):
             hidden = layer(hidden, wide)[0]
         return pool_tokens(self.bert, hidden, mask)
 
-    def all(self) -> Tensor:
-        """Pooled vectors of all texts, without gradient."""
-        pooled = torch.zeros(len(self._rows), self.width)
+    def all(self, step: Callable[[], None] = lambda: None) -> Tensor:
+        """Pooled vectors of all texts, without gradient; `step` is called after each of `batches` parts.
+
+        Short and long texts take turns, so that what is left can be told from what is done.
+        """
+        pooled, parts = self._room(), by_length(self.lengths, _BATCH)
         with torch.no_grad():
-            for batch in by_length(self._rows, _BATCH):
-                pooled[batch] = self(batch).float()
+            for n in np.random.default_rng(0).permutation(len(parts)):
+                pooled[parts[n]] = self(parts[n]).float()
+                step()
         return pooled
+
+    @property
+    def batches(self) -> int:
+        """How often `all` calls `step`."""
+        return -(-len(self._rows) // _BATCH)
+
+    def _room(self) -> Tensor:
+        """Zeros [texts, width]; large ones lie on disk, in a file without a name that ends with the tensor."""
+        shape = (len(self._rows), self.width)
+        if 4 * shape[0] * shape[1] <= _MAX_IN_MEMORY or torch.get_default_device().type != "cpu":
+            return torch.zeros(shape)
+        with tempfile.TemporaryFile(dir=self._folder.parent) as file:
+            return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
 
     def _embed(self, ids: Tensor) -> Tensor:
         hidden: Tensor = self.bert.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids))

@@ -14,6 +14,7 @@ from torch import Tensor
 from export.data.noise import corrupt
 from export.data.phrases import Texts
 from export.data.split import Split
+from export.data.synonyms import learn, replaced
 from export.train.examples import Asked, PhraseSampler, Queries, QuerySampler, Windows
 from export.train.loss import Batch
 from export.train.targets import Among, Negatives
@@ -33,11 +34,10 @@ class World:
         """Number of items in the catalogue."""
         return len(self.texts.variants[0])
 
-    @cached_property
-    def originals(self) -> list[int]:
-        """Where the rows of `texts.all` are in `ways.all`."""
+    def originals(self, rows: Tensor) -> Tensor:
+        """The rows of `texts.all` among those of `ways.all`, [texts, ...]; no copy where they are the same."""
         own, every = len(self.texts.variants) * self.items, len(self.ways.variants) * self.items
-        return [*range(own), *range(every, every + len(self.texts.phrases) + len(self.texts.others))]
+        return rows if own == every else torch.cat([rows[:own], rows[every:]])
 
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
@@ -80,8 +80,14 @@ class World:
         return rows.cpu().numpy()
 
 
-def with_noise(texts: Texts, ways: int, seed: int) -> Texts:
-    """The texts with `ways` more ways to write each item, as a hurried person would; the first two ways take turns."""
+def with_noise(texts: Texts, ways: int, seed: int, synonyms: float = 0.0) -> Texts:
+    """The texts with `ways` more ways to write each item, as a hurried person would; the first two ways take turns.
+
+    A share `synonyms` of the words that have one in the catalogue is exchanged before.
+    """
     rng = random.Random(seed)  # noqa: S311 (no secret)
-    noisy = [[corrupt(text, rng) for text in texts.variants[n % 2]] for n in range(ways)]
+    known = learn(texts.variants[0], len(texts.variants[0])) if ways and synonyms else {}
+    noisy = [
+        [corrupt(replaced(text, known, synonyms, rng), rng) for text in texts.variants[n % 2]] for n in range(ways)
+    ]
     return Texts([*texts.variants, *noisy], texts.phrases, texts.others)

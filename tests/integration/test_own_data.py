@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
 
 from export.config import ExportSettings
 from export.errors import GateError
@@ -21,6 +19,7 @@ from export.quality import Quality
 from export.stage import Job
 from server.models.bundle import load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from tests.checkpoints import save_bert
 from tests.conftest import ROOT
 from tests.integration.process import serving
 
@@ -39,14 +38,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     (data / "interactions.jsonl").write_text("\n".join(map(json.dumps, events)))
-    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_WORDS, "good", "a"])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    config = BertConfig(vocab_size=len(vocabulary), **sizes)  # type: ignore[no-untyped-call]
-    BertModel(config).save_pretrained(folder / "bert")  # type: ignore[no-untyped-call]
-    tokenizer.save(str(folder / "bert" / "tokenizer.json"))
+    save_bert(folder / "bert", [*_WORDS, "good", "a"], width=64)
     return folder
 
 

@@ -43,7 +43,7 @@ def adopted(folder: Path, *, preset: str = "smoke") -> tuple[Teacher, torch.Tens
     teacher = load_teacher(out)
     pooled = torch.from_numpy(np.load(out / "pooled.npy"))
     assert len(pooled) == len(texts.all)
-    return teacher, teacher.text_vectors(pooled[: len(_ITEMS)]), texts.variants[0], out
+    return teacher, teacher.text_vectors(pooled[: len(_ITEMS)]), [*texts.variants[0]], out
 
 
 def logits(model: Any, folder: Path, texts: list[str]) -> torch.Tensor:  # noqa: ANN401

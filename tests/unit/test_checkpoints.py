@@ -81,6 +81,21 @@ def test_half_precision_weights_come_in_as_float32(tmp_path: Path) -> None:
     assert load_trunk(converted(tmp_path / "original")).dtype == torch.float32
 
 
+def test_code_that_lies_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "original"
+    save_model("bert", folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nclass Own: pass\n"
+    (folder / "own.py").write_text(code)
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers asks unless it is told not to
+    with pytest.raises(CheckpointError, match=r"(?s)no tokenizer .* put its tokenizer.json there"):
+        converted(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 def damaged(folder: Path, file: str, change: dict[str, object]) -> None:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -11,7 +11,7 @@ from export.data.split import Cases
 from export.evaluate import metrics
 from export.evaluate.baselines import fit_baselines
 from export.evaluate.exposure import by_popularity, exposure, gini
-from export.evaluate.metrics import Ranked, best, figure, ndcg, overlap, rank, share, top
+from export.evaluate.metrics import Ranked, best, figure, ndcg, overlap, rank, share
 
 _HISTORIES = [np.array(h) for h in ([0, 1, 2], [0, 1, 3], [1, 2, 0], [0, 1])]
 
@@ -49,7 +49,6 @@ def test_ranks_do_not_depend_on_the_slices(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_row_alone_is_ranked_alike() -> None:
     scores = np.array([5, 3, 3, 1], dtype=np.float32)
     assert ndcg(scores, np.array([0]), 2) == pytest.approx(1 / np.log2(3))
-    assert top(scores, np.array([0])) == [1, 2, 3, 0]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60))

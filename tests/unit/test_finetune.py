@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from export.config import ExportSettings
 from export.data.phrases import Texts
@@ -146,6 +147,15 @@ def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, moves: str, 
     assert result(whole) == result(gone_on)
     assert (whole / "curve.json").read_text() == (gone_on / "curve.json").read_text()
     assert not resume_folder(stopped).exists()
+
+
+@pytest.mark.parametrize("moves", ["after", "along"])
+def test_stopped_run_keeps_vectors_only_where_training_moves_them(tmp_path: Path, moves: str) -> None:
+    stopped = job(tmp_path, "--trunk", "1", "--moves", moves, stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(stopped, tmp_path)
+    kept = load_file(resume_folder(stopped) / "0" / "tensors.safetensors")
+    assert ("bank.pooled" in kept) == (moves == "along")
 
 
 def test_what_was_stopped_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
-from transformers import BertConfig, BertModel
 
 from export import gates
 from export.compress.calibrate import Range
@@ -24,6 +23,7 @@ from export.errors import ExportError
 from export.train.encoder import TextEncoder
 from server.models.encoder import EncoderModel
 from server.models.session import open_session
+from tests.checkpoints import bert
 
 _LAYERS, _WORDS, _OUTLIER = 2, 300, 20.0
 
@@ -35,16 +35,7 @@ def rows() -> list[list[int]]:
 
 def module() -> TextEncoder:
     """A random BERT with what real ones have: one neuron and one channel far beyond the others."""
-    torch.manual_seed(0)
-    config = BertConfig(  # type: ignore[no-untyped-call]
-        vocab_size=_WORDS,
-        hidden_size=64,
-        num_hidden_layers=_LAYERS,
-        num_attention_heads=4,
-        intermediate_size=256,
-        attn_implementation="eager",
-    )
-    trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    trunk = bert(_WORDS, width=64, layers=_LAYERS, intermediate_size=256)
     with torch.no_grad():
         for parameter in trunk.parameters():
             parameter.mul_(3)

@@ -6,15 +6,14 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from export import config
 from export.config import ExportSettings
@@ -29,24 +28,16 @@ from export.train.narrow import narrow
 from export.train.static import StaticEncoder, fit
 from export.train.students import Rung, drop_layers, ladder, load_one, spread
 from export.train.teacher import Teacher, save_teacher
+from tests.checkpoints import bert, save_bert
 
 _COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")
-_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "a", *_COLOURS, *_THINGS]
+_WORDS = ["good", "a", *_COLOURS, *_THINGS]
 _WORDS += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
 _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
 
 
+_NO_TOKENIZER: Any = None
 _LADDER = ("bert3", "bert2x16", "bert1", "static")
-
-
-def write_checkpoint(folder: Path) -> None:
-    """A random BERT of four layers, 32 wide, and its word pieces."""
-    pieces = Tokenizer(models.WordPiece({word: n for n, word in enumerate(_WORDS)}, unk_token="[UNK]"))
-    pieces.normalizer, pieces.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(_WORDS), **sizes)).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    pieces.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +45,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """What the stages before this one leave: texts, a tiny teacher and its pooled vectors."""
     torch.manual_seed(1)
     job = Job(ExportSettings(artifacts=tmp_path_factory.mktemp("artifacts"), preset="smoke", _cli_parse_args=[]))
-    write_checkpoint(job.folder("data") / "checkpoint")
+    save_bert(job.folder("data") / "checkpoint", _WORDS, layers=4)
     variants = [_TITLES, _TITLES, [title.split()[0] for title in _TITLES], _TITLES]
     texts = Texts(variants, [Phrase(colour, [n]) for n, colour in enumerate(_COLOURS)])
     texts.save(job.folder("data"))
@@ -192,9 +183,28 @@ def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> N
 
 def test_loss_is_least_at_the_teachers_vectors() -> None:
     wanted = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    lesson = Lesson([], [], Tokenizer, wanted, torch.eye(8), seed=0)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
     assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
     assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
+
+
+def test_relations_ask_for_the_angles_between_texts_and_not_for_their_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1)
+    plain = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
+    related = replace(plain, relations=10.0)
+    turned = wanted @ torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    apart = float(related.loss(wanted.roll(1, 0), wanted)) - float(plain.loss(wanted.roll(1, 0), wanted))
+    assert apart == pytest.approx(
+        10 * (wanted.roll(1, 0) @ wanted.roll(1, 0).T - wanted @ wanted.T).square().mean().item()
+    )
+    assert apart > 0.1
+    assert float(related.loss(turned, wanted)) == pytest.approx(float(plain.loss(turned, wanted)), rel=1e-5)
+
+
+def test_relations_reach_the_lesson(job: Job) -> None:
+    asked = Job(job.settings.model_copy(update={"relations": 3.0}))
+    assert [distil._lesson(each)[1].relations for each in (job, asked)] == [0.0, 3.0]
 
 
 @pytest.mark.parametrize("name", ["bert3", "bert2x192", "static"])
@@ -256,10 +266,8 @@ def test_noise_is_the_seeds_and_never_nothing() -> None:
 
 
 def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
-    config = BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)  # type: ignore[no-untyped-call]
-    config.pooling = {"mode": "cls", "width": 24, "activation": "tanh", "with_one": True}
-    torch.manual_seed(0)
-    wide = TextEncoder(BertModel(config, add_pooling_layer=False), 25).eval()  # type: ignore[no-untyped-call]
+    pooling = {"mode": "cls", "width": 24, "activation": "tanh", "with_one": True}
+    wide = TextEncoder(bert(60, pooling=pooling), 25).eval()
     rows = [[2, 5 + n, 9 + n, 3] for n in range(20)]
     student = narrow(wide, 16, rows)
     with torch.inference_mode():

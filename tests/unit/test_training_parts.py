@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from export.train.bank import MovingBank
-from export.train.course import Course
 from export.train.encoder import load_tokenizer
+from export.train.epochs import Epochs
 from export.train.optimise import Average, Rate
 from export.train.ranker import LastUser
 from export.train.rankers import RANKERS, make_ranker
-from export.train.record import Record
+from export.train.record import Curve
 from export.train.resume import Facts, Resume
 from export.train.trainer import against_them
 from export.train.trunk import MovingTrunk
@@ -168,8 +168,8 @@ class _Scripted:
 def test_early_stop_keeps_the_best_epoch(tmp_path: Path, patience: int, epochs: int, kept: int) -> None:
     trainer = _Scripted([0.1, 0.3, 0.2, 0.25, 0.2, 0.4, 0.1] if patience != 3 else [0.1, 0.3, 0.2, 0.25, 0.5, 0.6])
     steps: list[None] = []
-    course = Course(trainer, Resume(tmp_path / "resume", "key"), Record(tmp_path, "curve"), patience)
-    course.to(6 if patience == 3 else 7, lambda: steps.append(None))
+    epochs_of = Epochs(trainer, Resume(tmp_path / "resume", "key"), Curve(tmp_path, "curve"), patience)
+    epochs_of.to(6 if patience == 3 else 7, lambda: steps.append(None))
     assert (len(steps), trainer.put_back["epoch"].item()) == (epochs, kept)
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from export.train.record import Record, Row
+from export.train.record import Curve, Row
 from export.train.resume import Facts, Resume, cut, under
 from export.train.validate import Validation
 
@@ -41,12 +41,12 @@ class Learner(Protocol):
 
 
 @dataclass
-class Course:
+class Epochs:
     """The loop over epochs: validate, keep the best, save, stop early."""
 
     learner: Learner
     resume: Resume
-    record: Record
+    curve: Curve
     patience: int
     epoch: int = 0
     best: Row | None = None
@@ -62,14 +62,14 @@ class Course:
             step()
         self.learner.put(self.kept if self.kept is not None else self.learner.answer())
         self.learner.finish()
-        self.record.close()
+        self.curve.close()
 
     def _once(self) -> None:
         loss = self.learner.epoch()
         found = self.learner.validate()
         self.epoch += 1
         row = Row(self.learner.step, self.epoch, loss, found.mean, found.ids, found.text)
-        self.record.add(row)
+        self.curve.add(row)
         if self.patience and (self.best is None or row.validation_ndcg > self.best.validation_ndcg):
             self.best, self.kept = row, self.learner.answer()
         self._save()
@@ -79,7 +79,7 @@ class Course:
 
     def _save(self) -> None:
         tensors, facts = self.learner.state()
-        rows = [asdict(row) for row in self.record.rows]
+        rows = [asdict(row) for row in self.curve.rows]
         facts |= {"epoch": self.epoch, "rows": rows, "best": asdict(self.best) if self.best else None}
         self.resume.save(tensors | under("kept", self.kept or {}), facts)
 
@@ -91,4 +91,4 @@ class Course:
         self.epoch, self.kept = facts["epoch"], cut(tensors, "kept") or None
         self.best = Row(**facts["best"]) if facts["best"] else None
         for row in facts["rows"]:
-            self.record.add(Row(**row))
+            self.curve.add(Row(**row))

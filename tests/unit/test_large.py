@@ -1,0 +1,154 @@
+"""Large catalogues: texts and token ids that are not held, samples instead of all, errors instead of full memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.config import ExportSettings
+from export.data.lines import Joined, TextFile
+from export.data.phrases import Phrase, Texts, write_texts
+from export.data.split import Cases, Split
+from export.errors import ExportError
+from export.train import distil, finetune
+from export.train.batches import by_length, shuffled
+from export.train.encoder import load_tokenizer
+from export.train.examples import QuerySampler
+from export.train.ranker import LastUser
+from export.train.teacher import Bank, Teacher
+from export.train.tokens import TokenRows, chunks
+from export.train.trunk import MovingTrunk
+from export.train.validate import validate
+from tests.tiny import dataset, job, write_checkpoint
+
+_TEXTS = ["river 1", "", "night\u2028 2. war", "garden", "日本"]
+
+
+def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    held, made = write_texts(dataset(), 3, ["one", "two"]), write_texts(dataset(), 3, ["one", "two"], tmp_path)
+    assert all(isinstance(way, TextFile) for way in made.variants)
+    assert [*made.all] == [*held.all]
+    assert [(p.text, list(p.items)) for p in made.phrases] == [(p.text, list(p.items)) for p in held.phrases]
+    made.save(tmp_path)
+    found = Texts.load(tmp_path)
+    assert [*found.all] == [*held.all]
+    assert [(p.text, list(p.items)) for p in found.phrases] == [(p.text, list(p.items)) for p in held.phrases]
+    assert (found.others, found.held) == (held.others, held.held)
+    assert len({id(p.items) for p in found.phrases}) < len(found.phrases)  # those that ask the same share their items
+
+
+def test_lines_and_joined_parts_answer_as_lists_do(tmp_path: Path) -> None:
+    joined = Joined([TextFile.write(_TEXTS, tmp_path / "texts"), [], ["x", "y"]])
+    wanted = [*_TEXTS, "x", "y"]
+    assert [joined[n] for n in range(-7, 7)] == [wanted[n] for n in range(-7, 7)]
+    assert (len(joined), [*joined], joined[1::2], joined[-3:]) == (7, wanted, wanted[1::2], wanted[-3:])
+    with pytest.raises(IndexError):
+        joined[7]
+
+
+def test_token_rows_are_the_tokenizers_and_progress_comes_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "checkpoint")
+    monkeypatch.setattr("export.train.tokens.CHUNK", 2)
+    tokenizer = load_tokenizer(tmp_path / "checkpoint", 32)
+    steps: list[None] = []
+    rows = TokenRows(tokenizer, _TEXTS, lambda: steps.append(None))
+    assert [*rows] == tokenizer.encode(_TEXTS)
+    assert len(steps) == chunks(_TEXTS) == 3
+
+
+def unnamed_files() -> int:
+    """Files that this process has mapped and that no folder names."""
+    return Path("/proc/self/maps").read_text().count("(deleted)")
+
+
+def test_vectors_that_are_too_large_for_memory_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "checkpoint")
+    trunk = MovingTrunk(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
+    held = trunk.all()
+    before = unnamed_files()
+    monkeypatch.setattr("export.train.trunk._MAX_IN_MEMORY", 10)
+    steps: list[None] = []
+    on_disk = trunk.all(lambda: steps.append(None))
+    assert torch.equal(held, on_disk)
+    assert len(steps) == trunk.batches == 1
+    assert unnamed_files() == before + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_batches_hold_every_text_once_and_similar_lengths_together() -> None:
+    rng, lengths = np.random.default_rng(0), np.random.default_rng(1).integers(1, 60, 1_000)
+    for batches in (by_length(lengths, 16), shuffled(rng.permutation(1_000), lengths, 16, rng)):
+        assert sorted(n for batch in batches for n in batch) == list(range(1_000))
+        assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 12
+
+
+@pytest.mark.parametrize(
+    ("loss", "items", "drawn"), [("auto", 9, None), ("auto", 11, 512), ("softmax", 11, None), ("mse", 9, 512)]
+)
+def test_loss_looks_at_a_sample_of_a_large_catalogue(
+    loss: str, items: int, drawn: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.train.finetune.FULL_ITEMS", 10)
+    settings = ExportSettings(_cli_parse_args=["--loss", loss])
+    assert finetune._negatives(settings, Texts([["x"] * items], [])) == drawn
+
+
+def test_softmax_that_would_not_fit_says_what_to_do() -> None:
+    texts = Texts([["x"] * 1_000_000], [])
+    with pytest.raises(ExportError, match=r"over 1,000,000 items needs 25 GB a step: use auto or sampled"):
+        finetune._negatives(ExportSettings(_cli_parse_args=["--loss", "softmax"]), texts)
+    fits = ExportSettings(_cli_parse_args=["--loss", "softmax", "--batch", "4"])
+    assert finetune._negatives(fits, texts) is None
+
+
+def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counting(LastUser):
+        def forward(self, *args: torch.Tensor) -> torch.Tensor:
+            asked.append(len(args[0]))
+            found: torch.Tensor = super().forward(*args)
+            return found
+
+    monkeypatch.setattr("export.train.validate.LastUser", Counting)
+    monkeypatch.setattr("export.train.validate._MIN_USERS", 5)
+    monkeypatch.setattr("export.train.validate._MAX_SCORES", 60)
+    histories, none = [np.arange(3)] * 20, Cases(np.empty(0, np.int64), [], np.empty(0, np.int64))
+    split = Split(histories, np.full(20, 4), none, none)
+    teacher, rows = Teacher(8, 4, 6, 5), torch.randn(2, 6, 8)
+    validate(teacher, Bank(rows, rows[0]), split, 4)
+    assert sum(asked) == 2 * 10  # ids and text of every second user: 60 scores are 10 users of 6 items
+    monkeypatch.setattr("export.train.validate._MAX_SCORES", 1_000)
+    asked.clear()
+    validate(teacher, Bank(rows, rows[0]), split, 4)
+    assert sum(asked) == 2 * 20
+
+
+def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = job(tmp_path)
+    out = one.folder("finetune")
+    out.mkdir()
+    finetune.run(one, out)
+    texts = Texts.load(one.folder("data"))
+    _, whole = distil._lesson(one)
+    assert len(whole.texts) == len(texts.all)
+    monkeypatch.setattr("export.train.distil._MAX_TEXTS", 30)
+    monkeypatch.setattr("export.train.distil._MAX_ITEMS", 7)
+    _, part = distil._lesson(one)
+    rest = len(texts.phrases) + len(texts.others)
+    assert (len(part.texts), len(part.rows), len(part.wanted), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
+    assert part.texts[30:] == [*texts.all][-rest:]
+    place = [whole.texts.index(text) for text in part.texts[30:]]
+    torch.testing.assert_close(part.wanted[30:], whole.wanted[place])
+
+
+def test_queries_fit_the_item_that_they_ask_for() -> None:
+    phrases = [Phrase("a", [0, 2]), Phrase("b", np.array([2], np.int32)), Phrase("c", [3])]
+    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, 5).draw(300, np.random.default_rng(0))
+    found = {(int(wanted), int(phrase)) for wanted, phrase in zip(drawn.wanted, drawn.phrase, strict=True)}
+    assert found == {(0, 0), (0, -1), (2, 0), (2, 1), (2, -1), (3, 2), (3, -1)}
