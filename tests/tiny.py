@@ -22,10 +22,11 @@ _GENRES = ["drama", "comedy", "war"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()'&,.-"
 
 
-def write_checkpoint(folder: Path, layers: int = 3) -> None:
-    """A random BERT with a vocabulary of words and letters."""
+def write_checkpoint(folder: Path, layers: int = 3, more: tuple[str, ...] = ()) -> None:
+    """A random BERT with a vocabulary of words and letters, and `more` pieces behind these."""
     folder.mkdir(parents=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_NOUNS, *_GENRES, *_LETTERS, *(f"##{c}" for c in _LETTERS)]
+    words += more
     (folder / "vocab.txt").write_text("\n".join(words))
     torch.manual_seed(0)
     config = BertConfig(  # type: ignore[no-untyped-call]

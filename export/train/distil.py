@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 from export.data.phrases import Texts
+from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
 from export.stage import Job
+from export.train import small
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
 from export.train.lesson import Lesson
 from export.train.narrow import narrow
@@ -23,12 +26,14 @@ from export.train.students import (
     Record,
     Rung,
     drop_layers,
+    keep_pieces,
     ladder,
     load_one,
     save_student,
     spread,
 )
 from export.train.teacher import Bank, load_teacher
+from server.models.tokenizer import Tokenizer
 
 _NOISY = 0.6  # share of the texts that come with noise
 _SAMPLE = 512  # texts whose states say which directions a narrow student needs
@@ -46,15 +51,21 @@ class Course:
 
 
 def run(job: Job, out: Path) -> None:
-    """Write students.json (names in ladder order) and a folder for each student."""
+    """Write students.json (names in ladder order), a folder for each, their tokenizer, and the small ranker.
+
+    Raises:
+        ExportError: a student is not to be had, or --vocabulary cannot cut this tokenizer.
+    """
     torch.manual_seed(job.settings.seed)
-    plan, (teacher, lesson) = job.settings.plan, _lesson(job)
+    teacher, lesson = _cut(job, *_lesson(job), out)
     config = teacher.trunk.config
-    rungs = ladder(plan.students, config.num_hidden_layers, config.hidden_size)
+    rungs = ladder(job.settings.students, config.num_hidden_layers, config.hidden_size)
     for rung, student, record, course in _students(job, rungs, teacher, lesson):
         record.losses.extend(_train(job, rung.name, student, lesson, course))
         save_student(student, record, out / rung.name)
     (out / LADDER).write_text(json.dumps([rung.name for rung in rungs]))
+    if job.settings.has_small_ranker:
+        small.run(job, out)
 
 
 def load_students(job: Job) -> dict[str, nn.Module]:
@@ -75,6 +86,24 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
         wanted = torch.cat([teacher.text_vectors(bank.variants).flatten(0, 1), teacher.text_vectors(bank.phrases)])
         items = teacher.text_vectors(bank.variants[0]) + teacher.residual
     return whole, Lesson(texts.all, tokenizer.encode(texts.all), tokenizer, wanted, items, job.settings.seed)
+
+
+def _cut(job: Job, teacher: TextEncoder, lesson: Lesson, out: Path) -> tuple[TextEncoder, Lesson]:
+    """Teacher and lesson with the word pieces that students shall know; write tokenizer.json and vocabulary.json."""
+    path, plan, size = out / "tokenizer.json", job.settings.plan, int(teacher.trunk.config.vocab_size)
+    lesson.tokenizer.save(path)
+    most = job.settings.most_pieces
+    if most is None:
+        Vocabulary(size, size).save(out)
+        return teacher, lesson
+    facts = read_tokenizer(path)
+    spelled = (row for n in range(max(plan.distil_epochs, plan.static_epochs)) for row in lesson.spelled(n, _NOISY))
+    kept = choose_pieces(facts, chain(lesson.rows, spelled), most)
+    path.write_text(json.dumps(cut_tokenizer(facts, kept), ensure_ascii=False), encoding="utf-8")
+    Vocabulary(len(kept), size).save(out)
+    keep_pieces(teacher.trunk, kept)
+    tokenizer = Tokenizer.load(path, plan.max_tokens)
+    return teacher, replace(lesson, rows=tokenizer.encode(lesson.texts), tokenizer=tokenizer)
 
 
 def _students(

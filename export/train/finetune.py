@@ -13,6 +13,7 @@ from torch import Tensor
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import split
+from export.data.vocabulary import read_tokenizer
 from export.stage import Job
 from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted
@@ -32,6 +33,8 @@ def run(job: Job, out: Path) -> None:
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`.
     """
+    if job.settings.most_pieces is not None:  # what the next stage could not do is said before minutes of training
+        read_tokenizer(job.folder("data") / "checkpoint" / "tokenizer.json")
     if is_adopted(job):
         adopt(job, out)
         return

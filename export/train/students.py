@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel
@@ -83,6 +84,16 @@ def drop_layers(deeper: TextEncoder, keep: list[int]) -> TextEncoder:
     student.trunk.encoder.layer = nn.ModuleList([student.trunk.encoder.layer[n] for n in keep])
     student.trunk.config.num_hidden_layers = len(keep)
     return student.eval()  # no dropout: the target is a fixed function
+
+
+@torch.no_grad()
+def keep_pieces(trunk: BertModel, kept: list[int]) -> None:
+    """Leave in the table of word pieces the rows of these ids, in this order."""
+    old = trunk.embeddings.word_embeddings
+    new = nn.Embedding(len(kept), old.embedding_dim, padding_idx=old.padding_idx)
+    new.weight.copy_(old.weight[kept])
+    trunk.embeddings.word_embeddings = new
+    trunk.config.vocab_size = len(kept)
 
 
 def save_student(student: TextEncoder | StaticEncoder, record: Record, folder: Path) -> None:
