@@ -17,7 +17,7 @@ from export.train.options import TrainingSettings
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "report"]
 
 ALL_PIECES, USED_PIECES = "all", "used"
-_RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*)?)"
+_RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*(e[1-9]\d*)?)?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ class ExportSettings(TrainingSettings):
 
     ladder: Annotated[str, StringConstraints(pattern=rf"^({_RUNG}(,{_RUNG})*)?$")] = Field(
         "",
-        description="students in order, such as bert3,bert2x192,static (none deeper than one before it); the "
-        "preset's if not given",
+        description="students in order, such as bert3,bert2x192,static (none deeper than one before it); "
+        "bert2x192e64 looks words up in a table of width 64; the preset's if not given",
     )
     vocabulary: Annotated[str, StringConstraints(pattern=r"^(all|used|[1-9]\d*)$")] = Field(
         ALL_PIECES,

@@ -30,10 +30,11 @@ from export.compress.students import Student, save_students
 from export.data.phrases import Texts
 from export.stage import Job
 from export.train.distil import load_students
-from export.train.encoder import pad
+from export.train.encoder import TextEncoder, pad
 from export.train.ranker import LastUser
 from export.train.small import load_small
 from export.train.teacher import load_teacher
+from export.train.words import multiplied
 from server.models.encoder import EncoderModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
@@ -100,7 +101,8 @@ def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, 
     """Trace, fuse and check one student."""
     target = out / Student(name, 0, 0).graph
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
-    trace(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
+    whole = multiplied(module) if isinstance(module, TextEncoder) else module
+    trace(whole, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
     trunk = getattr(module, "trunk", None)
     if trunk is None:
         layers, hidden = 0, next(m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding))
@@ -113,7 +115,7 @@ def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, 
         gates.require(name, gates.fusion(count_operators(target), layers))
     parity = measure_parity(module, target, rows)
     gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_parity))
-    return Student(name, layers, hidden)
+    return Student(name, layers, hidden, getattr(trunk.config, "word_width", 0) if trunk else 0)
 
 
 def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:

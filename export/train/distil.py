@@ -26,13 +26,13 @@ from export.train.students import (
     Record,
     Rung,
     drop_layers,
-    keep_pieces,
     ladder,
     load_one,
     save_student,
     spread,
 )
 from export.train.teacher import Bank, load_teacher
+from export.train.words import factorise, keep_pieces, word_table
 from server.models.tokenizer import Tokenizer
 
 _NOISY = 0.6  # share of the texts that come with noise
@@ -121,6 +121,8 @@ def _students(
         student, layers = drop_layers(deeper, keep), [kept[n] for n in keep]
         if rung.width:
             student = narrow(student, rung.width, lesson.rows[:: -(-len(lesson.rows) // _SAMPLE)])
+            if rung.words:
+                factorise(student.trunk, rung.words)
         else:
             deeper, kept = student, layers
         record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, dimensions)
@@ -166,7 +168,7 @@ def _optimisers(student: TextEncoder | StaticEncoder, course: Course) -> list[to
 
     Rows that no training text touches keep what BERT gave them.
     """
-    table = student.table if isinstance(student, StaticEncoder) else student.trunk.embeddings.word_embeddings
+    table = student.table if isinstance(student, StaticEncoder) else word_table(student.trunk)
     table.sparse = True
     rest = [p for p in student.parameters() if p is not table.weight]
     sparse = torch.optim.SparseAdam([table.weight], lr=course.table_rate)
