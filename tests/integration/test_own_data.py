@@ -53,7 +53,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(own: Path) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / "artifacts")]
     flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
-    flags += ["--vocabulary", "used", "--small-ranker", "always"]
+    flags += ["--vocabulary", "used", "--small-ranker", "always", "--ladder", "bert1,bert1x32e8,static"]
     return [sys.executable, "-m", "export", *flags, "--allow-lossy"]
 
 
