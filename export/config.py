@@ -16,6 +16,9 @@ from export.train.options import TrainingSettings
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "teacher", "report"]
 
+ALL_PIECES, USED_PIECES = "all", "used"
+_RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*(e[1-9]\d*)?)?)"
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -108,6 +111,21 @@ class ExportSettings(TrainingSettings):
         description="weight, while students learn, of the cosines between the texts of a batch, 0 for none: when a "
         "narrow student cannot follow the teacher's vectors and near texts matter more than their place; try 10",
     )
+    ladder: Annotated[str, StringConstraints(pattern=rf"^({_RUNG}(,{_RUNG})*)?$")] = Field(
+        "",
+        description="students in order, such as bert3,bert2x192,static (none deeper than one before it); "
+        "bert2x192e64 looks words up in a table of width 64; the preset's if not given",
+    )
+    vocabulary: Annotated[str, StringConstraints(pattern=r"^(all|used|[1-9]\d*)$")] = Field(
+        ALL_PIECES,
+        description="word pieces that students know: 'all'; 'used' by the texts (with every letter, so that any word "
+        "can be spelled), when size matters; or these and the most frequent others up to a number",
+    )
+    small_ranker: Literal["never", "auto", "always"] = Field(
+        "never",
+        description="train a ranker of half the size on the teacher's, and serve it where it keeps the quality and is "
+        "faster (auto), or whatever it keeps (always): worth it with the static student and long histories",
+    )
     int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
         "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
     )
@@ -134,17 +152,36 @@ class ExportSettings(TrainingSettings):
             raise ValueError("lora needs a trunk that moves: --trunk K or all")
         if self.synonyms and not self.augment:
             raise ValueError("synonyms needs ways to write them into: --augment N")
+        if self.has_small_ranker and self.ranker == "mlp":
+            raise ValueError("small_ranker: the mlp is the smallest there is: --ranker transformer or gru")
         return self
 
     @property
     def quality_gates(self) -> dict[str, dict[str, float]]:
         """The thresholds that stage `verify` stands on: it is stale when they change."""
-        return {"shipped": dict(QUALITY.shipped), "default": dict(QUALITY.default)}
+        return {"shipped": dict(QUALITY.shipped), "default": dict(QUALITY.default), "ranker": dict(QUALITY.ranker)}
 
     @property
     def gates(self) -> dict[str, float]:
         """The gates' thresholds: a stage that judges by them is stale when they change."""
         return asdict(GATES)
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """The students' names in ladder order."""
+        return tuple(self.ladder.split(",")) if self.ladder else self.plan.students
+
+    @property
+    def most_pieces(self) -> int | None:
+        """How many word pieces students know at most beyond those they need; None: all that there are."""
+        if self.vocabulary == ALL_PIECES:
+            return None
+        return 0 if self.vocabulary == USED_PIECES else int(self.vocabulary)
+
+    @property
+    def has_small_ranker(self) -> bool:
+        """Whether a small ranker is trained."""
+        return self.small_ranker != "never"
 
     @property
     def plan(self) -> Preset:

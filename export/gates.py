@@ -17,6 +17,7 @@ class Gates:
     """Thresholds. Speed and size are shares of the same student's fp32 graph."""
 
     max_parity: float = 1e-4  # largest difference of a vector's entries, fp32 graph against PyTorch
+    max_ranker_parity: float = 1e-4  # the same of a ranker's user vectors, in batches, as a share of the largest entry
     max_invariance: float = 1e-4  # the same, alone against in a batch
     min_cosine: float = 0.998  # mean cosine to fp32; at .9995 NDCG on text lost .2 %, the quality gates judge the rest
     max_size: float = 0.6  # size of a smaller precision, share of fp32's

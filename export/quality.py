@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 
@@ -34,15 +34,25 @@ class Quality:
             share of the teacher's top ten on text, `cosine` (only where there are no interactions to measure NDCG by)
             that of the variant's vectors to the teacher's.
         default: the same for a device's default.
+        ranker: what a small ranker must keep to be served in place of the teacher's, and `speed`, how many times as
+            fast it must be.
     """
 
     shipped: Mapping[str, float]
     default: Mapping[str, float]
+    ranker: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, values: Mapping[str, float], *, as_default: bool = False) -> list[Check]:
-        """Every gate for which there is a value."""
-        wanted = self.default if as_default else self.shipped
-        return [Check(gate, values[gate], least) for gate, least in wanted.items() if gate in values]
+        """Every gate of an encoder for which there is a value."""
+        return _checks(self.default if as_default else self.shipped, values)
+
+    def check_ranker(self, values: Mapping[str, float]) -> list[Check]:
+        """Every gate of a small ranker for which there is a value."""
+        return _checks(self.ranker, values)
+
+
+def _checks(wanted: Mapping[str, float], values: Mapping[str, float]) -> list[Check]:
+    return [Check(gate, values[gate], least) for gate, least in wanted.items() if gate in values]
 
 
 # Over 943 users a share on noisy or cold has an interval of about 0.1 to either side: stricter gates would toss a coin.
@@ -53,4 +63,5 @@ QUALITY = Quality(
     default=MappingProxyType(
         {"text": 0.98, "query": 0.98, "noisy": 0.92, "cold": 0.80, "overlap": 0.75, "cosine": 0.95}
     ),
+    ranker=MappingProxyType({"ids": 0.98, "text": 0.98, "query": 0.98, "cold": 0.80, "speed": 1.1}),
 )

@@ -61,7 +61,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "distil",
         "export.train.distil",
-        ("seed", "students", "distil_epochs", "static_epochs", "relations"),
+        ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary", "has_small_ranker"),
         ("data", "finetune"),
     ),
     Stage(
@@ -79,7 +79,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "export.evaluate.verify",
-        ("seed", "protocol", "allow_lossy", "quality_gates"),
+        ("seed", "protocol", "allow_lossy", "quality_gates", "small_ranker"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
     Stage("package", "export.package.publish", ("name",), ("verify",)),

@@ -19,9 +19,9 @@ _GENRES = ["drama", "comedy", "war"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()'&,.-"
 
 
-def write_checkpoint(folder: Path, layers: int = 3) -> None:
-    """A random BERT with a vocabulary of words and letters."""
-    words = [*_NOUNS, *_GENRES, *_LETTERS, *(f"##{c}" for c in _LETTERS)]
+def write_checkpoint(folder: Path, layers: int = 3, more: tuple[str, ...] = ()) -> None:
+    """A random BERT with a vocabulary of words and letters, and `more` pieces behind these."""
+    words = [*_NOUNS, *_GENRES, *_LETTERS, *(f"##{c}" for c in _LETTERS), *more]
     save_bert(folder, words, width=16, layers=layers, heads=2)
 
 

@@ -100,9 +100,9 @@ def _make(job: Job, student: Student, material: Material, form: Form, out: Path)
     fp32, fp16 = Made(student, "fp32", ""), Made(student, "fp16", "")
     int8 = Made(student, "int8", form.name if student.layers else "")
     if student.layers:
-        vectorise_norms(fused, out / fp32.file)
+        vectorise_norms(fused, out / fp32.file, student.words)
         _require_parity(fused, out / fp32.file, student.name, material)
-        quantise_bert(fused, out / int8.file, observe(fused, material.calibration), form)
+        quantise_bert(fused, out / int8.file, observe(fused, material.calibration), form, student.words)
     else:
         shutil.copyfile(fused, out / fp32.file)
         quantise_static(fused, out / int8.file)
@@ -141,7 +141,7 @@ def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form
         models: dict[str, Encoder] = {}
         for form in FORMS:
             path = Path(scratch) / f"{form.name}.onnx"
-            quantise_bert(fused, path, ranges, form)
+            quantise_bert(fused, path, ranges, form, berts[0].words)
             models[form.name] = EncoderModel(open_session(path))
         paces = race(models, material.tokenizer, material.timed[::4], step)
     cosines = {name: mean_cosine(alone(model, rows), exact) for name, model in models.items()}

@@ -12,11 +12,12 @@ _RECORD = "students.json"
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student's shape; `layers` is 0 for the static one."""
+    """One student's shape; `layers` is 0 for the static one, `words` the rank of its table if it has factors."""
 
     name: str
     layers: int
     hidden: int
+    words: int = 0
 
     @property
     def graph(self) -> str:

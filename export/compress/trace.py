@@ -18,15 +18,26 @@ from transformers import PretrainedConfig
 
 from export import gates
 from export.compress.graph import count_operators
+from export.compress.rankers import (
+    BIG,
+    SMALL,
+    RankerGraph,
+    measure_ranker_parity,
+    save_rankers,
+    time_rankers,
+)
 from export.compress.students import Student, save_students
 from export.data.phrases import Texts
 from export.stage import Job
 from export.train.distil import load_students
-from export.train.encoder import load_tokenizer, pad
+from export.train.encoder import TextEncoder, pad
 from export.train.ranker import LastUser
+from export.train.small import load_small
 from export.train.teacher import load_teacher
+from export.train.words import multiplied
 from server.models.encoder import EncoderModel
 from server.models.session import open_session
+from server.models.tokenizer import Tokenizer
 
 _OPSET = 17
 _PARITY_TEXTS = 256
@@ -34,13 +45,15 @@ _BATCH = 16
 
 
 def run(job: Job, out: Path) -> None:
-    """Write fused.<student>.onnx, students.json, ranker.onnx and tokenizer.json; for TensorRT traced.<student>.onnx.
+    """Write fused.<student>.onnx, students.json, ranker.onnx (and ranker.small.onnx), rankers.json and tokenizer.json.
+
+    For TensorRT also traced.<student>.onnx.
 
     Raises:
-        GateError: an encoder was not fused, or does not do what the PyTorch module does.
+        GateError: an encoder was not fused, or a graph does not do what the PyTorch module does.
     """
     plan, data = job.settings.plan, job.folder("data")
-    tokenizer = load_tokenizer(data / "checkpoint", plan.max_tokens)
+    tokenizer = Tokenizer.load(job.folder("distil") / "tokenizer.json", plan.max_tokens)
     tokenizer.save(out / "tokenizer.json")
     texts = Texts.load(data).all
     rows = tokenizer.encode(texts[:: -(-len(texts) // _PARITY_TEXTS)])
@@ -51,19 +64,45 @@ def run(job: Job, out: Path) -> None:
             found.append(_student(name, module, rows, out, keep_traced=job.settings.tensorrt))
             step()
         save_students(found, out)
-        teacher = load_teacher(job.folder("finetune"))
-        vectors = torch.zeros(2, 3, teacher.projection.out_features)  # an adopted teacher has a width of its own
-        kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
-        ranker = LastUser(teacher.ranker)
-        trace(ranker, {"vectors": vectors, "kinds": kinds, "mask": mask}, "users", out / "ranker.onnx")
+        save_rankers(_rankers(job, out), out)
         step()
+
+
+def _rankers(job: Job, out: Path) -> list[RankerGraph]:
+    """Trace, check and time the teacher's ranker and, if it was trained, the small one."""
+    teacher = load_teacher(job.folder("finetune"))
+    width, longest = teacher.projection.out_features, teacher.max_length  # an adopted teacher has a width of its own
+    small = load_small(job.folder("distil"))
+    modules = {BIG: teacher.ranker} | ({SMALL: small} if small else {})
+    graphs = {name: out / f"{name}.onnx" for name in modules}
+    parity = {name: trace_ranker(name, module, graphs[name], width, longest) for name, module in modules.items()}
+    paces = time_rankers(graphs, width, longest)
+    return [
+        RankerGraph(name, round(path.stat().st_size / 1e6, 2), parity[name], round(ms, 3), round(rate, 1))
+        for (name, path), (ms, rate) in zip(graphs.items(), paces.values(), strict=True)
+    ]
+
+
+def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest: int) -> float:
+    """Write the graph of a ranker of vectors of `width` and at most `longest` events; return its parity.
+
+    Raises:
+        GateError: the graph does not do what the PyTorch module does.
+    """
+    kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
+    inputs = {"vectors": torch.zeros(2, 3, width), "kinds": kinds, "mask": mask}
+    trace(LastUser(ranker), inputs, "users", target)
+    parity = measure_ranker_parity(ranker, target, width, longest)
+    gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_ranker_parity))
+    return parity
 
 
 def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, keep_traced: bool) -> Student:
     """Trace, fuse and check one student."""
     target = out / Student(name, 0, 0).graph
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
-    trace(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
+    whole = multiplied(module) if isinstance(module, TextEncoder) else module
+    trace(whole, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
     trunk = getattr(module, "trunk", None)
     if trunk is None:
         layers, hidden = 0, next(m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding))
@@ -76,7 +115,7 @@ def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, 
         gates.require(name, gates.fusion(count_operators(target), layers))
     parity = measure_parity(module, target, rows)
     gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_parity))
-    return Student(name, layers, hidden)
+    return Student(name, layers, hidden, getattr(trunk.config, "word_width", 0) if trunk else 0)
 
 
 def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:

@@ -7,13 +7,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import defaults, judge, pareto
 from export.evaluate.compare import FROZEN, other_protocol
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
-from export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality, TeacherRecord, VariantRecord
+from export.evaluate.record import (
+    TEACHER,
+    Group,
+    Lists,
+    OtherProtocol,
+    Pieces,
+    Quality,
+    RankerRecord,
+    TeacherRecord,
+    VariantRecord,
+)
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.variants import Variant
@@ -23,7 +34,12 @@ Answers = Mapping[str, Mapping[str, Ranked]]
 
 
 def assemble(
-    job: Job, ground: Ground, answers: Answers, variants: Sequence[Variant], probes: dict[str, Figure]
+    job: Job,
+    ground: Ground,
+    answers: Answers,
+    variants: Sequence[Variant],
+    probes: dict[str, Figure],
+    rankers: list[RankerRecord],
 ) -> Quality:
     """The whole record.
 
@@ -60,6 +76,8 @@ def assemble(
         default=chosen,
         curve=_curve(job),
         machine=machine(),
+        pieces=_pieces(job),
+        rankers=rankers,
     )
 
 
@@ -89,6 +107,7 @@ def assemble_agreement(
         default=defaults(judged),
         curve=_curve(job),
         machine=machine(),
+        pieces=_pieces(job),
     )
 
 
@@ -140,3 +159,8 @@ def _curve(job: Job) -> list[dict[str, float | None]]:
     path = job.folder("finetune") / "curve.json"
     curve: list[dict[str, float | None]] = json.loads(path.read_text()) if path.exists() else []
     return curve
+
+
+def _pieces(job: Job) -> Pieces:
+    found = Vocabulary.load(job.folder("distil"))
+    return Pieces(kept=found.kept, of=found.of)

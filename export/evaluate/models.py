@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from export.evaluate.subject import Encode, Rank, Vectors
 from export.train.batches import by_length
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.ranker import LastUser
+from export.train.ranker import TorchSession
 from export.train.teacher import Teacher
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
@@ -39,15 +38,7 @@ def torch_encode(checkpoint: Path, max_tokens: int, teacher: Teacher | None) -> 
 
 def torch_rank(teacher: Teacher) -> Rank:
     """The teacher's ranker in PyTorch, behind the server's way of padding."""
-    last = LastUser(teacher.ranker).eval()
-
-    class Session:
-        def run(self, feeds: dict[str, NDArray[np.generic]]) -> Vectors:
-            with torch.inference_mode():
-                users: Vectors = last(*(torch.from_numpy(feeds[n]) for n in ("vectors", "kinds", "mask"))).numpy()
-            return users
-
-    model = RankerModel(Session(), teacher.projection.out_features)
+    model = RankerModel(TorchSession(teacher.ranker), teacher.projection.out_features)
     return lambda sequences: np.array(model.run(sequences))
 
 

@@ -100,6 +100,39 @@ class TeacherRecord(Model):
     texts_per_s_core: float
 
 
+class Pieces(Model):
+    """Word pieces that the students know, `of` those that the checkpoint knows."""
+
+    kept: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.kept:,} of the checkpoint's {self.of:,} word pieces"
+
+
+class RankerRecord(Model):
+    """A ranker: its graph in stage `onnx`, size and speed (`export.compress.rankers`), and whether it is shipped.
+
+    `retained` is a small one's NDCG@10 behind the teacher's vectors, as a share of the teacher's; `why` its gates.
+    """
+
+    name: str
+    file: str
+    megabytes: float
+    parity: float
+    ms_batch1: float
+    users_per_s_core: float
+    retained: dict[str, Figure]
+    shipped: bool
+    why: str
+
+    def __str__(self) -> str:
+        kept = "".join(f", keeps of the teacher's {task} {figure}" for task, figure in self.retained.items())
+        speed = f"{self.ms_batch1:.3f} ms a user with a full history, {self.users_per_s_core:,.0f} users/s in batches"
+        state = "serves" if self.shipped else "does not serve"
+        return f"{self.name}.onnx {state}: {self.megabytes:.2f} MB, {speed}{kept}{self.why and '; ' + self.why}"
+
+
 class OtherProtocol(Model):
     """The baselines under the protocol that training was not split by, NDCG@10 on ids; or why there is none."""
 
@@ -129,11 +162,18 @@ class Quality(Model):
     default: dict[str, Default]
     curve: list[dict[str, float | None]]
     machine: str
+    pieces: Pieces | None = None
+    rankers: list[RankerRecord] = []  # none where nothing was asked: the teacher's serves
 
     @property
     def shipped(self) -> list[VariantRecord]:
         """The variants in the bundle."""
         return [v for v in self.variants if v.shipped]
+
+    @property
+    def ranker(self) -> str:
+        """File of the ranker that is shipped."""
+        return next((ranker.file for ranker in self.rankers if ranker.shipped), "ranker.onnx")
 
     @property
     def default_on_cpu(self) -> VariantRecord:

@@ -14,6 +14,7 @@ from export.evaluate.compare import FROZEN, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import served_encode, served_rank
+from export.evaluate.rankers import judge_rankers
 from export.evaluate.record import RECORD, TEACHER
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.table import show
@@ -46,15 +47,17 @@ def run(job: Job, out: Path) -> None:
         step()
         answers[TEACHER] = ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
         _probe(ground, TEACHER, ground.teacher, probes)
+        rankers = judge_rankers(job, ground, answers[TEACHER])
+        ranker = job.folder("onnx") / next(one.file for one in rankers if one.shipped)
         step()
         behind: dict[str, Vectors] = {}  # of the histories as ids: the same for all variants
         for variant, path in alive:
-            if subject := _served(job, ground, variant, path):
+            if subject := _served(job, ground, variant, path, ranker):
                 behind = behind or subject.of_items(ground.tasks)
                 answers[variant.name] = subject.answers(ground.tasks, behind)
                 _probe(ground, variant.name, subject, probes)
             step()
-    quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes)
+    quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes, rankers)
     show(job.console, quality)
     np.save(out / "vectors.npy", ground.teacher.items, allow_pickle=False)
     expected = _expected(ground, answers[quality.default["cpu"].name]["text"])
@@ -62,7 +65,7 @@ def run(job: Job, out: Path) -> None:
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 
-def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> Subject | None:
+def _served(job: Job, ground: Ground, variant: Variant, path: Path, ranker: Path) -> Subject | None:
     """A variant behind the shipped ranker and catalogue, as the server runs them; None if its device is not here."""
     plan, source, items = job.settings.plan, job.folder("onnx"), ground.teacher.items
     tokenizer = Tokenizer.load(source / "tokenizer.json", plan.max_tokens)
@@ -70,7 +73,7 @@ def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> Subject |
         encode = served_encode(path, tokenizer, variant.device)
     except ProviderError:
         return None
-    return Subject(encode, served_rank(source / "ranker.onnx", items.shape[1]), items, plan.max_history)
+    return Subject(encode, served_rank(ranker, items.shape[1]), items, plan.max_history)
 
 
 def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure]) -> None:

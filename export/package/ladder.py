@@ -116,6 +116,9 @@ def remarks(quality: Quality) -> list[str]:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
     lines += [f"{r.variant.name} is {r.state}: {r.trouble}" for r in quality.variants if r.trouble]
     lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]
+    if quality.pieces and quality.pieces.kept < quality.pieces.of:
+        lines.append(f"The students know {quality.pieces} (--vocabulary).")
+    lines += [f"{ranker}." for ranker in quality.rankers]
     other = quality.other
     if other.ndcg:
         figures = ", ".join(f"{name} {figure}" for name, figure in other.ndcg.items())
@@ -142,6 +145,8 @@ def as_json(quality: Quality) -> dict[str, Any]:
             "tasks": _tasks(quality.tasks.get(TEACHER, {})),
         },
         "baselines": baselines,
+        "rankers": [ranker.model_dump() for ranker in quality.rankers],
+        "pieces": quality.pieces.model_dump() if quality.pieces else None,
     }
 
 

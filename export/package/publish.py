@@ -102,8 +102,8 @@ def _write(job: Job, home: Path, key: str) -> Path:
 def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     """Copy graphs, tokenizer and vectors, write the item table."""
     shutil.copyfile(job.folder("verify") / "vectors.npy", scratch / VECTORS)
-    for name in ("tokenizer.json", "ranker.onnx"):
-        shutil.copyfile(job.folder("onnx") / name, scratch / name)
+    for name, source in (("tokenizer.json", "tokenizer.json"), ("ranker.onnx", quality.ranker)):
+        shutil.copyfile(job.folder("onnx") / source, scratch / name)
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)

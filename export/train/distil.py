@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.data.phrases import Texts
+from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
 from export.stage import Job
+from export.train import small
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
 from export.train.lesson import Lesson
 from export.train.narrow import narrow
@@ -30,6 +33,9 @@ from export.train.students import (
     spread,
 )
 from export.train.teacher import load_teacher
+from export.train.tokens import TokenRows
+from export.train.words import factorise, keep_pieces, word_table
+from server.models.tokenizer import Tokenizer
 
 _NOISY = 0.6  # share of the texts that come with noise
 _SAMPLE = 512  # texts whose states say which directions a narrow student needs
@@ -48,15 +54,21 @@ class Course:
 
 
 def run(job: Job, out: Path) -> None:
-    """Write students.json (names in ladder order) and a folder for each student."""
+    """Write students.json (names in ladder order), a folder for each, their tokenizer, and the small ranker.
+
+    Raises:
+        ExportError: a student is not to be had, or --vocabulary cannot cut this tokenizer.
+    """
     torch.manual_seed(job.settings.seed)
-    plan, (teacher, lesson) = job.settings.plan, _lesson(job)
+    teacher, lesson = _cut(job, *_lesson(job), out)
     config = teacher.trunk.config
-    rungs = ladder(plan.students, config.num_hidden_layers, config.hidden_size)
+    rungs = ladder(job.settings.students, config.num_hidden_layers, config.hidden_size)
     for rung, student, record, course in _students(job, rungs, teacher, lesson):
         record.losses.extend(_train(job, rung.name, student, lesson, course))
         save_student(student, record, out / rung.name)
     (out / LADDER).write_text(json.dumps([rung.name for rung in rungs]))
+    if job.settings.has_small_ranker:
+        small.run(job, out)
 
 
 def load_students(job: Job) -> dict[str, nn.Module]:
@@ -91,6 +103,25 @@ def _drawn(size: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return np.arange(size) if size <= most else np.sort(rng.permutation(size)[:most])
 
 
+def _cut(job: Job, teacher: TextEncoder, lesson: Lesson, out: Path) -> tuple[TextEncoder, Lesson]:
+    """Teacher and lesson with the word pieces that students shall know; write tokenizer.json and vocabulary.json."""
+    path, plan, size = out / "tokenizer.json", job.settings.plan, int(teacher.trunk.config.vocab_size)
+    lesson.tokenizer.save(path)
+    most = job.settings.most_pieces
+    if most is None:
+        Vocabulary(size, size).save(out)
+        return teacher, lesson
+    facts = read_tokenizer(path)
+    texts = TokenRows(lesson.tokenizer, Texts.load(job.folder("data")).all)  # the lesson may have drawn some of them
+    spelled = (row for n in range(max(plan.distil_epochs, plan.static_epochs)) for row in lesson.spelled(n, _NOISY))
+    kept = choose_pieces(facts, chain(texts, spelled), most)
+    path.write_text(json.dumps(cut_tokenizer(facts, kept), ensure_ascii=False), encoding="utf-8")
+    Vocabulary(len(kept), size).save(out)
+    keep_pieces(teacher.trunk, kept)
+    tokenizer = Tokenizer.load(path, plan.max_tokens)
+    return teacher, replace(lesson, rows=tokenizer.encode(lesson.texts), tokenizer=tokenizer)
+
+
 def _students(
     job: Job, rungs: list[Rung], teacher: TextEncoder, lesson: Lesson
 ) -> Iterator[tuple[Rung, TextEncoder | StaticEncoder, Record, Course]]:
@@ -106,6 +137,8 @@ def _students(
         student, layers = drop_layers(deeper, keep), [kept[n] for n in keep]
         if rung.width:
             student = narrow(student, rung.width, lesson.rows[:: -(-len(lesson.rows) // _SAMPLE)])
+            if rung.words:
+                factorise(student.trunk, rung.words)
         else:
             deeper, kept = student, layers
         record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, dimensions)
@@ -151,7 +184,7 @@ def _optimisers(student: TextEncoder | StaticEncoder, course: Course) -> list[to
 
     Rows that no training text touches keep what BERT gave them.
     """
-    table = student.table if isinstance(student, StaticEncoder) else student.trunk.embeddings.word_embeddings
+    table = student.table if isinstance(student, StaticEncoder) else word_table(student.trunk)
     table.sparse = True
     rest = [p for p in student.parameters() if p is not table.weight]
     sparse = torch.optim.SparseAdam([table.weight], lr=course.table_rate)

@@ -15,6 +15,7 @@ from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import split
+from export.data.vocabulary import read_tokenizer
 from export.errors import ExportError
 from export.stage import Job
 from export.train.absorb import Absorber
@@ -43,6 +44,8 @@ def run(job: Job, out: Path) -> None:
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`.
     """
+    if job.settings.most_pieces is not None:  # what the next stage could not do is said before minutes of training
+        read_tokenizer(job.folder("data") / "checkpoint" / "tokenizer.json")
     if is_adopted(job):
         adopt(job, out)
         return

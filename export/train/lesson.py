@@ -51,12 +51,14 @@ class Lesson:
         A share `noisy` of the texts has typos, and words lost or in the wrong order. The same number gives the same
         batches.
         """
-        rows = self._spelled(noisy, random.Random(self.seed + number))  # noqa: S311 (no secret)
+        rows = self.spelled(number, noisy)
         order = np.random.default_rng((self.seed, number))
         for batch in shuffled(order.permutation(len(rows)), [len(row) for row in rows], size, order):
             yield *pad([rows[n] for n in batch]), self.wanted[batch]
 
-    def _spelled(self, noisy: float, rng: random.Random) -> list[list[int]]:
+    def spelled(self, number: int, noisy: float) -> list[list[int]]:
+        """Token ids of every text as the epoch of that number writes it."""
+        rng = random.Random(self.seed + number)  # noqa: S311 (no secret)
         chosen = [n for n in range(len(self.rows)) if rng.random() < noisy]
         spelled = self.tokenizer.encode([corrupt(self.texts[n], rng) for n in chosen])
         rows = list(self.rows)

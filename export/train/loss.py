@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,14 @@ class Batch:
     read: NDArray[np.int64]
 
 
+class Seen(NamedTuple):
+    """What a ranker reads: vectors [batch, time, dimensions], kinds and mask int64 [batch, time]."""
+
+    vectors: Tensor
+    kinds: Tensor
+    mask: Tensor
+
+
 class Step:
     """The vectors of one training step, each made once: items with some residuals dropped, and texts."""
 
@@ -73,13 +82,8 @@ class Step:
 
     def next_item(self, batch: Windows) -> Tensor:
         """-log P(next item), averaged over all steps of all histories."""
-        rows, time = batch.items.shape
-        place = self._batch.among.place[batch.items]
-        as_text = (torch.rand(rows, 1) < _TEXT_HISTORY) | (torch.rand(rows, time) < _TEXT_EVENT)
-        vectors = torch.where(as_text.unsqueeze(-1), self.texts[place], self.items[place])
-        kinds = torch.where(as_text, int(Kind.TEXT), int(Kind.ITEM))
         there = batch.targets >= 0
-        users = self._teacher.ranker(vectors, kinds, batch.mask)[there]
+        users = self._teacher.ranker(*self._histories(batch))[there]
         loss = self._against(users, batch.targets[there])
         if self._guides is None:
             return loss
@@ -88,12 +92,33 @@ class Step:
 
     def phrase(self, asked: Asked) -> Tensor:
         """-log P(an item that the phrase fits), without a history."""
-        vectors = self._teacher.text_vectors(self._bank.phrases[asked.phrase]).unsqueeze(1)
-        ones = torch.ones(len(vectors), 1, dtype=torch.int64)
-        return self._against(self._teacher.ranker(vectors, ones * int(Kind.QUERY), ones)[:, 0], asked.item)
+        return self._against(self._teacher.ranker(*self._alone(asked))[:, 0], asked.item)
 
     def wanted(self, batch: Queries) -> Tensor:
         """-log P(wanted item) behind a history and a query."""
+        users = self._teacher.ranker(*self._behind(batch))[torch.arange(len(batch.lengths)), batch.lengths]
+        return self._against(users, batch.wanted)
+
+    def all_seen(self) -> list[Seen]:
+        """The histories, the histories with queries behind them, and the phrases if there are any."""
+        batch = self._batch
+        found = [self._histories(batch.windows), self._behind(batch.queries)]
+        return [*found, self._alone(batch.asked)] if len(batch.asked.phrase) else found
+
+    def _histories(self, batch: Windows) -> Seen:
+        """Items and, at random, texts in their place."""
+        rows, time = batch.items.shape
+        place = self._batch.among.place[batch.items]
+        as_text = (torch.rand(rows, 1) < _TEXT_HISTORY) | (torch.rand(rows, time) < _TEXT_EVENT)
+        vectors = torch.where(as_text.unsqueeze(-1), self.texts[place], self.items[place])
+        return Seen(vectors, torch.where(as_text, int(Kind.TEXT), int(Kind.ITEM)), batch.mask)
+
+    def _alone(self, asked: Asked) -> Seen:
+        vectors = self._teacher.text_vectors(self._bank.phrases[asked.phrase]).unsqueeze(1)
+        ones = torch.ones(len(vectors), 1, dtype=torch.int64)
+        return Seen(vectors, ones * int(Kind.QUERY), ones)
+
+    def _behind(self, batch: Queries) -> Seen:
         size, time = batch.items.shape
         by_title = self._teacher.text_vectors(self._bank.variants[2, batch.wanted])
         query = by_title
@@ -106,9 +131,7 @@ class Step:
         vectors[rows, batch.lengths] = query.to(vectors.dtype)
         kinds = torch.zeros(size, time + 1, dtype=torch.int64)
         kinds[rows, batch.lengths] = int(Kind.QUERY)
-        mask = (torch.arange(time + 1) <= batch.lengths.unsqueeze(1)).long()
-        users = self._teacher.ranker(vectors, kinds, mask)[rows, batch.lengths]
-        return self._against(users, batch.wanted)
+        return Seen(vectors, kinds, (torch.arange(time + 1) <= batch.lengths.unsqueeze(1)).long())
 
     def _against(self, users: Tensor, taken: Tensor) -> Tensor:
         among = self._batch.among

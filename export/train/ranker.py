@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -104,3 +106,17 @@ class LastUser(nn.Module):
         last = (mask.sum(1) - 1).clamp(min=0)
         user: Tensor = users[torch.arange(users.shape[0]), last]
         return user
+
+
+class TorchSession:
+    """A ranker in PyTorch as it is served, in the place of its ONNX session."""
+
+    def __init__(self, ranker: nn.Module) -> None:
+        self._last = LastUser(ranker).eval()
+
+    def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Run the model."""
+        with torch.inference_mode():
+            users = self._last(*(torch.from_numpy(feeds[n]) for n in ("vectors", "kinds", "mask")))
+        found: NDArray[np.float32] = users.numpy()
+        return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,13 @@ from export.train.ranker import Entry, Ranker
 class GruRanker(nn.Module):
     """A gated recurrent unit over the events (Hidasi et al., ICLR 2016). Called as `Ranker` is."""
 
-    def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
+    def __init__(self, dimensions: int, max_length: int, *, widening: int = 2, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
         super().__init__()
+        width = widening * dimensions
         self.entry = Entry(dimensions, dropout)
-        self.gru = nn.GRU(dimensions, 2 * dimensions, batch_first=True)
-        self.norm_out = nn.LayerNorm(2 * dimensions)
-        self.out = nn.Linear(2 * dimensions, dimensions)
+        self.gru = nn.GRU(dimensions, width, batch_first=True)
+        self.norm_out = nn.LayerNorm(width)
+        self.out = nn.Linear(width, dimensions)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG002 (padding comes last)
@@ -66,6 +68,16 @@ RANKERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MlpRanker,
     "mean": MeanRanker,
 }
+
+SMALL: dict[str, Callable[..., nn.Module]] = {  # half as many layers, half the state
+    "transformer": partial(Ranker, layers=1),
+    "gru": partial(GruRanker, widening=1),
+}
+
+
+def make_small(kind: str, dimensions: int, max_length: int) -> nn.Module:
+    """The small form of a ranker of that kind, with fresh weights; called as that is."""
+    return SMALL[kind](dimensions, max_length, dropout=0.0)
 
 
 def make_ranker(kind: str, dimensions: int, max_length: int, dropout: float = 0.2) -> nn.Module:

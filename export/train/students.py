@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -16,23 +16,25 @@ from transformers import BertConfig, BertModel
 from export.errors import ExportError
 from export.train.encoder import TextEncoder
 from export.train.static import StaticEncoder
+from export.train.words import Factorised, put_factors
 
 STATIC = "static"
 LADDER = "students.json"
 _WEIGHTS, _RECORD = "student.safetensors", "student.json"
-_NAME = re.compile(r"bert([1-9]\d*)(?:x([1-9]\d*))?")
+_NAME = re.compile(r"bert([1-9]\d*)(?:x([1-9]\d*)(?:e([1-9]\d*))?)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A student's shape: layers (0: no transformer) and width (0: the teacher's)."""
+    """A student's shape: layers (0: no transformer), width (0: the teacher's) and that of its table (0: the same)."""
 
     layers: int
     width: int = 0
+    words: int = 0
 
     @classmethod
     def parse(cls, name: str) -> Rung:
-        """Read "bert3", "bert2x192" or "static".
+        """Read "bert3", "bert2x192", "bert2x192e64" or "static".
 
         Raises:
             ExportError: the name is none of these.
@@ -41,13 +43,16 @@ class Rung:
             return cls(0)
         found = _NAME.fullmatch(name)
         if found is None:
-            raise ExportError(f"{name!r} is no student: bert<layers>, bert<layers>x<width> or static")
-        return cls(int(found[1]), int(found[2] or 0))
+            raise ExportError(f"{name!r} is no student: bert<layers>[x<width>[e<width of its table>]] or static")
+        rung = cls(int(found[1]), int(found[2] or 0), int(found[3] or 0))
+        if rung.words and rung.words >= rung.width:
+            raise ExportError(f"{name!r}: a table of width {rung.words} must be narrower than the student")
+        return rung
 
     @property
     def name(self) -> str:
         """As `parse` reads it."""
-        width = f"x{self.width}" if self.width else ""
+        width = (f"x{self.width}" if self.width else "") + (f"e{self.words}" if self.words else "")
         return f"bert{self.layers}{width}" if self.layers else STATIC
 
 
@@ -65,9 +70,16 @@ class Record:
 
 
 def ladder(names: Iterable[str], layers: int, hidden: int) -> list[Rung]:
-    """The rungs that a teacher of this size has: none deeper than it, none twice, none narrowed to its own width."""
+    """The rungs that a teacher of this size has: none deeper than it, none twice, none narrowed to its own width.
+
+    Raises:
+        ExportError: a name is no student, or one is deeper than one before it, from which it would have to start.
+    """
     rungs = [Rung.parse(name) for name in names]
-    fitting = [Rung(min(rung.layers, layers), rung.width) for rung in rungs if rung.width < hidden]
+    fitting = [replace(rung, layers=min(rung.layers, layers)) for rung in rungs if rung.width < hidden]
+    depths = [rung.layers for rung in fitting if rung.layers]
+    if depths != sorted(depths, reverse=True):
+        raise ExportError("--ladder: name the students from deep to shallow: each starts from those before it")
     return list(dict.fromkeys(fitting))
 
 
@@ -103,6 +115,8 @@ def load_one(folder: Path) -> TextEncoder | StaticEncoder:
     else:
         config = BertConfig.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
         trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+        if short := getattr(config, "word_width", 0):
+            put_factors(trunk, Factorised(config.vocab_size, short, config.hidden_size))
         student = TextEncoder(trunk, record.dimensions)
     student.load_state_dict(weights)
     return student.eval()

@@ -17,7 +17,7 @@ from export.evaluate import verify
 from export.package.publish import check_answers
 from export.quality import Quality
 from export.stage import Job
-from server.models.bundle import load_bundle
+from server.models.bundle import file_hash, load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.checkpoints import save_bert
 from tests.conftest import ROOT
@@ -45,6 +45,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(own: Path) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / "artifacts")]
     flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
+    flags += ["--vocabulary", "used", "--small-ranker", "always", "--ladder", "bert1,bert1x32e8,static"]
     return [sys.executable, "-m", "export", *flags, "--allow-lossy"]
 
 
@@ -61,6 +62,9 @@ def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) 
     with serving(own / "artifacts" / "own") as server:
         reply = server.stub.Recommend(pb.RecommendRequest(query="a good red lamp", top_k=3), timeout=10)
         assert (len(reply.items), reply.bundle, reply.version) == (3, "own", 1)
+    bundle = load_bundle(own / "artifacts" / "own")
+    assert bundle.manifest.files["ranker.onnx"] == file_hash(stages / "onnx" / "ranker.small.onnx")
+    assert bundle.manifest.quality["pieces"] == {"kept": 18, "of": 18}  # whole words alone: none could be spelled
     subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
 

@@ -21,6 +21,7 @@ from export.compress.norms import vectorise_norms
 from export.compress.trace import fuse, measure_parity, trace
 from export.errors import ExportError
 from export.train.encoder import TextEncoder
+from export.train.words import factorise, multiplied
 from server.models.encoder import EncoderModel
 from server.models.session import open_session
 from tests.checkpoints import bert
@@ -98,6 +99,32 @@ def test_int8_keeps_the_vectors_and_is_the_same_in_any_batch(
     vectors = alone(model, rows())
     assert mean_cosine(vectors, exact) >= 0.998
     assert invariance(model, rows(), vectors) <= gates.GATES.max_invariance
+
+
+def test_table_of_low_rank_is_written_as_two_factors(tmp_path: Path) -> None:
+    narrow, rank = module(), 8
+    factorise(narrow.trunk, rank)
+    fused, ids = tmp_path / "fused.onnx", torch.ones(2, 3, dtype=torch.int64)
+    trace(multiplied(narrow), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", fused)
+    fuse(fused, narrow.trunk.config, fused)
+    assert gates.fusion(count_operators(fused), _LAYERS) == []
+    vectorise_norms(fused, tmp_path / "fp32.onnx", rank)
+    assert measure_parity(narrow, tmp_path / "fp32.onnx", rows()) <= gates.GATES.max_parity
+    sizes = {}
+    for words in (0, rank):
+        path = tmp_path / f"int8.{words}.onnx"
+        quantise_bert(fused, path, observe(fused, rows()), FORMS[0], words)
+        sizes[words] = path.stat().st_size
+    exact, small = (alone(encoder(tmp_path / name), rows()) for name in ("fp32.onnx", f"int8.{rank}.onnx"))
+    assert mean_cosine(small, exact) >= gates.GATES.min_cosine
+    assert invariance(encoder(path), rows(), small) <= gates.GATES.max_invariance
+    assert sizes[0] - sizes[rank] > 0.5 * _WORDS * (64 - rank)
+
+
+def test_table_of_higher_rank_is_seen_in_the_parity(fused: Path, tmp_path: Path) -> None:
+    """Negative control: two factors cannot say it."""
+    vectorise_norms(fused, tmp_path / "fp32.onnx", 8)
+    assert measure_parity(module(), tmp_path / "fp32.onnx", rows()) > gates.GATES.max_parity
 
 
 def test_int8_multiplies_every_layer_in_integers(fused: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
-from export.evaluate.record import Lists, OtherProtocol, Quality, TeacherRecord, VariantRecord
+from export.evaluate.record import Lists, OtherProtocol, Pieces, Quality, RankerRecord, TeacherRecord, VariantRecord
 from export.package import svg
 from export.package.card import write_card
 from export.package.ladder import WIDTH, as_json, remarks, table
@@ -126,6 +126,27 @@ def test_table_has_every_rung_and_says_who_is_not_shipped_and_why(quality: Quali
     assert any(
         line.startswith("static-fp32 is not shipped: text 0.700, 0.200 short of 0.900") for line in remarks(quality)
     )
+
+
+def ranker(name: str, kept: dict[str, Figure], *, shipped: bool, why: str) -> RankerRecord:
+    figures = {"megabytes": 1.2, "parity": 1e-6, "ms_batch1": 0.31, "users_per_s_core": 4_000.0}
+    return RankerRecord(name=name, file=f"{name}.onnx", retained=kept, shipped=shipped, why=why, **figures)
+
+
+def test_rankers_and_word_pieces_are_told(quality: Quality) -> None:
+    assert quality.ranker == "ranker.onnx"
+    big = ranker("ranker", {}, shipped=False, why="")
+    small = ranker("ranker.small", {"ids": Figure(0.99, 0.95, 1.03)}, shipped=True, why="ids 0.990 (at least 0.98)")
+    told = quality.model_copy(update={"rankers": [big, small], "pieces": Pieces(kept=8_000, of=30_522)})
+    assert told.ranker == "ranker.small.onnx"
+    lines = remarks(told)
+    assert "The students know 8,000 of the checkpoint's 30,522 word pieces (--vocabulary)." in lines
+    assert any(line.startswith("ranker.onnx does not serve: 1.20 MB, 0.310 ms a user") for line in lines)
+    assert any("keeps of the teacher's ids 0.9900" in line and line.endswith("(at least 0.98).") for line in lines)
+    found = as_json(told)
+    assert found["pieces"] == {"kept": 8_000, "of": 30_522}
+    assert [(row["name"], row["shipped"]) for row in found["rankers"]] == [("ranker", False), ("ranker.small", True)]
+    assert not any("word pieces" in line for line in remarks(quality))
 
 
 def test_card_and_page_have_the_figures_and_need_nothing_else(

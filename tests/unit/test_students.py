@@ -28,6 +28,7 @@ from export.train.narrow import narrow
 from export.train.static import StaticEncoder, fit
 from export.train.students import Rung, drop_layers, ladder, load_one, spread
 from export.train.teacher import Teacher, save_teacher
+from export.train.words import factorise, multiplied, word_table
 from tests.checkpoints import bert, save_bert
 
 _COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")
@@ -37,7 +38,7 @@ _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
 
 
 _NO_TOKENIZER: Any = None
-_LADDER = ("bert3", "bert2x16", "bert1", "static")
+_LADDER = ("bert3", "bert2x16", "bert2x16e8", "bert1", "static")
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +98,11 @@ def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) 
     assert [(r["kind"], r["layers"], r["hidden"]) for r in records] == [
         ("bert", [0, 1, 3], 32),
         ("bert", [0, 3], 16),
+        ("bert", [0, 3], 16),
         ("bert", [0], 32),
         ("static", [], 32),
     ]
-    assert [len(r["losses"]) for r in records] == [2, 2, 2, 4]
+    assert [len(r["losses"]) for r in records] == [2, 2, 2, 2, 4]
 
 
 def test_same_seed_same_students_and_other_seed_others(job: Job, tmp_path: Path, plan: None) -> None:
@@ -207,21 +209,31 @@ def test_relations_reach_the_lesson(job: Job) -> None:
     assert [distil._lesson(each)[1].relations for each in (job, asked)] == [0.0, 3.0]
 
 
-@pytest.mark.parametrize("name", ["bert3", "bert2x192", "static"])
+@pytest.mark.parametrize("name", ["bert3", "bert2x192", "bert2x192e64", "static"])
 def test_names_read_as_they_are_written(name: str) -> None:
     assert Rung.parse(name).name == name
 
 
-@pytest.mark.parametrize("name", ["bert", "bert0", "bert2x", "gru", "static2", "bert-3"])
+@pytest.mark.parametrize("name", ["bert", "bert0", "bert2x", "gru", "static2", "bert-3", "bert2e64", "bert2x192e"])
 def test_name_that_is_no_student_is_refused(name: str) -> None:
     with pytest.raises(ExportError, match="is no student"):
         Rung.parse(name)
+
+
+def test_table_as_wide_as_the_student_is_refused() -> None:
+    with pytest.raises(ExportError, match="narrower than the student"):
+        Rung.parse("bert2x64e64")
 
 
 def test_ladder_fits_the_teacher() -> None:
     names = ("bert4", "bert3", "bert2x192", "static")
     assert [r.name for r in ladder(names, 6, 384)] == list(names)
     assert [r.name for r in ladder(names, 2, 128)] == ["bert2", "static"]
+
+
+def test_ladder_that_goes_down_and_up_is_refused() -> None:
+    with pytest.raises(ExportError, match="from deep to shallow"):
+        ladder(("bert1", "static", "bert3"), 6, 384)
 
 
 def test_spread_keeps_first_and_last() -> None:
@@ -254,6 +266,23 @@ def test_narrow_student_keeps_heads_of_their_width(job: Job) -> None:
     assert len(wide.trunk.encoder.layer) == len(trunk.encoder.layer) == 4
     with pytest.raises(ExportError, match="multiple of 8"):
         narrow(wide, 12, [[2, 5, 3]])
+
+
+def test_factors_are_the_nearest_product_and_multiply_to_one_table(job: Job) -> None:
+    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    whole = wide.trunk.embeddings.word_embeddings.weight.detach().clone()
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(_TITLES)
+    before = vectors(wide, rows)
+    factorise(wide.trunk, 32)  # nothing is lost at the full rank
+    torch.testing.assert_close(vectors(wide, rows), before, atol=1e-5, rtol=0)
+    short = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    factorise(short.trunk, 8)
+    assert word_table(short.trunk).weight.shape == (len(_WORDS), 8)
+    one = multiplied(short)
+    torch.testing.assert_close(vectors(one, rows), vectors(short, rows), atol=1e-5, rtol=0)
+    lost = (one.trunk.embeddings.word_embeddings.weight - whole).square().sum()
+    torch.testing.assert_close(lost, torch.linalg.svdvals(whole)[8:].square().sum(), atol=1e-5, rtol=1e-3)
+    assert multiplied(one) is one
 
 
 def test_noise_is_the_seeds_and_never_nothing() -> None:

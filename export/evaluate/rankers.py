@@ -1,0 +1,41 @@
+"""Which ranker the bundle has: the teacher's, or the small one that was trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+from export.compress.rankers import RankerGraph, read_rankers
+from export.evaluate.ground import Ground
+from export.evaluate.metrics import Figure, Ranked, share
+from export.evaluate.models import served_rank
+from export.evaluate.record import RankerRecord
+from export.quality import QUALITY, Check
+from export.stage import Job
+
+
+def judge_rankers(job: Job, ground: Ground, teacher: Mapping[str, Ranked]) -> list[RankerRecord]:
+    """Every ranker with what it keeps of the teacher's answers behind the teacher's own vectors; one is shipped."""
+    folder = job.folder("onnx")
+    big, *others = read_rankers(folder)
+    records = []
+    for small in others:
+        rank = served_rank(folder / small.file, ground.teacher.items.shape[1])
+        subject = replace(ground.teacher, rank=rank)
+        answers = subject.answers(ground.tasks, subject.of_items(ground.tasks))
+        kept = {task: share(answers[task].ndcg, teacher[task].ndcg, ground.seed) for task in answers}
+        checks = QUALITY.check_ranker(_values(kept, big, small))
+        records.append(_record(small, kept, checks, is_wanted=job.settings.small_ranker == "always"))
+    is_small = any(record.shipped for record in records)
+    return [RankerRecord(**asdict(big), file=big.file, retained={}, shipped=not is_small, why=""), *records]
+
+
+def _values(kept: Mapping[str, Figure], big: RankerGraph, small: RankerGraph) -> dict[str, float]:
+    """What the gates look at."""
+    return {task: figure.mean for task, figure in kept.items()} | {"speed": big.ms_batch1 / small.ms_batch1}
+
+
+def _record(small: RankerGraph, kept: dict[str, Figure], checks: Sequence[Check], *, is_wanted: bool) -> RankerRecord:
+    failed = [str(check) for check in checks if not check.has_passed]
+    why = "; ".join(failed) or ", ".join(f"{check} (at least {check.threshold})" for check in checks)
+    return RankerRecord(**asdict(small), file=small.file, retained=kept, shipped=is_wanted or not failed, why=why)

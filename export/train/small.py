@@ -1,0 +1,133 @@
+"""A small ranker that answers as the teacher's does: trained on the user vectors that the teacher's ranker gives.
+
+It reads what the teacher's ranker read in training (histories of items and texts, queries behind and without one), and
+starts from those of its weights that it has, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.data.dataset import Dataset
+from export.data.phrases import Texts
+from export.data.split import split
+from export.errors import ExportError
+from export.stage import Job
+from export.train.examples import steps_per_epoch, windows
+from export.train.loss import Seen, Step
+from export.train.rankers import SMALL, make_small
+from export.train.teacher import Bank, Teacher, load_teacher
+from export.train.world import World
+
+_WEIGHTS, _SHAPE = "ranker.safetensors", "ranker.json"
+_BATCH, _RATE = 32, 2e-3
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """What both rankers read, batch by batch."""
+
+    world: World
+    bank: Bank
+    teacher: Teacher
+
+    @property
+    def length(self) -> int:
+        """Events of a window; one place is for the query."""
+        return self.teacher.max_length - 1
+
+    def steps(self) -> int:
+        """An upper bound of the batches in an epoch."""
+        return steps_per_epoch(self.world.split.train, self.length, _BATCH)
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Step]:
+        """Every history once, with as many queries."""
+        for window in windows(self.world.split.train, self.length, _BATCH, rng):
+            yield Step(self.teacher, self.bank, self.world.batch(window, _BATCH, rng), "softmax")
+
+
+def run(job: Job, out: Path) -> None:
+    """Write ranker.safetensors and ranker.json.
+
+    Raises:
+        ExportError: the teacher's ranker has no small form.
+    """
+    teacher = load_teacher(job.folder("finetune"))
+    if teacher.kind not in SMALL:
+        have = " or ".join(SMALL)
+        raise ExportError(f"--small-ranker: there is none of {teacher.kind}: leave it at 'never', or --ranker {have}")
+    torch.manual_seed(job.settings.seed)
+    small, lesson = _start(teacher), _lesson(job, teacher)
+    losses = list(_train(job, small, lesson))
+    save_file({name: tensor.contiguous() for name, tensor in small.state_dict().items()}, out / _WEIGHTS)
+    shape = {"kind": teacher.kind, "dimensions": teacher.projection.out_features, "max_length": teacher.max_length}
+    (out / _SHAPE).write_text(json.dumps({"shape": shape, "losses": losses}, indent=1))
+
+
+def load_small(folder: Path) -> nn.Module | None:
+    """Read what `run` wrote; None where no small ranker was trained."""
+    if not (folder / _SHAPE).exists():
+        return None
+    small = make_small(**json.loads((folder / _SHAPE).read_text())["shape"])
+    small.load_state_dict(load_file(folder / _WEIGHTS))
+    return small.eval()
+
+
+def _lesson(job: Job, teacher: Teacher) -> _Lesson:
+    texts, settings = Texts.load(job.folder("data")), job.settings
+    negatives = None if settings.loss == "softmax" else settings.negatives
+    world = World(split(Dataset.load(job.folder("data")), settings.protocol), texts, texts, negatives)
+    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
+    return _Lesson(world, bank, teacher.requires_grad_(requires_grad=False))
+
+
+def _start(teacher: Teacher) -> nn.Module:
+    """With the teacher's weights where both have them in the same shape; no dropout: the target is fixed."""
+    small = make_small(teacher.kind, teacher.projection.out_features, teacher.max_length)
+    own, theirs = small.state_dict(), teacher.ranker.state_dict()
+    shared = {name: theirs[name] for name in own if name in theirs and theirs[name].shape == own[name].shape}
+    small.load_state_dict(own | shared)
+    return small.eval()
+
+
+def _train(job: Job, small: nn.Module, lesson: _Lesson) -> Iterator[float]:
+    """Train; yields the mean loss of each epoch."""
+    epochs, rng = job.settings.plan.distil_epochs, np.random.default_rng(job.settings.seed)
+    total = epochs * lesson.steps()
+    optimiser = torch.optim.AdamW(small.parameters(), lr=_RATE, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total + 1, pct_start=0.1, cycle_momentum=False)
+    with job.progress("distil ranker", total) as step:
+        for _ in range(epochs):
+            losses = []
+            for read in lesson.epoch(rng):
+                loss = sum(
+                    (_apart(lesson.teacher, small, seen, read.items) for seen in read.all_seen()), torch.zeros(())
+                )
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+                losses.append(loss.item())
+                step()
+            yield sum(losses) / len(losses)
+
+
+def _apart(teacher: Teacher, small: nn.Module, seen: Seen, items: Tensor) -> Tensor:
+    """KL divergence of the answers, and squared distance of the user vectors as a share of their squared length."""
+    there = seen.mask > 0
+    with torch.no_grad():
+        wanted = teacher.ranker(*seen)[there]
+    users = small(*seen)[there]
+    near, target = ((vectors @ items.T).log_softmax(-1) for vectors in (users, wanted))
+    kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
+    far: Tensor = kl + (users - wanted).square().sum(-1).mean() / wanted.square().sum(-1).mean()
+    return far
