@@ -23,7 +23,7 @@ from prometheus_client import start_http_server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.api.calls import Calls
-from server.api.convert import InputLimits
+from server.api.convert import InputLimits, forget_items
 from server.api.deadlines import Deadlines
 from server.api.desk import Desk
 from server.api.edge import Doors, Edge
@@ -178,7 +178,7 @@ class App:
     def _all_methods(self) -> Methods:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
-        edge = Edge(_requests(), self.metrics, self.doors, streams, Journal(self._traces), self._desk)
+        edge = Edge(_requests(), self.metrics, self.doors, streams, Journal(self._traces), self._deadlines, self._desk)
         methods = Methods(edge.wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
@@ -229,6 +229,7 @@ class App:
     def _bundles_changed(self) -> None:
         """Say so, and take what lives as long as a bundle from the garbage collector: a full run took 40 ms."""
         self._show_health()
+        forget_items()
         gc.unfreeze()
         gc.collect()
         gc.freeze()

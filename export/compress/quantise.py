@@ -184,7 +184,7 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
     pace = paces.get(graph.name)
     failed = gates.at_most("batch invariance", changed, gates.GATES.max_invariance)
     if not graph.is_fp32:
-        share = size / (out / f"encoder.{fp32}.onnx").stat().st_size
+        share = size / _exact(job, out, graph).stat().st_size
         faster = pace.speedup(paces[fp32]) if pace else None
         failed += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
     refused, exception = gates.verdict(failed, allow_lossy=job.settings.allow_lossy)
@@ -206,6 +206,13 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
         exception=exception,
         form=graph.form,
     )
+
+
+def _exact(job: Job, out: Path, graph: Made) -> Path:
+    """The fp32 graph that a smaller precision was made of: only fp32 and int8 have a table in two factors."""
+    if graph.student.words and graph.precision != "int8":
+        return job.folder("onnx") / graph.student.graph
+    return out / f"encoder.{graph.student.name}-fp32.onnx"
 
 
 def describe(variant: Variant) -> str:

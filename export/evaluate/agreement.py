@@ -13,7 +13,7 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts, unseen
 from export.evaluate.assemble import assemble_agreement
 from export.evaluate.metrics import Figure, best, figure
-from export.evaluate.models import served_encode, torch_encode
+from export.evaluate.models import served_encode, served_rank, torch_encode
 from export.evaluate.record import RECORD
 from export.evaluate.subject import Vectors
 from export.stage import Job
@@ -21,6 +21,7 @@ from export.train.encoder import teacher_checkpoint
 from export.train.teacher import load_teacher
 from export.variants import graphs
 from server.errors import ProviderError
+from server.models.ranker import Kind, UserSequence
 from server.models.tokenizer import Tokenizer
 
 _SAMPLE = 32  # texts whose answers the packaged bundle must repeat
@@ -51,7 +52,9 @@ def run(job: Job, out: Path) -> None:
     quality = assemble_agreement(job, [variant for variant, _ in variants], kept, len(asked))
     np.save(out / "vectors.npy", items, allow_pickle=False)
     ids = [item.id for item in Dataset.load(job.folder("data")).items]
-    answers = vectors[quality.default["cpu"].name][:_SAMPLE] @ items.T
+    rank = served_rank(job.folder("onnx") / quality.ranker, items.shape[1])
+    served = vectors[quality.default["cpu"].name][:_SAMPLE]
+    answers = rank([UserSequence([vector], [Kind.TEXT]) for vector in served]) @ items.T
     expected = [
         {"texts": [text], "seen": [], "top": [ids[n] for n in best(row)]}
         for text, row in zip(asked[:_SAMPLE], answers, strict=True)

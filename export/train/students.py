@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -69,17 +69,20 @@ class Record:
     losses: list[float] = field(default_factory=list)
 
 
-def ladder(names: Iterable[str], layers: int, hidden: int) -> list[Rung]:
+def ladder(names: Sequence[str], layers: int, hidden: int) -> list[Rung]:
     """The rungs that a teacher of this size has: none deeper than it, none twice, none narrowed to its own width.
 
     Raises:
-        ExportError: a name is no student, or one is deeper than one before it, from which it would have to start.
+        ExportError: a name is no student, one is deeper than one before it, from which it would have to start, or all
+            are too wide.
     """
     rungs = [Rung.parse(name) for name in names]
     fitting = [replace(rung, layers=min(rung.layers, layers)) for rung in rungs if rung.width < hidden]
     depths = [rung.layers for rung in fitting if rung.layers]
     if depths != sorted(depths, reverse=True):
         raise ExportError("--ladder: name the students from deep to shallow: each starts from those before it")
+    if not fitting:
+        raise ExportError(f"--ladder: {', '.join(names)} is not narrower than the teacher's {hidden}: name another")
     return list(dict.fromkeys(fitting))
 
 

@@ -94,6 +94,11 @@ def check_text(text: str, field: str, limits: InputLimits) -> str:
     return text
 
 
+def forget_items() -> None:
+    """Keep nothing of items whose bundle may have gone."""
+    _without_score.cache_clear()
+
+
 def to_response(answer: Recommendation, bundle: str, version: int) -> pb.RecommendResponse:
     """The ranking as a message."""
     message = pb.RecommendResponse(

@@ -87,12 +87,15 @@ class Desk(ThreadPoolExecutor):
     def take(self, visit: Visit, size: int) -> None:
         """The request is there: begin to answer it."""
         if size <= _INLINE_BYTES and visit.behaviour.is_quick:
-            self.go_on(visit)
+            self.go_on(visit, is_poller=True)
         else:
             self._large.submit(self.go_on, visit)
 
-    def go_on(self, visit: Visit) -> None:
-        """Run the visit's coroutine to its end, or up to a call that has to be waited for."""
+    def go_on(self, visit: Visit, *, is_poller: bool = False) -> None:
+        """Run the visit's coroutine to its end, or up to a call that has to be waited for.
+
+        What comes after the call, a search and the answer for each entry of a list, is nothing for the polling thread.
+        """
         if self._notes:
             self._notes.put(visit.works)
         try:
@@ -104,6 +107,9 @@ class Desk(ThreadPoolExecutor):
                 if call.then(partial(self._resume, visit, call)):
                     return
                 self._deadlines.forget(call)
+                if is_poller:
+                    self._through.put(visit)
+                    return
         except StopIteration as end:
             visit.answer(end.value)
         except BaseException:  # noqa: BLE001 (the edge has told of it and set the status; this thread serves others)

@@ -8,22 +8,30 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
+from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.api.desk import Desk
 from server.api.journal import Journal, request_id
+from server.api.methods import Handler
 from server.api.status import code_of, to_status
 from server.api.wire import decode
 from server.errors import Cancelled, Overloaded, SwiftrecError
 from server.pipeline.call import Call, finish
 from server.telemetry.metrics import Metrics
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+# They block nothing and have places of their own: a server that is full is alive.
+_PROBES = {
+    "/grpc.health.v1.Health/Check",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+}
+_PROBES_AT_ONCE = 64
 _INTERNAL = "internal error; the server's log has the reason under request id "
 
 
@@ -102,7 +110,9 @@ class Edge:
         doors: bound the calls that run.
         streams: bound the streams among them, since each holds a thread for as long as it is open.
         journal: told of each call that has ended.
+        deadlines: end calls whose only request does not come.
         desk: takes unary calls; None: each takes a thread.
+        silence_s: how long such a request is waited for.
     """
 
     def __init__(
@@ -111,11 +121,14 @@ class Edge:
         metrics: Metrics,
         doors: Doors,
         streams: Doors,
-        journal: Journal | None = None,
+        journal: Journal,
+        deadlines: Deadlines,
         desk: Desk | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._requests, self._metrics, self._doors, self._streams = requests, metrics, doors, streams
-        self._journal, self._desk = journal or Journal(), desk
+        self._journal, self._deadlines, self._desk, self._silence_s = journal, deadlines, desk, silence_s
+        self._probes = Doors(_PROBES_AT_ONCE, lambda: 0.0)
         self._ok = {name: metrics.calls.labels(_short(name), "OK") for name in requests}
 
     def wrap(self, name: str, handler: Handler) -> Handler:
@@ -125,7 +138,7 @@ class Edge:
             waits = inspect.iscoroutinefunction(handler.unary_unary)
             behaviour = handler.unary_unary if waits else _at_once(handler.unary_unary)
             begin, missed = partial(self._unary, name, kind, behaviour), partial(self._missed, name)
-            unary = Awaited(begin, self._desk, is_quick=waits, missed=missed)
+            unary = Awaited(begin, self._desk, is_quick=waits or name in _PROBES, missed=missed)
             return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
         if handler.stream_stream is not None and kind is not None:
             stream = partial(self._stream, name, kind, handler.stream_stream)
@@ -136,9 +149,28 @@ class Edge:
                 both, handler.request_deserializer, handler.response_serializer
             )
         if handler.unary_stream is not None:
-            down = partial(self._bound, name, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(down, handler.request_deserializer, handler.response_serializer)
+            # As a stream it takes its place before its request is there; gRPC waits for one in a thread, without end.
+            down = partial(self._bound, name, partial(self._of_one, handler.unary_stream))
+            return grpc.stream_stream_rpc_method_handler(
+                down, handler.request_deserializer, handler.response_serializer
+            )
         return handler
+
+    def _of_one(
+        self,
+        behaviour: Callable[[Any, grpc.ServicerContext], Iterator[Any]],
+        messages: Iterator[Any],
+        context: grpc.ServicerContext,
+    ) -> Iterator[Any]:
+        silence = Timer(time.monotonic() + self._silence_s, context.cancel)
+        self._deadlines.watch(silence)
+        try:
+            message = next(messages, None)
+        finally:
+            self._deadlines.forget(silence)
+        if message is None:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
+        yield from behaviour(message, context)
 
     def _bound(
         self,
@@ -167,12 +199,13 @@ class Edge:
         context: grpc.ServicerContext,
     ) -> Any:  # noqa: ANN401 (any response type)
         started = time.monotonic()
+        doors = self._probes if name in _PROBES else self._doors
         try:
-            place = self._doors.enter()
+            place = doors.enter()
             try:
                 answer = await behaviour(decode(kind, data), context)
             finally:
-                self._doors.leave(place)
+                doors.leave(place)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
             self._refuse(name, error, context, started)
             return None

@@ -15,11 +15,10 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is g
 
     Args:
         wrap: (full method name, handler) -> the handler that serves.
-        unknown: answers methods that nobody registered; None leaves that to gRPC.
     """
 
-    def __init__(self, wrap: Callable[[str, Handler], Handler], unknown: Handler | None = None) -> None:
-        self._wrap, self._unknown = wrap, unknown
+    def __init__(self, wrap: Callable[[str, Handler], Handler]) -> None:
+        self._wrap = wrap
         self._services: dict[str, dict[str, Handler]] = {}
         self._all: dict[str, Handler] = {}
 
@@ -38,7 +37,7 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is g
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """The handler of a method by its full name."""
-        return self._all.get(handler_call_details.method, self._unknown)
+        return self._all.get(handler_call_details.method)
 
     def as_server(self) -> grpc.Server:
         """For generated code, which asks nothing else of a server than the two methods above."""

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf import descriptor_pool
 
 from server.api.deadlines import SILENCE_S, Deadlines, Timer
+from server.api.methods import Handler
 from server.config import ServerSettings
 from server.errors import ConfigError
 from server.telemetry.metrics import Metrics
@@ -26,7 +27,6 @@ DENIAL = "a valid token is needed: send it as metadata, authorization: Bearer TO
 MIN_TOKEN_CHARS = 16
 
 _log = logging.getLogger(__name__)
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
 T = TypeVar("T")
 
@@ -147,25 +147,26 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         """The same method for one request, unary or streaming its replies, within the bound."""
         if handler is None:
             return None
-        unary, streaming = handler.unary_unary, handler.unary_stream
+        unary, streaming = handler.unary_unary, handler.stream_stream
 
-        def call(requests: Iterable[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             if not self._open.acquire(blocking=False):
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls without a token; try again")
             silence = Timer(time.monotonic() + self._silence_s, context.cancel)
             self._deadlines.watch(silence)
             try:
-                for request in requests:
-                    self._deadlines.forget(silence)
-                    if unary:
-                        yield unary(request, context)
-                    elif streaming:
-                        yield from streaming(request, context)
-                    return
+                request = next(requests, None)
+                self._deadlines.forget(silence)
+                if request is None:
+                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
+                if streaming:
+                    yield from streaming(iter((request,)), context)
+                answer = unary(request, context) if unary else None
             finally:
                 self._deadlines.forget(silence)
                 self._open.release()
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
+            if answer is not None:  # after the place was given back: the client may have the answer before we go on
+                yield answer
 
         return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 

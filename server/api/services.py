@@ -64,7 +64,11 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
             answers = await self._many(bundle, version, [request for _, request in members], caller.call())
             for (place, _), answer in zip(members, answers, strict=True):
                 results[place] = answer
-        return pb.BatchRecommendResponse(results=[_entry(result) for result in results if result is not None])
+        reply = pb.BatchRecommendResponse()
+        for result in results:
+            if result is not None:
+                _write(result, reply.results.add())
+        return reply
 
     def StreamRecommend(
         self, request_iterator: Iterator[pb.StreamRecommendRequest], context: grpc.ServicerContext
@@ -77,7 +81,9 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
                 result: _Result = await self._one(message.request, caller.call())
             except SwiftrecError as error:
                 result = error
-            return pb.StreamRecommendResponse(result=_entry(result))
+            reply = pb.StreamRecommendResponse()
+            _write(result, reply.result)
+            return reply
 
         return in_order(request_iterator, answer)
 
@@ -136,8 +142,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
 
-def _entry(result: _Result) -> pb.BatchRecommendResult:
+def _write(result: _Result, entry: pb.BatchRecommendResult) -> None:
     if isinstance(result, pb.RecommendResponse):
-        return pb.BatchRecommendResult(response=result)
-    field = result.field[:256] if isinstance(result, InvalidRequest) else ""
-    return pb.BatchRecommendResult(error=pb.EntryError(code=code_of(result), message=sentence(result), field=field))
+        entry.response.CopyFrom(result)
+        return
+    entry.error.code, entry.error.message = code_of(result), sentence(result)
+    if isinstance(result, InvalidRequest):
+        entry.error.field = result.field[:256]

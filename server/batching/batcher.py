@@ -71,14 +71,15 @@ class Batcher(Generic[P, R]):
             thread.start()
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Refuse new jobs, finish what waits, end the threads; without waiting longer than `timeout_s` for each."""
+        """Refuse new jobs, finish what waits, end the threads; without waiting longer than `timeout_s`."""
         with self._lock:
             self._is_open = False
             bells, self._idle = self._idle, []
         for bell in bells:
             bell.release()
+        end = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(end and max(0.0, end - time.monotonic()))
 
     def submit(
         self,

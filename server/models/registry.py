@@ -281,6 +281,7 @@ class Registry(Generic[E]):
         staying = {version: served for version, served in engines.items() if version == keep}
         others = {other: table for other, table in self._served.items() if other != name}
         self._served = others | ({name: staying} if staying else {})
+        self._changed()  # before the wait: who asks for it is told at once that it serves no more
         for served in leaving:
             served.leave()
         for served in leaving:

@@ -11,7 +11,7 @@ from export.config import ExportSettings
 from export.train.options import TRAINING
 from tests.conftest import ROOT
 
-_OPTIONS = (*TRAINING, "relations", "seed", "protocol")
+_OPTIONS = sorted({*TRAINING, *ExportSettings.model_fields} - {"stage", "as_json"})
 _DOCS = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 
@@ -34,3 +34,11 @@ def test_make_passes_teachers_and_other_flags_on(target: str) -> None:
     assert re.search(r"-m export (report )?--preset quick --name movielens-quick +--teachers 3 --trunk all", said)
     plain = subprocess.run(command[:3], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--teachers" not in plain
+
+
+@pytest.mark.parametrize("flags", ["--protocol time", "--seed 3 --protocol=time"])
+def test_protocol_has_a_bundle_of_its_own_through_make_too(flags: str) -> None:
+    command = ["make", "-n", "serve", f"EXPORT_FLAGS={flags}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--name movielens-quick-time " in said
+    assert '--bundle "artifacts/movielens-quick-time"' in said
