@@ -60,7 +60,9 @@ def choose_pieces(facts: Facts, rows: Iterable[Sequence[int]], most: int) -> lis
     `rows` are the token ids of every text that must be cut as before. Vocabularies have frequent words first.
     """
     vocabulary: dict[str, int] = facts["model"]["vocab"]
-    needed = _needed(facts).union(*rows)
+    needed = _needed(facts)
+    for row in rows:
+        needed.update(row)
     others = sorted(n for piece, n in vocabulary.items() if n not in needed and not piece.startswith("["))  # [unused1]
     return sorted([*needed, *others[: max(0, most - len(needed))]])
 

@@ -8,6 +8,7 @@ from export.evaluate.baselines import POPULARITY, Baseline, fit_baselines, popul
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, figure, rank
 from export.evaluate.record import OtherProtocol
+from export.evaluate.tasks import some_cases
 
 FROZEN = "frozen encoder"
 ORACLE = "popularity, cold counted"
@@ -49,11 +50,12 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
     except DataError as error:
         return OtherProtocol(protocol=name, cases=0, ndcg={}, remark=f"Not measured: {error}.")
     items = len(ground.dataset.items)
+    cases = some_cases(parts.warm, items, ground.seed)
     ndcg = {
-        baseline: figure(_rank(score, parts.warm, items).ndcg, ground.seed)
+        baseline: figure(_rank(score, cases, items).ndcg, ground.seed)
         for baseline, score in fit_baselines(parts.known, items).items()
     }
-    return OtherProtocol(protocol=name, cases=len(parts.warm.wanted), ndcg=ndcg, remark=_DISHONEST[name])
+    return OtherProtocol(protocol=name, cases=len(cases.wanted), ndcg=ndcg, remark=_DISHONEST[name])
 
 
 def _rank(score: Baseline, cases: Cases, items: int) -> Ranked:

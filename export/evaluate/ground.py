@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import COLD_SHARE, Split, split
+from export.data.split import Split
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
 from export.evaluate.models import torch_encode, torch_rank
@@ -21,7 +21,7 @@ from export.evaluate.record import Group, Lists
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.tasks import Tasks, make_tasks
 from export.stage import Job
-from export.train.adopt import is_adopted
+from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
 from export.train.teacher import load_teacher
 from server.models.ranker import Kind, UserSequence
@@ -53,8 +53,7 @@ class Ground:
         """Read the earlier stages."""
         data, seed = job.folder("data"), job.settings.seed
         dataset, texts = Dataset.load(data), Texts.load(data)
-        # Nothing was kept from a recommender that came in trained.
-        parts = split(dataset, job.settings.protocol, cold_share=0.0 if is_adopted(job) else COLD_SHARE)
+        parts = parts_of(job, dataset)
         teacher = _teacher(job, texts)
         frozen = _frozen(job, texts) if len(dataset.items) <= MAX_FROZEN else None
         return cls(

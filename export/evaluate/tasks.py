@@ -41,20 +41,21 @@ class Tasks:
 def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks:
     """The same seed gives the same tasks."""
     rng = random.Random(seed + _NOISE_SEED)  # noqa: S311 (no secret)
-    most = min(_MAX_CASES, max(_MIN_CASES, _MAX_SCORES // len(dataset.items)))
-    warm = _sample(split.warm, most, seed)
+    warm = some_cases(split.warm, len(dataset.items), seed)
     noun = dataset.nouns[0]
     is_usable = _usable(dataset.items)
     return Tasks(
         warm=warm,
-        cold=_sample(split.unseen, most, seed),
+        cold=some_cases(split.unseen, len(dataset.items), seed),
         titles=texts.variants[1],
         noisy=[corrupt(title, rng) for title in texts.variants[1]],
         queries=[_description(dataset.items[n], noun, is_usable, rng) for n in warm.wanted.tolist()],
     )
 
 
-def _sample(cases: Cases, most: int, seed: int) -> Cases:
+def some_cases(cases: Cases, items: int, seed: int) -> Cases:
+    """All cases, or as many drawn as may be ranked among so many items."""
+    most = min(_MAX_CASES, max(_MIN_CASES, _MAX_SCORES // items))
     if len(cases.wanted) <= most:
         return cases
     drawn = np.sort(np.random.default_rng(seed).permutation(len(cases.wanted))[:most])

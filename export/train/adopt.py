@@ -8,6 +8,7 @@ their texts is left behind, since the items may be others now.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from export.data.dataset import Dataset
 from export.data.head import Head
 from export.data.heads import OWN
 from export.data.phrases import Texts
+from export.data.split import COLD_SHARE, Split, split
 from export.errors import CheckpointError
 from export.stage import Job
 from export.train.encoder import load_tokenizer
@@ -30,6 +32,21 @@ from export.train.trunk import MovingTrunk
 def is_adopted(job: Job) -> bool:
     """Whether the checkpoint of this job is a recommender that is taken as it is."""
     return Head.load(job.folder("data") / "checkpoint") is not None
+
+
+def parts_of(job: Job, dataset: Dataset) -> Split:
+    """What trains and what tests; nothing was kept from a recommender that came in trained.
+
+    Raises:
+        DataError: too few users have histories that are long enough.
+    """
+    return split(dataset, job.settings.protocol, cold_share=0.0 if is_adopted(job) else COLD_SHARE)
+
+
+def ranker_of(checkpoint: Path) -> str:
+    """The kind of the ranker that an adopted recommender comes with: a teacher's own, or one that averages."""
+    own = checkpoint / OWN[0]
+    return str(json.loads(own.read_text())["ranker"]) if own.exists() else "mean"
 
 
 def adopt(job: Job, out: Path) -> None:

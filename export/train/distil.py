@@ -33,7 +33,6 @@ from export.train.students import (
     spread,
 )
 from export.train.teacher import load_teacher
-from export.train.tokens import TokenRows
 from export.train.words import factorise, keep_pieces, word_table
 from server.models.tokenizer import Tokenizer
 
@@ -112,7 +111,8 @@ def _cut(job: Job, teacher: TextEncoder, lesson: Lesson, out: Path) -> tuple[Tex
         Vocabulary(size, size).save(out)
         return teacher, lesson
     facts = read_tokenizer(path)
-    texts = TokenRows(lesson.tokenizer, Texts.load(job.folder("data")).all)  # the lesson may have drawn some of them
+    every = Texts.load(job.folder("data")).all  # the lesson may have drawn some of them
+    texts = (row for text in every for row in lesson.tokenizer.encode([text]))
     spelled = (row for n in range(max(plan.distil_epochs, plan.static_epochs)) for row in lesson.spelled(n, _NOISY))
     kept = choose_pieces(facts, chain(texts, spelled), most)
     path.write_text(json.dumps(cut_tokenizer(facts, kept), ensure_ascii=False), encoding="utf-8")

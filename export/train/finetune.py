@@ -8,35 +8,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import split
 from export.data.vocabulary import read_tokenizer
-from export.errors import ExportError
 from export.stage import Job
+from export.train import small
 from export.train.absorb import Absorber
-from export.train.adopt import adopt, is_adopted
+from export.train.adopt import adopt, is_adopted, parts_of
 from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.epochs import Epochs
 from export.train.guide import Guides
-from export.train.newcomers import Crowd, place_newcomers
-from export.train.options import FULL_ITEMS
+from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
 from export.train.record import Curve
 from export.train.resume import Resume
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
 from export.train.trainer import Trainer
 from export.train.trunk import MovingTrunk
-from export.train.validate import users_of
-from export.train.world import World, with_noise
+from export.train.validate import some_users, users_of
+from export.train.world import World, negatives_of, with_noise
 from server.models.ranker import Kind
-
-_MAX_SCORES = 1 << 29  # of one step, users times items: 2 GB, and twice as much again for the gradient
 
 
 def run(job: Job, out: Path) -> None:
@@ -46,13 +42,15 @@ def run(job: Job, out: Path) -> None:
     """
     if job.settings.most_pieces is not None:  # what the next stage could not do is said before minutes of training
         read_tokenizer(job.folder("data") / "checkpoint" / "tokenizer.json")
+    if job.settings.has_small_ranker:
+        small.check(job)
     if is_adopted(job):
         adopt(job, out)
         return
     settings, data = job.settings, job.folder("data")
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
-    world = World(split(Dataset.load(data), settings.protocol), texts, ways, _negatives(settings, texts))
+    world = World(parts_of(job, Dataset.load(data)), texts, ways, negatives_of(settings, len(texts.variants[0])))
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
@@ -66,24 +64,6 @@ def run(job: Job, out: Path) -> None:
         np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
     shutil.rmtree(_resume_folder(job), ignore_errors=True)
-
-
-def _negatives(settings: ExportSettings, texts: Texts) -> int | None:
-    """How many items a step draws; None for the whole catalogue.
-
-    Raises:
-        ExportError: the whole catalogue was asked for, and would not fit into memory.
-    """
-    items = len(texts.variants[0])
-    cells = items * settings.batch * settings.plan.max_history
-    if settings.loss == "softmax" and cells > _MAX_SCORES:
-        raise ExportError(
-            f"--loss softmax over {items:,} items needs {3 * 4 * cells / 1e9:.0f} GB a step: use auto or sampled, or a "
-            "smaller --batch with --accumulate"
-        )
-    return (
-        None if settings.loss == "softmax" or (settings.loss == "auto" and items <= FULL_ITEMS) else settings.negatives
-    )
 
 
 def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
@@ -140,13 +120,20 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
 @torch.no_grad()
 def _place_newcomers(job: Job, world: World, trainer: Trainer, pooled: Tensor) -> None:
     """Put into the residuals of items that nobody took what their texts' vectors lack."""
-    teacher, split = trainer.teacher, world.split
+    teacher, is_taken = trainer.teacher, world.is_taken.cpu().numpy()
+    if not can_place(is_taken):
+        return
     texts = teacher.text_vectors(pooled[: world.items])
     items = texts + teacher.residual
-    users = torch.cat([*users_of(teacher, items, Kind.ITEM, split.train, teacher.max_length - 1)])
-    crowd = Crowd(users.cpu().numpy(), split.train, split.valid)
-    is_taken = world.is_taken.cpu().numpy()
-    plain = functional.normalize(trainer.plain, dim=-1).cpu().numpy()
+    train, valid = some_users(world.split, world.items)
+    users = torch.cat([*users_of(teacher, items, Kind.ITEM, train, teacher.max_length - 1)])
+    crowd = Crowd(users.cpu().numpy(), train, valid)
+
+    def plain(rows: NDArray[np.int64]) -> Vectors:
+        """Unit vectors of these items' texts before anything has moved."""
+        found: Vectors = functional.normalize(trainer.plain[torch.as_tensor(rows)], dim=-1).cpu().numpy()
+        return found
+
     placed = place_newcomers(plain, items.cpu().numpy(), is_taken, crowd, job.settings.seed)
     if placed is not None:
         teacher.residual[~world.is_taken] = torch.as_tensor(placed).to(texts) - texts[~world.is_taken]

@@ -12,6 +12,7 @@ took next are those that validate; nothing here sees a test.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,14 @@ from export.data.split import Histories
 
 Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Texts = Callable[[Rows], Vectors]
+"""Items, int64 [n] -> the vectors of their texts, float32 [n, hidden]."""
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the mean variance of a text vector's entries
 FOLDS = 10
-_MAX_SCORES = 20_000_000  # users times items: 160 MB for each of the few arrays of that size
-_MIN_USERS = 20
+_BLOCK = 65_536  # texts looked at a time: 200 MB at a width of 384
+_CELLS = 1 << 23  # scores held at a time: 67 MB for each of the few arrays of that size
 _EVEN = 1e-4  # damping of the vector that raises, for rankers whose users lie in no plane
 _REACH, _HALVINGS = 20.0, 50
 
@@ -36,7 +40,7 @@ class Crowd:
 
     vectors: Vectors
     histories: Histories
-    wanted: NDArray[np.int64]
+    wanted: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,13 @@ class _Sums:
     xy: Floats
 
     @classmethod
-    def of(cls, x: Vectors, y: Vectors) -> _Sums:
+    def of(cls, texts: Texts, items: Vectors, rows: Rows) -> _Sums:
+        """Of the given rows, one block after the other."""
+        blocks = (rows[part] for part in _blocks(rows))
+        return functools.reduce(_Sums.plus, (cls._block(texts(some), items[some]) for some in blocks))
+
+    @classmethod
+    def _block(cls, x: Vectors, y: Vectors) -> _Sums:
         a, b = x.astype(np.float64), y.astype(np.float64)
         return cls(len(a), a.sum(0), b.sum(0), a.T @ a, a.T @ b)
 
@@ -63,46 +73,58 @@ class _Sums:
     def _fields(self) -> tuple[Floats, ...]:
         return np.asarray(self.count), self.x, self.y, self.xx, self.xy
 
-    def map(self, at: Vectors, strength: float) -> Vectors:
-        """The regression's answer at `at` [rows, hidden]: [rows, d]."""
+    def map(self, texts: Texts, rows: Rows, strength: float) -> Vectors:
+        """The regression's answer at the given rows, [rows, d]."""
         x, y = self.x / self.count, self.y / self.count
         spread = self.xx / self.count - np.outer(x, x)
         damping = strength * np.trace(spread) / len(spread) * np.eye(len(spread))
-        weights = np.linalg.solve(spread + damping, self.xy / self.count - np.outer(x, y))
-        answer: Vectors = ((at - x) @ weights + y).astype(np.float32)
+        weights = np.linalg.solve(spread + damping, self.xy / self.count - np.outer(x, y)).astype(np.float32)
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        answer = np.empty((len(rows), len(y)), np.float32)
+        for part in _blocks(rows):
+            answer[part] = (texts(rows[part]) - x) @ weights + y
         return answer
 
 
+def _blocks(rows: Rows) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK))
+
+
+def can_place(is_taken: NDArray[np.bool_]) -> bool:
+    """Whether there are newcomers, and enough items that were taken to learn from."""
+    return int(is_taken.sum()) >= 2 * FOLDS and not is_taken.all()
+
+
 def place_newcomers(
-    texts: Vectors, items: Vectors, is_taken: NDArray[np.bool_], crowd: Crowd, seed: int
+    texts: Texts, items: Vectors, is_taken: NDArray[np.bool_], crowd: Crowd, seed: int
 ) -> Vectors | None:
     """Vectors of the items that nobody took, float32 [newcomers, d]; None if there are none or too little says where.
 
     Args:
-        texts: the checkpoint's own vectors of the items' texts, [items, hidden].
+        texts: the checkpoint's own vectors of the items' texts, asked for in blocks.
         items: item vectors, [items, d]; those of newcomers are not read.
         is_taken: whether anybody took the item in training.
         crowd: users, to whom what they took next was never shown in training.
-        seed: of the folds and of the sample of users.
+        seed: of the folds.
     """
-    taken = np.flatnonzero(is_taken)
-    if len(taken) < 2 * FOLDS or is_taken.all():
+    if not can_place(is_taken):
         return None
-    rng = np.random.default_rng(seed)
-    folds = rng.permutation(len(taken)) % FOLDS
-    held = _Held.of(_sample(crowd, len(taken), rng), items[taken], taken, folds)
+    taken = np.flatnonzero(is_taken)
+    folds = np.random.default_rng(seed).permutation(len(taken)) % FOLDS
+    held = _Held.of(crowd, items[taken], is_taken, folds)
     if not len(held.wanted):
         return None
-    parts = [_Sums.of(texts[taken[folds == n]], items[taken[folds == n]]) for n in range(FOLDS)]
+    parts = [_Sums.of(texts, items, taken[folds == n]) for n in range(FOLDS)]
     whole = functools.reduce(_Sums.plus, parts)
     trials = {}
     for strength in STRENGTHS:
-        mapped = np.empty_like(items[taken])
+        mapped = np.empty((len(taken), items.shape[1]), np.float32)
         for n, part in enumerate(parts):
-            mapped[folds == n] = whole.plus(part, -1.0).map(texts[taken[folds == n]], strength)
+            mapped[folds == n] = whole.plus(part, -1.0).map(texts, taken[folds == n], strength)
         trials[strength] = held.trial(mapped)
     best = min(STRENGTHS, key=lambda strength: trials[strength][0])
-    placed: Vectors = whole.map(texts[~is_taken], best) + np.float32(trials[best][1]) * raising(crowd.vectors)
+    placed = whole.map(texts, np.flatnonzero(~is_taken), best)
+    placed += np.float32(trials[best][1]) * raising(crowd.vectors)
     return placed
 
 
@@ -115,55 +137,67 @@ def raising(users: Vectors) -> Vectors:
     return found
 
 
-def _sample(crowd: Crowd, items: int, rng: np.random.Generator) -> Crowd:
-    some = np.sort(rng.permutation(len(crowd.wanted))[: max(_MIN_USERS, _MAX_SCORES // items)])
-    return Crowd(crowd.vectors[some], [crowd.histories[n] for n in some], crowd.wanted[some])
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
     """The users' softmax over the items that were taken, of which one fold at a time is held out and mapped.
 
     `totals` [users] is its logarithmic sum, `share` [users, folds] how much of it each fold has with its own vectors;
-    `wanted` are places among the items that were taken, `own` the logarithm of their chance.
+    `seen` and `wanted` are places among the items that were taken, `own` the logarithm of the chance of `wanted`.
     """
 
     users: Vectors
-    seen: NDArray[np.bool_]
-    folds: NDArray[np.int64]
-    wanted: NDArray[np.int64]
+    seen: list[Rows]
+    folds: Rows
+    wanted: Rows
     totals: Floats
     share: Floats
     own: Floats
 
     @classmethod
-    def of(cls, crowd: Crowd, items: Vectors, taken: NDArray[np.int64], folds: NDArray[np.int64]) -> _Held:
-        """Users whose wanted item was not taken in training are left out."""
-        kept = np.flatnonzero(np.isin(crowd.wanted, taken))
-        users, wanted = crowd.vectors[kept], np.searchsorted(taken, crowd.wanted[kept])
-        seen = np.zeros((len(kept), len(taken)), dtype=bool)
-        for row, n in zip(seen, kept, strict=True):
-            row[:] = np.isin(taken, crowd.histories[n])
-        seen[np.arange(len(kept)), wanted] = False  # some take the same item again
-        scores = np.where(seen, -np.inf, users @ items.T).astype(np.float64)
-        totals = np.logaddexp.reduce(scores, axis=1)
-        own = scores[np.arange(len(kept)), wanted] - totals
-        return cls(users, seen, folds, wanted, totals, _by_fold(np.exp(scores - totals[:, None]), folds), own)
+    def of(cls, crowd: Crowd, items: Vectors, is_taken: NDArray[np.bool_], folds: Rows) -> _Held:
+        """Users whose wanted item was not taken in training are left out; `items` are those that were taken."""
+        kept, place = np.flatnonzero(is_taken[crowd.wanted]), np.cumsum(is_taken) - 1
+        users, wanted = crowd.vectors[kept], place[crowd.wanted[kept]]
+        seen = []
+        for n in kept:
+            history = crowd.histories[n]
+            seen.append(place[history[is_taken[history] & (history != crowd.wanted[n])]])  # some take it again
+        totals, own, share = np.empty(len(kept)), np.empty(len(kept)), np.empty((len(kept), FOLDS))
+        for part, scores in _scores(users, seen, items):
+            totals[part] = np.logaddexp.reduce(scores, axis=1)
+            scores -= totals[part, None]
+            own[part] = scores[np.arange(len(scores)), wanted[part]]
+            share[part] = _by_fold(np.exp(scores), folds)
+        return cls(users, seen, folds, wanted, totals, share, own)
 
     def trial(self, mapped: Vectors) -> tuple[float, float]:
         """With the held items at `mapped`: mean -log P of what was taken next, over users and folds; and the rise."""
         rows = np.arange(len(self.wanted))
-        scores = np.where(self.seen, -np.inf, self.users @ mapped.T) - self.totals[:, None]
-        share = _by_fold(np.exp(scores), self.folds)
+        share, own = np.empty_like(self.share), np.empty_like(self.own)
+        for part, scores in _scores(self.users, self.seen, mapped):
+            scores -= self.totals[part, None]
+            own[part] = scores[np.arange(len(scores)), self.wanted[part]]
+            share[part] = _by_fold(np.exp(scores), self.folds)
         rise = _rise(share, 1 - self.share, float(self.share.sum()))
         totals = np.log(1 - self.share + np.exp(rise) * share)
         chances = self.own[:, None] - totals
         fold = self.folds[self.wanted]
-        chances[rows, fold] = scores[rows, self.wanted] + rise - totals[rows, fold]
+        chances[rows, fold] = own + rise - totals[rows, fold]
         return float(-chances.mean()), rise
 
 
-def _by_fold(values: Floats, folds: NDArray[np.int64]) -> Floats:
+def _scores(users: Vectors, seen: list[Rows], items: Vectors) -> Iterator[tuple[slice, Floats]]:
+    """Scores [some users, items] without those that a user has seen, some users at a time."""
+    size = max(1, _CELLS // len(items))
+    for start in range(0, len(users), size):
+        part = slice(start, start + size)
+        scores = (users[part] @ items.T).astype(np.float64)
+        for row, places in zip(scores, seen[part], strict=True):
+            row[places] = -np.inf
+        yield part, scores
+
+
+def _by_fold(values: Floats, folds: Rows) -> Floats:
     """Sums over the items of each fold, [users, folds]."""
     return np.stack([values[:, folds == n].sum(1) for n in range(FOLDS)], axis=1)
 

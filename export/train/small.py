@@ -19,14 +19,14 @@ from torch.nn import functional
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import split
 from export.errors import ExportError
 from export.stage import Job
+from export.train.adopt import is_adopted, parts_of, ranker_of
 from export.train.examples import steps_per_epoch, windows
 from export.train.loss import Seen, Step
 from export.train.rankers import SMALL, make_small
 from export.train.teacher import Bank, Teacher, load_teacher
-from export.train.world import World
+from export.train.world import World, negatives_of
 
 _WEIGHTS, _SHAPE = "ranker.safetensors", "ranker.json"
 _BATCH, _RATE = 32, 2e-3
@@ -55,6 +55,27 @@ class _Lesson:
             yield Step(self.teacher, self.bank, self.world.batch(window, _BATCH, rng), "softmax")
 
 
+def check(job: Job) -> None:
+    """Say before anything is trained what `run` could not do.
+
+    Raises:
+        ExportError: an adopted recommender has no interactions here, or a ranker without a small form.
+    """
+    data = job.folder("data")
+    if not is_adopted(job):
+        _check_kind(job.settings.ranker)
+        return
+    _check_kind(ranker_of(data / "checkpoint"))
+    if not Dataset.load(data).histories:
+        raise ExportError("--small-ranker learns from interactions, and there are none: leave it at 'never'")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in SMALL:
+        have = " or ".join(SMALL)
+        raise ExportError(f"--small-ranker: there is none of {kind}: leave it at 'never', or train a {have}")
+
+
 def run(job: Job, out: Path) -> None:
     """Write ranker.safetensors and ranker.json.
 
@@ -62,9 +83,7 @@ def run(job: Job, out: Path) -> None:
         ExportError: the teacher's ranker has no small form.
     """
     teacher = load_teacher(job.folder("finetune"))
-    if teacher.kind not in SMALL:
-        have = " or ".join(SMALL)
-        raise ExportError(f"--small-ranker: there is none of {teacher.kind}: leave it at 'never', or --ranker {have}")
+    _check_kind(teacher.kind)
     torch.manual_seed(job.settings.seed)
     small, lesson = _start(teacher), _lesson(job, teacher)
     losses = list(_train(job, small, lesson))
@@ -84,9 +103,10 @@ def load_small(folder: Path) -> nn.Module | None:
 
 def _lesson(job: Job, teacher: Teacher) -> _Lesson:
     texts, settings = Texts.load(job.folder("data")), job.settings
-    negatives = None if settings.loss == "softmax" else settings.negatives
-    world = World(split(Dataset.load(job.folder("data")), settings.protocol), texts, texts, negatives)
-    bank = Bank.of(np.load(job.folder("finetune") / "pooled.npy", allow_pickle=False), texts)
+    parts = parts_of(job, Dataset.load(job.folder("data")))
+    world = World(parts, texts, texts, negatives_of(settings, len(texts.variants[0])))
+    pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="c", allow_pickle=False)  # PyTorch wants to write
+    bank = Bank.of(pooled, texts)
     return _Lesson(world, bank, teacher.requires_grad_(requires_grad=False))
 
 

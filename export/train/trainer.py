@@ -37,8 +37,9 @@ class Trainer:
     ) -> None:
         self._settings, self._world, self._guides = settings, world, guides
         self.bank, self.trunk, self.teacher = bank, bank.trunk, teacher
-        self.plain = bank.pooled[: world.items].clone()  # the items' texts before anything has moved
         self._is_along = self.trunk.moves and settings.moves == "along"
+        plain = bank.pooled[: world.items]  # the items' texts before anything has moved
+        self.plain = plain.clone() if self._is_along else plain
         self._rng = np.random.default_rng(seed)
         self._optimiser = make_optimiser(settings, teacher, self._moving())
         batches = steps_per_epoch(world.split.train, self._max_history, settings.batch)

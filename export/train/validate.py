@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from export.data.split import Histories, Split
@@ -38,8 +39,7 @@ class Validation:
 def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Validation:
     """How well the next item of each training history is found; with many users and items every n-th user is asked."""
     teacher.eval()
-    step = -(-len(split.train) // max(_MIN_USERS, _MAX_SCORES // len(teacher.residual)))
-    train, valid = split.train[::step], split.valid[::step]
+    train, valid = some_users(split, len(teacher.residual))
     items = teacher.text_vectors(bank.variants[0]) + teacher.residual
     titles = teacher.text_vectors(bank.variants[1])
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
@@ -49,6 +49,12 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
             scores = (users @ items.T).float().cpu().numpy()
             found[kind] += [ndcg(row, *next(asked)) for row in scores]
     return Validation(float(np.mean(found[Kind.ITEM])), float(np.mean(found[Kind.TEXT])))
+
+
+def some_users(split: Split, items: int) -> tuple[Histories, NDArray[np.int64]]:
+    """Histories and what comes next: of every user, or of every n-th where users times `items` are too many."""
+    step = -(-len(split.train) // max(_MIN_USERS, _MAX_SCORES // items))
+    return split.train[::step], split.valid[::step]
 
 
 @torch.no_grad()

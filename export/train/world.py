@@ -11,13 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from export.config import ExportSettings
 from export.data.noise import corrupt
 from export.data.phrases import Texts
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
+from export.errors import ExportError
 from export.train.examples import Asked, PhraseSampler, Queries, QuerySampler, Windows
 from export.train.loss import Batch
+from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
+
+_MAX_SCORES = 1 << 29  # of one step, users times items: 2 GB, and twice as much again for the gradient
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,22 @@ class World:
         titles = 2 * self.items + queries.wanted[queries.phrase < 0]
         rows = torch.cat([items, ways[among.place[items]] * self.items + items, phrases, titles])
         return rows.cpu().numpy()
+
+
+def negatives_of(settings: ExportSettings, items: int) -> int | None:
+    """How many items a step draws; None for the whole catalogue.
+
+    Raises:
+        ExportError: the whole catalogue was asked for, and would not fit into memory.
+    """
+    cells = items * settings.batch * settings.plan.max_history
+    if settings.loss == "softmax" and cells > _MAX_SCORES:
+        raise ExportError(
+            f"--loss softmax over {items:,} items needs {3 * 4 * cells / 1e9:.0f} GB a step: use auto or sampled, or a "
+            "smaller --batch with --accumulate"
+        )
+    is_whole = settings.loss == "softmax" or (settings.loss == "auto" and items <= FULL_ITEMS)
+    return None if is_whole else settings.negatives
 
 
 def with_noise(texts: Texts, ways: int, seed: int, synonyms: float = 0.0) -> Texts:

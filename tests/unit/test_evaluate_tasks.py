@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from export.data.dataset import Dataset, Item
 from export.data.noise import corrupt
 from export.data.phrases import write_texts
 from export.data.split import leave_one_out
+from export.evaluate.compare import other_protocol
+from export.evaluate.ground import Ground
 from export.evaluate.subject import Subject
 from export.evaluate.tasks import Tasks, make_tasks
 from server.models.ranker import UserSequence
@@ -58,6 +62,16 @@ def test_large_catalogue_is_asked_less(dataset: Dataset, monkeypatch: pytest.Mon
     monkeypatch.setattr("export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
     few = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
     assert len(few.warm.wanted) == len(few.warm.histories) == len(few.queries) == 20
+
+
+def test_other_protocol_is_asked_as_little(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = cast(Ground, SimpleNamespace(dataset=dataset, seed=1))
+    assert other_protocol(ground, "time").cases == _USERS
+    monkeypatch.setattr("export.evaluate.tasks._MIN_CASES", 10)
+    monkeypatch.setattr("export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
+    few = other_protocol(ground, "time")
+    assert few.cases == 20
+    assert few.ndcg.keys() >= {"popularity", "EASE"}
 
 
 class Oracle:

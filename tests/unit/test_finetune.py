@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from export.config import ExportSettings
 from export.data.phrases import Texts
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
-from export.train.newcomers import FOLDS
+from export.train.newcomers import FOLDS, Crowd, Vectors, place_newcomers
 from export.train.teacher import Bank, load_teacher
+from export.train.trainer import Trainer
 from tests.tiny import StoppedJob, dataset, job
 
 
@@ -196,3 +198,71 @@ def test_items_that_nobody_took_get_what_their_texts_lack(tmp_path: Path, taken:
     assert residual[:taken].any(1).all()
     assert residual[taken:].any(1).all() == is_enough
     assert residual[taken:].any() == is_enough  # fewer teach nothing: those items have the vectors of their texts
+
+
+def asked_of_newcomers(
+    one: StoppedJob, monkeypatch: pytest.MonkeyPatch, taken: int = 20
+) -> list[tuple[Vectors, Crowd]]:
+    """Tune where only the first `taken` items are taken: each time that newcomers are placed, what by."""
+    found: list[tuple[Vectors, Crowd]] = []
+
+    def place(texts: Any, items: Vectors, is_taken: Any, crowd: Crowd, seed: int) -> Vectors | None:  # noqa: ANN401
+        found.append((texts(np.arange(len(is_taken))), crowd))
+        return place_newcomers(texts, items, is_taken, crowd, seed)
+
+    monkeypatch.setattr(finetune, "place_newcomers", place)
+    made = dataset()
+    replace(made, histories=[h % taken for h in made.histories]).save(one.folder("data"))
+    tune(one)
+    return found
+
+
+@pytest.mark.parametrize("moves", ["after", "along"])
+def test_newcomers_are_mapped_from_what_bert_said_before_it_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: str
+) -> None:
+    one = job(tmp_path, "--trunk", "1", "--moves", moves)
+    [(found, _)] = asked_of_newcomers(one, monkeypatch)
+    texts = Texts.load(one.folder("data"))
+    rows = load_tokenizer(teacher_checkpoint(one), 128).encode([*texts.variants[0]])
+    with torch.inference_mode():
+        encoder = TextEncoder(load_trunk(one.folder("data") / "checkpoint"), 8).eval()
+        plain = torch.nn.functional.normalize(torch.cat([encoder.pool(*pad([row])) for row in rows]), dim=-1)
+    tuned = torch.nn.functional.normalize(
+        torch.from_numpy(np.load(one.folder("finetune") / "pooled.npy")[: len(rows)]), dim=-1
+    )
+    np.testing.assert_allclose(found, plain.numpy(), atol=1e-5)
+    assert np.abs(found - tuned.numpy()).max() > 1e-3  # control: BERT did move
+
+
+def test_large_catalogue_asks_fewer_users_about_newcomers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [(_, whole)] = asked_of_newcomers(job(tmp_path / "a"), monkeypatch)
+    monkeypatch.setattr("export.train.validate._MIN_USERS", 3)
+    monkeypatch.setattr("export.train.validate._MAX_SCORES", 4 * 24)
+    [(_, part)] = asked_of_newcomers(job(tmp_path / "b"), monkeypatch)
+    assert (len(whole.vectors), len(part.vectors)) == (12, 4)
+    assert len(part.histories) == len(part.wanted) == 4
+    assert part.wanted.tolist() == whole.wanted[::3].tolist()
+
+
+@pytest.mark.parametrize("taken", [24, 18])
+def test_nobody_is_asked_where_no_newcomer_can_be_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    assert asked_of_newcomers(job(tmp_path), monkeypatch, taken) == []
+
+
+@pytest.mark.parametrize(("moves", "is_copied"), [("after", False), ("along", True)])
+def test_vectors_before_training_are_copied_only_where_training_writes_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: str, *, is_copied: bool
+) -> None:
+    copied: list[bool] = []
+
+    class Looking(Trainer):
+        def __init__(self, *args: Any) -> None:  # noqa: ANN401
+            super().__init__(*args)
+            copied.append(self.plain.data_ptr() != self.bank.pooled.data_ptr())
+
+    monkeypatch.setattr(finetune, "Trainer", Looking)
+    tune(job(tmp_path, "--trunk", "1", "--moves", moves))
+    assert copied == [is_copied]

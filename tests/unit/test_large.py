@@ -22,6 +22,7 @@ from export.train.teacher import Bank, Teacher
 from export.train.tokens import TokenRows, chunks
 from export.train.trunk import MovingTrunk
 from export.train.validate import validate
+from export.train.world import negatives_of
 from tests.tiny import dataset, job, write_checkpoint
 
 _TEXTS = ["river 1", "", "night\u2028 2. war", "garden", "日本"]
@@ -93,17 +94,16 @@ def test_batches_hold_every_text_once_and_similar_lengths_together() -> None:
 def test_loss_looks_at_a_sample_of_a_large_catalogue(
     loss: str, items: int, drawn: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.train.finetune.FULL_ITEMS", 10)
+    monkeypatch.setattr("export.train.world.FULL_ITEMS", 10)
     settings = ExportSettings(_cli_parse_args=["--loss", loss])
-    assert finetune._negatives(settings, Texts([["x"] * items], [])) == drawn
+    assert negatives_of(settings, items) == drawn
 
 
 def test_softmax_that_would_not_fit_says_what_to_do() -> None:
-    texts = Texts([["x"] * 1_000_000], [])
     with pytest.raises(ExportError, match=r"over 1,000,000 items needs 25 GB a step: use auto or sampled"):
-        finetune._negatives(ExportSettings(_cli_parse_args=["--loss", "softmax"]), texts)
+        negatives_of(ExportSettings(_cli_parse_args=["--loss", "softmax"]), 1_000_000)
     fits = ExportSettings(_cli_parse_args=["--loss", "softmax", "--batch", "4"])
-    assert finetune._negatives(fits, texts) is None
+    assert negatives_of(fits, 1_000_000) is None
 
 
 def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:

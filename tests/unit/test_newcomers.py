@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +32,13 @@ class Village:
         scores = np.exp(self.crowd.vectors @ items.T)
         return float((scores[:, ~self.is_taken].sum(1) / scores.sum(1)).mean())
 
+    def read(self, rows: NDArray[np.int64]) -> Vectors:
+        """The vectors of these items' texts."""
+        found: Vectors = self.texts[rows]
+        return found
+
     def placed(self, seed: int = 0) -> Vectors:
-        found = place_newcomers(self.texts, self.items, self.is_taken, self.crowd, seed)
+        found = place_newcomers(self.read, self.items, self.is_taken, self.crowd, seed)
         assert found is not None
         return found
 
@@ -95,23 +102,46 @@ def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
     wanted[::2] = rng.choice(np.flatnonzero(~made.is_taken), len(wanted[::2]))
     assert np.isfinite(replace(made, crowd=replace(made.crowd, wanted=wanted)).placed()).all()
     none = replace(made.crowd, wanted=np.full(_USERS, np.flatnonzero(~made.is_taken)[0]))
-    assert place_newcomers(made.texts, made.items, made.is_taken, none, 0) is None
+    assert place_newcomers(made.read, made.items, made.is_taken, none, 0) is None
 
 
 def test_no_newcomers_or_too_few_items_to_learn_from_place_nothing() -> None:
     made = village()
-    assert place_newcomers(made.texts, made.items, np.ones(_ITEMS, dtype=bool), made.crowd, 0) is None
+    assert place_newcomers(made.read, made.items, np.ones(_ITEMS, dtype=bool), made.crowd, 0) is None
     few = np.zeros(_ITEMS, dtype=bool)
     few[: 2 * FOLDS - 1] = True
-    assert place_newcomers(made.texts, made.items, few, made.crowd, 0) is None
+    assert place_newcomers(made.read, made.items, few, made.crowd, 0) is None
 
 
-def test_large_catalogue_asks_fewer_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_of_the_users_says_about_the_same() -> None:
     made = village()
+    part = Crowd(made.crowd.vectors[::3], made.crowd.histories[::3], made.crowd.wanted[::3])
+    assert 0.6 < made.share(replace(made, crowd=part).placed()) / made.share(made.placed()) < 1.6
+
+
+def test_blocks_of_texts_and_slices_of_scores_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = village(), list[int]()
     whole = made.placed()
-    monkeypatch.setattr(newcomers, "_MAX_SCORES", 100 * (_ITEMS - _NEW))
-    assert np.abs(made.placed() - whole).max() > 0
-    assert 0.6 < made.share(made.placed()) / made.share(whole) < 1.6
+
+    def read(rows: NDArray[np.int64]) -> Vectors:
+        asked.append(len(rows))
+        return made.read(rows)
+
+    sliced = newcomers._scores
+    sizes: list[int] = []
+
+    def scores(*args: Any) -> Iterator[Any]:  # noqa: ANN401
+        for part, found in sliced(*args):
+            sizes.append(len(found))
+            yield part, found
+
+    monkeypatch.setattr(newcomers, "_BLOCK", 32)
+    monkeypatch.setattr(newcomers, "_CELLS", 7 * (_ITEMS - _NEW))
+    monkeypatch.setattr(newcomers, "_scores", scores)
+    found = place_newcomers(read, made.items, made.is_taken, made.crowd, 0)
+    assert found is not None
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert (max(asked), max(sizes)) == (32, 7)
 
 
 def test_what_raises_does_so_for_every_user_alike() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
@@ -23,16 +26,18 @@ from export.compress.rankers import (
 )
 from export.compress.trace import _rankers, trace_ranker
 from export.config import ExportSettings
+from export.data.head import Head, Shape
 from export.errors import ExportError, GateError
 from export.evaluate.ground import Ground
 from export.evaluate.rankers import judge_rankers
 from export.train import distil, finetune, small
+from export.train.adopt import parts_of
 from export.train.ranker import Ranker
 from export.train.rankers import SMALL as KINDS
 from export.train.rankers import make_ranker, make_small
 from export.train.small import load_small
 from export.train.teacher import Teacher, load_teacher, save_teacher
-from tests.tiny import StoppedJob, job
+from tests.tiny import StoppedJob, dataset, job
 
 _WIDTH, _LONGEST = 16, 12
 
@@ -184,6 +189,61 @@ def test_ranker_without_a_small_form_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="--small-ranker: there is none of mean"):
         small.run(made, tmp_path)
     assert not (tmp_path / "ranker.json").exists()
+
+
+def adopt_by(made: StoppedJob, ranker: str | None, histories: list[NDArray[np.int64]]) -> None:
+    """Turn the job's checkpoint into a recommender that is adopted, with `ranker` or with the mean."""
+    checkpoint = made.folder("data") / "checkpoint"
+    Head(Shape("bi-encoder", "mean")).save(checkpoint)
+    if ranker:
+        save_teacher(Teacher(16, 16, 24, 17, ranker=ranker), checkpoint)
+    replace(dataset(), histories=histories).save(made.folder("data"))
+
+
+@pytest.mark.parametrize(
+    ("ranker", "users", "refused"),
+    [
+        (None, 12, "none of mean"),
+        ("mlp", 12, "none of mlp"),
+        ("gru", 0, "learns from interactions, and there"),
+    ],
+)
+def test_small_ranker_that_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path: Path, ranker: str | None, users: int, refused: str
+) -> None:
+    made = job(tmp_path, "--small-ranker", "auto")
+    adopt_by(made, ranker, dataset().histories[:users])
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ExportError, match=f"--small-ranker.* {refused}"):
+        finetune.run(made, out)
+    assert not [*out.iterdir()]
+
+
+def test_adopted_ranker_with_a_small_form_and_interactions_is_not_refused(tmp_path: Path) -> None:
+    made = job(tmp_path, "--small-ranker", "auto")
+    adopt_by(made, "gru", dataset().histories)
+    small.check(made)
+
+
+def mappings(made: StoppedJob) -> int:
+    """How often this process has mapped the stage's text vectors."""
+    return Path("/proc/self/maps").read_text().count(str(made.folder("finetune").resolve() / "pooled.npy"))
+
+
+def test_small_ranker_reads_what_the_teacher_read_and_maps_the_vectors(tiny: StoppedJob) -> None:
+    before = mappings(tiny)
+    lesson = small._lesson(tiny, load_teacher(tiny.folder("finetune")))
+    assert lesson.world.negatives is None  # --loss auto: the whole of a small catalogue, as in fine-tuning
+    assert mappings(tiny) == before + 1
+
+
+def test_nothing_is_kept_from_an_adopted_recommender(tmp_path: Path) -> None:
+    made = job(tmp_path)
+    often = [np.arange(24, dtype=np.int64)] * 12  # every item is taken often enough to be kept from training
+    assert len(parts_of(made, replace(dataset(), histories=often)).cold) == 1
+    adopt_by(made, "gru", often)
+    assert not len(parts_of(made, replace(dataset(), histories=often)).cold)
 
 
 def test_record_of_the_training_has_its_losses(tiny: StoppedJob) -> None:

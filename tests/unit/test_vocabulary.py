@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -190,3 +192,37 @@ def test_texts_of_the_catalogue_are_cut_as_before(trained: dict[str, Path]) -> N
         pieces(tokens(folder).encode(texts), read_tokenizer(folder / "tokenizer.json")) for folder in trained.values()
     )
     assert before == after
+
+
+def test_pieces_of_texts_that_were_not_drawn_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distil, "_MAX_TEXTS", 5)
+    tiny = job(tmp_path, "--vocabulary", "used", "--ladder", "static")
+    finetune.run(tiny, _made(tiny.folder("finetune")))
+    distil.run(tiny, _made(tiny.folder("distil")))
+    whole, cut = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
+    texts = Texts.load(tiny.folder("data"))
+    before = pieces(whole.encode(texts.all), facts(tiny))
+    assert before == pieces(cut.encode(texts.all), read_tokenizer(tiny.folder("distil") / "tokenizer.json"))
+    _, lesson = distil._lesson(tiny)
+    drawn = {n for row in lesson.rows for n in row}
+    assert {n for row in whole.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
+
+
+def test_token_ids_of_all_texts_are_never_held_at_once(tmp_path: Path) -> None:
+    given: list[ref[Row]] = []
+    held = []
+
+    class Row(list[int]):
+        """Token ids that can be watched."""
+
+    def rows() -> Iterator[Row]:
+        for n in range(50):
+            row = Row([n % 9])
+            given.append(ref(row))
+            held.append(sum(one() is not None for one in given))
+            yield row
+            del row
+
+    choose_pieces(facts(job(tmp_path)), rows(), 0)
+    assert len(held) == 50
+    assert max(held) <= 3
