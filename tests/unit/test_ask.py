@@ -13,11 +13,7 @@ import trustme
 
 from examples import ask
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import (
-    RecommenderServiceServicer,
-    RecommenderServiceStub,
-    add_RecommenderServiceServicer_to_server,
-)
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 
 @pytest.fixture
@@ -33,12 +29,11 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def address(files: dict[str, Path]) -> Iterator[str]:
-    """A server that wants certificates, and answers every call with UNIMPLEMENTED."""
+    """A server that wants certificates and has no method: it answers every call with UNIMPLEMENTED."""
     pair = (files["key"].read_bytes(), files["cert"].read_bytes())
     credentials = grpc.ssl_server_credentials([pair], files["ca"].read_bytes(), require_client_auth=True)
     with ThreadPoolExecutor(1) as threads:
         server = grpc.server(threads)
-        add_RecommenderServiceServicer_to_server(RecommenderServiceServicer(), server)
         port = server.add_secure_port("localhost:0", credentials)
         server.start()
         yield f"localhost:{port}"

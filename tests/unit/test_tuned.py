@@ -23,7 +23,24 @@ def settings(*flags: str) -> ServerSettings:
 def bundle(tmp_path: Path) -> Bundle:
     """Two precisions of one student, of which int8 is the default; nothing lies on disk."""
     files = {"bert3-int8": "int8.onnx", "bert3-fp32": "fp32.onnx"}
-    return Bundle(tmp_path / "1", Manifest.model_construct(variants=files, default={"cpu": "bert3-int8"}))
+    manifest = Manifest(
+        format=1,
+        name="b",
+        version=1,
+        created="",
+        export_key="",
+        dimensions=4,
+        max_tokens=8,
+        max_history=8,
+        variants=files,
+        default={"cpu": "bert3-int8"},
+        quality={},
+        sources={},
+        tools={},
+        machine="",
+        files={},
+    )
+    return Bundle(tmp_path / "1", manifest)
 
 
 def store(bundle: Bundle, **other: str) -> None:
