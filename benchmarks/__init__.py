@@ -1,1 +1,1 @@
-"""Latency and throughput, honestly measured: comes with the benchmark issue."""
+"""Latency and throughput tools; `python -m benchmarks --help` lists them."""

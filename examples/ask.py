@@ -32,13 +32,17 @@ def main() -> int:
     )
     parser.add_argument("--top-k", type=int, default=10, help="how many items (default %(default)s)")
     parser.add_argument("--tls-ca", type=Path, help="PEM authority of the server's certificate: turns TLS on")
+    parser.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, with --tls-key (mTLS)")
+    parser.add_argument("--tls-key", type=Path, help="PEM private key of --tls-cert")
     parser.add_argument("--token-file", type=Path, help="file whose first line is the bearer token")
     parser.add_argument("--bundle", default="", help="bundle that shall answer (default: the server's first)")
     args = parser.parse_args()
+    if (args.tls_cert is None) != (args.tls_key is None) or (args.tls_cert and not args.tls_ca):
+        parser.error("--tls-cert and --tls-key go together, and with --tls-ca")
     history = [to_event(part.strip()) for part in args.history.split("|") if part.strip()]
     request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k, bundle=args.bundle)
     token = args.token_file.read_text(encoding="utf-8").splitlines()[0] if args.token_file else ""
-    with connect(args.address, args.tls_ca) as channel:
+    with connect(args.address, args.tls_ca, args.tls_cert, args.tls_key) as channel:
         try:
             reply, latencies = ask(RecommenderServiceStub(channel), request, args.repeat, token)
         except grpc.RpcError as error:
@@ -51,11 +55,14 @@ def main() -> int:
     return 0
 
 
-def connect(address: str, authority: Path | None) -> grpc.Channel:
-    """A channel: with TLS if an authority is given."""
+def connect(
+    address: str, authority: Path | None, certificate: Path | None = None, key: Path | None = None
+) -> grpc.Channel:
+    """A channel: with TLS if an authority is given, and with a certificate of the client's own if that is, too."""
     if authority is None:
         return grpc.insecure_channel(address)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes()))
+    own = [path.read_bytes() if path else None for path in (key, certificate)]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes(), *own))
 
 
 def ask(

@@ -149,7 +149,7 @@ class App:
         watch = BundleWatch(self.metrics, facts.name, facts.version, self._traces.notes if self._traces else None)
         engine = Engine(
             bundle,
-            engine_options(self._settings, bundle.folder),
+            engine_options(self._settings, bundle),
             watch=watch,
             on_death=self._die,
             open_session=self._open_session,
@@ -275,7 +275,7 @@ def _requests() -> dict[str, type[Message]]:
 
 
 def stop_on_signals(app: App) -> threading.Event:
-    """An event that SIGTERM or Ctrl-C sets; a second one ends the grace."""
+    """An event that SIGTERM or Ctrl-C sets; a second one cancels the calls that still run."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: object) -> None:

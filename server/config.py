@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from server.errors import ConfigError
 
@@ -21,9 +21,10 @@ class ServerSettings(BaseSettings):
         env_prefix="SWIFTREC_", cli_prog_name="python -m server", cli_kebab_case=True, cli_implicit_flags=True
     )
 
-    bundle: list[Path] = Field(
+    bundle: Annotated[list[Path], NoDecode] = Field(
+        min_length=1,
         description="bundle folder: a version's folder serves that version, a folder of versions (1, 2, ...) the "
-        "highest; may be given again for more bundles, the first is the default"
+        "highest; may be given again for more bundles (in the variable with commas), the first is the default",
     )
     repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -95,7 +96,9 @@ class ServerSettings(BaseSettings):
     @field_validator("bundle", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str | Path) else value
+        if isinstance(value, str):  # as flags come, too: joined by commas
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return [value] if isinstance(value, Path) else value
 
     @property
     def has_authentication(self) -> bool:
@@ -139,6 +142,8 @@ def read_settings(kind: type[S], argv: list[str] | None = None) -> S:
         return kind(_cli_parse_args=True if argv is None else argv)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
+    except SettingsError as error:  # a flag or variable of a list that is no list
+        raise ConfigError(f"a flag or variable cannot be read: {error}") from None
 
 
 def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:

@@ -51,25 +51,29 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def encoder(self, device: str, variant: str | None) -> Path:
-        """Path of the encoder graph.
+    def variant(self, device: str, wanted: str | None) -> str:
+        """Full name of an encoder, e.g. "bert3-int8".
 
         Args:
             device: "cpu", "cuda" or "tensorrt".
-            variant: a full name, "bert3-int8"; a precision alone, "int8", means the student of the device's default;
-                the device's default if not given.
+            wanted: a full name; a precision alone, "int8", means the student of the device's default; the device's
+                default if not given.
 
         Raises:
             BundleError: the bundle has no such variant.
         """
         ours = self.manifest.default
         default = ours.get(device) or (ours.get("cuda") if device == "tensorrt" else None) or ours.get("cpu", "")
-        names = [default] if variant is None else [variant, f"{default.rpartition('-')[0]}-{variant}"]
+        names = [default] if wanted is None else [wanted, f"{default.rpartition('-')[0]}-{wanted}"]
         for name in names:
             if name in self.manifest.variants:
-                return self.folder / self.manifest.variants[name]
+                return name
         have = ", ".join(self.manifest.variants)
         raise BundleError(f"{self.folder}: no encoder variant {names[0]!r}; it has {have}")
+
+    def encoder(self, device: str, variant: str | None) -> Path:
+        """Path of the encoder graph; see `variant`, which also says what is raised."""
+        return self.folder / self.manifest.variants[self.variant(device, variant)]
 
 
 def find_bundle(path: Path) -> Path:

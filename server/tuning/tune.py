@@ -38,7 +38,9 @@ class TuneSettings(BaseSettings):
 
     bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")
     device: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="where the models run")
-    variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
+    variant: str | None = Field(
+        None, description="encoder, as the server's --variant; the bundle's default if not given"
+    )
     seconds: float = Field(1.0, gt=0, le=600, description="length of one measurement")
     repeats: int = Field(3, ge=1, le=100, description="measurements of each setting, taken in turn")
 
@@ -60,12 +62,15 @@ def tune(settings: TuneSettings) -> Path:
     sys.stderr.write("\n")
     trials = [_trial(options, rate) for options, rate in zip(settings_tried, rates, strict=True)]
     path = tuned_path(bundle.folder)
-    result = Tuned(machine=machine(), device=settings.device, best=choose(trials), trials=trials)
+    variant = bundle.variant(settings.device, settings.variant)
+    result = Tuned(machine=machine(), device=settings.device, variant=variant, best=choose(trials), trials=trials)
     scratch = path.with_suffix(".partial")
     scratch.write_text(result.model_dump_json(indent=1), encoding="utf-8")
     scratch.replace(path)
     sys.stdout.write(_table(result))
-    sys.stdout.write(f"written to {path}; the server uses it on this machine unless flags say otherwise\n")
+    sys.stdout.write(
+        f"written to {path}; the server uses it for {variant} on this machine unless flags say otherwise\n"
+    )
     return path
 
 

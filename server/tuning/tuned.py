@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.batching.policy import Limits
 from server.config import ServerSettings
+from server.models.bundle import Bundle
 from server.pipeline.engine import EngineOptions
 from server.tuning.machine import machine
 
@@ -37,6 +38,7 @@ class Tuned(BaseModel):
 
     machine: str
     device: str
+    variant: str
     best: Trial
     trials: list[Trial]
 
@@ -46,8 +48,8 @@ def tuned_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.tuned.json")
 
 
-def read_tuned(folder: Path, device: str) -> Tuned | None:
-    """The result for this bundle, if there is one from this machine and device."""
+def read_tuned(folder: Path, device: str, variant: str) -> Tuned | None:
+    """The result for this bundle, if there is one from this machine, device and variant (its full name)."""
     path = tuned_path(folder)
     try:
         tuned = Tuned.model_validate_json(path.read_bytes())
@@ -56,12 +58,16 @@ def read_tuned(folder: Path, device: str) -> Tuned | None:
     except (OSError, ValidationError):
         _log.warning("%s cannot be read and is ignored: run python -m server tune again", path)
         return None
-    return tuned if (tuned.machine, tuned.device) == (machine(), device) else None
+    return tuned if (tuned.machine, tuned.device, tuned.variant) == (machine(), device, variant) else None
 
 
-def engine_options(settings: ServerSettings, folder: Path | None = None) -> EngineOptions:
-    """The settings, where they leave a choice as tuned for the bundle in `folder`, else the defaults."""
-    tuned = read_tuned(folder, settings.device) if folder else None
+def engine_options(settings: ServerSettings, bundle: Bundle | None = None) -> EngineOptions:
+    """The settings, where they leave a choice as tuned for the bundle's variant that serves, else the defaults.
+
+    Raises:
+        BundleError: the bundle has no such variant.
+    """
+    tuned = _tuned_for(bundle, settings) if bundle else None
     best = tuned.best if tuned else None
     default_tokens = _CPU_TOKENS if settings.device == "cpu" else _GPU_TOKENS
     return EngineOptions(
@@ -80,3 +86,7 @@ def engine_options(settings: ServerSettings, folder: Path | None = None) -> Engi
         cache_bytes=settings.cache_mb * 2**20,
         index=settings.index,
     )
+
+
+def _tuned_for(bundle: Bundle, settings: ServerSettings) -> Tuned | None:
+    return read_tuned(bundle.folder, settings.device, bundle.variant(settings.device, settings.variant))
