@@ -75,7 +75,8 @@ def _surprise(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     """Positive pointwise mutual information, [words, places]."""
     expected = counts.sum(1, keepdims=True) * counts.sum(0, keepdims=True) / max(1.0, float(counts.sum()))
     ratio = np.divide(counts, expected, out=np.ones_like(counts), where=counts > 0)
-    return np.maximum(np.log(ratio), 0)
+    surprise: NDArray[np.float32] = np.maximum(np.log(ratio), 0)
+    return surprise
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

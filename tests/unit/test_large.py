@@ -54,7 +54,8 @@ def test_token_rows_are_the_tokenizers_and_progress_comes_to_its_end(
 ) -> None:
     write_checkpoint(tmp_path / "checkpoint")
     monkeypatch.setattr("export.train.tokens.CHUNK", 2)
-    tokenizer, steps = load_tokenizer(tmp_path / "checkpoint", 32), []
+    tokenizer = load_tokenizer(tmp_path / "checkpoint", 32)
+    steps: list[None] = []
     rows = TokenRows(tokenizer, _TEXTS, lambda: steps.append(None))
     assert [*rows] == tokenizer.encode(_TEXTS)
     assert len(steps) == chunks(_TEXTS) == 3
