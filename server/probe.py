@@ -22,7 +22,7 @@ def probe(folder: Path, options: EngineOptions) -> None:
     Raises:
         BundleError: the child failed; says why.
     """
-    command = [sys.executable, "-m", "server", "probe", "--bundle", str(folder), "--device", options.device]
+    command = [sys.executable, "-m", "server", "probe", "--bundle", str(folder.resolve()), "--device", options.device]
     if options.variant:
         command += ["--variant", options.variant]
     try:

@@ -68,6 +68,18 @@ def test_answer_that_is_there_at_once_is_sent_at_once() -> None:
         assert ask(b"yes", timeout=10) == b"yes"
 
 
+def test_what_comes_after_an_answer_that_is_there_is_nothing_for_the_polling_thread() -> None:
+    async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
+        first = threading.current_thread().name
+        await Call(time.monotonic() + 60)
+        return f"{first} {threading.current_thread().name}".encode()
+
+    with serving(begin) as ask:
+        first, second = ask(b"x", timeout=10).decode().rsplit(maxsplit=1)
+    assert second.startswith("finish-")
+    assert not first.startswith("finish-")
+
+
 @pytest.mark.parametrize("size", [1, 10_000])
 def test_coroutine_that_raises_ends_its_call_and_no_other(size: int) -> None:
     async def begin(data: bytes, context: grpc.ServicerContext) -> bytes:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.api.edge import Edge
 from server.app import App
 from server.config import ServerSettings
 from server.models.bundle import Bundle
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.integration.desks import PATH, Told, served
+from tests.integration.secure import CHECK, WATCH
 
 _MANY = 300
 
@@ -86,3 +93,43 @@ def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: 
         assert app.metrics.calls.count("ServerLive", "UNIMPLEMENTED") == 40
     finally:
         app.stop()
+
+
+@contextmanager
+def _running(bundle: Bundle, calls: int) -> Iterator[tuple[App, grpc.Channel]]:
+    app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, max_calls=calls, _cli_parse_args=[]))
+    app.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+            yield app, channel
+    finally:
+        app.stop()
+
+
+def test_watchers_that_ask_nothing_are_ended_and_hold_no_more_than_their_places(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.Edge", partial(Edge, silence_s=0.3))
+    never: queue.Queue[bytes | None] = queue.Queue()
+    with _running(bundle, calls=4) as (_, channel):
+        silent = [channel.stream_stream(WATCH, None, None)(iter(never.get, None), timeout=60) for _ in range(100)]
+        assert channel.unary_unary(CHECK, None, None)(b"", timeout=10)
+        assert {call.code().name for call in silent} <= {"CANCELLED", "RESOURCE_EXHAUSTED"}
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+        watching.cancel()
+        for _ in silent:
+            never.put(None)
+
+
+def test_full_server_is_alive(bundle: Bundle) -> None:
+    with _running(bundle, calls=1) as (app, channel):
+        app.doors.enter()
+        with pytest.raises(grpc.RpcError) as full:
+            RecommenderServiceStub(channel).Recommend(pb.RecommendRequest(), timeout=10)
+        assert isinstance(full.value, grpc.Call)
+        assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        for probe in ("ServerLive", "ServerReady"):
+            assert channel.unary_unary(f"/inference.GRPCInferenceService/{probe}", None, None)(b"", timeout=10)
