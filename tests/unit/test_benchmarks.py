@@ -6,10 +6,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import measure
 from benchmarks.client import Answered, ClosedLoop, Log, arrivals, connected, open_loop
 from benchmarks.echo import reply
 from benchmarks.machine import cpu_seconds, pinned
@@ -138,6 +140,14 @@ def test_a_dead_server_ends_the_loop_with_its_code() -> None:
         loop = ClosedLoop(send, Log(asked([b""] * 20)), in_flight=4)
         loop.start()
         assert loop.rows().code.tolist() == [14] * 4
+
+
+def test_calls_that_grpc_refuses_are_refusals_only_while_the_servers_process_is_known_to_live() -> None:
+    found: dict[str, Any] = {"codes": {"0": 5, "8": 2, "14": 3}, "wrong": 0}
+    measure._check(Served("there", os.getpid()), found, may_refuse=True)
+    for served, may_refuse in ((Served("there", None), True), (Served("there", os.getpid()), False)):
+        with pytest.raises(RuntimeError, match="there went away: 3 requests"):
+            measure._check(served, found, may_refuse=may_refuse)
 
 
 def test_a_server_that_does_not_start_is_an_error() -> None:
