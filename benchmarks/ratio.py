@@ -1,9 +1,9 @@
 """`python -m benchmarks ratio`: how much of a server's CPU time is the work itself.
 
-Work ratio = (floor per text + echo per request) / server per request; echo is grpcio's thread-pool server, which a server
-without a pool can pass, so 1.0 is no limit. With --stub: the server with
-models that cost nothing, divided by echo; its floor is the tokenising, which the echo server does not do. All parts
-are measured in turn within one run, since the speed of a shared machine changes within minutes.
+Work ratio = (floor per text + echo per request) / server per request. Echo is grpcio's server with its thread pool, which
+a server without one can pass, so 1.0 is no limit. With --stub: the server with models that cost nothing, divided by
+echo; its floor is the tokenising, which the echo server does not do. All parts are measured in turn within one run,
+since the speed of a shared machine changes within minutes.
 """
 
 from __future__ import annotations
