@@ -1,8 +1,8 @@
 """`python -m benchmarks ratio`: how much of a server's CPU time is the work itself.
 
-Work ratio = (floor per text + echo per request) / server per request. Echo is grpcio's server with its thread pool, which
-a server without one can pass, so 1.0 is no limit. With --stub: the server with models that cost nothing, divided by
-echo; its floor is the tokenising, which the echo server does not do. All parts are measured in turn within one run,
+Work ratio = (floor per text + echo per request) / server per request. Echo is grpcio's server with its thread pool;
+one without can pass it, so 1.0 is no limit. With --stub: the server with models that cost nothing, divided by echo;
+its floor is the tokenising, which the echo server does not do. All parts are measured in turn within one run,
 since the speed of a shared machine changes within minutes.
 """
 

@@ -51,3 +51,19 @@ def test_change_waits_for_the_one_before_it_and_not_longer_than_it_may(bundle: B
     assert engine.is_stopped
     with pytest.raises(NotFound):
         registry.use(name)
+
+
+def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundle: Bundle) -> None:
+    told = threading.Event()
+    registry: Registry[Engine] = Registry(Engine, lambda _folder: None, changed=told.set)
+    registry.add(bundle.folder.parent)
+    name = bundle.manifest.name
+    registry.load(name)
+    told.clear()
+    with registry.use(name):
+        leaving = threading.Thread(target=registry.unload, args=(name,))
+        leaving.start()
+        assert told.wait(_LONG)
+        assert not registry.ready()
+        assert leaving.is_alive()
+    leaving.join()
