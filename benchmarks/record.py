@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from benchmarks.recording import FORMAT, Marks
 from benchmarks.texts import NO_CUT, Items
 from benchmarks.workload import PATHS, Method
 from server.models.tokenizer import Tokenizer
+from server.signals import on_signals
 
 _OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
 
@@ -44,8 +44,7 @@ class RecordSettings(BaseSettings):
 def run(settings: RecordSettings) -> int:
     """Record until SIGTERM or Ctrl-C."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    on_signals(stop.set)
     tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
     marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
     with settings.output.open("w", encoding="utf-8") as file, grpc.insecure_channel(settings.target) as channel:

@@ -9,7 +9,7 @@ import time
 from server.app import App, stop_on_signals
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
-from server.probe import try_bundle
+from server.probe import end_with_parent, try_bundle
 from server.telemetry.logs import set_up_logs
 from server.tuning.tune import TuneSettings, tune
 from server.tuning.tuned import engine_options
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
                 tune(read_settings(TuneSettings, flags))
             case ["probe", *flags]:  # what the server runs in a process of its own before it loads a bundle
                 set_up_logs("error")
+                end_with_parent()
                 settings = read_settings(ServerSettings, flags)
                 for folder in settings.bundle:
                     try_bundle(folder, engine_options(settings))

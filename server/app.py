@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from server.models.session import Session, open_session
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from server.pipeline.engine import Engine
 from server.probe import probe
+from server.signals import on_signals
 from server.telemetry.collector import EngineCollector
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
@@ -79,7 +79,7 @@ class App:
         # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._is_alive = self._is_open = True
-        self._is_hurried = False
+        self._is_hurried = self.has_started = False
         self.registry: Registry[Engine] = Registry(
             self._open_engine,
             lambda folder: probe(folder, engine_options(settings)),
@@ -117,6 +117,7 @@ class App:
         self._server.start()
         for path in self._settings.bundle:
             self.registry.add(path)
+        self.has_started = True
         _log.info("serving", extra={"fields": {"port": self.port}})
 
     def stop(self) -> None:
@@ -275,14 +276,19 @@ def _requests() -> dict[str, type[Message]]:
 
 
 def stop_on_signals(app: App) -> threading.Event:
-    """An event that SIGTERM or Ctrl-C sets; a second one cancels the calls that still run."""
+    """An event that SIGTERM or Ctrl-C sets; a second one cancels the calls that still run.
+
+    Before the server is SERVING the process ends at once, with code 0: nobody waits for an answer.
+    """
     stop = threading.Event()
 
-    def on_signal(_number: int, _frame: object) -> None:
+    def told() -> None:
+        if not app.has_started:
+            _log.info("stopped before it was ready")
+            os._exit(0)  # a bundle that is being loaded would hold the process
         if stop.is_set():
             app.hurry()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    on_signals(told)
     return stop

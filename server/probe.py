@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +27,11 @@ def probe(folder: Path, options: EngineOptions) -> None:
     command = [sys.executable, "-m", "server", "probe", "--bundle", str(folder.resolve()), "--device", options.device]
     if options.variant:
         command += ["--variant", options.variant]
+    theirs, ours = os.pipe()  # it closes when this process ends, however that ends: the child goes too
     try:
         child = subprocess.run(  # noqa: S603 (our own command; the folder is one argument)
             command,
+            stdin=theirs,
             capture_output=True,
             text=True,
             check=False,
@@ -37,6 +41,9 @@ def probe(folder: Path, options: EngineOptions) -> None:
         )
     except subprocess.TimeoutExpired:
         raise BundleError(f"{folder}: not warm after {_TIMEOUT_S:.0f} s in a process of its own") from None
+    finally:
+        os.close(theirs)
+        os.close(ours)
     if child.returncode < 0:
         known = {number.value: number.name for number in signal.Signals}
         name = known.get(-child.returncode, f"signal {-child.returncode}")
@@ -53,3 +60,15 @@ def try_bundle(folder: Path, options: EngineOptions) -> None:
         BundleError, ProviderError: the bundle cannot be served.
     """
     Engine(load_bundle(folder), replace(options, index="exact")).warm_up()  # an index is made of what is tried here
+
+
+def end_with_parent() -> None:
+    """End this process when the parent ends, of which the pipe on stdin tells."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
+
+
+def _follow_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import psutil
@@ -20,7 +21,7 @@ from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
-from tests.integration.process import serving
+from tests.integration.process import Server, serving
 
 _LONG = 30.0
 
@@ -92,23 +93,58 @@ def until_refused(channel: grpc.Channel) -> bool:
     return False
 
 
+@contextmanager
+def loading(bundle: Bundle, server: Server) -> Iterator[tuple[psutil.Process, grpc.Future]]:  # type: ignore[type-arg]
+    """A bundle that is being loaded: the process that tries it first, and the call that waits for it."""
+    process, ends = psutil.Process(server.pid), time.monotonic() + _LONG
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        call = stub.RepositoryModelLoad.future(
+            service_pb2.RepositoryModelLoadRequest(model_name=bundle.manifest.name), timeout=600
+        )
+        # Until the child runs its own program it is a vfork: who stops it stops the server with it.
+        while not (found := [child for child in process.children() if "probe" in child.cmdline()]):
+            assert time.monotonic() < ends
+        yield found[0], call
+
+
 def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(bundle: Bundle) -> None:
-    with serving(bundle.folder, "--grace-ms", "500") as server:
-        process, ends = psutil.Process(server.pid), time.monotonic() + _LONG
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            load = service_pb2.RepositoryModelLoadRequest(model_name=bundle.manifest.name)
-            call = stub.RepositoryModelLoad.future(load, timeout=600)
-            while not process.children():  # the bundle is tried in a process of its own first
-                assert time.monotonic() < ends
-            (child,) = process.children()
-            child.suspend()  # for as long as it takes
-            try:
-                before = time.monotonic()
-                process.terminate()
-                process.wait(_LONG)
-                assert time.monotonic() - before < 5
-                with pytest.raises(grpc.RpcError):
-                    call.result(_LONG)
-            finally:
-                child.kill()
+    with (
+        serving(bundle.folder, "--grace-ms", "500") as server,
+        loading(bundle, server) as (child, call),
+    ):
+        child.suspend()  # for as long as it takes
+        try:
+            before, process = time.monotonic(), psutil.Process(server.pid)
+            process.terminate()
+            process.wait(_LONG)
+            assert time.monotonic() - before < 5
+            with pytest.raises(grpc.RpcError):
+                call.result(_LONG)
+        finally:
+            child.kill()
+
+
+def test_process_that_tries_a_bundle_ends_with_the_server(bundle: Bundle) -> None:
+    with serving(bundle.folder, "--grace-ms", "0") as server, loading(bundle, server) as (child, _):
+        psutil.Process(server.pid).terminate()
+        child.wait(_LONG)  # nobody sent it a signal
+
+
+def test_sigterm_during_the_first_load_ends_the_process_with_code_0(bundle: Bundle) -> None:
+    command = [sys.executable, "-m", "server", "--bundle", str(bundle.folder), "--port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        ends = time.monotonic() + _LONG
+        while not catches_sigterm(process.pid):
+            assert time.monotonic() < ends
+        process.terminate()
+        assert process.wait(_LONG) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == b""  # it never was ready
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether the process has a handler for it (proc(5), SigCgt)."""
+    found = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    assert found
+    return bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)

@@ -1,0 +1,39 @@
+"""A signal that the kernel gives to another thread than the main one is obeyed all the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+_PROGRAM = """
+import signal, sys, threading
+from server.signals import on_signals
+
+stop = threading.Event()
+if sys.argv[1] == "ours":
+    on_signals(stop.set)
+else:
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+print("waits", flush=True)
+stop.wait()
+"""
+
+
+@pytest.mark.parametrize("way", ["ours", "plain"])
+def test_signal_to_another_thread_ends_the_wait_of_the_main_one(way: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", _PROGRAM, way], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        try:
+            if way == "ours":
+                assert process.wait(30) == 0
+            else:  # what the thread is for: a handler alone is not run
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(2)
+        finally:
+            process.kill()
