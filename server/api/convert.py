@@ -18,6 +18,7 @@ MAX_TOP_K = 1_000
 _MOST_IDS, _MOST_CONDITIONS, _MOST_VALUES = 10_000, 64, 1_000
 _NAME_CHARS = 2_000
 
+_NO_FILTER = Filter()
 _STRATEGY = {Strategy.MODEL: pb.STRATEGY_MODEL, Strategy.POPULARITY: pb.STRATEGY_POPULARITY}
 
 
@@ -48,7 +49,7 @@ def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
         history=tuple(_event(event, f"history[{n}]", limits) for n, event in enumerate(message.history)),
         query=message.query,
         top_k=top_k,
-        conditions=_filter(message.filter),
+        conditions=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
         exclude_history=message.exclude_history if message.HasField("exclude_history") else True,
         priority=to_priority(message.priority),
     )

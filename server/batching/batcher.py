@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from server.batching.admission import Load, Refusal, error, refuse
 from server.batching.cost import CostModel
 from server.batching.job import Job, Model, State, Watcher
+from server.batching.outbox import Outbox
 from server.batching.policy import DEFAULT_PRIORITY, WINDOW, Limits, Plan, Reason, plan, room
 from server.errors import DeadlineExceeded, ModelFailed, ShuttingDown, SwiftrecError
 
@@ -168,30 +169,44 @@ class Batcher(Generic[P, R]):
 
     def _loop(self, session: int) -> None:
         batch: list[Job[P, R]] = []
+        outbox: Outbox[P, R] = Outbox()
         try:
-            while taken := self._next(session):
+            while taken := self._next(session, outbox):
                 batch, why = taken
                 for job in batch:
                     if job.state is State.EXPIRED:
                         self._expire(job)
-                self._run([job for job in batch if job.state is State.RUNNING], why)
+                self._run([job for job in batch if job.state is State.RUNNING], why, outbox)
         except BaseException:  # noqa: BLE001 (a bug of ours: say so, answer who waits, and turn health off)
             _log.exception("batching thread died")
-            self._abandon(batch)
+            self._abandon(batch, outbox)
             self._on_death()
 
-    def _next(self, session: int) -> tuple[list[Job[P, R]], Reason] | None:
-        """Wait for jobs and take the next batch; None when stopped and drained."""
+    def _next(self, session: int, outbox: Outbox[P, R]) -> tuple[list[Job[P, R]], Reason] | None:
+        """Wait for jobs and take the next batch, with the answers handed out that cannot wait for it.
+
+        None when stopped and drained.
+        """
         bell = self._bells[session]
         while True:
             with self._lock:
-                if self._jobs:
+                if self._jobs and (not outbox or outbox.may_wait(self._jobs // len(self._bells), self._clock())):
                     return self._take(session)
-                if not self._is_open:
-                    return None
-                self._free_at[session] = 0.0
-                self._idle.append(bell)
-            bell.acquire()
+                if not outbox:
+                    if not self._is_open:
+                        return None
+                    self._free_at[session] = 0.0
+                    self._idle.append(bell)
+            if outbox:
+                self._hand_out(outbox)
+            else:
+                bell.acquire()
+
+    def _hand_out(self, outbox: Outbox[P, R]) -> None:
+        for job, result in outbox:
+            if not job.answered:
+                self._finish(job, result)
+        outbox.clear()
 
     def _take(self, session: int) -> tuple[list[Job[P, R]], Reason]:
         now = self._clock()
@@ -217,7 +232,7 @@ class Batcher(Generic[P, R]):
         job.answered = True
         job.done(DeadlineExceeded("the deadline passed while the work was queued"))
 
-    def _run(self, batch: list[Job[P, R]], why: Reason) -> None:
+    def _run(self, batch: list[Job[P, R]], why: Reason, outbox: Outbox[P, R]) -> None:
         if not batch:
             return
         started = self._clock()
@@ -225,14 +240,14 @@ class Batcher(Generic[P, R]):
             results = self._model.run([job.payload for job in batch])
             pairs = list(zip(batch, results, strict=True))  # a result too few is the model's error, too
         except Exception as failure:  # noqa: BLE001 (whatever a model raises concerns its own jobs only)
-            self._isolate(batch, failure, why)
+            self._isolate(batch, failure, why, outbox)
             return
-        self._learn(batch, started, why)
-        for job, result in pairs:
-            self._finish(job, result)
+        ended = self._clock()
+        self._learn(batch, started, ended - started, why)
+        outbox.put(pairs, ended - started, ended)
 
-    def _learn(self, batch: list[Job[P, R]], started: float, why: Reason) -> None:
-        seconds, longest = self._clock() - started, max(job.tokens for job in batch)
+    def _learn(self, batch: list[Job[P, R]], started: float, seconds: float, why: Reason) -> None:
+        longest = max(job.tokens for job in batch)
         self.cost.observe(len(batch), longest, seconds)
         if self._watcher:
             waits = [started - job.arrival for job in batch]
@@ -242,7 +257,7 @@ class Batcher(Generic[P, R]):
         job.state, job.answered = State.DONE, True
         job.done(result)
 
-    def _isolate(self, batch: list[Job[P, R]], failure: Exception, why: Reason) -> None:
+    def _isolate(self, batch: list[Job[P, R]], failure: Exception, why: Reason, outbox: Outbox[P, R]) -> None:
         """A batch failed: run its jobs one by one, so that only the guilty one fails."""
         if len(batch) == 1:
             _log.error("model failed on a job", exc_info=failure)
@@ -255,9 +270,10 @@ class Batcher(Generic[P, R]):
             if job.state is State.EXPIRED:
                 self._expire(job)
             else:
-                self._run([job], why)
+                self._run([job], why, outbox)
 
-    def _abandon(self, batch: list[Job[P, R]]) -> None:
+    def _abandon(self, batch: list[Job[P, R]], outbox: Outbox[P, R]) -> None:
+        self._hand_out(outbox)
         with self._lock:
             self._is_open = False
             waiting = [job for level in self._levels.values() for job in level]

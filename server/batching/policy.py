@@ -143,15 +143,19 @@ def room(length: int, limits: Limits) -> int:
 
 
 def _cut(lengths: Sequence[int], limits: Limits, cost: Cost) -> list[tuple[int, int]]:
-    """Cut ascending lengths into the ranges [start, end) that cost least in all (dynamic programming)."""
+    """Cut ascending lengths into the ranges [start, end) that cost least in all (dynamic programming).
+
+    A longer row costs no less, so that the last group never starts earlier when a length is added: earlier starts than
+    before are not tried.
+    """
     best, cuts, batch_s = [0.0], [0], cost.batch_s
     for end in range(1, len(lengths) + 1):
         row_s = cost.row_s(lengths[end - 1])
         lowest, at = float("inf"), end - 1
-        for n in range(1, min(end, room(lengths[end - 1], limits)) + 1):
-            total = best[end - n] + batch_s + n * row_s
-            if total <= lowest:
-                lowest, at = total, end - n
+        for start in range(max(cuts[-1], end - room(lengths[end - 1], limits)), end):
+            total = best[start] + batch_s + (end - start) * row_s
+            if total < lowest:
+                lowest, at = total, start
         best.append(lowest)
         cuts.append(at)
     groups, end = [], len(lengths)

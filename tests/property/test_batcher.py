@@ -228,11 +228,16 @@ def test_stop_answers_what_waits_and_refuses_what_comes() -> None:
         one.submit(2)
 
 
-class _Faulty:
-    """A watcher with a bug."""
+class Faulty:
+    """A watcher with a bug that shows after some batches."""
+
+    def __init__(self, after: int = 0) -> None:
+        self._left = after
 
     def ran(self, waits_s: Sequence[float], tokens: int, padded: int, seconds: float, why: Reason) -> None:
-        raise RuntimeError("a bug of ours")
+        if not self._left:
+            raise RuntimeError("a bug of ours")
+        self._left -= 1
 
     def refused(self, why: Refusal) -> None:
         pass
@@ -243,7 +248,7 @@ class _Faulty:
 
 def test_dead_thread_answers_everyone_and_reports_itself() -> None:
     died, answers = threading.Event(), Answers()
-    batcher: Batcher[int, int] = Batcher("test", Doubler(), Limits(), watcher=_Faulty(), on_death=died.set)
+    batcher: Batcher[int, int] = Batcher("test", Doubler(), Limits(), watcher=Faulty(), on_death=died.set)
     batcher.submit(1, 1, 1e9, answers.to(1))  # type: ignore[arg-type]
     batcher.start()
     assert died.wait(_LONG)
