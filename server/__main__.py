@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from threadpoolctl import threadpool_limits
+
 from server.app import App, stop_on_signals
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
@@ -42,6 +44,7 @@ def _serve(settings: ServerSettings) -> None:
     app = App(settings)
     stop = stop_on_signals(app)
     set_up_logs(settings.log_level)
+    threadpool_limits(1, "blas")  # its threads wait spinning for each other while the models hold the cores
     app.start()
     with app.registry.use() as engine:
         facts = engine.bundle.manifest

@@ -7,6 +7,9 @@ hold the cores. This way equal vectors have equal scores wherever they stand, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +19,9 @@ Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
 
 _CHUNK = 16_384  # rows that are copied at once
+_USERS = 32  # that are compared with all items at once
+_PARTS = 8  # for each wanted item: then it is rare that two of the best share one
+_CROWD = 8  # times more candidates than wanted: items are all but equal, and nothing is gained
 _DENSE = 4  # reading all rows in order is as fast as picking one of four
 
 
@@ -29,6 +35,52 @@ def search(vectors: Vectors, user: Vector, allowed: Allowed, k: int) -> tuple[Po
     if allowed.count * _DENSE > len(vectors):
         return _best(positions, _scores(vectors, user)[positions], k)
     return rank(vectors, user, positions, k)
+
+
+def search_many(
+    vectors: Vectors, longest: float, users: Vectors, denied: Sequence[Positions], k: int
+) -> list[tuple[Positions, Vector] | None]:
+    """For each of `users` [users, dimensions] what `search` finds, to the bit, at a third of the cost.
+
+    One product of matrices tells for all users at once which items may be among the best, within its rounding error;
+    only those are compared as `search` does it.
+
+    Args:
+        vectors: of the items.
+        longest: at least the length of the longest of them.
+        users: few or many.
+        denied: positions of what each may not be answered.
+        k: wanted for each, less than there are items.
+
+    Returns:
+        Positions and scores; None where there is nothing to be gained: search for that one alone.
+    """
+    found: list[tuple[Positions, Vector] | None] = []
+    for start in range(0, len(users), _USERS):
+        part = slice(start, start + _USERS)
+        found += _some(vectors, longest, users[part], denied[part], k)
+    return found
+
+
+def _some(
+    vectors: Vectors, longest: float, users: Vectors, denied: Sequence[Positions], k: int
+) -> list[tuple[Positions, Vector] | None]:
+    rough = np.ascontiguousarray((vectors @ users.T).T)  # BLAS is slower the other way round
+    for row, out in zip(rough, denied, strict=True):
+        if len(out):
+            row[out] = -np.inf
+    least = _least(rough, k)
+    # A sum of n products is wrong by at most n units of rounding of the lengths' product; two such sums are compared.
+    lengths = np.linalg.norm(users.astype(np.float64), axis=1)
+    error = 4 * vectors.shape[1] * np.finfo(np.float32).eps * longest * lengths
+    rows, positions = np.nonzero(rough >= (least - error).astype(np.float32)[:, None])
+    if len(rows) > _CROWD * k * len(users):
+        return [None] * len(users)
+    scores = np.vecdot(vectors[positions], users[rows])
+    order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
+    starts = np.searchsorted(rows, np.arange(len(users) + 1)).tolist()
+    best = [order[start : min(end, start + k)] for start, end in pairwise(starts)]
+    return [(positions[n], scores[n]) if is_sure else None for n, is_sure in zip(best, np.isfinite(least), strict=True)]
 
 
 def rank(vectors: Vectors, user: Vector, positions: Positions, k: int) -> tuple[Positions, Vector]:
@@ -49,7 +101,19 @@ def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Position
     """The best `k`; without positions those of the scores."""
     if not k:
         return np.empty(0, dtype=np.int64), scores[:0]
-    is_more = len(scores) > k
-    near = np.flatnonzero(scores >= np.partition(scores, -k)[-k]) if is_more else np.arange(len(scores))
+    near = np.flatnonzero(scores >= _least(scores, k)) if len(scores) > k else np.arange(len(scores))
     best = near[np.argsort(-scores[near], kind="stable")[:k]]
     return best if positions is None else positions[best], scores[best]
+
+
+def _least(scores: Vector, k: int) -> Vector:
+    """For each row of `scores` [..., items] at most its `k` th largest, and hardly less.
+
+    Of several maxima of disjoint parts the `k` th largest is such a number, and is found in one pass over the row.
+    """
+    parts = _PARTS * k
+    if scores.shape[-1] >= 2 * parts:
+        whole = scores.shape[-1] // parts * parts
+        scores = scores[..., :whole].reshape(*scores.shape[:-1], -1, parts).max(axis=-2)
+    least: Vector = np.partition(scores, -k)[..., -k]
+    return least

@@ -46,7 +46,7 @@ class ItemTable(Sequence[Item]):
             self._starts.append(start)
             start = end + 1
         self._starts.append(start)
-        self._item = lru_cache(KEPT)(self._decode)
+        self.at = lru_cache(KEPT)(self._decode)  # the item at a place, which must not be negative
 
     @classmethod
     def load(cls, folder: Path) -> ItemTable:
@@ -71,7 +71,7 @@ class ItemTable(Sequence[Item]):
 
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         places = range(len(self))[index]
-        return self._item(places) if isinstance(places, int) else [self._item(place) for place in places]
+        return self.at(places) if isinstance(places, int) else [self.at(place) for place in places]
 
     def __iter__(self) -> Iterator[Item]:
         """Every item once, without keeping any."""

@@ -15,7 +15,7 @@ from server.batching.policy import DEFAULT_PRIORITY
 from server.errors import SwiftrecError
 from server.pipeline.call import Call
 from server.pipeline.domain import Recommendation, Request, Timings
-from server.pipeline.steps import Encoding, Parts, Ranking
+from server.pipeline.steps import Encoding, Parts, Ranking, outcomes
 
 
 class Answered(Protocol):
@@ -95,8 +95,8 @@ class Recommender:
             for ranking in rankings:
                 self._answered("ranker", self._clock() - started, ranking.timings, is_success=False)
             raise
-        outcomes = [ranking.outcome() for ranking in rankings]
-        for ranking, outcome in zip(rankings, outcomes, strict=True):
+        answers = outcomes(self._parts, rankings)
+        for ranking, outcome in zip(rankings, answers, strict=True):
             is_success = not isinstance(outcome, SwiftrecError)
             self._answered("ranker", self._clock() - started, ranking.timings, is_success=is_success)
-        return outcomes
+        return answers

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
-from server.catalogue.catalogue import Catalogue
+from server.catalogue.catalogue import Catalogue, Item
+from server.catalogue.filters import Allowed
 from server.errors import SwiftrecError
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.call import Call
@@ -111,26 +112,36 @@ class Encoding:
 
 
 class Ranking:
-    """One request on its way to a user vector; `outcome` is the answer's last step or the error."""
+    """One request on its way to a user vector; the last step is taken for several at once (`outcomes`).
+
+    Attributes:
+        request: it.
+        allowed: the items that may be answered.
+        user: the user's vector, once it is there; None where nothing is known of the user.
+        error: what it met.
+        timings: of the steps so far.
+    """
+
+    allowed: Allowed
 
     def __init__(self, parts: Parts, request: Request, call: Call) -> None:
-        self._parts, self._request, self._call = parts, request, call
+        self._parts, self.request, self._call = parts, request, call
         self._ignored: list[str] = []
         self._kinds: list[Kind] = []
         self._vectors: list[Vector] = []
         self.timings = Timings()
-        self._user: Vector | None = None
-        self._error: SwiftrecError | None = None
+        self.user: Vector | None = None
+        self.error: SwiftrecError | None = None
         self._started = self._since = parts.clock()
 
     def start(self) -> None:
         """Check the filter, look up items, queue texts."""
         try:
-            self._mask = self._parts.catalogue.mask(self._request.conditions, self._seen())
+            self.allowed = self._parts.catalogue.mask(self.request.conditions, self._seen())
             texts, places = self._gather()
             if texts:
                 self._encoding = Encoding(
-                    self._parts, texts, self._call, self._request.priority, partial(self._encoded, places)
+                    self._parts, texts, self._call, self.request.priority, partial(self._encoded, places)
                 )
                 self._encoding.start()
             else:
@@ -138,30 +149,23 @@ class Ranking:
         except SwiftrecError as error:
             self._end(error)
 
-    def outcome(self) -> Recommendation | SwiftrecError:
-        """Search the catalogue with the user vector, once everything has arrived."""
-        if self._error:
-            return self._error
-        started, k = self._parts.clock(), self._request.top_k
-        if self._user is None:
-            items, strategy = self._parts.catalogue.popular(self._mask, k), Strategy.POPULARITY
-        else:
-            items, strategy = self._parts.catalogue.search(self._user, self._mask, k), Strategy.MODEL
-        ended = self._parts.clock()
-        self.timings.retrieve_ms = 1e3 * (ended - started)
-        self.timings.total_ms = 1e3 * (ended - self._started)
-        used = len(self._kinds) - bool(self._request.query)
+    def answer(self, items: list[tuple[Item, float]], retrieve_s: float) -> Recommendation:
+        """With these items, for which it took so long."""
+        self.timings.retrieve_ms = 1e3 * retrieve_s
+        self.timings.total_ms = 1e3 * (self._parts.clock() - self._started)
+        strategy = Strategy.POPULARITY if self.user is None else Strategy.MODEL
+        used = len(self._kinds) - bool(self.request.query)
         return Recommendation(items, self._ignored, strategy, used, self.timings)
 
     def _seen(self) -> list[str]:
-        if not self._request.exclude_history:
+        if not self.request.exclude_history:
             return []
-        return [event.item_id for event in self._request.history if isinstance(event, ItemEvent)]
+        return [event.item_id for event in self.request.history if isinstance(event, ItemEvent)]
 
     def _gather(self) -> tuple[list[str], list[int]]:
         """Kinds and vectors of the last events and the query; texts to encode and where their vectors belong."""
         events: list[tuple[Kind, Vector | str]] = []
-        for event in self._request.history:
+        for event in self.request.history:
             if not isinstance(event, ItemEvent):
                 events.append((Kind.TEXT, event.text))
             elif (vector := self._parts.catalogue.vector(event.item_id)) is not None:
@@ -169,8 +173,8 @@ class Ranking:
             else:
                 self._ignored.append(event.item_id)
         events = events[-self._parts.max_history :]
-        if self._request.query:
-            events.append((Kind.QUERY, self._request.query))
+        if self.request.query:
+            events.append((Kind.QUERY, self.request.query))
         self._kinds = [kind for kind, _ in events]
         self._vectors = [_NONE if isinstance(what, str) else what for _, what in events]
         places = [place for place, (_, what) in enumerate(events) if isinstance(what, str)]
@@ -198,7 +202,7 @@ class Ranking:
             len(self._kinds),
             self._call.deadline,
             self._ranked,
-            self._request.priority,
+            self.request.priority,
         )
         self._call.on_cancel(lambda: self._parts.ranker.cancel(job))
 
@@ -206,7 +210,7 @@ class Ranking:
         if isinstance(result, SwiftrecError):
             self._end(result)
             return
-        self._user = result
+        self.user = result
         self.timings.rank_ms = self._lap()
         self._end(None)
 
@@ -216,5 +220,28 @@ class Ranking:
         return lap_ms
 
     def _end(self, error: SwiftrecError | None) -> None:
-        self._error = error
+        self.error = error
         self._call.arrived()
+
+
+def outcomes(parts: Parts, rankings: Sequence[Ranking]) -> list[Recommendation | SwiftrecError]:
+    """The last step, once everything has arrived: search the catalogue with all user vectors; or the errors."""
+    started = parts.clock()
+    known = [(ranking.user, ranking) for ranking in rankings if ranking.user is not None]
+    best = iter(
+        parts.catalogue.search_many(
+            [user for user, _ in known],
+            [ranking.allowed for _, ranking in known],
+            [ranking.request.top_k for _, ranking in known],
+        )
+    )
+    seconds = parts.clock() - started
+
+    def outcome(ranking: Ranking) -> Recommendation | SwiftrecError:
+        if ranking.error:
+            return ranking.error
+        if ranking.user is None:
+            return ranking.answer(parts.catalogue.popular(ranking.allowed, ranking.request.top_k), 0.0)
+        return ranking.answer(next(best), seconds)
+
+    return list(map(outcome, rankings))

@@ -79,6 +79,38 @@ def test_no_denied_item_is_answered_and_none_is_missing(
     assert all(score == best for (item, score), (own, best) in zip(found, wanted, strict=True) if item.id == own.id)
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([1, 2, 40, _FEW]),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.tuples(st.integers(1, 60), _CONDITIONS | st.just(Filter()), _IDS), max_size=40),
+    st.sampled_from([0.0, 1e-30, 1.0, 1e20]),
+)
+def test_searching_for_many_finds_what_searching_for_each_finds(
+    items: int, seed: int, asked: list[tuple[int, Filter, frozenset[str]]], length: float
+) -> None:
+    """To the bit, so that an answer never depends on who else is in the list."""
+    users = np.float32(length) * np.random.default_rng(seed).standard_normal((len(asked), 16), dtype=np.float32)
+    catalogue = plain(items)
+    allowed = [catalogue.mask(conditions, seen) for _, conditions, seen in asked]
+    sizes = [k for k, _, _ in asked]
+    alone = [catalogue.search(user, some, k) for user, some, k in zip(users, allowed, sizes, strict=True)]
+    assert catalogue.search_many(list(users), allowed, sizes) == alone
+
+
+def test_candidates_of_the_rough_search_are_within_its_error() -> None:
+    """Items closer to each other than a product of matrices can tell: without the margin the wrong ones are found."""
+    random = np.random.default_rng(5)
+    vectors = (random.standard_normal(64) + 1e-7 * random.standard_normal((5_000, 64))).astype(np.float32)
+    users = random.standard_normal((8, 64), dtype=np.float32)
+    everything = Allowed(5_000, 5_000, None, np.empty(0, dtype=np.int64))
+    found = exact.search_many(vectors, 100.0, users, [everything.denied] * 8, 10)
+    assert found == [None] * 8  # all are candidates: nothing is gained
+    rough = np.argsort(-(users @ vectors.T), axis=1)[:, :10]
+    best = [exact.search(vectors, user, everything, 10)[0] for user in users]
+    assert any(set(one) != set(other) for one, other in zip(rough.tolist(), np.array(best).tolist(), strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Many:
     """A realistic catalogue, real user vectors that the index was not made for, and the index."""
