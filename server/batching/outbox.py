@@ -1,7 +1,7 @@
 """Answers of one session that are handed out together while other work waits.
 
 What follows a batch (ranking, search, the reply, the client's next request) is Python, and a transformer that runs
-between two answers leaves cold caches to it: sixteen answers in a row cost much less than four by four
+between two answers leaves cold caches to it: thirty answers in a row cost much less than four by four
 (benchmarks/LOG.md), and what is saved is time that the queue does not wait.
 """
 
@@ -16,7 +16,7 @@ from server.batching.policy import DEFAULT_PRIORITY
 P = TypeVar("P")
 R = TypeVar("R")
 
-MOST = 16  # answers; more in a row are hardly cheaper
+MOST = 32  # answers; more in a row are hardly cheaper
 LONGEST_S = 0.05  # that an answer waits for others; as much must be left until its deadline
 
 
