@@ -27,11 +27,9 @@ def test_each_service_is_not_serving_before_the_accepted_calls_are_answered(bund
     with bench(bundle) as one:
         held, watchers = one.hold(), watch(one)
         assert [next(watcher).status for watcher in watchers] == [_SERVING] * len(_NAMES)
-        stopping = threading.Thread(target=one.app._server.stop, args=(_LONG,))
-        one.app._is_open = False
-        one.app._show_health()
-        assert [next(watcher).status for watcher in watchers] == [_NOT_SERVING] * len(_NAMES)
+        stopping = threading.Thread(target=one.app.stop)
         stopping.start()
+        assert [next(watcher).status for watcher in watchers] == [_NOT_SERVING] * len(_NAMES)
         assert not held.done()
         one.encoder.gate.set()
         assert held.result(_LONG).rows == 1
