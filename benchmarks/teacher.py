@@ -105,7 +105,7 @@ def _rounds(settings: TeacherSettings, ours: Served, theirs: Served) -> tuple[li
 
 def _commands(settings: TeacherSettings) -> tuple[list[str], list[str]]:
     common = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--sessions", "1"]
-    common += ["--log-level", "error"]
+    common += ["--log-level", "error", "--default-timeout-ms", f"{1e3 * TIMEOUT_S:.0f}"]
     variant = ["--variant", settings.variant] if settings.variant else []
     student = ["-m", "server", *common, "--device", settings.device, *variant]
     return student, ["-m", "benchmarks", "teacher-serve", *common, *shlex.split(settings.teacher_flags)]

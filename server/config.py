@@ -81,7 +81,12 @@ class ServerSettings(BaseSettings):
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
     max_streams: int = Field(1_024, ge=1, le=65_536, description="calls in flight on one connection; more wait")
     max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
-    default_timeout_ms: int = Field(10_000, ge=1, le=3_600_000, description="deadline of a call that brings none")
+    default_timeout_ms: int = Field(
+        10_000,
+        ge=1,
+        le=3_600_000,
+        description="deadline of a call that brings none or a later one; in a stream, of each message",
+    )
     grace_ms: int = Field(10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM")
     otlp_endpoint: str | None = Field(
         None,

@@ -113,7 +113,8 @@ def our_command(setting: Setting, port: int) -> list[str]:
         "port": port,
         "metrics-port": 0,
     }
-    flags |= {"sessions": 1, "threads": 1, "cache-mb": 0, "queue-budget-ms": _PATIENCE_MS, "log-level": "error"}
+    flags |= {"sessions": 1, "threads": 1, "cache-mb": 0, "log-level": "error"}
+    flags |= {"queue-budget-ms": _PATIENCE_MS, "default-timeout-ms": _PATIENCE_MS}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "server", *words]
 

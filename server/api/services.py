@@ -59,9 +59,9 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
                 results[place] = checked
             else:
                 groups.setdefault((entry.bundle, entry.version), []).append((place, checked))
-        caller = self._calls.of(context)
+        call = self._calls.of(context).call()  # one end for all of them
         for (bundle, version), members in groups.items():
-            answers = await self._many(bundle, version, [request for _, request in members], caller.call())
+            answers = await self._many(bundle, version, [request for _, request in members], call)
             for (place, _), answer in zip(members, answers, strict=True):
                 results[place] = answer
         reply = pb.BatchRecommendResponse()

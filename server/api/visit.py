@@ -33,7 +33,7 @@ _FUNCTIONS = {
         *("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"),
     ),
 }
-_STATE = ("aborted", "client", "condition", "due", "request")
+_STATE = ("aborted", "callbacks", "client", "condition", "due", "request")
 _OPERATIONS = ("ReceiveMessageOperation", "StatusCode")
 ARGUMENTS = len(_FUNCTIONS["_unary_response_in_pool"])
 
@@ -186,11 +186,20 @@ class Visit:
         """The request never comes: its time is up, the client has ended its side without one, or has gone."""
         with self._state.condition:
             if not self._is_refused and self._state.client is _private._CLOSED:
-                self.behaviour.missed("UNIMPLEMENTED")
+                self._state.callbacks.append(self._miss)  # a cancel looks the same until gRPC says how the call ended
                 _private._abort(self._state, self._event.call, _cygrpc.StatusCode.unimplemented, _MISSING)
             elif not self._is_refused:
-                self.behaviour.missed("CANCELLED")
+                self._miss()
         self._end()
+
+    def _miss(self) -> None:
+        """Tell how the call ended that had no request."""
+        if self._state.client is _private._CLOSED:
+            self.behaviour.missed("UNIMPLEMENTED")
+        elif _private._Context(self._event, self._state, None).time_remaining():
+            self.behaviour.missed("CANCELLED")
+        else:  # gRPC says that the client has gone when its deadline has passed
+            self.behaviour.missed("DEADLINE_EXCEEDED")
 
     def _give_up(self, why: str) -> None:
         """Nothing can be said to the client: let it see that, rather than wait for its deadline."""

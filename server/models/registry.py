@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from server.models.bundle import Bundle, load_bundle, versions
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TURN_S = 30.0  # a change waits so long for the one before it
-_PATIENCE_S = 600.0  # a user or a model that stays longer than this is left behind when its engine stops
+_PATIENCE_S = 600.0  # users and models that stay longer than this are left behind when their engines stop
 
 
 class Runs(Protocol):
@@ -110,6 +111,7 @@ class Registry(Generic[E]):
         probe: tries a bundle in a process of its own before it is opened here; raises BundleError.
         changed: told after each change of what serves.
         repository: folder of bundles that `load` may name beside those that were added.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -118,8 +120,10 @@ class Registry(Generic[E]):
         probe: Callable[[Path], None] = lambda _folder: None,
         changed: Callable[[], None] = lambda: None,
         repository: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open, self._probe, self._changed, self._repository = open_engine, probe, changed, repository
+        self._clock = clock
         self._changes = threading.Lock()  # one load or unload at a time
         self._served: dict[str, dict[int, _Served[E]]] = {}  # replaced as a whole, so that readers need no lock
         self._sources: dict[str, Source] = {}
@@ -223,9 +227,10 @@ class Registry(Generic[E]):
         return [served.engine for engines in self._served.values() for served in engines.values()]
 
     def close(self, timeout_s: float) -> None:
-        """Stop every engine, without waiting longer than `timeout_s` for a running model."""
+        """Stop every engine, without waiting longer than `timeout_s` for all models that run."""
+        end = self._clock() + timeout_s
         for engine in self.ready():
-            engine.stop(timeout_s)
+            engine.stop(max(0.0, end - self._clock()))
         self._served = {}
 
     @contextmanager
@@ -284,8 +289,9 @@ class Registry(Generic[E]):
         self._changed()  # before the wait: who asks for it is told at once that it serves no more
         for served in leaving:
             served.leave()
+        end = self._clock() + _PATIENCE_S
         for served in leaving:
-            served.idle.wait(_PATIENCE_S)
-            served.engine.stop(_PATIENCE_S)
+            served.idle.wait(max(0.0, end - self._clock()))
+            served.engine.stop(max(0.0, end - self._clock()))
             facts = served.engine.bundle.manifest
             _log.info("bundle unloaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})

@@ -64,6 +64,7 @@ class Engine:
         watch: hears what happens.
         on_death: called if a batching thread dies.
         open_session: opens the model at a path on a device.
+        clock: seconds, monotonic; the one of the calls.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Engine:
         watch: BundleWatch | None = None,
         on_death: Callable[[], None] = lambda: None,
         open_session: Callable[[Path, str, int], Session] = open_session,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         facts = bundle.manifest
+        self._clock = clock
         self.bundle, self.options = bundle, options
         self.watch = watch or BundleWatch(Metrics(), facts.name, facts.version)
         self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
@@ -93,7 +96,9 @@ class Engine:
 
         def batcher(name: str, model: Model[P, Vector]) -> Batcher[P, Vector]:
             sessions, watcher = options.session_count(), self.watch.models[name]
-            return Batcher(name, model, options.limits, sessions=sessions, watcher=watcher, on_death=on_death)
+            return Batcher(
+                name, model, options.limits, sessions=sessions, clock=clock, watcher=watcher, on_death=on_death
+            )
 
         self.encode: Batcher[Sequence[int], Vector] = batcher("encoder", self._encoder)
         self.rank: Batcher[UserSequence, Vector] = batcher("ranker", self._ranker)
@@ -139,9 +144,10 @@ class Engine:
             raise BundleError(f"{self.bundle.folder}: a model cannot be run ({error})") from error
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Finish what waits and stop; texts first, since ranking waits for them."""
+        """Finish what waits and stop, without waiting longer than `timeout_s`; texts first: ranking waits for them."""
+        end = None if timeout_s is None else self._clock() + timeout_s
         self.encode.stop(timeout_s)
-        self.rank.stop(timeout_s)
+        self.rank.stop(None if end is None else max(0.0, end - self._clock()))
 
     def __enter__(self) -> Self:
         self.start()

@@ -34,17 +34,17 @@ class Context:
         return True
 
 
-@pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 60.0)])
-def test_call_takes_the_clients_deadline_or_the_default(remaining: float | None, seconds: float) -> None:
+@pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 5.0)])
+def test_call_takes_the_clients_deadline_or_an_earlier_default(remaining: float | None, seconds: float) -> None:
     call = Calls(5.0).of(Context(remaining)).call()  # type: ignore[arg-type] # a hand-written part of a context
     assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.5)
 
 
 @pytest.mark.parametrize(
     ("remaining", "asked", "seconds"),
-    [(1.0, 0.5, 0.5), (1.0, 3.0, 1.0), (None, 3.0, 3.0), (None, 8.0, 8.0), (None, 1e30, 86_400.0)],
+    [(1.0, 0.5, 0.5), (1.0, 3.0, 1.0), (9.0, 8.0, 5.0), (None, 3.0, 3.0), (None, 8.0, 5.0), (None, 1e30, 5.0)],
 )
-def test_call_takes_the_earlier_of_the_clients_deadline_and_the_requests_timeout(
+def test_call_takes_the_earliest_of_client_request_and_default(
     remaining: float | None, asked: float, seconds: float
 ) -> None:
     call = Calls(5.0).of(Context(remaining)).call(asked)  # type: ignore[arg-type] # a hand-written part of a context

@@ -121,3 +121,21 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
         app.stop()
         assert not looked_at
         assert any(one is engine.catalogue for one in gc.get_objects())
+
+
+def test_stopping_takes_one_timeout_however_many_models_hang(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waited = [100.0], list[float | None]()
+
+    def hang(timeout_s: float | None) -> None:
+        waited.append(timeout_s)
+        now[0] += timeout_s or 0.0
+
+    engine = Engine(
+        bundle, EngineOptions(sessions=1), open_session=lambda *_: StubSession(128, 0.0), clock=lambda: now[0]
+    )
+    for batcher in (engine.encode, engine.rank):
+        monkeypatch.setattr(batcher, "stop", hang)
+    engine.stop(5.0)
+    assert waited == [5.0, 0.0]
+    engine.stop()
+    assert waited[2:] == [None, None]

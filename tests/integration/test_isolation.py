@@ -100,6 +100,7 @@ def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
         return encoder if path.name.startswith("encoder") else ranker
 
     plain = {"bundle": bundle.folder, "port": 0, "metrics_port": 0, "sessions": 1, "cache_mb": 0}
+    plain["default_timeout_ms"] = int(1e3 * _LONG)
     app = App(ServerSettings.model_validate(plain | settings), open_session=open_gated)
     app.start()
     encoder.sizes.clear()

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import grpc
 import pytest
+from grpc import _server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.api.edge import Edge
+from server.api.visit import Visit
 from server.app import App
 from server.config import ServerSettings
 from server.models.bundle import Bundle
@@ -20,6 +23,7 @@ from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.integration.desks import PATH, Told, served
 from tests.integration.secure import CHECK, WATCH
+from tests.integration.test_metrics import until
 
 _MANY = 300
 
@@ -28,12 +32,64 @@ def test_call_without_a_message_is_refused() -> None:
     async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
         return b""
 
-    missed: list[str] = []
-    with served(begin, missed=missed.append) as channel, pytest.raises(grpc.RpcError) as caught:
+    missed: queue.Queue[str] = queue.Queue()
+    with served(begin, missed=missed.put) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.stream_unary(PATH, None, None)(iter(()), timeout=10)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert missed == ["UNIMPLEMENTED"]
+    assert missed.get(timeout=10) == "UNIMPLEMENTED"
+    assert missed.empty()
+
+
+def test_silent_calls_that_are_cancelled_are_counted_as_that() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return data
+
+    missed: queue.Queue[str] = queue.Queue()
+    never: queue.Queue[bytes | None] = queue.Queue()
+    come = threading.Semaphore(0)
+    with served(begin, missed=missed.put, come=come) as channel:
+        silent = [channel.stream_unary(PATH, None, None).future(iter(never.get, None)) for _ in range(_MANY)]
+        assert all(come.acquire(timeout=10) for _ in silent)
+        for call in silent:
+            call.cancel()
+        assert {missed.get(timeout=10) for _ in silent} == {"CANCELLED"}
+        for _ in silent:
+            never.put(None)
+    assert missed.empty()
+
+
+def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
+    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        return data
+
+    missed: queue.Queue[str] = queue.Queue()
+    never: queue.Queue[bytes | None] = queue.Queue()
+    with served(begin, missed=missed.put) as channel:
+        silent = channel.stream_unary(PATH, None, None).future(iter(never.get, None), timeout=0.3)
+        assert isinstance(silent, grpc.Call)
+        assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert missed.get(timeout=10) == "DEADLINE_EXCEEDED"
+        never.put(None)
+    assert missed.empty()
+
+
+def test_cancel_that_is_told_after_the_missing_message_is_a_cancel_all_the_same() -> None:
+    told: list[str] = []
+    for client, code in (("cancelled", "CANCELLED"), ("closed", "UNIMPLEMENTED")):
+        state = _server._RPCState()  # type: ignore[attr-defined] # it has no types
+        state.client, state.due = "open", {"receive_message", "receive_close_on_server"}
+        event = SimpleNamespace(
+            call=SimpleNamespace(start_server_batch=lambda *_: None), call_details=SimpleNamespace(deadline=9e18)
+        )
+        desk = SimpleNamespace(forget=lambda _visit: None)
+        visit = Visit(desk, event, state, SimpleNamespace(missed=told.append), bytes, 0.0)  # type: ignore[arg-type]
+        visit.received(SimpleNamespace(batch_operations=[SimpleNamespace(message=lambda: None)]))
+        assert (state.client, told) == ("closed", [])
+        state.client = client  # as the end of the call sets it
+        for callback in state.callbacks:
+            callback()
+        assert told.pop() == code
 
 
 def test_call_whose_request_does_not_come_gives_its_place_back() -> None:
@@ -90,7 +146,7 @@ def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: 
             for _ in silent:
                 never.put(None)
             assert {call.code().name for call in silent} == {"UNIMPLEMENTED"}
-        assert app.metrics.calls.count("ServerLive", "UNIMPLEMENTED") == 40
+            until(lambda: app.metrics.calls.count("ServerLive", "UNIMPLEMENTED") == 40)
     finally:
         app.stop()
 

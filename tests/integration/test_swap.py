@@ -45,7 +45,13 @@ def stub(_path: Path, _device: str, _threads: int) -> Session:
 @contextmanager
 def serving(paths: list[Path], repository: Path | None = None, *, is_stub: bool = True) -> Iterator[App]:
     settings = ServerSettings(
-        bundle=paths, repository=repository, port=0, metrics_port=0, cache_mb=0, _cli_parse_args=[]
+        bundle=paths,
+        repository=repository,
+        port=0,
+        metrics_port=0,
+        cache_mb=0,
+        default_timeout_ms=30_000,  # as the clients'
+        _cli_parse_args=[],
     )
     app = App(settings, open_session=stub) if is_stub else App(settings)
     app.start()

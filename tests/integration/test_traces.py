@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.app import App
 from server.config import ServerSettings
@@ -180,6 +181,15 @@ def test_nothing_of_a_request_is_in_logs_metrics_or_spans(
     root.addHandler(handler)
     try:
         assert ask(traced, "good", query(SECRET)) is grpc.StatusCode.OK
+        events = [pb.Event(text=SECRET), pb.Event(item_id=SECRET)]
+        assert ask(traced, "events", pb.RecommendRequest(history=events).SerializeToString()) is grpc.StatusCode.OK
+        asked = pb.RecommendRequest(query="x", bundle=SECRET).SerializeToString()
+        assert ask(traced, "bundle", asked) is grpc.StatusCode.NOT_FOUND
+        tensor = service_pb2.ModelInferRequest(model_name="encoder")
+        tensor.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(SECRET.encode())
+        with grpc.insecure_channel(f"127.0.0.1:{traced.port}") as channel:
+            token = (("x-request-id", "infer"), ("authorization", f"Bearer {SECRET}"))
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(tensor, timeout=10, metadata=token)
         ask(traced, "bytes", b"\x12\x10\xff" + SECRET.encode() + b"\xfe")
         monkeypatch.setattr(Failing, "is_armed", True)
         assert ask(traced, "failing", query(f"{SECRET} again")) is grpc.StatusCode.INTERNAL
@@ -190,7 +200,7 @@ def test_nothing_of_a_request_is_in_logs_metrics_or_spans(
         assert SECRET not in page.read().decode()
     assert SECRET not in "".join(map(str, collector.spans))
     assert SECRET not in lines.getvalue()
-    for identity in ("good", "bytes", "failing"):
+    for identity in ("good", "events", "bundle", "infer", "bytes", "failing"):
         assert f'"request_id": "{identity}"' in lines.getvalue()
     assert '"level": "error"' in lines.getvalue()
 

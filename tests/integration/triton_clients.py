@@ -61,7 +61,9 @@ def check_server(client: Any, bundle: str) -> None:  # noqa: ANN401
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("encoder")
-    assert client.is_model_ready(f"{bundle}.recommender", "1") in {True, False}
+    version = client.get_model_metadata("encoder").versions[0]
+    assert client.is_model_ready(f"{bundle}.recommender", version)
+    assert not client.is_model_ready(f"{bundle}.recommender", "999")
     assert not client.is_model_ready("other")
     assert client.get_server_metadata().name == "swiftrec"
     for name in ("encoder", "recommender", f"{bundle}.encoder"):
@@ -84,7 +86,8 @@ def check_infer(client: Any) -> None:  # noqa: ANN401
     outputs = [triton.InferRequestedOutput("SCORE", class_count=2), triton.InferRequestedOutput("ITEM_ID")]
     classes = client.infer("recommender", wanted(), outputs=outputs)
     value, index, label = classes.as_numpy("SCORE")[0, 0].decode().split(":")
-    assert (float(value), int(index)) == (float(value), 0)
+    plain = client.infer("recommender", wanted()).as_numpy("SCORE")[0, 0]
+    assert (float(value), int(index)) == (pytest.approx(plain, abs=1e-4), 0)
     assert label == classes.as_numpy("ITEM_ID")[0, 0].decode()
     refused("unexpected inference input", client.infer, "encoder", [texts("NAME", [["x"]])])
     refused("unexpected shape for input 'TEXT'", client.infer, "encoder", [texts("TEXT", [["x", "y"]])])
@@ -167,6 +170,23 @@ def check_stream(client: Any) -> None:  # noqa: ANN401
     client.stop_stream()
 
 
+class Noted:
+    """A client that keeps the names of its methods that were used."""
+
+    def __init__(self, client: Any) -> None:  # noqa: ANN401
+        self._client = client
+        self.used: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        self.used.add(name)
+        return getattr(self._client, name)
+
+    def unused(self) -> set[str]:
+        """Its other methods, but those that ask no server."""
+        methods = {name for name in dir(type(self._client)) if not name.startswith("_")}
+        return methods - self.used - {"close", "plugin", "register_plugin", "unregister_plugin"}
+
+
 class Awaited:
     """The asyncio client's methods, each waited for, so that the checks of the other client fit it."""
 
@@ -184,9 +204,11 @@ def check_aio_methods(address: str, bundle: str) -> None:
         async def connect() -> Any:  # noqa: ANN401
             return triton_aio.InferenceServerClient(address)
 
-        client = Awaited(runner.run(connect()), runner.get_loop())
+        noted = Noted(runner.run(connect()))
+        client = Awaited(noted, runner.get_loop())
         check_all(client, bundle)
         client.close()
+        assert noted.unused() == {"stream_infer"}  # which check_aio uses
 
 
 async def check_aio(address: str) -> None:
@@ -220,10 +242,12 @@ def check_all(client: Any, bundle: str) -> None:  # noqa: ANN401
 
 def main(address: str, bundle: str) -> None:
     """Every method of every client."""
-    with triton.InferenceServerClient(address) as client:
+    with triton.InferenceServerClient(address) as plain:
+        client = Noted(plain)
         check_all(client, bundle)
         check_async(client)
         check_stream(client)
+        assert client.unused() == set()
     asyncio.run(check_aio(address))
     check_aio_methods(address, bundle)
     sys.stdout.write("all clients passed\n")

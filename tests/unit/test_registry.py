@@ -9,7 +9,8 @@ import pytest
 
 from server.errors import Busy, NotFound
 from server.models.bundle import Bundle
-from server.models.registry import Registry
+from server.models.registry import _PATIENCE_S, Registry
+from tests import bundles
 
 _LONG = 30.0
 
@@ -23,6 +24,16 @@ class Engine:
     def stop(self, timeout_s: float | None = None) -> None:
         assert timeout_s is not None  # a model that never returns must not hold the change for ever
         self.is_stopped = True
+
+
+class Hanging(Engine):
+    """Its model never returns, so that stopping takes all the time it gets, on a clock that only this moves."""
+
+    now = 100.0
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        super().stop(timeout_s)
+        Hanging.now += timeout_s or 0.0
 
 
 def test_change_waits_for_the_one_before_it_and_not_longer_than_it_may(bundle: Bundle) -> None:
@@ -67,3 +78,28 @@ def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundl
         assert not registry.ready()
         assert leaving.is_alive()
     leaving.join()
+
+
+def test_closing_takes_one_timeout_however_many_models_hang(bundle: Bundle, tmp_path: Path) -> None:
+    copied = bundles.copy(bundle, tmp_path / "other" / "1", light=True)
+    bundles.seal(copied, 1, "other")
+    registry: Registry[Hanging] = Registry(Hanging, clock=lambda: Hanging.now)
+    registry.add(bundle.folder.parent)
+    registry.add(copied)
+    engines, began = registry.ready(), Hanging.now
+    registry.close(5.0)
+    assert [engine.is_stopped for engine in engines] == [True, True]
+    assert Hanging.now - began == pytest.approx(5.0)
+
+
+def test_leaving_versions_share_one_patience(bundle: Bundle, tmp_path: Path) -> None:
+    for version in (1, 2):
+        bundles.seal(bundles.copy(bundle, tmp_path / "other" / str(version), light=True), version, "other")
+    registry: Registry[Hanging] = Registry(Hanging, clock=lambda: Hanging.now)
+    registry.add(tmp_path / "other")
+    registry.load("other", 1)
+    engines, began = registry.ready(), Hanging.now
+    assert len(engines) == 2
+    registry.unload("other")
+    assert all(engine.is_stopped for engine in engines)
+    assert Hanging.now - began == pytest.approx(_PATIENCE_S)
