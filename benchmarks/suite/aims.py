@@ -17,6 +17,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.peers.results import is_clean
 from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SPLIT, STREAM, UNARY
 from benchmarks.suite import store
 from benchmarks.suite.result import Result, Workload
@@ -201,23 +202,39 @@ class Compared:
 
     def _against(self, ours: str, peer: str, mode: str, bound: float) -> Aim:
         """Requests/s as shares of the floor, ours over theirs."""
-        name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}"
-        values = _rounds(self.rows.get((OURS, ours)), self.rows.get((peer, mode)), "share_of_floor")
-        return Aim(name, bound, values, self.at, why=self.skipped.get(peer, ""))
+        mine, theirs = self.rows.get((OURS, ours)), self.rows.get((peer, mode))
+        name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}{_errors(theirs)}"
+        values = _rounds(mine, theirs, "share_of_floor")
+        return Aim(name, bound, values, self.at, why=_spoilt(mine) or self.skipped.get(peer, ""))
 
     def _least(self, what: str, figure: str) -> Aim:
         """Ours over the least of the peers'; servers with errors or wrong answers do not count."""
         ours = self.rows.get((OURS, UNARY))
         theirs = [
             row for (target, _), row in self.rows.items()
-            if target != OURS and row[figure] is not None and not row["errors"] and not row["wrong_answers"]
+            if target != OURS and row[figure] is not None and is_clean(row)
         ]  # fmt: skip
         best = min(theirs, key=lambda row: float(row[figure]), default=None)
         who = f"{best['target']} {best['mode']}" if best else "the best peer"
-        return Aim(f"{self.variant}, {what}: {UNARY} / {who}", 1.0, _rounds(ours, best, figure), self.at, at_most=True)
+        name, values = f"{self.variant}, {what}: {UNARY} / {who}", _rounds(ours, best, figure)
+        return Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
+
+
+def _spoilt(ours: Row | None) -> str:
+    """Why our row does not count, if it does not."""
+    if ours is None or is_clean(ours):
+        return ""
+    return f"this server had {ours['errors']} errors and {ours['wrong_answers']} wrong answers"
+
+
+def _errors(theirs: Row | None) -> str:
+    """Of a peer, whose rate they lower."""
+    return f" ({theirs['errors']} errors)" if theirs and theirs["errors"] else ""
 
 
 def _rounds(ours: Row | None, theirs: Row | None, figure: str) -> list[float]:
-    """Ours over theirs in each round that both have."""
+    """Ours over theirs in each round that both have; none where ours has errors or wrong answers."""
+    if _spoilt(ours):
+        return []
     pairs = zip(ours["rounds"], theirs["rounds"], strict=False) if ours and theirs else ()
     return [one[figure] / other[figure] for one, other in pairs if one[figure] and other[figure]]

@@ -11,7 +11,7 @@ from benchmarks import report
 from benchmarks.suite.result import Result
 
 _PEERS = [
-    "server", "variant", "mode", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
+    "server", "variant", "mode", "batches", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
     "errors", "wrong", "alone = batch", "core busy",
 ]  # fmt: skip
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ def peers(rows: Sequence[Row]) -> str:
 
 def tries(rows: Sequence[Row]) -> str:
     """The settings of each peer that were tried, and which is its best."""
-    head = ["server", "variant", "mode", "tried", "of floor", "p99 ms at 70 %", "best", "in use"]
+    head = ["server", "variant", "mode", "tried", "of floor", "p99 ms at 70 %", "errors", "wrong", "best"]
     return report.table(
         head,
         [
@@ -43,8 +43,9 @@ def tries(rows: Sequence[Row]) -> str:
                 *(row[name] for name in ("target", "variant", "mode", "tried")),
                 _range(row, "share_of_floor"),
                 _number(row["p99_ms_at_70"]),
+                *(str(row.get(name, "")) for name in ("errors", "wrong_answers")),
+                "yes" if row["is_best"] else "",
             ]
-            + ["yes" if row[name] else "" for name in ("is_best", "in_use")]
             for row in rows
         ],
     )
@@ -81,7 +82,9 @@ def _peer(row: Row) -> list[str]:
     found = row["rounds"]
     p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
     return [
-        *(row[name] for name in ("target", "variant", "mode", "wire")),
+        *(row[name] for name in ("target", "variant", "mode")),
+        "{batch} within {wait_ms} ms".format(**row["batching"]) if row.get("batching") else "",
+        row["wire"],
         report.spread([f["requests_per_s"] for f in found]),
         _range(row, "share_of_floor"),
         _range(row, "share_of_floor_by_cpu"),

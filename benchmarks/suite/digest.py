@@ -59,6 +59,7 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
         "req_per_s_core": _rates(ours) | (peers.peers.req_per_s_core if peers else {}),
         "p99_ms_at_70": _tails(ours) | (peers.peers.p99_ms_at_70 if peers else {}),
         "peers_skipped": peers.peers.skipped if peers else {},
+        "peers": peers.peers.rows if peers else [],
         "catalogue": catalogue.catalogue if catalogue else [],
         "teacher": teacher.teacher if teacher else {},
         "sources": {"run": folder.name, **{name: at for name, at in sources.items() if at}},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from benchmarks import report
 from benchmarks.suite import apart
 from benchmarks.suite.result import Point, Repeated, Result
@@ -53,7 +55,8 @@ def _points(result: Result) -> str:
 def _row(point: Point) -> list[str]:
     what = f"{point.share:.0%}, round {point.round}" if point.loop == "open" else f"{point.in_flight} in flight"
     rates = [f"{point.rate:.0f}" if point.rate else "", f"{point.throughput:.0f}", f"{point.goodput:.0f}"]
-    times = [f"{getattr(point, name):.1f}" for name in ("p50_ms", "p95_ms", "p99_ms", "p999_ms")]
+    found = [getattr(point, name) for name in ("p50_ms", "p95_ms", "p99_ms", "p999_ms")]
+    times = ["-" if math.isnan(value) else f"{value:.1f}" for value in found]
     return [f"{point.workload} {what}", *rates, *times, str(point.failed), str(point.late), f"{point.busy:.0%}"]
 
 

@@ -125,6 +125,27 @@ def test_a_peer_with_wrong_answers_is_no_best_peer(tmp_path: Path) -> None:
     assert found["bert3-int8, p50 with one in flight: unary / mosec as documented"] == "met"
 
 
+@pytest.mark.parametrize("spoilt", [{"errors": 79}, {"wrong_answers": 1}])
+def test_our_own_errors_and_wrong_answers_meet_nothing(tmp_path: Path, spoilt: dict[str, int]) -> None:
+    rows = peers("bert3-int8", {OURS: 500.0})
+    assert set(verdicts(tmp_path / "clean", result(peers=Peers.of(rows, {}, []))).values()) & {"met"}
+    for row in rows:
+        if row["target"] == OURS:
+            row |= spoilt
+    found = verdicts(tmp_path / "spoilt", result(peers=Peers.of(rows, {}, [])))
+    ours = [verdict for name, verdict in found.items() if name.startswith("bert3-int8")]
+    assert len(ours) == 14
+    assert all(verdict.startswith("not measured: this server had ") for verdict in ours)
+
+
+def test_errors_of_a_peer_that_lower_its_rate_are_named(tmp_path: Path) -> None:
+    rows = peers("bert3-int8", {})
+    for row in rows:
+        row["errors"] = 9 * (row["target"] == "bentoml")
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    assert "bert3-int8, requests/s / floor: unary / bentoml split (9 errors)" in found
+
+
 @pytest.mark.parametrize(("recall", "ratio", "verdict"), [(0.995, 1.5, "met"), (0.98, 2.5, "MISSED")])
 def test_catalogue_is_judged_at_a_million_items_by_its_worst_filter(
     tmp_path: Path, recall: float, ratio: float, verdict: str

@@ -18,6 +18,7 @@ from benchmarks.suite.bench import Bench
 from benchmarks.suite.compare import changes, incomparable
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Result
+from benchmarks.suite.rounds import Offline
 from benchmarks.suite.run import _report
 from benchmarks.suite.scenarios import by_share, knee
 from benchmarks.suite.settings import BenchSettings
@@ -125,8 +126,33 @@ def test_a_bottleneck_makes_the_run_fail(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(measure, "load", lambda *_, **__: {"bottleneck": "the client is the bottleneck", "failed": 0})
     for size, failures in (("full", ["mixed, open loop: the client is the bottleneck"]), ("smoke", [])):
         bench = Bench(BenchSettings(size=size, results=tmp_path, _cli_parse_args=[]), result(), Raw())
-        bench.offer("mixed", 100.0, 7)
+        bench.offer("mixed", 1.0, 100.0, 7)
         assert bench.result.failures == failures
+
+
+def test_percentiles_at_70_percent_of_the_lucky_ones_make_the_run_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {"bottleneck": "", "failed": 0, "requests": 100, "refused": 0}
+    bench = Bench(BenchSettings(results=tmp_path, _cli_parse_args=[]), result(), Raw())
+    for name, share, found in (
+        ("mixed", 0.7, {"failed": 2}),
+        ("mixed", 0.7, {"failed": 1}),
+        ("mixed", 1.15, {"failed": 50}),
+        ("list", 0.7, {"refused": 33}),
+        ("list", 0.7, {"refused": 32}),
+    ):
+        monkeypatch.setattr(measure, "load", lambda *_, found=found, **__: refused | found)
+        bench.offer(name, share, 100.0, 7)
+    assert bench.result.failures == [
+        f"{name}, open loop at 70%: the server refused more than 1% of what was asked" for name in ("mixed", "list")
+    ]
+
+
+def test_floor_is_of_texts_as_long_as_those_that_were_answered() -> None:
+    offline = Offline(encode_us=1_000.0, rest_us=200.0, tokens=20.0)
+    assert [offline.for_texts(tokens) for tokens in (20.0, 22.0, 0.0)] == pytest.approx([1_200.0, 1_300.0, 1_200.0])
+    assert Offline(0.0, 200.0, 0.0).for_texts(5.0) == 200.0
 
 
 def test_what_repeats_is_asked_of_the_server_with_a_cache() -> None:
