@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.replies import refusals
-from benchmarks.summary import COLUMNS, OK, UNAVAILABLE, Rows
+from benchmarks.summary import OK, UNAVAILABLE, Rows
 from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
@@ -82,10 +82,12 @@ class Log:
         is_kept = code == OK and number % self.reply_every == 0 and len(self.rows) < _MOST_ROWS
         self.rows.append((intended, sent, time.monotonic(), code, number, reply if is_kept else b""))
 
-    def replies(self, start: float = -inf, end: float = inf, *, by: Literal["done", "intended"] = "done") -> list[bytes]:
+    def replies(
+        self, start: float = -inf, end: float = inf, *, by: Literal["done", "intended"] = "done"
+    ) -> list[bytes]:
         """Those that were kept, of the requests whose time `by` lies in [start, end)."""
-        column = COLUMNS.index(by)
-        return [row[-1] for row in self.rows if row[-1] and start <= row[column] < end]
+        moments = ((done if by == "done" else intended, reply) for intended, _, done, _, _, reply in self.rows)
+        return [reply for moment, reply in moments if reply and start <= moment < end]
 
     def freeze(self) -> Rows:
         """What was added so far; entries of a list that were refused do not count as entries."""

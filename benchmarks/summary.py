@@ -79,9 +79,9 @@ class Summary:
     """A window of rows in figures.
 
     Throughput counts good answers per second (each entry of a list is one), goodput those within the SLO. Latencies are
-    of good answers, from the intended send time, in milliseconds; NaN if there are none, and for p99.9 if there are fewer
-    than a thousand, of which it would be the slowest one. `late` is the number of sends
-    more than 1 ms after their time, `late_ms` the p99 and `late_p50_ms` the median of by how much.
+    of good answers, from the intended send time, in milliseconds; NaN if there are none, and for p99.9 below a thousand
+    of them. `late` is the number of sends more than 1 ms after their time, `late_ms` the p99 and `late_p50_ms` the
+    median of by how much.
     """
 
     requests: int

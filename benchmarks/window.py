@@ -95,11 +95,10 @@ def joined(windows: Sequence[Window]) -> Window:
 def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float, cores: int) -> dict[str, Any]:
     """The summary, and the CPU that server and clients took for each good answer in microseconds.
 
-    `throughput` is what came within the window: in an open loop beyond capacity all that was intended in it is answered
-    in the end, but later. `mix` is the mean number of tokens of the answered requests over that of the workload: below 1
-    the window saw short texts more often than they were sent, because the server prefers them and the long ones still
-    wait. `busy` is the share that the clients used of the cores that they had; `bottleneck` says in a sentence that they
-    held the run back, or nothing.
+    `throughput` is what came within the window: beyond capacity an open loop is answered in the end, but later. `mix`
+    is the mean number of tokens of the answered requests over that of the workload: below 1 the window saw short texts
+    more often than they were sent, because the server prefers them and the long ones still wait. `busy` is the share
+    that the clients used of their cores; `bottleneck` says in a sentence that they held the run back, or nothing.
 
     Args:
         window: what was measured.

@@ -61,8 +61,6 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(PeersSettings, arguments)
         check(settings.device)
         chosen = (tried if settings.tries else targets)(settings.targets)
-        if not chosen:
-            raise ValueError(f"{', '.join(settings.targets)}: no settings to try")
         known = [] if settings.tries else joined.known_tries(RESULTS)
         bundle = load_bundle(settings.bundle)
         variants = settings.variant or [bundle.manifest.default["cpu"]]

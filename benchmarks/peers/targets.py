@@ -125,12 +125,19 @@ def targets(names: Sequence[str]) -> list[Target]:
 
 
 def tried(names: Sequence[str]) -> list[Target]:
-    """The rows of the peers among these, with each of their settings."""
-    return [
+    """The rows of the peers among these, with each of their settings.
+
+    Raises:
+        ValueError: there is no such server, or none that has settings.
+    """
+    found = [
         replace(target, mode=f"{target.mode}, {batching}", batching=batching)
         for target in targets(names)
         for batching in target.tries
     ]
+    if not found:
+        raise ValueError(f"{', '.join(names)}: no settings to try")
+    return found
 
 
 def tuned(chosen: Sequence[Target], tries: Sequence[Mapping[str, Any]], variant: str) -> list[Target]:

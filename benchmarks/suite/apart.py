@@ -11,8 +11,8 @@ from benchmarks import report
 from benchmarks.suite.result import Result
 
 _PEERS = [
-    "server", "variant", "mode", "batches", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
-    "errors", "wrong", "alone = batch", "core busy",
+    "server", "variant", "mode", "batches", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone",
+    "p99 ms at 70 %", "errors", "wrong", "alone = batch", "core busy",
 ]  # fmt: skip
 Row = Mapping[str, Any]
 

@@ -130,8 +130,8 @@ def _peers(rows: list[dict[str, Any]], skipped: dict[str, str]) -> list[str]:
     """The servers of `make bench-peers`, ours among them, best first in each encoder, and those that were not run."""
     if not rows and not skipped:
         return []
-    lines = ["| server | encoder | of the floor | requests/s on one core | p50 alone, ms | p99 at 70 % load, ms | errors |"]
-    lines += ["|" + "---|" * 7]
+    head = ("server", "encoder", "of the floor", "requests/s on one core", "p50 alone, ms", "p99 at 70 %, ms", "errors")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in sorted(rows, key=lambda row: (row["variant"], -row["share_of_floor"])):
         times = [_time(row["p50_ms_one_in_flight"], 1), _time(row["p99_ms_at_70"], 0)]
         cells = [f"{row['target']} {row['mode']}", row["variant"], *_ranges(row), *times, _errors(row)]

@@ -23,7 +23,7 @@ from benchmarks.suite.run import _report
 from benchmarks.suite.scenarios import by_share, knee
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.window import bottleneck
-from benchmarks.workload import KINDS
+from benchmarks.workload import KINDS, Name
 from tests.results import MACHINE, point, repeated, result, workload
 
 
@@ -135,13 +135,14 @@ def test_percentiles_at_70_percent_of_the_lucky_ones_make_the_run_fail(
 ) -> None:
     refused = {"bottleneck": "", "failed": 0, "requests": 100, "refused": 0}
     bench = Bench(BenchSettings(results=tmp_path, _cli_parse_args=[]), result(), Raw())
-    for name, share, found in (
+    steps: list[tuple[Name, float, dict[str, int]]] = [
         ("mixed", 0.7, {"failed": 2}),
         ("mixed", 0.7, {"failed": 1}),
         ("mixed", 1.15, {"failed": 50}),
         ("list", 0.7, {"refused": 33}),
         ("list", 0.7, {"refused": 32}),
-    ):
+    ]
+    for name, share, found in steps:
         monkeypatch.setattr(measure, "load", lambda *_, found=found, **__: refused | found)
         bench.offer(name, share, 100.0, 7)
     assert bench.result.failures == [
