@@ -89,7 +89,7 @@ def table(found: dict[str, Any]) -> str:
         f"{machine['cpu']}, one core for the server, one for the client; {bundle['name']}, {bundle['variant']}; commit "
         f"{found['commit']}, {found['date'][:10]}. Medians of {rounds} interleaved rounds (range).",
         "",
-        "| workload | CPU floor + echo + rest = server, µs | work ratio | per s and core | p99 at 70 % load, ms |",
+        "| workload | CPU floor + echo + rest = server, µs | work ratio | per CPU second | p99 at 70 % load, ms |",
         "|---|---|---|---|---|",
     ]
     for name, figures in found["workloads"].items():

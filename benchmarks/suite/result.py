@@ -80,7 +80,7 @@ class Workload(_Part):
     echo_us: Repeated = Field(description="a bare gRPC server with the same reply")
     server_us: Repeated
     work_ratio: Repeated = Field(description="(floor + echo) / server; above 1 the cache saved work")
-    per_s_core: Repeated = Field(description="recommendations per second and core at saturation")
+    per_s_core: Repeated = Field(description="recommendations per CPU second of the server, at saturation")
     p99_ms_at_70: Repeated
     batch_jobs: Repeated = Field(description="texts in a batch of the encoder, mean")
     padding: Repeated = Field(description="share of padding in a batch of the encoder, mean")

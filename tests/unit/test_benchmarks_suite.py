@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
+from benchmarks.__main__ import main
 from benchmarks.extra import need, sentence
 from benchmarks.process import Served, more_flags
 from benchmarks.scrape import Scrape, batch_sizes, between
@@ -20,7 +22,7 @@ from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Result
 from benchmarks.suite.rounds import Offline
 from benchmarks.suite.run import _report
-from benchmarks.suite.scenarios import by_share, knee
+from benchmarks.suite.scenarios import by_share, knee, read_curve
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.window import bottleneck
 from benchmarks.workload import KINDS, Name
@@ -76,6 +78,26 @@ def test_a_rate_at_which_requests_fail_is_not_kept() -> None:
     assert [kept for _, _, kept in curve] == [True, False]
     assert curve[0][1] == pytest.approx(10.5)
     assert knee(curve) == pytest.approx(50)
+
+
+def test_server_scenario_is_the_highest_kept_rate_whose_p99_keeps_the_bound() -> None:
+    points = [point(0.5, 40), point(0.9, 99), point(1.0, 150), point(1.15, 60, failed=9)]
+    bench = Bench(BenchSettings(p99_bound_ms=100, _cli_parse_args=[]), result(points=points, main="mixed"), Raw())
+    bench.settings.workloads = ["mixed"]
+    read_curve(bench)
+    assert bench.result.scenarios["Server"] == {"per_s": pytest.approx(90), "p99_bound_ms": 100}
+
+
+def test_a_rate_beyond_the_capacity_is_not_kept_though_it_is_answered_in_the_end() -> None:
+    over = point(1.15, 60).model_copy(update={"throughput": 100.0, "requests": 4_600})
+    assert [kept for _, _, kept in by_share([point(0.9, 50), over], "mixed")] == [True, False]
+
+
+def test_schema_is_printed_of_all_that_a_result_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["properties"]) == set(json.loads(result().model_dump_json()))
+    assert {"started", "machine", "commit", "settings"} <= set(found["required"])
 
 
 def test_no_curve_has_no_knee() -> None:

@@ -164,6 +164,43 @@ def test_there_is_nothing_to_try_of_this_server(peers: Callable[..., int], capsy
     assert "swiftrec: no settings to try" in capsys.readouterr().err
 
 
+def test_rounds_are_interleaved_with_the_floor_before_and_after_each(
+    peers: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    order: list[str] = []
+    floors = iter((100.0, 300.0, 500.0, 700.0, 900.0))
+
+    def floor(_setting: Setting) -> float:
+        order.append("floor")
+        return next(floors)
+
+    def one(target: Target) -> Figures:
+        order.append(target.mode)
+        return figures()
+
+    monkeypatch.setattr(rounds, "floor_us", floor)
+    assert peers(one, "--targets", "mosec") == 0
+    assert order == ["floor", *(["as documented", "floor", "split", "floor"] * 2)]
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [[one["floor_us"] for one in row["rounds"]] for row in rows] == [[200, 600], [400, 800]]
+
+
+def test_the_floor_is_measured_again_after_a_server_that_failed(
+    peers: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    floors = iter((100.0, 500.0, 700.0, 900.0))
+    monkeypatch.setattr(rounds, "floor_us", lambda _: next(floors))
+
+    def one(target: Target) -> Figures:
+        if not target.splits:
+            raise PeerError("ended")
+        return figures()
+
+    assert peers(one, "--targets", "mosec") == 1
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [one["floor_us"] for one in row["rounds"]] == [600, 800]
+
+
 def test_a_comparison_that_is_cut_off_after_its_first_variant_keeps_that_one(
     peers: Callable[..., int], tmp_path: Path
 ) -> None:
