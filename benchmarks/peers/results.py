@@ -92,10 +92,18 @@ class Results:
         for row in rows:
             if self._is_whole(_of(row)) and is_clean(row):
                 best[_of(row)] = max(best.get(_of(row), 0.0), row["share_of_floor"])
-        kept = ("target", "variant", "share_of_floor", "p99_ms_at_70", "errors", "wrong_answers", "spread")
+        kept = (
+            "target",
+            "variant",
+            "share_of_floor",
+            "p50_ms_one_in_flight",
+            "p99_ms_at_70",
+            "errors",
+            "wrong_answers",
+        )
         return [
             {
-                **{name: row[name] for name in kept},
+                **{name: row[name] for name in (*kept, "spread")},
                 "tried": str(self.targets[key].batching),
                 "mode": _of(row)[2],
                 "is_best": is_clean(row) and row["share_of_floor"] == best.get(_of(row)),

@@ -179,17 +179,24 @@ def _peers(every: Every) -> Iterator[Aim]:
                 if found
                 else {}
             )
-            yield from Compared(variant, rows, found.peers.skipped if found else {}, at).aims(static=static)
+            tries = [row for row in _tries(every) if row["variant"] == variant]
+            yield from Compared(variant, rows, found.peers.skipped if found else {}, at, tries).aims(static=static)
+
+
+def _tries(every: Every) -> Sequence[Row]:
+    _, found = _newest(every, lambda one: bool(one.peers.tries))
+    return found.peers.tries if found else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The rows of one variant, by server and mode."""
+    """The rows of one variant, by server and mode; `tries` are other settings of the peers, from another run."""
 
     variant: str
     rows: Mapping[tuple[str, str], Row]
     skipped: Mapping[str, str]
     at: str
+    tries: Sequence[Row] = ()
 
     def aims(self, *, static: bool) -> Iterator[Aim]:
         """What is promised of this kind of student."""
@@ -197,8 +204,9 @@ class Compared:
             yield from (self._against(UNARY, peer, mode, _TRITON if static else _FRONT) for mode in _MODES)
         best = max((LIST, STREAM), key=lambda mode: self.rows.get((OURS, mode), {}).get("share_of_floor") or 0.0)
         yield from (self._against(best, RUST, mode, 1.0) for mode in _MODES)
-        yield self._least("p50 with one in flight", "p50_ms_one_in_flight")
-        yield self._least("p99 at 70 % load", "p99_ms_at_70")
+        for what, figure in (("p50 with one in flight", "p50_ms_one_in_flight"), ("p99 at 70 % load", "p99_ms_at_70")):
+            yield self._least(what, figure)
+            yield from self._least_tried(what, figure)
 
     def _against(self, ours: str, peer: str, mode: str, bound: float) -> Aim:
         """Requests/s as shares of the floor, ours over theirs."""
@@ -218,6 +226,20 @@ class Compared:
         who = f"{best['target']} {best['mode']}" if best else "the best peer"
         name, values = f"{self.variant}, {what}: {UNARY} / {who}", _rounds(ours, best, figure)
         return Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
+
+    def _least_tried(self, what: str, figure: str) -> Iterator[Aim]:
+        """Ours over a setting that was tried: a peer's best for throughput is not its best for latency."""
+        ours = self.rows.get((OURS, UNARY))
+        best = min(
+            (row for row in self.tries if row.get(figure) is not None and is_clean(row)),
+            key=lambda row: float(row[figure]),
+            default=None,
+        )
+        if best is None or ours is None:
+            return
+        values = [ours[figure] / best[figure]] if ours[figure] and not _spoilt(ours) else []
+        name = f"{self.variant}, {what}: {UNARY} / {best['target']} {best['mode']}, {best['tried']} (tried apart)"
+        yield Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
 
 
 def _spoilt(ours: Row | None) -> str:

@@ -35,13 +35,25 @@ def peers(rows: Sequence[Row]) -> str:
 
 def tries(rows: Sequence[Row]) -> str:
     """The settings of each peer that were tried, and which is its best."""
-    head = ["server", "variant", "mode", "tried", "of floor", "p99 ms at 70 %", "errors", "wrong", "best"]
+    head = [
+        "server",
+        "variant",
+        "mode",
+        "tried",
+        "of floor",
+        "p50 ms alone",
+        "p99 ms at 70 %",
+        "errors",
+        "wrong",
+        "best",
+    ]
     return report.table(
         head,
         [
             [
                 *(row[name] for name in ("target", "variant", "mode", "tried")),
                 _range(row, "share_of_floor"),
+                _number(row.get("p50_ms_one_in_flight"), 2),
                 _number(row["p99_ms_at_70"]),
                 *(str(row.get(name, "")) for name in ("errors", "wrong_answers")),
                 "yes" if row["is_best"] else "",
