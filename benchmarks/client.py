@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 import grpc
@@ -81,9 +82,12 @@ class Log:
         is_kept = code == OK and number % self.reply_every == 0 and len(self.rows) < _MOST_ROWS
         self.rows.append((intended, sent, time.monotonic(), code, number, reply if is_kept else b""))
 
-    def replies(self) -> list[bytes]:
-        """Those that were kept."""
-        return [reply for *_, reply in self.rows if reply]
+    def replies(
+        self, start: float = -inf, end: float = inf, *, by: Literal["done", "intended"] = "done"
+    ) -> list[bytes]:
+        """Those that were kept, of the requests whose time `by` lies in [start, end)."""
+        moments = ((done if by == "done" else intended, reply) for intended, _, done, _, _, reply in self.rows)
+        return [reply for moment, reply in moments if reply and start <= moment < end]
 
     def freeze(self) -> Rows:
         """What was added so far; entries of a list that were refused do not count as entries."""
@@ -103,6 +107,7 @@ class Log:
 class ClosedLoop:
     """Keeps `in_flight` requests going from `start` to `stop`, until none is left to send or the server has gone.
 
+    It has gone when as many answers in a row as are in flight are UNAVAILABLE: a single one may be a refusal.
     `cycle`: begin again with the first request instead.
     """
 
@@ -111,6 +116,7 @@ class ClosedLoop:
         self._send, self._log, self._in_flight = send, log, in_flight
         self._numbers: Iterator[int] = itertools.cycle(numbers) if cycle else iter(numbers)
         self._is_stopping = False
+        self._lost = 0
         self._idle = threading.Semaphore(0)
         self.ran_out = False
 
@@ -143,7 +149,8 @@ class ClosedLoop:
 
     def _answered(self, number: int, sent: float, code: int, reply: bytes) -> None:
         self._log.add(number, sent, sent, code, reply)
-        self._is_stopping |= code == UNAVAILABLE
+        self._lost = self._lost + 1 if code == UNAVAILABLE else 0
+        self._is_stopping |= self._lost >= self._in_flight
         self._next()
 
 

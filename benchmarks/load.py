@@ -8,9 +8,10 @@ fails.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ class LoadSettings(BaseSettings):
     watch: int | None = Field(None, description="process id whose CPU time in the window is measured")
     rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
     hdr: Path | None = Field(None, description="write latencies (microseconds) as a HdrHistogram log")
-    max_busy: float = Field(0.9, gt=0, description="share of its core beyond which the client is the bottleneck")
+    max_busy: float = Field(0.9, gt=0, description="share of its cores beyond which the client is the bottleneck")
     max_late_ms: float = Field(5.0, gt=0, description="median lateness of sends beyond which it is, too (open loop)")
 
 
@@ -85,7 +86,8 @@ def run(settings: LoadSettings) -> int:
         window.measured().save(settings.rows)
     if settings.hdr:
         write_log(window.measured(), settings.hdr, settings.workload)
-    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms)
+    cores = len(os.sched_getaffinity(0))
+    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms, cores)
     sys.stdout.write(report.as_json(found) + "\n")
     if found["bottleneck"]:
         sys.stderr.write(f"benchmarks load: {found['bottleneck']}\n")
@@ -127,6 +129,8 @@ def _alone(settings: LoadSettings) -> Window:
         rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
     first, last = meter.readings()
     sample = replies.read(found.asked.method, log.replies())
+    inside = log.replies(*ends, by="done" if found.due is None else "intended")
+    sample = replace(sample, steps_ms=replies.read(found.asked.method, inside).steps_ms)  # without the warm-up's
     tokens = float(found.asked.tokens.mean()) if len(found.asked) else 0.0
     return Window(rows, first, last, sample, tokens, is_open=found.due is not None)
 

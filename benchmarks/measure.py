@@ -11,25 +11,32 @@ from benchmarks.machine import pinned
 from benchmarks.process import Served, load_cores
 from benchmarks.summary import OK, RESOURCE_EXHAUSTED, UNAVAILABLE
 
-NO_LIMIT = 9.0  # of the client's share of its core: for a bare server, which the client is no faster than
+NO_LIMIT = 9.0  # of the client's share of its cores: for a bare server, which the client is no faster than
 _ANSWERED = {str(OK)}
 # What a server says that works; gRPC itself refuses the 1,025th call of a connection, as UNAVAILABLE.
 _REFUSED = {str(OK), str(RESOURCE_EXHAUSTED), str(UNAVAILABLE)}
 
 
-def load(served: Served, *, may_refuse: bool = False, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+def load(
+    served: Served,
+    *,
+    may_refuse: bool = False,
+    may_limit: bool = False,
+    **flags: Any,  # noqa: ANN401
+) -> dict[str, Any]:
     """Run the load generator in a process of its own.
 
     Args:
         served: the server; its CPU time is measured.
         may_refuse: RESOURCE_EXHAUSTED is an answer, and UNAVAILABLE while the server's process lives.
+        may_limit: the caller looks at "bottleneck".
         flags: fields of `LoadSettings`.
 
     Returns:
         `benchmarks.window.figures`; "bottleneck" says whether the client held it back.
 
     Raises:
-        RuntimeError: the generator failed, requests did, or the server ended.
+        RuntimeError: the generator failed, requests did, the server ended, or the client was the bottleneck.
     """
     command = _command("load", target=served.address, watch=served.pid, **flags)
     with pinned(load_cores()):
@@ -39,6 +46,8 @@ def load(served: Served, *, may_refuse: bool = False, **flags: Any) -> dict[str,
         raise RuntimeError(f"the load generator failed: {ended.stderr.strip().removeprefix('benchmarks load: ')}")
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     _check(served, found, may_refuse=may_refuse)
+    if found["bottleneck"] and not may_limit:
+        raise RuntimeError(found["bottleneck"])
     return found
 
 

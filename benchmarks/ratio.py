@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -88,7 +89,7 @@ def run(settings: RatioSettings) -> int:
         ["round", "floor us", "echo us", "server us", "requests/s", "mix", "p50 ms", "p99 ms", name], rows
     )
     figures = {
-        name: sorted(values)[len(values) // 2],
+        name: float(np.median(values)),
         "values": values,
         "rounds": [asdict(entry) for entry in rounds],
         "settings": settings.model_dump(mode="json"),
@@ -135,7 +136,7 @@ def _load(settings: RatioSettings, seed: int, server: Sequence[str], *, cycle: b
     with serving(server) as served:
         return load(
             served,
-            max_busy=NO_LIMIT if cycle else None,
+            max_busy=NO_LIMIT if cycle or settings.stub else None,
             cycle=cycle,
             workload=settings.workload,
             bundle=settings.bundle,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 OK, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 8, 14  # grpc.StatusCode
 COLUMNS = ("intended", "sent", "done", "code", "tokens", "entries")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
+FEWEST = {"p999_ms": 1_000}  # answers that a percentile needs
 AT_70 = 0.7  # of the capacity: where latencies are compared
 LATE_MS = 1.0  # a send later than this is counted as late
 
@@ -56,7 +57,10 @@ class Rows:
     def within(self, start: float, end: float, *, by: str = "done") -> Rows:
         """The rows whose time `by` lies in [start, end)."""
         moments = getattr(self, by)
-        keep = (moments >= start) & (moments < end)
+        return self.only((moments >= start) & (moments < end))
+
+    def only(self, keep: NDArray[np.bool_]) -> Rows:
+        """Those rows."""
         return Rows(*(getattr(self, name)[keep] for name in COLUMNS))
 
     def latency_ms(self) -> NDArray[np.float64]:
@@ -75,8 +79,9 @@ class Summary:
     """A window of rows in figures.
 
     Throughput counts good answers per second (each entry of a list is one), goodput those within the SLO. Latencies are
-    of good answers, from the intended send time, in milliseconds; NaN if there are none. `late` is the number of sends
-    more than 1 ms after their time, `late_ms` the p99 and `late_p50_ms` the median of by how much.
+    of good answers, from the intended send time, in milliseconds; NaN if there are none, and for p99.9 below a thousand
+    of them. `late` is the number of sends more than 1 ms after their time, `late_ms` the p99 and `late_p50_ms` the
+    median of by how much.
     """
 
     requests: int
@@ -113,9 +118,9 @@ def summarise(rows: Rows, seconds: float, slo_ms: float) -> Summary:
         late_ms=_percentile(late_ms, 99.0),
         late_p50_ms=_percentile(late_ms, 50.0),
         mean_tokens=float(rows.tokens.mean()) if len(rows) else float("nan"),
-        **{name: _percentile(latency_ms, share) for name, share in PERCENTILES.items()},
+        **{name: _percentile(latency_ms, share, FEWEST.get(name, 1)) for name, share in PERCENTILES.items()},
     )
 
 
-def _percentile(values: NDArray[np.float64], share: float) -> float:
-    return float(np.percentile(values, share)) if len(values) else float("nan")
+def _percentile(values: NDArray[np.float64], share: float, fewest: int = 1) -> float:
+    return float(np.percentile(values, share)) if len(values) >= fewest else float("nan")

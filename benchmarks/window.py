@@ -39,6 +39,10 @@ class Window:
         """The rows that count."""
         return self.rows.within(self.first.planned, self.last.planned, by="intended" if self.is_open else "done")
 
+    def came(self) -> Rows:
+        """The rows that were answered within the window. In overload these are fewer than were intended in it."""
+        return self.rows.within(self.first.planned, self.last.planned)
+
     def answered(self) -> Rows:
         """The rows that were answered between the readings: those that the CPU time was spent on."""
         return self.rows.within(self.first.moment, self.last.moment)
@@ -88,23 +92,32 @@ def joined(windows: Sequence[Window]) -> Window:
     )
 
 
-def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float) -> dict[str, Any]:
+def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float, cores: int) -> dict[str, Any]:
     """The summary, and the CPU that server and clients took for each good answer in microseconds.
 
-    `mix` is the mean number of tokens of the answered requests over that of the workload: below 1 the window saw short
-    texts more often than they were sent, because the server prefers them and the long ones still wait. `busy` is the
-    share of its core that a client used; `bottleneck` says in a sentence that the client held the run back, or nothing.
+    `throughput` is what came within the window: beyond capacity an open loop is answered in the end, but later. `mix`
+    is the mean number of tokens of the answered requests over that of the workload: below 1 the window saw short texts
+    more often than they were sent, because the server prefers them and the long ones still wait. `busy` is the share
+    that the clients used of their cores; `bottleneck` says in a sentence that they held the run back, or nothing.
+
+    Args:
+        window: what was measured.
+        slo_ms: an answer within it is goodput.
+        max_busy: share of their cores beyond which the clients are the bottleneck.
+        max_late_ms: median lateness of sends beyond which they are, too.
+        cores: that the clients shared.
     """
     summary = summarise(window.measured(), window.seconds, slo_ms)
-    done = window.answered()
-    answers = max(1, int(done.entries[done.code == OK].sum()))
+    came, done = _good(window.came()), _good(window.answered())
+    answers = max(1, int(done.entries.sum()))
     client_cpu = window.last.own - window.first.own
     is_watched = window.first.server is not None and window.last.server is not None
     server_cpu = window.last.server - window.first.server if is_watched else None  # type: ignore[operator]
     span = window.last.moment - window.first.moment
-    busy = client_cpu / (span * window.clients)
+    busy = client_cpu / (span * min(window.clients, cores))
     return {
         **summary.as_dict(),
+        "throughput": float(came.entries.sum() / window.seconds),
         "server_us": None if server_cpu is None else 1e6 * server_cpu / answers,
         "server_busy": None if server_cpu is None else server_cpu / span,
         "client_us": 1e6 * client_cpu / answers,
@@ -119,10 +132,14 @@ def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float) 
     }
 
 
+def _good(rows: Rows) -> Rows:
+    return rows.only(rows.code == OK)
+
+
 def bottleneck(busy: float, max_busy: float, late_p50_ms: float, max_late_ms: float) -> str:
     """Why the client and not the server set the pace; nothing if it did not."""
     if busy > max_busy:
-        return f"the client is the bottleneck: it used {busy:.0%} of its core; give it more --processes and cores"
+        return f"the client is the bottleneck: it used {busy:.0%} of its cores; give it more of them, and --processes"
     if late_p50_ms > max_late_ms:
         return f"the client is the bottleneck: half of its sends were more than {late_p50_ms:.0f} ms late"
     return ""

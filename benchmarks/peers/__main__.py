@@ -15,7 +15,7 @@ from benchmarks.peers.measure import Plan
 from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
-from benchmarks.peers.targets import targets, tried
+from benchmarks.peers.targets import targets, tried, tuned
 from benchmarks.suite import apart, joined
 from benchmarks.suite.settings import RESULTS
 from benchmarks.suite.start import check_device
@@ -42,7 +42,7 @@ class PeersSettings(BaseSettings):
     texts: int = Field(2_030, ge=64, description="different texts of 3 to 60 words, asked in turn")
     floor_texts: int = Field(290, ge=58, description="texts of the floor before and after each")
     seed: int = Field(7, description="of texts and arrivals")
-    tries: bool = Field(False, description="each peer with each of its settings instead: which is its best")
+    tries: bool = Field(False, description="each peer with each of its settings instead; the best is used from then on")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda is refused: the peers have onnxruntime for CPUs")
     out: Path | None = Field(
         None, description="where the JSON goes; artifacts/peers.json if not given, peers-tries.json with --tries"
@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(PeersSettings, arguments)
         check(settings.device)
         chosen = (tried if settings.tries else targets)(settings.targets)
+        known = [] if settings.tries else joined.known_tries(RESULTS)
         bundle = load_bundle(settings.bundle)
         variants = settings.variant or [bundle.manifest.default["cpu"]]
         for variant in variants:
@@ -72,7 +73,8 @@ def main(arguments: list[str]) -> int:
     try:
         install_all(chosen, results)
         for variant in variants:
-            for line in run_rounds(prepare(settings, bundle, variant), chosen, settings.repeats, results):
+            rows = tuned(chosen, known, variant)
+            for line in run_rounds(prepare(settings, bundle, variant), rows, settings.repeats, results):
                 sys.stderr.write(f"{line}\n")
                 results.save(settings.file)
         results.is_partial, has_ended = bool(results.died or results.skipped), True
@@ -80,9 +82,9 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"benchmarks.peers: {error}\n")
-    code = finish(results, settings.file)
     if settings.tries:
         sys.stdout.write(f"{apart.tries(results.tries())}\n")
+    code = finish(results, settings.file)
     if has_ended and (settings.tries or not settings.targets):
         return max(code, join({"tries": results.tries()} if settings.tries else results.section()))
     return code
@@ -117,7 +119,9 @@ def finish(results: Results, out: Path) -> int:
         sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {error.strerror}\n")
         return 1
     sys.stdout.write(f"written to {out}\n")
-    return 1 if results.is_partial else 0
+    for label in (limits := results.limits()):
+        sys.stderr.write(f"benchmarks.peers: the client is the bottleneck: {label}\n")
+    return 1 if results.is_partial or limits else 0
 
 
 def join(section: dict[str, Any]) -> int:

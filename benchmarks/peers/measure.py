@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,6 +91,18 @@ def is_answering(ask: Send, asked: Asked) -> bool:
     return is_good
 
 
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """No garbage collection of the client's, which is latency that it would put down to the server."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@no_collections()
 def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
     """Everything of one round.
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import report
 from benchmarks.machine import fingerprint
 from benchmarks.peers.measure import Figures
-from benchmarks.peers.targets import Target
+from benchmarks.peers.targets import Batching, Target
 from benchmarks.suite import apart
 from benchmarks.suite.result import Peers
 
@@ -70,6 +70,7 @@ class Results:
             "skipped": self.skipped,
             "died": self.died,
             "rows": self.rows(),
+            "tries": self.tries() if self.settings.get("tries") else [],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f"{path.name}.tmp")
@@ -82,21 +83,55 @@ class Results:
         return Peers.of(rows, self.skipped | self.died, []).model_dump()
 
     def tries(self) -> list[dict[str, Any]]:
-        """Of a run with --tries: each setting of each peer, the best (requests/s as a share of the floor) marked."""
+        """Of a run with --tries: each setting of each peer, the best (requests/s as a share of the floor) marked.
+
+        None is, unless all were measured in as many rounds; one with errors or wrong answers never is.
+        """
         rows = self.rows()
         best: dict[tuple[str, str, str], float] = {}
         for row in rows:
-            best[_of(row)] = max(best.get(_of(row), 0.0), row["share_of_floor"])
-        kept = ("target", "variant", "share_of_floor", "p99_ms_at_70", "errors", "spread")
+            if self._is_whole(_of(row)) and is_clean(row):
+                best[_of(row)] = max(best.get(_of(row), 0.0), row["share_of_floor"])
+        kept = (
+            "target",
+            "variant",
+            "share_of_floor",
+            "p50_ms_one_in_flight",
+            "p99_ms_at_70",
+            "errors",
+            "wrong_answers",
+        )
         return [
             {
-                **{name: row[name] for name in kept},
+                **{name: row[name] for name in (*kept, "spread")},
                 "tried": str(self.targets[key].batching),
                 "mode": _of(row)[2],
-                "is_best": row["share_of_floor"] == best[_of(row)],
-                "in_use": self.targets[key].is_in_use,
+                "is_best": is_clean(row) and row["share_of_floor"] == best.get(_of(row)),
+                "rounds": len(row["rounds"]),
             }
             for key, row in zip(self.entries, report.finite(rows), strict=True)
+        ]
+
+    def _is_whole(self, peer: tuple[str, str, str]) -> bool:
+        """Whether every setting of a peer was measured, each as often."""
+        variant, name, mode = peer
+        labels = [(variant, name, f"{mode}, {one}") for one in self._tries_of(peer)]
+        return len({len(self.entries.get(label, ())) for label in labels}) == 1
+
+    def _tries_of(self, peer: tuple[str, str, str]) -> tuple[Batching, ...]:
+        variant, name, mode = peer
+        return next(
+            target.tries
+            for key, target in self.targets.items()
+            if key[:2] == (variant, name) and key[2].partition(",")[0] == mode
+        )
+
+    def limits(self) -> list[str]:
+        """Rows that say of our client and not of the server what it can do."""
+        return [
+            target.label
+            for key, target in self.targets.items()
+            if max(entry.figures.client_busy for entry in self.entries[key]) > _BUSY
         ]
 
     def table(self) -> str:
@@ -110,6 +145,11 @@ class Results:
         if self.is_partial:
             lines.append("PARTIAL: the run did not come to its end")
         return "\n".join(lines)
+
+
+def is_clean(row: Mapping[str, Any]) -> bool:
+    """Whether every request was answered, and rightly."""
+    return not (row["errors"] or row["wrong_answers"])
 
 
 def _of(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -164,6 +204,6 @@ def _note(figures: list[Figures]) -> str:
         return trouble
     if max(f.client_busy for f in figures) > _BUSY:
         return "the client was the limit: the server can do more"
-    if min(f.late_ms for f in figures) > 1.0:
+    if np.median([f.late_ms for f in figures]) > 1.0:
         return f"the client sent up to {max(f.late_ms for f in figures):.1f} ms late at 70 %"
     return ""

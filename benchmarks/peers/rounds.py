@@ -58,12 +58,13 @@ def install_all(chosen: Sequence[Target], results: Results) -> None:
 def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results: Results) -> Iterator[str]:
     """Measure into `results`; gives a line of progress after each target. A target that failed is not tried again."""
     results.client = results.client or client_costs(setting.texts, setting.reference, setting.plan)
-    floor = floor_us(setting)
+    before: float | None = None
     for number in range(1, repeats + 1):
         for target in chosen:
             label = f"{setting.variant}, {target.label}"
             if target.name in results.skipped or label in results.died:
                 continue
+            floor, before = floor_us(setting) if before is None else before, None
             try:
                 figures = run_one(setting, target)
             except StartError as error:
@@ -73,9 +74,8 @@ def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results
             except PeerError as error:
                 results.died[label] = str(error)
                 continue
-            after = floor_us(setting)
-            entry = Entry(figures, (floor + after) / 2)
-            floor = after
+            before = floor_us(setting)
+            entry = Entry(figures, (floor + before) / 2)
             results.add(setting.variant, target, entry)
             shares = f"{entry.share:.2f} of the floor ({entry.cpu_share:.2f} by CPU)"
             yield f"{number}/{repeats} {label}: {figures.requests_per_s:.0f}/s, {shares}"

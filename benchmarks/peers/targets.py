@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.peers import messages
 from benchmarks.peers.wire import Wire
@@ -34,7 +35,7 @@ class Target:
         pack: texts to a request.
         unpack: a reply to item ids for each of its texts; raises ValueError if it is none.
         texts: in one request.
-        batching: of a peer, in use; `tries` were tried.
+        batching: of a peer; `tries` are measured by --tries.
     """
 
     name: str
@@ -51,11 +52,6 @@ class Target:
     def is_ours(self) -> bool:
         """Whether it is this server."""
         return self.batching is None
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether its batching is the one that the comparison uses."""
-        return bool(self.tries) and self.batching == self.tries[0]
 
     @property
     def label(self) -> str:
@@ -80,7 +76,7 @@ def _http(path: str, body: Callable[[str], object]) -> Callable[[Sequence[str]],
     return pack
 
 
-# The first of `tries` is in use; `--tries` measures them all, prints the best and puts it into the result.
+# `--tries` measures all of `tries`; from then on the best is used, before that the first.
 _PEERS = (
     Target(
         "mosec", DOCUMENTED, "http", "/inference", _http("/inference", lambda text: {"text": text}), messages.json_ids,
@@ -129,12 +125,30 @@ def targets(names: Sequence[str]) -> list[Target]:
 
 
 def tried(names: Sequence[str]) -> list[Target]:
-    """The rows of the peers among these, with each of their settings."""
-    return [
+    """The rows of the peers among these, with each of their settings.
+
+    Raises:
+        ValueError: there is no such server, or none that has settings.
+    """
+    found = [
         replace(target, mode=f"{target.mode}, {batching}", batching=batching)
         for target in targets(names)
         for batching in target.tries
     ]
+    if not found:
+        raise ValueError(f"{', '.join(names)}: no settings to try")
+    return found
+
+
+def tuned(chosen: Sequence[Target], tries: Sequence[Mapping[str, Any]], variant: str) -> list[Target]:
+    """The same, each peer with the setting that was the best of its `tries` for this variant, if they were measured."""
+    best = {(row["target"], row["mode"]): row["tried"] for row in tries if row["is_best"] and row["variant"] == variant}
+
+    def batching(target: Target) -> Batching | None:
+        wanted = best.get((target.name, target.mode))
+        return next((one for one in target.tries if str(one) == wanted), target.batching)
+
+    return [replace(target, batching=batching(target)) for target in chosen]
 
 
 def _twice(peer: Target) -> list[Target]:

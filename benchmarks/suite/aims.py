@@ -17,6 +17,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.peers.results import is_clean
 from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SPLIT, STREAM, UNARY
 from benchmarks.suite import store
 from benchmarks.suite.result import Result, Workload
@@ -178,17 +179,24 @@ def _peers(every: Every) -> Iterator[Aim]:
                 if found
                 else {}
             )
-            yield from Compared(variant, rows, found.peers.skipped if found else {}, at).aims(static=static)
+            tries = [row for row in _tries(every) if row["variant"] == variant]
+            yield from Compared(variant, rows, found.peers.skipped if found else {}, at, tries).aims(static=static)
+
+
+def _tries(every: Every) -> Sequence[Row]:
+    _, found = _newest(every, lambda one: bool(one.peers.tries))
+    return found.peers.tries if found else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The rows of one variant, by server and mode."""
+    """The rows of one variant, by server and mode; `tries` are other settings of the peers, from another run."""
 
     variant: str
     rows: Mapping[tuple[str, str], Row]
     skipped: Mapping[str, str]
     at: str
+    tries: Sequence[Row] = ()
 
     def aims(self, *, static: bool) -> Iterator[Aim]:
         """What is promised of this kind of student."""
@@ -196,28 +204,59 @@ class Compared:
             yield from (self._against(UNARY, peer, mode, _TRITON if static else _FRONT) for mode in _MODES)
         best = max((LIST, STREAM), key=lambda mode: self.rows.get((OURS, mode), {}).get("share_of_floor") or 0.0)
         yield from (self._against(best, RUST, mode, 1.0) for mode in _MODES)
-        yield self._least("p50 with one in flight", "p50_ms_one_in_flight")
-        yield self._least("p99 at 70 % load", "p99_ms_at_70")
+        for what, figure in (("p50 with one in flight", "p50_ms_one_in_flight"), ("p99 at 70 % load", "p99_ms_at_70")):
+            yield self._least(what, figure)
+            yield from self._least_tried(what, figure)
 
     def _against(self, ours: str, peer: str, mode: str, bound: float) -> Aim:
         """Requests/s as shares of the floor, ours over theirs."""
-        name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}"
-        values = _rounds(self.rows.get((OURS, ours)), self.rows.get((peer, mode)), "share_of_floor")
-        return Aim(name, bound, values, self.at, why=self.skipped.get(peer, ""))
+        mine, theirs = self.rows.get((OURS, ours)), self.rows.get((peer, mode))
+        name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}{_errors(theirs)}"
+        values = _rounds(mine, theirs, "share_of_floor")
+        return Aim(name, bound, values, self.at, why=_spoilt(mine) or self.skipped.get(peer, ""))
 
     def _least(self, what: str, figure: str) -> Aim:
         """Ours over the least of the peers'; servers with errors or wrong answers do not count."""
         ours = self.rows.get((OURS, UNARY))
         theirs = [
             row for (target, _), row in self.rows.items()
-            if target != OURS and row[figure] is not None and not row["errors"] and not row["wrong_answers"]
+            if target != OURS and row[figure] is not None and is_clean(row)
         ]  # fmt: skip
         best = min(theirs, key=lambda row: float(row[figure]), default=None)
         who = f"{best['target']} {best['mode']}" if best else "the best peer"
-        return Aim(f"{self.variant}, {what}: {UNARY} / {who}", 1.0, _rounds(ours, best, figure), self.at, at_most=True)
+        name, values = f"{self.variant}, {what}: {UNARY} / {who}", _rounds(ours, best, figure)
+        return Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
+
+    def _least_tried(self, what: str, figure: str) -> Iterator[Aim]:
+        """Ours over a setting that was tried: a peer's best for throughput is not its best for latency."""
+        ours = self.rows.get((OURS, UNARY))
+        best = min(
+            (row for row in self.tries if row.get(figure) is not None and is_clean(row)),
+            key=lambda row: float(row[figure]),
+            default=None,
+        )
+        if best is None or ours is None:
+            return
+        values = [ours[figure] / best[figure]] if ours[figure] and not _spoilt(ours) else []
+        name = f"{self.variant}, {what}: {UNARY} / {best['target']} {best['mode']}, {best['tried']} (tried apart)"
+        yield Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
+
+
+def _spoilt(ours: Row | None) -> str:
+    """Why our row does not count, if it does not."""
+    if ours is None or is_clean(ours):
+        return ""
+    return f"this server had {ours['errors']} errors and {ours['wrong_answers']} wrong answers"
+
+
+def _errors(theirs: Row | None) -> str:
+    """Of a peer, whose rate they lower."""
+    return f" ({theirs['errors']} errors)" if theirs and theirs["errors"] else ""
 
 
 def _rounds(ours: Row | None, theirs: Row | None, figure: str) -> list[float]:
-    """Ours over theirs in each round that both have."""
+    """Ours over theirs in each round that both have; none where ours has errors or wrong answers."""
+    if _spoilt(ours):
+        return []
     pairs = zip(ours["rounds"], theirs["rounds"], strict=False) if ours and theirs else ()
     return [one[figure] / other[figure] for one, other in pairs if one[figure] and other[figure]]

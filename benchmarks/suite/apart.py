@@ -11,8 +11,8 @@ from benchmarks import report
 from benchmarks.suite.result import Result
 
 _PEERS = [
-    "server", "variant", "mode", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone", "p99 ms at 70 %",
-    "errors", "wrong", "alone = batch", "core busy",
+    "server", "variant", "mode", "batches", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone",
+    "p99 ms at 70 %", "errors", "wrong", "alone = batch", "core busy",
 ]  # fmt: skip
 Row = Mapping[str, Any]
 
@@ -35,16 +35,29 @@ def peers(rows: Sequence[Row]) -> str:
 
 def tries(rows: Sequence[Row]) -> str:
     """The settings of each peer that were tried, and which is its best."""
-    head = ["server", "variant", "mode", "tried", "of floor", "p99 ms at 70 %", "best", "in use"]
+    head = [
+        "server",
+        "variant",
+        "mode",
+        "tried",
+        "of floor",
+        "p50 ms alone",
+        "p99 ms at 70 %",
+        "errors",
+        "wrong",
+        "best",
+    ]
     return report.table(
         head,
         [
             [
                 *(row[name] for name in ("target", "variant", "mode", "tried")),
                 _range(row, "share_of_floor"),
+                _number(row.get("p50_ms_one_in_flight"), 2),
                 _number(row["p99_ms_at_70"]),
+                *(str(row.get(name, "")) for name in ("errors", "wrong_answers")),
+                "yes" if row["is_best"] else "",
             ]
-            + ["yes" if row[name] else "" for name in ("is_best", "in_use")]
             for row in rows
         ],
     )
@@ -81,7 +94,9 @@ def _peer(row: Row) -> list[str]:
     found = row["rounds"]
     p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
     return [
-        *(row[name] for name in ("target", "variant", "mode", "wire")),
+        *(row[name] for name in ("target", "variant", "mode")),
+        "{batch} within {wait_ms} ms".format(**row["batching"]) if row.get("batching") else "",
+        row["wire"],
         report.spread([f["requests_per_s"] for f in found]),
         _range(row, "share_of_floor"),
         _range(row, "share_of_floor_by_cpu"),

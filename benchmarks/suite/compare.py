@@ -52,8 +52,11 @@ def run(settings: CompareSettings) -> int:
     """Print the table; the last line is JSON."""
     if settings.base == Path():
         raise RuntimeError("--base is missing: make bench-compare BASE=benchmarks/results/...")
-    base, head = store.load(settings.base), store.load(settings.head or newest(settings.results))
+    later = settings.head or newest(settings.results)
+    base, head = store.load(settings.base), store.load(later)
     hinders = incomparable(base, head)
+    if store.file_of(settings.base).samefile(store.file_of(later)):
+        hinders.append("they are one run: without --head the newest is compared")
     if hinders:
         raise RuntimeError(f"the runs cannot be compared: {'; '.join(hinders)}")
     found = list(changes(base, head))
@@ -93,7 +96,8 @@ def incomparable(base: Result, head: Result) -> list[str]:
     found = [
         f"{name}: {one.get(name)} and {two.get(name)}" for one, two, name in pairs if one.get(name) != two.get(name)
     ]
-    return found + [f"not valid: {run.failures[0]}" for run in (base, head) if run.failures]
+    found += [f"not valid: {run.failures[0]}" for run in (base, head) if run.failures]
+    return found + [f"not whole: {run.reason}" for run in (base, head) if run.is_partial]
 
 
 def changes(base: Result, head: Result) -> Iterator[Change]:

@@ -59,8 +59,10 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
         "req_per_s_core": _rates(ours) | (peers.peers.req_per_s_core if peers else {}),
         "p99_ms_at_70": _tails(ours) | (peers.peers.p99_ms_at_70 if peers else {}),
         "peers_skipped": peers.peers.skipped if peers else {},
+        "peers": peers.peers.rows if peers else [],
         "catalogue": catalogue.catalogue if catalogue else [],
         "teacher": teacher.teacher if teacher else {},
+        "own": list(_rates(ours)),
         "sources": {"run": folder.name, **{name: at for name, at in sources.items() if at}},
     }
 
@@ -112,5 +114,7 @@ def _text(found: dict[str, Any]) -> str:
     ]
     lines = [f"{found['machine']}, commit {found['commit']}", report.table(["workload", "work ratio"], ratios)]
     lines += [report.table(["target", "per s and core", "p99 ms at 70 %"], rates)]
+    if len(found["req_per_s_core"]) > len(found["own"]):
+        lines += [f"{', '.join(found['own'])}: *mixed* and *list*, per CPU second; the others: one job, by the clock"]
     lines += [f"{peer} was not run: {why}" for peer, why in found["peers_skipped"].items()]
     return "\n\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def merged(old: Peers, new: Peers) -> Peers:
     seen = {row["target"] for row in rows}
     skipped = {name: why for name, why in old.skipped.items() if name not in seen} if new.rows else old.skipped
     return Peers.of(rows, skipped | new.skipped, tries)
+
+
+def known_tries(results: Path) -> list[dict[str, Any]]:
+    """What `make bench-peers` with --tries found last on this machine; empty if it was never run."""
+    cpu = fingerprint()["cpu"]
+    for folder in store.folders(results):
+        with suppress(RuntimeError):
+            found = store.load(folder)
+            if found.machine["cpu"] == cpu and found.peers.tries:
+                return found.peers.tries
+    return []
 
 
 def _folder(section: str, results: Path) -> Path:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.suite import store
-from benchmarks.suite.digest import OUR_LIST, OURS, digest
+from benchmarks.suite.digest import digest
 from benchmarks.suite.result import Repeated, Result
 from benchmarks.suite.settings import RESULTS
 
@@ -67,7 +67,7 @@ def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
     workloads = {
         name: {field: getattr(found, field).values for field in _FIELDS} for name, found in result.workloads.items()
     }
-    keys = ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue", "teacher", "sources")
+    keys = ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "peers", "catalogue", "teacher", "sources")
     return {
         "machine": result.machine,
         "commit": result.commit,
@@ -89,7 +89,7 @@ def table(found: dict[str, Any]) -> str:
         f"{machine['cpu']}, one core for the server, one for the client; {bundle['name']}, {bundle['variant']}; commit "
         f"{found['commit']}, {found['date'][:10]}. Medians of {rounds} interleaved rounds (range).",
         "",
-        "| workload | CPU floor + echo + rest = server, µs | work ratio | per s and core | p99 at 70 % load, ms |",
+        "| workload | CPU floor + echo + rest = server, µs | work ratio | per CPU second | p99 at 70 % load, ms |",
         "|---|---|---|---|---|",
     ]
     for name, figures in found["workloads"].items():
@@ -99,7 +99,8 @@ def table(found: dict[str, Any]) -> str:
         ratio, rate, tail = (_cell(cells[f], d) for f, d in (("work_ratio", 2), ("per_s_core", 0), ("p99_ms_at_70", 0)))
         lines.append(f"| {name} | {cost} | {ratio} | {rate} | {tail} |")
     lines += ["", *_facts(found)]
-    for part in (_teacher(found["teacher"]), _targets(found), _catalogue(found["catalogue"])):
+    peers = _peers(found.get("peers", []), found["peers_skipped"])
+    for part in (_teacher(found["teacher"]), peers, _catalogue(found["catalogue"])):
         lines += ["", *part] if part else []
     apart = {name: at for name, at in found["sources"].items() if name != "run" and at != found["sources"]["run"]}
     lines += ["", "From other runs: " + ", ".join(f"{name} {at}" for name, at in apart.items()) + "."] if apart else []
@@ -125,20 +126,32 @@ def _teacher(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _targets(found: dict[str, Any]) -> list[str]:
-    """The servers of `make bench-peers`, ours among them, best first, and those that could not be run.
-
-    The suite's own rows are of another job (histories, the cache) and in another unit (by CPU time): they stay out.
-    """
-    shown = {target: rates for target, rates in found["req_per_s_core"].items() if target not in (OURS, OUR_LIST)}
-    if not shown and not found["peers_skipped"]:
+def _peers(rows: list[dict[str, Any]], skipped: dict[str, str]) -> list[str]:
+    """The servers of `make bench-peers`, ours among them, best first in each encoder, and those that were not run."""
+    if not rows and not skipped:
         return []
-    rates = [(rate, target, v) for target, rates in shown.items() for v, rate in rates.items()]
-    lines = ["| target | encoder | requests/s on one core | p99 at 70 % load, ms |", "|---|---|---|---|"]
-    for rate, target, variant in sorted(rates, reverse=True):
-        tail = found["p99_ms_at_70"].get(target, {}).get(variant)
-        lines.append(f"| {target} | {variant} | {rate:.0f} | {'' if tail is None else f'{tail:.0f}'} |")
-    return [*lines, *(f"| {name} | not run: {why} | | |" for name, why in found["peers_skipped"].items())]
+    head = ("server", "encoder", "of the floor", "requests/s on one core", "p50 alone, ms", "p99 at 70 %, ms", "errors")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in sorted(rows, key=lambda row: (row["variant"], -row["share_of_floor"])):
+        times = [_time(row["p50_ms_one_in_flight"], 1), _time(row["p99_ms_at_70"], 0)]
+        cells = [f"{row['target']} {row['mode']}", row["variant"], *_ranges(row), *times, _errors(row)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, *(f"| {name} | not measured: {why} | | | | | |" for name, why in skipped.items())]
+
+
+def _ranges(row: dict[str, Any]) -> list[str]:
+    digits = {"share_of_floor": 2, "requests_per_s": 0}
+    ranges = {name: row["spread"][name] for name in digits}
+    return [f"{row[name]:.{n}f} ({ranges[name][0]:.{n}f}-{ranges[name][1]:.{n}f})" for name, n in digits.items()]
+
+
+def _time(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _errors(row: dict[str, Any]) -> str:
+    wrong = f", {row['wrong_answers']} wrong answers" if row["wrong_answers"] else ""
+    return f"{row['errors']}{wrong}{'' if row['alone_equals_batch'] else ', alone differs from batch'}"
 
 
 def _catalogue(rows: list[dict[str, Any]]) -> list[str]:

@@ -57,15 +57,15 @@ class Point(_Part):
     requests: int
     failed: int
     refused: int = Field(0, description="entries of lists that were turned away")
-    throughput: float
+    throughput: float = Field(description="good answers that came within the window, per second")
     goodput: float = Field(description="good answers per second within the SLO")
     p50_ms: Figure
     p95_ms: Figure
     p99_ms: Figure
-    p999_ms: Figure
+    p999_ms: Figure = Field(description="null below 1,000 good answers")
     late: int = Field(description="sends more than 1 ms after their time")
     late_ms: Figure = Field(description="p99 of how late sends were")
-    busy: float = Field(description="share of its core that a client used")
+    busy: float = Field(description="share of their cores that the clients used")
     server_us: float | None = Field(description="CPU of the server for a recommendation, microseconds")
     server_busy: float | None = Field(description="cores that the server used")
     steps: dict[str, dict[str, Figure]] = Field(description="milliseconds of each step, from the replies")
@@ -76,11 +76,11 @@ class Workload(_Part):
     """One workload at saturation (closed loop), and at 70 % of it (open loop). CPU in microseconds a recommendation."""
 
     version: int
-    floor_us: Repeated = Field(description="offline, one thread, sorted by length, best batch")
+    floor_us: Repeated = Field(description="offline, one thread, sorted by length, best batch; of texts as they came")
     echo_us: Repeated = Field(description="a bare gRPC server with the same reply")
     server_us: Repeated
     work_ratio: Repeated = Field(description="(floor + echo) / server; above 1 the cache saved work")
-    per_s_core: Repeated = Field(description="recommendations per second and core at saturation")
+    per_s_core: Repeated = Field(description="recommendations per CPU second of the server, at saturation")
     p99_ms_at_70: Repeated
     batch_jobs: Repeated = Field(description="texts in a batch of the encoder, mean")
     padding: Repeated = Field(description="share of padding in a batch of the encoder, mean")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,19 @@ from benchmarks.workload import KINDS, Name, make
 _REST_S = 80.0  # what follows the rounds in a full run
 _COSTS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core")
 _FIELDS = (*_COSTS, "p99_ms_at_70", "batch_jobs", "padding", "cache_hits")
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """The floor of some requests: microseconds a recommendation of the encoder's way and of the rest; mean tokens."""
+
+    encode_us: float
+    rest_us: float
+    tokens: float
+
+    def for_texts(self, tokens: float) -> float:
+        """The floor of requests of so many tokens: a few hundred requests are longer or shorter than what is served."""
+        return self.encode_us * (tokens / self.tokens if self.tokens and tokens else 1.0) + self.rest_us
 
 
 class Rounds:
@@ -63,8 +77,7 @@ class Rounds:
         """Floor, bare server, server: one after the other, so that all see the same machine."""
         bench, figures = self._bench, self._found[name]
         self._say(f"round {round_}: {name} at saturation")
-        if bench.server.pid is not None:
-            self._floor_and_echo(name, seed)
+        offline = self._floor_and_echo(name, seed) if bench.server.pid is not None else None
         found = bench.saturate(bench.of(name), name, seed)
         point = bench.point(found, loop="closed", pattern="", round=round_, in_flight=_in_flight(bench, name))
         if bench.before and bench.after and name == bench.settings.main:
@@ -73,26 +86,30 @@ class Rounds:
             if key in found["server"]:
                 figures[key].append(found["server"][key])
         bench.result.memory_mb = max(bench.result.memory_mb, found["server"].get("memory_mb", 0.0))
-        if bench.server.pid is not None:
+        if offline is not None:
             server_us = cost_us(found, bench.settings.device)
+            floor_us = offline.for_texts(found["mean_tokens"])
+            figures["floor_us"].append(floor_us)
             figures["server_us"].append(server_us)
             figures["per_s_core"].append(1e6 / server_us if server_us else float("nan"))
-            figures["work_ratio"].append((figures["floor_us"][-1] * found["mix"] + figures["echo_us"][-1]) / server_us)
+            figures["work_ratio"].append((floor_us + figures["echo_us"][-1]) / server_us)
         return max(1.0, point.throughput)
 
-    def _floor_and_echo(self, name: Name, seed: int) -> None:
+    def _floor_and_echo(self, name: Name, seed: int) -> Offline | None:
         bench, figures = self._bench, self._found[name]
         number = max(2, bench.plan.floor_requests // KINDS[name].entries)
-        asked = make(name, bench.settings.bundle, number, seed)
+        asked, offline = make(name, bench.settings.bundle, number, seed), None
         with pinned(SERVER_CORE):
             if bench.floor is not None:
-                figures["floor_us"].append(bench.floor.measure(asked, bench.plan.floor_batches).floor_us)
+                found = bench.floor.measure(asked, bench.plan.floor_batches)
+                offline = Offline(found.encode_us, found.rank_us + found.search_us, float(asked.tokens.mean()))
         echo = bench.saturate(bench.echo, name, seed, is_echo=True)
         Path(echo["rows"]).unlink()
         figures["echo_us"].append(echo["server_us"])
+        return offline
 
     def _offered(self, name: Name, share: float, capacity: float, round_: int, seed: int) -> None:
-        found = self._bench.offer(name, share * capacity, seed)
+        found = self._bench.offer(name, share, capacity, seed)
         point = self._bench.point(found, share=share, rate=share * capacity, round=round_)
         if share == AT_70:
             self._found[name]["p99_ms_at_70"].append(point.p99_ms)

@@ -83,7 +83,7 @@ class BenchSettings(BaseSettings):
     slo_ms: float = Field(100.0, gt=0, description="an answer within it counts as goodput")
     p99_bound_ms: float = Field(100.0, gt=0, description="of MLPerf's Server scenario")
     processes: int = Field(1, ge=1, le=64, description="load generators")
-    max_busy: float = Field(0.9, gt=0, description="share of its core beyond which a client is the bottleneck")
+    max_busy: float = Field(0.9, gt=0, description="share of their cores beyond which clients are the bottleneck")
     server_flags: str = Field("--sessions 1", description='flags of the server, as one word: --server-flags="..."')
     budget_s: float = Field(570.0, gt=0, description="no further round begins that would end later than this")
     seed: int = Field(7, ge=0, description="of everything that is random")

@@ -11,7 +11,7 @@ import onnxruntime
 
 from benchmarks.floor import FloorMeter
 from benchmarks.machine import pinned
-from benchmarks.process import SERVER_CORE, Served, more_flags, serving
+from benchmarks.process import SERVER_CORE, Served, load_cores, more_flags, serving
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.result import Client, Repeated
 from benchmarks.suite.settings import BenchSettings
@@ -113,7 +113,7 @@ def ceiling(bench: Bench) -> Client:
     Path(found["rows"]).unlink()
     per_core = 1e6 / found["client_us"]
     client = Client(
-        ceiling_per_s=per_core * bench.settings.processes,
+        ceiling_per_s=per_core * min(bench.settings.processes, len(load_cores())),
         reached_per_s=found["throughput"],
         client_us=found["client_us"],
         processes=bench.settings.processes,

@@ -54,13 +54,18 @@ def save(folder: Path, result: Result) -> None:
     write(folder, RESULT, result.model_dump_json(indent=1).encode())
 
 
+def file_of(path: Path) -> Path:
+    """The file of a result: in its folder, or this one."""
+    return path / RESULT if path.is_dir() else path
+
+
 def load(path: Path) -> Result:
     """Read a result: its folder, or the file.
 
     Raises:
         RuntimeError: there is none, or it is of another kind.
     """
-    file = path / RESULT if path.is_dir() else path
+    file = file_of(path)
     try:
         return Result.model_validate_json(file.read_bytes())
     except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from benchmarks import report
 from benchmarks.suite import apart
 from benchmarks.suite.result import Point, Repeated, Result
@@ -27,7 +29,7 @@ def block(result: Result) -> str:
 
 
 def _workloads(result: Result) -> str:
-    head = ["workload", "floor us", "echo us", "server us", "work ratio", "per s and core", "p99 ms at 70 %"]
+    head = ["workload", "floor us", "echo us", "server us", "work ratio", "per CPU s", "p99 ms at 70 %"]
     head += ["batch", "padding", "cache hits"]
     rows = [
         [
@@ -53,7 +55,8 @@ def _points(result: Result) -> str:
 def _row(point: Point) -> list[str]:
     what = f"{point.share:.0%}, round {point.round}" if point.loop == "open" else f"{point.in_flight} in flight"
     rates = [f"{point.rate:.0f}" if point.rate else "", f"{point.throughput:.0f}", f"{point.goodput:.0f}"]
-    times = [f"{getattr(point, name):.1f}" for name in ("p50_ms", "p95_ms", "p99_ms", "p999_ms")]
+    found = [getattr(point, name) for name in ("p50_ms", "p95_ms", "p99_ms", "p999_ms")]
+    times = ["-" if math.isnan(value) else f"{value:.1f}" for value in found]
     return [f"{point.workload} {what}", *rates, *times, str(point.failed), str(point.late), f"{point.busy:.0%}"]
 
 
@@ -67,7 +70,10 @@ def _facts(result: Result) -> str:
         lines.append(f"start-up to first good answer: {_cell(result.startup_s)} s; memory {result.memory_mb:.0f} MB")
     lines.append(f"knee: {result.knee_per_s:.0f}/s")
     for name, figures in result.scenarios.items():
-        lines.append(f"MLPerf {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+        lines.append(
+            f"{name}, as MLPerf's (no MLPerf result): "
+            + ", ".join(f"{key} {value:.2f}" for key, value in figures.items())
+        )
     return "\n".join(lines)
 
 

@@ -125,6 +125,43 @@ def test_a_peer_with_wrong_answers_is_no_best_peer(tmp_path: Path) -> None:
     assert found["bert3-int8, p50 with one in flight: unary / mosec as documented"] == "met"
 
 
+@pytest.mark.parametrize("spoilt", [{"errors": 79}, {"wrong_answers": 1}])
+def test_our_own_errors_and_wrong_answers_meet_nothing(tmp_path: Path, spoilt: dict[str, int]) -> None:
+    rows = peers("bert3-int8", {OURS: 500.0})
+    assert set(verdicts(tmp_path / "clean", result(peers=Peers.of(rows, {}, []))).values()) & {"met"}
+    for row in rows:
+        if row["target"] == OURS:
+            row |= spoilt
+    found = verdicts(tmp_path / "spoilt", result(peers=Peers.of(rows, {}, [])))
+    ours = [verdict for name, verdict in found.items() if name.startswith("bert3-int8")]
+    assert len(ours) == 14
+    assert all(verdict.startswith("not measured: this server had ") for verdict in ours)
+
+
+def test_latency_is_also_compared_with_the_setting_of_a_peer_that_is_best_for_it(tmp_path: Path) -> None:
+    """32 texts within 10 ms give the most requests a second, and 10 ms to whoever is alone."""
+    settings = {"32 within 10 ms": 12.0, "32 within 1 ms": 0.9, "16 within 0 ms": 0.1}
+    tries = [
+        {"target": "mosec", "variant": "static-int8", "mode": "split", "tried": tried, "p50_ms_one_in_flight": p50_ms,
+         "p99_ms_at_70": 9.0, "errors": int(p50_ms < 0.5), "wrong_answers": 0, "is_best": False}
+        for tried, p50_ms in settings.items()
+    ]  # fmt: skip
+    rows = peers("static-int8", {OURS: 500.0})
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])), result(peers=Peers.of([], {}, tries)))
+    assert found["static-int8, p50 with one in flight: unary / mosec as documented"] == "met"
+    name = "static-int8, p50 with one in flight: unary / mosec split, 32 within 1 ms (tried apart)"
+    assert found[name] == "MISSED"
+    assert found["static-int8, p99 at 70 % load: unary / mosec split, 32 within 10 ms (tried apart)"] == "met"
+
+
+def test_errors_of_a_peer_that_lower_its_rate_are_named(tmp_path: Path) -> None:
+    rows = peers("bert3-int8", {})
+    for row in rows:
+        row["errors"] = 9 * (row["target"] == "bentoml")
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    assert "bert3-int8, requests/s / floor: unary / bentoml split (9 errors)" in found
+
+
 @pytest.mark.parametrize(("recall", "ratio", "verdict"), [(0.995, 1.5, "met"), (0.98, 2.5, "MISSED")])
 def test_catalogue_is_judged_at_a_million_items_by_its_worst_filter(
     tmp_path: Path, recall: float, ratio: float, verdict: str

@@ -86,6 +86,16 @@ def test_summary_as_json_has_the_keys_that_are_promised(tmp_path: Path, capsys: 
     assert "the client is the bottleneck" in capsys.readouterr().err
 
 
+def test_summary_in_words_says_that_ours_and_the_peers_are_of_different_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    for found, is_told in ((result(peers=Peers.of([peer("mosec")], {}, [])), True), (result(), False)):
+        store.save(tmp_path / "a", found)
+        assert summary(SummaryConfig(results=tmp_path, _cli_parse_args=[])) == 0
+        assert ("per CPU second; the others: one job, by the clock" in capsys.readouterr().out) is is_told
+
+
 def test_summary_takes_peers_from_an_older_run_of_the_same_machine(tmp_path: Path) -> None:
     for name, changed in (
         ("2026-01-01-a", {"peers": {"req_per_s_core": {"mosec": {"int8": 1.0}}}}),

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite import readme
+from benchmarks.__main__ import main
+from benchmarks.peers.results import Entry, Results
+from benchmarks.suite import readme, store
+from benchmarks.suite.result import Peers
 from tests.conftest import ROOT
+from tests.peers import fake, figures
 from tests.results import catalogue_row, result
 
 
@@ -60,26 +64,57 @@ def test_table_shows_the_figures_of_the_reference() -> None:
 
 def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> None:
     found = readme.slim(result(), _summary()) | {
-        "req_per_s_core": {
-            "swiftrec unary": {"int8": 400.0},
-            "swiftrec": {"int8": 999.0},
-            "mosec": {"int8": 500.0},
-            "triton": {"int8": 300.0},
-        },
-        "p99_ms_at_70": {"mosec": {"int8": 12.0}},
+        "peers": [compared("triton", 300.0), compared("swiftrec", 400.0, p99_ms_at_70=None), compared("mosec", 500.0)],
         "peers_skipped": {"ray": "it does not install"},
         "catalogue": [asdict(catalogue_row())],
         "teacher": {"rate_ratio": [9.0, 11.0], "cpu_ratio": [4.0], "p99_bound_ms": 100.0},
     }
     made = readme.table(found)
-    assert made.index("| mosec | int8 | 500 | 12 |") < made.index("| swiftrec unary | int8 | 400 |  |")
-    assert "| ray | not run: it does not install | | |" in made
+    mosec = "| mosec as documented | int8 | 0.45 (0.45-0.45) | 500 (500-500) | 2.0 | 9 | 0 |"
+    ours = "| swiftrec as documented | int8 | 0.36 (0.36-0.36) | 400 (400-400) | 2.0 |  | 0 |"
+    assert made.index(mosec) < made.index(ours) < made.index("| triton")
+    assert "| ray | not measured: it does not install |" in made
     assert "| 1,000 | exact | search, all | 0.9951 | 1.00 | 2.00 | |" in made
     assert "| 1,000 | exact | Recommend, ids | | 1.00 | 2.00 | 1.10 (1.00-1.20) |" in made
-    assert "999" not in made
     assert "10.0 (9.0-11.0) times the rate" in made
+
+
+def test_table_says_of_each_server_what_went_wrong() -> None:
+    bad = compared("ray", 300.0, errors=3, wrong_answers=2, different_alone=1)
+    made = readme.table(readme.slim(result(), _summary()) | {"peers": [bad]})
+    assert "| 3, 2 wrong answers, alone differs from batch |" in made
+
+
+def test_the_command_takes_a_run_and_the_peers_of_both_its_variants_into_the_table(tmp_path: Path) -> None:
+    """From two folders of results to README, as a user does it."""
+    results, text = tmp_path / "results", tmp_path / "README.md"
+    text.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    rows = [compared(name, rate, variant) for variant, rate in (("bert3-int8", 400.0), ("static", 2_000.0))
+            for name in ("swiftrec", "mosec")]  # fmt: skip
+    runs = {"2026-01-01": result(peers=Peers.of(rows, {"ray": "no wheel"}, [])), "2026-01-02": result()}
+    for name, found in runs.items():
+        (results / name).mkdir(parents=True)
+        store.save(results / name, found)
+    flags = ["--readme", str(text), "--file", str(tmp_path / "reference.json")]
+    assert main(["readme", *flags, "--reference", str(results / "2026-01-02")]) == 0
+    made = text.read_text()
+    heads = [line.split("|")[1:3] for line in made.splitlines() if line.startswith(("| swiftrec", "| mosec"))]
+    assert heads == [[f" {name} as documented ", f" {variant} "] for variant in ("bert3-int8", "static")
+                     for name in ("swiftrec", "mosec")]  # fmt: skip
+    assert "| ray | not measured: no wheel |" in made
+    assert "From other runs: peers 2026-01-01." in made
+    assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) |" in made
+    assert made.startswith("before\n")
+    assert made.endswith("after\n")
+    assert main(["readme", "--check", *flags]) == 0
+
+
+def compared(name: str, rate: float, variant: str = "int8", **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+    results = Results({})
+    results.add(variant, fake(name), Entry(figures(requests_per_s=rate, **changed), 1_000.0))
+    return results.rows()[0]
 
 
 def _summary() -> dict[str, Any]:
     parts: dict[str, Any] = {name: {} for name in ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "teacher")}
-    return parts | {"catalogue": [], "sources": {"run": "a"}}
+    return parts | {"catalogue": [], "peers": [], "sources": {"run": "a"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measure
+from benchmarks.__main__ import main
 from benchmarks.extra import need, sentence
 from benchmarks.process import Served, more_flags
 from benchmarks.scrape import Scrape, batch_sizes, between
@@ -18,11 +20,12 @@ from benchmarks.suite.bench import Bench
 from benchmarks.suite.compare import changes, incomparable
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Result
+from benchmarks.suite.rounds import Offline
 from benchmarks.suite.run import _report
-from benchmarks.suite.scenarios import by_share, knee
+from benchmarks.suite.scenarios import by_share, knee, read_curve
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.window import bottleneck
-from benchmarks.workload import KINDS
+from benchmarks.workload import KINDS, Name
 from tests.results import MACHINE, point, repeated, result, workload
 
 
@@ -77,6 +80,26 @@ def test_a_rate_at_which_requests_fail_is_not_kept() -> None:
     assert knee(curve) == pytest.approx(50)
 
 
+def test_server_scenario_is_the_highest_kept_rate_whose_p99_keeps_the_bound() -> None:
+    points = [point(0.5, 40), point(0.9, 99), point(1.0, 150), point(1.15, 60, failed=9)]
+    bench = Bench(BenchSettings(p99_bound_ms=100, _cli_parse_args=[]), result(points=points, main="mixed"), Raw())
+    bench.settings.workloads = ["mixed"]
+    read_curve(bench)
+    assert bench.result.scenarios["Server"] == {"per_s": pytest.approx(90), "p99_bound_ms": 100}
+
+
+def test_a_rate_beyond_the_capacity_is_not_kept_though_it_is_answered_in_the_end() -> None:
+    over = point(1.15, 60).model_copy(update={"throughput": 100.0, "requests": 4_600})
+    assert [kept for _, _, kept in by_share([point(0.9, 50), over], "mixed")] == [True, False]
+
+
+def test_schema_is_printed_of_all_that_a_result_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["properties"]) == set(json.loads(result().model_dump_json()))
+    assert {"started", "machine", "commit", "settings"} <= set(found["required"])
+
+
 def test_no_curve_has_no_knee() -> None:
     assert knee([]) == 0.0
 
@@ -125,8 +148,34 @@ def test_a_bottleneck_makes_the_run_fail(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(measure, "load", lambda *_, **__: {"bottleneck": "the client is the bottleneck", "failed": 0})
     for size, failures in (("full", ["mixed, open loop: the client is the bottleneck"]), ("smoke", [])):
         bench = Bench(BenchSettings(size=size, results=tmp_path, _cli_parse_args=[]), result(), Raw())
-        bench.offer("mixed", 100.0, 7)
+        bench.offer("mixed", 1.0, 100.0, 7)
         assert bench.result.failures == failures
+
+
+def test_percentiles_at_70_percent_of_the_lucky_ones_make_the_run_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {"bottleneck": "", "failed": 0, "requests": 100, "refused": 0}
+    bench = Bench(BenchSettings(results=tmp_path, _cli_parse_args=[]), result(), Raw())
+    steps: list[tuple[Name, float, dict[str, int]]] = [
+        ("mixed", 0.7, {"failed": 2}),
+        ("mixed", 0.7, {"failed": 1}),
+        ("mixed", 1.15, {"failed": 50}),
+        ("list", 0.7, {"refused": 33}),
+        ("list", 0.7, {"refused": 32}),
+    ]
+    for name, share, found in steps:
+        monkeypatch.setattr(measure, "load", lambda *_, found=found, **__: refused | found)
+        bench.offer(name, share, 100.0, 7)
+    assert bench.result.failures == [
+        f"{name}, open loop at 70%: the server refused more than 1% of what was asked" for name in ("mixed", "list")
+    ]
+
+
+def test_floor_is_of_texts_as_long_as_those_that_were_answered() -> None:
+    offline = Offline(encode_us=1_000.0, rest_us=200.0, tokens=20.0)
+    assert [offline.for_texts(tokens) for tokens in (20.0, 22.0, 0.0)] == pytest.approx([1_200.0, 1_300.0, 1_200.0])
+    assert Offline(0.0, 200.0, 0.0).for_texts(5.0) == 200.0
 
 
 def test_what_repeats_is_asked_of_the_server_with_a_cache() -> None:

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import workload
 from benchmarks.client import Log
 from benchmarks.recording import FORMAT, Marks, Recording
 from benchmarks.replies import read
 from benchmarks.stall import Stall
 from benchmarks.texts import Items, TokenTexts, log_normal_lengths
-from benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Name, make, zipf
+from benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Method, Name, make, zipf
 from server.models.bundle import Bundle
 from server.models.tokenizer import Tokenizer
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
 
 _PRIVATE = "a film that nobody may know of"
@@ -55,6 +57,20 @@ def test_log_normal_lengths_have_their_median_and_stay_within_bounds() -> None:
     lengths = log_normal_lengths(20_000, 16.0, 0.8, 128, np.random.default_rng(1))
     assert np.median(lengths) == pytest.approx(16, abs=1)
     assert (lengths.min(), lengths.max()) == (4, 128)
+
+
+def test_versions_stand_in_the_table_that_says_what_is_sent() -> None:
+    rows = [line.split("|")[1:3] for line in str(workload.__doc__).splitlines() if line.startswith("| ")]
+    assert {name.strip(): version.strip() for name, version in rows[1:]} == {
+        name: str(kind.version) for name, kind in KINDS.items()
+    }
+
+
+def test_short_asks_with_3_to_10_words_behind_20_ids_at_most(bundle: Bundle) -> None:
+    found = recommends(make("short", bundle.folder, 400, seed=1).payloads)
+    words = {len(request.query.split()) for request in found}
+    assert words == set(range(3, 11))
+    assert {len(request.history) for request in found} == set(range(21))
 
 
 def test_history_has_ids_and_no_text(bundle: Bundle) -> None:
@@ -109,6 +125,28 @@ def test_recording_holds_no_text_and_no_id_unless_it_is_told(tmp_path: Path) -> 
     clear = recording(tmp_path / "clear", [call], keep_texts=True).read_text()
     assert _PRIVATE in clear
     assert "item-4711" in clear
+
+
+def test_lists_and_texts_to_encode_are_recorded_and_replayed_too(bundle: Bundle, tmp_path: Path) -> None:
+    entries = [RecommendRequest(query="one two"), RecommendRequest(history=[Event(item_id="7")])]
+    calls: dict[Method, BatchRecommendRequest | EncodeRequest] = {
+        "batch": BatchRecommendRequest(requests=entries),
+        "encode": EncodeRequest(texts=["one two", "three", "one two"]),
+    }
+    for method, call in calls.items():
+        marks = Marks(lambda text: len(text.split()) + 2)
+        seen = {"t": 0.0, "requests": marks.call(method, call.SerializeToString())}
+        path = tmp_path / method
+        path.write_text("\n".join(map(json.dumps, [{"format": FORMAT, "method": method}, seen])))
+        assert "one two" not in path.read_text()
+        asked = Recording.load(path).asked(bundle.folder, seed=1)
+        assert (asked.method, asked.entries.tolist()) == (method, [2 if method == "batch" else 3])
+        assert asked.tokens.tolist() == [4 if method == "batch" else 11]
+        again = type(call).FromString(asked.payloads[0])
+        if isinstance(again, EncodeRequest):
+            assert again.texts[0] == again.texts[2] != again.texts[1]
+        else:
+            assert [len(entry.history) for entry in again.requests] == [0, 1]
 
 
 def test_two_recordings_of_the_same_text_have_nothing_in_common(tmp_path: Path) -> None:

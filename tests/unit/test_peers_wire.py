@@ -146,6 +146,16 @@ def test_all_processes_of_a_server_are_counted_and_ended(tmp_path: Path, monkeyp
     assert not any(Path(f"/proc/{pid}").exists() for pid in members)
 
 
+def test_a_server_and_all_that_it_starts_run_on_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "_STOP_S", 0.2)
+    log, core = tmp_path / "log", max(os.sched_getaffinity(0))
+    before = os.sched_getaffinity(0)
+    with launched(STUBBORN, dict(os.environ), core, log) as running:
+        running.wait_until(lambda: "ready" in log.read_text(), 20)
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in running.members()} == {frozenset({core})}
+        assert os.sched_getaffinity(0) == before
+
+
 def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
     talks = [sys.executable, "-c", "raise SystemExit('glibc 2.38 is needed')"]
     with (

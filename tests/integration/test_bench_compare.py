@@ -1,0 +1,43 @@
+"""`make bench-compare` as a user runs it: two results made by hand, make's exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.suite import store
+from tests.conftest import ROOT
+from tests.results import result, workload
+
+
+@pytest.mark.parametrize(("server_us", "is_worse"), [(1_500.0, True), (1_260.0, False)])
+def test_make_fails_on_a_regression_only(tmp_path: Path, server_us: float, is_worse: bool) -> None:
+    runs = {"2026-01-01": result(), "2026-01-02": result(workloads={"mixed": workload(server=server_us)})}
+    for name, found in runs.items():
+        folder = tmp_path / "benchmarks" / "results" / name
+        folder.mkdir(parents=True)
+        store.save(folder, found)
+    ended = make(tmp_path, "bench-compare", "BASE=benchmarks/results/2026-01-01")
+    assert (ended.returncode != 0) == is_worse, ended.stderr
+    assert f"{2 if is_worse else 0} of 4 figures are worse beyond the noise" in ended.stdout
+
+
+def test_make_without_base_says_how(tmp_path: Path) -> None:
+    ended = make(tmp_path, "bench-compare")
+    assert ended.returncode != 0
+    assert "make bench-compare BASE=" in ended.stderr
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The Makefile in another folder, whose environment is this one."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        (folder / name).touch()
+    (folder / "venv").mkdir()
+    (folder / "venv" / ".ready-cpu").touch()
+    command = ["make", "-f", str(ROOT / "Makefile"), "VENV=venv", f"BIN={Path(sys.executable).parent}", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
