@@ -25,8 +25,10 @@ SERVICE_MS, _BATCH, BUDGET_MS = 50.0, 4, 400.0
 CAPACITY = 1e3 * _BATCH / SERVICE_MS  # requests a second
 _STUB = f"-m benchmarks stub --service-ms {SERVICE_MS} --max-batch-jobs {_BATCH} --sessions 1 --cache-mb 0".split()
 _STUB += ["--port", "0", "--metrics-port", "0", "--log-level", "error"]
-OPEN_DOOR = ("--queue-budget-ms", "3600000", "--max-calls", "2000", "--max-waiting-jobs", "1000000")
-OPEN_DOOR += ("--default-timeout-ms", "3600000")
+OPEN_DOOR = (
+    *("--queue-budget-ms", "3600000", "--default-timeout-ms", "3600000"),
+    *("--max-calls", "2000", "--max-waiting-jobs", "1000000"),
+)
 _GOODPUT, _REFUSAL_MS = 0.95, 50.0
 
 

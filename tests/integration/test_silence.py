@@ -52,7 +52,7 @@ def test_silent_calls_that_are_cancelled_are_counted_as_that() -> None:
         silent = [channel.stream_unary(PATH, None, None).future(iter(never.get, None)) for _ in range(_MANY)]
         assert all(come.acquire(timeout=10) for _ in silent)
         for call in silent:
-            call.cancel()
+            call.cancel()  # type: ignore[no-untyped-call]
         assert {missed.get(timeout=10) for _ in silent} == {"CANCELLED"}
         for _ in silent:
             never.put(None)
@@ -77,8 +77,8 @@ def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
 def test_cancel_that_is_told_after_the_missing_message_is_a_cancel_all_the_same() -> None:
     told: list[str] = []
     for client, code in (("cancelled", "CANCELLED"), ("closed", "UNIMPLEMENTED")):
-        state = _server._RPCState()  # type: ignore[attr-defined] # it has no types
-        state.client, state.due = "open", {"receive_message", "receive_close_on_server"}
+        state = _server._RPCState()  # type: ignore[no-untyped-call]
+        state.client, state.due = "open", {"receive_message", "receive_close_on_server"}  # type: ignore[assignment] # its stub has it wrong
         event = SimpleNamespace(
             call=SimpleNamespace(start_server_batch=lambda *_: None), call_details=SimpleNamespace(deadline=9e18)
         )
@@ -87,7 +87,7 @@ def test_cancel_that_is_told_after_the_missing_message_is_a_cancel_all_the_same(
         visit.received(SimpleNamespace(batch_operations=[SimpleNamespace(message=lambda: None)]))
         assert (state.client, told) == ("closed", [])
         state.client = client  # as the end of the call sets it
-        for callback in state.callbacks:
+        for callback in state.callbacks or ():
             callback()
         assert told.pop() == code
 
