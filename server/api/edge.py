@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.api.desk import Desk
-from server.api.journal import Journal, request_id
+from server.api.journal import Journal, as_seen, request_id
 from server.api.methods import Handler
 from server.api.status import code_of, to_status
 from server.api.wire import decode
@@ -228,15 +228,20 @@ class Edge:
             finally:
                 self._streams.leave(place)
         except GeneratorExit:  # the client has gone and nobody takes the next answer
-            self._metrics.calls.labels(_short(name), "CANCELLED").add(time.monotonic() - started)
-            self._journal.ended(name, "CANCELLED", started, context)
+            self._left(name, "CANCELLED", context, started)
             raise
         except grpc.RpcError:  # what reading the next message raises when the client has gone
             self._refuse(name, Cancelled("the caller has gone"), context, started)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
             self._refuse(name, error, context, started)
         else:
-            self._end(name, context, started)
+            self._left(name, "OK", context, started)
+
+    def _left(self, name: str, code: str, context: grpc.ServicerContext, started: float) -> None:
+        """A stream has ended; who goes while it is read or answered ends it too, so that only gRPC knows how."""
+        code = as_seen(code, context)
+        self._metrics.calls.labels(_short(name), code).add(time.monotonic() - started)
+        self._journal.ended(name, code, started, context)
 
     def _missed(self, name: str, code: str) -> None:
         """The call ended before its request had come."""

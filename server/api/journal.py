@@ -40,7 +40,7 @@ class Journal:
     ) -> None:
         """A call has ended: at level debug, or error if the fault is ours (`bug` adds where it happened)."""
         ended = time.monotonic()
-        code = _as_seen(code, context)
+        code = as_seen(code, context)
         call = Ended(method, code, started, ended, identity or request_id(context))
         parent = _parent(context)
         trace_id = self._traces.ended(call, parent) if self._traces else ""
@@ -63,7 +63,7 @@ def request_id(context: grpc.ServicerContext) -> str:
     return value[:64] if value and value.isascii() and value.isprintable() else secrets.token_hex(8)
 
 
-def _as_seen(code: str, context: grpc.ServicerContext) -> str:
+def as_seen(code: str, context: grpc.ServicerContext) -> str:
     """What the client saw: an answer that came after the call's end was none, and gRPC cancels what has expired."""
     if code not in {"OK", "CANCELLED"} or context.is_active():
         return code
