@@ -20,12 +20,13 @@ from export.train import small
 from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted, parts_of
 from export.train.bank import MovingBank
-from export.train.encoder import load_tokenizer, save_checkpoint
+from export.train.encoder import load_tokenizer, load_trunk, save_checkpoint
 from export.train.epochs import Epochs
 from export.train.guide import Guides
 from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
 from export.train.record import Curve
 from export.train.resume import Resume
+from export.train.students import ladder
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
 from export.train.trainer import Trainer
@@ -39,15 +40,20 @@ def run(job: Job, out: Path) -> None:
     """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, curve.json and TensorBoard scalars.
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`.
+
+    Raises:
+        ExportError: the stage after this one could not do what it is told: said before minutes of training.
     """
-    if job.settings.most_pieces is not None:  # what the next stage could not do is said before minutes of training
-        read_tokenizer(job.folder("data") / "checkpoint" / "tokenizer.json")
-    if job.settings.has_small_ranker:
+    settings, data = job.settings, job.folder("data")
+    if settings.most_pieces is not None:
+        read_tokenizer(data / "checkpoint" / "tokenizer.json")
+    if settings.has_small_ranker:
         small.check(job)
     if is_adopted(job):
         adopt(job, out)
         return
-    settings, data = job.settings, job.folder("data")
+    config = load_trunk(data / "checkpoint").config
+    ladder(settings.students, config.num_hidden_layers, config.hidden_size)
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
     world = World(parts_of(job, Dataset.load(data)), texts, ways, negatives_of(settings, len(texts.variants[0])))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from export.config import ExportSettings
 from export.data.phrases import Texts
+from export.errors import ExportError
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
 from export.train.newcomers import FOLDS, Crowd, Vectors, place_newcomers
@@ -266,3 +267,15 @@ def test_vectors_before_training_are_copied_only_where_training_writes_over_them
     monkeypatch.setattr(finetune, "Trainer", Looking)
     tune(job(tmp_path, "--trunk", "1", "--moves", moves))
     assert copied == [is_copied]
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"), [("bert1,bert2", "from deep to shallow"), ("bert1x4096", "not narrower than the teacher")]
+)
+def test_ladder_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path, names: str, refused: str) -> None:
+    one = job(tmp_path, "--ladder", names)
+    out = one.folder("finetune")
+    out.mkdir(parents=True)
+    with pytest.raises(ExportError, match=refused):
+        finetune.run(one, out)
+    assert not [*out.iterdir()]
