@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.data.split import Cases, Protocol, split
+from export.data.split import COLD_SHARE, Cases, Protocol, split
 from export.errors import DataError
 from export.evaluate.baselines import POPULARITY, Baseline, fit_baselines, popularity
 from export.evaluate.ground import Ground
@@ -46,7 +46,7 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
     """The baselines under the protocol that the teacher was not trained for, fitted again on what it allows."""
     name: Protocol = "time" if trained_by == "leave-one-out" else "leave-one-out"
     try:
-        parts = split(ground.dataset, name)
+        parts = split(ground.dataset, name, cold_share=COLD_SHARE if len(ground.split.cold) else 0.0)
     except DataError as error:
         return OtherProtocol(protocol=name, cases=0, ndcg={}, remark=f"Not measured: {error}.")
     items = len(ground.dataset.items)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from export.data.dataset import Dataset, Item
 from export.data.noise import corrupt
 from export.data.phrases import write_texts
-from export.data.split import leave_one_out
+from export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
 from export.evaluate.compare import other_protocol
 from export.evaluate.ground import Ground
 from export.evaluate.subject import Subject
@@ -65,13 +65,29 @@ def test_large_catalogue_is_asked_less(dataset: Dataset, monkeypatch: pytest.Mon
 
 
 def test_other_protocol_is_asked_as_little(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    ground = cast(Ground, SimpleNamespace(dataset=dataset, seed=1))
+    ground = cast(Ground, SimpleNamespace(dataset=dataset, seed=1, split=leave_one_out(dataset)))
     assert other_protocol(ground, "time").cases == _USERS
     monkeypatch.setattr("export.evaluate.tasks._MIN_CASES", 10)
     monkeypatch.setattr("export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
     few = other_protocol(ground, "time")
     assert few.cases == 20
     assert few.ndcg.keys() >= {"popularity", "EASE"}
+
+
+@pytest.mark.parametrize("share", [0.0, COLD_SHARE])
+def test_other_protocol_keeps_nothing_from_a_recommender_that_came_in_trained(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    told = []
+
+    def seen(data: Dataset, name: Protocol, *, cold_share: float) -> Split:
+        told.append(cold_share)
+        return split(data, name, cold_share=cold_share)
+
+    monkeypatch.setattr("export.evaluate.compare.split", seen)
+    parts = leave_one_out(dataset, cold_share=share)
+    other_protocol(cast(Ground, SimpleNamespace(dataset=dataset, seed=1, split=parts)), "time")
+    assert told == [share]
 
 
 class Oracle:
