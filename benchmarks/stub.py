@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from server.app import App, stop_on_signals
+from server.app import App
 from server.config import ServerSettings
 from server.models.bundle import MANIFEST, Manifest
 from server.models.session import Session
+from server.signals import stop_on_signals
 
 
 class StubSettings(ServerSettings):

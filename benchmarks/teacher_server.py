@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from server.app import App, stop_on_signals
+from server.app import App
 from server.batching.cost import CostModel
 from server.config import ServerSettings
 from server.models.bundle import find_bundle, load_bundle
 from server.models.session import Session
+from server.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

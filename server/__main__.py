@@ -8,10 +8,11 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from server.app import App, stop_on_signals
+from server.app import App
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
 from server.probe import end_with_parent, try_bundle
+from server.signals import stop_on_signals
 from server.telemetry.logs import set_up_logs
 from server.tuning.tune import TuneSettings, tune
 from server.tuning.tuned import engine_options

@@ -41,7 +41,6 @@ from server.models.session import Session, open_session
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from server.pipeline.engine import Engine
 from server.probe import probe
-from server.signals import on_signals
 from server.telemetry.collector import EngineCollector
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
@@ -79,7 +78,9 @@ class App:
         # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._is_alive = self._is_open = True
-        self._is_hurried = self.has_started = False
+        self._is_hurried = False
+        self.has_started = False  # `start` has returned
+        self._stops, self._has_stopped = threading.Lock(), False
         self.registry: Registry[Engine] = Registry(
             self._open_engine,
             lambda folder: probe(folder, engine_options(settings)),
@@ -121,7 +122,13 @@ class App:
         _log.info("serving", extra={"fields": {"port": self.port}})
 
     def stop(self) -> None:
-        """NOT_SERVING first, then accepted calls within the grace, then the engines."""
+        """NOT_SERVING first, then accepted calls within the grace, then the engines; once, whoever asks again waits."""
+        with self._stops:
+            if not self._has_stopped:
+                self._has_stopped = True
+                self._stop()
+
+    def _stop(self) -> None:
         _log.info("stopping")
         grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
         self._is_open = False
@@ -273,22 +280,3 @@ def _requests() -> dict[str, type[Message]]:
         for method in service.methods
         if method.full_name != "grpc.health.v1.Health.Watch"
     }
-
-
-def stop_on_signals(app: App) -> threading.Event:
-    """An event that SIGTERM or Ctrl-C sets; a second one cancels the calls that still run.
-
-    Before the server is SERVING the process ends at once, with code 0: nobody waits for an answer.
-    """
-    stop = threading.Event()
-
-    def told() -> None:
-        if not app.has_started:
-            _log.info("stopped before it was ready")
-            os._exit(0)  # a bundle that is being loaded would hold the process
-        if stop.is_set():
-            app.hurry()
-        stop.set()
-
-    on_signals(told)
-    return stop

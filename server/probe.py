@@ -37,6 +37,7 @@ def probe(folder: Path, options: EngineOptions) -> None:
             check=False,
             timeout=_TIMEOUT_S,
             cwd=Path(__file__).parent.parent,
+            start_new_session=True,  # Ctrl-C is for the server
             env={name: value for name, value in os.environ.items() if not name.startswith("SWIFTREC_")},
         )
     except subprocess.TimeoutExpired:

@@ -6,11 +6,17 @@ again, which never happens while that waits for a lock; the byte that goes into 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from server.app import App
+
+_log = logging.getLogger(__name__)
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -27,4 +33,31 @@ def on_signals(told: Callable[[], None]) -> None:
 def _follow(pipe: int, told: Callable[[], None]) -> None:
     while byte := os.read(pipe, 1):
         if byte[0] in _NUMBERS:
-            told()
+            try:
+                told()
+            except Exception:  # noqa: BLE001 (the next signal must be obeyed)
+                _log.exception("a signal was not obeyed")
+
+
+def stop_on_signals(app: App) -> threading.Event:
+    """An event that SIGTERM or Ctrl-C sets; a second one cancels the calls that still run.
+
+    While it starts, the process ends with code 0 as soon as what serves already, if anything, is stopped.
+    """
+    stop = threading.Event()
+
+    def leave() -> None:
+        if app.registry.ready():
+            app.stop()
+        _log.info("stopped while it started")
+        os._exit(0)  # a bundle that is being loaded would hold the process
+
+    def told() -> None:
+        if stop.is_set():
+            app.hurry()
+        elif not app.has_started:
+            threading.Thread(target=leave, name="leave").start()
+        stop.set()
+
+    on_signals(told)
+    return stop

@@ -40,7 +40,6 @@ class Journal:
     ) -> None:
         """A call has ended: at level debug, or error if the fault is ours (`bug` adds where it happened)."""
         ended = time.monotonic()
-        code = as_seen(code, context)
         call = Ended(method, code, started, ended, identity or request_id(context))
         parent = _parent(context)
         trace_id = self._traces.ended(call, parent) if self._traces else ""

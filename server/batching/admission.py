@@ -9,7 +9,7 @@ from server.batching.policy import Limits
 from server.errors import DeadlineExceeded, Overloaded
 
 _LEAST_RETRY_S = 0.01
-_SURE = 0.95  # of the budget: a wait is predicted from means, and nobody shall wait longer than the budget says
+_SURE = 0.92  # of the budget: a wait is predicted from means, and nobody shall wait longer than the budget says
 
 
 class Refusal(Enum):

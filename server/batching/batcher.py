@@ -137,11 +137,14 @@ class Batcher(Generic[P, R]):
         with self._lock:
             if job.state is State.EXPIRED:
                 return False
-            job.deadline = max(job.deadline, deadline)
-            if priority < job.priority and job.state is State.WAITING:
-                self._remove(job)
+            job.deadline, job.soonest = max(job.deadline, deadline), min(job.soonest, deadline)
+            if priority < job.priority:
+                is_waiting = job.state is State.WAITING
+                if is_waiting:
+                    self._remove(job)
                 job.priority = priority
-                self._add(job)
+                if is_waiting:
+                    self._add(job)
             return True
 
     def load(self) -> Load:
@@ -179,8 +182,10 @@ class Batcher(Generic[P, R]):
                 self._run([job for job in batch if job.state is State.RUNNING], why, outbox)
         except BaseException:  # noqa: BLE001 (a bug of ours: say so, answer who waits, and turn health off)
             _log.exception("batching thread died")
-            self._abandon(batch, outbox)
-            self._on_death()
+            try:
+                self._abandon(batch, outbox)
+            finally:
+                self._on_death()
 
     def _next(self, session: int, outbox: Outbox[P, R]) -> tuple[list[Job[P, R]], Reason] | None:
         """Wait for jobs and take the next batch, with the answers handed out that cannot wait for it.
@@ -190,9 +195,13 @@ class Batcher(Generic[P, R]):
         bell = self._bells[session]
         while True:
             with self._lock:
-                if self._jobs and (not outbox or outbox.may_wait(self._jobs // len(self._bells), self._clock())):
-                    return self._take(session)
-                if not outbox:
+                if self._jobs and outbox.has_room(self._jobs // len(self._bells)):
+                    now = self._clock()
+                    chosen, why = self._choose(now)
+                    ends = now + self.cost(len(chosen), max(job.tokens for job in chosen))
+                    if outbox.may_wait(ends):
+                        return self._take(session, chosen, now, ends), why
+                elif not outbox:
                     if not self._is_open:
                         return None
                     self._free_at[session] = 0.0
@@ -208,16 +217,12 @@ class Batcher(Generic[P, R]):
                 self._finish(job, result)
         outbox.clear()
 
-    def _take(self, session: int) -> tuple[list[Job[P, R]], Reason]:
-        now = self._clock()
-        chosen, why = self._choose(now)
-        longest = 0
+    def _take(self, session: int, chosen: list[Job[P, R]], now: float, ends: float) -> list[Job[P, R]]:
         for job in chosen:
             self._remove(job)
             job.state = State.RUNNING if job.deadline > now else State.EXPIRED
-            longest = max(longest, job.tokens)
-        self._free_at[session] = now + self.cost(len(chosen), longest)
-        return chosen, why
+        self._free_at[session] = ends
+        return chosen
 
     def _choose(self, now: float) -> tuple[list[Job[P, R]], Reason]:
         window = [job for level in self._levels.values() for job in islice(level, WINDOW)]
@@ -244,7 +249,7 @@ class Batcher(Generic[P, R]):
             return
         ended = self._clock()
         self._learn(batch, started, ended - started, why)
-        outbox.put(pairs, ended - started, ended)
+        outbox.put(pairs, ended)
 
     def _learn(self, batch: list[Job[P, R]], started: float, seconds: float, why: Reason) -> None:
         longest = max(job.tokens for job in batch)
@@ -263,6 +268,7 @@ class Batcher(Generic[P, R]):
             _log.error("model failed on a job", exc_info=failure)
             self._finish(batch[0], ModelFailed("the model failed on this input"))
             return
+        self._hand_out(outbox)  # nobody waits for the others, one by one
         for job in batch:
             with self._lock:
                 if job.deadline <= self._clock():
@@ -271,17 +277,26 @@ class Batcher(Generic[P, R]):
                 self._expire(job)
             else:
                 self._run([job], why, outbox)
+                self._hand_out(outbox)
 
     def _abandon(self, batch: list[Job[P, R]], outbox: Outbox[P, R]) -> None:
-        self._hand_out(outbox)
         with self._lock:
             self._is_open = False
             waiting = [job for level in self._levels.values() for job in level]
             for job in waiting:
                 self._remove(job)
+        for held, result in outbox:
+            self._tell(held, result)
         for job in [*batch, *waiting]:
+            self._tell(job, ShuttingDown("the server has failed"))
+
+    def _tell(self, job: Job[P, R], result: R | SwiftrecError) -> None:
+        """Answer a job that was not answered, whatever comes of it: the next one is answered too."""
+        try:
             if not job.answered:
-                self._finish(job, ShuttingDown("the server has failed"))
+                self._finish(job, result)
+        except Exception:  # noqa: BLE001 (whatever it is)
+            _log.exception("an answer was not taken")
 
 
 def _held() -> threading.Lock:

@@ -49,11 +49,15 @@ class State(Enum):
 class Job(Generic[P, R]):
     """One piece of work in a queue. Only its batcher changes it."""
 
-    __slots__ = ("answered", "arrival", "cost_s", "deadline", "done", "due", "payload", "priority", "state", "tokens")
+    __slots__ = (
+        *("answered", "arrival", "cost_s", "deadline", "done", "due", "payload", "priority"),
+        *("soonest", "state", "tokens"),
+    )
 
     def __init__(
         self, payload: P, tokens: int, priority: int, deadline: float, done: Callable[[R | SwiftrecError], None]
     ) -> None:
         self.payload, self.tokens, self.priority, self.deadline, self.done = payload, tokens, priority, deadline, done
+        self.soonest = deadline  # of those who want it; `deadline` is the latest
         self.arrival = self.due = self.cost_s = 0.0
         self.state, self.answered = State.WAITING, False

@@ -17,7 +17,8 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 MOST = 32  # answers; more in a row are hardly cheaper
-LONGEST_S = 0.05  # that an answer waits for others; as much must be left until its deadline
+LONGEST_S = 0.05  # that an answer waits for others
+LEFT_S = 0.05  # of an answer's time, for what comes after it
 
 
 class Outbox(Generic[P, R]):
@@ -25,8 +26,7 @@ class Outbox(Generic[P, R]):
 
     def __init__(self) -> None:
         self._answers: list[tuple[Job[P, R], R]] = []
-        self._until = float("inf")
-        self._batch_s = 0.0
+        self._ready = 0.0
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -34,23 +34,30 @@ class Outbox(Generic[P, R]):
     def __iter__(self) -> Iterator[tuple[Job[P, R], R]]:
         return iter(self._answers)
 
-    def put(self, answers: Iterable[tuple[Job[P, R], R]], seconds: float, now: float) -> None:
-        """Keep the answers of a batch that ended at `now` after so many seconds."""
-        self._batch_s = seconds
-        for job, answer in answers:
-            self._answers.append((job, answer))
-            is_urgent = job.priority < DEFAULT_PRIORITY
-            latest = now if is_urgent else min(now + LONGEST_S, job.deadline - LONGEST_S)
-            self._until = min(self._until, latest)
+    def put(self, answers: Iterable[tuple[Job[P, R], R]], now: float) -> None:
+        """Keep the answers of a batch that ended at `now`."""
+        if not self._answers:
+            self._ready = now
+        self._answers += answers
 
-    def may_wait(self, waiting: int, now: float) -> bool:
-        """Whether another batch, as long as the last one, may run first.
+    def has_room(self, waiting: int) -> bool:
+        """Whether so many waiting jobs, the session's share of the queue, are reason enough to run another batch first.
 
-        So it is while more than twice as many jobs wait, unless an answer is urgent, would wait too long, or has a
-        deadline that is near.
+        They are if more than twice as many wait as have been answered.
         """
-        return len(self._answers) < min(MOST, waiting / 2) and now + self._batch_s < self._until
+        return not self._answers or len(self._answers) < min(MOST, waiting / 2)
+
+    def may_wait(self, until: float) -> bool:
+        """Whether a batch that is predicted to end at `until` may run first: no answer is urgent or would be late.
+
+        Called under the batcher's lock, since whoever joins a job changes its priority and its deadlines.
+        """
+        if not self._answers:
+            return True
+        soonest = min(job.soonest for job, _ in self._answers)
+        is_urgent = any(job.priority < DEFAULT_PRIORITY for job, _ in self._answers)
+        return not is_urgent and until < min(self._ready + LONGEST_S, soonest - LEFT_S)
 
     def clear(self) -> None:
         """All have been handed out."""
-        self._answers, self._until = [], float("inf")
+        self._answers = []

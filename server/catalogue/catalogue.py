@@ -26,7 +26,8 @@ NARROW = 10_000  # allowed items up to which comparing each is as fast
 
 IndexMode = Literal["auto", "exact", "approximate"]
 Vector = NDArray[np.float32]
-_TOGETHER = 4  # users from which on it is worth it
+_TOGETHER = 4  # users from which on it is worth it to search for them together
+_FEW = 100  # wanted items up to which it is
 _CHUNK = 65_536  # rows that are checked at once
 
 
@@ -34,7 +35,7 @@ class Catalogue:
     """Items and `vectors` float32 [items, dimensions], in the same order."""
 
     def __init__(self, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
-        self.items, self._vectors = items, vectors
+        self.items, self._vectors = items, np.ascontiguousarray(vectors)
         self._item: Callable[[int], Item] = items.at if isinstance(items, ItemTable) else items.__getitem__
         self._position: dict[str, int] = {}
         popularity = np.zeros(len(items), dtype=np.float32)
@@ -48,7 +49,7 @@ class Catalogue:
         self._attributes = Attributes(attributes())
         self._popularity, self._by_popularity = popularity, np.argsort(-popularity, kind="stable")
         self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
-        self._longest = max((float(np.linalg.norm(part, axis=1).max()) for part in _parts(vectors)), default=0.0)
+        self._longest = _longest(vectors) if len(items) < SWITCH_OVER else 0.0
         self._index: ApproximateIndex | None = None
         self._narrow = NARROW
 
@@ -153,10 +154,13 @@ class Catalogue:
         self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]
     ) -> dict[int, tuple[Positions, Vector]]:
         """Positions and scores for those users who are better searched for together, by their place."""
-        places = [n for n, some in enumerate(allowed) if some.bits is None]
-        most = max((k[n] for n in places), default=0)
-        if len(places) < _TOGETHER or self._index or not most < len(self.items) < SWITCH_OVER:
+        if len(users) < _TOGETHER or self._index or len(self.items) >= SWITCH_OVER:
             return {}
+        few = min(_FEW, len(self.items) - 1)
+        places = [n for n, some in enumerate(allowed) if some.bits is None and 1 <= k[n] <= few]
+        if len(places) < _TOGETHER:
+            return {}
+        most = max(k[n] for n in places)
         chosen, denied = np.array([users[n] for n in places]), [allowed[n].denied for n in places]
         found = exact.search_many(self._vectors, self._longest, chosen, denied, most)
         return {n: (best[0][: k[n]], best[1][: k[n]]) for n, best in zip(places, found, strict=True) if best}
@@ -166,6 +170,12 @@ class Catalogue:
 
     def _named(self, positions: Positions, scores: NDArray[np.float32]) -> list[tuple[Item, float]]:
         return list(zip(map(self._item, positions.tolist()), scores.tolist(), strict=True))
+
+
+def _longest(vectors: NDArray[np.float32]) -> float:
+    """Length of the longest row; float64, whose squares neither vanish nor overflow."""
+    parts = (np.linalg.norm(part.astype(np.float64), axis=1) for part in _parts(vectors))
+    return max((float(part.max()) for part in parts), default=0.0)
 
 
 def _parts(vectors: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:

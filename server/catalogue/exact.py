@@ -8,7 +8,6 @@ hold the cores. This way equal vectors have equal scores wherever they stand, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ Vectors = NDArray[np.float32]
 _CHUNK = 16_384  # rows that are copied at once
 _USERS = 32  # that are compared with all items at once
 _PARTS = 8  # for each wanted item: then it is rare that two of the best share one
+_HUGE = 1e37  # a product of lengths from which on sums may overflow
 _CROWD = 8  # times more candidates than wanted: items are all but equal, and nothing is gained
 _DENSE = 4  # reading all rows in order is as fast as picking one of four
 
@@ -40,15 +40,15 @@ def search(vectors: Vectors, user: Vector, allowed: Allowed, k: int) -> tuple[Po
 def search_many(
     vectors: Vectors, longest: float, users: Vectors, denied: Sequence[Positions], k: int
 ) -> list[tuple[Positions, Vector] | None]:
-    """For each of `users` [users, dimensions] what `search` finds, to the bit, at a third of the cost.
+    """For each of `users` [users, dimensions] what `search` finds, to the bit, for less.
 
-    One product of matrices tells for all users at once which items may be among the best, within its rounding error;
-    only those are compared as `search` does it.
+    One product of matrices tells for several users at once which items may be among the best, within its rounding
+    error; only those are compared as `search` does it.
 
     Args:
         vectors: of the items.
         longest: at least the length of the longest of them.
-        users: few or many.
+        users: one or more.
         denied: positions of what each may not be answered.
         k: wanted for each, less than there are items.
 
@@ -58,29 +58,42 @@ def search_many(
     found: list[tuple[Positions, Vector] | None] = []
     for start in range(0, len(users), _USERS):
         part = slice(start, start + _USERS)
-        found += _some(vectors, longest, users[part], denied[part], k)
+        candidates = _candidates(vectors, longest, users[part], denied[part], k)
+        found += _ranked(vectors, users[part], candidates, k)
     return found
 
 
-def _some(
+def _candidates(
     vectors: Vectors, longest: float, users: Vectors, denied: Sequence[Positions], k: int
-) -> list[tuple[Positions, Vector] | None]:
+) -> list[Positions]:
+    """For each user the items that may be among the best `k`, ascending; none where that cannot be told."""
     rough = np.ascontiguousarray((vectors @ users.T).T)  # BLAS is slower the other way round
     for row, out in zip(rough, denied, strict=True):
         if len(out):
             row[out] = -np.inf
-    least = _least(rough, k)
     # A sum of n products is wrong by at most n units of rounding of the lengths' product; two such sums are compared.
-    lengths = np.linalg.norm(users.astype(np.float64), axis=1)
-    error = 4 * vectors.shape[1] * np.finfo(np.float32).eps * longest * lengths
-    rows, positions = np.nonzero(rough >= (least - error).astype(np.float32)[:, None])
-    if len(rows) > _CROWD * k * len(users):
-        return [None] * len(users)
-    scores = np.vecdot(vectors[positions], users[rows])
+    size, limits = longest * np.linalg.norm(users.astype(np.float64), axis=1), np.finfo(np.float32)
+    error = 4 * vectors.shape[1] * (limits.eps * size + limits.smallest_subnormal)
+    least = (_least(rough, k) - error).astype(np.float32)
+    is_sure = np.isfinite(least) & (size < _HUGE)
+    is_near = rough >= np.where(is_sure, least, np.inf)[:, None]
+    return [np.flatnonzero(row) for row in is_near]
+
+
+def _ranked(
+    vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int
+) -> list[tuple[Positions, Vector] | None]:
+    sizes = [len(some) if k <= len(some) <= _CROWD * k else 0 for some in candidates]
+    rows = np.repeat(np.arange(len(users)), sizes)
+    positions = np.concatenate([some[:size] for some, size in zip(candidates, sizes, strict=True)])
+    scores = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        scores[part] = np.vecdot(vectors[positions[part]], users[rows[part]])
     order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
-    starts = np.searchsorted(rows, np.arange(len(users) + 1)).tolist()
-    best = [order[start : min(end, start + k)] for start, end in pairwise(starts)]
-    return [(positions[n], scores[n]) if is_sure else None for n, is_sure in zip(best, np.isfinite(least), strict=True)]
+    ends = np.cumsum(sizes).tolist()
+    best = [order[end - size : end - size + k] for end, size in zip(ends, sizes, strict=True)]
+    return [(positions[n], scores[n]) if len(n) else None for n in best]
 
 
 def rank(vectors: Vectors, user: Vector, positions: Positions, k: int) -> tuple[Positions, Vector]:

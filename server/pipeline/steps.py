@@ -115,7 +115,7 @@ class Ranking:
     """One request on its way to a user vector; the last step is taken for several at once (`outcomes`).
 
     Attributes:
-        request: it.
+        request: what is asked.
         allowed: the items that may be answered.
         user: the user's vector, once it is there; None where nothing is known of the user.
         error: what it met.
@@ -225,23 +225,20 @@ class Ranking:
 
 
 def outcomes(parts: Parts, rankings: Sequence[Ranking]) -> list[Recommendation | SwiftrecError]:
-    """The last step, once everything has arrived: search the catalogue with all user vectors; or the errors."""
+    """The last step, once everything has arrived: search the catalogue for all users, or tell the errors.
+
+    An entry of a list says of this step how long it took for the whole list, since that is what it waited for.
+    """
     started = parts.clock()
-    known = [(ranking.user, ranking) for ranking in rankings if ranking.user is not None]
-    best = iter(
-        parts.catalogue.search_many(
-            [user for user, _ in known],
-            [ranking.allowed for _, ranking in known],
-            [ranking.request.top_k for _, ranking in known],
-        )
+    places = [n for n, ranking in enumerate(rankings) if ranking.error is None and ranking.user is not None]
+    found = parts.catalogue.search_many(
+        [user for n in places if (user := rankings[n].user) is not None],
+        [rankings[n].allowed for n in places],
+        [rankings[n].request.top_k for n in places],
     )
+    best = dict(zip(places, found, strict=True))
+    for n, ranking in enumerate(rankings):
+        if ranking.error is None and n not in best:
+            best[n] = parts.catalogue.popular(ranking.allowed, ranking.request.top_k)
     seconds = parts.clock() - started
-
-    def outcome(ranking: Ranking) -> Recommendation | SwiftrecError:
-        if ranking.error:
-            return ranking.error
-        if ranking.user is None:
-            return ranking.answer(parts.catalogue.popular(ranking.allowed, ranking.request.top_k), 0.0)
-        return ranking.answer(next(best), seconds)
-
-    return list(map(outcome, rankings))
+    return [ranking.error or ranking.answer(best[n], seconds) for n, ranking in enumerate(rankings)]

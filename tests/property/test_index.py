@@ -111,6 +111,20 @@ def test_candidates_of_the_rough_search_are_within_its_error() -> None:
     assert any(set(one) != set(other) for one, other in zip(rough.tolist(), np.array(best).tolist(), strict=True))
 
 
+@pytest.mark.parametrize("of_items", [1e-44, 1e-23, 1e-3, 1e18, 3e19, 1e37])
+@pytest.mark.parametrize("of_users", [1e-15, 1.0, 1e15])
+def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users: float) -> None:
+    random = np.random.default_rng(3)
+    with np.errstate(all="ignore"):
+        vectors = (random.standard_normal((50, 16)) * of_items).astype(np.float32)[np.arange(400) % 50]
+        users = (random.standard_normal((8, 16)) * of_users).astype(np.float32)
+        catalogue = Catalogue([Item(str(n), "", "", {}, n) for n in range(400)], vectors)
+        allowed = [catalogue.mask(Filter(), [str(m) for m in range(n, 200)]) for n in range(8)]
+        alone = [catalogue.search(user, some, 10) for user, some in zip(users, allowed, strict=True)]
+        found = catalogue.search_many(list(users), allowed, [10] * 8)
+    assert [[item.id for item, _ in one] for one in found] == [[item.id for item, _ in one] for one in alone]
+
+
 @dataclass(frozen=True, slots=True)
 class Many:
     """A realistic catalogue, real user vectors that the index was not made for, and the index."""

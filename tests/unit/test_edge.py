@@ -50,3 +50,21 @@ def test_stream_is_counted_by_how_grpc_says_that_it_ended(
     code = "CANCELLED" if leaves_early and is_active else code
     assert metrics.calls.count("StreamRecommend", code) == 1
     assert doors.inside == 0
+
+
+@pytest.mark.parametrize(("left_s", "code"), [(5.0, "CANCELLED"), (0.0, "DEADLINE_EXCEEDED")])
+def test_stream_that_ends_while_its_next_message_is_read_is_counted_so_too(left_s: float, code: str) -> None:
+    def messages() -> Iterator[bytes]:
+        raise grpc.RpcError
+        yield b""
+
+    def behaviour(given: Iterator[object], _context: grpc.ServicerContext) -> Iterator[object]:
+        yield from given
+
+    metrics, doors = Metrics(), Doors(2, lambda: 0.0)
+    edge = Edge({_NAME: StreamRecommendRequest}, metrics, doors, doors, Journal(), Deadlines())
+    stream: Any = edge.wrap(_NAME, grpc.stream_stream_rpc_method_handler(behaviour)).stream_stream
+    gone = context(is_active=False, left_s=left_s)
+    gone.abort_with_status = lambda _status: None
+    assert list(stream(messages(), gone)) == []
+    assert metrics.calls.count("StreamRecommend", code) == 1

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from server import signals
+from server.app import App
 from tests.conftest import ROOT
 
 _PROGRAM = """
@@ -37,3 +43,27 @@ def test_signal_to_another_thread_ends_the_wait_of_the_main_one(way: str) -> Non
                     process.wait(2)
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(("serves", "stops"), [(False, 0), (True, 1)])
+def test_signal_while_it_starts_stops_what_serves_and_leaves(
+    monkeypatch: pytest.MonkeyPatch, serves: bool, stops: int
+) -> None:
+    told: list[Callable[[], None]] = []
+    left = threading.Event()
+    done: list[str] = []
+    monkeypatch.setattr("server.signals.on_signals", told.append)
+    monkeypatch.setattr("server.signals.os._exit", lambda code: (done.append(f"exit {code}"), left.set()))
+    app = SimpleNamespace(
+        has_started=False,
+        registry=SimpleNamespace(ready=lambda: ["engine"] if serves else []),
+        stop=lambda: done.append("stop"),
+        hurry=lambda: done.append("hurry"),
+    )
+    stop = signals.stop_on_signals(cast(App, app))
+    told[0]()
+    assert left.wait(30)
+    assert done == ["stop"] * stops + ["exit 0"]
+    assert stop.is_set()
+    told[0]()
+    assert done[-1] == "hurry"
