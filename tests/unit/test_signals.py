@@ -53,7 +53,12 @@ def test_signal_while_it_starts_stops_what_serves_and_leaves(
     left = threading.Event()
     done: list[str] = []
     monkeypatch.setattr("server.signals.on_signals", told.append)
-    monkeypatch.setattr("server.signals.os._exit", lambda code: (done.append(f"exit {code}"), left.set()))
+
+    def leave(code: int) -> None:
+        done.append(f"exit {code}")
+        left.set()
+
+    monkeypatch.setattr("server.signals.os._exit", leave)
     app = SimpleNamespace(
         has_started=False,
         registry=SimpleNamespace(ready=lambda: ["engine"] if serves else []),
