@@ -31,7 +31,7 @@ from export.data.phrases import Texts
 from export.stage import Job
 from export.train.distil import load_students
 from export.train.encoder import TextEncoder, pad
-from export.train.ranker import LastUser
+from export.train.ranker import Served
 from export.train.small import load_small
 from export.train.teacher import load_teacher
 from export.train.words import multiplied
@@ -91,7 +91,7 @@ def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest
     """
     kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
     inputs = {"vectors": torch.zeros(2, 3, width), "kinds": kinds, "mask": mask}
-    trace(LastUser(ranker), inputs, "users", target)
+    trace(Served(ranker), inputs, "users", target)
     parity = measure_ranker_parity(ranker, target, width, longest)
     gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_ranker_parity))
     return parity

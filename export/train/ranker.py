@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,8 +30,22 @@ class Block(nn.Module):
         batch, time, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
-        mixed = (self.drop(scores.softmax(-1)) @ v).transpose(1, 2).reshape(batch, time, width)
+        return self._mix(x, q, k, v, bias)
+
+    def last(self, x: Tensor, at: Tensor, bias: Tensor) -> Tensor:
+        """What `forward` gives for one position of each row, [batch, 1, width]; `bias` is [batch, heads, 1, time]."""
+        batch, time, width = x.shape
+        per_head, weight, offset = width // self.heads, self.qkv.weight, self.qkv.bias
+        own = x[torch.arange(batch), at].unsqueeze(1)
+        q = functional.linear(self.norm1(own), weight[:width], offset[:width])
+        kv = functional.linear(self.norm1(x), weight[width:], offset[width:])
+        k, v = kv.view(batch, time, 2, self.heads, per_head).permute(2, 0, 3, 1, 4).unbind(0)
+        return self._mix(own, q.view(batch, 1, self.heads, per_head).transpose(1, 2), k, v, bias)
+
+    def _mix(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Attention of `x` by its queries, and feed-forward."""
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
+        mixed = (self.drop(scores.softmax(-1)) @ v).transpose(1, 2).reshape(x.shape)
         x = x + self.drop(self.out(mixed))
         y: Tensor = x + self.drop(self.down(functional.gelu(self.up(self.norm2(x)))))
         return y
@@ -75,7 +91,7 @@ class Ranker(nn.Module):
         self.register_buffer("bias_index", (steps[:, None] - steps[None]).clamp(min=0), persistent=False)
         self.register_buffer("causal", torch.triu(torch.full((max_length, max_length), _MASKED), 1), persistent=False)
 
-    def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG002 (padding comes last)
         """User vectors, [batch, time, dimensions].
 
         Args:
@@ -84,17 +100,33 @@ class Ranker(nn.Module):
             mask: int64 [batch, time]; 1 where there is an event, 0 where there is padding.
         """
         time = vectors.shape[1]
-        bias = self.distance[:, self.bias_index[:time, :time]] + self.causal[:time, :time]
-        bias = bias.unsqueeze(0) + ((1 - mask) * _MASKED).to(vectors.dtype)[:, None, None, :]
-        x = self.entry(vectors, kinds)
+        x, bias = self.entry(vectors, kinds), self._bias()[:, :time, :time]
         for block in self.blocks:
             x = block(x, bias)
         user: Tensor = self.out(self.norm_out(x))
         return user
 
+    def last(self, vectors: Tensor, kinds: Tensor, at: Tensor) -> Tensor:
+        """What `forward` gives at the position `at` (int64 [batch]) of each row, [batch, dimensions].
+
+        The last layer is computed for this position alone: with two layers and a full history about half of the work.
+        """
+        time = vectors.shape[1]
+        x, bias = self.entry(vectors, kinds), self._bias()[:, :, :time]
+        *all_positions, last = self.blocks
+        for block in all_positions:
+            x = block(x, bias[:, :time])
+        x = cast(Block, last).last(x, at, bias.transpose(0, 1)[at].unsqueeze(2))
+        user: Tensor = self.out(self.norm_out(x)).squeeze(1)
+        return user
+
+    def _bias(self) -> Tensor:
+        """What attention scores get for their distance, and the future, [heads, max_length, max_length]."""
+        return self.distance[:, self.bias_index] + self.causal
+
 
 class LastUser(nn.Module):
-    """The ranker as it is served: the user vector at each row's last event, [batch, dimensions]."""
+    """The user vector at each row's last event, [batch, dimensions]."""
 
     def __init__(self, ranker: nn.Module) -> None:
         super().__init__()
@@ -108,8 +140,18 @@ class LastUser(nn.Module):
         return user
 
 
+class Served(LastUser):
+    """The same with less work, where the ranker knows how: this is what goes into the graph."""
+
+    def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
+        """See `Ranker.forward`."""
+        if not isinstance(self.ranker, Ranker):
+            return super().forward(vectors, kinds, mask)
+        return self.ranker.last(vectors, kinds, (mask.sum(1) - 1).clamp(min=0))
+
+
 class TorchSession:
-    """A ranker in PyTorch as it is served, in the place of its ONNX session."""
+    """A ranker in PyTorch in the place of its ONNX session."""
 
     def __init__(self, ranker: nn.Module) -> None:
         self._last = LastUser(ranker).eval()

@@ -13,7 +13,7 @@ from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer
 from export.train.epochs import Epochs
 from export.train.optimise import Average, Rate
-from export.train.ranker import LastUser
+from export.train.ranker import LastUser, Ranker, Served
 from export.train.rankers import RANKERS, make_ranker
 from export.train.record import Curve
 from export.train.resume import Facts, Resume
@@ -87,10 +87,11 @@ def test_ranker_reads_neither_the_future_nor_padding(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(RANKERS))
 def test_ranker_is_the_same_in_onnx_runtime(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    last = LastUser(make_ranker(kind, 8, 6)).eval()
+    ranker = make_ranker(kind, 8, 6).eval()
+    served, last = Served(ranker).eval(), LastUser(ranker).eval()
     names = ("vectors", "kinds", "mask")
     torch.onnx.export(
-        last,
+        served,
         (torch.randn(2, 3, 8), torch.zeros(2, 3).long(), torch.ones(2, 3).long()),
         tmp_path / "ranker.onnx",
         input_names=list(names),
@@ -103,6 +104,18 @@ def test_ranker_is_the_same_in_onnx_runtime(kind: str, tmp_path: Path) -> None:
         wanted = last(*feeds).numpy()
     found = open_session(tmp_path / "ranker.onnx").run({n: f.numpy() for n, f in zip(names, feeds, strict=True)})
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_served_ranker_leaves_out_what_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("all positions of the last layer")
+
+    ranker = Ranker(8, 6)
+    monkeypatch.setattr(ranker.blocks[-1], "forward", fail)
+    feeds = torch.randn(2, 4, 8), torch.zeros(2, 4).long(), torch.ones(2, 4).long()
+    assert Served(ranker)(*feeds).shape == (2, 8)
+    with pytest.raises(AssertionError, match="all positions"):
+        LastUser(ranker)(*feeds)
 
 
 def test_rate_rises_then_falls_to_nothing() -> None:
