@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic_settings import BaseSettings
+from threadpoolctl import threadpool_limits
 
 from benchmarks import (
     catalogue,
@@ -61,7 +62,8 @@ def main(arguments: list[str]) -> int:
         return 0 if name in {"-h", "--help"} else 2
     kind, command = _COMMANDS[name]
     try:
-        return command(read_settings(kind, rest))
+        with threadpool_limits(1, "blas"):  # as the server has it, so that what runs here is what runs there
+            return command(read_settings(kind, rest))
     except (SwiftrecError, RuntimeError, ValueError, OSError) as error:
         sys.stderr.write(f"benchmarks {name}: {sentence(error)}\n")
         return 2

@@ -21,18 +21,8 @@ from server.tuning.tuned import engine_options
 def main(argv: list[str]) -> int:
     """Exit code 0 after a clean end, 2 with one sentence on stderr if it cannot start."""
     try:
-        match argv:
-            case ["tune", *flags]:
-                set_up_logs("warning")
-                tune(read_settings(TuneSettings, flags))
-            case ["probe", *flags]:  # what the server runs in a process of its own before it loads a bundle
-                set_up_logs("error")
-                end_with_parent()
-                settings = read_settings(ServerSettings, flags)
-                for folder in settings.bundle:
-                    try_bundle(folder, engine_options(settings))
-            case _:
-                _serve(read_settings(ServerSettings, argv))
+        with threadpool_limits(1, "blas"):  # its threads wait spinning for each other while the models hold the cores
+            _run(argv)
     except SwiftrecError as error:
         sys.stderr.write(f"server: {error}\n")
         sys.stderr.flush()
@@ -40,12 +30,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _run(argv: list[str]) -> None:
+    match argv:
+        case ["tune", *flags]:
+            set_up_logs("warning")
+            tune(read_settings(TuneSettings, flags))
+        case ["probe", *flags]:  # what the server runs in a process of its own before it loads a bundle
+            set_up_logs("error")
+            end_with_parent()
+            settings = read_settings(ServerSettings, flags)
+            for folder in settings.bundle:
+                try_bundle(folder, engine_options(settings))
+        case _:
+            _serve(read_settings(ServerSettings, argv))
+
+
 def _serve(settings: ServerSettings) -> None:
     started = time.monotonic()
     app = App(settings)
     stop = stop_on_signals(app)
     set_up_logs(settings.log_level)
-    threadpool_limits(1, "blas")  # its threads wait spinning for each other while the models hold the cores
     app.start()
     with app.registry.use() as engine:
         facts = engine.bundle.manifest

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from struct import Struct
+from typing import TypeVar
 
 from server.batching.policy import DEFAULT_PRIORITY, PRIORITIES
 from server.catalogue.catalogue import AttributeValues, Filter, Item
 from server.catalogue.items import KEPT
 from server.errors import InvalidRequest
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent, Timings
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 
+A = TypeVar("A")
+B = TypeVar("B")
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 1_000
 _MOST_IDS, _MOST_CONDITIONS, _MOST_VALUES = 10_000, 64, 1_000
 _NAME_CHARS = 2_000
 
 _NO_FILTER = Filter()
+_float = Struct("<f").pack
 _STRATEGY = {Strategy.MODEL: pb.STRATEGY_MODEL, Strategy.POPULARITY: pb.STRATEGY_POPULARITY}
 
 
@@ -46,7 +51,7 @@ def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
         check_text(message.query, "query", limits)
     check_name(message.bundle, "bundle")
     return Request(
-        history=tuple(_event(event, f"history[{n}]", limits) for n, event in enumerate(message.history)),
+        history=tuple(each("history", message.history, partial(_event, limits))),
         query=message.query,
         top_k=top_k,
         conditions=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
@@ -95,38 +100,57 @@ def check_text(text: str, field: str, limits: InputLimits) -> str:
     return text
 
 
+def each(field: str, values: Iterable[A], check: Callable[[A], B]) -> Iterator[B]:
+    """Check the values of a repeated field; where one stands is told only if it is wrong.
+
+    Raises:
+        InvalidRequest: names the first value that is wrong, and in it the field that `check` names.
+    """
+    for n, value in enumerate(values):
+        try:
+            checked = check(value)
+        except InvalidRequest as error:
+            inner = f".{error.field}" if error.field else ""
+            raise InvalidRequest(f"{field}[{n}]{inner}", error.reason) from None
+        yield checked
+
+
 def forget_items() -> None:
     """Keep nothing of items whose bundle may have gone."""
-    _without_score.cache_clear()
+    _before_score.cache_clear()
 
 
 def to_response(answer: Recommendation, bundle: str, version: int) -> pb.RecommendResponse:
     """The ranking as a message."""
-    message = pb.RecommendResponse(
-        ignored=answer.ignored,
-        strategy=_STRATEGY[answer.strategy],
-        events_used=answer.events_used,
-        bundle=bundle,
-        version=version,
-        timings=_timings(answer.timings),
-    )
-    for item, score in answer.items:
-        ranked = message.items.add()
-        ranked.MergeFromString(_without_score(item))
-        ranked.score = score
+    message = pb.RecommendResponse()
+    fill(message, answer, bundle, version)
     return message
 
 
-def _event(event: pb.Event, field: str, limits: InputLimits) -> ItemEvent | TextEvent:
+def fill(message: pb.RecommendResponse, answer: Recommendation, bundle: str, version: int) -> None:
+    """Write the ranking into an empty message, which may be part of another."""
+    items = [part for item, score in answer.items for part in (_before_score(item), _float(score))]
+    message.MergeFromString(b"".join(items))
+    if answer.ignored:
+        message.ignored.extend(answer.ignored)
+    message.strategy = _STRATEGY[answer.strategy]
+    message.events_used = answer.events_used
+    message.bundle, message.version = bundle, version
+    steps, timings = answer.timings, message.timings
+    timings.tokenise_ms, timings.encode_ms, timings.rank_ms = steps.tokenise_ms, steps.encode_ms, steps.rank_ms
+    timings.retrieve_ms, timings.total_ms = steps.retrieve_ms, steps.total_ms
+
+
+def _event(limits: InputLimits, event: pb.Event) -> ItemEvent | TextEvent:
+    if item_id := event.item_id:
+        return ItemEvent(check_name(item_id, "item_id"))
     match event.WhichOneof("event"):
-        case "item_id":
-            if not event.item_id:
-                raise InvalidRequest(f"{field}.item_id", "must not be empty")
-            return ItemEvent(check_name(event.item_id, f"{field}.item_id"))
         case "text":
-            return TextEvent(check_text(event.text, f"{field}.text", limits))
+            return TextEvent(check_text(event.text, "text", limits))
+        case "item_id":
+            raise InvalidRequest("item_id", "must not be empty")
         case _:
-            raise InvalidRequest(field, "needs item_id or text")
+            raise InvalidRequest("", "needs item_id or text")
 
 
 def _filter(message: pb.Filter) -> Filter:
@@ -149,36 +173,33 @@ def _filter(message: pb.Filter) -> Filter:
 
 
 def _ids(ids: Iterable[str], field: str) -> frozenset[str]:
-    return frozenset(check_name(one, f"{field}[{n}]") for n, one in enumerate(ids))
+    return frozenset(each(field, ids, partial(check_name, field="")))
 
 
 def _conditions(messages: Iterable[pb.AttributeValues], field: str) -> tuple[AttributeValues, ...]:
-    conditions = []
-    for n, message in enumerate(messages):
-        if not message.name:
-            raise InvalidRequest(f"{field}[{n}].name", "must not be empty")
-        if not message.values:
-            raise InvalidRequest(f"{field}[{n}].values", "needs at least one value")
-        if len(message.values) > _MOST_VALUES:
-            raise InvalidRequest(f"{field}[{n}].values", f"at most {_MOST_VALUES}, got {len(message.values)}")
-        check_name(message.name, f"{field}[{n}].name")
-        values = tuple(check_name(value, f"{field}[{n}].values[{m}]") for m, value in enumerate(message.values))
-        conditions.append(AttributeValues(message.name, values))
-    return tuple(conditions)
+    return tuple(each(field, messages, _condition))
+
+
+def _condition(message: pb.AttributeValues) -> AttributeValues:
+    if not message.name:
+        raise InvalidRequest("name", "must not be empty")
+    if not message.values:
+        raise InvalidRequest("values", "needs at least one value")
+    if len(message.values) > _MOST_VALUES:
+        raise InvalidRequest("values", f"at most {_MOST_VALUES}, got {len(message.values)}")
+    check_name(message.name, "name")
+    return AttributeValues(message.name, tuple(each("values", message.values, partial(check_name, field=""))))
 
 
 @lru_cache(KEPT)
-def _without_score(item: Item) -> bytes:
-    """What is the same in every answer that names the item: made once, since ten of them cost more than a search."""
+def _before_score(item: Item) -> bytes:
+    """The item as an entry of `items`, up to the four bytes of its score: a parser takes fields in any order.
+
+    It is the same in every answer that names the item: made once, since ten of them cost more than a search.
+    """
     attributes = [pb.AttributeValues(name=name, values=values) for name, values in item.attributes.items()]
-    return pb.RankedItem(item_id=item.id, title=item.title, attributes=attributes).SerializeToString()
-
-
-def _timings(timings: Timings) -> pb.Timings:
-    return pb.Timings(
-        tokenise_ms=timings.tokenise_ms,
-        encode_ms=timings.encode_ms,
-        rank_ms=timings.rank_ms,
-        retrieve_ms=timings.retrieve_ms,
-        total_ms=timings.total_ms,
-    )
+    entry = pb.RankedItem(item_id=item.id, title=item.title, attributes=attributes)
+    unscored, score = entry.SerializeToString(), pb.RankedItem(score=1.0).SerializeToString()
+    entry.score = 1.0
+    framed = pb.RecommendResponse(items=[entry]).SerializeToString()
+    return framed[: -entry.ByteSize()] + unscored + score[:-4]

@@ -239,7 +239,7 @@ class Edge:
 
     def _left(self, name: str, code: str, context: grpc.ServicerContext, started: float) -> None:
         """A stream has ended; who goes while it is read or answered ends it too, so that only gRPC knows how."""
-        code = as_seen(code, context)
+        code = as_seen(code, context, started)
         self._metrics.calls.labels(_short(name), code).add(time.monotonic() - started)
         self._journal.ended(name, code, started, context)
 
@@ -251,7 +251,7 @@ class Edge:
         """The call went well."""
         self._ok[name].add(time.monotonic() - started)
         if self._journal.is_open:
-            self._journal.ended(name, as_seen("OK", context), started, context)
+            self._journal.ended(name, as_seen("OK", context, started), started, context)
 
     def _refuse(self, name: str, error: Exception, context: grpc.ServicerContext, started: float) -> None:
         """End the call with the error's status; never returns."""
@@ -260,7 +260,7 @@ class Edge:
         if not isinstance(error, SwiftrecError):  # our bug: the log gets the traceback, the client a sentence
             bug, error = error, SwiftrecError(_INTERNAL + identity)
         status = to_status(error)
-        code = as_seen(code_pb2.Code.Name(code_of(error)), context)
+        code = as_seen(code_pb2.Code.Name(code_of(error)), context, started)
         self._metrics.calls.labels(_short(name), code).add(time.monotonic() - started)
         self._journal.ended(name, code, started, context, identity=identity, bug=bug)
         ending = rpc_status.to_status(status)

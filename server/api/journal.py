@@ -11,6 +11,7 @@ import grpc
 from server.telemetry.traces import Ended, Parent, Traces, read_traceparent
 
 _log = logging.getLogger(__name__)
+_JITTER_S = 0.005  # by which the first bytes of a call may travel longer than its last
 
 
 class Journal:
@@ -62,12 +63,19 @@ def request_id(context: grpc.ServicerContext) -> str:
     return value[:64] if value and value.isascii() and value.isprintable() else secrets.token_hex(8)
 
 
-def as_seen(code: str, context: grpc.ServicerContext) -> str:
-    """What the client saw: an answer that came after the call's end was none, and gRPC cancels what has expired."""
+def as_seen(code: str, context: grpc.ServicerContext, started: float) -> str:
+    """What the client saw: an answer that came after the call's end was none, and gRPC cancels what has expired.
+
+    A client whose own timer fires cancels, too, and does so before the deadline that it told, since it tells it rounded
+    up, by at most a hundredth (grpc-timeout). Who cancels that late by himself looks the same.
+    """
     if code not in {"OK", "CANCELLED"} or context.is_active():
         return code
-    remaining = context.time_remaining()
-    return "CANCELLED" if remaining is None or remaining > 0 else "DEADLINE_EXCEEDED"
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return "CANCELLED"
+    told_s = time.monotonic() - started + remaining_s
+    return "DEADLINE_EXCEEDED" if remaining_s < _JITTER_S + told_s / 100 else "CANCELLED"
 
 
 def _parent(context: grpc.ServicerContext) -> Parent | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -13,14 +14,16 @@ from server.api.convert import (
     check_entries,
     check_name,
     check_text,
+    each,
+    fill,
     to_priority,
     to_request,
-    to_response,
     to_version,
 )
 from server.api.status import code_of, sentence
 from server.api.streams import in_order
 from server.errors import InvalidRequest, NotFound, SwiftrecError
+from server.models.bundle import Manifest
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -30,7 +33,7 @@ from server.pipeline.domain import Recommendation, Request
 from server.pipeline.engine import Engine
 from server.telemetry.metrics import Metrics
 
-_Result: TypeAlias = "pb.RecommendResponse | SwiftrecError"
+_Result: TypeAlias = "tuple[Recommendation, Manifest] | SwiftrecError"
 
 
 class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
@@ -43,7 +46,9 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         self, request: pb.RecommendRequest, context: grpc.ServicerContext
     ) -> pb.RecommendResponse:
         """Rank for one request."""
-        return await self._one(request, self._calls.of(context).call())
+        reply = pb.RecommendResponse()
+        await self._one(request, self._calls.of(context).call(), reply)
+        return reply
 
     async def BatchRecommend(  # awaited by the edge
         self, request: pb.BatchRecommendRequest, context: grpc.ServicerContext
@@ -51,23 +56,24 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         """Rank for each request of a list; a bad one is answered with its error."""
         entries = request.requests
         check_entries(len(entries), "requests", self._limits)
-        results: list[_Result | None] = [None] * len(entries)
-        groups: dict[tuple[str, int], list[tuple[int, Request]]] = {}
-        for place, entry in enumerate(entries):
-            checked = self._check(entry)
-            if isinstance(checked, SwiftrecError):
-                results[place] = checked
+        reply = pb.BatchRecommendResponse()
+        groups: dict[tuple[str, int], list[tuple[pb.BatchRecommendResult, Request]]] = {}
+        for entry in entries:
+            result = reply.results.add()
+            try:
+                checked = self._check(entry)
+            except SwiftrecError as error:
+                _refuse(error, result)
             else:
-                groups.setdefault((entry.bundle, entry.version), []).append((place, checked))
+                groups.setdefault((entry.bundle, entry.version), []).append((result, checked))
         call = self._calls.of(context).call()  # one end for all of them
         for (bundle, version), members in groups.items():
             answers = await self._many(bundle, version, [request for _, request in members], call)
-            for (place, _), answer in zip(members, answers, strict=True):
-                results[place] = answer
-        reply = pb.BatchRecommendResponse()
-        for result in results:
-            if result is not None:
-                _write(result, reply.results.add())
+            for (result, _), answer in zip(members, answers, strict=True):
+                if isinstance(answer, SwiftrecError):
+                    _refuse(answer, result)
+                else:
+                    self._fill(result.response, *answer)
         return reply
 
     def StreamRecommend(
@@ -77,29 +83,26 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         caller = self._calls.of(context)
 
         async def answer(message: pb.StreamRecommendRequest) -> pb.StreamRecommendResponse:
-            try:
-                result: _Result = await self._one(message.request, caller.call())
-            except SwiftrecError as error:
-                result = error
             reply = pb.StreamRecommendResponse()
-            _write(result, reply.result)
+            try:
+                await self._one(message.request, caller.call(), reply.result.response)
+            except SwiftrecError as error:
+                _refuse(error, reply.result)
             return reply
 
         return in_order(request_iterator, answer)
 
-    async def _one(self, request: pb.RecommendRequest, call: Call) -> pb.RecommendResponse:
-        checked = to_request(request, self._limits)
-        answer = (await self._many(request.bundle, to_version(request.version), [checked], call))[0]
+    async def _one(self, request: pb.RecommendRequest, call: Call, reply: pb.RecommendResponse) -> None:
+        """Fill the reply, or raise and leave it alone."""
+        answer = (await self._many(request.bundle, request.version, [self._check(request)], call))[0]
         if isinstance(answer, SwiftrecError):
             raise answer
-        return answer
+        self._fill(reply, *answer)
 
-    def _check(self, entry: pb.RecommendRequest) -> Request | SwiftrecError:
-        try:
-            to_version(entry.version)
-            return to_request(entry, self._limits)
-        except SwiftrecError as error:
-            return error
+    def _check(self, request: pb.RecommendRequest) -> Request:
+        checked = to_request(request, self._limits)
+        to_version(request.version)
+        return checked
 
     async def _many(self, bundle: str, version: int, requests: Sequence[Request], call: Call) -> Sequence[_Result]:
         try:
@@ -108,13 +111,11 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         except NotFound as error:
             return [error] * len(requests)
         facts = engine.bundle.manifest
-        return [self._reply(answer, facts.name, facts.version) for answer in answers]
+        return [answer if isinstance(answer, SwiftrecError) else (answer, facts) for answer in answers]
 
-    def _reply(self, answer: Recommendation | SwiftrecError, bundle: str, version: int) -> _Result:
-        if isinstance(answer, SwiftrecError):
-            return answer
+    def _fill(self, reply: pb.RecommendResponse, answer: Recommendation, facts: Manifest) -> None:
         self._metrics.observe_steps(answer.timings)
-        return to_response(answer, bundle, version)
+        fill(reply, answer, facts.name, facts.version)
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
@@ -128,7 +129,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     ) -> encoder_pb2.EncodeResponse:
         """Encode each text."""
         check_entries(len(request.texts), "texts", self._limits)
-        texts = [check_text(text, f"texts[{n}]", self._limits) for n, text in enumerate(request.texts)]
+        texts = list(each("texts", request.texts, partial(check_text, field="", limits=self._limits)))
         priority, version = to_priority(request.priority), to_version(request.version)
         with self._registry.use(check_name(request.bundle, "bundle"), version) as engine:
             vectors = await engine.recommender.encode(texts, self._calls.of(context).call(), priority)
@@ -142,10 +143,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
 
-def _write(result: _Result, entry: pb.BatchRecommendResult) -> None:
-    if isinstance(result, pb.RecommendResponse):
-        entry.response.CopyFrom(result)
-        return
-    entry.error.code, entry.error.message = code_of(result), sentence(result)
-    if isinstance(result, InvalidRequest):
-        entry.error.field = result.field[:256]
+def _refuse(error: SwiftrecError, entry: pb.BatchRecommendResult) -> None:
+    entry.error.code, entry.error.message = code_of(error), sentence(error)
+    if isinstance(error, InvalidRequest):
+        entry.error.field = error.field[:256]

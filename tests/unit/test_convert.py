@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.api.convert import to_response
+from server.api.convert import fill, to_response
 from server.catalogue.items import Item
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pipeline.domain import Recommendation, Strategy, Timings
@@ -37,3 +37,37 @@ def test_every_field_of_an_item_is_told_each_time() -> None:
 def test_the_same_id_in_another_catalogue_is_another_item() -> None:
     old, new = Item("1", "before", "", {}, 0.0), Item("1", "after", "", {}, 0.0)
     assert [_answer((item, 1.0)).items[0].title for item in (old, new, old)] == ["before", "after", "before"]
+
+
+def test_a_reply_in_a_list_has_the_bytes_of_one_that_protobuf_built() -> None:
+    long = Item("long", "x" * 200, "", {"genre": ["Drama"] * 50}, 0.0)  # its length takes two bytes
+    plain, score = Item("plain", "", "", {}, 0.0), 0.1
+    answer = Recommendation([(long, score), (plain, -score)], ["gone"], Strategy.MODEL, 2, Timings(1.5, total_ms=2.5))
+    reply = pb.BatchRecommendResponse()
+    fill(reply.results.add().response, answer, "films", 3)
+    expected = pb.RecommendResponse(
+        items=[
+            pb.RankedItem(
+                item_id="long",
+                title="x" * 200,
+                score=score,
+                attributes=[pb.AttributeValues(name="genre", values=["Drama"] * 50)],
+            ),
+            pb.RankedItem(item_id="plain", score=-score),
+        ],
+        ignored=["gone"],
+        strategy=pb.STRATEGY_MODEL,
+        events_used=2,
+        bundle="films",
+        version=3,
+        timings=pb.Timings(tokenise_ms=1.5, total_ms=2.5),
+    )
+    built = pb.BatchRecommendResponse(results=[pb.BatchRecommendResult(response=expected)])
+    assert reply.SerializeToString() == built.SerializeToString()
+
+
+def test_a_reply_without_items_is_a_reply() -> None:
+    entry = pb.BatchRecommendResult()
+    fill(entry.response, Recommendation([], [], Strategy.POPULARITY, 0, Timings()), "films", 3)
+    assert entry.WhichOneof("result") == "response"
+    assert entry.response.strategy == pb.STRATEGY_POPULARITY

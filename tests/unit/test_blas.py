@@ -1,0 +1,31 @@
+"""What runs models in a process of its own has one thread for BLAS, as the server has."""
+
+from __future__ import annotations
+
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import benchmarks.__main__ as benchmarks
+import server.__main__ as server
+from benchmarks.floor import FloorSettings
+
+
+def blas_threads(*_settings: object) -> int:
+    """The most that a library may take."""
+    return max(int(one["num_threads"]) for one in threadpool_info() if one["user_api"] == "blas")
+
+
+def test_measuring_tools_have_one_thread_for_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(benchmarks._COMMANDS, "floor", (FloorSettings, blas_threads))
+    with threadpool_limits(2, "blas"):
+        assert benchmarks.main(["floor"]) == 1
+        assert blas_threads() == 2
+
+
+def test_tuning_has_one_thread_for_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(server, "tune", lambda _settings: seen.append(blas_threads()))
+    monkeypatch.setattr(server, "set_up_logs", lambda _level: None)
+    with threadpool_limits(2, "blas"):
+        assert server.main(["tune", "--bundle", "."]) == 0
+    assert seen == [1]

@@ -1,0 +1,34 @@
+"""A call is counted as its client saw it end."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.api.journal import as_seen
+
+
+def ended(remaining_s: float | None) -> Any:  # noqa: ANN401 (the part of a context that is looked at)
+    """gRPC's context of a call that has ended."""
+    return SimpleNamespace(is_active=lambda: False, time_remaining=lambda: remaining_s)
+
+
+@pytest.mark.parametrize(
+    ("ran_s", "remaining_s", "code"),
+    [
+        (9.0, 0.0, "DEADLINE_EXCEEDED"),
+        (1.2347, 0.0053, "DEADLINE_EXCEEDED"),  # of 1.24 s that a timeout of 1.2347 s is told as
+        (90.01, 0.09, "DEADLINE_EXCEEDED"),  # of 90.1 s
+        (0.05, 0.002, "DEADLINE_EXCEEDED"),
+        (1.2, 0.1, "CANCELLED"),
+        (80.0, 2.0, "CANCELLED"),
+        (5.0, math.inf, "CANCELLED"),
+        (5.0, None, "CANCELLED"),
+    ],
+)
+def test_cancel_at_the_deadline_is_told_from_one_before_it(ran_s: float, remaining_s: float | None, code: str) -> None:
+    assert as_seen("CANCELLED", ended(remaining_s), time.monotonic() - ran_s) == code
