@@ -122,10 +122,7 @@ class Encodings:
             hits = len(told)
             if new:
                 told += self._depart(new)
-        if self._watcher:
-            for where, texts in (("hit", hits), ("joined", len(wishes) - hits - len(new)), ("miss", len(new))):
-                if texts:
-                    self._watcher.looked_up(where, texts)
+        self._count(hits, len(wishes) - len(told) - len(new), len(new))
         for wish, result in told:
             wish.done(result)
 
@@ -153,15 +150,21 @@ class Encodings:
         return _Flight(Job(wish.ids, len(wish.ids), wish.priority, deadline, done), waiters)
 
     def _depart(self, new: dict[bytes, _Flight]) -> list[tuple[Wish, SwiftrecError]]:
-        """Queue the jobs; who has to be told that his was refused."""
+        """Queue the jobs. What was refused is no more in `new`; returns who has to be told of it."""
         refused = []
         errors = self._batcher.submit_many([flight.job for flight in new.values()])
-        for (key, flight), error in zip(new.items(), errors, strict=True):
-            if error is None:
-                self._flights[key] = flight
+        for (key, flight), error in zip(list(new.items()), errors, strict=True):
+            if error:
+                refused += [(wish, error) for wish in new.pop(key).waiters]
             else:
-                refused += [(wish, error) for wish in flight.waiters]
+                self._flights[key] = flight
         return refused
+
+    def _count(self, hits: int, joined: int, misses: int) -> None:
+        if self._watcher:
+            for where, texts in (("hit", hits), ("joined", joined), ("miss", misses)):
+                if texts:
+                    self._watcher.looked_up(where, texts)
 
     def _land(self, key: bytes, waiters: list[Wish], result: Vector | SwiftrecError) -> None:
         with self._lock:

@@ -174,11 +174,13 @@ def test_who_comes_after_the_job_expired_gets_one_of_his_own() -> None:
 
 def test_refused_wish_leaves_nothing_behind() -> None:
     queue = Queue()
-    one = encodings(queue)
+    watcher = Counts()
+    one = encodings(queue, watcher=watcher)
     queue.is_full = True
     refused, accepted = Wisher((1,)), Wisher((1,))
     one.submit([refused.wish], 5.0)
     assert [type(answer) for answer in refused.got] == [Overloaded]
+    assert watcher.of == {}
     queue.is_full = False
     one.submit([accepted.wish], 5.0)
     queue.run()
