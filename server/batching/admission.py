@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from server.batching.policy import Limits
-from server.errors import DeadlineExceeded, Overloaded
+from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 
 _LEAST_RETRY_S = 0.01
 _SURE = 0.92  # of the budget: a wait is predicted from means, and nobody shall wait longer than the budget says
@@ -21,8 +21,7 @@ class Refusal(Enum):
     DEADLINE = "deadline"
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What a queue holds; `wait_s` is the predicted time until a job that comes now would start."""
 
     jobs: int
@@ -43,7 +42,7 @@ def refuse(load: Load, tokens: int, run_s: float, patience_s: float, limits: Lim
     return None
 
 
-def error(refusal: Refusal, load: Load, limits: Limits) -> Exception:
+def error(refusal: Refusal, load: Load, limits: Limits) -> SwiftrecError:
     """The refusal in domain words, with the time after which trying again makes sense."""
     if refusal is Refusal.EXPIRED:
         return DeadlineExceeded("the deadline had passed before the work was queued")

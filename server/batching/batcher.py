@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from server.batching.admission import Load, Refusal, error, refuse
 from server.batching.cost import CostModel
 from server.batching.job import Job, Model, State, Watcher
 from server.batching.outbox import Outbox
-from server.batching.policy import DEFAULT_PRIORITY, WINDOW, Limits, Plan, Reason, plan, room
+from server.batching.policy import DEFAULT_PRIORITY, Limits, Plan, Reason, plan, room
+from server.batching.waiting import Waiting
 from server.errors import DeadlineExceeded, ModelFailed, ShuttingDown, SwiftrecError
 
 P = TypeVar("P")
@@ -55,10 +54,8 @@ class Batcher(Generic[P, R]):
         self.cost = cost or CostModel()
         self._watcher, self._on_death = watcher, on_death
         self._lock = threading.Lock()  # all that follows is touched only under it
-        self._levels: dict[int, OrderedDict[Job[P, R], None]] = {}
-        self._jobs = self._tokens = 0
+        self._waiting: Waiting[P, R] = Waiting()
         self._idle: list[threading.Lock] = []  # doorbells of the sessions that wait: held until somebody rings
-        self._backlog_s = 0.0
         self._free_at = [0.0] * sessions
         self._bells = [_held() for _ in range(sessions)]
         self._is_open = True
@@ -98,32 +95,47 @@ class Batcher(Generic[P, R]):
             ShuttingDown: `stop` was called, or the threads died.
         """
         job: Job[P, R] = Job(payload, tokens, priority, deadline, done)
-        job.cost_s = self.cost.row_s(tokens) + self.cost.batch_s / room(tokens, self._limits)
+        refusal = self.submit_many([job])[0]
+        if refusal:
+            raise refusal
+        return job
+
+    def submit_many(self, jobs: Sequence[Job[P, R]]) -> list[SwiftrecError | None]:
+        """Queue new jobs together, each as `submit` would; for each the error that refused it, or None."""
+        for job in jobs:
+            job.cost_s = self.cost.row_s(job.tokens) + self.cost.batch_s / room(job.tokens, self._limits)
         with self._lock:
             if not self._is_open:
-                raise ShuttingDown("the server is stopping")
-            job.arrival = self._clock()
-            load = self._load(job.arrival)
-            why = self._admit(load, tokens, job.cost_s, deadline - job.arrival, self._limits)
-            job.due = job.arrival + load.wait_s
-            bell = None
-            if why is None:
-                self._add(job)
-                bell = self._idle.pop() if self._idle else None
-        if bell is not None:  # after the lock, which the woken thread would wait for
+                return [ShuttingDown("the server is stopping") for _ in jobs]
+            now = self._clock()
+            running_s = self._running_s(now)
+            refused = [self._accept(job, now, running_s) for job in jobs]
+            bells = [self._idle.pop() for _ in range(min(len(self._idle), self._waiting.jobs))]
+        for bell in bells:  # after the lock, which the woken threads would wait for
             bell.release()
+        return [why and self._refusal(*why) for why in refused]
+
+    def _accept(self, job: Job[P, R], now: float, running_s: float) -> tuple[Refusal, Load] | None:
+        """Queue the job, unless there is a reason to refuse it."""
+        load = self._load(running_s)
+        why = self._admit(load, job.tokens, job.cost_s, job.deadline - now, self._limits)
         if why is not None:
-            if self._watcher:
-                self._watcher.refused(why)
-            raise error(why, load, self._limits)
-        return job
+            return why, load
+        job.arrival, job.due = now, now + load.wait_s
+        self._waiting.add(job)
+        return None
+
+    def _refusal(self, why: Refusal, load: Load) -> SwiftrecError:
+        if self._watcher:
+            self._watcher.refused(why)
+        return error(why, load, self._limits)
 
     def cancel(self, job: Job[P, R]) -> bool:
         """Take a waiting job back: its slot is free at once and `done` is never called. False if it runs or has run."""
         with self._lock:
             if job.state is not State.WAITING:
                 return False
-            self._remove(job)
+            self._waiting.remove(job)
             job.state = State.CANCELLED
         if self._watcher:
             self._watcher.dropped("cancelled")
@@ -139,36 +151,22 @@ class Batcher(Generic[P, R]):
                 return False
             job.deadline, job.soonest = max(job.deadline, deadline), min(job.soonest, deadline)
             if priority < job.priority:
-                is_waiting = job.state is State.WAITING
-                if is_waiting:
-                    self._remove(job)
-                job.priority = priority
-                if is_waiting:
-                    self._add(job)
+                self._waiting.promote(job, priority)
             return True
 
     def load(self) -> Load:
         """What waits now, and for how long."""
         with self._lock:
-            return self._load(self._clock())
+            return self._load(self._running_s(self._clock()))
 
-    def _load(self, now: float) -> Load:
-        if self._idle and not self._jobs:
+    def _running_s(self, now: float) -> float:
+        return sum(max(0.0, at - now) for at in self._free_at)
+
+    def _load(self, running_s: float) -> Load:
+        waiting = self._waiting
+        if self._idle and not waiting.jobs:
             return Load(0, 0, 0.0)
-        running_s = sum(max(0.0, at - now) for at in self._free_at)
-        return Load(self._jobs, self._tokens, (running_s + self._backlog_s) / len(self._free_at))
-
-    def _add(self, job: Job[P, R]) -> None:
-        self._levels.setdefault(job.priority, OrderedDict())[job] = None
-        self._jobs += 1
-        self._tokens += job.tokens
-        self._backlog_s += job.cost_s
-
-    def _remove(self, job: Job[P, R]) -> None:
-        del self._levels[job.priority][job]
-        self._jobs -= 1
-        self._tokens -= job.tokens
-        self._backlog_s = self._backlog_s - job.cost_s if self._jobs else 0.0
+        return Load(waiting.jobs, waiting.tokens, (running_s + waiting.cost_s) / len(self._free_at))
 
     def _loop(self, session: int) -> None:
         batch: list[Job[P, R]] = []
@@ -195,12 +193,14 @@ class Batcher(Generic[P, R]):
         bell = self._bells[session]
         while True:
             with self._lock:
-                if self._jobs and outbox.has_room(self._jobs // len(self._bells)):
+                if self._waiting.jobs and outbox.has_room(self._waiting.jobs // len(self._bells)):
                     now = self._clock()
                     chosen, why = self._choose(now)
                     ends = now + self.cost(len(chosen), max(job.tokens for job in chosen))
                     if outbox.may_wait(ends):
-                        return self._take(session, chosen, now, ends), why
+                        self._waiting.take(chosen, now)
+                        self._free_at[session] = ends
+                        return chosen, why
                 elif not outbox:
                     if not self._is_open:
                         return None
@@ -217,17 +217,8 @@ class Batcher(Generic[P, R]):
                 self._finish(job, result)
         outbox.clear()
 
-    def _take(self, session: int, chosen: list[Job[P, R]], now: float, ends: float) -> list[Job[P, R]]:
-        for job in chosen:
-            self._remove(job)
-            job.state = State.RUNNING if job.deadline > now else State.EXPIRED
-        self._free_at[session] = ends
-        return chosen
-
     def _choose(self, now: float) -> tuple[list[Job[P, R]], Reason]:
-        window = [job for level in self._levels.values() for job in islice(level, WINDOW)]
-        if len(self._levels) > 1:
-            window.sort(key=lambda job: job.priority * self._limits.aging_s + job.arrival)
+        window = self._waiting.window(self._limits.aging_s)
         decided: Plan = plan(window, self._limits, self.cost, now)
         return [window[n] for n in decided.chosen], decided.reason
 
@@ -282,9 +273,9 @@ class Batcher(Generic[P, R]):
     def _abandon(self, batch: list[Job[P, R]], outbox: Outbox[P, R]) -> None:
         with self._lock:
             self._is_open = False
-            waiting = [job for level in self._levels.values() for job in level]
+            waiting = list(self._waiting)
             for job in waiting:
-                self._remove(job)
+                self._waiting.remove(job)
         for held, result in outbox:
             self._tell(held, result)
         for job in [*batch, *waiting]:

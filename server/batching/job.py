@@ -39,11 +39,12 @@ class Watcher(Protocol):
 class State(Enum):
     """Of a job."""
 
-    WAITING = 0
-    RUNNING = 1
-    DONE = 2
-    CANCELLED = 3
-    EXPIRED = 4
+    NEW = 0
+    WAITING = 1
+    RUNNING = 2
+    DONE = 3
+    CANCELLED = 4
+    EXPIRED = 5
 
 
 class Job(Generic[P, R]):
@@ -60,4 +61,4 @@ class Job(Generic[P, R]):
         self.payload, self.tokens, self.priority, self.deadline, self.done = payload, tokens, priority, deadline, done
         self.soonest = deadline  # of those who want it; `deadline` is the latest
         self.arrival = self.due = self.cost_s = 0.0
-        self.state, self.answered = State.WAITING, False
+        self.state, self.answered = State.NEW, False

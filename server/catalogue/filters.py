@@ -112,7 +112,7 @@ class Attributes:
         Raises:
             InvalidRequest: an attribute is named that no item has.
         """
-        out = np.unique(np.fromiter(denied, dtype=np.int64))
+        out = np.array(sorted(set(denied)), dtype=np.int64)  # a few: faster than numpy
         bits = self._conditions(conditions)
         if conditions.allowed:
             only = self._pack([np.fromiter(chosen, dtype=np.int64)])

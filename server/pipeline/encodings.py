@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ _ENTRY_BYTES = 360  # of an entry beside its key and its numbers: the objects an
 class CacheWatcher(Protocol):
     """Hears where vectors come from."""
 
-    def looked_up(self, where: str, /) -> None:
-        """`where` is "hit" (cache), "joined" (a job in flight) or "miss"."""
+    def looked_up(self, where: str, texts: int, /) -> None:
+        """So many were found at `where`: "hit" (cache), "joined" (a job in flight) or "miss"."""
 
 
 class VectorCache:
@@ -55,14 +56,27 @@ class VectorCache:
             self.size_bytes -= _size(old_key, old)
 
 
-class _Flight:
+class Wish:
+    """Somebody who wants the vector of a text.
+
+    Args:
+        ids: of its tokens.
+        priority: 1 (most urgent) to 9.
+        done: called once with the vector or the error, unless the wish is taken back.
+    """
+
+    __slots__ = ("done", "ids", "key", "priority")
+
+    def __init__(self, ids: Sequence[int], priority: int, done: Done) -> None:
+        self.ids, self.priority, self.done = ids, priority, done
+        self.key = array("I", ids).tobytes()
+
+
+class _Flight(NamedTuple):
     """A job in flight and everyone who waits for it."""
 
-    __slots__ = ("job", "waiters")
-
-    def __init__(self) -> None:
-        self.job: Job[Sequence[int], Vector] | None = None
-        self.waiters: list[Done] = []
+    job: Job[Sequence[int], Vector]
+    waiters: list[Wish]
 
 
 class Encodings:
@@ -92,58 +106,77 @@ class Encodings:
         """Texts that are being encoded now."""
         return len(self._flights)
 
-    def submit(self, ids: Sequence[int], deadline: float, priority: int, done: Done) -> Callable[[], None] | None:
-        """Have `ids` encoded; `done` is called once with the vector or the error, maybe before this returns.
+    def submit(self, wishes: Sequence[Wish], deadline: float) -> None:
+        """Have the wishes fulfilled; each meets its own fate, maybe before this returns.
 
-        Returns:
-            What takes the wish back, after which `done` may never be called; None if it is fulfilled already.
-
-        Raises:
-            DeadlineExceeded, Overloaded, ShuttingDown: as `Batcher.submit`.
+        One is told DeadlineExceeded, Overloaded or ShuttingDown where the batcher refuses its job.
         """
-        key = array("I", ids).tobytes()
+        told: list[tuple[Wish, Vector | SwiftrecError]] = []
+        new: dict[bytes, _Flight] = {}
         with self._lock:
-            vector = self._cache.get(key)
-            where = "hit" if vector is not None else self._fly(key, ids, deadline, priority, done)
+            for wish in wishes:
+                if (vector := self._cache.get(wish.key)) is not None:
+                    told.append((wish, vector))
+                elif not self._join(new.get(wish.key) or self._flights.get(wish.key), wish, deadline):
+                    new[wish.key] = self._flight(wish, deadline)
+            hits = len(told)
+            if new:
+                told += self._depart(new)
+        self._count(hits, len(wishes) - len(told) - len(new), len(new))
+        for wish, result in told:
+            wish.done(result)
+
+    def take_back(self, wishes: Iterable[Wish]) -> None:
+        """They are wished no more: those that are not fulfilled yet may never be; jobs that nobody wants do not run."""
+        with self._lock:
+            for wish in wishes:
+                flight = self._flights.get(wish.key)
+                if flight is None or wish not in flight.waiters:
+                    continue
+                flight.waiters.remove(wish)
+                if not flight.waiters and self._batcher.cancel(flight.job):
+                    del self._flights[wish.key]
+
+    def _join(self, flight: _Flight | None, wish: Wish, deadline: float) -> bool:
+        """Whether the job for the same tokens is this wish's too."""
+        if flight is None or not self._batcher.extend(flight.job, deadline, wish.priority):
+            return False
+        flight.waiters.append(wish)
+        return True
+
+    def _flight(self, wish: Wish, deadline: float) -> _Flight:
+        waiters = [wish]
+        done = partial(self._land, wish.key, waiters)
+        return _Flight(Job(wish.ids, len(wish.ids), wish.priority, deadline, done), waiters)
+
+    def _depart(self, new: dict[bytes, _Flight]) -> list[tuple[Wish, SwiftrecError]]:
+        """Queue the jobs. What was refused is no more in `new`; returns who has to be told of it."""
+        refused = []
+        errors = self._batcher.submit_many([flight.job for flight in new.values()])
+        for (key, flight), error in zip(list(new.items()), errors, strict=True):
+            if error:
+                refused += [(wish, error) for wish in new.pop(key).waiters]
+            else:
+                self._flights[key] = flight
+        return refused
+
+    def _count(self, hits: int, joined: int, misses: int) -> None:
         if self._watcher:
-            self._watcher.looked_up(where)
-        if vector is None:
-            return lambda: self._take_back(key, done)
-        done(vector)
-        return None
+            for where, texts in (("hit", hits), ("joined", joined), ("miss", misses)):
+                if texts:
+                    self._watcher.looked_up(where, texts)
 
-    def _fly(self, key: bytes, ids: Sequence[int], deadline: float, priority: int, done: Done) -> str:
-        flight = self._flights.get(key)
-        if flight is not None and flight.job is not None and self._batcher.extend(flight.job, deadline, priority):
-            flight.waiters.append(done)
-            return "joined"
-        flight = _Flight()
-        flight.waiters.append(done)
-        flight.job = self._batcher.submit(
-            ids, len(ids), deadline, lambda result: self._land(key, flight, result), priority
-        )
-        self._flights[key] = flight
-        return "miss"
-
-    def _land(self, key: bytes, flight: _Flight, result: Vector | SwiftrecError) -> None:
+    def _land(self, key: bytes, waiters: list[Wish], result: Vector | SwiftrecError) -> None:
         with self._lock:
-            if self._flights.get(key) is flight:
+            flight = self._flights.get(key)
+            if flight is not None and flight.waiters is waiters:
                 del self._flights[key]
             if not isinstance(result, SwiftrecError):
                 self._cache.put(key, result)
-            waiters = flight.waiters
-            flight.waiters = []
-        for done in waiters:
-            done(result)
-
-    def _take_back(self, key: bytes, done: Done) -> None:
-        with self._lock:
-            flight = self._flights.get(key)
-            if flight is None or done not in flight.waiters:
-                return
-            flight.waiters.remove(done)
-            if not flight.waiters and flight.job is not None and self._batcher.cancel(flight.job):
-                del self._flights[key]
+            wishes = waiters.copy()
+            waiters.clear()  # who is told cannot take his wish back any more
+        for wish in wishes:
+            wish.done(result)
 
 
 def _size(key: bytes, vector: Vector) -> int:

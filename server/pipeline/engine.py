@@ -103,7 +103,7 @@ class Engine:
         self.encode: Batcher[Sequence[int], Vector] = batcher("encoder", self._encoder)
         self.rank: Batcher[UserSequence, Vector] = batcher("ranker", self._ranker)
         self.encodings = Encodings(self.encode, options.cache_bytes, self.watch)
-        parts = Parts(self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history)
+        parts = Parts(self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history, clock)
         self.recommender = Recommender(parts, self.watch.answered)
 
     def snapshots(self) -> Iterator[Snapshot]:

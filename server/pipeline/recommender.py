@@ -15,7 +15,8 @@ from server.batching.policy import DEFAULT_PRIORITY
 from server.errors import SwiftrecError
 from server.pipeline.call import Call
 from server.pipeline.domain import Recommendation, Request, Timings
-from server.pipeline.steps import Encoding, Parts, Ranking, outcomes
+from server.pipeline.ranking import Rankings
+from server.pipeline.steps import Encoding, Parts
 
 
 class Answered(Protocol):
@@ -46,28 +47,22 @@ class Recommender:
         Raises:
             SwiftrecError: the first error that any of them met.
         """
-        failed: list[SwiftrecError] = []
-
-        def then(error: SwiftrecError | None) -> None:
-            if error:
-                failed.append(error)
-            call.arrived()
-
         started = self._clock()
         call.expect(1)
-        encoding = Encoding(self._parts, texts, call, priority, then)
+        encoding = Encoding(self._parts, [texts], [priority], call, call.arrived)
+        encoding.start()
         try:
-            encoding.start()
             await call
-            if failed:
-                raise failed[0]
+            vectors = encoding.results[0]
+            if isinstance(vectors, SwiftrecError):
+                raise vectors
         except SwiftrecError:
             self._answered("encoder", self._clock() - started, Timings(1e3 * encoding.tokenise_s), is_success=False)
             raise
         seconds = self._clock() - started
         steps = Timings(1e3 * encoding.tokenise_s, 1e3 * (seconds - encoding.tokenise_s))
         self._answered("encoder", seconds, steps, is_success=True)
-        return np.array(encoding.vectors)
+        return np.array(vectors)
 
     async def recommend(self, request: Request, call: Call) -> Recommendation:
         """Answer one request."""
@@ -85,18 +80,20 @@ class Recommender:
         if not requests:
             return []
         started = self._clock()
-        call.expect(len(requests))
-        rankings = [Ranking(self._parts, request, call) for request in requests]
-        for ranking in rankings:
-            ranking.start()
+        call.expect(1)
+        rankings = Rankings(self._parts, requests, call)
+        rankings.start()
         try:
             await call
         except SwiftrecError:
-            for ranking in rankings:
-                self._answered("ranker", self._clock() - started, ranking.timings, is_success=False)
+            for _ in requests:
+                self._answered("ranker", self._clock() - started, rankings.timings, is_success=False)
             raise
-        answers = outcomes(self._parts, rankings)
-        for ranking, outcome in zip(rankings, answers, strict=True):
-            is_success = not isinstance(outcome, SwiftrecError)
-            self._answered("ranker", self._clock() - started, ranking.timings, is_success=is_success)
+        answers = rankings.outcomes()
+        seconds = self._clock() - started
+        for answer in answers:
+            if isinstance(answer, SwiftrecError):
+                self._answered("ranker", seconds, rankings.timings, is_success=False)
+            else:
+                self._answered("ranker", seconds, answer.timings, is_success=True)
         return answers

@@ -44,11 +44,13 @@ class Statistics:
                 self.failure += 1
                 self.failure_ns += int(seconds * 1e9)
 
-    def looked_up(self, *, is_hit: bool) -> None:
-        """A vector came from the cache, or did not."""
+    def looked_up(self, texts: int, *, is_hit: bool) -> None:
+        """So many vectors came from the cache, or did not."""
         with self.lock:
-            self.cache_hits += is_hit
-            self.cache_misses += not is_hit
+            if is_hit:
+                self.cache_hits += texts
+            else:
+                self.cache_misses += texts
 
     def ran(self, waits_s: Sequence[float], seconds: float) -> None:
         """A batch ran; `waits_s` is how long each of its jobs had waited."""

@@ -57,10 +57,10 @@ class BundleWatch:
         self.models = {model: ModelWatch(metrics, bundle, model) for model in ("encoder", "ranker")}
         self._where = {where: metrics.lookups.labels(bundle, where) for where in ("hit", "joined", "miss")}
 
-    def looked_up(self, where: str) -> None:
-        """A vector came from the cache ("hit"), a job in flight ("joined") or a job of its own ("miss")."""
-        self._where[where].inc()
-        self.models["encoder"].statistics.looked_up(is_hit=where == "hit")
+    def looked_up(self, where: str, texts: int) -> None:
+        """So many vectors came from the cache ("hit"), a job in flight ("joined") or a job of their own ("miss")."""
+        self._where[where].inc(texts)
+        self.models["encoder"].statistics.looked_up(texts, is_hit=where == "hit")
 
     def answered(self, model: str, seconds: float, steps: Steps, *, is_success: bool) -> None:
         """A request to `model` ended just now; called by the thread that answers it."""

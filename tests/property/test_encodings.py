@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from server.batching.job import Job, State
 from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
-from server.pipeline.encodings import Encodings, VectorCache
+from server.pipeline.encodings import Encodings, VectorCache, Wish
 
 Vector = NDArray[np.float32]
 Queued = Job[Sequence[int], Vector]
@@ -27,19 +26,11 @@ class Queue:
         self.ran: list[tuple[int, ...]] = []
         self.is_full = False
 
-    def submit(
-        self,
-        payload: Sequence[int],
-        tokens: int,
-        deadline: float,
-        done: Callable[[Vector | SwiftrecError], None],
-        priority: int,
-    ) -> Queued:
+    def submit_many(self, jobs: Sequence[Queued]) -> list[SwiftrecError | None]:
         if self.is_full:
-            raise Overloaded(1.0)
-        job: Queued = Job(payload, tokens, priority, deadline, done)
-        self.jobs.append(job)
-        return job
+            return [Overloaded(1.0) for _ in jobs]
+        self.jobs += jobs
+        return [None for _ in jobs]
 
     def cancel(self, job: Queued) -> bool:
         if job not in self.jobs:
@@ -61,43 +52,61 @@ class Queue:
 
 
 @dataclass
-class Wish:
+class Wisher:
     """Somebody who wants a vector."""
 
     ids: tuple[int, ...]
+    priority: int = 5
     got: list[Vector | SwiftrecError] = field(default_factory=list)
-    take_back: Callable[[], None] | None = None
     is_over: bool = False
+
+    def __post_init__(self) -> None:
+        self.wish = Wish(self.ids, self.priority, self.got.append)
 
 
 def vector(ids: Sequence[int]) -> Vector:
     return np.array([sum(ids), len(ids)], dtype=np.float32)
 
 
-def encodings(queue: Queue, cache_bytes: int = 0) -> Encodings:
-    return Encodings(queue, cache_bytes)  # type: ignore[arg-type] # the part of a batcher that it uses
+class Counts:
+    """A watcher that counts."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, int] = {}
+
+    def looked_up(self, where: str, texts: int) -> None:
+        self.of[where] = self.of.get(where, 0) + texts
+
+
+def encodings(queue: Queue, cache_bytes: int = 0, watcher: Counts | None = None) -> Encodings:
+    return Encodings(queue, cache_bytes, watcher)  # type: ignore[arg-type] # the part of a batcher that it uses
 
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from(["wish", "wish", "take back", "run"]), st.integers(0, 5)), max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from(["wish", "wish", "take back", "run"]), st.lists(st.integers(0, 5), min_size=1)),
+        max_size=60,
+    ),
     st.sampled_from([0, 1_000, 100_000]),
 )
-def test_every_wish_is_fulfilled_once_or_taken_back(steps: list[tuple[str, int]], cache_bytes: int) -> None:
+def test_every_wish_is_fulfilled_once_or_taken_back(steps: list[tuple[str, list[int]]], cache_bytes: int) -> None:
     queue = Queue()
-    wishes: list[Wish] = []
+    wishes: list[Wisher] = []
     one = encodings(queue, cache_bytes)
-    for step, n in steps:
+    for step, numbers in steps:
         if step == "wish":
-            wish = Wish((n + 1,) * (n + 1))
-            wish.take_back = one.submit(wish.ids, 1e9, 5, wish.got.append)
-            wishes.append(wish)
+            together = [Wisher((n + 1,) * (n + 1)) for n in numbers]
+            one.submit([wisher.wish for wisher in together], 1e9)
+            wishes += together
         elif step == "run":
             assert len({tuple(job.payload) for job in queue.jobs}) == len(queue.jobs)  # equal ids run once
             queue.run()
-        elif wishes and (wish := wishes[n % len(wishes)]).take_back and not wish.got:
-            wish.take_back()
-            wish.is_over = True
+        elif wishes:
+            together = [wishes[n % len(wishes)] for n in numbers]
+            one.take_back([wisher.wish for wisher in together])
+            for wisher in together:
+                wisher.is_over |= not wisher.got
         assert one.cached_bytes <= cache_bytes
     queue.run()
     for wish in wishes:
@@ -109,13 +118,13 @@ def test_cached_vector_comes_without_a_job_and_holds_no_batch() -> None:
     queue = Queue()
     one = encodings(queue, 10_000)
     batch = np.arange(20, dtype=np.float32).reshape(10, 2)
-    got: list[Vector | SwiftrecError] = []
-    one.submit((1, 2), 1e9, 5, got.append)
+    first, second = Wisher((1, 2)), Wisher((1, 2))
+    one.submit([first.wish], 1e9)
     queue.jobs.pop().done(batch[3])
-    assert one.submit((1, 2), 1e9, 5, got.append) is None
+    one.submit([second.wish], 1e9)
     assert queue.jobs == []
-    assert np.array_equal(got[0], got[1])  # type: ignore[arg-type]
-    assert got[1].base is None  # type: ignore[union-attr]
+    assert np.array_equal(first.got[0], second.got[0])  # type: ignore[arg-type]
+    assert second.got[0].base is None  # type: ignore[union-attr]
 
 
 def test_cache_forgets_what_was_used_longest_ago() -> None:
@@ -130,48 +139,61 @@ def test_cache_forgets_what_was_used_longest_ago() -> None:
 def test_one_of_two_who_leaves_does_not_take_the_others_job() -> None:
     queue = Queue()
     one = encodings(queue)
-    first: list[Vector | SwiftrecError] = []
-    second: list[Vector | SwiftrecError] = []
-    take_back = one.submit((1,), 5.0, 9, first.append)
-    one.submit((1,), 9.0, 1, second.append)
+    first, second = Wisher((1,), priority=9), Wisher((1,), priority=1)
+    one.submit([first.wish], 5.0)
+    one.submit([second.wish], 9.0)
     assert [(job.deadline, job.priority) for job in queue.jobs] == [(9.0, 1)]
-    assert take_back is not None
-    take_back()
+    one.take_back([first.wish])
     queue.run()
-    assert (len(first), len(second)) == (0, 1)
+    assert (len(first.got), len(second.got)) == (0, 1)
 
 
 def test_last_one_who_leaves_takes_the_job_back() -> None:
     queue = Queue()
-    take_back = encodings(queue).submit((1,), 5.0, 5, lambda _: pytest.fail("answered"))
-    assert take_back is not None
-    take_back()
+    one, wisher = encodings(queue), Wisher((1,))
+    one.submit([wisher.wish], 5.0)
+    one.take_back([wisher.wish])
     assert queue.jobs == []
+    assert one.in_flight == 0
+    assert wisher.got == []
 
 
 def test_who_comes_after_the_job_expired_gets_one_of_his_own() -> None:
     queue = Queue()
-    late: list[Vector | SwiftrecError] = []
-    early: list[Vector | SwiftrecError] = []
+    early, late = Wisher((1,)), Wisher((1,))
     one = encodings(queue)
-    one.submit((1,), 5.0, 5, early.append)
+    one.submit([early.wish], 5.0)
     queue.jobs[0].state = State.EXPIRED
     expired = queue.jobs.pop()
-    one.submit((1,), 50.0, 5, late.append)
+    one.submit([late.wish], 50.0)
     expired.done(DeadlineExceeded("late"))
     queue.run()
-    assert isinstance(early[0], DeadlineExceeded)
-    assert np.array_equal(late[0], vector([1]))  # type: ignore[arg-type]
+    assert isinstance(early.got[0], DeadlineExceeded)
+    assert np.array_equal(late.got[0], vector([1]))  # type: ignore[arg-type]
 
 
 def test_refused_wish_leaves_nothing_behind() -> None:
     queue = Queue()
-    one = encodings(queue)
+    watcher = Counts()
+    one = encodings(queue, watcher=watcher)
     queue.is_full = True
-    with pytest.raises(Overloaded):
-        one.submit((1,), 5.0, 5, lambda _: None)
+    refused, accepted = Wisher((1,)), Wisher((1,))
+    one.submit([refused.wish], 5.0)
+    assert [type(answer) for answer in refused.got] == [Overloaded]
+    assert watcher.of == {}
     queue.is_full = False
-    got: list[Vector | SwiftrecError] = []
-    one.submit((1,), 5.0, 5, got.append)
+    one.submit([accepted.wish], 5.0)
     queue.run()
-    assert len(got) == 1
+    assert (len(refused.got), len(accepted.got)) == (1, 1)
+
+
+def test_text_that_occurs_twice_in_a_list_is_one_job_at_the_higher_priority() -> None:
+    queue, watcher = Queue(), Counts()
+    one = encodings(queue, watcher=watcher)
+    wishers = [Wisher((1,), priority=9), Wisher((2,)), Wisher((1,), priority=2)]
+    one.submit([wisher.wish for wisher in wishers], 5.0)
+    assert [(job.payload, job.priority) for job in queue.jobs] == [((1,), 2), ((2,), 5)]
+    assert watcher.of == {"joined": 1, "miss": 2}
+    one.take_back([wishers[0].wish])
+    queue.run()
+    assert [len(wisher.got) for wisher in wishers] == [0, 1, 1]

@@ -1,0 +1,202 @@
+"""The requests of a list on their way to ranked items. They take each step together; an error stays with its entry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.batching.job import Job
+from server.catalogue.catalogue import Item
+from server.catalogue.filters import Allowed
+from server.errors import SwiftrecError
+from server.models.ranker import Kind, UserSequence
+from server.pipeline.call import Call
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, Timings
+from server.pipeline.steps import NO_VECTOR, Encoding, Parts
+
+Vector = NDArray[np.float32]
+
+
+class Entry:
+    """One request.
+
+    Attributes:
+        request: what is asked.
+        allowed: the items that may be answered.
+        ignored: ids of its history that no item has.
+        kinds: of its last events and its query, oldest first.
+        vectors: of the same; of texts once they are there.
+        texts: to be encoded.
+        user: the user's vector, once it is there; None where nothing is known of the user.
+        error: what it met.
+    """
+
+    __slots__ = ("_places", "allowed", "error", "ignored", "kinds", "request", "texts", "user", "vectors")
+
+    allowed: Allowed
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.ignored: list[str] = []
+        self.kinds: list[Kind] = []
+        self.vectors: list[Vector] = []
+        self.texts: list[str] = []
+        self._places: list[int] = []
+        self.user: Vector | None = None
+        self.error: SwiftrecError | None = None
+
+    def look_up(self, parts: Parts) -> None:
+        """Check the filter, look up items, collect texts."""
+        try:
+            self.allowed = parts.catalogue.mask(self.request.conditions, self._seen())
+        except SwiftrecError as error:
+            self.error = error
+            return
+        events: list[tuple[Kind, Vector | str]] = []
+        for event in self.request.history:
+            if not isinstance(event, ItemEvent):
+                events.append((Kind.TEXT, event.text))
+            elif (vector := parts.catalogue.vector(event.item_id)) is not None:
+                events.append((Kind.ITEM, vector))
+            else:
+                self.ignored.append(event.item_id)
+        events = events[-parts.max_history :]
+        if self.request.query:
+            events.append((Kind.QUERY, self.request.query))
+        for kind, what in events:
+            self._add(kind, what)
+
+    def fill(self, vectors: list[Vector] | SwiftrecError) -> None:
+        """The vectors of its texts, or the error that they met."""
+        if isinstance(vectors, SwiftrecError):
+            self.error = vectors
+            return
+        for place, vector in zip(self._places, vectors, strict=True):
+            self.vectors[place] = vector
+
+    def _seen(self) -> list[str]:
+        if not self.request.exclude_history:
+            return []
+        return [event.item_id for event in self.request.history if isinstance(event, ItemEvent)]
+
+    def _add(self, kind: Kind, what: Vector | str) -> None:
+        self.kinds.append(kind)
+        if isinstance(what, str):
+            self._places.append(len(self.vectors))
+            self.texts.append(what)
+            self.vectors.append(NO_VECTOR)
+        else:
+            self.vectors.append(what)
+
+
+class Rankings:
+    """The entries of one call. The call is told when all have their user's vector or an error.
+
+    Args:
+        parts: what to work with.
+        requests: one or more.
+        call: whose work this is; it expects one answer.
+
+    Attributes:
+        entries: one for each request.
+        timings: of the steps so far. What an entry says of a step is how long it took for all, since it waited for all.
+    """
+
+    def __init__(self, parts: Parts, requests: Sequence[Request], call: Call) -> None:
+        self._parts, self._call = parts, call
+        self.entries = [Entry(request) for request in requests]
+        self.timings = Timings()
+        self._lock = threading.Lock()
+        self._missing = 0
+        self._started = self._since = parts.clock()
+
+    def start(self) -> None:
+        """Look up items, queue texts."""
+        for entry in self.entries:
+            entry.look_up(self._parts)
+        texts, priorities = [e.texts for e in self.entries], [e.request.priority for e in self.entries]
+        self._encoding = Encoding(self._parts, texts, priorities, self._call, self._encoded)
+        self._encoding.start()
+
+    def outcomes(self) -> list[Recommendation | SwiftrecError]:
+        """The last step, once all have arrived: search the catalogue for all users, or tell the errors."""
+        started = self._parts.clock()
+        known = [(entry, entry.user) for entry in self.entries if entry.user is not None]
+        found = iter(
+            self._parts.catalogue.search_many(
+                [user for _, user in known],
+                [entry.allowed for entry, _ in known],
+                [entry.request.top_k for entry, _ in known],
+            )
+        )
+        items = [next(found) if entry.user is not None else self._popular(entry) for entry in self.entries]
+        ended = self._parts.clock()
+        self.timings.retrieve_ms, self.timings.total_ms = 1e3 * (ended - started), 1e3 * (ended - self._started)
+        return [entry.error or self._answer(entry, some) for entry, some in zip(self.entries, items, strict=True)]
+
+    def _popular(self, entry: Entry) -> list[tuple[Item, float]]:
+        if entry.error:
+            return []
+        return self._parts.catalogue.popular(entry.allowed, entry.request.top_k)
+
+    def _answer(self, entry: Entry, items: list[tuple[Item, float]]) -> Recommendation:
+        strategy = Strategy.POPULARITY if entry.user is None else Strategy.MODEL
+        used = len(entry.kinds) - bool(entry.request.query)
+        return Recommendation(items, entry.ignored, strategy, used, self._steps(entry))
+
+    def _steps(self, entry: Entry) -> Timings:
+        """Those that the entry came by."""
+        of = self.timings
+        tokenise_ms, encode_ms = (of.tokenise_ms, of.encode_ms) if entry.texts else (0.0, 0.0)
+        return Timings(tokenise_ms, encode_ms, of.rank_ms if entry.kinds else 0.0, of.retrieve_ms, of.total_ms)
+
+    def _encoded(self) -> None:
+        for entry, vectors in zip(self.entries, self._encoding.results, strict=True):
+            entry.fill(vectors)
+        lap_ms = self._lap()
+        if any(entry.texts for entry in self.entries):
+            self.timings.tokenise_ms = 1e3 * self._encoding.tokenise_s
+            self.timings.encode_ms = lap_ms - self.timings.tokenise_ms
+        entries = [entry for entry in self.entries if entry.kinds and not entry.error]
+        if entries:
+            self._rank(entries)
+        else:
+            self._call.arrived()
+
+    def _rank(self, entries: Sequence[Entry]) -> None:
+        self._missing = len(entries)
+        jobs: list[Job[UserSequence, Vector]] = [
+            Job(
+                UserSequence(entry.vectors, entry.kinds),
+                len(entry.kinds),
+                entry.request.priority,
+                self._call.deadline,
+                partial(self._ranked, entry),
+            )
+            for entry in entries
+        ]
+        for entry, refusal in zip(entries, self._parts.ranker.submit_many(jobs), strict=True):
+            if refusal:
+                self._ranked(entry, refusal)
+        self._call.on_cancel(lambda: [self._parts.ranker.cancel(job) for job in jobs])
+
+    def _ranked(self, entry: Entry, result: Vector | SwiftrecError) -> None:
+        if isinstance(result, SwiftrecError):
+            entry.error = result
+        else:
+            entry.user = result
+        with self._lock:
+            self._missing -= 1
+            if self._missing:
+                return
+        self.timings.rank_ms = self._lap()
+        self._call.arrived()
+
+    def _lap(self) -> float:
+        now = self._parts.clock()
+        lap_ms, self._since = 1e3 * (now - self._since), now
+        return lap_ms
