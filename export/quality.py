@@ -58,8 +58,8 @@ def _checks(wanted: Mapping[str, float], values: Mapping[str, float]) -> list[Ch
     return [Check(gate, values[gate], least) for gate, least in wanted.items() if gate in values]
 
 
-# Over 943 users a share on noisy has an interval of .07 to .1 to either side: stricter gates would toss a coin. The full
-# preset promises .92 for "noisy of clean" and has .94 and more; the quick one has .87 to .92, and its teacher, which
+# Over 943 users a share on noisy has an interval of .07 to .1 to either side: stricter gates would toss a coin. The
+# full preset promises .92 for "noisy of clean" and has .94 and more; the quick one has .87 to .92, and its teacher, which
 # learns no typos, .79: a variant below .80 has learned none either.
 QUALITY = Quality(
     shipped=MappingProxyType(
