@@ -59,8 +59,8 @@ def _checks(wanted: Mapping[str, float], values: Mapping[str, float]) -> list[Ch
 
 
 # Over 943 users a share on noisy has an interval of .07 to .1 to either side: stricter gates would toss a coin. The
-# full preset promises .92 for "noisy of clean" and has .94 and more; the quick one has .87 to .92, and its teacher, which
-# learns no typos, .79: a variant below .80 has learned none either.
+# full preset promises .92 for "noisy of clean" and has .94 and more; the quick one has .87 to .92, and its teacher,
+# which learns no typos, .79: a variant below .80 has learned none either.
 QUALITY = Quality(
     shipped=MappingProxyType(
         {"text": 0.90, "query": 0.90, "noisy": 0.90, NOISY_OF_CLEAN: 0.80, "overlap": 0.50, "cosine": 0.90}
