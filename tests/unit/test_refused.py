@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from export.compress import quantise, trace
 from export.compress.fidelity import difference, mean_cosine
+from export.compress.int8 import form_of
 from export.compress.students import Student, read_students, save_students
 from export.evaluate.choose import defaults, judge
 from export.gates import Outcome, at_most
@@ -93,7 +94,7 @@ def test_rewritten_graph_that_differs_takes_the_student_out(
     material = quantise.Material.of(students)
     bert = next(student for student in read_students(students.folder("onnx")) if student.layers)
     wrong = Student(bert.name, bert.layers, bert.hidden, 2, bert.gates)
-    made = quantise._make(students, wrong, material, quantise.form_of("vnni"), tmp_path)
+    made = quantise._make(students, wrong, material, form_of("vnni"), tmp_path)
     assert [graph.is_there for graph in made] == [False, False, False]
     (variant,) = {quantise._variant(students, graph, graph.gates).refused for graph in made}
     assert variant.startswith("parity with the fused graph ")
