@@ -29,71 +29,91 @@ GATES = Gates()
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A gate that a variant failed. `is_loss`: --allow-lossy may excuse it."""
+class Outcome:
+    """A gate that a graph went through, as the manifest has it.
+
+    Args:
+        gate: what was measured.
+        value: what was found.
+        threshold: what was wanted.
+        comparison: "at most", "at least", or "needs" where nothing but the threshold will do.
+        is_loss: whether --allow-lossy may excuse it.
+        passed: whether the value keeps the threshold; not a number never does.
+    """
 
     gate: str
     value: float
     threshold: float
-    is_loss: bool
     comparison: str
+    is_loss: bool
+    passed: bool
 
     def __str__(self) -> str:
         return f"{self.gate} {self.value:.3g}, {self.comparison} {self.threshold:.3g}"
 
 
-def at_most(gate: str, value: float, threshold: float, *, is_loss: bool = False) -> list[Failure]:
-    """Empty if the value keeps the threshold; not a number never does."""
-    return [] if value <= threshold else [Failure(gate, value, threshold, is_loss, "at most")]
+def at_most(gate: str, value: float, threshold: float, *, is_loss: bool = False) -> Outcome:
+    """A value that must not be above the threshold."""
+    return Outcome(gate, value, threshold, "at most", is_loss, passed=value <= threshold)
 
 
-def at_least(gate: str, value: float, threshold: float, *, is_loss: bool = False) -> list[Failure]:
-    """Empty if the value keeps the threshold; not a number never does."""
-    return [] if value >= threshold else [Failure(gate, value, threshold, is_loss, "at least")]
+def at_least(gate: str, value: float, threshold: float, *, is_loss: bool = False) -> Outcome:
+    """A value that must not be below the threshold."""
+    return Outcome(gate, value, threshold, "at least", is_loss, passed=value >= threshold)
 
 
-def smaller_precision(cosine: float, size: float, speedup: float | None, *, is_static: bool = False) -> list[Failure]:
-    """What an int8 or fp16 graph fails against fp32; `speedup` is None where it cannot be measured."""
-    failed = at_least("cosine to fp32", cosine, GATES.min_cosine, is_loss=True)
-    failed += at_most("size against fp32", size, GATES.max_size, is_loss=True)
+def needs(gate: str, value: float, threshold: float) -> Outcome:
+    """A number that must be the threshold."""
+    return Outcome(gate, value, threshold, "needs", is_loss=False, passed=value == threshold)
+
+
+def smaller_precision(cosine: float, size: float, speedup: float | None, *, is_static: bool = False) -> list[Outcome]:
+    """An int8 or fp16 graph against fp32; `speedup` is None where it cannot be measured."""
+    found = [
+        at_least("cosine to fp32", cosine, GATES.min_cosine, is_loss=True),
+        at_most("size against fp32", size, GATES.max_size, is_loss=True),
+    ]
     if speedup is not None:
         least = GATES.min_speedup_static if is_static else GATES.min_speedup
-        failed += at_least("speed against fp32", speedup, least, is_loss=True)
-    return failed
+        found.append(at_least("speed against fp32", speedup, least, is_loss=True))
+    return found
 
 
-def fusion(counts: dict[str, int], layers: int) -> list[Failure]:
-    """Refuse a graph in which ONNX Runtime's BERT fusion did not match every layer: such a graph is silently slow."""
-    exact = {"EmbedLayerNormalization": 1, "Attention": layers, "SkipLayerNormalization": 2 * layers}
-    found = {operator: counts.get(operator, 0) for operator in exact}
-    exact["BiasGelu or FastGelu"] = layers
-    found["BiasGelu or FastGelu"] = counts.get("BiasGelu", 0) + counts.get("FastGelu", 0)
+def fusion(counts: dict[str, int], layers: int) -> list[Outcome]:
+    """Whether ONNX Runtime's BERT fusion matched every layer: a graph in which it did not is silently slow."""
+    wanted = {"EmbedLayerNormalization": 1, "Attention": layers, "SkipLayerNormalization": 2 * layers}
+    found = [needs(f"fusion: {name}, times", counts.get(name, 0), times) for name, times in wanted.items()]
+    gelus = counts.get("BiasGelu", 0) + counts.get("FastGelu", 0)
+    return [*found, needs("fusion: BiasGelu or FastGelu, times", gelus, layers)]
+
+
+def static_fusion(counts: dict[str, int]) -> list[Outcome]:
+    """A static student looks its words up in one table and has at most one product, the projection."""
+    products = counts.get("MatMul", 0) + counts.get("Gemm", 0)
     return [
-        Failure(f"fusion: {name}, times", found[name], wanted, is_loss=False, comparison="needs")
-        for name, wanted in exact.items()
-        if found[name] != wanted
+        needs("fusion: table look-ups", counts.get("Gather", 0), 1),
+        at_most("fusion: MatMul, times", products, 1),
     ]
 
 
-def static_fusion(counts: dict[str, int]) -> list[Failure]:
-    """A static student looks its words up in one table and has at most one product, the projection."""
-    failed = at_most("fusion: table look-ups", counts.get("Gather", 0), 1)
-    failed += at_least("fusion: table look-ups", counts.get("Gather", 0), 1)
-    return failed + at_most("fusion: MatMul, times", counts.get("MatMul", 0) + counts.get("Gemm", 0), 1)
+def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those that did not pass."""
+    return [outcome for outcome in outcomes if not outcome.passed]
 
 
-def verdict(failures: Sequence[Failure], *, allow_lossy: bool) -> tuple[str, str]:
+def verdict(outcomes: Sequence[Outcome], *, allow_lossy: bool) -> tuple[str, str]:
     """Why a variant is refused, and what was excused; each empty if there is nothing to say."""
-    excused = [f for f in failures if allow_lossy and f.is_loss]
-    refused = [f for f in failures if f not in excused]
+    failed = failures(outcomes)
+    excused = [f for f in failed if allow_lossy and f.is_loss]
+    refused = [f for f in failed if f not in excused]
     return "; ".join(map(str, refused)), "; ".join(map(str, excused))
 
 
-def require(name: str, failures: Sequence[Failure]) -> None:
-    """Stop the export.
+def require(name: str, outcome: Outcome) -> None:
+    """Stop the export: for what there is only one of.
 
     Raises:
         GateError: names the gate, the value and the threshold.
     """
-    if failures:
-        raise GateError(f"{name}: " + "; ".join(map(str, failures)))
+    if not outcome.passed:
+        raise GateError(f"{name}: {outcome}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+NOISY_OF_CLEAN = "noisy of clean"
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -30,9 +32,10 @@ class Quality:
     """Quality gates: what a variant that is shipped must keep, and what the default must keep beyond that.
 
     Args:
-        shipped: gate -> least value; a task's gate is the variant's NDCG@10 as a share of the teacher's, `overlap` the
-            share of the teacher's top ten on text, `cosine` (only where there are no interactions to measure NDCG by)
-            that of the variant's vectors to the teacher's.
+        shipped: gate -> least value; a task's gate is the variant's NDCG@10 as a share of the teacher's, `noisy of
+            clean` its NDCG@10 on noisy as a share of its own on text, `overlap` the share of the teacher's top ten on
+            text, `cosine` (only where there are no interactions to measure NDCG by) that of the variant's vectors to
+            the teacher's. Not *cold*: it asks the catalogue's vectors, which no variant changes.
         default: the same for a device's default.
         ranker: what a small ranker must keep to be served in place of the teacher's, and `speed`, how many times as
             fast it must be.
@@ -55,13 +58,15 @@ def _checks(wanted: Mapping[str, float], values: Mapping[str, float]) -> list[Ch
     return [Check(gate, values[gate], least) for gate, least in wanted.items() if gate in values]
 
 
-# Over 943 users a share on noisy or cold has an interval of about 0.1 to either side: stricter gates would toss a coin.
+# Over 943 users a share on noisy has an interval of .07 to .1 to either side: stricter gates would toss a coin. The
+# full preset promises .92 for "noisy of clean" and has .94 and more; the quick one has .87 to .92, and its teacher,
+# which learns no typos, .79: a variant below .80 has learned none either.
 QUALITY = Quality(
     shipped=MappingProxyType(
-        {"text": 0.90, "query": 0.90, "noisy": 0.90, "cold": 0.75, "overlap": 0.50, "cosine": 0.90}
+        {"text": 0.90, "query": 0.90, "noisy": 0.90, NOISY_OF_CLEAN: 0.80, "overlap": 0.50, "cosine": 0.90}
     ),
     default=MappingProxyType(
-        {"text": 0.98, "query": 0.98, "noisy": 0.92, "cold": 0.80, "overlap": 0.75, "cosine": 0.95}
+        {"text": 0.98, "query": 0.98, "noisy": 0.92, NOISY_OF_CLEAN: 0.90, "overlap": 0.75, "cosine": 0.95}
     ),
     ranker=MappingProxyType({"ids": 0.98, "text": 0.98, "query": 0.98, "cold": 0.80, "speed": 1.1}),
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from export.gates import Outcome
 
 VARIANTS = "variants.json"
 
@@ -33,6 +36,8 @@ class Variant:
         refused: the gate that it failed and by how much; empty if it passed all so far.
         exception: the gate that it failed and that --allow-lossy excused.
         form: of the weights: "u8s8", "u8u8" or "u8s7" of a BERT in int8, "unfused" for TensorRT, else empty.
+        gates: those that the graph went through, and before it the fused one of its student. If that one is wrong the
+            graph was not made: its size, speed and fidelity are 0.
     """
 
     name: str
@@ -51,16 +56,20 @@ class Variant:
     refused: str = ""
     exception: str = ""
     form: str = ""
+    gates: tuple[Outcome, ...] = ()
+
+
+_RECORDS = TypeAdapter(list[Variant])
 
 
 def save_variants(variants: Sequence[Variant], folder: Path) -> None:
     """Write `variants.json`."""
-    (folder / VARIANTS).write_text(json.dumps([asdict(variant) for variant in variants], indent=1))
+    (folder / VARIANTS).write_bytes(_RECORDS.dump_json(list(variants), indent=1))
 
 
 def load_variants(folder: Path) -> list[Variant]:
     """Read what `save_variants` wrote, the refused ones among them."""
-    return [Variant(**row) for row in json.loads((folder / VARIANTS).read_text())]
+    return _RECORDS.validate_json((folder / VARIANTS).read_bytes())
 
 
 def graphs(folder: Path) -> list[tuple[Variant, Path]]:

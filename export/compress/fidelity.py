@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from export.compress.race import Encoder
 
 _BATCH = 16
+_NONE = 1e9  # what a value that is not a number differs by: beyond every gate, and JSON can say it
 Vectors = NDArray[np.float32]
 
 
@@ -32,9 +33,16 @@ def invariance(encoder: Encoder, rows: Sequence[list[int]], by_itself: Vectors) 
 def _difference(encoder: Encoder, rows: Sequence[list[int]], order: NDArray[np.intp], by_itself: Vectors) -> float:
     batches = [order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]
     found = np.array([v for batch in batches for v in encoder.run([rows[n] for n in batch])])
-    return float(np.abs(found - by_itself[order]).max())
+    return difference(found, by_itself[order])
+
+
+def difference(a: Vectors, b: Vectors) -> float:
+    """Largest difference of two entries; 1e9 if one is not a number."""
+    largest = float(np.abs(a - b).max())
+    return largest if np.isfinite(largest) else _NONE
 
 
 def mean_cosine(a: Vectors, b: Vectors) -> float:
-    """Mean cosine of unit vectors, row by row."""
-    return float((a * b).sum(1).mean())
+    """Mean cosine of unit vectors, row by row; -1 if one is not a number."""
+    mean = float((a * b).sum(1).mean())
+    return mean if np.isfinite(mean) else -1.0

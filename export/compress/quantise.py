@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from export import gates
-from export.compress.fidelity import Vectors, alone, invariance, mean_cosine
+from export.compress.fidelity import Vectors, alone, difference, invariance, mean_cosine
 from export.compress.half import to_half
 from export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
 from export.compress.norms import vectorise_norms
@@ -20,6 +20,7 @@ from export.compress.race import Encoder, Pace, race, rounds
 from export.compress.students import Student, read_students
 from export.compress.texts import calibration_texts, joined_texts
 from export.data.phrases import Texts
+from export.gates import Outcome
 from export.stage import Job
 from export.variants import Variant, save_variants
 from server.models.encoder import EncoderModel
@@ -36,11 +37,15 @@ _DEVICES = {"fp32": "cpu", "int8": "cpu", "fp16": "cuda", "trt": "tensorrt"}
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A graph that was made, before it is judged."""
+    """A graph that was made, before it is judged; `gates` are those of the fp32 graph that it was made of.
+
+    If one of these failed there is no graph, only its name.
+    """
 
     student: Student
     precision: str
     form: str
+    gates: tuple[Outcome, ...]
 
     @property
     def name(self) -> str:
@@ -51,6 +56,11 @@ class Made:
     def file(self) -> str:
         """The variant's file."""
         return f"encoder.{self.name}.onnx"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it could be made."""
+        return not gates.failures(self.gates)
 
     @property
     def is_fp32(self) -> bool:
@@ -94,35 +104,42 @@ def run(job: Job, out: Path) -> None:
         job.console.print("  " + describe(variant))
 
 
-def _make(job: Job, student: Student, material: Material, form: Form, out: Path) -> Iterator[Made]:
-    """The student's graphs in every precision."""
-    fused = job.folder("onnx") / student.graph
-    fp32, fp16 = Made(student, "fp32", ""), Made(student, "fp16", "")
-    int8 = Made(student, "int8", form.name if student.layers else "")
-    if student.layers:
-        vectorise_norms(fused, out / fp32.file, student.words)
-        _require_parity(fused, out / fp32.file, student.name, material)
-        quantise_bert(fused, out / int8.file, observe(fused, material.calibration), form, student.words)
-    else:
-        shutil.copyfile(fused, out / fp32.file)
-        quantise_static(fused, out / int8.file)
-    to_half(fused, out / fp16.file)
-    yield from (fp32, int8, fp16)
+def _make(job: Job, student: Student, material: Material, form: Form, out: Path) -> list[Made]:
+    """The student's graphs in every precision; no more than their names if its fp32 graph is wrong."""
+    fused, outcomes = job.folder("onnx") / student.graph, student.gates
+    if not gates.failures(outcomes):
+        outcomes = (*outcomes, *_write_fp32(student, fused, out, material))
+    forms = {"fp32": "", "int8": form.name if student.layers else "", "fp16": ""}
     if job.settings.tensorrt and student.layers:
-        trt = Made(student, "trt", "unfused")
-        to_half(job.folder("onnx") / student.traced, out / trt.file)
-        yield trt
+        forms["trt"] = "unfused"
+    made = [Made(student, precision, name, outcomes) for precision, name in forms.items()]
+    if not gates.failures(outcomes):
+        files = {graph.precision: out / graph.file for graph in made}
+        _write_smaller(job, student, files, material, form)
+    return made
 
 
-def _require_parity(fused: Path, shipped: Path, name: str, material: Material) -> None:
-    """The fp32 graph that is shipped was rewritten after the fused one was held against PyTorch.
+def _write_fp32(student: Student, fused: Path, out: Path, material: Material) -> list[Outcome]:
+    """The fp32 graph that is shipped: a BERT's is rewritten, and so held against the one that PyTorch was."""
+    target = out / f"encoder.{student.name}-fp32.onnx"
+    if not student.layers:
+        shutil.copyfile(fused, target)
+        return []
+    vectorise_norms(fused, target, student.words)
+    a, b = (alone(EncoderModel(open_session(path)), material.compared) for path in (fused, target))
+    return [gates.at_most("parity with the fused graph", difference(a, b), gates.GATES.max_parity)]
 
-    Raises:
-        GateError: they differ.
-    """
-    a, b = (alone(EncoderModel(open_session(path)), material.compared) for path in (fused, shipped))
-    parity = float(np.abs(a - b).max())
-    gates.require(name, gates.at_most("parity with the fused graph", parity, gates.GATES.max_parity))
+
+def _write_smaller(job: Job, student: Student, files: dict[str, Path], material: Material, form: Form) -> None:
+    """Every precision but fp32."""
+    fused = job.folder("onnx") / student.graph
+    if student.layers:
+        quantise_bert(fused, files["int8"], observe(fused, material.calibration), form, student.words)
+    else:
+        quantise_static(fused, files["int8"])
+    to_half(fused, files["fp16"])
+    if "trt" in files:
+        to_half(job.folder("onnx") / student.traced, files["trt"])
 
 
 def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form:
@@ -130,7 +147,7 @@ def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form
 
     Measured on the first BERT of the ladder. A form whose sums overflow on this processor shows in the cosine.
     """
-    berts = [student for student in ladder if student.layers]
+    berts = [student for student in ladder if student.layers and not gates.failures(student.gates)]
     if job.settings.int8_target != "auto" or not berts:
         return form_of("vnni" if job.settings.int8_target == "auto" else job.settings.int8_target)
     fused = job.folder("onnx") / berts[0].graph
@@ -159,35 +176,51 @@ def choose(cosines: dict[str, float], speeds: dict[str, float]) -> str:
 
 
 def _measure(job: Job, material: Material, made: list[Made], out: Path) -> list[Variant]:
-    models = {g.name: EncoderModel(open_session(out / g.file)) for g in made}
+    models = {g.name: EncoderModel(open_session(out / g.file)) for g in made if g.is_there}
     racing: dict[str, Encoder] = {_TEACHER: TorchTeacher(job)}
-    racing |= {g.name: models[g.name] for g in made if _DEVICES[g.precision] == "cpu"}
+    racing |= {g.name: models[g.name] for g in made if g.is_there and _DEVICES[g.precision] == "cpu"}
     variants, exact = [], dict[str, Vectors]()
     with job.progress("measure", rounds() + len(made)) as step:
         paces = race(racing, material.tokenizer, material.timed, step)
         for graph in made:
-            model = models[graph.name]
-            vectors = alone(model, material.compared)
-            if graph.is_fp32:
-                exact[graph.student.name] = vectors
-            cosine = mean_cosine(vectors, exact[graph.student.name])
-            changed = invariance(model, material.compared, vectors)
-            variants.append(_judge(job, out, graph, paces, cosine, changed))
+            if graph.is_there:
+                model = models[graph.name]
+                vectors = alone(model, material.compared)
+                if graph.is_fp32:
+                    exact[graph.student.name] = vectors
+                cosine = mean_cosine(vectors, exact[graph.student.name])
+                changed = invariance(model, material.compared, vectors)
+                variants.append(_judge(job, out, graph, paces, cosine, changed))
+            else:
+                variants.append(_variant(job, graph, graph.gates))
             step()
     return variants
 
 
 def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: float, changed: float) -> Variant:
-    """The variant with its figures, and what it failed."""
-    fp32 = f"{graph.student.name}-fp32"
-    size = (out / graph.file).stat().st_size
-    pace = paces.get(graph.name)
-    failed = gates.at_most("batch invariance", changed, gates.GATES.max_invariance)
+    """The variant with its figures and every gate that it went through."""
+    size, pace = (out / graph.file).stat().st_size, paces.get(graph.name)
+    outcomes = [*graph.gates, gates.at_most("batch invariance", changed, gates.GATES.max_invariance)]
     if not graph.is_fp32:
         share = size / _exact(job, out, graph).stat().st_size
-        faster = pace.speedup(paces[fp32]) if pace else None
-        failed += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
-    refused, exception = gates.verdict(failed, allow_lossy=job.settings.allow_lossy)
+        faster = pace.speedup(paces[f"{graph.student.name}-fp32"]) if pace else None
+        outcomes += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
+    measured = replace(
+        _variant(job, graph, outcomes), megabytes=round(size / 1e6, 1), cosine=cosine, batch_invariance=changed
+    )
+    if not pace:
+        return measured
+    return replace(
+        measured,
+        texts_per_s_core=round(pace.texts_per_s, 1),
+        ms_batch1=round(pace.ms_batch1, 3),
+        speedup_vs_teacher_pytorch=round(pace.speedup(paces[_TEACHER]), 2),
+    )
+
+
+def _variant(job: Job, graph: Made, outcomes: Sequence[Outcome]) -> Variant:
+    """What it is and what it failed, without figures."""
+    refused, exception = gates.verdict(outcomes, allow_lossy=job.settings.allow_lossy)
     return Variant(
         name=graph.name,
         student=graph.student.name,
@@ -196,15 +229,16 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
         file=graph.file,
         layers=graph.student.layers,
         hidden=graph.student.hidden,
-        megabytes=round(size / 1e6, 1),
-        texts_per_s_core=round(pace.texts_per_s, 1) if pace else 0,
-        ms_batch1=round(pace.ms_batch1, 3) if pace else 0,
-        speedup_vs_teacher_pytorch=round(pace.speedup(paces[_TEACHER]), 2) if pace else 0,
-        cosine=cosine,
-        batch_invariance=changed,
+        megabytes=0,
+        texts_per_s_core=0,
+        ms_batch1=0,
+        speedup_vs_teacher_pytorch=0,
+        cosine=0,
+        batch_invariance=0,
         refused=refused,
         exception=exception,
         form=graph.form,
+        gates=tuple(outcomes),
     )
 
 
@@ -217,6 +251,8 @@ def _exact(job: Job, out: Path, graph: Made) -> Path:
 
 def describe(variant: Variant) -> str:
     """A variant in one line."""
+    if variant.refused and not variant.cosine:
+        return f"{variant.name}: not made, REFUSED ({variant.refused})"
     speed = (
         f"{variant.texts_per_s_core:.0f} texts/s, {variant.ms_batch1:.2f} ms alone, "
         f"{variant.speedup_vs_teacher_pytorch:.1f}x the PyTorch teacher"

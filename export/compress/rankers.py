@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from export.compress.fidelity import difference
 from export.train.ranker import TorchSession
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import open_session
@@ -75,7 +76,7 @@ def measure_ranker_parity(ranker: nn.Module, graph: Path, dimensions: int, longe
     module, served = RankerModel(TorchSession(ranker), dimensions), RankerModel(open_session(graph), dimensions)
     exact = np.array([module.run([user])[0] for user in users])
     places = [slice(n, None, len(users) // _BATCH) for n in range(len(users) // _BATCH)]
-    largest = max(float(np.abs(np.array(served.run(users[place])) - exact[place]).max()) for place in places)
+    largest = max(difference(np.array(served.run(users[place])), exact[place]) for place in places)
     return largest / float(np.abs(exact).max())
 
 

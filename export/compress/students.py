@@ -1,23 +1,30 @@
-"""The ladder of students as this room sees it: the shape of each and where its graphs are."""
+"""The ladder of students as this room sees it: the shape of each, where its graphs are and whether they are right."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from export.gates import Outcome
 
 _RECORD = "students.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student's shape; `layers` is 0 for the static one, `words` the rank of its table if it has factors."""
+    """One student's shape; `layers` is 0 for the static one, `words` the rank of its table if it has factors.
+
+    `gates` are those that its fused graph went through; one that failed takes the student out.
+    """
 
     name: str
     layers: int
     hidden: int
     words: int = 0
+    gates: tuple[Outcome, ...] = ()
 
     @property
     def graph(self) -> str:
@@ -30,11 +37,14 @@ class Student:
         return f"traced.{self.name}.onnx"
 
 
+_RECORDS = TypeAdapter(list[Student])
+
+
 def save_students(found: Sequence[Student], folder: Path) -> None:
     """Write `students.json`."""
-    (folder / _RECORD).write_text(json.dumps([asdict(student) for student in found], indent=1))
+    (folder / _RECORD).write_bytes(_RECORDS.dump_json(list(found), indent=1))
 
 
 def read_students(folder: Path) -> list[Student]:
     """Read what `save_students` wrote."""
-    return [Student(**row) for row in json.loads((folder / _RECORD).read_text())]
+    return _RECORDS.validate_json((folder / _RECORD).read_bytes())

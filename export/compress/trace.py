@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from export import gates
+from export.compress.fidelity import difference
 from export.compress.graph import count_operators
 from export.compress.rankers import (
     BIG,
@@ -50,7 +51,7 @@ def run(job: Job, out: Path) -> None:
     For TensorRT also traced.<student>.onnx.
 
     Raises:
-        GateError: an encoder was not fused, or a graph does not do what the PyTorch module does.
+        GateError: a ranker's graph does not do what the PyTorch module does. A student's is refused in `quantise`.
     """
     plan, data = job.settings.plan, job.folder("data")
     tokenizer = Tokenizer.load(job.folder("distil") / "tokenizer.json", plan.max_tokens)
@@ -98,7 +99,7 @@ def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest
 
 
 def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, keep_traced: bool) -> Student:
-    """Trace, fuse and check one student."""
+    """Trace, fuse and measure one student."""
     target = out / Student(name, 0, 0).graph
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
     whole = multiplied(module) if isinstance(module, TextEncoder) else module
@@ -106,16 +107,17 @@ def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, 
     trunk = getattr(module, "trunk", None)
     if trunk is None:
         layers, hidden = 0, next(m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding))
-        gates.require(name, gates.static_fusion(count_operators(target)))
+        fusion = gates.static_fusion(count_operators(target))
     else:
         layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
         if keep_traced:
             shutil.copyfile(target, out / Student(name, 0, 0).traced)
         fuse(target, trunk.config, target)
-        gates.require(name, gates.fusion(count_operators(target), layers))
-    parity = measure_parity(module, target, rows)
-    gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_parity))
-    return Student(name, layers, hidden, getattr(trunk.config, "word_width", 0) if trunk else 0)
+        fusion = gates.fusion(count_operators(target), layers)
+    parity = gates.at_most("parity with PyTorch", measure_parity(module, target, rows), gates.GATES.max_parity)
+    return Student(
+        name, layers, hidden, getattr(trunk.config, "word_width", 0) if trunk else 0, gates=(*fusion, parity)
+    )
 
 
 def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:
@@ -123,7 +125,7 @@ def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) ->
     model = EncoderModel(open_session(graph))
     batches = [list(rows[n : n + _BATCH]) for n in range(0, len(rows), _BATCH)]
     with torch.inference_mode():
-        return max(float(np.abs(np.array(model.run(b)) - module(*pad(b)).numpy()).max()) for b in batches)
+        return max(difference(np.array(model.run(b)), module(*pad(b)).numpy()) for b in batches)
 
 
 def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:

@@ -25,6 +25,7 @@ from export.evaluate.record import (
     TeacherRecord,
     VariantRecord,
 )
+from export.quality import NOISY_OF_CLEAN
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.variants import Variant
@@ -48,7 +49,8 @@ def assemble(
     """
     kept = {v.name: _retained(ground, answers, v.name) for v in variants if v.name in answers}
     judged = [
-        judge(v, _values(kept.get(v.name, {}), answers, v.name), allow_lossy=job.settings.allow_lossy) for v in variants
+        judge(v, _values(ground, kept.get(v.name, {}), answers, v.name), allow_lossy=job.settings.allow_lossy)
+        for v in variants
     ]
     chosen = defaults(judged)
     front = pareto([j for j in judged if j.is_shipped])
@@ -112,18 +114,19 @@ def assemble_agreement(
 
 
 def _retained(ground: Ground, answers: Answers, name: str) -> dict[str, Figure]:
-    """NDCG@10 as a share of the teacher's, for each task."""
-    return {
-        task: share(ranked.ndcg, answers[TEACHER][task].ndcg, ground.seed) for task, ranked in answers[name].items()
-    }
+    """NDCG@10 as a share of the teacher's, for each task on which the teacher has any."""
+    teacher = answers[TEACHER]
+    shares = {task: share(ranked.ndcg, teacher[task].ndcg, ground.seed) for task, ranked in answers[name].items()}
+    return {task: figure for task, figure in shares.items() if figure}
 
 
-def _values(kept: Mapping[str, Figure], answers: Answers, name: str) -> dict[str, float]:
-    """What the gates look at."""
+def _values(ground: Ground, kept: Mapping[str, Figure], answers: Answers, name: str) -> dict[str, float | None]:
+    """What the gates look at; None where there is nothing to take a share of."""
     if name not in answers:
         return {}
     common = overlap(answers[name]["text"], answers[TEACHER]["text"])
-    return {task: figure.mean for task, figure in kept.items()} | {"overlap": common}
+    shares = {task: kept.get(task) for task in answers[name]} | {NOISY_OF_CLEAN: _noisy_of_clean(ground, answers, name)}
+    return {gate: figure.mean if figure else None for gate, figure in shares.items()} | {"overlap": common}
 
 
 def _noisy_of_clean(ground: Ground, answers: Answers, name: str) -> Figure | None:

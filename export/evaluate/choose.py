@@ -23,6 +23,7 @@ class Judged:
         checks: the quality gates.
         is_shipped: whether it is in the bundle.
         refused: why it is not, or by which exception it is; empty if it passed everything.
+        unmeasured: gates without a value, since what they are a share of is 0: neither passed nor failed.
     """
 
     variant: Variant
@@ -30,6 +31,7 @@ class Judged:
     checks: Sequence[Check]
     is_shipped: bool
     refused: str
+    unmeasured: Sequence[str] = ()
 
     @property
     def quality(self) -> float:
@@ -46,20 +48,23 @@ class Default:
     why: str
 
 
-def judge(variant: Variant, kept: Mapping[str, float], *, allow_lossy: bool) -> Judged:
+def judge(variant: Variant, kept: Mapping[str, float | None], *, allow_lossy: bool) -> Judged:
     """Put a variant through the quality gates.
 
     One that was refused before stays refused whatever is allowed; one that could not be run here is only shipped where
-    lossy ones are.
+    lossy ones are. A gate that could not be measured (None) refuses nobody, but keeps from being the default by rule.
     """
+    measured = {gate: value for gate, value in kept.items() if value is not None}
     if variant.refused:
-        return Judged(variant, kept, [], is_shipped=False, refused=variant.refused)
+        return Judged(variant, measured, [], is_shipped=False, refused=variant.refused)
     if not kept:
         unknown = f"quality was not measured: this machine has no {variant.device}"
-        return Judged(variant, kept, [], is_shipped=allow_lossy, refused=unknown)
-    checks = QUALITY.check(kept)
+        return Judged(variant, measured, [], is_shipped=allow_lossy, refused=unknown)
+    checks = QUALITY.check(measured)
     failed = "; ".join(str(check) for check in checks if not check.has_passed)
-    return Judged(variant, kept, checks, is_shipped=allow_lossy or not failed, refused=failed)
+    unmeasured = tuple(gate for gate in QUALITY.shipped if gate in kept and gate not in measured)
+    shipped = allow_lossy or not failed
+    return Judged(variant, measured, checks, is_shipped=shipped, refused=failed, unmeasured=unmeasured)
 
 
 def pareto(judged: Sequence[Judged]) -> list[str]:
@@ -83,7 +88,8 @@ def defaults(judged: Sequence[Judged]) -> dict[str, Default]:
     if not any(j.variant.device == "cpu" for j in shipped):
         reasons = ". ".join(f"{j.variant.name}: {j.refused}" for j in judged) or "there is none"
         raise GateError(
-            f"no variant passed the gates, so no bundle is written (--allow-lossy ships them all the same). {reasons}"
+            "no variant passed the gates, so no bundle is written (--allow-lossy ships all the same what is lossy, "
+            f"never a graph that is wrong). {reasons}"
         )
     return {device: _default(device, shipped) for device in _DEVICES}
 
@@ -94,7 +100,7 @@ def _default(device: str, shipped: Sequence[Judged]) -> Default:
     if not own:
         return _unmeasured(device, shipped)
     front = [j for j in own if j.variant.name in pareto(own)]
-    within = [j for j in front if all(c.has_passed for c in QUALITY.check(j.kept, as_default=True))]
+    within = [j for j in front if not _short(j)]
     if within:
         best = max(within, key=lambda j: j.variant.texts_per_s_core)
         fast = f"the fastest of {len(own)} on {device} ({best.variant.texts_per_s_core:,.0f} texts/s on one core)"
@@ -102,9 +108,14 @@ def _default(device: str, shipped: Sequence[Judged]) -> Default:
             best.variant.name, f"{best.variant.name} is {fast} within the gates of a default: {_least(best)}."
         )
     best = max(front, key=lambda j: j.quality)
-    failed = [c for c in QUALITY.check(best.kept, as_default=True) if not c.has_passed]
     why = f"{best.variant.name} keeps most of {len(own)} on {device}; none is within the gates of a default: "
-    return Default(best.variant.name, why + "; ".join(map(str, failed)) + ".")
+    return Default(best.variant.name, why + "; ".join(_short(best)) + ".")
+
+
+def _short(judged: Judged) -> list[str]:
+    """What keeps it from being a default: the gates that it failed, and those that nobody could measure."""
+    failed = [str(check) for check in QUALITY.check(judged.kept, as_default=True) if not check.has_passed]
+    return failed + [f"{gate} could not be measured" for gate in judged.unmeasured]
 
 
 def _unmeasured(device: str, shipped: Sequence[Judged]) -> Default:

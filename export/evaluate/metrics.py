@@ -62,13 +62,13 @@ def figure(values: Sequence[float] | Values, seed: int) -> Figure:
     return Figure(float(array.mean()), float(low), float(high))
 
 
-def share(part: Values, whole: Values, seed: int) -> Figure:
+def share(part: Values, whole: Values, seed: int) -> Figure | None:
     """Mean of `part` over mean of `whole`, with an interval over the same cases drawn for both.
 
-    If `whole` is 0 everywhere nothing could be lost and the share is 1.
+    None if `whole` is 0 everywhere: nothing is a share of that.
     """
     if not whole.any():
-        return Figure(1.0, 1.0, 1.0)
+        return None
     drawn = _resamples(len(part), seed)
     ratios = part[drawn].mean(1) / np.maximum(whole[drawn].mean(1), 1e-12)
     low, high = np.quantile(ratios, [0.025, 0.975])

@@ -23,9 +23,11 @@ def judge_rankers(job: Job, ground: Ground, teacher: Mapping[str, Ranked]) -> li
         rank = served_rank(folder / small.file, ground.teacher.items.shape[1])
         subject = replace(ground.teacher, rank=rank)
         answers = subject.answers(ground.tasks, subject.of_items(ground.tasks))
-        kept = {task: share(answers[task].ndcg, teacher[task].ndcg, ground.seed) for task in answers}
+        shares = {task: share(answers[task].ndcg, teacher[task].ndcg, ground.seed) for task in answers}
+        kept = {task: figure for task, figure in shares.items() if figure}
+        unknown = [task for task in QUALITY.ranker if task in shares and task not in kept]
         checks = QUALITY.check_ranker(_values(kept, big, small))
-        records.append(_record(small, kept, checks, is_wanted=job.settings.small_ranker == "always"))
+        records.append(_record(small, kept, checks, unknown, is_wanted=job.settings.small_ranker == "always"))
     is_small = any(record.shipped for record in records)
     return [RankerRecord(**asdict(big), file=big.file, retained={}, shipped=not is_small, why=""), *records]
 
@@ -35,7 +37,10 @@ def _values(kept: Mapping[str, Figure], big: RankerGraph, small: RankerGraph) ->
     return {task: figure.mean for task, figure in kept.items()} | {"speed": big.ms_batch1 / small.ms_batch1}
 
 
-def _record(small: RankerGraph, kept: dict[str, Figure], checks: Sequence[Check], *, is_wanted: bool) -> RankerRecord:
+def _record(
+    small: RankerGraph, kept: dict[str, Figure], checks: Sequence[Check], unknown: Sequence[str], *, is_wanted: bool
+) -> RankerRecord:
     failed = [str(check) for check in checks if not check.has_passed]
+    failed += [f"{task} could not be measured" for task in unknown]
     why = "; ".join(failed) or ", ".join(f"{check} (at least {check.threshold})" for check in checks)
     return RankerRecord(**asdict(small), file=small.file, retained=kept, shipped=is_wanted or not failed, why=why)

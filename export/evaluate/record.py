@@ -22,7 +22,7 @@ class Model(BaseModel):
 
 
 class Gate(Model):
-    """One quality gate as it was measured."""
+    """One gate as it was measured; a quality gate is passed by what is at least the threshold."""
 
     gate: str
     value: float
@@ -43,7 +43,8 @@ class VariantRecord(Model):
     """A variant: what it is, what it kept, and whether it is shipped.
 
     `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases;
-    `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text.
+    `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text. `gates` are those of its answers, those of its
+    graph are in `variant`; `unmeasured` are gates without a value, since what they are a share of is 0.
     """
 
     variant: Variant
@@ -54,6 +55,7 @@ class VariantRecord(Model):
     shipped: bool
     on_front: bool
     refused: str
+    unmeasured: list[str] = []
 
     @classmethod
     def of(
@@ -69,12 +71,20 @@ class VariantRecord(Model):
             shipped=judged.is_shipped,
             on_front=on_front,
             refused=judged.refused,
+            unmeasured=list(judged.unmeasured),
         )
 
     @property
     def trouble(self) -> str:
         """Every gate that it failed, excused or not; empty if none."""
         return "; ".join(filter(None, (self.refused, self.variant.exception)))
+
+    @property
+    def remark(self) -> str:
+        """Gates that say nothing about it; empty if all do."""
+        if not self.unmeasured:
+            return ""
+        return f"not measured, since nothing wanted was among the ten best: {', '.join(self.unmeasured)}"
 
     @property
     def state(self) -> str:

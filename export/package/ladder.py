@@ -114,6 +114,7 @@ def remarks(quality: Quality) -> list[str]:
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
         elif record.gates:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
+    lines += [f"{r.variant.name}: {r.remark}" for r in quality.variants if r.remark]
     lines += [f"{r.variant.name} is {r.state}: {r.trouble}" for r in quality.variants if r.trouble]
     lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]
     if quality.pieces and quality.pieces.kept < quality.pieces.of:

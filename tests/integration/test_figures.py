@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 
 from export.evaluate.record import Quality
 from export.quality import QUALITY
+from export.variants import Variant
 from server.models.bundle import Bundle
 from server.models.session import open_session
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -43,6 +44,23 @@ def test_everything_shipped_is_batch_invariant_and_went_through_every_gate(bundl
         # The gate on the cosine is for data without interactions.
         assert {gate.gate for gate in record.gates} == set(QUALITY.shipped) - {"cosine"}
         assert all(gate.passed for gate in record.gates)
+        assert {outcome.gate for outcome in record.variant.gates} == _gates_of_a_graph(record.variant)
+        assert all(outcome.passed for outcome in record.variant.gates)
+
+
+def _gates_of_a_graph(variant: Variant) -> set[str]:
+    """Every gate that stands before this variant; written out, so that one which is lost on the way is missed."""
+    gates = {"parity with PyTorch", "batch invariance"}
+    if variant.layers:
+        operators = ("EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu or FastGelu")
+        gates |= {"parity with the fused graph", *(f"fusion: {name}, times" for name in operators)}
+    else:
+        gates |= {"fusion: table look-ups", "fusion: MatMul, times"}
+    if variant.precision != "fp32":
+        gates |= {"cosine to fp32", "size against fp32"} | (
+            {"speed against fp32"} if variant.device == "cpu" else set()
+        )
+    return gates
 
 
 def test_report_is_one_command(bundle: Bundle) -> None:

@@ -64,7 +64,7 @@ def test_every_family_fuses_whole_and_does_not_depend_on_its_batch(tmp_path: Pat
     ids = torch.ones(2, 3, dtype=torch.int64)
     trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
     fuse(tmp_path / "traced.onnx", encoder.trunk.config, tmp_path / "fused.onnx")
-    gates.require(family, gates.fusion(count_operators(tmp_path / "fused.onnx"), 2))
+    assert not gates.failures(gates.fusion(count_operators(tmp_path / "fused.onnx"), 2))
     model = EncoderModel(open_session(tmp_path / "fused.onnx"))
     alone, together = np.array([model.run([row])[0] for row in rows]), np.array(model.run(rows))
     assert np.abs(alone - together).max() < 1e-5

@@ -67,10 +67,16 @@ def test_interval_holds_the_mean_and_narrows_with_cases() -> None:
 def test_share_is_taken_over_the_same_cases() -> None:
     whole = np.random.default_rng(0).random(300)
     same = share(0.9 * whole, whole, seed=1)
+    assert same is not None
     assert [same.mean, same.low, same.high] == pytest.approx([0.9] * 3)
     shuffled = share(0.9 * whole[::-1], whole, seed=1)
+    assert shuffled is not None
     assert shuffled.high - shuffled.low > 0.05  # control: other cases, a wide interval
-    assert share(np.zeros(3), np.zeros(3), seed=1).mean == 1.0
+
+
+def test_nothing_is_a_share_of_a_teacher_that_hits_nothing() -> None:
+    assert share(np.zeros(3), np.zeros(3), seed=1) is None
+    assert share(np.ones(3), np.zeros(3), seed=1) is None
 
 
 def test_overlap_is_of_sets() -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from export.errors import GateError
 from export.evaluate.choose import Judged, defaults, judge, pareto
+from export.quality import NOISY_OF_CLEAN, QUALITY
 from export.variants import Variant
 
-_GOOD = {"text": 1.0, "query": 1.0, "noisy": 1.0, "cold": 1.0, "overlap": 0.9}
+_GOOD = {"text": 1.0, "query": 1.0, "noisy": 1.0, NOISY_OF_CLEAN: 0.95, "overlap": 0.9}
 
 
 def variant(name: str, speed: float, *, megabytes: float = 50.0, device: str = "cpu", refused: str = "") -> Variant:
@@ -26,12 +27,40 @@ def test_variant_within_the_gates_is_shipped() -> None:
     assert judged("bert3-fp32", 800, text=0.90).is_shipped
 
 
-@pytest.mark.parametrize("gate", ["text", "query", "noisy", "cold", "overlap"])
+@pytest.mark.parametrize("gate", ["text", "query", "noisy", NOISY_OF_CLEAN, "overlap"])
 def test_lossy_variant_is_not_shipped_and_says_by_how_much(gate: str) -> None:
     lossy = judged("static-fp32", 9_000, **{gate: 0.4})
     assert not lossy.is_shipped
     assert lossy.refused.startswith(f"{gate} 0.400, 0.")
     assert "short of" in lossy.refused
+
+
+def test_every_gate_can_fail_for_an_encoder() -> None:
+    assert set(QUALITY.shipped) == set(QUALITY.default) == {*_GOOD, "cosine"}
+
+
+@pytest.mark.parametrize("of_clean", [0.911, 0.918, 0.922, 0.944])
+def test_what_the_presets_keep_of_clean_text_is_good_enough_for_a_default(of_clean: float) -> None:
+    assert "within the gates" in defaults([judged("static-int8", 9_000, **{NOISY_OF_CLEAN: of_clean})])["cpu"].why
+
+
+def test_default_must_keep_more_of_clean_text_than_what_is_shipped() -> None:
+    weak = judged("static-int8", 9_000, text=0.99, **{NOISY_OF_CLEAN: 0.85})
+    assert weak.is_shipped
+    assert defaults([weak, judged("bert3-fp32", 800)])["cpu"].name == "bert3-fp32"
+    assert not judged("static-int8", 9_000, **{NOISY_OF_CLEAN: 0.79}).is_shipped
+
+
+def test_gate_that_could_not_be_measured_is_no_pass_and_no_failure() -> None:
+    nothing = {"text": None, "query": None, "noisy": None, NOISY_OF_CLEAN: None, "overlap": 0.9}
+    blind = judge(variant("static-fp32", 9_000), nothing, allow_lossy=False)
+    assert (blind.is_shipped, blind.refused) == (True, "")
+    assert [check.gate for check in blind.checks] == ["overlap"]
+    assert blind.unmeasured == ("text", "query", "noisy", NOISY_OF_CLEAN)
+    assert blind.quality == 0.9
+    why = defaults([blind])["cpu"].why
+    assert "none is within the gates of a default: text could not be measured; query could not" in why
+    assert not judge(variant("static-fp32", 9_000), nothing | {"overlap": 0.3}, allow_lossy=False).is_shipped
 
 
 def test_allow_lossy_ships_it_and_keeps_the_reason() -> None:

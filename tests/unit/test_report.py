@@ -23,6 +23,7 @@ from export.package.card import write_card
 from export.package.ladder import WIDTH, as_json, remarks, table
 from export.package.page import write_page
 from export.package.triton import write_repository
+from export.quality import NOISY_OF_CLEAN
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import FORMAT, Bundle, Manifest
@@ -180,6 +181,26 @@ def test_record_without_interactions_is_shown_as_agreement(
     assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
     assert as_json(bare)["variants"][0]["retained"] == {}
     Console(file=io.StringIO()).print(table(bare))
+
+
+def test_gates_that_were_not_measured_are_told(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+    kept = {"text": None, "query": 1.0, "noisy": 1.0, NOISY_OF_CLEAN: None, "overlap": 0.9}
+    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, None, on_front=True)
+    told = quality.model_copy(update={"variants": [record]})
+    line = "bert3-int8: not measured, since nothing wanted was among the ten best: text, noisy of clean"
+    assert line in remarks(told)
+    write_card(tmp_path / "card.md", manifest, told)
+    write_page(tmp_path / "page.html", manifest, told)
+    assert f"- {line}\n" in (tmp_path / "card.md").read_text()
+    assert line in (tmp_path / "page.html").read_text()
+    assert not any("not measured" in line for line in remarks(quality))
+
+
+def test_record_of_an_older_bundle_is_still_read(quality: Quality) -> None:
+    rows = json.loads(quality.model_dump_json())
+    for row in rows["variants"]:
+        del row["unmeasured"], row["variant"]["gates"]
+    assert Quality.model_validate(rows) == quality
 
 
 def test_points_stand_where_their_figures_are() -> None:
