@@ -179,3 +179,7 @@ class Quality(Model):
     def default_on_cpu(self) -> VariantRecord:
         """The variant that a CPU runs if nobody says."""
         return next(v for v in self.variants if v.variant.name == self.default["cpu"].name)
+
+    def devices_of(self, name: str) -> list[str]:
+        """The devices whose default is that variant."""
+        return [device for device, default in self.default.items() if default.name == name]

@@ -20,8 +20,9 @@ from export.evaluate.metrics import Figure
 from export.evaluate.record import Lists, OtherProtocol, Pieces, Quality, RankerRecord, TeacherRecord, VariantRecord
 from export.package import svg
 from export.package.card import write_card
-from export.package.ladder import WIDTH, as_json, remarks, table
+from export.package.ladder import WIDTH, remarks, table
 from export.package.page import write_page
+from export.package.rows import as_json
 from export.package.triton import write_repository
 from export.variants import Variant
 from server.errors import BundleError
@@ -114,6 +115,13 @@ def test_json_has_what_the_issue_names(quality: Quality) -> None:
         assert row["default"] == (row["name"] == "bert3-int8")
     assert set(found["teacher"]["tasks"]) == set(_TASKS)
     assert set(found["baselines"]) == {"popularity", "transitions"}
+
+
+def test_row_is_default_of_its_own_device_alone(quality: Quality) -> None:
+    chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
+    rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
+    assert [name for name, row in rows.items() if row["default"]] == ["bert3-int8"]
+    assert {name: row["default_on"] for name, row in rows.items()} == {"bert3-fp32": ["cuda"], "bert3-int8": ["cpu"]}
 
 
 def test_table_has_every_rung_and_says_who_is_not_shipped_and_why(quality: Quality) -> None:

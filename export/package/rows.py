@@ -1,0 +1,62 @@
+"""`python -m export report --json`: the record as rows, under the names that other programs read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.evaluate.metrics import Figure
+from export.evaluate.record import TEACHER, Quality, VariantRecord
+
+_RETAINED = ("ids", "text", "query", "noisy")
+
+
+def as_json(quality: Quality) -> dict[str, Any]:
+    """The variants that are shipped, the teacher and the baselines.
+
+    `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
+    their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
+    """
+    names = {record.variant.name for record in quality.variants}
+    baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
+    teacher = quality.teacher.model_dump()
+    return {
+        "variants": [_variant(record, quality) for record in quality.shipped],
+        "teacher": {
+            "layers": teacher["layers"],
+            "hidden": teacher["hidden"],
+            "mb": teacher["megabytes"],
+            "texts_per_s_core": teacher["texts_per_s_core"],
+            "tasks": _tasks(quality.tasks.get(TEACHER, {})),
+        },
+        "baselines": baselines,
+        "rankers": [ranker.model_dump() for ranker in quality.rankers],
+        "pieces": quality.pieces.model_dump() if quality.pieces else None,
+    }
+
+
+def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
+    v, row = record.variant, quality.tasks.get(record.variant.name, {})
+    devices = quality.devices_of(v.name)
+    return {
+        "name": v.name,
+        "default": v.device in devices,
+        "default_on": devices,
+        "device": v.device,
+        "precision": v.precision,
+        "layers": v.layers,
+        "hidden": v.hidden,
+        "mb": v.megabytes,
+        "texts_per_s_core": v.texts_per_s_core,
+        "ms_batch1": v.ms_batch1,
+        "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
+        "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
+        "cold": row["cold"].mean if "cold" in row else None,
+        "batch_invariance": v.batch_invariance,
+        "exception": record.trouble,
+        "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
+        "tasks": _tasks(row),
+    }
+
+
+def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:
+    return {task: {"mean": f.mean, "low": f.low, "high": f.high} for task, f in row.items()}
