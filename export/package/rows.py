@@ -15,12 +15,16 @@ def as_json(quality: Quality) -> dict[str, Any]:
 
     `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
     their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
+    `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %.
     """
     names = {record.variant.name for record in quality.variants}
     baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
     teacher = quality.teacher.model_dump()
     return {
+        "protocol": quality.protocol,
+        "machine": quality.machine,
         "variants": [_variant(record, quality) for record in quality.shipped],
+        "not_shipped": [_refused(record) for record in quality.variants if not record.shipped],
         "teacher": {
             "layers": teacher["layers"],
             "hidden": teacher["hidden"],
@@ -52,10 +56,26 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
         "cold": row["cold"].mean if "cold" in row else None,
         "batch_invariance": v.batch_invariance,
+        "overlap": record.overlap,
+        "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
+        "gates": [gate.model_dump() for gate in record.gates],
         "exception": record.trouble,
+        "retained_interval": {task: _interval(record.retained[task]) for task in _RETAINED if task in record.retained},
+        "cold_interval": _interval(row.get("cold")),
+        "noisy_of_clean_interval": _interval(record.noisy_of_clean),
         "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
         "tasks": _tasks(row),
     }
+
+
+def _refused(record: VariantRecord) -> dict[str, Any]:
+    v = record.variant
+    gates = [gate.model_dump() for gate in record.gates if not gate.passed]
+    return {"name": v.name, "device": v.device, "precision": v.precision, "refused": record.trouble, "gates": gates}
+
+
+def _interval(figure: Figure | None) -> list[float] | None:
+    return [figure.low, figure.high] if figure else None
 
 
 def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:

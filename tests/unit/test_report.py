@@ -117,6 +117,18 @@ def test_json_has_what_the_issue_names(quality: Quality) -> None:
     assert set(found["baselines"]) == {"popularity", "transitions"}
 
 
+def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) -> None:
+    found = as_json(quality)
+    row = found["variants"][0]
+    assert row["retained_interval"]["text"] == pytest.approx([0.99, 1.01])
+    assert row["cold_interval"] == pytest.approx([0.09, 0.11])
+    assert row["noisy_of_clean_interval"] == [0.7, 0.9]
+    (refused,) = found["not_shipped"]
+    assert refused["name"] == "static-fp32"
+    assert {"gate": "text", "value": 0.7, "threshold": 0.9, "passed": False} in refused["gates"]
+    assert (found["protocol"], found["machine"]) == ("leave-one-out", "a machine")
+
+
 def test_row_is_default_of_its_own_device_alone(quality: Quality) -> None:
     chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
     rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
@@ -186,7 +198,9 @@ def test_record_without_interactions_is_shown_as_agreement(
     write_page(tmp_path / "page.html", manifest, bare)
     assert "bert3-int8: overlap 0.900, cosine 0.970" in (tmp_path / "card.md").read_text()
     assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
-    assert as_json(bare)["variants"][0]["retained"] == {}
+    row = as_json(bare)["variants"][0]
+    assert (row["retained"], row["overlap"], row["cosine"]) == ({}, 0.9, 0.97)
+    assert {"gate": "cosine", "value": 0.97, "threshold": 0.9, "passed": True} in row["gates"]
     Console(file=io.StringIO()).print(table(bare))
 
 
