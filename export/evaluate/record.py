@@ -163,6 +163,7 @@ class Quality(Model):
     curve: list[dict[str, float | None]]
     machine: str
     pieces: Pieces | None = None
+    curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
     rankers: list[RankerRecord] = []  # none where nothing was asked: the teacher's serves
 
     @property

@@ -187,6 +187,17 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
         ElementTree.fromstring(drawing)  # noqa: S314 (our own)
 
 
+def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+    moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
+    losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
+    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses}})
+    write_page(tmp_path / "page.html", manifest, told)
+    page = (tmp_path / "page.html").read_text()
+    for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
+        assert words in page
+    assert "bert3: validation" not in page
+
+
 def test_record_without_interactions_is_shown_as_agreement(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
