@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, save
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
@@ -27,6 +28,7 @@ from export.package.triton import write_repository
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import FORMAT, Bundle, Manifest
+from tests.tiny import job
 
 _TASKS = ("ids", "text", "query", "noisy", "cold")
 _KEYS = (
@@ -196,6 +198,21 @@ def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Q
     for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
         assert words in page
     assert "bert3: validation" not in page
+
+
+def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
+    tiny = job(tmp_path)
+    rows = [{"step": 1, "epoch": 1, "loss": 0.2}]
+    for file, what in (
+        ("finetune/curve.json", rows),  # the head's has a place of its own
+        ("finetune/curve-trunk.json", rows),
+        ("finetune/curve-1.json", rows),
+        ("distil/bert3/student.json", {"name": "bert3", "losses": [0.5, 0.4]}),
+    ):
+        (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
+        (tiny.root / file).write_text(json.dumps(what))
+    student = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
+    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student}
 
 
 def test_record_without_interactions_is_shown_as_agreement(
