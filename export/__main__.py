@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one of them; `teacher`; `report`; `doctor DATA`."""
+"""`python -m export`: run the stages that are not fresh, or one; `teacher`; `report`; `targets`; `doctor DATA`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from export.config import ExportSettings
 from export.data import doctor
 from export.errors import ExportError
+from export.package import targets
 from export.package.ladder import report
 from export.stage import Job, run_all, run_one
 from server.config import read_settings
@@ -16,12 +17,14 @@ from server.errors import ConfigError
 
 
 def main() -> int:
-    """Exit code 0, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
+    """Exit code 0, or 1 where `targets` finds one missed, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
     logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     try:
         if sys.argv[1:2] == ["doctor"]:
             return doctor.main(sys.argv[2:])
+        if sys.argv[1:2] == ["targets"]:
+            return targets.main(sys.argv[2:])
         settings = read_settings(ExportSettings)
         job = Job(settings)
         if settings.stage is None:

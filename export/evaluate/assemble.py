@@ -77,6 +77,7 @@ def assemble(
         ],
         default=chosen,
         curve=_curve(job),
+        curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
         rankers=rankers,
@@ -108,6 +109,7 @@ def assemble_agreement(
         variants=[VariantRecord.of(j, {}, None, on_front=j.variant.name in front) for j in judged],
         default=defaults(judged),
         curve=_curve(job),
+        curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
     )
@@ -162,6 +164,18 @@ def _curve(job: Job) -> list[dict[str, float | None]]:
     path = job.folder("finetune") / "curve.json"
     curve: list[dict[str, float | None]] = json.loads(path.read_text()) if path.exists() else []
     return curve
+
+
+def _curves(job: Job) -> dict[str, list[dict[str, float | None]]]:
+    """BERT moving ("trunk") and further teachers by their number; then the students' losses by epoch."""
+    found: dict[str, list[dict[str, float | None]]] = {
+        path.stem.removeprefix("curve-"): json.loads(path.read_text())
+        for path in sorted(job.folder("finetune").glob("curve-*.json"))
+    }
+    for path in sorted(job.folder("distil").glob("*/student.json")):
+        losses = json.loads(path.read_text())["losses"]
+        found[path.parent.name] = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1)]
+    return found
 
 
 def _pieces(job: Job) -> Pieces:

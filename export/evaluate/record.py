@@ -173,6 +173,7 @@ class Quality(Model):
     curve: list[dict[str, float | None]]
     machine: str
     pieces: Pieces | None = None
+    curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
     rankers: list[RankerRecord] = []  # none where nothing was asked: the teacher's serves
 
     @property
@@ -189,3 +190,7 @@ class Quality(Model):
     def default_on_cpu(self) -> VariantRecord:
         """The variant that a CPU runs if nobody says."""
         return next(v for v in self.variants if v.variant.name == self.default["cpu"].name)
+
+    def devices_of(self, name: str) -> list[str]:
+        """The devices whose default is that variant."""
+        return [device for device, default in self.default.items() if default.name == name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -15,11 +14,11 @@ from export.errors import ExportError
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, VariantRecord
 from export.evaluate.tasks import TASKS
+from export.package.rows import as_json
 from server.errors import BundleError
 from server.models.bundle import load_bundle
 
 WIDTH = 190  # of the printed table, whatever the terminal: a rung is one line
-_RETAINED = ("ids", "text", "query", "noisy")
 
 
 def report(settings: ExportSettings) -> None:
@@ -98,8 +97,7 @@ def _cells(row: dict[str, Figure]) -> list[str]:
 
 
 def _state(record: VariantRecord, quality: Quality) -> str:
-    devices = [device for device, default in quality.default.items() if default.name == record.variant.name]
-    if devices:
+    if devices := quality.devices_of(record.variant.name):
         return f"default ({', '.join(devices)})"
     return "" if record.shipped else "not shipped"
 
@@ -125,53 +123,3 @@ def remarks(quality: Quality) -> list[str]:
         figures = ", ".join(f"{name} {figure}" for name, figure in other.ndcg.items())
         lines.append(f"Other protocol ({other.protocol}, {other.cases} users), NDCG@10 on ids: {figures}.")
     return [*lines, other.remark]
-
-
-def as_json(quality: Quality) -> dict[str, Any]:
-    """The variants that are shipped, the teacher and the baselines.
-
-    `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
-    their 95 % intervals.
-    """
-    names = {record.variant.name for record in quality.variants}
-    baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
-    teacher = quality.teacher.model_dump()
-    return {
-        "variants": [_variant(record, quality) for record in quality.shipped],
-        "teacher": {
-            "layers": teacher["layers"],
-            "hidden": teacher["hidden"],
-            "mb": teacher["megabytes"],
-            "texts_per_s_core": teacher["texts_per_s_core"],
-            "tasks": _tasks(quality.tasks.get(TEACHER, {})),
-        },
-        "baselines": baselines,
-        "rankers": [ranker.model_dump() for ranker in quality.rankers],
-        "pieces": quality.pieces.model_dump() if quality.pieces else None,
-    }
-
-
-def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
-    v, row = record.variant, quality.tasks.get(record.variant.name, {})
-    return {
-        "name": v.name,
-        "default": any(default.name == v.name for default in quality.default.values()),
-        "device": v.device,
-        "precision": v.precision,
-        "layers": v.layers,
-        "hidden": v.hidden,
-        "mb": v.megabytes,
-        "texts_per_s_core": v.texts_per_s_core,
-        "ms_batch1": v.ms_batch1,
-        "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
-        "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
-        "cold": row["cold"].mean if "cold" in row else None,
-        "batch_invariance": v.batch_invariance,
-        "exception": record.trouble,
-        "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
-        "tasks": _tasks(row),
-    }
-
-
-def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:
-    return {task: {"mean": f.mean, "low": f.low, "high": f.high} for task, f in row.items()}

@@ -72,15 +72,16 @@ def _row(record: VariantRecord, quality: Quality) -> list[object]:
 
 
 def _curves(quality: Quality) -> str:
-    """The teacher's loss and validation NDCG, as far as training wrote them."""
-    if not quality.curve:
-        return "<h2>Learning curves</h2><p>The fine-tuning that made this bundle wrote none.</p>"
+    """Loss and validation NDCG by epoch of all that was trained, each on its own axes: losses differ in kind."""
+    trained = {"head": quality.curve, **quality.curves}
     plots = []
-    for name, label in (("loss", "training loss"), ("validation_ndcg", "validation NDCG@10")):
-        points = [(float(row["epoch"] or 0), float(y)) for row in quality.curve if (y := row.get(name)) is not None]
-        if points:
-            plots.append(svg.lines([svg.Line(label, points)], "epoch", label))
-    return f"<h2>Learning curves</h2>{''.join(plots)}"
+    for who, rows in trained.items():
+        for name, label in (("loss", "training loss"), ("validation_ndcg", "validation NDCG@10")):
+            points = [(float(row["epoch"] or 0), float(y)) for row in rows if (y := row.get(name)) is not None]
+            if points:
+                plots.append(svg.lines([svg.Line(f"{who}: {label}", points)], "epoch", label))
+    nothing = "<p>The fine-tuning that made this bundle wrote none.</p>"
+    return f"<h2>Learning curves</h2>{''.join(plots) or nothing}"
 
 
 def _compared(quality: Quality) -> str:

@@ -68,7 +68,7 @@ def test_report_is_one_command(bundle: Bundle) -> None:
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     found = json.loads(printed)
     assert {row["name"] for row in found["variants"]} == set(bundle.manifest.variants)
-    assert sum(row["default"] and row["device"] == "cpu" for row in found["variants"]) >= 1
+    assert sum(row["default"] and row["device"] == "cpu" for row in found["variants"]) == 1
     assert {"popularity", "recent popularity", "item kNN", "EASE", "transitions", "frozen encoder"} <= set(
         found["baselines"]
     )

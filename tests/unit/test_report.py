@@ -14,19 +14,22 @@ from onnx import TensorProto, helper, save
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
 from export.evaluate.record import Lists, OtherProtocol, Pieces, Quality, RankerRecord, TeacherRecord, VariantRecord
 from export.package import svg
 from export.package.card import write_card
-from export.package.ladder import WIDTH, as_json, remarks, table
+from export.package.ladder import WIDTH, remarks, table
 from export.package.page import write_page
+from export.package.rows import as_json
 from export.package.triton import write_repository
 from export.quality import NOISY_OF_CLEAN
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import FORMAT, Bundle, Manifest
+from tests.tiny import job
 
 _TASKS = ("ids", "text", "query", "noisy", "cold")
 _KEYS = (
@@ -117,6 +120,25 @@ def test_json_has_what_the_issue_names(quality: Quality) -> None:
     assert set(found["baselines"]) == {"popularity", "transitions"}
 
 
+def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) -> None:
+    found = as_json(quality)
+    row = found["variants"][0]
+    assert row["retained_interval"]["text"] == pytest.approx([0.99, 1.01])
+    assert row["cold_interval"] == pytest.approx([0.09, 0.11])
+    assert row["noisy_of_clean_interval"] == [0.7, 0.9]
+    (refused,) = found["not_shipped"]
+    assert refused["name"] == "static-fp32"
+    assert {"gate": "text", "value": 0.7, "threshold": 0.9, "passed": False} in refused["gates"]
+    assert (found["protocol"], found["machine"]) == ("leave-one-out", "a machine")
+
+
+def test_row_is_default_of_its_own_device_alone(quality: Quality) -> None:
+    chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
+    rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
+    assert [name for name, row in rows.items() if row["default"]] == ["bert3-int8"]
+    assert {name: row["default_on"] for name, row in rows.items()} == {"bert3-fp32": ["cuda"], "bert3-int8": ["cpu"]}
+
+
 def test_table_has_every_rung_and_says_who_is_not_shipped_and_why(quality: Quality) -> None:
     console = Console(width=WIDTH, file=io.StringIO(), record=True)
     console.print(table(quality))
@@ -168,6 +190,32 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
         ElementTree.fromstring(drawing)  # noqa: S314 (our own)
 
 
+def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+    moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
+    losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
+    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses}})
+    write_page(tmp_path / "page.html", manifest, told)
+    page = (tmp_path / "page.html").read_text()
+    for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
+        assert words in page
+    assert "bert3: validation" not in page
+
+
+def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
+    tiny = job(tmp_path)
+    rows = [{"step": 1, "epoch": 1, "loss": 0.2}]
+    for file, what in (
+        ("finetune/curve.json", rows),  # the head's has a place of its own
+        ("finetune/curve-trunk.json", rows),
+        ("finetune/curve-1.json", rows),
+        ("distil/bert3/student.json", {"name": "bert3", "losses": [0.5, 0.4]}),
+    ):
+        (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
+        (tiny.root / file).write_text(json.dumps(what))
+    student = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
+    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student}
+
+
 def test_record_without_interactions_is_shown_as_agreement(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
@@ -179,7 +227,9 @@ def test_record_without_interactions_is_shown_as_agreement(
     write_page(tmp_path / "page.html", manifest, bare)
     assert "bert3-int8: overlap 0.900, cosine 0.970" in (tmp_path / "card.md").read_text()
     assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
-    assert as_json(bare)["variants"][0]["retained"] == {}
+    row = as_json(bare)["variants"][0]
+    assert (row["retained"], row["overlap"], row["cosine"]) == ({}, 0.9, 0.97)
+    assert {"gate": "cosine", "value": 0.97, "threshold": 0.9, "passed": True} in row["gates"]
     Console(file=io.StringIO()).print(table(bare))
 
 

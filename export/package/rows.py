@@ -1,0 +1,82 @@
+"""`python -m export report --json`: the record as rows, under the names that other programs read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.evaluate.metrics import Figure
+from export.evaluate.record import TEACHER, Quality, VariantRecord
+
+_RETAINED = ("ids", "text", "query", "noisy")
+
+
+def as_json(quality: Quality) -> dict[str, Any]:
+    """The variants that are shipped, the teacher and the baselines.
+
+    `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
+    their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
+    `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %.
+    """
+    names = {record.variant.name for record in quality.variants}
+    baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
+    teacher = quality.teacher.model_dump()
+    return {
+        "protocol": quality.protocol,
+        "machine": quality.machine,
+        "variants": [_variant(record, quality) for record in quality.shipped],
+        "not_shipped": [_refused(record) for record in quality.variants if not record.shipped],
+        "teacher": {
+            "layers": teacher["layers"],
+            "hidden": teacher["hidden"],
+            "mb": teacher["megabytes"],
+            "texts_per_s_core": teacher["texts_per_s_core"],
+            "tasks": _tasks(quality.tasks.get(TEACHER, {})),
+        },
+        "baselines": baselines,
+        "rankers": [ranker.model_dump() for ranker in quality.rankers],
+        "pieces": quality.pieces.model_dump() if quality.pieces else None,
+    }
+
+
+def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
+    v, row = record.variant, quality.tasks.get(record.variant.name, {})
+    devices = quality.devices_of(v.name)
+    return {
+        "name": v.name,
+        "default": v.device in devices,
+        "default_on": devices,
+        "device": v.device,
+        "precision": v.precision,
+        "layers": v.layers,
+        "hidden": v.hidden,
+        "mb": v.megabytes,
+        "texts_per_s_core": v.texts_per_s_core,
+        "ms_batch1": v.ms_batch1,
+        "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
+        "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
+        "cold": row["cold"].mean if "cold" in row else None,
+        "batch_invariance": v.batch_invariance,
+        "overlap": record.overlap,
+        "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
+        "gates": [gate.model_dump() for gate in record.gates],
+        "exception": record.trouble,
+        "retained_interval": {task: _interval(record.retained[task]) for task in _RETAINED if task in record.retained},
+        "cold_interval": _interval(row.get("cold")),
+        "noisy_of_clean_interval": _interval(record.noisy_of_clean),
+        "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
+        "tasks": _tasks(row),
+    }
+
+
+def _refused(record: VariantRecord) -> dict[str, Any]:
+    v = record.variant
+    gates = [gate.model_dump() for gate in record.gates if not gate.passed]
+    return {"name": v.name, "device": v.device, "precision": v.precision, "refused": record.trouble, "gates": gates}
+
+
+def _interval(figure: Figure | None) -> list[float] | None:
+    return [figure.low, figure.high] if figure else None
+
+
+def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:
+    return {task: {"mean": f.mean, "low": f.low, "high": f.high} for task, f in row.items()}
