@@ -34,7 +34,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake, `rated` events with a rating."""
+    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake.
+
+    `rated` counts the events that have a rating.
+    """
 
     items: int
     attributes: dict[str, int]
@@ -58,7 +61,7 @@ class Facts:
             "attributes": attributes or "none",
             "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
             "events": f"{self.events:,}",
-            **({"ratings": f"{self.rated:,} events have one, not read"} if self.rated else {}),
+            **({"ratings": f"{self.rated:,}, none of them read"} if self.rated else {}),
             "events of a user": str(self.history_events),
             "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
             "texts of users": f"{self.texts:,}",

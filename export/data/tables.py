@@ -41,8 +41,8 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
     """Read `folder`, writing the items into `out` on the way.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
-    Interactions need user_id, item_id and timestamp; a rating is counted, not read. Texts need text. Users (user_id, attribute columns) are optional,
-    too: quality is then reported for each group of users.
+    Interactions need user_id, item_id and timestamp; a rating is counted, not read. Texts need text. Users
+    (user_id, attribute columns) are optional, too: quality is then reported for each group of users.
 
     Raises:
         DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.

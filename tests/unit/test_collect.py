@@ -67,8 +67,8 @@ def test_export_says_that_ratings_are_not_read_when_there_are_some(
         file.write("\n" + json.dumps({"user_id": "a", "item_id": 1, "timestamp": 9, **rating}))
     save_model("bert", tmp_path / "checkpoint")
     sources = collected(tmp_path, "--on-error", "skip")
-    assert (f"  {RATINGS}" in capsys.readouterr().out.splitlines()) == bool(rating)
-    assert sources["data"].get("ratings") == ("1 events have one, not read" if rating else None)
+    assert (f"  {RATINGS}" in capsys.readouterr().err.splitlines()) == bool(rating)
+    assert sources["data"].get("ratings") == ("1, none of them read" if rating else None)
 
 
 @pytest.mark.parametrize(

@@ -74,4 +74,4 @@ def test_doctor_says_in_one_line_that_ratings_are_not_read_when_there_are_some(t
     result = doctor(tmp_path / "data")
     assert (result.returncode, result.stderr) == (0, "")
     assert (RATINGS in result.stdout.splitlines()) == ratings
-    assert ("120 events have one" in result.stdout) == ratings
+    assert ("120, none of them read" in result.stdout) == ratings
