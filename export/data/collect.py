@@ -11,6 +11,7 @@ from export.config import ExportSettings
 from export.data import movielens, tables
 from export.data.checkpoint import Checkpoint, locate, write_bert
 from export.data.dataset import Dataset
+from export.data.facts import RATINGS
 from export.data.fetch import RECBOLE, fetch
 from export.data.head import Head
 from export.data.mistakes import LABELS, Mistakes
@@ -42,6 +43,8 @@ def run(job: Job, out: Path) -> None:
         family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)
         check_labels(read.dataset, Head.load(out / "checkpoint"), checkpoint.folder)
         step()
+    if "ratings" in read.facts:
+        job.console.print(f"  {RATINGS}", markup=False, soft_wrap=True)
     if read.facts.get("skipped", "nothing") != "nothing":
         job.console.print(f"  skipped: {read.facts['skipped']}", markup=False)
     use = "adopted as it is" if adopt else "fine-tuned here"

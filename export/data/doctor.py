@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from export.data.facts import RATINGS
 from export.data.tables import Scan
 from export.errors import DataError
 from server.config import read_settings
@@ -41,6 +42,8 @@ def examine(folder: Path, console: Console) -> int:
     console.print(table)
     if not _FEWEST <= facts.items <= _MOST:
         console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")
+    if facts.rated:
+        console.print(RATINGS, soft_wrap=True)
     if not facts.events:
         console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")
     if not report:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+RATINGS = "ratings are not read: every event trains as something taken, whatever its rating, with --loss mse, too"
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -32,13 +34,17 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake."""
+    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake.
+
+    `rated` counts the events that have a rating.
+    """
 
     items: int
     attributes: dict[str, int]
     text_words: Spread
     users: int
     events: int
+    rated: int
     history_events: Spread
     usable_users: int
     used_items: int
@@ -55,6 +61,7 @@ class Facts:
             "attributes": attributes or "none",
             "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
             "events": f"{self.events:,}",
+            **({"ratings": f"{self.rated:,}, none of them read"} if self.rated else {}),
             "events of a user": str(self.history_events),
             "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
             "texts of users": f"{self.texts:,}",

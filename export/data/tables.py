@@ -41,8 +41,8 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
     """Read `folder`, writing the items into `out` on the way.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
-    Interactions need user_id, item_id and timestamp; texts need text. Users (user_id, attribute columns) are optional,
-    too: quality is then reported for each group of users.
+    Interactions need user_id, item_id and timestamp; a rating is counted, not read. Texts need text. Users
+    (user_id, attribute columns) are optional, too: quality is then reported for each group of users.
 
     Raises:
         DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.
@@ -70,7 +70,7 @@ class Scan:
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
         self.groups: list[dict[str, str]] = []
-        self._texts_seen, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
+        self._rated, self._texts_seen, self._rng = 0, 0, random.Random(0)  # noqa: S311 (no secret)
         self._positions: dict[str, int] = {}
         self._numbers, self._lengths = array("q"), Lengths()
         if table := find(folder, "items", ("item_id", "text"), self.mistakes):
@@ -96,6 +96,7 @@ class Scan:
             text_words=self._lengths.spread(),
             users=len(lengths),
             events=len(self.events),
+            rated=self._rated,
             history_events=Spread.of(lengths),
             usable_users=self._usable_users(),
             used_items=self.events.used_items(),
@@ -138,6 +139,7 @@ class Scan:
                 self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items")
             if user is not None and item is not None and seconds is not None:
                 self.events.add(user, item, seconds)
+                self._rated += text_of(row.get("rating")) != ""
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
             few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")

@@ -77,7 +77,7 @@ class TrainingSettings(BaseSettings):
         "auto",
         description="softmax over all items that somebody took; sampled (with logQ correction) for large catalogues; "
         f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse when scores should be near 1 for what is taken "
-        "and near 0 else",
+        "and near 0 else (ratings are not read)",
     )
     negatives: int = Field(
         512, ge=1, description="items that a step draws for sampled and mse: more for larger catalogues"

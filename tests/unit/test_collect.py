@@ -10,6 +10,7 @@ import pytest
 
 from export.config import ExportSettings
 from export.data.collect import run
+from export.data.facts import RATINGS
 from export.data.head import Head
 from export.data.phrases import Texts
 from export.errors import DataError
@@ -55,6 +56,19 @@ def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> N
     save_model("bert", tmp_path / "checkpoint")
     with pytest.raises(DataError, match="duplicate item_id, 1 time"):
         collected(tmp_path)
+
+
+@pytest.mark.parametrize("rating", [{"rating": 1}, {}])
+def test_export_says_that_ratings_are_not_read_when_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rating: dict[str, int]
+) -> None:
+    write(tmp_path / "data")
+    with (tmp_path / "data" / "interactions.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"user_id": "a", "item_id": 1, "timestamp": 9, **rating}))
+    save_model("bert", tmp_path / "checkpoint")
+    sources = collected(tmp_path, "--on-error", "skip")
+    assert (f"  {RATINGS}" in capsys.readouterr().err.splitlines()) == bool(rating)
+    assert sources["data"].get("ratings") == ("1, none of them read" if rating else None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from export.data.facts import RATINGS
 from tests.catalogues import write_catalogue
 from tests.conftest import ROOT
 
@@ -58,3 +59,19 @@ def test_reading_a_large_catalogue_takes_little_memory(tmp_path: Path, suffix: s
     write_catalogue(tmp_path / "data", _ITEMS, suffix)
     assert peak_mb(tmp_path / "data", "stream") < _MAX_MB[suffix]
     assert peak_mb(tmp_path / "data", "all") > _MAX_MB[suffix]  # the control: the table in memory is caught
+
+
+def rate(folder: Path, ratings: bool) -> None:
+    path = folder / "interactions.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},rating", *(f"{row},{'5' if ratings else ''}" for row in rows)]))
+
+
+@pytest.mark.parametrize("ratings", [True, False])
+def test_doctor_says_in_one_line_that_ratings_are_not_read_when_there_are_some(tmp_path: Path, ratings: bool) -> None:
+    write_catalogue(tmp_path / "data", 60, "csv")
+    rate(tmp_path / "data", ratings)
+    result = doctor(tmp_path / "data")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (RATINGS in result.stdout.splitlines()) == ratings
+    assert ("120, none of them read" in result.stdout) == ratings
