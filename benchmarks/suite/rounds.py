@@ -24,15 +24,20 @@ _FIELDS = (*_COSTS, "p99_ms_at_70", "batch_jobs", "padding", "cache_hits")
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """The floor of some requests: microseconds a recommendation of the encoder's way and of the rest; mean tokens."""
+    """The floor of some requests: microseconds a recommendation of the encoder's way and of the rest; mean tokens.
+
+    `grows` is the share of the encoder's way that grows with the tokens.
+    """
 
     encode_us: float
     rest_us: float
     tokens: float
+    grows: float = 1.0
 
     def for_texts(self, tokens: float) -> float:
         """The floor of requests of so many tokens: a few hundred requests are longer or shorter than what is served."""
-        return self.encode_us * (tokens / self.tokens if self.tokens and tokens else 1.0) + self.rest_us
+        more = tokens / self.tokens - 1.0 if self.tokens and tokens else 0.0
+        return self.encode_us * (1.0 + self.grows * more) + self.rest_us
 
 
 class Rounds:
@@ -101,8 +106,9 @@ class Rounds:
         asked, offline = make(name, bench.settings.bundle, number, seed), None
         with pinned(SERVER_CORE):
             if bench.floor is not None:
-                found = bench.floor.measure(asked, bench.plan.floor_batches)
-                offline = Offline(found.encode_us, found.rank_us + found.search_us, float(asked.tokens.mean()))
+                found = bench.floor.measure(asked, seconds=bench.plan.floor_s)
+                rest_us, tokens = found.rank_us + found.search_us, float(asked.tokens.mean())
+                offline = Offline(found.encode_us, rest_us, tokens, found.grows)
         echo = bench.saturate(bench.echo, name, seed, is_echo=True)
         Path(echo["rows"]).unlink()
         figures["echo_us"].append(echo["server_us"])

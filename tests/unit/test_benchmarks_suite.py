@@ -176,6 +176,7 @@ def test_floor_is_of_texts_as_long_as_those_that_were_answered() -> None:
     offline = Offline(encode_us=1_000.0, rest_us=200.0, tokens=20.0)
     assert [offline.for_texts(tokens) for tokens in (20.0, 22.0, 0.0)] == pytest.approx([1_200.0, 1_300.0, 1_200.0])
     assert Offline(0.0, 200.0, 0.0).for_texts(5.0) == 200.0
+    assert Offline(1_000.0, 200.0, 20.0, grows=0.5).for_texts(22.0) == pytest.approx(1_250.0), "half is paid per text"
 
 
 def test_what_repeats_is_asked_of_the_server_with_a_cache() -> None:
