@@ -17,7 +17,7 @@ from benchmarks.process import Served, more_flags
 from benchmarks.scrape import Scrape, batch_sizes, between
 from benchmarks.suite import store, terminal
 from benchmarks.suite.bench import Bench
-from benchmarks.suite.compare import changes, incomparable
+from benchmarks.suite.compare import changes, incomparable, missing
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Result
 from benchmarks.suite.rounds import Offline
@@ -39,7 +39,38 @@ def test_the_same_run_twice_has_no_regression() -> None:
 
 def test_a_server_that_became_slower_is_a_regression() -> None:
     slower = result(workloads={"mixed": workload(server=1_500.0)})
-    assert worse(result(), slower) == ["mixed: work ratio", "mixed: server CPU / floor"]
+    found = ["mixed: work ratio", "mixed: server CPU / floor", "mixed: server CPU / echo"]
+    assert worse(result(), slower) == found
+
+
+def test_a_model_that_became_slower_for_floor_and_server_is_a_regression() -> None:
+    """The work ratio rises then: the floor runs the same model."""
+    slower = result(workloads={"mixed": workload(floor=1_500.0, server=1_750.0)})
+    assert worse(result(), slower) == ["mixed: server CPU / echo", "mixed: floor / echo"]
+
+
+def test_a_figure_that_one_run_lacks_is_missing_and_one_that_both_lack_is_not() -> None:
+    broken = workload().model_copy(update={"work_ratio": repeated(0.9, float("nan"), 0.9)})
+    for other in ({"mixed": broken}, {"mixed": workload(), "list": broken}):
+        assert not missing(result(workloads=other), result(workloads=other))
+    assert missing(result(), result(workloads={"mixed": broken})) == ["mixed: work ratio in the later run"]
+    assert missing(result(workloads={"mixed": broken}), result()) == ["mixed: work ratio in the earlier run"]
+    both = result(workloads={"mixed": workload(), "list": workload()})
+    assert len(missing(both, result())) == 5, "every figure of the workload that is not there"
+    assert missing(result(startup_s=repeated(1.0)), result()) == ["start-up s in the earlier run"]
+
+
+def test_knee_goodput_memory_and_lists_are_compared_though_a_run_has_them_once() -> None:
+    def run(scale: float, memory_mb: float) -> Result:
+        past = point(1.15, 90.0).model_copy(update={"goodput": 100.0 * scale})
+        lists = {"Offline": {"per_s": 400.0 * scale}}
+        facts = {"main": "mixed", "knee_per_s": 80.0 * scale, "memory_mb": memory_mb, "points": [past]}
+        return result(scenarios=lists, **facts)
+
+    assert worse(run(1.0, 100.0), run(0.95, 105.0)) == []
+    assert worse(run(1.0, 100.0), run(0.8, 120.0)) == [
+        "knee x echo", "goodput beyond the capacity x echo", "lists of 32 x echo", "memory MB"
+    ]  # fmt: skip
 
 
 def test_a_slower_machine_is_none() -> None:
