@@ -129,7 +129,7 @@ class FloorMeter:
         rank = self._least({size: partial(_run, self.ranker, ordered, size) for size in BATCHES}, seconds / 4)
         search = self._least({size: partial(self._search, len(users), size) for size in BATCHES}, seconds / 4)
         encode = sum(part.least for part in parts)
-        shares = [1e6 * took / number for took in (encode, rank, search)]
+        shares = (1e6 * encode / number, 1e6 * rank / number, 1e6 * search / number)
         tokens, tokenise = sum(part.tokens for part in parts), sum(part.tokenise for part in parts)
         return Floor(tokens / number, per_text * tokenise, by_batch, best, *shares, sum(shares), growing(parts))
 

@@ -75,7 +75,7 @@ def measured(bundle: Bundle, cost: Callable[[int], float]) -> Floor:
         clock.now += 1e-6 * cost(len(users))
         return [[]] * len(users)
 
-    catalogue.search_many = search_many  # type: ignore[method-assign]
+    catalogue.search_many = search_many  # type: ignore[method-assign, assignment]
     return meter.measure(make("mixed", bundle.folder, 128, 7))
 
 
