@@ -158,8 +158,15 @@ def _figures(result: Result, name: str) -> dict[str, _Compared]:
         "server CPU / floor": _Compared(_over(found.server_us, found.floor_us)),
         "server CPU / echo": _Compared(_over(found.server_us, found.echo_us)),
         "floor / echo": _Compared(_over(found.floor_us, found.echo_us)),
-        "p99 at 70 % / floor": _Compared(_over(found.p99_ms_at_70, found.floor_us, 1e3)),
+        "p99 at 70 % / floor": _tail(found.p99_ms_at_70, found.floor_us),
     }
+
+
+def _tail(p99_ms: Repeated, floor_us: Repeated) -> _Compared:
+    """Of each round; one figure where the rounds were too small and were taken together."""
+    if len(p99_ms.values) == 1 and len(floor_us.values) >= _FEWEST:
+        return _Compared(Repeated(values=[1e3 * p99_ms.median / floor_us.median]), is_single=True)
+    return _Compared(_over(p99_ms, floor_us, 1e3))
 
 
 def _once(result: Result) -> dict[str, _Compared]:
@@ -185,7 +192,7 @@ def _over(figure: Repeated, under: Repeated, scale: float = 1.0) -> Repeated:
 
 def _change(figure: str, base: _Compared, head: _Compared) -> Change:
     before, after = base.rounds, head.rounds
-    least = _NOISE_OF_ONE if base.is_single else _LEAST_NOISE
+    least = _NOISE_OF_ONE if base.is_single or head.is_single else _LEAST_NOISE
     noise = max(least, (before.span + after.span) / abs(before.median))
     change = after.median / before.median - 1.0
     worse = -change if base.is_better_high else change

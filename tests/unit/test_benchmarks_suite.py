@@ -20,10 +20,11 @@ from benchmarks.suite.bench import Bench
 from benchmarks.suite.compare import changes, incomparable, missing
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Result
-from benchmarks.suite.rounds import Offline
+from benchmarks.suite.rounds import Offline, Rounds
 from benchmarks.suite.run import _report
 from benchmarks.suite.scenarios import by_share, knee, read_curve
 from benchmarks.suite.settings import BenchSettings
+from benchmarks.summary import Rows
 from benchmarks.window import bottleneck
 from benchmarks.workload import KINDS, Name
 from tests.results import MACHINE, point, repeated, result, workload
@@ -71,6 +72,13 @@ def test_knee_goodput_memory_and_lists_are_compared_though_a_run_has_them_once()
     assert worse(run(1.0, 100.0), run(0.8, 120.0)) == [
         "knee x echo", "goodput beyond the capacity x echo", "lists of 32 x echo", "memory MB"
     ]  # fmt: skip
+
+
+def test_p99_of_all_rounds_together_is_compared_too() -> None:
+    pooled, slower = (workload().model_copy(update={"p99_ms_at_70": repeated(ms)}) for ms in (50.0, 60.0))
+    base, head = (result(workloads={"mixed": one}) for one in (pooled, slower))
+    assert worse(base, head) == ["mixed: p99 at 70 % / floor"]
+    assert worse(result(), base) == missing(result(), base) == []
 
 
 def test_a_slower_machine_is_none() -> None:
@@ -133,6 +141,36 @@ def test_schema_is_printed_of_all_that_a_result_holds(capsys: pytest.CaptureFixt
 
 def test_no_curve_has_no_knee() -> None:
     assert knee([]) == 0.0
+    assert knee([(10.0, float("nan"), True)]) == 0.0
+
+
+def test_knee_does_not_hang_on_the_few_answers_of_the_lowest_rate() -> None:
+    rest = [(30.0, 12.0, True), (50.0, 12.0, True), (90.0, 30.0, True), (100.0, 90.0, True)]
+    for lowest in (float("nan"), 4.0, 12.0, 200.0 / 9.0):
+        assert knee([(10.0, lowest, True), *rest]) == 90.0
+
+
+def latencies(name: Name, share: float, number: int, tmp_path: Path) -> dict[str, Any]:
+    """A window in which so many were answered within 10 ms."""
+    times, zeros = np.zeros(number), np.zeros(number, np.int32)
+    Rows(times, times, times + 0.01, zeros, zeros, zeros + 1).save(tmp_path / "rows.npz")
+    facts = point(share, 10.0).model_copy(update={"workload": name, "requests": number})
+    return facts.model_dump(mode="json") | {"rows": str(tmp_path / "rows.npz")}
+
+
+@pytest.mark.parametrize(("number", "values"), [(320, [10.0, 10.0]), (200, [10.0]), (100, [])])
+def test_p99_needs_answers_of_a_round_or_of_all_rounds_together(
+    number: int, values: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(BenchSettings(workloads=["list"], results=tmp_path, _cli_parse_args=[]), result(notes=[]), Raw())
+    monkeypatch.setattr(bench, "offer", lambda name, share, *_: latencies(name, share, number, tmp_path))
+    rounds = Rounds(bench, lambda _: None)
+    for round_ in (1, 2):
+        rounds._offered("list", 0.7, 100.0, round_, 7)
+        rounds._keep()
+    assert bench.result.workloads["list"].p99_ms_at_70.values == pytest.approx(values)
+    assert [np.isnan(one.p99_ms) for one in bench.result.points] == [number < 300] * 2
+    assert len(bench.result.notes) == (len(values) == 1)
 
 
 def test_client_is_the_bottleneck_when_it_is_busy_or_behind() -> None:
