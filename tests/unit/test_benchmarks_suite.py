@@ -179,6 +179,14 @@ def test_client_is_the_bottleneck_when_it_is_busy_or_behind() -> None:
     assert "late" in bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=20.0, max_late_ms=5.0)
 
 
+@pytest.mark.parametrize(("late_ms", "p99_ms", "is_late"), [(6, 20, True), (4, 20, False), (0.9, 1, False)])
+def test_client_is_the_bottleneck_when_its_lateness_is_much_of_the_p99(
+    late_ms: float, p99_ms: float, is_late: bool
+) -> None:
+    """The median may be fine: 49 % of the sends are then."""
+    assert ("one of 100 sends" in bottleneck(0.5, 0.9, 0.1, 5.0, late_ms=late_ms, p99_ms=p99_ms)) == is_late
+
+
 def test_metrics_between_two_scrapes() -> None:
     def at(jobs: float, batches: float, hits: float, misses: float) -> Scrape:
         values = {
