@@ -11,7 +11,9 @@ import numpy as np
 
 from benchmarks.machine import Reading
 from benchmarks.replies import Sample
-from benchmarks.summary import COLUMNS, OK, Rows, summarise
+from benchmarks.summary import COLUMNS, LATE_MS, OK, Rows, summarise
+
+_MAX_LATE_SHARE = 0.25  # of the p99: beyond it the p99 is the lateness of the client
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ def figures(window: Window, slo_ms: float, max_busy: float, max_late_ms: float, 
         "wrong": window.sample.wrong,
         "refused": window.sample.refused,
         "bundles": list(window.sample.bundles),
-        "bottleneck": bottleneck(busy, max_busy, summary.late_p50_ms, max_late_ms),
+        "bottleneck": bottleneck(
+            busy, max_busy, summary.late_p50_ms, max_late_ms, late_ms=summary.late_ms, p99_ms=summary.p99_ms
+        ),
     }
 
 
@@ -136,10 +140,14 @@ def _good(rows: Rows) -> Rows:
     return rows.only(rows.code == OK)
 
 
-def bottleneck(busy: float, max_busy: float, late_p50_ms: float, max_late_ms: float) -> str:
-    """Why the client and not the server set the pace; nothing if it did not."""
+def bottleneck(
+    busy: float, max_busy: float, late_p50_ms: float, max_late_ms: float, *, late_ms: float = 0.0, p99_ms: float = 0.0
+) -> str:
+    """Why the client and not the server set the pace; nothing if it did not. `late_ms` is the p99 of the lateness."""
     if busy > max_busy:
         return f"the client is the bottleneck: it used {busy:.0%} of its cores; give it more of them, and --processes"
     if late_p50_ms > max_late_ms:
         return f"the client is the bottleneck: half of its sends were more than {late_p50_ms:.0f} ms late"
+    if late_ms > max(LATE_MS, _MAX_LATE_SHARE * p99_ms):
+        return f"the client is the bottleneck: one of 100 sends was {late_ms:.1f} ms late, the p99 is {p99_ms:.1f} ms"
     return ""

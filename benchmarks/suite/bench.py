@@ -16,7 +16,7 @@ from benchmarks.suite import store
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Point, Result
 from benchmarks.suite.settings import BenchSettings
-from benchmarks.summary import AT_70, Rows
+from benchmarks.summary import AT_70, FEWEST_P99, Rows
 from benchmarks.workload import KINDS, Name
 
 _FEW = 0.01  # refusals that do not matter
@@ -82,6 +82,8 @@ class Bench:
         """Keep a window as a point, and its rows."""
         defaults = {"loop": "open", "pattern": "poisson", "share": 0.0, "rate": 0.0, "in_flight": 0}
         point = Point.model_validate({**defaults, **found, **facts})
+        if point.requests - point.failed < FEWEST_P99:
+            point = point.model_copy(update={"p99_ms": float("nan")})
         self.raw.add(Rows.load(Path(found["rows"])), point)
         Path(found["rows"]).unlink()
         self.result.points.append(point)

@@ -1,8 +1,10 @@
 """`python -m benchmarks compare`: an earlier result against a later one, each change beside its noise.
 
 Machines drift, so times are compared as multiples of the floor that was measured in the same round, and shares as they
-are. The noise of a figure is the range over its rounds in both runs together; a change for the worse beyond that is a
-regression. Runs of another machine, bundle, workload version or size are not comparable.
+are. The floor runs the server's own models: what makes both slower shows as multiples of the bare server, which runs
+none. The noise of a figure is the range over its rounds in both runs together, 10 % where it was measured once; a
+change for the worse beyond that is a regression. A figure that one of the two lacks is missing, and no less a failure.
+Runs of another machine, bundle, workload version or size are not comparable.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from benchmarks.suite.result import Repeated, Result
 from benchmarks.suite.settings import RESULTS
 
 _LEAST_NOISE = 0.02  # a change below 2 % is none, whatever the rounds say
+_NOISE_OF_ONE = 0.10  # of what a run measures once
 _FEWEST = 2
+_SAID = (("bundle", "version"), ("machine", "onnxruntime"), ("settings", "seed"))
 
 
 class CompareSettings(BaseSettings):
@@ -59,8 +63,8 @@ def run(settings: CompareSettings) -> int:
         hinders.append("they are one run: without --head the newest is compared")
     if hinders:
         raise RuntimeError(f"the runs cannot be compared: {'; '.join(hinders)}")
-    found = list(changes(base, head))
-    if not found:
+    found, gone = list(changes(base, head)), missing(base, head)
+    if not found and not gone:
         raise RuntimeError("the runs have no figure in common with two rounds or more in each")
     rows = [
         [one.figure, f"{one.base:.3f}", f"{one.head:.3f}", f"{one.change:+.1%}", f"{one.noise:.1%}", _verdict(one)]
@@ -69,8 +73,9 @@ def run(settings: CompareSettings) -> int:
     sys.stdout.write(report.table(["figure", "base", "head", "change", "noise", ""], rows) + "\n")
     worse = [one for one in found if one.is_worse]
     sys.stdout.write(f"{len(worse)} of {len(found)} figures are worse beyond the noise\n")
-    sys.stdout.write(report.as_json({"changes": [asdict(one) for one in found]}) + "\n")
-    return 1 if worse else 0
+    sys.stdout.writelines(f"{line}\n" for line in (*(f"missing: {one}" for one in gone), *differing(base, head)))
+    sys.stdout.write(report.as_json({"changes": [asdict(one) for one in found], "missing": gone}) + "\n")
+    return 1 if worse or gone else 0
 
 
 def newest(results: Path) -> Path:
@@ -100,40 +105,98 @@ def incomparable(base: Result, head: Result) -> list[str]:
     return found + [f"not whole: {run.reason}" for run in (base, head) if run.is_partial]
 
 
+def differing(base: Result, head: Result) -> list[str]:
+    """What differs and may explain a change, in sentences."""
+    pairs = [(name, part, getattr(base, part).get(name), getattr(head, part).get(name)) for part, name in _SAID]
+    return [f"note: {part} {name} differs: {one} and {two}" for name, part, one, two in pairs if one != two]
+
+
 def changes(base: Result, head: Result) -> Iterator[Change]:
-    """Of every figure that both have in two rounds or more."""
-    for name in base.workloads:
-        if name in head.workloads:
-            pairs = zip(_figures(base, name), _figures(head, name), strict=True)
-            for (figure, before, is_better_high), (_, after, _) in pairs:
-                yield from _change(f"{name}: {figure}", before, after, is_better_high=is_better_high)
-    yield from _change("start-up s", base.startup_s, head.startup_s, is_better_high=False)
+    """Of every figure that both have in two rounds or more, and of what is measured once."""
+    before, after = _all(base), _all(head)
+    for name, one in before.items():
+        other = after.get(name)
+        if other and _is_whole(one) and _is_whole(other) and one.rounds.median:
+            yield _change(name, one, other)
 
 
-def _figures(result: Result, name: str) -> list[tuple[str, Repeated, bool]]:
-    """(figure, its rounds, whether more is better)."""
-    found = result.workloads[name]
+def missing(base: Result, head: Result) -> list[str]:
+    """Figures that one of the two has, and the other has not in every round; none that both lack."""
+    pairs = [(_all(base), _all(head), "the later run"), (_all(head), _all(base), "the earlier run")]
     return [
-        ("work ratio", found.work_ratio, True),
-        ("server CPU / floor", _over(found.server_us, found.floor_us), False),
-        ("p99 at 70 % / floor", _over(found.p99_ms_at_70, found.floor_us, 1e3), False),
+        f"{name} in {where}"
+        for one, other, where in pairs
+        for name, figure in one.items()
+        if _is_whole(figure) and (name not in other or not _is_whole(other[name]))
     ]
 
 
-def _over(figure: Repeated, floor: Repeated, scale: float = 1.0) -> Repeated:
-    """Each round's value over its own floor; nothing where one of the two is missing."""
-    if len(figure.values) != len(floor.values):
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A figure to be compared: its rounds, whether more is better, whether a run measures it once."""
+
+    rounds: Repeated
+    is_better_high: bool = False
+    is_single: bool = False
+
+
+def _is_whole(one: _Compared) -> bool:
+    values = one.rounds.values
+    return len(values) >= (1 if one.is_single else _FEWEST) and bool(np.isfinite(values).all())
+
+
+def _all(result: Result) -> dict[str, _Compared]:
+    """Every figure by its name."""
+    found = {f"{name}: {figure}": one for name in result.workloads for figure, one in _figures(result, name).items()}
+    return found | {"start-up s": _Compared(result.startup_s)} | _once(result)
+
+
+def _figures(result: Result, name: str) -> dict[str, _Compared]:
+    found = result.workloads[name]
+    return {
+        "work ratio": _Compared(found.work_ratio, is_better_high=True),
+        "server CPU / floor": _Compared(_over(found.server_us, found.floor_us)),
+        "server CPU / echo": _Compared(_over(found.server_us, found.echo_us)),
+        "floor / echo": _Compared(_over(found.floor_us, found.echo_us)),
+        "p99 at 70 % / floor": _tail(found.p99_ms_at_70, found.floor_us),
+    }
+
+
+def _tail(p99_ms: Repeated, floor_us: Repeated) -> _Compared:
+    """Of each round; one figure where the rounds were too small and were taken together."""
+    if len(p99_ms.values) == 1 and len(floor_us.values) >= _FEWEST:
+        return _Compared(Repeated(values=[1e3 * p99_ms.median / floor_us.median]), is_single=True)
+    return _Compared(_over(p99_ms, floor_us, 1e3))
+
+
+def _once(result: Result) -> dict[str, _Compared]:
+    """What has one value a run; rates are those of a machine on which the bare server costs one second."""
+    lists = result.scenarios.get("Offline", {}).get("per_s", 0.0)
+    main = result.workloads.get(result.main)
+    past = [one.goodput for one in result.points if one.loop == "open" and one.share > 1.0]
+    rates = {"knee": result.knee_per_s, "goodput beyond the capacity": float(np.median(past)) if past else 0.0}
+    echo_s = 1e-6 * main.echo_us.median if main else float("nan")
+    found = {f"{name} x echo": echo_s * rate for name, rate in (rates | {"lists of 32": lists}).items() if rate}
+    singles = {name: _Compared(Repeated(values=[value]), True, True) for name, value in found.items()}
+    memory = {"memory MB": _Compared(Repeated(values=[result.memory_mb]), is_single=True)} if result.memory_mb else {}
+    return singles | memory
+
+
+def _over(figure: Repeated, under: Repeated, scale: float = 1.0) -> Repeated:
+    """Each round's value over another of the same round; nothing where one of the two is missing."""
+    if len(figure.values) != len(under.values):
         return Repeated(values=[])
-    return Repeated(values=[scale * value / at for value, at in zip(figure.values, floor.values, strict=True) if at])
+    pairs = zip(figure.values, under.values, strict=True)
+    return Repeated(values=[scale * value / at if at else float("nan") for value, at in pairs])
 
 
-def _change(figure: str, base: Repeated, head: Repeated, *, is_better_high: bool) -> Iterator[Change]:
-    if min(len(base.values), len(head.values)) < _FEWEST or not np.isfinite([base.median, head.median]).all():
-        return
-    noise = max(_LEAST_NOISE, (base.span + head.span) / abs(base.median))
-    change = head.median / base.median - 1.0
-    worse = -change if is_better_high else change
-    yield Change(figure, base.median, head.median, change, noise, worse > noise)
+def _change(figure: str, base: _Compared, head: _Compared) -> Change:
+    before, after = base.rounds, head.rounds
+    least = _NOISE_OF_ONE if base.is_single or head.is_single else _LEAST_NOISE
+    noise = max(least, (before.span + after.span) / abs(before.median))
+    change = after.median / before.median - 1.0
+    worse = -change if base.is_better_high else change
+    return Change(figure, before.median, after.median, change, noise, worse > noise)
 
 
 def _verdict(one: Change) -> str:

@@ -176,6 +176,10 @@ def _times(found: dict[str, Any]) -> str:
 
 
 def _cell(found: Repeated, digits: int) -> str:
+    if not found.values:
+        return "-"
+    if len(found.values) == 1:
+        return f"{found.median:.{digits}f}"
     return f"{found.median:.{digits}f} ({min(found.values):.{digits}f}-{max(found.values):.{digits}f})"
 
 

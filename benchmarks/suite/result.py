@@ -61,7 +61,7 @@ class Point(_Part):
     goodput: float = Field(description="good answers per second within the SLO")
     p50_ms: Figure
     p95_ms: Figure
-    p99_ms: Figure
+    p99_ms: Figure = Field(description="null below 300 good answers")
     p999_ms: Figure = Field(description="null below 1,000 good answers")
     late: int = Field(description="sends more than 1 ms after their time")
     late_ms: Figure = Field(description="p99 of how late sends were")
@@ -81,7 +81,7 @@ class Workload(_Part):
     server_us: Repeated
     work_ratio: Repeated = Field(description="(floor + echo) / server; above 1 the cache saved work")
     per_s_core: Repeated = Field(description="recommendations per CPU second of the server, at saturation")
-    p99_ms_at_70: Repeated
+    p99_ms_at_70: Repeated = Field(description="one of all rounds together where one alone has below 300 answers")
     batch_jobs: Repeated = Field(description="texts in a batch of the encoder, mean")
     padding: Repeated = Field(description="share of padding in a batch of the encoder, mean")
     cache_hits: Repeated = Field(description="share of texts that needed no encoding")
@@ -130,7 +130,9 @@ class Result(_Part):
     workloads: dict[str, Workload] = {}
     points: list[Point] = Field([], description="latency-throughput curve and ladder")
     batch_sizes: dict[str, float] = Field({}, description="upper edge of batch size -> batches, main workload")
-    knee_per_s: float = Field(0.0, description="highest rate whose p99 is at most three times the one at the lowest")
+    knee_per_s: float = Field(
+        0.0, description="highest rate whose p99 is at most three times its median up to half load"
+    )
     scenarios: dict[str, dict[str, Figure]] = Field({}, description="MLPerf's SingleStream, Server, Offline")
     parts: dict[str, Any] = Field({}, description="tokeniser, session grid, batcher, index, serialisation, alone")
     teacher: dict[str, Any] = Field({}, description="written by python -m benchmarks teacher")

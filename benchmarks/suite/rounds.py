@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE
 from benchmarks.scrape import batch_sizes
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.result import Repeated, Workload
-from benchmarks.summary import AT_70
+from benchmarks.summary import AT_70, FEWEST_P99
 from benchmarks.workload import KINDS, Name, make
 
 _REST_S = 80.0  # what follows the rounds in a full run
@@ -24,15 +26,20 @@ _FIELDS = (*_COSTS, "p99_ms_at_70", "batch_jobs", "padding", "cache_hits")
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """The floor of some requests: microseconds a recommendation of the encoder's way and of the rest; mean tokens."""
+    """The floor of some requests: microseconds a recommendation of the encoder's way and of the rest; mean tokens.
+
+    `grows` is the share of the encoder's way that grows with the tokens.
+    """
 
     encode_us: float
     rest_us: float
     tokens: float
+    grows: float = 1.0
 
     def for_texts(self, tokens: float) -> float:
         """The floor of requests of so many tokens: a few hundred requests are longer or shorter than what is served."""
-        return self.encode_us * (tokens / self.tokens if self.tokens and tokens else 1.0) + self.rest_us
+        more = tokens / self.tokens - 1.0 if self.tokens and tokens else 0.0
+        return self.encode_us * (1.0 + self.grows * more) + self.rest_us
 
 
 class Rounds:
@@ -101,8 +108,9 @@ class Rounds:
         asked, offline = make(name, bench.settings.bundle, number, seed), None
         with pinned(SERVER_CORE):
             if bench.floor is not None:
-                found = bench.floor.measure(asked, bench.plan.floor_batches)
-                offline = Offline(found.encode_us, found.rank_us + found.search_us, float(asked.tokens.mean()))
+                found = bench.floor.measure(asked, seconds=bench.plan.floor_s)
+                rest_us, tokens = found.rank_us + found.search_us, float(asked.tokens.mean())
+                offline = Offline(found.encode_us, rest_us, tokens, found.grows)
         echo = bench.saturate(bench.echo, name, seed, is_echo=True)
         Path(echo["rows"]).unlink()
         figures["echo_us"].append(echo["server_us"])
@@ -117,9 +125,21 @@ class Rounds:
     def _keep(self) -> None:
         for name, figures in self._found.items():
             repeated = {field: Repeated(values=figures[field]) for field in _FIELDS}
+            if np.isnan(figures["p99_ms_at_70"]).any():
+                repeated["p99_ms_at_70"] = self._pooled(name)
             has_cache = None if self._bench.settings.target else KINDS[name].repeats
             self._bench.result.workloads[name] = Workload(version=KINDS[name].version, has_cache=has_cache, **repeated)
         self._bench.keep()
+
+    def _pooled(self, name: Name) -> Repeated:
+        """The p99 at 70 % of all rounds together, said in a note; none if these are too few as well."""
+        found, notes = self._bench.raw.latencies(name, AT_70), self._bench.result.notes
+        note = f"{name}: too few answers in a round, the p99 at {AT_70:.0%} is of all rounds together"
+        if len(found) < FEWEST_P99:
+            return Repeated(values=[])
+        if note not in notes:
+            notes.append(note)
+        return Repeated(values=[float(np.percentile(found, 99))])
 
 
 def cost_us(found: Mapping[str, Any], device: str) -> float:

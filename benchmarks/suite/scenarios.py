@@ -80,12 +80,18 @@ def _sampling(point: Point) -> float:
 
 
 def knee(curve: Sequence[tuple[float, float, bool]]) -> float:
-    """The highest rate before the p99 rises above three times that of the lowest one; 0 without a curve."""
+    """The highest rate before the p99 rises above three times what it is at rest; 0 without a curve.
+
+    At rest: the median over the rates up to half of the highest one, as one rate alone has few answers. A rate whose
+    p99 is not known is neither a knee nor the end.
+    """
+    known = [(rate, p99_ms) for rate, p99_ms, _ in curve if np.isfinite(p99_ms)]
+    low = [p99_ms for rate, p99_ms in known if rate <= curve[-1][0] / 2] or [p99_ms for _, p99_ms in known[:1]]
     found = 0.0
     for rate, p99_ms, kept in curve:
-        if not kept or p99_ms > _KNEE * curve[0][1]:
+        if not kept or p99_ms > _KNEE * float(np.median(low or [0.0])):
             break
-        found = rate
+        found = rate if np.isfinite(p99_ms) else found
     return found
 
 

@@ -23,7 +23,7 @@ class Plan:
     warmup_s: float
     seconds: float
     floor_requests: int
-    floor_batches: tuple[int, ...]
+    floor_s: float
     shares: tuple[float, ...]
     ladder: tuple[int, ...]
     starts: int
@@ -39,7 +39,7 @@ PLANS: dict[str, Plan] = {
         warmup_s=1.0,
         seconds=4.0,
         floor_requests=200,
-        floor_batches=(4, 8, 16),
+        floor_s=2.5,
         shares=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.15),
         ladder=(1, 2, 4, 8, 16, 32, 64, 128),
         starts=3,
@@ -53,7 +53,7 @@ PLANS: dict[str, Plan] = {
         warmup_s=0.2,
         seconds=0.6,
         floor_requests=32,
-        floor_batches=(8,),
+        floor_s=0.1,
         shares=(0.5, 0.7),
         ladder=(1, 8),
         starts=1,

@@ -23,7 +23,7 @@ def test_make_fails_on_a_regression_only(tmp_path: Path, server_us: float, is_wo
         store.save(folder, found)
     ended = make(tmp_path, "bench-compare", "BASE=benchmarks/results/2026-01-01")
     assert (ended.returncode != 0) == is_worse, ended.stderr
-    assert f"{2 if is_worse else 0} of 4 figures are worse beyond the noise" in ended.stdout
+    assert f"{3 if is_worse else 0} of 6 figures are worse beyond the noise" in ended.stdout
 
 
 def test_make_without_base_says_how(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.suite import store
 from benchmarks.suite.result import Result
-from tests.results import result, workload
+from tests.results import MACHINE, result, workload
 
 SLOWER = {"mixed": workload(server=1_500.0)}
 
@@ -32,9 +32,34 @@ def test_regression_is_exit_code_1_and_stands_in_the_table(tmp_path: Path, capsy
     (row,) = [line for line in out.splitlines() if line.startswith("mixed: work ratio")]
     assert row.split()[-1] == "WORSE"
     assert "-16.7%" in row
-    assert "2 of 4 figures are worse beyond the noise" in out
+    assert "3 of 6 figures are worse beyond the noise" in out
     worse = [one["figure"] for one in json.loads(out.splitlines()[-1])["changes"] if one["is_worse"]]
-    assert worse == ["mixed: work ratio", "mixed: server CPU / floor"]
+    assert worse == ["mixed: work ratio", "mixed: server CPU / floor", "mixed: server CPU / echo"]
+
+
+def test_a_slower_search_raises_the_work_ratio_and_is_exit_code_1(tmp_path: Path) -> None:
+    slower = result(workloads={"mixed": workload(floor=1_500.0, server=1_750.0)})
+    base, head = saved(tmp_path / "a", result()), saved(tmp_path / "b", slower)
+    assert compare(base, head) == 1
+    assert compare(base, saved(tmp_path / "c", result())) == 0
+
+
+def test_a_workload_that_is_gone_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = result(workloads={"mixed": workload(), "list": workload()})
+    base, head = saved(tmp_path / "a", both), saved(tmp_path / "b", result())
+    assert compare(base, head) == 1
+    out = capsys.readouterr().out
+    assert "0 of 6 figures are worse" in out
+    assert "missing: list: work ratio in the later run" in out
+
+
+def test_what_may_explain_a_change_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"machine": MACHINE | {"onnxruntime": "9"}, "settings": {"size": "full", "seed": 8}}
+    other = result(**facts, bundle={"name": "b", "variant": "int8", "version": "2"})
+    assert compare(saved(tmp_path / "a", result()), saved(tmp_path / "b", other)) == 0
+    out = capsys.readouterr().out
+    for line in ("bundle version differs: None and 2", "machine onnxruntime differs", "settings seed differs"):
+        assert f"note: {line}" in out
 
 
 def test_the_other_way_round_is_better_and_exit_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

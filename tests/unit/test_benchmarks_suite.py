@@ -17,13 +17,14 @@ from benchmarks.process import Served, more_flags
 from benchmarks.scrape import Scrape, batch_sizes, between
 from benchmarks.suite import store, terminal
 from benchmarks.suite.bench import Bench
-from benchmarks.suite.compare import changes, incomparable
+from benchmarks.suite.compare import changes, incomparable, missing
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Result
-from benchmarks.suite.rounds import Offline
+from benchmarks.suite.rounds import Offline, Rounds
 from benchmarks.suite.run import _report
 from benchmarks.suite.scenarios import by_share, knee, read_curve
 from benchmarks.suite.settings import BenchSettings
+from benchmarks.summary import Rows
 from benchmarks.window import bottleneck
 from benchmarks.workload import KINDS, Name
 from tests.results import MACHINE, point, repeated, result, workload
@@ -39,7 +40,45 @@ def test_the_same_run_twice_has_no_regression() -> None:
 
 def test_a_server_that_became_slower_is_a_regression() -> None:
     slower = result(workloads={"mixed": workload(server=1_500.0)})
-    assert worse(result(), slower) == ["mixed: work ratio", "mixed: server CPU / floor"]
+    found = ["mixed: work ratio", "mixed: server CPU / floor", "mixed: server CPU / echo"]
+    assert worse(result(), slower) == found
+
+
+def test_a_model_that_became_slower_for_floor_and_server_is_a_regression() -> None:
+    """The work ratio rises then: the floor runs the same model."""
+    slower = result(workloads={"mixed": workload(floor=1_500.0, server=1_750.0)})
+    assert worse(result(), slower) == ["mixed: server CPU / echo", "mixed: floor / echo"]
+
+
+def test_a_figure_that_one_run_lacks_is_missing_and_one_that_both_lack_is_not() -> None:
+    broken = workload().model_copy(update={"work_ratio": repeated(0.9, float("nan"), 0.9)})
+    for other in ({"mixed": broken}, {"mixed": workload(), "list": broken}):
+        assert not missing(result(workloads=other), result(workloads=other))
+    assert missing(result(), result(workloads={"mixed": broken})) == ["mixed: work ratio in the later run"]
+    assert missing(result(workloads={"mixed": broken}), result()) == ["mixed: work ratio in the earlier run"]
+    both = result(workloads={"mixed": workload(), "list": workload()})
+    assert len(missing(both, result())) == 5, "every figure of the workload that is not there"
+    assert missing(result(startup_s=repeated(1.0)), result()) == ["start-up s in the earlier run"]
+
+
+def test_knee_goodput_memory_and_lists_are_compared_though_a_run_has_them_once() -> None:
+    def run(scale: float, memory_mb: float) -> Result:
+        past = point(1.15, 90.0).model_copy(update={"goodput": 100.0 * scale})
+        lists = {"Offline": {"per_s": 400.0 * scale}}
+        facts = {"main": "mixed", "knee_per_s": 80.0 * scale, "memory_mb": memory_mb, "points": [past]}
+        return result(scenarios=lists, **facts)
+
+    assert worse(run(1.0, 100.0), run(0.95, 105.0)) == []
+    assert worse(run(1.0, 100.0), run(0.8, 120.0)) == [
+        "knee x echo", "goodput beyond the capacity x echo", "lists of 32 x echo", "memory MB"
+    ]  # fmt: skip
+
+
+def test_p99_of_all_rounds_together_is_compared_too() -> None:
+    pooled, slower = (workload().model_copy(update={"p99_ms_at_70": repeated(ms)}) for ms in (50.0, 60.0))
+    base, head = (result(workloads={"mixed": one}) for one in (pooled, slower))
+    assert worse(base, head) == ["mixed: p99 at 70 % / floor"]
+    assert worse(result(), base) == missing(result(), base) == []
 
 
 def test_a_slower_machine_is_none() -> None:
@@ -102,12 +141,50 @@ def test_schema_is_printed_of_all_that_a_result_holds(capsys: pytest.CaptureFixt
 
 def test_no_curve_has_no_knee() -> None:
     assert knee([]) == 0.0
+    assert knee([(10.0, float("nan"), True)]) == 0.0
+
+
+def test_knee_does_not_hang_on_the_few_answers_of_the_lowest_rate() -> None:
+    rest = [(30.0, 12.0, True), (50.0, 12.0, True), (90.0, 30.0, True), (100.0, 90.0, True)]
+    for lowest in (float("nan"), 4.0, 12.0, 200.0 / 9.0):
+        assert knee([(10.0, lowest, True), *rest]) == 90.0
+
+
+def latencies(name: Name, share: float, number: int, tmp_path: Path) -> dict[str, Any]:
+    """A window in which so many were answered within 10 ms."""
+    times, zeros = np.zeros(number), np.zeros(number, np.int32)
+    Rows(times, times, times + 0.01, zeros, zeros, zeros + 1).save(tmp_path / "rows.npz")
+    facts = point(share, 10.0).model_copy(update={"workload": name, "requests": number})
+    return facts.model_dump(mode="json") | {"rows": str(tmp_path / "rows.npz")}
+
+
+@pytest.mark.parametrize(("number", "values"), [(320, [10.0, 10.0]), (200, [10.0]), (100, [])])
+def test_p99_needs_answers_of_a_round_or_of_all_rounds_together(
+    number: int, values: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(BenchSettings(workloads=["list"], results=tmp_path, _cli_parse_args=[]), result(notes=[]), Raw())
+    monkeypatch.setattr(bench, "offer", lambda name, share, *_: latencies(name, share, number, tmp_path))
+    rounds = Rounds(bench, lambda _: None)
+    for round_ in (1, 2):
+        rounds._offered("list", 0.7, 100.0, round_, 7)
+        rounds._keep()
+    assert bench.result.workloads["list"].p99_ms_at_70.values == pytest.approx(values)
+    assert [np.isnan(one.p99_ms) for one in bench.result.points] == [number < 300] * 2
+    assert len(bench.result.notes) == (len(values) == 1)
 
 
 def test_client_is_the_bottleneck_when_it_is_busy_or_behind() -> None:
     assert bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=0.1, max_late_ms=5.0) == ""
     assert "of its core" in bottleneck(busy=0.95, max_busy=0.9, late_p50_ms=0.1, max_late_ms=5.0)
     assert "late" in bottleneck(busy=0.5, max_busy=0.9, late_p50_ms=20.0, max_late_ms=5.0)
+
+
+@pytest.mark.parametrize(("late_ms", "p99_ms", "is_late"), [(6, 20, True), (4, 20, False), (0.9, 1, False)])
+def test_client_is_the_bottleneck_when_its_lateness_is_much_of_the_p99(
+    late_ms: float, p99_ms: float, is_late: bool
+) -> None:
+    """The median may be fine: 49 % of the sends are then."""
+    assert ("one of 100 sends" in bottleneck(0.5, 0.9, 0.1, 5.0, late_ms=late_ms, p99_ms=p99_ms)) == is_late
 
 
 def test_metrics_between_two_scrapes() -> None:
@@ -176,6 +253,7 @@ def test_floor_is_of_texts_as_long_as_those_that_were_answered() -> None:
     offline = Offline(encode_us=1_000.0, rest_us=200.0, tokens=20.0)
     assert [offline.for_texts(tokens) for tokens in (20.0, 22.0, 0.0)] == pytest.approx([1_200.0, 1_300.0, 1_200.0])
     assert Offline(0.0, 200.0, 0.0).for_texts(5.0) == 200.0
+    assert Offline(1_000.0, 200.0, 20.0, grows=0.5).for_texts(22.0) == pytest.approx(1_250.0), "half is paid per text"
 
 
 def test_what_repeats_is_asked_of_the_server_with_a_cache() -> None:

@@ -1,0 +1,88 @@
+"""The floor is the least: of the batch sizes, of the passes, of searching one by one or together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.floor import BATCHES, Floor, FloorMeter, Part, fastest, growing
+from benchmarks.workload import make
+from server.models.bundle import Bundle
+
+
+class Clock:
+    """Moves only when somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, took: list[float]) -> None:
+        """Take the next of these times, the last one for ever."""
+        self.now += took.pop(0) if len(took) > 1 else took[0]
+
+
+def works(clock: Clock, times: dict[int, list[float]]) -> dict[int, Callable[[], None]]:
+    return {size: partial(clock.work, took) for size, took in times.items()}
+
+
+def test_fastest_pass_counts_and_only_what_is_near_the_best_is_run_again() -> None:
+    clock = Clock()
+    times = {1: [9.0, 1.0], 4: [5.0, 4.0, 3.0, 2.0], 8: [5.2, 6.0]}
+    assert fastest(works(clock, times), clock, 100.0) == pytest.approx({1: 9.0, 4: 3.0, 8: 5.2})
+
+
+def test_no_pass_begins_when_the_time_is_over() -> None:
+    clock = Clock()
+    assert fastest(works(clock, {4: [5.0, 1.0], 8: [5.0, 1.0]}), clock, 10.0) == {4: 5.0, 8: 5.0}
+
+
+def test_share_that_grows_with_the_tokens_leaves_out_what_a_batch_costs_anyway() -> None:
+    """Each text costs 50 and 5 a token: of texts of 10 on average half grows."""
+    parts = [Part(4, 4 * tokens, 0.0, {8: 4.0 * (50 + 5 * tokens)}) for tokens in (5, 15)]
+    assert growing(parts) == pytest.approx(0.5)
+    assert growing([Part(4, 4 * n, 0.0, {8: 4.0 * n}) for n in (5, 15)]) == pytest.approx(1.0)
+    assert growing([Part(4, 4 * n, 0.0, {8: 4.0}) for n in (5, 15)]) == 0.0
+    assert growing([Part(0, 0, 0.0, {8: 0.0})] * 2) == 1.0
+
+
+class Model:
+    """Costs what a batch costs and takes the time of the clock; remembers the sizes."""
+
+    def __init__(self, clock: Clock, cost: Callable[[int], float]) -> None:
+        self._clock, self._cost = clock, cost
+
+    def run(self, jobs: list[Any]) -> list[Any]:
+        """Nothing but time."""
+        self._clock.now += self._cost(len(jobs))
+        return jobs
+
+
+def measured(bundle: Bundle, cost: Callable[[int], float]) -> Floor:
+    """The floor of 128 requests of *mixed* with models and a search that cost so much, in microseconds a batch."""
+    meter, clock = FloorMeter(bundle.folder, None), Clock()
+    meter._clock = clock
+    meter.encoder = meter.ranker = Model(clock, lambda size: 1e-6 * cost(size))  # type: ignore[assignment]
+    catalogue = meter.catalogue
+
+    def search_many(users: list[Any], allowed: list[Any], k: list[int]) -> list[Any]:
+        clock.now += 1e-6 * cost(len(users))
+        return [[]] * len(users)
+
+    catalogue.search_many = search_many  # type: ignore[method-assign, assignment]
+    return meter.measure(make("mixed", bundle.folder, 128, 7))
+
+
+@pytest.mark.parametrize("best", BATCHES)
+def test_every_step_is_in_its_best_batches(bundle: Bundle, best: int) -> None:
+    found = measured(bundle, lambda size: 10.0 * size if size == best else 30.0 * size)
+    assert found.best_batch == best
+    assert (found.encode_us, found.rank_us, found.search_us) == pytest.approx((10.0, 10.0, 10.0))
+    assert found.floor_us == pytest.approx(30.0)
+    assert np.argmin([found.by_batch_us[size] for size in BATCHES]) == BATCHES.index(best)
