@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
 from benchmarks.peers.results import is_clean
-from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SPLIT, STREAM, UNARY
+from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SEPARATOR, SPLIT, STREAM, UNARY
 from benchmarks.suite import store
 from benchmarks.suite.result import Result, Workload
 from benchmarks.suite.settings import RESULTS
@@ -213,7 +213,8 @@ class Compared:
         mine, theirs = self.rows.get((OURS, ours)), self.rows.get((peer, mode))
         name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}{_errors(theirs)}"
         values = _rounds(mine, theirs, "share_of_floor")
-        return Aim(name, bound, values, self.at, why=_spoilt(mine) or self.skipped.get(peer, ""))
+        died = self.skipped.get(SEPARATOR.join((self.variant, peer, mode)), "")
+        return Aim(name, bound, values, self.at, why=_spoilt(mine) or died or self.skipped.get(peer, ""))
 
     def _least(self, what: str, figure: str) -> Aim:
         """Ours over the least of the peers'; servers with errors or wrong answers do not count."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import fingerprint
+from benchmarks.peers.targets import SEPARATOR
 from benchmarks.suite import html, store
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Peers, Result
@@ -37,13 +38,22 @@ def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (what
 
 
 def merged(old: Peers, new: Peers) -> Peers:
-    """Both; what the new one measured, or tried, is no longer shown from the old one."""
+    """Both; what the new one measured, or tried, is no longer shown from the old one.
+
+    Nor is what died there: its name begins with the variant, and the new one has all of its variants again.
+    """
     variants = {row["variant"] for row in new.rows}
     rows = [row for row in old.rows if row["variant"] not in variants] + new.rows
     again = {(row["target"], row["variant"]) for row in new.tries}
     tries = [row for row in old.tries if (row["target"], row["variant"]) not in again] + new.tries
     seen = {row["target"] for row in rows}
-    skipped = {name: why for name, why in old.skipped.items() if name not in seen} if new.rows else old.skipped
+    skipped = old.skipped
+    if new.rows:
+        skipped = {
+            name: why
+            for name, why in old.skipped.items()
+            if name not in seen and name.partition(SEPARATOR)[0] not in variants
+        }
     return Peers.of(rows, skipped | new.skipped, tries)
 
 

@@ -116,6 +116,13 @@ def test_a_peer_that_was_not_run_says_why(tmp_path: Path) -> None:
     assert found["bert3-int8, requests/s / floor: unary / ray split"] == "not measured: it does not install"
 
 
+def test_a_peer_that_died_in_one_mode_says_why_there(tmp_path: Path) -> None:
+    rows = [row for row in peers("bert3-int8", {}) if (row["target"], row["mode"]) != ("ray", "split")]
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {"bert3-int8, ray, split": "ended"}, [])))
+    assert found["bert3-int8, requests/s / floor: unary / ray split"] == "not measured: ended"
+    assert not found["bert3-int8, requests/s / floor: unary / ray as documented"].startswith("not measured")
+
+
 def test_a_peer_with_wrong_answers_is_no_best_peer(tmp_path: Path) -> None:
     rows = peers("bert3-int8", {})
     for row in rows:

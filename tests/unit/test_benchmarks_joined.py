@@ -74,6 +74,15 @@ def test_peers_of_one_variant_do_not_replace_those_of_another() -> None:
     assert len(tried.tries) == 1
 
 
+def test_what_died_is_forgotten_once_its_variant_was_measured_again() -> None:
+    died = {"int8, mosec, split": "ended with exit code 3", "static, ray, split": "ended"}
+    old = Peers.of([peer("mosec", "int8")], died | {"bentoml": "does not install"}, [])
+    again = merged(old, Peers.of([peer("mosec", "int8")], {}, []))
+    assert again.skipped == {"static, ray, split": "ended", "bentoml": "does not install"}
+    still = merged(old, Peers.of([peer("mosec", "int8")], {"int8, mosec, split": "ended again"}, []))
+    assert still.skipped["int8, mosec, split"] == "ended again"
+
+
 def test_summary_as_json_has_the_keys_that_are_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").mkdir()
     store.save(tmp_path / "a", result())
