@@ -81,10 +81,9 @@ def aims(results: Path) -> Iterator[Aim]:
     Raises:
         RuntimeError: there is no result.
     """
-    folders = store.folders(results)
-    if not folders:
+    every = [(folder.name, found) for folder, found in store.every(results)]
+    if not every:
         raise RuntimeError(f"{results}: no result yet: run make bench")
-    every = [(folder.name, store.load(folder)) for folder in folders]
     here = every[0][1].machine["cpu"]
     every = [(name, one) for name, one in every if one.machine["cpu"] == here]
     yield from _work(every)

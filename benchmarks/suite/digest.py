@@ -97,8 +97,7 @@ def _by_target(result: Result, figure: Callable[[str], float]) -> dict[str, dict
 
 
 def _with(results: Path, ours: Result, has: Callable[[Result], bool]) -> tuple[Result | None, str]:
-    for folder in store.folders(results):
-        found = store.load(folder)
+    for folder, found in store.every(results):
         if found.machine["cpu"] == ours.machine["cpu"] and has(found):
             return found, folder.name
     return None, ""

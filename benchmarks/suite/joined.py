@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +59,13 @@ def merged(old: Peers, new: Peers) -> Peers:
 def known_tries(results: Path) -> list[dict[str, Any]]:
     """What `make bench-peers` with --tries found last on this machine; empty if it was never run."""
     cpu = fingerprint()["cpu"]
-    for folder in store.folders(results):
-        with suppress(RuntimeError):
-            found = store.load(folder)
-            if found.machine["cpu"] == cpu and found.peers.tries:
-                return found.peers.tries
-    return []
+    every = (found for _, found in store.every(results) if found.machine["cpu"] == cpu)
+    return next((found.peers.tries for found in every if found.peers.tries), [])
 
 
 def _folder(section: str, results: Path) -> Path:
     machine = fingerprint()
-    folder = next((one for one in store.folders(results) if _is_of(one, machine)), None)
+    folder = next((one for one, found in store.every(results) if _is_of(found, machine)), None)
     if folder is None:
         folder = store.new_folder(results, machine)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -81,9 +76,5 @@ def _folder(section: str, results: Path) -> Path:
     return folder
 
 
-def _is_of(folder: Path, machine: dict[str, str]) -> bool:
-    try:
-        found = store.load(folder)
-    except RuntimeError:
-        return False
+def _is_of(found: Result, machine: dict[str, str]) -> bool:
     return found.commit == machine["commit"] and found.machine["cpu"] == machine["cpu"]

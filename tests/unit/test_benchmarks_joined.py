@@ -11,11 +11,13 @@ import pytest
 
 from benchmarks.machine import fingerprint
 from benchmarks.suite import html, store
+from benchmarks.suite.aims import aims
+from benchmarks.suite.compare import newest
 from benchmarks.suite.digest import SummaryConfig, digest
 from benchmarks.suite.digest import run as summary
 from benchmarks.suite.joined import join, merged
 from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Peers
+from benchmarks.suite.result import SCHEMA, Peers
 from benchmarks.summary import Rows
 from tests.results import MACHINE, catalogue_row, peer, point, result, workload
 
@@ -116,3 +118,21 @@ def test_summary_takes_peers_from_an_older_run_of_the_same_machine(tmp_path: Pat
     found = digest(tmp_path)
     assert set(found["req_per_s_core"]) == {"mosec", "swiftrec"}
     assert found["sources"] == {"run": "2026-01-03-c", "peers": "2026-01-01-a"}
+
+
+@pytest.mark.parametrize("content", ["{", '{"started": 3}', "other format"])
+def test_a_result_that_cannot_be_read_is_named_and_left_out(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine, good, bad = fingerprint(), tmp_path / "2026-01-01-good", tmp_path / "2026-01-02-bad"
+    for folder in (good, bad):
+        folder.mkdir()
+    store.save(good, result(machine=machine, commit=machine["commit"]))
+    other = result(schema_version=SCHEMA + 1).model_dump_json()
+    (bad / store.RESULT).write_text(other if content == "other format" else content)
+    assert digest(tmp_path)["sources"] == {"run": good.name}
+    assert capsys.readouterr().err.count(f"left out: {bad / store.RESULT}: ") == 1, "once, not for every part"
+    assert newest(tmp_path) == good
+    assert list(aims(tmp_path))
+    assert join("catalogue", [asdict(catalogue_row())], tmp_path) == good
+    assert capsys.readouterr().err.count(f"left out: {bad / store.RESULT}: ") == 3
