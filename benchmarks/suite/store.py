@@ -74,7 +74,8 @@ def load(path: Path) -> Result:
         raise RuntimeError(f"{file}: no result ({error.strerror}): run make bench") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RuntimeError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise RuntimeError(f"{file}: no result: {where}{first['msg']}") from None
     if found.schema_version != SCHEMA:
         raise RuntimeError(f"{file}: written in format {found.schema_version}, this is {SCHEMA}: measure again")
     return found
