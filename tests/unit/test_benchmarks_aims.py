@@ -145,6 +145,21 @@ def test_our_own_errors_and_wrong_answers_meet_nothing(tmp_path: Path, spoilt: d
     assert all(verdict.startswith("not measured: this server had ") for verdict in ours)
 
 
+@pytest.mark.parametrize("limited", ["mosec", OURS])
+def test_rows_that_the_client_held_back_meet_nothing_and_hide_no_better_peer(tmp_path: Path, limited: str) -> None:
+    rows = peers("bert3-int8", {OURS: 500.0})
+    for row in rows:
+        row["is_client_limited"] = row["target"] == limited
+        row["p50_ms_one_in_flight"] = 0.1 if row["target"] == "mosec" else row["p50_ms_one_in_flight"]
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    name = "bert3-int8, requests/s / floor: list of 32 / mosec split"
+    assert found[name].startswith("not measured: the client was the limit of")
+    assert limited in found[name]
+    assert found["bert3-int8, p50 with one in flight: unary / mosec as documented"].startswith("not measured: the cl")
+    other = found["bert3-int8, requests/s / floor: unary / ray split"]
+    assert other == ("met" if limited == "mosec" else "not measured: the client was the limit of swiftrec unary")
+
+
 def test_latency_is_also_compared_with_the_setting_of_a_peer_that_is_best_for_it(tmp_path: Path) -> None:
     """32 texts within 10 ms give the most requests a second, and 10 ms to whoever is alone."""
     settings = {"32 within 10 ms": 12.0, "32 within 1 ms": 0.9, "16 within 0 ms": 0.1}
