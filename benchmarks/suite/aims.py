@@ -106,8 +106,9 @@ def _newest(every: Every, has: Callable[[Result], bool]) -> tuple[str, Result | 
 
 
 def _is_whole(result: Result) -> bool:
-    """Whether it is a full run of `make bench` whose figures count."""
-    return not (result.is_partial or result.failures or result.settings.get("size") == "smoke")
+    """Whether it is a full run of `make bench`, of a server of its own, whose figures count."""
+    settings = result.settings
+    return not (result.is_partial or result.failures or settings.get("size") == "smoke" or settings.get("target"))
 
 
 def _work(every: Every) -> Iterator[Aim]:

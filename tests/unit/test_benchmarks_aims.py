@@ -67,6 +67,7 @@ def test_work_ratio_is_the_default_students_of_a_whole_run(tmp_path: Path) -> No
         default_run(workloads=good),
         default_run(workloads=bad, failures=["the client is the bottleneck"]),
         default_run(workloads=bad, settings={"size": "smoke"}),
+        default_run(workloads=bad, settings={"size": "full", "target": "127.0.0.1:8001"}),
         result(workloads=bad, bundle={"variant": "bert3-int8", "default": "static-fp32"}),
     )
     found = verdicts(tmp_path, *runs)
