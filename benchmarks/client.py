@@ -26,6 +26,7 @@ from benchmarks.summary import OK, UNAVAILABLE, Rows
 from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
+ANY_SIZE = ("grpc.max_receive_message_length", -1)  # gRPC's own limit is 4 MB
 _CONNECT_S = 10.0
 _MOST_ROWS = 32_000  # whose replies may be kept
 Answered = Callable[[int, bytes], None]
@@ -41,7 +42,7 @@ def connected(target: str, method: str) -> Iterator[Send]:
     Raises:
         RuntimeError: it does not answer.
     """
-    with grpc.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    with grpc.insecure_channel(target, options=[ANY_SIZE]) as channel:
         _wait_ready(channel, target)
         yield unary(channel, method)
 

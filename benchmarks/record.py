@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from benchmarks.client import ANY_SIZE
 from benchmarks.recording import FORMAT, Marks
 from benchmarks.texts import NO_CUT, Items
 from benchmarks.workload import PATHS, Method
@@ -47,11 +48,12 @@ def run(settings: RecordSettings) -> int:
     on_signals(stop.set)
     tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
     marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
-    with settings.output.open("w", encoding="utf-8") as file, grpc.insecure_channel(settings.target) as channel:
+    with (
+        settings.output.open("w", encoding="utf-8") as file,
+        grpc.insecure_channel(settings.target, options=[ANY_SIZE]) as channel,
+    ):
         recorder = Recorder(settings.method, marks, file)
-        server = grpc.server(ThreadPoolExecutor(settings.workers), options=(("grpc.so_reuseport", 0),))
-        server.add_generic_rpc_handlers((Proxy(channel, recorder),))
-        port = server.add_insecure_port(f"127.0.0.1:{settings.port}")
+        server, port = proxy(channel, recorder, settings.port, settings.workers)
         server.start()
         sys.stdout.write(f"recording on 127.0.0.1:{port}, passed on to {settings.target}\n")
         sys.stdout.flush()
@@ -60,6 +62,14 @@ def run(settings: RecordSettings) -> int:
         recorder.close()
     sys.stdout.write(f"{recorder.written} calls in {settings.output}\n")
     return 0
+
+
+def proxy(channel: grpc.Channel, recorder: Recorder, port: int = 0, workers: int = 8) -> tuple[grpc.Server, int]:
+    """A server that passes everything on over `channel`, and its port; it is the server there that limits sizes."""
+    options = (("grpc.so_reuseport", 0), ANY_SIZE)
+    server = grpc.server(ThreadPoolExecutor(workers), options=options)
+    server.add_generic_rpc_handlers((Proxy(channel, recorder),))
+    return server, server.add_insecure_port(f"127.0.0.1:{port}")
 
 
 class Recorder:

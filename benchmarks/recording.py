@@ -3,7 +3,11 @@
 A recording is JSON lines: a head, then one line a call with its time of arrival, and for each of its requests the
 events and the query. A text is its length in tokens and a mark, an item id is a mark. Marks are keyed hashes; the key
 is made for one recording and never written, so that nobody can try out texts against them, but equal texts have equal
-marks. A replay draws a text of the same length for each mark, and an item of its own bundle for each mark of an id.
+marks. A replay draws a text of the same length for each mark, and an item of its own bundle for each mark of an id;
+what was kept in the clear (`--keep-texts`) is sent as it was.
+
+Of a filter the ids are kept as marks; its attributes only with `--keep-texts`, else it is without them in the replay:
+`conditions` says how many there were. Bundle and version of a request are left out.
 """
 
 from __future__ import annotations
@@ -22,12 +26,24 @@ from numpy.typing import NDArray
 from benchmarks.texts import Items, TokenTexts
 from benchmarks.workload import Asked, Method
 from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
+from server.pb.swiftrec.v1.recommender_pb2 import (
+    AttributeValues,
+    BatchRecommendRequest,
+    Event,
+    Filter,
+    RecommendRequest,
+)
 
 FORMAT = 1
 _MARK_BYTES = 8
 Seen = dict[str, Any]
-"""One request: `events` [[kind, mark, tokens]], `query` [mark, tokens], `top_k`; what it has not is not there."""
+"""One request; what it has not is not there.
+
+`events` [[kind, mark, tokens]] and `query` [mark, tokens], with the text or id behind it if it was kept; `top_k`,
+`exclude_history`, `priority`; `allowed` and `denied` [[mark, id if kept]], `conditions` their number, and
+`attributes` {any_of, all_of, none_of} [[name, values]] if they were kept.
+"""
+_CONDITIONS = ("any_of", "all_of", "none_of")
 
 
 class Marks:
@@ -58,14 +74,30 @@ class Marks:
         seen: Seen = {"events": [self._event(event) for event in request.history]}
         if request.query:
             seen["query"] = self._text(request.query)
-        if request.HasField("top_k"):
-            seen["top_k"] = request.top_k
+        seen |= {name: getattr(request, name) for name in ("top_k", "exclude_history") if request.HasField(name)}
+        seen |= {"priority": request.priority} if request.priority else {}
+        return seen | self._filter(request.filter)
+
+    def _filter(self, conditions: Filter) -> Seen:
+        ids = {"allowed": conditions.allowed_item_ids, "denied": conditions.denied_item_ids}
+        seen: Seen = {name: [self._id(item_id) for item_id in found] for name, found in ids.items() if found}
+        attributes = {name: found for name in _CONDITIONS if (found := getattr(conditions, name))}
+        if attributes:
+            seen["conditions"] = sum(map(len, attributes.values()))
+        if attributes and self._keep:
+            seen["attributes"] = {
+                name: [[one.name, list(one.values)] for one in found] for name, found in attributes.items()
+            }
         return seen
 
     def _event(self, event: Event) -> list[Any]:
         if event.WhichOneof("event") == "text":
             return ["text", *self._text(event.text)]
-        return ["id", self._mark(event.item_id), 0, *([event.item_id] if self._keep else [])]
+        mark, *kept = self._id(event.item_id)
+        return ["id", mark, 0, *kept]
+
+    def _id(self, item_id: str) -> list[str]:
+        return [self._mark(item_id), *([item_id] if self._keep else [])]
 
     def _text(self, text: str) -> list[Any]:
         return [self._mark(text), self._count(text), *([text] if self._keep else [])]
@@ -101,7 +133,7 @@ class Recording:
         return found
 
     def asked(self, bundle: Path, seed: int) -> Asked:
-        """The calls again, with texts and ids of the bundle at `bundle` in the place of the recorded ones."""
+        """The calls again, with texts and ids of the bundle at `bundle` in the place of those that were not kept."""
         drawn = _Drawn(bundle, seed)
         messages = [self._message([drawn.request(seen) for seen in call]) for call in self.calls]
         tokens = [sum(_tokens(seen) for seen in call) for call in self.calls]
@@ -133,21 +165,32 @@ class _Drawn:
 
     def request(self, seen: Seen) -> RecommendRequest:
         """A request of the same shape."""
-        request = RecommendRequest(history=[self._event(*event[:3]) for event in seen.get("events", ())])
+        request = RecommendRequest(history=[self._event(*event) for event in seen.get("events", ())])
         if "query" in seen:
-            request.query = self._text(*seen["query"][:2])
-        if "top_k" in seen:
-            request.top_k = seen["top_k"]
+            request.query = self._text(*seen["query"])
+        for name in ("top_k", "exclude_history", "priority"):
+            if name in seen:
+                setattr(request, name, seen[name])
+        request.filter.allowed_item_ids.extend(self._id(*one) for one in seen.get("allowed", ()))
+        request.filter.denied_item_ids.extend(self._id(*one) for one in seen.get("denied", ()))
+        for name, found in seen.get("attributes", {}).items():
+            getattr(request.filter, name).extend(AttributeValues(name=key, values=values) for key, values in found)
+        if not request.filter.ByteSize():
+            request.ClearField("filter")
         return request
 
-    def _event(self, kind: str, mark: str, tokens: int) -> Event:
+    def _event(self, kind: str, mark: str, tokens: int, *kept: str) -> Event:
         if kind == "text":
-            return Event(text=self._text(mark, tokens))
-        return Event(
-            item_id=self._known.setdefault(f"id {mark}", self._ids[int(self._random.integers(len(self._ids)))])
-        )
+            return Event(text=self._text(mark, tokens, *kept))
+        return Event(item_id=self._id(mark, *kept))
 
-    def _text(self, mark: str, tokens: int) -> str:
+    def _id(self, mark: str, *kept: str) -> str:
+        drawn = self._ids[int(self._random.integers(len(self._ids)))]
+        return kept[0] if kept else self._known.setdefault(f"id {mark}", drawn)
+
+    def _text(self, mark: str, tokens: int, *kept: str) -> str:
+        if kept:
+            return kept[0]
         name = f"text {mark}"
         if name not in self._known:
             self._known[name] = self._texts.draw(tokens, self._random)

@@ -18,7 +18,7 @@ from benchmarks.peers.install import HOME, InstallError, python_of
 from benchmarks.peers.measure import Figures, Plan, is_answering, measure
 from benchmarks.peers.reference import Scores
 from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.targets import Target
+from benchmarks.peers.targets import SEPARATOR, Target
 from benchmarks.peers.wire import connected
 from benchmarks.process import SERVER_CORE, load_cores
 from server.models.bundle import Bundle
@@ -61,7 +61,7 @@ def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results
     before: float | None = None
     for number in range(1, repeats + 1):
         for target in chosen:
-            label = f"{setting.variant}, {target.label}"
+            label = f"{setting.variant}{SEPARATOR}{target.label}"
             if target.name in results.skipped or label in results.died:
                 continue
             floor, before = floor_us(setting) if before is None else before, None

@@ -56,7 +56,7 @@ class Target:
     @property
     def label(self) -> str:
         """For progress and errors."""
-        return f"{self.name}, {self.mode}"
+        return f"{self.name}{SEPARATOR}{self.mode}"
 
     @property
     def splits(self) -> bool:
@@ -64,6 +64,7 @@ class Target:
         return self.mode.startswith(SPLIT)
 
 
+SEPARATOR = ", "  # between variant, server and mode of a row that died
 DOCUMENTED, SPLIT = "as documented", "split"
 OURS, UNARY, LIST, STREAM = "swiftrec", "unary", "list of 32", "stream"
 

@@ -17,8 +17,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from benchmarks.peers.results import is_clean
-from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SPLIT, STREAM, UNARY
+from benchmarks.peers.results import is_clean, is_client_limited
+from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SEPARATOR, SPLIT, STREAM, UNARY
 from benchmarks.suite import store
 from benchmarks.suite.result import Result, Workload
 from benchmarks.suite.settings import RESULTS
@@ -81,10 +81,9 @@ def aims(results: Path) -> Iterator[Aim]:
     Raises:
         RuntimeError: there is no result.
     """
-    folders = store.folders(results)
-    if not folders:
+    every = [(folder.name, found) for folder, found in store.every(results)]
+    if not every:
         raise RuntimeError(f"{results}: no result yet: run make bench")
-    every = [(folder.name, store.load(folder)) for folder in folders]
     here = every[0][1].machine["cpu"]
     every = [(name, one) for name, one in every if one.machine["cpu"] == here]
     yield from _work(every)
@@ -107,8 +106,9 @@ def _newest(every: Every, has: Callable[[Result], bool]) -> tuple[str, Result | 
 
 
 def _is_whole(result: Result) -> bool:
-    """Whether it is a full run of `make bench` whose figures count."""
-    return not (result.is_partial or result.failures or result.settings.get("size") == "smoke")
+    """Whether it is a full run of `make bench`, of a server of its own, whose figures count."""
+    settings = result.settings
+    return not (result.is_partial or result.failures or settings.get("size") == "smoke" or settings.get("target"))
 
 
 def _work(every: Every) -> Iterator[Aim]:
@@ -212,8 +212,9 @@ class Compared:
         """Requests/s as shares of the floor, ours over theirs."""
         mine, theirs = self.rows.get((OURS, ours)), self.rows.get((peer, mode))
         name = f"{self.variant}, requests/s / floor: {ours} / {peer} {mode}{_errors(theirs)}"
-        values = _rounds(mine, theirs, "share_of_floor")
-        return Aim(name, bound, values, self.at, why=_spoilt(mine) or self.skipped.get(peer, ""))
+        values, why = _rounds(mine, theirs, "share_of_floor"), _limited(mine, theirs)
+        died = self.skipped.get(SEPARATOR.join((self.variant, peer, mode)), "")
+        return Aim(name, bound, values, self.at, why=_spoilt(mine) or why or died or self.skipped.get(peer, ""))
 
     def _least(self, what: str, figure: str) -> Aim:
         """Ours over the least of the peers'; servers with errors or wrong answers do not count."""
@@ -225,7 +226,7 @@ class Compared:
         best = min(theirs, key=lambda row: float(row[figure]), default=None)
         who = f"{best['target']} {best['mode']}" if best else "the best peer"
         name, values = f"{self.variant}, {what}: {UNARY} / {who}", _rounds(ours, best, figure)
-        return Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
+        return Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours) or _limited(ours, best))
 
     def _least_tried(self, what: str, figure: str) -> Iterator[Aim]:
         """Ours over a setting that was tried: a peer's best for throughput is not its best for latency."""
@@ -237,9 +238,10 @@ class Compared:
         )
         if best is None or ours is None:
             return
-        values = [ours[figure] / best[figure]] if ours[figure] and not _spoilt(ours) else []
+        why = _spoilt(ours) or _limited(ours, best)
+        values = [ours[figure] / best[figure]] if ours[figure] and not why else []
         name = f"{self.variant}, {what}: {UNARY} / {best['target']} {best['mode']}, {best['tried']} (tried apart)"
-        yield Aim(name, 1.0, values, self.at, at_most=True, why=_spoilt(ours))
+        yield Aim(name, 1.0, values, self.at, at_most=True, why=why)
 
 
 def _spoilt(ours: Row | None) -> str:
@@ -249,14 +251,20 @@ def _spoilt(ours: Row | None) -> str:
     return f"this server had {ours['errors']} errors and {ours['wrong_answers']} wrong answers"
 
 
+def _limited(*rows: Row | None) -> str:
+    """Which of them say what the client can do, and not the server: they are left in, so that no other is the best."""
+    names = [f"{row['target']} {row.get('mode', '')}".rstrip() for row in rows if row and is_client_limited(row)]
+    return f"the client was the limit of {' and '.join(names)}" if names else ""
+
+
 def _errors(theirs: Row | None) -> str:
     """Of a peer, whose rate they lower."""
     return f" ({theirs['errors']} errors)" if theirs and theirs["errors"] else ""
 
 
 def _rounds(ours: Row | None, theirs: Row | None, figure: str) -> list[float]:
-    """Ours over theirs in each round that both have; none where ours has errors or wrong answers."""
-    if _spoilt(ours):
+    """Ours over theirs in each round that both have; none where ours has errors, or the client held one back."""
+    if _spoilt(ours) or _limited(ours, theirs):
         return []
     pairs = zip(ours["rounds"], theirs["rounds"], strict=False) if ours and theirs else ()
     return [one[figure] / other[figure] for one, other in pairs if one[figure] and other[figure]]

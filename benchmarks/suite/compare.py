@@ -84,8 +84,8 @@ def newest(results: Path) -> Path:
     Raises:
         RuntimeError: there is none.
     """
-    for folder in store.folders(results):
-        if store.load(folder).workloads:
+    for folder, found in store.every(results):
+        if found.workloads:
             return folder
     raise RuntimeError(f"{results}: no result yet: run make bench")
 

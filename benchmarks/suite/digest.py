@@ -1,9 +1,13 @@
-"""`python -m benchmarks summary`: the newest run in a few figures, ours and those that were measured apart."""
+"""`python -m benchmarks summary`: the newest run in a few figures, ours and those that were measured apart.
+
+Rates and latencies of one map are of one job by one clock: once other servers were measured, theirs and the rows of
+this server in the same comparison; before that what `make bench` has of *mixed* and *list*, per CPU second.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
 from benchmarks.suite import store
-from benchmarks.suite.compare import newest
-from benchmarks.suite.result import Result
+from benchmarks.suite.result import Peers, Result
 from benchmarks.suite.settings import RESULTS
 
 OURS, OUR_LIST = "swiftrec", "swiftrec BatchRecommend"
+Every = Sequence[tuple[Path, Result]]
 KEYS = ("machine", "commit", "work_ratio", "req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue")
 
 
@@ -37,8 +41,9 @@ def run(settings: SummaryConfig) -> int:
     shown = report.as_json({key: found[key] for key in KEYS}) if settings.as_json else _text(found)
     sys.stdout.write(f"{shown}\n")
     problems = [*found["failures"], *(["the run is partial"] if found["is_partial"] else [])]
-    for problem in problems:
-        sys.stderr.write(f"benchmarks summary: {problem}\n")
+    problems += ["only a smoke run, whose figures say nothing: run make bench"] if found["is_smoke"] else []
+    for said in (*problems, *found["elsewhere"]):
+        sys.stderr.write(f"benchmarks summary: {said}\n")
     return 1 if problems else 0
 
 
@@ -48,23 +53,45 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
     Raises:
         RuntimeError: there is no run.
     """
-    folder = folder or newest(results)
-    ours = store.load(folder)
-    peers, peers_at = _with(results, ours, lambda one: bool(one.peers.req_per_s_core or one.peers.skipped))
-    catalogue, catalogue_at = _with(results, ours, lambda one: bool(one.catalogue))
-    teacher, teacher_at = _with(results, ours, lambda one: bool(one.teacher))
-    sources = {"peers": peers_at, "catalogue": catalogue_at, "teacher": teacher_at}
+    every = list(store.every(results))
+    folder, ours = (folder, store.load(folder)) if folder else _newest(every, results)
+    here = [(at, one) for at, one in every if one.machine["cpu"] == ours.machine["cpu"]]
+    found = {
+        "peers": _with(here, lambda one: bool(one.peers.req_per_s_core or one.peers.skipped)),
+        "catalogue": _with(here, lambda one: any(not row.get("partial") for row in one.catalogue))
+        or _with(here, lambda one: bool(one.catalogue)),
+        "teacher": _with(here, lambda one: bool(one.teacher)),
+    }
+    peers, catalogue, teacher = (apart[1] if apart else None for apart in found.values())
+    others = peers.peers if peers else Peers()
+    maps = {"req_per_s_core": others.req_per_s_core, "p99_ms_at_70": others.p99_ms_at_70}
     return {
         **of(ours),
-        "req_per_s_core": _rates(ours) | (peers.peers.req_per_s_core if peers else {}),
-        "p99_ms_at_70": _tails(ours) | (peers.peers.p99_ms_at_70 if peers else {}),
-        "peers_skipped": peers.peers.skipped if peers else {},
-        "peers": peers.peers.rows if peers else [],
+        **(maps if others.req_per_s_core else {}),
+        "peers_skipped": others.skipped,
+        "peers": others.rows,
+        "has_one_job": bool(others.req_per_s_core),
         "catalogue": catalogue.catalogue if catalogue else [],
         "teacher": teacher.teacher if teacher else {},
-        "own": list(_rates(ours)),
-        "sources": {"run": folder.name, **{name: at for name, at in sources.items() if at}},
+        "sources": {"run": folder.name, **{name: apart[0].name for name, apart in found.items() if apart}},
+        "elsewhere": [
+            f"{name}: from {apart[0].name}, commit {apart[1].commit}, and not {ours.commit}"
+            for name, apart in found.items()
+            if apart and apart[1].commit != ours.commit
+        ],
     }
+
+
+def _newest(every: Every, results: Path) -> tuple[Path, Result]:
+    """The newest full run; the newest smoke run if there is no other."""
+    runs = [(at, one) for at, one in every if one.workloads]
+    if not runs:
+        raise RuntimeError(f"{results}: no result yet: run make bench")
+    return _with(runs, lambda one: not _is_smoke(one)) or runs[0]
+
+
+def _is_smoke(result: Result) -> bool:
+    return result.settings.get("size") == "smoke"
 
 
 def of(result: Result) -> dict[str, Any]:
@@ -77,6 +104,7 @@ def of(result: Result) -> dict[str, Any]:
         "req_per_s_core": _rates(result),
         "p99_ms_at_70": _tails(result),
         "is_partial": result.is_partial,
+        "is_smoke": _is_smoke(result),
         "failures": result.failures,
     }
 
@@ -96,12 +124,8 @@ def _by_target(result: Result, figure: Callable[[str], float]) -> dict[str, dict
     return {target: {variant: figure(name)} for target, name in targets.items() if name in result.workloads}
 
 
-def _with(results: Path, ours: Result, has: Callable[[Result], bool]) -> tuple[Result | None, str]:
-    for folder in store.folders(results):
-        found = store.load(folder)
-        if found.machine["cpu"] == ours.machine["cpu"] and has(found):
-            return found, folder.name
-    return None, ""
+def _with(every: Every, has: Callable[[Result], bool]) -> tuple[Path, Result] | None:
+    return next(((at, one) for at, one in every if has(one)), None)
 
 
 def _text(found: dict[str, Any]) -> str:
@@ -114,7 +138,6 @@ def _text(found: dict[str, Any]) -> str:
     ]
     lines = [f"{found['machine']}, commit {found['commit']}", report.table(["workload", "work ratio"], ratios)]
     lines += [report.table(["target", "per s and core", "p99 ms at 70 %"], rates)]
-    if len(found["req_per_s_core"]) > len(found["own"]):
-        lines += [f"{', '.join(found['own'])}: *mixed* and *list*, per CPU second; the others: one job, by the clock"]
+    lines += ["one job, by the clock" if found["has_one_job"] else "*mixed* and *list*, per CPU second"]
     lines += [f"{peer} was not run: {why}" for peer, why in found["peers_skipped"].items()]
     return "\n\n".join(lines)

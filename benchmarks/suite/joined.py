@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import fingerprint
+from benchmarks.peers.targets import SEPARATOR
 from benchmarks.suite import html, store
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Peers, Result
@@ -37,30 +37,35 @@ def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (what
 
 
 def merged(old: Peers, new: Peers) -> Peers:
-    """Both; what the new one measured, or tried, is no longer shown from the old one."""
+    """Both; what the new one measured, or tried, is no longer shown from the old one.
+
+    Nor is what died there: its name begins with the variant, and the new one has all of its variants again.
+    """
     variants = {row["variant"] for row in new.rows}
     rows = [row for row in old.rows if row["variant"] not in variants] + new.rows
     again = {(row["target"], row["variant"]) for row in new.tries}
     tries = [row for row in old.tries if (row["target"], row["variant"]) not in again] + new.tries
     seen = {row["target"] for row in rows}
-    skipped = {name: why for name, why in old.skipped.items() if name not in seen} if new.rows else old.skipped
+    skipped = old.skipped
+    if new.rows:
+        skipped = {
+            name: why
+            for name, why in old.skipped.items()
+            if name not in seen and name.partition(SEPARATOR)[0] not in variants
+        }
     return Peers.of(rows, skipped | new.skipped, tries)
 
 
 def known_tries(results: Path) -> list[dict[str, Any]]:
     """What `make bench-peers` with --tries found last on this machine; empty if it was never run."""
     cpu = fingerprint()["cpu"]
-    for folder in store.folders(results):
-        with suppress(RuntimeError):
-            found = store.load(folder)
-            if found.machine["cpu"] == cpu and found.peers.tries:
-                return found.peers.tries
-    return []
+    every = (found for _, found in store.every(results) if found.machine["cpu"] == cpu)
+    return next((found.peers.tries for found in every if found.peers.tries), [])
 
 
 def _folder(section: str, results: Path) -> Path:
     machine = fingerprint()
-    folder = next((one for one in store.folders(results) if _is_of(one, machine)), None)
+    folder = next((one for one, found in store.every(results) if _is_of(found, machine)), None)
     if folder is None:
         folder = store.new_folder(results, machine)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -71,9 +76,5 @@ def _folder(section: str, results: Path) -> Path:
     return folder
 
 
-def _is_of(folder: Path, machine: dict[str, str]) -> bool:
-    try:
-        found = store.load(folder)
-    except RuntimeError:
-        return False
+def _is_of(found: Result, machine: dict[str, str]) -> bool:
     return found.commit == machine["commit"] and found.machine["cpu"] == machine["cpu"]

@@ -151,7 +151,8 @@ def _time(value: float | None, digits: int) -> str:
 
 def _errors(row: dict[str, Any]) -> str:
     wrong = f", {row['wrong_answers']} wrong answers" if row["wrong_answers"] else ""
-    return f"{row['errors']}{wrong}{'' if row['alone_equals_batch'] else ', alone differs from batch'}"
+    limit = ", the client was the limit" if row.get("is_client_limited") else ""
+    return f"{row['errors']}{wrong}{'' if row['alone_equals_batch'] else ', alone differs from batch'}{limit}"
 
 
 def _catalogue(rows: list[dict[str, Any]]) -> list[str]:

@@ -20,6 +20,7 @@ from server.models.bundle import Bundle, load_bundle
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest, RecommendResponse
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
+UNKNOWN = "unknown"  # the encoder of a server that ran already
 _FIRST_S = 30.0
 
 
@@ -45,16 +46,24 @@ def start(bench: Bench, stack: ExitStack) -> None:
     facts = bundle.manifest
     default = facts.default.get(settings.device, "fp32")
     names = {"name": facts.name, "version": str(facts.version), "device": settings.device, "default": default}
-    bench.result.bundle = {**names, "variant": settings.variant or default}
+    bench.result.bundle = {**names, "variant": settings.variant or (UNKNOWN if settings.target else default)}
     if settings.target:
         bench.server = bench.cached = Served(settings.target, None, settings.metrics)
         first_answer(settings.target, bundle)
-        bench.result.notes.append("a server that ran already: no start-up time, no CPU per request, no work ratio")
+        bench.result.notes += _of_a_stranger(settings.variant, default)
     else:
         _start_ours(bench, stack, bundle)
     bench.echo = stack.enter_context(serving(["-m", "benchmarks", "echo", "--bundle", str(settings.bundle)]))
     with pinned(SERVER_CORE):
         bench.floor = FloorMeter(settings.bundle, settings.variant, settings.device)
+
+
+def _of_a_stranger(variant: str | None, default: str) -> list[str]:
+    """What a reader has to know of a server that we did not start."""
+    notes = ["a server that ran already: no start-up time, no CPU per request, no work ratio"]
+    if variant is None:
+        notes.append(f"no server tells which encoder it runs: give --variant; the floor is that of {default}")
+    return notes
 
 
 def _start_ours(bench: Bench, stack: ExitStack, bundle: Bundle) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.suite.result import Result
+from benchmarks.suite.result import SCHEMA, Result
 
 RESULT = "result.json"
 
@@ -67,15 +69,30 @@ def load(path: Path) -> Result:
     """
     file = file_of(path)
     try:
-        return Result.model_validate_json(file.read_bytes())
+        found = Result.model_validate_json(file.read_bytes())
     except OSError as error:
         raise RuntimeError(f"{file}: no result ({error.strerror}): run make bench") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RuntimeError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise RuntimeError(f"{file}: no result: {where}{first['msg']}") from None
+    if found.schema_version != SCHEMA:
+        raise RuntimeError(f"{file}: written in format {found.schema_version}, this is {SCHEMA}: measure again")
+    return found
 
 
 def folders(results: Path) -> list[Path]:
     """Folders with a result, newest first."""
     found = [path.parent for path in results.glob(f"*/{RESULT}")]
     return sorted(found, key=lambda folder: folder.name, reverse=True)
+
+
+def every(results: Path) -> Iterator[tuple[Path, Result]]:
+    """Folders with their result, newest first; one that cannot be read is named on stderr and left out."""
+    for folder in folders(results):
+        try:
+            found = load(folder)
+        except RuntimeError as error:
+            sys.stderr.write(f"benchmarks: left out: {error}\n")
+            continue
+        yield folder, found

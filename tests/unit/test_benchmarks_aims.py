@@ -67,6 +67,7 @@ def test_work_ratio_is_the_default_students_of_a_whole_run(tmp_path: Path) -> No
         default_run(workloads=good),
         default_run(workloads=bad, failures=["the client is the bottleneck"]),
         default_run(workloads=bad, settings={"size": "smoke"}),
+        default_run(workloads=bad, settings={"size": "full", "target": "127.0.0.1:8001"}),
         result(workloads=bad, bundle={"variant": "bert3-int8", "default": "static-fp32"}),
     )
     found = verdicts(tmp_path, *runs)
@@ -116,6 +117,13 @@ def test_a_peer_that_was_not_run_says_why(tmp_path: Path) -> None:
     assert found["bert3-int8, requests/s / floor: unary / ray split"] == "not measured: it does not install"
 
 
+def test_a_peer_that_died_in_one_mode_says_why_there(tmp_path: Path) -> None:
+    rows = [row for row in peers("bert3-int8", {}) if (row["target"], row["mode"]) != ("ray", "split")]
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {"bert3-int8, ray, split": "ended"}, [])))
+    assert found["bert3-int8, requests/s / floor: unary / ray split"] == "not measured: ended"
+    assert not found["bert3-int8, requests/s / floor: unary / ray as documented"].startswith("not measured")
+
+
 def test_a_peer_with_wrong_answers_is_no_best_peer(tmp_path: Path) -> None:
     rows = peers("bert3-int8", {})
     for row in rows:
@@ -136,6 +144,21 @@ def test_our_own_errors_and_wrong_answers_meet_nothing(tmp_path: Path, spoilt: d
     ours = [verdict for name, verdict in found.items() if name.startswith("bert3-int8")]
     assert len(ours) == 14
     assert all(verdict.startswith("not measured: this server had ") for verdict in ours)
+
+
+@pytest.mark.parametrize("limited", ["mosec", OURS])
+def test_rows_that_the_client_held_back_meet_nothing_and_hide_no_better_peer(tmp_path: Path, limited: str) -> None:
+    rows = peers("bert3-int8", {OURS: 500.0})
+    for row in rows:
+        row["is_client_limited"] = row["target"] == limited
+        row["p50_ms_one_in_flight"] = 0.1 if row["target"] == "mosec" else row["p50_ms_one_in_flight"]
+    found = verdicts(tmp_path, result(peers=Peers.of(rows, {}, [])))
+    name = "bert3-int8, requests/s / floor: list of 32 / mosec split"
+    assert found[name].startswith("not measured: the client was the limit of")
+    assert limited in found[name]
+    assert found["bert3-int8, p50 with one in flight: unary / mosec as documented"].startswith("not measured: the cl")
+    other = found["bert3-int8, requests/s / floor: unary / ray split"]
+    assert other == ("met" if limited == "mosec" else "not measured: the client was the limit of swiftrec unary")
 
 
 def test_latency_is_also_compared_with_the_setting_of_a_peer_that_is_best_for_it(tmp_path: Path) -> None:

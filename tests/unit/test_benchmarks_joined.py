@@ -11,11 +11,13 @@ import pytest
 
 from benchmarks.machine import fingerprint
 from benchmarks.suite import html, store
+from benchmarks.suite.aims import aims
+from benchmarks.suite.compare import newest
 from benchmarks.suite.digest import SummaryConfig, digest
 from benchmarks.suite.digest import run as summary
 from benchmarks.suite.joined import join, merged
 from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Peers
+from benchmarks.suite.result import SCHEMA, Peers
 from benchmarks.summary import Rows
 from tests.results import MACHINE, catalogue_row, peer, point, result, workload
 
@@ -29,7 +31,7 @@ def test_sections_measured_apart_join_the_newest_run_and_the_summary(tmp_path: P
     found = digest(tmp_path)
     assert found["catalogue"][0]["items"] == 1_000
     assert found["peers_skipped"] == {"ray": "it does not install"}
-    assert set(found["req_per_s_core"]) == {"pytriton as documented", "swiftrec"}
+    assert found["req_per_s_core"] == {"pytriton as documented": {"bert3-int8": 500.0}}
     assert found["work_ratio"] == {"mixed": pytest.approx(0.92)}
 
 
@@ -74,6 +76,15 @@ def test_peers_of_one_variant_do_not_replace_those_of_another() -> None:
     assert len(tried.tries) == 1
 
 
+def test_what_died_is_forgotten_once_its_variant_was_measured_again() -> None:
+    died = {"int8, mosec, split": "ended with exit code 3", "static, ray, split": "ended"}
+    old = Peers.of([peer("mosec", "int8")], died | {"bentoml": "does not install"}, [])
+    again = merged(old, Peers.of([peer("mosec", "int8")], {}, []))
+    assert again.skipped == {"static, ray, split": "ended", "bentoml": "does not install"}
+    still = merged(old, Peers.of([peer("mosec", "int8")], {"int8, mosec, split": "ended again"}, []))
+    assert still.skipped["int8, mosec, split"] == "ended again"
+
+
 def test_summary_as_json_has_the_keys_that_are_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").mkdir()
     store.save(tmp_path / "a", result())
@@ -86,14 +97,46 @@ def test_summary_as_json_has_the_keys_that_are_promised(tmp_path: Path, capsys: 
     assert "the client is the bottleneck" in capsys.readouterr().err
 
 
-def test_summary_in_words_says_that_ours_and_the_peers_are_of_different_jobs(
+def test_summary_has_one_job_and_one_clock_in_a_map_and_says_which(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a").mkdir()
-    for found, is_told in ((result(peers=Peers.of([peer("mosec")], {}, [])), True), (result(), False)):
+    both = Peers.of([peer("swiftrec"), peer("mosec")], {}, [])
+    for found, targets, clock in (
+        (result(peers=both), {"swiftrec as documented", "mosec as documented"}, "one job, by the clock"),
+        (result(), {"swiftrec"}, "*mixed* and *list*, per CPU second"),
+    ):
         store.save(tmp_path / "a", found)
+        for figure in ("req_per_s_core", "p99_ms_at_70"):
+            assert set(digest(tmp_path)[figure]) == targets
         assert summary(SummaryConfig(results=tmp_path, _cli_parse_args=[])) == 0
-        assert ("per CPU second; the others: one job, by the clock" in capsys.readouterr().out) is is_told
+        said = capsys.readouterr()
+        assert said.out.rstrip().endswith(clock)
+        assert said.err == ""
+
+
+def test_summary_says_what_is_from_another_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [asdict(catalogue_row())]
+    for name, found in (
+        ("2026-01-01-a", result(commit="old", peers=Peers.of([peer("mosec")], {}, []))),
+        ("2026-01-02-b", result(commit="new", catalogue=rows)),
+    ):
+        (tmp_path / name).mkdir()
+        store.save(tmp_path / name, found)
+    assert summary(SummaryConfig(json=True, results=tmp_path, _cli_parse_args=[])) == 0
+    said = capsys.readouterr().err
+    assert "peers: from 2026-01-01-a, commit old, and not new" in said
+    assert "catalogue" not in said
+
+
+def test_summary_takes_no_smoke_run_while_there_is_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = SummaryConfig(json=True, results=tmp_path, _cli_parse_args=[])
+    for name, size in (("2026-01-02-b", "smoke"), ("2026-01-01-a", "full")):
+        (tmp_path / name).mkdir()
+        store.save(tmp_path / name, result(settings={"size": size}))
+        assert summary(settings) == (1 if size == "smoke" else 0)
+        assert ("only a smoke run" in capsys.readouterr().err) is (size == "smoke")
+    assert digest(tmp_path)["sources"] == {"run": "2026-01-01-a"}
 
 
 def test_summary_takes_peers_from_an_older_run_of_the_same_machine(tmp_path: Path) -> None:
@@ -105,5 +148,23 @@ def test_summary_takes_peers_from_an_older_run_of_the_same_machine(tmp_path: Pat
         (tmp_path / name).mkdir()
         store.save(tmp_path / name, result(**changed))
     found = digest(tmp_path)
-    assert set(found["req_per_s_core"]) == {"mosec", "swiftrec"}
+    assert set(found["req_per_s_core"]) == {"mosec"}
     assert found["sources"] == {"run": "2026-01-03-c", "peers": "2026-01-01-a"}
+
+
+@pytest.mark.parametrize("content", ["{", '{"started": 3}', "other format"])
+def test_a_result_that_cannot_be_read_is_named_and_left_out(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine, good, bad = fingerprint(), tmp_path / "2026-01-01-good", tmp_path / "2026-01-02-bad"
+    for folder in (good, bad):
+        folder.mkdir()
+    store.save(good, result(machine=machine, commit=machine["commit"]))
+    other = result(schema_version=SCHEMA + 1).model_dump_json()
+    (bad / store.RESULT).write_text(other if content == "other format" else content)
+    assert digest(tmp_path)["sources"] == {"run": good.name}
+    assert capsys.readouterr().err.count(f"left out: {bad / store.RESULT}: ") == 1, "once, not for every part"
+    assert newest(tmp_path) == good
+    assert list(aims(tmp_path))
+    assert join("catalogue", [asdict(catalogue_row())], tmp_path) == good
+    assert capsys.readouterr().err.count(f"left out: {bad / store.RESULT}: ") == 3

@@ -6,7 +6,9 @@ import errno
 import json
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +83,24 @@ def test_ceiling_is_found_against_the_bare_server(monkeypatch: pytest.MonkeyPatc
     assert asked[0][1]["max_busy"] == measure.NO_LIMIT
     assert found.ceiling_per_s == 10_000, "four processes on two cores are good for two"
     assert bench.result.client == found
+
+
+@pytest.mark.parametrize(("given", "variant"), [([], "unknown"), (["--variant", "bert3-int8"], "bert3-int8")])
+def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
+    given: list[str], variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    facts = SimpleNamespace(name="b", version=1, default={"cpu": "static-fp32"})
+    monkeypatch.setattr(before, "load_bundle", lambda _: SimpleNamespace(manifest=facts))
+    monkeypatch.setattr(before, "first_answer", lambda *_: None)
+    monkeypatch.setattr(before, "serving", lambda *_: nullcontext(Served("echo", None)))
+    monkeypatch.setattr(before, "pinned", lambda _: nullcontext())
+    monkeypatch.setattr(before, "FloorMeter", lambda *_: None)
+    flags = ["--target", "127.0.0.1:8001", "--results", str(tmp_path), *given]
+    bench = Bench(BenchSettings(_cli_parse_args=flags), result(), Raw())
+    with ExitStack() as stack:
+        before.start(bench, stack)
+    assert bench.result.bundle["variant"] == variant
+    assert any("give --variant" in note for note in bench.result.notes) is (not given)
 
 
 @pytest.mark.parametrize(

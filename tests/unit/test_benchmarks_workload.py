@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from benchmarks import workload
-from benchmarks.client import Log
+from benchmarks.client import ANY_SIZE, Log
+from benchmarks.record import Recorder, proxy
 from benchmarks.recording import FORMAT, Marks, Recording
 from benchmarks.replies import read
 from benchmarks.stall import Stall
@@ -169,6 +173,60 @@ def test_replay_has_the_same_lengths_times_and_repetitions(bundle: Bundle, tmp_p
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", 1_000)
     texts = [first.query, second.history[1].text, third.query]
     assert [len(row) for row in tokenizer.encode(texts)] == [5, 4, 4]
+
+
+def asked_with_filter() -> RecommendRequest:
+    conditions = pb.Filter(
+        allowed_item_ids=["11", "12"],
+        denied_item_ids=["11"],
+        none_of=[pb.AttributeValues(name="genre", values=["crime"])],
+    )
+    return RecommendRequest(
+        query=_PRIVATE,
+        history=[Event(text="four five"), Event(item_id="item-4711")],
+        top_k=3,
+        exclude_history=False,
+        priority=2,
+        filter=conditions,
+    )
+
+
+def test_replay_sends_what_was_kept_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
+    call = asked_with_filter()
+    loaded = Recording.load(recording(tmp_path / "calls", [call], keep_texts=True))
+    assert recommends(loaded.asked(bundle.folder, seed=1).payloads) == [call]
+
+
+def test_replay_has_the_shape_of_a_filter_without_what_was_not_kept(bundle: Bundle, tmp_path: Path) -> None:
+    path = recording(tmp_path / "calls", [asked_with_filter()])
+    assert not {"crime", "genre"} & set(path.read_text().replace('"', " ").split())
+    loaded = Recording.load(path)
+    assert loaded.calls[0][0]["conditions"] == 1
+    (again,) = recommends(loaded.asked(bundle.folder, seed=1).payloads)
+    known = set(Items(bundle.folder).ids)
+    allowed, denied = again.filter.allowed_item_ids, again.filter.denied_item_ids
+    assert len(allowed) == 2
+    assert {*allowed, *denied} <= known
+    assert allowed[0] == denied[0], "one mark is one item"
+    assert (again.top_k, again.exclude_history, again.priority) == (3, False, 2)
+    assert again.HasField("exclude_history")
+    assert not again.filter.none_of
+
+
+def test_recorder_passes_on_messages_beyond_grpcs_own_limit() -> None:
+    big = b"x" * (5 << 20)
+    echoing = grpc.method_handlers_generic_handler("a.B", {"C": grpc.unary_unary_rpc_method_handler(lambda it, _: it)})
+    server = grpc.server(ThreadPoolExecutor(1), options=[ANY_SIZE])
+    server.add_generic_rpc_handlers((echoing,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as behind:
+        between, port = proxy(behind, Recorder("recommend", Marks(len), io.StringIO()))
+        between.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as channel:
+            assert channel.unary_unary("/a.B/C")(big, timeout=20) == big
+        between.stop(None).wait()
+    server.stop(None).wait()
 
 
 @pytest.mark.parametrize("text", ["", "no json", '{"format": 1, "method": "recommend"}', '{"format": 9}\n{"t": 0}'])

@@ -234,11 +234,22 @@ def test_two_variants_stand_side_by_side_in_table_and_report(
         assert all(lines.count(["swiftrec", variant]) == 3 for variant in ("int8", "fp32"))
 
 
-def test_a_client_at_its_limit_makes_the_comparison_fail(
-    peers: Callable[..., int], capsys: pytest.CaptureFixture[str]
+def test_a_client_at_its_limit_makes_the_comparison_fail_and_its_rows_are_marked(
+    peers: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def one(target: Target) -> Figures:
         return figures(client_busy=0.97 if target.splits else 0.5)
 
-    assert peers(one, "--targets", "mosec") == 1
+    assert peers(one) == 1
     assert "the client is the bottleneck: mosec, split" in capsys.readouterr().err
+    (folder,) = store.folders(tmp_path / "results")
+    marked = {row["mode"] for row in store.load(folder).peers.rows if row["is_client_limited"]}
+    assert marked == {"split"}
+
+
+def test_a_setting_that_the_client_held_back_is_not_the_best_and_hides_no_better_one() -> None:
+    results = Results({})
+    for target in tried(["mosec"]):
+        limit = {"client_busy": 0.97} if target.batching == BEST and not target.splits else {}
+        results.add("int8", target, Entry(figures(requests_per_s=500.0 if limit else 400.0, **limit), 1_000.0))
+    assert {row["mode"] for row in results.tries() if row["is_best"]} == {"split"}
