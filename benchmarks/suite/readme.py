@@ -60,10 +60,12 @@ def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a run.
 
     Raises:
-        RuntimeError: the run is partial, not valid, or only a smoke run: no reference.
+        RuntimeError: the run is partial, not valid, not complete, or only a smoke run: no reference.
     """
     if result.is_partial or result.failures or result.settings.get("size") == "smoke":
         raise RuntimeError("a partial, invalid or smoke run is no reference")
+    if gone := {"SingleStream", "Offline"} - result.scenarios.keys():
+        raise RuntimeError(f"a run without {' and '.join(sorted(gone))} is no reference: no time was left for it")
     workloads = {
         name: {field: getattr(found, field).values for field in _FIELDS} for name, found in result.workloads.items()
     }

@@ -76,7 +76,7 @@ def _measure(bench: Bench) -> None:
             )
             _phases(bench)
         result.is_partial, result.reason = False, ""
-    except (SwiftrecError, RuntimeError, OSError) as error:
+    except (SwiftrecError, RuntimeError, OSError, ValueError) as error:
         if not result.points:
             raise
         result.reason = f"partial: {sentence(error)}"
@@ -92,7 +92,9 @@ def _phases(bench: Bench) -> None:
     scenarios.ladder(bench, _say)
     bench.keep()
     scenarios.offline(bench, _say)
-    if bench.floor is not None:
+    if bench.is_over():
+        bench.result.notes.append("the parts alone were not measured: no time was left")
+    elif bench.floor is not None:
         _say("the parts alone")
         bench.result.parts = measure_parts(bench.floor, settings.bundle, bench.plan.part_s, bench.plan.cells)
 

@@ -41,6 +41,9 @@ def ladder(bench: Bench, say: Callable[[str], None]) -> None:
 
 def offline(bench: Bench, say: Callable[[str], None]) -> None:
     """All at once, as lists of 32."""
+    if bench.is_over():
+        bench.result.notes.append("Offline was not measured: no time was left")
+        return
     say("Offline: lists of 32, all at once")
     found = bench.saturate(bench.server, "list", bench.settings.seed + 6_000, in_flight=_OFFLINE_IN_FLIGHT)
     bench.point(found, loop="closed", pattern="", round=0, in_flight=_OFFLINE_IN_FLIGHT)

@@ -65,7 +65,8 @@ class Call:
         """Call `take_back` when nobody waits any more; at once if that is so already."""
         with self._lock:
             if not self._is_cancelled:
-                self._takes_back.append(take_back)
+                if self._missing:
+                    self._takes_back.append(take_back)
                 return
         take_back()
 

@@ -155,11 +155,13 @@ class Rankings:
         return Timings(tokenise_ms, encode_ms, of.rank_ms if entry.kinds else 0.0, of.retrieve_ms, of.total_ms)
 
     def _encoded(self) -> None:
-        for entry, vectors in zip(self.entries, self._encoding.results, strict=True):
+        encoding = self._encoding
+        del self._encoding  # which holds this
+        for entry, vectors in zip(self.entries, encoding.results, strict=True):
             entry.fill(vectors)
         lap_ms = self._lap()
         if any(entry.texts for entry in self.entries):
-            self.timings.tokenise_ms = 1e3 * self._encoding.tokenise_s
+            self.timings.tokenise_ms = 1e3 * encoding.tokenise_s
             self.timings.encode_ms = lap_ms - self.timings.tokenise_ms
         entries = [entry for entry in self.entries if entry.kinds and not entry.error]
         if entries:

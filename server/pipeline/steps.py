@@ -102,6 +102,7 @@ class Encoding:
             vectors = self.results[entry]
             if isinstance(vectors, SwiftrecError):
                 return
+            wishes = self._wishes[entry]
             if isinstance(result, SwiftrecError):
                 self.results[entry] = result
             else:
@@ -111,7 +112,9 @@ class Encoding:
                     return
             self._entries -= 1
             is_last = not self._entries
+            if is_last:
+                self._wishes = []  # which hold this: what is over leaves no work to the garbage collector
         if error:
-            self._parts.encodings.take_back(self._wishes[entry])
+            self._parts.encodings.take_back(wishes)
         if is_last:
             self._then()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -21,6 +22,8 @@ from server.models.bundle import Bundle
 from server.models.session import Session
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import ItemEvent, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
 
 _LONG = 30.0
@@ -121,6 +124,27 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
         app.stop()
         assert not looked_at
         assert any(one is engine.catalogue for one in gc.get_objects())
+
+
+def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -> None:
+    engine = Engine(bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda *_: StubSession(128, 0.0))
+    engine.start()
+    requests = [Request(history=(TextEvent(f"a text {n}"), ItemEvent("50")), query="films") for n in range(3)]
+
+    def answer() -> None:
+        call = Call(time.monotonic() + _LONG)
+        assert len(finish(engine.recommender.recommend_many(requests, call))) == len(requests)
+
+    answer()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            answer()
+        assert gc.collect() < 50  # one object that holds itself in each call would be as many
+    finally:
+        gc.enable()
+        engine.stop()
 
 
 def test_stopping_takes_one_timeout_however_many_models_hang(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ import pytest
 from benchmarks import measure
 from benchmarks.process import Served
 from benchmarks.suite import run as suite
+from benchmarks.suite import scenarios, store
 from benchmarks.suite import start as before
-from benchmarks.suite import store
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Client, Result
@@ -108,6 +108,7 @@ def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
     [
         (FULL, "partial: the disk is full at result.json"),
         (RuntimeError("the server at x went away: 9 requests met nobody"), "partial: the server at x went away"),
+        (ValueError("there are no more texts"), "partial: there are no more texts"),
         (KeyboardInterrupt(), "partial: it was interrupted"),
     ],
 )
@@ -158,3 +159,21 @@ def test_a_run_that_never_began_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(RuntimeError, match="nothing answers"):
         run(monkeypatch, tmp_path, phases)
     assert not store.folders(tmp_path)
+
+
+@pytest.mark.parametrize(("budget_s", "has_time"), [(1e9, True), (1e-9, False)])
+def test_what_follows_the_rounds_is_left_out_when_no_time_is_left(
+    budget_s: float, has_time: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("read_curve", "ladder"):
+        monkeypatch.setattr(scenarios, name, lambda *_: None)
+    monkeypatch.setattr(suite, "Rounds", lambda *_: type("None", (), {"run": lambda *_: None})())
+    monkeypatch.setattr(suite, "measure_parts", lambda *_: {"index": {}})
+    bench = Bench(BenchSettings(budget_s=budget_s, results=tmp_path, _cli_parse_args=[]), result(scenarios={}), Raw())
+    bench.floor = object()  # type: ignore[assignment]
+    monkeypatch.setattr(bench, "saturate", lambda *_, **__: {"throughput": 9.0})
+    monkeypatch.setattr(bench, "point", lambda *_, **__: None)
+    suite._phases(bench)
+    assert ("Offline" in bench.result.scenarios) == has_time
+    assert bool(bench.result.parts) == has_time
+    assert len(bench.result.notes) == (0 if has_time else 2)

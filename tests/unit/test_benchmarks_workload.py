@@ -224,7 +224,7 @@ def test_recorder_passes_on_messages_beyond_grpcs_own_limit() -> None:
         between, port = proxy(behind, Recorder("recommend", Marks(len), io.StringIO()))
         between.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as channel:
-            assert channel.unary_unary("/a.B/C")(big, timeout=20) == big
+            assert channel.unary_unary("/a.B/C", None, None)(big, timeout=20) == big
         between.stop(None).wait()
     server.stop(None).wait()
 
