@@ -8,6 +8,7 @@ both.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,10 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The whole Recommend; `ratio`: in each round, its median by that of the same requests with 2,000 items."""
+    """The whole Recommend but gRPC, in one process, one at a time.
+
+    `ratio`: in each round, its median by that of the same requests with 2,000 items.
+    """
 
     p50_ms: float
     p99_ms: float
@@ -96,15 +100,17 @@ class Row:
 
 
 def run(settings: CatalogueSettings) -> int:
-    """Measure each size and write the table; 1 if it ended before the last size, which then joins no result."""
+    """Measure each size and write the table; 1 if it ended before the last size, its rows are marked `partial` then."""
     if len(settings.items) == 1:
         rows, reason = _one_size(settings), ""
     else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
         rows, reason = _each_size(settings)
+    rows = [row | {"partial": reason} for row in rows] if reason else rows
     report.write(apart.catalogue(rows), {"catalogue": rows, "partial": reason})
     if reason:
         sys.stderr.write(f"benchmarks catalogue: partial: {reason}\n")
-    elif len(settings.items) > 1:
+    if rows and len(settings.items) > 1:
         join("catalogue", rows, RESULTS)
     return 1 if reason else 0
 
@@ -112,15 +118,23 @@ def run(settings: CatalogueSettings) -> int:
 def _each_size(settings: CatalogueSettings) -> tuple[list[dict[str, Any]], str]:
     """Rows, and why they are not all."""
     rows: list[dict[str, Any]] = []
+    try:
+        return rows, _measure_sizes(settings, rows)
+    except KeyboardInterrupt:
+        return rows, "it was interrupted"
+
+
+def _measure_sizes(settings: CatalogueSettings, rows: list[dict[str, Any]]) -> str:
+    """Add the rows of each size; why one ended early, if it did."""
     for items in settings.items:
         command = [sys.executable, "-m", "benchmarks", "catalogue", "--items", str(items)]
         for name in ("bundle", "users", "repeats", "narrow", "seed"):
             command += [f"--{name}", str(getattr(settings, name))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
         if done.returncode:
-            return rows, f"{items:,} items: the run ended with exit code {done.returncode}"
+            return f"{items:,} items: the run ended with exit code {done.returncode}"
         rows += json.loads(done.stdout.splitlines()[-1])["catalogue"]
-    return rows, ""
+    return ""
 
 
 def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from export.errors import ExportError
 from export.train.options import TRAINING
 
 _RECORD = "stage.json"
+_TRAINED = "finetune"  # the stage that runs on --train-device
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,8 @@ class Job:
 def run_all(job: Job) -> None:
     """Run every stage that is not fresh, in order."""
     with _lock(job):
+        if any(stage.name == _TRAINED and not job.is_fresh(stage) for stage in job.stages):
+            _check_device(job.settings)
         for number, stage in enumerate(job.stages, 1):
             if not job.is_fresh(stage):
                 job.console.print(f"[bold]\\[{number}/{len(job.stages)}] {stage.name}[/bold]")
@@ -155,6 +158,8 @@ def run_all(job: Job) -> None:
 def run_one(job: Job, name: str) -> None:
     """Run one stage again, fresh or not; the stages that it needs must be fresh."""
     stage = next(s for s in job.stages if s.name == name)
+    if name == _TRAINED:
+        _check_device(job.settings)
     by_name = {s.name: s for s in job.stages}
     for need in stage.needs:
         if not job.is_fresh(by_name[need]):
@@ -164,6 +169,19 @@ def run_one(job: Job, name: str) -> None:
     with _lock(job):
         job.console.print(f"[bold]{stage.name}[/bold]")
         _run(job, stage)
+
+
+def _check_device(settings: ExportSettings) -> None:
+    """Refuse a device that is not there before minutes are spent on the stages before it is used."""
+    if settings.train_device == "cpu":
+        return
+    import torch  # seconds to import: only who wants a GPU waits
+
+    if not torch.cuda.is_available():
+        raise ExportError(
+            "--train-device cuda: PyTorch finds no CUDA device here: use --train-device cpu, or a machine with an "
+            "NVIDIA GPU, its driver and a PyTorch built for CUDA"
+        )
 
 
 def _run(job: Job, stage: Stage) -> None:

@@ -14,6 +14,7 @@ _PEERS = [
     "server", "variant", "mode", "batches", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone",
     "p99 ms at 70 %", "errors", "wrong", "alone = batch", "core busy",
 ]  # fmt: skip
+IN_PROCESS = "the whole of it but gRPC, in one process, one at a time"
 Row = Mapping[str, Any]
 
 
@@ -81,11 +82,14 @@ def catalogue(rows: Sequence[Row]) -> str:
         + [f"{row[key]:.0f}" for key in ("memory_mb", "index_mb")]
         for row in rows
     ]
+    cut = [f"PARTIAL: {reason}" for reason in dict.fromkeys(row.get("partial", "") for row in rows) if reason]
     return "\n\n".join(
         [
             report.table(["items", "index", "filter", "recall@100", "worst", "p50 ms", "p99 ms"], search),
+            f"Recommend: {IN_PROCESS}",
             report.table(["items", "index", "Recommend", "p50 ms", "p99 ms", "x 2,000 items"], whole),
             report.table(["items", "index", "load s", "build s", "memory MB", "index MB"], costs),
+            *cut,
         ]
     )
 

@@ -17,7 +17,7 @@ def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (what
     """Put a section into the newest result of this machine and commit, or into a new one, and write its report again.
 
     Args:
-        section: `peers` (each variant replaces its own rows), `catalogue` or `teacher`.
+        section: `peers` (each variant replaces its own rows), `catalogue` (each size likewise) or `teacher`.
         value: what its class takes.
         results: folder of results.
 
@@ -30,10 +30,17 @@ def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (what
     found = store.load(folder)
     if section == "peers":
         value = merged(found.peers, Peers.model_validate(value)).model_dump()
+    if section == "catalogue":
+        sizes = {row["items"] for row in value}
+        value = sorted([row for row in found.catalogue if row["items"] not in sizes] + value, key=_items)
     found = Result.model_validate(found.model_dump() | {section: value})
     store.save(folder, found)
     store.write(folder, html.REPORT, html.page(found, Raw.load(folder, found.points)).encode())
     return folder
+
+
+def _items(row: dict[str, Any]) -> int:
+    return int(row["items"])
 
 
 def merged(old: Peers, new: Peers) -> Peers:

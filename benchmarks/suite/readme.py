@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.suite import store
+from benchmarks.suite.apart import IN_PROCESS
 from benchmarks.suite.digest import digest
 from benchmarks.suite.result import Repeated, Result
 from benchmarks.suite.settings import RESULTS
@@ -171,7 +172,7 @@ def _catalogue(rows: list[dict[str, Any]]) -> list[str]:
         for name, found in row["whole"].items():
             ratio = _cell(Repeated(values=found["ratio"]), 2)
             lines.append(f"{where} Recommend, {name} | | {_times(found)} | {ratio} |")
-    return lines
+    return [*lines, "", f"Recommend: {IN_PROCESS}."]
 
 
 def _times(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from export.config import ExportSettings
 from export.data.fetch import Wheel, fetch
 from export.errors import ExportError, FetchError
-from export.stage import Job, run_all, run_one
+from export.stage import Job, Stage, run_all, run_one
 from tests.conftest import ROOT
 from tests.faults.steps import STAGES
 
@@ -47,6 +47,22 @@ def test_fresh_stages_are_skipped_and_stale_ones_run(tmp_path: Path) -> None:
     (tmp_path / ".stages" / "tiny" / "two" / "whole").write_text("changed")
     run_all(job(tmp_path, seed=8))
     assert runs(tmp_path) == ["one", "two", "one", "two", "two"]
+
+
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_device_that_is_not_there_is_refused_before_any_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_cuda)
+    stages = (STAGES[0], Stage("finetune", "tests.faults.steps", (), ("one",)))
+    settings = ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=["--train-device", "cuda"])
+    if has_cuda:
+        run_all(Job(settings, stages=stages))
+        assert runs(tmp_path) == ["one", "finetune"]
+        return
+    with pytest.raises(ExportError, match="no CUDA device here: use --train-device cpu"):
+        run_all(Job(settings, stages=stages))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("kind", ["full", "wrapped"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,22 @@ def test_summary_has_one_job_and_one_clock_in_a_map_and_says_which(
         said = capsys.readouterr()
         assert said.out.rstrip().endswith(clock)
         assert said.err == ""
+
+
+def test_sizes_that_were_measured_again_replace_their_own_rows_and_a_cut_off_run_hides_no_whole_one(
+    tmp_path: Path,
+) -> None:
+    def rows(*sizes: int, **more: str) -> list[dict[str, Any]]:
+        return [asdict(replace(catalogue_row(), items=size)) | more for size in sizes]
+
+    folder = join("catalogue", rows(1_000, 2_000_000), tmp_path)
+    join("catalogue", rows(1_000, 10_000, partial="it was interrupted"), tmp_path)
+    found = [(row["items"], "partial" in row) for row in store.load(folder).catalogue]
+    assert found == [(1_000, True), (10_000, True), (2_000_000, False)]
+    for name, kept in (("a", rows(5, partial="it was interrupted")), ("b", []), ("0", rows(7))):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        store.save(tmp_path / "other" / name, result(catalogue=kept))
+    assert [row["items"] for row in digest(tmp_path / "other")["catalogue"]] == [7]
 
 
 def test_summary_says_what_is_from_another_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from benchmarks.process import Served
 from tests.results import catalogue_row
 
 _SERVED = Served("nowhere", None)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    given = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, given)
 
 
 def test_catalogue_keeps_the_sizes_before_the_one_that_ended(
@@ -37,9 +45,28 @@ def test_catalogue_keeps_the_sizes_before_the_one_that_ended(
     found = json.loads(said.out.splitlines()[-1])
     assert len(found["catalogue"]) == 1
     assert "exit code -9" in found["partial"]
-    assert not joined
+    assert "PARTIAL: 1,000,000 items" in said.out
+    ((_, kept, _),) = joined
+    assert [row["partial"] for row in kept] == ["1,000,000 items: the run ended with exit code -9"]
     assert catalogue.run(settings.model_copy(update={"items": [1_000, 10_000]})) == 0
-    assert len(joined) == 1
+    assert [row for row in joined[1][1] if "partial" in row] == []
+
+
+def test_catalogue_that_is_interrupted_keeps_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        if "10000" in command:
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(command, 0, json.dumps({"catalogue": [asdict(catalogue_row())]}))
+
+    monkeypatch.setattr(catalogue.subprocess, "run", run)  # type: ignore[attr-defined]
+    monkeypatch.setattr(catalogue.report, "fingerprint", dict)  # type: ignore[attr-defined]
+    joined: list[Any] = []
+    monkeypatch.setattr(catalogue, "join", lambda *given: joined.append(given))
+    assert catalogue.run(catalogue.CatalogueSettings(items=[1_000, 10_000], _cli_parse_args=[])) == 1
+    assert "partial: it was interrupted" in capsys.readouterr().err
+    assert len(joined[0][1]) == 1
 
 
 @pytest.mark.parametrize("good", [0, 3])
