@@ -56,7 +56,7 @@ def test_catalogue_that_is_interrupted_keeps_what_it_has(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
-        if "10000" in command:
+        if command[command.index("--items") + 1] == "10000":
             raise KeyboardInterrupt
         return subprocess.CompletedProcess(command, 0, json.dumps({"catalogue": [asdict(catalogue_row())]}))
 
