@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from server.batching.admission import Refusal
 from server.batching.batcher import Batcher
 from server.batching.cost import CostModel
+from server.batching.job import Job
 from server.batching.policy import Limits, Reason
 from server.errors import DeadlineExceeded, ModelFailed, Overloaded, ShuttingDown, SwiftrecError
 
@@ -121,6 +122,36 @@ def test_every_job_meets_its_own_fate(jobs: list[tuple[int, str]]) -> None:
             assert got == [2 * n]
     wanted = sorted(n for n, fate in jobs if fate == "run" and n != 13)
     assert sorted(one.model.ran) == [0, *wanted]  # late and cancelled work never ran
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 1e9])), max_size=30))
+def test_a_group_is_admitted_as_its_jobs_one_by_one(jobs: list[tuple[int, float]]) -> None:
+    with bench(waiting_jobs=12, waiting_tokens=90) as group, bench(waiting_jobs=12, waiting_tokens=90) as single:
+        refused: list[type | None] = []
+        for one in (group, single):
+            one.hold()
+            one.clock.now = 1.0
+        for place, (n, deadline) in enumerate(jobs):
+            try:
+                single.submit(n, place, deadline, tokens=n)
+                refused.append(None)
+            except SwiftrecError as error:
+                refused.append(type(error))
+        made: list[Job[int, int]] = [
+            Job(n, n, 5, deadline, group.answers.to(place))  # type: ignore[arg-type]
+            for place, (n, deadline) in enumerate(jobs)
+        ]
+        errors = group.batcher.submit_many(made)
+        assert [error and type(error) for error in errors] == refused
+        assert group.batcher.load() == single.batcher.load()
+        for job, error in zip(made, errors, strict=True):
+            if error:
+                assert not group.batcher.cancel(job)  # it was never queued
+        for one in (group, single):
+            one.model.gate.set()
+            one.batcher.stop()
+        assert str(group.answers.of) == str(single.answers.of)
 
 
 class Stepped:

@@ -1,0 +1,150 @@
+"""The entries of a list: they take each step together, and each meets its own fate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from server.batching.job import Job, State
+from server.catalogue.catalogue import Catalogue, Item
+from server.errors import NotFound, Overloaded, SwiftrecError
+from server.pipeline.call import Call
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
+from server.pipeline.encodings import Encodings
+from server.pipeline.ranking import Rankings
+from server.pipeline.steps import Parts
+
+_EVER = 1e9
+
+
+class Queue:
+    """A batcher by hand: jobs wait until the test runs them; those of so many tokens are refused."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[Job[Any, Any]]] = []
+        self.refuses = -1
+
+    @property
+    def jobs(self) -> list[Job[Any, Any]]:
+        return [job for group in self.groups for job in group if job.state is not State.CANCELLED]
+
+    def submit_many(self, jobs: Sequence[Job[Any, Any]]) -> list[SwiftrecError | None]:
+        self.groups.append([job for job in jobs if job.tokens != self.refuses])
+        return [Overloaded(1.0) if job.tokens == self.refuses else None for job in jobs]
+
+    def cancel(self, job: Job[Any, Any]) -> bool:
+        job.state = State.CANCELLED
+        return True
+
+    def extend(self, *_: object) -> bool:
+        return True
+
+    def run(self) -> None:
+        jobs, self.groups = self.jobs, []
+        for job in jobs:
+            job.done(np.ones(2, dtype=np.float32))
+
+
+class Letters:
+    """A tokenizer: a token for each letter."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        self.calls += 1
+        return [[ord(letter) for letter in text] for text in texts]
+
+
+class Bench:
+    """A list on its way, with queues by hand."""
+
+    def __init__(self, *requests: Request) -> None:
+        self.letters, self.encoder, self.ranker = Letters(), Queue(), Queue()
+        items = [Item(str(n), "", "", {}, float(n)) for n in range(4)]
+        catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
+        encodings = Encodings(cast(Any, self.encoder), 0)
+        parts = Parts(self.letters, encodings, cast(Any, self.ranker), catalogue, 5, clock=lambda: 0.0)
+        self.call = Call(_EVER, clock=lambda: 0.0)
+        self.call.expect(1)
+        self.has_ended = not self.call.then(self._end)
+        self.rankings = Rankings(parts, requests, self.call)
+
+    def _end(self) -> None:
+        self.has_ended = True
+
+
+def test_entries_take_each_step_together() -> None:
+    one = Bench(Request(query="abc"), Request(history=(TextEvent("abc"), TextEvent("de"))), Request(query="fghi"))
+    one.rankings.start()
+    assert one.letters.calls == 1
+    assert [len(group) for group in one.encoder.groups] == [3]  # "abc" once
+    one.encoder.run()
+    assert [[job.tokens for job in group] for group in one.ranker.groups] == [[1, 2, 1]]
+    assert not one.has_ended
+    one.ranker.run()
+    assert one.has_ended
+    assert all(isinstance(answer, Recommendation) for answer in one.rankings.outcomes())
+
+
+def test_an_entry_that_is_refused_leaves_the_others_alone() -> None:
+    one = Bench(Request(query="ab"), Request(query="abcd"), Request(history=(ItemEvent("1"),) * 3))
+    one.encoder.refuses, one.ranker.refuses = 4, 3
+    one.rankings.start()
+    one.encoder.run()
+    one.ranker.run()
+    assert one.has_ended
+    answers = one.rankings.outcomes()
+    assert [type(answer) for answer in answers] == [Recommendation, Overloaded, Overloaded]
+
+
+def test_an_error_takes_back_the_other_texts_of_its_entry_only() -> None:
+    one = Bench(Request(query="ab", history=(TextEvent("abcd"), TextEvent("c"))), Request(query="de"))
+    one.encoder.refuses = 4
+    one.rankings.start()
+    assert [bytes(job.payload) for job in one.encoder.jobs] == [b"de"]
+    one.encoder.run()
+    assert [job.tokens for job in one.ranker.jobs] == [1]
+
+
+def test_what_needs_no_model_waits_for_none() -> None:
+    one = Bench(Request(), Request(history=(ItemEvent("unknown"),)))
+    one.rankings.start()
+    assert one.has_ended
+    answers = [answer for answer in one.rankings.outcomes() if isinstance(answer, Recommendation)]
+    assert [answer.strategy for answer in answers] == [Strategy.POPULARITY] * 2
+    assert [answer.ignored for answer in answers] == [[], ["unknown"]]
+    assert not one.encoder.groups + one.ranker.groups
+
+
+def test_a_cancel_takes_back_what_waits_for_either_model() -> None:
+    requests = Request(query="ab"), Request(query="cd")
+    for steps in (0, 1):
+        one = Bench(*requests)
+        one.rankings.start()
+        if steps:
+            one.encoder.run()
+        queue = one.ranker if steps else one.encoder
+        assert len(queue.jobs) == len(requests)
+        one.call.cancel()
+        assert one.has_ended
+        assert not queue.jobs
+
+
+def test_a_call_that_is_over_before_it_begins_runs_nothing() -> None:
+    one = Bench(Request(query="ab"))
+    one.call.cancel()
+    one.rankings.start()
+    assert not one.encoder.jobs
+
+
+def test_an_error_of_a_model_is_told_to_its_entry() -> None:
+    one = Bench(Request(query="ab"), Request(query="cd"))
+    one.rankings.start()
+    first, second = one.encoder.jobs
+    first.done(NotFound("no such thing"))
+    second.done(np.ones(2, dtype=np.float32))
+    one.ranker.run()
+    assert [type(answer) for answer in one.rankings.outcomes()] == [NotFound, Recommendation]
