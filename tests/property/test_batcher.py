@@ -136,8 +136,8 @@ def test_a_group_is_admitted_as_its_jobs_one_by_one(jobs: list[tuple[int, float]
             try:
                 single.submit(n, place, deadline, tokens=n)
                 refused.append(None)
-            except SwiftrecError as error:
-                refused.append(type(error))
+            except SwiftrecError as why:
+                refused.append(type(why))
         made: list[Job[int, int]] = [
             Job(n, n, 5, deadline, group.answers.to(place))  # type: ignore[arg-type]
             for place, (n, deadline) in enumerate(jobs)
