@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,16 @@ from server.errors import BundleError
 if TYPE_CHECKING:
     from server.catalogue.approximate import ApproximateIndex
 
-__all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item"]
+__all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item", "Ranked"]
 
 VECTORS = "vectors.npy"
 SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
 NARROW = 10_000  # allowed items up to which comparing each is as fast
 
 IndexMode = Literal["auto", "exact", "approximate"]
+Ranked: TypeAlias = "list[tuple[Item, float]]"  # best first, with scores
 Vector = NDArray[np.float32]
-_TOGETHER = 4  # users from which on it is worth it to search for them together
+TOGETHER = 4  # users from which on it is worth it to search for them together
 _FEW = 100  # wanted items up to which it is
 _CHUNK = 65_536  # rows that are checked at once
 
@@ -120,22 +121,27 @@ class Catalogue:
         denied = self._known((*conditions.denied, *seen))
         return self._attributes.allow(conditions, self._known(conditions.allowed), denied)
 
-    def search(self, user: Vector, allowed: Allowed, k: int) -> list[tuple[Item, float]]:
+    def search(self, user: Vector, allowed: Allowed, k: int) -> Ranked:
         """The `k` items with the largest dot product with `user` [dimensions]; ties go to the earlier item."""
         positions, scores = self._search(user, allowed, k)
         return self._named(positions, scores)
 
-    def search_many(
-        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]
-    ) -> list[list[tuple[Item, float]]]:
+    def search_many(self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]) -> list[Ranked]:
         """For each user what `search` finds; faster together where no filter narrows and the search is exact."""
-        found = self._together(users, allowed, k)
+        found = self.search_together(users, allowed, k)
         return [
-            self._named(*found[n]) if n in found else self.search(user, some, most)
-            for n, (user, some, most) in enumerate(zip(users, allowed, k, strict=True))
+            self.search(user, some, most) if items is None else items
+            for user, some, most, items in zip(users, allowed, k, found, strict=True)
         ]
 
-    def popular(self, allowed: Allowed, k: int) -> list[tuple[Item, float]]:
+    def search_together(
+        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]
+    ) -> list[Ranked | None]:
+        """For each user what `search` finds, or None for those for whom it is no faster to be searched for together."""
+        found = self._together(users, allowed, k)
+        return [self._named(*found[n]) if n in found else None for n in range(len(users))]
+
+    def popular(self, allowed: Allowed, k: int) -> Ranked:
         """The `k` items with the most interactions; ties go to the earlier item."""
         found, size = self._by_popularity[:0], 4 * k + len(allowed.denied)
         while len(found) < min(k, allowed.count):
@@ -154,11 +160,11 @@ class Catalogue:
         self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]
     ) -> dict[int, tuple[Positions, Vector]]:
         """Positions and scores for those users who are better searched for together, by their place."""
-        if len(users) < _TOGETHER or self._index or len(self.items) >= SWITCH_OVER:
+        if len(users) < TOGETHER or self._index or len(self.items) >= SWITCH_OVER:
             return {}
         few = min(_FEW, len(self.items) - 1)
         places = [n for n, some in enumerate(allowed) if some.bits is None and 1 <= k[n] <= few]
-        if len(places) < _TOGETHER:
+        if len(places) < TOGETHER:
             return {}
         most = max(k[n] for n in places)
         chosen, denied = np.array([users[n] for n in places]), [allowed[n].denied for n in places]
@@ -168,7 +174,7 @@ class Catalogue:
     def _known(self, ids: Iterable[str]) -> list[int]:
         return [position for item_id in ids if (position := self._position.get(item_id)) is not None]
 
-    def _named(self, positions: Positions, scores: NDArray[np.float32]) -> list[tuple[Item, float]]:
+    def _named(self, positions: Positions, scores: NDArray[np.float32]) -> Ranked:
         return list(zip(map(self._item, positions.tolist()), scores.tolist(), strict=True))
 
 

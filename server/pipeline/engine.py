@@ -27,11 +27,13 @@ from server.pipeline.encodings import Encodings
 from server.pipeline.recommender import Recommender
 from server.pipeline.steps import Parts
 from server.pipeline.users import sample_users
+from server.pipeline.wanted import Finder, Found, Wanted
 from server.telemetry.collector import Snapshot
 from server.telemetry.metrics import Metrics
 from server.telemetry.watch import BundleWatch
 
 P = TypeVar("P")
+R = TypeVar("R")
 _GRID_JOBS = (1, 2, 8, 32)
 _GRID_LENGTHS = (4, 16, 64, 256)
 _CACHE_BYTES = 64 * 2**20
@@ -94,14 +96,14 @@ class Engine:
         self._ranker = RankerModel(ranker, facts.dimensions)
         self.catalogue.index(options.index, lambda: sample_users(self._ranker, self.catalogue, facts.max_history))
 
-        def batcher(name: str, model: Model[P, Vector]) -> Batcher[P, Vector]:
+        def batcher(name: str, model: Model[P, R]) -> Batcher[P, R]:
             sessions, watcher = options.session_count(), self.watch.models[name]
             return Batcher(
                 name, model, options.limits, sessions=sessions, clock=clock, watcher=watcher, on_death=on_death
             )
 
         self.encode: Batcher[Sequence[int], Vector] = batcher("encoder", self._encoder)
-        self.rank: Batcher[UserSequence, Vector] = batcher("ranker", self._ranker)
+        self.rank: Batcher[Wanted, Found] = batcher("ranker", Finder(self._ranker, self.catalogue, clock))
         self.encodings = Encodings(self.encode, options.cache_bytes, self.watch)
         parts = Parts(self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history, clock)
         self.recommender = Recommender(parts, self.watch.answered)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from server.batching.batcher import Batcher
 from server.catalogue.catalogue import Catalogue
 from server.errors import SwiftrecError
-from server.models.ranker import UserSequence
 from server.pipeline.call import Call
 from server.pipeline.encodings import Encodings, Wish
+from server.pipeline.wanted import Found, Wanted
 
 Vector = NDArray[np.float32]
 NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
@@ -40,7 +40,7 @@ class Parts:
 
     tokenizer: Texts
     encodings: Encodings
-    ranker: Batcher[UserSequence, Vector]
+    ranker: Batcher[Wanted, Found]
     catalogue: Catalogue
     max_history: int
     clock: Callable[[], float] = time.monotonic

@@ -1,0 +1,59 @@
+"""The second batcher's model: users are ranked together, and searched for together where that is faster.
+
+A search for one of thirty users at once costs a third of a search alone (benchmarks/LOG.md). Where a search is alone
+anyway (large catalogues, filters, few users) it is left to the thread that finishes the call: it holds nobody up there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.catalogue import Catalogue, Ranked
+from server.catalogue.filters import Allowed
+from server.models.ranker import RankerModel, UserSequence
+
+Vector = NDArray[np.float32]
+
+
+class Wanted(NamedTuple):
+    """A user, and what is wanted for them: the best `top_k` of the `allowed` items; 0: the user's vector alone."""
+
+    user: UserSequence
+    allowed: Allowed
+    top_k: int
+
+
+class Found(NamedTuple):
+    """The user's vector [dimensions]; `items` if they were searched for in `search_s` seconds, None: still to do."""
+
+    user: Vector
+    items: Ranked | None = None
+    search_s: float = 0.0
+
+
+class Finder:
+    """Ranks, and searches for those that are better searched for together.
+
+    Args:
+        ranker: makes user vectors.
+        catalogue: is searched.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, ranker: RankerModel, catalogue: Catalogue, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ranker, self._catalogue, self._clock = ranker, catalogue, clock
+
+    def run(self, jobs: Sequence[Wanted]) -> list[Found]:
+        """One answer for each job."""
+        users = self._ranker.run([job.user for job in jobs])
+        started = self._clock()
+        found = self._catalogue.search_together(users, [job.allowed for job in jobs], [job.top_k for job in jobs])
+        took_s = self._clock() - started
+        return [
+            Found(user, items, took_s if items is not None else 0.0) for user, items in zip(users, found, strict=True)
+        ]
