@@ -111,7 +111,7 @@ def _bank(job: Job, world: World) -> MovingBank:
         rows = TokenRows(load_tokenizer(checkpoint, settings.plan.max_tokens), texts, step)
     trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
     with job.progress("encode texts", trunk.batches) as step:
-        return MovingBank(trunk, settings.texts_per_step, step)
+        return MovingBank(trunk, settings.encoded, step)
 
 
 def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
