@@ -30,7 +30,7 @@ from export.train.students import ladder
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
 from export.train.trainer import Trainer
-from export.train.trunk import MovingTrunk
+from export.train.trunk import MovingTrunk, first_moving
 from export.train.validate import some_users, users_of
 from export.train.world import World, negatives_of, with_noise
 from server.models.ranker import Kind
@@ -53,6 +53,7 @@ def run(job: Job, out: Path) -> None:
         adopt(job, out)
         return
     config = load_trunk(data / "checkpoint").config
+    first_moving(config.num_hidden_layers, settings.trunk_layers)
     ladder(settings.students, config.num_hidden_layers, config.hidden_size)
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)

@@ -42,7 +42,7 @@ class MovingTrunk(nn.Module):
         self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         """Word pieces of each text."""
         stack = self.bert.encoder.layer
-        self._first = 0 if layers is None else max(0, len(stack) - layers)
+        self._first = first_moving(len(stack), layers)
         self._is_whole = layers is None
         self._kept: dict[int, Tensor] = {}
         self._free(lora)
@@ -143,6 +143,20 @@ class MovingTrunk(nn.Module):
         if self._can_keep:
             self._kept |= {n: row[: len(self._rows[n])].clone() for n, row in zip(texts, hidden, strict=True)}
         return hidden
+
+
+def first_moving(depth: int, layers: int | None) -> int:
+    """Which of BERT's `depth` layers is the first that moves where the last `layers` do; None: all.
+
+    Raises:
+        ExportError: there are not so many.
+    """
+    if layers is not None and layers > depth:
+        raise ExportError(
+            f"--trunk {layers} (the preset's, if none was given): the checkpoint has {depth} layers: name at most "
+            f"{depth}, or 'all' or 'frozen'"
+        )
+    return 0 if layers is None else depth - layers
 
 
 def _with_lora(bert: BertModel, rank: int, layers: list[int]) -> PeftModel:
