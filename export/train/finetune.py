@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from export.train.epochs import Epochs
 from export.train.guide import Guides
 from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
 from export.train.record import Curve
-from export.train.resume import Resume
+from export.train.resume import forget, resume_of
 from export.train.students import ladder
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
@@ -70,7 +69,7 @@ def run(job: Job, out: Path) -> None:
         save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
         np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
-    shutil.rmtree(_resume_folder(job), ignore_errors=True)
+    forget(job, "finetune")
 
 
 def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
@@ -78,10 +77,6 @@ def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
     with torch.no_grad():
         own = trainer.teacher.text_vectors(Bank.cut(trainer.bank.pooled, trainer.ways).variants[0])
         return trainer.teacher, own + trainer.teacher.residual
-
-
-def _resume_folder(job: Job) -> Path:
-    return job.folder("finetune").with_name("finetune.resume")
 
 
 def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> Trainer:
@@ -101,7 +96,7 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     trainer = Trainer(settings, world, bank, teacher, epochs, seed, guides)
     with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
         curve = Curve(out, f"curve-{number}" if number else "curve")
-        Epochs(trainer, _resume(job, str(number)), curve, settings.patience).to(epochs, step)
+        Epochs(trainer, resume_of(job, "finetune", str(number)), curve, settings.patience).to(epochs, step)
     return trainer
 
 
@@ -120,7 +115,9 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
     settings = job.settings
     absorber = Absorber(settings, world, trainer.trunk, trainer.teacher, trainer.bank.pooled, settings.seed)
     with job.progress("move BERT", settings.passes) as step:
-        Epochs(absorber, _resume(job, "trunk"), Curve(out, "curve-trunk"), settings.patience).to(settings.passes, step)
+        Epochs(absorber, resume_of(job, "finetune", "trunk"), Curve(out, "curve-trunk"), settings.patience).to(
+            settings.passes, step
+        )
     return absorber.pooled
 
 
@@ -144,7 +141,3 @@ def _place_newcomers(job: Job, world: World, trainer: Trainer, pooled: Tensor) -
     placed = place_newcomers(plain, items.cpu().numpy(), is_taken, crowd, job.settings.seed)
     if placed is not None:
         teacher.residual[~world.is_taken] = torch.as_tensor(placed).to(texts) - texts[~world.is_taken]
-
-
-def _resume(job: Job, name: str) -> Resume:
-    return Resume(_resume_folder(job) / name, job.key(next(s for s in job.stages if s.name == "finetune")))
