@@ -59,6 +59,7 @@ def resume_folder(one: StoppedJob) -> Path:
             "--ema",
             "0.9",
         ),
+        ("--trunk", "2", "--lora", "2", "--optimiser", "sgd", "--adversarial", "0.1", "--mixed-precision"),
         ("--loss", "sampled", "--negatives", "6", "--optimiser", "sgd"),
         ("--loss", "mse", "--ranker", "mlp", "--mixed-precision"),
         ("--teachers", "2", "--ranker", "gru"),
@@ -127,13 +128,27 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path
     assert result(first) != result(other)
 
 
-@pytest.mark.parametrize(("moves", "stop_at"), [("along", 1), ("along", 2), ("after", 1), ("after", 3), ("after", 4)])
-def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, moves: str, stop_at: int) -> None:
+@pytest.mark.parametrize(
+    ("moves", "stop_at", "optimiser"),
+    [
+        ("along", 1, "adamw"),
+        ("along", 2, "sgd"),
+        ("after", 1, "adamw"),
+        ("after", 3, "adamw"),
+        ("after", 4, "adamw"),
+        ("after", 4, "sgd"),
+    ],
+)
+def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, moves: str, stop_at: int, optimiser: str) -> None:
     flags = (
         "--trunk",
         "1",
         "--moves",
         moves,
+        "--optimiser",
+        optimiser,
+        "--accumulate",
+        "2",
         "--epochs",
         "3",
         "--ema",
