@@ -70,10 +70,8 @@ class MovingBank:
         """The texts again, against the worst shift of their words; the bank stays as it is."""
         if encoded.shift is None:
             raise ValueError("encode these texts down to their words")
-        return Encoded(
-            encoded.texts,
-            self.trunk(encoded.texts, worst_shift(self.trunk, encoded.texts, encoded.shift, strength)),
-        )
+        shift = worst_shift(self.trunk, encoded.texts, encoded.shift, strength)
+        return Encoded(encoded.texts, self.trunk(encoded.texts, shift))
 
     def refresh(self) -> None:
         """Encode every text again."""
