@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from transformers import BertConfig
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
@@ -19,7 +20,7 @@ from export.train import small
 from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted, parts_of
 from export.train.bank import MovingBank
-from export.train.encoder import load_tokenizer, load_trunk, save_checkpoint
+from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.epochs import Epochs
 from export.train.guide import Guides
 from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
@@ -51,8 +52,8 @@ def run(job: Job, out: Path) -> None:
     if is_adopted(job):
         adopt(job, out)
         return
-    config = load_trunk(data / "checkpoint").config
-    first_moving(config.num_hidden_layers, settings.trunk_layers)
+    config = BertConfig.from_pretrained(data / "checkpoint")
+    first_moving(config.num_hidden_layers, settings.moving_layers(config.num_hidden_layers))
     ladder(settings.students, config.num_hidden_layers, config.hidden_size)
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
@@ -105,7 +106,8 @@ def _bank(job: Job, world: World) -> MovingBank:
     settings, checkpoint, texts = job.settings, job.folder("data") / "checkpoint", world.ways.all
     with job.progress("read texts", chunks(texts)) as step:
         rows = TokenRows(load_tokenizer(checkpoint, settings.plan.max_tokens), texts, step)
-    trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
+    depth: int = BertConfig.from_pretrained(checkpoint).num_hidden_layers
+    trunk = MovingTrunk(checkpoint, rows, settings.moving_layers(depth), settings.lora)
     with job.progress("encode texts", trunk.batches) as step:
         return MovingBank(trunk, settings.encoded, step)
 

@@ -153,8 +153,7 @@ def first_moving(depth: int, layers: int | None) -> int:
     """
     if layers is not None and layers > depth:
         raise ExportError(
-            f"--trunk {layers} (the preset's, if none was given): the checkpoint has {depth} layers: name at most "
-            f"{depth}, or 'all' or 'frozen'"
+            f"--trunk {layers}: the checkpoint has {depth} layers: name at most {depth}, or 'all' or 'frozen'"
         )
     return 0 if layers is None else depth - layers
 
