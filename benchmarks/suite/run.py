@@ -82,7 +82,7 @@ def _measure(bench: Bench) -> None:
         result.reason = f"partial: {sentence(error)}"
     except KeyboardInterrupt:
         result.reason = "partial: it was interrupted"
-    result.seconds = time.monotonic() - bench.began
+    result.seconds = bench.clock() - bench.began
 
 
 def _phases(bench: Bench) -> None:
