@@ -160,7 +160,7 @@ class ExportSettings(TrainingSettings):
         return self
 
     def moving_layers(self, depth: int) -> int | None:
-        """How many layers of a BERT of `depth` move, None for all: a preset means at most its number, a flag that one."""
+        """How many layers of a BERT of `depth` move, None for all; a preset means at most its number."""
         layers = self.trunk_layers
         return layers if layers is None or "trunk" in self._given else min(layers, depth)
 

@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         for variant in variants:
             bundle.encoder("cpu", variant)
     except (SwiftrecError, RuntimeError, ValueError) as error:
-        sys.stderr.write(f"benchmarks.peers: {error}\n")
+        sys.stderr.write(f"benchmarks.peers: {sentence(error)}\n")
         return 2
     results, has_ended = Results(settings.model_dump(mode="json")), False
     try:
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"benchmarks.peers: {error}\n")
+        sys.stderr.write(f"benchmarks.peers: partial: {sentence(error)}\n")
     if settings.tries:
         sys.stdout.write(f"{apart.tries(results.tries())}\n")
     code = finish(results, settings.file)
@@ -116,7 +116,7 @@ def finish(results: Results, out: Path) -> int:
     try:
         results.save(out)
     except OSError as error:
-        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {error.strerror}\n")
+        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {sentence(error)}; --out takes another place\n")
         return 1
     sys.stdout.write(f"written to {out}\n")
     for label in (limits := results.limits()):

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
-from export.data.mistakes import BAD_ID, EMPTY, RATED, TIME, VALUE
+from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE
 from export.data.rows import Cells, Table
 
 RATING = "rating"  # the column
@@ -109,11 +109,12 @@ def _number(value: object) -> float | None:
 
 
 def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
-    """The values of an attribute: a list, or a text in which "|" separates them."""
+    """The values of an attribute: a list, or a text in which "|" separates them; none of a cell that is wrong."""
     cell = row[name]
     parts = [text_of(part) for part in (cell if isinstance(cell, list) else [cell])]
     if None in parts:
-        table.mistakes.add(VALUE, table.where(number), f"{name} is {_shown(cell)}")
+        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(cell)}")
+        return []
     split = [value.strip() for part in parts if part for value in part.split("|")]
     return list(dict.fromkeys(value for value in split if value))
 

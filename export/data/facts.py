@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+NOTHING = "nothing"
 RATINGS = "ratings are read, and used by --loss mse only"
 
 
@@ -34,7 +36,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake.
+    """Figures of one data set; `skipped` counts, by kind of mistake, rows that were left out and cells emptied.
 
     `ratings` are the lowest and the highest one; None where there are none.
     """
@@ -65,8 +67,13 @@ class Facts:
             "events of a user": str(self.history_events),
             "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
             "texts of users": f"{self.texts:,}",
-            "skipped": ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items()) or "nothing",
+            "skipped": in_words(self.skipped),
         }
+
+
+def in_words(skipped: Mapping[str, int]) -> str:
+    """What was skipped, by kind of mistake."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in skipped.items()) or NOTHING
 
 
 def _values(count: int) -> str:

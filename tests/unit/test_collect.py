@@ -98,3 +98,14 @@ def test_classifier_is_adopted_whatever_the_data_unless_told_not_to(tmp_path: Pa
     assert collected(tmp_path, "--on-error", "skip")["checkpoint"]["use"] == "adopted as it is"
     (tmp_path / "out").rename(tmp_path / "first")
     assert collected(tmp_path, "--on-error", "skip", "--adopt", "never")["checkpoint"]["use"] == "fine-tuned here"
+
+
+def test_item_without_a_label_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
+    write(tmp_path / "data", events=False)
+    save_model("bert", tmp_path / "checkpoint", "ForSequenceClassification", id2label=dict(enumerate("0129")))
+    with pytest.raises(DataError, match=r"item without a label, 1 time: remove the item from items, name it in"):
+        collected(tmp_path)
+    (tmp_path / "out").rename(tmp_path / "first")
+    sources = collected(tmp_path, "--on-error", "skip")
+    assert sources["data"]["skipped"] == "1 item without a label"
+    assert sources["data"]["items"] == "3, of which 0 have interactions"

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from export.config import ExportSettings
 from export.data import collect, movielens
 from export.data.dataset import Dataset
+from export.data.mistakes import Mistakes
 from export.data.phrases import Phrase, Texts
 from export.data.ratings import LEAST, worth_of
 from export.data.split import Cases, Split, leave_one_out, time_split
@@ -145,7 +146,7 @@ def test_movielens_has_its_ratings(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "wheel", "w") as archive:
         for kind, text in tables.items():
             archive.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{kind}", text)
-    found = movielens.read(tmp_path / "wheel")
+    found = movielens.read(tmp_path / "wheel", Mistakes())
     assert [history.tolist() for history in found.histories] == [[1, 0, 0]]
     assert [row.tolist() for row in found.ratings] == [[5, 1, 3]]
 
