@@ -46,7 +46,8 @@ class Deadlines:
         self, clock: Callable[[], float] = time.monotonic, on_death: Callable[[], None] = lambda: None
     ) -> None:
         self._clock, self._on_death = clock, on_death
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # by itself, since entering a condition is a call in Python, four times a request
+        self._changed = threading.Condition(self._lock)
         self._slots: dict[int, set[Timed]] = {}
         self._order: list[int] = []  # a heap of the slots, and of some that have gone
         self._is_closing = False
@@ -67,7 +68,7 @@ class Deadlines:
     def watch(self, call: Timed) -> None:
         """Cancel `call` once its deadline has passed."""
         place = _slot(call.deadline)
-        with self._changed:
+        with self._lock:
             slot = self._slots.get(place)
             if slot is None:
                 slot = self._slots[place] = set()
@@ -79,7 +80,7 @@ class Deadlines:
 
     def forget(self, call: Timed) -> None:
         """The call needs no watching any more."""
-        with self._changed:
+        with self._lock:
             place = _slot(call.deadline)
             slot = self._slots.get(place)
             if slot is None:
@@ -94,7 +95,7 @@ class Deadlines:
     def expire(self) -> float:
         """Cancel what is late; the seconds until there is something to look at again."""
         late: list[Timed] = []
-        with self._changed:
+        with self._lock:
             while self._order and self._order[0] * _STEP_S <= self._clock():
                 late += self._slots.pop(heapq.heappop(self._order), ())
             seconds = self._pause_s()
