@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -13,14 +12,13 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts, unseen
 from export.evaluate.assemble import assemble_agreement
 from export.evaluate.metrics import Figure, best, figure
-from export.evaluate.models import served_encode, served_rank, torch_encode
+from export.evaluate.models import encode_here, served_rank, torch_encode
 from export.evaluate.record import RECORD
 from export.evaluate.subject import Vectors
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.train.teacher import load_teacher
 from export.variants import graphs
-from server.errors import ProviderError
 from server.models.ranker import Kind, UserSequence
 from server.models.tokenizer import Tokenizer
 
@@ -40,16 +38,17 @@ def run(job: Job, out: Path) -> None:
     with job.progress("compare with teacher", 1 + len(alive)) as step:
         wanted, items = _teacher(job, asked)
         step()
-        vectors, kept = {}, {}
+        vectors, kept, where = {}, {}, dict[str, str]()
         for variant, path in alive:
-            with contextlib.suppress(ProviderError):  # its device is not here: it stays unmeasured
-                vectors[variant.name] = served_encode(path, tokenizer, variant.device)(asked)
+            if found := encode_here(path, tokenizer, variant.device):
+                encode, where[variant.name] = found
+                vectors[variant.name] = encode(asked)
                 measured = agreement(wanted, vectors[variant.name], items, job.settings.seed)
                 kept[variant.name] = {gate: value.mean for gate, value in measured.items()}
                 words = ", ".join(f"{gate} {value}" for gate, value in measured.items())
                 job.console.print(f"  {variant.name}: {words}", markup=False)
             step()
-    quality = assemble_agreement(job, [variant for variant, _ in variants], kept, len(asked))
+    quality = assemble_agreement(job, [variant for variant, _ in variants], kept, where, len(asked))
     np.save(out / "vectors.npy", items, allow_pickle=False)
     ids = [item.id for item in Dataset.load(job.folder("data")).items]
     rank = served_rank(job.folder("onnx") / quality.ranker, items.shape[1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
-from export.evaluate.choose import defaults, judge, pareto
+from export.evaluate.choose import Judged, defaults, fronts, judge
 from export.evaluate.compare import FROZEN, other_protocol
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
@@ -41,19 +41,17 @@ def assemble(
     variants: Sequence[Variant],
     probes: dict[str, Figure],
     rankers: list[RankerRecord],
+    where: Mapping[str, str],
 ) -> Quality:
-    """The whole record.
+    """The whole record; `where` is variant -> the device that its answers come from.
 
     Raises:
         GateError: no variant passed the gates.
     """
     kept = {v.name: _retained(ground, answers, v.name) for v in variants if v.name in answers}
-    judged = [
-        judge(v, _values(ground, kept.get(v.name, {}), answers, v.name), allow_lossy=job.settings.allow_lossy)
-        for v in variants
-    ]
-    chosen = defaults(judged)
-    front = pareto([j for j in judged if j.is_shipped])
+    values = {v.name: _values(ground, kept.get(v.name, {}), answers, v.name) for v in variants}
+    judged = _judged(job, variants, values, where)
+    chosen, front = defaults(judged), fronts(judged)
     warm, counts = ground.tasks.warm, ground.counts
     return Quality(
         protocol=job.settings.protocol,
@@ -85,15 +83,19 @@ def assemble(
 
 
 def assemble_agreement(
-    job: Job, variants: Sequence[Variant], kept: Mapping[str, Mapping[str, float]], texts: int
+    job: Job,
+    variants: Sequence[Variant],
+    kept: Mapping[str, Mapping[str, float]],
+    where: Mapping[str, str],
+    texts: int,
 ) -> Quality:
     """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> value.
 
     Raises:
         GateError: no variant passed the gates.
     """
-    judged = [judge(v, kept.get(v.name, {}), allow_lossy=job.settings.allow_lossy) for v in variants]
-    front = pareto([j for j in judged if j.is_shipped])
+    judged = _judged(job, variants, kept, where)
+    front = fronts(judged)
     none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=f"Agreement with the teacher on {texts} texts.")
     return Quality(
         protocol="agreement",
@@ -113,6 +115,17 @@ def assemble_agreement(
         machine=machine(),
         pieces=_pieces(job),
     )
+
+
+def _judged(
+    job: Job,
+    variants: Sequence[Variant],
+    values: Mapping[str, Mapping[str, float | None]],
+    where: Mapping[str, str],
+) -> list[Judged]:
+    """Every variant through the quality gates."""
+    is_lossy = job.settings.allow_lossy
+    return [judge(v, values.get(v.name, {}), allow_lossy=is_lossy, measured_on=where.get(v.name, "")) for v in variants]
 
 
 def _retained(ground: Ground, answers: Answers, name: str) -> dict[str, Figure]:

@@ -24,6 +24,7 @@ class Judged:
         is_shipped: whether it is in the bundle.
         refused: why it is not, or by which exception it is; empty if it passed everything.
         unmeasured: gates without a value, since what they are a share of is 0: neither passed nor failed.
+        measured_on: the device that gave its answers; empty if none did.
     """
 
     variant: Variant
@@ -32,6 +33,7 @@ class Judged:
     is_shipped: bool
     refused: str
     unmeasured: Sequence[str] = ()
+    measured_on: str = ""
 
     @property
     def quality(self) -> float:
@@ -48,7 +50,7 @@ class Default:
     why: str
 
 
-def judge(variant: Variant, kept: Mapping[str, float | None], *, allow_lossy: bool) -> Judged:
+def judge(variant: Variant, kept: Mapping[str, float | None], *, allow_lossy: bool, measured_on: str = "") -> Judged:
     """Put a variant through the quality gates.
 
     One that was refused before stays refused whatever is allowed; one that could not be run here is only shipped where
@@ -58,13 +60,21 @@ def judge(variant: Variant, kept: Mapping[str, float | None], *, allow_lossy: bo
     if variant.refused:
         return Judged(variant, measured, [], is_shipped=False, refused=variant.refused)
     if not kept:
-        unknown = f"quality was not measured: this machine has no {variant.device}"
+        unknown = f"quality was not measured: this machine has no {variant.device}, and its CPU cannot run the graph"
         return Judged(variant, measured, [], is_shipped=allow_lossy, refused=unknown)
     checks = QUALITY.check(measured)
     failed = "; ".join(str(check) for check in checks if not check.has_passed)
     unmeasured = tuple(gate for gate in QUALITY.shipped if gate in kept and gate not in measured)
     shipped = allow_lossy or not failed
-    return Judged(variant, measured, checks, is_shipped=shipped, refused=failed, unmeasured=unmeasured)
+    return Judged(
+        variant, measured, checks, is_shipped=shipped, refused=failed, unmeasured=unmeasured, measured_on=measured_on
+    )
+
+
+def fronts(judged: Sequence[Judged]) -> list[str]:
+    """Names on the Pareto front of their device, of what was timed and is shipped."""
+    timed = [j for j in judged if j.is_shipped and j.variant.texts_per_s_core > 0]
+    return [name for device in _DEVICES for name in pareto([j for j in timed if j.variant.device == device])]
 
 
 def pareto(judged: Sequence[Judged]) -> list[str]:

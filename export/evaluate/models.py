@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from export.train.batches import by_length
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.ranker import TorchSession
 from export.train.teacher import Teacher
+from server.errors import BundleError, ProviderError
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 
 _BATCH = 16
+_CPU = "cpu"
 
 
 def torch_encode(checkpoint: Path, max_tokens: int, teacher: Teacher | None) -> Encode:
@@ -52,6 +55,18 @@ def served_encode(path: Path, tokenizer: Tokenizer, device: str) -> Encode:
         return _in_order(np.array([v for part in parts for v in model.run([rows[n] for n in part])]), parts)
 
     return encode
+
+
+def encode_here(path: Path, tokenizer: Tokenizer, device: str) -> tuple[Encode, str] | None:
+    """The same and the device that runs it: the graph's own, else the CPU; None if the CPU cannot run it either.
+
+    The CPU computes fp16 in fp32 between casts, so quality is known before a GPU has seen the graph; speed is not.
+    """
+    with contextlib.suppress(ProviderError):
+        return served_encode(path, tokenizer, device), device
+    with contextlib.suppress(BundleError):
+        return served_encode(path, tokenizer, _CPU), _CPU
+    return None
 
 
 def served_rank(path: Path, dimensions: int) -> Rank:

@@ -46,6 +46,7 @@ class VariantRecord(Model):
     `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases;
     `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text. `gates` are those of its answers, those of its
     graph are in `variant`; `unmeasured` are gates without a value, since what they are a share of is 0.
+    `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU.
     """
 
     variant: Variant
@@ -57,6 +58,7 @@ class VariantRecord(Model):
     on_front: bool
     refused: str
     unmeasured: list[str] = []
+    measured_on: str = ""
 
     @classmethod
     def of(
@@ -73,6 +75,7 @@ class VariantRecord(Model):
             on_front=on_front,
             refused=judged.refused,
             unmeasured=list(judged.unmeasured),
+            measured_on=judged.measured_on,
         )
 
     @property
@@ -82,10 +85,15 @@ class VariantRecord(Model):
 
     @property
     def remark(self) -> str:
-        """Gates that say nothing about it; empty if all do."""
-        if not self.unmeasured:
-            return ""
-        return f"not measured, since nothing wanted was among the ten best: {', '.join(self.unmeasured)}"
+        """Gates that say nothing about it, and what was measured elsewhere than it will run; empty if neither."""
+        words = []
+        if self.unmeasured:
+            words = [f"not measured, since nothing wanted was among the ten best: {', '.join(self.unmeasured)}"]
+        if self.measured_on not in ("", self.variant.device):
+            words.append(f"quality measured on {self.measured_on}")
+        if not self.variant.texts_per_s_core and self.shipped:
+            words.append(f"speed on {self.variant.device} not measured")
+        return "; ".join(words)
 
     @property
     def state(self) -> str:

@@ -13,14 +13,13 @@ from export.evaluate.assemble import assemble
 from export.evaluate.compare import FROZEN, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
-from export.evaluate.models import served_encode, served_rank
+from export.evaluate.models import encode_here, served_rank
 from export.evaluate.rankers import judge_rankers
 from export.evaluate.record import RECORD, TEACHER
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.table import show
 from export.stage import Job
 from export.variants import Variant, graphs
-from server.errors import ProviderError
 from server.models.tokenizer import Tokenizer
 
 _SAMPLE = 32  # users whose answers the packaged bundle must repeat
@@ -51,13 +50,15 @@ def run(job: Job, out: Path) -> None:
         ranker = job.folder("onnx") / next(one.file for one in rankers if one.shipped)
         step()
         behind: dict[str, Vectors] = {}  # of the histories as ids: the same for all variants
+        where: dict[str, str] = {}
         for variant, path in alive:
-            if subject := _served(job, ground, variant, path, ranker):
+            if found := _served(job, ground, variant, path, ranker):
+                subject, where[variant.name] = found
                 behind = behind or subject.of_items(ground.tasks)
                 answers[variant.name] = subject.answers(ground.tasks, behind)
                 _probe(ground, variant.name, subject, probes)
             step()
-    quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes, rankers)
+    quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes, rankers, where)
     show(job.console, quality)
     np.save(out / "vectors.npy", ground.teacher.items, allow_pickle=False)
     expected = _expected(ground, answers[quality.default["cpu"].name]["text"])
@@ -65,15 +66,15 @@ def run(job: Job, out: Path) -> None:
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 
-def _served(job: Job, ground: Ground, variant: Variant, path: Path, ranker: Path) -> Subject | None:
-    """A variant behind the shipped ranker and catalogue, as the server runs them; None if its device is not here."""
+def _served(job: Job, ground: Ground, variant: Variant, path: Path, ranker: Path) -> tuple[Subject, str] | None:
+    """A variant behind the shipped ranker and catalogue, as the server runs them, and the device; None if none can."""
     plan, source, items = job.settings.plan, job.folder("onnx"), ground.teacher.items
     tokenizer = Tokenizer.load(source / "tokenizer.json", plan.max_tokens)
-    try:
-        encode = served_encode(path, tokenizer, variant.device)
-    except ProviderError:
+    found = encode_here(path, tokenizer, variant.device)
+    if not found:
         return None
-    return Subject(encode, served_rank(ranker, items.shape[1]), items, plan.max_history)
+    encode, device = found
+    return Subject(encode, served_rank(ranker, items.shape[1]), items, plan.max_history), device
 
 
 def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure]) -> None:

@@ -37,7 +37,7 @@ def _ladder(quality: Quality) -> str:
         [
             record.variant.name + ("" if record.shipped else " (not shipped)"),
             *(record.variant.layers, record.variant.hidden, _precision(record.variant), record.variant.device),
-            *(record.variant.megabytes, record.variant.texts_per_s_core, record.variant.ms_batch1),
+            *(record.variant.megabytes, record.variant.texts_per_s_core or "-", record.variant.ms_batch1 or "-"),
             record.variant.speedup_vs_teacher_pytorch or "-",
             "yes" if record.on_front else "",
             f"{record.variant.batch_invariance:.0e}",
@@ -111,7 +111,7 @@ def _groups(quality: Quality) -> str:
 
 
 def _limits(quality: Quality) -> str:
-    seen = [v.variant.name for v in quality.shipped if v.variant.device != "cpu" and v.gates]
+    seen = [v.variant.name for v in quality.shipped if v.measured_on not in ("", "cpu")]
     gpu = f"Measured on a GPU: {', '.join(seen)}." if seen else "Nothing here was run on a GPU."
     below = [v.variant.name for v in quality.shipped if v.variant.exception or not all(g.passed for g in v.gates)]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""

@@ -67,7 +67,8 @@ def _point(record: VariantRecord) -> svg.Point:
 def _row(record: VariantRecord, quality: Quality) -> list[object]:
     v, row = record.variant, quality.tasks.get(record.variant.name, {})
     name = v.name if record.shipped else f"{v.name} (not shipped)"
-    speed = [f"{v.texts_per_s_core:.0f}", f"{v.ms_batch1:.2f}", v.speedup_vs_teacher_pytorch or "-"]
+    speed = [f"{v.texts_per_s_core:.0f}", f"{v.ms_batch1:.2f}"] if v.texts_per_s_core else ["-", "-"]
+    speed.append(str(v.speedup_vs_teacher_pytorch or "-"))
     return [name, v.layers, v.hidden, v.megabytes, *speed, *(row.get(task, "") for task in TASKS)]
 
 

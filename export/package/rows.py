@@ -15,7 +15,8 @@ def as_json(quality: Quality) -> dict[str, Any]:
 
     `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
     their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
-    `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %.
+    `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %. `measured_on`: the device
+    that gave the answers.
     """
     names = {record.variant.name for record in quality.variants}
     baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
@@ -56,6 +57,7 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
         "cold": row["cold"].mean if "cold" in row else None,
         "batch_invariance": v.batch_invariance,
+        "measured_on": record.measured_on,
         "overlap": record.overlap,
         "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
         "gates": [gate.model_dump() for gate in record.gates],

@@ -76,7 +76,8 @@ def test_what_a_mechanical_gate_refused_stays_refused() -> None:
 
 def test_variant_that_could_not_be_run_is_not_shipped() -> None:
     unknown = judge(variant("bert3-fp16", 0, device="cuda"), {}, allow_lossy=False)
-    assert (unknown.is_shipped, unknown.refused) == (False, "quality was not measured: this machine has no cuda")
+    words = "quality was not measured: this machine has no cuda, and its CPU cannot run the graph"
+    assert (unknown.is_shipped, unknown.refused) == (False, words)
 
 
 def test_none_left_is_an_error_that_names_every_reason() -> None:

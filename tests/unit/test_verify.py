@@ -1,0 +1,72 @@
+"""Stage `verify` without a GPU: what is made for one is evaluated on the CPU, and shipped as that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.compress import quantise, trace
+from export.evaluate import models, verify
+from export.evaluate.record import RECORD, Quality
+from export.train import distil, finetune
+from server.errors import BundleError, ProviderError
+from server.models.session import OnnxSession, open_session
+from tests.tiny import StoppedJob, job
+
+_FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"}
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
+    """A tiny BERT student and a static one in every precision; whatever is lost by the way may be shipped."""
+    made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "bert1,static", "--allow-lossy", "--tensorrt")
+    for stage, name in ((finetune, "finetune"), (distil, "distil"), (trace, "onnx"), (quantise, "quantise")):
+        made.folder(name).mkdir()
+        stage.run(made, made.folder(name))
+    return made
+
+
+def verified(made: StoppedJob, out: Path) -> Quality:
+    verify.run(made, out)
+    return Quality.model_validate_json((out / RECORD).read_text())
+
+
+def no_gpu(path: Path, device: str = "cpu") -> OnnxSession:
+    """A machine without one, whatever this one has."""
+    if device != "cpu":
+        raise ProviderError(f"device {device} is not here")
+    return open_session(path)
+
+
+def test_variant_for_a_gpu_is_evaluated_on_the_cpu_and_shipped(
+    graphs: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "open_session", no_gpu)
+    quality = verified(graphs, tmp_path)
+    found = {record.variant.name: record for record in quality.variants}
+    assert {name: one.variant.device for name, one in found.items() if one.variant.device != "cpu"} == _FOR_GPU
+    for name, device in _FOR_GPU.items():
+        one, plain = found[name], found[f"{name.partition('-')[0]}-fp32"]
+        assert (one.shipped, one.measured_on, one.on_front) == (True, "cpu", False)
+        assert one.gates
+        assert quality.tasks[name]["text"].mean == pytest.approx(
+            quality.tasks[plain.variant.name]["text"].mean, abs=0.1
+        )
+        assert one.remark.endswith(f"quality measured on cpu; speed on {device} not measured")
+        assert "measured on" not in plain.remark
+
+
+def test_graph_that_the_cpu_cannot_run_stays_unmeasured_with_the_reason(
+    graphs: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(path: Path, device: str = "cpu") -> OnnxSession:
+        if "-trt" in path.name and device == "cpu":
+            raise BundleError(f"{path}: ONNX Runtime cannot load it")
+        return no_gpu(path, device)
+
+    monkeypatch.setattr(models, "open_session", cannot)
+    quality = verified(graphs, tmp_path)
+    out = next(record for record in quality.variants if record.variant.name == "bert1-trt")
+    assert (out.gates, out.retained, out.measured_on) == ([], {}, "")
+    assert out.trouble.startswith("quality was not measured: this machine has no tensorrt, and its CPU cannot run the")
