@@ -56,7 +56,7 @@ def fake(name: str, mode: str = DOCUMENTED, wire: Wire = "http") -> Target:
 def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types)
     values: dict[str, Any] = dict.fromkeys(Figures.__dataclass_fields__, 0) | {
         "requests_per_s": 500.0, "server_us": 1_250.0, "mix": 0.9, "p50_ms_one_in_flight": 2.0, "p99_ms_at_70": 9.0,
-        "trouble": "",
+        "trouble": "", "latency_ms": np.zeros(0),
     }  # fmt: skip
     return Figures(**(values | changes))
 

@@ -96,7 +96,6 @@ def catalogue(rows: Sequence[Row]) -> str:
 
 def _peer(row: Row) -> list[str]:
     found = row["rounds"]
-    p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
     return [
         *(row[name] for name in ("target", "variant", "mode")),
         "{batch} within {wait_ms} ms".format(**row["batching"]) if row.get("batching") else "",
@@ -105,12 +104,18 @@ def _peer(row: Row) -> list[str]:
         _range(row, "share_of_floor"),
         _range(row, "share_of_floor_by_cpu"),
         _number(row["p50_ms_one_in_flight"], 2),
-        report.spread(p99s, 1) if p99s else "no answer",
+        _tail(row),
         str(row["errors"]),
         f"{row['wrong_answers']}/{sum(f['answers'] for f in found)}",
         "yes" if row["alone_equals_batch"] else "NO",
         f"{np.median([f['busy'] for f in found]):.2f}",
     ]
+
+
+def _tail(row: Row) -> str:
+    """The p99 of each round; of all together, without a range, where one has not answers enough."""
+    p99s = [f["p99_ms_at_70"] for f in row["rounds"]]
+    return report.spread(p99s, 1) if None not in p99s else _number(row["p99_ms_at_70"]) or "too few"
 
 
 def _teacher(found: Row) -> str:
