@@ -73,7 +73,9 @@ class BenchSettings(BaseSettings):
 
     size: Literal["full", "smoke"] = Field("full", description="smoke: seconds, its figures say nothing")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
+    variant: str | None = Field(
+        None, description="encoder, e.g. bert3-int8, or its precision alone; the bundle's default if not given"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
     target: str | None = Field(None, description="HOST:PORT of a server that runs already, instead of one of its own")
     metrics: str | None = Field(None, description="HOST:PORT of that server's metrics")

@@ -44,9 +44,13 @@ def start(bench: Bench, stack: ExitStack) -> None:
     check_device(settings.device)
     bundle = load_bundle(settings.bundle)
     facts = bundle.manifest
-    default = facts.default.get(settings.device, "fp32")
+    default = bundle.variant(settings.device, None)
+    is_known = settings.variant or not settings.target
     names = {"name": facts.name, "version": str(facts.version), "device": settings.device, "default": default}
-    bench.result.bundle = {**names, "variant": settings.variant or (UNKNOWN if settings.target else default)}
+    bench.result.bundle = {
+        **names,
+        "variant": bundle.variant(settings.device, settings.variant) if is_known else UNKNOWN,
+    }
     if settings.target:
         bench.server = bench.cached = Served(settings.target, None, settings.metrics)
         first_answer(settings.target, bundle)

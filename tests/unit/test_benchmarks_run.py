@@ -23,6 +23,7 @@ from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Client, Result
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.summary import Rows
+from server.models.bundle import Bundle
 from tests.results import point, result, workload
 
 CLIENT = Client(ceiling_per_s=6_000, reached_per_s=5_000, client_us=166, processes=1)
@@ -85,12 +86,18 @@ def test_ceiling_is_found_against_the_bare_server(monkeypatch: pytest.MonkeyPatc
     assert bench.result.client == found
 
 
-@pytest.mark.parametrize(("given", "variant"), [([], "unknown"), (["--variant", "bert3-int8"], "bert3-int8")])
+@pytest.mark.parametrize(
+    ("given", "variant"),
+    [([], "unknown"), (["--variant", "bert3-int8"], "bert3-int8"), (["--variant", "int8"], "static-int8")],
+)
 def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
     given: list[str], variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    facts = SimpleNamespace(name="b", version=1, default={"cpu": "static-fp32"})
-    monkeypatch.setattr(before, "load_bundle", lambda _: SimpleNamespace(manifest=facts))
+    names = ("static-fp32", "static-int8", "bert3-int8")
+    facts: Any = SimpleNamespace(
+        name="b", version=1, default={"cpu": "static-fp32"}, variants=dict.fromkeys(names, "a.onnx")
+    )
+    monkeypatch.setattr(before, "load_bundle", lambda _: Bundle(tmp_path, facts))
     monkeypatch.setattr(before, "first_answer", lambda *_: None)
     monkeypatch.setattr(before, "serving", lambda *_: nullcontext(Served("echo", None)))
     monkeypatch.setattr(before, "pinned", lambda _: nullcontext())
