@@ -58,7 +58,10 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each target and mode: medians over the rounds."""
-        return [_row(self.targets[key], key[0], found) for key, found in self.entries.items()]
+        return [
+            {**_row(self.targets[key], key[0], found), "rounds_asked": self.settings.get("repeats", len(found))}
+            for key, found in self.entries.items()
+        ]
 
     def save(self, path: Path) -> None:
         """Write the JSON file; it is whole at every moment."""
@@ -80,7 +83,7 @@ class Results:
     def section(self) -> dict[str, Any]:
         """What `make bench`'s result holds of it: the section `peers`."""
         rows: list[dict[str, Any]] = report.finite(self.rows())
-        return Peers.of(rows, self.skipped | self.died, []).model_dump()
+        return Peers.of(rows, self.skipped | self.died, [], is_partial=self.is_partial).model_dump()
 
     def tries(self) -> list[dict[str, Any]]:
         """Of a run with --tries: each setting of each peer, the best (requests/s as a share of the floor) marked.
