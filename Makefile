@@ -100,6 +100,7 @@ bench-compare: setup ## the newest result against BASE=folder: non-zero if somet
 	@$(BIN)/python -m benchmarks compare --base "$(BASE)"
 
 bench-peers: setup ## other servers on the same job, side by side with this one (PEERS_FLAGS="--targets mosec --variant int8")
+	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
 	@$(BIN)/python -m benchmarks.peers --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE) $(PEERS_FLAGS)
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment

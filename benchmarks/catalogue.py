@@ -195,7 +195,7 @@ class Trial:
                 started = time.monotonic()
                 index = self._catalogue.index(mode, self._sample, narrow=self._settings.narrow)
                 if index is None:
-                    raise BundleError(f"{items} items are too few for an index")
+                    raise BundleError(f"{items} items are too few for an index: give larger --items")
                 build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20
                 found = {name: self._answers(conditions) for name, conditions in _FILTERS.items()}
             search = {name: _search(found[name], truth[name]) for name in _FILTERS}

@@ -21,13 +21,13 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.first import wait_ready
 from benchmarks.replies import refusals
 from benchmarks.summary import OK, UNAVAILABLE, Rows
 from benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
 ANY_SIZE = ("grpc.max_receive_message_length", -1)  # gRPC's own limit is 4 MB
-_CONNECT_S = 10.0
 _MOST_ROWS = 32_000  # whose replies may be kept
 Answered = Callable[[int, bytes], None]
 """Is given the number of the status code, and the reply, or after an error what the server said of it."""
@@ -43,7 +43,7 @@ def connected(target: str, method: str) -> Iterator[Send]:
         RuntimeError: it does not answer.
     """
     with grpc.insecure_channel(target, options=[ANY_SIZE]) as channel:
-        _wait_ready(channel, target)
+        wait_ready(channel, target)
         yield unary(channel, method)
 
 
@@ -61,13 +61,6 @@ def unary(channel: grpc.Channel, method: str) -> Send:
 def _outcome(done: Any) -> tuple[int, bytes]:  # noqa: ANN401 (gRPC's future has no public type)
     code = done.code().value[0]
     return code, done.result() if code == OK else (done.details() or "").encode()
-
-
-def _wait_ready(channel: grpc.Channel, target: str) -> None:
-    try:
-        grpc.channel_ready_future(channel).result(_CONNECT_S)
-    except grpc.FutureTimeoutError:
-        raise RuntimeError(f"nothing answers at {target}") from None
 
 
 @dataclass(slots=True)
@@ -195,4 +188,4 @@ def _wait(answered: threading.Semaphore, number: int) -> None:
     """Wait for a number of answers."""
     for _ in range(number):
         if not answered.acquire(timeout=TIMEOUT_S + 1):
-            raise RuntimeError("a request was never answered")
+            raise RuntimeError(f"a request had no answer within {TIMEOUT_S:g} s: look at the server's log")

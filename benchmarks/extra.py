@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def need(module: str) -> Any:  # noqa: ANN401 (a module)
@@ -23,8 +26,27 @@ def need(module: str) -> Any:  # noqa: ANN401 (a module)
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, for people."""
+    """What went wrong, for people, and what to do."""
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         where = f" at {error.filename}" if error.filename else ""
-        return f"the disk is full{where} ({os.strerror(error.errno)}): the result stands on stdout"
-    return str(error)
+        return f"the disk is full{where} ({os.strerror(error.errno)}): free some space and run again"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return f"{error.filename}: {os.strerror(error.errno)}: give a path that can be read and written here"
+    return str(error) or type(error).__name__
+
+
+def gathered(found: Iterable[T]) -> tuple[list[T], str]:
+    """What comes until it ends early, and why it did; empty if it did not.
+
+    Raises:
+        RuntimeError, OSError, KeyboardInterrupt: it ended before the first.
+    """
+    kept: list[T] = []
+    try:
+        for one in found:
+            kept.append(one)  # noqa: PERF402 (what came before an error must stay)
+    except (RuntimeError, OSError, KeyboardInterrupt) as error:
+        if not kept:
+            raise
+        return kept, "it was interrupted" if isinstance(error, KeyboardInterrupt) else sentence(error)
+    return kept, ""

@@ -39,7 +39,7 @@ def run(settings: LoadSettings) -> Window:
             for client in clients:
                 _, said = client.communicate()
                 if client.returncode:
-                    raise RuntimeError(said.strip())
+                    raise RuntimeError(_plain(said))
         finally:
             for client in clients:
                 client.kill()
@@ -65,9 +65,16 @@ def _client(settings: LoadSettings, part: int, path: Path) -> subprocess.Popen[s
 def _begin_together(clients: list[subprocess.Popen[str]]) -> None:
     for client in clients:
         if client.stdout is None or client.stdout.readline().strip() != _READY:
-            raise RuntimeError(client.communicate()[1].strip() or "a client ended before it began")
+            raise RuntimeError(
+                _plain(client.communicate()[1]) or "a client ended before it began: run one alone, --processes 1"
+            )
     start = time.monotonic() + _LEAD_S
     for client in clients:
         if client.stdin is not None:
             client.stdin.write(f"{start}\n")
             client.stdin.flush()
+
+
+def _plain(said: str) -> str:
+    """What a client said, without its name, which is ours as well."""
+    return said.strip().removeprefix("benchmarks load: ")

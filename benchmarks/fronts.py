@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.extra import gathered
 from benchmarks.measure import NO_LIMIT, load
 from benchmarks.process import Served, serving
 
@@ -39,15 +40,13 @@ class Variant:
 
 
 def run(settings: FrontsSettings) -> int:
-    """Measure, interleaved over the repeats, and write the table."""
+    """Measure, interleaved over the repeats, and write the table; 1 if it ended early."""
     found: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for _ in range(settings.repeats):
-        for variant in _variants(settings.service_ms):
-            for in_flight, figures in _measure(variant, settings):
-                found.setdefault((variant.name, in_flight), []).append(figures)
+    each, reason = gathered(one for _ in range(settings.repeats) for one in _round(settings))
+    for name, in_flight, figures in each:
+        found.setdefault((name, in_flight), []).append(figures)
     rows = [{"front": n, "in_flight": f, **_medians(rounds)} for (n, f), rounds in found.items()]
-    report.write(_table(found), {"fronts": rows})
-    return 0
+    return report.ended("fronts", _table(found), {"fronts": rows}, reason)
 
 
 def _variants(service_ms: float) -> list[Variant]:
@@ -61,10 +60,11 @@ def _variants(service_ms: float) -> list[Variant]:
     ]
 
 
-def _measure(variant: Variant, settings: FrontsSettings) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with serving(variant.flags) as served:
-        for in_flight in settings.in_flight:
-            yield in_flight, _load(served, settings, in_flight)
+def _round(settings: FrontsSettings) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    for variant in _variants(settings.service_ms):
+        with serving(variant.flags) as served:
+            for in_flight in settings.in_flight:
+                yield variant.name, in_flight, _load(served, settings, in_flight)
 
 
 def _load(served: Served, settings: FrontsSettings, in_flight: int) -> Mapping[str, Any]:

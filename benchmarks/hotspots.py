@@ -107,7 +107,11 @@ def _spied(pid: int, seconds: int) -> list[str]:
         command += ["--gil", "--format", "raw", "--output", str(path)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if ended.returncode or not path.exists():
-            raise RuntimeError(f"py-spy wrote no profile: {ended.stderr.strip()}")
+            said = ended.stderr.strip() or f"exit code {ended.returncode}"
+            raise RuntimeError(
+                f"py-spy wrote no profile ({said}): it needs a server that lives, and the right to trace it (root, or "
+                "kernel.yama.ptrace_scope=0)"
+            )
         return path.read_text(encoding="utf-8").splitlines()
 
 

@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import fleet, replies, report
+from benchmarks import first, fleet, replies, report
 from benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
 from benchmarks.hdr import write_log
 from benchmarks.machine import Meter
 from benchmarks.recording import Recording
-from benchmarks.summary import Rows
+from benchmarks.summary import UNAVAILABLE, Rows
 from benchmarks.window import Window, figures
-from benchmarks.workload import PATHS, Asked, Name, make
+from benchmarks.workload import KINDS, PATHS, Asked, Method, Name, make
 
 _REPLY_EVERY = 8  # of one-entry requests; of lists every reply is looked at
 _LEAD_S = 0.05
+_LAST = 3  # requests that tell whether the server is still there
 
 
 class LoadSettings(BaseSettings):
@@ -77,21 +78,38 @@ class Plan:
 
 
 def run(settings: LoadSettings) -> int:
-    """Measure and write the summary; 1 if the client was the bottleneck."""
+    """Measure and write the summary; 1 if the client was the bottleneck or the server has gone.
+
+    Raises:
+        RuntimeError: nothing answers, or another bundle than the one whose words are sent.
+        OSError: rows cannot be written; the summary stands on stdout.
+    """
+    if settings.parts == 1:  # else the one that starts several has asked
+        first.check_source(settings.target, settings.bundle, _method(settings))
     window = fleet.run(settings) if settings.processes > 1 else _alone(settings)
     if settings.window:
         window.save(settings.window)
         return 0
+    cores = len(os.sched_getaffinity(0))
+    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms, cores)
+    sys.stdout.write(report.as_json(found) + "\n")
+    sys.stdout.flush()
     if settings.rows:
         window.measured().save(settings.rows)
     if settings.hdr:
         write_log(window.measured(), settings.hdr, settings.workload)
-    cores = len(os.sched_getaffinity(0))
-    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms, cores)
-    sys.stdout.write(report.as_json(found) + "\n")
-    if found["bottleneck"]:
-        sys.stderr.write(f"benchmarks load: {found['bottleneck']}\n")
-    return 1 if found["bottleneck"] else 0
+    problems = [one for one in (found["bottleneck"], gone(window.rows, settings.target)) if one]
+    sys.stderr.writelines(f"benchmarks load: {one}\n" for one in problems)
+    return 1 if problems else 0
+
+
+def gone(rows: Rows, target: str) -> str:
+    """That nobody took the last requests; empty if somebody did (one alone may be a refusal of gRPC's)."""
+    last = rows.code[np.argsort(rows.done)][-_LAST:]
+    if not len(last) or (last != UNAVAILABLE).any():
+        return ""
+    lost = int((rows.code == UNAVAILABLE).sum())
+    return f"partial: the server at {target} went away, {lost} requests met nobody: look at its log, and start it again"
 
 
 def plan(settings: LoadSettings) -> Plan:
@@ -117,6 +135,10 @@ def in_flight(settings: LoadSettings) -> int:
     return len(range(settings.part, settings.in_flight, settings.parts))
 
 
+def _method(settings: LoadSettings) -> Method:
+    return Recording.load(settings.recording).method if settings.recording else KINDS[settings.workload].method
+
+
 def _alone(settings: LoadSettings) -> Window:
     found = plan(settings)
     with connected(settings.target, PATHS[found.asked.method]) as send:
@@ -127,12 +149,12 @@ def _alone(settings: LoadSettings) -> Window:
         meter = Meter(ends, settings.watch)
         log = Log(found.asked, 1 if found.asked.method == "batch" else _REPLY_EVERY)
         rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
-    first, last = meter.readings()
+    before, after = meter.readings()
     sample = replies.read(found.asked.method, log.replies())
     inside = log.replies(*ends, by="done" if found.due is None else "intended")
     sample = replace(sample, steps_ms=replies.read(found.asked.method, inside).steps_ms)  # without the warm-up's
     tokens = float(found.asked.tokens.mean()) if len(found.asked) else 0.0
-    return Window(rows, first, last, sample, tokens, is_open=found.due is not None)
+    return Window(rows, before, after, sample, tokens, is_open=found.due is not None)
 
 
 def _closed(send: Send, log: Log, settings: LoadSettings, meter: Meter) -> Rows:

@@ -85,7 +85,9 @@ def pinned(cores: int | Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, wanted)
     except OSError:
         names = ", ".join(map(str, sorted(wanted)))
-        raise RuntimeError(f"core {names} may not be used here: server and load need one each") from None
+        raise RuntimeError(
+            f"core {names} may not be used here, server and load need one each: allow it (taskset)"
+        ) from None
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from benchmarks.process import Served, load_cores
 from benchmarks.summary import OK, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 NO_LIMIT = 9.0  # of the client's share of its cores: for a bare server, which the client is no faster than
+_MEASURED = {0, 1}  # 1: figures that say of the client, or of a server that has gone; what of them counts is seen below
 _ANSWERED = {str(OK)}
 # What a server says that works; gRPC itself refuses the 1,025th call of a connection, as UNAVAILABLE.
 _REFUSED = {str(OK), str(RESOURCE_EXHAUSTED), str(UNAVAILABLE)}
@@ -42,7 +43,7 @@ def load(
     with pinned(load_cores()):
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     served.check()
-    if not ended.stdout.strip():
+    if not ended.stdout.strip() or ended.returncode not in _MEASURED:
         raise RuntimeError(f"the load generator failed: {ended.stderr.strip().removeprefix('benchmarks load: ')}")
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     _check(served, found, may_refuse=may_refuse)
@@ -83,10 +84,13 @@ def _check(served: Served, found: dict[str, Any], *, may_refuse: bool) -> None:
     allowed = _REFUSED if may_refuse else _ANSWERED
     is_alive = may_refuse and served.pid is not None  # of a process that is not ours nobody knows
     if (gone := found["codes"].get(str(UNAVAILABLE))) and not is_alive:
-        raise RuntimeError(f"the server at {served.address} went away: {gone} requests met nobody")
+        raise RuntimeError(f"the server at {served.address} went away: {gone} requests met nobody: look at its log")
     others = {code: number for code, number in found["codes"].items() if code not in allowed}
     if others:
         names = ", ".join(f"{number} with status {code}" for code, number in others.items())
-        raise RuntimeError(f"requests failed: {names} of {sum(found['codes'].values())}")
+        every = sum(found["codes"].values())
+        raise RuntimeError(f"requests failed: {names} of {every}: look at the log of the server at {served.address}")
     if found["wrong"]:
-        raise RuntimeError(f"{found['wrong']} replies were no answers")
+        raise RuntimeError(
+            f"{found['wrong']} replies were no answers: look at the log of the server at {served.address}"
+        )

@@ -18,6 +18,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.extra import gathered
 from benchmarks.process import Served, serving
 from benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
 
@@ -29,6 +30,7 @@ OPEN_DOOR = (
     *("--queue-budget-ms", "3600000", "--default-timeout-ms", "3600000"),
     *("--max-calls", "2000", "--max-waiting-jobs", "1000000"),
 )
+_CONTROL = " no admission"
 _GOODPUT, _REFUSAL_MS = 0.95, 50.0
 
 
@@ -69,16 +71,24 @@ class Step:
 
 def run(settings: OverloadSettings) -> int:
     """Write the table; exit code 1 if something was not kept, or if the control without admission kept everything."""
-    with stub_server(settings.bundle) as server:
-        steps = [step(server, settings.bundle, times, settings.seconds) for times in settings.times]
-        after = step(server, settings.bundle, 0.5, settings.seconds)
-    with stub_server(settings.bundle, *OPEN_DOOR) as server:
-        control = step(server, settings.bundle, 3.0, settings.seconds)
-    rows = [*(_row("", one) for one in steps), _row(" after that", after), _row(" no admission", control)]
+    found, reason = gathered(_steps(settings))
+    rows = [_row(what, one) for what, one in found]
     text = report.table(["load", "goodput", "p99 accepted ms", "p99 refused ms", "refused", "not kept"], rows)
-    is_kept = not any(one.faults() for one in (*steps, after)) and bool(control.faults())
-    report.write(text, {"steps": [one.goodput for one in steps], "is_kept": is_kept, "control": control.faults()})
-    return 0 if is_kept else 1
+    control = [fault for what, one in found if what == _CONTROL for fault in one.faults()]
+    is_kept = not any(one.faults() for what, one in found if what != _CONTROL) and bool(control)
+    steps = [one.goodput for what, one in found if not what]
+    code = report.ended("overload", text, {"steps": steps, "is_kept": is_kept, "control": control}, reason)
+    return code or (0 if is_kept else 1)
+
+
+def _steps(settings: OverloadSettings) -> Iterator[tuple[str, Step]]:
+    """What is said of each load, and what came of it; the last one is the control."""
+    with stub_server(settings.bundle) as server:
+        for times in settings.times:
+            yield "", step(server, settings.bundle, times, settings.seconds)
+        yield " after that", step(server, settings.bundle, 0.5, settings.seconds)
+    with stub_server(settings.bundle, *OPEN_DOOR) as server:
+        yield _CONTROL, step(server, settings.bundle, 3.0, settings.seconds)
 
 
 @contextmanager

@@ -28,7 +28,9 @@ def load_cores() -> set[int]:
     """
     cores = os.sched_getaffinity(0) - {SERVER_CORE}
     if not cores:
-        raise RuntimeError("only one core may be used here: server and load need one each")
+        raise RuntimeError(
+            "only one core may be used here, server and load need one each: allow two, e.g. taskset -c 0,1"
+        )
     return cores
 
 
@@ -53,7 +55,10 @@ class Served:
         except OSError:
             state = "Z"
         if state == "Z":
-            raise RuntimeError(f"the server at {self.address} (process {self.pid}) ended while it was measured")
+            raise RuntimeError(
+                f"the server at {self.address} (process {self.pid}) ended while it was measured: "
+                "run it by hand under the same load to see why"
+            )
 
 
 @contextmanager
@@ -106,4 +111,4 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise RuntimeError(f"process {process.pid} did not end on SIGTERM") from None
+        raise RuntimeError(f"process {process.pid} did not end on SIGTERM, it was killed: measure again") from None

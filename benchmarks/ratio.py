@@ -18,6 +18,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.extra import gathered
 from benchmarks.measure import NO_LIMIT, floor, load
 from benchmarks.process import more_flags, serving
 from benchmarks.workload import KINDS, Name
@@ -79,8 +80,8 @@ class Round:
 
 
 def run(settings: RatioSettings) -> int:
-    """Measure every part once a round and write the table."""
-    rounds = [_round(settings, settings.seed + n) for n in range(settings.repeats)]
+    """Measure every part once a round and write the table; 1 if it ended before the last round."""
+    rounds, reason = gathered(_round(settings, settings.seed + n) for n in range(settings.repeats))
     name = "overhead" if settings.stub else "work_ratio"
     values = [getattr(entry, name) for entry in rounds]
     rows = [[str(n), *_cells(entry), f"{getattr(entry, name):.3f}"] for n, entry in enumerate(rounds, 1)]
@@ -94,8 +95,7 @@ def run(settings: RatioSettings) -> int:
         "rounds": [asdict(entry) for entry in rounds],
         "settings": settings.model_dump(mode="json"),
     }
-    report.write(f"{text}\n{_verdict(settings, rounds)}", figures)
-    return 0
+    return report.ended("ratio", f"{text}\n{_verdict(settings, rounds)}", figures, reason)
 
 
 def _round(settings: RatioSettings, seed: int) -> Round:

@@ -17,6 +17,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.client import ANY_SIZE
+from benchmarks.extra import sentence
+from benchmarks.first import wait_ready
 from benchmarks.recording import FORMAT, Marks
 from benchmarks.texts import NO_CUT, Items
 from benchmarks.workload import PATHS, Method
@@ -43,7 +45,12 @@ class RecordSettings(BaseSettings):
 
 
 def run(settings: RecordSettings) -> int:
-    """Record until SIGTERM or Ctrl-C."""
+    """Record until SIGTERM or Ctrl-C.
+
+    Raises:
+        RuntimeError: no server answers.
+        OSError: the recording cannot be written; what was before stays, and its cut last line is left out on reading.
+    """
     stop = threading.Event()
     on_signals(stop.set)
     tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
@@ -52,6 +59,7 @@ def run(settings: RecordSettings) -> int:
         settings.output.open("w", encoding="utf-8") as file,
         grpc.insecure_channel(settings.target, options=[ANY_SIZE]) as channel,
     ):
+        wait_ready(channel, settings.target)
         recorder = Recorder(settings.method, marks, file)
         server, port = proxy(channel, recorder, settings.port, settings.workers)
         server.start()
@@ -96,7 +104,13 @@ class Recorder:
             if not self._is_open:
                 return
             self._first = now if self._first is None else self._first
-            self._file.write(json.dumps({"t": round(max(0.0, now - self._first), 6), "requests": requests}) + "\n")
+            row = {"t": round(max(0.0, now - self._first), 6), "requests": requests}
+            try:
+                self._file.write(json.dumps(row) + "\n")
+            except OSError as error:  # a full disk is no reason to fail the clients' calls
+                self._is_open = False
+                sys.stderr.write(f"benchmarks record: {sentence(error)}; calls pass on and are not written any more\n")
+                return
             self.written += 1
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,17 @@ class Marks:
         return hashlib.blake2b(word.encode(), digest_size=_MARK_BYTES, key=self._key).hexdigest()
 
 
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """What stands on each line; the last one is left out where writing it was cut short, as a full disk does."""
+    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    found = [json.loads(line) for line in lines]
+    try:
+        return found + ([json.loads(last)] if last else [])
+    except ValueError:
+        sys.stderr.write(f"{path}: partial: its last line is cut and left out\n")
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """Calls of one method: `times` in seconds from the first, and the requests of each."""
@@ -122,8 +134,7 @@ class Recording:
             RuntimeError: it is no recording, or an empty one.
         """
         try:
-            with path.open(encoding="utf-8") as lines:
-                head, *rows = [json.loads(line) for line in lines]
+            head, *rows = _lines(path)
             rows.sort(key=lambda row: row["t"])  # written as calls came, by several threads
             found = cls(head["method"], np.array([row["t"] for row in rows]), [row["requests"] for row in rows])
         except (OSError, ValueError, KeyError, TypeError) as error:

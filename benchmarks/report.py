@@ -46,6 +46,14 @@ def finite(value: Any) -> Any:  # noqa: ANN401
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def ended(tool: str, text: str, figures: Mapping[str, Any], reason: str) -> int:
+    """`write`, marked partial if there is a reason why the tool ended early, which stderr has, too; the exit code."""
+    write(f"{text}\nPARTIAL: {reason}" if reason else text, {**figures, "partial": reason})
+    if reason:
+        sys.stderr.write(f"benchmarks {tool}: partial: {reason}\n")
+    return 1 if reason else 0
+
+
 def write(text: str, figures: Mapping[str, Any]) -> None:
     """Write a text, the machine, and everything as JSON on the last line."""
     machine = fingerprint()

@@ -33,7 +33,7 @@ def scrape(address: str) -> Scrape:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as reply:
             text = reply.read().decode()
     except OSError as error:
-        raise RuntimeError(f"no metrics at {address}: {error}") from None
+        raise RuntimeError(f"no metrics at {address} ({error}): give the server's --metrics-port there") from None
     values: defaultdict[tuple[str, str], float] = defaultdict(float)
     buckets: defaultdict[tuple[str, str], dict[float, float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):

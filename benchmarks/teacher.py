@@ -20,6 +20,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import measure, report
 from benchmarks.client import TIMEOUT_S
+from benchmarks.extra import gathered
+from benchmarks.first import no_answer
 from benchmarks.process import Served, serving
 from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
@@ -78,11 +80,10 @@ def run(settings: TeacherSettings) -> int:
     text = report.table(["", "CPU us", "capacity/s", f"/s at p99 <= {settings.p99_bound_ms:g} ms", "p99 ms"], rows)
     rate, cpu = (report.spread(figures[name]) for name in ("rate_ratio", "cpu_ratio"))
     times = f"student / teacher: {rate} in rate, {cpu} in CPU"
-    report.write(f"{text}\n{times}; target {_TARGET:g}. Same texts, cosine {alike:.3f}", {"teacher": figures})
+    text = f"{text}\n{times}; target {_TARGET:g}. Same texts, cosine {alike:.3f}"
+    code = report.ended("teacher", text, {"teacher": figures}, reason)
     sys.stderr.write(f"joined {join('teacher', figures, settings.results)}\n")
-    if reason:
-        sys.stderr.write(f"benchmarks teacher: partial: {reason}\n")
-    return 1 if reason else 0
+    return code
 
 
 def _rounds(settings: TeacherSettings, ours: Served, theirs: Served) -> tuple[list[tuple[Found, Found]], str]:
@@ -91,16 +92,8 @@ def _rounds(settings: TeacherSettings, ours: Served, theirs: Served) -> tuple[li
     Raises:
         RuntimeError: there is not even one.
     """
-    rounds: list[tuple[Found, Found]] = []
-    try:
-        for n in range(settings.rounds):
-            found = [_measure(settings, served, settings.seed + n) for served in (ours, theirs)]
-            rounds.append((found[0], found[1]))
-    except RuntimeError as error:
-        if not rounds:
-            raise
-        return rounds, str(error)
-    return rounds, ""
+    seeds = range(settings.seed, settings.seed + settings.rounds)
+    return gathered((_measure(settings, ours, seed), _measure(settings, theirs, seed)) for seed in seeds)
 
 
 def _commands(settings: TeacherSettings) -> tuple[list[str], list[str]]:
@@ -135,7 +128,10 @@ def _alike(settings: TeacherSettings, ours: Served, theirs: Served) -> float:
 
 def _vectors(served: Served, texts: Sequence[str]) -> Any:  # noqa: ANN401 (an array, [texts, dimensions])
     with grpc.insecure_channel(served.address) as channel:
-        reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=TIMEOUT_S)
+        try:
+            reply = EncoderServiceStub(channel).Encode(EncodeRequest(texts=texts), timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise no_answer(served.address, error) from None
     return np.frombuffer(reply.vectors, "<f4").reshape(reply.rows, reply.dimensions)
 
 

@@ -43,7 +43,10 @@ class TokenTexts:
         self._counts = np.array([count for count in counts if count > 0])
         self._single = np.flatnonzero(self._counts == 1)
         if not len(self._single):
-            raise ValueError(f"{items.folder}: no word of its items is one token: texts of a wanted length need that")
+            raise ValueError(
+                f"{items.folder}: no word of its items is one token: texts of a wanted length need that: "
+                "measure --workload words, query or history"
+            )
 
     def draw(self, tokens: int, random: np.random.Generator) -> str:
         """A text of `tokens` tokens, [CLS] and [SEP] included; at least one word."""
@@ -96,7 +99,7 @@ def _fresh(words: Sequence[Sequence[str]], length: int, random: np.random.Genera
         text = _joined(words, length, random)
         if text not in made:
             return text
-    raise ValueError(f"the items do not give enough different texts of {length} words")
+    raise ValueError(f"the items do not give enough different texts of {length} words: ask for fewer")
 
 
 def _joined(words: Sequence[Sequence[str]], length: int, random: np.random.Generator) -> str:

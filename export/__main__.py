@@ -41,7 +41,7 @@ def main() -> int:
         sys.stderr.write(f"export: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("\nexport: stopped; the next run goes on from the last finished stage\n")
+        sys.stderr.write("\nexport: stopped; the next run goes on from what is finished\n")
         return 130
     return 0
 

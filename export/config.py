@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from export.gates import GATES
@@ -136,6 +136,8 @@ class ExportSettings(TrainingSettings):
         False, description="ship variants that fail a gate of loss, size or speed, and record the exception"
     )
 
+    _given: frozenset[str] = PrivateAttr(frozenset())
+
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:
@@ -145,8 +147,9 @@ class ExportSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _training_of_preset(self) -> Self:
+        self._given = frozenset(self.model_fields_set)
         for name, value in self.plan.training.items():
-            if name not in self.model_fields_set:
+            if name not in self._given:
                 setattr(self, name, value)
         if self.lora and self.trunk_layers == 0:
             raise ValueError("lora needs a trunk that moves: --trunk K or all")
@@ -155,6 +158,11 @@ class ExportSettings(TrainingSettings):
         if self.has_small_ranker and self.ranker == "mlp":
             raise ValueError("small_ranker: the mlp is the smallest there is: --ranker transformer or gru")
         return self
+
+    def moving_layers(self, depth: int) -> int | None:
+        """How many layers of a BERT of `depth` move, None for all; a preset means at most its number."""
+        layers = self.trunk_layers
+        return layers if layers is None or "trunk" in self._given else min(layers, depth)
 
     @property
     def quality_gates(self) -> dict[str, dict[str, float]]:

@@ -38,6 +38,7 @@ from export.errors import ExportError
 from export.train.options import TRAINING
 
 _RECORD = "stage.json"
+_PATHS = ("data", "checkpoint")  # settings that name what lies on disk; a bundle may be called as a folder is
 _TRAINED = "finetune"  # the stage that runs on --train-device
 
 
@@ -124,7 +125,7 @@ class Job:
         parts: dict[str, Any] = {
             "stage": stage.name,
             "code": _code_hash(stage.module),
-            "settings": {name: _fingerprint(self._setting(name)) for name in stage.settings},
+            "settings": {name: _fingerprint(name, self._setting(name)) for name in stage.settings},
             "needs": [self.key(by_name[name]) for name in stage.needs],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -250,9 +251,9 @@ def _code_hash(module: str) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(value: object) -> object:
-    """A setting as it enters the key: a path stands for what lies there."""
-    if isinstance(value, str | Path) and Path(value).exists():
+def _fingerprint(name: str, value: object) -> object:
+    """A setting as it enters the key: a path stands for what lies there, other words only for themselves."""
+    if name in _PATHS and isinstance(value, str | Path) and Path(value).exists():
         paths = sorted(p for p in Path(value).rglob("*") if p.is_file())
         return [str(value), [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]]
     return str(value) if isinstance(value, Path) else value

@@ -35,10 +35,10 @@ def dataset(users: int = 12, events: int = 9) -> Dataset:
     return Dataset(items, histories, ["film"], [], "made up", "none")
 
 
-def write_data(folder: Path) -> None:
-    """What the stage `data` leaves."""
+def write_data(folder: Path, made: Dataset | None = None) -> None:
+    """What the stage `data` leaves of a data set; of the one above if none is given."""
     folder.mkdir(parents=True)
-    made = dataset()
+    made = made or dataset()
     made.save(folder)
     write_texts(made, 0, [f"another text {n}" for n in range(20)]).save(folder)
     write_checkpoint(folder / "checkpoint")

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         named = [bundle.variant("cpu", wanted) for wanted in settings.variant]
         variants = list(dict.fromkeys(named or [bundle.variant("cpu", None)]))
     except (SwiftrecError, RuntimeError, ValueError) as error:
-        sys.stderr.write(f"benchmarks.peers: {error}\n")
+        sys.stderr.write(f"benchmarks.peers: {sentence(error)}\n")
         return 2
     results, has_ended = Results(settings.model_dump(mode="json")), False
     try:
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"benchmarks.peers: {error}\n")
+        sys.stderr.write(f"benchmarks.peers: partial: {sentence(error)}\n")
     if settings.tries:
         sys.stdout.write(f"{apart.tries(results.tries())}\n")
     code = finish(results, settings.file)
@@ -115,7 +115,7 @@ def finish(results: Results, out: Path) -> int:
     try:
         results.save(out)
     except OSError as error:
-        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {error.strerror}\n")
+        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {sentence(error)}; --out takes another place\n")
         return 1
     sys.stdout.write(f"written to {out}\n")
     for label in (limits := results.limits()):

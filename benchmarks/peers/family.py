@@ -50,7 +50,7 @@ class Family:
     def check(self) -> None:
         """Raise PeerError if the server has ended."""
         if (code := self.process.poll()) is not None:
-            raise PeerError(f"ended with exit code {code}: {last_line(self.log)}")
+            raise PeerError(f"ended with exit code {code}: {last_line(self.log)}; see {self.log}")
 
     def wait_until(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
         """Wait until a server of another make answers; it has no other way of telling.
@@ -62,10 +62,10 @@ class Family:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(_LOOK_S)
             if (code := self.process.poll()) is not None:
-                raise StartError(f"ended with exit code {code}: {last_line(self.log)}")
+                raise StartError(f"ended with exit code {code}: {last_line(self.log)}; see {self.log}")
             if is_ready():
                 return
-        raise StartError(f"no right answer within {timeout_s:g} s of its start: {last_line(self.log)}")
+        raise StartError(f"no right answer within {timeout_s:g} s of its start: {last_line(self.log)}; see {self.log}")
 
 
 @contextmanager

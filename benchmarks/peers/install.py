@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.extra import sentence
+
 HOME = Path("artifacts/.peers")
 _PINS = Path(__file__).parent / "requirements"
 _READY = ".ready"
+_REMEDY = "run it again with a network, pip's index and some GB of disk, or name the others with --targets"
 
 
 class InstallError(RuntimeError):
@@ -30,9 +33,13 @@ def python_of(name: str) -> Path:
         return python
     sys.stderr.write(f"installing {name} into {folder} ...\n")
     shutil.rmtree(folder, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(folder)])
-    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(pins)])
-    (folder / _READY).write_text(wanted)
+    flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(pins)]
+    try:
+        _run([sys.executable, "-m", "venv", str(folder)])
+        _run([str(python), "-m", "pip", "install", *flags])
+        (folder / _READY).write_text(wanted)
+    except OSError as error:
+        raise InstallError(f"does not install: {sentence(error)}") from None
     return python
 
 
@@ -44,4 +51,5 @@ def _run(command: list[str]) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode:
         lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith("ERROR")]
-        raise InstallError(f"does not install: {lines[-1] if lines else ended.stderr.strip()[-300:]}")
+        said = lines[-1] if lines else " ".join((ended.stderr or ended.stdout).split())[-300:]
+        raise InstallError(f"does not install: {said}; {_REMEDY}")

@@ -137,7 +137,7 @@ def tried(names: Sequence[str]) -> list[Target]:
         for batching in target.tries
     ]
     if not found:
-        raise ValueError(f"{', '.join(names)}: no settings to try")
+        raise ValueError(f"{', '.join(names)}: no settings to try: leave --tries out, or name other --targets")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ _FEW = 0.01  # refusals that do not matter
 class Bench:
     """One run. `server`, `cached` (with its cache on) and `echo` are set by the first phase."""
 
-    def __init__(self, settings: BenchSettings, result: Result, raw: Raw) -> None:
+    def __init__(
+        self, settings: BenchSettings, result: Result, raw: Raw, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.settings, self.plan, self.result, self.raw = settings, settings.plan, result, raw
         self.server = self.cached = self.echo = Served("", None)
         self.floor: FloorMeter | None = None
-        self.began = time.monotonic()
+        self.clock, self.began = clock, clock()
         self.folder: Path | None = None
         self.before: Scrape | None = None
         self.after: Scrape | None = None
@@ -40,7 +42,7 @@ class Bench:
 
     def is_over(self, more_s: float = 0.0) -> bool:
         """Whether the budget is used up, or would be in so many seconds."""
-        return time.monotonic() - self.began + more_s > self.settings.budget_s
+        return self.clock() - self.began + more_s > self.settings.budget_s
 
     def keep(self) -> Path:
         """Write what there is so far, marked partial: whatever comes, it is there.

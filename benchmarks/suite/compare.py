@@ -62,10 +62,10 @@ def run(settings: CompareSettings) -> int:
     if store.file_of(settings.base).samefile(store.file_of(later)):
         hinders.append("they are one run: without --head the newest is compared")
     if hinders:
-        raise RuntimeError(f"the runs cannot be compared: {'; '.join(hinders)}")
+        raise RuntimeError(f"the runs cannot be compared: {'; '.join(hinders)}: measure both alike")
     found, gone = list(changes(base, head)), missing(base, head)
     if not found and not gone:
-        raise RuntimeError("the runs have no figure in common with two rounds or more in each")
+        raise RuntimeError("the runs have no figure in common with two rounds or more in each: measure again")
     rows = [
         [one.figure, f"{one.base:.3f}", f"{one.head:.3f}", f"{one.change:+.1%}", f"{one.noise:.1%}", _verdict(one)]
         for one in found

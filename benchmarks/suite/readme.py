@@ -64,9 +64,11 @@ def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
         RuntimeError: the run is partial, not valid, not complete, or only a smoke run: no reference.
     """
     if result.is_partial or result.failures or result.settings.get("size") == "smoke":
-        raise RuntimeError("a partial, invalid or smoke run is no reference")
+        raise RuntimeError("a partial, invalid or smoke run is no reference: run make bench to its end")
     if gone := {"SingleStream", "Offline"} - result.scenarios.keys():
-        raise RuntimeError(f"a run without {' and '.join(sorted(gone))} is no reference: no time was left for it")
+        raise RuntimeError(
+            f"a run without {' and '.join(sorted(gone))} is no reference: no time was left for it: raise --budget-s"
+        )
     workloads = {
         name: {field: getattr(found, field).values for field in _FIELDS} for name, found in result.workloads.items()
     }
@@ -199,7 +201,7 @@ def replaced(text: str, made: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after:
-        raise RuntimeError(f"the markers are missing: {BEGIN} ... {END}")
+        raise RuntimeError(f"the markers are missing: put {BEGIN} and {END} around the table")
     return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 

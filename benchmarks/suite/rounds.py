@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,17 +54,21 @@ class Rounds:
         self._found: dict[Name, dict[str, list[float]]] = {name: defaultdict(list) for name in bench.settings.names}
 
     def run(self, number: int) -> None:
-        """At most `number` rounds, at least one, as many as the budget has room for."""
-        longest = 0.0
+        """At most `number` rounds, as many as the budget has room for.
+
+        Raises:
+            RuntimeError: not even the first was through when the budget was used up; what it has found is kept.
+        """
+        longest, clock = 0.0, self._bench.clock
         for round_ in range(1, number + 1):
-            started = time.monotonic()
+            started = clock()
             if longest and self._bench.is_over(longest + _REST_S):
                 self._bench.result.notes.append(
                     f"{round_ - 1} of {number} rounds: the rest did not fit into the budget"
                 )
                 return
             self._round(round_)
-            longest = max(longest, time.monotonic() - started)
+            longest = max(longest, clock() - started)
 
     def _round(self, round_: int) -> None:
         seed = self._bench.settings.seed + 1_000 * round_
@@ -82,6 +85,7 @@ class Rounds:
 
     def _saturated(self, name: Name, round_: int, seed: int) -> float:
         """Floor, bare server, server: one after the other, so that all see the same machine."""
+        self._check_time(round_)
         bench, figures = self._bench, self._found[name]
         self._say(f"round {round_}: {name} at saturation")
         offline = self._floor_and_echo(name, seed) if bench.server.pid is not None else None
@@ -117,13 +121,25 @@ class Rounds:
         return offline
 
     def _offered(self, name: Name, share: float, capacity: float, round_: int, seed: int) -> None:
+        self._check_time(round_)
         found = self._bench.offer(name, share, capacity, seed)
         point = self._bench.point(found, share=share, rate=share * capacity, round=round_)
         if share == AT_70:
             self._found[name]["p99_ms_at_70"].append(point.p99_ms)
 
+    def _check_time(self, round_: int) -> None:
+        """No window of the first round begins behind the budget; a later round began since the whole of it fits."""
+        if round_ == 1 and self._bench.is_over():
+            self._keep()
+            raise RuntimeError(
+                f"the first round did not fit into {self._bench.settings.budget_s:g} s: measure fewer --workloads, or "
+                "give a larger --budget-s"
+            )
+
     def _keep(self) -> None:
         for name, figures in self._found.items():
+            if not any(figures.values()):
+                continue
             repeated = {field: Repeated(values=figures[field]) for field in _FIELDS}
             if np.isnan(figures["p99_ms_at_70"]).any():
                 repeated["p99_ms_at_70"] = self._pooled(name)

@@ -82,7 +82,7 @@ def _measure(bench: Bench) -> None:
         result.reason = f"partial: {sentence(error)}"
     except KeyboardInterrupt:
         result.reason = "partial: it was interrupted"
-    result.seconds = time.monotonic() - bench.began
+    result.seconds = bench.clock() - bench.began
 
 
 def _phases(bench: Bench) -> None:
@@ -108,7 +108,7 @@ def _report(bench: Bench) -> Path | None:
         store.write(folder, html.REPORT, html.page(result, bench.raw).encode())
         store.save(folder, result)
     except OSError as error:
-        result.is_partial, result.reason = True, f"partial: {sentence(error)}"
+        result.is_partial, result.reason = True, f"partial: {sentence(error)}; the result stands on stdout"
     return bench.folder
 
 

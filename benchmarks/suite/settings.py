@@ -87,7 +87,9 @@ class BenchSettings(BaseSettings):
     processes: int = Field(1, ge=1, le=64, description="load generators")
     max_busy: float = Field(0.9, gt=0, description="share of their cores beyond which clients are the bottleneck")
     server_flags: str = Field("--sessions 1", description='flags of the server, as one word: --server-flags="..."')
-    budget_s: float = Field(570.0, gt=0, description="no further round begins that would end later than this")
+    budget_s: float = Field(
+        570.0, gt=0, description="no further round begins that would end later, and no window of the first one"
+    )
     seed: int = Field(7, ge=0, description="of everything that is random")
     results: Path = Field(RESULTS, description="folder of results")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import onnxruntime
 
+from benchmarks.first import check_bundle, no_answer
 from benchmarks.floor import FloorMeter
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE, Served, load_cores, more_flags, serving
@@ -108,15 +109,10 @@ def first_answer(target: str, bundle: Bundle) -> RecommendResponse:
                 RecommendRequest(query="a first question"), timeout=_FIRST_S
             )
         except grpc.RpcError as error:
-            raise RuntimeError(f"no answer at {target}: {getattr(error, 'details', str)()}") from None
-    facts = bundle.manifest
-    if (reply.bundle, reply.version) != (facts.name, facts.version):
-        raise RuntimeError(
-            f"the server at {target} answers from {reply.bundle} version {reply.version}, the texts would come from "
-            f"{facts.name} version {facts.version}: give the same --bundle"
-        )
+            raise no_answer(target, error) from None
+    check_bundle(target, reply, bundle.manifest)
     if not reply.items:
-        raise RuntimeError(f"the server at {target} answered without items")
+        raise RuntimeError(f"the server at {target} answered without items: look at its log, or export the bundle anew")
     return reply
 
 

@@ -75,7 +75,7 @@ def load(path: Path) -> Result:
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        raise RuntimeError(f"{file}: no result: {where}{first['msg']}") from None
+        raise RuntimeError(f"{file}: no result: {where}{first['msg']}: measure again, or move it away") from None
     if found.schema_version != SCHEMA:
         raise RuntimeError(f"{file}: written in format {found.schema_version}, this is {SCHEMA}: measure again")
     return found

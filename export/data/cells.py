@@ -1,12 +1,15 @@
-"""One cell as an id, a text, values or a time; None where it holds none, and the mistake is noted."""
+"""One cell as an id, a text, values, a time or a rating; None where it holds none, and the mistake is noted."""
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 
-from export.data.mistakes import BAD_ID, EMPTY, TIME, VALUE
+from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE
 from export.data.rows import Cells, Table
+
+RATING = "rating"  # the column
 
 
 def text_of(value: object) -> str | None:
@@ -85,12 +88,33 @@ def _number_or_date(text: str) -> float | datetime:
         return datetime.fromisoformat(text.strip())
 
 
+def needed_rating(table: Table, number: int, row: Cells) -> float | None:
+    """The finite number in the column `rating`."""
+    value = row.get(RATING)
+    if value is None or value == "":
+        table.mistakes.add(RATED, table.where(number), f"{RATING} is empty or missing")
+        return None
+    rating = _number(value)
+    if rating is None or not math.isfinite(rating):
+        table.mistakes.add(RATED, table.where(number), f"{RATING} {_shown(value)} is no finite number")
+        return None
+    return rating
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
-    """The values of an attribute: a list, or a text in which "|" separates them."""
+    """The values of an attribute: a list, or a text in which "|" separates them; none of a cell that is wrong."""
     cell = row[name]
     parts = [text_of(part) for part in (cell if isinstance(cell, list) else [cell])]
     if None in parts:
-        table.mistakes.add(VALUE, table.where(number), f"{name} is {_shown(cell)}")
+        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(cell)}")
+        return []
     split = [value.strip() for part in parts if part for value in part.split("|")]
     return list(dict.fromkeys(value for value in split if value))
 

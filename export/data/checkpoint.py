@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from export.data.families import bert_config, read_weights, trunk_weights
+from export.data.families import bert_config, read_config, read_weights, trunk_weights
 from export.data.fetch import MINILM, fetch
+from export.data.head import Head
 from export.data.heads import OWN, CheckpointKind, kind_of, read_head, trunk_folder
 from export.errors import CheckpointError
 
@@ -65,9 +66,9 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
     """
     out.mkdir(parents=True)
     folder = trunk_folder(checkpoint.folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder / "config.json")
     weights = trunk_weights(read_weights(folder / "model.safetensors"), config, folder)
-    shape = bert_config(config, weights)
+    shape = bert_config(config, weights, folder / "config.json")
     if shape["max_position_embeddings"] < max_tokens:
         raise CheckpointError(
             f"{folder}: takes {shape['max_position_embeddings']} tokens, at least {max_tokens} are needed: use a "
@@ -76,6 +77,7 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
     _write_tokenizer(folder, out / "tokenizer.json", shape["vocab_size"])
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     if adopt and (head := read_head(checkpoint.folder, checkpoint.kind)):
+        _check_width(head, shape["hidden_size"], checkpoint.folder)
         head.save(out)
         shape["pooling"] = head.pooling
         for name in OWN:
@@ -83,6 +85,14 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
                 shutil.copyfile(checkpoint.folder / name, out / name)
     (out / "config.json").write_text(json.dumps(shape, indent=1))
     return str(config["model_type"])
+
+
+def _check_width(head: Head, hidden: int, where: Path) -> None:
+    if head.weight is not None and head.weight.shape[-1] != hidden:
+        raise CheckpointError(
+            f"{where}: the dense layer takes vectors of {head.weight.shape[-1]} numbers, the encoder gives {hidden}: "
+            "they are not of one checkpoint"
+        )
 
 
 def _write_tokenizer(folder: Path, target: Path, vocabulary: int) -> None:

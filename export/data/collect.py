@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from export.config import ExportSettings
 from export.data import movielens, tables
 from export.data.checkpoint import Checkpoint, locate, write_bert
 from export.data.dataset import Dataset
-from export.data.facts import RATINGS
+from export.data.facts import NOTHING, RATINGS, in_words
 from export.data.fetch import RECBOLE, fetch
-from export.data.head import Head
-from export.data.mistakes import LABELS, Mistakes
+from export.data.heads import read_head
+from export.data.mistakes import FEW_ITEMS, Mistakes
 from export.data.phrases import write_texts
 from export.data.split import leave_one_out
 from export.stage import Job
@@ -41,11 +42,10 @@ def run(job: Job, out: Path) -> None:
         step()
         adopt = _is_adopted(settings, checkpoint, read.dataset)
         family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)
-        check_labels(read.dataset, Head.load(out / "checkpoint"), checkpoint.folder)
         step()
-    if "ratings" in read.facts:
+    if read.dataset.ratings:
         job.console.print(f"  {RATINGS}", markup=False, soft_wrap=True)
-    if read.facts.get("skipped", "nothing") != "nothing":
+    if read.facts.get("skipped", NOTHING) != NOTHING:
         job.console.print(f"  skipped: {read.facts['skipped']}", markup=False)
     use = "adopted as it is" if adopt else "fine-tuned here"
     job.console.print(f"  checkpoint: {checkpoint.kind} ({family}), {use}", markup=False)
@@ -63,14 +63,29 @@ def run(job: Job, out: Path) -> None:
 
 
 def _read(settings: ExportSettings, checkpoint: Checkpoint, out: Path) -> _Read:
-    if settings.data is None:
-        return _Read(movielens.read(fetch(RECBOLE, settings.artifacts / ".downloads")), [], {})
     may_adopt = checkpoint.kind != "encoder" and settings.adopt != "never"
-    skip = settings.on_error == "skip"
-    collected = tables.read(settings.data, out, skip=skip, needs_interactions=not may_adopt)
+    skip, labels = settings.on_error == "skip", _labels(checkpoint) if may_adopt else None
+    if settings.data is None:
+        return _movielens(settings, labels, skip=skip)
+    collected = tables.read(settings.data, out, skip=skip, needs_interactions=not may_adopt, labels=labels)
     if collected.dataset.histories:
         leave_one_out(collected.dataset)  # refuses a data set that no stage after this one could use
     return _Read(collected.dataset, collected.texts, collected.facts.rows())
+
+
+def _movielens(settings: ExportSettings, labels: Collection[str] | None, *, skip: bool) -> _Read:
+    mistakes = Mistakes()
+    dataset = movielens.read(fetch(RECBOLE, settings.artifacts / ".downloads"), mistakes, labels)
+    if len(dataset.items) < tables.MIN_ITEMS:
+        mistakes.add(FEW_ITEMS, "MovieLens-100K", f"{len(dataset.items)} items are left")
+    mistakes.settle(skip=skip)
+    return _Read(dataset, [], {"skipped": in_words(mistakes.skipped)} if mistakes.skipped else {})
+
+
+def _labels(checkpoint: Checkpoint) -> Collection[str] | None:
+    """The items that a classifier has rows for; None if it is none."""
+    head = read_head(checkpoint.folder, checkpoint.kind) if checkpoint.kind == "classifier" else None
+    return frozenset(head.labels) if head else None
 
 
 def _is_adopted(settings: ExportSettings, checkpoint: Checkpoint, dataset: Dataset) -> bool:
@@ -78,18 +93,3 @@ def _is_adopted(settings: ExportSettings, checkpoint: Checkpoint, dataset: Datas
     if checkpoint.kind == "encoder" or settings.adopt == "never":
         return False
     return checkpoint.kind == "classifier" or settings.adopt == "always" or not dataset.histories
-
-
-def check_labels(dataset: Dataset, head: Head | None, where: Path) -> None:
-    """A classifier must have a row for each item; rows of other labels are left out.
-
-    Raises:
-        DataError: items that are no label, up to twenty of them by name.
-    """
-    if head is None or head.rows is None:
-        return
-    labels, mistakes = {*head.labels}, Mistakes()
-    for item in dataset.items:
-        if item.id not in labels:
-            mistakes.add(LABELS, where / "config.json", f"item_id {item.id!r} is none of the labels in id2label")
-    mistakes.settle(skip=False)

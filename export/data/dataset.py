@@ -66,8 +66,8 @@ class Dataset:
 
     `histories[u]` holds item positions (int64, oldest first) of one user; it is empty where there are no interactions.
     `nouns` are words for "item" in this domain; `licence` and `source` are carried into the bundle. `times[u]` are the
-    seconds of the same events, float64; `users[u]` names the groups that the user belongs to ("gender" -> "F"); both
-    may be empty.
+    seconds of the same events, float64; `users[u]` names the groups that the user belongs to ("gender" -> "F");
+    `ratings[u]` are the ratings of the same events, float64, as they were given. Each of the three may be empty.
     """
 
     items: Sequence[Item]
@@ -78,6 +78,7 @@ class Dataset:
     licence: str
     times: list[NDArray[np.float64]] = field(default_factory=list)
     users: list[dict[str, str]] = field(default_factory=list)
+    ratings: list[NDArray[np.float64]] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write `items.jsonl` (unless the items lie there already), `histories.npz` and `dataset.json`."""
@@ -86,7 +87,10 @@ class Dataset:
         lengths = np.array([len(h) for h in self.histories], dtype=np.int64)
         flat = np.concatenate([*self.histories, np.empty(0, np.int64)])
         times = np.concatenate([*self.times, np.empty(0)])
-        np.savez(folder / "histories.npz", lengths=lengths, items=flat, times=times)
+        arrays = {"lengths": lengths, "items": flat, "times": times}
+        if self.ratings:
+            arrays["ratings"] = np.concatenate(self.ratings)
+        np.savez(folder / "histories.npz", **arrays)  # type: ignore[arg-type] # the stub has allow_pickle among them
         facts = {
             "nouns": self.nouns,
             "probes": [asdict(p) for p in self.probes],
@@ -103,6 +107,7 @@ class Dataset:
             ends = np.cumsum(arrays["lengths"])[:-1]
             histories = np.split(arrays["items"], ends) if len(arrays["lengths"]) else []
             times = np.split(arrays["times"], ends) if len(arrays["times"]) else []
+            ratings = np.split(arrays["ratings"], ends) if "ratings" in arrays else []
         facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         probes = [Probe(**p) for p in facts.pop("probes")]
-        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, times=times, **facts)
+        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, times=times, ratings=ratings, **facts)

@@ -42,7 +42,7 @@ def examine(folder: Path, console: Console) -> int:
     console.print(table)
     if not _FEWEST <= facts.items <= _MOST:
         console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")
-    if facts.rated:
+    if facts.ratings:
         console.print(RATINGS, soft_wrap=True)
     if not facts.events:
         console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")

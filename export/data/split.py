@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
+from export.data.ratings import Worth, worth_of
 from export.errors import DataError
 
 Histories = list[NDArray[np.int64]]
@@ -42,6 +43,7 @@ class Split:
     """`train[u]` are positions oldest first, `valid[u]` the one after them: all that training may see.
 
     `warm` and `unseen` are the tests: items that training saw, and `cold` ones (positions, sorted) that it did not.
+    `worth[u]` says how much each event of `train[u]` is wanted, in (0, 1]; empty where the data set has no ratings.
     """
 
     train: Histories
@@ -49,6 +51,7 @@ class Split:
     warm: Cases
     unseen: Cases
     cold: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    worth: Worth = field(default_factory=list)
 
     @property
     def known(self) -> Histories:
@@ -71,7 +74,8 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     """
     cold = cold_items(dataset, cold_share)
     is_cold = _marks(cold, len(dataset.items))
-    warm = [h[~is_cold[h]] for h in dataset.histories]
+    kept = [~is_cold[h] for h in dataset.histories]
+    warm = [h[k] for h, k in zip(dataset.histories, kept, strict=True)]
     users = [u for u, h in enumerate(warm) if len(h) >= MIN_EVENTS]
     if len(users) < MIN_USERS:
         raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(users)}")
@@ -82,6 +86,7 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
         warm=cases,
         unseen=_unseen(dataset, cold),
         cold=cold,
+        worth=[w[:-2] for w in _worth(dataset, kept, users)],
     )
 
 
@@ -101,8 +106,9 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     is_cold = _marks(cold, len(dataset.items))
     kept = [~is_cold[h] for h in dataset.histories]
     rows = [(h[k], t[k]) for h, t, k in zip(dataset.histories, dataset.times, kept, strict=True)]
-    before = [h[t <= cut] for h, t in rows]
-    train = [h for h in before if len(h) > _MIN_BEFORE]
+    early = [k & (t <= cut) for k, t in zip(kept, dataset.times, strict=True)]
+    users = [u for u, e in enumerate(early) if np.count_nonzero(e) > _MIN_BEFORE]
+    train = [dataset.histories[u][early[u]] for u in users]
     later = [(u, h[:-1], h[-1]) for u, (h, t) in enumerate(rows) if len(h) > _MIN_BEFORE and t[-1] > cut]
     if min(len(train), len(later)) < MIN_USERS:
         raise DataError(f"the global time split leaves {len(train)} users before and {len(later)} after the cut")
@@ -112,6 +118,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
         warm=_cases(later),
         unseen=_unseen(dataset, cold),
         cold=cold,
+        worth=[w[:-1] for w in _worth(dataset, early, users)],
     )
 
 
@@ -127,6 +134,12 @@ def _marks(positions: NDArray[np.int64], items: int) -> NDArray[np.bool_]:
     marks = np.zeros(items, dtype=bool)
     marks[positions] = True
     return marks
+
+
+def _worth(dataset: Dataset, kept: list[NDArray[np.bool_]], users: list[int]) -> Worth:
+    """Of the events of `users` that are kept."""
+    worth = worth_of(dataset.ratings)
+    return [worth[u][kept[u]] for u in users] if worth else []
 
 
 def _unseen(dataset: Dataset, cold: NDArray[np.int64]) -> Cases:

@@ -1,6 +1,7 @@
 """A user's own data: `items`, `interactions`, `users`, `texts`, each CSV, JSONL or Parquet, read as streams.
 
-What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event.
+What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event
+(24 with ratings).
 Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn; the table of users is read as a whole.
 """
 
@@ -8,22 +9,24 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from export.data.attributes import Attributes
-from export.data.cells import needed_id, needed_text, needed_time, text_of, values_of
+from export.data.cells import needed_id, needed_rating, needed_text, needed_time, text_of, values_of
 from export.data.dataset import Dataset, Item, ItemFile, line_of
 from export.data.events import Events
 from export.data.facts import Facts, Lengths, Spread
+from export.data.lost import Lost, has_label
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
+from export.data.ratings import has_ratings
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
 from export.data.users import user_groups
 
 _RESERVED = {"item_id", "text", "title", ""}  # a column without a name is the row number that some tools write
-_MIN_ITEMS = 2
+MIN_ITEMS = 2
 _MAX_TEXTS = 20_000
 _TITLE = 80  # characters of the text that stand in for a missing title
 
@@ -37,18 +40,27 @@ class Collected:
     facts: Facts
 
 
-def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: bool = True) -> Collected:
-    """Read `folder`, writing the items into `out` on the way.
+def read(
+    folder: Path,
+    out: Path,
+    *,
+    skip: bool = False,
+    needs_interactions: bool = True,
+    labels: Collection[str] | None = None,
+) -> Collected:
+    """Read `folder`, writing the items into `out` on the way; items that are not among `labels`, if given, are wrong.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
-    Interactions need user_id, item_id and timestamp; a rating is counted, not read. Texts need text. Users
+    Interactions need user_id, item_id and timestamp; a rating in every row or in none. Texts need text. Users
     (user_id, attribute columns) are optional, too: quality is then reported for each group of users.
 
     Raises:
         DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.
     """
     with (out / "items.jsonl").open("w", encoding="utf-8") as file:
-        scan = Scan(folder, lambda item: file.write(line_of(item)), needs_interactions=needs_interactions)
+        scan = Scan(
+            folder, lambda item: file.write(line_of(item)), needs_interactions=needs_interactions, labels=labels
+        )
     scan.mistakes.settle(skip=skip)
     dataset = Dataset(
         items=ItemFile(out / "items.jsonl"),
@@ -59,6 +71,7 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
         licence="the user's own",
         times=scan.events.times(),
         users=scan.groups,
+        ratings=scan.events.ratings(),
     )
     return Collected(dataset, scan.texts, scan.facts())
 
@@ -66,22 +79,32 @@ def read(folder: Path, out: Path, *, skip: bool = False, needs_interactions: boo
 class Scan:
     """One pass over a folder: `keep` is given each sound item once, mistakes are noted, the rest is counted."""
 
-    def __init__(self, folder: Path, keep: Callable[[Item], object], *, needs_interactions: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: Callable[[Item], object],
+        *,
+        needs_interactions: bool = True,
+        labels: Collection[str] | None = None,
+    ) -> None:
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
         self.groups: list[dict[str, str]] = []
-        self._rated, self._texts_seen, self._rng = 0, 0, random.Random(0)  # noqa: S311 (no secret)
+        self._texts_seen, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
         self._positions: dict[str, int] = {}
+        self._lost, self._labels = Lost(), labels
         self._numbers, self._lengths = array("q"), Lengths()
-        if table := find(folder, "items", ("item_id", "text"), self.mistakes):
-            self._read_items(table, keep)
-            if not self.mistakes.is_fatal and len(self._positions) < _MIN_ITEMS:
-                few = f"at least {_MIN_ITEMS} items are needed, {len(self._positions)} can be used"
-                self.mistakes.add(FEW_ITEMS, table.path, few)
+        if items := find(folder, "items", ("item_id", "text"), self.mistakes):
+            self._read_items(items, keep)
+            if not self.mistakes.is_fatal and len(self._positions) < MIN_ITEMS:
+                few = f"at least {MIN_ITEMS} items are needed, {len(self._positions)} can be used"
+                self.mistakes.add(FEW_ITEMS, items.path, few)
         needed = ("user_id", "item_id", "timestamp")
         table = find(folder, "interactions", needed, self.mistakes, optional=not needs_interactions)
         if table:
             self._read_events(table)
+        if items:
+            self._lost.note(self.mistakes, items.where)
         if table := find(folder, "users", ("user_id",), self.mistakes, optional=True):
             self.groups = user_groups(self._user_rows(table), self.events.users)
         if table := find(folder, "texts", ("text",), self.mistakes, optional=True):
@@ -96,7 +119,7 @@ class Scan:
             text_words=self._lengths.spread(),
             users=len(lengths),
             events=len(self.events),
-            rated=self._rated,
+            ratings=self.events.rating_range(),
             history_events=Spread.of(lengths),
             usable_users=self._usable_users(),
             used_items=self.events.used_items(),
@@ -120,7 +143,10 @@ class Scan:
 
     def _item(self, table: Table, number: int, row: Cells) -> Item | None:
         key, text = needed_id(table, number, row, "item_id"), needed_text(table, number, row, "text")
-        if key is None or text is None:
+        if key is None:
+            return None
+        if text is None or not has_label(key, self._labels, table.where(number), self.mistakes):
+            self._lost.add(key, number)
             return None
         if key in self._positions:
             first = self._numbers[self._positions[key]]
@@ -131,15 +157,21 @@ class Scan:
         return Item(key, text_of(row.get("title")) or text[:_TITLE], text, attributes)
 
     def _read_events(self, table: Table) -> None:
+        is_rated = has_ratings(table)
         for number, row in table.rows():
             user, key = needed_id(table, number, row, "user_id"), needed_id(table, number, row, "item_id")
             seconds = needed_time(table, number, row, "timestamp")
+            rating = needed_rating(table, number, row) if is_rated else None
             item = self._positions.get(key) if key else None
-            if key and item is None and self._positions:
+            is_lost = item is None and key in self._lost
+            if key and item is None and not is_lost and self._positions:
                 self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items")
-            if user is not None and item is not None and seconds is not None:
-                self.events.add(user, item, seconds)
-                self._rated += text_of(row.get("rating")) != ""
+            if user is None or seconds is None or (is_rated and rating is None):
+                continue
+            if item is not None:
+                self.events.add(user, item, seconds, rating)
+            elif key is not None and is_lost:
+                self._lost.take(key)
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
             few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")

@@ -113,6 +113,11 @@ def best(scores: Scores) -> NDArray[np.int64]:
     return candidates[np.argsort(-scores[candidates], kind="stable")[:TOP]]
 
 
+def random_ndcg(items: int) -> float:
+    """NDCG@10 that an order by chance has on average, one item being wanted of so many."""
+    return float((1 / np.log2(np.arange(min(TOP, items)) + 2.0)).sum() / items)
+
+
 def ndcg(scores: Scores, seen: NDArray[np.int64], wanted: int) -> float:
     """NDCG@10 of `wanted` in one row of scores [items]; items in `seen` are left out, ties go to the earlier item."""
     alone = Cases(np.zeros(1, np.int64), [seen], np.array([wanted]))

@@ -13,6 +13,7 @@ from export.variants import Variant
 
 RECORD = "quality.json"
 TEACHER = "teacher"
+COMPARED = "compared.json"  # beside the teacher, so that it goes with it
 
 
 class Model(BaseModel):
@@ -150,6 +151,14 @@ class OtherProtocol(Model):
     cases: int
     ndcg: dict[str, Figure]
     remark: str
+
+
+class Compared(Model):
+    """What `python -m export teacher` found, in the folder of the stage whose teacher it is of: NDCG@10 by subject."""
+
+    protocol: Literal["leave-one-out", "time"]
+    cases: int
+    tasks: dict[str, dict[str, Figure]]
 
 
 class Quality(Model):

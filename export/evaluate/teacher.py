@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from export.evaluate.compare import Answers, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, figure
-from export.evaluate.record import TEACHER
+from export.evaluate.record import COMPARED, TEACHER, Compared
 from export.evaluate.table import figures_table
 from export.stage import STAGES, Job, run_all
 
@@ -16,17 +18,29 @@ _WIDTH = 120  # whatever the terminal: a subject is one line
 
 
 def compare_teacher(job: Job) -> None:
-    """Run the stages up to the teacher where they are stale, and print its figures and those of the baselines."""
+    """Run the stages up to the teacher where they are stale; print its figures and the baselines', and keep both."""
     run_all(Job(job.settings, job.console, tuple(stage for stage in STAGES if stage.name in _STAGES)))
     ground = Ground.load(job)
     answers = baselines(ground) | {TEACHER: ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))}
-    title = f"NDCG@10, {job.settings.protocol}, {len(ground.tasks.warm.wanted)} users"
+    found = Compared(
+        protocol=job.settings.protocol,
+        cases=len(ground.tasks.warm.wanted),
+        tasks={name: ground.figures(row) for name, row in answers.items()},
+    )
+    _keep(found, job.folder("finetune") / COMPARED)
     console = Console(width=_WIDTH)
-    console.print(figures_table(title, {name: ground.figures(row) for name, row in answers.items()}))
+    console.print(figures_table(f"NDCG@10, {found.protocol}, {found.cases} users", found.tasks))
     best, ahead = lead(answers, ground.seed)
     console.print(
         f"teacher - {best}, the best baseline on ids, over the same users: {ahead}", markup=False, highlight=False
     )
+
+
+def _keep(found: Compared, path: Path) -> None:
+    """Write it whole or not at all."""
+    scratch = path.with_name(f"{path.name}.partial")
+    scratch.write_text(found.model_dump_json(indent=1))
+    scratch.replace(path)
 
 
 def lead(answers: dict[str, Answers], seed: int) -> tuple[str, Figure]:

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export.train.adversary import no_shift, worst_shift
 from export.train.batches import shuffled
-from export.train.optimise import Rate, optimiser_tensors, restore_optimiser
+from export.train.optimise import Descent, trunk_groups
 from export.train.options import TrainingSettings
-from export.train.resume import Facts, cut, under
+from export.train.resume import Facts
 from export.train.teacher import Bank, Teacher
 from export.train.trunk import MovingTrunk
 from export.train.validate import Validation, validate
 from export.train.world import World
 
-_BATCH = 64
 _PHRASES = 0.1  # share of the texts that are phrases
 
 
@@ -35,46 +35,54 @@ class Absorber:
     ) -> None:
         """`pooled` [texts, hidden] are the vectors that the teacher was trained on."""
         self._settings, self._world, self._trunk, self._teacher = settings, world, trunk, teacher
-        self.pooled, self.step = pooled, 0
-        self._rng = np.random.default_rng(seed)
+        self.pooled, self._rng = pooled, np.random.default_rng(seed)
         with torch.no_grad():
             before = teacher.text_vectors(pooled)
             self._items = before[: world.items] + teacher.residual
             self._goals = _goals(before, self._items, world)
-        moving = [p for p in trunk.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.AdamW(moving, lr=settings.trunk_learning_rate, weight_decay=0.01)
-        self._rate = Rate(self._optimiser, settings.passes * self._batches_a_pass, settings.warmup)
+        moving = {name: p for name, p in trunk.named_parameters() if p.requires_grad}
+        groups = trunk_groups(settings, moving)
+        self._descent = Descent(settings, groups, moving, settings.passes, self._batches_a_pass)
+
+    @property
+    def step(self) -> int:
+        """Steps of the optimiser so far."""
+        return self._descent.step
 
     @property
     def _batches_a_pass(self) -> int:
-        return -(-len(self._goals) // _BATCH)
+        return -(-len(self._goals) // self._settings.encoded)
 
     def epoch(self) -> float:
         """As many texts as there are, drawn by their items' popularity; the mean cosine distance."""
-        losses = []
-        for texts in self._batches():
-            self._rate.set(self.step)
-            with torch.autocast(self._settings.train_device, torch.bfloat16, enabled=self._settings.mixed_precision):
-                vectors = self._teacher.text_vectors(self._trunk(texts))
-            loss = 1 - (vectors * self._goals[texts]).sum(-1).mean()
-            self._optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimiser.step()
-            self.step += 1
-            losses.append(float(loss.detach()))
-        return float(np.mean(losses))
+        return self._descent.epoch(self._batches(), self._learn)
+
+    def _learn(self, texts: list[int]) -> float:
+        """Add the batch's gradient to that of the weights."""
+        strength = self._settings.adversarial
+        shift = no_shift(self._trunk, texts) if strength else None
+        loss = self._backward(texts, shift)
+        if shift is not None:
+            self._backward(texts, worst_shift(self._trunk, texts, shift, strength))
+        return loss
+
+    def _backward(self, texts: list[int], shift: Tensor | None) -> float:
+        with torch.autocast(self._settings.train_device, torch.bfloat16, enabled=self._settings.mixed_precision):
+            vectors = self._teacher.text_vectors(self._trunk(texts, shift))
+        return self._descent.backward(1 - (vectors * self._goals[texts]).sum(-1).mean())
 
     def _batches(self) -> Iterator[list[int]]:
         """Texts of similar length together, in random order."""
-        lengths = self._trunk.lengths
-        drawn = self._rng.choice(len(lengths), self._batches_a_pass * _BATCH, p=_shares(self._world))
-        yield from shuffled(drawn, lengths, _BATCH, self._rng)
+        lengths, size = self._trunk.lengths, self._settings.encoded
+        drawn = self._rng.choice(len(lengths), self._batches_a_pass * size, p=_shares(self._world))
+        yield from shuffled(drawn, lengths, size, self._rng)
 
     def validate(self) -> Validation:
-        """NDCG@10 on the items that validate."""
-        self.finish()
-        bank = Bank.cut(self.pooled, self._world.ways)
-        return validate(self._teacher, bank, self._world.split, self._teacher.max_length - 1)
+        """NDCG@10 on the items that validate, with the weights of `answer`."""
+        with self._descent.answering():
+            self.finish()
+            bank = Bank.cut(self.pooled, self._world.ways)
+            return validate(self._teacher, bank, self._world.split, self._teacher.max_length - 1)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -83,29 +91,21 @@ class Absorber:
         texts = self._teacher.text_vectors(self.pooled[: self._world.items])
         self._teacher.residual.copy_((self._items - texts) * self._world.is_taken.unsqueeze(1).to(texts))
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self._trunk.named_parameters() if p.requires_grad}
-
     def answer(self) -> dict[str, Tensor]:
         """A copy of the weights that would be kept if training ended now."""
-        return {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        return self._descent.answer()
 
-    @torch.no_grad()
     def put(self, weights: dict[str, Tensor]) -> None:
         """Copy `weights` into the trunk."""
-        for name, parameter in self._weights().items():
-            parameter.copy_(weights[name])
+        self._descent.put(weights)
 
     def state(self) -> tuple[dict[str, Tensor], Facts]:
         """What a stopped run needs."""
-        tensors = under("weights", self._weights()) | under("optimiser", optimiser_tensors(self._optimiser))
-        return tensors, {"step": self.step, "random": self._rng.bit_generator.state}
+        return self._descent.state(), {"step": self.step, "random": self._rng.bit_generator.state}
 
     def restore(self, tensors: dict[str, Tensor], facts: Facts) -> None:
         """Go on from what `state` gave."""
-        self.put(cut(tensors, "weights"))
-        restore_optimiser(self._optimiser, cut(tensors, "optimiser"))
-        self.step = facts["step"]
+        self._descent.restore(tensors, facts["step"])
         self._rng.bit_generator.state = facts["random"]
 
 

@@ -18,15 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from export.train.adversary import no_shift, worst_shift
 from export.train.trunk import MovingTrunk
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Texts that a step has encoded: their positions, and their vectors with BERT's graph behind them."""
+    """Texts that a step has encoded: their positions, and their vectors with BERT's graph behind them.
+
+    `shift` is what was added to their words' embeddings, if their gradient is asked for.
+    """
 
     texts: list[int]
     vectors: Tensor
+    shift: Tensor | None = None
 
     def backward(self, gradient: Tensor) -> None:
         """Send these texts' rows of the bank's gradient [texts, hidden] down into BERT."""
@@ -51,14 +56,22 @@ class MovingBank:
         ages[torch.from_numpy(drawn)] = torch.iinfo(torch.int64).max
         return [*drawn.tolist(), *torch.topk(ages, size - len(drawn), largest=False).indices.tolist()]
 
-    def encode(self, read: NDArray[np.int64], rng: np.random.Generator) -> Encoded:
-        """Encode the texts of the next turn with gradient, and put their vectors into the bank."""
+    def encode(self, read: NDArray[np.int64], rng: np.random.Generator, *, to_words: bool = False) -> Encoded:
+        """Encode the texts of the next turn with gradient, `to_words` down to these, and put them into the bank."""
         self._turn += 1
         texts = self.choose(read, rng)
-        vectors = self.trunk(texts)
+        shift = no_shift(self.trunk, texts) if to_words else None
+        vectors = self.trunk(texts, shift)
         self.pooled[texts] = vectors.detach().float()
         self.encoded[texts] = self._turn
-        return Encoded(texts, vectors)
+        return Encoded(texts, vectors, shift)
+
+    def worsen(self, encoded: Encoded, strength: float) -> Encoded:
+        """The texts again, against the worst shift of their words; the bank stays as it is."""
+        if encoded.shift is None:
+            raise ValueError("encode these texts down to their words")
+        shift = worst_shift(self.trunk, encoded.texts, encoded.shift, strength)
+        return Encoded(encoded.texts, self.trunk(encoded.texts, shift))
 
     def refresh(self) -> None:
         """Encode every text again."""

@@ -20,6 +20,7 @@ from export.train import small
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
 from export.train.lesson import Lesson
 from export.train.narrow import narrow
+from export.train.resume import forget, resume_of
 from export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
 from export.train.students import (
     LADDER,
@@ -55,6 +56,8 @@ class Course:
 def run(job: Job, out: Path) -> None:
     """Write students.json (names in ladder order), a folder for each, their tokenizer, and the small ranker.
 
+    A student that is trained is kept until all are: a stage that was stopped goes on behind it.
+
     Raises:
         ExportError: a student is not to be had, or --vocabulary cannot cut this tokenizer.
     """
@@ -63,11 +66,12 @@ def run(job: Job, out: Path) -> None:
     config = teacher.trunk.config
     rungs = ladder(job.settings.students, config.num_hidden_layers, config.hidden_size)
     for rung, student, record, course in _students(job, rungs, teacher, lesson):
-        record.losses.extend(_train(job, rung.name, student, lesson, course))
+        record.losses.extend(_taught(job, rung.name, student, lesson, course))
         save_student(student, record, out / rung.name)
     (out / LADDER).write_text(json.dumps([rung.name for rung in rungs]))
     if job.settings.has_small_ranker:
         small.run(job, out)
+    forget(job, "distil")
 
 
 def load_students(job: Job) -> dict[str, nn.Module]:
@@ -152,6 +156,18 @@ def _static(job: Job, teacher: TextEncoder, lesson: Lesson) -> StaticEncoder:
     with torch.no_grad():
         student.table.weight[: len(pieces)] = fit(pieces, lesson.rows, lesson.wanted)
     return student.eval()
+
+
+def _taught(job: Job, name: str, student: TextEncoder | StaticEncoder, lesson: Lesson, course: Course) -> list[float]:
+    """Train the student, or make it what it was when a run was stopped behind it; the mean loss of each epoch."""
+    resume = resume_of(job, "distil", name)
+    if (saved := resume.load()) is not None:
+        tensors, facts = saved
+        student.load_state_dict(tensors)
+        return [*facts["losses"]]
+    losses = list(_train(job, name, student, lesson, course))
+    resume.save(student.state_dict(), {"losses": losses})
+    return losses
 
 
 def _train(

@@ -16,7 +16,9 @@ from export.train.validate import Validation
 class Learner(Protocol):
     """What can be trained epoch by epoch: `Trainer` and `Absorber`."""
 
-    step: int
+    @property
+    def step(self) -> int:
+        """Steps of the optimiser so far."""
 
     def epoch(self) -> float:
         """Train one epoch; the mean loss."""

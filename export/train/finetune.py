@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from transformers import BertConfig
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
@@ -20,17 +20,17 @@ from export.train import small
 from export.train.absorb import Absorber
 from export.train.adopt import adopt, is_adopted, parts_of
 from export.train.bank import MovingBank
-from export.train.encoder import load_tokenizer, load_trunk, save_checkpoint
+from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.epochs import Epochs
 from export.train.guide import Guides
 from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
 from export.train.record import Curve
-from export.train.resume import Resume
+from export.train.resume import forget, resume_of
 from export.train.students import ladder
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
 from export.train.trainer import Trainer
-from export.train.trunk import MovingTrunk
+from export.train.trunk import MovingTrunk, first_moving
 from export.train.validate import some_users, users_of
 from export.train.world import World, negatives_of, with_noise
 from server.models.ranker import Kind
@@ -52,7 +52,8 @@ def run(job: Job, out: Path) -> None:
     if is_adopted(job):
         adopt(job, out)
         return
-    config = load_trunk(data / "checkpoint").config
+    config = BertConfig.from_pretrained(data / "checkpoint")
+    first_moving(config.num_hidden_layers, settings.moving_layers(config.num_hidden_layers))
     ladder(settings.students, config.num_hidden_layers, config.hidden_size)
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
@@ -69,7 +70,7 @@ def run(job: Job, out: Path) -> None:
         save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
         np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
-    shutil.rmtree(_resume_folder(job), ignore_errors=True)
+    forget(job, "finetune")
 
 
 def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
@@ -77,10 +78,6 @@ def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
     with torch.no_grad():
         own = trainer.teacher.text_vectors(Bank.cut(trainer.bank.pooled, trainer.ways).variants[0])
         return trainer.teacher, own + trainer.teacher.residual
-
-
-def _resume_folder(job: Job) -> Path:
-    return job.folder("finetune").with_name("finetune.resume")
 
 
 def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> Trainer:
@@ -100,7 +97,7 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     trainer = Trainer(settings, world, bank, teacher, epochs, seed, guides)
     with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
         curve = Curve(out, f"curve-{number}" if number else "curve")
-        Epochs(trainer, _resume(job, str(number)), curve, settings.patience).to(epochs, step)
+        Epochs(trainer, resume_of(job, "finetune", str(number)), curve, settings.patience).to(epochs, step)
     return trainer
 
 
@@ -109,9 +106,10 @@ def _bank(job: Job, world: World) -> MovingBank:
     settings, checkpoint, texts = job.settings, job.folder("data") / "checkpoint", world.ways.all
     with job.progress("read texts", chunks(texts)) as step:
         rows = TokenRows(load_tokenizer(checkpoint, settings.plan.max_tokens), texts, step)
-    trunk = MovingTrunk(checkpoint, rows, settings.trunk_layers, settings.lora)
+    depth: int = BertConfig.from_pretrained(checkpoint).num_hidden_layers
+    trunk = MovingTrunk(checkpoint, rows, settings.moving_layers(depth), settings.lora)
     with job.progress("encode texts", trunk.batches) as step:
-        return MovingBank(trunk, settings.texts_per_step, step)
+        return MovingBank(trunk, settings.encoded, step)
 
 
 def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
@@ -119,7 +117,9 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
     settings = job.settings
     absorber = Absorber(settings, world, trainer.trunk, trainer.teacher, trainer.bank.pooled, settings.seed)
     with job.progress("move BERT", settings.passes) as step:
-        Epochs(absorber, _resume(job, "trunk"), Curve(out, "curve-trunk"), settings.patience).to(settings.passes, step)
+        Epochs(absorber, resume_of(job, "finetune", "trunk"), Curve(out, "curve-trunk"), settings.patience).to(
+            settings.passes, step
+        )
     return absorber.pooled
 
 
@@ -143,7 +143,3 @@ def _place_newcomers(job: Job, world: World, trainer: Trainer, pooled: Tensor) -
     placed = place_newcomers(plain, items.cpu().numpy(), is_taken, crowd, job.settings.seed)
     if placed is not None:
         teacher.residual[~world.is_taken] = torch.as_tensor(placed).to(texts) - texts[~world.is_taken]
-
-
-def _resume(job: Job, name: str) -> Resume:
-    return Resume(_resume_folder(job) / name, job.key(next(s for s in job.stages if s.name == "finetune")))

@@ -84,7 +84,7 @@ class Step:
         """-log P(next item), averaged over all steps of all histories."""
         there = batch.targets >= 0
         users = self._teacher.ranker(*self._histories(batch))[there]
-        loss = self._against(users, batch.targets[there])
+        loss = self._against(users, batch.targets[there], batch.worth[there])
         if self._guides is None:
             return loss
         wanted = self._guides.chances(batch, self._batch.among)
@@ -92,12 +92,12 @@ class Step:
 
     def phrase(self, asked: Asked) -> Tensor:
         """-log P(an item that the phrase fits), without a history."""
-        return self._against(self._teacher.ranker(*self._alone(asked))[:, 0], asked.item)
+        return self._against(self._teacher.ranker(*self._alone(asked))[:, 0], asked.item, asked.worth)
 
     def wanted(self, batch: Queries) -> Tensor:
         """-log P(wanted item) behind a history and a query."""
         users = self._teacher.ranker(*self._behind(batch))[torch.arange(len(batch.lengths)), batch.lengths]
-        return self._against(users, batch.wanted)
+        return self._against(users, batch.wanted, batch.worth)
 
     def all_seen(self) -> list[Seen]:
         """The histories, the histories with queries behind them, and the phrases if there are any."""
@@ -133,6 +133,6 @@ class Step:
         kinds[rows, batch.lengths] = int(Kind.QUERY)
         return Seen(vectors, kinds, (torch.arange(time + 1) <= batch.lengths.unsqueeze(1)).long())
 
-    def _against(self, users: Tensor, taken: Tensor) -> Tensor:
+    def _against(self, users: Tensor, taken: Tensor, worth: Tensor) -> Tensor:
         among = self._batch.among
-        return against(self._kind, users, self.items, among.place[taken], among.drawn)
+        return against(self._kind, users, self.items, among.place[taken], among.drawn, worth)

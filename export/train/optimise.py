@@ -1,30 +1,41 @@
-"""The optimiser, how its rates rise and fall, and the running average of the weights."""
+"""How weights move: the optimiser, its rates as they rise and fall, and the running average of the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from export.train.options import TrainingSettings
+from export.train.resume import cut, under
 from export.train.teacher import Teacher
 
-_TRUNK_DECAY = 0.01
+Group = dict[str, Any]  # parameters with a rate and a decay of their own, as PyTorch's optimisers take them
+BatchT = TypeVar("BatchT")
 
 
-def make_optimiser(settings: TrainingSettings, teacher: Teacher, moving: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    """Three groups with rates and decays of their own: the head, the items' residuals, BERT's weights that move."""
+def head_groups(settings: TrainingSettings, teacher: Teacher) -> list[Group]:
+    """The head, and the items' residuals, which do not decay."""
     head = [p for name, p in teacher.named_parameters() if name != "residual"]
-    groups = [
+    return [
         {"params": head, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
         {"params": [teacher.residual], "lr": settings.learning_rate, "weight_decay": 0.0},
     ]
-    if moving:
-        groups.append(
-            {"params": list(moving.values()), "lr": settings.trunk_learning_rate, "weight_decay": _TRUNK_DECAY}
-        )
+
+
+def trunk_groups(settings: TrainingSettings, moving: Mapping[str, Tensor]) -> list[Group]:
+    """BERT's weights that move; no group if none does."""
+    params = list(moving.values())
+    rate, decay = settings.trunk_learning_rate, settings.trunk_weight_decay
+    return [{"params": params, "lr": rate, "weight_decay": decay}] if params else []
+
+
+def _optimiser(settings: TrainingSettings, groups: list[Group]) -> torch.optim.Optimizer:
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     return torch.optim.AdamW(groups)
@@ -69,12 +80,86 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
 class Average:
     """A running average of weights (Polyak and Juditsky, 1992); with decay 0 it is the weights."""
 
-    def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self._decay = decay
-        self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        self.weights = _copy(weights)
 
     @torch.no_grad()
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Move towards the present weights."""
         for name, tensor in weights:
             self.weights[name].lerp_(tensor, 1 - self._decay)
+
+
+class Descent:
+    """Weights on their way down: a step of the optimiser for every `accumulate` batches, and the running average."""
+
+    def __init__(
+        self, settings: TrainingSettings, groups: list[Group], weights: Mapping[str, Tensor], epochs: int, batches: int
+    ) -> None:
+        """`weights` are those of `groups` by name; `batches` are in each of the `epochs`."""
+        self.weights, self.step, self._accumulate = weights, 0, settings.accumulate
+        self._optimiser = _optimiser(settings, groups)
+        self._rate = Rate(self._optimiser, epochs * -(-batches // settings.accumulate), settings.warmup)
+        self._average = Average(weights, settings.ema) if settings.ema else None
+
+    def epoch(self, batches: Iterable[BatchT], learn: Callable[[BatchT], float]) -> float:
+        """Move by the gradients that `learn` leaves of each batch; the mean of the losses that it returns."""
+        losses: list[float] = []
+        for batch in batches:
+            losses.append(learn(batch))
+            if len(losses) % self._accumulate == 0:
+                self._move()
+        if len(losses) % self._accumulate:
+            self._move()
+        return float(np.mean(losses))
+
+    def backward(self, loss: Tensor) -> float:
+        """Add the gradient of a batch's loss, as its share of a step; the loss."""
+        (loss / self._accumulate).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _move(self) -> None:
+        self._rate.set(self.step)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        if self._average is not None:
+            self._average.update(self.weights.items())
+        self.step += 1
+
+    def answer(self) -> dict[str, Tensor]:
+        """A copy of the weights that would be kept if training ended now: the average, if there is one."""
+        return _copy(self._average.weights if self._average else self.weights)
+
+    @torch.no_grad()
+    def put(self, weights: dict[str, Tensor]) -> None:
+        """Copy `weights` into the modules."""
+        for name, parameter in self.weights.items():
+            parameter.copy_(weights[name])
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """The modules have the weights of `answer`; afterwards those that learn, again."""
+        present = _copy(self.weights)
+        self.put(self.answer())
+        yield
+        self.put(present)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a stopped run needs, beside `step`."""
+        average = self._average.weights if self._average else {}
+        memory = optimiser_tensors(self._optimiser)
+        return under("weights", self.weights) | under("optimiser", memory) | under("average", average)
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Go on from what `state` gave after `step` steps."""
+        self.put(cut(tensors, "weights"))
+        restore_optimiser(self._optimiser, cut(tensors, "optimiser"))
+        if self._average is not None:
+            kept = cut(tensors, "average")
+            self._average.weights = {name: kept[name].to(weight.device) for name, weight in self.weights.items()}
+        self.step = step
+
+
+def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}

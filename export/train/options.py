@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings
 
 FROZEN, ALL = "frozen", "all"
+_ENCODED = {"after": 64, "along": 32}  # texts a batch; along with the rest it reads histories, too
 FULL_ITEMS = 20_000  # up to which the loss looks at every item
 
 
@@ -38,7 +39,7 @@ class TrainingSettings(BaseSettings):
         "memory, or when so few texts are there that whole layers forget",
     )
     epochs: int = Field(0, ge=0, description="passes over the histories; 0: the preset's; more for little data")
-    batch: int = Field(32, ge=1, description="windows of histories a step: larger on a GPU")
+    batch: int = Field(32, ge=1, description="windows of histories a batch: larger on a GPU")
     accumulate: int = Field(1, ge=1, description="batches a step of the optimiser: for large batches in little memory")
     optimiser: Literal["adamw", "sgd"] = Field(
         "adamw", description="adamw nearly always; sgd (momentum .9) wants a higher rate"
@@ -55,8 +56,9 @@ class TrainingSettings(BaseSettings):
         lt=1,
         description="share of the steps in which the rate rises; then it falls to 0: more for high rates",
     )
-    weight_decay: float = Field(
-        0.05, ge=0, description="of projection and ranker (BERT's layers have .01): more for little data"
+    weight_decay: float = Field(0.05, ge=0, description="of projection and ranker: more for little data")
+    trunk_weight_decay: float = Field(
+        0.01, ge=0, description="of BERT's layers: more when few texts are there and 'all' of it moves"
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="in the ranker: more for little data")
     ema: float = Field(
@@ -66,7 +68,10 @@ class TrainingSettings(BaseSettings):
         description="average the weights with this decay, 0 for none: .99 where the curve is noisy (few users)",
     )
     texts_per_step: int = Field(
-        32, ge=1, description="texts that a step encodes, with gradient, where BERT moves along: more on a GPU"
+        0,
+        ge=0,
+        description="texts that a batch encodes, with gradient, where BERT moves; 0: 64 after the rest, 32 along with "
+        "it: more on a GPU",
     )
     ranker: Literal["transformer", "gru", "mlp"] = Field(
         "transformer",
@@ -76,8 +81,8 @@ class TrainingSettings(BaseSettings):
     loss: Literal["auto", "softmax", "sampled", "mse"] = Field(
         "auto",
         description="softmax over all items that somebody took; sampled (with logQ correction) for large catalogues; "
-        f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse when scores should be near 1 for what is taken "
-        "and near 0 else (ratings are not read)",
+        f"auto: softmax up to {FULL_ITEMS:,} items, sampled beyond; mse for ratings: scores near 1 for what is rated "
+        "highest (or taken, where nothing is rated), lower for the rest that is taken, near 0 else",
     )
     negatives: int = Field(
         512, ge=1, description="items that a step draws for sampled and mse: more for larger catalogues"
@@ -107,8 +112,8 @@ class TrainingSettings(BaseSettings):
     adversarial: float = Field(
         0.0,
         ge=0,
-        description="length of an adversarial step (FGM) on the pooled text vectors, relative to theirs, 0 for none: "
-        "for typing errors, at twice the time",
+        description="length of an adversarial step (FGM) on the word embeddings where BERT moves, on the pooled text "
+        "vectors where it does not, relative to theirs, 0 for none: for typing errors, at more than twice the time",
     )
     teachers: int = Field(
         1,
@@ -121,6 +126,11 @@ class TrainingSettings(BaseSettings):
         "cpu", description="where the teacher is trained: cuda for --trunk all, --moves along or 100,000 items and more"
     )
     mixed_precision: bool = Field(False, description="train in bfloat16 where it is safe: on a GPU")
+
+    @property
+    def encoded(self) -> int:
+        """How many texts a batch encodes with gradient."""
+        return self.texts_per_step or _ENCODED[self.moves]
 
     @property
     def trunk_layers(self) -> int | None:

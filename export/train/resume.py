@@ -1,4 +1,4 @@
-"""Where a training that was stopped goes on: tensors as safetensors, the rest as JSON, written whole or not at all."""
+"""Where a stage that was stopped goes on: tensors as safetensors, the rest as JSON, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from export.stage import Job
 
 Facts = dict[str, Any]
 
@@ -43,6 +45,20 @@ class Resume:
             return load_file(self._folder / "tensors.safetensors"), record["facts"]
         except (OSError, ValueError, KeyError, SafetensorError):
             return None
+
+
+def resume_of(job: Job, stage: str, name: str) -> Resume:
+    """What is kept of the part `name` of a stage until that is whole."""
+    return Resume(_folder(job, stage) / name, job.key(next(s for s in job.stages if s.name == stage)))
+
+
+def forget(job: Job, stage: str) -> None:
+    """Throw away what was kept: the stage is whole."""
+    shutil.rmtree(_folder(job, stage), ignore_errors=True)
+
+
+def _folder(job: Job, stage: str) -> Path:
+    return job.folder(stage).with_name(f"{stage}.resume")
 
 
 def cut(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -66,17 +66,17 @@ def sampled_softmax(users: Tensor, items: Tensor, taken: Tensor, drawn: Tensor) 
     return functional.cross_entropy(logits, taken)
 
 
-def squared_error(users: Tensor, items: Tensor, taken: Tensor, drawn: Tensor | None) -> Tensor:
-    """Mean squared distance of the scores from 1 for what was taken and 0 for the other items, half and half."""
+def squared_error(users: Tensor, items: Tensor, taken: Tensor, drawn: Tensor | None, worth: Tensor) -> Tensor:
+    """Mean squared distance of the scores from `worth` [n] for what was taken and 0 for the rest, half and half."""
     scores = users @ items.T
     own = scores.gather(1, taken.unsqueeze(1))
     rest = torch.ones_like(scores) if drawn is None else (drawn > 0).to(scores.dtype).expand(scores.shape)
     rest = rest.scatter(1, taken.unsqueeze(1), 0.0)
-    return ((own - 1) ** 2).mean() + (rest * scores**2).sum() / rest.sum().clamp(min=1)
+    return ((own - worth.to(own.dtype).unsqueeze(1)) ** 2).mean() + (rest * scores**2).sum() / rest.sum().clamp(min=1)
 
 
-def against(kind: str, users: Tensor, items: Tensor, taken: Tensor, drawn: Tensor | None) -> Tensor:
-    """The loss that `kind` means; `drawn` is None where `items` are the whole catalogue."""
+def against(kind: str, users: Tensor, items: Tensor, taken: Tensor, drawn: Tensor | None, worth: Tensor) -> Tensor:
+    """The loss that `kind` means; `drawn` is None where `items` are the whole catalogue. Only "mse" reads `worth`."""
     if kind == "mse":
-        return squared_error(users, items, taken, drawn)
+        return squared_error(users, items, taken, drawn, worth)
     return softmax(users, items, taken) if drawn is None else sampled_softmax(users, items, taken, drawn)

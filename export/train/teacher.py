@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from export.data.phrases import Texts
+from export.errors import CheckpointError
 from export.train.rankers import make_ranker
 
 
@@ -78,7 +80,15 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
 
 
 def load_teacher(folder: Path) -> Teacher:
-    """Read what `save_teacher` wrote, ready to be asked."""
-    teacher = Teacher(**json.loads((folder / "teacher.json").read_text()))
-    teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+    """Read what `save_teacher` wrote, ready to be asked.
+
+    Raises:
+        CheckpointError: it is damaged (it may have come in as a checkpoint).
+    """
+    try:
+        teacher = Teacher(**json.loads((folder / "teacher.json").read_text()))
+        teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / 'teacher.json'}: no teacher can be read ({said}): export it again") from error
     return teacher.eval()

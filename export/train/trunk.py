@@ -42,7 +42,7 @@ class MovingTrunk(nn.Module):
         self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         """Word pieces of each text."""
         stack = self.bert.encoder.layer
-        self._first = 0 if layers is None else max(0, len(stack) - layers)
+        self._first = first_moving(len(stack), layers)
         self._is_whole = layers is None
         self._kept: dict[int, Tensor] = {}
         self._free(lora)
@@ -74,18 +74,28 @@ class MovingTrunk(nn.Module):
             self._adapted = None
         return self.bert
 
-    def forward(self, texts: list[int]) -> Tensor:
-        """Pooled vectors, [len(texts), hidden]; the gradient goes into the layers that move."""
+    def forward(self, texts: list[int], shift: Tensor | None = None) -> Tensor:
+        """Pooled vectors, [len(texts), hidden]; the gradient goes into the layers that move.
+
+        With `shift` [texts, tokens, hidden], which is added to the words' embeddings, it goes down to these, too.
+        """
         ids, mask = pad([self._rows[n] for n in texts])
         wide = (1.0 - mask[:, None, None, :]) * torch.finfo(torch.float32).min
-        if self._is_whole:
-            hidden = self._embed(ids)
+        if self._is_whole or shift is not None:
+            hidden = self._read(ids, wide, shift)
         else:
             with torch.no_grad():
                 hidden = self._below(texts, ids, wide)
         for layer in self.bert.encoder.layer[self._first :]:
             hidden = layer(hidden, wide)[0]
         return pool_tokens(self.bert, hidden, mask)
+
+    @torch.no_grad()
+    def words(self, texts: list[int]) -> Tensor:
+        """The embeddings of their words, [texts, tokens, hidden], without position; 0 where a text has ended."""
+        ids, mask = pad([self._rows[n] for n in texts])
+        found: Tensor = self.bert.embeddings.word_embeddings(ids) * mask.unsqueeze(-1)
+        return found
 
     def all(self, step: Callable[[], None] = lambda: None) -> Tensor:
         """Pooled vectors of all texts, without gradient; `step` is called after each of `batches` parts.
@@ -112,23 +122,40 @@ class MovingTrunk(nn.Module):
         with tempfile.TemporaryFile(dir=self._folder.parent) as file:
             return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        hidden: Tensor = self.bert.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids))
+    def _read(self, ids: Tensor, wide: Tensor, shift: Tensor | None = None) -> Tensor:
+        """What the first layer that moves reads, [texts, tokens, hidden], through all that is below it."""
+        words = self.bert.embeddings.word_embeddings(ids)
+        hidden: Tensor = self.bert.embeddings(
+            inputs_embeds=words if shift is None else words + shift, token_type_ids=torch.zeros_like(ids)
+        )
+        for layer in self.bert.encoder.layer[: self._first]:
+            hidden = layer(hidden, wide)[0]
         return hidden
 
     def _below(self, texts: list[int], ids: Tensor, wide: Tensor) -> Tensor:
-        """The input of the first layer that moves, [texts, tokens, hidden]."""
+        """The same, from what was kept of these texts if they have been read before."""
         if all(n in self._kept for n in texts):
             hidden = torch.zeros(*ids.shape, self.bert.config.hidden_size)
             for row, n in zip(hidden, texts, strict=True):
                 row[: len(self._kept[n])] = self._kept[n]
             return hidden
-        hidden = self._embed(ids)
-        for layer in self.bert.encoder.layer[: self._first]:
-            hidden = layer(hidden, wide)[0]
+        hidden = self._read(ids, wide)
         if self._can_keep:
             self._kept |= {n: row[: len(self._rows[n])].clone() for n, row in zip(texts, hidden, strict=True)}
         return hidden
+
+
+def first_moving(depth: int, layers: int | None) -> int:
+    """Which of BERT's `depth` layers is the first that moves where the last `layers` do; None: all.
+
+    Raises:
+        ExportError: there are not so many.
+    """
+    if layers is not None and layers > depth:
+        raise ExportError(
+            f"--trunk {layers}: the checkpoint has {depth} layers: name at most {depth}, or 'all' or 'frozen'"
+        )
+    return 0 if layers is None else depth - layers
 
 
 def _with_lora(bert: BertModel, rank: int, layers: list[int]) -> PeftModel:

@@ -50,17 +50,26 @@ class World:
         return np.bincount(np.concatenate(self.split.train), minlength=self.items).astype(np.float64)
 
     @cached_property
+    def worth(self) -> NDArray[np.float32]:
+        """How much each item was wanted by those who took it in training, on average, [items]; 1 without ratings."""
+        if not self.split.worth:
+            return np.ones(self.items, np.float32)
+        total = np.bincount(np.concatenate(self.split.train), np.concatenate(self.split.worth), self.items)
+        mean: NDArray[np.float32] = (total / self.popularity.clip(min=1)).astype(np.float32)
+        return mean
+
+    @cached_property
     def is_taken(self) -> Tensor:
         """Whether anybody took the item in training, bool [items]."""
         return torch.as_tensor(self.popularity > 0)
 
     @cached_property
     def _queries(self) -> QuerySampler:
-        return QuerySampler(self.split.train, self.texts.phrases, self.items)
+        return QuerySampler(self.split.train, self.texts.phrases, self.items, self.split.worth)
 
     @cached_property
     def _asked(self) -> PhraseSampler:
-        return PhraseSampler(self.texts.phrases, self.popularity)
+        return PhraseSampler(self.texts.phrases, self.popularity, self.worth)
 
     @cached_property
     def _negatives(self) -> Negatives | None:

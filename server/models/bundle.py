@@ -115,6 +115,16 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
+def check_version(bundle: Bundle) -> None:
+    """A version that was found by its number is that one.
+
+    Raises:
+        BundleError: the folder holds another.
+    """
+    if bundle.folder.name != str(bundle.manifest.version):
+        raise BundleError(f"{bundle.folder}: holds version {bundle.manifest.version}: name the folder so")
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:

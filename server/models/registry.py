@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from server.errors import BundleError, Busy, NotFound, NotServing, SwiftrecError
-from server.models.bundle import Bundle, load_bundle, versions
+from server.models.bundle import Bundle, check_version, load_bundle, versions
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -142,7 +142,8 @@ class Registry(Generic[E]):
             BundleError, ProviderError: it cannot be served.
         """
         bundle = load_bundle(path)
-        is_pinned = bundle.folder == path
+        if not (is_pinned := bundle.folder == path):
+            check_version(bundle)
         with self._turn(TURN_S):
             name = bundle.manifest.name
             if name in self._sources:
@@ -186,8 +187,8 @@ class Registry(Generic[E]):
                 bundle = load_bundle(folder)
                 if bundle.manifest.name != name:
                     raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
-                if folder.name != str(bundle.manifest.version) and self._sources[name].pinned is None:
-                    raise BundleError(f"{folder}: holds version {bundle.manifest.version}")
+                if version or self._sources[name].pinned is None:
+                    check_version(bundle)
                 self._put(bundle)
             except SwiftrecError as error:
                 self._failures[name, version or (int(folder.name) if folder.name.isdecimal() else 0)] = str(error)

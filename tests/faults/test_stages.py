@@ -49,6 +49,27 @@ def test_fresh_stages_are_skipped_and_stale_ones_run(tmp_path: Path) -> None:
     assert runs(tmp_path) == ["one", "two", "one", "two", "two"]
 
 
+def test_name_that_is_a_folder_too_makes_nothing_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    settings = ExportSettings(artifacts=tmp_path, name="docs", _cli_parse_args=[])
+    stages = (*STAGES, Stage("package", "tests.faults.steps", ("name",), ("two",)))
+    for number in range(2):
+        (tmp_path / "docs" / f"page-{number}").touch()
+        run_all(Job(settings, stages=stages))
+    assert runs(tmp_path) == ["one", "two", "package"]
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_data_and_checkpoint_stand_for_what_lies_there(tmp_path: Path, given: str) -> None:
+    (tmp_path / "given").mkdir()
+    settings = ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[f"--{given}", str(tmp_path / "given")])
+    for number in range(2):
+        (tmp_path / "given" / f"file-{number}").touch()
+        run_all(Job(settings, stages=(Stage("one", "tests.faults.steps", (given,)),)))
+    assert runs(tmp_path) == ["one", "one"]
+
+
 @pytest.mark.parametrize("has_cuda", [False, True])
 def test_device_that_is_not_there_is_refused_before_any_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool

@@ -17,6 +17,7 @@ from export.evaluate import verify
 from export.package.publish import check_answers
 from export.quality import Quality
 from export.stage import Job
+from server.catalogue.catalogue import ITEMS, VECTORS
 from server.models.bundle import file_hash, load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.checkpoints import save_bert
@@ -42,9 +43,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(own: Path) -> list[str]:
-    flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / "artifacts")]
-    flags += ["--data", str(own / "data"), "--checkpoint", str(own / "bert")]
+def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
+    flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
+    flags += ["--trunk", "1", "--int8-target", "avx2", "--data", str(own / "data"), "--checkpoint", str(own / "bert")]
     flags += ["--vocabulary", "used", "--small-ranker", "always", "--ladder", "bert1,bert1x32e8,static"]
     return [sys.executable, "-m", "export", *flags, "--allow-lossy"]
 
@@ -85,3 +86,18 @@ def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
     wrong = [{"texts": ["red lamp"], "seen": [], "top": ["no", "such"]}]
     with pytest.raises(GateError, match="evaluated top ten"):
         check_answers(bundle, wrong)
+
+
+def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
+    """SHA-256 of each file of the bundle that says nothing of speeds or of the day; exported if it is not there."""
+    subprocess.run(command(own, artifacts, seed), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    files = load_bundle(own / artifacts / "own").manifest.files
+    return {name: digest for name, digest in files.items() if name not in ("MODEL_CARD.md", "report.html")}
+
+
+def test_same_seed_gives_the_same_bundle_and_another_seed_does_not(own: Path) -> None:
+    first, again, other = made(own, "artifacts", 7), made(own, "again", 7), made(own, "other", 8)
+    encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32e8-fp32", "static-fp32")}
+    assert {"ranker.onnx", "tokenizer.json", ITEMS, VECTORS} | encoders <= {*first}
+    assert first == again
+    assert {name for name in first if first[name] == other[name]} == {"tokenizer.json", ITEMS}

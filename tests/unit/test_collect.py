@@ -58,17 +58,19 @@ def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> N
         collected(tmp_path)
 
 
-@pytest.mark.parametrize("rating", [{"rating": 1}, {}])
-def test_export_says_that_ratings_are_not_read_when_there_are_some(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], rating: dict[str, int]
+@pytest.mark.parametrize("ratings", [True, False])
+def test_export_says_what_ratings_are_used_by_when_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ratings: bool
 ) -> None:
     write(tmp_path / "data")
-    with (tmp_path / "data" / "interactions.jsonl").open("a") as file:
-        file.write("\n" + json.dumps({"user_id": "a", "item_id": 1, "timestamp": 9, **rating}))
+    path = tmp_path / "data" / "interactions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    if ratings:
+        path.write_text("\n".join(json.dumps(row | {"rating": n % 5 + 1}) for n, row in enumerate(rows)))
     save_model("bert", tmp_path / "checkpoint")
     sources = collected(tmp_path, "--on-error", "skip")
-    assert (f"  {RATINGS}" in capsys.readouterr().err.splitlines()) == bool(rating)
-    assert sources["data"].get("ratings") == ("1, none of them read" if rating else None)
+    assert (f"  {RATINGS}" in capsys.readouterr().err.splitlines()) == ratings
+    assert sources["data"].get("ratings") == ("1 to 5" if ratings else None)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,14 @@ def test_classifier_is_adopted_whatever_the_data_unless_told_not_to(tmp_path: Pa
     assert collected(tmp_path, "--on-error", "skip")["checkpoint"]["use"] == "adopted as it is"
     (tmp_path / "out").rename(tmp_path / "first")
     assert collected(tmp_path, "--on-error", "skip", "--adopt", "never")["checkpoint"]["use"] == "fine-tuned here"
+
+
+def test_item_without_a_label_can_be_skipped_and_is_counted(tmp_path: Path) -> None:
+    write(tmp_path / "data", events=False)
+    save_model("bert", tmp_path / "checkpoint", "ForSequenceClassification", id2label=dict(enumerate("0129")))
+    with pytest.raises(DataError, match=r"item without a label, 1 time: remove the item from items, name it in"):
+        collected(tmp_path)
+    (tmp_path / "out").rename(tmp_path / "first")
+    sources = collected(tmp_path, "--on-error", "skip")
+    assert sources["data"]["skipped"] == "1 item without a label"
+    assert sources["data"]["items"] == "3, of which 0 have interactions"

@@ -11,6 +11,7 @@ import pytest
 
 from export.config import ExportSettings
 from export.evaluate.metrics import Ranked
+from export.evaluate.record import COMPARED, Compared
 from export.evaluate.teacher import compare_teacher, lead
 from export.stage import Job
 from tests.checkpoints import WORDS, save_model
@@ -60,6 +61,9 @@ def test_teacher_alone_is_trained_and_compared(
     assert f"NDCG@10, {protocol}, 30 users" in shown
     assert "transitions" in shown
     assert "the best baseline on ids, over the same users: " in shown
+    kept = Compared.model_validate_json((job.folder("finetune") / COMPARED).read_bytes())
+    assert (kept.protocol, kept.cases) == (protocol, 30)
+    assert {"teacher", "transitions", "EASE"} <= kept.tasks.keys()
     written = (job.folder("finetune") / "stage.json").stat().st_mtime_ns
     compare_teacher(job)
     assert (job.folder("finetune") / "stage.json").stat().st_mtime_ns == written  # what is fresh is not trained again

@@ -42,3 +42,9 @@ def test_protocol_has_a_bundle_of_its_own_through_make_too(flags: str) -> None:
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--name movielens-quick-time " in said
     assert '--bundle "artifacts/movielens-quick-time"' in said
+
+
+def test_a_preset_moves_what_layers_there_are_and_a_flag_what_it_says() -> None:
+    assert ExportSettings(_cli_parse_args=[]).moving_layers(1) == 1
+    assert ExportSettings(_cli_parse_args=["--trunk", "2"]).moving_layers(1) == 2  # to be refused by name
+    assert ExportSettings(_cli_parse_args=["--trunk", "all"]).moving_layers(1) is None

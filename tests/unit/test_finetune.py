@@ -59,6 +59,7 @@ def resume_folder(one: StoppedJob) -> Path:
             "--ema",
             "0.9",
         ),
+        ("--trunk", "2", "--lora", "2", "--optimiser", "sgd", "--adversarial", "0.1", "--mixed-precision"),
         ("--loss", "sampled", "--negatives", "6", "--optimiser", "sgd"),
         ("--loss", "mse", "--ranker", "mlp", "--mixed-precision"),
         ("--teachers", "2", "--ranker", "gru"),
@@ -82,7 +83,9 @@ def test_pooled_vectors_are_those_of_the_checkpoint_that_is_left(tmp_path: Path,
     assert any((out / "tensorboard" / "curve").iterdir())
 
 
-@pytest.mark.parametrize(("trunk", "moved"), [("frozen", set()), ("1", {2}), ("2", {1, 2}), ("all", {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("trunk", "moved"), [("frozen", set()), ("1", {2}), ("2", {1, 2}), ("3", {0, 1, 2}), ("all", {0, 1, 2})]
+)
 def test_only_the_layers_move_that_shall(tmp_path: Path, trunk: str, moved: set[int]) -> None:
     one = job(tmp_path, "--trunk", trunk)
     before, after = load_trunk(one.folder("data") / "checkpoint"), load_trunk(tune(one) / "checkpoint")
@@ -125,13 +128,27 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path
     assert result(first) != result(other)
 
 
-@pytest.mark.parametrize(("moves", "stop_at"), [("along", 1), ("along", 2), ("after", 1), ("after", 3), ("after", 4)])
-def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, moves: str, stop_at: int) -> None:
+@pytest.mark.parametrize(
+    ("moves", "stop_at", "optimiser"),
+    [
+        ("along", 1, "adamw"),
+        ("along", 2, "sgd"),
+        ("after", 1, "adamw"),
+        ("after", 3, "adamw"),
+        ("after", 4, "adamw"),
+        ("after", 4, "sgd"),
+    ],
+)
+def test_stopped_training_goes_on_to_the_same_bytes(tmp_path: Path, moves: str, stop_at: int, optimiser: str) -> None:
     flags = (
         "--trunk",
         "1",
         "--moves",
         moves,
+        "--optimiser",
+        optimiser,
+        "--accumulate",
+        "2",
         "--epochs",
         "3",
         "--ema",
@@ -270,10 +287,17 @@ def test_vectors_before_training_are_copied_only_where_training_writes_over_them
 
 
 @pytest.mark.parametrize(
-    ("names", "refused"), [("bert1,bert2", "from deep to shallow"), ("bert1x4096", "not narrower than the teacher")]
+    ("flags", "refused"),
+    [
+        (("--ladder", "bert1,bert2"), "from deep to shallow"),
+        (("--ladder", "bert1x4096"), "not narrower than the teacher"),
+        (("--trunk", "4"), "--trunk 4: the checkpoint has 3 layers: name at most 3"),
+    ],
 )
-def test_ladder_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path, names: str, refused: str) -> None:
-    one = job(tmp_path, "--ladder", names)
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path: Path, flags: tuple[str, ...], refused: str
+) -> None:
+    one = job(tmp_path, *flags)
     out = one.folder("finetune")
     out.mkdir(parents=True)
     with pytest.raises(ExportError, match=refused):

@@ -15,14 +15,16 @@ from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy,
 from server.pipeline.encodings import Encodings
 from server.pipeline.ranking import Rankings
 from server.pipeline.steps import Parts
+from server.pipeline.wanted import Found
 
 _EVER = 1e9
 
 
 class Queue:
-    """A batcher by hand: jobs wait until the test runs them; those of so many tokens are refused."""
+    """A batcher by hand: jobs wait until the test runs them to this answer; those of so many tokens are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
         self.groups: list[list[Job[Any, Any]]] = []
         self.refuses = -1
 
@@ -44,7 +46,7 @@ class Queue:
     def run(self) -> None:
         jobs, self.groups = self.jobs, []
         for job in jobs:
-            job.done(np.ones(2, dtype=np.float32))
+            job.done(self._answer)
 
 
 class Letters:
@@ -62,7 +64,8 @@ class Bench:
     """A list on its way, with queues by hand."""
 
     def __init__(self, *requests: Request) -> None:
-        self.letters, self.encoder, self.ranker = Letters(), Queue(), Queue()
+        vector = np.ones(2, dtype=np.float32)
+        self.letters, self.encoder, self.ranker = Letters(), Queue(vector), Queue(Found(vector))
         items = [Item(str(n), "", "", {}, float(n)) for n in range(4)]
         catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
         encodings = Encodings(cast(Any, self.encoder), 0)
@@ -148,3 +151,26 @@ def test_an_error_of_a_model_is_told_to_its_entry() -> None:
     second.done(np.ones(2, dtype=np.float32))
     one.ranker.run()
     assert [type(answer) for answer in one.rankings.outcomes()] == [NotFound, Recommendation]
+
+
+def test_what_was_found_with_the_batch_is_answered_and_its_time_counts_as_retrieving() -> None:
+    one = Bench(Request(query="ab"), Request(query="cd"))
+    one.rankings.start()
+    one.encoder.run()
+    first, second = one.ranker.jobs
+    item = Item("found", "", "", {}, 0.0)
+    first.done(Found(np.ones(2, dtype=np.float32), [(item, 0.5)], search_s=0.25))
+    second.done(Found(np.ones(2, dtype=np.float32)))
+    answers = [answer for answer in one.rankings.outcomes() if isinstance(answer, Recommendation)]
+    assert answers[0].items == [(item, 0.5)]
+    assert [found.id for found, _ in answers[1].items] == ["0", "1", "2", "3"]
+    assert answers[0].timings.retrieve_ms == 250.0
+    assert answers[0].timings.rank_ms == -250.0  # the clock stands still
+
+
+def test_a_list_is_searched_for_at_its_end() -> None:
+    for entries, wanted in ((3, 10), (4, 0)):
+        one = Bench(*[Request(query=letter) for letter in "abcd"[:entries]])
+        one.rankings.start()
+        one.encoder.run()
+        assert [job.payload.top_k for job in one.ranker.jobs] == [wanted] * entries

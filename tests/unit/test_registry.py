@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import Busy, NotFound
+from server.errors import BundleError, Busy, NotFound
 from server.models.bundle import Bundle
 from server.models.registry import _PATIENCE_S, Registry
 from tests import bundles
@@ -78,6 +78,31 @@ def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundl
         assert not registry.ready()
         assert leaving.is_alive()
     leaving.join()
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_version_that_its_folder_does_not_hold_is_refused(bundle: Bundle, tmp_path: Path, is_pinned: bool) -> None:
+    home, registry = tmp_path / "other", Registry(Engine)
+    bundles.seal(bundles.copy(bundle, home / "1", light=True), 1, "other")
+    registry.add(home / "1" if is_pinned else home)
+    bundles.seal(bundles.copy(bundle, home / "3", light=True), 7, "other")
+    with pytest.raises(BundleError, match=r"3: holds version 7: name the folder so"):
+        registry.load("other", 3)
+    with pytest.raises(NotFound):
+        registry.use("other", 7)
+    with pytest.raises(BundleError, match="holds version 7"):
+        Registry(Engine).add(home)
+
+
+def test_bundle_of_another_name_is_refused_by_its_folders_name(bundle: Bundle, tmp_path: Path) -> None:
+    bundles.seal(bundles.copy(bundle, tmp_path / "wanted" / "1", light=True), 1, "other")
+    registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
+    registry.add(bundle.folder.parent)
+    with pytest.raises(BundleError, match=r"holds bundle 'other', not 'wanted'"):
+        registry.load("wanted")
+    for name in ("wanted", "other"):
+        with pytest.raises(NotFound):
+            registry.use(name)
 
 
 def test_closing_takes_one_timeout_however_many_models_hang(bundle: Bundle, tmp_path: Path) -> None:

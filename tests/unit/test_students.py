@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,56 @@ def test_same_seed_same_students_and_other_seed_others(job: Job, tmp_path: Path,
         for key, value in student.state_dict().items():
             assert torch.equal(value, again[name].state_dict()[key]), (name, key)
         assert not torch.equal(vectors(student, [[2, 5, 3]]), vectors(other[name], [[2, 5, 3]]))
+
+
+class Stopped(Job):
+    """A job that is interrupted when a student of that name would be trained; it notes which were."""
+
+    def __init__(self, settings: ExportSettings, stop_at: str = "") -> None:
+        super().__init__(settings)
+        self.stop_at, self.trained = stop_at, list[str]()
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar of the stage; those of students say their names."""
+        self.trained.append(label.removeprefix("distil "))
+        if self.trained[-1] == self.stop_at:
+            raise KeyboardInterrupt
+        yield lambda: None
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stop(job: Job, out: Path, name: str) -> None:
+    """Run the stage up to the training of the student of that name."""
+    stopped = Stopped(job.settings, stop_at=name)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, out)
+    assert stopped.trained == [*_LADDER[: _LADDER.index(name)], name]
+
+
+@pytest.mark.parametrize("name", _LADDER[1:4])
+def test_stopped_stage_goes_on_behind_the_students_that_were_finished(
+    job: Job, tmp_path: Path, plan: None, name: str
+) -> None:
+    run(job, tmp_path / "whole")
+    stop(job, tmp_path / "stopped", name)
+    again = Stopped(job.settings)
+    run(again, tmp_path / "again")
+    assert again.trained == [*_LADDER[_LADDER.index(name) : -1], "word pieces", "static"]
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    assert not job.folder("distil.resume").exists()
+
+
+def test_students_of_other_settings_are_not_gone_on_with(job: Job, tmp_path: Path, plan: None) -> None:
+    stop(job, tmp_path / "stopped", "bert2x16")
+    other = Job(job.settings.model_copy(update={"seed": 8}))
+    run(other, tmp_path / "other")
+    stop(job, tmp_path / "again", "bert3")  # nothing of the seeds before is left
+    run(other, tmp_path / "whole")
+    assert contents(tmp_path / "other") == contents(tmp_path / "whole")
 
 
 def test_training_brings_students_to_the_teacher(

@@ -200,17 +200,3 @@ def test_item_file_reads_what_was_written(tmp_path: Path) -> None:
     assert file[1:3] == items[1:3]
     with pytest.raises(IndexError):
         file[5]
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize(("ratings", "rated"), [([1.0, 5.0], 8), ([0.0, None], 4), ([None, None], 0)])
-def test_ratings_are_counted_and_change_nothing(
-    tmp_path: Path, suffix: str, ratings: list[float | None], rated: int
-) -> None:
-    empty = "" if suffix == "csv" else None
-    given = [empty if rating is None else rating for rating in ratings]
-    write(tmp_path, "items", _ITEMS, suffix)
-    write(tmp_path, "interactions", [row | {"rating": given[n % 2]} for n, row in enumerate(_EVENTS)], suffix)
-    collected = collect(tmp_path)
-    assert (collected.facts.rated, "ratings" in collected.facts.rows()) == (rated, rated > 0)
-    assert [history.tolist() for history in collected.dataset.histories] == [[1, 0, 1, 0]] * 2

@@ -53,28 +53,35 @@ def test_needed_items_that_were_not_drawn_are_no_negatives() -> None:
 
 def test_squared_error_is_zero_only_for_one_and_zeros() -> None:
     items, taken = torch.eye(3), torch.tensor([0, 2])
-    assert squared_error(torch.eye(3)[[0, 2]], items, taken, None).item() == 0
-    assert squared_error(torch.eye(3)[[0, 1]], items, taken, None).item() > 0.4
+    assert squared_error(torch.eye(3)[[0, 2]], items, taken, None, torch.ones(2)).item() == 0
+    assert squared_error(torch.eye(3)[[0, 1]], items, taken, None, torch.ones(2)).item() > 0.4
+
+
+def test_squared_error_wants_what_was_taken_as_much_as_it_is_worth() -> None:
+    worth = torch.tensor([1.0, 0.2])
+    users, items, taken = torch.diag(worth), torch.eye(2), torch.tensor([0, 1])
+    assert squared_error(users, items, taken, None, worth).item() == 0
+    assert squared_error(users, items, taken, None, torch.ones(2)).item() == pytest.approx(0.8**2 / 2)
 
 
 def test_phrases_come_with_items_that_they_fit_by_popularity() -> None:
-    popularity = np.array([1.0, 99.0, 0.0, 5.0])
-    asked = PhraseSampler([Phrase("a", [0, 1, 2]), Phrase("nothing", [2]), Phrase("b", [3])], popularity).draw(
-        400, np.random.default_rng(0)
-    )
+    popularity, worth = np.array([1.0, 99.0, 0.0, 5.0]), np.array([0.2, 0.4, 0, 1], np.float32)
+    phrases = [Phrase("a", [0, 1, 2]), Phrase("nothing", [2]), Phrase("b", [3])]
+    asked = PhraseSampler(phrases, popularity, worth).draw(400, np.random.default_rng(0))
     of_a, of_b = asked.item[asked.phrase == 0], asked.item[asked.phrase == 2]
     assert set(of_a.tolist()) <= {0, 1}
     assert set(of_b.tolist()) == {3}
     assert len(of_a) + len(of_b) == 400
+    assert asked.worth.tolist() == worth[asked.item].tolist()
     assert (of_a == 1).float().mean() > 0.9
-    assert len(PhraseSampler([], popularity).draw(4, np.random.default_rng(0)).phrase) == 0
+    assert len(PhraseSampler([], popularity, worth).draw(4, np.random.default_rng(0)).phrase) == 0
 
 
 def test_guides_answer_with_the_mean_of_their_probabilities() -> None:
     torch.manual_seed(1)
     pairs = [(Teacher(4, 8, _ITEMS, 5), torch.randn(_ITEMS, 8)) for _ in range(2)]
     items = torch.tensor([[1, 2, 3], [4, 5, 0]])
-    batch = Windows(items, torch.tensor([[2, 3, 4], [5, 6, -100]]), (items > 0).long())
+    batch = Windows(items, torch.tensor([[2, 3, 4], [5, 6, -100]]), (items > 0).long(), torch.ones(2, 3))
     found = Guides(pairs).chances(batch, Among.all(torch.ones(_ITEMS, dtype=torch.bool)))
     kinds = torch.zeros_like(items)
     alone = [

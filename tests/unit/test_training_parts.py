@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from export.train.adversary import against_them
 from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer
 from export.train.epochs import Epochs
@@ -17,7 +18,6 @@ from export.train.ranker import LastUser, Ranker, Served
 from export.train.rankers import RANKERS, make_ranker
 from export.train.record import Curve
 from export.train.resume import Facts, Resume
-from export.train.trainer import against_them
 from export.train.trunk import MovingTrunk
 from export.train.validate import Validation
 from server.models.session import open_session

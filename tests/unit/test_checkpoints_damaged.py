@@ -1,0 +1,129 @@
+"""A damaged checkpoint ends in a sentence that names file, field and remedy, whichever of its files is damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from export.data.checkpoint import locate, write_bert
+from export.data.head import Head
+from export.data.heads import read_head
+from export.errors import CheckpointError
+from export.train.teacher import Teacher, load_teacher, save_teacher
+from tests.checkpoints import HIDDEN, save_model, save_sentence_transformer
+
+
+def save(kind: str, folder: Path) -> Path:
+    if kind == "bi-encoder":
+        save_sentence_transformer("bert", folder, dense=8)
+        (folder / "config_sentence_transformers.json").write_text("{}")
+    else:
+        labels = {n: f"item-{n}" for n in range(4)}
+        save_model(kind, folder, "ForSequenceClassification", id2label=labels)
+    return folder
+
+
+def refused(folder: Path) -> str:
+    """What is said when it is adopted."""
+    with pytest.raises(CheckpointError) as caught:
+        write_bert(locate(str(folder), folder, folder), folder.with_name("out"), adopt=True, max_tokens=128)
+    return str(caught.value)
+
+
+_FILES = ["config.json", "modules.json", "1_Pooling/config.json", "2_Dense/config.json"]
+
+
+@pytest.mark.parametrize("file", [*_FILES, "config_sentence_transformers.json"])
+@pytest.mark.parametrize("content", ["", "[1]", "null", '"x"', "{", '{"a": 1, "a": 2}', '[{"type": 3}]'])
+def test_file_of_a_bi_encoder_that_is_damaged_is_named(tmp_path: Path, file: str, content: str) -> None:
+    folder = save("bi-encoder", tmp_path / "given")
+    (folder / file).write_text(content)
+    said = refused(folder)
+    assert said.startswith(str(folder / file))
+    assert "save the checkpoint again" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "field", "value", "message"),
+    [
+        ("bi-encoder", "config.json", "num_attention_heads", None, "num_attention_heads is None, needs to divide"),
+        ("bi-encoder", "config.json", "num_attention_heads", 5, "num_attention_heads is 5, needs to divide the width"),
+        ("bi-encoder", "config.json", "hidden_act", "wave", "hidden_act is 'wave'; use one of gelu"),
+        ("bi-encoder", "config.json", "layer_norm_eps", "x", "layer_norm_eps is 'x', needs to be a number"),
+        ("bi-encoder", "config.json", "model_type", ["bert"], "model_type is ['bert'], needs to be a text"),
+        ("roberta", "config.json", "pad_token_id", "x", "pad_token_id is 'x', needs to be a whole number"),
+        ("roberta", "config.json", "architectures", "x", "architectures is 'x', needs to be a list"),
+        ("bi-encoder", "2_Dense/config.json", "activation_function", 3, "activation_function is 3, needs to be a text"),
+        ("bert", "config.json", "id2label", ["a"], "id2label is ['a'], needs to be an object"),
+    ],
+)
+def test_field_that_is_damaged_is_named(
+    tmp_path: Path, kind: str, file: str, field: str, value: object, message: str
+) -> None:
+    folder = save(kind, tmp_path / "given")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | {field: value}))
+    said = refused(folder)
+    assert said.startswith(str(folder / file))
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "a", "1": "b", "2": "c", "4": "d"}, "has the key '4', needs 0 to 3"),
+        ({"1": "a", "2": "b", "3": "c", "4": "d"}, "has the key '4', needs 0 to 3"),
+        ({"0": "a", "00": "b", "1": "c", "2": "d"}, "has the key '00', needs 0 to 3"),
+        ({"a": "a", "b": "b", "c": "c", "d": "d"}, "has the key 'a', needs 0 to 3"),
+        ({"0": "a", "1": "b", "2": "c", "-1": "d"}, "has the key '-1', needs 0 to 3"),
+        ({"0": "a", "1": "b", "2": "c"}, "names 3 items, the head has 4 rows"),
+        ({str(n): str(n) for n in range(5)}, "names 5 items, the head has 4 rows"),
+        ({"0": "a", "1": None, "2": "c", "3": "d"}, "names None, which is no item_id"),
+        ({"0": "a", "1": {}, "2": "c", "3": "d"}, "names {}, which is no item_id"),
+        ({"0": "1", "1": 1, "2": "c", "3": "d"}, "names an item twice"),
+        ({}, "names no items"),
+    ],
+)
+def test_labels_that_do_not_name_each_row_are_refused(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
+    folder = save("bert", tmp_path / "given")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    said = refused(folder)
+    assert f"{folder / 'config.json'}: id2label {message}" in said
+    assert "give each row its item_id there, or --adopt never" in said
+
+
+def test_labels_belong_to_the_rows_that_their_keys_name(tmp_path: Path) -> None:
+    folder = save("bert", tmp_path / "given")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"3": "d", "1": 17, "0": "a", "2": "c"}}))
+    write_bert(locate(str(folder), folder, folder), tmp_path / "out", adopt=True, max_tokens=128)
+    head = Head.load(tmp_path / "out")
+    assert head is not None
+    assert head.labels == ("a", "17", "c", "d")
+
+
+def test_dense_layer_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = save("bi-encoder", tmp_path / "given")
+    save_file({"linear.weight": torch.randn(8, HIDDEN + 1)}, folder / "2_Dense" / "model.safetensors")
+    assert f"takes vectors of {HIDDEN + 1} numbers, the encoder gives {HIDDEN}" in refused(folder)
+    save_file({"weight": torch.randn(8, HIDDEN)}, folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model.safetensors: holds no linear.weight"):
+        read_head(folder, "bi-encoder")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"hidden": 8}', '{"kind": "bi-encoder", "mode": "max", "labels": []}'])
+def test_damaged_teacher_of_an_earlier_export_is_named(tmp_path: Path, content: str) -> None:
+    save_teacher(Teacher(HIDDEN, 8, 3, 17), tmp_path)
+    (tmp_path / "teacher.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"teacher.json: no teacher can be read .* export it again"):
+        load_teacher(tmp_path)
+    (tmp_path / "head.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"head.json: cannot be read .* export that teacher again"):
+        Head.load(tmp_path)
