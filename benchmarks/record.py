@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from benchmarks.access import TlsSettings
 from benchmarks.client import ANY_SIZE
 from benchmarks.extra import sentence
 from benchmarks.first import wait_ready
@@ -29,7 +30,7 @@ from server.signals import on_signals
 _OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
 
 
-class RecordSettings(BaseSettings):
+class RecordSettings(TlsSettings):
     """Pass calls on to a server and write a recording of one method, by default without any text or id."""
 
     model_config = SettingsConfigDict(
@@ -57,8 +58,8 @@ def run(settings: RecordSettings) -> int:
     tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
     marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
     with ExitStack() as stack:
-        channel = stack.enter_context(grpc.insecure_channel(settings.target, options=[ANY_SIZE]))
-        wait_ready(channel, settings.target)  # before an older recording is written over
+        channel = stack.enter_context(settings.access.channel(settings.target, [ANY_SIZE]))
+        wait_ready(channel, settings.target, settings.access)  # before an older recording is written over
         file = stack.enter_context(settings.output.open("wb", buffering=0))  # a buffer would fail when it is closed
         recorder = Recorder(settings.method, marks, file)
         server, port = proxy(channel, recorder, settings.port, settings.workers)

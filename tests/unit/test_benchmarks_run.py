@@ -86,6 +86,24 @@ def test_ceiling_is_found_against_the_bare_server(monkeypatch: pytest.MonkeyPatc
     assert bench.result.client == found
 
 
+def test_load_has_the_access_to_the_target_and_none_to_the_bare_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(served: Served, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+        asked[served.address] = flags
+        return {"bottleneck": "", "failed": 0, "refused": 0, "requests": 9}
+
+    monkeypatch.setattr(measure, "load", load)
+    flags = ["--target", "server", "--tls-ca", "ca.pem", "--token-file", "token", "--results", str(tmp_path)]
+    bench = Bench(BenchSettings(_cli_parse_args=flags), result(), Raw())
+    bench.saturate(Served("server", None), "mixed", 1)
+    bench.saturate(Served("echo", None), "mixed", 1, is_echo=True)
+    assert (asked["server"]["tls_ca"], asked["server"]["token_file"]) == (Path("ca.pem"), Path("token"))
+    assert not {"tls_ca", "token_file"} & asked["echo"].keys()
+
+
 @pytest.mark.parametrize(
     ("given", "variant"),
     [([], "unknown"), (["--variant", "bert3-int8"], "bert3-int8"), (["--variant", "int8"], "static-int8")],
