@@ -14,7 +14,6 @@ DATA ?=
 CHECKPOINT ?=
 TEACHERS ?=
 EXPORT_FLAGS ?=
-EXPORT_FLAGS ?=
 BY := $(if $(or $(findstring --protocol time,$(EXPORT_FLAGS)),$(findstring --protocol=time,$(EXPORT_FLAGS))),-time)
 NAME ?= $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),movielens)-$(PRESET)$(BY)
 BUNDLE ?=

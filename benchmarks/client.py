@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.access import PLAIN, Access, Metadata
 from benchmarks.first import wait_ready
 from benchmarks.replies import refusals
 from benchmarks.summary import OK, UNAVAILABLE, Rows
@@ -36,23 +37,23 @@ Send = Callable[[bytes, Answered], None]
 
 
 @contextmanager
-def connected(target: str, method: str) -> Iterator[Send]:
+def connected(target: str, method: str, access: Access = PLAIN) -> Iterator[Send]:
     """A `Send` to `method` ("/package.Service/Method") of the server at `target`.
 
     Raises:
         RuntimeError: it does not answer.
     """
-    with grpc.insecure_channel(target, options=[ANY_SIZE]) as channel:
-        wait_ready(channel, target)
-        yield unary(channel, method)
+    with access.channel(target, [ANY_SIZE]) as channel:
+        wait_ready(channel, target, access)
+        yield unary(channel, method, access.metadata())
 
 
-def unary(channel: grpc.Channel, method: str) -> Send:
-    """A `Send` over a channel."""
+def unary(channel: grpc.Channel, method: str, metadata: Metadata = ()) -> Send:
+    """A `Send` over a channel; every call carries the metadata."""
     call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
 
     def send(request: bytes, answered: Answered) -> None:
-        future: Any = call.future(request, timeout=TIMEOUT_S)
+        future: Any = call.future(request, timeout=TIMEOUT_S, metadata=metadata)
         future.add_done_callback(lambda done: answered(*_outcome(done)))
 
     return send

@@ -45,7 +45,7 @@ class FloorSettings(BaseSettings):
     model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks floor", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
+    variant: str | None = Field(None, description="encoder, e.g. bert3-int8; the bundle's default if not given")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
     workload: Name = Field("words", description="what is asked: see benchmarks/workload.py")
     texts: int = Field(1_000, ge=1, description="requests")

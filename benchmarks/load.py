@@ -18,9 +18,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from benchmarks import first, fleet, replies, report
+from benchmarks.access import AccessSettings
 from benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
 from benchmarks.hdr import write_log
 from benchmarks.machine import Meter
@@ -34,7 +35,7 @@ _LEAD_S = 0.05
 _LAST = 3  # requests that tell whether the server is still there
 
 
-class LoadSettings(BaseSettings):
+class LoadSettings(AccessSettings):
     """Send requests with many in flight; the last line is the summary as JSON."""
 
     model_config = SettingsConfigDict(
@@ -85,7 +86,7 @@ def run(settings: LoadSettings) -> int:
         OSError: rows cannot be written; the summary stands on stdout.
     """
     if settings.parts == 1:  # else the one that starts several has asked
-        first.check_source(settings.target, settings.bundle, _method(settings))
+        first.check_source(settings.target, settings.bundle, _method(settings), settings.access)
     window = fleet.run(settings) if settings.processes > 1 else _alone(settings)
     if settings.window:
         window.save(settings.window)
@@ -141,7 +142,7 @@ def _method(settings: LoadSettings) -> Method:
 
 def _alone(settings: LoadSettings) -> Window:
     found = plan(settings)
-    with connected(settings.target, PATHS[found.asked.method]) as send:
+    with connected(settings.target, PATHS[found.asked.method], settings.access) as send:
         gc.freeze()
         gc.disable()  # a collection would be latency
         start = fleet.start_time() if settings.parts > 1 else time.monotonic() + _LEAD_S

@@ -6,16 +6,18 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from benchmarks.access import TlsSettings
 from benchmarks.client import ANY_SIZE
 from benchmarks.extra import sentence
 from benchmarks.first import wait_ready
@@ -28,7 +30,7 @@ from server.signals import on_signals
 _OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
 
 
-class RecordSettings(BaseSettings):
+class RecordSettings(TlsSettings):
     """Pass calls on to a server and write a recording of one method, by default without any text or id."""
 
     model_config = SettingsConfigDict(
@@ -45,21 +47,20 @@ class RecordSettings(BaseSettings):
 
 
 def run(settings: RecordSettings) -> int:
-    """Record until SIGTERM or Ctrl-C.
+    """Record until SIGTERM or Ctrl-C; 1 if the recording ended before, which the calls do not.
 
     Raises:
         RuntimeError: no server answers.
-        OSError: the recording cannot be written; what was before stays, and its cut last line is left out on reading.
+        OSError: not even the head of the recording can be written.
     """
     stop = threading.Event()
     on_signals(stop.set)
     tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
     marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
-    with (
-        settings.output.open("w", encoding="utf-8") as file,
-        grpc.insecure_channel(settings.target, options=[ANY_SIZE]) as channel,
-    ):
-        wait_ready(channel, settings.target)
+    with ExitStack() as stack:
+        channel = stack.enter_context(settings.access.channel(settings.target, [ANY_SIZE]))
+        wait_ready(channel, settings.target, settings.access)  # before an older recording is written over
+        file = stack.enter_context(settings.output.open("wb", buffering=0))  # a buffer would fail when it is closed
         recorder = Recorder(settings.method, marks, file)
         server, port = proxy(channel, recorder, settings.port, settings.workers)
         server.start()
@@ -69,7 +70,7 @@ def run(settings: RecordSettings) -> int:
         server.stop(10).wait()
         recorder.close()
     sys.stdout.write(f"{recorder.written} calls in {settings.output}\n")
-    return 0
+    return 1 if recorder.has_failed else 0
 
 
 def proxy(channel: grpc.Channel, recorder: Recorder, port: int = 0, workers: int = 8) -> tuple[grpc.Server, int]:
@@ -80,16 +81,32 @@ def proxy(channel: grpc.Channel, recorder: Recorder, port: int = 0, workers: int
     return server, server.add_insecure_port(f"127.0.0.1:{port}")
 
 
-class Recorder:
-    """Writes a line a call."""
+class Sink(Protocol):
+    """A file without a buffer."""
 
-    def __init__(self, method: Method, marks: Marks, file: IO[str]) -> None:
+    def write(self, line: bytes, /) -> int | None:
+        """Take the first bytes of a line, and say how many."""
+
+
+class Recorder:
+    """Writes a line a call. The first that cannot be written is the end of the recording, and of no call.
+
+    Args:
+        method: what is recorded.
+        marks: what is kept of a request.
+        file: not buffered.
+
+    Raises:
+        OSError: nothing can be written.
+    """
+
+    def __init__(self, method: Method, marks: Marks, file: Sink) -> None:
         self._method, self._marks, self._file = method, marks, file
         self._first: float | None = None
         self._lock = threading.Lock()
         self._is_open = True
-        self.written = 0
-        file.write(json.dumps({"format": FORMAT, "method": method}) + "\n")
+        self.written, self.has_failed = 0, False
+        self._write({"format": FORMAT, "method": method})
 
     def note(self, path: str, payload: bytes) -> None:
         """Write the call down if it is of the method; what is no message is not written."""
@@ -106,12 +123,21 @@ class Recorder:
             self._first = now if self._first is None else self._first
             row = {"t": round(max(0.0, now - self._first), 6), "requests": requests}
             try:
-                self._file.write(json.dumps(row) + "\n")
+                self._write(row)
             except OSError as error:  # a full disk is no reason to fail the clients' calls
-                self._is_open = False
+                self._is_open, self.has_failed = False, True
                 sys.stderr.write(f"benchmarks record: {sentence(error)}; calls pass on and are not written any more\n")
                 return
             self.written += 1
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        line = f"{json.dumps(row)}\n".encode()
+        try:
+            while line:  # a disk that is full takes a part, and says so when it is asked to take the rest
+                line = line[self._file.write(line) or 0 :]
+        except OSError as error:
+            error.filename = getattr(self._file, "name", None)
+            raise
 
     def close(self) -> None:
         """Write no more."""

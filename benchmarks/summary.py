@@ -13,7 +13,7 @@ OK, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 8, 14  # grpc.StatusCode
 COLUMNS = ("intended", "sent", "done", "code", "tokens", "entries")
 PERCENTILES = {"p50_ms": 50.0, "p95_ms": 95.0, "p99_ms": 99.0, "p999_ms": 99.9}
 FEWEST = {"p999_ms": 1_000}  # answers that a percentile needs
-FEWEST_P99 = 300  # answers behind a p99 of `make bench`: fewer, and it is next to the slowest of them
+FEWEST_P99 = 300  # answers behind a p99 that is told: with fewer it is next to the slowest of them
 AT_70 = 0.7  # of the capacity: where latencies are compared
 LATE_MS = 1.0  # a send later than this is counted as late
 
@@ -121,6 +121,11 @@ def summarise(rows: Rows, seconds: float, slo_ms: float) -> Summary:
         mean_tokens=float(rows.tokens.mean()) if len(rows) else float("nan"),
         **{name: _percentile(latency_ms, share, FEWEST.get(name, 1)) for name, share in PERCENTILES.items()},
     )
+
+
+def p99_of(latency_ms: NDArray[np.float64]) -> float:
+    """That of a round, or of several together; NaN of too few answers."""
+    return _percentile(latency_ms, 99.0, FEWEST_P99)
 
 
 def _percentile(values: NDArray[np.float64], share: float, fewest: int = 1) -> float:

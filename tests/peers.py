@@ -18,6 +18,7 @@ from benchmarks.peers.reference import Scores
 from benchmarks.peers.rounds import Setting
 from benchmarks.peers.targets import DOCUMENTED, Batching, Target
 from benchmarks.peers.wire import Wire
+from server.models.bundle import Bundle
 
 CORE = min(os.sched_getaffinity(0))
 IDS = [str(n) for n in range(20)]
@@ -56,12 +57,12 @@ def fake(name: str, mode: str = DOCUMENTED, wire: Wire = "http") -> Target:
 def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types)
     values: dict[str, Any] = dict.fromkeys(Figures.__dataclass_fields__, 0) | {
         "requests_per_s": 500.0, "server_us": 1_250.0, "mix": 0.9, "p50_ms_one_in_flight": 2.0, "p99_ms_at_70": 9.0,
-        "trouble": "",
+        "trouble": "", "latency_ms": np.zeros(0),
     }  # fmt: skip
     return Figures(**(values | changes))
 
 
 def setting(right: Scores) -> Setting:
-    manifest = SimpleNamespace(max_tokens=128)
-    bundle: Any = SimpleNamespace(folder=Path("nowhere"), manifest=manifest, encoder=lambda *_: Path("no.onnx"))
-    return Setting(bundle, "int8", TEXTS, right, PLAN, floor_texts=58, best_batch=8)
+    variants = dict.fromkeys(("int8", "fp32"), "no.onnx")
+    manifest: Any = SimpleNamespace(max_tokens=128, variants=variants, default={"cpu": "int8"})
+    return Setting(Bundle(Path("nowhere"), manifest), "int8", TEXTS, right, PLAN, floor_texts=58, best_batch=8)

@@ -33,7 +33,7 @@ class PeersSettings(BaseSettings):
     )
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: list[str] = Field([], description="encoder variants of the manifest; none: the bundle's default")
+    variant: list[str] = Field([], description="encoders, e.g. bert3-int8; none: the bundle's default")
     targets: list[str] = Field([], description="servers, by name; all if none is given")
     repeats: int = Field(3, ge=1, description="rounds over all servers")
     seconds: float = Field(4.0, gt=0, description="length of each window")
@@ -63,9 +63,8 @@ def main(arguments: list[str]) -> int:
         chosen = (tried if settings.tries else targets)(settings.targets)
         known = [] if settings.tries else joined.known_tries(RESULTS)
         bundle = load_bundle(settings.bundle)
-        variants = settings.variant or [bundle.manifest.default["cpu"]]
-        for variant in variants:
-            bundle.encoder("cpu", variant)
+        named = [bundle.variant("cpu", wanted) for wanted in settings.variant]
+        variants = list(dict.fromkeys(named or [bundle.variant("cpu", None)]))
     except (SwiftrecError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"benchmarks.peers: {sentence(error)}\n")
         return 2

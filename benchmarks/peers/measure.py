@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import workload
 from benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
 from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.family import Family, PeerError
-from benchmarks.summary import AT_70, Rows, summarise
+from benchmarks.summary import AT_70, Rows, p99_of, summarise
 
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0
@@ -38,7 +38,8 @@ class Figures:
 
     `requests_per_s` counts texts with an answer; CPU times are microseconds a text. `busy` is the share of its core
     that the server took while saturated: below 1 it was waiting, or other work on the machine was in its way. `mix`
-    is as in `Asked.mix`, `late_ms` the p99 by which the open loop was late.
+    is as in `Asked.mix`, `late_ms` the p99 by which the open loop was late. `latency_ms` are those of the open loop, an
+    answer each (of a list: one), and `p99_ms_at_70` is theirs; None where they are too few for one.
     """
 
     requests_per_s: float
@@ -56,6 +57,7 @@ class Figures:
     answers: int
     different_alone: int
     trouble: str
+    latency_ms: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
     full = closed_loop(family, ask, asked, lists, max(1, plan.in_flight // size))
     if not full.rate > 0:
         raise PeerError("answered too little within the window: give more --seconds")
-    late = summarise(_open(ask, asked, plan, AT_70 * full.rate / size), plan.seconds, _SLO_MS)
+    rows = _open(ask, asked, plan, AT_70 * full.rate / size)
+    latency_ms = rows.latency_ms()
     family.check()
     return Figures(
         requests_per_s=full.rate,
@@ -127,14 +130,21 @@ def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
         mix=asked.mix(full.answers),
         p50_ms=full.p50_ms,
         p50_ms_one_in_flight=one.p50_ms if one else None,
-        p99_ms_at_70=None if math.isnan(late.p99_ms) else late.p99_ms,
-        late_ms=late.late_ms,
+        p99_ms_at_70=p99_or_none(latency_ms),
+        late_ms=summarise(rows, plan.seconds, _SLO_MS).late_ms,
         errors=asked.errors,
         wrong_answers=asked.wrong,
         answers=asked.answers,
         different_alone=different,
         trouble=asked.trouble,
+        latency_ms=latency_ms,
     )
+
+
+def p99_or_none(latency_ms: NDArray[np.float64]) -> float | None:
+    """The p99, where there are answers enough for one."""
+    p99_ms = p99_of(latency_ms)
+    return None if np.isnan(p99_ms) else p99_ms
 
 
 def closed_loop(family: Family, ask: Send, asked: Asked, plan: Plan, in_flight: int) -> Closed:

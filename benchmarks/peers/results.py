@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.machine import fingerprint
-from benchmarks.peers.measure import Figures
+from benchmarks.peers.measure import Figures, p99_or_none
 from benchmarks.peers.targets import Batching, Target
 from benchmarks.suite import apart
 from benchmarks.suite.result import Peers
@@ -58,7 +58,10 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each target and mode: medians over the rounds."""
-        return [_row(self.targets[key], key[0], found) for key, found in self.entries.items()]
+        return [
+            {**_row(self.targets[key], key[0], found), "rounds_asked": self.settings.get("repeats", len(found))}
+            for key, found in self.entries.items()
+        ]
 
     def save(self, path: Path) -> None:
         """Write the JSON file; it is whole at every moment."""
@@ -80,7 +83,7 @@ class Results:
     def section(self) -> dict[str, Any]:
         """What `make bench`'s result holds of it: the section `peers`."""
         rows: list[dict[str, Any]] = report.finite(self.rows())
-        return Peers.of(rows, self.skipped | self.died, []).model_dump()
+        return Peers.of(rows, self.skipped | self.died, [], is_partial=self.is_partial).model_dump()
 
     def tries(self) -> list[dict[str, Any]]:
         """Of a run with --tries: each setting of each peer, the best (requests/s as a share of the floor) marked.
@@ -185,7 +188,7 @@ def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:
         "share_of_floor": float(np.median([entry.share for entry in found])),
         "share_of_floor_by_cpu": float(np.median([entry.cpu_share for entry in found])),
         "p50_ms_one_in_flight": middle("p50_ms_one_in_flight"),
-        "p99_ms_at_70": middle("p99_ms_at_70"),
+        "p99_ms_at_70": middle("p99_ms_at_70") if _has_tails(figures) else _pooled(figures),
         "errors": sum(f.errors for f in figures),
         "wrong_answers": sum(f.wrong_answers for f in figures),
         "alone_equals_batch": not any(f.different_alone for f in figures),
@@ -197,7 +200,18 @@ def _row(target: Target, variant: str, found: list[Entry]) -> dict[str, Any]:
 
 
 def _round(entry: Entry) -> dict[str, Any]:
-    return {**asdict(entry.figures), "floor_us": entry.floor_us, "share_of_floor": entry.share}
+    kept = {name: value for name, value in asdict(entry.figures).items() if name != "latency_ms"}
+    return {**kept, "floor_us": entry.floor_us, "share_of_floor": entry.share}
+
+
+def _has_tails(figures: Sequence[Figures]) -> bool:
+    """Whether each round had answers enough for a p99 of its own."""
+    return all(f.p99_ms_at_70 is not None for f in figures)
+
+
+def _pooled(figures: Sequence[Figures]) -> float | None:
+    """The p99 at 70 % of all rounds together; None if these are too few as well."""
+    return p99_or_none(np.concatenate([f.latency_ms for f in figures]))
 
 
 def _spread(found: list[Entry]) -> dict[str, list[float]]:
@@ -205,9 +219,10 @@ def _spread(found: list[Entry]) -> dict[str, list[float]]:
         "requests_per_s": [entry.figures.requests_per_s for entry in found],
         "share_of_floor": [entry.share for entry in found],
         "share_of_floor_by_cpu": [entry.cpu_share for entry in found],
-        "p99_ms_at_70": [p99 for entry in found if (p99 := entry.figures.p99_ms_at_70) is not None],
     }
-    return {name: [min(values), max(values)] for name, values in ranges.items() if values}
+    p99s = [p99 for entry in found if (p99 := entry.figures.p99_ms_at_70) is not None]
+    ranges |= {"p99_ms_at_70": p99s} if len(p99s) == len(found) else {}
+    return {name: [min(values), max(values)] for name, values in ranges.items()}
 
 
 def _note(figures: list[Figures]) -> str:

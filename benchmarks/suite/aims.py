@@ -263,8 +263,13 @@ def _errors(theirs: Row | None) -> str:
 
 
 def _rounds(ours: Row | None, theirs: Row | None, figure: str) -> list[float]:
-    """Ours over theirs in each round that both have; none where ours has errors, or the client held one back."""
-    if _spoilt(ours) or _limited(ours, theirs):
+    """Ours over theirs in each round that both have; none where ours has errors, or the client held one back.
+
+    Where a round of one has no such figure, as a p99 of too few answers, it is that of all rounds over that of all.
+    """
+    if not ours or not theirs or _spoilt(ours) or _limited(ours, theirs):
         return []
-    pairs = zip(ours["rounds"], theirs["rounds"], strict=False) if ours and theirs else ()
+    pairs: list[tuple[Row, Row]] = list(zip(ours["rounds"], theirs["rounds"], strict=False))
+    if not all(one[figure] and other[figure] for one, other in pairs):
+        pairs = [(ours, theirs)]
     return [one[figure] / other[figure] for one, other in pairs if one[figure] and other[figure]]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
+from benchmarks.peers.targets import SEPARATOR
 from benchmarks.suite.result import Result
 
 _PEERS = [
@@ -23,6 +24,7 @@ def block(result: Result) -> list[str]:
     found = result.peers
     parts = [peers(found.rows)] if found.rows else []
     parts += [f"{name}: not measured: {why}" for name, why in found.skipped.items()]
+    parts += ["PARTIAL: not all of the comparison with other servers was measured"] if found.is_partial else []
     parts += [tries(found.tries)] if found.tries else []
     parts += [_teacher(result.teacher)] if result.teacher else []
     return [*parts, catalogue(result.catalogue)] if result.catalogue else parts
@@ -30,8 +32,21 @@ def block(result: Result) -> list[str]:
 
 def peers(rows: Sequence[Row]) -> str:
     """A line for each server, mode and variant, and what a reader must know of it."""
-    notes = [f"{row['variant']}, {row['target']}, {row['mode']}: {row['note']}" for row in rows if row["note"]]
+    notes = [f"{label(row)}: {row['note']}" for row in rows if row["note"]]
+    notes += [f"{name}: {words}" for name, words in few_rounds(rows).items()]
     return "\n".join([report.table(_PEERS, [_peer(row) for row in rows]), *notes])
+
+
+def few_rounds(rows: Sequence[Row]) -> dict[str, str]:
+    """How many rounds there are of each row that has fewer than were asked for (in older results: than the others)."""
+    most = max((len(row["rounds"]) for row in rows), default=0)
+    numbers = ((row, len(row["rounds"]), row.get("rounds_asked", most)) for row in rows)
+    return {label(row): f"{number} of {asked} rounds" for row, number, asked in numbers if number < asked}
+
+
+def label(row: Row) -> str:
+    """Encoder, server and mode."""
+    return SEPARATOR.join((row["variant"], row["target"], row["mode"]))
 
 
 def tries(rows: Sequence[Row]) -> str:
@@ -96,7 +111,6 @@ def catalogue(rows: Sequence[Row]) -> str:
 
 def _peer(row: Row) -> list[str]:
     found = row["rounds"]
-    p99s = [p99 for f in found if (p99 := f["p99_ms_at_70"]) is not None]
     return [
         *(row[name] for name in ("target", "variant", "mode")),
         "{batch} within {wait_ms} ms".format(**row["batching"]) if row.get("batching") else "",
@@ -105,12 +119,18 @@ def _peer(row: Row) -> list[str]:
         _range(row, "share_of_floor"),
         _range(row, "share_of_floor_by_cpu"),
         _number(row["p50_ms_one_in_flight"], 2),
-        report.spread(p99s, 1) if p99s else "no answer",
+        _tail(row),
         str(row["errors"]),
         f"{row['wrong_answers']}/{sum(f['answers'] for f in found)}",
         "yes" if row["alone_equals_batch"] else "NO",
         f"{np.median([f['busy'] for f in found]):.2f}",
     ]
+
+
+def _tail(row: Row) -> str:
+    """The p99 of each round; of all together, without a range, where one has not answers enough."""
+    p99s = [f["p99_ms_at_70"] for f in row["rounds"]]
+    return report.spread(p99s, 1) if None not in p99s else _number(row["p99_ms_at_70"]) or "too few"
 
 
 def _teacher(found: Row) -> str:

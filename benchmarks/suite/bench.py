@@ -117,6 +117,7 @@ class Bench:
             slo_ms=settings.slo_ms,
             processes=settings.processes,
             max_busy=measure.NO_LIMIT if free else settings.max_busy,
+            **({} if is_echo else settings.access.flags()),
             **{"warmup_s": self.plan.warmup_s, "seconds": self.plan.seconds, **flags},
         )
         self.after = None if self.before is None or not served.metrics else scrape(served.metrics)

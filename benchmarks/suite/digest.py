@@ -16,12 +16,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
 from benchmarks.suite import store
+from benchmarks.suite.apart import few_rounds
 from benchmarks.suite.result import Peers, Result
 from benchmarks.suite.settings import RESULTS
 
 OURS, OUR_LIST = "swiftrec", "swiftrec BatchRecommend"
 Every = Sequence[tuple[Path, Result]]
-KEYS = ("machine", "commit", "work_ratio", "req_per_s_core", "p99_ms_at_70", "peers_skipped", "catalogue")
+KEYS = (
+    "machine",
+    "commit",
+    "work_ratio",
+    "req_per_s_core",
+    "p99_ms_at_70",
+    "peers_skipped",
+    "peers_partial",
+    "catalogue",
+)
 
 
 class SummaryConfig(BaseSettings):
@@ -42,7 +52,8 @@ def run(settings: SummaryConfig) -> int:
     sys.stdout.write(f"{shown}\n")
     problems = [*found["failures"], *(["the run is partial"] if found["is_partial"] else [])]
     problems += ["only a smoke run, whose figures say nothing: run make bench"] if found["is_smoke"] else []
-    for said in (*problems, *found["elsewhere"]):
+    others = ["the comparison with other servers is partial"] if found["is_peers_partial"] else []
+    for said in (*problems, *others, *found["elsewhere"]):
         sys.stderr.write(f"benchmarks summary: {said}\n")
     return 1 if problems else 0
 
@@ -69,6 +80,8 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
         **of(ours),
         **(maps if others.req_per_s_core else {}),
         "peers_skipped": others.skipped,
+        "peers_partial": few_rounds(others.rows),
+        "is_peers_partial": others.is_partial,
         "peers": others.rows,
         "has_one_job": bool(others.req_per_s_core),
         "catalogue": catalogue.catalogue if catalogue else [],
@@ -140,4 +153,5 @@ def _text(found: dict[str, Any]) -> str:
     lines += [report.table(["target", "per s and core", "p99 ms at 70 %"], rates)]
     lines += ["one job, by the clock" if found["has_one_job"] else "*mixed* and *list*, per CPU second"]
     lines += [f"{peer} was not run: {why}" for peer, why in found["peers_skipped"].items()]
+    lines += [f"{peer} was measured in {words}" for peer, words in found["peers_partial"].items()]
     return "\n\n".join(lines)

@@ -60,7 +60,8 @@ def merged(old: Peers, new: Peers) -> Peers:
             for name, why in old.skipped.items()
             if name not in seen and name.partition(SEPARATOR)[0] not in variants
         }
-    return Peers.of(rows, skipped | new.skipped, tries)
+    is_partial = new.is_partial or (old.is_partial and (not new.rows or len(rows) > len(new.rows)))
+    return Peers.of(rows, skipped | new.skipped, tries, is_partial=is_partial)
 
 
 def known_tries(results: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.suite import store
-from benchmarks.suite.apart import IN_PROCESS
+from benchmarks.suite.apart import IN_PROCESS, few_rounds, label
 from benchmarks.suite.digest import digest
 from benchmarks.suite.result import Repeated, Result
 from benchmarks.suite.settings import RESULTS
@@ -136,12 +136,14 @@ def _peers(rows: list[dict[str, Any]], skipped: dict[str, str]) -> list[str]:
     if not rows and not skipped:
         return []
     head = ("server", "encoder", "of the floor", "requests/s on one core", "p50 alone, ms", "p99 at 70 %, ms", "errors")
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines, few = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)], few_rounds(rows)
     for row in sorted(rows, key=lambda row: (row["variant"], -row["share_of_floor"])):
         times = [_time(row["p50_ms_one_in_flight"], 1), _time(row["p99_ms_at_70"], 0)]
-        cells = [f"{row['target']} {row['mode']}", row["variant"], *_ranges(row), *times, _errors(row)]
+        cells = [f"{row['target']} {row['mode']}", row["variant"], *_ranges(row), *times, _errors(row, few)]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, *(f"| {name} | not measured: {why} | | | | | |" for name, why in skipped.items())]
+    lines += [f"| {name} | not measured: {why} | | | | | |" for name, why in skipped.items()]
+    most = max((len(row["rounds"]) for row in rows), default=0)
+    return [*lines, "", f"Medians of {most} rounds (range), of fewer where the last column says so."] if rows else lines
 
 
 def _ranges(row: dict[str, Any]) -> list[str]:
@@ -154,10 +156,11 @@ def _time(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _errors(row: dict[str, Any]) -> str:
+def _errors(row: dict[str, Any], few: dict[str, str]) -> str:
     wrong = f", {row['wrong_answers']} wrong answers" if row["wrong_answers"] else ""
     limit = ", the client was the limit" if row.get("is_client_limited") else ""
-    return f"{row['errors']}{wrong}{'' if row['alone_equals_batch'] else ', alone differs from batch'}{limit}"
+    rounds = f", {few[label(row)]}" if label(row) in few else ""
+    return f"{row['errors']}{wrong}{'' if row['alone_equals_batch'] else ', alone differs from batch'}{limit}{rounds}"
 
 
 def _catalogue(rows: list[dict[str, Any]]) -> list[str]:

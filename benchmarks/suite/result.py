@@ -94,11 +94,19 @@ class Peers(_Part):
     req_per_s_core: dict[str, dict[str, float]] = {}
     p99_ms_at_70: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = Field({}, description="peer -> why it could not be run")
+    is_partial: bool = Field(False, description="whether a server, a mode or a round of one is missing")
     rows: list[dict[str, Any]] = Field([], description="everything else that was measured of them")
     tries: list[dict[str, Any]] = Field([], description="settings that were tried, by --tries: which is the best")
 
     @classmethod
-    def of(cls, rows: list[dict[str, Any]], skipped: dict[str, str], tries: list[dict[str, Any]]) -> Peers:
+    def of(
+        cls,
+        rows: list[dict[str, Any]],
+        skipped: dict[str, str],
+        tries: list[dict[str, Any]],
+        *,
+        is_partial: bool = False,
+    ) -> Peers:
         """With the figures that stand in the rows."""
         rates: dict[str, dict[str, float]] = {}
         tails: dict[str, dict[str, float]] = {}
@@ -106,7 +114,9 @@ class Peers(_Part):
             for into, figure in ((rates, row["requests_per_s"]), (tails, row["p99_ms_at_70"])):
                 if figure is not None:
                     into.setdefault(f"{row['target']} {row['mode']}", {})[row["variant"]] = figure
-        return cls(req_per_s_core=rates, p99_ms_at_70=tails, skipped=skipped, rows=rows, tries=tries)
+        return cls(
+            req_per_s_core=rates, p99_ms_at_70=tails, skipped=skipped, is_partial=is_partial, rows=rows, tries=tries
+        )
 
 
 class Result(_Part):

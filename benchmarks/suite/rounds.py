@@ -15,7 +15,7 @@ from benchmarks.process import SERVER_CORE
 from benchmarks.scrape import batch_sizes
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.result import Repeated, Workload
-from benchmarks.summary import AT_70, FEWEST_P99
+from benchmarks.summary import AT_70, p99_of
 from benchmarks.workload import KINDS, Name, make
 
 _REST_S = 80.0  # what follows the rounds in a full run
@@ -149,13 +149,13 @@ class Rounds:
 
     def _pooled(self, name: Name) -> Repeated:
         """The p99 at 70 % of all rounds together, said in a note; none if these are too few as well."""
-        found, notes = self._bench.raw.latencies(name, AT_70), self._bench.result.notes
+        p99_ms, notes = p99_of(self._bench.raw.latencies(name, AT_70)), self._bench.result.notes
         note = f"{name}: too few answers in a round, the p99 at {AT_70:.0%} is of all rounds together"
-        if len(found) < FEWEST_P99:
+        if np.isnan(p99_ms):
             return Repeated(values=[])
         if note not in notes:
             notes.append(note)
-        return Repeated(values=[float(np.percentile(found, 99))])
+        return Repeated(values=[p99_ms])
 
 
 def cost_us(found: Mapping[str, Any], device: str) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from benchmarks.access import AccessSettings
 from benchmarks.workload import Name
 
 RESULTS = Path("benchmarks/results")
@@ -64,7 +65,7 @@ PLANS: dict[str, Plan] = {
 }
 
 
-class BenchSettings(BaseSettings):
+class BenchSettings(AccessSettings):
     """Measure a bundle's server and write a report: 10 minutes at most on 2 cores; --size smoke only tries it out."""
 
     model_config = SettingsConfigDict(
@@ -73,7 +74,9 @@ class BenchSettings(BaseSettings):
 
     size: Literal["full", "smoke"] = Field("full", description="smoke: seconds, its figures say nothing")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
-    variant: str | None = Field(None, description="encoder precision; the bundle's default if not given")
+    variant: str | None = Field(
+        None, description="encoder, e.g. bert3-int8, or its precision alone; the bundle's default if not given"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
     target: str | None = Field(None, description="HOST:PORT of a server that runs already, instead of one of its own")
     metrics: str | None = Field(None, description="HOST:PORT of that server's metrics")
@@ -90,6 +93,12 @@ class BenchSettings(BaseSettings):
     )
     seed: int = Field(7, ge=0, description="of everything that is random")
     results: Path = Field(RESULTS, description="folder of results")
+
+    @model_validator(mode="after")
+    def _access_is_of_the_target(self) -> Self:
+        if not self.target and any(self.access.flags().values()):
+            raise ValueError("--tls-ca and --token-file are for a server that runs already: give --target, too")
+        return self
 
     @property
     def plan(self) -> Plan:

@@ -9,7 +9,8 @@ from pathlib import Path
 import grpc
 import onnxruntime
 
-from benchmarks.first import check_bundle, no_answer
+from benchmarks.access import PLAIN, Access
+from benchmarks.first import check_bundle, no_answer, wait_ready
 from benchmarks.floor import FloorMeter
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE, Served, load_cores, more_flags, serving
@@ -45,12 +46,16 @@ def start(bench: Bench, stack: ExitStack) -> None:
     check_device(settings.device)
     bundle = load_bundle(settings.bundle)
     facts = bundle.manifest
-    default = facts.default.get(settings.device, "fp32")
+    default = bundle.variant(settings.device, None)
+    is_known = settings.variant or not settings.target
     names = {"name": facts.name, "version": str(facts.version), "device": settings.device, "default": default}
-    bench.result.bundle = {**names, "variant": settings.variant or (UNKNOWN if settings.target else default)}
+    bench.result.bundle = {
+        **names,
+        "variant": bundle.variant(settings.device, settings.variant) if is_known else UNKNOWN,
+    }
     if settings.target:
         bench.server = bench.cached = Served(settings.target, None, settings.metrics)
-        first_answer(settings.target, bundle)
+        first_answer(settings.target, bundle, settings.access)
         bench.result.notes += _of_a_stranger(settings.variant, default)
     else:
         _start_ours(bench, stack, bundle)
@@ -93,19 +98,19 @@ def _server(settings: BenchSettings, *, has_cache: bool) -> list[str]:
     return ["-m", "server", *flags, "--log-level", "error", *more]
 
 
-def first_answer(target: str, bundle: Bundle) -> RecommendResponse:
+def first_answer(target: str, bundle: Bundle, access: Access = PLAIN) -> RecommendResponse:
     """Ask until there is a good answer from this bundle.
 
     Raises:
-        RuntimeError: nothing answers at `target`, or another bundle does.
+        RuntimeError: nothing answers at `target`, not with this access, or another bundle does.
     """
-    with grpc.insecure_channel(target) as channel:
+    request = RecommendRequest(query="a first question")
+    with access.channel(target) as channel:
+        wait_ready(channel, target, access)
         try:
-            reply = RecommenderServiceStub(channel).Recommend(
-                RecommendRequest(query="a first question"), timeout=_FIRST_S
-            )
+            reply = RecommenderServiceStub(channel).Recommend(request, timeout=_FIRST_S, metadata=access.metadata())
         except grpc.RpcError as error:
-            raise no_answer(target, error) from None
+            raise no_answer(target, error, access) from None
     check_bundle(target, reply, bundle.manifest)
     if not reply.items:
         raise RuntimeError(f"the server at {target} answered without items: look at its log, or export the bundle anew")

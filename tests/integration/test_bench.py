@@ -201,7 +201,7 @@ def test_no_server_at_the_address_is_a_sentence(bundle: Bundle, tmp_path: Path) 
     flags = ["--size", "smoke", "--bundle", str(bundle.folder), "--results", str(tmp_path)]
     ended = command("bench", *flags, "--target", "127.0.0.1:9")
     assert ended.returncode == 2
-    assert "no answer at 127.0.0.1:9" in ended.stderr
+    assert "nothing answers at 127.0.0.1:9" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

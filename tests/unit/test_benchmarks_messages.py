@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import subprocess
 from collections.abc import Iterator
@@ -168,13 +167,13 @@ def test_peer_that_does_not_install_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 def test_recorder_on_a_full_disk_lets_calls_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    class Disk(io.StringIO):
-        is_full = False
+    class Disk:
+        name, is_full = "calls", False
 
-        def write(self, text: str, /) -> int:
+        def write(self, line: bytes, /) -> int:
             if self.is_full:
-                raise FULL
-            return super().write(text)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return len(line)
 
     disk = Disk()
     recorder = Recorder("encode", Marks(len, keep_texts=False), disk)
@@ -183,9 +182,9 @@ def test_recorder_on_a_full_disk_lets_calls_pass(capsys: pytest.CaptureFixture[s
     disk.is_full = True
     for _ in range(3):
         recorder.note("/swiftrec.v1.EncoderService/Encode", call)
-    assert recorder.written == 1
+    assert (recorder.written, recorder.has_failed) == (1, True)
     said = capsys.readouterr().err
-    assert said.count("the disk is full") == 1
+    assert said.count("the disk is full at calls (No space left on device): free some space") == 1
     assert "calls pass on and are not written any more" in said
 
 

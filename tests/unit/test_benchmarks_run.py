@@ -23,6 +23,7 @@ from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Client, Result
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.summary import Rows
+from server.models.bundle import Bundle
 from tests.results import point, result, workload
 
 CLIENT = Client(ceiling_per_s=6_000, reached_per_s=5_000, client_us=166, processes=1)
@@ -85,12 +86,36 @@ def test_ceiling_is_found_against_the_bare_server(monkeypatch: pytest.MonkeyPatc
     assert bench.result.client == found
 
 
-@pytest.mark.parametrize(("given", "variant"), [([], "unknown"), (["--variant", "bert3-int8"], "bert3-int8")])
+def test_load_has_the_access_to_the_target_and_none_to_the_bare_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(served: Served, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+        asked[served.address] = flags
+        return {"bottleneck": "", "failed": 0, "refused": 0, "requests": 9}
+
+    monkeypatch.setattr(measure, "load", load)
+    flags = ["--target", "server", "--tls-ca", "ca.pem", "--token-file", "token", "--results", str(tmp_path)]
+    bench = Bench(BenchSettings(_cli_parse_args=flags), result(), Raw())
+    bench.saturate(Served("server", None), "mixed", 1)
+    bench.saturate(Served("echo", None), "mixed", 1, is_echo=True)
+    assert (asked["server"]["tls_ca"], asked["server"]["token_file"]) == (Path("ca.pem"), Path("token"))
+    assert not {"tls_ca", "token_file"} & asked["echo"].keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "variant"),
+    [([], "unknown"), (["--variant", "bert3-int8"], "bert3-int8"), (["--variant", "int8"], "static-int8")],
+)
 def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
     given: list[str], variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    facts = SimpleNamespace(name="b", version=1, default={"cpu": "static-fp32"})
-    monkeypatch.setattr(before, "load_bundle", lambda _: SimpleNamespace(manifest=facts))
+    names = ("static-fp32", "static-int8", "bert3-int8")
+    facts: Any = SimpleNamespace(
+        name="b", version=1, default={"cpu": "static-fp32"}, variants=dict.fromkeys(names, "a.onnx")
+    )
+    monkeypatch.setattr(before, "load_bundle", lambda _: Bundle(tmp_path, facts))
     monkeypatch.setattr(before, "first_answer", lambda *_: None)
     monkeypatch.setattr(before, "serving", lambda *_: nullcontext(Served("echo", None)))
     monkeypatch.setattr(before, "pinned", lambda _: nullcontext())

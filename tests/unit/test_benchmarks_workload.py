@@ -221,7 +221,7 @@ def test_recorder_passes_on_messages_beyond_grpcs_own_limit() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as behind:
-        between, port = proxy(behind, Recorder("recommend", Marks(len), io.StringIO()))
+        between, port = proxy(behind, Recorder("recommend", Marks(len), io.BytesIO()))
         between.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as channel:
             assert channel.unary_unary("/a.B/C", None, None)(big, timeout=20) == big

@@ -90,3 +90,9 @@ def test_stubs_are_the_contracts(tmp_path: Path) -> None:
 def test_importing_the_server_brings_no_torch() -> None:
     code = "import sys, server.app; sys.exit(bool({'torch', 'transformers', 'optimum', 'onnx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_makefile_gives_no_variable_its_default_twice() -> None:
+    names = [line.partition("?=")[0].strip() for line in (ROOT / "Makefile").read_text().splitlines() if "?=" in line]
+    assert len(names) > 20
+    assert len(names) == len(set(names))

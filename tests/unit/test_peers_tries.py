@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.rounds import Setting
 from benchmarks.peers.targets import Batching, Target, targets, tried, tuned
 from benchmarks.suite import joined, store
+from server.models.bundle import Bundle
 from tests.peers import figures, scores, setting
 from tests.results import result
 
@@ -232,6 +235,20 @@ def test_two_variants_stand_side_by_side_in_table_and_report(
         lines = [line.split()[:2] for line in text.splitlines()]
         assert all(lines.count(["mosec", variant]) == 2 for variant in ("int8", "fp32"))
         assert all(lines.count(["swiftrec", variant]) == 3 for variant in ("int8", "fp32"))
+
+
+def test_a_precision_alone_stands_in_the_rows_as_the_encoder_that_it_means_and_is_measured_once(
+    peers: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    facts: Any = SimpleNamespace(
+        variants=dict.fromkeys(("static-fp32", "static-int8"), ""), default={"cpu": "static-fp32"}
+    )
+    monkeypatch.setattr(command, "load_bundle", lambda _: Bundle(tmp_path, facts))
+    assert peers(lambda _: figures(), "--targets", "mosec", "--variant", "static-int8") == 0
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["variant"], row["mode"]) for row in rows] == [
+        ("static-int8", "as documented"), ("static-int8", "split")
+    ]  # fmt: skip
 
 
 def test_a_client_at_its_limit_makes_the_comparison_fail_and_its_rows_are_marked(
