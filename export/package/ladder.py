@@ -15,6 +15,7 @@ from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, VariantRecord
 from export.evaluate.tasks import TASKS
 from export.package.rows import as_json
+from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import load_bundle
 
@@ -102,8 +103,18 @@ def _state(record: VariantRecord, quality: Quality) -> str:
     return "" if record.shipped else "not shipped"
 
 
+def _rounds(variant: Variant) -> str:
+    """How far the rounds of the measurement lie apart; empty if nobody kept them."""
+    if variant.texts_per_s_range is None or variant.speedup_range is None:
+        return ""
+    (slowest, fastest), (least, most) = variant.texts_per_s_range, variant.speedup_range
+    speed = f"{variant.texts_per_s_core:,.0f} texts/s [{slowest:,.0f}, {fastest:,.0f}]"
+    ratio = f"{variant.speedup_vs_teacher_pytorch:.1f}x the PyTorch teacher [{least:.1f}, {most:.1f}]"
+    return f"{variant.name}: {speed}, {ratio}: median and [lowest, highest] round"
+
+
 def remarks(quality: Quality) -> list[str]:
-    """The sentences under the table: shares of the teacher, who is not shipped and why, and the defaults."""
+    """The sentences under the table: shares of the teacher, rounds, who is not shipped and why, the defaults."""
     lines = []
     for record in quality.variants:
         if record.retained:
@@ -112,6 +123,7 @@ def remarks(quality: Quality) -> list[str]:
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
         elif record.gates:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
+    lines += [line for record in quality.variants if (line := _rounds(record.variant))]
     lines += [f"{r.variant.name}: {r.remark}" for r in quality.variants if r.remark]
     lines += [f"{r.variant.name} is {r.state}: {r.trouble}" for r in quality.variants if r.trouble]
     lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]

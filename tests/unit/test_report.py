@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -132,6 +133,17 @@ def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) 
     assert (found["protocol"], found["machine"]) == ("leave-one-out", "a machine")
 
 
+def test_rounds_of_the_speeds_are_told_where_they_were_kept(quality: Quality) -> None:
+    first, *others = quality.variants
+    timed = replace(first.variant, texts_per_s_range=(780.0, 1_010.0), speedup_range=(8.2, 8.9))
+    told = quality.model_copy(update={"variants": [first.model_copy(update={"variant": timed}), *others]})
+    line = "800 texts/s [780, 1,010], 8.5x the PyTorch teacher [8.2, 8.9]: median and [lowest, highest] round"
+    assert [words for words in remarks(told) if "round" in words] == [f"bert3-fp32: {line}"]
+    rows = as_json(Quality.model_validate_json(told.model_dump_json()))["variants"]
+    assert [row["texts_per_s_range"] for row in rows] == [(780.0, 1_010.0), None]
+    assert rows[0]["speedup_range"] == (8.2, 8.9)
+
+
 def test_row_is_default_of_its_own_device_alone(quality: Quality) -> None:
     chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
     rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
@@ -250,6 +262,7 @@ def test_record_of_an_older_bundle_is_still_read(quality: Quality) -> None:
     rows = json.loads(quality.model_dump_json())
     for row in rows["variants"]:
         del row["unmeasured"], row["variant"]["gates"]
+        del row["variant"]["texts_per_s_range"], row["variant"]["speedup_range"]
     assert Quality.model_validate(rows) == quality
 
 
