@@ -85,16 +85,17 @@ def assemble(
 def assemble_agreement(
     job: Job,
     variants: Sequence[Variant],
-    kept: Mapping[str, Mapping[str, float]],
+    kept: Mapping[str, Mapping[str, Figure]],
     where: Mapping[str, str],
     texts: int,
 ) -> Quality:
-    """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> value.
+    """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> figure.
 
     Raises:
         GateError: no variant passed the gates.
     """
-    judged = _judged(job, variants, kept, where)
+    means = {name: {gate: figure.mean for gate, figure in found.items()} for name, found in kept.items()}
+    judged = _judged(job, variants, means, where)
     front = fronts(judged)
     none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=f"Agreement with the teacher on {texts} texts.")
     return Quality(
@@ -108,7 +109,12 @@ def assemble_agreement(
         groups={},
         other=none,
         teacher=_teacher(job, variants),
-        variants=[VariantRecord.of(j, {}, None, on_front=j.variant.name in front) for j in judged],
+        variants=[
+            VariantRecord.of(
+                j, {}, None, on_front=j.variant.name in front, agreement=dict(kept.get(j.variant.name, {}))
+            )
+            for j in judged
+        ],
         default=defaults(judged),
         curve=_curve(job),
         curves=_curves(job),

@@ -46,7 +46,8 @@ class VariantRecord(Model):
     `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases;
     `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text. `gates` are those of its answers, those of its
     graph are in `variant`; `unmeasured` are gates without a value, since what they are a share of is 0.
-    `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU.
+    `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU. `agreement`
+    is "cosine" and "overlap" with the teacher where there are no interactions, over texts.
     """
 
     variant: Variant
@@ -59,10 +60,17 @@ class VariantRecord(Model):
     refused: str
     unmeasured: list[str] = []
     measured_on: str = ""
+    agreement: dict[str, Figure] = {}
 
     @classmethod
     def of(
-        cls, judged: Judged, retained: dict[str, Figure], noisy_of_clean: Figure | None, *, on_front: bool
+        cls,
+        judged: Judged,
+        retained: dict[str, Figure],
+        noisy_of_clean: Figure | None,
+        *,
+        on_front: bool,
+        agreement: dict[str, Figure] | None = None,
     ) -> VariantRecord:
         """Put together what `verify` knows."""
         return cls(
@@ -76,6 +84,7 @@ class VariantRecord(Model):
             refused=judged.refused,
             unmeasured=list(judged.unmeasured),
             measured_on=judged.measured_on,
+            agreement=agreement or {},
         )
 
     @property

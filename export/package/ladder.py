@@ -121,6 +121,9 @@ def remarks(quality: Quality) -> list[str]:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)
             noisy = f"; noisy of its own clean text {record.noisy_of_clean}" if record.noisy_of_clean else ""
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
+        elif record.agreement:
+            kept = ", ".join(f"{gate} {figure}" for gate, figure in record.agreement.items())
+            lines.append(f"{record.variant.name} agrees with the teacher: {kept}")
         elif record.gates:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
     lines += [line for record in quality.variants if (line := _rounds(record.variant))]

@@ -62,6 +62,8 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "batch_invariance": v.batch_invariance,
         "measured_on": record.measured_on,
         "overlap": record.overlap,
+        "overlap_interval": _interval(record.agreement.get("overlap")),
+        "cosine_interval": _interval(record.agreement.get("cosine")),
         "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
         "gates": [gate.model_dump() for gate in record.gates],
         "exception": record.trouble,

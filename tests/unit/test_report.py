@@ -231,16 +231,23 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
 def test_record_without_interactions_is_shown_as_agreement(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    kept = {"cosine": 0.97, "overlap": 0.9}
-    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, None, on_front=True)
+    kept = {"cosine": Figure(0.97, 0.95, 0.98), "overlap": Figure(0.9, 0.8, 0.94)}
+    judged = judge(variant("bert3-int8", 950), {gate: figure.mean for gate, figure in kept.items()}, allow_lossy=False)
+    record = VariantRecord.of(judged, {}, None, on_front=True, agreement=kept)
     nothing = {"tasks": {}, "probes": {}, "lists": {}, "groups": {}, "wanted_by_popularity": [], "variants": [record]}
     bare = quality.model_copy(update=nothing | {"protocol": "agreement"})
     write_card(tmp_path / "card.md", manifest, bare)
     write_page(tmp_path / "page.html", manifest, bare)
-    assert "bert3-int8: overlap 0.900, cosine 0.970" in (tmp_path / "card.md").read_text()
-    assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
+    line = "bert3-int8 agrees with the teacher: cosine 0.9700 [0.950, 0.980], overlap 0.9000 [0.800, 0.940]"
+    page = (tmp_path / "page.html").read_text()
+    assert f"- {line}\n" in (tmp_path / "card.md").read_text()
+    assert line in remarks(bare)
+    assert line in page
+    assert "share of the teacher&#x27;s top ten" in page
+    assert "Bars are 95 % intervals over texts." in page
     row = as_json(bare)["variants"][0]
     assert (row["retained"], row["overlap"], row["cosine"]) == ({}, 0.9, 0.97)
+    assert (row["overlap_interval"], row["cosine_interval"]) == ([0.8, 0.94], [0.95, 0.98])
     assert {"gate": "cosine", "value": 0.97, "threshold": 0.9, "passed": True} in row["gates"]
     Console(file=io.StringIO()).print(table(bare))
 
@@ -262,7 +269,7 @@ def test_record_of_an_older_bundle_is_still_read(quality: Quality) -> None:
     rows = json.loads(quality.model_dump_json())
     for row in rows["variants"]:
         del row["unmeasured"], row["variant"]["gates"]
-        del row["variant"]["texts_per_s_range"], row["variant"]["speedup_range"]
+        del row["agreement"], row["variant"]["texts_per_s_range"], row["variant"]["speedup_range"]
     assert Quality.model_validate(rows) == quality
 
 
