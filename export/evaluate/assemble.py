@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from export.compress.rankers import read_rankers
 from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import Judged, defaults, fronts, judge
@@ -14,6 +15,7 @@ from export.evaluate.compare import FROZEN, other_protocol
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
+from export.evaluate.rankers import teachers_ranker
 from export.evaluate.record import (
     TEACHER,
     Group,
@@ -120,6 +122,7 @@ def assemble_agreement(
         curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
+        rankers=[teachers_ranker(read_rankers(job.folder("onnx"))[0], shipped=True)],
     )
 
 

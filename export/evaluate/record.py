@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
+from export.gates import Outcome
 from export.variants import Variant
 
 RECORD = "quality.json"
@@ -141,7 +142,8 @@ class Pieces(Model):
 class RankerRecord(Model):
     """A ranker: its graph in stage `onnx`, size and speed (`export.compress.rankers`), and whether it is shipped.
 
-    `retained` is a small one's NDCG@10 behind the teacher's vectors, as a share of the teacher's; `why` its gates.
+    `retained` is a small one's NDCG@10 behind the teacher's vectors, as a share of the teacher's; `why` its gates in
+    words. `gates` has the parity of its graph first, then those of a small one's answers and speed.
     """
 
     name: str
@@ -153,12 +155,14 @@ class RankerRecord(Model):
     retained: dict[str, Figure]
     shipped: bool
     why: str
+    gates: tuple[Outcome, ...] = ()
 
     def __str__(self) -> str:
         kept = "".join(f", keeps of the teacher's {task} {figure}" for task, figure in self.retained.items())
         speed = f"{self.ms_batch1:.3f} ms a user with a full history, {self.users_per_s_core:,.0f} users/s in batches"
         state = "serves" if self.shipped else "does not serve"
-        return f"{self.name}.onnx {state}: {self.megabytes:.2f} MB, {speed}{kept}{self.why and '; ' + self.why}"
+        words = [f"{self.megabytes:.2f} MB", *map(str, self.gates[:1]), speed]
+        return f"{self.name}.onnx {state}: {', '.join(words)}{kept}{self.why and '; ' + self.why}"
 
 
 class OtherProtocol(Model):
@@ -182,6 +186,7 @@ class Quality(Model):
     """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
 
     Protocol "agreement" has none of these: without interactions a variant is held against the teacher alone.
+    `packaged` is what stage `package` found of the whole bundle: the manifest has it, `quality.json` not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]
@@ -200,7 +205,8 @@ class Quality(Model):
     machine: str
     pieces: Pieces | None = None
     curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
-    rankers: list[RankerRecord] = []  # none where nothing was asked: the teacher's serves
+    rankers: list[RankerRecord] = []  # an older export wrote none without interactions: the teacher's serves
+    packaged: Outcome | None = None
 
     @property
     def shipped(self) -> list[VariantRecord]:

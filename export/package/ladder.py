@@ -133,6 +133,8 @@ def remarks(quality: Quality) -> list[str]:
     if quality.pieces and quality.pieces.kept < quality.pieces.of:
         lines.append(f"The students know {quality.pieces} (--vocabulary).")
     lines += [f"{ranker}." for ranker in quality.rankers]
+    if quality.packaged:
+        lines.append(f"The packaged bundle behind the server's pipeline: {quality.packaged}.")
     other = quality.other
     if other.ndcg:
         figures = ", ".join(f"{name} {figure}" for name, figure in other.ndcg.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from export.evaluate.metrics import Figure
@@ -36,6 +37,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
         },
         "baselines": baselines,
         "rankers": [ranker.model_dump() for ranker in quality.rankers],
+        "packaged": asdict(quality.packaged) if quality.packaged else None,
         "pieces": quality.pieces.model_dump() if quality.pieces else None,
     }
 

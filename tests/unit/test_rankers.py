@@ -165,6 +165,13 @@ def test_small_ranker_serves_within_its_gates_or_if_it_must(
     assert not big.retained
     assert {"ids", "text", "query"} <= little.retained.keys()
     assert ("short of 9.000" in str(little)) == (gate == 9.0)
+    parity, *answers = little.gates
+    assert [one.gate for one in big.gates] == [parity.gate]
+    assert (parity.value, parity.threshold, parity.passed) == (little.parity, gates.GATES.max_ranker_parity, True)
+    assert [(one.gate, one.value, one.threshold, one.passed) for one in answers] == [
+        ("ids", little.retained["ids"].mean, gate, gate == 0.0)
+    ]
+    assert str(parity) in str(little)
 
 
 def test_rankers_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
 from export.evaluate.record import Lists, OtherProtocol, Pieces, Quality, RankerRecord, TeacherRecord, VariantRecord
+from export.gates import packaged
 from export.package import svg
 from export.package.card import write_card
 from export.package.ladder import WIDTH, remarks, table
@@ -182,6 +183,16 @@ def test_rankers_and_word_pieces_are_told(quality: Quality) -> None:
     assert found["pieces"] == {"kept": 8_000, "of": 30_522}
     assert [(row["name"], row["shipped"]) for row in found["rankers"]] == [("ranker", False), ("ranker.small", True)]
     assert not any("word pieces" in line for line in remarks(quality))
+
+
+def test_gate_of_the_packaged_bundle_is_told_where_it_was_kept(quality: Quality) -> None:
+    told = quality.model_copy(update={"packaged": packaged(0.996)})
+    line = "The packaged bundle behind the server's pipeline: share of the evaluated top ten 0.996, at least 0.99."
+    assert line in remarks(told)
+    assert not any("packaged" in words for words in remarks(quality))
+    found = as_json(Quality.model_validate_json(told.model_dump_json()))["packaged"]
+    assert (found["value"], found["threshold"], found["passed"]) == (0.996, 0.99, True)
+    assert as_json(quality)["packaged"] is None
 
 
 def test_card_and_page_have_the_figures_and_need_nothing_else(
