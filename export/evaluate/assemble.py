@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from export.compress.rankers import read_rankers
+from export.compress.rankers import SMALL, read_rankers
 from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import Judged, defaults, fronts, judge
@@ -189,14 +189,18 @@ def _curve(job: Job) -> list[dict[str, float | None]]:
 
 
 def _curves(job: Job) -> dict[str, list[dict[str, float | None]]]:
-    """BERT moving ("trunk") and further teachers by their number; then the students' losses by epoch."""
+    """BERT moving ("trunk"), further teachers by their number; then losses of students and small ranker by epoch."""
     found: dict[str, list[dict[str, float | None]]] = {
         path.stem.removeprefix("curve-"): json.loads(path.read_text())
         for path in sorted(job.folder("finetune").glob("curve-*.json"))
     }
-    for path in sorted(job.folder("distil").glob("*/student.json")):
+    distilled = {path.parent.name: path for path in sorted(job.folder("distil").glob("*/student.json"))}
+    ranker = job.folder("distil") / "ranker.json"
+    if ranker.exists():
+        distilled[SMALL] = ranker
+    for name, path in distilled.items():
         losses = json.loads(path.read_text())["losses"]
-        found[path.parent.name] = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1)]
+        found[name] = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1)]
     return found
 
 

@@ -28,6 +28,7 @@ from export.compress.trace import _rankers, trace_ranker
 from export.config import ExportSettings
 from export.data.head import Head, Shape
 from export.errors import ExportError, GateError
+from export.evaluate.assemble import _curves
 from export.evaluate.ground import Ground
 from export.evaluate.rankers import judge_rankers
 from export.train import distil, finetune, small
@@ -257,3 +258,4 @@ def test_record_of_the_training_has_its_losses(tiny: StoppedJob) -> None:
     facts = json.loads((tiny.folder("distil") / "ranker.json").read_text())
     assert facts["shape"] == {"kind": "transformer", "dimensions": 32, "max_length": 17}
     assert len(facts["losses"]) == tiny.settings.plan.distil_epochs
+    assert [row["loss"] for row in _curves(tiny)["ranker.small"]] == facts["losses"]

@@ -216,11 +216,12 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
 def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
     losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses}})
+    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses, "ranker.small": losses}})
     write_page(tmp_path / "page.html", manifest, told)
     page = (tmp_path / "page.html").read_text()
     for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
         assert words in page
+    assert "ranker.small: training loss" in page
     assert "bert3: validation" not in page
 
 
@@ -232,11 +233,13 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
         ("finetune/curve-trunk.json", rows),
         ("finetune/curve-1.json", rows),
         ("distil/bert3/student.json", {"name": "bert3", "losses": [0.5, 0.4]}),
+        ("distil/ranker.json", {"shape": {}, "losses": [0.3]}),
     ):
         (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
         (tiny.root / file).write_text(json.dumps(what))
     student = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student}
+    ranker = [{"epoch": 1, "loss": 0.3}]
+    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student, "ranker.small": ranker}
 
 
 def test_record_without_interactions_is_shown_as_agreement(
