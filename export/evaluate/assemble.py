@@ -11,6 +11,7 @@ from export.compress.rankers import SMALL, read_rankers
 from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import Judged, defaults, fronts, judge
+from export.evaluate.cold import check_cold, shortfall
 from export.evaluate.compare import FROZEN, other_protocol
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
@@ -18,6 +19,7 @@ from export.evaluate.metrics import Figure, Ranked, overlap, share
 from export.evaluate.rankers import teachers_ranker
 from export.evaluate.record import (
     TEACHER,
+    Gate,
     Group,
     Lists,
     OtherProtocol,
@@ -27,7 +29,7 @@ from export.evaluate.record import (
     TeacherRecord,
     VariantRecord,
 )
-from export.quality import NOISY_OF_CLEAN
+from export.quality import COLD_OF_IDS, NOISY_OF_CLEAN
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.variants import Variant
@@ -55,17 +57,18 @@ def assemble(
     judged = _judged(job, variants, values, where)
     chosen, front = defaults(judged), fronts(judged)
     warm, counts = ground.tasks.warm, ground.counts
+    tasks = {name: ground.figures(row) for name, row in answers.items()}
     return Quality(
         protocol=job.settings.protocol,
         cases={"warm": len(warm.wanted), "cold": len(ground.tasks.cold.wanted)},
         cold_items=len(ground.split.cold),
-        tasks={name: ground.figures(row) for name, row in answers.items()},
+        tasks=tasks,
         probes=probes,
         lists=_lists(ground, answers),
         wanted_by_popularity=by_popularity(warm.wanted, counts),
         groups=_groups(ground, answers, chosen["cpu"].name),
         other=other_protocol(ground, job.settings.protocol),
-        teacher=_teacher(job, variants),
+        teacher=_judged_teacher(_teacher(job, variants), tasks[TEACHER], len(ground.tasks.cold.wanted)),
         variants=[
             VariantRecord.of(
                 j,
@@ -180,6 +183,14 @@ def _teacher(job: Job, variants: Sequence[Variant]) -> TeacherRecord:
     speeds = [v.texts_per_s_core / v.speedup_vs_teacher_pytorch for v in variants if v.speedup_vs_teacher_pytorch]
     speed = round(float(np.median(speeds)), 1) if speeds else 0.0
     return TeacherRecord(layers=layers, hidden=hidden, megabytes=megabytes, texts_per_s_core=speed)
+
+
+def _judged_teacher(teacher: TeacherRecord, figures: Mapping[str, Figure], cases: int) -> TeacherRecord:
+    """With its gate on *cold*, which it has passed, or --allow-lossy has excused."""
+    check = check_cold(figures, cases)
+    if check is None:
+        return teacher.model_copy(update={"unmeasured": [COLD_OF_IDS]})
+    return teacher.model_copy(update={"gates": [Gate.of(check)], "exception": shortfall(figures, cases)})
 
 
 def _curve(job: Job) -> list[dict[str, float | None]]:

@@ -10,6 +10,7 @@ from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
 from export.gates import Outcome
+from export.quality import Check
 from export.variants import Variant
 
 RECORD = "quality.json"
@@ -30,6 +31,11 @@ class Gate(Model):
     value: float
     threshold: float
     passed: bool
+
+    @classmethod
+    def of(cls, check: Check) -> Gate:
+        """As it was judged."""
+        return cls(gate=check.gate, value=check.value, threshold=check.threshold, passed=check.has_passed)
 
 
 class Lists(Model):
@@ -79,7 +85,7 @@ class VariantRecord(Model):
             retained=retained,
             noisy_of_clean=noisy_of_clean,
             overlap=judged.kept.get("overlap"),
-            gates=[Gate(gate=c.gate, value=c.value, threshold=c.threshold, passed=c.has_passed) for c in judged.checks],
+            gates=[Gate.of(check) for check in judged.checks],
             shipped=judged.is_shipped,
             on_front=on_front,
             refused=judged.refused,
@@ -121,12 +127,19 @@ class Group(Model):
 
 
 class TeacherRecord(Model):
-    """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread)."""
+    """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread).
+
+    `unmeasured` are gates for which there are too few cases or nothing to take a share of; `exception` is what
+    --allow-lossy excused.
+    """
 
     layers: int
     hidden: int
     megabytes: float
     texts_per_s_core: float
+    gates: list[Gate] = []
+    unmeasured: list[str] = []
+    exception: str = ""
 
 
 class Pieces(Model):

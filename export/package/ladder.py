@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from export.config import ExportSettings
 from export.errors import ExportError
 from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, Quality, VariantRecord
+from export.evaluate.record import TEACHER, Quality, TeacherRecord, VariantRecord
 from export.evaluate.tasks import TASKS
 from export.package.rows import as_json
 from export.variants import Variant
@@ -103,6 +103,18 @@ def _state(record: VariantRecord, quality: Quality) -> str:
     return "" if record.shipped else "not shipped"
 
 
+def _teacher(teacher: TeacherRecord) -> list[str]:
+    """Its gates, those that could not be measured, and what was excused."""
+    lines = [f"teacher: {g.gate} {g.value:.3f} at the upper end (at least {g.threshold})" for g in teacher.gates]
+    if teacher.unmeasured:
+        lines.append(
+            f"teacher: not measured, {', '.join(teacher.unmeasured)}: too few cold cases, or nothing found on ids"
+        )
+    if teacher.exception:
+        lines.append(f"teacher is shipped all the same (--allow-lossy): {teacher.exception}")
+    return lines
+
+
 def _rounds(variant: Variant) -> str:
     """How far the rounds of the measurement lie apart; empty if nobody kept them."""
     if variant.texts_per_s_range is None or variant.speedup_range is None:
@@ -115,7 +127,7 @@ def _rounds(variant: Variant) -> str:
 
 def remarks(quality: Quality) -> list[str]:
     """The sentences under the table: shares of the teacher, rounds, who is not shipped and why, the defaults."""
-    lines = []
+    lines = _teacher(quality.teacher)
     for record in quality.variants:
         if record.retained:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)

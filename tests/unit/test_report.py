@@ -281,6 +281,8 @@ def test_gates_that_were_not_measured_are_told(tmp_path: Path, quality: Quality,
 
 def test_record_of_an_older_bundle_is_still_read(quality: Quality) -> None:
     rows = json.loads(quality.model_dump_json())
+    for field in ("gates", "unmeasured", "exception"):
+        del rows["teacher"][field]
     for row in rows["variants"]:
         del row["unmeasured"], row["variant"]["gates"]
         del row["agreement"], row["variant"]["texts_per_s_range"], row["variant"]["speedup_range"]
