@@ -133,7 +133,9 @@ class ExportSettings(TrainingSettings):
         False, description="also write fp16 graphs without fused operators, which TensorRT takes whole (never run)"
     )
     allow_lossy: bool = Field(
-        False, description="ship variants that fail a gate of loss, size or speed, and record the exception"
+        False,
+        description="ship variants that fail a gate of loss, size or speed, or a teacher that fails its gate on cold, "
+        "and record the exception",
     )
 
     _given: frozenset[str] = PrivateAttr(frozenset())
@@ -167,7 +169,8 @@ class ExportSettings(TrainingSettings):
     @property
     def quality_gates(self) -> dict[str, dict[str, float]]:
         """The thresholds that stage `verify` stands on: it is stale when they change."""
-        return {"shipped": dict(QUALITY.shipped), "default": dict(QUALITY.default), "ranker": dict(QUALITY.ranker)}
+        found = {"shipped": QUALITY.shipped, "default": QUALITY.default, "ranker": QUALITY.ranker}
+        return {name: dict(gates) for name, gates in (found | {"teacher": QUALITY.teacher}).items()}
 
     @property
     def gates(self) -> dict[str, float]:

@@ -23,6 +23,7 @@ class Gates:
     max_size: float = 0.6  # size of a smaller precision, share of fp32's
     min_speedup: float = 1.05  # below it the int8 of a BERT is not worth a second file
     min_speedup_static: float = 0.85  # a static student's int8 is there for its size
+    min_packaged: float = 0.99  # of the evaluated top ten that the packaged bundle answers; near ties may swap places
 
 
 GATES = Gates()
@@ -77,6 +78,16 @@ def smaller_precision(cosine: float, size: float, speedup: float | None, *, is_s
         least = GATES.min_speedup_static if is_static else GATES.min_speedup
         found.append(at_least("speed against fp32", speedup, least, is_loss=True))
     return found
+
+
+def ranker_parity(value: float) -> Outcome:
+    """A ranker's graph, or a small one's, against its PyTorch module."""
+    return at_most("parity with PyTorch", value, GATES.max_ranker_parity)
+
+
+def packaged(share: float) -> Outcome:
+    """The bundle as it was packaged, behind the server's whole pipeline, against what stage `verify` evaluated."""
+    return at_least("share of the evaluated top ten", share, GATES.min_packaged)
 
 
 def fusion(counts: dict[str, int], layers: int) -> list[Outcome]:

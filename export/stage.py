@@ -84,7 +84,7 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "protocol", "allow_lossy", "quality_gates", "small_ranker"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
-    Stage("package", "export.package.publish", ("name",), ("verify",)),
+    Stage("package", "export.package.publish", ("name", "gates"), ("verify",)),
 )
 
 

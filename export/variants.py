@@ -38,6 +38,9 @@ class Variant:
         form: of the weights: "u8s8", "u8u8" or "u8s7" of a BERT in int8, "unfused" for TensorRT, else empty.
         gates: those that the graph went through, and before it the fused one of its student. If that one is wrong the
             graph was not made: its size, speed and fidelity are 0.
+        texts_per_s_range: the lowest and the highest of the rounds that `texts_per_s_core` is the median of; None if it
+            cannot run here, or an older export wrote it.
+        speedup_range: the same of `speedup_vs_teacher_pytorch`.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Variant:
     exception: str = ""
     form: str = ""
     gates: tuple[Outcome, ...] = ()
+    texts_per_s_range: tuple[float, float] | None = None
+    speedup_range: tuple[float, float] | None = None
 
 
 _RECORDS = TypeAdapter(list[Variant])

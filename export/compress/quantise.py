@@ -215,7 +215,13 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
         texts_per_s_core=round(pace.texts_per_s, 1),
         ms_batch1=round(pace.ms_batch1, 3),
         speedup_vs_teacher_pytorch=round(pace.speedup(paces[_TEACHER]), 2),
+        texts_per_s_range=_rounded(pace.texts_per_s_range, 1),
+        speedup_range=_rounded(pace.speedup_range(paces[_TEACHER]), 2),
     )
+
+
+def _rounded(ends: tuple[float, float], places: int) -> tuple[float, float]:
+    return round(ends[0], places), round(ends[1], places)
 
 
 def _variant(job: Job, graph: Made, outcomes: Sequence[Outcome]) -> Variant:

@@ -42,13 +42,26 @@ class Pace:
         return self.texts / float(np.median(self.seconds))
 
     @property
+    def texts_per_s_range(self) -> tuple[float, float]:
+        """The lowest and the highest round."""
+        return self.texts / max(self.seconds), self.texts / min(self.seconds)
+
+    @property
     def ms_batch1(self) -> float:
         """Median over the texts."""
         return float(np.median(self.alone_ms))
 
     def speedup(self, other: Pace) -> float:
         """How many times as fast as the other; median of the rounds' ratios."""
-        return float(np.median(np.divide(other.seconds, self.seconds)))
+        return float(np.median(self._ratios(other)))
+
+    def speedup_range(self, other: Pace) -> tuple[float, float]:
+        """The lowest and the highest of the rounds' ratios."""
+        ratios = self._ratios(other)
+        return float(ratios.min()), float(ratios.max())
+
+    def _ratios(self, other: Pace) -> NDArray[np.float64]:
+        return np.divide(other.seconds, self.seconds)
 
 
 def race(

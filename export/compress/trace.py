@@ -94,7 +94,7 @@ def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest
     inputs = {"vectors": torch.zeros(2, 3, width), "kinds": kinds, "mask": mask}
     trace(Served(ranker), inputs, "users", target)
     parity = measure_ranker_parity(ranker, target, width, longest)
-    gates.require(name, gates.at_most("parity with PyTorch", parity, gates.GATES.max_ranker_parity))
+    gates.require(name, gates.ranker_parity(parity))
     return parity
 
 

@@ -43,8 +43,7 @@ def run(job: Job, out: Path) -> None:
             if found := encode_here(path, tokenizer, variant.device):
                 encode, where[variant.name] = found
                 vectors[variant.name] = encode(asked)
-                measured = agreement(wanted, vectors[variant.name], items, job.settings.seed)
-                kept[variant.name] = {gate: value.mean for gate, value in measured.items()}
+                measured = kept[variant.name] = agreement(wanted, vectors[variant.name], items, job.settings.seed)
                 words = ", ".join(f"{gate} {value}" for gate, value in measured.items())
                 job.console.print(f"  {variant.name}: {words}", markup=False)
             step()

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from export.compress.rankers import SMALL, read_rankers
 from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import Judged, defaults, fronts, judge
+from export.evaluate.cold import check_cold, shortfall
 from export.evaluate.compare import FROZEN, other_protocol
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
+from export.evaluate.rankers import teachers_ranker
 from export.evaluate.record import (
     TEACHER,
+    Gate,
     Group,
     Lists,
     OtherProtocol,
@@ -25,7 +29,7 @@ from export.evaluate.record import (
     TeacherRecord,
     VariantRecord,
 )
-from export.quality import NOISY_OF_CLEAN
+from export.quality import COLD_OF_IDS, NOISY_OF_CLEAN
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.variants import Variant
@@ -53,17 +57,18 @@ def assemble(
     judged = _judged(job, variants, values, where)
     chosen, front = defaults(judged), fronts(judged)
     warm, counts = ground.tasks.warm, ground.counts
+    tasks = {name: ground.figures(row) for name, row in answers.items()}
     return Quality(
         protocol=job.settings.protocol,
         cases={"warm": len(warm.wanted), "cold": len(ground.tasks.cold.wanted)},
         cold_items=len(ground.split.cold),
-        tasks={name: ground.figures(row) for name, row in answers.items()},
+        tasks=tasks,
         probes=probes,
         lists=_lists(ground, answers),
         wanted_by_popularity=by_popularity(warm.wanted, counts),
         groups=_groups(ground, answers, chosen["cpu"].name),
         other=other_protocol(ground, job.settings.protocol),
-        teacher=_teacher(job, variants),
+        teacher=_judged_teacher(_teacher(job, variants), tasks[TEACHER], len(ground.tasks.cold.wanted)),
         variants=[
             VariantRecord.of(
                 j,
@@ -85,16 +90,17 @@ def assemble(
 def assemble_agreement(
     job: Job,
     variants: Sequence[Variant],
-    kept: Mapping[str, Mapping[str, float]],
+    kept: Mapping[str, Mapping[str, Figure]],
     where: Mapping[str, str],
     texts: int,
 ) -> Quality:
-    """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> value.
+    """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> figure.
 
     Raises:
         GateError: no variant passed the gates.
     """
-    judged = _judged(job, variants, kept, where)
+    means = {name: {gate: figure.mean for gate, figure in found.items()} for name, found in kept.items()}
+    judged = _judged(job, variants, means, where)
     front = fronts(judged)
     none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=f"Agreement with the teacher on {texts} texts.")
     return Quality(
@@ -108,12 +114,18 @@ def assemble_agreement(
         groups={},
         other=none,
         teacher=_teacher(job, variants),
-        variants=[VariantRecord.of(j, {}, None, on_front=j.variant.name in front) for j in judged],
+        variants=[
+            VariantRecord.of(
+                j, {}, None, on_front=j.variant.name in front, agreement=dict(kept.get(j.variant.name, {}))
+            )
+            for j in judged
+        ],
         default=defaults(judged),
         curve=_curve(job),
         curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
+        rankers=[teachers_ranker(read_rankers(job.folder("onnx"))[0], shipped=True)],
     )
 
 
@@ -173,6 +185,14 @@ def _teacher(job: Job, variants: Sequence[Variant]) -> TeacherRecord:
     return TeacherRecord(layers=layers, hidden=hidden, megabytes=megabytes, texts_per_s_core=speed)
 
 
+def _judged_teacher(teacher: TeacherRecord, figures: Mapping[str, Figure], cases: int) -> TeacherRecord:
+    """With its gate on *cold*, which it has passed, or --allow-lossy has excused."""
+    check = check_cold(figures, cases)
+    if check is None:
+        return teacher.model_copy(update={"unmeasured": [COLD_OF_IDS]})
+    return teacher.model_copy(update={"gates": [Gate.of(check)], "exception": shortfall(figures, cases)})
+
+
 def _curve(job: Job) -> list[dict[str, float | None]]:
     path = job.folder("finetune") / "curve.json"
     curve: list[dict[str, float | None]] = json.loads(path.read_text()) if path.exists() else []
@@ -180,14 +200,18 @@ def _curve(job: Job) -> list[dict[str, float | None]]:
 
 
 def _curves(job: Job) -> dict[str, list[dict[str, float | None]]]:
-    """BERT moving ("trunk") and further teachers by their number; then the students' losses by epoch."""
+    """BERT moving ("trunk"), further teachers by their number; then losses of students and small ranker by epoch."""
     found: dict[str, list[dict[str, float | None]]] = {
         path.stem.removeprefix("curve-"): json.loads(path.read_text())
         for path in sorted(job.folder("finetune").glob("curve-*.json"))
     }
-    for path in sorted(job.folder("distil").glob("*/student.json")):
+    distilled = {path.parent.name: path for path in sorted(job.folder("distil").glob("*/student.json"))}
+    ranker = job.folder("distil") / "ranker.json"
+    if ranker.exists():
+        distilled[SMALL] = ranker
+    for name, path in distilled.items():
         losses = json.loads(path.read_text())["losses"]
-        found[path.parent.name] = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1)]
+        found[name] = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1)]
     return found
 
 

@@ -10,6 +10,7 @@ from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked, share
 from export.evaluate.models import served_rank
 from export.evaluate.record import RankerRecord
+from export.gates import at_least, ranker_parity
 from export.quality import QUALITY, Check
 from export.stage import Job
 
@@ -29,7 +30,12 @@ def judge_rankers(job: Job, ground: Ground, teacher: Mapping[str, Ranked]) -> li
         checks = QUALITY.check_ranker(_values(kept, big, small))
         records.append(_record(small, kept, checks, unknown, is_wanted=job.settings.small_ranker == "always"))
     is_small = any(record.shipped for record in records)
-    return [RankerRecord(**asdict(big), file=big.file, retained={}, shipped=not is_small, why=""), *records]
+    return [teachers_ranker(big, shipped=not is_small), *records]
+
+
+def teachers_ranker(graph: RankerGraph, *, shipped: bool) -> RankerRecord:
+    """The record of what nothing is held against but its own PyTorch module."""
+    return _whole(graph, {}, [], shipped=shipped, why="")
 
 
 def _values(kept: Mapping[str, Figure], big: RankerGraph, small: RankerGraph) -> dict[str, float]:
@@ -43,4 +49,13 @@ def _record(
     failed = [str(check) for check in checks if not check.has_passed]
     failed += [f"{task} could not be measured" for task in unknown]
     why = "; ".join(failed) or ", ".join(f"{check} (at least {check.threshold})" for check in checks)
-    return RankerRecord(**asdict(small), file=small.file, retained=kept, shipped=is_wanted or not failed, why=why)
+    return _whole(small, kept, checks, shipped=is_wanted or not failed, why=why)
+
+
+def _whole(
+    graph: RankerGraph, kept: dict[str, Figure], checks: Sequence[Check], *, shipped: bool, why: str
+) -> RankerRecord:
+    """What was measured of the graph, and every gate with its value."""
+    judged = (at_least(check.gate, check.value, check.threshold) for check in checks)
+    gates = (ranker_parity(graph.parity), *judged)
+    return RankerRecord(**asdict(graph), file=graph.file, retained=kept, shipped=shipped, why=why, gates=gates)

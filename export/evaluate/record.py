@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
+from export.gates import Outcome
+from export.quality import Check
 from export.variants import Variant
 
 RECORD = "quality.json"
@@ -30,6 +32,11 @@ class Gate(Model):
     threshold: float
     passed: bool
 
+    @classmethod
+    def of(cls, check: Check) -> Gate:
+        """As it was judged."""
+        return cls(gate=check.gate, value=check.value, threshold=check.threshold, passed=check.has_passed)
+
 
 class Lists(Model):
     """The lists of one subject on one task: what NDCG does not say."""
@@ -46,7 +53,8 @@ class VariantRecord(Model):
     `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases;
     `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text. `gates` are those of its answers, those of its
     graph are in `variant`; `unmeasured` are gates without a value, since what they are a share of is 0.
-    `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU.
+    `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU. `agreement`
+    is "cosine" and "overlap" with the teacher where there are no interactions, over texts.
     """
 
     variant: Variant
@@ -59,10 +67,17 @@ class VariantRecord(Model):
     refused: str
     unmeasured: list[str] = []
     measured_on: str = ""
+    agreement: dict[str, Figure] = {}
 
     @classmethod
     def of(
-        cls, judged: Judged, retained: dict[str, Figure], noisy_of_clean: Figure | None, *, on_front: bool
+        cls,
+        judged: Judged,
+        retained: dict[str, Figure],
+        noisy_of_clean: Figure | None,
+        *,
+        on_front: bool,
+        agreement: dict[str, Figure] | None = None,
     ) -> VariantRecord:
         """Put together what `verify` knows."""
         return cls(
@@ -70,12 +85,13 @@ class VariantRecord(Model):
             retained=retained,
             noisy_of_clean=noisy_of_clean,
             overlap=judged.kept.get("overlap"),
-            gates=[Gate(gate=c.gate, value=c.value, threshold=c.threshold, passed=c.has_passed) for c in judged.checks],
+            gates=[Gate.of(check) for check in judged.checks],
             shipped=judged.is_shipped,
             on_front=on_front,
             refused=judged.refused,
             unmeasured=list(judged.unmeasured),
             measured_on=judged.measured_on,
+            agreement=agreement or {},
         )
 
     @property
@@ -111,12 +127,19 @@ class Group(Model):
 
 
 class TeacherRecord(Model):
-    """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread)."""
+    """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread).
+
+    `unmeasured` are gates for which there are too few cases or nothing to take a share of; `exception` is what
+    --allow-lossy excused.
+    """
 
     layers: int
     hidden: int
     megabytes: float
     texts_per_s_core: float
+    gates: list[Gate] = []
+    unmeasured: list[str] = []
+    exception: str = ""
 
 
 class Pieces(Model):
@@ -132,7 +155,8 @@ class Pieces(Model):
 class RankerRecord(Model):
     """A ranker: its graph in stage `onnx`, size and speed (`export.compress.rankers`), and whether it is shipped.
 
-    `retained` is a small one's NDCG@10 behind the teacher's vectors, as a share of the teacher's; `why` its gates.
+    `retained` is a small one's NDCG@10 behind the teacher's vectors, as a share of the teacher's; `why` its gates in
+    words. `gates` has the parity of its graph first, then those of a small one's answers and speed.
     """
 
     name: str
@@ -144,12 +168,14 @@ class RankerRecord(Model):
     retained: dict[str, Figure]
     shipped: bool
     why: str
+    gates: tuple[Outcome, ...] = ()
 
     def __str__(self) -> str:
         kept = "".join(f", keeps of the teacher's {task} {figure}" for task, figure in self.retained.items())
         speed = f"{self.ms_batch1:.3f} ms a user with a full history, {self.users_per_s_core:,.0f} users/s in batches"
         state = "serves" if self.shipped else "does not serve"
-        return f"{self.name}.onnx {state}: {self.megabytes:.2f} MB, {speed}{kept}{self.why and '; ' + self.why}"
+        words = [f"{self.megabytes:.2f} MB", *map(str, self.gates[:1]), speed]
+        return f"{self.name}.onnx {state}: {', '.join(words)}{kept}{self.why and '; ' + self.why}"
 
 
 class OtherProtocol(Model):
@@ -173,6 +199,7 @@ class Quality(Model):
     """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
 
     Protocol "agreement" has none of these: without interactions a variant is held against the teacher alone.
+    `packaged` is what stage `package` found of the whole bundle: the manifest has it, `quality.json` not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]
@@ -191,7 +218,8 @@ class Quality(Model):
     machine: str
     pieces: Pieces | None = None
     curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
-    rankers: list[RankerRecord] = []  # none where nothing was asked: the teacher's serves
+    rankers: list[RankerRecord] = []  # an older export wrote none without interactions: the teacher's serves
+    packaged: Outcome | None = None
 
     @property
     def shipped(self) -> list[VariantRecord]:

@@ -10,6 +10,7 @@ import numpy as np
 from export.data.dataset import Dataset
 from export.evaluate import agreement
 from export.evaluate.assemble import assemble
+from export.evaluate.cold import require_cold
 from export.evaluate.compare import FROZEN, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
@@ -29,7 +30,7 @@ def run(job: Job, out: Path) -> None:
     """Write quality.json, expected.json and vectors.npy (the catalogue's item vectors, float32 [items, d]).
 
     Raises:
-        GateError: no variant passed the gates; no bundle is written.
+        GateError: the teacher finds too little of what is new, or no variant passed the gates; no bundle is written.
     """
     if not Dataset.load(job.folder("data")).histories:
         agreement.run(job, out)
@@ -45,6 +46,9 @@ def run(job: Job, out: Path) -> None:
             _probe(ground, FROZEN, ground.frozen, probes)
         step()
         answers[TEACHER] = ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
+        require_cold(
+            ground.figures(answers[TEACHER]), len(ground.tasks.cold.wanted), allow_lossy=job.settings.allow_lossy
+        )
         _probe(ground, TEACHER, ground.teacher, probes)
         rankers = judge_rankers(job, ground, answers[TEACHER])
         ranker = job.folder("onnx") / next(one.file for one in rankers if one.shipped)

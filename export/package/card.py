@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.evaluate.record import Quality
+from export.evaluate.record import TEACHER, Quality
 from export.evaluate.tasks import TASKS
 from export.package.ladder import remarks
 from export.variants import Variant
@@ -114,6 +114,7 @@ def _limits(quality: Quality) -> str:
     seen = [v.variant.name for v in quality.shipped if v.measured_on not in ("", "cpu")]
     gpu = f"Measured on a GPU: {', '.join(seen)}." if seen else "Nothing here was run on a GPU."
     below = [v.variant.name for v in quality.shipped if v.variant.exception or not all(g.passed for g in v.gates)]
+    below = [*([TEACHER] if quality.teacher.exception else []), *below]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
     cold = (
         "\n- The bundle was trained without the cold items' events: their vectors come from a map of their texts, and"

@@ -12,9 +12,10 @@ from rich.table import Column, Table
 from export.config import ExportSettings
 from export.errors import ExportError
 from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, Quality, VariantRecord
+from export.evaluate.record import TEACHER, Quality, TeacherRecord, VariantRecord
 from export.evaluate.tasks import TASKS
 from export.package.rows import as_json
+from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import load_bundle
 
@@ -102,22 +103,50 @@ def _state(record: VariantRecord, quality: Quality) -> str:
     return "" if record.shipped else "not shipped"
 
 
+def _teacher(teacher: TeacherRecord) -> list[str]:
+    """Its gates, those that could not be measured, and what was excused."""
+    lines = [f"teacher: {g.gate} {g.value:.3f} at the upper end (at least {g.threshold})" for g in teacher.gates]
+    if teacher.unmeasured:
+        lines.append(
+            f"teacher: not measured, {', '.join(teacher.unmeasured)}: too few cold cases, or nothing found on ids"
+        )
+    if teacher.exception:
+        lines.append(f"teacher is shipped all the same (--allow-lossy): {teacher.exception}")
+    return lines
+
+
+def _rounds(variant: Variant) -> str:
+    """How far the rounds of the measurement lie apart; empty if nobody kept them."""
+    if variant.texts_per_s_range is None or variant.speedup_range is None:
+        return ""
+    (slowest, fastest), (least, most) = variant.texts_per_s_range, variant.speedup_range
+    speed = f"{variant.texts_per_s_core:,.0f} texts/s [{slowest:,.0f}, {fastest:,.0f}]"
+    ratio = f"{variant.speedup_vs_teacher_pytorch:.1f}x the PyTorch teacher [{least:.1f}, {most:.1f}]"
+    return f"{variant.name}: {speed}, {ratio}: median and [lowest, highest] round"
+
+
 def remarks(quality: Quality) -> list[str]:
-    """The sentences under the table: shares of the teacher, who is not shipped and why, and the defaults."""
-    lines = []
+    """The sentences under the table: shares of the teacher, rounds, who is not shipped and why, the defaults."""
+    lines = _teacher(quality.teacher)
     for record in quality.variants:
         if record.retained:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)
             noisy = f"; noisy of its own clean text {record.noisy_of_clean}" if record.noisy_of_clean else ""
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
+        elif record.agreement:
+            kept = ", ".join(f"{gate} {figure}" for gate, figure in record.agreement.items())
+            lines.append(f"{record.variant.name} agrees with the teacher: {kept}")
         elif record.gates:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
+    lines += [line for record in quality.variants if (line := _rounds(record.variant))]
     lines += [f"{r.variant.name}: {r.remark}" for r in quality.variants if r.remark]
     lines += [f"{r.variant.name} is {r.state}: {r.trouble}" for r in quality.variants if r.trouble]
     lines += [f"Default on {device}: {default.why}" for device, default in quality.default.items()]
     if quality.pieces and quality.pieces.kept < quality.pieces.of:
         lines.append(f"The students know {quality.pieces} (--vocabulary).")
     lines += [f"{ranker}." for ranker in quality.rankers]
+    if quality.packaged:
+        lines.append(f"The packaged bundle behind the server's pipeline: {quality.packaged}.")
     other = quality.other
     if other.ndcg:
         figures = ", ".join(f"{name} {figure}" for name, figure in other.ndcg.items())

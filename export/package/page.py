@@ -51,14 +51,14 @@ def _ladder(quality: Quality) -> str:
     words = "".join(f"<li>{escape(line)}</li>" for line in remarks(quality))
     note = (
         "The area of a point is the size of its graph; red ones are not shipped; the Pareto front is dashed. "
-        "Bars are 95 % intervals over users."
+        f"Bars are 95 % intervals over {'users' if quality.tasks else 'texts'}."
     )
     return f"<h2>Quality, speed, size</h2><p>{note}</p>{plot}{_table(header, rows)}<ul>{words}</ul>"
 
 
 def _point(record: VariantRecord) -> svg.Point:
     v, same = record.variant, record.overlap or 0.0
-    text = record.retained.get("text", Figure(same, same, same))
+    text = record.retained.get("text") or record.agreement.get("overlap") or Figure(same, same, same)
     colour = svg.COLOURS[0] if record.shipped else svg.COLOURS[1]
     size = max(3.0, v.megabytes**0.5)
     return svg.Point(v.name, v.texts_per_s_core, text.mean, text.low, text.high, size, colour, record.on_front)

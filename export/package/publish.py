@@ -14,6 +14,7 @@ import numpy as np
 from export.data.dataset import Dataset
 from export.errors import GateError
 from export.evaluate.record import RECORD, Quality
+from export.gates import Outcome, packaged, require
 from export.package.card import write_card
 from export.package.page import write_page
 from export.package.triton import COMPLETE, write_repository
@@ -28,7 +29,6 @@ from server.pipeline.engine import Engine, EngineOptions
 from server.tuning.machine import machine
 
 _ANSWER_S = 120.0
-_MIN_SAME = 0.99
 _TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -44,8 +44,8 @@ def run(job: Job, out: Path) -> None:
     job.console.print(f"  bundle: {folder}")
 
 
-def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
-    """Ask the bundle through the server's whole pipeline; its top ten must be the evaluated ones.
+def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outcome:
+    """Ask the bundle through the server's whole pipeline; its top ten must be the evaluated ones. Return the gate.
 
     Raises:
         GateError: they differ in more than the order of near ties can explain.
@@ -61,10 +61,9 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> None:
         if not isinstance(answer, Recommendation):
             raise GateError(f"the packaged bundle failed on a request: {answer}")
         shares.append(len({item.id for item, _ in answer.items} & {*row["top"]}) / max(1, len(row["top"])))
-    if np.mean(shares) < _MIN_SAME:
-        raise GateError(
-            f"the packaged bundle gives {np.mean(shares):.3f} of the evaluated top ten, at least {_MIN_SAME}"
-        )
+    outcome = packaged(float(np.mean(shares)))
+    require("the packaged bundle", outcome)
+    return outcome
 
 
 def _existing(home: Path, key: str) -> Path | None:
@@ -87,16 +86,24 @@ def _write(job: Job, home: Path, key: str) -> Path:
         quality = Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
         _fill(job, scratch, quality)
         manifest = _manifest(job, scratch, number, key, quality)
+        _seal(scratch, manifest)
+        expected = json.loads((job.folder("verify") / "expected.json").read_text())
+        quality = quality.model_copy(update={"packaged": check_answers(load_bundle(scratch), expected)})
+        manifest = manifest.model_copy(update={"quality": quality.model_dump(mode="json")})
         write_card(scratch / "MODEL_CARD.md", manifest, quality)
         write_page(scratch / "report.html", manifest, quality)
-        files = {p.name: file_hash(p) for p in sorted(scratch.iterdir())}
-        sealed = manifest.model_copy(update={"files": files}).sealed()
-        (scratch / MANIFEST).write_text(sealed.model_dump_json(indent=1))
-        check_answers(load_bundle(scratch), json.loads((job.folder("verify") / "expected.json").read_text()))
+        _seal(scratch, manifest)
         scratch.replace(home / str(number))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return home / str(number)
+
+
+def _seal(scratch: Path, manifest: Manifest) -> None:
+    """Write the manifest with the hash of every other file."""
+    files = {p.name: file_hash(p) for p in sorted(scratch.iterdir()) if p.name != MANIFEST}
+    sealed = manifest.model_copy(update={"files": files}).sealed()
+    (scratch / MANIFEST).write_text(sealed.model_dump_json(indent=1))
 
 
 def _fill(job: Job, scratch: Path, quality: Quality) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from export.evaluate.metrics import Figure
@@ -15,6 +16,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
 
     `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
     their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
+    An `..._range` is [lowest, highest] of the rounds whose median was taken, None where an older export kept none.
     `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %. `measured_on`: the device
     that gave the answers.
     """
@@ -32,9 +34,13 @@ def as_json(quality: Quality) -> dict[str, Any]:
             "mb": teacher["megabytes"],
             "texts_per_s_core": teacher["texts_per_s_core"],
             "tasks": _tasks(quality.tasks.get(TEACHER, {})),
+            "gates": teacher["gates"],
+            "unmeasured": teacher["unmeasured"],
+            "exception": teacher["exception"],
         },
         "baselines": baselines,
         "rankers": [ranker.model_dump() for ranker in quality.rankers],
+        "packaged": asdict(quality.packaged) if quality.packaged else None,
         "pieces": quality.pieces.model_dump() if quality.pieces else None,
     }
 
@@ -54,11 +60,15 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "texts_per_s_core": v.texts_per_s_core,
         "ms_batch1": v.ms_batch1,
         "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
+        "texts_per_s_range": v.texts_per_s_range,
+        "speedup_range": v.speedup_range,
         "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
         "cold": row["cold"].mean if "cold" in row else None,
         "batch_invariance": v.batch_invariance,
         "measured_on": record.measured_on,
         "overlap": record.overlap,
+        "overlap_interval": _interval(record.agreement.get("overlap")),
+        "cosine_interval": _interval(record.agreement.get("cosine")),
         "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
         "gates": [gate.model_dump() for gate in record.gates],
         "exception": record.trouble,

@@ -1,6 +1,7 @@
 """`python -m export targets`: what this project promises of an export, each beside what stage `verify` found.
 
-Means are judged, and their intervals are for the reader, but where a promise names an end of one. What is promised of
+Means, and of speeds medians, are judged; their intervals, of speeds the lowest and the highest round, are for the
+reader, but where a promise names an end of one. What is promised of
 the teacher on the global time split is judged by a teacher that learned by it, which `python -m export teacher
 --protocol time` trains. Popularity knows no cold item where training has no event of one, and is 0 there: the promise
 is of three times chance, then.
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     quality = load_quality(settings.artifacts / settings.name)
     found = [*targets(quality, catalogue_size(settings)), by_time(settings, quality)]
     met = sum(target.is_met for target in found)
-    said = f"{met} of {len(found)} figures are met; means are judged, [intervals] are for the reader"
+    said = f"{met} of {len(found)} figures are met; means are judged, of speeds medians; [intervals] are for the reader"
     sys.stdout.write("\n".join([*map(str, found), said]) + "\n")
     return 0 if met == len(found) else 1
 
@@ -145,8 +146,8 @@ def _static(quality: Quality) -> VariantRecord | None:
 def _student(record: VariantRecord | None, name: str, kept: float, speedup: float) -> Iterator[Target]:
     for task in ("text", "query"):
         yield _share(f"{name}, share of the teacher's {task}", kept, record.retained.get(task) if record else None)
-    found = record.variant.speedup_vs_teacher_pytorch if record else 0.0
-    yield Target(f"{name}, texts/s / PyTorch teacher", speedup, found or None)
+    found, rounds = (record.variant.speedup_vs_teacher_pytorch, record.variant.speedup_range) if record else (0.0, None)
+    yield Target(f"{name}, texts/s / PyTorch teacher", speedup, found or None, rounds)
 
 
 def _share(name: str, bound: float, found: Figure | None) -> Target:

@@ -74,6 +74,14 @@ def test_every_promise_is_met_by_a_good_record() -> None:
     assert "0.99 [0.980, 1.000], wanted >= 0.98: met" in str(found[1])
 
 
+def test_speed_is_judged_by_its_median_and_shown_with_its_rounds() -> None:
+    swift = replace(BERT.variant, speedup_range=(7.5, 9.6))
+    found = targets(record(BERT.model_copy(update={"variant": swift}), STATIC), ITEMS)
+    said = [str(target) for target in found if "PyTorch teacher" in target.name]
+    assert said[0].endswith("9 [7.500, 9.600], wanted >= 8: met")
+    assert said[1].endswith("400, wanted >= 100: met")  # of an older export, which kept no rounds
+
+
 @pytest.mark.parametrize(
     ("quality", "words"),
     [

@@ -64,6 +64,12 @@ def test_speedup_is_the_median_of_rounds_so_one_slow_moment_does_not_count() -> 
     assert fast.texts_per_s == 10.0
 
 
+def test_range_has_the_slow_moment_that_the_median_leaves_out() -> None:
+    slow, fast = Pace([2.0, 2.0, 9.0], 10, [1.0]), Pace([1.0, 1.0, 1.25], 10, [1.0])
+    assert fast.texts_per_s_range == (8.0, 10.0)
+    assert fast.speedup_range(slow) == (2.0, 7.2)
+
+
 def test_joined_texts_have_every_length_from_3_to_60_words() -> None:
     lengths = [len(text.split()) for text in joined_texts(_TEXTS, 58, np.random.default_rng(0))]
     assert sorted(lengths) == list(range(3, 61))

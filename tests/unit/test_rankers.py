@@ -28,6 +28,7 @@ from export.compress.trace import _rankers, trace_ranker
 from export.config import ExportSettings
 from export.data.head import Head, Shape
 from export.errors import ExportError, GateError
+from export.evaluate.assemble import _curves
 from export.evaluate.ground import Ground
 from export.evaluate.rankers import judge_rankers
 from export.train import distil, finetune, small
@@ -165,6 +166,13 @@ def test_small_ranker_serves_within_its_gates_or_if_it_must(
     assert not big.retained
     assert {"ids", "text", "query"} <= little.retained.keys()
     assert ("short of 9.000" in str(little)) == (gate == 9.0)
+    parity, *answers = little.gates
+    assert [one.gate for one in big.gates] == [parity.gate]
+    assert (parity.value, parity.threshold, parity.passed) == (little.parity, gates.GATES.max_ranker_parity, True)
+    assert [(one.gate, one.value, one.threshold, one.passed) for one in answers] == [
+        ("ids", little.retained["ids"].mean, gate, gate == 0.0)
+    ]
+    assert str(parity) in str(little)
 
 
 def test_rankers_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -250,3 +258,4 @@ def test_record_of_the_training_has_its_losses(tiny: StoppedJob) -> None:
     facts = json.loads((tiny.folder("distil") / "ranker.json").read_text())
     assert facts["shape"] == {"kind": "transformer", "dimensions": 32, "max_length": 17}
     assert len(facts["losses"]) == tiny.settings.plan.distil_epochs
+    assert [row["loss"] for row in _curves(tiny)["ranker.small"]] == facts["losses"]

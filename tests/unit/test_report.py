@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
 from export.evaluate.record import Lists, OtherProtocol, Pieces, Quality, RankerRecord, TeacherRecord, VariantRecord
+from export.gates import packaged
 from export.package import svg
 from export.package.card import write_card
 from export.package.ladder import WIDTH, remarks, table
@@ -132,6 +134,17 @@ def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) 
     assert (found["protocol"], found["machine"]) == ("leave-one-out", "a machine")
 
 
+def test_rounds_of_the_speeds_are_told_where_they_were_kept(quality: Quality) -> None:
+    first, *others = quality.variants
+    timed = replace(first.variant, texts_per_s_range=(780.0, 1_010.0), speedup_range=(8.2, 8.9))
+    told = quality.model_copy(update={"variants": [first.model_copy(update={"variant": timed}), *others]})
+    line = "800 texts/s [780, 1,010], 8.5x the PyTorch teacher [8.2, 8.9]: median and [lowest, highest] round"
+    assert [words for words in remarks(told) if "round" in words] == [f"bert3-fp32: {line}"]
+    rows = as_json(Quality.model_validate_json(told.model_dump_json()))["variants"]
+    assert [row["texts_per_s_range"] for row in rows] == [(780.0, 1_010.0), None]
+    assert rows[0]["speedup_range"] == (8.2, 8.9)
+
+
 def test_row_is_default_of_its_own_device_alone(quality: Quality) -> None:
     chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
     rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
@@ -172,6 +185,16 @@ def test_rankers_and_word_pieces_are_told(quality: Quality) -> None:
     assert not any("word pieces" in line for line in remarks(quality))
 
 
+def test_gate_of_the_packaged_bundle_is_told_where_it_was_kept(quality: Quality) -> None:
+    told = quality.model_copy(update={"packaged": packaged(0.996)})
+    line = "The packaged bundle behind the server's pipeline: share of the evaluated top ten 0.996, at least 0.99."
+    assert line in remarks(told)
+    assert not any("packaged" in words for words in remarks(quality))
+    found = as_json(Quality.model_validate_json(told.model_dump_json()))["packaged"]
+    assert (found["value"], found["threshold"], found["passed"]) == (0.996, 0.99, True)
+    assert as_json(quality)["packaged"] is None
+
+
 def test_card_and_page_have_the_figures_and_need_nothing_else(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
@@ -193,11 +216,12 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
 def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
     losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses}})
+    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses, "ranker.small": losses}})
     write_page(tmp_path / "page.html", manifest, told)
     page = (tmp_path / "page.html").read_text()
     for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
         assert words in page
+    assert "ranker.small: training loss" in page
     assert "bert3: validation" not in page
 
 
@@ -209,26 +233,35 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
         ("finetune/curve-trunk.json", rows),
         ("finetune/curve-1.json", rows),
         ("distil/bert3/student.json", {"name": "bert3", "losses": [0.5, 0.4]}),
+        ("distil/ranker.json", {"shape": {}, "losses": [0.3]}),
     ):
         (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
         (tiny.root / file).write_text(json.dumps(what))
     student = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student}
+    ranker = [{"epoch": 1, "loss": 0.3}]
+    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student, "ranker.small": ranker}
 
 
 def test_record_without_interactions_is_shown_as_agreement(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    kept = {"cosine": 0.97, "overlap": 0.9}
-    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, None, on_front=True)
+    kept = {"cosine": Figure(0.97, 0.95, 0.98), "overlap": Figure(0.9, 0.8, 0.94)}
+    judged = judge(variant("bert3-int8", 950), {gate: figure.mean for gate, figure in kept.items()}, allow_lossy=False)
+    record = VariantRecord.of(judged, {}, None, on_front=True, agreement=kept)
     nothing = {"tasks": {}, "probes": {}, "lists": {}, "groups": {}, "wanted_by_popularity": [], "variants": [record]}
     bare = quality.model_copy(update=nothing | {"protocol": "agreement"})
     write_card(tmp_path / "card.md", manifest, bare)
     write_page(tmp_path / "page.html", manifest, bare)
-    assert "bert3-int8: overlap 0.900, cosine 0.970" in (tmp_path / "card.md").read_text()
-    assert "share of the teacher&#x27;s top ten" in (tmp_path / "page.html").read_text()
+    line = "bert3-int8 agrees with the teacher: cosine 0.9700 [0.950, 0.980], overlap 0.9000 [0.800, 0.940]"
+    page = (tmp_path / "page.html").read_text()
+    assert f"- {line}\n" in (tmp_path / "card.md").read_text()
+    assert line in remarks(bare)
+    assert line in page
+    assert "share of the teacher&#x27;s top ten" in page
+    assert "Bars are 95 % intervals over texts." in page
     row = as_json(bare)["variants"][0]
     assert (row["retained"], row["overlap"], row["cosine"]) == ({}, 0.9, 0.97)
+    assert (row["overlap_interval"], row["cosine_interval"]) == ([0.8, 0.94], [0.95, 0.98])
     assert {"gate": "cosine", "value": 0.97, "threshold": 0.9, "passed": True} in row["gates"]
     Console(file=io.StringIO()).print(table(bare))
 
@@ -248,8 +281,11 @@ def test_gates_that_were_not_measured_are_told(tmp_path: Path, quality: Quality,
 
 def test_record_of_an_older_bundle_is_still_read(quality: Quality) -> None:
     rows = json.loads(quality.model_dump_json())
+    for field in ("gates", "unmeasured", "exception"):
+        del rows["teacher"][field]
     for row in rows["variants"]:
         del row["unmeasured"], row["variant"]["gates"]
+        del row["agreement"], row["variant"]["texts_per_s_range"], row["variant"]["speedup_range"]
     assert Quality.model_validate(rows) == quality
 
 

@@ -10,6 +10,7 @@ from export.compress import quantise, trace
 from export.evaluate import models, verify
 from export.evaluate.record import RECORD, Quality
 from export.train import distil, finetune
+from export.variants import load_variants
 from server.errors import BundleError, ProviderError
 from server.models.session import OnnxSession, open_session
 from tests.tiny import StoppedJob, job
@@ -55,6 +56,19 @@ def test_variant_for_a_gpu_is_evaluated_on_the_cpu_and_shipped(
         )
         assert one.remark.endswith(f"quality measured on cpu; speed on {device} not measured")
         assert "measured on" not in plain.remark
+
+
+def test_speeds_are_kept_with_the_rounds_that_they_are_medians_of(graphs: StoppedJob) -> None:
+    for variant in load_variants(graphs.folder("quantise")):
+        ranges = (variant.texts_per_s_range, variant.speedup_range)
+        if variant.device != "cpu":
+            assert ranges == (None, None)
+            continue
+        medians = (variant.texts_per_s_core, variant.speedup_vs_teacher_pytorch)
+        for median, found in zip(medians, ranges, strict=True):
+            assert found is not None
+            assert found[0] <= median <= found[1]
+            assert found[0] < found[1]
 
 
 def test_graph_that_the_cpu_cannot_run_stays_unmeasured_with_the_reason(
