@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from export.data.phrases import Texts
 from export.gates import Outcome
 from export.stage import Job
 from export.variants import Variant, save_variants
+from server.errors import ProviderError
 from server.models.encoder import EncoderModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
@@ -179,9 +182,11 @@ def _measure(job: Job, material: Material, made: list[Made], out: Path) -> list[
     models = {g.name: EncoderModel(open_session(out / g.file)) for g in made if g.is_there}
     racing: dict[str, Encoder] = {_TEACHER: TorchTeacher(job)}
     racing |= {g.name: models[g.name] for g in made if g.is_there and _DEVICES[g.precision] == "cpu"}
+    on_gpus = _on_gpus(made, out)
     variants, exact = [], dict[str, Vectors]()
     with job.progress("measure", rounds() + len(made)) as step:
-        paces = race(racing, material.tokenizer, material.timed, step)
+        clocks = dict.fromkeys(on_gpus, time.perf_counter)
+        paces = race(racing | on_gpus, material.tokenizer, material.timed, step, clocks)
         for graph in made:
             if graph.is_there:
                 model = models[graph.name]
@@ -197,13 +202,25 @@ def _measure(job: Job, material: Material, made: list[Made], out: Path) -> list[
     return variants
 
 
+def _on_gpus(made: Sequence[Made], out: Path) -> dict[str, Encoder]:
+    """What is made for a GPU, where this machine has one to be timed on (never run on one yet)."""
+    found: dict[str, Encoder] = {}
+    for graph in made:
+        device = _DEVICES[graph.precision]
+        if graph.is_there and device != "cpu":
+            with contextlib.suppress(ProviderError):
+                found[graph.name] = EncoderModel(open_session(out / graph.file, device))
+    return found
+
+
 def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: float, changed: float) -> Variant:
     """The variant with its figures and every gate that it went through."""
     size, pace = (out / graph.file).stat().st_size, paces.get(graph.name)
     outcomes = [*graph.gates, gates.at_most("batch invariance", changed, gates.GATES.max_invariance)]
     if not graph.is_fp32:
         share = size / _exact(job, out, graph).stat().st_size
-        faster = pace.speedup(paces[f"{graph.student.name}-fp32"]) if pace else None
+        is_rival = _DEVICES[graph.precision] == "cpu"  # where the fp32 graph is timed
+        faster = pace.speedup(paces[f"{graph.student.name}-fp32"]) if pace and is_rival else None
         outcomes += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
     measured = replace(
         _variant(job, graph, outcomes), megabytes=round(size / 1e6, 1), cosine=cosine, batch_invariance=changed

@@ -58,6 +58,14 @@ def test_every_text_is_measured_alone_and_the_best_batch_is_used() -> None:
     assert encoder.sizes >= {1, 4, 16}
 
 
+def test_what_runs_on_a_gpu_is_timed_by_its_clock() -> None:
+    ticks = iter(range(100_000))
+    encoders: dict[str, Encoder] = {"gpu": Busy(1), "cpu": Busy(1)}
+    paces = race(encoders, tokenizer(), _TEXTS * 4, lambda: None, {"gpu": lambda: float(next(ticks))})
+    assert paces["gpu"].seconds == [1.0] * (rounds() - 1)
+    assert max(paces["cpu"].seconds) < 1.0
+
+
 def test_speedup_is_the_median_of_rounds_so_one_slow_moment_does_not_count() -> None:
     slow, fast = Pace([2.0, 2.0, 9.0], 10, [1.0]), Pace([1.0, 1.0, 1.0], 10, [1.0])
     assert fast.speedup(slow) == 2.0
