@@ -113,7 +113,8 @@ class TrainingSettings(BaseSettings):
         0.0,
         ge=0,
         description="length of an adversarial step (FGM) on the word embeddings where BERT moves, on the pooled text "
-        "vectors where it does not, relative to theirs, 0 for none: for typing errors, at more than twice the time",
+        "vectors where it does not, relative to theirs, 0 for none: try --augment first, which gave more for typing "
+        "errors at less time (docs/export.md)",
     )
     teachers: int = Field(
         1,
