@@ -22,8 +22,7 @@ from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
 from tests.integration.process import Server, serving
-
-_LONG = 30.0
+from tests.until import LONG, until
 
 
 @contextmanager
@@ -43,21 +42,22 @@ def slow_server(bundle: Bundle, held_ms: int, *flags: str) -> Iterator[tuple[sub
 def started(channel: grpc.Channel, metrics: str) -> grpc.Future:  # type: ignore[type-arg]
     """A call that the server has begun to answer: its own gauge says so."""
     request = pb.EncodeRequest(texts=["slow"])
-    call = EncoderServiceStub(channel).Encode.future(request, timeout=_LONG, wait_for_ready=True)
-    ends = time.monotonic() + _LONG
-    while True:
-        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=_LONG) as page:
-            if b"swiftrec_calls_in_flight 1.0" in page.read():
-                return call
-        assert time.monotonic() < ends
+    call = EncoderServiceStub(channel).Encode.future(request, timeout=LONG, wait_for_ready=True)
+
+    def is_in() -> bool:
+        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=LONG) as page:
+            return b"swiftrec_calls_in_flight 1.0" in page.read()
+
+    until(is_in)
+    return call
 
 
 def test_accepted_call_is_answered_after_sigterm_and_new_ones_are_refused(bundle: Bundle) -> None:
     with slow_server(bundle, 1_000) as (process, address, metrics), grpc.insecure_channel(address) as channel:
         call = started(channel, metrics)
         process.send_signal(signal.SIGTERM)
-        assert call.result(_LONG).rows == 1
-        assert process.wait(_LONG) == 0
+        assert call.result(LONG).rows == 1
+        assert process.wait(LONG) == 0
         with pytest.raises(grpc.RpcError) as caught:
             EncoderServiceStub(channel).Encode(pb.EncodeRequest(texts=["late"]), timeout=1)
         assert isinstance(caught.value, grpc.Call)
@@ -75,15 +75,15 @@ def test_second_sigterm_or_the_end_of_the_grace_cuts_it_short(
         if signals == 2:
             assert until_refused(channel)  # the first signal is being obeyed
             process.send_signal(signal.SIGTERM)
-        assert process.wait(_LONG) == 0
+        assert process.wait(LONG) == 0
         assert time.monotonic() - before < 5
         with pytest.raises(grpc.RpcError):
-            call.result(_LONG)
+            call.result(LONG)
 
 
 def until_refused(channel: grpc.Channel) -> bool:
     """Until a stopping server takes no new call."""
-    ends = time.monotonic() + _LONG
+    ends = time.monotonic() + LONG
     while time.monotonic() < ends:
         try:
             EncoderServiceStub(channel).Encode(pb.EncodeRequest(texts=[""]), timeout=1)
@@ -96,7 +96,7 @@ def until_refused(channel: grpc.Channel) -> bool:
 @contextmanager
 def loading(bundle: Bundle, server: Server) -> Iterator[tuple[psutil.Process, grpc.Future]]:  # type: ignore[type-arg]
     """A bundle that is being loaded: the process that tries it first, and the call that waits for it."""
-    process, ends = psutil.Process(server.pid), time.monotonic() + _LONG
+    process, ends = psutil.Process(server.pid), time.monotonic() + LONG
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         call = stub.RepositoryModelLoad.future(
@@ -117,10 +117,10 @@ def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(
         try:
             before, process = time.monotonic(), psutil.Process(server.pid)
             process.terminate()
-            process.wait(_LONG)
+            process.wait(LONG)
             assert time.monotonic() - before < 5
             with pytest.raises(grpc.RpcError):
-                call.result(_LONG)
+                call.result(LONG)
         finally:
             child.kill()
 
@@ -128,17 +128,15 @@ def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(
 def test_process_that_tries_a_bundle_ends_with_the_server(bundle: Bundle) -> None:
     with serving(bundle.folder, "--grace-ms", "0") as server, loading(bundle, server) as (child, _):
         psutil.Process(server.pid).terminate()
-        child.wait(_LONG)  # nobody sent it a signal
+        child.wait(LONG)  # nobody sent it a signal
 
 
 def test_sigterm_during_the_first_load_ends_the_process_with_code_0(bundle: Bundle) -> None:
     command = [sys.executable, "-m", "server", "--bundle", str(bundle.folder), "--port", "0", "--metrics-port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        ends = time.monotonic() + _LONG
-        while not catches_sigterm(process.pid):
-            assert time.monotonic() < ends
+        until(lambda: catches_sigterm(process.pid))
         process.terminate()
-        assert process.wait(_LONG) == 0
+        assert process.wait(LONG) == 0
         assert process.stdout is not None
         assert process.stdout.read() == b""  # it never was ready
 

@@ -25,8 +25,9 @@ from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from tests.until import LONG, until
 
-_LONG = 30.0
+_LATE_S = 2.0  # a deadline that passes while its call waits, and not before it does
 
 
 class Gated:
@@ -42,7 +43,7 @@ class Gated:
         rows, is_failing = len(next(iter(feeds.values()))), self.fails > 0
         self.fails -= is_failing
         self.entered.release()
-        assert self.gate.wait(_LONG)
+        assert self.gate.wait(LONG)
         if is_failing:
             raise RuntimeError("the model fails")
         self.sizes.append(rows)
@@ -57,7 +58,7 @@ class Bench:
         self.recommender = RecommenderServiceStub(channel)
         self.stub, self.health = EncoderServiceStub(channel), health_pb2_grpc.HealthStub(channel)
 
-    def ask(self, text: str, timeout: float = _LONG) -> grpc.Future:  # type: ignore[type-arg]
+    def ask(self, text: str, timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
         return self.stub.Encode.future(pb.EncodeRequest(texts=[text]), timeout=timeout)
 
     def hold(self) -> grpc.Future:  # type: ignore[type-arg]
@@ -66,29 +67,25 @@ class Bench:
         while self.encoder.entered.acquire(blocking=False):
             pass
         first = self.ask("the first")
-        assert self.encoder.entered.acquire(timeout=_LONG)
+        assert self.encoder.entered.acquire(timeout=LONG)
         return first
 
-    def until_waiting(self, jobs: int, seconds: float = _LONG) -> None:
+    def until_waiting(self, jobs: int) -> None:
         """Until so many jobs wait; every change of the queue comes from a call that is on its way."""
         with self.app.registry.use() as engine:
-            ends = time.monotonic() + seconds
-            while engine.encode.load().jobs != jobs:
-                assert time.monotonic() < ends, f"{engine.encode.load().jobs} wait, expected {jobs}"
+            until(lambda: engine.encode.load().jobs == jobs, lambda: f"{engine.encode.load()}, expected {jobs} jobs")
 
-    def recommend(self, timeout: float = _LONG) -> grpc.Future:  # type: ignore[type-arg]
+    def recommend(self, timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
         """Ask for what has no text, so that only the ranker works."""
         return self.recommender.Recommend.future(RecommendRequest(history=[Event(item_id="50")]), timeout=timeout)
 
     def until_ranking(self, jobs: int) -> None:
         """As `until_waiting`, for the ranker."""
         with self.app.registry.use() as engine:
-            ends = time.monotonic() + _LONG
-            while engine.rank.load().jobs != jobs:
-                assert time.monotonic() < ends, f"{engine.rank.load().jobs} wait, expected {jobs}"
+            until(lambda: engine.rank.load().jobs == jobs, lambda: f"{engine.rank.load()}, expected {jobs} jobs")
 
     def is_healthy(self) -> bool:
-        reply = self.health.Check(health_pb2.HealthCheckRequest(), timeout=_LONG)
+        reply = self.health.Check(health_pb2.HealthCheckRequest(), timeout=LONG)
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -100,7 +97,7 @@ def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
         return encoder if path.name.startswith("encoder") else ranker
 
     plain = {"bundle": bundle.folder, "port": 0, "metrics_port": 0, "sessions": 1, "cache_mb": 0}
-    plain["default_timeout_ms"] = int(1e3 * _LONG)
+    plain["default_timeout_ms"] = int(1e3 * LONG)
     app = App(ServerSettings.model_validate(plain | settings), open_session=open_gated)
     app.start()
     encoder.sizes.clear()
@@ -116,7 +113,7 @@ def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
 
 def code(future: grpc.Future) -> grpc.StatusCode:  # type: ignore[type-arg]
     with pytest.raises(grpc.RpcError) as caught:
-        future.result(_LONG)
+        future.result(LONG)
     assert isinstance(caught.value, grpc.Call)
     return caught.value.code()
 
@@ -129,9 +126,9 @@ def test_first_of_a_batch_cancels_and_its_mates_are_answered(bundle: Bundle) -> 
         calls[0].cancel()
         one.until_waiting(4)
         one.encoder.gate.set()
-        assert all(call.result(_LONG).rows == 1 for call in [held, *calls[1:]])
+        assert all(call.result(LONG).rows == 1 for call in [held, *calls[1:]])
         assert one.encoder.sizes == [1, 4]
-        assert one.ask("the next").result(_LONG).rows == 1
+        assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
 
@@ -142,7 +139,7 @@ def test_running_job_whose_caller_leaves_harms_nobody(bundle: Bundle) -> None:
         mate = one.ask("text")
         one.until_waiting(1)
         one.encoder.gate.set()
-        assert mate.result(_LONG).rows == 1
+        assert mate.result(LONG).rows == 1
 
 
 def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
@@ -152,8 +149,8 @@ def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
         one.until_waiting(4)
         one.encoder.fails = 1  # for the batch that runs now: it is run again alone and succeeds
         one.encoder.gate.set()
-        assert all(call.result(_LONG).rows == 1 for call in [held, *calls])
-        assert one.ask("the next").result(_LONG).rows == 1
+        assert all(call.result(LONG).rows == 1 for call in [held, *calls])
+        assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
 
@@ -163,12 +160,12 @@ def test_model_that_fails_on_one_text_fails_that_one_only(bundle: Bundle) -> Non
         calls = [one.ask(f"text {n}") for n in range(3)]
         one.until_waiting(3)
         one.encoder.gate.set()
-        assert held.result(_LONG).rows == 1
-        assert all(call.result(_LONG).rows == 1 for call in calls)
+        assert held.result(LONG).rows == 1
+        assert all(call.result(LONG).rows == 1 for call in calls)
         one.encoder.fails = 2  # a batch of one: run, isolated at once
         assert code(one.ask("guilty")) is grpc.StatusCode.INTERNAL
         one.encoder.fails = 0
-        assert one.ask("the next").result(_LONG).rows == 1
+        assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
 
@@ -176,11 +173,11 @@ def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> No
     with bench(bundle) as one:
         held = one.hold()
         good = one.ask("good")
-        bad = one.stub.Encode.future(pb.EncodeRequest(texts=["good", ""]), timeout=_LONG)
+        bad = one.stub.Encode.future(pb.EncodeRequest(texts=["good", ""]), timeout=LONG)
         assert code(bad) is grpc.StatusCode.INVALID_ARGUMENT
         one.encoder.gate.set()
-        assert [call.result(_LONG).rows for call in (held, good)] == [1, 1]
-        assert one.ask("the next").result(_LONG).rows == 1
+        assert [call.result(LONG).rows for call in (held, good)] == [1, 1]
+        assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
 
@@ -195,7 +192,7 @@ class Freed:
     def wait_s(self, places: int) -> float:
         """Seconds until so many more are free."""
         started = time.monotonic()
-        assert all(self._places.acquire(timeout=_LONG) for _ in range(places))
+        assert all(self._places.acquire(timeout=LONG) for _ in range(places))
         return time.monotonic() - started
 
 
@@ -206,7 +203,7 @@ def test_cancelled_and_expired_calls_free_their_places_within_50_ms(
         freed = Freed(one, "encoder", monkeypatch)
         one.hold()
         calls = [one.ask(f"text {n}") for n in range(20)]
-        late = [one.ask(f"late {n}", timeout=0.5) for n in range(20)]
+        late = [one.ask(f"late {n}", timeout=_LATE_S) for n in range(20)]
         one.until_waiting(40)
         for call in calls:
             call.cancel()
@@ -215,7 +212,7 @@ def test_cancelled_and_expired_calls_free_their_places_within_50_ms(
         assert freed.wait_s(20) <= 0.05
         one.until_waiting(0)
         one.encoder.gate.set()
-        assert one.ask("the next").result(_LONG).rows == 1
+        assert one.ask("the next").result(LONG).rows == 1
         assert one.encoder.sizes == [1, 1]  # none of the forty ran
 
 
@@ -228,8 +225,8 @@ def test_calls_that_wait_for_ranking_free_their_places_within_50_ms(
         while one.ranker.entered.acquire(blocking=False):
             pass
         held = one.recommend()
-        assert one.ranker.entered.acquire(timeout=_LONG)
-        calls, late = [one.recommend() for _ in range(20)], [one.recommend(timeout=0.5) for _ in range(20)]
+        assert one.ranker.entered.acquire(timeout=LONG)
+        calls, late = [one.recommend() for _ in range(20)], [one.recommend(timeout=_LATE_S) for _ in range(20)]
         one.until_ranking(40)
         for call in calls:
             call.cancel()
@@ -238,8 +235,8 @@ def test_calls_that_wait_for_ranking_free_their_places_within_50_ms(
         assert freed.wait_s(20) <= 0.05
         one.until_ranking(0)
         one.ranker.gate.set()
-        assert held.result(_LONG).items
-        assert one.recommend().result(_LONG).items
+        assert held.result(LONG).items
+        assert one.recommend().result(LONG).items
         assert one.ranker.sizes == [1, 1]  # none of the forty ran
 
 
@@ -256,7 +253,7 @@ def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
         assert status.details[0].Unpack(retry)
         assert retry.retry_delay.ToTimedelta().total_seconds() > 0
         one.encoder.gate.set()
-        assert all(call.result(_LONG).rows == 1 for call in calls)
+        assert all(call.result(LONG).rows == 1 for call in calls)
 
 
 def test_calls_beyond_the_bound_are_refused_with_retry_info(bundle: Bundle) -> None:
@@ -270,7 +267,7 @@ def test_calls_beyond_the_bound_are_refused_with_retry_info(bundle: Bundle) -> N
             in rpc_status.from_call(cast("grpc.Call", refused)).details[0].type_url
         )
         one.encoder.gate.set()
-        assert all(call.result(_LONG).rows == 1 for call in held)
+        assert all(call.result(LONG).rows == 1 for call in held)
 
 
 def test_dead_batching_thread_turns_health_off(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,10 +292,8 @@ def test_outcomes_in_the_metrics_are_those_that_clients_saw(bundle: Bundle) -> N
         bad = [one.ask("") for _ in range(5)]
         seen = [code(call) for call in (*full, *bad)]
         one.encoder.gate.set()
-        assert all(call.result(_LONG).rows == 1 for call in [held, *waiting])
+        assert all(call.result(LONG).rows == 1 for call in [held, *waiting])
         calls = one.app.metrics.calls
         assert seen.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == calls.count("Encode", "RESOURCE_EXHAUSTED") == 4
         assert seen.count(grpc.StatusCode.INVALID_ARGUMENT) == calls.count("Encode", "INVALID_ARGUMENT") == 5
-        ends = time.monotonic() + _LONG
-        while calls.count("Encode", "OK") != 4:  # an answer is counted when it has been handed to gRPC
-            assert time.monotonic() < ends
+        until(lambda: calls.count("Encode", "OK") == 4)  # an answer is counted when it has been handed to gRPC

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Callable
 
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,18 +12,18 @@ from server.app import App
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
 from tests.integration.test_isolation import bench, code
+from tests.until import LONG, until
 
 _STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
 _MODELS = ("encoder", "ranker")
 _HISTOGRAMS = ("swiftrec_queue_seconds", "swiftrec_batch_jobs", "swiftrec_batch_tokens", "swiftrec_padding_ratio")
-_LONG = 30.0
 
 
 class Page:
     """What /metrics says now."""
 
     def __init__(self, app: App) -> None:
-        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=_LONG) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=LONG) as page:
             families = list(text_string_to_metric_families(page.read().decode()))
         self._samples = [sample for family in families for sample in family.samples]
 
@@ -35,18 +34,11 @@ class Page:
         return sum(found)
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    """Counts follow the client's own view by a moment."""
-    ends = time.monotonic() + _LONG
-    while not is_so():
-        assert time.monotonic() < ends
-
-
 def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
     with bench(bundle, max_waiting_jobs=4, cache_mb=8) as one:
         history = RecommendRequest(query="a western", history=[Event(item_id="50")])
         for _ in range(2):  # the second query comes from the cache
-            assert one.recommender.Recommend(history, timeout=_LONG).items
+            assert one.recommender.Recommend(history, timeout=LONG).items
         held = one.hold()
         late, gone = one.ask("late", timeout=0.5), one.ask("gone")
         waiting = [one.ask(f"text {n}") for n in range(2)]
@@ -59,7 +51,7 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
         assert code(late) is grpc.StatusCode.DEADLINE_EXCEEDED
         one.until_waiting(2)
         one.encoder.gate.set()
-        assert all(call.result(_LONG).rows == 1 for call in (held, *waiting))
+        assert all(call.result(LONG).rows == 1 for call in (held, *waiting))
         calls = one.app.metrics.calls
         until(lambda: calls.count("Encode", "CANCELLED") == calls.count("Encode", "DEADLINE_EXCEEDED") == 1)
         until(lambda: calls.count("Encode", "OK") == 3 and not one.app.doors.inside)
@@ -102,7 +94,7 @@ def test_jobs_that_expire_in_the_queue_are_counted_by_that_cause(bundle: Bundle)
         ends = time.monotonic() + 0.02
         until(lambda: time.monotonic() > ends)
         one.encoder.gate.set()
-        assert held.result(_LONG).rows == 1
+        assert held.result(LONG).rows == 1
         one.until_waiting(0)
-        assert one.ask("next").result(_LONG).rows == 1  # after it has been told
+        assert one.ask("next").result(LONG).rows == 1  # after it has been told
         assert Page(one.app)("swiftrec_jobs_dropped_total", model="encoder", cause="expired") == 1

@@ -23,7 +23,7 @@ from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.integration.desks import PATH, Told, served
 from tests.integration.secure import CHECK, WATCH
-from tests.integration.test_metrics import until
+from tests.until import until
 
 _MANY = 300
 

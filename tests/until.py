@@ -1,0 +1,21 @@
+"""Waiting for what a server does in its own time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+LONG = 30.0  # seconds after which a test that waits has failed
+_LOOK_S = 1e-3
+
+
+def until(is_so: Callable[[], bool], seen: Callable[[], object] = lambda: "") -> None:
+    """Look until it is so; `seen` tells what was there instead when `LONG` has passed.
+
+    Between two looks the interpreter is free: a loop that holds it is what the server's threads would wait for.
+    """
+    ends, never = time.monotonic() + LONG, threading.Event()
+    while not is_so():
+        assert time.monotonic() < ends, f"not after {LONG:g} s: {seen()}"
+        never.wait(_LOOK_S)
