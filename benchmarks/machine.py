@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import onnxruntime
-
+from server.models.runtime import onnxruntime
 from server.tuning.machine import processor
 
 _PACKAGES = ("grpcio", "numpy", "protobuf", "tokenizers")

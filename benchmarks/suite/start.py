@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
-import onnxruntime
 
 from benchmarks.access import PLAIN, Access
 from benchmarks.first import check_bundle, no_answer, wait_ready
@@ -19,6 +18,7 @@ from benchmarks.suite.result import Client, Repeated
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.workload import KINDS
 from server.models.bundle import Bundle, load_bundle
+from server.models.runtime import onnxruntime
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest, RecommendResponse
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 

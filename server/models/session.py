@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from server.errors import BundleError
 from server.models.providers import check_providers, choose_providers
+from server.models.runtime import onnxruntime
 
 
 class Session(Protocol):
