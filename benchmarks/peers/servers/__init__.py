@@ -1,1 +1,1 @@
-"""One server each. These run in the peer's own environment and import nothing of Swiftrec but `job`."""
+"""One server each, in the peer's own environment; of Swiftrec they import `job` and its way to ONNX Runtime."""

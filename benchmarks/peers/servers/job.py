@@ -2,10 +2,11 @@
 
 Tokenise, encode, rank (the query is the user's whole sequence), take the largest dot products: what Recommend does.
 
-Imports only what each peer's environment has: numpy, onnxruntime, tokenizers. The settings come by environment, since
-some peers start their workers themselves: `PEER_ENCODER`, `PEER_RANKER`, `PEER_FOLDER`, `PEER_MAX_TOKENS`,
-`PEER_SPLIT` (rows in a sub-batch; 0: as documented, one batch padded to its longest), `PEER_BATCH`, `PEER_WAIT_MS`,
-`PEER_PORT`.
+Imports only what each peer's environment has: numpy, onnxruntime, tokenizers; onnxruntime the way the server does it,
+since on one core alone it would leave AMX off, which a peer would lose by how it is measured. The settings come by
+environment, since some peers start their workers themselves: `PEER_ENCODER`, `PEER_RANKER`, `PEER_FOLDER`,
+`PEER_MAX_TOKENS`, `PEER_SPLIT` (rows in a sub-batch; 0: as documented, one batch padded to its longest), `PEER_BATCH`,
+`PEER_WAIT_MS`, `PEER_PORT`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+from server.models.runtime import onnxruntime
 
 TOP = 10
 _QUERY = 2  # kind of the ranker's input
