@@ -64,4 +64,6 @@ def peer(target: str, variant: str = "bert3-int8") -> dict[str, Any]:
 
 
 def catalogue_row() -> Row:
-    return Row(1_000, "exact", 1, 0, 10, 0, {"all": Search(0.99512, 0.9, 1, 2)}, {"ids": Whole(1, 2, 1, [1.0, 1.2])})
+    return Row(
+        1_000, "exact", 1, 0, 10, 0, {"all": Search(0.99512, 0.99634, 0.9, 1, 2)}, {"ids": Whole(1, 2, 1, [1.0, 1.2])}
+    )

@@ -148,8 +148,10 @@ def _catalogue(every: Every) -> Iterator[Aim]:
     at, found = _newest(every, lambda one: bool(_large(one)))
     row = _large(found) if found else {}
     why = "python -m benchmarks catalogue"
-    recalls = [one["recall"] for one in row["search"].values()] if row else []
-    yield Aim(f"recall@100 at {_MANY:,} items, worst filter", _RECALL, [min(recalls)] if recalls else [], at, why=why)
+    for depth, field in ((100, "recall"), (10, "recall_10")):
+        recalls = [one[field] for one in row["search"].values()] if row else []
+        name = f"recall@{depth} at {_MANY:,} items, worst filter"
+        yield Aim(name, _RECALL, [min(recalls)] if recalls else [], at, why=why)
     for name, whole in row.get("whole", {"whole Recommend": {"ratio": []}}).items():
         title = f"p50 at {_MANY:,} items / at 2,000: {name}"
         yield Aim(title, _WHOLE, whole["ratio"], at, at_most=True, why=why)

@@ -82,7 +82,7 @@ def tries(rows: Sequence[Row]) -> str:
 def catalogue(rows: Sequence[Row]) -> str:
     """Three tables: search, whole requests, costs."""
     search = [
-        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['worst']:.2f}"]
+        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['recall_10']:.4f}", f"{s['worst']:.2f}"]
         + [f"{s[key]:.2f}" for key in ("p50_ms", "p99_ms")]
         for row in rows
         for name, s in row["search"].items()
@@ -97,10 +97,11 @@ def catalogue(rows: Sequence[Row]) -> str:
         + [f"{row[key]:.0f}" for key in ("memory_mb", "index_mb")]
         for row in rows
     ]
+    of_search = ["items", "index", "filter", "recall@100", "recall@10", "worst@100"]
     cut = [f"PARTIAL: {reason}" for reason in dict.fromkeys(row.get("partial", "") for row in rows) if reason]
     return "\n\n".join(
         [
-            report.table(["items", "index", "filter", "recall@100", "worst", "p50 ms", "p99 ms"], search),
+            report.table([*of_search, "p50 ms", "p99 ms"], search),
             f"Recommend: {IN_PROCESS}",
             report.table(["items", "index", "Recommend", "p50 ms", "p99 ms", "x 2,000 items"], whole),
             report.table(["items", "index", "load s", "build s", "memory MB", "index MB"], costs),

@@ -167,17 +167,16 @@ def _catalogue(rows: list[dict[str, Any]]) -> list[str]:
     """A line for each size, index and filter, and for each kind of whole request."""
     if not rows:
         return []
-    lines = ["| items | index | of | recall@100 | p50, ms | p99, ms | / 2,000 items |", "|" + "---|" * 7]
+    lines = ["| items | index | of | recall@100 | recall@10 | p50, ms | p99, ms | / 2,000 items |", "|" + "---|" * 8]
     for row in rows:
         where = f"| {row['items']:,} | {row['index']} |"
         for name, found in row["search"].items():
-            lines.append(
-                f"{where} search, {name} | {found['recall']:.4f} | {found['p50_ms']:.2f} | {found['p99_ms']:.2f} | |"
-            )
+            recall = f"{found['recall']:.4f} | {found['recall_10']:.4f}"
+            lines.append(f"{where} search, {name} | {recall} | {_times(found)} | |")
         for name, found in row["whole"].items():
             ratio = _cell(Repeated(values=found["ratio"]), 2)
-            lines.append(f"{where} Recommend, {name} | | {_times(found)} | {ratio} |")
-    return [*lines, "", f"Recommend: {IN_PROCESS}."]
+            lines.append(f"{where} Recommend, {name} | | | {_times(found)} | {ratio} |")
+    return [*lines, "", f"Search: for 100 items, recall@10 for ten. Recommend: {IN_PROCESS}, for ten."]
 
 
 def _times(found: dict[str, Any]) -> str:

@@ -13,9 +13,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import faiss
 import numpy as np
@@ -30,7 +31,7 @@ _KEPT = 48  # dimensions, a byte each
 _BLEND = 0.1  # of the items' own covariance beside the users', for users unlike the sample
 _ROUNDS, _EACH = 8, 32  # of k-means, and the items for each list that it is shown
 _CHUNK = 65_536  # items at once
-_DEPTHS = (100, 1_000)  # ranks at which the reach of the lists is measured
+_DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
 _REACH = 0.998  # share of the best items that the lists which are read must hold
 _PROBES = 64  # users that it is measured on
 _SPARE = 100  # candidates at least beyond those that are wanted
@@ -100,7 +101,7 @@ class ApproximateIndex:
         """
         selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
         wanted = k + max(k, _SPARE) + len(allowed.denied)
-        probes = self._probes(k * len(self._vectors) / max(1, allowed.count))
+        probes = min(int(self._lists.nlist), lists_for(k * len(self._vectors) / max(1, allowed.count), self._reach))
         query = (user @ self._metric.users)[np.newaxis]
         _, found = self._lists.search(query, wanted, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
         candidates = np.sort(found[0][found[0] >= 0])
@@ -108,11 +109,16 @@ class ApproximateIndex:
             candidates = candidates[allowed.holds(candidates)]
         return rank(self._vectors, user, candidates, k)
 
-    def _probes(self, depth: float) -> int:
-        """Lists to read for what lies `depth` deep in the ranking of all items; between the measured depths a power."""
-        (near, far), (few, many) = _DEPTHS, self._reach
-        share = max(0.0, math.log(depth / near) / math.log(far / near))
-        return min(int(self._lists.nlist), math.ceil(few * math.pow(many / few, share)))
+
+def lists_for(depth: float, reach: Sequence[int]) -> int:
+    """Lists to read for what lies `depth` deep in the ranking of all items; between the measured depths a power.
+
+    `reach`: lists that hold what is wanted at each of `_DEPTHS`, none fewer than the one before.
+    """
+    measured = [*pairwise(zip(_DEPTHS, reach, strict=True))]
+    (near, few), (far, many) = next((part for part in measured if depth <= part[1][0]), measured[-1])
+    share = max(0.0, math.log(depth / near) / math.log(far / near))
+    return math.ceil(few * math.pow(many / few, share))
 
 
 class _Progress:
@@ -183,7 +189,8 @@ def _reach(
         return top[np.argsort(all_scores[top], kind="stable")]
 
     ranks = np.array([places[homes[best(user)]] for user, places in zip(users, order, strict=True)])
-    return tuple(1 + int(np.quantile(ranks[:, :depth], _REACH, method="inverted_cdf")) for depth in _DEPTHS)
+    reach = [1 + int(np.quantile(ranks[:, :depth], _REACH, method="inverted_cdf")) for depth in _DEPTHS]
+    return tuple(np.maximum.accumulate(reach).tolist())
 
 
 def _at_once(work: Callable[[NDArray[np.float32]], NDArray[np.int64]], rows: Vectors) -> list[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.synthetic import around
 from server.catalogue import exact
-from server.catalogue.approximate import ApproximateIndex
+from server.catalogue.approximate import ApproximateIndex, lists_for
 from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, IndexMode, Item
 from server.catalogue.filters import Allowed, Attributes
 from server.models.bundle import Bundle
@@ -138,12 +138,12 @@ class Many:
         narrows = (AttributeValues("in", (share,)),) if share in _SHARES else ()
         return self.attributes.allow(Filter(any_of=narrows), (), ())
 
-    def recall(self, index: ApproximateIndex, share: str) -> float:
-        """Of the best 100."""
+    def recall(self, index: ApproximateIndex, share: str, depth: int = 100) -> float:
+        """Of the best `depth`."""
         allowed, hits = self.allowed(share), []
         for user in self.users:
-            best, _ = exact.search(self.vectors, user, allowed, 100)
-            found, _ = index.search(user, allowed, 100)
+            best, _ = exact.search(self.vectors, user, allowed, depth)
+            found, _ = index.search(user, allowed, depth)
             hits.append(len({*best.tolist()} & {*found.tolist()}) / len(best))
         return float(np.mean(hits))
 
@@ -161,9 +161,20 @@ def many(bundle: Bundle) -> Many:
     return Many(vectors, attributes, users[:50], ApproximateIndex.build(vectors, users[50:]))
 
 
+@pytest.mark.parametrize("depth", [1, 10, 30, 100])
 @pytest.mark.parametrize("share", ["all", "half", "tenth"])
-def test_recall_is_at_least_99_percent(many: Many, share: str) -> None:
-    assert many.recall(many.index, share) >= 0.99
+def test_recall_is_at_least_99_percent(many: Many, share: str, depth: int) -> None:
+    assert many.recall(many.index, share, depth) >= 0.99
+
+
+@given(
+    st.lists(st.integers(1, 10_000), min_size=3, max_size=3).map(sorted),
+    st.lists(st.floats(1, 1e6), min_size=2).map(sorted),
+)
+def test_who_looks_deeper_reads_no_fewer_lists(reach: list[int], depths: list[float]) -> None:
+    lists = [lists_for(depth, reach) for depth in depths]
+    assert lists == sorted(lists)
+    assert [lists_for(depth, reach) for depth in (10, 100, 1_000)] == pytest.approx(reach, abs=1)
 
 
 def test_index_that_reads_too_few_lists_is_caught(many: Many) -> None:

@@ -190,11 +190,12 @@ def test_catalogue_is_judged_at_a_million_items_by_its_worst_filter(
     tmp_path: Path, recall: float, ratio: float, verdict: str
 ) -> None:
     def row(items: int, at: float) -> dict[str, Any]:
-        search = {"all": Search(1.0, 1.0, 1, 2), "1 %": Search(at, 0.9, 1, 2)}
+        search = {"all": Search(1.0, 1.0, 1.0, 1, 2), "1 %": Search(at, at, 0.9, 1, 2)}
         return asdict(Row(items, "approximate", 1, 0, 10, 0, search, {"history": Whole(1, 2, 1, [ratio, ratio])}))
 
     found = verdicts(tmp_path, result(catalogue=[row(1_000, 0.5), row(1_000_000, recall)]))
     assert found["recall@100 at 1,000,000 items, worst filter"] == verdict
+    assert found["recall@10 at 1,000,000 items, worst filter"] == verdict
     assert found["p50 at 1,000,000 items / at 2,000: history"] == verdict
 
 
