@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from benchmarks.machine import cpu_seconds, pinned
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 _LOOK_S = 0.1
 _STOP_S = 15.0
+_PORTS = range(20_000, 32_000)  # below those that Linux gives to who connects, which are taken at any moment
 
 
 class PeerError(RuntimeError):
@@ -109,12 +111,21 @@ def descendants(pid: int) -> set[int]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for entry in sockets:
-            entry.bind(("127.0.0.1", 0))
-        return [entry.getsockname()[1] for entry in sockets]
+    """Ports that nobody has at this moment, nor is given by the system before the server listens.
+
+    Raises:
+        StartError: there are not so many.
+    """
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as entry, suppress(OSError):
+            entry.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == number:
+            return found
+    raise StartError(
+        f"no {number} free ports in {_PORTS.start} to {_PORTS.stop - 1}: end the servers that listen there"
+    )
 
 
 def last_line(log: Path) -> str:

@@ -133,6 +133,18 @@ def test_nobody_there_gives_a_code(wire: Wire) -> None:
     assert ask_once(wire, free_ports(1)[0])[0] == UNAVAILABLE
 
 
+def test_a_port_that_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = free_ports(2)
+    monkeypatch.setattr(family, "_PORTS", (first, second))
+    assert sorted(free_ports(2)) == sorted([first, second])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        assert free_ports(1) == [second]
+        monkeypatch.setattr(family, "_PORTS", (first,))
+        with pytest.raises(StartError, match="no 1 free ports"):
+            free_ports(1)
+
+
 def test_all_processes_of_a_server_are_counted_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(family, "_STOP_S", 0.2)
     log = tmp_path / "log"
