@@ -123,9 +123,8 @@ def free_ports(number: int) -> list[int]:
             found.append(port)
         if len(found) == number:
             return found
-    raise StartError(
-        f"no {number} free ports in {_PORTS.start} to {_PORTS.stop - 1}: end the servers that listen there"
-    )
+    where = f"{min(_PORTS)} to {max(_PORTS)}"
+    raise StartError(f"no {number} free ports in {where}: end the servers that listen there")
 
 
 def last_line(log: Path) -> str:
