@@ -9,24 +9,33 @@ for a moment. What a cpuset forbids stays forbidden. Import `onnxruntime` from h
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np  # noqa: F401 (before: the threads that its BLAS starts stay on the core that they are given)
+
+_CPUS = range(1_024)  # those that are not there, or are not allowed, are left out by Linux
 
 
 @contextmanager
 def every_cpu() -> Iterator[None]:
     """This thread, if it is on one CPU only, may meanwhile run on each that the system allows it."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    if len(before) != 1:
-        yield
-        return
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    is_wide = len(before) == 1 and _move(_CPUS)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        if is_wide:
+            _move(before)
+
+
+def _move(cpus: Collection[int]) -> bool:
+    """Whether this thread may from now on run on these."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError:  # a container may forbid it: then there is no AMX, and nothing else is lost
+        return False
+    return True
 
 
 with every_cpu():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from server.models.runtime import every_cpu
 from tests.conftest import ROOT
 
 _FAKE = "import json, os, sys\nseen = sorted(os.sched_getaffinity(0))\n"
@@ -33,6 +34,19 @@ def test_import_may_use_every_cpu_and_the_process_only_its_own_after_it(tmp_path
     during, after = imported(tmp_path, "from server.models.runtime import onnxruntime", own)
     assert set(during) >= (set(allowed) if len(own) == 1 else own)
     assert set(after) == own
+
+
+def test_import_does_without_where_it_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_pid: int, _cpus: object) -> None:
+        raise PermissionError
+
+    own = os.sched_getaffinity(0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    with every_cpu():
+        pass
+    monkeypatch.undo()
+    assert os.sched_getaffinity(0) == own
 
 
 def test_plain_import_has_the_one_cpu_only(tmp_path: Path) -> None:
