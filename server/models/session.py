@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.errors import BundleError
+from server.models.denormals import Flushed
 from server.models.providers import check_providers, choose_providers
 from server.models.runtime import onnxruntime
 
@@ -29,7 +30,8 @@ class OnnxSession:
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Run the model."""
-        result: NDArray[np.float32] = self._session.run(None, feeds)[0]
+        with Flushed():
+            result: NDArray[np.float32] = self._session.run(None, feeds)[0]
         return result
 
 
@@ -68,8 +70,10 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSe
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves the other core's work
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # for the threads of its pool
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        with Flushed():  # the first session of a process would leave this thread so
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error})") from error
     check_providers(path.name, providers, session.get_providers())

@@ -1,0 +1,85 @@
+"""Denormal floats are zero while a model runs, in every thread that runs it, and nowhere else."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, save
+
+from server.models.denormals import IS_SUPPORTED, Flushed
+from server.models.runtime import onnxruntime
+from server.models.session import open_session
+
+pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="denormals are flushed on Linux on x86-64 only")
+_ROWS = 1 << 20  # enough for ONNX Runtime to share them among its threads
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The product of `x` and `x`."""
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "x"], ["y"])], "square", [x], [y])
+    path = tmp_path / "1" / "square.onnx"
+    path.parent.mkdir()
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def small() -> NDArray[np.float32]:
+    """1e-40, computed here and now: zero where denormals are flushed."""
+    return np.full(64, 1e-20, dtype=np.float32) ** 2
+
+
+def feeds() -> dict[str, NDArray[np.generic]]:
+    return {"x": np.full(_ROWS, 1e-20, dtype=np.float32)}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_thread_of_a_session_makes_denormals(model: Path, threads: int) -> None:
+    assert not open_session(model, "cpu", threads).run(feeds()).any()
+
+
+def test_who_opens_and_runs_a_model_has_denormals_as_before(model: Path) -> None:
+    session = open_session(model)
+    assert small().all()
+    session.run(feeds())
+    assert small().all()
+    with pytest.raises(Exception, match="x"):
+        session.run({})
+    assert small().all()
+
+
+def test_other_threads_have_them_meanwhile() -> None:
+    seen: list[bool] = []
+    other = threading.Thread(target=lambda: seen.append(bool(small().all())))
+    ready, go = threading.Event(), threading.Event()
+    before = threading.Thread(target=lambda: (ready.set(), go.wait(), seen.append(bool(small().all()))))
+    before.start()
+    ready.wait()
+    with Flushed():
+        assert not small().any()
+        go.set()
+        before.join()
+    other.start()
+    other.join()
+    assert seen == [True, True]
+
+
+def test_whoever_had_them_flushed_has_them_flushed_after_it() -> None:
+    with Flushed():
+        with Flushed():
+            assert not small().any()
+        assert not small().any()
+    assert small().all()
+
+
+def test_without_it_onnx_runtime_makes_denormals(model: Path) -> None:
+    """What the others are compared with."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    plain = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    assert plain.run(None, feeds())[0].all()
