@@ -69,6 +69,10 @@ class FlatCost(CostModel):
         """Seconds that one more row costs."""
         return super().row_s(round(self._typical))
 
+    def crowd_s(self, _length: int) -> float:
+        """Seconds for each pair of rows."""
+        return super().crowd_s(round(self._typical))
+
     def observe(self, jobs: int, length: int, seconds: float) -> None:
         """Learn what is typical."""
         self._typical = _KEEP * self._typical + (1.0 - _KEEP) * length

@@ -25,14 +25,15 @@ class Observation:
 
 
 class CostModel:
-    """t(n, length) = batch + n (row + token * length + pair * length^2), in seconds, no term below zero.
+    """t(n, length) = batch + n (row + token * length + pair * length^2) + crowd (n * length)^2, no term below zero.
 
-    The terms are those of a transformer: dispatch, per-row work, the dense layers, attention. The fit minimises the
-    relative error, so that short batches count as much as long ones.
+    Seconds. The terms are those of a transformer: dispatch, per-row work, the dense layers, attention, and what a batch
+    costs more than its rows because it has outgrown the core's cache. The fit minimises the relative error, so that
+    short batches count as much as long ones.
     """
 
     def __init__(self, batch_s: float = 2e-4, token_s: float = 1e-5) -> None:
-        self._terms = (batch_s, 0.0, token_s, 0.0)  # replaced as a whole, so that readers need no lock
+        self._terms = (batch_s, 0.0, token_s, 0.0, 0.0)  # replaced as a whole, so that readers need no lock
         self._lock = threading.Lock()
         self._seeds: list[Observation] = []
         self._recent: deque[Observation] = deque(maxlen=_KEPT)
@@ -45,12 +46,16 @@ class CostModel:
 
     def row_s(self, length: int) -> float:
         """Seconds that one more row of `length` padded tokens costs."""
-        _, row, token, pair = self._terms
+        _, row, token, pair, _ = self._terms
         return row + length * (token + length * pair)
+
+    def crowd_s(self, length: int) -> float:
+        """Seconds for each pair of rows of `length` padded tokens in one batch."""
+        return self._terms[4] * length * length
 
     def __call__(self, jobs: int, length: int) -> float:
         """Seconds of a batch of `jobs` rows padded to `length` tokens."""
-        return self.batch_s + jobs * self.row_s(length)
+        return self.batch_s + jobs * (self.row_s(length) + jobs * self.crowd_s(length))
 
     def seed(self, grid: Iterable[Observation]) -> None:
         """Start from measurements of a small grid."""
@@ -71,13 +76,15 @@ class CostModel:
         seen = [*self._seeds, *self._recent]
         if not seen:
             return
-        rows = np.array([[1, o.jobs, o.jobs * o.length, o.jobs * o.length**2] for o in seen], dtype=np.float64)
+        jobs, length = np.array([(o.jobs, o.length) for o in seen], dtype=np.float64).T
+        tokens = jobs * length
+        rows = np.stack([np.ones(len(seen)), jobs, tokens, tokens * length, tokens * tokens], axis=1)
         seconds = np.array([max(o.seconds, 1e-6) for o in seen])
         weights = np.ones(len(seen))
         if self._recent:
             weights[: len(self._seeds)] = _SEED_WEIGHT
         terms = _non_negative(rows * (weights / seconds)[:, None], weights)
-        self._terms = (terms[0], terms[1], terms[2], terms[3])
+        self._terms = (terms[0], terms[1], terms[2], terms[3], terms[4])
 
 
 def _non_negative(rows: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:

@@ -54,7 +54,7 @@ class Waits(Protocol):
 
 
 class Cost(Protocol):
-    """t(n, length) = batch_s + n * row_s(length), in seconds."""
+    """t(n, length) = batch_s + n * row_s(length) + n^2 * crowd_s(length), in seconds."""
 
     @property
     def batch_s(self) -> float:
@@ -62,6 +62,9 @@ class Cost(Protocol):
 
     def row_s(self, length: int, /) -> float:
         """Of one more row."""
+
+    def crowd_s(self, length: int, /) -> float:
+        """Of each pair of rows beside that."""
 
 
 class Reason(Enum):
@@ -122,8 +125,10 @@ def _prefix(window: Sequence[Waits], order: Sequence[int], limits: Limits) -> li
 
 
 def _padding_s(lengths: Sequence[int], cost: Cost) -> float:
-    """What the padding of one batch of these lengths costs."""
-    return len(lengths) * cost.row_s(max(lengths)) - sum(map(cost.row_s, lengths))
+    """What padding and crowding cost in one batch of these lengths."""
+    jobs, longest = len(lengths), max(lengths)
+    together_s = jobs * (cost.row_s(longest) + jobs * cost.crowd_s(longest))
+    return together_s - sum(map(cost.row_s, lengths)) - sum(map(cost.crowd_s, lengths))
 
 
 def _group(window: Sequence[Waits], order: Sequence[int], limits: Limits, cost: Cost) -> list[int]:
@@ -150,10 +155,10 @@ def _cut(lengths: Sequence[int], limits: Limits, cost: Cost) -> list[tuple[int, 
     """
     best, cuts, batch_s = [0.0], [0], cost.batch_s
     for end in range(1, len(lengths) + 1):
-        row_s = cost.row_s(lengths[end - 1])
+        row_s, crowd_s = cost.row_s(lengths[end - 1]), cost.crowd_s(lengths[end - 1])
         lowest, at = float("inf"), end - 1
         for start in range(max(cuts[-1], end - room(lengths[end - 1], limits)), end):
-            total = best[start] + batch_s + (end - start) * row_s
+            total = best[start] + batch_s + (end - start) * (row_s + (end - start) * crowd_s)
             if total < lowest:
                 lowest, at = total, start
         best.append(lowest)

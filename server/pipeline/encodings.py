@@ -68,8 +68,12 @@ class Wish:
     __slots__ = ("done", "ids", "key", "priority")
 
     def __init__(self, ids: Sequence[int], priority: int, done: Done) -> None:
-        self.ids, self.priority, self.done = ids, priority, done
-        self.key = array("I", ids).tobytes()
+        self.ids, self.priority, self.done = (
+            array("I", ids),
+            priority,
+            done,
+        )  # copied into a batch without Python's ints
+        self.key = self.ids.tobytes()
 
 
 class _Flight(NamedTuple):

@@ -192,7 +192,7 @@ def test_text_that_occurs_twice_in_a_list_is_one_job_at_the_higher_priority() ->
     one = encodings(queue, watcher=watcher)
     wishers = [Wisher((1,), priority=9), Wisher((2,)), Wisher((1,), priority=2)]
     one.submit([wisher.wish for wisher in wishers], 5.0)
-    assert [(job.payload, job.priority) for job in queue.jobs] == [((1,), 2), ((2,), 5)]
+    assert [(tuple(job.payload), job.priority) for job in queue.jobs] == [((1,), 2), ((2,), 5)]
     assert watcher.of == {"joined": 1, "miss": 2}
     one.take_back([wishers[0].wish])
     queue.run()

@@ -41,10 +41,12 @@ def test_plan_takes_the_most_urgent_and_keeps_the_limits(
     assert all(n < WINDOW for n in decided.chosen)
 
 
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
-def test_plan_is_part_of_the_cheapest_cut(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.sampled_from([0.0, 1e-8, 1e-6]))
+def test_plan_is_part_of_the_cheapest_cut(lengths: list[int], crowd: float) -> None:
     """Against every way to cut the sorted lengths, tried one by one."""
-    cost, limits = CostModel(batch_s=1e-3, token_s=1e-4), Limits(tokens=300, jobs=4)
+    cost, limits = CostModel(), Limits(tokens=300, jobs=4)
+    grid = [(n, length) for n in (1, 2, 4) for length in (4, 16, 64, 256)]
+    cost.seed(Observation(n, length, 1e-3 + 1e-4 * n * length + crowd * (n * length) ** 2) for n, length in grid)
     ordered = sorted(lengths)
 
     def cheapest(rest: list[int]) -> float:
@@ -99,10 +101,12 @@ def test_earlier_deadline_goes_first_among_equals() -> None:
     assert plan(jobs, Limits(jobs=1), CostModel(), 0.02).chosen == [1]
 
 
-@given(st.floats(1e-5, 1e-2), st.floats(0, 1e-4), st.floats(1e-7, 1e-4), st.floats(0, 1e-7))
-def test_cost_model_finds_the_terms_that_made_its_seeds(batch: float, row: float, token: float, pair: float) -> None:
+@given(st.floats(1e-5, 1e-2), st.floats(0, 1e-4), st.floats(1e-7, 1e-4), st.floats(0, 1e-7), st.floats(0, 1e-8))
+def test_cost_model_finds_the_terms_that_made_its_seeds(
+    batch: float, row: float, token: float, pair: float, crowd: float
+) -> None:
     def true(jobs: int, length: int) -> float:
-        return batch + jobs * (row + token * length + pair * length**2)
+        return batch + jobs * (row + token * length + pair * length**2) + crowd * (jobs * length) ** 2
 
     cost = CostModel()
     cost.seed(Observation(n, length, true(n, length)) for n in (1, 2, 8, 32) for length in (4, 16, 64, 256))
