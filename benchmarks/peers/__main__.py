@@ -43,6 +43,7 @@ class PeersSettings(BaseSettings):
     floor_texts: int = Field(290, ge=58, description="texts of the floor before and after each")
     seed: int = Field(7, description="of texts and arrivals")
     tries: bool = Field(False, description="each peer with each of its settings instead; the best is used from then on")
+    flush: bool = Field(False, description="peers count denormals as zero, as this server does; joined to no result")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda is refused: the peers have onnxruntime for CPUs")
     out: Path | None = Field(
         None, description="where the JSON goes; artifacts/peers.json if not given, peers-tries.json with --tries"
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
     if settings.tries:
         sys.stdout.write(f"{apart.tries(results.tries())}\n")
     code = finish(results, settings.file)
-    if has_ended and (settings.tries or not settings.targets):
+    if has_ended and not settings.flush and (settings.tries or not settings.targets):
         return max(code, join({"tries": results.tries()} if settings.tries else results.section()))
     return code
 
@@ -106,7 +107,7 @@ def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
     best = floor(bundle, variant, settings.floor_texts, None)["best_batch"]
     right = right_scores(bundle, bundle.encoder("cpu", variant), texts)
     plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)
-    return Setting(bundle, variant, texts, right, plan, settings.floor_texts, int(best))
+    return Setting(bundle, variant, texts, right, plan, settings.floor_texts, int(best), settings.flush)
 
 
 def finish(results: Results, out: Path) -> int:

@@ -39,6 +39,7 @@ class Setting:
     plan: Plan
     floor_texts: int
     best_batch: int
+    do_peers_flush: bool = False  # denormals, which ONNX Runtime does not unless it is told to
 
     @property
     def encoder(self) -> Path:
@@ -133,6 +134,7 @@ def peer_environment(setting: Setting, target: Target, port: int, spare: Sequenc
         "PEER_MAX_TOKENS": setting.bundle.manifest.max_tokens,
         "PEER_SPLIT": setting.best_batch if target.splits else 0,
         "PEER_PORT": port,
+        "PEER_FLUSH": int(setting.do_peers_flush),
         "PYTHONPATH": Path.cwd(),
     }
     facts |= {f"PEER_SPARE_{n}": spare_port for n, spare_port in enumerate(spare, 1)}

@@ -55,18 +55,19 @@ def test_who_opens_and_runs_a_model_has_denormals_as_before(model: Path) -> None
 
 def test_other_threads_have_them_meanwhile() -> None:
     seen: list[bool] = []
-    other = threading.Thread(target=lambda: seen.append(bool(small().all())))
-    ready, go = threading.Event(), threading.Event()
-    before = threading.Thread(target=lambda: (ready.set(), go.wait(), seen.append(bool(small().all()))))
-    before.start()
-    ready.wait()
+    entered = threading.Event()
+
+    def other() -> None:
+        entered.wait()
+        seen.append(bool(small().all()))
+
+    thread = threading.Thread(target=other)
+    thread.start()
     with Flushed():
         assert not small().any()
-        go.set()
-        before.join()
-    other.start()
-    other.join()
-    assert seen == [True, True]
+        entered.set()
+        thread.join()
+    assert seen == [True]
 
 
 def test_whoever_had_them_flushed_has_them_flushed_after_it() -> None:

@@ -28,6 +28,7 @@ from tests.results import result
 
 BEST = Batching(16, 10)
 MEASURED = "int8, mosec, as documented"
+MOSEC = targets(["mosec"])[0]
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,15 @@ def test_the_best_is_what_the_next_comparison_uses(peers: Callable[..., int], tm
     used.clear()
     assert peers(one, "--targets", "mosec", "--variant", "fp32") == 0
     assert ("as documented", Batching(32, 10)) in used, "of another encoder nothing is known"
+
+
+def test_peers_that_flush_denormals_are_joined_to_no_result(peers: Callable[..., int], tmp_path: Path) -> None:
+    """Nor are their tries: no documentation of theirs names the option."""
+    assert peers(fast_with_16, "--flush", "--tries", "--targets", "mosec") == 0
+    assert peers(lambda _target: figures(), "--flush") == 0
+    assert not (tmp_path / "results").exists()
+    told = [rounds.peer_environment(replace(SETTING, do_peers_flush=flush), MOSEC, 1, []) for flush in (False, True)]
+    assert [environment["PEER_FLUSH"] for environment in told] == ["0", "1"]
 
 
 def test_a_setting_that_is_not_known_any_more_is_not_used() -> None:

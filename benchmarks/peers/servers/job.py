@@ -6,7 +6,7 @@ Imports only what each peer's environment has: numpy, onnxruntime, tokenizers; o
 since on one core alone it would leave AMX off, which a peer would lose by how it is measured. The settings come by
 environment, since some peers start their workers themselves: `PEER_ENCODER`, `PEER_RANKER`, `PEER_FOLDER`,
 `PEER_MAX_TOKENS`, `PEER_SPLIT` (rows in a sub-batch; 0: as documented, one batch padded to its longest), `PEER_BATCH`,
-`PEER_WAIT_MS`, `PEER_PORT`.
+`PEER_WAIT_MS`, `PEER_FLUSH` (1: denormals count as zero), `PEER_PORT`.
 """
 
 from __future__ import annotations
@@ -96,4 +96,5 @@ def _session(model: Path) -> Any:  # noqa: ANN401 (onnxruntime has no types)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # one core, as everyone here
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", os.environ.get("PEER_FLUSH", "0"))
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
