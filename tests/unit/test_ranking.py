@@ -107,7 +107,7 @@ def test_an_error_takes_back_the_other_texts_of_its_entry_only() -> None:
     one = Bench(Request(query="ab", history=(TextEvent("abcd"), TextEvent("c"))), Request(query="de"))
     one.encoder.refuses = 4
     one.rankings.start()
-    assert [bytes(job.payload) for job in one.encoder.jobs] == [b"de"]
+    assert [bytes(job.payload.tolist()) for job in one.encoder.jobs] == [b"de"]
     one.encoder.run()
     assert [job.tokens for job in one.ranker.jobs] == [1]
 
