@@ -149,7 +149,7 @@ def _catalogue(every: Every) -> Iterator[Aim]:
     row = _large(found) if found else {}
     why = "python -m benchmarks catalogue"
     for depth, field in ((100, "recall"), (10, "recall_10")):
-        recalls = [one[field] for one in row["search"].values()] if row else []
+        recalls = [one[field] for one in row.get("search", {}).values() if field in one]  # older results have one only
         name = f"recall@{depth} at {_MANY:,} items, worst filter"
         yield Aim(name, _RECALL, [min(recalls)] if recalls else [], at, why=why)
     for name, whole in row.get("whole", {"whole Recommend": {"ratio": []}}).items():

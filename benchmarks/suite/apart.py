@@ -79,10 +79,15 @@ def tries(rows: Sequence[Row]) -> str:
     )
 
 
+def recall_10(search: Row) -> str:
+    """As it is shown; older results have none."""
+    return f"{search['recall_10']:.4f}" if "recall_10" in search else "-"
+
+
 def catalogue(rows: Sequence[Row]) -> str:
     """Three tables: search, whole requests, costs."""
     search = [
-        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", f"{s['recall_10']:.4f}", f"{s['worst']:.2f}"]
+        [f"{row['items']:,}", row["index"], name, f"{s['recall']:.4f}", recall_10(s), f"{s['worst']:.2f}"]
         + [f"{s[key]:.2f}" for key in ("p50_ms", "p99_ms")]
         for row in rows
         for name, s in row["search"].items()

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.suite import store
-from benchmarks.suite.apart import IN_PROCESS, few_rounds, label
+from benchmarks.suite.apart import IN_PROCESS, few_rounds, label, recall_10
 from benchmarks.suite.digest import digest
 from benchmarks.suite.result import Repeated, Result
 from benchmarks.suite.settings import RESULTS
@@ -171,7 +171,7 @@ def _catalogue(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         where = f"| {row['items']:,} | {row['index']} |"
         for name, found in row["search"].items():
-            recall = f"{found['recall']:.4f} | {found['recall_10']:.4f}"
+            recall = f"{found['recall']:.4f} | {recall_10(found)}"
             lines.append(f"{where} search, {name} | {recall} | {_times(found)} | |")
         for name, found in row["whole"].items():
             ratio = _cell(Repeated(values=found["ratio"]), 2)

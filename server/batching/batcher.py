@@ -103,7 +103,7 @@ class Batcher(Generic[P, R]):
     def submit_many(self, jobs: Sequence[Job[P, R]]) -> list[SwiftrecError | None]:
         """Queue new jobs together, each as `submit` would; for each the error that refused it, or None."""
         for job in jobs:
-            job.cost_s = self.cost.row_s(job.tokens) + self.cost.batch_s / room(job.tokens, self._limits)
+            job.cost_s = self.cost.job_s(job.tokens, room(job.tokens, self._limits))
         with self._lock:
             if not self._is_open:
                 return [ShuttingDown("the server is stopping") for _ in jobs]

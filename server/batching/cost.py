@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -52,6 +53,12 @@ class CostModel:
     def crowd_s(self, length: int) -> float:
         """Seconds for each pair of rows of `length` padded tokens in one batch."""
         return self._terms[4] * length * length
+
+    def job_s(self, length: int, room: int) -> float:
+        """Seconds of a row's share of the cheapest batch of up to `room` such rows."""
+        batch_s, crowd_s = self.batch_s, self.crowd_s(length)
+        jobs = room if crowd_s * room * room <= batch_s else max(1.0, math.sqrt(batch_s / crowd_s))
+        return self.row_s(length) + batch_s / jobs + jobs * crowd_s
 
     def __call__(self, jobs: int, length: int) -> float:
         """Seconds of a batch of `jobs` rows padded to `length` tokens."""

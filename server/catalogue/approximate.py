@@ -101,7 +101,8 @@ class ApproximateIndex:
         """
         selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
         wanted = k + max(k, _SPARE) + len(allowed.denied)
-        probes = min(int(self._lists.nlist), lists_for(k * len(self._vectors) / max(1, allowed.count), self._reach))
+        depth = (k + allowed.missing) * len(self._vectors) / max(1, allowed.count)  # the denied may all lie above
+        probes = min(int(self._lists.nlist), lists_for(depth, self._reach))
         query = (user @ self._metric.users)[np.newaxis]
         _, found = self._lists.search(query, wanted, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
         candidates = np.sort(found[0][found[0] >= 0])

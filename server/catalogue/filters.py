@@ -39,12 +39,16 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Which of `items` may be answered, and how many: those whose bit is set; without bits all but `denied` (few)."""
+    """Which of `items` may be answered, and how many: those whose bit is set; without bits all but `denied` (few).
+
+    `missing`: how many hold the conditions, but are denied. They may be the best of all: what a user has seen is.
+    """
 
     items: int
     count: int
     bits: Bits | None
     denied: Positions
+    missing: int
 
     def holds(self, positions: Positions) -> NDArray[np.bool_]:
         """Whether each of them may be answered."""
@@ -118,9 +122,11 @@ class Attributes:
             only = self._pack([np.fromiter(chosen, dtype=np.int64)])
             bits = only if bits is None else bits & only
         if bits is None and len(out) <= _MANY:
-            return Allowed(self._items, self._items - len(out), None, out)
-        bits = (self._full if bits is None else bits) & ~self._pack([out])
-        return Allowed(self._items, int(np.bitwise_count(bits.view(np.uint64)).sum()), bits, out[:0])
+            return Allowed(self._items, self._items - len(out), None, out, len(out))
+        held = self._full if bits is None else bits
+        bits = held & ~self._pack([out])
+        count = _count(bits)
+        return Allowed(self._items, count, bits, out[:0], _count(held) - count if len(out) else 0)
 
     def _conditions(self, conditions: Filter) -> Bits | None:
         """The bits of all conditions on attributes; None if there are none."""
@@ -160,3 +166,7 @@ class Attributes:
         for some in places:
             flags[some] = True
         return np.packbits(flags, bitorder="little")
+
+
+def _count(bits: Bits) -> int:
+    return int(np.bitwise_count(bits.view(np.uint64)).sum())

@@ -175,6 +175,8 @@ class Rankings:
             self._call.arrived()
 
     def _rank(self, entries: Sequence[Entry]) -> None:
+        if self._call.is_cancelled:
+            return
         self._missing = len(entries)
         is_list = len(entries) >= TOGETHER  # which is searched for together at its end, better than a batch at a time
         jobs: list[Job[Wanted, Found]] = [

@@ -50,8 +50,9 @@ class Recommender:
         started = self._clock()
         call.expect(1)
         encoding = Encoding(self._parts, [texts], [priority], call, call.arrived)
-        encoding.start()
         try:
+            call.check()
+            encoding.start()
             await call
             vectors = encoding.results[0]
             if isinstance(vectors, SwiftrecError):
@@ -82,8 +83,9 @@ class Recommender:
         started = self._clock()
         call.expect(1)
         rankings = Rankings(self._parts, requests, call)
-        rankings.start()
         try:
+            call.check()  # who has gone already asks for nothing
+            rankings.start()
             await call
         except SwiftrecError:
             for _ in requests:

@@ -103,7 +103,7 @@ def test_candidates_of_the_rough_search_are_within_its_error() -> None:
     random = np.random.default_rng(5)
     vectors = (random.standard_normal(64) + 1e-7 * random.standard_normal((5_000, 64))).astype(np.float32)
     users = random.standard_normal((8, 64), dtype=np.float32)
-    everything = Allowed(5_000, 5_000, None, np.empty(0, dtype=np.int64))
+    everything = Allowed(5_000, 5_000, None, np.empty(0, dtype=np.int64), 0)
     found = exact.search_many(vectors, 100.0, users, [everything.denied] * 8, 10)
     assert found == [None] * 8  # all are candidates: nothing is gained
     rough = np.argsort(-(users @ vectors.T), axis=1)[:, :10]
@@ -165,6 +165,21 @@ def many(bundle: Bundle) -> Many:
 @pytest.mark.parametrize("share", ["all", "half", "tenth"])
 def test_recall_is_at_least_99_percent(many: Many, share: str, depth: int) -> None:
     assert many.recall(many.index, share, depth) >= 0.99
+
+
+@pytest.mark.parametrize("denied", [20, 90])
+@pytest.mark.parametrize("share", ["all", "tenth"])
+def test_recall_is_the_same_where_the_best_items_are_denied(many: Many, share: str, denied: int) -> None:
+    """What a user has seen, or a page before, is the best of all: the next ten lie below it."""
+    narrows = (AttributeValues("in", (share,)),) if share in _SHARES else ()
+    hits = []
+    for user in many.users:
+        best, _ = exact.search(many.vectors, user, many.allowed(share), denied + 10)
+        allowed = many.attributes.allow(Filter(any_of=narrows), (), best[:denied].tolist())
+        assert allowed.missing == denied
+        found, _ = many.index.search(user, allowed, 10)
+        hits.append(len({*best[denied:].tolist()} & {*found.tolist()}) / 10)
+    assert np.mean(hits) >= 0.99
 
 
 @given(

@@ -128,3 +128,12 @@ def test_cost_model_never_predicts_less_than_nothing(seen: list[tuple[int, int, 
     cost.seed(Observation(*one) for one in seen)
     assert cost(1, 1) >= 0
     assert cost(64, 256) >= cost(1, 256) >= 0
+
+
+@given(st.integers(1, 128), st.integers(1, 64), st.sampled_from([0.0, 1e-9, 1e-7]))
+def test_share_of_a_row_is_that_of_the_cheapest_batch(length: int, room: int, crowd: float) -> None:
+    cost = CostModel()
+    grid = [(n, tokens) for n in (1, 2, 8, 32) for tokens in (4, 16, 64, 256)]
+    cost.seed(Observation(n, tokens, 1e-3 + 1e-5 * n * tokens + crowd * (n * tokens) ** 2) for n, tokens in grid)
+    cheapest = min(cost(n, length) / n for n in range(1, room + 1))
+    assert cheapest * 0.9 <= cost.job_s(length, room) <= cheapest * (1 + 1e-9)
