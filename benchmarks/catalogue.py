@@ -69,7 +69,7 @@ class CatalogueSettings(BaseSettings):
 class Search:
     """Filter and search under one filter; recall is against the exact search, of the best 100.
 
-    `recall_10`: of the best ten when ten are searched for, as in the whole Recommends.
+    `recall_10`: of the best ten when ten are searched for, and nothing that the user has seen is left out.
     """
 
     recall: float
