@@ -18,7 +18,7 @@ from benchmarks.machine import cpu_seconds, pinned
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 _LOOK_S = 0.1
 _STOP_S = 15.0
-_PORTS = range(20_000, 32_000)  # below those that Linux gives to who connects, which are taken at any moment
+_PORTS = range(20_000, 32_000)  # below those that Linux by default gives to who connects, taken at any moment
 
 
 class PeerError(RuntimeError):
@@ -111,7 +111,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody has at this moment, nor is given by the system before the server listens.
+    """Ports that nobody has at this moment, nor is given by the system, by default, before the server listens.
 
     Raises:
         StartError: there are not so many.

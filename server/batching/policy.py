@@ -72,7 +72,7 @@ class Reason(Enum):
 
     DRAINED = "drained"  # nothing else was there
     FULL = "full"  # one more would have broken a limit
-    CUT = "cut"  # one more would have cost more padding than a batch of its own
+    CUT = "cut"  # one more would have cost more, by padding or crowding, than a batch of its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from server.batching.job import Job, State
 from server.catalogue.catalogue import Catalogue, Item
-from server.errors import NotFound, Overloaded, SwiftrecError
-from server.pipeline.call import Call
+from server.errors import Cancelled, NotFound, Overloaded, SwiftrecError
+from server.pipeline.call import Call, finish
 from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.pipeline.encodings import Encodings
 from server.pipeline.ranking import Rankings
+from server.pipeline.recommender import Recommender
 from server.pipeline.steps import Parts
 from server.pipeline.wanted import Found
 
@@ -70,6 +72,7 @@ class Bench:
         catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
         encodings = Encodings(cast(Any, self.encoder), 0)
         parts = Parts(self.letters, encodings, cast(Any, self.ranker), catalogue, 5, clock=lambda: 0.0)
+        self.recommender = Recommender(parts)
         self.call = Call(_EVER, clock=lambda: 0.0)
         self.call.expect(1)
         self.has_ended = not self.call.then(self._end)
@@ -90,6 +93,15 @@ def test_entries_take_each_step_together() -> None:
     one.ranker.run()
     assert one.has_ended
     assert all(isinstance(answer, Recommendation) for answer in one.rankings.outcomes())
+
+
+def test_who_has_gone_already_asks_for_nothing() -> None:
+    one = Bench()
+    one.call.cancel()
+    for work in (one.recommender.recommend(Request(query="abc"), one.call), one.recommender.encode(["abc"], one.call)):
+        with pytest.raises(Cancelled):
+            finish(work)
+    assert (one.letters.calls, one.encoder.groups) == (0, [])
 
 
 def test_an_entry_that_is_refused_leaves_the_others_alone() -> None:
