@@ -24,7 +24,7 @@ from server.models.runtime import onnxruntime
 from server.models.session import Session, open_session
 
 _SIZES = ((2, 32), (4, 32), (2, 64), (4, 64), (2, 128), (4, 128))  # rows and tokens
-_ROW = 7  # the id of every token
+_TOKEN = 7  # the id of every token
 
 
 class PaddingSettings(BaseSettings):
@@ -63,8 +63,7 @@ def run(settings: PaddingSettings) -> int:
             if length > bundle.manifest.max_tokens:
                 continue
             line = [f"{rows} x {length}"]
-            for name, us in measure(sessions, rows, length, settings.repeats).items():
-                full, one, half = us
+            for name, (full, one, half) in measure(sessions, rows, length, settings.repeats).items():
                 line += [f"{full:.0f}", f"{one / full:.3f}", f"{half / full:.3f}"]
                 found.append({"session": name, "rows": rows, "tokens": length, "us": full, "one": one, "half": half})
             cells.append(line)
@@ -79,7 +78,7 @@ def measure(
 
     All are padded to `length`; the median of `repeats` runs in turn.
     """
-    batches = [[[_ROW] * length] + [[_ROW] * held] * (rows - 1) for held in (length, length - 1, length // 2)]
+    batches = [[[_TOKEN] * length] + [[_TOKEN] * held] * (rows - 1) for held in (length, length - 1, length // 2)]
     spent: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in sessions}
     for _ in range(repeats):
         for name, session in sessions.items():
