@@ -68,11 +68,8 @@ class Wish:
     __slots__ = ("done", "ids", "key", "priority")
 
     def __init__(self, ids: Sequence[int], priority: int, done: Done) -> None:
-        self.ids, self.priority, self.done = (
-            array("I", ids),
-            priority,
-            done,
-        )  # copied into a batch without Python's ints
+        self.ids = array("I", ids)  # a batch copies it without Python's ints
+        self.priority, self.done = priority, done
         self.key = self.ids.tobytes()
 
 
