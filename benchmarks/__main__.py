@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import (
     catalogue,
+    contention,
     echo,
     floor,
     fronts,
@@ -36,6 +37,7 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "bench": (BenchSettings, suite.run),
     "catalogue": (catalogue.CatalogueSettings, catalogue.run),
     "compare": (compare.CompareSettings, compare.run),
+    "contention": (contention.ContentionSettings, contention.run),
     "echo": (echo.EchoSettings, echo.run),
     "floor": (floor.FloorSettings, floor.run),
     "fronts": (fronts.FrontsSettings, fronts.run),

@@ -12,6 +12,7 @@ from export.errors import ExportError
 from export.package import targets
 from export.package.ladder import report
 from export.stage import Job, run_all, run_one
+from export.threads import prepare_threads
 from server.config import read_settings
 from server.errors import ConfigError
 
@@ -47,4 +48,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    prepare_threads()
     sys.exit(main())

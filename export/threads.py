@@ -1,0 +1,28 @@
+"""The threads of PyTorch's operators, settled in the environment before torch is imported: later is too late.
+
+An operator splits its work over the cores and waits for the slowest part. By default OpenMP waits in a loop, for up to
+milliseconds; where another process holds one of the cores, the thread that loops takes the other from the one it waits
+for, so that training beside a single busy process took 3 to 12 times its CPU time. Waiting passively costs nothing that
+could be measured on a quiet machine (`python -m benchmarks contention`, benchmarks/LOG.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+
+from server.tuning.cores import usable_cores
+
+
+def prepare_threads(environment: MutableMapping[str, str] | None = None) -> None:
+    """One thread for each usable core, and passive waiting. What the user has set stays.
+
+    Raises:
+        RuntimeError: torch was imported before: OpenMP has already read its variables.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("prepare_threads() must be called before torch is imported")
+    environment = os.environ if environment is None else environment
+    environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

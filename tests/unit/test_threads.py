@@ -1,0 +1,71 @@
+"""Training keeps its CPU time beside busy processes; cores are counted by affinity and by the container's quota."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
+from export.threads import prepare_threads
+from server.tuning.cores import usable_cores
+
+_FACTOR = 2.5  # control and chosen way differ by 6 to 10
+
+
+def test_waiting_for_a_thread_that_lost_its_core_costs_no_cpu_time(tmp_path: Path) -> None:
+    """CPU seconds, which a busy machine hardly changes; OpenMP's default way of waiting is the control."""
+    settings = ContentionSettings(data=tmp_path, steps=4)
+    alone = spend(settings, WAITING[0], WORK[1]).cpu
+    with busy_loops(len(os.sched_getaffinity(0))):
+        chosen, control = (spend(settings, way, WORK[1]).cpu for way in WAITING)
+    assert chosen < _FACTOR * alone
+    if usable_cores() > 1:  # one thread waits for nobody
+        assert control > _FACTOR * alone
+
+
+def test_what_the_user_has_set_stays() -> None:
+    environment = {"OMP_NUM_THREADS": "3"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "torch", raising=False)
+        prepare_threads(environment)
+    assert environment == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize(
+    ("files", "groups", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, "0::/\n", 64),
+        ({"cpu.max": "150000 100000"}, "0::/\n", 2),
+        ({"cpu.max": "10000 100000"}, "0::/\n", 1),
+        ({"a/cpu.max": "400000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b\n", 4),
+        ({"a/cpu.max": "400000 100000", "a/b/cpu.max": "300000 100000"}, "0::/a/b\n", 3),
+        ({"cpu.max": "300000 100000"}, "0::/only/visible/on/the/host\n", 3),
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, "3:cpu,cpuacct:/\n2:pids:/\n", 3),
+        (
+            {"cpu,cpuacct/x/cpu.cfs_quota_us": "-1", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
+            "3:cpu,cpuacct:/x\n",
+            64,
+        ),
+        ({"cpu.max": "garbage"}, "0::/\n", 64),
+        ({}, "", 64),
+    ],
+)
+def test_a_containers_quota_counts_as_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], groups: str, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "own").write_text(groups)
+    assert usable_cores(tmp_path, tmp_path / "own") == cores
+
+
+def test_affinity_counts_where_it_is_less_than_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3})
+    (tmp_path / "cpu.max").write_text("800000 100000")
+    (tmp_path / "own").write_text("0::/\n")
+    assert usable_cores(tmp_path, tmp_path / "own") == 1
