@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +18,15 @@ from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 ROOT = Path(__file__).parent.parent
 
+_ENVIRONMENT = dict(os.environ)
+# Nothing has imported torch yet. In tiny trainings its threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     """The quick bundle, exported first where it is missing or stale."""
-    subprocess.run([sys.executable, "-m", "export", "--preset", "quick"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "export", "--preset", "quick"], cwd=ROOT, check=True, env=_ENVIRONMENT)
     return load_bundle(ROOT / "artifacts" / "movielens-quick")
 
 

@@ -132,12 +132,15 @@ class Engine:
         facts = self.bundle.manifest
         row = self.tokenizer.encode(["warm up"])[0]
         nothing = np.zeros(facts.dimensions, dtype=np.float32)
-        texts = _Grid(self._encoder, lambda length: (row * length)[:length], facts.max_tokens, facts.dimensions)
+        texts = _Grid(
+            self._encoder, lambda length: (row * length)[:length], facts.max_tokens, facts.dimensions, self._clock
+        )
         users = _Grid(
             self._ranker,
             lambda length: UserSequence([nothing] * length, [Kind.ITEM] * length),
             facts.max_history,
             facts.dimensions,
+            self._clock,
         )
         try:
             self.encode.cost.seed(texts.measure(self.options.limits))
@@ -162,8 +165,16 @@ class Engine:
 class _Grid(Generic[P]):
     """Runs a model at several batch sizes and lengths."""
 
-    def __init__(self, model: Model[P, Vector], job: Callable[[int], P], longest: int, dimensions: int) -> None:
+    def __init__(
+        self,
+        model: Model[P, Vector],
+        job: Callable[[int], P],
+        longest: int,
+        dimensions: int,
+        clock: Callable[[], float],
+    ) -> None:
         self._model, self._job, self._longest, self._dimensions = model, job, longest, dimensions
+        self._clock = clock
 
     def measure(self, limits: Limits) -> Iterator[Observation]:
         """The time of each size within the limits; the first run of a size warms it up and does not count."""
@@ -174,6 +185,6 @@ class _Grid(Generic[P]):
                     shape = (len(made := self._model.run(batch)), *made[0].shape)
                     if shape != (jobs, self._dimensions):
                         raise ValueError(f"answered {list(shape)} for {jobs} rows of {self._dimensions} dimensions")
-                    started = time.perf_counter()
+                    started = self._clock()
                     self._model.run(batch)
-                    yield Observation(jobs, length, time.perf_counter() - started)
+                    yield Observation(jobs, length, self._clock() - started)

@@ -68,15 +68,13 @@ def test_accepted_call_is_answered_after_sigterm_and_new_ones_are_refused(bundle
 def test_second_sigterm_or_the_end_of_the_grace_cuts_it_short(
     bundle: Bundle, signals: int, flags: tuple[str, ...]
 ) -> None:
-    with slow_server(bundle, 6_000, *flags) as (process, address, metrics), grpc.insecure_channel(address) as channel:
+    with slow_server(bundle, 600_000, *flags) as (process, address, metrics), grpc.insecure_channel(address) as channel:
         call = started(channel, metrics)
-        before = time.monotonic()
         process.send_signal(signal.SIGTERM)
         if signals == 2:
             assert until_refused(channel)  # the first signal is being obeyed
             process.send_signal(signal.SIGTERM)
-        assert process.wait(LONG) == 0
-        assert time.monotonic() - before < 5
+        assert process.wait(LONG) == 0  # the model would take ten minutes
         with pytest.raises(grpc.RpcError):
             call.result(LONG)
 
@@ -115,10 +113,9 @@ def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(
     ):
         child.suspend()  # for as long as it takes
         try:
-            before, process = time.monotonic(), psutil.Process(server.pid)
+            process = psutil.Process(server.pid)
             process.terminate()
             process.wait(LONG)
-            assert time.monotonic() - before < 5
             with pytest.raises(grpc.RpcError):
                 call.result(LONG)
         finally:

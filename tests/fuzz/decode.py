@@ -155,7 +155,7 @@ class Checker:
 
     def check(self, case: Case) -> str:
         """How the case ended: "ok", the name of an allowed error, or a failure that begins with "!"."""
-        started = time.perf_counter()
+        started = time.thread_time()  # a busy machine makes no case slower
         try:
             self.answer(case)
             ending = "ok"
@@ -163,7 +163,7 @@ class Checker:
             ending = type(error).__name__
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the finding)
             return f"!{type(error).__name__}: {error}"
-        if (took := time.perf_counter() - started) > LIMIT_S:
+        if (took := time.thread_time() - started) > LIMIT_S:
             return f"!took {took:.2f} s"
         return ending
 
@@ -174,9 +174,9 @@ def run(number: int, seed: int, start: int = 0, progress: Callable[[Outcome], No
     level, began = logging.getLogger().level, time.perf_counter()
     for n in range(start, start + number):
         case = cases.case(n)
-        since = time.perf_counter()
+        since = time.thread_time()
         ending = checker.check(case)
-        outcome.slowest_s = max(outcome.slowest_s, time.perf_counter() - since)
+        outcome.slowest_s = max(outcome.slowest_s, time.thread_time() - since)
         outcome.cases += 1
         outcome.outcomes[ending if ending[0] != "!" else "failed"] += 1
         if ending[0] == "!":

@@ -15,6 +15,7 @@ from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.pipeline.call import Call, finish
 from server.pipeline.domain import Request
+from tests.until import LONG
 
 
 async def awaited(call: Call) -> None:
@@ -36,8 +37,9 @@ class Context:
 
 @pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 5.0)])
 def test_call_takes_the_clients_deadline_or_an_earlier_default(remaining: float | None, seconds: float) -> None:
+    before = time.monotonic()
     call = Calls(5.0).of(Context(remaining)).call()  # type: ignore[arg-type] # a hand-written part of a context
-    assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.5)
+    assert before + seconds <= call.deadline <= time.monotonic() + seconds
 
 
 @pytest.mark.parametrize(
@@ -47,8 +49,9 @@ def test_call_takes_the_clients_deadline_or_an_earlier_default(remaining: float 
 def test_call_takes_the_earliest_of_client_request_and_default(
     remaining: float | None, asked: float, seconds: float
 ) -> None:
+    before = time.monotonic()
     call = Calls(5.0).of(Context(remaining)).call(asked)  # type: ignore[arg-type] # a hand-written part of a context
-    assert call.deadline - time.monotonic() == pytest.approx(seconds, abs=0.1)
+    assert before + seconds <= call.deadline <= time.monotonic() + seconds
 
 
 def test_late_request_is_refused_and_never_run(app: App) -> None:
@@ -88,13 +91,11 @@ def test_stream_keeps_one_callback_however_many_messages_it_has() -> None:
 
 
 def test_call_that_was_over_before_it_expected_anything_does_not_wait() -> None:
-    call = Call(time.monotonic() + 60)
+    call = Call(time.monotonic() + LONG)
     call.cancel()
     call.expect(1)
-    started = time.monotonic()
-    with pytest.raises(Cancelled):
+    with pytest.raises(Cancelled):  # who waits in vain meets the deadline
         finish(awaited(call))
-    assert time.monotonic() - started < 5
 
 
 def test_call_whose_deadline_has_passed_says_so_even_if_it_was_cancelled() -> None:

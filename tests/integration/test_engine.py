@@ -53,14 +53,23 @@ def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: 
 
 
 def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
-    def open_slow(path: Path, _device: str, _threads: int) -> Session:
-        return StubSession(128, 0.02 if path.name.startswith("encoder") else 0.04)
+    now = [0.0]
 
-    engine = Engine(bundle, EngineOptions(), open_session=open_slow)
+    class Timed(StubSession):
+        """Each run takes the same time by the clock of the engine."""
+
+        def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+            now[0] += self._service_s
+            return np.zeros((len(next(iter(feeds.values()))), self._dimensions), dtype=np.float32)
+
+    def open_slow(path: Path, _device: str, _threads: int) -> Session:
+        return Timed(128, 0.02 if path.name.startswith("encoder") else 0.04)
+
+    engine = Engine(bundle, EngineOptions(), open_session=open_slow, clock=lambda: now[0])
     sizes = ((1, 5), (8, 40), (20, 10))
     assert all(batcher.cost(*size) < 0.01 for batcher in (engine.encode, engine.rank) for size in sizes)
     engine.warm_up()
-    for size in sizes:  # a busy machine sleeps longer
+    for size in sizes:
         assert 0.015 < engine.encode.cost(*size) < 0.04
         assert 0.03 < engine.rank.cost(*size) < 0.08
 

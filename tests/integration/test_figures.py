@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from statistics import median
 
 import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from benchmarks.machine import cpu_seconds
 from export.evaluate.record import Quality
 from export.quality import QUALITY
 from export.variants import Variant
@@ -88,14 +87,13 @@ def test_unloaded_server_is_quick_and_small(bundle: Bundle) -> None:
         request = pb.RecommendRequest(query=_QUERY, history=[pb.Event(item_id="50")])
         for _ in range(20):
             server.stub.Recommend(request, timeout=10)
-        times = []
+        before = cpu_seconds(server.pid)
         for _ in range(200):
-            started = time.perf_counter()
             server.stub.Recommend(request, timeout=10)
-            times.append(1e3 * (time.perf_counter() - started))
+        cpu_ms = 1e3 * (cpu_seconds(server.pid) - before) / 200
         process = psutil.Process(server.pid)
         megabytes = process.memory_info().rss / 1e6
         loaded = {m.path for m in process.memory_maps()}
-    assert median(times) <= 10, f"p50 {median(times):.1f} ms"
+    assert cpu_ms <= 10  # of CPU: other processes change the clock's time
     assert megabytes <= 400
     assert not [path for path in loaded if "torch" in path]

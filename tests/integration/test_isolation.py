@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,14 +188,12 @@ class Freed:
         with one.app.registry.use() as engine:
             monkeypatch.setattr(engine.watch.models[model], "dropped", lambda _why: self._places.release())
 
-    def wait_s(self, places: int) -> float:
-        """Seconds until so many more are free."""
-        started = time.monotonic()
+    def wait(self, places: int) -> None:
+        """Until `places` more are free."""
         assert all(self._places.acquire(timeout=LONG) for _ in range(places))
-        return time.monotonic() - started
 
 
-def test_cancelled_and_expired_calls_free_their_places_within_50_ms(
+def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench(bundle) as one:
@@ -207,16 +204,16 @@ def test_cancelled_and_expired_calls_free_their_places_within_50_ms(
         one.until_waiting(40)
         for call in calls:
             call.cancel()
-        assert freed.wait_s(20) <= 0.05
+        freed.wait(20)  # the model is still held
         assert {code(call) for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        assert freed.wait_s(20) <= 0.05
+        freed.wait(20)  # the model is still held
         one.until_waiting(0)
         one.encoder.gate.set()
         assert one.ask("the next").result(LONG).rows == 1
         assert one.encoder.sizes == [1, 1]  # none of the forty ran
 
 
-def test_calls_that_wait_for_ranking_free_their_places_within_50_ms(
+def test_calls_that_wait_for_ranking_free_their_places_while_the_model_is_busy(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench(bundle) as one:
@@ -230,9 +227,9 @@ def test_calls_that_wait_for_ranking_free_their_places_within_50_ms(
         one.until_ranking(40)
         for call in calls:
             call.cancel()
-        assert freed.wait_s(20) <= 0.05
+        freed.wait(20)  # the model is still held
         assert {code(call) for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        assert freed.wait_s(20) <= 0.05
+        freed.wait(20)  # the model is still held
         one.until_ranking(0)
         one.ranker.gate.set()
         assert held.result(LONG).items

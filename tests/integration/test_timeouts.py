@@ -102,12 +102,11 @@ def held(bundle: Bundle) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("ask", [unary, listed, inferred])
 def test_patient_client_is_told_after_the_default(held: Bench, ask: Ask) -> None:
-    started = time.monotonic()
     with grpc.insecure_channel(f"127.0.0.1:{held.app.port}") as channel, pytest.raises(grpc.RpcError) as late:
         ask(channel, _LONG, _LONG)
     assert isinstance(late.value, grpc.Call)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - started < _LONG / 2
+    assert late.value.trailing_metadata()  # by the server: the client's own timer has no metadata to give
 
 
 def test_patient_stream_is_told_of_each_message_and_lives_on(held: Bench) -> None:
