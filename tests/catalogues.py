@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
+from export.data.layout import ITEMS
 from export.data.mistakes import Mistakes
 from export.data.rows import find
 from export.data.tables import read
@@ -61,7 +62,7 @@ def _peak_mb() -> float:
 
 def _read_all(folder: Path) -> Iterator[object]:
     """The control: every row of the items in memory at once."""
-    table = find(folder, "items", ("item_id",), Mistakes())
+    table = find(folder, "items", ITEMS, Mistakes())
     assert table is not None
     yield list(table.rows())
 

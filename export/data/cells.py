@@ -1,30 +1,105 @@
-"""One cell as an id, a text, values, a time or a rating; None where it holds none, and the mistake is noted."""
+"""One cell as an id, a text, attribute values, a time or a rating; None where it holds none: the mistake is noted."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from datetime import UTC, datetime
 
+from export.data.ids import id_fault
+from export.data.layout import RATING
 from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE
 from export.data.rows import Cells, Table
 
-RATING = "rating"  # the column
+_SHOWN_CHARS = 60
 
 
-def text_of(value: object) -> str | None:
-    """A text with single spaces, "" for an empty cell or NaN, None for what is neither text nor number.
+def is_missing(value: object) -> bool:
+    """Whether a cell holds nothing: null, white space only, or NaN, which stands for null in tables of numbers."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
 
-    A whole float is written as an integer: an id column with a gap comes out of many tools as floats.
+
+def needed_id(table: Table, number: int, row: Cells, name: str) -> str | None:
+    """An id: a text as it is, byte for byte, or a whole number.
+
+    A decimal number is none: 1.0 would be another id than 1 in a table that has whole numbers.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    value = row.get(name)
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        table.mistakes.add(EMPTY, table.where(number), f"{name} is empty or missing")
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        reason = f"{name} is {_shown(value)}, which is neither a text nor a whole number"
+        table.mistakes.add(BAD_ID, table.where(number), reason)
+        return None
+    text = str(value)
+    if fault := id_fault(text):
+        table.mistakes.add(BAD_ID, table.where(number), f"{name} {_shown(text)} {fault}")
+        return None
+    return text
+
+
+def needed_text(table: Table, number: int, row: Cells, name: str) -> str | None:
+    """The text of a cell that must not be empty, its words separated by single spaces."""
+    text = _text_of(row.get(name))
+    if text is None:
+        table.mistakes.add(VALUE, table.where(number), f"{name} is {_shown(row[name])}")
+    elif not text:
+        table.mistakes.add(EMPTY, table.where(number), f"{name} is empty or missing")
+    return text or None
+
+
+def title_of(table: Table, number: int, row: Cells) -> str:
+    """The title, its words separated by single spaces; empty where there is none."""
+    title = _text_of(row.get("title"))
+    if title is None:
+        table.mistakes.add(CELL, table.where(number), f"title is {_shown(row['title'])}")
+    return title or ""
+
+
+def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
+    """The values of an attribute, each once, as they are: a list, or a text in which "|" separates them.
+
+    None of a cell that is wrong.
+    """
+    cell = row[name]
+    values = [_value_of(part) for part in (cell if isinstance(cell, list) else [cell])]
+    if None in values:
+        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(cell)}")
+        return []
+    texts = [value for value in values if value]
+    if not isinstance(cell, list):
+        texts = [part.strip() for text in texts for part in text.split("|")]
+    return list(dict.fromkeys(text for text in texts if text.strip()))
+
+
+def group_of(table: Table, number: int, row: Cells, name: str) -> str:
+    """The group that a user belongs to by one column; empty where there is none."""
+    group = _value_of(row[name])
+    if group is None:
+        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(row[name])}")
+    return group or ""
+
+
+def _text_of(value: object) -> str | None:
+    text = None if isinstance(value, bool) else _value_of(value)
+    return None if text is None else " ".join(text.split())
+
+
+def _value_of(value: object) -> str | None:
+    """A text as it is, a number without a fraction as a whole one, true or false; "" if missing, None for the rest."""
+    if is_missing(value):
         return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if not isinstance(value, str | int | float | date):
-        return None
-    text = " ".join(str(value).split())
-    return text if text.isascii() or _is_unicode(text) else None
+    if isinstance(value, int | float):
+        return str(value)
+    return value if isinstance(value, str) and (value.isascii() or _is_unicode(value)) else None
 
 
 def _is_unicode(text: str) -> bool:
@@ -36,27 +111,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def needed_text(table: Table, number: int, row: Cells, name: str) -> str | None:
-    """The text of a cell that must not be empty."""
-    text = text_of(row.get(name))
-    if text is None:
-        table.mistakes.add(VALUE, table.where(number), f"{name} is {_shown(row[name])}")
-    elif not text:
-        table.mistakes.add(EMPTY, table.where(number), f"{name} is empty or missing")
-    return text or None
-
-
-def needed_id(table: Table, number: int, row: Cells, name: str) -> str | None:
-    """An id: a text that can be printed."""
-    text = needed_text(table, number, row, name)
-    if text is not None and not text.isprintable():
-        table.mistakes.add(BAD_ID, table.where(number), f"{name} {text!r} holds characters that cannot be printed")
-        return None
-    return text
-
-
 def needed_time(table: Table, number: int, row: Cells, name: str) -> float | None:
-    """Seconds since 1970 of a number, an ISO 8601 text (UTC unless it says otherwise) or a Parquet date or time."""
+    """A number, as a rule seconds since 1970, or an ISO 8601 text as such seconds (UTC unless it says otherwise)."""
     value = row.get(name)
     if value is None or value == "":
         table.mistakes.add(EMPTY, table.where(number), f"{name} is empty or missing")
@@ -69,23 +125,14 @@ def needed_time(table: Table, number: int, row: Cells, name: str) -> float | Non
 
 
 def _seconds(value: object) -> float | None:
+    number = _number(value)
+    if number is not None or not isinstance(value, str):
+        return number
     try:
-        if isinstance(value, str):
-            value = _number_or_date(value)
-        if isinstance(value, datetime):
-            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-        if isinstance(value, date):
-            return datetime.combine(value, time(), UTC).timestamp()
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError, OSError):
+        moment = datetime.fromisoformat(value.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         return None
-
-
-def _number_or_date(text: str) -> float | datetime:
-    try:
-        return float(text)
-    except ValueError:
-        return datetime.fromisoformat(text.strip())
 
 
 def needed_rating(table: Table, number: int, row: Cells) -> float | None:
@@ -103,22 +150,11 @@ def needed_rating(table: Table, number: int, row: Cells) -> float | None:
 
 def _number(value: object) -> float | None:
     try:
-        return float(value) if isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) else None
+        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
         return None
 
 
-def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
-    """The values of an attribute: a list, or a text in which "|" separates them; none of a cell that is wrong."""
-    cell = row[name]
-    parts = [text_of(part) for part in (cell if isinstance(cell, list) else [cell])]
-    if None in parts:
-        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(cell)}")
-        return []
-    split = [value.strip() for part in parts if part for value in part.split("|")]
-    return list(dict.fromkeys(value for value in split if value))
-
-
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -26,6 +26,7 @@ class _Read:
     dataset: Dataset
     texts: list[str]
     facts: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def run(job: Job, out: Path) -> None:
@@ -43,6 +44,8 @@ def run(job: Job, out: Path) -> None:
         adopt = _is_adopted(settings, checkpoint, read.dataset)
         family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)
         step()
+    for warning in read.warnings:
+        job.console.print(f"  warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if read.dataset.ratings:
         job.console.print(f"  {RATINGS}", markup=False, soft_wrap=True)
     if read.facts.get("skipped", NOTHING) != NOTHING:
@@ -70,7 +73,8 @@ def _read(settings: ExportSettings, checkpoint: Checkpoint, out: Path) -> _Read:
     collected = tables.read(settings.data, out, skip=skip, needs_interactions=not may_adopt, labels=labels)
     if collected.dataset.histories:
         leave_one_out(collected.dataset)  # refuses a data set that no stage after this one could use
-    return _Read(collected.dataset, collected.texts, collected.facts.rows())
+    facts = collected.facts
+    return _Read(collected.dataset, collected.texts, facts.rows(), facts.warnings)
 
 
 def _movielens(settings: ExportSettings, labels: Collection[str] | None, *, skip: bool) -> _Read:

@@ -44,6 +44,8 @@ def examine(folder: Path, console: Console) -> int:
         console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")
     if facts.ratings:
         console.print(RATINGS, soft_wrap=True)
+    for warning in facts.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if not facts.events:
         console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")
     if not report:

@@ -38,7 +38,8 @@ class Spread:
 class Facts:
     """Figures of one data set; `skipped` counts, by kind of mistake, rows that were left out and cells emptied.
 
-    `ratings` are the lowest and the highest one; None where there are none.
+    `ratings` are the lowest and the highest one; None where there are none. `times` are the first and the last one in
+    words; `warnings` are sentences on what is suspicious and stops nothing.
     """
 
     items: int
@@ -46,6 +47,7 @@ class Facts:
     text_words: Spread
     users: int
     events: int
+    times: str
     ratings: tuple[float, float] | None
     history_events: Spread
     usable_users: int
@@ -53,6 +55,7 @@ class Facts:
     tied_share: float
     texts: int
     skipped: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
     def rows(self) -> dict[str, str]:
         """Name -> figure, in words."""
@@ -63,6 +66,7 @@ class Facts:
             "attributes": attributes or "none",
             "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
             "events": f"{self.events:,}",
+            "times": self.times,
             **({"ratings": f"{self.ratings[0]:g} to {self.ratings[1]:g}"} if self.ratings else {}),
             "events of a user": str(self.history_events),
             "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",

@@ -12,6 +12,7 @@ from torch import Tensor
 from export.data.families import read_config, read_weights
 from export.data.fields import read_object, read_objects
 from export.data.head import Head, Shape
+from export.data.ids import id_fault
 from export.errors import CheckpointError
 
 CheckpointKind = Literal["classifier", "bi-encoder", "encoder"]
@@ -96,6 +97,11 @@ def _labels(named: dict[str, Any], rows: int, path: Path) -> tuple[str, ...]:
     labels = tuple(named[str(row)] for row in range(rows))
     if wrong := [label for label in labels if not isinstance(label, str | int) or isinstance(label, bool)]:
         raise CheckpointError(f"{path}: id2label names {wrong[0]!r}, which is no item_id: {remedy}")
+    for label in map(str, labels):
+        if fault := id_fault(label):
+            raise CheckpointError(
+                f"{path}: id2label names {label[:60]!r}, which {fault}, so it is no item_id: {remedy}"
+            )
     if len({*map(str, labels)}) < rows:
         raise CheckpointError(f"{path}: id2label names an item twice: {remedy}")
     return tuple(map(str, labels))

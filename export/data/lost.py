@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection
 
+from export.data.ids import known_spelling
 from export.data.mistakes import LABELS, LOST, Mistakes
 
 
@@ -41,5 +42,6 @@ def has_label(item: str, labels: Collection[str] | None, where: str, mistakes: M
     """Whether a classifier has a row for `item`, or there is no classifier; notes where it has none."""
     if labels is None or item in labels:
         return True
-    mistakes.add(LABELS, where, f"item_id {item!r} is none of the labels in id2label of the checkpoint")
+    near = known_spelling(item, labels)
+    mistakes.add(LABELS, where, f"item_id {item!r} is none of the labels in id2label of the checkpoint{near}")
     return False

@@ -24,10 +24,11 @@ class Kind:
 NO_TABLE = Kind("missing or double file", "put exactly one CSV, JSONL or Parquet file of each table there", False)
 NO_COLUMN = Kind("missing column", "add or rename the column", False)
 UNREADABLE = Kind("unreadable file", "write the file again as UTF-8 CSV, JSONL or Parquet", False)
+BAD_TYPE = Kind("column of a wrong type", "cast the column and write the file again", False)
 ENCODING = Kind("bad encoding", "save the file as UTF-8")
 BROKEN = Kind("broken row", "repair or remove the row")
 EMPTY = Kind("empty cell", "fill it or remove the row")
-BAD_ID = Kind("bad id", "give a printable number or text")
+BAD_ID = Kind("bad id", "give a text of 1 to 512 bytes without control characters, or a whole number")
 TWICE = Kind("duplicate item_id", "keep one row for each item")
 UNKNOWN = Kind("unknown item", "add the item to items or remove the row")
 TIME = Kind("unparsable time", "give seconds since 1970 or an ISO 8601 date and time")
@@ -35,6 +36,7 @@ RATED = Kind("bad rating", "give a finite number in every row, or leave the colu
 VALUE = Kind("bad value", "give a text, a number or a list of texts")
 LOST = Kind("event of an item that is left out", "put the item's row right")
 CELL = Kind("bad attribute cell", "give a text, a number or a list of texts", leaves_out=False)
+BAD_COLUMN = Kind("bad attribute column", "cast the column or remove it", leaves_out=False)
 LABELS = Kind("item without a label", "remove the item from items, name it in id2label, or take --adopt never")
 FEW_ITEMS = Kind("too few items", "add items", False)
 FEW_USERS = Kind("too few users", "add users or interactions; two are trained on, one validates and one tests", False)
@@ -97,5 +99,6 @@ class Mistakes:
         if not self._counts or (skip and not self.is_fatal):
             return
         kept = "; a bad attribute cell is emptied, its row stays" if CELL in self._counts else ""
+        kept += "; a bad attribute column is left out, its rows stay" if BAD_COLUMN in self._counts else ""
         hint = "" if self.is_fatal else f"\n--on-error skip leaves these rows out and counts them{kept}"
         raise DataError(f"the data cannot be used as it is\n{self.report()}{hint}")

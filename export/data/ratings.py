@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.cells import RATING, text_of
+from export.data.cells import is_missing
+from export.data.layout import RATING
 from export.data.mistakes import Mistakes
 from export.data.rows import Table
 
@@ -22,9 +23,9 @@ def has_ratings(table: Table) -> bool:
     JSONL that has none is read to its end for this, a second time; else the first row says it as a rule.
     """
     for _, row in replace(table, mistakes=Mistakes()).rows():
-        if text_of(row.get(RATING)) != "":
+        if not is_missing(row.get(RATING)):
             return True
-        if RATING not in row and table.path.suffix != ".jsonl":
+        if RATING not in row and table.format != "jsonl":
             return False
     return False
 

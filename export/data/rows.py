@@ -5,75 +5,128 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from export.data.mistakes import BROKEN, ENCODING, NO_COLUMN, NO_TABLE, UNREADABLE, Mistakes
+from export.data.layout import Layout, Role
+from export.data.mistakes import (
+    BAD_COLUMN,
+    BAD_TYPE,
+    BROKEN,
+    ENCODING,
+    NO_COLUMN,
+    UNREADABLE,
+    Kind,
+    Mistakes,
+)
+from export.data.parts import Format, Part, find_parts
 
-_MAX_LINE = 1 << 24  # bytes of one line; a longer one is no table of texts
+MAX_LINE_BYTES = 1 << 24  # a longer line, or a longer cell of CSV, is no table of texts
 _BATCH_ROWS = 4_096
-_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_PART_STEP = 1 << 40  # row numbers of the next part begin so much higher: a number names part and line in 8 bytes
 
 Cells = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One file with the columns that it must have; what is wrong with it goes into `mistakes`."""
+    """The files of one table and its columns; what is wrong with them goes into `mistakes`."""
 
     path: Path
-    needed: tuple[str, ...]
+    parts: tuple[Part, ...]
+    layout: Layout
     mistakes: Mistakes
 
+    @property
+    def format(self) -> Format:
+        """The format of every part."""
+        return self.parts[0].format
+
     def where(self, number: int) -> str:
-        """The place of a row in words; lines and rows count from 1, a CSV's header is line 1."""
-        return f"{self.path}, {'row' if self.path.suffix == '.parquet' else 'line'} {number}"
+        """The file and the line of a row; lines and rows count from 1, a CSV's header is line 1."""
+        part, line = self._part_and_line(number)
+        return f"{part.path}, {part.unit} {line}"
+
+    def line(self, number: int) -> str:
+        """The line of a row, and its file where the table has several."""
+        part, line = self._part_and_line(number)
+        return f"{part.unit} {line}" + (f" of {part.path.name}" if len(self.parts) > 1 else "")
 
     def rows(self) -> Iterator[tuple[int, Cells]]:
-        """Yield (number, cells) of each whole row; what cannot be read is noted and left out."""
-        try:
-            yield from _READERS[self.path.suffix](self)
-        except OSError as error:
-            self.mistakes.add(UNREADABLE, self.path, str(error))
+        """Yield (number, cells) of each whole row, part after part; what cannot be read is noted and left out."""
+        columns: list[str] = []
+        for index, part in enumerate(self.parts):
+            reader = _PartReader(self, part, index * _PART_STEP, columns)
+            try:
+                for line, cells in _READERS[part.format](reader):
+                    yield reader.start + line, cells
+            except (OSError, EOFError, zlib.error) as error:
+                self.mistakes.add(UNREADABLE, part.path, str(error))
 
-    def has(self, columns: Sequence[str]) -> bool:
-        """Whether every needed column is among `columns`; notes those that are not, with the nearest name."""
-        for name in self.needed:
-            if name not in columns:
-                near = difflib.get_close_matches(name, columns, 1)
-                hint = f" (is {near[0]!r} meant?)" if near else ""
-                found = ", ".join(map(str, columns)) or "none"
-                self.mistakes.add(NO_COLUMN, self.path, f"column {name} is missing{hint}; there are: {found}")
-        return all(name in columns for name in self.needed)
+    def _part_and_line(self, number: int) -> tuple[Part, int]:
+        index, line = divmod(number, _PART_STEP)
+        return self.parts[index], line
 
 
-def find(
-    folder: Path, name: str, needed: tuple[str, ...], mistakes: Mistakes, *, optional: bool = False
-) -> Table | None:
+def find(folder: Path, name: str, layout: Layout, mistakes: Mistakes, *, optional: bool = False) -> Table | None:
     """The table `name` in `folder`; None (noted, unless it is optional) if there is not exactly one."""
-    paths = [path for path in (folder / f"{name}{suffix}" for suffix in _SUFFIXES) if path.exists()]
-    if len(paths) == 1:
-        return Table(paths[0], needed, mistakes)
-    if paths:
-        mistakes.add(NO_TABLE, folder, f"{', '.join(p.name for p in paths)} are all there: keep one")
-    elif not optional:
-        mistakes.add(NO_TABLE, folder, f"no {name}.csv, {name}.jsonl or {name}.parquet there")
-    return None
+    found = find_parts(folder, name, mistakes, optional=optional)
+    return Table(*found, layout, mistakes) if found else None
 
 
-class _Lines:
-    """The lines of a UTF-8 file as text; `damaged` is set when one was not UTF-8, until it is looked at."""
+@dataclass(slots=True)
+class _PartReader:
+    """One part on its way through a reader; `columns` are those of the first part, shared by all."""
 
-    def __init__(self, table: Table, file: BinaryIO) -> None:
-        self._table, self._file = table, file
-        self.damaged = False
+    table: Table
+    part: Part
+    start: int
+    columns: list[str]
+    damaged: bool = field(default=False, init=False)  # a line since the last `is_whole` was not UTF-8
 
-    def __iter__(self) -> Iterator[str]:
-        while line := self._file.readline(_MAX_LINE):
-            if len(line) == _MAX_LINE:
-                self._table.mistakes.add(UNREADABLE, self._table.path, f"a line is longer than {_MAX_LINE:,} bytes")
+    def note(self, kind: Kind, line: int, reason: str) -> None:
+        """Note a mistake in a line."""
+        self.table.mistakes.add(kind, self.table.where(self.start + line), reason)
+
+    def note_file(self, kind: Kind, reason: str) -> None:
+        """Note a mistake of the whole file."""
+        self.table.mistakes.add(kind, self.part.path, reason)
+
+    def has_columns(self, names: Sequence[str]) -> bool:
+        """Whether the file has the columns that it must have, each once, and those of the first part."""
+        if twice := sorted(name for name, count in Counter(names).items() if name and count > 1):
+            self.note_file(UNREADABLE, f"column {', '.join(twice)} is there twice")
+        missing = [name for name in self.table.layout.needed if name not in names]
+        for name in missing:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f" (is {near[0]!r} meant?)" if near else ""
+            found = ", ".join(map(str, names)) or "none"
+            self.note_file(NO_COLUMN, f"column {name} is missing{hint}; there are: {found}")
+        if not self.columns:
+            self.columns[:] = names
+        elif other := sorted({*self.columns} ^ {*names}):
+            self.note_file(NO_COLUMN, f"column {other[0]} is not in every part: write all parts with the same columns")
+            return False
+        return not missing and not twice
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it is one of several parts: Spark writes an empty one for a partition without rows."""
+        return len(self.table.parts) > 1
+
+    def open(self) -> BinaryIO:
+        """Open the file, a file of lines."""
+        return self.part.open(self.table.mistakes)
+
+    def lines(self, file: BinaryIO) -> Iterator[str]:
+        """Yield the lines as text; `damaged` is set when one was not UTF-8, until it is looked at."""
+        while line := file.readline(MAX_LINE_BYTES):
+            if len(line) == MAX_LINE_BYTES:
+                self.note_file(UNREADABLE, f"a line is longer than {MAX_LINE_BYTES:,} bytes")
                 return
             try:
                 yield line.decode("utf-8")
@@ -81,102 +134,116 @@ class _Lines:
                 self.damaged = True
                 yield line.decode("utf-8", "replace")
 
-    def is_whole(self, number: int) -> bool:
+    def is_whole(self, line: int) -> bool:
         """Whether all lines since the last question were UTF-8; notes if not."""
         if self.damaged:
-            self._table.mistakes.add(ENCODING, self._table.where(number), "not UTF-8")
+            self.note(ENCODING, line, "not UTF-8")
         whole, self.damaged = not self.damaged, False
         return whole
 
 
-def _open(table: Table) -> BinaryIO:
-    """Open behind a byte order mark; one of UTF-16 is noted, and the file then has no lines."""
-    file = table.path.open("rb")
-    mark = file.read(3)
-    if mark[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        table.mistakes.add(UNREADABLE, table.path, "UTF-16, needs UTF-8")
-        file.seek(0, 2)
-    else:
-        file.seek(3 if mark == b"\xef\xbb\xbf" else 0)
-    return file
-
-
-def _csv(table: Table) -> Iterator[tuple[int, Cells]]:
-    with _open(table) as file:
-        lines = _Lines(table, file)
-        reader = csv.reader(lines, strict=True)
-        records = _records(table, reader)
-        _, header = next(records, (1, []))
-        names = [name.strip() for name in header]
-        if not table.has(_separated(table, names)) or not lines.is_whole(1):
+def _csv(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
+    # The limit holds for the whole process and stands at 131,072 characters, less than a long text: it is only raised.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+    with reader.open() as file:
+        records = _records(reader, csv.reader(reader.lines(file), strict=True))
+        header = next(records, None)
+        if header is None and reader.may_be_empty:
             return
-        for number, cells in records:
+        names = [name.strip() for name in header[1]] if header else []
+        if len(names) == 1 and (other := next((c for c in ";\t|" if c in names[0]), None)):
+            reader.note_file(UNREADABLE, f"columns are separated by {other!r}, needs commas")
+        if not reader.has_columns(names) or not reader.is_whole(1):
+            return
+        for line, cells in records:
             if len(cells) != len(names):
-                table.mistakes.add(BROKEN, table.where(number), f"{len(cells)} cells, the header has {len(names)}")
-                lines.damaged = False
-            elif lines.is_whole(number):
-                yield number, dict(zip(names, cells, strict=True))
+                reader.note(BROKEN, line, f"{len(cells)} cells, the header has {len(names)}")
+                reader.damaged = False
+            elif reader.is_whole(line):
+                yield line, dict(zip(names, cells, strict=True))
 
 
-def _records(table: Table, reader: Any) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 (csv has no public type)
+def _records(part: _PartReader, reader: Any) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 (csv has no public type)
     """Yield (line on which it begins, cells) of each record that is not empty."""
     while True:
-        number = reader.line_num + 1
+        line = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            is_one = reader.line_num == number  # else it has read on, as a rule to the end: those rows are lost
-            said = f"no CSV: {error}" if is_one else f"no CSV from here on: {error}"
-            table.mistakes.add(BROKEN if is_one else UNREADABLE, table.where(number), said)
+            is_one = reader.line_num == line  # else it has read on, as a rule to the end: those rows are lost
+            kind = BROKEN if is_one else UNREADABLE
+            part.note(kind, line, f"no CSV{'' if is_one else ' from here on'}: {_csv_reason(error)}")
             continue
         if cells:
-            yield number, cells
+            yield line, cells
 
 
-def _separated(table: Table, names: list[str]) -> list[str]:
-    """The header's names; a header of one cell that holds another separator is noted."""
-    if len(names) == 1 and (other := next((c for c in ";\t|" if c in names[0]), None)):
-        table.mistakes.add(UNREADABLE, table.path, f"columns are separated by {other!r}, needs commas")
-    twice = {name for name in names if name and names.count(name) > 1}
-    if twice:
-        table.mistakes.add(UNREADABLE, table.path, f"column {', '.join(sorted(twice))} is there twice")
-    return names
+def _csv_reason(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        return f"a cell is longer than {csv.field_size_limit():,} characters; as a rule a quote is never closed"
+    return str(error)
 
 
-def _jsonl(table: Table) -> Iterator[tuple[int, Cells]]:
-    with _open(table) as file:
-        lines = _Lines(table, file)
-        for number, line in enumerate(lines, 1):
-            if line.isspace() or not lines.is_whole(number):
+def _jsonl(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
+    with reader.open() as file:
+        for number, line in enumerate(reader.lines(file), 1):
+            if line.isspace() or not reader.is_whole(number):
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                table.mistakes.add(BROKEN, table.where(number), f"not JSON ({getattr(error, 'msg', error)})")
+                reader.note(BROKEN, number, f"not JSON ({getattr(error, 'msg', error)})")
                 continue
             if isinstance(row, dict):
                 yield number, row
             else:
-                table.mistakes.add(BROKEN, table.where(number), f"needs an object, got {type(row).__name__}")
+                reader.note(BROKEN, number, f"needs an object, got {type(row).__name__}")
 
 
-def _parquet(table: Table) -> Iterator[tuple[int, Cells]]:
+def _parquet(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
+    # Only here: pyarrow takes 0.1 s and 40 MB, which other formats do without.
     import pyarrow
     from pyarrow import parquet
 
+    from export.data.arrow import values_of
+
     number = 0
     try:
-        with parquet.ParquetFile(table.path) as file:
-            if not table.has(file.schema_arrow.names):
+        # Spark's old 96-bit times reach beyond the years of nanoseconds.
+        with parquet.ParquetFile(reader.part.path, coerce_int96_timestamp_unit="us") as file:
+            is_empty = not file.metadata.num_rows and reader.may_be_empty
+            if is_empty or not reader.has_columns(file.schema_arrow.names):
                 return
-            for batch in file.iter_batches(_BATCH_ROWS):
-                for row in batch.to_pylist():
+            layout, roles = reader.table.layout, _roles(reader, file.schema_arrow)
+            if not roles.keys() >= layout.needed.keys():
+                return
+            # A name with a dot in it would be taken for a path: where all columns are read none is named.
+            for batch in file.iter_batches(_BATCH_ROWS, columns=None if layout.others else list(roles)):
+                columns = [values_of(batch.column(name), role) for name, role in roles.items()]
+                for cells in zip(*columns, strict=True):
                     number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        table.mistakes.add(UNREADABLE, table.where(number + 1), f"no Parquet from here on: {error}")
+                    yield number, dict(zip(roles, cells, strict=True))
+    except UnicodeDecodeError:
+        reader.note(UNREADABLE, number + 1, "a text here or in the rows after it is not UTF-8")
+    except pyarrow.ArrowException as error:
+        reader.note(UNREADABLE, number + 1, f"no Parquet from here on: {error}")
 
 
-_READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+def _roles(reader: _PartReader, schema: Any) -> dict[str, Role]:  # noqa: ANN401 (pyarrow ships no types)
+    """Column -> role of those that are read; notes the columns whose type cannot be read."""
+    from export.data.arrow import type_fault
+
+    roles: dict[str, Role] = {}
+    for column in schema:
+        if (role := reader.table.layout.role(column.name)) is None:
+            continue
+        if fault := type_fault(column.name, column.type, role):
+            reader.note_file(BAD_COLUMN if role is Role.ATTRIBUTE else BAD_TYPE, fault)
+        else:
+            roles[column.name] = role
+    return roles
+
+
+_READERS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}

@@ -1,5 +1,7 @@
 """A user's own data: `items`, `interactions`, `users`, `texts`, each CSV, JSONL or Parquet, read as streams.
 
+A table is one file, gzipped or not, or a folder of part files.
+
 What stays in memory of n items and m events: an index of the ids, about 150 bytes an item, and 16 bytes an event
 (24 with ratings).
 Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn; the table of users is read as a whole.
@@ -8,24 +10,27 @@ Items go to disk one by one; of the texts at most `_MAX_TEXTS` are drawn; the ta
 from __future__ import annotations
 
 import random
+import time
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from export.data.attributes import Attributes
-from export.data.cells import needed_id, needed_rating, needed_text, needed_time, text_of, values_of
+from export.data.cells import group_of, needed_id, needed_rating, needed_text, needed_time, title_of, values_of
 from export.data.dataset import Dataset, Item, ItemFile, line_of
 from export.data.events import Events
 from export.data.facts import Facts, Lengths, Spread
+from export.data.ids import known_spelling
+from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS, Role
 from export.data.lost import Lost, has_label
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
 from export.data.ratings import has_ratings
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
+from export.data.times import TimeStatistics
 from export.data.users import user_groups
 
-_RESERVED = {"item_id", "text", "title", ""}  # a column without a name is the row number that some tools write
 MIN_ITEMS = 2
 _MAX_TEXTS = 20_000
 _TITLE = 80  # characters of the text that stand in for a missing title
@@ -86,28 +91,30 @@ class Scan:
         *,
         needs_interactions: bool = True,
         labels: Collection[str] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
         self.groups: list[dict[str, str]] = []
+        self.warnings: list[str] = []
         self._texts_seen, self._rng = 0, random.Random(0)  # noqa: S311 (no secret)
         self._positions: dict[str, int] = {}
-        self._lost, self._labels = Lost(), labels
+        self._lost, self._labels, self._times = Lost(), labels, TimeStatistics(clock())
         self._numbers, self._lengths = array("q"), Lengths()
-        if items := find(folder, "items", ("item_id", "text"), self.mistakes):
+        if items := find(folder, "items", ITEMS, self.mistakes):
             self._read_items(items, keep)
             if not self.mistakes.is_fatal and len(self._positions) < MIN_ITEMS:
                 few = f"at least {MIN_ITEMS} items are needed, {len(self._positions)} can be used"
                 self.mistakes.add(FEW_ITEMS, items.path, few)
-        needed = ("user_id", "item_id", "timestamp")
-        table = find(folder, "interactions", needed, self.mistakes, optional=not needs_interactions)
+        table = find(folder, "interactions", INTERACTIONS, self.mistakes, optional=not needs_interactions)
         if table:
             self._read_events(table)
+            self.warnings += [f"{table.path}: {warning}" for warning in self._times.warnings(table.line)]
         if items:
             self._lost.note(self.mistakes, items.where)
-        if table := find(folder, "users", ("user_id",), self.mistakes, optional=True):
+        if table := find(folder, "users", USERS, self.mistakes, optional=True):
             self.groups = user_groups(self._user_rows(table), self.events.users)
-        if table := find(folder, "texts", ("text",), self.mistakes, optional=True):
+        if table := find(folder, "texts", TEXTS, self.mistakes, optional=True):
             self._read_texts(table)
 
     def facts(self) -> Facts:
@@ -119,6 +126,7 @@ class Scan:
             text_words=self._lengths.spread(),
             users=len(lengths),
             events=len(self.events),
+            times=self._times.in_words(),
             ratings=self.events.rating_range(),
             history_events=Spread.of(lengths),
             usable_users=self._usable_users(),
@@ -126,6 +134,7 @@ class Scan:
             tied_share=self.events.tied(),
             texts=self._texts_seen,
             skipped=self.mistakes.skipped,
+            warnings=tuple(self.warnings),
         )
 
     def _usable_users(self) -> int:
@@ -149,12 +158,12 @@ class Scan:
             self._lost.add(key, number)
             return None
         if key in self._positions:
-            first = self._numbers[self._positions[key]]
+            first = table.line(self._numbers[self._positions[key]])
             self.mistakes.add(TWICE, table.where(number), f"item_id {key!r} is there twice, first in {first}")
             return None
-        names = [name for name in row if name not in _RESERVED]
+        names = [name for name in row if ITEMS.role(name) is Role.ATTRIBUTE]
         attributes = {name: values for name in names if (values := values_of(table, number, row, name))}
-        return Item(key, text_of(row.get("title")) or text[:_TITLE], text, attributes)
+        return Item(key, title_of(table, number, row) or text[:_TITLE], text, attributes)
 
     def _read_events(self, table: Table) -> None:
         is_rated = has_ratings(table)
@@ -165,11 +174,13 @@ class Scan:
             item = self._positions.get(key) if key else None
             is_lost = item is None and key in self._lost
             if key and item is None and not is_lost and self._positions:
-                self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items")
+                near = known_spelling(key, self._positions)
+                self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items{near}")
             if user is None or seconds is None or (is_rated and rating is None):
                 continue
             if item is not None:
                 self.events.add(user, item, seconds, rating)
+                self._times.add(seconds, number)
             elif key is not None and is_lost:
                 self._lost.take(key)
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
@@ -177,10 +188,16 @@ class Scan:
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")
 
     def _user_rows(self, table: Table) -> Iterator[Cells]:
+        users, first, is_any_known = frozenset(self.events.users), "", False
         for number, row in table.rows():
             user = needed_id(table, number, row, "user_id")
             if user is not None:
-                yield {name: text_of(cell) for name, cell in row.items() if name} | {"user_id": user}
+                first, is_any_known = first or user, is_any_known or user in users
+                names = [name for name in row if USERS.role(name) is Role.ATTRIBUTE]
+                yield {name: group_of(table, number, row, name) for name in names} | {"user_id": user}
+        if first and users and not is_any_known:
+            near = known_spelling(first, users)
+            self.warnings.append(f"{table.path}: no user_id is in interactions (the first, {first!r}, is not{near})")
 
     def _read_texts(self, table: Table) -> None:
         """Draw texts evenly (reservoir sampling, Vitter 1985)."""

@@ -69,11 +69,11 @@ def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
 
 # What is appended to a sound table, and what must be said about it; row 3 of items is line 3, of interactions line 9.
 _WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("items", {"item_id": "a", "text": "again"}, "items.jsonl, line 3: item_id 'a' is there twice, first in 1"),
+    ("items", {"item_id": "a", "text": "again"}, "items.jsonl, line 3: item_id 'a' is there twice, first in line 1"),
     ("items", {"item_id": "c", "text": " "}, "items.jsonl, line 3: text is empty or missing"),
     ("items", {"item_id": "c", "text": float("nan")}, "items.jsonl, line 3: text is empty or missing"),
     ("items", {"item_id": None, "text": "c"}, "items.jsonl, line 3: item_id is empty or missing"),
-    ("items", {"item_id": "c\u0007", "text": "c"}, r"line 3: item_id 'c\x07' holds characters that cannot be printed"),
+    ("items", {"item_id": "c\u0007", "text": "c"}, "line 3: item_id 'c\\x07' holds the control character U+0007"),
     ("items", {"item_id": "c", "text": {"en": "c"}}, "items.jsonl, line 3: text is {'en': 'c'}"),
     ("items", {"item_id": "c", "text": "\ud800"}, r"items.jsonl, line 3: text is '\ud800'"),
     ("items", {"item_id": "c", "text": "c", "genre": {"x": 1}}, "items.jsonl, line 3: genre is {'x': 1}"),
@@ -181,10 +181,10 @@ def test_missing_and_double_tables_are_named(tmp_path: Path) -> None:
     assert "no interactions.csv" in report
 
 
-def test_times_are_numbers_dates_or_parquet_times_and_whole_floats_are_ids(tmp_path: Path) -> None:
+def test_times_are_numbers_dates_or_parquet_times_and_whole_numbers_are_ids(tmp_path: Path) -> None:
     write(tmp_path, "items", [{"item_id": n, "text": str(n)} for n in range(3)])
     times = [datetime(2026, 1, day, tzinfo=UTC) for day in (3, 1, 2, 4)]
-    rows: Rows = [{"user_id": u, "item_id": float(n % 3), "timestamp": t} for u in "uv" for n, t in enumerate(times)]
+    rows: Rows = [{"user_id": u, "item_id": n % 3, "timestamp": t} for u in "uv" for n, t in enumerate(times)]
     write(tmp_path, "interactions", rows, "parquet")
     by_parquet = [h.tolist() for h in collect(tmp_path).dataset.histories]
     (tmp_path / "interactions.parquet").unlink()

@@ -1,0 +1,57 @@
+"""Ids of users and items: opaque strings, kept byte for byte or refused with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+MAX_ID_BYTES = 512
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_WHOLE = re.compile(r"-?[0-9]{1,40}")
+_DECIMAL = re.compile(r"(-?[0-9]{1,40})\.0+")
+_EXPONENT = re.compile(r"(-?[0-9])(?:\.([0-9]{1,20}))?[eE]\+?([0-9]{1,2})")
+
+
+def id_fault(text: str) -> str | None:
+    """Why `text` cannot be an id, as the end of a sentence; None for a sound one.
+
+    Everything else is kept as it is: every kind of blank inside and at the ends, letters of every script, "|" and ",".
+    """
+    if text.isascii() and text.isprintable() and len(text) <= MAX_ID_BYTES and not text.isspace() and text:
+        return None
+    if not text.strip():
+        return "is empty or white space only"
+    if found := _CONTROL.search(text):
+        return f"holds the control character U+{ord(found[0]):04X}"
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is not Unicode text"
+    return f"has {size:,} bytes as UTF-8, at most {MAX_ID_BYTES} are allowed" if size > MAX_ID_BYTES else None
+
+
+def known_spelling(unknown: str, known: Container[str]) -> str:
+    """What to say of an id that is not in `known` although another spelling of it is; else an empty string."""
+    number = _as_whole_number(unknown)
+    numbers = [number, f"{number}.0"] if number else []
+    if near := _first_known(numbers, known):
+        return f", but {near!r} is: ids became decimal numbers on the way; write them as text in every table"
+    if near := _first_known([unknown.strip(), f"{unknown} ", f" {unknown}"], known):
+        return f", but {near!r} is: blanks around an id count; remove them"
+    return ""
+
+
+def _first_known(spellings: list[str], known: Container[str]) -> str | None:
+    return next((spelling for spelling in spellings if spelling in known), None)
+
+
+def _as_whole_number(text: str) -> str | None:
+    """The digits of a number without a fraction: "12" of "12", "12.0" and "1.2e1"."""
+    if _WHOLE.fullmatch(text):
+        return text
+    if match := _DECIMAL.fullmatch(text):
+        return match[1]
+    if (match := _EXPONENT.fullmatch(text)) and len(match[2] or "") <= int(match[3]):
+        return match[1] + (match[2] or "").ljust(int(match[3]), "0")
+    return None

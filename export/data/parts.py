@@ -1,0 +1,107 @@
+"""Where the rows of a table lie: one file, perhaps gzipped, or a folder of part files as Spark writes them."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from export.data.mistakes import NO_TABLE, UNREADABLE, Mistakes
+
+Format = Literal["csv", "jsonl", "parquet"]
+
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".parquet": "parquet",
+}
+_PART_FORMATS: dict[str, Format] = {**_FORMATS, ".json": "jsonl", ".json.gz": "jsonl"}  # Spark's name of JSON Lines
+_UNFINISHED = "_temporary"  # Spark's folder for what its tasks have not committed yet
+_GZIP_MARK = b"\x1f\x8b"
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a table."""
+
+    path: Path
+    format: Format
+
+    @property
+    def unit(self) -> str:
+        """What its rows are counted in."""
+        return "row" if self.format == "parquet" else "line"
+
+    def open(self, mistakes: Mistakes) -> BinaryIO:
+        """Open a file of lines behind its byte order mark; one that is not UTF-8 at all is noted and has no lines."""
+        file = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # noqa: SIM115 (returned)
+        mark = file.peek(len(_UTF8_MARK))[: len(_UTF8_MARK)]
+        wrong = ""
+        if mark[:2] in _UTF16_MARKS:
+            wrong = "UTF-16, needs UTF-8"
+        elif mark[:2] == _GZIP_MARK:
+            wrong = f"compressed by gzip: name it {self.path.name}.gz"
+        elif mark == _UTF8_MARK:
+            file.read(len(_UTF8_MARK))
+        if wrong:
+            mistakes.add(UNREADABLE, self.path, wrong)
+            file.close()
+            return BytesIO()
+        return cast("BinaryIO", file)
+
+
+def find_parts(folder: Path, name: str, mistakes: Mistakes, *, optional: bool) -> tuple[Path, tuple[Part, ...]] | None:
+    """The path of the table `name` in `folder` and its files; None (noted, unless it is optional) if there is not one.
+
+    The table is a file, or a folder of part files, called NAME.csv, NAME.csv.gz, NAME.jsonl, NAME.jsonl.gz or
+    NAME.parquet; without any of these, a folder called NAME.
+    """
+    found = {path: kind for suffix, kind in _FORMATS.items() if (path := folder / f"{name}{suffix}").exists()}
+    if len(found) > 1:
+        mistakes.add(NO_TABLE, folder, f"{', '.join(path.name for path in found)} are all there: keep one")
+    elif found or (folder / name).is_dir():
+        path = next(iter(found), folder / name)
+        parts = _parts_in(path, mistakes) if path.is_dir() else (Part(path, found[path]),)
+        return (path, parts) if parts else None
+    elif not optional:
+        others = sorted(path.name for path in folder.glob(f"{name}.*"))
+        hint = f"; {', '.join(others)} cannot be read: convert it" if others else ""
+        kinds = f"{name}.csv, {name}.jsonl or {name}.parquet"
+        more = "also read: .csv.gz, .jsonl.gz, folders of part files"
+        mistakes.add(NO_TABLE, folder, f"no {kinds} there ({more}){hint}")
+    return None
+
+
+def _parts_in(folder: Path, mistakes: Mistakes) -> tuple[Part, ...]:
+    """The part files of a folder by name; names that begin with "_" or "." are not data, as in Spark."""
+    if (folder / _UNFINISHED).exists():
+        mistakes.add(UNREADABLE, folder, f"holds {_UNFINISHED}: the job that writes it has not finished, or failed")
+        return ()
+    parts: list[Part] = []
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(("_", "."))):
+        if path.is_dir():
+            remedy = "write it without partitionBy, with every column in the files"
+            mistakes.add(UNREADABLE, folder, f"holds the folder {path.name}, needs files alone: {remedy}")
+            return ()
+        if (suffix := _suffix_of(path, _PART_FORMATS)) is None:
+            mistakes.add(
+                UNREADABLE, path, "a part that is no CSV, JSON Lines (.jsonl, .json), gzip of these or Parquet"
+            )
+            return ()
+        parts.append(Part(path, _PART_FORMATS[suffix]))
+    if not parts:
+        mistakes.add(NO_TABLE, folder, "holds no part files")
+    if len({part.format for part in parts}) > 1:
+        mistakes.add(UNREADABLE, folder, "holds parts of several formats: keep those of one")
+        return ()
+    return tuple(parts)
+
+
+def _suffix_of(path: Path, formats: dict[str, Format]) -> str | None:
+    """The longest of the suffixes that the file's name ends with."""
+    return max((suffix for suffix in formats if path.name.endswith(suffix)), key=len, default=None)
