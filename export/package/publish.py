@@ -114,9 +114,13 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
-    dataset = Dataset.load(job.folder("data"))
+    write_items(Dataset.load(job.folder("data")), scratch / ITEMS)
+
+
+def write_items(dataset: Dataset, path: Path) -> None:
+    """Write the table of items that the server reads: the data set's items with their counts of interactions."""
     popularity = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
-    with (scratch / ITEMS).open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         for item, count in zip(dataset.items, popularity.tolist(), strict=True):
             row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}
             file.write(json.dumps(row | {"popularity": count}, ensure_ascii=False) + "\n")
