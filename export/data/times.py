@@ -92,19 +92,23 @@ class TimeStatistics:
         if not late:
             return []
         last = max(unit.most / unit.per_second for unit in late)
-        row = min(unit.first_future_row for unit in late)
+        row, count = min(unit.first_future_row for unit in late), sum(unit.future for unit in late)
         return [
-            f"{sum(unit.future for unit in late):,} timestamps are in the future, the latest {_moment(last)} (first: "
+            f"{count:,} timestamp{'s are' if count > 1 else ' is'} in the future, the latest {_moment(last)} (first: "
             f"{where(row)}): check their unit and the clock that they are from"
         ]
 
 
 def _date(seconds: float) -> str:
-    return _moment(seconds).partition(" ")[0]
+    return _written(seconds, "%Y-%m-%d")
 
 
 def _moment(seconds: float) -> str:
+    return _written(seconds, "%Y-%m-%d %H:%M:%S")
+
+
+def _written(seconds: float, form: str) -> str:
     try:
-        return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S}"
+        return (_EPOCH + timedelta(seconds=seconds)).strftime(form)
     except OverflowError:  # Python's calendar has the years 1 to 9999
-        return f"year {1970 + seconds / (365.2425 * 86_400):,.0f}"
+        return f"the year {1970 + seconds / (365.2425 * 86_400):.0f}"

@@ -58,6 +58,25 @@ def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> N
         collected(tmp_path)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_export_warns_of_suspicious_times_as_the_doctor_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], same: bool
+) -> None:
+    home = tmp_path / "a, b"  # a folder's name may hold a comma
+    home.mkdir()
+    write(home / "data")
+    path = home / "data" / "interactions.jsonl"
+    if same:
+        rows = [json.loads(line) | {"timestamp": 1_700_000_000} for line in path.read_text().splitlines()]
+        path.write_text("\n".join(map(json.dumps, rows)))
+    save_model("bert", home / "checkpoint")
+    sources = collected(home, "--on-error", "skip")
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    warning = "all 8 timestamps are the same, 2023-11-14 22:13:20 (first: line 1): the order of the rows decides"
+    assert [line.partition(" which")[0] for line in told] == ([f"  warning: {path}: {warning}"] if same else [])
+    assert sources["data"]["times"] == ("2023-11-14 to 2023-11-14, UTC" if same else "1970-01-01 to 1970-01-01, UTC")
+
+
 @pytest.mark.parametrize("ratings", [True, False])
 def test_export_says_what_ratings_are_used_by_when_there_are_some(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ratings: bool

@@ -43,6 +43,26 @@ def test_doctor_lists_every_mistake_and_says_what_would_be_skipped(tmp_path: Pat
     assert "--on-error skip" in result.stdout
 
 
+def test_doctor_shows_the_range_of_times_and_warns_of_what_is_suspicious(tmp_path: Path) -> None:
+    folder = tmp_path / "data, with a comma"
+    write_catalogue(folder, 60, "csv")
+    result = doctor(folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1970-01-01 to 1970-01-01, UTC" in result.stdout
+    assert "warning: " not in result.stdout
+    with (folder / "interactions.csv").open("a") as file:
+        file.write("user-1,item-1,1700000000000\nuser-1,item-2,9999-12-31\n")
+    result = doctor(folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    for words in (
+        "1970-01-01 to 9999-12-31, UTC",
+        "1 like milliseconds (first: line 122)",
+        "1 timestamp is in the future, the latest 9999-12-31",
+    ):
+        assert f"warning: {folder / 'interactions.csv'}: " in result.stdout
+        assert words in result.stdout
+
+
 def test_doctor_of_nothing_names_the_folder(tmp_path: Path) -> None:
     result = doctor(tmp_path / "nowhere")
     assert (result.returncode, result.stdout) == (2, "")

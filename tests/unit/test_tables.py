@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from pyarrow import parquet
 
 from export.data.dataset import Dataset, Item, write_items
 from export.data.mistakes import SHOWN
+from export.data.rows import MAX_LINE_BYTES
 from export.data.tables import Collected, read
 from export.errors import DataError
 
@@ -74,6 +76,11 @@ _WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("items", {"item_id": "c", "text": float("nan")}, "items.jsonl, line 3: text is empty or missing"),
     ("items", {"item_id": None, "text": "c"}, "items.jsonl, line 3: item_id is empty or missing"),
     ("items", {"item_id": "c\u0007", "text": "c"}, "line 3: item_id 'c\\x07' holds the control character U+0007"),
+    ("items", {"item_id": 3.0, "text": "c"}, "line 3: item_id is 3.0, which is neither a text nor a whole number"),
+    ("items", {"item_id": True, "text": "c"}, "line 3: item_id is True, which is neither a text nor a whole number"),
+    ("items", {"item_id": "\ud800", "text": "c"}, r"line 3: item_id '\ud800' holds half of a surrogate pair"),
+    ("items", {"item_id": "c", "text": "c", "title": ["c"]}, "items.jsonl, line 3: title is ['c']"),
+    ("items", {"item_id": "c", "text": True}, "items.jsonl, line 3: text is True"),
     ("items", {"item_id": "c", "text": {"en": "c"}}, "items.jsonl, line 3: text is {'en': 'c'}"),
     ("items", {"item_id": "c", "text": "\ud800"}, r"items.jsonl, line 3: text is '\ud800'"),
     ("items", {"item_id": "c", "text": "c", "genre": {"x": 1}}, "items.jsonl, line 3: genre is {'x': 1}"),
@@ -139,6 +146,74 @@ def test_quote_that_is_never_closed_costs_no_rows_in_silence(tmp_path: Path) -> 
     write(tmp_path, "interactions", _EVENTS)
     with pytest.raises(DataError, match="line 3: no CSV from here on"):
         collect(tmp_path, skip=True)
+
+
+def test_long_text_is_read_from_csv_as_from_other_formats(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    write(tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": long, "genre": ""}], "csv")
+    write(tmp_path, "interactions", _EVENTS)
+    assert [len(item.text) for item in collect(tmp_path).dataset.items] == [16, 4, len(long) - 1]
+    assert csv.field_size_limit() >= MAX_LINE_BYTES
+
+
+def test_cell_beyond_the_limit_is_named_as_what_it_is(tmp_path: Path) -> None:
+    lines = "never closed\n" * (MAX_LINE_BYTES // 13 + 1)
+    (tmp_path / "items.csv").write_text(f'item_id,text\na,x\nb,"{lines}')
+    write(tmp_path, "interactions", _EVENTS)
+    said = f"line 3: no CSV from here on: a cell is longer than {csv.field_size_limit():,} characters"
+    assert said in refused(tmp_path)
+
+
+_SPELLINGS = [
+    ("1", "1.0", ", but '1' is: ids became decimal numbers on the way; write them as text in every table"),
+    ("1.0", "1", ", but '1.0' is: ids became decimal numbers on the way"),
+    ("12", "12.000", ", but '12' is: ids became decimal numbers on the way"),
+    ("1234567890000000000", "1.23456789e+18", ", but '1234567890000000000' is: ids became decimal numbers on the way"),
+    ("a", " a", ", but 'a' is: blanks around an id count; remove them"),
+    ("a\u00a0", "a", ""),
+    ("a ", "a", ", but 'a ' is: blanks around an id count; remove them"),
+    ("1", "1.5", ""),
+    ("1", "1e999999999", ""),
+    ("1", "2.0", ""),
+]
+
+
+@pytest.mark.parametrize(("known", "unknown", "hint"), _SPELLINGS)
+def test_unknown_item_that_is_known_in_another_spelling_is_told_so(
+    tmp_path: Path, known: str, unknown: str, hint: str
+) -> None:
+    write(tmp_path, "items", [*_ITEMS[1:], {"item_id": known, "text": "c", "genre": ""}], "csv")
+    write(tmp_path, "interactions", [*_EVENTS, _EVENTS[0] | {"item_id": unknown}], "csv")
+    report = refused(tmp_path)
+    assert f"interactions.csv, line 10: item_id {unknown!r} is not in items{hint}" in report
+    assert f"item_id {unknown!r} is not in items\n" in report or hint
+
+
+def test_users_that_are_all_unknown_are_warned_of(tmp_path: Path) -> None:
+    write(tmp_path, "items", _ITEMS)
+    events = [row | {"user_id": {"u": 1, "v": 2}[row["user_id"]]} for row in _EVENTS]
+    write(tmp_path, "interactions", events)
+    write(tmp_path, "users", [{"user_id": "1.0", "age": "old"}, {"user_id": "2.0", "age": "new"}], "csv")
+    (warning,) = collect(tmp_path).facts.warnings
+    said = "users.csv: no user_id is in interactions (the first, '1.0', is not, but '1' is: ids became decimal numbers"
+    assert said in warning
+    write(tmp_path, "users", [{"user_id": "3", "age": "old"}, {"user_id": "2", "age": "new"}], "csv")
+    assert collect(tmp_path).facts.warnings == ()
+
+
+def test_group_of_a_user_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "items", _ITEMS)
+    write(tmp_path, "interactions", _EVENTS)
+    write(tmp_path, "users", [{"user_id": "u", "age": {"years": 5}}])
+    assert "users.jsonl, line 1: age is {'years': 5}" in refused(tmp_path)
+
+
+def test_attribute_values_are_kept_as_they_are(tmp_path: Path) -> None:
+    values = ["Sci  Fi", "a\u00a0b", "rock|pop", True, 1999.0, 7.5]
+    write(tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "c", "genre": values, "tags": " x  y | z |"}])
+    write(tmp_path, "interactions", _EVENTS)
+    found = collect(tmp_path).dataset.items[2].attributes
+    assert found == {"genre": ["Sci  Fi", "a\u00a0b", "rock|pop", "true", "1999", "7.5"], "tags": ["x  y", "z"]}
 
 
 def test_all_mistakes_are_collected_up_to_a_bound(tmp_path: Path) -> None:
