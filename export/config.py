@@ -81,7 +81,8 @@ class ExportSettings(TrainingSettings):
     )
     data: Path | None = Field(
         None,
-        description="folder with interactions and items (CSV, JSONL or Parquet); MovieLens-100K if not given",
+        description="folder with interactions and items (CSV, JSONL or Parquet; gzip and folders of parts, too); "
+        "MovieLens-100K if not given",
     )
     checkpoint: str | None = Field(
         None,

@@ -149,8 +149,10 @@ def needed_rating(table: Table, number: int, row: Cells) -> float | None:
 
 
 def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or (isinstance(value, str) and "_" in value):
+        return None  # Python would take 1_5 for 15
     try:
-        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+        return float(value)
     except (ValueError, OverflowError):
         return None
 

@@ -85,6 +85,7 @@ _WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("items", {"item_id": "c", "text": "\ud800"}, r"items.jsonl, line 3: text is '\ud800'"),
     ("items", {"item_id": "c", "text": "c", "genre": {"x": 1}}, "items.jsonl, line 3: genre is {'x': 1}"),
     ("interactions", {"user_id": "u", "item_id": "z", "timestamp": 1}, "line 9: item_id 'z' is not in items"),
+    ("interactions", {"user_id": "u", "item_id": "a", "timestamp": "1_5"}, "line 9: timestamp '1_5' is neither"),
     ("interactions", {"user_id": "u", "item_id": "a", "timestamp": "noon"}, "line 9: timestamp 'noon' is neither"),
     ("interactions", {"user_id": "u", "item_id": "a", "timestamp": float("nan")}, "line 9: timestamp nan is neither"),
     ("interactions", {"user_id": "u", "item_id": "a", "timestamp": True}, "line 9: timestamp True is neither"),
