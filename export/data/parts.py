@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -37,22 +37,28 @@ class Part:
         """What its rows are counted in."""
         return "row" if self.format == "parquet" else "line"
 
-    def open(self, mistakes: Mistakes) -> BinaryIO:
-        """Open a file of lines behind its byte order mark; one that is not UTF-8 at all is noted and has no lines."""
+    def open(self) -> BinaryIO:
+        """Open a file of lines behind its byte order mark.
+
+        Raises:
+            OSError: it cannot be opened, or holds something else than UTF-8; the message says what.
+        """
         file = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")  # noqa: SIM115 (returned)
-        mark = file.peek(len(_UTF8_MARK))[: len(_UTF8_MARK)]
-        wrong = ""
-        if mark[:2] in _UTF16_MARKS:
-            wrong = "UTF-16, needs UTF-8"
-        elif mark[:2] == _GZIP_MARK:
-            wrong = f"compressed by gzip: name it {self.path.name}.gz"
-        elif mark == _UTF8_MARK:
-            file.read(len(_UTF8_MARK))
-        if wrong:
-            mistakes.add(UNREADABLE, self.path, wrong)
+        try:
+            self._skip_mark(file)
+        except BaseException:
             file.close()
-            return BytesIO()
+            raise
         return cast("BinaryIO", file)
+
+    def _skip_mark(self, file: gzip.GzipFile | BufferedReader) -> None:
+        mark = file.peek(len(_UTF8_MARK))[: len(_UTF8_MARK)]
+        if mark[:2] in _UTF16_MARKS:
+            raise OSError("UTF-16, needs UTF-8")
+        if mark[:2] == _GZIP_MARK:
+            raise OSError(f"compressed by gzip: name it {self.path.name}.gz")
+        if mark == _UTF8_MARK:
+            file.read(len(_UTF8_MARK))
 
 
 def find_parts(folder: Path, name: str, mistakes: Mistakes, *, optional: bool) -> tuple[Path, tuple[Part, ...]] | None:

@@ -74,7 +74,11 @@ class Table:
 
 def find(folder: Path, name: str, layout: Layout, mistakes: Mistakes, *, optional: bool = False) -> Table | None:
     """The table `name` in `folder`; None (noted, unless it is optional) if there is not exactly one."""
-    found = find_parts(folder, name, mistakes, optional=optional)
+    try:
+        found = find_parts(folder, name, mistakes, optional=optional)
+    except OSError as error:
+        mistakes.add(UNREADABLE, folder, str(error))
+        return None
     return Table(*found, layout, mistakes) if found else None
 
 
@@ -118,10 +122,6 @@ class _PartReader:
         """Whether it is one of several parts: Spark writes an empty one for a partition without rows."""
         return len(self.table.parts) > 1
 
-    def open(self) -> BinaryIO:
-        """Open the file, a file of lines."""
-        return self.part.open(self.table.mistakes)
-
     def lines(self, file: BinaryIO) -> Iterator[str]:
         """Yield the lines as text; `damaged` is set when one was not UTF-8, until it is looked at."""
         while line := file.readline(MAX_LINE_BYTES):
@@ -145,7 +145,7 @@ class _PartReader:
 def _csv(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
     # The limit holds for the whole process and stands at 131,072 characters, less than a long text: it is only raised.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    with reader.open() as file:
+    with reader.part.open() as file:
         records = _records(reader, csv.reader(reader.lines(file), strict=True))
         header = next(records, None)
         if header is None and reader.may_be_empty:
@@ -187,7 +187,7 @@ def _csv_reason(error: csv.Error) -> str:
 
 
 def _jsonl(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
-    with reader.open() as file:
+    with reader.part.open() as file:
         for number, line in enumerate(reader.lines(file), 1):
             if line.isspace() or not reader.is_whole(number):
                 continue

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from export.data.mistakes import Mistakes
 from export.data.tables import Scan
 
 Rows = list[dict[str, Any]]
@@ -88,24 +87,25 @@ def test_every_table_may_be_a_folder(tmp_path: Path) -> None:
 def test_empty_part_is_passed_over(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     folder = write_parts(tmp_path / "interactions", _EVENTS, suffix)
-    empty = content(_EVENTS, suffix) if suffix == ".parquet" else b""
+    empty = folder / f"part-00001-x{suffix}"
     if suffix == ".parquet":
-        parquet.write_table(pa.table({"nothing": pa.nulls(0)}), folder / "part-00001-x.parquet")
+        parquet.write_table(pa.table({"nothing": pa.nulls(0)}), empty)
     else:
-        (folder / f"part-00001-x{suffix}").write_bytes(gzip.compress(empty) if suffix.endswith("gz") else empty)
+        empty.write_bytes(gzip.compress(b"") if suffix == ".csv.gz" else b"")
     assert histories(tmp_path) == [[0, 1, 2, 3, 0, 1]] * 2
 
 
-@pytest.mark.parametrize(("suffix", "row"), [(".csv", "line 4"), (".jsonl", "line 3"), (".parquet", "row 3")])
-def test_mistake_is_named_with_its_part_and_line(tmp_path: Path, suffix: str, row: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "second", "third"),
+    [(".csv", "line 3", "line 4"), (".jsonl", "line 2", "line 3"), (".parquet", "row 2", "row 3")],
+)
+def test_mistake_is_named_with_its_part_and_line(tmp_path: Path, suffix: str, second: str, third: str) -> None:
     write(tmp_path, "interactions", _EVENTS, ".csv")
-    folder = write_parts(tmp_path / "items", [*_ITEMS, {"item_id": "b", "text": "again"}, _ITEMS[0]], suffix, files=2)
-    first = f"part-00000-3f2a.c000{suffix}"
-    found = report(tmp_path)
-    line_2 = row.replace("4", "3").replace("3", "2") if suffix != ".csv" else "line 3"
-    assert f"part-00001-3f2a.c000{suffix}, {row}: item_id 'a' is there twice, first in " in found
-    assert f": item_id 'b' is there twice, first in {line_2} of {first}" in found
-    assert str(folder) in found
+    rows = [*_ITEMS, {"item_id": "a", "text": "again"}, {"item_id": "b", "text": "again"}]
+    write_parts(tmp_path / "items", rows, suffix, files=2)
+    first_part, second_part = (f"part-0000{n}-3f2a.c000{suffix}" for n in range(2))
+    place = f"{tmp_path / 'items' / second_part}, {third}"
+    assert f"{place}: item_id 'b' is there twice, first in {second} of {first_part}" in report(tmp_path)
 
 
 # What is done to a sound folder `interactions` of CSV parts, and what must be said.
@@ -157,7 +157,8 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
 def test_gzip_without_its_suffix_is_named(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     (tmp_path / "interactions.csv").write_bytes(content(_EVENTS, ".csv.gz"))
-    assert "interactions.csv: compressed by gzip: name it interactions.csv.gz" in report(tmp_path)
+    (line,) = [line for line in report(tmp_path).splitlines() if "interactions.csv" in line]
+    assert line.endswith("interactions.csv: compressed by gzip: name it interactions.csv.gz")
 
 
 def test_file_of_another_format_is_named(tmp_path: Path) -> None:
@@ -175,10 +176,3 @@ def test_folder_beside_a_file_of_the_same_table_is_left_alone(tmp_path: Path) ->
     assert report(tmp_path) == ""
     write_parts(tmp_path / "items.parquet", _ITEMS, ".parquet")
     assert "items.csv, items.parquet are all there: keep one" in report(tmp_path)
-
-
-def test_part_number_and_line_share_one_number(tmp_path: Path) -> None:
-    write(tmp_path, "items", _ITEMS, ".csv")
-    write_parts(tmp_path / "interactions", [*_EVENTS, {"user_id": "u", "item_id": "z", "timestamp": 1}], ".jsonl")
-    assert "interactions/part-00002-3f2a.c000.jsonl, line 5: item_id 'z' is not in items" in report(tmp_path)
-    assert Mistakes().report() == ""
