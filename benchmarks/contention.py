@@ -21,7 +21,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
-from export.threads import prepare_threads
+from export.threads import choose_threads
 
 _BUSY_LOOP = "while True: pass"
 _HEAD_WIDTH, _HEAD_ITEMS, _HEAD_BATCH, _HEAD_EVENTS = 128, 1_682, 32, 64  # those of the quick preset on MovieLens
@@ -90,7 +90,7 @@ def spend(settings: ContentionSettings, way: str, work: str) -> Spent:
     """The work in a process of its own, since OpenMP reads its variables once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     if way == WAITING[0]:
-        prepare_threads(environment)
+        choose_threads(environment)
     size = settings.texts if work == WORK[0] else settings.steps
     command = [sys.executable, "-m", "benchmarks.contention", work, str(settings.data), str(size)]
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout  # noqa: S603

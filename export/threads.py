@@ -15,14 +15,18 @@ from collections.abc import MutableMapping
 from server.tuning.cores import usable_cores
 
 
-def prepare_threads(environment: MutableMapping[str, str] | None = None) -> None:
-    """One thread for each usable core, and passive waiting. What the user has set stays.
+def prepare_threads() -> None:
+    """Settle the threads of this process.
 
     Raises:
         RuntimeError: torch was imported before: OpenMP has already read its variables.
     """
     if "torch" in sys.modules:
         raise RuntimeError("prepare_threads() must be called before torch is imported")
-    environment = os.environ if environment is None else environment
+    choose_threads(os.environ)
+
+
+def choose_threads(environment: MutableMapping[str, str]) -> None:
+    """One thread for each usable core, and passive waiting; what the user has set stays."""
     environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

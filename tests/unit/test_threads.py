@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
-from export.threads import prepare_threads
+from export.threads import choose_threads, prepare_threads
 from server.tuning.cores import usable_cores
 
 _FACTOR = 2.5  # control and chosen way differ by 6 to 10
@@ -28,10 +28,14 @@ def test_waiting_for_a_thread_that_lost_its_core_costs_no_cpu_time(tmp_path: Pat
 
 def test_what_the_user_has_set_stays() -> None:
     environment = {"OMP_NUM_THREADS": "3"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, "torch", raising=False)
-        prepare_threads(environment)
+    choose_threads(environment)
     assert environment == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test_threads_cannot_be_settled_after_torch_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    with pytest.raises(RuntimeError, match="before torch"):
+        prepare_threads()
 
 
 @pytest.mark.parametrize(
