@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
+from export.data.repeats import EXCLUDE, Repeats
 from export.gates import GATES
 from export.quality import QUALITY
 from export.train.options import TrainingSettings
@@ -106,6 +107,11 @@ class ExportSettings(TrainingSettings):
         description="what training may see: all but each user's last two items, or all before one moment",
     )
 
+    repeats: Repeats = Field(
+        EXCLUDE,
+        description="a user's further interactions with an item: exclude (only the first counts, and what is in a "
+        "history is not recommended) or allow (all count, and items may be recommended again: music, groceries)",
+    )
     relations: float = Field(
         0.0,
         ge=0,
@@ -137,6 +143,11 @@ class ExportSettings(TrainingSettings):
         False,
         description="ship variants that fail a gate of loss, size or speed, or a teacher that fails its gate on cold, "
         "and record the exception",
+    )
+    require_baselines: bool = Field(
+        False,
+        description="stop without a bundle if the default variant's NDCG@10 on a task is below a baseline's by more "
+        "than chance (95 % interval of the paired difference)",
     )
 
     _given: frozenset[str] = PrivateAttr(frozenset())

@@ -53,11 +53,11 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", "export.data.collect", ("data", "checkpoint", "adopt", "on_error", "seed", "max_tokens")),
+    Stage("data", "export.data.collect", ("data", "checkpoint", "adopt", "on_error", "repeats", "seed", "max_tokens")),
     Stage(
         "finetune",
         "export.train.finetune",
-        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", *TRAINING),
+        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", "repeats", *TRAINING),
         ("data",),
     ),
     Stage(
@@ -81,10 +81,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "export.evaluate.verify",
-        ("seed", "protocol", "allow_lossy", "quality_gates", "small_ranker"),
+        ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates", "small_ranker"),
         ("data", "finetune", "distil", "onnx", "quantise"),
     ),
-    Stage("package", "export.package.publish", ("name", "gates"), ("verify",)),
+    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("verify",)),
 )
 
 

@@ -12,7 +12,7 @@ from export.config import ExportSettings
 from export.data import movielens, tables
 from export.data.checkpoint import Checkpoint, locate, write_bert
 from export.data.dataset import Dataset
-from export.data.facts import NOTHING, RATINGS, in_words
+from export.data.facts import NOTHING, RATINGS, REPEATED, in_words
 from export.data.fetch import RECBOLE, fetch
 from export.data.heads import read_head
 from export.data.mistakes import FEW_ITEMS, Mistakes
@@ -27,6 +27,7 @@ class _Read:
     texts: list[str]
     facts: dict[str, str]
     warnings: tuple[str, ...] = ()
+    repeated: int = 0
 
 
 def run(job: Job, out: Path) -> None:
@@ -48,6 +49,8 @@ def run(job: Job, out: Path) -> None:
         job.console.print(f"  warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if read.dataset.ratings:
         job.console.print(f"  {RATINGS}", markup=False, soft_wrap=True)
+    if read.repeated:
+        job.console.print(f"  {REPEATED}: {read.facts[REPEATED]}", markup=False, soft_wrap=True)
     if read.facts.get("skipped", NOTHING) != NOTHING:
         job.console.print(f"  skipped: {read.facts['skipped']}", markup=False)
     use = "adopted as it is" if adopt else "fine-tuned here"
@@ -70,11 +73,19 @@ def _read(settings: ExportSettings, checkpoint: Checkpoint, out: Path) -> _Read:
     skip, labels = settings.on_error == "skip", _labels(checkpoint) if may_adopt else None
     if settings.data is None:
         return _movielens(settings, labels, skip=skip)
-    collected = tables.read(settings.data, out, skip=skip, needs_interactions=not may_adopt, labels=labels)
+    collected = tables.read(
+        settings.data,
+        out,
+        skip=skip,
+        needs_interactions=not may_adopt,
+        labels=labels,
+        repeats=settings.repeats,
+    )
     if collected.dataset.histories:
-        leave_one_out(collected.dataset)  # refuses a data set that no stage after this one could use
+        # refuses a data set that no stage after this one could use
+        leave_one_out(collected.dataset, repeats=settings.repeats)
     facts = collected.facts
-    return _Read(collected.dataset, collected.texts, facts.rows(), facts.warnings)
+    return _Read(collected.dataset, collected.texts, facts.rows(), facts.warnings, facts.repeated)
 
 
 def _movielens(settings: ExportSettings, labels: Collection[str] | None, *, skip: bool) -> _Read:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.data.facts import RATINGS
+from export.data.repeats import EXCLUDE, Repeats
 from export.data.tables import Scan
 from export.errors import DataError
 from server.config import read_settings
@@ -20,21 +21,25 @@ _FEWEST, _MOST = 50, 1_000_000
 class DoctorSettings(BaseSettings):
     """Check a data set without training: exit code 0 if an export could use it, 2 if not."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m export doctor", cli_kebab_case=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SWIFTREC_EXPORT_", cli_prog_name="python -m export doctor", cli_kebab_case=True
+    )
 
     data: CliPositionalArg[Path] = Field(description="folder with items, interactions and, optionally, texts")
+    repeats: Repeats = Field(EXCLUDE, description="as the export is to be told: exclude or allow repeated interactions")
 
 
 def main(argv: list[str]) -> int:
     """Print figures and every kind of mistake; 0, or 2 if an export would stop."""
-    return examine(read_settings(DoctorSettings, argv).data, Console())
+    settings = read_settings(DoctorSettings, argv)
+    return examine(settings.data, Console(), settings.repeats)
 
 
-def examine(folder: Path, console: Console) -> int:
+def examine(folder: Path, console: Console, repeats: Repeats = EXCLUDE) -> int:
     """Print what `folder` holds; 0, or 2 if an export would stop."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: give the one that holds items and interactions")
-    scan = Scan(folder, lambda _: None, needs_interactions=False)
+    scan = Scan(folder, lambda _: None, needs_interactions=False, repeats=repeats)
     facts, report = scan.facts(), scan.mistakes.report()
     table = Table(title=str(folder), show_header=False)
     for name, figure in facts.rows().items():

@@ -65,6 +65,13 @@ class Events:
         same = np.concatenate([[False], (users[1:] == users[:-1]) & (times[1:] == times[:-1]), [False]])
         return float((same[1:] | same[:-1]).mean())
 
+    def different(self) -> NDArray[np.int64]:
+        """Different items of each user, users in the order in which they first appear."""
+        items, users = np.frombuffer(self._items, np.int32), np.frombuffer(self._users, np.int32)
+        size = int(items.max(initial=0)) + 1
+        pairs = np.unique(users.astype(np.int64) * size + items)
+        return np.bincount(pairs // size, minlength=len(self._numbers))
+
     def used_items(self) -> int:
         """How many different items have an event."""
         return len(np.unique(np.frombuffer(self._items, np.int32)))

@@ -5,11 +5,21 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from export.data.repeats import Repeats
+
 NOTHING = "nothing"
+REPEATED = "repeated events"
+_REPEATS: Mapping[Repeats, str] = MappingProxyType(
+    {
+        "exclude": "--repeats exclude leaves them out, and nothing is recommended twice; --repeats allow keeps them",
+        "allow": "--repeats allow keeps them, and items may be recommended again; --repeats exclude leaves them out",
+    }
+)
 RATINGS = "ratings are read, and used by --loss mse only"
 
 
@@ -39,7 +49,8 @@ class Facts:
     """Figures of one data set; `skipped` counts, by kind of mistake, rows that were left out and cells emptied.
 
     `ratings` are the lowest and the highest one; None where there are none. `times` are the first and the last one in
-    words; `warnings` are sentences on what is suspicious and stops nothing.
+    words; `warnings` are sentences on what is suspicious and stops nothing. `repeated` counts the events whose user had
+    an event with that item before, and `repeats` says what becomes of them.
     """
 
     items: int
@@ -48,6 +59,8 @@ class Facts:
     users: int
     events: int
     times: str
+    repeated: int
+    repeats: Repeats
     ratings: tuple[float, float] | None
     history_events: Spread
     usable_users: int
@@ -67,12 +80,18 @@ class Facts:
             "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
             "events": f"{self.events:,}",
             "times": self.times,
+            REPEATED: self._repeated(),
             **({"ratings": f"{self.ratings[0]:g} to {self.ratings[1]:g}"} if self.ratings else {}),
             "events of a user": str(self.history_events),
             "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
             "texts of users": f"{self.texts:,}",
             "skipped": in_words(self.skipped),
         }
+
+    def _repeated(self) -> str:
+        """How many events repeat an earlier one of the user with the item, and what --repeats does with them."""
+        found = f"{self.repeated:,} of the same user and item as an earlier one"
+        return found if not self.repeated else f"{found} ({_REPEATS[self.repeats]})"
 
 
 def in_words(skipped: Mapping[str, int]) -> str:

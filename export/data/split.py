@@ -3,6 +3,9 @@
 Cold items: a seeded share of the items with enough events takes no part in training at all. Their events are removed
 from what trains, validates and tests; the last one of each user is a case of its own, asked behind what the user had
 taken before it.
+
+Repeated interactions are dropped first where they do not count (`export.data.repeats`), so no target is an item of its
+history that recommendations leave out.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
 from export.data.ratings import Worth, worth_of
+from export.data.repeats import EXCLUDE, Repeats, counted, masked
 from export.errors import DataError
 
 Histories = list[NDArray[np.int64]]
@@ -31,11 +35,24 @@ _SEED = 2_026  # the same items whatever the export's seed: bundles stay compara
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """What is asked in a test: `users[c]` (a row of the data set) has taken `histories[c]`, then wants `wanted[c]`."""
+    """What is asked in a test: `users[c]` (a row of the data set) has taken `histories[c]`, then wants `wanted[c]`.
+
+    `repeats` decides whether the items of a history may be recommended again.
+    """
 
     users: NDArray[np.int64]
     histories: Histories
     wanted: NDArray[np.int64]
+    repeats: Repeats = EXCLUDE
+
+    @property
+    def masked(self) -> Histories:
+        """The items that may not be recommended in each case."""
+        return [masked(history, self.repeats) for history in self.histories]
+
+    def take(self, rows: NDArray[np.int64]) -> Cases:
+        """Some of the cases."""
+        return Cases(self.users[rows], [self.histories[n] for n in rows], self.wanted[rows], self.repeats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,12 @@ class Split:
     unseen: Cases
     cold: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     worth: Worth = field(default_factory=list)
+    repeats: Repeats = EXCLUDE
+
+    @property
+    def validation(self) -> Cases:
+        """Each training history, and the item after it: what training is validated by."""
+        return Cases(np.arange(len(self.train)), self.train, self.valid, self.repeats)
 
     @property
     def known(self) -> Histories:
@@ -59,19 +82,26 @@ class Split:
         return [np.append(train, valid) for train, valid in zip(self.train, self.valid, strict=True)]
 
 
-def split(dataset: Dataset, protocol: Protocol = "leave-one-out", *, cold_share: float = COLD_SHARE) -> Split:
+def split(
+    dataset: Dataset,
+    protocol: Protocol = "leave-one-out",
+    *,
+    cold_share: float = COLD_SHARE,
+    repeats: Repeats = EXCLUDE,
+) -> Split:
     """The split by name. See `leave_one_out` and `time_split`."""
     if protocol == "time":
-        return time_split(dataset, cold_share=cold_share)
-    return leave_one_out(dataset, cold_share=cold_share)
+        return time_split(dataset, cold_share=cold_share, repeats=repeats)
+    return leave_one_out(dataset, cold_share=cold_share, repeats=repeats)
 
 
-def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
+def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Repeats = EXCLUDE) -> Split:
     """A user's last item tests, the one before validates, the rest trains; users with fewer than four are left out.
 
     Raises:
         DataError: no history is long enough.
     """
+    dataset = counted(dataset, repeats)
     cold = cold_items(dataset, cold_share)
     is_cold = _marks(cold, len(dataset.items))
     kept = [~is_cold[h] for h in dataset.histories]
@@ -79,18 +109,19 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     users = [u for u, h in enumerate(warm) if len(h) >= MIN_EVENTS]
     if len(users) < MIN_USERS:
         raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(users)}")
-    cases = _cases([(u, warm[u][:-1], warm[u][-1]) for u in users])
+    cases = _cases([(u, warm[u][:-1], warm[u][-1]) for u in users], repeats)
     return Split(
         train=[warm[u][:-2] for u in users],
         valid=np.array([warm[u][-2] for u in users]),
         warm=cases,
-        unseen=_unseen(dataset, cold),
+        unseen=_unseen(dataset, cold, repeats),
         cold=cold,
         worth=[w[:-2] for w in _worth(dataset, kept, users)],
+        repeats=repeats,
     )
 
 
-def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
+def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Repeats = EXCLUDE) -> Split:
     """Training ends at one moment for everybody, after 80 % of all events; each later user's last event tests.
 
     A case's history grows as it would while serving: events between the cut and the test are known to it, but not to
@@ -101,6 +132,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     """
     if not dataset.times:
         raise DataError("the global time split needs the time of every interaction")
+    dataset = counted(dataset, repeats)
     cut = float(np.quantile(np.concatenate(dataset.times), _TIME_SHARE))
     cold = cold_items(dataset, cold_share)
     is_cold = _marks(cold, len(dataset.items))
@@ -115,10 +147,11 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE) -> Split:
     return Split(
         train=[h[:-1] for h in train],
         valid=np.array([h[-1] for h in train]),
-        warm=_cases(later),
-        unseen=_unseen(dataset, cold),
+        warm=_cases(later, repeats),
+        unseen=_unseen(dataset, cold, repeats),
         cold=cold,
         worth=[w[:-1] for w in _worth(dataset, early, users)],
+        repeats=repeats,
     )
 
 
@@ -142,7 +175,7 @@ def _worth(dataset: Dataset, kept: list[NDArray[np.bool_]], users: list[int]) ->
     return [worth[u][kept[u]] for u in users] if worth else []
 
 
-def _unseen(dataset: Dataset, cold: NDArray[np.int64]) -> Cases:
+def _unseen(dataset: Dataset, cold: NDArray[np.int64], repeats: Repeats) -> Cases:
     """For each user the last cold item behind at least two others."""
     found, marks = [], _marks(cold, len(dataset.items))
     for user, history in enumerate(dataset.histories):
@@ -151,12 +184,13 @@ def _unseen(dataset: Dataset, cold: NDArray[np.int64]) -> Cases:
         if len(places):
             last = int(places[-1])
             found.append((user, history[:last][~is_cold[:last]], history[last]))
-    return _cases(found)
+    return _cases(found, repeats)
 
 
-def _cases(rows: list[tuple[int, NDArray[np.int64], np.int64]]) -> Cases:
+def _cases(rows: list[tuple[int, NDArray[np.int64], np.int64]], repeats: Repeats) -> Cases:
     return Cases(
         users=np.array([user for user, _, _ in rows], dtype=np.int64),
         histories=[history for _, history, _ in rows],
         wanted=np.array([wanted for _, _, wanted in rows], dtype=np.int64),
+        repeats=repeats,
     )

@@ -26,6 +26,7 @@ from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS, Role
 from export.data.lost import Lost, has_label
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
 from export.data.ratings import has_ratings
+from export.data.repeats import EXCLUDE, Repeats
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
 from export.data.times import TimeStatistics
@@ -52,6 +53,7 @@ def read(
     skip: bool = False,
     needs_interactions: bool = True,
     labels: Collection[str] | None = None,
+    repeats: Repeats = EXCLUDE,
 ) -> Collected:
     """Read `folder`, writing the items into `out` on the way; items that are not among `labels`, if given, are wrong.
 
@@ -64,7 +66,11 @@ def read(
     """
     with (out / "items.jsonl").open("w", encoding="utf-8") as file:
         scan = Scan(
-            folder, lambda item: file.write(line_of(item)), needs_interactions=needs_interactions, labels=labels
+            folder,
+            lambda item: file.write(line_of(item)),
+            needs_interactions=needs_interactions,
+            labels=labels,
+            repeats=repeats,
         )
     scan.mistakes.settle(skip=skip)
     dataset = Dataset(
@@ -92,7 +98,9 @@ class Scan:
         needs_interactions: bool = True,
         labels: Collection[str] | None = None,
         clock: Callable[[], float] = time.time,
+        repeats: Repeats = EXCLUDE,
     ) -> None:
+        self._repeats: Repeats = repeats
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
         self.groups: list[dict[str, str]] = []
@@ -127,6 +135,8 @@ class Scan:
             users=len(lengths),
             events=len(self.events),
             times=self._times.in_words(),
+            repeated=len(self.events) - int(self.events.different().sum()),
+            repeats=self._repeats,
             ratings=self.events.rating_range(),
             history_events=Spread.of(lengths),
             usable_users=self._usable_users(),
@@ -138,7 +148,8 @@ class Scan:
         )
 
     def _usable_users(self) -> int:
-        return int((self.events.lengths >= MIN_EVENTS).sum())
+        counted = self.events.different() if self._repeats == EXCLUDE else self.events.lengths
+        return int((counted >= MIN_EVENTS).sum())
 
     def _read_items(self, table: Table, keep: Callable[[Item], object]) -> None:
         for number, row in table.rows():

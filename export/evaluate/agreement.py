@@ -11,7 +11,7 @@ import torch
 from export.data.dataset import Dataset
 from export.data.phrases import Texts, unseen
 from export.evaluate.assemble import assemble_agreement
-from export.evaluate.metrics import Figure, best, figure
+from export.evaluate.metrics import Figure, best, common, figure
 from export.evaluate.models import encode_here, served_rank, torch_encode
 from export.evaluate.record import RECORD
 from export.evaluate.subject import Vectors
@@ -71,7 +71,7 @@ def agreement(teacher: Vectors, variant: Vectors, items: Vectors, seed: int) -> 
         seed: of the intervals.
     """
     pairs = ((teacher[n] @ items.T, variant[n] @ items.T) for n in range(len(teacher)))
-    same = [len(np.intersect1d(best(a), best(b))) / len(best(a)) for a, b in pairs]
+    same = [common(best(a).tolist(), best(b).tolist()) for a, b in pairs]
     return {"cosine": figure((teacher * variant).sum(1).tolist(), seed), "overlap": figure(same, seed)}
 
 

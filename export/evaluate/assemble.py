@@ -9,7 +9,8 @@ import numpy as np
 
 from export.compress.rankers import SMALL, read_rankers
 from export.data.vocabulary import Vocabulary
-from export.evaluate.baselines import POPULARITY
+from export.evaluate.baseline_gate import compare_with_baselines
+from export.evaluate.baselines import POPULARITY, WITHOUT_HISTORY
 from export.evaluate.choose import Judged, defaults, fronts, judge
 from export.evaluate.cold import check_cold, shortfall
 from export.evaluate.compare import FROZEN, other_protocol
@@ -56,6 +57,7 @@ def assemble(
     values = {v.name: _values(ground, kept.get(v.name, {}), answers, v.name) for v in variants}
     judged = _judged(job, variants, values, where)
     chosen, front = defaults(judged), fronts(judged)
+    names = answers.keys() - {TEACHER, *(v.name for v in variants)}
     warm, counts = ground.tasks.warm, ground.counts
     tasks = {name: ground.figures(row) for name, row in answers.items()}
     return Quality(
@@ -84,6 +86,8 @@ def assemble(
         machine=machine(),
         pieces=_pieces(job),
         rankers=rankers,
+        comparisons=compare_with_baselines(chosen["cpu"].name, answers, sorted(names), ground.seed),
+        repeats=job.settings.repeats,
     )
 
 
@@ -166,7 +170,7 @@ def _lists(ground: Ground, answers: Answers) -> dict[str, Lists]:
     """On ids for the teacher and what is compared with it, on text for the variants, whose ids are the teacher's."""
     lists = {}
     for name, row in answers.items():
-        task = "text" if name not in (TEACHER, FROZEN) and "text" in row and name != POPULARITY else "ids"
+        task = "text" if name not in (TEACHER, FROZEN) and "text" in row and name not in WITHOUT_HISTORY else "ids"
         if task in row:
             lists[name] = ground.lists(task, row[task])
     return lists

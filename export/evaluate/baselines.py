@@ -16,7 +16,8 @@ Histories = list[NDArray[np.int64]]
 Baseline = Callable[[Histories], Scores]
 """Histories, oldest first -> scores float32 [histories, items]."""
 
-POPULARITY = "popularity"
+POPULARITY, RECENT_POPULARITY = "popularity", "recent popularity"
+WITHOUT_HISTORY = (POPULARITY, RECENT_POPULARITY)  # the same ranking for everybody, whatever is asked
 MAX_SQUARE = 8_192  # items of the square matrices, the most popular ones: 268 MB each
 _ROWS = 512  # histories turned into a matrix at a time
 _RECENT = 10  # last events of each user that "recent popularity" counts
@@ -35,7 +36,7 @@ def fit_baselines(known: Histories, items: int) -> dict[str, Baseline]:
     gram = _gram(known, head, items)
     return {
         POPULARITY: popularity(known, items),
-        "recent popularity": _constant(recent.astype(np.float32)),
+        RECENT_POPULARITY: _constant(recent.astype(np.float32)),
         "item kNN": _square(_knn(gram.copy()), head, items),
         "EASE": _square(_ease(gram), head, items),
         "transitions": _transitions(known, counts),

@@ -10,6 +10,7 @@ from export.quality import QUALITY, Check
 from export.variants import Variant
 
 _DEVICES = ("cpu", "cuda")
+_NEAR = 0.95  # of the fastest variant's texts/s: rounds of one variant lie as far apart, so it is no slower than that
 _TASKS = ("text", "query", "noisy")
 
 
@@ -105,21 +106,31 @@ def defaults(judged: Sequence[Judged]) -> dict[str, Default]:
 
 
 def _default(device: str, shipped: Sequence[Judged]) -> Default:
-    """The fastest on the front within the default's gates; where none is, the one that keeps most."""
+    """The smallest of the fastest within the default's gates; where none is within, the one that keeps most.
+
+    Of variants that are equal in that, the one with the higher quality, then the first by name.
+    """
     own = [j for j in shipped if j.variant.device == device and j.variant.texts_per_s_core > 0]
     if not own:
         return _unmeasured(device, shipped)
-    front = [j for j in own if j.variant.name in pareto(own)]
-    within = [j for j in front if not _short(j)]
+    within = [j for j in own if not _short(j)]
     if within:
-        best = max(within, key=lambda j: j.variant.texts_per_s_core)
-        fast = f"the fastest of {len(own)} on {device} ({best.variant.texts_per_s_core:,.0f} texts/s on one core)"
-        return Default(
-            best.variant.name, f"{best.variant.name} is {fast} within the gates of a default: {_least(best)}."
-        )
-    best = max(front, key=lambda j: j.quality)
+        return _fast(device, len(own), within)
+    best = min(own, key=lambda j: (-j.quality, j.variant.megabytes, j.variant.name))
     why = f"{best.variant.name} keeps most of {len(own)} on {device}; none is within the gates of a default: "
     return Default(best.variant.name, why + "; ".join(_short(best)) + ".")
+
+
+def _fast(device: str, total: int, within: Sequence[Judged]) -> Default:
+    """Of the variants that are as fast as the fastest, but for the spread of the measurement, the smallest file."""
+    fastest = max(j.variant.texts_per_s_core for j in within)
+    near = [j for j in within if j.variant.texts_per_s_core >= _NEAR * fastest]
+    best = min(near, key=lambda j: (j.variant.megabytes, -j.quality, j.variant.name))
+    name, speed = best.variant.name, f"{best.variant.texts_per_s_core:,.0f} texts/s on one core"
+    fast = f"the fastest of {total} on {device} ({speed})"
+    if len(near) > 1:
+        fast = f"the smallest of {len(near)} within 5 % of the fastest of {total} on {device} ({speed})"
+    return Default(name, f"{name} is {fast} within the gates of a default: {_least(best)}.")
 
 
 def _short(judged: Judged) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.data.split import COLD_SHARE, Cases, Protocol, split
 from export.errors import DataError
-from export.evaluate.baselines import POPULARITY, Baseline, fit_baselines, popularity
+from export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, figure, rank
 from export.evaluate.record import OtherProtocol
@@ -22,7 +22,7 @@ _DISHONEST = {
 
 
 def baselines(ground: Ground) -> dict[str, Answers]:
-    """Name -> task -> answers; popularity needs no reading, the frozen encoder reads everything.
+    """Name -> task -> answers; popularity reads no history, the frozen encoder reads everything.
 
     `ORACLE` counts the cold items' own events, which no recommender could know: without it popularity would be 0 there.
     """
@@ -30,7 +30,7 @@ def baselines(ground: Ground) -> dict[str, Answers]:
     found: dict[str, Answers] = {}
     for name, score in fit_baselines(ground.split.known, items).items():
         warm = _rank(score, tasks.warm, items)
-        blind = dict.fromkeys(("text", "query", "noisy"), warm) if name == POPULARITY else {}
+        blind = dict.fromkeys(("text", "query", "noisy"), warm) if name in WITHOUT_HISTORY else {}
         found[name] = {"ids": warm} | blind
         if len(tasks.cold.wanted):
             found[name]["cold"] = _rank(score, tasks.cold, items)
@@ -46,7 +46,8 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
     """The baselines under the protocol that the teacher was not trained for, fitted again on what it allows."""
     name: Protocol = "time" if trained_by == "leave-one-out" else "leave-one-out"
     try:
-        parts = split(ground.dataset, name, cold_share=COLD_SHARE if len(ground.split.cold) else 0.0)
+        share = COLD_SHARE if len(ground.split.cold) else 0.0
+        parts = split(ground.dataset, name, cold_share=share, repeats=ground.split.repeats)
     except DataError as error:
         return OtherProtocol(protocol=name, cases=0, ndcg={}, remark=f"Not measured: {error}.")
     items = len(ground.dataset.items)

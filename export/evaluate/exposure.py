@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ class Exposure:
     Args:
         coverage: share of the catalogue that somebody is shown.
         gini: how unevenly items are shown; 0 all alike, 1 one item to everybody.
-        diversity: 1 - mean cosine between two items of the same list, by the frozen encoder's vectors.
+        diversity: 1 - mean cosine between two items of the same list, by the frozen encoder's vectors; lists of one
+            item have none.
         novelty: mean surprise of an item shown, -log2 of its share of the known events; higher is less known.
         by_popularity: share of what is shown that falls on each tenth of the catalogue, the most popular first.
     """
@@ -29,29 +31,31 @@ class Exposure:
     by_popularity: list[float]
 
 
-def exposure(top: NDArray[np.int64], counts: NDArray[np.int64], vectors: NDArray[np.float32]) -> Exposure:
-    """Measure the lists `top` [cases, k].
+def exposure(lists: Sequence[NDArray[np.int64]], counts: NDArray[np.int64], vectors: NDArray[np.float32]) -> Exposure:
+    """Measure some lists of items.
 
     Args:
-        top: item positions.
+        lists: item positions, at most ten of each case.
         counts: events of each item that training knows, [items].
         vectors: unit vectors of the items, [items, width].
     """
-    shown = np.bincount(top.ravel(), minlength=len(counts))
+    flat = np.concatenate([*lists, np.empty(0, np.int64)])
+    shown = np.bincount(flat, minlength=len(counts))
     surprise = -np.log2((counts + 1) / (counts.sum() + len(counts)))
+    varied = [_diversity(vectors[row]) for row in lists if len(row) > 1]
     return Exposure(
         coverage=float((shown > 0).mean()),
         gini=gini(shown),
-        diversity=float(np.mean([_diversity(vectors[row]) for row in top])),
-        novelty=float(surprise[top].mean()),
-        by_popularity=by_popularity(top.ravel(), counts),
+        diversity=float(np.mean(varied)) if varied else 0.0,
+        novelty=float(surprise[flat].mean()) if len(flat) else 0.0,
+        by_popularity=by_popularity(flat, counts),
     )
 
 
 def gini(shown: NDArray[np.int64]) -> float:
-    """Gini coefficient of how often each item is shown."""
+    """Gini coefficient of how often each item is shown; 0 if none is."""
     ordered, n = np.sort(shown), len(shown)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * max(1, ordered.sum())))
 
 
 def by_popularity(items: NDArray[np.int64], counts: NDArray[np.int64]) -> list[float]:
@@ -59,13 +63,11 @@ def by_popularity(items: NDArray[np.int64], counts: NDArray[np.int64]) -> list[f
     order = np.argsort(-counts, kind="stable")
     tenth = np.empty(len(counts), dtype=np.int64)
     tenth[order] = np.arange(len(counts)) * _TENTHS // len(counts)
-    shares: list[float] = (np.bincount(tenth[items], minlength=_TENTHS) / len(items)).tolist()
+    shares: list[float] = (np.bincount(tenth[items], minlength=_TENTHS) / max(1, len(items))).tolist()
     return shares
 
 
 def _diversity(rows: NDArray[np.float32]) -> float:
-    size = len(rows)
-    if size < 2:
-        return 0.0
-    summed = rows.sum(0)
+    """1 - mean cosine of every two of the unit vectors `rows` [2 or more, width]."""
+    size, summed = len(rows), rows.sum(0)
     return float(1 - (summed @ summed - (rows * rows).sum()) / (size * (size - 1)))

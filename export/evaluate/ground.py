@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
+from export.data.repeats import counted
 from export.data.split import Split
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
@@ -34,8 +35,10 @@ _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """One evaluation: `counts` are each item's known events, `texts` the unit vectors that diversity is told by.
+    """One evaluation.
 
+    `dataset` has the interactions that count (`export.data.repeats`), `counts` are each item's known events, and
+    `texts` the unit vectors that diversity is measured by.
     `frozen`, and its vectors as `texts`, are there up to `MAX_FROZEN` items; beyond, `texts` are the teacher's.
     """
 
@@ -52,7 +55,7 @@ class Ground:
     def load(cls, job: Job) -> Ground:
         """Read the earlier stages."""
         data, seed = job.folder("data"), job.settings.seed
-        dataset, texts = Dataset.load(data), Texts.load(data)
+        dataset, texts = counted(Dataset.load(data), job.settings.repeats), Texts.load(data)
         parts = parts_of(job, dataset)
         teacher = _teacher(job, texts)
         frozen = _frozen(job, texts) if len(dataset.items) <= MAX_FROZEN else None
@@ -77,7 +80,7 @@ class Ground:
             task=task,
             recall=figure(ranked.recall, self.seed),
             mrr=figure(ranked.reciprocal, self.seed),
-            exposure=exposure(ranked.top, self.counts, self.texts),
+            exposure=exposure(ranked.lists, self.counts, self.texts),
         )
 
     def groups(self, ranked: Ranked) -> list[Group]:

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.split import Cases
+from export.errors import ExportError
 
 Scores = NDArray[np.float32]
 Values = NDArray[np.float64]
 Score = Callable[[slice], Scores]
 
 TOP = 10
+NO_ITEM = -1  # fills up a list of fewer than ten items
+_NO_RANK = 1 << 62  # of an item that no list can show
 _RESAMPLES = 1_000
 _CELLS = 1 << 23  # scores held at a time, 32 MB
 
@@ -33,10 +36,18 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Answers to some cases: `ranks` of the wanted items (int64 [cases], 0 is best) and `top` (int64 [cases, 10])."""
+    """Answers to some cases: `ranks` of the wanted items (int64 [cases], 0 is best) and `top` (int64 [cases, 10]).
+
+    Where fewer than ten items are left to recommend, a row of `top` ends in `NO_ITEM`; see `lists`.
+    """
 
     ranks: NDArray[np.int64]
     top: NDArray[np.int64]
+
+    @property
+    def lists(self) -> list[NDArray[np.int64]]:
+        """The items that each case is shown, best first: ten, or all that are left."""
+        return [row[row != NO_ITEM] for row in self.top]
 
     @property
     def ndcg(self) -> Values:
@@ -77,39 +88,60 @@ def share(part: Values, whole: Values, seed: int) -> Figure | None:
 
 def overlap(a: Ranked, b: Ranked) -> float:
     """Share of the top ten that two subjects have in common, averaged over cases."""
-    return float(np.mean([len(np.intersect1d(x, y)) / max(1, len(x)) for x, y in zip(a.top, b.top, strict=True)]))
+    return float(np.mean([common(x.tolist(), y.tolist()) for x, y in zip(a.lists, b.lists, strict=True)]))
+
+
+def common(a: Sequence[object], b: Sequence[object]) -> float:
+    """Share of two lists that is in both, of the longer one; 1 if both are empty."""
+    longest = max(len(a), len(b))
+    return len({*a} & {*b}) / longest if longest else 1.0
 
 
 def rank(score: Score, cases: Cases, items: int) -> Ranked:
-    """Rank each case's wanted item among all items but those of its history; ties go to the earlier item.
+    """Rank each case's wanted item among all items that may be recommended; ties go to the earlier item.
+
+    What `cases.masked` names may not: it fills no list, and if it is wanted it counts as not found.
 
     Args:
         score: scores float32 [cases in the slice, items]; asked slice by slice, so that memory stays bounded.
         cases: what is asked.
         items: size of the catalogue.
+
+    Raises:
+        ExportError: a score is not a number.
     """
-    size = max(1, _CELLS // items)
-    ranks, tops = [], []
+    size, hidden = max(1, _CELLS // items), cases.masked
+    ranks, tops = [], np.full((len(cases.wanted), TOP), NO_ITEM, dtype=np.int64)
     for start in range(0, len(cases.wanted), size):
         part = slice(start, start + size)
         scores = np.array(score(part), dtype=np.float32)  # a copy: masking writes
-        wanted = cases.wanted[part]
-        target = scores[np.arange(len(wanted)), wanted][:, None]
-        for row, history in zip(scores, cases.histories[part], strict=True):
+        if np.isnan(scores).any():
+            raise ExportError("a score is NaN, so nothing can be ranked: train with a lower --learning-rate")
+        for row, history in zip(scores, hidden[part], strict=True):
             row[history] = -np.inf
-        is_earlier = np.arange(items) < wanted[:, None]
-        ranks.append((scores > target).sum(1) + ((scores == target) & is_earlier).sum(1))
-        tops += [best(row) for row in scores]
-    return Ranked(np.concatenate(ranks), np.array(tops, dtype=np.int64))
+        ranks.append(_ranks(scores, cases.wanted[part]))
+        for top, row in zip(tops[part], scores, strict=True):
+            shown = best(row)
+            top[: len(shown)] = shown
+    return Ranked(np.concatenate(ranks), tops)
+
+
+def _ranks(scores: Scores, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ranks of `wanted` [cases] in masked scores [cases, items]."""
+    target = scores[np.arange(len(wanted)), wanted][:, None]
+    is_earlier = np.arange(scores.shape[1]) < wanted[:, None]
+    ranks = (scores > target).sum(1) + ((scores == target) & is_earlier).sum(1)
+    return np.where(np.isneginf(target[:, 0]), _NO_RANK, ranks)
 
 
 def best(scores: Scores) -> NDArray[np.int64]:
-    """Positions of the ten best of `scores` [items]; ties go to the earlier item."""
+    """Positions of the ten best of `scores` [items]; ties go to the earlier item, and -inf, a masked item, is none."""
     if len(scores) > TOP:
         least = np.partition(scores, -TOP)[-TOP]
         candidates = np.flatnonzero(scores >= least)
     else:
         candidates = np.arange(len(scores))
+    candidates = candidates[~np.isneginf(scores[candidates])]
     return candidates[np.argsort(-scores[candidates], kind="stable")[:TOP]]
 
 
@@ -118,9 +150,9 @@ def random_ndcg(items: int) -> float:
     return float((1 / np.log2(np.arange(min(TOP, items)) + 2.0)).sum() / items)
 
 
-def ndcg(scores: Scores, seen: NDArray[np.int64], wanted: int) -> float:
-    """NDCG@10 of `wanted` in one row of scores [items]; items in `seen` are left out, ties go to the earlier item."""
-    alone = Cases(np.zeros(1, np.int64), [seen], np.array([wanted]))
+def ndcg(scores: Scores, masked: NDArray[np.int64], wanted: int) -> float:
+    """NDCG@10 of `wanted` in one row of scores [items]; `masked` items are left out, ties go to the earlier item."""
+    alone = Cases(np.zeros(1, np.int64), [masked], np.array([wanted]))
     return float(rank(lambda _: scores[None], alone, len(scores)).ndcg[0])
 
 

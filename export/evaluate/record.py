@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from export.data.repeats import EXCLUDE, Repeats
 from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
@@ -187,6 +188,36 @@ class OtherProtocol(Model):
     remark: str
 
 
+class Comparison(Model):
+    """A recommender beside the best baseline of one task: means of NDCG@10 and of their difference, case by case."""
+
+    task: str
+    subject: str
+    own: float
+    baseline: str
+    other: float
+    difference: Figure
+    cases: int
+
+    @property
+    def loses(self) -> bool:
+        """Whether the whole interval of the difference is below 0."""
+        return self.difference.high < 0
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the mean is higher; the interval may reach 0."""
+        return self.difference.mean > 0
+
+    def __str__(self) -> str:
+        verdict = "is above" if self.is_above else "loses to" if self.loses else "is not above"
+        figures = f"NDCG@10 {self.own:.4f} and {self.other:.4f}"
+        return (
+            f"{self.task}: {self.subject} {verdict} {self.baseline} ({figures}, difference {self.difference} over the "
+            f"same {self.cases} cases)"
+        )
+
+
 class Compared(Model):
     """What `python -m export teacher` found, in the folder of the stage whose teacher it is of: NDCG@10 by subject."""
 
@@ -199,7 +230,8 @@ class Quality(Model):
     """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
 
     Protocol "agreement" has none of these: without interactions a variant is held against the teacher alone.
-    `packaged` is what stage `package` found of the whole bundle: the manifest has it, `quality.json` not yet.
+    `comparisons` are of the CPU's default variant, one for each task. `packaged` is what stage `package` found of the
+    whole bundle: the manifest has it, `quality.json` not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]
@@ -220,6 +252,13 @@ class Quality(Model):
     curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
     rankers: list[RankerRecord] = []  # an older export wrote none without interactions: the teacher's serves
     packaged: Outcome | None = None
+    comparisons: list[Comparison] = []  # an older export wrote none
+    repeats: Repeats = EXCLUDE
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each task on which the default variant is not above every baseline."""
+        return [f"{comparison}." for comparison in self.comparisons if not comparison.is_above]
 
     @property
     def shipped(self) -> list[VariantRecord]:

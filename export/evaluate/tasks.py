@@ -58,8 +58,7 @@ def some_cases(cases: Cases, items: int, seed: int) -> Cases:
     most = min(_MAX_CASES, max(_MIN_CASES, _MAX_SCORES // items))
     if len(cases.wanted) <= most:
         return cases
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(cases.wanted))[:most])
-    return Cases(cases.users[drawn], [cases.histories[n] for n in drawn], cases.wanted[drawn])
+    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases.wanted))[:most]))
 
 
 def _usable(items: Sequence[Item]) -> Callable[[str], bool]:

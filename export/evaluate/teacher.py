@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from export.evaluate.baseline_gate import teacher_answers
 from export.evaluate.compare import Answers, baselines
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, figure
@@ -21,7 +22,7 @@ def compare_teacher(job: Job) -> None:
     """Run the stages up to the teacher where they are stale; print its figures and the baselines', and keep both."""
     run_all(Job(job.settings, job.console, tuple(stage for stage in STAGES if stage.name in _STAGES)))
     ground = Ground.load(job)
-    answers = baselines(ground) | {TEACHER: ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))}
+    answers = baselines(ground) | {TEACHER: teacher_answers(ground)}
     found = Compared(
         protocol=job.settings.protocol,
         cases=len(ground.tasks.warm.wanted),

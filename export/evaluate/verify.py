@@ -10,6 +10,7 @@ import numpy as np
 from export.data.dataset import Dataset
 from export.evaluate import agreement
 from export.evaluate.assemble import assemble
+from export.evaluate.baseline_gate import require_baselines, require_interactions, require_teacher, teacher_answers
 from export.evaluate.cold import require_cold
 from export.evaluate.compare import FROZEN, baselines
 from export.evaluate.ground import Ground
@@ -30,8 +31,10 @@ def run(job: Job, out: Path) -> None:
     """Write quality.json, expected.json and vectors.npy (the catalogue's item vectors, float32 [items, d]).
 
     Raises:
-        GateError: the teacher finds too little of what is new, or no variant passed the gates; no bundle is written.
+        GateError: the teacher finds too little of what is new, no variant passed the gates, or --require-baselines is
+            not kept; no bundle is written.
     """
+    require_interactions(job)
     if not Dataset.load(job.folder("data")).histories:
         agreement.run(job, out)
         return
@@ -45,7 +48,8 @@ def run(job: Job, out: Path) -> None:
         if ground.frozen:
             _probe(ground, FROZEN, ground.frozen, probes)
         step()
-        answers[TEACHER] = ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
+        answers[TEACHER] = teacher_answers(ground)
+        require_teacher(job, ground, answers)
         require_cold(
             ground.figures(answers[TEACHER]), len(ground.tasks.cold.wanted), allow_lossy=job.settings.allow_lossy
         )
@@ -64,6 +68,7 @@ def run(job: Job, out: Path) -> None:
             step()
     quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes, rankers, where)
     show(job.console, quality)
+    require_baselines(job, ground, answers, quality.comparisons)
     np.save(out / "vectors.npy", ground.teacher.items, allow_pickle=False)
     expected = _expected(ground, answers[quality.default["cpu"].name]["text"])
     (out / "expected.json").write_text(json.dumps(expected))
@@ -90,11 +95,12 @@ def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure])
 def _expected(ground: Ground, answers: Ranked) -> list[dict[str, list[str]]]:
     """What the packaged bundle must answer to some users' texts: the stage after this one asks the whole pipeline."""
     items, titles = ground.dataset.items, ground.tasks.titles
+    cases = ground.tasks.warm.take(np.arange(min(_SAMPLE, len(answers.top))))
     return [
         {
             "texts": [titles[n] for n in history[-ground.teacher.max_history :]],
-            "seen": [items[n].id for n in history],
+            "seen": [items[n].id for n in masked],
             "top": [items[n].id for n in top],
         }
-        for history, top in zip(ground.tasks.warm.histories[:_SAMPLE], answers.top, strict=False)
+        for history, masked, top in zip(cases.histories, cases.masked, answers.lists[:_SAMPLE], strict=True)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.data.repeats import EXCLUDE
 from export.evaluate.record import TEACHER, Quality
 from export.evaluate.tasks import TASKS
 from export.package.ladder import remarks
@@ -67,9 +68,12 @@ of their vectors of the same texts and by the items that both put among the firs
 
 def _tasks(quality: Quality) -> str:
     rows = [[name, *(row.get(task, "") for task in TASKS)] for name, row in quality.tasks.items()]
+    masked = "items of the history may be recommended again"
+    if quality.repeats == EXCLUDE:
+        masked = "items of the history left out"
     probes = ", ".join(f"{name} {figure}" for name, figure in quality.probes.items())
     return f"""## Quality
-NDCG@10 over the whole catalogue, what the user has taken masked, ties to the earlier item, 95 % bootstrap intervals.
+NDCG@10 over the whole catalogue, {masked}, ties to the earlier item, 95 % bootstrap intervals.
 Protocol: {quality.protocol}; {quality.cases["warm"]} users, and {quality.cases["cold"]} cases for {quality.cold_items}
 cold items whose events training never saw.
 

@@ -126,8 +126,8 @@ def _rounds(variant: Variant) -> str:
 
 
 def remarks(quality: Quality) -> list[str]:
-    """The sentences under the table: shares of the teacher, rounds, who is not shipped and why, the defaults."""
-    lines = _teacher(quality.teacher)
+    """The sentences under the table: lost to baselines, shares of the teacher, rounds, refusals, the defaults."""
+    lines = [*quality.warnings, *_teacher(quality.teacher)]
     for record in quality.variants:
         if record.retained:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)

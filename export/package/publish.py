@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from export.data.dataset import Dataset
+from export.data.repeats import EXCLUDE, counted
 from export.errors import GateError
+from export.evaluate.metrics import common
 from export.evaluate.record import RECORD, Quality
 from export.gates import Outcome, packaged, require
 from export.package.card import write_card
@@ -42,6 +44,8 @@ def run(job: Job, out: Path) -> None:
     job.also_wrote(folder / MANIFEST)
     job.also_wrote(repository / COMPLETE)
     job.console.print(f"  bundle: {folder}")
+    for line in _quality(job).warnings:
+        job.console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outcome:
@@ -60,10 +64,15 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outco
     for answer, row in zip(answers, expected, strict=True):
         if not isinstance(answer, Recommendation):
             raise GateError(f"the packaged bundle failed on a request: {answer}")
-        shares.append(len({item.id for item, _ in answer.items} & {*row["top"]}) / max(1, len(row["top"])))
+        shares.append(common([item.id for item, _ in answer.items], row["top"]))
     outcome = packaged(float(np.mean(shares)))
     require("the packaged bundle", outcome)
     return outcome
+
+
+def _quality(job: Job) -> Quality:
+    """The record of stage `verify`."""
+    return Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
 
 
 def _existing(home: Path, key: str) -> Path | None:
@@ -83,7 +92,7 @@ def _write(job: Job, home: Path, key: str) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        quality = Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
+        quality = _quality(job)
         _fill(job, scratch, quality)
         manifest = _manifest(job, scratch, number, key, quality)
         _seal(scratch, manifest)
@@ -114,7 +123,7 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
-    write_items(Dataset.load(job.folder("data")), scratch / ITEMS)
+    write_items(counted(Dataset.load(job.folder("data")), job.settings.repeats), scratch / ITEMS)
 
 
 def write_items(dataset: Dataset, path: Path) -> None:
@@ -145,4 +154,5 @@ def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) 
         tools={name: installed(name) for name in _TOOLS},
         machine=machine(),
         files={},
+        exclude_history=job.settings.repeats == EXCLUDE,
     )

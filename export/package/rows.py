@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, Quality, VariantRecord
+from export.evaluate.record import TEACHER, Comparison, Quality, VariantRecord
 
 _RETAINED = ("ids", "text", "query", "noisy")
 
@@ -18,7 +18,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
     their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
     An `..._range` is [lowest, highest] of the rounds whose median was taken, None where an older export kept none.
     `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %. `measured_on`: the device
-    that gave the answers.
+    that gave the answers. `comparisons`: the default variant beside the best baseline of each task.
     """
     names = {record.variant.name for record in quality.variants}
     baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
@@ -40,6 +40,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
         },
         "baselines": baselines,
         "rankers": [ranker.model_dump() for ranker in quality.rankers],
+        "comparisons": [_comparison(comparison) for comparison in quality.comparisons],
         "packaged": asdict(quality.packaged) if quality.packaged else None,
         "pieces": quality.pieces.model_dump() if quality.pieces else None,
     }
@@ -84,6 +85,10 @@ def _refused(record: VariantRecord) -> dict[str, Any]:
     v = record.variant
     gates = [gate.model_dump() for gate in record.gates if not gate.passed]
     return {"name": v.name, "device": v.device, "precision": v.precision, "refused": record.trouble, "gates": gates}
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return comparison.model_dump() | {"loses": comparison.loses, "is_above": comparison.is_above}
 
 
 def _interval(figure: Figure | None) -> list[float] | None:

@@ -40,7 +40,8 @@ def parts_of(job: Job, dataset: Dataset) -> Split:
     Raises:
         DataError: too few users have histories that are long enough.
     """
-    return split(dataset, job.settings.protocol, cold_share=0.0 if is_adopted(job) else COLD_SHARE)
+    share = 0.0 if is_adopted(job) else COLD_SHARE
+    return split(dataset, job.settings.protocol, cold_share=share, repeats=job.settings.repeats)
 
 
 def ranker_of(checkpoint: Path) -> str:

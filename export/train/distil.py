@@ -15,6 +15,7 @@ from torch import nn
 
 from export.data.phrases import Texts
 from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
+from export.evaluate import baseline_gate
 from export.stage import Job
 from export.train import small
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
@@ -59,8 +60,10 @@ def run(job: Job, out: Path) -> None:
     A student that is trained is kept until all are: a stage that was stopped goes on behind it.
 
     Raises:
-        ExportError: a student is not to be had, or --vocabulary cannot cut this tokenizer.
+        ExportError: a student is not to be had, --vocabulary cannot cut this tokenizer, or the teacher already fails
+            --require-baselines.
     """
+    baseline_gate.check(job)
     torch.manual_seed(job.settings.seed)
     teacher, lesson = _cut(job, *_lesson(job), out)
     config = teacher.trunk.config

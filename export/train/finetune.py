@@ -131,9 +131,9 @@ def _place_newcomers(job: Job, world: World, trainer: Trainer, pooled: Tensor) -
         return
     texts = teacher.text_vectors(pooled[: world.items])
     items = texts + teacher.residual
-    train, valid = some_users(world.split, world.items)
-    users = torch.cat([*users_of(teacher, items, Kind.ITEM, train, teacher.max_length - 1)])
-    crowd = Crowd(users.cpu().numpy(), train, valid)
+    cases = some_users(world.split, world.items)
+    users = torch.cat([*users_of(teacher, items, Kind.ITEM, cases.histories, teacher.max_length - 1)])
+    crowd = Crowd(users.cpu().numpy(), cases.masked, cases.wanted)
 
     def plain(rows: NDArray[np.int64]) -> Vectors:
         """Unit vectors of these items' texts before anything has moved."""

@@ -36,10 +36,13 @@ _REACH, _HALVINGS = 20.0, 50
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Users who validate: `vectors` [users, d], what each has taken, and what he took next (int64 [users])."""
+    """Users who validate: `vectors` [users, d], the items that each may not be recommended, and the one taken next.
+
+    `wanted` is int64 [users].
+    """
 
     vectors: Vectors
-    histories: Histories
+    masked: Histories
     wanted: Rows
 
 
@@ -160,8 +163,8 @@ class _Held:
         users, wanted = crowd.vectors[kept], place[crowd.wanted[kept]]
         seen = []
         for n in kept:
-            history = crowd.histories[n]
-            seen.append(place[history[is_taken[history] & (history != crowd.wanted[n])]])  # some take it again
+            masked = crowd.masked[n]
+            seen.append(place[masked[is_taken[masked] & (masked != crowd.wanted[n])]])
         totals, own, share = np.empty(len(kept)), np.empty(len(kept)), np.empty((len(kept), FOLDS))
         for part, scores in _scores(users, seen, items):
             totals[part] = np.logaddexp.reduce(scores, axis=1)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from export.data.split import Histories, Split
+from export.data.split import Cases, Histories, Split
 from export.evaluate.metrics import ndcg
 from export.train.encoder import pad
 from export.train.ranker import LastUser
@@ -24,7 +23,7 @@ _MIN_USERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """NDCG@10, seen items masked, of histories as ids and as titles."""
+    """NDCG@10 of histories as ids and as titles; what may not be recommended again is masked."""
 
     ids: float
     text: float
@@ -39,22 +38,22 @@ class Validation:
 def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Validation:
     """How well the next item of each training history is found; with many users and items every n-th user is asked."""
     teacher.eval()
-    train, valid = some_users(split, len(teacher.residual))
+    cases = some_users(split, len(teacher.residual))
     items = teacher.text_vectors(bank.variants[0]) + teacher.residual
     titles = teacher.text_vectors(bank.variants[1])
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
     for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
-        asked = zip(train, valid.tolist(), strict=True)
-        for users in users_of(teacher, vectors, kind, train, max_history):
+        asked = zip(cases.masked, cases.wanted.tolist(), strict=True)
+        for users in users_of(teacher, vectors, kind, cases.histories, max_history):
             scores = (users @ items.T).float().cpu().numpy()
             found[kind] += [ndcg(row, *next(asked)) for row in scores]
     return Validation(float(np.mean(found[Kind.ITEM])), float(np.mean(found[Kind.TEXT])))
 
 
-def some_users(split: Split, items: int) -> tuple[Histories, NDArray[np.int64]]:
+def some_users(split: Split, items: int) -> Cases:
     """Histories and what comes next: of every user, or of every n-th where users times `items` are too many."""
     step = -(-len(split.train) // max(_MIN_USERS, _MAX_SCORES // items))
-    return split.train[::step], split.valid[::step]
+    return split.validation.take(np.arange(0, len(split.train), step))
 
 
 @torch.no_grad()

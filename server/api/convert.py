@@ -55,7 +55,7 @@ def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
         query=message.query,
         top_k=top_k,
         conditions=_filter(message.filter) if message.HasField("filter") else _NO_FILTER,
-        exclude_history=message.exclude_history if message.HasField("exclude_history") else True,
+        exclude_history=message.exclude_history if message.HasField("exclude_history") else None,
         priority=to_priority(message.priority),
     )
 

@@ -18,7 +18,10 @@ _NEEDED = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy")
 
 
 class Manifest(BaseModel):
-    """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field."""
+    """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field.
+
+    `exclude_history` is the default for requests that do not set it; bundles written before the field exclude.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +40,7 @@ class Manifest(BaseModel):
     tools: dict[str, str]
     machine: str
     files: dict[str, str]
+    exclude_history: bool = True
     digest: str = ""
 
     def sealed(self) -> Manifest:
@@ -141,7 +145,7 @@ def _manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
     if manifest.format != FORMAT:
         raise BundleError(f"{path}: format {manifest.format}, this server reads {FORMAT}: export it again")
-    if manifest.digest != _digest(manifest.model_dump()):
+    if manifest.digest != _digest(manifest.model_dump(exclude_unset=True)):
         raise BundleError(f"{path}: changed since it was written: export it again")
     return manifest
 

@@ -25,13 +25,13 @@ class TextEvent:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A validated request."""
+    """A validated request; the bundle's default decides where `exclude_history` is None."""
 
     history: tuple[ItemEvent | TextEvent, ...] = ()
     query: str = ""
     top_k: int = 10
     conditions: Filter = field(default_factory=Filter)
-    exclude_history: bool = True
+    exclude_history: bool | None = None
     priority: int = DEFAULT_PRIORITY
 
 

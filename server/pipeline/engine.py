@@ -105,7 +105,15 @@ class Engine:
         self.encode: Batcher[Sequence[int], Vector] = batcher("encoder", self._encoder)
         self.rank: Batcher[Wanted, Found] = batcher("ranker", Finder(self._ranker, self.catalogue, clock))
         self.encodings = Encodings(self.encode, options.cache_bytes, self.watch)
-        parts = Parts(self.tokenizer, self.encodings, self.rank, self.catalogue, facts.max_history, clock)
+        parts = Parts(
+            tokenizer=self.tokenizer,
+            encodings=self.encodings,
+            ranker=self.rank,
+            catalogue=self.catalogue,
+            max_history=facts.max_history,
+            exclude_history=facts.exclude_history,
+            clock=clock,
+        )
         self.recommender = Recommender(parts, self.watch.answered)
 
     def snapshots(self) -> Iterator[Snapshot]:

@@ -53,7 +53,7 @@ class Entry:
     def look_up(self, parts: Parts) -> None:
         """Check the filter, look up items, collect texts."""
         try:
-            self.allowed = parts.catalogue.mask(self.request.conditions, self._seen())
+            self.allowed = parts.catalogue.mask(self.request.conditions, self._seen(parts))
         except SwiftrecError as error:
             self.error = error
             return
@@ -79,8 +79,10 @@ class Entry:
         for place, vector in zip(self._places, vectors, strict=True):
             self.vectors[place] = vector
 
-    def _seen(self) -> list[str]:
-        if not self.request.exclude_history:
+    def _seen(self, parts: Parts) -> list[str]:
+        """Ids of the history where they may not be recommended again."""
+        wanted = self.request.exclude_history
+        if not (parts.exclude_history if wanted is None else wanted):
             return []
         return [event.item_id for event in self.request.history if isinstance(event, ItemEvent)]
 

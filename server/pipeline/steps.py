@@ -43,6 +43,7 @@ class Parts:
     ranker: Batcher[Wanted, Found]
     catalogue: Catalogue
     max_history: int
+    exclude_history: bool = True  # of requests that do not say
     clock: Callable[[], float] = time.monotonic
 
 

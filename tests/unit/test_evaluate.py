@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.data.split import Cases
+from export.errors import ExportError
 from export.evaluate import metrics
 from export.evaluate.baselines import fit_baselines
 from export.evaluate.exposure import by_popularity, exposure, gini
-from export.evaluate.metrics import Ranked, best, figure, ndcg, overlap, rank, share
+from export.evaluate.metrics import NO_ITEM, Ranked, best, common, figure, ndcg, overlap, rank, share
 
 _HISTORIES = [np.array(h) for h in ([0, 1, 2], [0, 1, 3], [1, 2, 0], [0, 1])]
 
@@ -25,7 +26,8 @@ def test_rank_masks_what_was_taken_and_breaks_ties_by_position() -> None:
     ranked = rank(lambda part: scores[part], cases([[0], [0]], [1, 2]), 4)
     assert ranked.ranks.tolist() == [0, 1]
     assert ranked.ndcg.tolist() == [1.0, pytest.approx(1 / np.log2(3))]
-    assert ranked.top[0].tolist() == [1, 2, 3, 0]
+    assert ranked.top[0].tolist() == [1, 2, 3, *[NO_ITEM] * 7]
+    assert [row.tolist() for row in ranked.lists] == [[1, 2, 3]] * 2
     assert scores[0, 0] == 5  # the caller's array stays as it was
 
 
@@ -86,6 +88,21 @@ def test_overlap_is_of_sets() -> None:
     assert overlap(a, a) == 1.0
 
 
+def test_overlap_of_short_lists_is_of_the_items_in_them() -> None:
+    short = np.full((2, 10), NO_ITEM)
+    other = short.copy()
+    short[0, :2], other[0, :3] = [4, 2], [2, 7, 9]
+    a, b = (Ranked(np.zeros(2, np.int64), top) for top in (short, other))
+    assert overlap(a, b) == pytest.approx((1 / 3 + 1) / 2)  # two empty lists are the same
+    assert common(["a", "b"], ["a", "b", "c", "d"]) == 0.5  # what is answered beyond the expected list counts, too
+
+
+def test_score_that_is_not_a_number_is_refused() -> None:
+    scores = np.array([[1, np.nan, 0]], dtype=np.float32)
+    with pytest.raises(ExportError, match="a score is NaN"):
+        rank(lambda part: scores[part], cases([[0]], [1]), 3)
+
+
 def test_gini_is_0_for_even_lists_and_near_1_for_one_item() -> None:
     assert gini(np.full(50, 3)) == pytest.approx(0)
     assert gini(np.array([0] * 99 + [5])) == pytest.approx(0.99)
@@ -94,11 +111,20 @@ def test_gini_is_0_for_even_lists_and_near_1_for_one_item() -> None:
 def test_exposure_of_a_known_list() -> None:
     vectors = np.eye(4, dtype=np.float32)
     vectors[1] = vectors[0]
-    shown = exposure(np.array([[0, 1], [0, 2]]), np.array([3, 1, 0, 0]), vectors)
+    shown = exposure([np.array([0, 1]), np.array([0, 2])], np.array([3, 1, 0, 0]), vectors)
     assert shown.coverage == 0.75
     assert shown.diversity == pytest.approx(0.5)  # a list of two alike, and one of two that have nothing in common
     assert shown.novelty == pytest.approx(np.mean([1, 2, 1, 3]))
     assert by_popularity(np.array([0, 0, 9, 5]), np.arange(10)[::-1]) == [0.5, 0, 0, 0, 0, 0.25, 0, 0, 0, 0.25]
+
+
+def test_exposure_of_short_and_empty_lists() -> None:
+    vectors, counts = np.eye(4, dtype=np.float32), np.array([3, 1, 0, 0])
+    shown = exposure([np.array([0, 1]), np.array([2]), np.empty(0, np.int64)], counts, vectors)
+    assert (shown.coverage, shown.diversity) == (0.75, 1.0)  # a list of one item has no diversity, and is no 0
+    nothing = exposure([np.empty(0, np.int64)], counts, vectors)
+    assert (nothing.coverage, nothing.gini, nothing.diversity, nothing.novelty) == (0, 0, 0, 0)
+    assert nothing.by_popularity == [0] * 10
 
 
 def test_baselines_give_what_the_plain_formulas_give() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from export.errors import GateError
 from export.evaluate.choose import Judged, defaults, judge, pareto
@@ -102,6 +104,40 @@ def test_default_is_the_one_that_keeps_most_when_none_is_within() -> None:
     chosen = defaults([judged("bert3-fp32", 800, text=0.95), judged("bert2-fp32", 1_200, text=0.91)])
     assert chosen["cpu"].name == "bert3-fp32"
     assert "none is within the gates of a default: text 0.950, 0.030 short of 0.980" in chosen["cpu"].why
+
+
+def test_default_is_the_smallest_of_those_within_five_percent_of_the_fastest() -> None:
+    ladder = [
+        judged("static-fp32", 10_000, megabytes=20),
+        judged("static-int8", 9_600, megabytes=6),
+        judged("bert1-int8", 9_400, megabytes=3),  # more than 5 % slower
+    ]
+    for order in (ladder, ladder[::-1]):
+        chosen = defaults(order)["cpu"]
+        assert chosen.name == "static-int8"
+        assert "the smallest of 2 within 5 % of the fastest of 3 on cpu (9,600 texts/s on one core)" in chosen.why
+
+
+def test_default_of_equal_files_is_the_better_one_and_then_the_first_by_name() -> None:
+    ladder = [judged("b-fp32", 1_000), judged("a-fp32", 990), judged("c-fp32", 1_010, text=1.01)]
+    assert defaults(ladder)["cpu"].name == "c-fp32"
+    assert defaults(ladder[:2])["cpu"].name == defaults(ladder[1::-1])["cpu"].name == "a-fp32"
+
+
+@given(st.lists(st.floats(0.975, 1.025), min_size=4, max_size=4))
+def test_jitter_of_the_measured_rates_does_not_change_the_default(jitter: list[float]) -> None:
+    """Two variants equally fast, two well apart: five percent between two measurements decide nothing."""
+    rates = {
+        "static-fp32": (1_000, 20.0),
+        "static-int8": (1_000, 6.0),
+        "bert1-int8": (880, 3.0),
+        "bert3-fp32": (90, 70),
+    }
+    ladder = [
+        judged(name, rate * factor, megabytes=megabytes)
+        for (name, (rate, megabytes)), factor in zip(rates.items(), jitter, strict=True)
+    ]
+    assert defaults(ladder)["cpu"].name == "static-int8"
 
 
 def test_front_leaves_out_what_is_slower_worse_and_larger() -> None:

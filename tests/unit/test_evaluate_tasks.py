@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from export.data.dataset import Dataset, Item
 from export.data.noise import corrupt
 from export.data.phrases import write_texts
+from export.data.repeats import Repeats
 from export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
 from export.evaluate.compare import other_protocol
 from export.evaluate.ground import Ground
@@ -80,9 +81,9 @@ def test_other_protocol_keeps_nothing_from_a_recommender_that_came_in_trained(
 ) -> None:
     told = []
 
-    def seen(data: Dataset, name: Protocol, *, cold_share: float) -> Split:
+    def seen(data: Dataset, name: Protocol, *, cold_share: float, repeats: Repeats) -> Split:
         told.append(cold_share)
-        return split(data, name, cold_share=cold_share)
+        return split(data, name, cold_share=cold_share, repeats=repeats)
 
     monkeypatch.setattr("export.evaluate.compare.split", seen)
     parts = leave_one_out(dataset, cold_share=share)

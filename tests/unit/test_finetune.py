@@ -259,7 +259,7 @@ def test_large_catalogue_asks_fewer_users_about_newcomers(tmp_path: Path, monkey
     monkeypatch.setattr("export.train.validate._MAX_SCORES", 4 * 24)
     [(_, part)] = asked_of_newcomers(job(tmp_path / "b"), monkeypatch)
     assert (len(whole.vectors), len(part.vectors)) == (12, 4)
-    assert len(part.histories) == len(part.wanted) == 4
+    assert len(part.masked) == len(part.wanted) == 4
     assert part.wanted.tolist() == whole.wanted[::3].tolist()
 
 

@@ -89,10 +89,10 @@ def test_nothing_is_read_of_the_newcomers_but_their_texts() -> None:
     np.testing.assert_array_equal(replace(made, items=hidden).placed(), made.placed())
 
 
-def test_users_who_take_an_item_again_count_like_others() -> None:
+def test_wanted_item_is_never_masked() -> None:
     made = village()
-    again = [np.append(h, w) for h, w in zip(made.crowd.histories, made.crowd.wanted, strict=True)]
-    placed = replace(made, crowd=replace(made.crowd, histories=again)).placed()
+    again = [np.append(h, w) for h, w in zip(made.crowd.masked, made.crowd.wanted, strict=True)]
+    placed = replace(made, crowd=replace(made.crowd, masked=again)).placed()
     np.testing.assert_allclose(placed, made.placed(), atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_no_newcomers_or_too_few_items_to_learn_from_place_nothing() -> None:
 
 def test_a_third_of_the_users_says_about_the_same() -> None:
     made = village()
-    part = Crowd(made.crowd.vectors[::3], made.crowd.histories[::3], made.crowd.wanted[::3])
+    part = Crowd(made.crowd.vectors[::3], made.crowd.masked[::3], made.crowd.wanted[::3])
     assert 0.6 < made.share(replace(made, crowd=part).placed()) / made.share(made.placed()) < 1.6
 
 

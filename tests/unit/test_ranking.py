@@ -65,13 +65,13 @@ class Letters:
 class Bench:
     """A list on its way, with queues by hand."""
 
-    def __init__(self, *requests: Request) -> None:
+    def __init__(self, *requests: Request, exclude_history: bool = True) -> None:
         vector = np.ones(2, dtype=np.float32)
         self.letters, self.encoder, self.ranker = Letters(), Queue(vector), Queue(Found(vector))
         items = [Item(str(n), "", "", {}, float(n)) for n in range(4)]
         catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
         encodings = Encodings(cast(Any, self.encoder), 0)
-        parts = Parts(self.letters, encodings, cast(Any, self.ranker), catalogue, 5, clock=lambda: 0.0)
+        parts = Parts(self.letters, encodings, cast(Any, self.ranker), catalogue, 5, exclude_history, clock=lambda: 0.0)
         self.recommender = Recommender(parts)
         self.call = Call(_EVER, clock=lambda: 0.0)
         self.call.expect(1)
@@ -93,6 +93,17 @@ def test_entries_take_each_step_together() -> None:
     one.ranker.run()
     assert one.has_ended
     assert all(isinstance(answer, Recommendation) for answer in one.rankings.outcomes())
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_bundle_decides_on_the_history_where_a_request_does_not(default: bool) -> None:  # noqa: FBT001
+    history = (ItemEvent("1"),)
+    requests = [Request(history=history, exclude_history=wanted) for wanted in (None, True, False)]
+    one = Bench(*requests, exclude_history=default)
+    one.rankings.start()
+    one.ranker.run()
+    answers = [answer for answer in one.rankings.outcomes() if isinstance(answer, Recommendation)]
+    assert ["1" in {item.id for item, _ in answer.items} for answer in answers] == [not default, False, True]
 
 
 def test_who_has_gone_already_asks_for_nothing() -> None:

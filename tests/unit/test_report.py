@@ -19,7 +19,16 @@ from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
-from export.evaluate.record import Lists, OtherProtocol, Pieces, Quality, RankerRecord, TeacherRecord, VariantRecord
+from export.evaluate.record import (
+    Comparison,
+    Lists,
+    OtherProtocol,
+    Pieces,
+    Quality,
+    RankerRecord,
+    TeacherRecord,
+    VariantRecord,
+)
 from export.gates import packaged
 from export.package import svg
 from export.package.card import write_card
@@ -183,6 +192,50 @@ def test_rankers_and_word_pieces_are_told(quality: Quality) -> None:
     assert found["pieces"] == {"kept": 8_000, "of": 30_522}
     assert [(row["name"], row["shipped"]) for row in found["rankers"]] == [("ranker", False), ("ranker.small", True)]
     assert not any("word pieces" in line for line in remarks(quality))
+
+
+def test_lost_baselines_are_in_report_card_and_page(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+    def compared(task: str, difference: Figure) -> Comparison:
+        return Comparison(
+            task=task,
+            subject="bert3-int8",
+            own=0.1,
+            baseline="transitions",
+            other=0.1 - difference.mean,
+            difference=difference,
+            cases=100,
+        )
+
+    lost, equal = compared("ids", Figure(-0.02, -0.03, -0.01)), compared("cold", Figure(-0.001, -0.01, 0.01))
+    told = quality.model_copy(update={"comparisons": [lost, equal, compared("text", Figure(0.05, 0.01, 0.09))]})
+    lines = [
+        "ids: bert3-int8 loses to transitions (NDCG@10 0.1000 and 0.1200, difference -0.0200 [-0.030, -0.010] over the "
+        "same 100 cases).",
+        "cold: bert3-int8 is not above transitions (NDCG@10 0.1000 and 0.1010, difference -0.0010 [-0.010, 0.010] over "
+        "the same 100 cases).",
+    ]
+    assert told.warnings == lines
+    assert remarks(told)[:2] == lines
+    write_card(tmp_path / "card.md", manifest, told)
+    write_page(tmp_path / "page.html", manifest, told)
+    for line in lines:
+        assert f"- {line}\n" in (tmp_path / "card.md").read_text()
+        assert line in (tmp_path / "page.html").read_text()
+    rows = as_json(Quality.model_validate_json(told.model_dump_json()))["comparisons"]
+    assert [(row["task"], row["loses"], row["is_above"]) for row in rows] == [
+        ("ids", True, False),
+        ("cold", False, False),
+        ("text", False, True),
+    ]
+    assert quality.warnings == []
+
+
+@pytest.mark.parametrize(("repeats", "words"), [("exclude", "left out"), ("allow", "may be recommended again")])
+def test_card_says_whether_items_are_recommended_again(
+    tmp_path: Path, quality: Quality, manifest: Manifest, repeats: str, words: str
+) -> None:
+    write_card(tmp_path / "card.md", manifest, quality.model_copy(update={"repeats": repeats}))
+    assert f"items of the history {words}, ties" in (tmp_path / "card.md").read_text()
 
 
 def test_gate_of_the_packaged_bundle_is_told_where_it_was_kept(quality: Quality) -> None:

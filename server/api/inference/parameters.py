@@ -21,7 +21,7 @@ class Parameters:
     timeout_s: float | None = None
     priority: int = DEFAULT_PRIORITY
     bundle: str = ""
-    exclude_history: bool = True
+    exclude_history: bool | None = None
     wants_final: bool = False
 
 
@@ -45,8 +45,8 @@ def read_parameters(given: Mapping[str, pb.InferParameter]) -> Parameters:
         timeout_s=timeout_us / 1e6 if timeout_us else None,
         priority=to_priority(whole(given, "priority") or 0),
         bundle=_text(given, "bundle"),
-        exclude_history=_truth(given, "exclude_history", default=True),
-        wants_final=_truth(given, FINAL, default=False),
+        exclude_history=_truth(given, "exclude_history"),
+        wants_final=_truth(given, FINAL) or False,
     )
 
 
@@ -71,9 +71,10 @@ def _text(given: Mapping[str, pb.InferParameter], name: str) -> str:
         raise InvalidInput(name, f"{name}: {error.reason}") from None
 
 
-def _truth(given: Mapping[str, pb.InferParameter], name: str, *, default: bool) -> bool:
+def _truth(given: Mapping[str, pb.InferParameter], name: str) -> bool | None:
+    """A boolean parameter, or None if it is not given."""
     if name not in given:
-        return default
+        return None
     if given[name].WhichOneof("parameter_choice") != "bool_param":
         raise InvalidInput(name, f"invalid value type for '{name}' parameter, expected bool_param")
     return bool(given[name].bool_param)
