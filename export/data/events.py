@@ -72,6 +72,10 @@ class Events:
         pairs = np.unique(users.astype(np.int64) * size + items)
         return np.bincount(pairs // size, minlength=len(self._numbers))
 
+    def repeated(self) -> int:
+        """Events whose user has an earlier event with the same item."""
+        return len(self) - int(self.different().sum())
+
     def used_items(self) -> int:
         """How many different items have an event."""
         return len(np.unique(np.frombuffer(self._items, np.int32)))

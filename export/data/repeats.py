@@ -20,6 +20,7 @@ Repeats = Literal["exclude", "allow"]
 Positions = NDArray[np.int64]
 
 EXCLUDE: Repeats = "exclude"
+ALLOW: Repeats = "allow"
 _NOTHING: Positions = np.empty(0, dtype=np.int64)
 
 

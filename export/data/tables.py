@@ -26,7 +26,7 @@ from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS, Role
 from export.data.lost import Lost, has_label
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
 from export.data.ratings import has_ratings
-from export.data.repeats import EXCLUDE, Repeats
+from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
 from export.data.times import TimeStatistics
@@ -53,13 +53,14 @@ def read(
     skip: bool = False,
     needs_interactions: bool = True,
     labels: Collection[str] | None = None,
-    repeats: Repeats = EXCLUDE,
+    repeats: Repeats = ALLOW,
 ) -> Collected:
     """Read `folder`, writing the items into `out` on the way; items that are not among `labels`, if given, are wrong.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
     Interactions need user_id, item_id and timestamp; a rating in every row or in none. Texts need text. Users
-    (user_id, attribute columns) are optional, too: quality is then reported for each group of users.
+    (user_id, attribute columns) are optional, too: quality is then reported for each group of users. Every event is
+    read; `repeats` says which ones count where a user needs enough of them.
 
     Raises:
         DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.
@@ -98,7 +99,7 @@ class Scan:
         needs_interactions: bool = True,
         labels: Collection[str] | None = None,
         clock: Callable[[], float] = time.time,
-        repeats: Repeats = EXCLUDE,
+        repeats: Repeats = ALLOW,
     ) -> None:
         self._repeats: Repeats = repeats
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
@@ -135,7 +136,7 @@ class Scan:
             users=len(lengths),
             events=len(self.events),
             times=self._times.in_words(),
-            repeated=len(self.events) - int(self.events.different().sum()),
+            repeated=self.events.repeated(),
             repeats=self._repeats,
             ratings=self.events.rating_range(),
             history_events=Spread.of(lengths),
@@ -150,6 +151,10 @@ class Scan:
     def _usable_users(self) -> int:
         counted = self.events.different() if self._repeats == EXCLUDE else self.events.lengths
         return int((counted >= MIN_EVENTS).sum())
+
+    def _leaves_out(self) -> bool:
+        """Whether there are events that do not count."""
+        return self._repeats == EXCLUDE and self.events.repeated() > 0
 
     def _read_items(self, table: Table, keep: Callable[[Item], object]) -> None:
         for number, row in table.rows():
@@ -196,7 +201,8 @@ class Scan:
                 self._lost.take(key)
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
             few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
-            self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users)")
+            once = "; repeated ones count with --repeats allow only" if self._leaves_out() else ""
+            self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users){once}")
 
     def _user_rows(self, table: Table) -> Iterator[Cells]:
         users, first, is_any_known = frozenset(self.events.users), "", False

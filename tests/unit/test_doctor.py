@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from export.data.doctor import examine
 from export.data.facts import RATINGS
 from tests.catalogues import write_catalogue
 from tests.conftest import ROOT
@@ -97,3 +100,39 @@ def test_doctor_says_in_one_line_what_ratings_are_used_by_when_there_are_some(tm
     assert (result.returncode, result.stderr) == (0, "")
     assert (RATINGS in result.stdout.splitlines()) == ratings
     assert ("1 to 5" in result.stdout) == ratings
+
+
+def repeat(folder: Path, rows: int) -> None:
+    """Write 8 different items of each of two users, and the first `rows` rows of each once more."""
+    write_catalogue(folder, 60, "csv")
+    own = [[f"user-{u},item-{n + u},{n}" for n in range(8)] for u in range(2)]
+    lines = ["user_id,item_id,timestamp", *(line for user in own for line in [*user, *user[:rows]])]
+    (folder / "interactions.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(("choice", "words"), [("exclude", "leaves them out"), ("allow", "keeps them")])
+def test_doctor_counts_repeated_events_and_says_what_becomes_of_them(tmp_path: Path, choice: str, words: str) -> None:
+    repeat(tmp_path / "data", 3)
+    console = Console(width=300, file=io.StringIO(), record=True)
+    assert examine(tmp_path / "data", console, choice) == 0  # type: ignore[arg-type]
+    line = f"6 of the same user and item as an earlier one (--repeats {choice} {words}"
+    assert line in console.export_text()
+
+
+def test_doctor_of_data_without_repeats_does_not_speak_of_the_choice(tmp_path: Path) -> None:
+    repeat(tmp_path / "data", 0)
+    console = Console(width=300, file=io.StringIO(), record=True)
+    examine(tmp_path / "data", console)
+    assert "0 of the same user and item" in (shown := console.export_text())
+    assert "--repeats" not in shown
+
+
+def test_users_need_enough_different_items_unless_repeats_count(tmp_path: Path) -> None:
+    repeat(tmp_path / "data", 0)
+    rows = ["user_id,item_id,timestamp", *(f"user-{u},item-{n % 3},{n}" for u in range(2) for n in range(9))]
+    (tmp_path / "data" / "interactions.csv").write_text("\n".join(rows))
+    console = Console(width=300, file=io.StringIO(), record=True)
+    assert examine(tmp_path / "data", console) == 2
+    few = "found 0 (of 2 users); repeated ones count with --repeats allow only"
+    assert few in console.export_text()
+    assert examine(tmp_path / "data", console, "allow") == 0

@@ -96,7 +96,7 @@ def test_entries_take_each_step_together() -> None:
 
 
 @pytest.mark.parametrize("default", [True, False])
-def test_bundle_decides_on_the_history_where_a_request_does_not(default: bool) -> None:  # noqa: FBT001
+def test_bundle_decides_on_the_history_where_a_request_does_not(default: bool) -> None:
     history = (ItemEvent("1"),)
     requests = [Request(history=history, exclude_history=wanted) for wanted in (None, True, False)]
     one = Bench(*requests, exclude_history=default)
