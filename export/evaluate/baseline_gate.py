@@ -100,7 +100,7 @@ def check(job: Job) -> None:
     require_teacher(job, ground, baselines(ground) | {TEACHER: teacher_answers(ground)})
 
 
-def teacher_answers(ground: Ground) -> Answers:
+def teacher_answers(ground: Ground) -> dict[str, Ranked]:
     """The teacher's answers to every task."""
     return ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
 

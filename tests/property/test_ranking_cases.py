@@ -48,8 +48,8 @@ def test_hit_is_what_the_list_shows_and_the_list_shows_nothing_masked(made: tupl
 def dataset(histories: list[list[int]]) -> Dataset:
     items = [Item(str(n), f"title {n}", f"text {n}", {}) for n in range(12)]
     rows = [np.array(history, dtype=np.int64) for history in histories]
-    times = [np.arange(len(row)) * 3.0 + n for n, row in enumerate(rows)]
-    ratings = [row % 5 + 1.0 for row in rows]
+    times = [np.arange(len(row), dtype=np.float64) * 3 + n for n, row in enumerate(rows)]
+    ratings = [(row % 5 + 1).astype(np.float64) for row in rows]
     return Dataset(items, rows, ["item"], [], "", "", times, ratings=ratings)
 
 

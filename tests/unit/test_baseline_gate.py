@@ -14,7 +14,6 @@ from rich.console import Console
 
 from export.config import ExportSettings
 from export.errors import DataError, GateError
-from export.evaluate import baseline_gate
 from export.evaluate.baseline_gate import check, compare_with_baselines, require_baselines, require_teacher
 from export.evaluate.compare import ORACLE
 from export.evaluate.ground import Ground
@@ -95,7 +94,7 @@ def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> Non
 
 def test_early_check_reads_nothing_unless_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Job] = []
-    monkeypatch.setattr(baseline_gate.Ground, "load", loaded.append)
+    monkeypatch.setattr(Ground, "load", loaded.append)
     check(job(tmp_path))
     assert loaded == []
 
