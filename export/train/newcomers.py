@@ -31,6 +31,7 @@ FOLDS = 10
 _BLOCK = 65_536  # texts looked at a time: 200 MB at a width of 384
 _CELLS = 1 << 23  # scores held at a time: 67 MB for each of the few arrays of that size
 _EVEN = 1e-4  # damping of the vector that raises, for rankers whose users lie in no plane
+_LEAST = 1e-12  # damping of texts that are all the same, of which a regression learns nothing
 _REACH, _HALVINGS = 20.0, 50
 
 
@@ -80,7 +81,7 @@ class _Sums:
         """The regression's answer at the given rows, [rows, d]."""
         x, y = self.x / self.count, self.y / self.count
         spread = self.xx / self.count - np.outer(x, x)
-        damping = strength * np.trace(spread) / len(spread) * np.eye(len(spread))
+        damping = max(strength * np.trace(spread) / len(spread), _LEAST) * np.eye(len(spread))
         weights = np.linalg.solve(spread + damping, self.xy / self.count - np.outer(x, y)).astype(np.float32)
         x, y = x.astype(np.float32), y.astype(np.float32)
         answer = np.empty((len(rows), len(y)), np.float32)

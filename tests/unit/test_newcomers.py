@@ -113,6 +113,13 @@ def test_no_newcomers_or_too_few_items_to_learn_from_place_nothing() -> None:
     assert place_newcomers(made.read, made.items, few, made.crowd, 0) is None
 
 
+def test_texts_that_are_all_the_same_put_every_newcomer_in_one_place() -> None:
+    made = village()
+    placed = replace(made, texts=np.ones_like(made.texts)).placed()
+    assert np.isfinite(placed).all()
+    np.testing.assert_allclose(placed, np.broadcast_to(placed[0], placed.shape), atol=1e-5)
+
+
 def test_a_third_of_the_users_says_about_the_same() -> None:
     made = village()
     part = Crowd(made.crowd.vectors[::3], made.crowd.masked[::3], made.crowd.wanted[::3])
