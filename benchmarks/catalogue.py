@@ -24,6 +24,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
+from benchmarks.bundle_id import BundleId
 from benchmarks.suite import apart
 from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
@@ -108,17 +109,18 @@ class Row:
 
 def run(settings: CatalogueSettings) -> int:
     """Measure each size and write the table; 1 if it ended before the last size, its rows are marked `partial` then."""
+    bundle = BundleId.of(load_bundle(settings.bundle).manifest)
     if len(settings.items) == 1:
         rows, reason = _one_size(settings), ""
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does
         rows, reason = _each_size(settings)
     rows = [row | {"partial": reason} for row in rows] if reason else rows
-    report.write(apart.catalogue(rows), {"catalogue": rows, "partial": reason})
+    report.write(apart.catalogue(rows), {"bundle": bundle.fields(), "catalogue": rows, "partial": reason})
     if reason:
         sys.stderr.write(f"benchmarks catalogue: partial: {reason}\n")
     if rows and len(settings.items) > 1:
-        join("catalogue", rows, RESULTS)
+        join("catalogue", rows, RESULTS, bundle)
     return 1 if reason else 0
 
 

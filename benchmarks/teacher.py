@@ -19,6 +19,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import measure, report
+from benchmarks.bundle_id import BundleId
 from benchmarks.client import TIMEOUT_S
 from benchmarks.extra import gathered
 from benchmarks.first import no_answer
@@ -54,7 +55,9 @@ class TeacherSettings(BaseSettings):
     )
     teacher_flags: str = Field("", description="more flags of python -m benchmarks teacher-serve, as one word")
     seed: int = Field(7, ge=0, description="of requests and arrivals")
-    results: Path = Field(RESULTS, description="folder of results: the figures join the newest of this commit")
+    results: Path = Field(
+        RESULTS, description="folder of results: the figures join the newest of this commit and bundle"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Found:
 def run(settings: TeacherSettings) -> int:
     """Measure, print, and join the result; 1 if a server ended before the last round."""
     check_device(settings.device)
-    load_bundle(settings.bundle)
+    bundle = BundleId.of(load_bundle(settings.bundle).manifest)
     student, teacher = _commands(settings)
     with serving(student) as ours, serving(teacher) as theirs:
         alike = _alike(settings, ours, theirs)
@@ -81,8 +84,8 @@ def run(settings: TeacherSettings) -> int:
     rate, cpu = (report.spread(figures[name]) for name in ("rate_ratio", "cpu_ratio"))
     times = f"student / teacher: {rate} in rate, {cpu} in CPU"
     text = f"{text}\n{times}; target {_TARGET:g}. Same texts, cosine {alike:.3f}"
-    code = report.ended("teacher", text, {"teacher": figures}, reason)
-    sys.stderr.write(f"joined {join('teacher', figures, settings.results)}\n")
+    code = report.ended("teacher", text, {"bundle": bundle.fields(), "teacher": figures}, reason)
+    sys.stderr.write(f"joined {join('teacher', figures, settings.results, bundle)}\n")
     return code
 
 

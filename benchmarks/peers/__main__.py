@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from benchmarks.bundle_id import BundleId
 from benchmarks.extra import sentence
 from benchmarks.peers.measure import Plan
 from benchmarks.peers.reference import right_scores
@@ -62,14 +63,15 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(PeersSettings, arguments)
         check(settings.device)
         chosen = (tried if settings.tries else targets)(settings.targets)
-        known = [] if settings.tries else joined.known_tries(RESULTS)
         bundle = load_bundle(settings.bundle)
+        measured = BundleId.of(bundle.manifest)
+        known = [] if settings.tries else joined.known_tries(RESULTS, measured)
         named = [bundle.variant("cpu", wanted) for wanted in settings.variant]
         variants = list(dict.fromkeys(named or [bundle.variant("cpu", None)]))
     except (SwiftrecError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"benchmarks.peers: {sentence(error)}\n")
         return 2
-    results, has_ended = Results(settings.model_dump(mode="json")), False
+    results, has_ended = Results(settings.model_dump(mode="json"), measured), False
     try:
         install_all(chosen, results)
         for variant in variants:
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(f"{apart.tries(results.tries())}\n")
     code = finish(results, settings.file)
     if has_ended and not settings.flush and (settings.tries or not settings.targets):
-        return max(code, join({"tries": results.tries()} if settings.tries else results.section()))
+        return max(code, join({"tries": results.tries()} if settings.tries else results.section(), measured))
     return code
 
 
@@ -124,10 +126,10 @@ def finish(results: Results, out: Path) -> int:
     return 1 if results.is_partial or limits else 0
 
 
-def join(section: dict[str, Any]) -> int:
+def join(section: dict[str, Any], bundle: BundleId) -> int:
     """Put a comparison of all servers, or what was tried, into `make bench`'s result; the exit code."""
     try:
-        joined.join("peers", section, RESULTS)
+        joined.join("peers", section, RESULTS, bundle)
     except (OSError, RuntimeError) as error:
         sys.stderr.write(f"benchmarks.peers: {RESULTS} cannot be written: {sentence(error)}\n")
         return 1

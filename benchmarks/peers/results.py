@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import report
+from benchmarks.bundle_id import BundleId
 from benchmarks.machine import fingerprint
 from benchmarks.peers.measure import Figures, p99_or_none
 from benchmarks.peers.targets import Batching, Target
@@ -40,9 +41,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Results:
-    """Everything found so far."""
+    """Everything found so far with one bundle."""
 
     settings: Mapping[str, Any]
+    bundle: BundleId
     entries: dict[tuple[str, str, str], list[Entry]] = field(default_factory=dict)
     targets: dict[tuple[str, str, str], Target] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Results:
         """Write the JSON file; it is whole at every moment."""
         content = {
             "machine": fingerprint(),
+            "bundle": self.bundle.fields(),
             "partial": self.is_partial,
             "settings": dict(self.settings),
             "client_us": self.client,

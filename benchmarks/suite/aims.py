@@ -1,7 +1,8 @@
 """`python -m benchmarks targets`: what this project promises of its speed, each beside what was measured.
 
-Ratios within one run, round by round; the median decides. Each figure is from the newest result of this machine that
-has it: work ratio and cache from `make bench` (with `--variant` for the transformer), the rest from what joined one.
+Ratios within one run, round by round; the median decides. Machine and bundle are those of the newest full run. Each
+figure is from the newest result of both that has it: work ratio and cache from `make bench` (with `--variant` for the
+transformer), the rest from what joined one. Results that are left out are named on stderr.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.peers.results import is_clean, is_client_limited
 from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SEPARATOR, SPLIT, STREAM, UNARY
 from benchmarks.suite import store
 from benchmarks.suite.result import Result, Workload
+from benchmarks.suite.selection import Selection, newest_run, no_full_run, partial_catalogue, partial_teacher
 from benchmarks.suite.settings import RESULTS
 
 FRONTS = ("pytriton", "mlserver", "litserve", "bentoml", "ray")  # gRPC, or a front in Python
@@ -81,16 +83,16 @@ def aims(results: Path) -> Iterator[Aim]:
     Raises:
         RuntimeError: there is no result.
     """
-    every = [(folder.name, found) for folder, found in store.every(results)]
+    every = list(store.every(results))
     if not every:
         raise RuntimeError(f"{results}: no result yet: run make bench")
-    here = every[0][1].machine["cpu"]
-    every = [(name, one) for name, one in every if one.machine["cpu"] == here]
-    yield from _work(every)
-    yield from _peers(every)
-    yield from _teacher(every)
-    yield from _hot(every)
-    yield from _catalogue(every)
+    _, like = newest_run(every) or every[0]
+    selection = Selection(every, like)
+    yield from _work(selection)
+    yield from _peers(selection)
+    yield from _teacher(selection)
+    yield from _hot(selection)
+    yield from _catalogue(selection)
 
 
 def is_static(variant: str) -> bool:
@@ -98,35 +100,36 @@ def is_static(variant: str) -> bool:
     return variant.startswith("static")
 
 
-Every = Sequence[tuple[str, Result]]
+def _newest(
+    selection: Selection, has: Callable[[Result], bool], **reasons: Callable[[Result], str]
+) -> tuple[str, Result | None]:
+    """The name of its folder, and the result that `Selection.newest` takes."""
+    found = selection.newest(has, **reasons)
+    return (found[0].name, found[1]) if found else ("", None)
 
 
-def _newest(every: Every, has: Callable[[Result], bool]) -> tuple[str, Result | None]:
-    return next(((name, one) for name, one in every if has(one)), ("", None))
+def _no_own_run(result: Result) -> str:
+    """Why it is no full run of `make bench` whose server was started by it."""
+    target = result.settings.get("target")
+    return no_full_run(result) or (f"of a server that ran already, at {target}" if target else "")
 
 
-def _is_whole(result: Result) -> bool:
-    """Whether it is a full run of `make bench`, of a server of its own, whose figures count."""
-    settings = result.settings
-    return not (result.is_partial or result.failures or settings.get("size") == "smoke" or settings.get("target"))
-
-
-def _work(every: Every) -> Iterator[Aim]:
+def _work(selection: Selection) -> Iterator[Aim]:
     for workload, bound in (("mixed", _WORK), ("list", _LIST_WORK)):
-        at, found = _newest(every, lambda one, name=workload: _is_default(one) and name in one.workloads)  # type: ignore[misc]
+
+        def has(one: Result, name: str = workload) -> bool:
+            return name in one.workloads and one.bundle["variant"] == one.bundle.get("default")
+
+        at, found = _newest(selection, has, unfit=_no_own_run)
         values = found.workloads[workload].work_ratio.values if found else []
         yield Aim(f"work ratio, default student, {workload}", bound, values, at, why="make bench")
 
 
-def _is_default(result: Result) -> bool:
-    return _is_whole(result) and result.bundle["variant"] == result.bundle.get("default")
-
-
-def _hot(every: Every) -> Iterator[Aim]:
+def _hot(selection: Selection) -> Iterator[Aim]:
     def has(one: Result) -> bool:
-        return _is_whole(one) and not is_static(one.bundle["variant"]) and {"hot", "mixed"} <= one.workloads.keys()
+        return {"hot", "mixed"} <= one.workloads.keys() and not is_static(one.bundle["variant"])
 
-    at, found = _newest(every, has)
+    at, found = _newest(selection, has, unfit=_no_own_run)
     values = _over(found.workloads["hot"], found.workloads["mixed"]) if found else []
     variant = found.bundle["variant"] if found else "transformer student"
     yield Aim(f"hot / mixed, recommendations per s and core, {variant}", _HOT, values, at, why="make bench, --variant")
@@ -136,16 +139,16 @@ def _over(one: Workload, other: Workload) -> list[float]:
     return [a / b for a, b in zip(one.per_s_core.values, other.per_s_core.values, strict=False)]
 
 
-def _teacher(every: Every) -> Iterator[Aim]:
-    at, found = _newest(every, lambda one: bool(one.teacher))
+def _teacher(selection: Selection) -> Iterator[Aim]:
+    at, found = _newest(selection, lambda one: bool(one.teacher), flaw=partial_teacher)
     values = [value for value in (found.teacher["rate_ratio"] if found else []) if value is not None]
     bound_ms = found.teacher["p99_bound_ms"] if found else 100.0
     name = f"student / PyTorch teacher, requests/s at p99 <= {bound_ms:g} ms"
     yield Aim(name, _TEACHER, values, at, why="python -m benchmarks teacher")
 
 
-def _catalogue(every: Every) -> Iterator[Aim]:
-    at, found = _newest(every, lambda one: bool(_large(one)))
+def _catalogue(selection: Selection) -> Iterator[Aim]:
+    at, found = _newest(selection, lambda one: bool(_large(one)), flaw=partial_catalogue)
     row = _large(found) if found else {}
     why = "python -m benchmarks catalogue"
     for depth, field in ((100, "recall"), (10, "recall_10")):
@@ -163,13 +166,13 @@ def _large(result: Result) -> Row:
     return next(rows, {})
 
 
-def _peers(every: Every) -> Iterator[Aim]:
+def _peers(selection: Selection) -> Iterator[Aim]:
     for static, title in ((False, "transformer student"), (True, "static student")):
 
         def has(one: Result, static: bool = static) -> bool:
             return any(is_static(row["variant"]) == static for row in one.peers.rows)
 
-        at, found = _newest(every, has)
+        at, found = _newest(selection, has)
         variants = (
             {row["variant"] for row in found.peers.rows if is_static(row["variant"]) == static} if found else set()
         )
@@ -181,12 +184,12 @@ def _peers(every: Every) -> Iterator[Aim]:
                 if found
                 else {}
             )
-            tries = [row for row in _tries(every) if row["variant"] == variant]
+            tries = [row for row in _tries(selection) if row["variant"] == variant]
             yield from Compared(variant, rows, found.peers.skipped if found else {}, at, tries).aims(static=static)
 
 
-def _tries(every: Every) -> Sequence[Row]:
-    _, found = _newest(every, lambda one: bool(one.peers.tries))
+def _tries(selection: Selection) -> Sequence[Row]:
+    _, found = _newest(selection, lambda one: bool(one.peers.tries))
     return found.peers.tries if found else ()
 
 

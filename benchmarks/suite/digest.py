@@ -18,10 +18,10 @@ from benchmarks import report
 from benchmarks.suite import store
 from benchmarks.suite.apart import few_rounds
 from benchmarks.suite.result import Peers, Result
+from benchmarks.suite.selection import Found, Selection, newest_run, partial_catalogue, partial_teacher, smoke
 from benchmarks.suite.settings import RESULTS
 
 OURS, OUR_LIST = "swiftrec", "swiftrec BatchRecommend"
-Every = Sequence[tuple[Path, Result]]
 KEYS = (
     "machine",
     "commit",
@@ -59,19 +59,18 @@ def run(settings: SummaryConfig) -> int:
 
 
 def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
-    """Of the run in `folder` or the newest; what it lacks is from the newest run of the same machine that has it.
+    """Of the run in `folder` or the newest full one; what it lacks is from the newest of the same machine and bundle.
 
     Raises:
         RuntimeError: there is no run.
     """
     every = list(store.every(results))
     folder, ours = (folder, store.load(folder)) if folder else _newest(every, results)
-    here = [(at, one) for at, one in every if one.machine["cpu"] == ours.machine["cpu"]]
+    selection = Selection(every, like=ours)
     found = {
-        "peers": _with(here, lambda one: bool(one.peers.req_per_s_core or one.peers.skipped)),
-        "catalogue": _with(here, lambda one: any(not row.get("partial") for row in one.catalogue))
-        or _with(here, lambda one: bool(one.catalogue)),
-        "teacher": _with(here, lambda one: bool(one.teacher)),
+        "peers": selection.newest(lambda one: bool(one.peers.req_per_s_core or one.peers.skipped)),
+        "catalogue": selection.newest(lambda one: bool(one.catalogue), flaw=partial_catalogue),
+        "teacher": selection.newest(lambda one: bool(one.teacher), flaw=partial_teacher),
     }
     peers, catalogue, teacher = (apart[1] if apart else None for apart in found.values())
     others = peers.peers if peers else Peers()
@@ -95,16 +94,11 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _newest(every: Every, results: Path) -> tuple[Path, Result]:
-    """The newest full run; the newest smoke run if there is no other."""
-    runs = [(at, one) for at, one in every if one.workloads]
-    if not runs:
+def _newest(every: Sequence[Found], results: Path) -> Found:
+    found = newest_run(every)
+    if found is None:
         raise RuntimeError(f"{results}: no result yet: run make bench")
-    return _with(runs, lambda one: not _is_smoke(one)) or runs[0]
-
-
-def _is_smoke(result: Result) -> bool:
-    return result.settings.get("size") == "smoke"
+    return found
 
 
 def of(result: Result) -> dict[str, Any]:
@@ -117,7 +111,7 @@ def of(result: Result) -> dict[str, Any]:
         "req_per_s_core": _rates(result),
         "p99_ms_at_70": _tails(result),
         "is_partial": result.is_partial,
-        "is_smoke": _is_smoke(result),
+        "is_smoke": bool(smoke(result)),
         "failures": result.failures,
     }
 
@@ -135,10 +129,6 @@ def _by_target(result: Result, figure: Callable[[str], float]) -> dict[str, dict
     variant = result.bundle.get("variant", "?")
     targets = {OURS: "mixed", OUR_LIST: "list"}
     return {target: {variant: figure(name)} for target, name in targets.items() if name in result.workloads}
-
-
-def _with(every: Every, has: Callable[[Result], bool]) -> tuple[Path, Result] | None:
-    return next(((at, one) for at, one in every if has(one)), None)
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -6,27 +6,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bundle_id import BundleId
 from benchmarks.machine import fingerprint
 from benchmarks.peers.targets import SEPARATOR
 from benchmarks.suite import html, store
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Peers, Result
+from benchmarks.suite.selection import Selection, smoke
 
 
-def join(section: str, value: Any, results: Path) -> Path:  # noqa: ANN401 (whatever the section holds)
-    """Put a section into the newest result of this machine and commit, or into a new one, and write its report again.
+def join(section: str, value: Any, results: Path, bundle: BundleId) -> Path:  # noqa: ANN401 (whatever the section holds)
+    """Put a section into the newest result of this machine, commit and bundle, or into a new one; rewrite its report.
 
     Args:
         section: `peers` (each variant replaces its own rows), `catalogue` (each size likewise) or `teacher`.
         value: what its class takes.
         results: folder of results.
+        bundle: what it was measured with. Results of another bundle, and smoke runs, are named on stderr.
 
     Raises:
         pydantic.ValidationError: it is not what the section takes.
         OSError: it cannot be written.
         RuntimeError: the extra bench, which draws the report, is not installed; the result has the section then.
     """
-    folder = _folder(section, results)
+    folder = _folder(section, results, bundle)
     found = store.load(folder)
     if section == "peers":
         value = merged(found.peers, Peers.model_validate(value)).model_dump()
@@ -64,25 +67,28 @@ def merged(old: Peers, new: Peers) -> Peers:
     return Peers.of(rows, skipped | new.skipped, tries, is_partial=is_partial)
 
 
-def known_tries(results: Path) -> list[dict[str, Any]]:
-    """What `make bench-peers` with --tries found last on this machine; empty if it was never run."""
-    cpu = fingerprint()["cpu"]
-    every = (found for _, found in store.every(results) if found.machine["cpu"] == cpu)
-    return next((found.peers.tries for found in every if found.peers.tries), [])
+def known_tries(results: Path, bundle: BundleId) -> list[dict[str, Any]]:
+    """What `make bench-peers` with --tries found last on this machine with this bundle; empty if it was never run."""
+    like = _empty(fingerprint(), bundle)
+    found = Selection(list(store.every(results)), like).newest(lambda one: bool(one.peers.tries))
+    return found[1].peers.tries if found else []
 
 
-def _folder(section: str, results: Path) -> Path:
-    machine = fingerprint()
-    folder = next((one for one, found in store.every(results) if _is_of(found, machine)), None)
-    if folder is None:
-        folder = store.new_folder(results, machine)
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        reason = f"only {section} was measured"
-        store.save(
-            folder, Result(started=started, machine=machine, commit=machine["commit"], settings={}, reason=reason)
-        )
+def _folder(section: str, results: Path, bundle: BundleId) -> Path:
+    """That of the newest result that the section can join, or a new one."""
+    new = _empty(fingerprint(), bundle, f"only {section} was measured")
+    found = Selection(list(store.every(results)), new).newest(
+        lambda one: one.commit == new.commit and one.machine["cpu"] == new.machine["cpu"], unfit=smoke
+    )
+    if found:
+        return found[0]
+    folder = store.new_folder(results, new.machine)
+    store.save(folder, new)
     return folder
 
 
-def _is_of(found: Result, machine: dict[str, str]) -> bool:
-    return found.commit == machine["commit"] and found.machine["cpu"] == machine["cpu"]
+def _empty(machine: dict[str, str], bundle: BundleId, reason: str = "") -> Result:
+    """A result of now without any figure."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    facts = {"started": started, "machine": machine, "commit": machine["commit"], "bundle": bundle.fields()}
+    return Result(**facts, settings={}, reason=reason)

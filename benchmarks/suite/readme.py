@@ -10,10 +10,12 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from benchmarks.bundle_id import BundleId
 from benchmarks.suite import store
 from benchmarks.suite.apart import IN_PROCESS, few_rounds, label, recall_10
 from benchmarks.suite.digest import digest
 from benchmarks.suite.result import Repeated, Result
+from benchmarks.suite.selection import no_full_run
 from benchmarks.suite.settings import RESULTS
 
 REFERENCE = RESULTS / "reference.json"
@@ -23,6 +25,7 @@ BEGIN, END = (
 )
 _COMMAND = ".venv/bin/python -m benchmarks readme"
 _NOTHING = f"No reference run yet: `make bench` on a quiet machine, then `{_COMMAND} --reference FOLDER`"
+_UNKNOWN_BUNDLE = "; this reference does not name its bundle's export key, so their bundle may be another"
 _FIELDS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core", "p99_ms_at_70")
 
 
@@ -63,8 +66,8 @@ def slim(result: Result, summary: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: the run is partial, not valid, not complete, or only a smoke run: no reference.
     """
-    if result.is_partial or result.failures or result.settings.get("size") == "smoke":
-        raise RuntimeError("a partial, invalid or smoke run is no reference: run make bench to its end")
+    if reason := no_full_run(result):
+        raise RuntimeError(f"a partial, invalid or smoke run is no reference ({reason}): run make bench to its end")
     if gone := {"SingleStream", "Offline"} - result.scenarios.keys():
         raise RuntimeError(
             f"a run without {' and '.join(sorted(gone))} is no reference: no time was left for it: raise --budget-s"
@@ -108,7 +111,9 @@ def table(found: dict[str, Any]) -> str:
     for part in (_teacher(found["teacher"]), peers, _catalogue(found["catalogue"])):
         lines += ["", *part] if part else []
     apart = {name: at for name, at in found["sources"].items() if name != "run" and at != found["sources"]["run"]}
-    lines += ["", "From other runs: " + ", ".join(f"{name} {at}" for name, at in apart.items()) + "."] if apart else []
+    if apart:
+        others = ", ".join(f"{name} {at}" for name, at in apart.items())
+        lines += ["", f"From other runs: {others}{'' if BundleId.read(bundle) else _UNKNOWN_BUNDLE}."]
     return "\n".join(lines)
 
 

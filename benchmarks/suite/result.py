@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
+from benchmarks.bundle_id import BundleId
+
 SCHEMA = 1
 
 
@@ -132,7 +134,9 @@ class Result(_Part):
     machine: dict[str, str]
     commit: str
     settings: dict[str, Any]
-    bundle: dict[str, str] = Field({}, description="name, version, variant, device")
+    bundle: dict[str, str] = Field(
+        {}, description="name, version and export_key: of everything in this file; variant and device of the run"
+    )
     main: str = Field("", description="workload of the curve, the ladder and the scenarios")
     client: Client | None = None
     startup_s: Repeated = Field(Repeated(values=[]), description="process start to first good answer")
@@ -148,3 +152,8 @@ class Result(_Part):
     teacher: dict[str, Any] = Field({}, description="written by python -m benchmarks teacher")
     peers: Peers = Peers()
     catalogue: list[dict[str, Any]] = Field([], description="rows by catalogue size: python -m benchmarks catalogue")
+
+    @property
+    def bundle_id(self) -> BundleId | None:
+        """The bundle that everything in this result was measured with; None if it names none."""
+        return BundleId.read(self.bundle)

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks.access import PLAIN, Access
+from benchmarks.bundle_id import BundleId
 from benchmarks.first import check_bundle, no_answer, wait_ready
 from benchmarks.floor import FloorMeter
 from benchmarks.machine import pinned
@@ -48,9 +49,10 @@ def start(bench: Bench, stack: ExitStack) -> None:
     facts = bundle.manifest
     default = bundle.variant(settings.device, None)
     is_known = settings.variant or not settings.target
-    names = {"name": facts.name, "version": str(facts.version), "device": settings.device, "default": default}
     bench.result.bundle = {
-        **names,
+        **BundleId.of(facts).fields(),
+        "device": settings.device,
+        "default": default,
         "variant": bundle.variant(settings.device, settings.variant) if is_known else UNKNOWN,
     }
     if settings.target:

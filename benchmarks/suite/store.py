@@ -65,7 +65,7 @@ def load(path: Path) -> Result:
     """Read a result: its folder, or the file.
 
     Raises:
-        RuntimeError: there is none, or it is of another kind.
+        RuntimeError: there is none, it is of another kind, or it does not name its bundle.
     """
     file = file_of(path)
     try:
@@ -78,6 +78,8 @@ def load(path: Path) -> Result:
         raise RuntimeError(f"{file}: no result: {where}{first['msg']}: measure again, or move it away") from None
     if found.schema_version != SCHEMA:
         raise RuntimeError(f"{file}: written in format {found.schema_version}, this is {SCHEMA}: measure again")
+    if found.bundle_id is None:
+        raise RuntimeError(f"{file}: of an unknown bundle, since it names no export key: measure again")
     return found
 
 
@@ -93,6 +95,11 @@ def every(results: Path) -> Iterator[tuple[Path, Result]]:
         try:
             found = load(folder)
         except RuntimeError as error:
-            sys.stderr.write(f"benchmarks: left out: {error}\n")
+            say_left_out(str(error))
             continue
         yield folder, found
+
+
+def say_left_out(what: str) -> None:
+    """Name on stderr a result that is not used, and why."""
+    sys.stderr.write(f"benchmarks: left out: {what}\n")
