@@ -22,9 +22,9 @@ from benchmarks.client import ANY_SIZE
 from benchmarks.extra import sentence
 from benchmarks.first import wait_ready
 from benchmarks.recording import FORMAT, Marks
-from benchmarks.texts import NO_CUT, Items
+from benchmarks.texts import TokenCounter
 from benchmarks.workload import PATHS, Method
-from server.models.tokenizer import Tokenizer
+from server.models.bundle import find_bundle
 from server.signals import on_signals
 
 _OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
@@ -55,8 +55,7 @@ def run(settings: RecordSettings) -> int:
     """
     stop = threading.Event()
     on_signals(stop.set)
-    tokenizer = Tokenizer.load(Items(settings.bundle).folder / "tokenizer.json", NO_CUT)
-    marks = Marks(lambda text: len(tokenizer.encode([text])[0]), keep_texts=settings.keep_texts)
+    marks = Marks(TokenCounter(find_bundle(settings.bundle)).count, keep_texts=settings.keep_texts)
     with ExitStack() as stack:
         channel = stack.enter_context(settings.access.channel(settings.target, [ANY_SIZE]))
         wait_ready(channel, settings.target, settings.access)  # before an older recording is written over

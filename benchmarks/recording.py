@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.texts import Items, TokenTexts
+from benchmarks.texts import Items, TokenCounter, TokenTexts
 from benchmarks.workload import Asked, Method
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1.recommender_pb2 import (
@@ -146,8 +146,9 @@ class Recording:
     def asked(self, bundle: Path, seed: int) -> Asked:
         """The calls again, with texts and ids of the bundle at `bundle` in the place of those that were not kept."""
         drawn = _Drawn(bundle, seed)
-        messages = [self._message([drawn.request(seen) for seen in call]) for call in self.calls]
-        tokens = [sum(_tokens(seen) for seen in call) for call in self.calls]
+        calls = [[drawn.request(seen) for seen in call] for call in self.calls]
+        messages = [self._message(call) for call in calls]
+        tokens = [sum(map(drawn.tokens, call)) for call in calls]
         entries = [len(call) for call in self.calls]
         payloads = [message.SerializeToString() for message in messages]
         return Asked(self.method, payloads, np.array(tokens, np.int32), np.array(entries, np.int32))
@@ -160,17 +161,13 @@ class Recording:
         return BatchRecommendRequest(requests=requests) if self.method == "batch" else requests[0]
 
 
-def _tokens(seen: Seen) -> int:
-    texts = [event[2] for event in seen.get("events", ())] + ([seen["query"][1]] if "query" in seen else [])
-    return int(sum(texts))
-
-
 class _Drawn:
     """One text for each mark of a text, one item id for each mark of an id."""
 
     def __init__(self, bundle: Path, seed: int) -> None:
         items = Items(bundle)
-        self._texts, self._ids = TokenTexts(items), items.ids
+        self._counter, self._ids = TokenCounter(items.folder), items.ids
+        self._texts = TokenTexts(items, self._counter)
         self._random = np.random.default_rng(seed)
         self._known: dict[str, str] = {}
 
@@ -190,6 +187,11 @@ class _Drawn:
             request.ClearField("filter")
         return request
 
+    def tokens(self, request: RecommendRequest) -> int:
+        """Of its texts, as the bundle's server counts them: the recorded lengths may be another tokenizer's."""
+        texts = [event.text for event in request.history] + [request.query]
+        return sum(self._counter.served(text) for text in texts if text)
+
     def _event(self, kind: str, mark: str, tokens: int, *kept: str) -> Event:
         if kind == "text":
             return Event(text=self._text(mark, tokens, *kept))
@@ -204,5 +206,5 @@ class _Drawn:
             return kept[0]
         name = f"text {mark}"
         if name not in self._known:
-            self._known[name] = self._texts.draw(tokens, self._random)
+            self._known[name] = self._texts.draw(tokens, self._random)[0]
         return self._known[name]

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.bundle import find_bundle
+from server.catalogue.catalogue import ITEMS
+from server.models.bundle import MANIFEST, Manifest, find_bundle
 from server.models.tokenizer import Tokenizer
 
+TOKENIZER = "tokenizer.json"
+
 FEWEST_WORDS, MOST_WORDS = 3, 60
-SPECIAL_TOKENS = 2  # [CLS] and [SEP]
-NO_CUT = 1_000_000
+_BEFORE = "a"  # word before another one whose tokens are counted
+_CORRECTIONS = 8  # of a text that is drawn by number of tokens
+_NO_LIMIT = 1_000_000  # tokens
 _TRIES = 1_000
 
 
@@ -23,44 +27,88 @@ class Items:
 
     def __init__(self, bundle: Path) -> None:
         self.folder = find_bundle(bundle)
-        with (self.folder / "items.jsonl").open(encoding="utf-8") as lines:
+        with (self.folder / ITEMS).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         self.ids = [str(row["id"]) for row in rows]
         self.texts = [str(row["text"]) for row in rows]
 
 
+class TokenCounter:
+    """Counts tokens with the tokenizer of the bundle in `folder`, of any kind. Special tokens are counted, too.
+
+    Raises:
+        BundleError: the bundle's tokenizer file is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer.load(folder / TOKENIZER, _NO_LIMIT)
+        self._max_tokens = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).max_tokens
+
+    def count(self, text: str) -> int:
+        """Tokens of the whole text."""
+        return len(self._tokenizer.encode([text])[0])
+
+    def served(self, text: str) -> int:
+        """Tokens of the text after the server has cut it."""
+        return min(self.count(text), self._max_tokens)
+
+
 class TokenTexts:
     """Draws texts of a wanted number of tokens, of words of the catalogue.
 
-    BERT splits at spaces before anything else, so the tokens of a text are those of its words.
+    How many tokens a word adds is known only about: to BPE and Unigram a word at the start of a text is another than
+    one behind a space. So words are drawn by what they add on average, and words are taken off the end or added until
+    the tokenizer counts the wanted number for the whole text.
+
+    Raises:
+        ValueError: the items have no words.
     """
 
-    def __init__(self, items: Items) -> None:
+    def __init__(self, items: Items, counter: TokenCounter) -> None:
         words = sorted({word for text in items.texts for word in text.split()})
-        tokenizer = Tokenizer.load(items.folder / "tokenizer.json", NO_CUT)
-        counts = [len(row) - SPECIAL_TOKENS for row in tokenizer.encode(words)]
+        self._count, self._special = counter.count, counter.count("")
+        before = self._count(_BEFORE)
+        counts = [self._count(f"{_BEFORE} {word}") - before for word in words]
         self._words = [word for word, count in zip(words, counts, strict=True) if count > 0]
         self._counts = np.array([count for count in counts if count > 0])
-        self._single = np.flatnonzero(self._counts == 1)
-        if not len(self._single):
-            raise ValueError(
-                f"{items.folder}: no word of its items is one token: texts of a wanted length need that: "
-                "measure --workload words, query or history"
-            )
+        if not self._words:
+            raise ValueError(f"{items.folder / ITEMS}: no text with a word in it: export items with texts")
+        self._short = np.flatnonzero(self._counts == self._counts.min())
 
-    def draw(self, tokens: int, random: np.random.Generator) -> str:
-        """A text of `tokens` tokens, [CLS] and [SEP] included; at least one word."""
-        room = max(1, tokens - SPECIAL_TOKENS)
+    def draw(self, tokens: int, random: np.random.Generator) -> tuple[str, int]:
+        """A text of `tokens` tokens and that number; of the nearest number if the words give no such text.
+
+        It has one word or more.
+        """
+        room = max(1, tokens - self._special)
         chosen = random.integers(len(self._words), size=room)
-        kept = chosen[: int(np.searchsorted(np.cumsum(self._counts[chosen]), room, side="right"))]
-        missing = room - int(self._counts[kept].sum())
-        filler = self._single[random.integers(len(self._single), size=missing)]
-        return " ".join(self._words[n] for n in (*kept, *filler))
+        kept = chosen[: int(np.searchsorted(np.cumsum(self._counts[chosen]), room, side="right"))].tolist()
+        return self._fitted(kept + self._fill(room - int(self._counts[kept].sum()), random), tokens, random)
 
-    def of_words(self, number: int, random: np.random.Generator) -> tuple[str, int]:
-        """A text of `number` words, and its tokens."""
-        chosen = random.integers(len(self._words), size=number)
-        return " ".join(self._words[n] for n in chosen), int(self._counts[chosen].sum()) + SPECIAL_TOKENS
+    def of_words(self, number: int, random: np.random.Generator) -> str:
+        """A text of `number` words."""
+        return " ".join(self._words[n] for n in random.integers(len(self._words), size=number))
+
+    def _fill(self, tokens: int, random: np.random.Generator) -> list[int]:
+        """The shortest words, as many as there is room for."""
+        number = tokens // int(self._counts[self._short[0]])
+        return [int(self._short[n]) for n in random.integers(len(self._short), size=number)]
+
+    def _fitted(self, words: list[int], tokens: int, random: np.random.Generator) -> tuple[str, int]:
+        """The text of these words, corrected by what the tokenizer counts."""
+        found: list[tuple[int, str, int]] = []
+        for _ in range(_CORRECTIONS):
+            words = words or [int(random.choice(self._short))]
+            text = " ".join(self._words[n] for n in words)
+            count = self._count(text)
+            found.append((abs(count - tokens), text, count))
+            if count == tokens:
+                break
+            while words and count > tokens:
+                count -= int(self._counts[words.pop()])
+            words += self._fill(max(0, tokens - count), random)
+        _, text, count = min(found, key=lambda one: one[0])
+        return text, count
 
 
 def log_normal_lengths(

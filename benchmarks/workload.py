@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.texts import Items, TokenTexts, log_normal_lengths, mixed_texts
+from benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
 from server.models.bundle import MANIFEST, Manifest
 from server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
@@ -69,7 +69,7 @@ KINDS: dict[Name, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Serialised requests and what each weighs: tokens of its texts (*words*: words), recommendations in it."""
+    """Serialised requests and what each weighs: tokens of its texts as they are served, recommendations in it."""
 
     method: Method
     payloads: list[bytes]
@@ -117,12 +117,12 @@ def _asked(
 
 
 def _words(items: Items, number: int, seed: int, method: Method) -> Asked:
-    texts = mixed_texts(items.texts, number, seed)
+    texts, counter = mixed_texts(items.texts, number, seed), TokenCounter(items.folder)
     messages = [
         encoder_pb2.EncodeRequest(texts=[text]) if method == "encode" else RecommendRequest(query=text)
         for text in texts
     ]
-    return _asked(method, messages, [len(text.split()) for text in texts], 1)
+    return _asked(method, messages, [counter.served(text) for text in texts], 1)
 
 
 class _Recommends:
@@ -130,7 +130,8 @@ class _Recommends:
 
     def __init__(self, items: Items) -> None:
         self._ids = items.ids
-        self._texts = TokenTexts(items)
+        self._counter = TokenCounter(items.folder)
+        self._texts = TokenTexts(items, self._counter)
         self._most = Manifest.model_validate_json((items.folder / MANIFEST).read_bytes()).max_tokens
 
     def make(self, name: Name, number: int, seed: int) -> tuple[list[RecommendRequest], list[int]]:
@@ -149,7 +150,7 @@ class _Recommends:
     def _queries(self, name: Name, number: int, random: np.random.Generator) -> list[tuple[str, int]]:
         if name == "short":
             lengths = random.integers(_SHORT_WORDS[0], _SHORT_WORDS[1] + 1, size=number)
-            return [self._texts.of_words(int(length), random) for length in lengths]
+            return [self._counted(self._texts.of_words(int(length), random)) for length in lengths]
         if name == "hot":
             pool = self._mixed(_HOT_TEXTS, np.random.default_rng(_HOT_SEED))
             return [pool[n] for n in zipf(_HOT_TEXTS, _ZIPF, number, random)]
@@ -157,7 +158,10 @@ class _Recommends:
 
     def _mixed(self, number: int, random: np.random.Generator) -> list[tuple[str, int]]:
         lengths = log_normal_lengths(number, _MEDIAN_TOKENS, _SIGMA, self._most, random)
-        return [(self._texts.draw(int(length), random), int(length)) for length in lengths]
+        return [self._texts.draw(int(length), random) for length in lengths]
+
+    def _counted(self, text: str) -> tuple[str, int]:
+        return text, self._counter.served(text)
 
     def _events(self, number: int, random: np.random.Generator) -> list[recommender_pb2.Event]:
         return [recommender_pb2.Event(item_id=self._ids[n]) for n in random.integers(len(self._ids), size=number)]

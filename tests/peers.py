@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bundle_id import BundleId
 from benchmarks.peers import messages
 from benchmarks.peers.measure import Figures, Plan
 from benchmarks.peers.reference import Scores
@@ -20,9 +21,11 @@ from benchmarks.peers.targets import DOCUMENTED, Batching, Target
 from benchmarks.peers.wire import Wire
 from server.models.bundle import Bundle
 
+BUNDLE_ID = BundleId("b", "1", "5f3a")
 CORE = min(os.sched_getaffinity(0))
 IDS = [str(n) for n in range(20)]
 TEXTS = [f"text {n} " + "word " * (n % 7) for n in range(64)]
+TOKENS = [len(text.split()) + 2 for text in TEXTS]
 PLAN = Plan(seconds=0.3, warmup_s=0.1, in_flight=4)
 ECHO = [sys.executable, "-m", "benchmarks.peers.servers.http_echo"]
 # Answers like the echo server, but dies with exit code 3 on its hundredth request.
@@ -64,5 +67,7 @@ def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types
 
 def setting(right: Scores) -> Setting:
     variants = dict.fromkeys(("int8", "fp32"), "no.onnx")
-    manifest: Any = SimpleNamespace(max_tokens=128, variants=variants, default={"cpu": "int8"})
-    return Setting(Bundle(Path("nowhere"), manifest), "int8", TEXTS, right, PLAN, floor_texts=58, best_batch=8)
+    manifest: Any = SimpleNamespace(
+        name="b", version=1, export_key="5f3a", max_tokens=128, variants=variants, default={"cpu": "int8"}
+    )
+    return Setting(Bundle(Path("nowhere"), manifest), "int8", TEXTS, TOKENS, right, PLAN, floor_texts=58, best_batch=8)

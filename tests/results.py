@@ -7,8 +7,9 @@ from typing import Any
 from benchmarks.catalogue import Row, Search, Whole
 from benchmarks.peers.results import Entry, Results
 from benchmarks.suite.result import Point, Repeated, Result, Workload
-from tests.peers import fake, figures
+from tests.peers import BUNDLE_ID, fake, figures
 
+BUNDLE = BUNDLE_ID.fields() | {"variant": "int8"}
 MACHINE = {"cpu": "Test (family 1)", "cores": "2", "load": "0", "commit": "abc"}
 
 
@@ -41,7 +42,7 @@ def result(**changed: object) -> Result:
         "machine": MACHINE,
         "commit": "abc",
         "settings": {"size": "full"},
-        "bundle": {"name": "b", "variant": "int8"},
+        "bundle": BUNDLE,
         "startup_s": repeated(3.0, 3.1, 3.2),
         "workloads": {"mixed": workload()},
         "scenarios": {"SingleStream": {"p50_ms": 2.0}, "Offline": {"per_s": 400.0}},
@@ -58,7 +59,7 @@ def point(share: float, p99_ms: float, round_: int = 1, failed: int = 0) -> Poin
 
 
 def peer(target: str, variant: str = "bert3-int8") -> dict[str, Any]:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     results.add(variant, fake(target), Entry(figures(), 1_000.0))
     return results.rows()[0]
 

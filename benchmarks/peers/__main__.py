@@ -20,6 +20,7 @@ from benchmarks.peers.targets import targets, tried, tuned
 from benchmarks.suite import apart, joined
 from benchmarks.suite.settings import RESULTS
 from benchmarks.suite.start import check_device
+from benchmarks.texts import TokenCounter
 from benchmarks.texts import texts as texts_of
 from server.config import read_settings
 from server.errors import SwiftrecError
@@ -109,7 +110,8 @@ def prepare(settings: PeersSettings, bundle: Bundle, variant: str) -> Setting:
     best = floor(bundle, variant, settings.floor_texts, None)["best_batch"]
     right = right_scores(bundle, bundle.encoder("cpu", variant), texts)
     plan = Plan(settings.seconds, settings.warmup_s, settings.in_flight, settings.seed)
-    return Setting(bundle, variant, texts, right, plan, settings.floor_texts, int(best), settings.flush)
+    tokens = list(map(TokenCounter(bundle.folder).served, texts))
+    return Setting(bundle, variant, texts, tokens, right, plan, settings.floor_texts, int(best), settings.flush)
 
 
 def finish(results: Results, out: Path) -> int:

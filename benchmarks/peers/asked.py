@@ -28,11 +28,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Asked:
-    """Requests that a target understands, and counters of what came of them, one for each text."""
+    """Requests that a target understands, and counters of what came of them, one for each text.
+
+    `tokens` are those of each text, as the bundle's tokenizer counts them.
+    """
 
     target: Target
     scores: Scores
     texts: Sequence[str]
+    tokens: Sequence[int]
     requests: list[bytes] = field(init=False)
     errors: int = 0
     wrong: int = 0
@@ -77,8 +81,8 @@ class Asked:
         return found
 
     def mix(self, answers: Sequence[Answer]) -> float:
-        """Mean length of the answered texts over that of all: below 1 the short ones were answered more often."""
-        lengths = np.array([len(text.split()) for text in self.texts], dtype=np.float64)
+        """Mean tokens of the answered texts over those of all: below 1 the short ones were answered more often."""
+        lengths = np.array(self.tokens, dtype=np.float64)
         return float(lengths[[answer.text for answer in answers]].mean() / lengths.mean())
 
     def _note(self, failed: Sequence[tuple[int, bytes]], wrong: Sequence[Answer]) -> None:

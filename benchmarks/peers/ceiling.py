@@ -22,13 +22,13 @@ from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 _START_S = 30.0
 
 
-def client_costs(texts: Sequence[str], scores: Scores, plan: Plan) -> dict[str, float]:
+def client_costs(texts: Sequence[str], tokens: Sequence[int], scores: Scores, plan: Plan) -> dict[str, float]:
     """CPU microseconds of the client for each request, by wire; a million over it is the most that it can send.
 
     Raises:
         PeerError: a bare server does not start.
     """
-    return {target.wire: _cost(target, Asked(target, scores, texts), plan) for target in (_GRPC, _HTTP)}
+    return {target.wire: _cost(target, Asked(target, scores, texts, tokens), plan) for target in (_GRPC, _HTTP)}
 
 
 def _cost(target: Target, asked: Asked, plan: Plan) -> float:

@@ -35,6 +35,7 @@ class Setting:
     bundle: Bundle
     variant: str
     texts: Sequence[str]
+    tokens: Sequence[int]
     reference: Scores
     plan: Plan
     floor_texts: int
@@ -58,7 +59,7 @@ def install_all(chosen: Sequence[Target], results: Results) -> None:
 
 def run_rounds(setting: Setting, chosen: Sequence[Target], repeats: int, results: Results) -> Iterator[str]:
     """Measure into `results`; gives a line of progress after each target. A target that failed is not tried again."""
-    results.client = results.client or client_costs(setting.texts, setting.reference, setting.plan)
+    results.client = results.client or client_costs(setting.texts, setting.tokens, setting.reference, setting.plan)
     before: float | None = None
     for number in range(1, repeats + 1):
         for target in chosen:
@@ -90,7 +91,7 @@ def run_one(setting: Setting, target: Target) -> Figures:
         PeerError: it ends.
     """
     port, *spare = free_ports(1 + _SPARE_PORTS)
-    asked = Asked(target, setting.reference, setting.texts)
+    asked = Asked(target, setting.reference, setting.texts, setting.tokens)
     HOME.mkdir(parents=True, exist_ok=True)
     log = HOME / f"{target.name}.log"
     command = our_command(setting, port) if target.is_ours else peer_command(target)

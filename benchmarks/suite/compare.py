@@ -1,106 +1,129 @@
-"""`python -m benchmarks compare`: an earlier result against a later one, each change beside its noise.
+"""`python -m benchmarks compare`: an earlier result against a later one, each change beside the smallest visible one.
 
-Machines drift, so times are compared as multiples of the floor that was measured in the same round, and shares as they
-are. The floor runs the server's own models: what makes both slower shows as multiples of the bare server, which runs
-none. The noise of a figure is the range over its rounds in both runs together, 10 % where it was measured once; a
-change for the worse beyond that is a regression. A figure that one of the two lacks is missing, and no less a failure.
-Runs of another machine, bundle, workload version or size are not comparable.
+`figures` says what is compared, `bootstrap` how far it varies by chance. A change for the worse is a regression if it
+is larger than the smallest change that can be told from chance. That is set so that of 20 comparisons of a server with
+itself at most one finds a regression in any figure. A figure that one of the two runs lacks is missing, and no less a
+failure. Runs of another machine, bundle, workload version or size are not comparable.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
 from benchmarks.suite import store
-from benchmarks.suite.result import Repeated, Result
+from benchmarks.suite.bootstrap import Bootstrap, Estimate, t_quantile
+from benchmarks.suite.figures import MEMORY, Figure, Figures, Run
+from benchmarks.suite.result import Result
 from benchmarks.suite.settings import RESULTS
 
-_LEAST_NOISE = 0.02  # a change below 2 % is none, whatever the rounds say
-_NOISE_OF_ONE = 0.10  # of what a run measures once
-_FEWEST = 2
-_SAID = (("bundle", "version"), ("machine", "onnxruntime"), ("settings", "seed"))
+FALSE_ALARMS = 0.05  # share of comparisons of a server with itself that find a regression
+_LEAST_CHANGE = 0.02  # a change below 2 % is none, whatever the rounds say
+_LEAST_OF_MEMORY = 0.10  # which is read once a run
+_SAID = (("machine", "onnxruntime"), ("settings", "seed"))
 
 
 class CompareSettings(BaseSettings):
-    """Compare a result with an earlier one; exit code 1 if something is worse beyond the noise."""
+    """Compare a result with an earlier one; exit code 1 if something is worse by more than chance explains."""
 
     model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks compare", cli_kebab_case=True)
 
     base: Path = Field(description="folder or result.json of the earlier run")
-    head: Path | None = Field(None, description="folder or result.json of the later one; the newest if not given")
+    head: Path | None = Field(
+        None, description="folder or result.json of the later one; if not given the newest that can be compared"
+    )
     results: Path = Field(RESULTS, description="folder of results")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Of one figure: medians, change and noise as shares of the base. `is_worse`: a regression."""
+    """Of one figure, as shares of the base.
+
+    Attributes:
+        figure: its name.
+        base: geometric mean over the rounds.
+        head: likewise.
+        change: what was found; above 0 is more.
+        smallest_visible: the smallest change for the worse that can be told from chance; infinite if none can.
+        is_worse: a regression.
+        is_blind: not even a doubling (of a rate: a halving) could be told from chance.
+    """
 
     figure: str
     base: float
     head: float
     change: float
-    noise: float
+    smallest_visible: float
     is_worse: bool
+    is_blind: bool
 
 
 def run(settings: CompareSettings) -> int:
     """Print the table; the last line is JSON."""
     if settings.base == Path():
         raise RuntimeError("--base is missing: make bench-compare BASE=benchmarks/results/...")
-    later = settings.head or newest(settings.results)
-    base, head = store.load(settings.base), store.load(later)
-    hinders = incomparable(base, head)
-    if store.file_of(settings.base).samefile(store.file_of(later)):
-        hinders.append("they are one run: without --head the newest is compared")
-    if hinders:
+    base = Run.load(settings.base)
+    head = Run.load(settings.head or newest(settings.results, settings.base, base.result))
+    if hinders := incomparable(base.result, head.result):
         raise RuntimeError(f"the runs cannot be compared: {'; '.join(hinders)}: measure both alike")
-    found, gone = list(changes(base, head)), missing(base, head)
+    if settings.head and store.file_of(settings.base).samefile(store.file_of(settings.head)):
+        raise RuntimeError(f"--base and --head are one run, {settings.base}: give another --head")
+    figures = Figures(base, head, Bootstrap()).all()
+    found, gone = changes(figures), missing(figures)
     if not found and not gone:
         raise RuntimeError("the runs have no figure in common with two rounds or more in each: measure again")
-    rows = [
-        [one.figure, f"{one.base:.3f}", f"{one.head:.3f}", f"{one.change:+.1%}", f"{one.noise:.1%}", _verdict(one)]
-        for one in found
-    ]
-    sys.stdout.write(report.table(["figure", "base", "head", "change", "noise", ""], rows) + "\n")
-    worse = [one for one in found if one.is_worse]
-    sys.stdout.write(f"{len(worse)} of {len(found)} figures are worse beyond the noise\n")
-    sys.stdout.writelines(f"{line}\n" for line in (*(f"missing: {one}" for one in gone), *differing(base, head)))
+    notes = [*(f"missing: {one}" for one in gone), *differing(base.result, head.result)]
+    sys.stdout.write(_table(found) + "\n" + "".join(f"{line}\n" for line in [*_summary(found), *notes]))
     sys.stdout.write(report.as_json({"changes": [asdict(one) for one in found], "missing": gone}) + "\n")
-    return 1 if worse or gone else 0
+    return 1 if gone or any(one.is_worse for one in found) else 0
 
 
-def newest(results: Path) -> Path:
-    """The newest result with measurements of ours.
+def newest(results: Path, base_path: Path, base: Result) -> Path:
+    """The newest run that can be compared with an earlier one; those that cannot are named on stderr.
 
     Raises:
         RuntimeError: there is none.
     """
+    reasons = []
     for folder, found in store.every(results):
-        if found.workloads:
+        if not found.workloads:
+            continue
+        file = folder / store.RESULT
+        if file.samefile(store.file_of(base_path)):
+            hinders = ["it is the base itself"]
+        else:
+            older = [f"older than the base, of {found.started}"] if found.started < base.started else []
+            hinders = [*older, *incomparable(base, found)]
+        if not hinders:
             return folder
-    raise RuntimeError(f"{results}: no result yet: run make bench")
+        reasons.append(f"{file}: {'; '.join(hinders)}")
+        store.say_left_out(reasons[-1])
+    why = f"the newest is {reasons[0]}" if reasons else "there is no run"
+    raise RuntimeError(f"{results}: no run to compare with {base_path} ({why}): run make bench, or give --head")
 
 
 def incomparable(base: Result, head: Result) -> list[str]:
     """Why the two say nothing about each other; empty if they do."""
     pairs: list[tuple[dict[str, Any], dict[str, Any], str]]
     pairs = [(base.machine, head.machine, name) for name in ("cpu", "cores")]
-    pairs += [(base.bundle, head.bundle, name) for name in ("name", "variant", "device")]
+    pairs += [(base.bundle, head.bundle, name) for name in ("variant", "device")]
     pairs += [(base.settings, head.settings, name) for name in ("size", "in_flight", "slo_ms", "server_flags")]
     versions = [{name: one.version for name, one in run.workloads.items()} for run in (base, head)]
     pairs += [(versions[0], versions[1], name) for name in versions[0] if name in versions[1]]
     found = [
         f"{name}: {one.get(name)} and {two.get(name)}" for one, two, name in pairs if one.get(name) != two.get(name)
     ]
+    if base.bundle_id != head.bundle_id:
+        found.append(f"bundle: {base.bundle_id} and {head.bundle_id}")
     found += [f"not valid: {run.failures[0]}" for run in (base, head) if run.failures]
     return found + [f"not whole: {run.reason}" for run in (base, head) if run.is_partial]
 
@@ -111,95 +134,96 @@ def differing(base: Result, head: Result) -> list[str]:
     return [f"note: {part} {name} differs: {one} and {two}" for name, part, one, two in pairs if one != two]
 
 
-def changes(base: Result, head: Result) -> Iterator[Change]:
-    """Of every figure that both have in two rounds or more, and of what is measured once."""
-    before, after = _all(base), _all(head)
-    for name, one in before.items():
-        other = after.get(name)
-        if other and _is_whole(one) and _is_whole(other) and one.rounds.median:
-            yield _change(name, one, other)
+def changes(figures: Sequence[Figure]) -> list[Change]:
+    """Of every figure that both runs have."""
+    pairs = [(figure, figure.base, figure.head) for figure in figures if figure.base and figure.head]
+    spreads = _spreads([(figure.kind, estimate) for figure, *both in pairs for estimate in both])
+    share = 1.0 - FALSE_ALARMS / max(1, len(pairs))
+    quantiles = {kind: t_quantile(share, spread.freedom) for kind, spread in spreads.items()}
+    found = []
+    for figure, base, head in pairs:
+        spread = spreads.get(figure.kind)
+        visible = math.inf
+        if figure.kind == MEMORY:
+            visible = math.log1p(_LEAST_OF_MEMORY)
+        elif spread:
+            visible = max(quantiles[figure.kind] * spread.deviation(base, head), math.log1p(_LEAST_CHANGE))
+        found.append(_change(figure, base, head, visible))
+    return found
 
 
-def missing(base: Result, head: Result) -> list[str]:
-    """Figures that one of the two has, and the other has not in every round; none that both lack."""
-    pairs = [(_all(base), _all(head), "the later run"), (_all(head), _all(base), "the earlier run")]
-    return [
-        f"{name} in {where}"
-        for one, other, where in pairs
-        for name, figure in one.items()
-        if _is_whole(figure) and (name not in other or not _is_whole(other[name]))
-    ]
+def missing(figures: Sequence[Figure]) -> list[str]:
+    """Figures that one of the two runs lacks, or does not have in every round."""
+    lacking = [(figure, "the later run") for figure in figures if figure.head is None]
+    lacking += [(figure, "the earlier run") for figure in figures if figure.base is None]
+    return [f"{figure.name} in {where}" for figure, where in lacking]
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
-    """A figure to be compared: its rounds, whether more is better, whether a run measures it once."""
+class _Spread:
+    """Of all figures of one kind: the variance of one round, and the degrees of freedom behind it."""
 
-    rounds: Repeated
-    is_better_high: bool = False
-    is_single: bool = False
+    variance: float
+    freedom: int
 
-
-def _is_whole(one: _Compared) -> bool:
-    values = one.rounds.values
-    return len(values) >= (1 if one.is_single else _FEWEST) and bool(np.isfinite(values).all())
-
-
-def _all(result: Result) -> dict[str, _Compared]:
-    """Every figure by its name."""
-    found = {f"{name}: {figure}": one for name in result.workloads for figure, one in _figures(result, name).items()}
-    return found | {"start-up s": _Compared(result.startup_s)} | _once(result)
+    def deviation(self, base: Estimate, head: Estimate) -> float:
+        """Standard deviation of a change, from the larger of two variances: that of its rounds, and of its kind."""
+        of_kind = self.variance * (1 / base.rounds + 1 / head.rounds)
+        return math.sqrt(max(base.variance + head.variance, of_kind))
 
 
-def _figures(result: Result, name: str) -> dict[str, _Compared]:
-    found = result.workloads[name]
-    return {
-        "work ratio": _Compared(found.work_ratio, is_better_high=True),
-        "server CPU / floor": _Compared(_over(found.server_us, found.floor_us)),
-        "server CPU / echo": _Compared(_over(found.server_us, found.echo_us)),
-        "floor / echo": _Compared(_over(found.floor_us, found.echo_us)),
-        "p99 at 70 % / floor": _tail(found.p99_ms_at_70, found.floor_us),
-    }
+def _spreads(estimates: Sequence[tuple[str, Estimate]]) -> dict[str, _Spread]:
+    """Three rounds of one figure say little of its variance, those of all workloads together say more."""
+    by_kind: defaultdict[str, list[Estimate]] = defaultdict(list)
+    for kind, estimate in estimates:
+        if estimate.rounds > 1:
+            by_kind[kind].append(estimate)
+    found = {}
+    for kind, ones in by_kind.items():
+        freedom = sum(one.rounds - 1 for one in ones)
+        variance = sum((one.rounds - 1) * one.rounds * one.variance for one in ones) / freedom
+        found[kind] = _Spread(variance, freedom)
+    return found
 
 
-def _tail(p99_ms: Repeated, floor_us: Repeated) -> _Compared:
-    """Of each round; one figure where the rounds were too small and were taken together."""
-    if len(p99_ms.values) == 1 and len(floor_us.values) >= _FEWEST:
-        return _Compared(Repeated(values=[1e3 * p99_ms.median / floor_us.median]), is_single=True)
-    return _Compared(_over(p99_ms, floor_us, 1e3))
+def _change(figure: Figure, base: Estimate, head: Estimate, visible: float) -> Change:
+    """`visible`: the logarithm of the smallest ratio that can be told from chance."""
+    ratio = head.log - base.log
+    worse = -ratio if figure.is_better_high else ratio
+    smallest = -math.expm1(-visible) if figure.is_better_high else math.expm1(visible)
+    change = math.expm1(ratio)
+    return Change(figure.name, base.value, head.value, change, smallest, worse > visible, visible > math.log(2))
 
 
-def _once(result: Result) -> dict[str, _Compared]:
-    """What has one value a run; rates are those of a machine on which the bare server costs one second."""
-    lists = result.scenarios.get("Offline", {}).get("per_s", 0.0)
-    main = result.workloads.get(result.main)
-    past = [one.goodput for one in result.points if one.loop == "open" and one.share > 1.0]
-    rates = {"knee": result.knee_per_s, "goodput beyond the capacity": float(np.median(past)) if past else 0.0}
-    echo_s = 1e-6 * main.echo_us.median if main else float("nan")
-    found = {f"{name} x echo": echo_s * rate for name, rate in (rates | {"lists of 32": lists}).items() if rate}
-    singles = {name: _Compared(Repeated(values=[value]), True, True) for name, value in found.items()}
-    memory = {"memory MB": _Compared(Repeated(values=[result.memory_mb]), is_single=True)} if result.memory_mb else {}
-    return singles | memory
-
-
-def _over(figure: Repeated, under: Repeated, scale: float = 1.0) -> Repeated:
-    """Each round's value over another of the same round; nothing where one of the two is missing."""
-    if len(figure.values) != len(under.values):
-        return Repeated(values=[])
-    pairs = zip(figure.values, under.values, strict=True)
-    return Repeated(values=[scale * value / at if at else float("nan") for value, at in pairs])
-
-
-def _change(figure: str, base: _Compared, head: _Compared) -> Change:
-    before, after = base.rounds, head.rounds
-    least = _NOISE_OF_ONE if base.is_single or head.is_single else _LEAST_NOISE
-    noise = max(least, (before.span + after.span) / abs(before.median))
-    change = after.median / before.median - 1.0
-    worse = -change if base.is_better_high else change
-    return Change(figure, before.median, after.median, change, noise, worse > noise)
+def _table(found: Sequence[Change]) -> str:
+    rows = [
+        [
+            one.figure,
+            f"{one.base:.3f}",
+            f"{one.head:.3f}",
+            f"{one.change:+.1%}",
+            f"{one.smallest_visible:.1%}" if math.isfinite(one.smallest_visible) else "none",
+            _verdict(one),
+        ]
+        for one in found
+    ]
+    return report.table(["figure", "base", "head", "change", "smallest visible", ""], rows)
 
 
 def _verdict(one: Change) -> str:
     if one.is_worse:
         return "WORSE"
-    return "" if abs(one.change) <= one.noise else "better"
+    if one.is_blind:
+        return "too noisy"
+    return "" if abs(one.change) <= one.smallest_visible else "better"
+
+
+def _summary(found: Sequence[Change]) -> list[str]:
+    worse, blind = (sum(getattr(one, name) for one in found) for name in ("is_worse", "is_blind"))
+    lines = [f"{worse} of {len(found)} figures are worse by more than the smallest visible change"]
+    if blind:
+        lines.append(
+            f"{blind} of {len(found)} figures are too noisy to show a doubling, or of a rate a halving: "
+            "measure both runs with more --rounds on a quiet machine"
+        )
+    return lines

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.floor import TOP_K, FloorMeter
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE
-from benchmarks.texts import Items, TokenTexts
+from benchmarks.texts import Items, TokenCounter, TokenTexts
 from server.api.convert import InputLimits, to_request, to_response
 from server.batching.batcher import Batcher
 from server.batching.policy import Limits
@@ -56,10 +56,11 @@ def _us(work: Callable[[], object], seconds: float) -> float:
 
 
 def _tokeniser(meter: FloorMeter, bundle: Path, seconds: float) -> dict[str, float]:
-    texts, random = TokenTexts(Items(bundle)), np.random.default_rng(7)
+    items, random = Items(bundle), np.random.default_rng(7)
+    texts = TokenTexts(items, TokenCounter(items.folder))
     found = {}
     for length in _LENGTHS:
-        rows = iter([texts.draw(length, random) for _ in range(100_000 // length)] * 20)
+        rows = iter([texts.draw(length, random)[0] for _ in range(100_000 // length)] * 20)
         found[str(length)] = _us(lambda rows=rows: meter.tokenizer.encode([next(rows)]), seconds)  # type: ignore[misc]
     return found
 

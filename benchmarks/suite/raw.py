@@ -19,16 +19,16 @@ class Raw:
     """Collects windows; `write` puts them into a folder."""
 
     def __init__(self) -> None:
-        self._windows: list[tuple[Rows, Point]] = []
+        self.windows: list[tuple[Rows, Point]] = []
 
     def add(self, rows: Rows, point: Point) -> None:
         """Keep the rows of a window."""
-        self._windows.append((rows, point))
+        self.windows.append((rows, point))
 
     def latencies(self, workload: str, share: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         """Milliseconds of all good answers at a share of the capacity (open loop), ascending."""
         found = [
-            rows.latency_ms() for rows, point in self._windows if (point.workload, point.share) == (workload, share)
+            rows.latency_ms() for rows, point in self.windows if (point.workload, point.share) == (workload, share)
         ]
         return np.sort(np.concatenate(found)) if found else np.zeros(0)
 
@@ -58,7 +58,7 @@ class Raw:
         arrow, parquet = need("pyarrow"), need("pyarrow.parquet")
         tables = []
         (folder / "hdr").mkdir(exist_ok=True)
-        for number, (rows, point) in enumerate(self._windows):
+        for number, (rows, point) in enumerate(self.windows):
             facts = {name: getattr(point, name) for name in ("workload", "loop", "round", "share", "in_flight")}
             columns = {name: [value] * len(rows) for name, value in facts.items()} | rows.columns()
             tables.append(arrow.table({"window": [number] * len(rows), **columns}))

@@ -19,7 +19,7 @@ from benchmarks.peers.rounds import Setting, run_rounds
 from benchmarks.peers.targets import DOCUMENTED, SPLIT, Target
 from benchmarks.suite import store
 from server.models.bundle import Bundle
-from tests.peers import CORE, DYING, ECHO, IDS, fake, figures, scores, setting
+from tests.peers import BUNDLE_ID, CORE, DYING, ECHO, IDS, fake, figures, scores, setting
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
     monkeypatch.setattr(rounds, "peer_command", lambda target: commands[target.name])
 
     def run(*chosen: Target, right: Scores | None = None, repeats: int = 2) -> Results:
-        results = Results({})
+        results = Results({}, BUNDLE_ID)
         rounds.install_all(chosen, results)
         list(run_rounds(setting(right or scores()), chosen, repeats, results))
         return results
@@ -156,7 +156,7 @@ def test_a_gpu_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_file_that_cannot_be_written_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert command.finish(Results({}, is_partial=False), tmp_path / "file" / "out.json") == 1
+    assert command.finish(Results({}, BUNDLE_ID, is_partial=False), tmp_path / "file" / "out.json") == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

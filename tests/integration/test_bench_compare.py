@@ -9,21 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suite import store
 from tests.conftest import ROOT
-from tests.results import result, workload
+from tests.runs import Server, saved, simulate
 
 
 @pytest.mark.parametrize(("server_us", "is_worse"), [(1_500.0, True), (1_260.0, False)])
 def test_make_fails_on_a_regression_only(tmp_path: Path, server_us: float, is_worse: bool) -> None:
-    runs = {"2026-01-01": result(), "2026-01-02": result(workloads={"mixed": workload(server=server_us)})}
-    for name, found in runs.items():
-        folder = tmp_path / "benchmarks" / "results" / name
-        folder.mkdir(parents=True)
-        store.save(folder, found)
+    for number, us in enumerate((1_250.0, server_us), 1):
+        saved(tmp_path / "benchmarks" / "results" / f"2026-01-0{number}", simulate(Server(server_us=us), seed=number))
     ended = make(tmp_path, "bench-compare", "BASE=benchmarks/results/2026-01-01")
     assert (ended.returncode != 0) == is_worse, ended.stderr
-    assert f"{3 if is_worse else 0} of 6 figures are worse beyond the noise" in ended.stdout
+    assert f"{3 if is_worse else 0} of 12 figures are worse by more than the smallest visible change" in ended.stdout
 
 
 def test_make_without_base_says_how(tmp_path: Path) -> None:

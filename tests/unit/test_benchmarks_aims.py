@@ -15,13 +15,13 @@ from benchmarks.peers.targets import OURS, targets
 from benchmarks.suite import aims, store
 from benchmarks.suite.aims import Aim
 from benchmarks.suite.result import Peers, Result
-from tests.peers import figures
-from tests.results import repeated, result, workload
+from tests.peers import BUNDLE_ID, figures
+from tests.results import BUNDLE, repeated, result, workload
 
 
 def peers(variant: str, rates: dict[str, float]) -> list[dict[str, Any]]:
     """Rows of every server in three rounds; `rates` by server, the others do 100/s."""
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     for target in targets([]):
         for noise in (0.98, 1.0, 1.02):
             alone = 1.0 if target.name == OURS else 5.0
@@ -39,7 +39,7 @@ def verdicts(tmp_path: Path, *runs: Result) -> dict[str, str]:
 
 
 def default_run(**changed: object) -> Result:
-    bundle = {"name": "b", "variant": "static-fp32", "default": "static-fp32"}
+    bundle = BUNDLE | {"variant": "static-fp32", "default": "static-fp32"}
     return result(bundle=bundle, **changed)
 
 
@@ -55,7 +55,7 @@ def test_median_decides() -> None:
 
 
 def test_without_figures_nothing_is_met(tmp_path: Path) -> None:
-    found = verdicts(tmp_path, result(bundle={"variant": "int8"}, workloads={}))
+    found = verdicts(tmp_path, result(workloads={}))
     assert all(verdict.startswith("not measured") for verdict in found.values())
     assert len(found) >= 8
 
@@ -68,7 +68,7 @@ def test_work_ratio_is_the_default_students_of_a_whole_run(tmp_path: Path) -> No
         default_run(workloads=bad, failures=["the client is the bottleneck"]),
         default_run(workloads=bad, settings={"size": "smoke"}),
         default_run(workloads=bad, settings={"size": "full", "target": "127.0.0.1:8001"}),
-        result(workloads=bad, bundle={"variant": "bert3-int8", "default": "static-fp32"}),
+        result(workloads=bad, bundle=BUNDLE | {"variant": "bert3-int8", "default": "static-fp32"}),
     )
     found = verdicts(tmp_path, *runs)
     assert found["work ratio, default student, mixed"] == "met"
@@ -82,7 +82,7 @@ def test_hot_is_compared_with_mixed_for_the_transformer_only(tmp_path: Path) -> 
     assert verdicts(tmp_path / "static", default_run(workloads=workloads))[
         "hot / mixed, recommendations per s and core, transformer student"
     ].startswith("not measured")
-    run = result(workloads=workloads, bundle={"variant": "bert3-int8", "default": "static-fp32"})
+    run = result(workloads=workloads, bundle=BUNDLE | {"variant": "bert3-int8", "default": "static-fp32"})
     assert verdicts(tmp_path / "bert", run)["hot / mixed, recommendations per s and core, bert3-int8"] == "met"
     slower = workloads | {"hot": workload(server=700.0)}
     missed = verdicts(tmp_path / "slower", run.model_copy(update={"workloads": slower}))

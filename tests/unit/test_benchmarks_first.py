@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -108,8 +109,7 @@ def test_no_server_is_a_sentence_with_what_to_do(
     calls.write_text("\n".join(map(json.dumps, [{"format": 1, "method": "encode"}, {"t": 0, "requests": [["m", 5]]}])))
     flags = ["--target", "127.0.0.1:9", "--bundle", str(write_bundle(tmp_path / "bundle"))]
     if tool == "record":
-        monkeypatch.setattr("benchmarks.record.Items", lambda _: type("None", (), {"folder": tmp_path}))
-        monkeypatch.setattr("benchmarks.record.Tokenizer.load", lambda *_: None)
+        monkeypatch.setattr("benchmarks.record.TokenCounter", lambda _: SimpleNamespace(count=len))
         flags += ["--output", str(tmp_path / "out")]
     assert (
         command.main(

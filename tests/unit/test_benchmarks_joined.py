@@ -20,15 +20,16 @@ from benchmarks.suite.joined import join, merged
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import SCHEMA, Peers
 from benchmarks.summary import Rows
-from tests.results import MACHINE, catalogue_row, peer, point, result, workload
+from tests.peers import BUNDLE_ID
+from tests.results import BUNDLE, MACHINE, catalogue_row, peer, point, result, workload
 
 
 def test_sections_measured_apart_join_the_newest_run_and_the_summary(tmp_path: Path) -> None:
-    folder = join("catalogue", [asdict(catalogue_row())], tmp_path)
+    folder = join("catalogue", [asdict(catalogue_row())], tmp_path, BUNDLE_ID)
     measured = {"rows": [peer("pytriton")], "skipped": {"ray": "it does not install"}}
-    assert join("peers", measured, tmp_path) == folder
+    assert join("peers", measured, tmp_path, BUNDLE_ID) == folder
     ours = store.load(folder)
-    store.save(folder, ours.model_copy(update={"workloads": {"mixed": workload()}, "bundle": {"variant": "int8"}}))
+    store.save(folder, ours.model_copy(update={"workloads": {"mixed": workload()}, "bundle": BUNDLE}))
     found = digest(tmp_path)
     assert found["catalogue"][0]["items"] == 1_000
     assert found["peers_skipped"] == {"ray": "it does not install"}
@@ -43,9 +44,12 @@ def test_report_is_written_again_with_what_joined_it(tmp_path: Path) -> None:
     raw.add(Rows(*(np.arange(3.0) + n for n in range(3)), *(np.zeros(3, np.int32) for _ in range(3))), kept)  # type: ignore[arg-type]
     store.save(folder, result(machine=machine, commit=machine["commit"], points=[kept], main="mixed"))
     raw.write(folder)
-    assert join("peers", {"rows": [peer("pytriton")], "skipped": {"ray": "it does not install"}}, tmp_path) == folder
-    join("catalogue", [asdict(catalogue_row())], tmp_path)
-    join("teacher", {"rate_ratio": [9.0, 11.0], "cpu_ratio": [6.0], "p99_bound_ms": 100.0}, tmp_path)
+    assert (
+        join("peers", {"rows": [peer("pytriton")], "skipped": {"ray": "it does not install"}}, tmp_path, BUNDLE_ID)
+        == folder
+    )
+    join("catalogue", [asdict(catalogue_row())], tmp_path, BUNDLE_ID)
+    join("teacher", {"rate_ratio": [9.0, 11.0], "cpu_ratio": [6.0], "p99_bound_ms": 100.0}, tmp_path, BUNDLE_ID)
     page = (folder / html.REPORT).read_text()
     assert "pytriton" in page
     assert "ray: not measured: it does not install" in page
@@ -122,8 +126,8 @@ def test_sizes_that_were_measured_again_replace_their_own_rows_and_a_cut_off_run
     def rows(*sizes: int, **more: str) -> list[dict[str, Any]]:
         return [asdict(replace(catalogue_row(), items=size)) | more for size in sizes]
 
-    folder = join("catalogue", rows(1_000, 2_000_000), tmp_path)
-    join("catalogue", rows(1_000, 10_000, partial="it was interrupted"), tmp_path)
+    folder = join("catalogue", rows(1_000, 2_000_000), tmp_path, BUNDLE_ID)
+    join("catalogue", rows(1_000, 10_000, partial="it was interrupted"), tmp_path, BUNDLE_ID)
     found = [(row["items"], "partial" in row) for row in store.load(folder).catalogue]
     assert found == [(1_000, True), (10_000, True), (2_000_000, False)]
     for name, kept in (("a", rows(5, partial="it was interrupted")), ("b", []), ("0", rows(7))):
@@ -174,14 +178,16 @@ def test_a_result_that_cannot_be_read_is_named_and_left_out(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine, good, bad = fingerprint(), tmp_path / "2026-01-01-good", tmp_path / "2026-01-02-bad"
-    for folder in (good, bad):
-        folder.mkdir()
+    saved_base = tmp_path / "elsewhere" / "base"
+    for folder in (good, bad, saved_base):
+        folder.mkdir(parents=True)
+    store.save(saved_base, result(machine=machine))
     store.save(good, result(machine=machine, commit=machine["commit"]))
     other = result(schema_version=SCHEMA + 1).model_dump_json()
     (bad / store.RESULT).write_text(other if content == "other format" else content)
     assert digest(tmp_path)["sources"] == {"run": good.name}
     assert capsys.readouterr().err.count(f"left out: {bad / store.RESULT}: ") == 1, "once, not for every part"
-    assert newest(tmp_path) == good
+    assert newest(tmp_path, saved_base, result(machine=machine)) == good
     assert list(aims(tmp_path))
-    assert join("catalogue", [asdict(catalogue_row())], tmp_path) == good
+    assert join("catalogue", [asdict(catalogue_row())], tmp_path, BUNDLE_ID) == good
     assert capsys.readouterr().err.count(f"left out: {bad / store.RESULT}: ") == 3

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import catalogue, teacher
 from benchmarks.process import Served
+from tests.peers import BUNDLE_ID, scores, setting
 from tests.results import catalogue_row
 
 _SERVED = Served("nowhere", None)
@@ -38,6 +39,7 @@ def test_catalogue_keeps_the_sizes_before_the_one_that_ended(
     monkeypatch.setattr(catalogue.report, "fingerprint", dict)  # type: ignore[attr-defined]
     joined: list[Any] = []
     monkeypatch.setattr(catalogue, "join", lambda *given: joined.append(given))
+    monkeypatch.setattr(catalogue, "load_bundle", lambda _: setting(scores()).bundle)
     settings = catalogue.CatalogueSettings(items=[1_000, 1_000_000], _cli_parse_args=[])
     assert catalogue.run(settings) == 1
     said = capsys.readouterr()
@@ -46,7 +48,9 @@ def test_catalogue_keeps_the_sizes_before_the_one_that_ended(
     assert len(found["catalogue"]) == 1
     assert "exit code -9" in found["partial"]
     assert "PARTIAL: 1,000,000 items" in said.out
-    ((_, kept, _),) = joined
+    ((_, kept, _, bundle),) = joined
+    assert bundle == BUNDLE_ID
+    assert found["bundle"] == BUNDLE_ID.fields()
     assert [row["partial"] for row in kept] == ["1,000,000 items: the run ended with exit code -9"]
     assert catalogue.run(settings.model_copy(update={"items": [1_000, 10_000]})) == 0
     assert [row for row in joined[1][1] if "partial" in row] == []
@@ -64,6 +68,7 @@ def test_catalogue_that_is_interrupted_keeps_what_it_has(
     monkeypatch.setattr(catalogue.report, "fingerprint", dict)  # type: ignore[attr-defined]
     joined: list[Any] = []
     monkeypatch.setattr(catalogue, "join", lambda *given: joined.append(given))
+    monkeypatch.setattr(catalogue, "load_bundle", lambda _: setting(scores()).bundle)
     assert catalogue.run(catalogue.CatalogueSettings(items=[1_000, 10_000], _cli_parse_args=[])) == 1
     assert "partial: it was interrupted" in capsys.readouterr().err
     assert len(joined[0][1]) == 1

@@ -14,7 +14,7 @@ from benchmarks.peers.results import Entry, Results
 from benchmarks.suite import readme, store
 from benchmarks.suite.result import Peers
 from tests.conftest import ROOT
-from tests.peers import fake, figures
+from tests.peers import BUNDLE_ID, fake, figures
 from tests.results import catalogue_row, result
 
 
@@ -110,7 +110,7 @@ def test_the_command_takes_a_run_and_the_peers_of_both_its_variants_into_the_tab
 
 
 def compared(name: str, rate: float, variant: str = "int8", **changed: Any) -> dict[str, Any]:  # noqa: ANN401
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     results.add(variant, fake(name), Entry(figures(requests_per_s=rate, **changed), 1_000.0))
     return results.rows()[0]
 

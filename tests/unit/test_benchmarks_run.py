@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import measure
+from benchmarks.bundle_id import BundleId
 from benchmarks.process import Served
 from benchmarks.suite import run as suite
 from benchmarks.suite import scenarios, store
@@ -24,7 +25,7 @@ from benchmarks.suite.result import Client, Result
 from benchmarks.suite.settings import BenchSettings
 from benchmarks.summary import Rows
 from server.models.bundle import Bundle
-from tests.results import point, result, workload
+from tests.results import BUNDLE, point, result, workload
 
 CLIENT = Client(ceiling_per_s=6_000, reached_per_s=5_000, client_us=166, processes=1)
 FULL = OSError(errno.ENOSPC, "No space left on device", "result.json")
@@ -39,7 +40,7 @@ def _signals() -> Iterator[None]:
 
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, phases: Callable[[Bench], None]) -> int:
     monkeypatch.setattr(suite, "load_cores", lambda: {0})
-    monkeypatch.setattr(suite, "start", lambda *_: None)
+    monkeypatch.setattr(suite, "start", lambda bench, _: bench.result.bundle.update(BUNDLE))
     monkeypatch.setattr(suite, "ceiling", lambda _: CLIENT)
     monkeypatch.setattr(suite, "_phases", phases)
     return suite.run(BenchSettings(results=tmp_path, _cli_parse_args=[]))
@@ -113,7 +114,7 @@ def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
 ) -> None:
     names = ("static-fp32", "static-int8", "bert3-int8")
     facts: Any = SimpleNamespace(
-        name="b", version=1, default={"cpu": "static-fp32"}, variants=dict.fromkeys(names, "a.onnx")
+        name="b", version=1, export_key="5f3a", default={"cpu": "static-fp32"}, variants=dict.fromkeys(names, "a.onnx")
     )
     monkeypatch.setattr(before, "load_bundle", lambda _: Bundle(tmp_path, facts))
     monkeypatch.setattr(before, "first_answer", lambda *_: None)
@@ -125,6 +126,7 @@ def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
     with ExitStack() as stack:
         before.start(bench, stack)
     assert bench.result.bundle["variant"] == variant
+    assert bench.result.bundle_id == BundleId("b", "1", "5f3a")
     assert any("give --variant" in note for note in bench.result.notes) is (not given)
 
 

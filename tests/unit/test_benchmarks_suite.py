@@ -17,9 +17,8 @@ from benchmarks.process import Served, more_flags
 from benchmarks.scrape import Scrape, batch_sizes, between
 from benchmarks.suite import store, terminal
 from benchmarks.suite.bench import Bench
-from benchmarks.suite.compare import changes, incomparable, missing
+from benchmarks.suite.compare import incomparable
 from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Result
 from benchmarks.suite.rounds import Offline, Rounds
 from benchmarks.suite.run import _report
 from benchmarks.suite.scenarios import by_share, knee, read_curve
@@ -27,79 +26,16 @@ from benchmarks.suite.settings import BenchSettings
 from benchmarks.summary import Rows
 from benchmarks.window import bottleneck
 from benchmarks.workload import KINDS, Name
-from tests.results import MACHINE, point, repeated, result, workload
-
-
-def worse(base: Result, head: Result) -> list[str]:
-    return [one.figure for one in changes(base, head) if one.is_worse]
-
-
-def test_the_same_run_twice_has_no_regression() -> None:
-    assert worse(result(), result()) == []
-
-
-def test_a_server_that_became_slower_is_a_regression() -> None:
-    slower = result(workloads={"mixed": workload(server=1_500.0)})
-    found = ["mixed: work ratio", "mixed: server CPU / floor", "mixed: server CPU / echo"]
-    assert worse(result(), slower) == found
-
-
-def test_a_model_that_became_slower_for_floor_and_server_is_a_regression() -> None:
-    """The work ratio rises then: the floor runs the same model."""
-    slower = result(workloads={"mixed": workload(floor=1_500.0, server=1_750.0)})
-    assert worse(result(), slower) == ["mixed: server CPU / echo", "mixed: floor / echo"]
-
-
-def test_a_figure_that_one_run_lacks_is_missing_and_one_that_both_lack_is_not() -> None:
-    broken = workload().model_copy(update={"work_ratio": repeated(0.9, float("nan"), 0.9)})
-    for other in ({"mixed": broken}, {"mixed": workload(), "list": broken}):
-        assert not missing(result(workloads=other), result(workloads=other))
-    assert missing(result(), result(workloads={"mixed": broken})) == ["mixed: work ratio in the later run"]
-    assert missing(result(workloads={"mixed": broken}), result()) == ["mixed: work ratio in the earlier run"]
-    both = result(workloads={"mixed": workload(), "list": workload()})
-    assert len(missing(both, result())) == 5, "every figure of the workload that is not there"
-    assert missing(result(startup_s=repeated(1.0)), result()) == ["start-up s in the earlier run"]
-
-
-def test_knee_goodput_memory_and_lists_are_compared_though_a_run_has_them_once() -> None:
-    def run(scale: float, memory_mb: float) -> Result:
-        past = point(1.15, 90.0).model_copy(update={"goodput": 100.0 * scale})
-        lists = {"Offline": {"per_s": 400.0 * scale}}
-        facts = {"main": "mixed", "knee_per_s": 80.0 * scale, "memory_mb": memory_mb, "points": [past]}
-        return result(scenarios=lists, **facts)
-
-    assert worse(run(1.0, 100.0), run(0.95, 105.0)) == []
-    assert worse(run(1.0, 100.0), run(0.8, 120.0)) == [
-        "knee x echo", "goodput beyond the capacity x echo", "lists of 32 x echo", "memory MB"
-    ]  # fmt: skip
-
-
-def test_p99_of_all_rounds_together_is_compared_too() -> None:
-    pooled, slower = (workload().model_copy(update={"p99_ms_at_70": repeated(ms)}) for ms in (50.0, 60.0))
-    base, head = (result(workloads={"mixed": one}) for one in (pooled, slower))
-    assert worse(base, head) == ["mixed: p99 at 70 % / floor"]
-    assert worse(result(), base) == missing(result(), base) == []
-
-
-def test_a_slower_machine_is_none() -> None:
-    slower = result(workloads={"mixed": workload(1_700.0, 1_700 * 1.25, 50 * 1.7, echo=150 * 1.7)})
-    assert worse(result(), slower) == []
-
-
-def test_a_change_within_the_noise_is_none() -> None:
-    noisy, other = (result(workloads={"mixed": workload(server=us, noise=0.1)}) for us in (1_250.0, 1_350.0))
-    assert worse(noisy, other) == []
-
-
-def test_what_became_faster_is_no_regression() -> None:
-    assert worse(result(), result(workloads={"mixed": workload(server=1_100.0, p99=30.0)})) == []
+from tests.results import BUNDLE, MACHINE, point, repeated, result, workload
 
 
 def test_runs_of_other_machines_bundles_or_sizes_are_not_compared() -> None:
     assert incomparable(result(), result()) == []
     others: list[dict[str, Any]] = [
         {"machine": MACHINE | {"cpu": "Other"}},
-        {"bundle": {"variant": "fp32"}},
+        {"bundle": BUNDLE | {"variant": "fp32"}},
+        {"bundle": BUNDLE | {"version": "2"}},
+        {"bundle": BUNDLE | {"export_key": "other"}},
         {"settings": {"size": "smoke"}},
     ]
     others.append({"failures": ["the client is the bottleneck"]})

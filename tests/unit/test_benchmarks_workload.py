@@ -17,7 +17,7 @@ from benchmarks.record import Recorder, proxy
 from benchmarks.recording import FORMAT, Marks, Recording
 from benchmarks.replies import read
 from benchmarks.stall import Stall
-from benchmarks.texts import Items, TokenTexts, log_normal_lengths
+from benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths
 from benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Method, Name, make, zipf
 from server.models.bundle import Bundle
 from server.models.tokenizer import Tokenizer
@@ -43,10 +43,11 @@ def test_workload_repeats_itself_for_a_seed_and_differs_for_another(bundle: Bund
 
 @pytest.mark.parametrize("tokens", [4, 5, 17, 128])
 def test_texts_have_the_number_of_tokens_that_was_asked_for(bundle: Bundle, tokens: int) -> None:
-    texts, random = TokenTexts(Items(bundle.folder)), np.random.default_rng(1)
+    texts, random = TokenTexts(Items(bundle.folder), TokenCounter(bundle.folder)), np.random.default_rng(1)
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", 1_000)
     drawn = [texts.draw(tokens, random) for _ in range(50)]
-    assert {len(row) for row in tokenizer.encode(drawn)} == {tokens}
+    assert {len(row) for row in tokenizer.encode([text for text, _ in drawn])} == {tokens}
+    assert {count for _, count in drawn} == {tokens}
 
 
 def test_mixed_says_the_tokens_of_its_queries(bundle: Bundle) -> None:

@@ -28,7 +28,7 @@ from benchmarks.summary import OK
 from benchmarks.texts import texts as texts_of
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from tests.peers import IDS, PLAN, TEXTS, fake, figures, scores
+from tests.peers import BUNDLE_ID, IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
 
 
 def test_splitting_keeps_the_order_and_saves_padding() -> None:
@@ -90,7 +90,7 @@ def test_tries_measure_each_setting_of_a_peer() -> None:
 
 
 def test_tries_say_which_setting_is_the_best() -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     rates = {"as documented": iter((400.0, 500.0, 450.0)), "split": iter((600.0, 590.0, 580.0, 570.0))}
     for target in tried(["mosec"]):
         found = figures(requests_per_s=next(rates[target.mode.partition(",")[0]]))
@@ -122,7 +122,7 @@ def test_items_of_equal_score_may_change_places() -> None:
 
 def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> None:
     target = Target("ours", "list", "grpc", messages.LIST, messages.pack_list, messages.unpack_list, texts=3)
-    asked = Asked(target, scores(), TEXTS)
+    asked = Asked(target, scores(), TEXTS, TOKENS)
     good = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in IDS[:10]])
     bad = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in reversed(IDS[:10])])
     results = [pb.BatchRecommendResult(response=good), pb.BatchRecommendResult(error=pb.EntryError(code=8))]
@@ -134,7 +134,7 @@ def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> 
 
 
 def test_a_reply_that_is_none_counts_as_an_error() -> None:
-    asked = Asked(fake("a"), scores(), TEXTS)
+    asked = Asked(fake("a"), scores(), TEXTS, TOKENS)
     for code, reply in ((OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")):
 
         def ask(
@@ -174,7 +174,7 @@ def test_an_answer_that_depends_on_its_mates_is_seen_and_no_garbage_is_collected
         answered(OK, json.dumps(ids).encode())
 
     running = SimpleNamespace(cpu_s=dict, check=lambda: None)
-    found = measure(cast("family.Family", running), ask, Asked(fake("a"), scores(), TEXTS), PLAN)
+    found = measure(cast("family.Family", running), ask, Asked(fake("a"), scores(), TEXTS, TOKENS), PLAN)
     assert found.different_alone > 0
     assert collects == {False}
     assert gc.isenabled()
@@ -195,7 +195,7 @@ def test_shares_are_of_the_floor_for_the_texts_that_were_answered() -> None:
 
 
 def test_rows_have_what_the_report_reads() -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     for rate in (400.0, 500.0, 450.0):
         results.add("int8", fake("a"), Entry(figures(requests_per_s=rate), 1_000.0))
     (row,) = results.rows()
@@ -208,7 +208,7 @@ def test_rows_have_what_the_report_reads() -> None:
 
 
 def test_a_figure_that_there_is_not_is_no_number(tmp_path: Path) -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     found = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
     results.add("int8", fake("a"), Entry(found, 1_000.0))
     results.save(tmp_path / "out.json")
@@ -220,14 +220,14 @@ def test_a_figure_that_there_is_not_is_no_number(tmp_path: Path) -> None:
 
 
 def test_what_a_server_says_of_a_failure_is_kept() -> None:
-    asked = Asked(fake("a"), scores(), TEXTS)
+    asked = Asked(fake("a"), scores(), TEXTS, TOKENS)
     asked.through(lambda _request, answered: answered(8, b"queue is full"))(asked.requests[0], lambda *_: None)
     asked.take()
     assert asked.trouble == "a request failed with status 8: queue is full"
 
 
 def test_the_section_of_the_result_has_every_peer_and_why_one_is_missing() -> None:
-    results = Results({}, skipped={"ray": "it does not install"}, died={"int8, b, split": "exit code 3"})
+    results = Results({}, BUNDLE_ID, skipped={"ray": "it does not install"}, died={"int8, b, split": "exit code 3"})
     results.add("int8", fake("a"), Entry(figures(), 1_000.0))
     section = results.section()
     assert section["req_per_s_core"] == {"a as documented": {"int8": 500.0}}
@@ -236,14 +236,14 @@ def test_the_section_of_the_result_has_every_peer_and_why_one_is_missing() -> No
 
 def test_a_late_client_is_told_where_the_median_is_of_late_rounds() -> None:
     for late, is_told in (((0.1, 30.0, 0.2), False), ((0.1, 30.0, 20.0), True)):
-        results = Results({})
+        results = Results({}, BUNDLE_ID)
         for late_ms in late:
             results.add("int8", fake("a"), Entry(figures(late_ms=late_ms), 1_000.0))
         assert results.rows()[0]["note"] == ("the client sent up to 30.0 ms late at 70 %" if is_told else "")
 
 
 def test_a_client_at_its_limit_is_told() -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     results.add("int8", fake("a"), Entry(figures(client_busy=0.97), 1_000.0))
     results.add("int8", fake("b"), Entry(figures(client_busy=0.5), 1_000.0))
     assert [bool(row["note"]) for row in results.rows()] == [True, False]

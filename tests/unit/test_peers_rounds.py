@@ -24,13 +24,13 @@ from benchmarks.suite.digest import digest
 from benchmarks.suite.joined import merged
 from benchmarks.suite.result import Peers
 from benchmarks.summary import FEWEST_P99, OK
-from tests.peers import IDS, PLAN, TEXTS, fake, figures, scores
+from tests.peers import BUNDLE_ID, IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
 from tests.results import result
 
 
 def row(rounds: Sequence[Sequence[float]], name: str = "a", mode: str = UNARY) -> dict[str, Any]:
     """Of a server with these latencies at 70 %, round by round."""
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     for one in rounds:
         found = np.array(one)
         results.add(
@@ -59,7 +59,7 @@ def test_too_few_answers_in_all_rounds_are_no_p99() -> None:
 
 
 def test_latencies_are_not_written_down(tmp_path: Path) -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     results.add("int8", fake("a"), Entry(figures(latency_ms=np.ones(400)), 1_000.0))
     results.save(tmp_path / "out.json")
     assert "latency_ms" not in json.loads((tmp_path / "out.json").read_text())["rows"][0]["rounds"][0]
@@ -72,7 +72,7 @@ def test_a_window_with_too_few_answers_has_latencies_and_no_p99() -> None:
         threading.Timer(0.005, answered, [OK, json.dumps(IDS[:10]).encode()]).start()
 
     running = SimpleNamespace(cpu_s=dict, check=lambda: None)
-    found = measure(cast("family.Family", running), ask, Asked(fake("a"), scores(), TEXTS), PLAN)
+    found = measure(cast("family.Family", running), ask, Asked(fake("a"), scores(), TEXTS, TOKENS), PLAN)
     assert found.p99_ms_at_70 is None
     assert 0 < len(found.latency_ms) < FEWEST_P99
 
@@ -87,7 +87,7 @@ def test_the_promise_is_judged_by_the_p99_of_all_rounds_where_one_has_none() -> 
 
 def cut(rounds: int = 2, asked: int = 3) -> Results:
     """A comparison in which server b died: "a" was measured as often as asked."""
-    results = Results({"repeats": asked}, died={"int8, b, as documented": "exit code 3"})
+    results = Results({"repeats": asked}, BUNDLE_ID, died={"int8, b, as documented": "exit code 3"})
     for name, number in (("a", asked), ("b", rounds)):
         for _ in range(number):
             results.add("int8", fake(name), Entry(figures(), 1_000.0))
@@ -130,7 +130,7 @@ def test_an_older_result_marks_the_rows_that_have_fewer_rounds_than_others() -> 
 
 @pytest.mark.parametrize(("again", "is_partial"), [("int8", False), ("fp32", True)])
 def test_a_partial_comparison_stays_so_until_it_is_measured_again(again: str, is_partial: bool) -> None:
-    whole = Results({"repeats": 1}, is_partial=False)
+    whole = Results({"repeats": 1}, BUNDLE_ID, is_partial=False)
     whole.add(again, fake("a"), Entry(figures(), 1_000.0))
     old, new = (Peers.model_validate(one.section()) for one in (cut(), whole))
     assert merged(old, new).is_partial is is_partial

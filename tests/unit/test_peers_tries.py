@@ -23,7 +23,7 @@ from benchmarks.peers.rounds import Setting
 from benchmarks.peers.targets import Batching, Target, targets, tried, tuned
 from benchmarks.suite import joined, store
 from server.models.bundle import Bundle
-from tests.peers import figures, scores, setting
+from tests.peers import BUNDLE_ID, figures, scores, setting
 from tests.results import result
 
 BEST = Batching(16, 10)
@@ -86,6 +86,7 @@ def test_every_setting_is_measured_each_round_and_the_best_is_printed_kept_and_j
         ]  # fmt: skip
         assert {row["rounds"] for row in kept} == {2}
     assert written["partial"] is False
+    assert written["bundle"] == BUNDLE_ID.fields()
     assert "16 within 10 ms" in (folder / "report.html").read_text()
 
 
@@ -127,13 +128,13 @@ def test_tries_of_another_machine_are_not_known(tmp_path: Path) -> None:
         store.save(tmp_path / name, result(machine=machine, peers={"tries": [row | {"from": name}]}))
     (tmp_path / "2026-01-03").mkdir()
     (tmp_path / "2026-01-03" / store.RESULT).write_text("{")
-    assert [one["from"] for one in joined.known_tries(tmp_path)] == ["2026-01-01"]
-    assert joined.known_tries(tmp_path / "nothing") == []
+    assert [one["from"] for one in joined.known_tries(tmp_path, BUNDLE_ID)] == ["2026-01-01"]
+    assert joined.known_tries(tmp_path / "nothing", BUNDLE_ID) == []
 
 
 @pytest.mark.parametrize("spoilt", [{"errors": 1}, {"wrong_answers": 1}])
 def test_a_setting_with_errors_or_wrong_answers_is_never_the_best(spoilt: dict[str, int]) -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     for target in tried(["mosec"]):
         found = figures(requests_per_s=900.0, **spoilt) if target.batching == BEST else figures()
         results.add("int8", target, Entry(found, 1_000.0))
@@ -250,9 +251,8 @@ def test_two_variants_stand_side_by_side_in_table_and_report(
 def test_a_precision_alone_stands_in_the_rows_as_the_encoder_that_it_means_and_is_measured_once(
     peers: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    facts: Any = SimpleNamespace(
-        variants=dict.fromkeys(("static-fp32", "static-int8"), ""), default={"cpu": "static-fp32"}
-    )
+    variants = dict.fromkeys(("static-fp32", "static-int8"), "")
+    facts: Any = SimpleNamespace(**BUNDLE_ID.fields(), variants=variants, default={"cpu": "static-fp32"})
     monkeypatch.setattr(command, "load_bundle", lambda _: Bundle(tmp_path, facts))
     assert peers(lambda _: figures(), "--targets", "mosec", "--variant", "static-int8") == 0
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
@@ -275,7 +275,7 @@ def test_a_client_at_its_limit_makes_the_comparison_fail_and_its_rows_are_marked
 
 
 def test_a_setting_that_the_client_held_back_is_not_the_best_and_hides_no_better_one() -> None:
-    results = Results({})
+    results = Results({}, BUNDLE_ID)
     for target in tried(["mosec"]):
         limit = {"client_busy": 0.97} if target.batching == BEST and not target.splits else {}
         results.add("int8", target, Entry(figures(requests_per_s=500.0 if limit else 400.0, **limit), 1_000.0))

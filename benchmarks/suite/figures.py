@@ -1,0 +1,264 @@
+"""The figures by which two runs are compared, each estimated from the rounds and the raw rows of its run.
+
+Machines drift, so times are multiples of the floor that was measured in the same round, and rates are those of a
+machine on which the bare server costs one second. The floor runs the server's own models: what makes both slower shows
+as multiples of the bare server, which runs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.suite import store
+from benchmarks.suite.bootstrap import Bootstrap, Estimate, Floats, sliced
+from benchmarks.suite.raw import PARQUET, Raw
+from benchmarks.suite.result import Point, Repeated, Result, Workload
+from benchmarks.suite.scenarios import by_share, knee
+from benchmarks.summary import AT_70, FEWEST_P99, OK, Rows
+
+MEMORY = "memory"  # kind of the figure that has no rounds
+_FEWEST_ROUNDS = 2
+_LEAST_RATE = 0.01  # of the largest round: a round without an answer has no logarithm
+_PERCENTILES = {"p50": 50.0, "p99": 99.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A result with its raw rows."""
+
+    result: Result
+    raw: Raw
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read a result: its folder, or its result.json with the rows beside it.
+
+        Raises:
+            RuntimeError: there is no result, or no raw rows.
+        """
+        result, rows = store.load(path), store.file_of(path).parent / PARQUET
+        if not rows.exists():
+            raise RuntimeError(
+                f"{rows}: missing, so no latency can be compared: copy the whole folder or measure again"
+            )
+        return cls(result, Raw.load(rows.parent, result.points))
+
+    def windows(self, workload: str, loop: str, share: float = 0.0) -> list[tuple[Rows, Point]]:
+        """The windows of the rounds, in order; `share` is 0 in a closed loop."""
+        found = [
+            (rows, point)
+            for rows, point in self.raw.windows
+            if point.round and (point.workload, point.loop, point.share) == (workload, loop, share)
+        ]
+        return sorted(found, key=lambda window: window[1].round)
+
+    def shares(self, workload: str) -> set[float]:
+        """The shares of the capacity that were offered."""
+        return {point.share for _, point in self.raw.windows if (point.workload, point.loop) == (workload, "open")}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of both runs; None where a run does not have it. Figures of one `kind` vary alike between rounds."""
+
+    name: str
+    kind: str
+    base: Estimate | None
+    head: Estimate | None
+    is_better_high: bool = False
+
+
+class Figures:
+    """Every figure that one of two runs has.
+
+    Args:
+        base: the earlier run.
+        head: the later one.
+        bootstrap: estimates the figures.
+    """
+
+    def __init__(self, base: Run, head: Run, bootstrap: Bootstrap) -> None:
+        self._runs, self._bootstrap = (base, head), bootstrap
+
+    def all(self) -> list[Figure]:
+        """In the order of the table."""
+        made = [figure for name in self._workloads() for figure in self._of_workload(name)]
+        made.append(self._figure("start-up s", "start-up", lambda run: self._of_values(run.result.startup_s.values)))
+        made += [
+            self._figure("knee x echo", "knee", self._knee, is_better_high=True),
+            self._figure("goodput beyond the capacity x echo", "rate", self._goodput, is_better_high=True),
+            self._figure("lists of 32 x echo", "rate", _lists, is_better_high=True),
+            self._figure("memory MB", MEMORY, lambda run: _single(run.result.memory_mb)),
+        ]
+        return [figure for figure in made if figure.base or figure.head]
+
+    def _figure(
+        self, name: str, kind: str, estimate: Callable[[Run], Estimate | None], *, is_better_high: bool = False
+    ) -> Figure:
+        base, head = (estimate(run) for run in self._runs)
+        return Figure(name, kind, base, head, is_better_high)
+
+    def _workloads(self) -> list[str]:
+        return list(dict.fromkeys(name for run in self._runs for name in run.result.workloads))
+
+    def _of_workload(self, name: str) -> Iterator[Figure]:
+        for kind, (values, is_better_high) in _COSTS.items():
+            yield self._figure(
+                f"{name}: {kind}", kind, partial(self._cost, name, values), is_better_high=is_better_high
+            )
+        rate = partial(self._throughput, name)
+        yield self._figure(f"{name}: answers/s at saturation x echo", "rate", rate, is_better_high=True)
+        shares = sorted(share for share in set().union(*(run.shares(name) for run in self._runs)) if share <= AT_70)
+        for share in shares:
+            is_pooled = any(_has_few(rows) for run in self._runs for rows, _ in run.windows(name, "open", share))
+            for percentile in _PERCENTILES:
+                estimate = partial(self._latency, name, share, percentile, is_pooled)
+                kind = f"{percentile} at {100 * share:.0f} % / floor"
+                yield self._figure(f"{name}: {kind}", kind, estimate)
+
+    def _of_values(self, values: Sequence[float]) -> Estimate | None:
+        """From one value a round; None unless each is there."""
+        is_whole = len(values) >= _FEWEST_ROUNDS and all(np.isfinite(value) and value > 0 for value in values)
+        return self._bootstrap.of_rounds(values) if is_whole else None
+
+    def _cost(self, name: str, values: Callable[[Workload], Sequence[float]], run: Run) -> Estimate | None:
+        found = run.result.workloads.get(name)
+        return self._of_values(values(found)) if found else None
+
+    def _latency(self, name: str, share: float, percentile: str, is_pooled: bool, run: Run) -> Estimate | None:
+        """From the rows of each round; from those of all rounds together where one has too few for a percentile."""
+        floors = _by_round(run, name, "floor_us")
+        found = [
+            _latencies(rows, floors[point.round])
+            for rows, point in run.windows(name, "open", share)
+            if point.round in floors
+        ]
+        if len(found) < _FEWEST_ROUNDS or sum(len(part) for slices in found for part in slices) < FEWEST_P99:
+            return None
+        figure = partial(_percentile, _PERCENTILES[percentile])
+        if is_pooled:
+            return self._bootstrap.of_all(found, figure)
+        within = [self._bootstrap.of_slices(slices, figure) for slices in found]
+        return self._bootstrap.of_rounds([figure(np.concatenate(slices)) for slices in found], within)
+
+    def _throughput(self, name: str, run: Run) -> Estimate | None:
+        windows = run.windows(name, "closed")
+        return self._rate(
+            [(point.throughput, point, _entries(rows, rows.done, rows.code == OK)) for rows, point in windows],
+            run,
+            name,
+        )
+
+    def _goodput(self, run: Run) -> Estimate | None:
+        """Of the main workload when it is offered more than the capacity."""
+        name, slo_ms = run.result.main, run.result.settings.get("slo_ms", np.inf)
+        share = max(run.shares(name), default=0.0)
+        windows = run.windows(name, "open", share) if share > 1.0 else []
+        return self._rate(
+            [(point.goodput, point, _entries(rows, rows.intended, _within(rows, slo_ms))) for rows, point in windows],
+            run,
+            name,
+        )
+
+    def _rate(self, windows: Sequence[tuple[float, Point, list[Floats]]], run: Run, name: str) -> Estimate | None:
+        """Answers per second of the windows, each times the cost of the bare server in its round."""
+        echos = _by_round(run, name, "echo_us")
+        kept = [(rate, 1e-6 * echos[point.round], parts) for rate, point, parts in windows if point.round in echos]
+        rates = np.array([rate * echo_s for rate, echo_s, _ in kept])
+        if len(kept) < _FEWEST_ROUNDS or not rates.max() > 0:
+            return None
+        rates = np.maximum(rates, _LEAST_RATE * rates.max())
+        within = [rate * self._shares_of_total(parts) for rate, (_, _, parts) in zip(rates, kept, strict=True)]
+        return self._bootstrap.of_rounds(rates.tolist(), within)
+
+    def _shares_of_total(self, slices: list[Floats]) -> Floats:
+        """The number of answers in resampled slices over that of all."""
+        total = sum(float(part.sum()) for part in slices)
+        if not total:
+            return np.ones(1)
+        return np.maximum(self._bootstrap.of_slices(slices, lambda values: float(values.sum())) / total, _LEAST_RATE)
+
+    def _knee(self, run: Run) -> Estimate | None:
+        """Of the curve of the main workload; no mean of the rounds' knees, since it is read from their medians."""
+        main = run.result.main
+        echos = _by_round(run, main, "echo_us")
+        points = [point for point in run.result.points if (point.workload, point.loop) == (main, "open")]
+        scaled = [[_scaled(point, 1e-6 * echo) for point in points if point.round == n] for n, echo in echos.items()]
+        by_round = [found for found in scaled if found]
+
+        def read(rounds: Sequence[int]) -> float:
+            return knee(by_share([point for n in rounds for point in by_round[n]], main))
+
+        if len(by_round) < _FEWEST_ROUNDS or not read(range(len(by_round))):
+            return None
+        lowest = min(point.rate for found in by_round for point in found)
+        return self._bootstrap.of_any(len(by_round), lambda rounds: max(lowest, read(rounds)))
+
+
+def _lists(run: Run) -> Estimate | None:
+    main = run.result.workloads.get(run.result.main)
+    per_s = run.result.scenarios.get("Offline", {}).get("per_s", 0.0)
+    return _single(per_s * 1e-6 * main.echo_us.median) if main else None
+
+
+def _single(value: float) -> Estimate | None:
+    """Of what a run measures once."""
+    return Estimate(float(np.log(value)), 0.0, 1) if np.isfinite(value) and value > 0 else None
+
+
+def _over(figure: Repeated, under: Repeated) -> list[float]:
+    """Each round's value over another of the same round; nothing where one of the two is missing."""
+    if len(figure.values) != len(under.values):
+        return []
+    return [value / at if at else float("nan") for value, at in zip(figure.values, under.values, strict=True)]
+
+
+_COSTS: dict[str, tuple[Callable[[Workload], Sequence[float]], bool]] = {
+    "work ratio": (lambda found: found.work_ratio.values, True),
+    "server CPU / floor": (lambda found: _over(found.server_us, found.floor_us), False),
+    "server CPU / echo": (lambda found: _over(found.server_us, found.echo_us), False),
+    "floor / echo": (lambda found: _over(found.floor_us, found.echo_us), False),
+}
+"""Of a workload's rounds, and whether more is better."""
+
+
+def _by_round(run: Run, name: str, field: str) -> dict[int, float]:
+    """A workload's cost by the number of the round, from 1; without rounds in which it is not known."""
+    found = run.result.workloads.get(name)
+    values = getattr(found, field).values if found else []
+    return {number: value for number, value in enumerate(values, 1) if np.isfinite(value) and value > 0}
+
+
+def _has_few(rows: Rows) -> bool:
+    return int((rows.code == OK).sum()) < FEWEST_P99
+
+
+def _latencies(rows: Rows, floor_us: float) -> list[Floats]:
+    """Latencies of good answers as multiples of the floor, by slices of the window; no slice is empty."""
+    good = rows.only(rows.code == OK)
+    return [part for part in sliced(1e3 * good.latency_ms() / floor_us, good.intended) if len(part)]
+
+
+def _entries(rows: Rows, moments: Floats, keep: NDArray[np.bool_]) -> list[Floats]:
+    """How many recommendations each kept row has, 0 for the others, by slices of the window."""
+    return sliced(np.where(keep, rows.entries, 0).astype(np.float64), moments)
+
+
+def _within(rows: Rows, slo_ms: float) -> NDArray[np.bool_]:
+    """Which rows are good answers within the SLO."""
+    is_within: NDArray[np.bool_] = (rows.code == OK) & (1e3 * (rows.done - rows.intended) <= slo_ms)
+    return is_within
+
+
+def _percentile(share: float, values: Floats) -> float:
+    return float(np.percentile(values, share))
+
+
+def _scaled(point: Point, scale: float) -> Point:
+    return point.model_copy(update={"rate": scale * point.rate, "throughput": scale * point.throughput})
