@@ -6,9 +6,21 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from server.catalogue.catalogue import ITEMS
 from server.models.bundle import MANIFEST, Bundle, Manifest, file_hash
+
+
+def write_manifest(folder: Path, name: str = "mine", version: int = 1, max_tokens: int = 1) -> Path:
+    """A folder with a manifest that names no file, for what reads nothing else of a bundle."""
+    facts = {"name": name, "version": version, "format": 1, "max_tokens": max_tokens}
+    texts = dict.fromkeys(("created", "export_key", "machine"), "")
+    numbers = dict.fromkeys(("dimensions", "max_history"), 1)
+    maps: dict[str, Any] = {key: {} for key in ("variants", "default", "quality", "sources", "tools", "files")}
+    folder.mkdir()
+    (folder / MANIFEST).write_text(Manifest.model_validate(facts | texts | numbers | maps).model_dump_json())
+    return folder
 
 
 def copy(bundle: Bundle, folder: Path, *, light: bool = False) -> Path:

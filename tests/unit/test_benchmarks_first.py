@@ -17,19 +17,8 @@ from benchmarks import __main__ as command
 from benchmarks import first
 from benchmarks.first import check_source
 from benchmarks.workload import PATHS, Method
-from server.models.bundle import MANIFEST, Manifest
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-
-
-def write_bundle(folder: Path, name: str = "mine", version: int = 1) -> Path:
-    """A manifest with a name and a version; nothing else is read."""
-    empty = {"name": name, "version": version, "format": 1}
-    texts = dict.fromkeys(("created", "export_key", "machine"), "")
-    numbers = dict.fromkeys(("dimensions", "max_tokens", "max_history"), 1)
-    maps: dict[str, Any] = {key: {} for key in ("variants", "default", "quality", "sources", "tools", "files")}
-    folder.mkdir()
-    (folder / MANIFEST).write_text(Manifest.model_validate(empty | texts | numbers | maps).model_dump_json())
-    return folder
+from tests.bundles import write_manifest
 
 
 class Fake:
@@ -76,14 +65,14 @@ def handler(behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> grpc.RpcMe
 def test_same_bundle_is_taken_and_the_measured_method_is_left_alone(tmp_path: Path, method: Method) -> None:
     fake = Fake()
     with serving(fake) as target:
-        check_source(target, write_bundle(tmp_path / "bundle"), method)
+        check_source(target, write_manifest(tmp_path / "bundle"), method)
     assert len(fake.asked) == 1
     assert fake.asked[0] != method
 
 
 @pytest.mark.parametrize(("name", "version"), [("other", 1), ("mine", 2)])
 def test_another_bundle_is_refused_with_both_names(tmp_path: Path, name: str, version: int) -> None:
-    bundle = write_bundle(tmp_path / "bundle", name, version)
+    bundle = write_manifest(tmp_path / "bundle", name, version)
     wanted = f"answers from mine version 1, the texts would come from {name} version {version}: give the same --bundle"
     with serving(Fake()) as target, pytest.raises(RuntimeError, match=wanted):
         check_source(target, bundle, "recommend")
@@ -92,12 +81,12 @@ def test_another_bundle_is_refused_with_both_names(tmp_path: Path, name: str, ve
 @pytest.mark.parametrize("fails", [None, grpc.StatusCode.RESOURCE_EXHAUSTED])
 def test_server_that_cannot_tell_is_measured_all_the_same(tmp_path: Path, fails: grpc.StatusCode | None) -> None:
     with serving(Fake(fails) if fails else None) as target:
-        check_source(target, write_bundle(tmp_path / "bundle", "other"), "encode")
+        check_source(target, write_manifest(tmp_path / "bundle", "other"), "encode")
 
 
 def test_server_that_is_not_ready_is_said_with_its_own_words(tmp_path: Path) -> None:
     with serving(Fake(grpc.StatusCode.UNAVAILABLE)) as target, pytest.raises(RuntimeError, match=r"\(as told\): start"):
-        check_source(target, write_bundle(tmp_path / "bundle"), "encode")
+        check_source(target, write_manifest(tmp_path / "bundle"), "encode")
 
 
 @pytest.mark.parametrize("tool", ["load", "replay", "record"])
@@ -107,7 +96,7 @@ def test_no_server_is_a_sentence_with_what_to_do(
     monkeypatch.setattr(first, "_CONNECT_S", 0.05)
     calls = tmp_path / "calls"
     calls.write_text("\n".join(map(json.dumps, [{"format": 1, "method": "encode"}, {"t": 0, "requests": [["m", 5]]}])))
-    flags = ["--target", "127.0.0.1:9", "--bundle", str(write_bundle(tmp_path / "bundle"))]
+    flags = ["--target", "127.0.0.1:9", "--bundle", str(write_manifest(tmp_path / "bundle"))]
     if tool == "record":
         monkeypatch.setattr("benchmarks.record.TokenCounter", lambda _: SimpleNamespace(count=len))
         flags += ["--output", str(tmp_path / "out")]
@@ -122,7 +111,7 @@ def test_no_server_is_a_sentence_with_what_to_do(
 
 
 def test_load_of_another_bundle_ends_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = write_bundle(tmp_path / "bundle", "other")
+    bundle = write_manifest(tmp_path / "bundle", "other")
     with serving(Fake()) as target:
         assert command.main(["load", "--target", target, "--bundle", str(bundle), "--processes", "2"]) == 2
     said = capsys.readouterr()
