@@ -95,7 +95,7 @@ bench: setup ## measure the bundle's server, 10 minutes at most; BENCH=smoke onl
 	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
 	@$(BIN)/python -m benchmarks bench --size $(BENCH) --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE) $(BENCH_FLAGS)
 
-bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse beyond the noise
+bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse by more than chance explains
 	@$(BIN)/python -m benchmarks compare --base "$(BASE)"
 
 bench-peers: setup ## other servers on the same job, side by side with this one (PEERS_FLAGS="--targets mosec --variant int8")

@@ -86,8 +86,9 @@ def aims(results: Path) -> Iterator[Aim]:
     every = list(store.every(results))
     if not every:
         raise RuntimeError(f"{results}: no result yet: run make bench")
-    _, like = newest_run(every) or every[0]
-    selection = Selection(every, like)
+    said: set[str] = set()
+    _, like = newest_run(every, said) or every[0]
+    selection = Selection(every, like, said)
     yield from _work(selection)
     yield from _peers(selection)
     yield from _teacher(selection)

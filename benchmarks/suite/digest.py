@@ -65,8 +65,9 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
         RuntimeError: there is no run.
     """
     every = list(store.every(results))
-    folder, ours = (folder, store.load(folder)) if folder else _newest(every, results)
-    selection = Selection(every, like=ours)
+    said: set[str] = set()
+    folder, ours = (folder, store.load(folder)) if folder else _newest(every, results, said)
+    selection = Selection(every, ours, said)
     found = {
         "peers": selection.newest(lambda one: bool(one.peers.req_per_s_core or one.peers.skipped)),
         "catalogue": selection.newest(lambda one: bool(one.catalogue), flaw=partial_catalogue),
@@ -94,8 +95,8 @@ def digest(results: Path, folder: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _newest(every: Sequence[Found], results: Path) -> Found:
-    found = newest_run(every)
+def _newest(every: Sequence[Found], results: Path, said: set[str]) -> Found:
+    found = newest_run(every, said)
     if found is None:
         raise RuntimeError(f"{results}: no result yet: run make bench")
     return found

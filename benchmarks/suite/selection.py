@@ -39,11 +39,16 @@ def partial_teacher(result: Result) -> str:
     return f"its teacher comparison is partial: {reason}" if reason else ""
 
 
-def newest_run(results: Sequence[Found]) -> Found | None:
-    """The newest full run of `make bench`; the newest of any kind if there is none; None without a run."""
+def newest_run(results: Sequence[Found], said: set[str]) -> Found | None:
+    """The newest full run of `make bench`; the newest of any kind if there is none; None without a run.
+
+    Args:
+        results: newest first.
+        said: what stderr has already; each line is written once.
+    """
     runs = [found for found in results if found[1].workloads]
     reasons = [no_full_run(result) for _, result in runs]
-    return _chosen(runs, reasons, set()) if "" in reasons else next(iter(runs), None)
+    return _chosen(runs, reasons, said) if "" in reasons else next(iter(runs), None)
 
 
 class Selection:
@@ -52,11 +57,12 @@ class Selection:
     Args:
         results: all results, newest first.
         like: has the machine and the bundle that a result must have.
+        said: what stderr has already; each line is written once.
     """
 
-    def __init__(self, results: Sequence[Found], like: Result) -> None:
+    def __init__(self, results: Sequence[Found], like: Result, said: set[str] | None = None) -> None:
         self._results, self._like = results, like
-        self._said: set[str] = set()
+        self._said: set[str] = set() if said is None else said
 
     def newest(
         self, has: Callable[[Result], bool], *, unfit: Reason | None = None, flaw: Reason | None = None

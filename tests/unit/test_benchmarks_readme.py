@@ -15,7 +15,7 @@ from benchmarks.suite import readme, store
 from benchmarks.suite.result import Peers
 from tests.conftest import ROOT
 from tests.peers import BUNDLE_ID, fake, figures
-from tests.results import catalogue_row, result
+from tests.results import BUNDLE, catalogue_row, result
 
 
 def test_readme_is_in_step_with_the_committed_reference(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +52,7 @@ def test_readme_table_is_replaced_between_its_markers_only() -> None:
 
 def test_reference_is_never_a_partial_invalid_or_smoke_run() -> None:
     assert readme.slim(result(), _summary())["commit"] == "abc"
+    assert readme.slim(result(), _summary())["bundle"] == BUNDLE
     for changed in ({"is_partial": True}, {"failures": ["x"]}, {"settings": {"size": "smoke"}}):
         with pytest.raises(RuntimeError, match="no reference"):
             readme.slim(result(**changed), _summary())
@@ -60,6 +61,14 @@ def test_reference_is_never_a_partial_invalid_or_smoke_run() -> None:
 def test_table_shows_the_figures_of_the_reference() -> None:
     made = readme.table(json.loads(json.dumps(readme.slim(result(), _summary()))))
     assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) | 800 (792-808) | 50 (50-50) |" in made
+
+
+def test_table_says_where_figures_of_other_runs_may_be_of_another_bundle() -> None:
+    """References of earlier versions name no export key."""
+    found = readme.slim(result(), _summary() | {"sources": {"run": "a", "catalogue": "b"}})
+    assert readme.table(found).endswith("From other runs: catalogue b.")
+    old = found | {"bundle": {"name": "b", "version": "1", "variant": "int8"}}
+    assert "their bundle may be another" in readme.table(old)
 
 
 def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> None:

@@ -83,6 +83,14 @@ def test_targets_leave_out_what_is_of_another_bundle(tmp_path: Path, capsys: pyt
     assert aim.values
 
 
+def test_targets_name_a_smoke_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path, "2026-01-01", bundle=BUNDLE | {"default": "int8"})
+    smoke = saved(tmp_path, "2026-01-02", bundle=BUNDLE | {"default": "int8"}, settings={"size": "smoke"})
+    (aim,) = [aim for aim in aims(tmp_path) if aim.name == "work ratio, default student, mixed"]
+    assert aim.source == "2026-01-01"
+    assert len(lines(capsys, smoke)) == 1
+
+
 def test_batch_settings_tried_with_another_bundle_are_not_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

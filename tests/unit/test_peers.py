@@ -16,7 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as oip
 
 from benchmarks.peers import family, install, messages, rounds
-from benchmarks.peers.asked import Asked
+from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.measure import measure, rate_of
 from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Entry, Results
@@ -131,6 +131,13 @@ def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> 
     assert [answer.text for answer in asked.take()] == [3, 4, 5]
     assert (asked.answers, asked.errors, asked.wrong) == (2, 1, 1)
     assert asked.trouble.startswith("text 5 was answered with 9 8 7")
+
+
+def test_mix_is_of_tokens_and_not_of_words() -> None:
+    asked = Asked(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
+    mean = (100 + 10 * (len(TEXTS) - 1)) / len(TEXTS)
+    assert asked.mix([Answer(0.0, 0, IDS)]) == pytest.approx(100 / mean)
+    assert asked.mix([Answer(0.0, 1, IDS)]) == pytest.approx(10 / mean)
 
 
 def test_a_reply_that_is_none_counts_as_an_error() -> None:
