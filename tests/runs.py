@@ -50,16 +50,18 @@ def simulate(
     seed: int = 0,
     *,
     names: Sequence[str] = ("mixed",),
+    shares: Sequence[float] = (0.7,),
     rounds: int = 3,
     **changed: Any,  # noqa: ANN401
 ) -> Run:
-    """A run of three rounds: saturation and 70 % load of each workload, overload of the first one."""
+    """A run: in each round saturation and `shares` of it for each workload, overload for the first one."""
     random, raw, workloads = np.random.default_rng(seed), Raw(), {}
     for name in names:
         workloads[name] = _workload(server, rounds, random)
         for number in range(1, rounds + 1):
             _add(raw, server, name, "closed", 0.0, number, random)
-            _add(raw, server, name, "open", 0.7, number, random)
+            for share in shares:
+                _add(raw, server, name, "open", share, number, random)
     for number in range(1, rounds + 1):
         _add(raw, server, names[0], "open", 1.15, number, random)
     facts: dict[str, Any] = {

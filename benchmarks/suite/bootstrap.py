@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 SLICE_S = 0.25
 DRAWS = 1_000
-_DRAWS_WITHIN = 100  # of each round, drawn from again for each of the DRAWS
+DRAWS_WITHIN = 50  # of each round, drawn from again for each of the DRAWS
 _ANGLES = 100_001  # at which the distribution of t is summed up
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ class Bootstrap:
 
     def of_slices(self, slices: Sequence[Floats], figure: Callable[[Floats], float]) -> Floats:
         """A figure of a round's values again and again, each time from as many slices drawn with replacement."""
-        drawn = self._random.integers(len(slices), size=(_DRAWS_WITHIN, len(slices)))
+        drawn = self._random.integers(len(slices), size=(DRAWS_WITHIN, len(slices)))
         return np.array([figure(np.concatenate([slices[n] for n in row])) for row in drawn])
 
     def of_all(self, rounds: Sequence[Sequence[Floats]], figure: Callable[[Floats], float]) -> Estimate:

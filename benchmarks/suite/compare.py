@@ -118,6 +118,7 @@ def incomparable(base: Result, head: Result) -> list[str]:
     pairs += [(base.bundle, head.bundle, name) for name in ("variant", "device")]
     pairs += [(base.settings, head.settings, name) for name in ("size", "in_flight", "slo_ms", "server_flags")]
     versions = [{name: one.version for name, one in run.workloads.items()} for run in (base, head)]
+    pairs.append(({"main workload": base.main}, {"main workload": head.main}, "main workload"))
     pairs += [(versions[0], versions[1], name) for name in versions[0] if name in versions[1]]
     found = [
         f"{name}: {one.get(name)} and {two.get(name)}" for one, two, name in pairs if one.get(name) != two.get(name)
@@ -137,19 +138,21 @@ def differing(base: Result, head: Result) -> list[str]:
 def changes(figures: Sequence[Figure]) -> list[Change]:
     """Of every figure that both runs have."""
     pairs = [(figure, figure.base, figure.head) for figure in figures if figure.base and figure.head]
-    spreads = _spreads([(figure.kind, estimate) for figure, *both in pairs for estimate in both])
+    spreads = _Spreads([(figure.kind, estimate) for figure, *both in pairs for estimate in both])
     share = 1.0 - FALSE_ALARMS / max(1, len(pairs))
-    quantiles = {kind: t_quantile(share, spread.freedom) for kind, spread in spreads.items()}
-    found = []
-    for figure, base, head in pairs:
-        spread = spreads.get(figure.kind)
-        visible = math.inf
-        if figure.kind == MEMORY:
-            visible = math.log1p(_LEAST_OF_MEMORY)
-        elif spread:
-            visible = max(quantiles[figure.kind] * spread.deviation(base, head), math.log1p(_LEAST_CHANGE))
-        found.append(_change(figure, base, head, visible))
-    return found
+    return [
+        _change(figure, base, head, _visible(spreads.of(figure), share, base, head, figure.kind))
+        for figure, base, head in pairs
+    ]
+
+
+def _visible(spread: _Spread | None, share: float, base: Estimate, head: Estimate, kind: str) -> float:
+    """The logarithm of the smallest ratio that by chance is not exceeded in this share of cases."""
+    if kind == MEMORY:
+        return math.log1p(_LEAST_OF_MEMORY)
+    if spread is None:
+        return math.inf
+    return max(t_quantile(share, spread.freedom) * spread.deviation(base, head), math.log1p(_LEAST_CHANGE))
 
 
 def missing(figures: Sequence[Figure]) -> list[str]:
@@ -161,29 +164,39 @@ def missing(figures: Sequence[Figure]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Spread:
-    """Of all figures of one kind: the variance of one round, and the degrees of freedom behind it."""
+    """Between rounds: the variance of one round, and the degrees of freedom behind it."""
 
     variance: float
     freedom: int
 
     def deviation(self, base: Estimate, head: Estimate) -> float:
-        """Standard deviation of a change, from the larger of two variances: that of its rounds, and of its kind."""
+        """Standard deviation of a change, from the larger of two variances: that of its rounds, and this one."""
         of_kind = self.variance * (1 / base.rounds + 1 / head.rounds)
         return math.sqrt(max(base.variance + head.variance, of_kind))
 
 
-def _spreads(estimates: Sequence[tuple[str, Estimate]]) -> dict[str, _Spread]:
+class _Spreads:
     """Three rounds of one figure say little of its variance, those of all workloads together say more."""
-    by_kind: defaultdict[str, list[Estimate]] = defaultdict(list)
-    for kind, estimate in estimates:
-        if estimate.rounds > 1:
-            by_kind[kind].append(estimate)
-    found = {}
-    for kind, ones in by_kind.items():
-        freedom = sum(one.rounds - 1 for one in ones)
-        variance = sum((one.rounds - 1) * one.rounds * one.variance for one in ones) / freedom
-        found[kind] = _Spread(variance, freedom)
-    return found
+
+    def __init__(self, estimates: Sequence[tuple[str, Estimate]]) -> None:
+        by_kind: defaultdict[str, list[Estimate]] = defaultdict(list)
+        for kind, estimate in estimates:
+            if estimate.rounds > 1:
+                by_kind[kind].append(estimate)
+        self._by_kind = {kind: _pooled(ones) for kind, ones in by_kind.items()}
+
+    def of(self, figure: Figure) -> _Spread | None:
+        """That of its kind; of a mean that of its parts, as if they varied apart. None where nothing is known."""
+        if not figure.parts:
+            return self._by_kind.get(figure.kind)
+        found = [self._by_kind[kind] for kind in figure.parts]
+        variance = sum(spread.variance for spread in found) / len(found) ** 2
+        return _Spread(variance, sum(self._by_kind[kind].freedom for kind in set(figure.parts)))
+
+
+def _pooled(estimates: Sequence[Estimate]) -> _Spread:
+    freedom = sum(one.rounds - 1 for one in estimates)
+    return _Spread(sum((one.rounds - 1) * one.rounds * one.variance for one in estimates) / freedom, freedom)
 
 
 def _change(figure: Figure, base: Estimate, head: Estimate, visible: float) -> Change:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.suite import store
-from benchmarks.suite.bootstrap import Bootstrap, Estimate, Floats, sliced
+from benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
 from benchmarks.suite.raw import PARQUET, Raw
 from benchmarks.suite.result import Point, Repeated, Result, Workload
 from benchmarks.suite.scenarios import by_share, knee
@@ -25,7 +25,10 @@ from benchmarks.summary import AT_70, FEWEST_P99, OK, Rows
 MEMORY = "memory"  # kind of the figure that has no rounds
 _FEWEST_ROUNDS = 2
 _LEAST_RATE = 0.01  # of the largest round: a round without an answer has no logarithm
-_PERCENTILES = {"p50": 50.0, "p99": 99.0}
+_PERCENTILES: dict[str, Callable[[Floats], float]] = {
+    "p50": lambda values: float(np.percentile(values, 50)),
+    "p99": lambda values: float(np.percentile(values, 99)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,23 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of both runs; None where a run does not have it. Figures of one `kind` vary alike between rounds."""
+    """One figure of both runs.
+
+    Attributes:
+        name: for the table.
+        kind: figures of one kind vary alike between rounds.
+        base: None where the earlier run does not have it.
+        head: likewise of the later one.
+        is_better_high: whether less is worse.
+        parts: kinds of the figures of which it is the mean, one entry for each; none if it is no mean.
+    """
 
     name: str
     kind: str
     base: Estimate | None
     head: Estimate | None
     is_better_high: bool = False
+    parts: tuple[str, ...] = ()
 
 
 class Figures:
@@ -89,10 +102,11 @@ class Figures:
     def all(self) -> list[Figure]:
         """In the order of the table."""
         made = [figure for name in self._workloads() for figure in self._of_workload(name)]
+        made += [figure for percentile in _PERCENTILES for figure in self._of_all_loads(percentile)]
         made.append(self._figure("start-up s", "start-up", lambda run: self._of_values(run.result.startup_s.values)))
         made += [
             self._figure("knee x echo", "knee", self._knee, is_better_high=True),
-            self._figure("goodput beyond the capacity x echo", "rate", self._goodput, is_better_high=True),
+            self._figure("goodput beyond the capacity x echo", "goodput", self._goodput, is_better_high=True),
             self._figure("lists of 32 x echo", "rate", _lists, is_better_high=True),
             self._figure("memory MB", MEMORY, lambda run: _single(run.result.memory_mb)),
         ]
@@ -114,13 +128,32 @@ class Figures:
             )
         rate = partial(self._throughput, name)
         yield self._figure(f"{name}: answers/s at saturation x echo", "rate", rate, is_better_high=True)
-        shares = sorted(share for share in set().union(*(run.shares(name) for run in self._runs)) if share <= AT_70)
-        for share in shares:
-            is_pooled = any(_has_few(rows) for run in self._runs for rows, _ in run.windows(name, "open", share))
+        for share in self._shares(name):
             for percentile in _PERCENTILES:
-                estimate = partial(self._latency, name, share, percentile, is_pooled)
-                kind = f"{percentile} at {100 * share:.0f} % / floor"
-                yield self._figure(f"{name}: {kind}", kind, estimate)
+                kind = _latency_kind(percentile, share)
+                yield self._figure(f"{name}: {kind}", kind, partial(self._latency, name, share, percentile))
+
+    def _shares(self, name: str) -> list[float]:
+        """The shares of the capacity at which latencies are compared."""
+        return sorted(share for share in set().union(*(run.shares(name) for run in self._runs)) if share <= AT_70)
+
+    def _of_all_loads(self, percentile: str) -> Iterator[Figure]:
+        """The mean of a percentile over all workloads and loads: it shows what makes all of them slower.
+
+        It varies much less than each of them. Of loads that both runs have, with answers enough in each round.
+        """
+        loads = [(name, share) for name in self._workloads() for share in self._shares(name)]
+        loads = [
+            (name, share)
+            for name, share in loads
+            if not self._is_pooled(name, share)
+            and len({len(self._windows(run, name, share)) for run in self._runs} - {0}) == 1
+        ]
+        rounds = {len(self._windows(run, *load)) for run in self._runs for load in loads}
+        if len(loads) > 1 and len(rounds) == 1 and min(rounds) >= _FEWEST_ROUNDS:
+            base, head = (self._mean(run, loads, percentile) for run in self._runs)
+            kinds = tuple(_latency_kind(percentile, share) for _, share in loads)
+            yield Figure(f"all workloads and loads: {percentile} / floor", "mean", base, head, parts=kinds)
 
     def _of_values(self, values: Sequence[float]) -> Estimate | None:
         """From one value a round; None unless each is there."""
@@ -131,21 +164,34 @@ class Figures:
         found = run.result.workloads.get(name)
         return self._of_values(values(found)) if found else None
 
-    def _latency(self, name: str, share: float, percentile: str, is_pooled: bool, run: Run) -> Estimate | None:
-        """From the rows of each round; from those of all rounds together where one has too few for a percentile."""
+    def _windows(self, run: Run, name: str, share: float) -> list[list[Floats]]:
+        """Of each round of an open loop its latencies as multiples of the floor, by slices."""
         floors = _by_round(run, name, "floor_us")
-        found = [
-            _latencies(rows, floors[point.round])
-            for rows, point in run.windows(name, "open", share)
-            if point.round in floors
-        ]
+        windows = run.windows(name, "open", share)
+        return [_latencies(rows, floors[point.round]) for rows, point in windows if point.round in floors]
+
+    def _is_pooled(self, name: str, share: float) -> bool:
+        """Whether a round of one of the runs has too few answers for a percentile."""
+        return any(_has_few(rows) for run in self._runs for rows, _ in run.windows(name, "open", share))
+
+    def _latency(self, name: str, share: float, percentile: str, run: Run) -> Estimate | None:
+        """From the rows of each round; from those of all rounds together where one has too few for a percentile."""
+        found = self._windows(run, name, share)
         if len(found) < _FEWEST_ROUNDS or sum(len(part) for slices in found for part in slices) < FEWEST_P99:
             return None
-        figure = partial(_percentile, _PERCENTILES[percentile])
-        if is_pooled:
+        figure = _PERCENTILES[percentile]
+        if self._is_pooled(name, share):
             return self._bootstrap.of_all(found, figure)
         within = [self._bootstrap.of_slices(slices, figure) for slices in found]
         return self._bootstrap.of_rounds([figure(np.concatenate(slices)) for slices in found], within)
+
+    def _mean(self, run: Run, loads: Sequence[tuple[str, float]], percentile: str) -> Estimate:
+        """The geometric mean over loads, round by round."""
+        figure = _PERCENTILES[percentile]
+        by_round = list(zip(*(self._windows(run, *load) for load in loads), strict=True))
+        values = [_mean([np.array([figure(np.concatenate(slices))]) for slices in found]) for found in by_round]
+        within = [_mean([self._bootstrap.of_slices(slices, figure) for slices in found]) for found in by_round]
+        return self._bootstrap.of_rounds([float(value[0]) for value in values], within)
 
     def _throughput(self, name: str, run: Run) -> Estimate | None:
         windows = run.windows(name, "closed")
@@ -181,7 +227,7 @@ class Figures:
         """The number of answers in resampled slices over that of all."""
         total = sum(float(part.sum()) for part in slices)
         if not total:
-            return np.ones(1)
+            return np.ones(DRAWS_WITHIN)
         return np.maximum(self._bootstrap.of_slices(slices, lambda values: float(values.sum())) / total, _LEAST_RATE)
 
     def _knee(self, run: Run) -> Estimate | None:
@@ -256,8 +302,14 @@ def _within(rows: Rows, slo_ms: float) -> NDArray[np.bool_]:
     return is_within
 
 
-def _percentile(share: float, values: Floats) -> float:
-    return float(np.percentile(values, share))
+def _latency_kind(percentile: str, share: float) -> str:
+    return f"{percentile} at {100 * share:.0f} % / floor"
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    """Geometric, of arrays of the same shape."""
+    mean: Floats = np.exp(np.mean(np.log(np.stack(values)), axis=0))
+    return mean
 
 
 def _scaled(point: Point, scale: float) -> Point:

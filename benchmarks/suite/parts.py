@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _tokeniser(meter: FloorMeter, bundle: Path, seconds: float) -> dict[str, flo
     texts = TokenTexts(items, TokenCounter(items.folder))
     found = {}
     for length in _LENGTHS:
-        rows = iter([texts.draw(length, random)[0] for _ in range(100_000 // length)] * 20)
+        rows = cycle([texts.draw(length, random)[0] for _ in range(100_000 // length)])
         found[str(length)] = _us(lambda rows=rows: meter.tokenizer.encode([next(rows)]), seconds)  # type: ignore[misc]
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from tests.results import repeated, workload
 from tests.runs import Server, simulate
 
 P99 = "mixed: p99 at 70 % / floor"
+MEAN_P99 = "all workloads and loads: p99 / floor"
 CPU = ["mixed: work ratio", "mixed: server CPU / floor", "mixed: server CPU / echo"]
 FOUR = ("mixed", "short", "history", "list")
 
@@ -34,24 +37,35 @@ def lacking(base: Run, head: Run) -> list[str]:
 
 def test_a_doubled_p99_is_found_and_its_median_is_not() -> None:
     found = compared(simulate(seed=1, names=FOUR), simulate(Server(tail=2.0), seed=2, names=FOUR))
-    tails = [f"{name}: p99 at 70 % / floor" for name in FOUR]
+    tails = [*(f"{name}: p99 at 70 % / floor" for name in FOUR), MEAN_P99]
     assert [name for name, one in found.items() if one.is_worse] == tails
     for name in tails:
         assert found[name].change == pytest.approx(1.0, abs=0.3)
         assert found[name].smallest_visible < 0.6
 
 
-def test_a_server_beside_itself_is_hardly_ever_worse() -> None:
-    """By design in at most 1 of 20 comparisons; 4 of 24 would be a chance of 3 in 100 at that rate."""
-    server, names = Server(answers=400), ("mixed", "list")
-    pairs = [[simulate(server, seed + more, names=names) for more in (0, 1_000)] for seed in range(24)]
+def test_a_doubled_p99_is_found_in_all_loads_together_where_each_alone_is_too_noisy() -> None:
+    """Rounds whose p99 differ as 28, 69 and 28 ms, as on a shared machine."""
+    names, noisy = (*FOUR, "hot"), Server(noise=0.4)
+    base, doubled = simulate(noisy, seed=1, names=names), simulate(replace(noisy, tail=2.0), seed=2, names=names)
+    found = compared(base, doubled)
+    assert found["hot: p99 at 70 % / floor"].is_blind
+    assert found[MEAN_P99].is_worse
+    assert not compared(base, simulate(noisy, seed=2, names=names))[MEAN_P99].is_worse
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_a_server_beside_itself_is_hardly_ever_worse(noise: float) -> None:
+    """By design in at most 1 of 20 comparisons; 3 of 16 would be a chance of 4 in 100 at that rate."""
+    server, names = Server(noise=noise, answers=400), ("mixed", "list")
+    pairs = [[simulate(server, seed + more, names=names) for more in (0, 1_000)] for seed in range(16)]
     alarms = [bool(worse(base, head)) for base, head in pairs]
-    assert sum(alarms) <= 3
+    assert sum(alarms) <= 2
 
 
 @pytest.mark.parametrize("noises", [(0.1,) * 5, (0.02, 0.02, 0.02, 0.02, 0.3)])
 def test_false_alarms_are_bounded_where_rounds_vary_alike_and_where_they_do_not(noises: tuple[float, ...]) -> None:
-    random, alarms, comparisons = np.random.default_rng(3), 0, 400
+    random, alarms, comparisons = np.random.default_rng(3), 0, 250
     for _ in range(comparisons):
         alarms += any(one.is_worse for one in changes([figure(n, noise, random) for n, noise in enumerate(noises)]))
     assert alarms <= 0.10 * comparisons
@@ -59,7 +73,7 @@ def test_false_alarms_are_bounded_where_rounds_vary_alike_and_where_they_do_not(
 
 def test_a_t_test_on_two_rounds_as_if_they_were_many_would_be_alarmed() -> None:
     """Negative control of the bound above: with the normal distribution's quantile it would not hold."""
-    random, alarms, comparisons = np.random.default_rng(3), 0, 400
+    random, alarms, comparisons = np.random.default_rng(3), 0, 250
     for _ in range(comparisons):
         one = figure(0, 0.1, random, rounds=2)
         assert one.base is not None
@@ -146,6 +160,16 @@ def test_p99_of_rounds_with_too_few_answers_is_of_all_rounds_together() -> None:
     assert lacking(base, simulate(seed=2)) == []
     fewer = simulate(Server(answers=90), seed=1)
     assert P99 not in compared(fewer, fewer), "270 answers are too few for a p99"
+
+
+def test_a_round_without_a_single_good_answer_beyond_the_capacity_is_compared_as_noise() -> None:
+    one, two = simulate(seed=1), simulate(seed=2)
+    for number, (rows, point) in enumerate(two.raw.windows):
+        if (point.share, point.round) == (1.15, 2):
+            none = replace(rows, code=np.full_like(rows.code, 8))
+            two.raw.windows[number] = (none, point.model_copy(update={"goodput": 0.0}))
+    assert lacking(one, two) == []
+    assert compared(one, two)["goodput beyond the capacity x echo"].is_blind
 
 
 def test_a_slower_machine_is_no_regression() -> None:

@@ -37,6 +37,7 @@ def test_runs_of_other_machines_bundles_or_sizes_are_not_compared() -> None:
         {"bundle": BUNDLE | {"version": "2"}},
         {"bundle": BUNDLE | {"export_key": "other"}},
         {"settings": {"size": "smoke"}},
+        {"main": "list"},
     ]
     others.append({"failures": ["the client is the bottleneck"]})
     for other in others:
