@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from benchmarks.recording import FORMAT, Marks, Recording
+from benchmarks.suite.parts import _tokeniser
 from benchmarks.texts import TOKENIZER, Items, TokenCounter, TokenTexts
 from benchmarks.workload import Name, make
 from server.catalogue.catalogue import ITEMS
@@ -134,3 +137,9 @@ def test_where_no_word_is_one_token_the_nearest_text_is_drawn_and_its_own_number
         text, count = texts.draw(tokens, random)
         assert count == counted(folder, text)
         assert abs(count - tokens) <= 5
+
+
+def test_a_tokenizer_that_is_faster_than_the_texts_last_is_measured_too(tmp_path: Path) -> None:
+    meter: Any = SimpleNamespace(tokenizer=SimpleNamespace(encode=len))
+    folder = write_bundle(tmp_path / "bundle", word_piece())
+    assert set(_tokeniser(meter, folder, 0.05)) == {"8", "16", "32", "64", "128"}
