@@ -91,8 +91,10 @@ def newest(results: Path, base_path: Path, base: Result) -> Path:
     """The newest run that can be compared with an earlier one; those that cannot are named on stderr.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is none, or the earlier one is partial or not valid.
     """
+    if flaws := _flaws(base, "the run"):
+        raise RuntimeError(f"{base_path}: {'; '.join(flaws)}: give another --base")
     reasons = []
     for folder, found in store.every(results):
         if not found.workloads:
@@ -125,8 +127,13 @@ def incomparable(base: Result, head: Result) -> list[str]:
     ]
     if base.bundle_id != head.bundle_id:
         found.append(f"bundle: {base.bundle_id} and {head.bundle_id}")
-    found += [f"not valid: {run.failures[0]}" for run in (base, head) if run.failures]
-    return found + [f"not whole: {run.reason}" for run in (base, head) if run.is_partial]
+    return [*found, *_flaws(base, "the earlier run"), *_flaws(head, "the later run")]
+
+
+def _flaws(result: Result, name: str) -> list[str]:
+    """Why nothing can be compared with a run."""
+    found = [f"{name} is not valid: {result.failures[0]}"] if result.failures else []
+    return found + ([f"{name} is not whole: {result.reason}"] if result.is_partial else [])
 
 
 def differing(base: Result, head: Result) -> list[str]:

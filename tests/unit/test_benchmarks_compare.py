@@ -107,8 +107,8 @@ def test_newer_runs_that_cannot_be_compared_are_passed_over_and_named(
     settings = simulate().result.settings
     changed: dict[str, dict[str, Any]] = {
         "size: full and smoke": {"settings": settings | {"size": "smoke"}},
-        "not whole: it was interrupted": {"is_partial": True, "reason": "it was interrupted"},
-        "not valid: the client": {"failures": ["the client"]},
+        "the later run is not whole: it was interrupted": {"is_partial": True, "reason": "it was interrupted"},
+        "the later run is not valid: the client": {"failures": ["the client"]},
         "bundle: b version 1 (export key 5f3a) and b version 2 (export key 77)": {
             "bundle": BUNDLE | {"version": "2", "export_key": "77"}
         },
@@ -148,6 +148,14 @@ def test_a_run_that_is_partial_not_valid_or_of_another_bundle_is_not_compared(
     assert compare(base, head) == 2
     assert compare(head, base) == 2
     assert capsys.readouterr().err.count("benchmarks compare: the runs cannot be compared: ") == 2
+
+
+def test_a_partial_base_is_named_and_no_other_run_is_blamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = saved(tmp_path / "2026-01-01", simulate(is_partial=True, reason="it was interrupted"))
+    saved(tmp_path / "2026-01-02", simulate(seed=2))
+    assert compare_newest(base) == 2
+    said = capsys.readouterr().err
+    assert said == f"benchmarks compare: {base}: the run is not whole: it was interrupted: give another --base\n"
 
 
 def test_a_result_without_its_raw_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
