@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.suite import store
-from benchmarks.suite.figures import Run
+from benchmarks.suite.measured import Run
 from benchmarks.suite.raw import Raw
 from benchmarks.suite.result import Point, Repeated, Workload
 from benchmarks.summary import Rows

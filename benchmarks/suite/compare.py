@@ -22,7 +22,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from benchmarks import report
 from benchmarks.suite import store
 from benchmarks.suite.bootstrap import Bootstrap, Estimate, t_quantile
-from benchmarks.suite.figures import MEMORY, Figure, Figures, Run
+from benchmarks.suite.figures import MEMORY, Figure, Figures
+from benchmarks.suite.measured import Run
 from benchmarks.suite.result import Result
 from benchmarks.suite.settings import RESULTS
 
@@ -79,9 +80,11 @@ def run(settings: CompareSettings) -> int:
         raise RuntimeError(f"--base and --head are one run, {settings.base}: give another --head")
     figures = Figures(base, head, Bootstrap()).all()
     found, gone = changes(figures), missing(figures)
-    if not found and not gone:
-        raise RuntimeError("the runs have no figure in common with two rounds or more in each: measure again")
-    notes = [*(f"missing: {one}" for one in gone), *differing(base.result, head.result)]
+    blind = [name for name in base.result.workloads if not any(one.name.startswith(f"{name}: ") for one in figures)]
+    if not gone and len(blind) == len(base.result.workloads):
+        raise RuntimeError("no workload has two rounds or more in one of the runs: measure with a larger --budget-s")
+    notes = [f"not compared: {name}, which no run measured in two rounds or more" for name in blind]
+    notes += [*(f"missing: {one}" for one in gone), *differing(base.result, head.result)]
     sys.stdout.write(_table(found) + "\n" + "".join(f"{line}\n" for line in [*_summary(found), *notes]))
     sys.stdout.write(report.as_json({"changes": [asdict(one) for one in found], "missing": gone}) + "\n")
     return 1 if gone or any(one.is_worse for one in found) else 0

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.suite import store
 from benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
-from benchmarks.suite.raw import PARQUET, Raw
-from benchmarks.suite.result import Point, Repeated, Result, Workload
+from benchmarks.suite.measured import Run
+from benchmarks.suite.result import Point, Repeated, Workload
 from benchmarks.suite.scenarios import by_share, knee
 from benchmarks.summary import AT_70, FEWEST_P99, OK, Rows
 
@@ -29,41 +27,6 @@ _PERCENTILES: dict[str, Callable[[Floats], float]] = {
     "p50": lambda values: float(np.percentile(values, 50)),
     "p99": lambda values: float(np.percentile(values, 99)),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A result with its raw rows."""
-
-    result: Result
-    raw: Raw
-
-    @classmethod
-    def load(cls, path: Path) -> Run:
-        """Read a result: its folder, or its result.json with the rows beside it.
-
-        Raises:
-            RuntimeError: there is no result, or no raw rows.
-        """
-        result, rows = store.load(path), store.file_of(path).parent / PARQUET
-        if not rows.exists():
-            raise RuntimeError(
-                f"{rows}: missing, so no latency can be compared: copy the whole folder or measure again"
-            )
-        return cls(result, Raw.load(rows.parent, result.points))
-
-    def windows(self, workload: str, loop: str, share: float = 0.0) -> list[tuple[Rows, Point]]:
-        """The windows of the rounds, in order; `share` is 0 in a closed loop."""
-        found = [
-            (rows, point)
-            for rows, point in self.raw.windows
-            if point.round and (point.workload, point.loop, point.share) == (workload, loop, share)
-        ]
-        return sorted(found, key=lambda window: window[1].round)
-
-    def shares(self, workload: str) -> set[float]:
-        """The shares of the capacity that were offered."""
-        return {point.share for _, point in self.raw.windows if (point.workload, point.loop) == (workload, "open")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +129,7 @@ class Figures:
 
     def _windows(self, run: Run, name: str, share: float) -> list[list[Floats]]:
         """Of each round of an open loop its latencies as multiples of the floor, by slices."""
-        floors = _by_round(run, name, "floor_us")
+        floors = run.by_round(name, "floor_us")
         windows = run.windows(name, "open", share)
         return [_latencies(rows, floors[point.round]) for rows, point in windows if point.round in floors]
 
@@ -214,7 +177,7 @@ class Figures:
 
     def _rate(self, windows: Sequence[tuple[float, Point, list[Floats]]], run: Run, name: str) -> Estimate | None:
         """Answers per second of the windows, each times the cost of the bare server in its round."""
-        echos = _by_round(run, name, "echo_us")
+        echos = run.by_round(name, "echo_us")
         kept = [(rate, 1e-6 * echos[point.round], parts) for rate, point, parts in windows if point.round in echos]
         rates = np.array([rate * echo_s for rate, echo_s, _ in kept])
         if len(kept) < _FEWEST_ROUNDS or not rates.max() > 0:
@@ -233,7 +196,7 @@ class Figures:
     def _knee(self, run: Run) -> Estimate | None:
         """Of the curve of the main workload; no mean of the rounds' knees, since it is read from their medians."""
         main = run.result.main
-        echos = _by_round(run, main, "echo_us")
+        echos = run.by_round(main, "echo_us")
         points = [point for point in run.result.points if (point.workload, point.loop) == (main, "open")]
         scaled = [[_scaled(point, 1e-6 * echo) for point in points if point.round == n] for n, echo in echos.items()]
         by_round = [found for found in scaled if found]
@@ -272,13 +235,6 @@ _COSTS: dict[str, tuple[Callable[[Workload], Sequence[float]], bool]] = {
     "floor / echo": (lambda found: _over(found.floor_us, found.echo_us), False),
 }
 """Of a workload's rounds, and whether more is better."""
-
-
-def _by_round(run: Run, name: str, field: str) -> dict[int, float]:
-    """A workload's cost by the number of the round, from 1; without rounds in which it is not known."""
-    found = run.result.workloads.get(name)
-    values = getattr(found, field).values if found else []
-    return {number: value for number, value in enumerate(values, 1) if np.isfinite(value) and value > 0}
 
 
 def _has_few(rows: Rows) -> bool:

@@ -175,3 +175,19 @@ def test_a_result_of_an_unknown_bundle_is_refused(tmp_path: Path, capsys: pytest
 def test_no_base_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--base", ""]) == 2
     assert "make bench-compare BASE=" in capsys.readouterr().err
+
+
+def test_runs_of_one_round_are_refused_and_a_workload_with_one_round_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (saved(tmp_path / f"one-{seed}", simulate(seed=seed, rounds=1)) for seed in (1, 2))
+    assert compare(one, other) == 2
+    assert "no workload has two rounds or more in one of the runs" in capsys.readouterr().err
+    short = simulate(rounds=1).result.workloads["mixed"]
+    folders = []
+    for seed in (1, 2):
+        run = simulate(seed=seed)
+        run.result.workloads["short"] = short
+        folders.append(saved(tmp_path / f"two-{seed}", run))
+    assert compare(*folders) == 0
+    assert "not compared: short, which no run measured in two rounds or more" in capsys.readouterr().out

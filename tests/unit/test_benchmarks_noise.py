@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.suite.bootstrap import Bootstrap, Estimate, sliced, t_quantile
 from benchmarks.suite.compare import Change, changes, missing
-from benchmarks.suite.figures import Figure, Figures, Run
+from benchmarks.suite.figures import Figure, Figures
+from benchmarks.suite.measured import Run
 from tests.results import repeated, workload
 from tests.runs import Server, simulate
 
