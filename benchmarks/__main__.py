@@ -32,6 +32,7 @@ from benchmarks.suite import run as suite
 from benchmarks.suite.settings import BenchSettings
 from server.config import read_settings
 from server.errors import SwiftrecError
+from server.version import VERSION_FLAG, version_line
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "bench": (BenchSettings, suite.run),
@@ -61,6 +62,9 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
 def main(arguments: list[str]) -> int:
     """Exit code 0, or 2 with one sentence on stderr."""
     name, *rest = arguments or ["--help"]
+    if name == VERSION_FLAG:
+        sys.stdout.write(f"{version_line()}\n")
+        return 0
     if name not in _COMMANDS:
         (sys.stdout if name in {"-h", "--help"} else sys.stderr).write(_usage())
         return 0 if name in {"-h", "--help"} else 2
@@ -75,7 +79,7 @@ def main(arguments: list[str]) -> int:
 
 def _usage() -> str:
     rows = (f"  {name:13} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
-    return "\n".join(["usage: python -m benchmarks COMMAND [--help]", *rows, ""])
+    return "\n".join(["usage: python -m benchmarks [--version] COMMAND [--help]", *rows, ""])
 
 
 if __name__ == "__main__":

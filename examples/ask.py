@@ -14,6 +14,7 @@ from rich.table import Table
 
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from server.version import add_version_flag
 
 
 def main() -> int:
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--tls-key", type=Path, help="PEM private key of --tls-cert")
     parser.add_argument("--token-file", type=Path, help="file whose first line is the bearer token")
     parser.add_argument("--bundle", default="", help="bundle that shall answer (default: the server's first)")
+    add_version_flag(parser)
     args = parser.parse_args()
     if (args.tls_cert is None) != (args.tls_key is None) or (args.tls_cert and not args.tls_ca):
         parser.error("--tls-cert and --tls-key go together, and with --tls-ca")

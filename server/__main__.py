@@ -34,15 +34,15 @@ def _run(argv: list[str]) -> None:
     match argv:
         case ["tune", *flags]:
             set_up_logs("warning")
-            tune(read_settings(TuneSettings, flags))
+            tune(read_settings(TuneSettings, flags, [ServerSettings]))
         case ["probe", *flags]:  # what the server runs in a process of its own before it loads a bundle
             set_up_logs("error")
             end_with_parent()
-            settings = read_settings(ServerSettings, flags)
+            settings = read_settings(ServerSettings, flags, [TuneSettings])
             for folder in settings.bundle:
                 try_bundle(folder, engine_options(settings))
         case _:
-            _serve(read_settings(ServerSettings, argv))
+            _serve(read_settings(ServerSettings, argv, [TuneSettings]))
 
 
 def _serve(settings: ServerSettings) -> None:

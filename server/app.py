@@ -18,9 +18,9 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from server.addresses import join_address, listen_problem
 from server.api.calls import Calls
 from server.api.convert import InputLimits, forget_items
 from server.api.deadlines import Deadlines
@@ -42,6 +42,7 @@ from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2
 from server.pipeline.engine import Engine
 from server.probe import probe
 from server.telemetry.collector import EngineCollector
+from server.telemetry.http import MonitoringServer
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
 from server.telemetry.watch import BundleWatch
@@ -113,7 +114,7 @@ class App:
         """Take the ports, load and warm the bundles, then say SERVING."""
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._bind(self._settings.host, self._settings.port)
-        self._start_metrics(self._settings.metrics_host)
+        self._start_monitoring(self._settings.metrics_host, self._settings.metrics_port)
         if self._traces:
             self._traces.start()
         self._deadlines.start()
@@ -142,8 +143,7 @@ class App:
         if self._desk:
             self._desk.stop()
         self._deadlines.stop()
-        self._metrics_server.shutdown()
-        self._metrics_server.server_close()
+        self._monitoring.stop()
         if self._traces:
             self._traces.stop(max(0.0, grace_ends - time.monotonic()))
         gc.unfreeze()
@@ -217,27 +217,25 @@ class App:
             return 0.0
 
     def _bind(self, host: str, port: int) -> int:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address, problem = join_address(host, port), listen_problem(host, port)
         try:
-            if self._credentials:
-                bound = self._server.add_secure_port(address, self._credentials)
-            else:
-                bound = self._server.add_insecure_port(address)
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise ConfigError(f"cannot listen on {address}: the port is in use or not ours; give another --port")
-        return bound
+            if not problem and self._credentials:
+                return self._server.add_secure_port(address, self._credentials)
+            if not problem:
+                return self._server.add_insecure_port(address)
+        except RuntimeError:  # the port was taken meanwhile, or a name has another address that cannot be used
+            problem = "gRPC cannot use the port: give another"
+        raise ConfigError(f"cannot listen on {address} (--host, --port): {problem}")
 
-    def _start_metrics(self, host: str) -> None:
-        try:
-            self._metrics_server, _ = start_http_server(self._settings.metrics_port, host, self.metrics.registry)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {host}:{self._settings.metrics_port} ({error.strerror}): give another --metrics-port"
-            ) from None
-        self.metrics_port = self._metrics_server.server_port
+    def _start_monitoring(self, host: str, port: int) -> None:
         self.metrics.in_flight.set_function(lambda: self.doors.inside)
+        try:
+            self._monitoring = MonitoringServer(host, port, self.metrics.registry, self._fault, self._obstacle)
+        except OSError as error:
+            address, problem = join_address(host, port), listen_problem(host, port) or error.strerror
+            raise ConfigError(f"cannot listen on {address} (--metrics-host, --metrics-port): {problem}") from None
+        self._monitoring.start()
+        self.metrics_port = self._monitoring.port
 
     def _bundles_changed(self) -> None:
         """Say so, and take what lives as long as a bundle from the garbage collector: a full run took 40 ms."""
@@ -254,7 +252,21 @@ class App:
 
     def is_ready(self) -> bool:
         """No thread died, not stopping, and something serves."""
-        return self._is_alive and self._is_open and bool(self.registry.ready())
+        return not self._obstacle()
+
+    def _fault(self) -> str:
+        """Why the process should be restarted; empty if it need not be."""
+        return "" if self._is_alive else "a thread has died: restart the server"
+
+    def _obstacle(self) -> str:
+        """Why no call is answered; empty if calls are."""
+        if fault := self._fault():
+            return fault
+        if not self._is_open:
+            return "the server is stopping"
+        if self.registry.ready():
+            return ""
+        return "no bundle is loaded" if self.has_started else "the server is starting: no bundle is loaded yet"
 
     def _show_health(self) -> None:
         states = health_pb2.HealthCheckResponse

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-import ipaddress
+import argparse
+import inspect
+import itertools
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from server.addresses import is_loopback, parse_host
 from server.errors import ConfigError
+from server.variables import is_service_link, unread_variables
+from server.version import add_version_flag
 
 S = TypeVar("S", bound=BaseSettings)
 
 
 class ServerSettings(BaseSettings):
-    """Serve a bundle over gRPC. Each flag can be set as an environment variable: --port is SWIFTREC_PORT."""
+    """Serve a bundle over gRPC. Each flag can be set as an environment variable: --port is SWIFTREC_PORT.
+
+    Other commands:
+      python -m server tune   find the fastest settings for a bundle on this machine
+      python -m server probe  try a bundle without serving it: exit code 0, or 2 with the reason
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_", cli_prog_name="python -m server", cli_kebab_case=True, cli_implicit_flags=True
@@ -24,12 +45,16 @@ class ServerSettings(BaseSettings):
     bundle: Annotated[list[Path], NoDecode] = Field(
         min_length=1,
         description="bundle folder: a version's folder serves that version, a folder of versions (1, 2, ...) the "
-        "highest; may be given again for more bundles (in the variable with commas), the first is the default",
+        "highest; give the flag again for more bundles (in the variable put commas between them), the first is the "
+        "default",
     )
     repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address or name to listen on, such as 127.0.0.1 or ::1")
     port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 takes a free one")
-    metrics_host: str = Field("127.0.0.1", description="address of /metrics: plain HTTP, open to all who reach it")
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="address of /metrics, /healthz and /readyz: plain HTTP, open to all who reach it",
+    )
     metrics_port: int = Field(8002, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
     allow_remote: bool = Field(
         False, description="listen beyond loopback without TLS or authentication, behind a proxy that has both"
@@ -98,12 +123,34 @@ class ServerSettings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (pydantic's signature)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Pass over variables that Kubernetes sets: SWIFTREC_PORT is a URL where a Service is called swiftrec."""
+        if isinstance(env_settings, EnvSettingsSource):
+            variables = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value for name, value in variables if not is_service_link(name, value or "")}
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
     @field_validator("bundle", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
-        if isinstance(value, str):  # as flags come, too: joined by commas
-            return [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str):  # of the variable: a flag comes as a list
+            return _split_folders(value)
+        if isinstance(value, list) and "" in value:
+            raise ValueError("a folder is needed")
         return [value] if isinstance(value, Path) else value
+
+    @field_validator("host", "metrics_host", mode="after")
+    @classmethod
+    def _host_can_be_listened_on(cls, value: str) -> str:
+        return parse_host(value)
 
     @property
     def has_authentication(self) -> bool:
@@ -128,7 +175,7 @@ class ServerSettings(BaseSettings):
     def _loopback_unless_secure_or_allowed(self) -> Self:
         lacking = [] if self.tls_cert else ["TLS"]
         lacking += [] if self.has_authentication else ["authentication"]
-        if lacking and not self.allow_remote and not _is_loopback(self.host):
+        if lacking and not self.allow_remote and not is_loopback(self.host):
             raise ValueError(
                 f"--host {self.host} is reachable from other machines without {' and '.join(lacking)}: use 127.0.0.1, "
                 "or give --tls-cert, --tls-key and one of --token-file and --tls-client-ca, or add --allow-remote "
@@ -137,18 +184,63 @@ class ServerSettings(BaseSettings):
         return self
 
 
-def read_settings(kind: type[S], argv: list[str] | None = None) -> S:
-    """Read settings from flags (`argv`, or those of the process) and the environment.
+def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequence[type[BaseSettings]] = ()) -> S:
+    """Read settings from flags and the environment; warn on stderr of variables that begin like ours and set nothing.
+
+    `--help` and `--version` print and end the process.
+
+    Args:
+        kind: the settings of the program.
+        argv: its flags; those of the process if not given.
+        others: settings of other commands whose variables begin alike.
 
     Raises:
         ConfigError: one sentence for each setting that is wrong.
     """
+    source: CliSettingsSource[Any] = CliSettingsSource(kind)
+    source.root_parser.description = inspect.cleandoc(kind.__doc__ or "")
+    add_version_flag(source.root_parser)
+    namespace = source.root_parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    _warn_of_unread_variables([kind, *others])
+    lists = _take_lists(kind, namespace)
     try:
-        return kind(_cli_parse_args=True if argv is None else argv)
+        return kind(_cli_settings_source=source(parsed_args=namespace), **lists)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
     except SettingsError as error:  # a flag or variable of a list that is no list
         raise ConfigError(f"a flag or variable cannot be read: {error}") from None
+
+
+def _take_lists(kind: type[BaseSettings], namespace: argparse.Namespace) -> dict[str, Any]:
+    """Flags whose values are taken as they are: pydantic would join them with commas, which paths may have, too."""
+    names = [name for name, field in kind.model_fields.items() if NoDecode in field.metadata and name in namespace]
+    lists = {name: getattr(namespace, name) for name in names}
+    for name in names:
+        delattr(namespace, name)
+    return lists
+
+
+def _warn_of_unread_variables(kinds: Sequence[type[BaseSettings]]) -> None:
+    config = kinds[0].model_config
+    program = str(config.get("cli_prog_name") or "").removeprefix("python -m ")
+    fields = [name for kind in kinds for name in kind.model_fields]
+    for name, similar in unread_variables(os.environ, config.get("env_prefix", ""), fields):
+        hint = f"did you mean {similar}?" if similar else f"python -m {program} --help lists the settings"
+        sys.stderr.write(f"{program}: warning: {name} is no setting and is ignored: {hint}\n")
+
+
+def _split_folders(value: str) -> list[str]:
+    """The folders of the variable, between commas.
+
+    Raises:
+        ValueError: a folder has a comma in its name.
+    """
+    parts = value.split(",")
+    for start, end in itertools.combinations(range(len(parts) + 1), 2):
+        whole = ",".join(parts[start:end]).strip()
+        if end - start > 1 and os.path.exists(whole):  # noqa: PTH110 (Path raises where a name is too long)
+            raise ValueError(f"the variable has commas between folders, and {whole} has one in its name: use the flag")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:
@@ -157,10 +249,3 @@ def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:
         return message
     flag = f"--{str(place[0]).replace('_', '-')}"
     return f"{flag} is required" if message == "Field required" else f"{flag}: {message}, got {value!r}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

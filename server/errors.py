@@ -36,19 +36,28 @@ class ProviderError(SwiftrecError):
 
 
 class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)
-    """A field of a request is wrong."""
+    """A field of a request is wrong.
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}" if field else reason)
-        self.field = field
-        self.reason = reason
+    Args:
+        field: which, by the names of the contract.
+        rule: what is wrong, in our words and numbers, so that it may be logged.
+        quote: the rest of the sentence, which quotes the request or the catalogue: for the client only.
+    """
+
+    def __init__(self, field: str, rule: str, quote: str = "") -> None:
+        self.field, self.rule, self.quote = field, rule, quote
+        self.reason = rule + quote
+        super().__init__(f"{field}: {self.reason}" if field else self.reason)
 
 
 class InvalidInput(InvalidRequest):
-    """An input or parameter of the Open Inference Protocol is wrong; the sentence names it as Triton does."""
+    """An input or parameter of the Open Inference Protocol is wrong; the sentence names it as Triton does.
+
+    Field and sentence may quote the request.
+    """
 
     def __init__(self, field: str, sentence: str) -> None:
-        super().__init__(field, sentence)
+        super().__init__(field, "", sentence)
         self.args = (sentence,)
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from struct import Struct
 from typing import TypeVar
 
+from server.api.text import is_blank
 from server.batching.policy import DEFAULT_PRIORITY, PRIORITIES
 from server.catalogue.catalogue import AttributeValues, Filter, Item
 from server.catalogue.items import KEPT
@@ -21,6 +22,7 @@ DEFAULT_TOP_K = 10
 MAX_TOP_K = 1_000
 _MOST_IDS, _MOST_CONDITIONS, _MOST_VALUES = 10_000, 64, 1_000
 _NAME_CHARS = 2_000
+_MAX_UNKNOWN_VALUES, _UNKNOWN_VALUE_CHARS = 100, 200  # of a filter, named in a reply
 
 _NO_FILTER = Filter()
 _float = Struct("<f").pack
@@ -90,9 +92,11 @@ def check_name(name: str, field: str) -> str:
 
 
 def check_text(text: str, field: str, limits: InputLimits) -> str:
-    """Refuse an empty text and one over the limit."""
-    if not text.strip():
+    """Refuse a text without a visible character and one over the limit."""
+    if not text:
         raise InvalidRequest(field, "must not be empty")
+    if is_blank(text):
+        raise InvalidRequest(field, "must have a visible character, not only spaces, control or format characters")
     if "\0" in text:
         raise InvalidRequest(field, "must not hold a NUL character")
     if len(text) > limits.text_chars:
@@ -111,7 +115,7 @@ def each(field: str, values: Iterable[A], check: Callable[[A], B]) -> Iterator[B
             checked = check(value)
         except InvalidRequest as error:
             inner = f".{error.field}" if error.field else ""
-            raise InvalidRequest(f"{field}[{n}]{inner}", error.reason) from None
+            raise InvalidRequest(f"{field}[{n}]{inner}", error.rule, error.quote) from None
         yield checked
 
 
@@ -133,12 +137,19 @@ def fill(message: pb.RecommendResponse, answer: Recommendation, bundle: str, ver
     message.MergeFromString(b"".join(items))
     if answer.ignored:
         message.ignored.extend(answer.ignored)
+    if answer.unknown_filter_values:
+        named = answer.unknown_filter_values[:_MAX_UNKNOWN_VALUES]
+        message.unknown_filter_values.extend(map(_shortened, named))
     message.strategy = _STRATEGY[answer.strategy]
     message.events_used = answer.events_used
     message.bundle, message.version = bundle, version
     steps, timings = answer.timings, message.timings
     timings.tokenise_ms, timings.encode_ms, timings.rank_ms = steps.tokenise_ms, steps.encode_ms, steps.rank_ms
     timings.retrieve_ms, timings.total_ms = steps.retrieve_ms, steps.total_ms
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _UNKNOWN_VALUE_CHARS else f"{value[: _UNKNOWN_VALUE_CHARS - 3]}..."
 
 
 def _event(limits: InputLimits, event: pb.Event) -> ItemEvent | TextEvent:

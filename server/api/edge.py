@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.api.desk import Desk
-from server.api.journal import Journal, as_seen, request_id
+from server.api.journal import REQUEST_ID, Journal, as_seen, request_id
 from server.api.methods import Handler
 from server.api.status import code_of, to_status
 from server.api.wire import decode
@@ -179,11 +179,11 @@ class Edge:
         data: Any,  # noqa: ANN401 (a message or an iterator of messages)
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
-        started = time.monotonic()
+        started, identity = time.monotonic(), _identify(context)
         try:
             place = self._streams.enter()
         except Overloaded as error:
-            self._refuse(name, error, context, started)
+            self._refuse(name, error, context, started, identity)
             return
         try:
             yield from behaviour(data, context)
@@ -198,7 +198,7 @@ class Edge:
         data: bytes,
         context: grpc.ServicerContext,
     ) -> Any:  # noqa: ANN401 (any response type)
-        started = time.monotonic()
+        started, identity = time.monotonic(), _identify(context)
         doors = self._probes if name in _PROBES else self._doors
         try:
             place = doors.enter()
@@ -207,9 +207,9 @@ class Edge:
             finally:
                 doors.leave(place)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
-            self._refuse(name, error, context, started)
+            self._refuse(name, error, context, started, identity)
             return None
-        self._end(name, context, started)
+        self._end(name, context, started, identity)
         return answer
 
     def _stream(
@@ -220,7 +220,7 @@ class Edge:
         messages: Iterator[bytes],
         context: grpc.ServicerContext,
     ) -> Iterator[Any]:
-        started = time.monotonic()
+        started, identity = time.monotonic(), _identify(context)
         try:
             place = self._streams.enter()
             try:
@@ -228,46 +228,54 @@ class Edge:
             finally:
                 self._streams.leave(place)
         except GeneratorExit:  # the client has gone and nobody takes the next answer
-            self._left(name, "CANCELLED", context, started)
+            self._left(name, "CANCELLED", context, started, identity)
             raise
         except grpc.RpcError:  # what reading the next message raises when the client has gone
-            self._refuse(name, Cancelled("the caller has gone"), context, started)
+            self._refuse(name, Cancelled("the caller has gone"), context, started, identity)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
-            self._refuse(name, error, context, started)
+            self._refuse(name, error, context, started, identity)
         else:
-            self._left(name, "OK", context, started)
+            self._left(name, "OK", context, started, identity)
 
-    def _left(self, name: str, code: str, context: grpc.ServicerContext, started: float) -> None:
+    def _left(self, name: str, code: str, context: grpc.ServicerContext, started: float, identity: str) -> None:
         """A stream has ended; who goes while it is read or answered ends it too, so that only gRPC knows how."""
         code = as_seen(code, context, started)
         self._metrics.calls.labels(_short(name), code).add(time.monotonic() - started)
-        self._journal.ended(name, code, started, context)
+        self._journal.ended(name, code, started, context, identity=identity)
 
     def _missed(self, name: str, code: str) -> None:
         """The call ended before its request had come."""
         self._metrics.calls.labels(_short(name), code).add(0.0)
 
-    def _end(self, name: str, context: grpc.ServicerContext, started: float) -> None:
+    def _end(self, name: str, context: grpc.ServicerContext, started: float, identity: str) -> None:
         """The call went well."""
         self._ok[name].add(time.monotonic() - started)
         if self._journal.is_open:
-            self._journal.ended(name, as_seen("OK", context, started), started, context)
+            self._journal.ended(name, as_seen("OK", context, started), started, context, identity=identity)
 
-    def _refuse(self, name: str, error: Exception, context: grpc.ServicerContext, started: float) -> None:
+    def _refuse(
+        self, name: str, error: Exception, context: grpc.ServicerContext, started: float, identity: str
+    ) -> None:
         """End the call with the error's status; never returns."""
-        identity = request_id(context)
         bug = None
         if not isinstance(error, SwiftrecError):  # our bug: the log gets the traceback, the client a sentence
             bug, error = error, SwiftrecError(_INTERNAL + identity)
         status = to_status(error)
         code = as_seen(code_pb2.Code.Name(code_of(error)), context, started)
         self._metrics.calls.labels(_short(name), code).add(time.monotonic() - started)
-        self._journal.ended(name, code, started, context, identity=identity, bug=bug)
+        self._journal.ended(name, code, started, context, identity=identity, error=error, bug=bug)
         ending = rpc_status.to_status(status)
-        extra: list[tuple[str, str | bytes]] = [("x-request-id", identity)]
+        extra: list[tuple[str, str | bytes]] = [(REQUEST_ID, identity)]
         if isinstance(error, Overloaded):
             extra.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after * 1e3)))))
         context.abort_with_status(_Ending(ending.code, ending.details, (*ending.trailing_metadata, *extra)))
+
+
+def _identify(context: grpc.ServicerContext) -> str:
+    """The request id, which the client gets back in the trailing metadata, however the call ends."""
+    identity = request_id(context)
+    context.set_trailing_metadata(((REQUEST_ID, identity),))
+    return identity
 
 
 def _at_once(

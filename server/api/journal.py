@@ -1,4 +1,4 @@
-"""What is told of each call when it has ended: a line in the log, a span. Never a text, an item id, a token."""
+"""The log line and the span of each call that has ended. Neither ever has a text, an item id or a token."""
 
 from __future__ import annotations
 
@@ -8,10 +8,41 @@ import time
 
 import grpc
 
+from server.errors import (
+    BundleError,
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidRequest,
+    ModelFailed,
+    NotFound,
+    NotServing,
+    Overloaded,
+    ShuttingDown,
+    SwiftrecError,
+    Unsupported,
+)
 from server.telemetry.traces import Ended, Parent, Traces, read_traceparent
 
 _log = logging.getLogger(__name__)
 _JITTER_S = 0.005  # by which the first bytes of a call may travel longer than its last
+REQUEST_ID = "x-request-id"
+# What the log says of a refused call. The sentences for clients quote requests, so these stand in for them.
+_REASONS: dict[type[SwiftrecError], str] = {
+    InvalidInput: "an input or parameter is wrong",
+    NotFound: "no such bundle, version or model is loaded",
+    NotServing: "no bundle is loaded yet",
+    Busy: "another bundle is being loaded or unloaded",
+    BundleError: "the bundle is missing, damaged or does not fit",
+    Unsupported: "not supported",
+    Overloaded: "the server is full",
+    DeadlineExceeded: "the deadline passed, or would have passed",
+    Cancelled: "the client has gone",
+    ShuttingDown: "the server stops",
+    ModelFailed: "the model failed on this input",
+}
+_INPUT_FIELDS = frozenset({"TEXT", "QUERY", "HISTORY", "K", "timeout", "priority", "bundle", "exclude_history"})
 
 
 class Journal:
@@ -26,7 +57,7 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls that went well are told of; if not, their metadata is not even read."""
+        """Whether calls that went well leave a line or a span."""
         return self._traces is not None or _log.isEnabledFor(logging.DEBUG)
 
     def ended(
@@ -36,12 +67,23 @@ class Journal:
         started: float,
         context: grpc.ServicerContext,
         *,
-        identity: str = "",
+        identity: str,
+        error: SwiftrecError | None = None,
         bug: Exception | None = None,
     ) -> None:
-        """A call has ended: at level debug, or error if the fault is ours (`bug` adds where it happened)."""
+        """A call has ended: at level debug, or error if the fault is ours.
+
+        Args:
+            method: its full name.
+            code: as the client saw it.
+            started: on the monotonic clock.
+            context: gRPC's.
+            identity: its request id.
+            error: why it was refused, if it was.
+            bug: the exception behind an internal error, whose traceback is added.
+        """
         ended = time.monotonic()
-        call = Ended(method, code, started, ended, identity or request_id(context))
+        call = Ended(method, code, started, ended, identity)
         parent = _parent(context)
         trace_id = self._traces.ended(call, parent) if self._traces else ""
         level = logging.ERROR if code == "INTERNAL" else logging.DEBUG
@@ -52,14 +94,26 @@ class Journal:
                 "ms": round(1e3 * (ended - started), 3),
                 "request_id": call.request_id,
             }
+            if error:
+                fields |= reason_of(error)
             if trace_id or parent:
                 fields["trace_id"] = trace_id or f"{parent.trace_id:032x}" if parent else trace_id
             _log.log(level, "call failed" if level == logging.ERROR else "call", exc_info=bug, extra={"fields": fields})
 
 
+def reason_of(error: SwiftrecError) -> dict[str, str]:
+    """Why a call was refused, as fields of a log line that quote nothing of the request; "field" may be empty."""
+    if isinstance(error, InvalidInput):
+        field = error.field if error.field in _INPUT_FIELDS else ""
+        return {"reason": _REASONS[InvalidInput], "field": field}
+    if isinstance(error, InvalidRequest):
+        return {"reason": error.rule, "field": error.field}
+    return {"reason": next((_REASONS[kind] for kind in type(error).__mro__ if kind in _REASONS), "internal error")}
+
+
 def request_id(context: grpc.ServicerContext) -> str:
     """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
-    value = _metadata(context, "x-request-id")
+    value = _metadata(context, REQUEST_ID)
     return value[:64] if value and value.isascii() and value.isprintable() else secrets.token_hex(8)
 
 

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf import descriptor_pool
 
 from server.api.deadlines import SILENCE_S, Deadlines, Timer
+from server.api.journal import REQUEST_ID, request_id
 from server.api.methods import Handler
 from server.config import ServerSettings
 from server.errors import ConfigError
@@ -138,6 +139,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
 
         def deny(_: object, context: grpc.ServicerContext) -> NoReturn:
             self._metrics.calls.labels(name, "UNAUTHENTICATED").add(0.0)
+            context.set_trailing_metadata(((REQUEST_ID, request_id(context)),))
             context.abort(grpc.StatusCode.UNAUTHENTICATED, DENIAL)
 
         # A streaming handler fits calls of each kind and, unlike a unary one, does not wait for the request.

@@ -121,6 +121,16 @@ class Catalogue:
         denied = self._known((*conditions.denied, *seen))
         return self._attributes.allow(conditions, self._known(conditions.allowed), denied)
 
+    def unknown_values(self, conditions: Filter) -> list[str]:
+        """What a filter names that no item of the catalogue has, with or without effect on the ranking.
+
+        Returns:
+            Attribute values as "NAME=VALUE" in the order of the conditions, then ids of `allowed` as
+            "allowed_item_ids=ID", sorted.
+        """
+        ids = sorted(item_id for item_id in conditions.allowed if item_id not in self._position)
+        return [*self._attributes.unknown_values(conditions), *(f"allowed_item_ids={item_id}" for item_id in ids)]
+
     def search(self, user: Vector, allowed: Allowed, k: int) -> Ranked:
         """The `k` items with the largest dot product with `user` [dimensions]; ties go to the earlier item."""
         positions, scores = self._search(user, allowed, k)

@@ -128,6 +128,16 @@ class Attributes:
         count = _count(bits)
         return Allowed(self._items, count, bits, out[:0], _count(held) - count if len(out) else 0)
 
+    def unknown_values(self, conditions: Filter) -> list[str]:
+        """Values of known attributes that no item has, as "NAME=VALUE", each once, in the order of the conditions."""
+        named = [
+            f"{condition.name}={value}"
+            for condition in (*conditions.any_of, *conditions.all_of, *conditions.none_of)
+            for value in condition.values
+            if value not in self._of.get(condition.name, ())
+        ]
+        return list(dict.fromkeys(named))
+
     def _conditions(self, conditions: Filter) -> Bits | None:
         """The bits of all conditions on attributes; None if there are none."""
         bits: Bits | None = None
@@ -146,7 +156,8 @@ class Attributes:
     def _values(self, condition: AttributeValues, field: str) -> list[_Value]:
         values = self._of.get(condition.name)
         if values is None:
-            raise InvalidRequest(field, f"unknown attribute {condition.name!r}; known: {', '.join(sorted(self._of))}")
+            known = ", ".join(sorted(self._of))
+            raise InvalidRequest(field, "unknown attribute", f" {condition.name!r}; known: {known}")
         return [values.get(value, _NOTHING) for value in condition.values]
 
     def _any(self, kept: Sequence[_Value]) -> Bits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -55,10 +56,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Ranked items and how they came about."""
+    """Ranked items and how they came about.
+
+    `unknown_filter_values` are values of the request's filter that no item has (`Catalogue.unknown_values`).
+    """
 
     items: list[tuple[Item, float]]
     ignored: list[str]
     strategy: Strategy
     events_used: int
     timings: Timings
+    unknown_filter_values: Sequence[str] = ()

@@ -29,6 +29,7 @@ class Entry:
         request: what is asked.
         allowed: the items that may be answered.
         ignored: ids of its history that no item has.
+        unknown_filter_values: values of its filter that no item has.
         kinds: of its last events and its query, oldest first.
         vectors: of the same; of texts once they are there.
         texts: to be encoded.
@@ -36,13 +37,17 @@ class Entry:
         error: what it met.
     """
 
-    __slots__ = ("_places", "allowed", "error", "found", "ignored", "kinds", "request", "texts", "vectors")
+    __slots__ = (
+        *("_places", "allowed", "error", "found", "ignored", "kinds", "request", "texts", "unknown_filter_values"),
+        "vectors",
+    )
 
     allowed: Allowed
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.ignored: list[str] = []
+        self.unknown_filter_values: Sequence[str] = ()
         self.kinds: list[Kind] = []
         self.vectors: list[Vector] = []
         self.texts: list[str] = []
@@ -57,6 +62,7 @@ class Entry:
         except SwiftrecError as error:
             self.error = error
             return
+        self.unknown_filter_values = parts.catalogue.unknown_values(self.request.conditions)
         events: list[tuple[Kind, Vector | str]] = []
         for event in self.request.history:
             if not isinstance(event, ItemEvent):
@@ -153,7 +159,7 @@ class Rankings:
     def _answer(self, entry: Entry, items: Ranked) -> Recommendation:
         strategy = Strategy.POPULARITY if entry.found is None else Strategy.MODEL
         used = len(entry.kinds) - bool(entry.request.query)
-        return Recommendation(items, entry.ignored, strategy, used, self._steps(entry))
+        return Recommendation(items, entry.ignored, strategy, used, self._steps(entry), entry.unknown_filter_values)
 
     def _steps(self, entry: Entry) -> Timings:
         """Those that the entry came by."""

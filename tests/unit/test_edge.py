@@ -21,7 +21,11 @@ _NAME = "/swiftrec.v1.RecommenderService/StreamRecommend"
 def context(*, is_active: bool, left_s: float | None) -> SimpleNamespace:
     """gRPC's, of a call that goes on or has ended, with so much left of its deadline."""
     return SimpleNamespace(
-        is_active=lambda: is_active, time_remaining=lambda: left_s, invocation_metadata=lambda: (), abort=None
+        is_active=lambda: is_active,
+        time_remaining=lambda: left_s,
+        invocation_metadata=lambda: (),
+        abort=None,
+        set_trailing_metadata=lambda _metadata: None,
     )
 
 

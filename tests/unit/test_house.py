@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-_LEAVES = {"telemetry", "config", "errors", "pb"}
+_LEAVES = {"telemetry", "config", "errors", "pb", "addresses", "variables", "version"}
 _MAY_IMPORT = {
     "api": {"pipeline", "batching", "models", "catalogue"},
     "pipeline": {"batching", "models", "catalogue"},
@@ -20,8 +20,11 @@ _MAY_IMPORT = {
     "models": set(),
     "catalogue": set(),
     "telemetry": {"telemetry"},
-    "config": {"errors"},
+    "config": {"errors", "addresses", "variables", "version"},
     "errors": set(),
+    "addresses": set(),
+    "variables": set(),
+    "version": set(),
 }
 _HEAVY = {"torch", "transformers", "optimum", "onnx", "export", "benchmarks"}
 

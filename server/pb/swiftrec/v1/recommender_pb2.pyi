@@ -116,7 +116,9 @@ class Filter(_message.Message):
     NONE_OF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def allowed_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these items, if any are named."""
+        """Only these items, if any are named. Ids that the catalogue does not have are named in the reply
+        (RecommendResponse.unknown_filter_values), as are values below that no item has.
+        """
 
     @_builtins.property
     def denied_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -301,6 +303,7 @@ class RecommendResponse(_message.Message):
     BUNDLE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
     strategy: Global___Strategy.ValueType
     """How the ranking came about."""
     events_used: _builtins.int
@@ -321,6 +324,13 @@ class RecommendResponse(_message.Message):
     def timings(self) -> Global___Timings:
         """Wall time of each step."""
 
+    @_builtins.property
+    def unknown_filter_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Values of the filter that no item of the catalogue has, such as a misspelt genre: "NAME=VALUE" for attributes in
+        any_of, all_of and none_of, then "allowed_item_ids=ID" for ids in allowed_item_ids. Each is named once. At most the
+        first 100; one of more than 200 characters is cut and ends with "...".
+        """
+
     def __init__(
         self,
         *,
@@ -331,10 +341,11 @@ class RecommendResponse(_message.Message):
         bundle: _builtins.str = ...,
         version: _builtins.int = ...,
         timings: Global___Timings | None = ...,
+        unknown_filter_values: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "events_used", b"events_used", "ignored", b"ignored", "items", b"items", "strategy", b"strategy", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "events_used", b"events_used", "ignored", b"ignored", "items", b"items", "strategy", b"strategy", "timings", b"timings", "unknown_filter_values", b"unknown_filter_values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

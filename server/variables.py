@@ -1,0 +1,43 @@
+"""Environment variables that begin like ours: which are settings, and which nobody reads."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+# Variables of other programs of this project, which begin with the server's prefix.
+_OTHER_PREFIXES = ("SWIFTREC_EXPORT_", "SWIFTREC_BENCH_", "SWIFTREC_ASK_")
+# What Kubernetes sets in every pod for a Service, here for one whose name begins with "swiftrec" (its documentation,
+# "Accessing the Service", environment variables): NAME_SERVICE_HOST, NAME_PORT=tcp://10.0.0.1:8001, NAME_PORT_8001_TCP.
+_SERVICE_NAME = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+
+
+def is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes has set the variable for a Service, so that it is no setting of ours."""
+    if _SERVICE_NAME.fullmatch(name):
+        return True
+    return name.upper().endswith("_PORT") and _SERVICE_URL.match(value) is not None
+
+
+def unread_variables(environment: Mapping[str, str], prefix: str, fields: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Variables that begin with the prefix but set nothing.
+
+    Args:
+        environment: names and values.
+        prefix: of the program's variables, such as "SWIFTREC_"; empty: it has none.
+        fields: names of its settings.
+
+    Yields:
+        The variable and the setting's variable that it resembles most, or "" if it resembles none.
+    """
+    known = sorted({f"{prefix}{name}".upper() for name in fields})
+    foreign = tuple(other for other in _OTHER_PREFIXES if other != prefix)
+    for name, value in sorted(environment.items()):
+        upper = name.upper()
+        is_ours = prefix and upper.startswith(prefix) and not upper.startswith(foreign)
+        if is_ours and upper not in known and not is_service_link(name, value):
+            yield name, next(iter(difflib.get_close_matches(upper, known, 1, cutoff=0.7)), "")
