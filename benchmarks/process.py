@@ -8,16 +8,19 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from benchmarks.machine import pinned
 
 SERVER_CORE = 0
 _READY = re.compile(r" on (\S+:\d+)(?:, metrics on (\S+:\d+))?")
 _STOP_S = 30
+_TAIL_BYTES = 4_096  # of a server's stderr that its last line is looked for in
 
 
 def load_cores() -> set[int]:
@@ -36,11 +39,19 @@ def load_cores() -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: where it listens, what to measure (None: not a process of ours), where its metrics are."""
+    """A running server.
+
+    Attributes:
+        address: where it listens.
+        pid: what to measure; None: not a process of ours.
+        metrics: where its metrics are.
+        errors: what it writes to stderr.
+    """
 
     address: str
     pid: int | None
     metrics: str | None = None
+    errors: IO[bytes] | None = None
 
     def check(self) -> None:
         """It is still there.
@@ -57,7 +68,7 @@ class Served:
         if state == "Z":
             raise RuntimeError(
                 f"the server at {self.address} (process {self.pid}) ended while it was measured: "
-                "run it by hand under the same load to see why"
+                f"{_last_line(self.errors) or 'it wrote nothing to stderr: run it by hand under the same load'}"
             )
 
 
@@ -66,15 +77,17 @@ def serving(arguments: Sequence[str], core: int | None = SERVER_CORE) -> Iterato
     """Run `python ARGUMENTS` on a core until the block ends; it must print "... on HOST:PORT" when ready.
 
     Raises:
-        RuntimeError: it ended instead, or does not end on SIGTERM.
+        RuntimeError: it ended instead (with the last line of its stderr), or does not end on SIGTERM.
     """
     command = [sys.executable, *arguments]
-    with nullcontext() if core is None else pinned(core):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
-    with process:
+    with tempfile.TemporaryFile() as errors, ExitStack() as stack:
+        with nullcontext() if core is None else pinned(core):
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+            )
         try:
-            address, metrics = _addresses(process, command)
-            yield Served(address, process.pid, metrics)
+            address, metrics = _addresses(process, command, errors)
+            yield Served(address, process.pid, metrics, errors)
         finally:
             _end(process)
 
@@ -95,12 +108,25 @@ def more_flags(variant: str | None, given: str, *, has_cache: bool) -> list[str]
     return [*flags, *([] if has_cache or is_given else ["--cache-mb", "0"]), *words]
 
 
-def _addresses(process: subprocess.Popen[str], command: Sequence[str]) -> tuple[str, str | None]:
+def _addresses(process: subprocess.Popen[str], command: Sequence[str], errors: IO[bytes]) -> tuple[str, str | None]:
     line = process.stdout.readline() if process.stdout else ""
     found = _READY.search(line)
     if not found:
-        raise RuntimeError(f"{' '.join(command)} did not start: {line.strip() or 'it said nothing; run it by hand'}")
+        if not line:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)  # it has closed stdout, and may say why on stderr after that
+        reason = _last_line(errors) or line.strip() or f"exit code {process.poll()} without a word: run it by hand"
+        raise RuntimeError(f"{shlex.join(command)} did not start: {reason}")
     return found[1], found[2]
+
+
+def _last_line(errors: IO[bytes] | None) -> str:
+    """The last line of a server's stderr that is not empty; the server's position in the file stays as it is."""
+    if errors is None:
+        return ""
+    size = os.fstat(errors.fileno()).st_size
+    tail = os.pread(errors.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
+    return next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

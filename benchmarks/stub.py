@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from server.addresses import join_address
 from server.app import App
 from server.config import ServerSettings
 from server.models.bundle import MANIFEST, Manifest
@@ -59,7 +60,8 @@ def run(settings: StubSettings) -> int:
     stop = stop_on_signals(app)
     app.start()
     StubSession.held_s = settings.held_ms / 1e3
-    sys.stdout.write(f"stub on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
+    address, metrics = join_address(settings.host, app.port), join_address(settings.metrics_host, app.metrics_port)
+    sys.stdout.write(f"stub on {address}, metrics on {metrics}\n")
     sys.stdout.flush()
     stop.wait()
     app.stop()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from server.addresses import join_address
 from server.app import App
 from server.batching.cost import CostModel
 from server.config import ServerSettings
@@ -94,7 +95,8 @@ def run(settings: TeacherServeSettings) -> int:
     with app.registry.use() as engine:
         if not settings.smart:
             engine.encode.cost, engine.rank.cost = FlatCost(), FlatCost()
-    sys.stdout.write(f"teacher on {settings.host}:{app.port}, metrics on {settings.host}:{app.metrics_port}\n")
+    address, metrics = join_address(settings.host, app.port), join_address(settings.metrics_host, app.metrics_port)
+    sys.stdout.write(f"teacher on {address}, metrics on {metrics}\n")
     sys.stdout.flush()
     stop.wait()
     app.stop()

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--tls-ca", type=Path, help="PEM authority of the server's certificate: turns TLS on")
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, with --tls-key (mTLS)")
     parser.add_argument("--tls-key", type=Path, help="PEM private key of --tls-cert")
-    parser.add_argument("--token-file", type=Path, help="file whose first line is the bearer token")
+    parser.add_argument("--token-file", type=Path, help="file with the bearer token: its first line that has one")
     parser.add_argument("--bundle", default="", help="bundle that shall answer (default: the server's first)")
     add_version_flag(parser)
     args = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> int:
         parser.error("--tls-cert and --tls-key go together, and with --tls-ca")
     history = [to_event(part.strip()) for part in args.history.split("|") if part.strip()]
     request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k, bundle=args.bundle)
-    token = args.token_file.read_text(encoding="utf-8").splitlines()[0] if args.token_file else ""
+    token = read_token(args.token_file) if args.token_file else ""
     with connect(args.address, args.tls_ca, args.tls_cert, args.tls_key) as channel:
         try:
             reply, latencies = ask(RecommenderServiceStub(channel), request, args.repeat, token)
@@ -65,6 +65,12 @@ def connect(
         return grpc.insecure_channel(address)
     own = [path.read_bytes() if path else None for path in (key, certificate)]
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes(), *own))
+
+
+def read_token(path: Path) -> str:
+    """The first token of a file as the server reads it: empty lines and lines that begin with # do not count."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")
 
 
 def ask(

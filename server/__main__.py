@@ -8,9 +8,12 @@ import time
 
 from threadpoolctl import threadpool_limits
 
+from server.addresses import join_address
 from server.app import App
+from server.catalogue.catalogue import Filter
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
+from server.hint import SAMPLED_ITEMS, hint
 from server.probe import end_with_parent, try_bundle
 from server.signals import stop_on_signals
 from server.telemetry.logs import set_up_logs
@@ -52,11 +55,13 @@ def _serve(settings: ServerSettings) -> None:
     set_up_logs(settings.log_level)
     app.start()
     with app.registry.use() as engine:
-        facts = engine.bundle.manifest
+        facts, catalogue = engine.bundle.manifest, engine.catalogue
+        popular = catalogue.popular(catalogue.mask(Filter(), ()), SAMPLED_ITEMS)
     sys.stdout.write(
         f"ready in {time.monotonic() - started:.1f} s: {facts.name} version {facts.version} on "
-        f"{settings.host}:{app.port}, metrics on {settings.metrics_host}:{app.metrics_port}\n"
-        f'try: make ask PORT={app.port} Q="animated films for children" HISTORY="Toy Story (1995)|50"\n'
+        f"{join_address(settings.host, app.port)}, "
+        f"metrics on {join_address(settings.metrics_host, app.metrics_port)}\n"
+        f"try: {hint(settings, app.port, [item for item, _ in popular])}\n"
     )
     sys.stdout.flush()
     stop.wait()

@@ -21,16 +21,17 @@ OK, UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENT
 
 
 class Identity:
-    """A certificate and its key in files, of an authority of its own."""
+    """A certificate for these hosts and its key in files, of an authority of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *hosts: str) -> None:
+        self._hosts = hosts or ("localhost", "127.0.0.1")
         self.cert, self.key, self.ca = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
         self.renew()
 
     def renew(self) -> None:
         """Another authority, certificate and key in the same files."""
         authority = trustme.CA()
-        issued = authority.issue_cert("localhost", "127.0.0.1")
+        issued = authority.issue_cert(*self._hosts)
         self.root, self.secret = authority.cert_pem.bytes(), issued.private_key_pem.bytes()
         self.chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
         for path, data in ((self.ca, self.root), (self.key, self.secret), (self.cert, self.chain)):
