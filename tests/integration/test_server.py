@@ -93,6 +93,40 @@ def test_filters_hold_together(recommender: RecommenderServiceStub) -> None:
     assert set(ids(recommender.Recommend(only, timeout=10))) == {"1", "2"}
 
 
+_MISSPELT = pb.RecommendRequest(
+    query="x",
+    filter=pb.Filter(
+        any_of=[pb.AttributeValues(name="genre", values=["Comdy", "Comedy"])],
+        none_of=[pb.AttributeValues(name="decade", values=["1890s"])],
+        allowed_item_ids=["1", "no such"],
+    ),
+)
+_UNKNOWN = ["genre=Comdy", "decade=1890s", "allowed_item_ids=no such"]
+
+
+def test_filter_values_that_no_item_has_are_named(recommender: RecommenderServiceStub) -> None:
+    reply = recommender.Recommend(_MISSPELT, timeout=10)
+    assert (ids(reply), list(reply.unknown_filter_values)) == (["1"], _UNKNOWN)
+    known = pb.Filter(any_of=[pb.AttributeValues(name="genre", values=["Comedy"])], denied_item_ids=["no such"])
+    assert not recommender.Recommend(pb.RecommendRequest(filter=known), timeout=10).unknown_filter_values
+
+
+def test_filter_values_that_no_item_has_are_named_where_nothing_is_left(recommender: RecommenderServiceStub) -> None:
+    conditions = pb.Filter(all_of=[pb.AttributeValues(name="genre", values=["comedy"])])
+    reply = recommender.Recommend(pb.RecommendRequest(filter=conditions), timeout=10)
+    assert (ids(reply), list(reply.unknown_filter_values)) == ([], ["genre=comedy"])
+
+
+def test_filter_values_that_no_item_has_are_named_in_lists_and_streams(recommender: RecommenderServiceStub) -> None:
+    plain = pb.RecommendRequest(query="x")
+    entries = recommender.BatchRecommend(pb.BatchRecommendRequest(requests=[plain, _MISSPELT]), timeout=10).results
+    streamed = recommender.StreamRecommend(
+        iter(pb.StreamRecommendRequest(request=one) for one in (plain, _MISSPELT)), timeout=10
+    )
+    for results in ([entry.response for entry in entries], [reply.result.response for reply in streamed]):
+        assert [list(result.unknown_filter_values) for result in results] == [[], _UNKNOWN]
+
+
 def test_list_answers_each_entry_on_its_own(recommender: RecommenderServiceStub) -> None:
     good = pb.RecommendRequest(query="a good western")
     bad = pb.RecommendRequest(query="x", top_k=0)
@@ -119,6 +153,8 @@ def test_encode_gives_unit_vectors(channel: grpc.Channel) -> None:
         (pb.RecommendRequest(top_k=-1), "top_k"),
         (pb.RecommendRequest(query="x" * 2001), "query"),
         (pb.RecommendRequest(query="  "), "query"),
+        (pb.RecommendRequest(query="\u200b\ufeff"), "query"),
+        (pb.RecommendRequest(history=[pb.Event(text="\u200d")]), "history[0].text"),
         (pb.RecommendRequest(history=[pb.Event(item_id="1"), pb.Event()]), "history[1]"),
         (pb.RecommendRequest(history=[pb.Event(item_id="")]), "history[0].item_id"),
         (pb.RecommendRequest(history=[pb.Event(text="")]), "history[0].text"),
@@ -167,6 +203,8 @@ def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb
         (encoder_pb2.EncodeRequest(), "texts"),
         (encoder_pb2.EncodeRequest(texts=["x"] * 257), "texts"),
         (encoder_pb2.EncodeRequest(texts=["x", " "]), "texts[1]"),
+        (encoder_pb2.EncodeRequest(texts=["x", "\u2060\u3000"]), "texts[1]"),
+        (encoder_pb2.EncodeRequest(texts=["x", ""]), "texts[1]"),
         (encoder_pb2.EncodeRequest(texts=["a\0b"]), "texts[0]"),
         (encoder_pb2.EncodeRequest(texts=["x" * 2001]), "texts[0]"),
         (encoder_pb2.EncodeRequest(texts=["x"], priority=10), "priority"),

@@ -102,6 +102,7 @@ def test_both_protocols_give_the_same_answer(
         (text_input(b"\xff\xfe"), "input 'TEXT' element 0 is not UTF-8"),
         (text_input(b"a\x00b"), "input 'TEXT' element 0: must not hold a NUL"),
         (text_input(b""), "input 'TEXT' element 0: must not be empty"),
+        (text_input("\u200b \ufeff".encode()), "input 'TEXT' element 0: must have a visible character"),
         (text_input(b"x" * 2001), "input 'TEXT' element 0: at most 2000 characters"),
     ],
 )

@@ -164,9 +164,27 @@ def test_calls_that_grpc_refuses_are_refusals_only_while_the_servers_process_is_
             measure._check(served, found, may_refuse=may_refuse)
 
 
-def test_a_server_that_does_not_start_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="did not start"), serving(["-c", "pass"], core=None):
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("pass", "exit code 0 without a word"),
+        ("import sys; sys.exit('a line\\nserver: the port is in use\\n')", "server: the port is in use$"),
+        ("import sys; print('loading'); sys.exit('the port is in use')", "the port is in use$"),
+        ("print('no address')", "no address$"),
+    ],
+)
+def test_a_server_that_does_not_start_is_an_error_with_its_last_words(code: str, sentence: str) -> None:
+    with pytest.raises(RuntimeError, match=f"did not start: {sentence}"), serving(["-c", code], core=None):
         pass
+
+
+def test_a_server_that_ends_while_it_is_measured_is_an_error_with_its_last_words() -> None:
+    code = "import sys; print('ready on 127.0.0.1:1', flush=True); sys.exit('out of memory')"
+    with serving(["-c", code], core=None) as served:
+        assert served.pid is not None
+        os.waitid(os.P_PID, served.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(RuntimeError, match=r"ended while it was measured: out of memory$"):
+            served.check()
 
 
 def test_cpu_seconds_counts_the_work_of_a_process() -> None:

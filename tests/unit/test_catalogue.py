@@ -74,6 +74,21 @@ def test_unknown_ids_alone_allow_nothing() -> None:
     assert catalogue.mask(Filter(allowed=frozenset({"x"})), ()).count == 0
 
 
+def test_values_that_no_item_has_are_named_once_in_the_order_of_the_conditions() -> None:
+    items = [Item(str(n), "", "", row, 1.0) for n, row in enumerate(_ROWS)]
+    catalogue = Catalogue(items, np.zeros((len(items), 2), dtype=np.float32))
+    conditions = Filter(
+        allowed=frozenset({"3", "x", "a"}),
+        denied=frozenset({"unknown, and harmless"}),
+        any_of=(AttributeValues("colour", ("red", "rde")), AttributeValues("colour", ("rde",))),
+        all_of=(AttributeValues("size", ("xl",)),),
+        none_of=(AttributeValues("colour", ("geen", "green")),),
+    )
+    named = ["colour=rde", "size=xl", "colour=geen", "allowed_item_ids=a", "allowed_item_ids=x"]
+    assert catalogue.unknown_values(conditions) == named
+    assert catalogue.unknown_values(Filter()) == []
+
+
 def test_unknown_attribute_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="unknown attribute 'weight'"):
         Attributes(_ROWS).allow(Filter(none_of=(AttributeValues("weight", ("1",)),)), (), ())

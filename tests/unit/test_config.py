@@ -36,6 +36,31 @@ def test_bundle_flag_may_be_given_again() -> None:
     assert read_settings(ServerSettings, ["--bundle", "a"]).bundle == [Path("a")]
 
 
+@pytest.mark.parametrize("given", [["a,b"], ["a,b", "c"], ["/x/a, b,,c"], ['["a","b"]'], ['"a"'], ["[a"]])
+def test_bundle_flag_may_have_any_character(given: list[str]) -> None:
+    flags = [word for folder in given for word in ("--bundle", folder)]
+    assert read_settings(ServerSettings, flags).bundle == [Path(folder) for folder in given]
+
+
+def test_bundle_variable_with_a_comma_in_a_name_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a, b,c"
+    folder.mkdir()
+    for value in (f"{folder}", f"x, {folder} ,y"):
+        monkeypatch.setenv("SWIFTREC_BUNDLE", value)
+        with pytest.raises(ConfigError) as caught:
+            read_settings(ServerSettings, [])
+        assert f"commas between folders, and {folder} has one in its name: use the flag" in str(caught.value)
+    monkeypatch.setenv("SWIFTREC_BUNDLE", f"{tmp_path},{'x' * 5_000}")
+    assert len(read_settings(ServerSettings, []).bundle) == 2
+
+
+def test_empty_bundle_flag_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--bundle: a folder is needed"):
+        read_settings(ServerSettings, ["--bundle", ""])
+
+
 def test_flag_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWIFTREC_BUNDLE", "a")
     assert read_settings(ServerSettings, ["--bundle", "b"]).bundle == [Path("b")]

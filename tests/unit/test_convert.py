@@ -71,3 +71,14 @@ def test_a_reply_without_items_is_a_reply() -> None:
     fill(entry.response, Recommendation([], [], Strategy.POPULARITY, 0, Timings()), "films", 3)
     assert entry.WhichOneof("result") == "response"
     assert entry.response.strategy == pb.STRATEGY_POPULARITY
+
+
+def test_unknown_filter_values_are_bounded_in_number_and_length() -> None:
+    values = [f"genre={'x' * 1_000}", *(f"genre={n}" for n in range(500))]
+    message = to_response(Recommendation([], [], Strategy.MODEL, 0, Timings(), values), "films", 3)
+    named = list(message.unknown_filter_values)
+    assert len(named) == 100
+    assert named[0] == f"genre={'x' * 191}..."
+    assert named[1:] == values[1:100]
+    plain = to_response(Recommendation([], [], Strategy.MODEL, 0, Timings()), "films", 3)
+    assert list(plain.unknown_filter_values) == []

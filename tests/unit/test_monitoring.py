@@ -1,0 +1,101 @@
+"""The HTTP port for monitoring answers what it knows, truly, and nothing else."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from server.telemetry.http import MonitoringServer
+
+
+@dataclass
+class State:
+    """What the probes say."""
+
+    fault: str = ""
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A running port and the state behind it."""
+
+    number: int
+    state: State
+
+    def ask(self, path: str, method: str = "GET") -> tuple[int, str, dict[str, str]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.number, timeout=10)
+        try:
+            connection.request(method, path)
+            reply = connection.getresponse()
+            return reply.status, reply.read().decode(), dict(reply.getheaders())
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    state, registry = State(), CollectorRegistry()
+    Gauge("swiftrec_made_up", "For this test", registry=registry).set(7)
+    server = MonitoringServer("127.0.0.1", 0, registry, lambda: state.fault, lambda: state.obstacle)
+    server.start()
+    yield Port(server.port, state)
+    server.stop()
+
+
+def test_probes_say_yes_while_nothing_is_wrong(port: Port) -> None:
+    assert port.ask("/healthz")[:2] == port.ask("/readyz")[:2] == (200, "ok\n")
+
+
+def test_probes_say_no_with_the_reason(port: Port) -> None:
+    port.state.obstacle = "the server is starting"
+    assert port.ask("/readyz")[:2] == (503, "the server is starting\n")
+    assert port.ask("/healthz")[0] == 200
+    port.state.fault = "a thread has died"
+    assert port.ask("/healthz")[:2] == (503, "a thread has died\n")
+
+
+def test_metrics_are_at_their_path_alone(port: Port) -> None:
+    assert "swiftrec_made_up 7.0" in port.ask("/metrics")[1]
+    assert "swiftrec_made_up 7.0" in port.ask("/metrics?name[]=swiftrec_made_up")[1]
+    assert "swiftrec_made_up" not in port.ask("/metrics?name[]=other")[1]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics/", "/metrics/x", "/health", "/readyz/", "/favicon.ico", "/%2e%2e/metrics"]
+)
+def test_any_other_path_is_not_found(port: Port, path: str) -> None:
+    status, text, _ = port.ask(path)
+    assert (status, "/metrics, /healthz and /readyz" in text) == (404, True)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_refused(port: Port, path: str, method: str) -> None:
+    status, _, headers = port.ask(path, method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/other"])
+def test_head_has_the_status_and_no_body(port: Port, path: str) -> None:
+    status, text, _ = port.ask(path, "HEAD")
+    assert (status, text) == (port.ask(path)[0], "")
+
+
+def test_client_that_says_nothing_holds_up_nobody(port: Port) -> None:
+    with socket.create_connection(("127.0.0.1", port.number)):
+        assert port.ask("/healthz")[0] == 200
+
+
+def test_ipv6_address_is_served() -> None:
+    server = MonitoringServer("::1", 0, CollectorRegistry(), lambda: "", lambda: "")
+    server.start()
+    with socket.create_connection(("::1", server.port)) as client:
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.0 200")
+    server.stop()
