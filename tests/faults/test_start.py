@@ -73,6 +73,25 @@ def test_server_says_so_when_the_port_is_taken(bundle: Bundle) -> None:
             assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
 
 
+@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
+def test_server_says_so_when_a_host_does_not_resolve(bundle: Bundle, flag: str) -> None:
+    flags = ("--port", "0", "--metrics-port", "0", "--allow-remote", flag, "no-such-host.invalid")
+    result = start("--bundle", str(bundle.folder), *flags)
+    assert result.returncode == 2
+    assert f"cannot listen on no-such-host.invalid:0 ({flag}" in result.stderr
+    assert "the host does not resolve" in result.stderr
+    assert "give an address of this machine" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_server_names_a_misspelt_variable_and_starts_no_less() -> None:
+    result = start("--bundle", "no-such-folder", SWIFTREC_PROT="9000")
+    assert result.stderr.splitlines()[0].endswith(
+        "SWIFTREC_PROT is no setting and is ignored: did you mean SWIFTREC_PORT?"
+    )
+    assert "no-such-folder: no manifest.json" in result.stderr
+
+
 def test_settings_are_refused_with_the_flag_and_the_reason() -> None:
     result = start("--bundle", "x", "--port", "70000", SWIFTREC_MAX_CALLS="0")
     assert result.returncode == 2
@@ -141,3 +160,9 @@ def test_help_names_every_setting() -> None:
     text = start("--help").stdout
     for name in ServerSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_names_the_other_commands() -> None:
+    text = start("--help").stdout
+    assert "python -m server tune" in text
+    assert "python -m server probe" in text
