@@ -124,6 +124,7 @@ _OF_TEXTS: dict[str, Callable[[Sent], pb.ModelInferRequest]] = {
     "not UTF-8": _valued(b"\xff\xfe"),
     "too long": _valued(b"x" * 2_001),
     "blank": _valued(b"  "),
+    "invisible": _valued("\u200b\ufeff".encode()),
 }
 _OF_NUMBERS: dict[str, Callable[[Sent], pb.ModelInferRequest]] = {
     "zero": _valued(0),

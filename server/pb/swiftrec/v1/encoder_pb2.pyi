@@ -36,7 +36,9 @@ class EncodeRequest(_message.Message):
     """1 (most urgent) to 9 (least); 5 if not set."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to the server's limit of entries (256 unless it is set otherwise), none of them empty."""
+        """1 to the server's limit of entries (256 unless it is set otherwise), each with at least one
+        visible character.
+        """
 
     def __init__(
         self,

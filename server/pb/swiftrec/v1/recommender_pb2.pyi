@@ -54,8 +54,8 @@ class Event(_message.Message):
     item_id: _builtins.str
     """Id of an item in the catalogue. An id that the catalogue does not have is skipped and named in the reply."""
     text: _builtins.str
-    """Free text: a title, a review, a past query. At most the server's text limit; words past the encoder's token
-    limit are not read.
+    """Free text with at least one visible character: a title, a review, a past query. At most the server's text limit;
+    words past the encoder's token limit are not read.
     """
     def __init__(
         self,
@@ -168,7 +168,9 @@ class RecommendRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What the user asks for at this moment, in plain words."""
+    """What the user asks for at this moment, in plain words. Empty if there is no query; a text without a visible
+    character (spaces, zero-width characters) is refused.
+    """
     top_k: _builtins.int
     """How many items to return, 1 to 1000; 10 if not set."""
     exclude_history: _builtins.bool
