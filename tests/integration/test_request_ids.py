@@ -49,7 +49,7 @@ _STREAMS: dict[str, tuple[str, Message]] = {
 
 def returned(call: grpc.Call) -> str:
     """The id in a finished call's trailing metadata."""
-    (found,) = [value for key, value in call.trailing_metadata() if key == "x-request-id"]  # type: ignore[attr-defined]
+    (found,) = [value for key, value in call.trailing_metadata() if key == "x-request-id"]
     return str(found)
 
 

@@ -17,7 +17,6 @@ from server.catalogue.items import Item
 from server.config import ServerSettings
 from server.hint import Example, example, hint
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1 import recommender_pb2_grpc as pb_grpc
 from tests.conftest import ROOT
 from tests.files import put
 from tests.integration.secure import TOKEN, Identity
@@ -36,16 +35,14 @@ _NASTY = [
 ]
 
 
-class Recorder(pb_grpc.RecommenderServiceServicer):
+class Recorder:
     """Keeps the requests and tokens that come, and answers with one item."""
 
     def __init__(self) -> None:
         self.requests: list[pb.RecommendRequest] = []
         self.tokens: list[object] = []
 
-    def Recommend(  # noqa: N802
-        self, request: pb.RecommendRequest, context: grpc.ServicerContext
-    ) -> pb.RecommendResponse:
+    def recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendResponse:
         self.requests.append(request)
         self.tokens.append(dict(context.invocation_metadata() or ()).get("authorization"))
         return pb.RecommendResponse(items=[pb.RankedItem(item_id="1", title="an answer")])
@@ -57,7 +54,11 @@ def recording(host: str = "127.0.0.1", identity: Identity | None = None) -> Iter
     recorder = Recorder()
     with ThreadPoolExecutor(1) as threads:
         server = grpc.server(threads)
-        pb_grpc.add_RecommenderServiceServicer_to_server(recorder, server)
+        handler = grpc.unary_unary_rpc_method_handler(
+            recorder.recommend, pb.RecommendRequest.FromString, pb.RecommendResponse.SerializeToString
+        )
+        service = grpc.method_handlers_generic_handler("swiftrec.v1.RecommenderService", {"Recommend": handler})
+        server.add_generic_rpc_handlers((service,))
         if identity:
             credentials = grpc.ssl_server_credentials([(identity.secret, identity.chain)])
             port = server.add_secure_port(f"{host}:0", credentials)
