@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -230,17 +229,25 @@ def _warn_of_unread_variables(kinds: Sequence[type[BaseSettings]]) -> None:
 
 
 def _split_folders(value: str) -> list[str]:
-    """The folders of the variable, between commas.
+    """The folders of the variable, between commas; a comma belongs to a folder's name where only that names a folder.
 
     Raises:
-        ValueError: a folder has a comma in its name.
+        ValueError: it can be read in two ways.
     """
-    parts = value.split(",")
-    for start, end in itertools.combinations(range(len(parts) + 1), 2):
-        whole = ",".join(parts[start:end]).strip()
-        if end - start > 1 and os.path.exists(whole):  # noqa: PTH110 (Path raises where a name is too long)
-            raise ValueError(f"the variable has commas between folders, and {whole} has one in its name: use the flag")
-    return [part.strip() for part in parts if part.strip()]
+    parts, folders, start = value.split(","), list[str](), 0
+    while start < len(parts):
+        readings = {end: ",".join(parts[start:end]).strip() for end in range(start + 1, len(parts) + 1)}
+        # Path raises where a name is too long.
+        existing = [end for end, folder in readings.items() if os.path.exists(folder)]  # noqa: PTH110
+        if len(existing) > 1:
+            first, second = (readings[end] for end in existing[:2])
+            raise ValueError(
+                f"the variable has commas between folders, and {first} and {second} both exist: use the flag"
+            )
+        end = existing[0] if existing else start + 1
+        folders.append(readings[end])
+        start = end
+    return [folder for folder in folders if folder]
 
 
 def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 # Variables of other programs of this project, which begin with the server's prefix.
-_OTHER_PREFIXES = ("SWIFTREC_EXPORT_", "SWIFTREC_BENCH_", "SWIFTREC_ASK_")
+_OTHER_PREFIXES = ("SWIFTREC_EXPORT_", "SWIFTREC_ASK_")
 # What Kubernetes sets in every pod for a Service, here for one whose name begins with "swiftrec" (its documentation,
 # "Accessing the Service", environment variables): NAME_SERVICE_HOST, NAME_PORT=tcp://10.0.0.1:8001, NAME_PORT_8001_TCP.
 _SERVICE_NAME = re.compile(

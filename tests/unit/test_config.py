@@ -42,18 +42,32 @@ def test_bundle_flag_may_have_any_character(given: list[str]) -> None:
     assert read_settings(ServerSettings, flags).bundle == [Path(folder) for folder in given]
 
 
-def test_bundle_variable_with_a_comma_in_a_name_is_refused_by_name(
+def test_bundle_variable_may_name_a_folder_with_a_comma(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, other = tmp_path / "a, b,c", tmp_path / "d"
+    folder.mkdir()
+    other.mkdir()
+    for value, expected in (
+        (f"{folder}", [folder]),
+        (f"{other}, {folder} ,x", [other, folder, Path("x")]),
+        (f"{folder},{other}", [folder, other]),
+        (f"{other},{'x' * 5_000}", [other, Path("x" * 5_000)]),
+    ):
+        monkeypatch.setenv("SWIFTREC_BUNDLE", value)
+        assert read_settings(ServerSettings, []).bundle == expected
+
+
+def test_bundle_variable_that_can_be_read_in_two_ways_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "a, b,c"
-    folder.mkdir()
-    for value in (f"{folder}", f"x, {folder} ,y"):
-        monkeypatch.setenv("SWIFTREC_BUNDLE", value)
-        with pytest.raises(ConfigError) as caught:
-            read_settings(ServerSettings, [])
-        assert f"commas between folders, and {folder} has one in its name: use the flag" in str(caught.value)
-    monkeypatch.setenv("SWIFTREC_BUNDLE", f"{tmp_path},{'x' * 5_000}")
-    assert len(read_settings(ServerSettings, []).bundle) == 2
+    short, long = tmp_path / "a", tmp_path / "a,b"
+    short.mkdir()
+    long.mkdir()
+    monkeypatch.setenv("SWIFTREC_BUNDLE", f"{long}")
+    with pytest.raises(ConfigError) as caught:
+        read_settings(ServerSettings, [])
+    assert f"--bundle: the variable has commas between folders, and {short} and {long} both exist" in str(caught.value)
+    assert "use the flag" in str(caught.value)
+    assert read_settings(ServerSettings, ["--bundle", f"{long}"]).bundle == [long]
 
 
 def test_empty_bundle_flag_is_refused() -> None:
