@@ -27,6 +27,7 @@ from server.api.deadlines import Deadlines
 from server.api.desk import Desk
 from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
+from server.api.inference.repository import ModelRepository
 from server.api.inference.servicer import InferenceServicer
 from server.api.journal import Journal
 from server.api.methods import Methods
@@ -200,9 +201,8 @@ class App:
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
             EncoderServicer(self.registry, limits, calls), methods.as_server()
         )
-        inference = InferenceServicer(
-            Inference(self.registry, limits, self.metrics), self.registry, calls, self.is_ready, settings.max_entries
-        )
+        repository = ModelRepository(self.registry, self.is_ready, settings.max_entries)
+        inference = InferenceServicer(Inference(repository, limits, self.metrics), repository, calls, self.is_ready)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods.as_server())
         if settings.has_reflection:

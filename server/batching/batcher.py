@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from server.batching.admission import Load, Refusal, error, refuse
 from server.batching.cost import CostModel
-from server.batching.job import Job, Model, State, Watcher
+from server.batching.job import Job, Model, Run, State, Watcher
 from server.batching.outbox import Outbox
 from server.batching.policy import DEFAULT_PRIORITY, Limits, Plan, Reason, plan, room
 from server.batching.waiting import Waiting
@@ -239,6 +239,9 @@ class Batcher(Generic[P, R]):
             self._isolate(batch, failure, why, outbox)
             return
         ended = self._clock()
+        run = Run(started, ended)
+        for job in batch:
+            job.run = run
         self._learn(batch, started, ended - started, why)
         outbox.put(pairs, ended)
 

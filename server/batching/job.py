@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from server.batching.admission import Refusal
 from server.batching.policy import Reason
@@ -36,6 +36,13 @@ class Watcher(Protocol):
         """A batch ran: how long each job had waited, tokens without and with padding, its run time, why it left."""
 
 
+class Run(NamedTuple):
+    """When the batch of a job started and ended, in seconds on the batcher's clock."""
+
+    started: float
+    ended: float
+
+
 class State(Enum):
     """Of a job."""
 
@@ -48,11 +55,15 @@ class State(Enum):
 
 
 class Job(Generic[P, R]):
-    """One piece of work in a queue. Only its batcher changes it."""
+    """One piece of work in a queue. Only its batcher changes it.
+
+    Attributes:
+        run: the batch that made its result; None before that, and where it met an error.
+    """
 
     __slots__ = (
         *("answered", "arrival", "cost_s", "deadline", "done", "due", "payload", "priority"),
-        *("soonest", "state", "tokens"),
+        *("run", "soonest", "state", "tokens"),
     )
 
     def __init__(
@@ -62,3 +73,4 @@ class Job(Generic[P, R]):
         self.soonest = deadline  # of those who want it; `deadline` is the latest
         self.arrival = self.due = self.cost_s = 0.0
         self.state, self.answered = State.NEW, False
+        self.run: Run | None = None

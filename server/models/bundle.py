@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from server.errors import BundleError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _NEEDED = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy")
 
 
@@ -97,10 +99,10 @@ def find_bundle(path: Path) -> Path:
 
 
 def versions(folder: Path) -> list[int]:
-    """The versions that lie in `folder`, unsorted."""
+    """The versions that lie in `folder`, unsorted: its folders that are named by a number from 1 to 18 digits long."""
     if not folder.is_dir():
         return []
-    return [int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir() and p.name == str(int(p.name))]
+    return [int(p.name) for p in folder.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -20,7 +20,7 @@ from server.errors import BundleError, Busy, NotFound, NotServing, SwiftrecError
 from server.models.bundle import Bundle, check_version, load_bundle, versions
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TURN_S = 30.0  # a change waits so long for the one before it
 _PATIENCE_S = 600.0  # users and models that stay longer than this are left behind when their engines stop
 
@@ -187,11 +187,10 @@ class Registry(Generic[E]):
                 bundle = load_bundle(folder)
                 if bundle.manifest.name != name:
                     raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
-                if version or self._sources[name].pinned is None:
-                    check_version(bundle)
+                self._check_version(bundle, version)
                 self._put(bundle)
             except SwiftrecError as error:
-                self._failures[name, version or (int(folder.name) if folder.name.isdecimal() else 0)] = str(error)
+                self._failures[name, self._version(name, version, folder)] = str(error)
                 _log.error("bundle not loaded", extra={"fields": {"bundle": name, "reason": str(error)}})
                 raise
             self._failures.pop((name, bundle.manifest.version), None)
@@ -214,14 +213,16 @@ class Registry(Generic[E]):
     def index(self) -> list[Entry]:
         """Every version that serves, was refused, or lies on disk."""
         ready = {(name, version) for name, engines in self._served.items() for version in engines}
-        folders = {name: source.folder for name, source in self._sources.items()}
-        if self._repository:
-            folders |= {p.name: p for p in self._repository.iterdir() if p.is_dir() and not p.name.startswith(".")}
-        known = {(name, version) for name, folder in folders.items() for version in versions(folder)}
+        known = {(name, version) for name, folder in self._folders().items() for version in versions(folder)}
+        known |= {(name, s.pinned.manifest.version) for name, s in self._sources.items() if s.pinned}
         return [
             Entry(name, version, (name, version) in ready, self._failures.get((name, version), ""))
             for name, version in sorted(known | ready | set(self._failures))
         ]
+
+    def names(self) -> set[str]:
+        """The bundles that serve or can be loaded."""
+        return set(self._folders())
 
     def ready(self) -> list[E]:
         """Every engine that serves."""
@@ -254,19 +255,38 @@ class Registry(Generic[E]):
             raise NotFound(f"no bundle {wanted} is loaded; loaded: {have or 'none'}")
         return found
 
+    def _folders(self) -> dict[str, Path]:
+        """The folder of each bundle's versions: those in the repository, and those that were added."""
+        found = self._repository.iterdir() if self._repository and self._repository.is_dir() else ()
+        folders = {path.name: path for path in found if path.is_dir() and BUNDLE_NAME.fullmatch(path.name)}
+        return folders | {name: source.folder for name, source in self._sources.items()}
+
+    def _version(self, name: str, version: int, folder: Path) -> int:
+        """The version that was asked for, which `folder` should hold."""
+        pinned = self._sources[name].pinned
+        return version or (pinned.manifest.version if pinned else int(folder.name))
+
+    def _check_version(self, bundle: Bundle, version: int) -> None:
+        """The folder of the pinned version may have any name; every other is named by its version."""
+        pinned = self._sources[bundle.manifest.name].pinned
+        if pinned is None or bundle.folder != pinned.folder:
+            check_version(bundle)
+        elif version and bundle.manifest.version != version:
+            raise BundleError(f"{bundle.folder}: holds version {bundle.manifest.version} now, not {version}")
+
     def _folder(self, name: str, version: int) -> Path:
         source = self._sources.get(name) or self._discover(name)
+        if source.pinned and version in {0, source.pinned.manifest.version}:
+            return source.pinned.folder
         if version:
             return source.folder / str(version)
-        if source.pinned:
-            return source.pinned.folder
         on_disk = versions(source.folder)
         if not on_disk:
             raise BundleError(f"{source.folder}: no version folder there: run make export")
         return source.folder / str(max(on_disk))
 
     def _discover(self, name: str) -> Source:
-        folder = self._repository / name if self._repository and _NAME.fullmatch(name) else None
+        folder = self._repository / name if self._repository and BUNDLE_NAME.fullmatch(name) else None
         if folder is None or not folder.is_dir():
             known = ", ".join(sorted({entry.name for entry in self.index()}))
             raise NotFound(f"no bundle {name!r} can be loaded; this server knows: {known or 'none'}")

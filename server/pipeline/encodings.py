@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
-from server.batching.job import Job
+from server.batching.job import Job, Run
 from server.errors import SwiftrecError
 
 Vector = NDArray[np.float32]
@@ -63,14 +63,18 @@ class Wish:
         ids: of its tokens.
         priority: 1 (most urgent) to 9.
         done: called once with the vector or the error, unless the wish is taken back.
+
+    Attributes:
+        run: the batch that made the vector, set before `done` is called; None if the vector came from the cache.
     """
 
-    __slots__ = ("done", "ids", "key", "priority")
+    __slots__ = ("done", "ids", "key", "priority", "run")
 
     def __init__(self, ids: Sequence[int], priority: int, done: Done) -> None:
         self.ids = array("I", ids)  # a batch copies it without Python's ints
         self.priority, self.done = priority, done
         self.key = self.ids.tobytes()
+        self.run: Run | None = None
 
 
 class _Flight(NamedTuple):
@@ -168,15 +172,18 @@ class Encodings:
                     self._watcher.looked_up(where, texts)
 
     def _land(self, key: bytes, waiters: list[Wish], result: Vector | SwiftrecError) -> None:
+        run: Run | None = None
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None and flight.waiters is waiters:
+                run = flight.job.run
                 del self._flights[key]
             if not isinstance(result, SwiftrecError):
                 self._cache.put(key, result)
             wishes = waiters.copy()
             waiters.clear()  # who is told cannot take his wish back any more
         for wish in wishes:
+            wish.run = run
             wish.done(result)
 
 

@@ -114,7 +114,7 @@ class Engine:
             exclude_history=facts.exclude_history,
             clock=clock,
         )
-        self.recommender = Recommender(parts, self.watch.answered)
+        self.recommender = Recommender(parts, self.watch)
 
     def snapshots(self) -> Iterator[Snapshot]:
         """What each model holds and has done, for the metrics."""

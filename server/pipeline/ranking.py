@@ -18,6 +18,7 @@ from server.pipeline.call import Call
 from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, Timings
 from server.pipeline.steps import NO_VECTOR, Encoding, Parts
 from server.pipeline.wanted import Found, Wanted
+from server.telemetry.statistics import ModelTime
 
 Vector = NDArray[np.float32]
 
@@ -34,12 +35,13 @@ class Entry:
         vectors: of the same; of texts once they are there.
         texts: to be encoded.
         found: the user's vector, once it is there, and maybe their items; None where nothing is known of the user.
+        time: how long it waited for batches and these ran.
         error: what it met.
     """
 
     __slots__ = (
-        *("_places", "allowed", "error", "found", "ignored", "kinds", "request", "texts", "unknown_filter_values"),
-        "vectors",
+        *("_places", "allowed", "error", "found", "ignored", "kinds", "request", "texts", "time"),
+        *("unknown_filter_values", "vectors"),
     )
 
     allowed: Allowed
@@ -53,6 +55,7 @@ class Entry:
         self.texts: list[str] = []
         self._places: list[int] = []
         self.found: Found | None = None
+        self.time = ModelTime()
         self.error: SwiftrecError | None = None
 
     def look_up(self, parts: Parts) -> None:
@@ -121,6 +124,7 @@ class Rankings:
         self.timings = Timings()
         self._lock = threading.Lock()
         self._missing = 0
+        self._jobs: list[tuple[Entry, Job[Wanted, Found]]] = []  # while they are ranked
         self._started = self._since = parts.clock()
 
     def start(self) -> None:
@@ -170,8 +174,9 @@ class Rankings:
     def _encoded(self) -> None:
         encoding = self._encoding
         del self._encoding  # which holds this
-        for entry, vectors in zip(self.entries, encoding.results, strict=True):
+        for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
             entry.fill(vectors)
+            entry.time = time
         lap_ms = self._lap()
         if any(entry.texts for entry in self.entries):
             self.timings.tokenise_ms = 1e3 * encoding.tokenise_s
@@ -197,10 +202,16 @@ class Rankings:
             )
             for entry in entries
         ]
+        self._jobs = list(zip(entries, jobs, strict=True))
         for entry, refusal in zip(entries, self._parts.ranker.submit_many(jobs), strict=True):
             if refusal:
                 self._ranked(entry, refusal)
-        self._call.on_cancel(lambda: [self._parts.ranker.cancel(job) for job in jobs])
+        self._call.on_cancel(self._take_back)
+
+    def _take_back(self) -> None:
+        jobs, self._jobs = self._jobs, []
+        for _, job in jobs:
+            self._parts.ranker.cancel(job)
 
     def _ranked(self, entry: Entry, result: Found | SwiftrecError) -> None:
         if isinstance(result, SwiftrecError):
@@ -212,6 +223,10 @@ class Rankings:
             if self._missing:
                 return
         self._note_rank()
+        for entry, job in self._jobs:
+            if job.run:
+                entry.time.add(job.arrival, job.run.started, job.run.ended)
+        self._jobs = []  # they hold this object: without the cycle it is freed without the garbage collector
         self._call.arrived()
 
     def _note_rank(self) -> None:

@@ -17,17 +17,29 @@ from server.pipeline.call import Call
 from server.pipeline.domain import Recommendation, Request, Timings
 from server.pipeline.ranking import Rankings
 from server.pipeline.steps import Encoding, Parts
+from server.telemetry.statistics import ModelTime, longest
 
 
-class Answered(Protocol):
-    """Hears that a request ended."""
+class RequestWatcher(Protocol):
+    """Records how requests ended; `model` is "encoder" or "ranker"."""
 
-    def __call__(self, model: str, seconds: float, steps: Timings, *, is_success: bool) -> None:
-        """`model` is "encoder" or "ranker"; `steps` has those that it came to."""
+    def answered(
+        self, model: str, seconds: float, steps: Timings, models: ModelTime, lookup_s: float | None = None, /
+    ) -> None:
+        """Record a success: the time of its batches, and of the cache lookup if that found every vector."""
+
+    def failed(self, model: str, seconds: float, steps: Timings, /) -> None:
+        """Record an error; `steps` has the steps that the request came to."""
 
 
-def _nobody(model: str, seconds: float, steps: Timings, *, is_success: bool) -> None:
-    pass
+class _NoWatcher:
+    def answered(
+        self, _model: str, _seconds: float, _steps: Timings, _models: ModelTime, _lookup_s: float | None = None, /
+    ) -> None:
+        pass
+
+    def failed(self, _model: str, _seconds: float, _steps: Timings, /) -> None:
+        pass
 
 
 class Recommender:
@@ -35,11 +47,11 @@ class Recommender:
 
     Args:
         parts: what its steps work with.
-        answered: hears that a request ended.
+        watcher: records how requests ended.
     """
 
-    def __init__(self, parts: Parts, answered: Answered = _nobody) -> None:
-        self._parts, self._clock, self._answered = parts, parts.clock, answered
+    def __init__(self, parts: Parts, watcher: RequestWatcher | None = None) -> None:
+        self._parts, self._clock, self._watcher = parts, parts.clock, watcher or _NoWatcher()
 
     async def encode(self, texts: Sequence[str], call: Call, priority: int = DEFAULT_PRIORITY) -> NDArray[np.float32]:
         """Unit vectors of the texts, float32 [texts, dimensions].
@@ -58,11 +70,12 @@ class Recommender:
             if isinstance(vectors, SwiftrecError):
                 raise vectors
         except SwiftrecError:
-            self._answered("encoder", self._clock() - started, Timings(1e3 * encoding.tokenise_s), is_success=False)
+            self._watcher.failed("encoder", self._clock() - started, Timings(1e3 * encoding.tokenise_s))
             raise
         seconds = self._clock() - started
         steps = Timings(1e3 * encoding.tokenise_s, 1e3 * (seconds - encoding.tokenise_s))
-        self._answered("encoder", seconds, steps, is_success=True)
+        models = encoding.times[0]
+        self._watcher.answered("encoder", seconds, steps, models, None if models.has_run else encoding.lookup_s)
         return np.array(vectors)
 
     async def recommend(self, request: Request, call: Call) -> Recommendation:
@@ -72,8 +85,15 @@ class Recommender:
             raise result
         return result
 
-    async def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
+    async def recommend_many(
+        self, requests: Sequence[Request], call: Call, *, is_one_request: bool = False
+    ) -> list[Recommendation | SwiftrecError]:
         """Answer each request, with a ranking or with the error that it met.
+
+        Args:
+            requests: one or more.
+            call: whose work this is.
+            is_one_request: count them as one request, which fails if any of them does; else each is counted.
 
         Raises:
             DeadlineExceeded, Cancelled: the whole call is over.
@@ -88,14 +108,29 @@ class Recommender:
             rankings.start()
             await call
         except SwiftrecError:
-            for _ in requests:
-                self._answered("ranker", self._clock() - started, rankings.timings, is_success=False)
+            for _ in requests[:1] if is_one_request else requests:
+                self._watcher.failed("ranker", self._clock() - started, rankings.timings)
             raise
         answers = rankings.outcomes()
         seconds = self._clock() - started
-        for answer in answers:
-            if isinstance(answer, SwiftrecError):
-                self._answered("ranker", seconds, rankings.timings, is_success=False)
-            else:
-                self._answered("ranker", seconds, answer.timings, is_success=True)
+        if is_one_request:
+            self._count_one(answers, rankings, seconds)
+        else:
+            self._count_each(answers, rankings, seconds)
         return answers
+
+    def _count_each(
+        self, answers: Sequence[Recommendation | SwiftrecError], rankings: Rankings, seconds: float
+    ) -> None:
+        for answer, entry in zip(answers, rankings.entries, strict=True):
+            if isinstance(answer, SwiftrecError):
+                self._watcher.failed("ranker", seconds, rankings.timings)
+            else:
+                self._watcher.answered("ranker", seconds, answer.timings, entry.time)
+
+    def _count_one(self, answers: Sequence[Recommendation | SwiftrecError], rankings: Rankings, seconds: float) -> None:
+        if any(isinstance(answer, SwiftrecError) for answer in answers):
+            self._watcher.failed("ranker", seconds, rankings.timings)
+        else:
+            slowest = longest([entry.time for entry in rankings.entries])
+            self._watcher.answered("ranker", seconds, rankings.timings, slowest)

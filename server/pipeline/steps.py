@@ -22,6 +22,7 @@ from server.errors import SwiftrecError
 from server.pipeline.call import Call
 from server.pipeline.encodings import Encodings, Wish
 from server.pipeline.wanted import Found, Wanted
+from server.telemetry.statistics import ModelTime
 
 Vector = NDArray[np.float32]
 NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
@@ -59,7 +60,9 @@ class Encoding:
 
     Attributes:
         results: of each entry a vector for each text, or the first error, after which its other texts are taken back.
+        times: of each entry, how long its texts waited for batches and these ran.
         tokenise_s: what tokenising took.
+        lookup_s: what looking up the texts' vectors in the cache and queueing the others took.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class Encoding:
     ) -> None:
         self._parts, self._texts, self._priorities, self._call, self._then = parts, texts, priorities, call, then
         self.results: list[list[Vector] | SwiftrecError] = [[NO_VECTOR] * len(some) for some in texts]
-        self.tokenise_s = 0.0
+        self.times = [ModelTime() for _ in texts]
+        self.tokenise_s = self.lookup_s = 0.0
+        self._submitted = 0.0
         self._lock = threading.Lock()
         self._missing = [len(some) for some in texts]
         self._entries = sum(map(bool, texts))  # that miss something
@@ -90,7 +95,9 @@ class Encoding:
             self._wishes.append(
                 [Wish(next(rows), priority, partial(self._arrived, entry, place)) for place in range(len(some))]
             )
+        self._submitted = self._parts.clock()
         self._parts.encodings.submit([*chain.from_iterable(self._wishes)], self._call.deadline)
+        self.lookup_s = self._parts.clock() - self._submitted
         self._call.on_cancel(self.take_back)
 
     def take_back(self) -> None:
@@ -108,6 +115,8 @@ class Encoding:
                 self.results[entry] = result
             else:
                 vectors[place] = result
+                if run := wishes[place].run:
+                    self.times[entry].keep_longest(self._submitted, run.started, run.ended)
                 self._missing[entry] -= 1
                 if self._missing[entry]:
                     return

@@ -13,13 +13,13 @@ from server.telemetry.statistics import Statistics
 _NV = (
     ("nv_inference_request_success", "Requests answered", "success"),
     ("nv_inference_request_failure", "Requests that failed", "failure"),
-    ("nv_inference_count", "Jobs run", "inferences"),
+    ("nv_inference_count", "Jobs run in batches", "inferences"),
     ("nv_inference_exec_count", "Batches run", "executions"),
     ("nv_inference_request_duration_us", "Time of answered requests", "request_us"),
-    ("nv_inference_queue_duration_us", "Time that jobs waited", "queue_us"),
-    ("nv_inference_compute_infer_duration_us", "Time of batches", "compute_us"),
-    ("nv_cache_num_hits_per_model", "Vectors that came from the cache", "cache_hits"),
-    ("nv_cache_num_misses_per_model", "Vectors that did not", "cache_misses"),
+    ("nv_inference_queue_duration_us", "Time that answered requests waited for batches", "queue_us"),
+    ("nv_inference_compute_infer_duration_us", "Time that batches of answered requests ran", "compute_us"),
+    ("nv_cache_num_hits_per_model", "Requests answered from the cache", "cache_hits"),
+    ("nv_cache_num_misses_per_model", "Requests for which a model ran", "cache_misses"),
 )
 
 

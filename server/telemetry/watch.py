@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from server.telemetry.metrics import Metrics, Steps
-from server.telemetry.statistics import Statistics
+from server.telemetry.statistics import ModelTime, Statistics
 from server.telemetry.traces import Notes
 
 
@@ -40,7 +40,7 @@ class ModelWatch:
         self._padding.add(1 - tokens / padded)
         self._busy.inc(seconds)
         self._left[why.value].inc()
-        self.statistics.ran(waits_s, seconds)
+        self.statistics.ran(len(waits_s), seconds)
 
 
 class BundleWatch:
@@ -60,11 +60,28 @@ class BundleWatch:
     def looked_up(self, where: str, texts: int) -> None:
         """So many vectors came from the cache ("hit"), a job in flight ("joined") or a job of their own ("miss")."""
         self._where[where].inc(texts)
-        self.models["encoder"].statistics.looked_up(texts, is_hit=where == "hit")
 
-    def answered(self, model: str, seconds: float, steps: Steps, *, is_success: bool) -> None:
-        """A request to `model` ended just now; called by the thread that answers it."""
+    def answered(
+        self, model: str, seconds: float, steps: Steps, models: ModelTime, lookup_s: float | None = None
+    ) -> None:
+        """Record a request to `model` that succeeded just now; called by the thread that answers it.
+
+        Args:
+            model: "encoder" or "ranker".
+            seconds: from the start of the request until now.
+            steps: the wall time of its steps.
+            models: the time of its batches.
+            lookup_s: the time of the cache lookup if that found every vector, so that no model ran; else None.
+        """
+        self._note(seconds, steps)
+        self.models[model].statistics.succeeded(seconds, models, lookup_s)
+
+    def failed(self, model: str, seconds: float, steps: Steps) -> None:
+        """Record a request to `model` that ended with an error; `steps` has the steps that it came to."""
+        self._note(seconds, steps)
+        self.models[model].statistics.failed(seconds)
+
+    def _note(self, seconds: float, steps: Steps) -> None:
         if self._notes is not None:
             ended = time.monotonic()
             self._notes.add(self.bundle, self.version, ended - seconds, ended, steps)
-        self.models[model].statistics.answered(seconds, is_success=is_success)

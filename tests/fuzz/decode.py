@@ -6,8 +6,8 @@ import inspect
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from server.api.calls import Calls
 from server.api.convert import InputLimits
 from server.api.inference.infer import Inference
+from server.api.inference.repository import ModelRepository
 from server.api.inference.servicer import InferenceServicer
 from server.api.services import EncoderServicer, RecommenderServicer
 from server.api.wire import decode
@@ -61,7 +62,9 @@ class Pipeline:
         await self._wait(call)
         return np.zeros((len(texts), 4), dtype=np.float32)
 
-    async def recommend_many(self, requests: Sequence[Request], call: Call) -> list[Recommendation | SwiftrecError]:
+    async def recommend_many(
+        self, requests: Sequence[Request], call: Call, *, is_one_request: bool = False
+    ) -> list[Recommendation | SwiftrecError]:
         await self._wait(call)
         return [self._answer(request) for request in requests]
 
@@ -95,11 +98,13 @@ class Shelf:
             watch=BundleWatch(Metrics(), SERVED, 1),
         )
 
-    @contextmanager
-    def use(self, name: str = "", version: int = 0) -> Iterator[object]:
+    def use(self, name: str = "", version: int = 0) -> AbstractContextManager[object]:
         if name not in {"", SERVED} or version not in {0, 1}:
             raise NotFound(f"no bundle {name} is loaded")
-        yield self._engine
+        return nullcontext(self._engine)
+
+    def names(self) -> set[str]:
+        return {SERVED}
 
     def load(self, name: str, version: int, wait_s: float) -> None:
         raise NotFound(f"no bundle {name!r} can be loaded")
@@ -132,13 +137,14 @@ class Checker:
         registry, limits, metrics = cast("Registry[Engine]", Shelf()), InputLimits(), Metrics()
         calls = Calls(10.0)
         recommender = RecommenderServicer(registry, limits, calls, metrics)
-        inference = Inference(registry, limits, metrics)
+        repository = ModelRepository(registry, lambda: True, limits.entries)
+        inference = Inference(repository, limits, metrics)
         self._kinds = kinds(SERVED)
         self._servicers = {
             RECOMMENDER: recommender,
             ENCODER: EncoderServicer(registry, limits, calls),
         }
-        self._rest = InferenceServicer(inference, registry, calls, lambda: True, limits.entries)
+        self._rest = InferenceServicer(inference, repository, calls, lambda: True)
         self._context = cast("grpc.ServicerContext", Context())
 
     def answer(self, case: Case) -> None:

@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
 from server.api.calls import Caller
-from server.api.convert import DEFAULT_TOP_K, MAX_TOP_K, InputLimits, check_text
+from server.api.convert import DEFAULT_TOP_K, MAX_TOP_K, InputLimits, check_name, check_text
 from server.api.inference.models import ENCODER, ModelSpec, find_model, read_version
 from server.api.inference.parameters import Parameters, read_parameters, whole
+from server.api.inference.repository import ModelRepository
 from server.api.inference.tensors import Tensor, classes, raw_bytes, read_inputs
 from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
-from server.models.registry import Registry
 from server.pipeline.call import Call
 from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine
 from server.telemetry.metrics import Metrics
 
-_TEXT = "text:"
+_TEXT, _ID = "text:", "id:"  # prefixes of the elements of HISTORY
 Output = NDArray[np.float32] | list[list[bytes]]
 
 
 class Inference:
     """Answers ModelInferRequests with the pipeline that answers swiftrec.v1."""
 
-    def __init__(self, registry: Registry[Engine], limits: InputLimits, metrics: Metrics) -> None:
-        self._registry, self._limits, self._metrics = registry, limits, metrics
+    def __init__(self, repository: ModelRepository, limits: InputLimits, metrics: Metrics) -> None:
+        self._repository, self._limits, self._metrics = repository, limits, metrics
 
     async def infer(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelInferResponse:
         """Answer one request.
@@ -37,11 +37,12 @@ class Inference:
         Raises:
             SwiftrecError: names the input or parameter that is wrong.
         """
-        spec, bundle = find_model(request.model_name)
+        spec, _ = find_model(request.model_name)
         version, asked = read_version(request.model_version), read_parameters(request.parameters)
-        inputs = read_inputs(request, request.model_name, spec.inputs, self._limits.entries)
+        max_batch = self._repository.max_batch(request.model_name, asked.bundle)
+        inputs = read_inputs(request, request.model_name, spec.inputs, max_batch)
         wanted = _wanted(request, spec)
-        with self._registry.use(bundle or asked.bundle, version) as engine:
+        with self._repository.use(request.model_name, version, asked.bundle) as engine:
             call = caller.call(asked.timeout_s)
             try:
                 outputs = await (self._encode if spec is ENCODER else self._recommend)(engine, inputs, asked, call)
@@ -68,7 +69,7 @@ class Inference:
     ) -> dict[str, Output]:
         requests = self._requests(inputs, asked)
         answers: list[Recommendation] = []
-        for result in await engine.recommender.recommend_many(requests, call):
+        for result in await engine.recommender.recommend_many(requests, call, is_one_request=True):
             if isinstance(result, SwiftrecError):
                 raise result
             self._metrics.observe_steps(result.timings)
@@ -107,10 +108,16 @@ class Inference:
 
 
 def _event(text: str, place: int, limits: InputLimits) -> ItemEvent | TextEvent:
-    """An item's id, or a text after "text:"."""
+    """A text after "text:", an item's id after "id:"; anything else is an item's id, too."""
     if text.startswith(_TEXT):
         return TextEvent(_checked(text.removeprefix(_TEXT), "HISTORY", place, limits))
-    return ItemEvent(_checked(text, "HISTORY", place, limits))
+    item_id = text.removeprefix(_ID)
+    if not item_id or text.isspace():
+        raise InvalidInput("HISTORY", f"input 'HISTORY' element {place}: must not be empty, got {text!r}")
+    try:
+        return ItemEvent(check_name(item_id, "HISTORY"))
+    except InvalidRequest as error:
+        raise InvalidInput("HISTORY", f"input 'HISTORY' element {place}: {error.reason}") from None
 
 
 def _checked(text: str, name: str, place: int, limits: InputLimits) -> str:

@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 from server.api.inference.tensors import TensorSpec
 from server.batching.policy import DEFAULT_PRIORITY, PRIORITIES
 from server.errors import InvalidInput, NotFound
+from server.models.registry import BUNDLE_NAME
 from server.pipeline.engine import Engine
 
 _PLATFORM = "onnxruntime_onnx"
@@ -28,6 +29,7 @@ class ModelSpec:
     watched: str  # the part of the engine whose statistics are the model's
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    notes: tuple[tuple[str, str], ...] = ()  # parameters of the configuration, which say how to use an input
 
     def output(self, name: str) -> TensorSpec:
         """One output.
@@ -53,20 +55,28 @@ RECOMMENDER = ModelSpec(
         TensorSpec("K", "INT32", (-1, 1), is_optional=True),
     ),
     (TensorSpec("ITEM_ID", "BYTES", (-1, -1)), TensorSpec("SCORE", "FP32", (-1, -1))),
+    notes=(
+        ("HISTORY", "item ids, or texts after 'text:'; 'id:' before an id keeps one that begins with 'text:' or 'id:'"),
+    ),
 )
 MODELS = {spec.name: spec for spec in (ENCODER, RECOMMENDER)}
 
 
 def find_model(name: str) -> tuple[ModelSpec, str]:
-    """The model and the bundle that "encoder", "recommender", "BUNDLE.encoder" or "BUNDLE.recommender" means.
+    """The model and its bundle ("" for the default one) that a name means.
+
+    "encoder" and "recommender" are those of the default bundle, "BUNDLE.encoder" and "BUNDLE.recommender" those of
+    another, and "BUNDLE" alone is its recommender.
 
     Raises:
-        NotFound: there is no such model.
+        NotFound: no model can have that name.
     """
-    bundle, _, model = name.rpartition(".")
-    if model not in MODELS:
+    bundle, dot, model = name.rpartition(".")
+    if model in MODELS and (bundle or not dot):
+        return MODELS[model], bundle
+    if not BUNDLE_NAME.fullmatch(name):
         raise NotFound(f"Request for unknown model: '{name}' is not found")
-    return MODELS[model], bundle
+    return RECOMMENDER, name
 
 
 def read_version(text: str) -> int:
@@ -122,6 +132,8 @@ def configuration(spec: ModelSpec, name: str, engine: Engine, max_batch: int) ->
             config_pb.ModelOutput(name=s.name, data_type=_TYPES[s.datatype], dims=_shape(s, engine)[1:])
             for s in spec.outputs
         ],
+        parameters={name: config_pb.ModelParameter(string_value=text) for name, text in spec.notes},
+        response_cache=config_pb.ModelResponseCache(enable=True) if _has_cache(spec, engine) else None,
         dynamic_batching=config_pb.ModelDynamicBatching(
             max_queue_delay_microseconds=0,
             priority_levels=PRIORITIES[-1],
@@ -142,6 +154,11 @@ def configuration(spec: ModelSpec, name: str, engine: Engine, max_batch: int) ->
             )
         ],
     )
+
+
+def _has_cache(spec: ModelSpec, engine: Engine) -> bool:
+    """Whether a model has a response cache in Triton's sense: a request may be answered without running the model."""
+    return spec is ENCODER and engine.options.cache_bytes > 0
 
 
 def _shape(spec: TensorSpec, engine: Engine) -> list[int]:

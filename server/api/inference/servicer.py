@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from importlib.metadata import version as installed
 
 import grpc
@@ -12,14 +11,14 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from server.api.calls import Calls
 from server.api.inference.infer import Inference
-from server.api.inference.models import MODELS, configuration, find_model, metadata, read_version
+from server.api.inference.models import configuration, find_model, metadata, read_version
+from server.api.inference.repository import ModelRepository
 from server.api.inference.settings import log_settings, trace_setting
 from server.api.inference.statistics import model_statistics
 from server.api.status import sentence
 from server.api.streams import in_order
-from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError, Unsupported
-from server.models.registry import TURN_S, Registry
-from server.pipeline.engine import Engine
+from server.errors import InvalidInput, SwiftrecError, Unsupported
+from server.models.registry import TURN_S
 
 _EXTENSIONS = (
     "classification",
@@ -39,22 +38,15 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     Args:
         inference: answers ModelInfer.
-        registry: what serves.
+        repository: the models.
         calls: makes callers.
         is_ready: whether the server takes work.
-        max_batch: rows of one request.
     """
 
     def __init__(
-        self,
-        inference: Inference,
-        registry: Registry[Engine],
-        calls: Calls,
-        is_ready: Callable[[], bool],
-        max_batch: int,
+        self, inference: Inference, repository: ModelRepository, calls: Calls, is_ready: Callable[[], bool]
     ) -> None:
-        self._inference, self._registry, self._calls = inference, registry, calls
-        self._is_ready, self._max_batch = is_ready, max_batch
+        self._inference, self._repository, self._calls, self._is_ready = inference, repository, calls, is_ready
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         """It answers, so it lives."""
@@ -66,11 +58,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
         """Whether that version serves."""
-        try:
-            with self._use(request.name, request.version):
-                return pb.ModelReadyResponse(ready=self._is_ready())
-        except (NotFound, NotServing):
-            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self._repository.is_model_ready(request.name, read_version(request.version)))
 
     def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
@@ -83,9 +71,8 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     ) -> pb.ModelMetadataResponse:
         """Tensors and versions of a model."""
         spec, _ = find_model(request.name)
-        with self._use(request.name, request.version) as engine:
-            name = engine.bundle.manifest.name
-            versions = [entry.version for entry in self._registry.index() if entry.name == name and entry.is_ready]
+        with self._repository.use(request.name, read_version(request.version)) as engine:
+            versions = [one.bundle.manifest.version for one in self._repository.engines(request.name)]
             return metadata(spec, request.name, versions, engine)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
@@ -110,65 +97,43 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         """The model as a Triton configuration."""
         spec, _ = find_model(request.name)
-        with self._use(request.name, request.version) as engine:
-            return pb.ModelConfigResponse(config=configuration(spec, request.name, engine, self._max_batch))
+        with self._repository.use(request.name, read_version(request.version)) as engine:
+            max_batch = self._repository.max_batch(request.name)
+            return pb.ModelConfigResponse(config=configuration(spec, request.name, engine, max_batch))
 
     def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
     ) -> pb.ModelStatisticsResponse:
-        """Counts of one model, or of every model of every bundle."""
+        """Counts of one model in one version or in all of them, or of every model of every bundle."""
         if request.name:
             spec, _ = find_model(request.name)
-            with self._use(request.name, request.version) as engine:
-                return pb.ModelStatisticsResponse(model_stats=[model_statistics(request.name, spec, engine)])
-        engines = self._registry.ready()  # once: it may change meanwhile
-        named = [
-            (name if engine.bundle.manifest.name == self._registry.default else f"{engine.bundle.manifest.name}.{name}")
-            for engine in engines
-            for name in MODELS
-        ]
-        specs = [(spec, engine) for engine in engines for spec in MODELS.values()]
-        return pb.ModelStatisticsResponse(
-            model_stats=[model_statistics(name, *one) for name, one in zip(named, specs, strict=True)]
-        )
+            engines = self._repository.engines(request.name, read_version(request.version))
+            counts = [model_statistics(request.name, spec, engine) for engine in engines]
+        else:
+            counts = [model_statistics(*model) for model in self._repository.all_models()]
+        return pb.ModelStatisticsResponse(model_stats=counts)
 
     def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryIndexResponse:
-        """The bundles, with why one does not serve."""
+        """Every name that a model can be asked for by, with why one does not serve."""
         self._check_repository(request.repository_name)
-        return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(
-                    name=entry.name,
-                    version=str(entry.version),
-                    state="READY" if entry.is_ready else "UNAVAILABLE",
-                    reason=entry.reason,
-                )
-                for entry in self._registry.index()
-                if entry.is_ready or not request.ready
-            ]
-        )
+        return pb.RepositoryIndexResponse(models=self._repository.index(only_ready=request.ready))
 
     def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a bundle: its newest version, or the one that the parameter "version" names."""
+        """Load the bundle of a model: its newest version, or the one that the parameter "version" names."""
         self._check_repository(request.repository_name)
-        for name in request.parameters:
-            if name != "version":
-                raise InvalidInput(name, f"load parameter '{name}' is not supported: a bundle is served as it is")
-        value = request.parameters.get("version")
-        text = "" if value is None else value.string_param or str(value.int64_param)
-        self._registry.load(request.model_name, read_version(text), self._turn_s(context))
+        self._repository.load(request.model_name, request.parameters, self._turn_s(context))
         return pb.RepositoryModelLoadResponse()
 
     def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryModelUnloadResponse:
-        """Stop serving a bundle, all its versions."""
+        """Stop serving the bundle of a model, all its versions."""
         self._check_repository(request.repository_name)
-        self._registry.unload(request.model_name, self._turn_s(context))
+        self._repository.unload(request.model_name, self._turn_s(context))
         return pb.RepositoryModelUnloadResponse()
 
     def SystemSharedMemoryStatus(
@@ -214,10 +179,6 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     def LogSettings(self, request: pb.LogSettingsRequest, context: grpc.ServicerContext) -> pb.LogSettingsResponse:
         """The log level."""
         return log_settings(request)
-
-    def _use(self, model: str, version: str) -> AbstractContextManager[Engine]:
-        _, bundle = find_model(model)
-        return self._registry.use(bundle, read_version(version))
 
     def _turn_s(self, context: grpc.ServicerContext) -> float:
         """How long this call may wait for another change of the bundles."""

@@ -1,4 +1,4 @@
-"""What a model has done, as the statistics extension says it."""
+"""Statistics of a model in the messages of Triton's statistics extension."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from server.pipeline.engine import Engine
 
 
 def model_statistics(name: str, spec: ModelSpec, engine: Engine) -> pb.ModelStatistics:
-    """Since the bundle was loaded; requests count under the model that was asked, batches where they ran."""
+    """Statistics since the bundle was loaded. Requests count under the model that was asked, batches where they ran.
+
+    As in Triton, success and queue count every answered request, cache hits included; the compute durations count the
+    others, whose number is that of the cache misses.
+    """
     seen = engine.watch.models[spec.watched].statistics
 
     def duration(count: int, ns: int) -> pb.StatisticDuration:
@@ -25,11 +29,11 @@ def model_statistics(name: str, spec: ModelSpec, engine: Engine) -> pb.ModelStat
             inference_stats=pb.InferStatistics(
                 success=duration(seen.success, seen.success_ns),
                 fail=duration(seen.failure, seen.failure_ns),
-                queue=duration(seen.inferences, seen.queue_ns),
-                compute_input=duration(seen.executions, 0),
-                compute_infer=duration(seen.executions, seen.compute_ns),
-                compute_output=duration(seen.executions, 0),
-                cache_hit=duration(seen.cache_hits, 0),
+                queue=duration(seen.success, seen.queue_ns),
+                compute_input=duration(seen.cache_misses, 0),
+                compute_infer=duration(seen.cache_misses, seen.compute_ns),
+                compute_output=duration(seen.cache_misses, 0),
+                cache_hit=duration(seen.cache_hits, seen.cache_hit_ns),
                 cache_miss=duration(seen.cache_misses, 0),
             ),
             batch_stats=[
