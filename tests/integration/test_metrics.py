@@ -52,9 +52,10 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
         one.until_waiting(2)
         one.encoder.gate.set()
         assert all(call.result(LONG).rows == 1 for call in (held, *waiting))
+        assert one.ask("text 0").result(LONG).rows == 1  # from the cache
         calls = one.app.metrics.calls
         until(lambda: calls.count("Encode", "CANCELLED") == calls.count("Encode", "DEADLINE_EXCEEDED") == 1)
-        until(lambda: calls.count("Encode", "OK") == 3 and not one.app.doors.inside)
+        until(lambda: calls.count("Encode", "OK") == 4 and not one.app.doors.inside)
         page, name = Page(one.app), bundle.manifest.name
     for step in _STEPS:
         assert page("swiftrec_step_seconds_count", step=step) == 2
@@ -73,9 +74,11 @@ def test_every_promised_metric_says_what_happened(bundle: Bundle) -> None:
     assert page("nv_inference_count", model=f"{name}.encoder") == 4
     assert page("swiftrec_jobs_refused_total", model="encoder", cause="full") == 1
     assert page("swiftrec_jobs_dropped_total", model="encoder", cause="cancelled") == 2  # the late one's call ended it
-    assert page("swiftrec_cache_lookups_total", where="hit") == 1
+    assert page("swiftrec_cache_lookups_total", where="hit") == 2
     assert page("swiftrec_cache_lookups_total", where="miss") == 6
     assert page("nv_cache_num_hits_per_model", model=f"{name}.encoder") == 1
+    assert page("nv_cache_num_misses_per_model", model=f"{name}.encoder") == 3
+    assert page("nv_inference_request_success", model=f"{name}.encoder") == 4
     assert page("swiftrec_cache_bytes") > 0
     assert page("swiftrec_calls_in_flight") == page("swiftrec_waiting_jobs") == page("swiftrec_waiting_tokens") == 0
     assert page("swiftrec_call_seconds_count", method="Encode", code="RESOURCE_EXHAUSTED") == 1

@@ -104,7 +104,8 @@ def check_statistics(client: Any) -> None:  # noqa: ANN401
     client.infer("encoder", [texts("TEXT", [[f"statistics {n}"] for n in range(7)])])
     after = encoder()
     assert after.inference_stats.success.count == before.inference_stats.success.count + 1
-    assert after.inference_stats.queue.count == before.inference_stats.queue.count + 7
+    assert after.inference_stats.queue.count == before.inference_stats.queue.count + 1
+    assert after.inference_stats.compute_infer.count == before.inference_stats.compute_infer.count + 1
     assert after.inference_count == before.inference_count + 7
     assert sum(size.batch_size * size.compute_infer.count for size in after.batch_stats) == after.inference_count
     assert len(client.get_inference_statistics().model_stats) == 2
@@ -112,9 +113,10 @@ def check_statistics(client: Any) -> None:  # noqa: ANN401
 
 def check_repository(client: Any, bundle: str) -> None:  # noqa: ANN401
     index = client.get_model_repository_index().models
-    assert [one.name for one in index if one.state == "READY"] == [bundle]
+    own = {bundle, f"{bundle}.encoder", f"{bundle}.recommender"}
+    assert {one.name for one in index if one.state == "READY"} == {*own, "encoder", "recommender"}
     refused("can be loaded", client.load_model, "other")
-    refused("not supported", client.load_model, bundle, config="{}")
+    refused("can change max_batch_size, but not backend", client.load_model, bundle, config='{"backend": "x"}')
     client.unload_model(bundle)
     assert not client.is_model_ready("encoder")
     assert not client.is_server_ready()

@@ -39,10 +39,10 @@ class Inference:
         """
         spec, _ = find_model(request.model_name)
         version, asked = read_version(request.model_version), read_parameters(request.parameters)
-        max_batch = self._repository.max_batch(request.model_name, asked.bundle)
-        inputs = read_inputs(request, request.model_name, spec.inputs, max_batch)
-        wanted = _wanted(request, spec)
         with self._repository.use(request.model_name, version, asked.bundle) as engine:
+            max_batch = self._repository.max_batch(request.model_name, asked.bundle)
+            inputs = read_inputs(request, request.model_name, spec.inputs, max_batch)
+            wanted = _wanted(request, spec)
             call = caller.call(asked.timeout_s)
             try:
                 outputs = await (self._encode if spec is ENCODER else self._recommend)(engine, inputs, asked, call)
