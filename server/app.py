@@ -29,13 +29,15 @@ from server.api.edge import Doors, Edge
 from server.api.inference.infer import Inference
 from server.api.inference.repository import ModelRepository
 from server.api.inference.servicer import InferenceServicer
+from server.api.inference.servicer import stream_error as infer_stream_error
 from server.api.journal import Journal
 from server.api.methods import Methods
 from server.api.security import Guard, Tokens, connection_limits, server_credentials
-from server.api.services import EncoderServicer, RecommenderServicer
+from server.api.services import EncoderServicer, RecommenderServicer, stream_error
+from server.api.sizes import MessageLimits
 from server.api.visit import can_desk
 from server.config import ServerSettings
-from server.errors import ConfigError, NotFound, NotServing
+from server.errors import ConfigError, NotFound, NotServing, SwiftrecError
 from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
@@ -59,6 +61,13 @@ _COLLECT = (20_000, 20, 50)
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+# The response that stands in for one that is too large.
+_STREAM_ERRORS: dict[str, Callable[[Any, SwiftrecError], Message]] = {
+    "/swiftrec.v1.RecommenderService/StreamRecommend": lambda _response, error: stream_error(error),
+    "/inference.GRPCInferenceService/ModelStreamInfer": lambda response, error: infer_stream_error(
+        response.infer_response, error
+    ),
+}
 
 
 class App:
@@ -192,17 +201,30 @@ class App:
     def _all_methods(self) -> Methods:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
-        edge = Edge(_requests(), self.metrics, self.doors, streams, Journal(self._traces), self._deadlines, self._desk)
+        sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
+        edge = Edge(
+            _requests(),
+            self.metrics,
+            self.doors,
+            streams,
+            Journal(self._traces),
+            self._deadlines,
+            self._desk,
+            sizes=sizes,
+            stream_errors=_STREAM_ERRORS,
+        )
         methods = Methods(edge.wrap)
         limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
         calls = Calls(settings.default_timeout_ms / 1e3)
-        recommender = RecommenderServicer(self.registry, limits, calls, self.metrics)
+        recommender = RecommenderServicer(self.registry, limits, sizes, calls, self.metrics)
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, methods.as_server())
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
-            EncoderServicer(self.registry, limits, calls), methods.as_server()
+            EncoderServicer(self.registry, limits, sizes, calls), methods.as_server()
         )
         repository = ModelRepository(self.registry, self.is_ready, settings.max_entries)
-        inference = InferenceServicer(Inference(repository, limits, self.metrics), repository, calls, self.is_ready)
+        inference = InferenceServicer(
+            Inference(repository, limits, sizes, self.metrics), repository, calls, self.is_ready
+        )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods.as_server())
         if settings.has_reflection:

@@ -27,6 +27,7 @@ from server.variables import is_service_link, unread_variables
 from server.version import add_version_flag
 
 S = TypeVar("S", bound=BaseSettings)
+_LEAST_RESPONSE_BYTES = 1_024
 
 
 class ServerSettings(BaseSettings):
@@ -101,7 +102,14 @@ class ServerSettings(BaseSettings):
     max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
     max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
     max_entries: int = Field(256, ge=1, le=4_096, description="entries of one list request")
-    max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one message")
+    max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one request")
+    max_response_bytes: int = Field(
+        4_194_304,
+        ge=0,
+        le=1_073_741_824,
+        description="bytes of one response; 0: no limit. Clients read 4194304 unless they raise "
+        "grpc.max_receive_message_length",
+    )
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
     max_streams: int = Field(1_024, ge=1, le=65_536, description="calls in flight on one connection; more wait")
     max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
@@ -150,6 +158,13 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _host_can_be_listened_on(cls, value: str) -> str:
         return parse_host(value)
+
+    @field_validator("max_response_bytes")
+    @classmethod
+    def _has_room_for_an_error(cls, value: int) -> int:
+        if 0 < value < _LEAST_RESPONSE_BYTES:
+            raise ValueError(f"must be at least {_LEAST_RESPONSE_BYTES}, or 0 for no limit")
+        return value
 
     @property
     def has_authentication(self) -> bool:

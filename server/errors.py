@@ -5,6 +5,7 @@ SwiftrecError         base
 ├─ BundleError        a bundle is missing, damaged or does not fit: exit code 2
 ├─ ProviderError      the device that was asked for is not the one that would run: exit code 2
 ├─ InvalidRequest     a field of a request is wrong
+├─ MessageTooLarge    a request or its response has more bytes than it may
 ├─ NotFound           no such bundle, version or model is loaded
 ├─ NotServing         no bundle is loaded yet
 ├─ Busy               another bundle is being loaded or unloaded
@@ -59,6 +60,10 @@ class InvalidInput(InvalidRequest):
     def __init__(self, field: str, sentence: str) -> None:
         super().__init__(field, "", sentence)
         self.args = (sentence,)
+
+
+class MessageTooLarge(SwiftrecError):  # noqa: N818
+    """A request or its response has more bytes than it may: the same request will never be answered."""
 
 
 class NotFound(SwiftrecError):  # noqa: N818

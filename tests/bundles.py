@@ -53,6 +53,13 @@ def seal(folder: Path, version: int, name: str | None = None) -> None:
     replace(folder / MANIFEST, Manifest(**facts).sealed().model_dump_json().encode())
 
 
+def rename_items(folder: Path, names: dict[str, str]) -> None:
+    """Give items other ids."""
+    rows = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps(row | {"id": names.get(row["id"], row["id"])}) for row in rows]
+    replace(folder / ITEMS, "\n".join(lines).encode())
+
+
 def mark_titles(folder: Path, mark: str) -> None:
     """Append `mark` to every title."""
     rows = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]

@@ -131,10 +131,10 @@ def to_response(answer: Recommendation, bundle: str, version: int) -> pb.Recomme
     return message
 
 
-def fill(message: pb.RecommendResponse, answer: Recommendation, bundle: str, version: int) -> None:
-    """Write the ranking into an empty message, which may be part of another."""
-    items = [part for item, score in answer.items for part in (_before_score(item), _float(score))]
-    message.MergeFromString(b"".join(items))
+def fill(message: pb.RecommendResponse, answer: Recommendation, bundle: str, version: int) -> int:
+    """Write the ranking into an empty message, which may be part of another; return how many bytes its items have."""
+    items = b"".join([part for item, score in answer.items for part in (_before_score(item), _float(score))])
+    message.MergeFromString(items)
     if answer.ignored:
         message.ignored.extend(answer.ignored)
     if answer.unknown_filter_values:
@@ -146,6 +146,7 @@ def fill(message: pb.RecommendResponse, answer: Recommendation, bundle: str, ver
     steps, timings = answer.timings, message.timings
     timings.tokenise_ms, timings.encode_ms, timings.rank_ms = steps.tokenise_ms, steps.encode_ms, steps.rank_ms
     timings.retrieve_ms, timings.total_ms = steps.retrieve_ms, steps.total_ms
+    return len(items)
 
 
 def _shortened(value: str) -> str:

@@ -1,11 +1,11 @@
-"""Around every method: decodes requests, bounds what runs, maps errors, counts outcomes."""
+"""Around every method: decodes requests, encodes responses, bounds both and what runs, maps errors, counts outcomes."""
 
 from __future__ import annotations
 
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +19,10 @@ from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.api.desk import Desk
 from server.api.journal import REQUEST_ID, Journal, as_seen, request_id
 from server.api.methods import Handler
+from server.api.sizes import MessageLimits
 from server.api.status import code_of, to_status
 from server.api.wire import decode
-from server.errors import Cancelled, Overloaded, SwiftrecError
+from server.errors import Cancelled, MessageTooLarge, Overloaded, SwiftrecError
 from server.pipeline.call import Call, finish
 from server.telemetry.metrics import Metrics
 
@@ -113,6 +114,9 @@ class Edge:
         deadlines: end calls whose only request does not come.
         desk: takes unary calls; None: each takes a thread.
         silence_s: how long such a request is waited for.
+        sizes: bound each request and each response.
+        stream_errors: full name of a streaming method -> makes, of a response that cannot be sent, the one that says
+            why; other streams end with the error.
     """
 
     def __init__(
@@ -125,7 +129,10 @@ class Edge:
         deadlines: Deadlines,
         desk: Desk | None = None,
         silence_s: float = SILENCE_S,
+        sizes: MessageLimits = MessageLimits(),  # noqa: B008 (it is frozen)
+        stream_errors: Mapping[str, Callable[[Any, SwiftrecError], Message]] | None = None,
     ) -> None:
+        self._sizes, self._stream_errors = sizes, stream_errors or {}
         self._requests, self._metrics, self._doors, self._streams = requests, metrics, doors, streams
         self._journal, self._deadlines, self._desk, self._silence_s = journal, deadlines, desk, silence_s
         self._probes = Doors(_PROBES_AT_ONCE, lambda: 0.0)
@@ -139,10 +146,10 @@ class Edge:
             behaviour = handler.unary_unary if waits else _at_once(handler.unary_unary)
             begin, missed = partial(self._unary, name, kind, behaviour), partial(self._missed, name)
             unary = Awaited(begin, self._desk, is_quick=waits or name in _PROBES, missed=missed)
-            return grpc.unary_unary_rpc_method_handler(unary, response_serializer=handler.response_serializer)
+            return grpc.unary_unary_rpc_method_handler(unary)
         if handler.stream_stream is not None and kind is not None:
             stream = partial(self._stream, name, kind, handler.stream_stream)
-            return grpc.stream_stream_rpc_method_handler(stream, response_serializer=handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(stream)
         if handler.stream_stream is not None:
             both = partial(self._bound, name, handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(
@@ -197,13 +204,13 @@ class Edge:
         behaviour: Callable[[Any, grpc.ServicerContext], Coroutine[Call, None, Any]],
         data: bytes,
         context: grpc.ServicerContext,
-    ) -> Any:  # noqa: ANN401 (any response type)
+    ) -> bytes | None:
         started, identity = time.monotonic(), _identify(context)
         doors = self._probes if name in _PROBES else self._doors
         try:
             place = doors.enter()
             try:
-                answer = await behaviour(decode(kind, data), context)
+                answer = self._encode(await behaviour(self._decode(kind, data), context))
             finally:
                 doors.leave(place)
         except Exception as error:  # noqa: BLE001 (mapped below, whatever it is)
@@ -219,12 +226,13 @@ class Edge:
         behaviour: Callable[[Any, grpc.ServicerContext], Iterator[Any]],
         messages: Iterator[bytes],
         context: grpc.ServicerContext,
-    ) -> Iterator[Any]:
+    ) -> Iterator[bytes]:
         started, identity = time.monotonic(), _identify(context)
         try:
             place = self._streams.enter()
             try:
-                yield from behaviour((decode(kind, data) for data in messages), context)
+                answers = behaviour((self._decode(kind, data) for data in messages), context)
+                yield from self._encode_stream(name, answers)
             finally:
                 self._streams.leave(place)
         except GeneratorExit:  # the client has gone and nobody takes the next answer
@@ -236,6 +244,26 @@ class Edge:
             self._refuse(name, error, context, started, identity)
         else:
             self._left(name, "OK", context, started, identity)
+
+    def _decode(self, kind: type[Message], data: bytes) -> Message:
+        self._sizes.check_request(len(data))
+        return decode(kind, data)
+
+    def _encode(self, answer: Message) -> bytes:
+        data = answer.SerializeToString()
+        self._sizes.check_response(len(data))
+        return data
+
+    def _encode_stream(self, name: str, answers: Iterator[Message]) -> Iterator[bytes]:
+        """Each response in bytes. One that is too large concerns its own message only, if it can say so."""
+        for answer in answers:
+            try:
+                data = self._encode(answer)
+            except MessageTooLarge as error:
+                if name not in self._stream_errors:
+                    raise
+                data = self._encode(self._stream_errors[name](answer, error))
+            yield data
 
     def _left(self, name: str, code: str, context: grpc.ServicerContext, started: float, identity: str) -> None:
         """A stream has ended; who goes while it is read or answered ends it too, so that only gRPC knows how."""

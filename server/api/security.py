@@ -18,6 +18,7 @@ from google.protobuf import descriptor_pool
 from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.api.journal import REQUEST_ID, request_id
 from server.api.methods import Handler
+from server.api.sizes import read_bytes
 from server.config import ServerSettings
 from server.errors import ConfigError
 from server.telemetry.metrics import Metrics
@@ -182,7 +183,7 @@ def methods_of(services: Iterable[str]) -> list[str]:
 def connection_limits(settings: ServerSettings) -> list[tuple[str, int]]:
     """Options of gRPC itself for what one connection may do (grpc_types.h, channel_arg_names.h)."""
     return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", read_bytes(settings.max_message_bytes)),
         ("grpc.max_metadata_size", settings.max_metadata_bytes),  # below the next one it would refuse by chance
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_streams),

@@ -20,6 +20,7 @@ from server.api.convert import (
     to_request,
     to_version,
 )
+from server.api.sizes import FLOAT_BYTES, MessageLimits
 from server.api.status import code_of, sentence
 from server.api.streams import in_order
 from server.errors import InvalidRequest, NotFound, SwiftrecError
@@ -39,8 +40,10 @@ _Result: TypeAlias = "tuple[Recommendation, Manifest] | SwiftrecError"
 class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
     """`swiftrec.v1.RecommenderService`."""
 
-    def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls, metrics: Metrics) -> None:
-        self._registry, self._limits, self._calls, self._metrics = registry, limits, calls, metrics
+    def __init__(
+        self, registry: Registry[Engine], limits: InputLimits, sizes: MessageLimits, calls: Calls, metrics: Metrics
+    ) -> None:
+        self._registry, self._limits, self._sizes, self._calls, self._metrics = registry, limits, sizes, calls, metrics
 
     async def Recommend(  # awaited by the edge
         self, request: pb.RecommendRequest, context: grpc.ServicerContext
@@ -67,13 +70,15 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
             else:
                 groups.setdefault((entry.bundle, entry.version), []).append((result, checked))
         call = self._calls.of(context).call()  # one end for all of them
+        size = 0
         for (bundle, version), members in groups.items():
             answers = await self._many(bundle, version, [request for _, request in members], call)
             for (result, _), answer in zip(members, answers, strict=True):
                 if isinstance(answer, SwiftrecError):
                     _refuse(answer, result)
                 else:
-                    self._fill(result.response, *answer)
+                    size += self._fill(result.response, *answer)
+                    self._sizes.check_response(size)
         return reply
 
     def StreamRecommend(
@@ -87,7 +92,7 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
             try:
                 await self._one(message.request, caller.call(), reply.result.response)
             except SwiftrecError as error:
-                _refuse(error, reply.result)
+                return stream_error(error)
             return reply
 
         return in_order(request_iterator, answer)
@@ -113,16 +118,17 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
         facts = engine.bundle.manifest
         return [answer if isinstance(answer, SwiftrecError) else (answer, facts) for answer in answers]
 
-    def _fill(self, reply: pb.RecommendResponse, answer: Recommendation, facts: Manifest) -> None:
+    def _fill(self, reply: pb.RecommendResponse, answer: Recommendation, facts: Manifest) -> int:
+        """Fill the reply; return the bytes of its items."""
         self._metrics.observe_steps(answer.timings)
-        fill(reply, answer, facts.name, facts.version)
+        return fill(reply, answer, facts.name, facts.version)
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     """`swiftrec.v1.EncoderService`."""
 
-    def __init__(self, registry: Registry[Engine], limits: InputLimits, calls: Calls) -> None:
-        self._registry, self._limits, self._calls = registry, limits, calls
+    def __init__(self, registry: Registry[Engine], limits: InputLimits, sizes: MessageLimits, calls: Calls) -> None:
+        self._registry, self._limits, self._sizes, self._calls = registry, limits, sizes, calls
 
     async def Encode(  # awaited by the edge
         self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext
@@ -132,6 +138,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         texts = list(each("texts", request.texts, partial(check_text, field="", limits=self._limits)))
         priority, version = to_priority(request.priority), to_version(request.version)
         with self._registry.use(check_name(request.bundle, "bundle"), version) as engine:
+            self._sizes.check_response(FLOAT_BYTES * len(texts) * engine.bundle.manifest.dimensions)
             vectors = await engine.recommender.encode(texts, self._calls.of(context).call(), priority)
         facts = engine.bundle.manifest
         return encoder_pb2.EncodeResponse(
@@ -141,6 +148,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             bundle=facts.name,
             version=facts.version,
         )
+
+
+def stream_error(error: SwiftrecError) -> pb.StreamRecommendResponse:
+    """The response of a stream that says why a message was not answered."""
+    reply = pb.StreamRecommendResponse()
+    _refuse(error, reply.result)
+    return reply
 
 
 def _refuse(error: SwiftrecError, entry: pb.BatchRecommendResult) -> None:

@@ -14,6 +14,7 @@ from server.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
+    MessageTooLarge,
     ModelFailed,
     NotFound,
     NotServing,
@@ -25,6 +26,7 @@ from server.errors import (
 
 _CODES: dict[type, int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    MessageTooLarge: code_pb2.OUT_OF_RANGE,
     NotFound: code_pb2.NOT_FOUND,
     NotServing: code_pb2.UNAVAILABLE,
     Busy: code_pb2.UNAVAILABLE,

@@ -22,9 +22,10 @@ from server.api.inference.infer import Inference
 from server.api.inference.repository import ModelRepository
 from server.api.inference.servicer import InferenceServicer
 from server.api.services import EncoderServicer, RecommenderServicer
+from server.api.sizes import MessageLimits
 from server.api.wire import decode
 from server.catalogue.catalogue import Catalogue, Item
-from server.errors import InvalidRequest, NotFound, SwiftrecError, Unsupported
+from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
 from server.pipeline.call import Call, finish
 from server.pipeline.domain import Recommendation, Request, Strategy, Timings
@@ -36,7 +37,7 @@ from tests.fuzz.seeds import ENCODER, RECOMMENDER
 
 SERVED = "movielens-quick"
 LIMIT_S = 1.0
-_ALLOWED = (InvalidRequest, NotFound, Unsupported)
+_ALLOWED = (InvalidRequest, MessageTooLarge, NotFound, Unsupported)
 
 
 class Context:
@@ -135,14 +136,14 @@ class Checker:
 
     def __init__(self) -> None:
         registry, limits, metrics = cast("Registry[Engine]", Shelf()), InputLimits(), Metrics()
-        calls = Calls(10.0)
-        recommender = RecommenderServicer(registry, limits, calls, metrics)
+        calls, sizes = Calls(10.0), MessageLimits()
+        recommender = RecommenderServicer(registry, limits, sizes, calls, metrics)
         repository = ModelRepository(registry, lambda: True, limits.entries)
-        inference = Inference(repository, limits, metrics)
+        inference = Inference(repository, limits, sizes, metrics)
         self._kinds = kinds(SERVED)
         self._servicers = {
             RECOMMENDER: recommender,
-            ENCODER: EncoderServicer(registry, limits, calls),
+            ENCODER: EncoderServicer(registry, limits, sizes, calls),
         }
         self._rest = InferenceServicer(inference, repository, calls, lambda: True)
         self._context = cast("grpc.ServicerContext", Context())

@@ -17,7 +17,7 @@ from tests.integration.secure import CHECK, ENCODE, OK, UNAVAILABLE, code, conne
 def test_message_and_metadata_over_the_limit_are_refused(bundle: Bundle) -> None:
     with serving(bundle, max_message_bytes=2_048, max_metadata_bytes=2_048) as app, connected(app) as channel:
         small = encoder_pb2.EncodeRequest(texts=["x" * 1_000]).SerializeToString()
-        large = encoder_pb2.EncodeRequest(texts=["x" * 1_000] * 3).SerializeToString()
+        large = encoder_pb2.EncodeRequest(texts=["x" * 1_000] * 9).SerializeToString()
         assert outcome(channel, ENCODE, [("x-fill", "x" * 1_000)], small) == (OK, "")
         assert outcome(channel, ENCODE, [], large)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert outcome(channel, ENCODE, [("x-fill", "x" * 2_000)], small)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -15,6 +15,7 @@ from server.api.inference.models import ENCODER, ModelSpec, find_model, read_ver
 from server.api.inference.parameters import Parameters, read_parameters, whole
 from server.api.inference.repository import ModelRepository
 from server.api.inference.tensors import Tensor, classes, raw_bytes, read_inputs
+from server.api.sizes import FLOAT_BYTES, MessageLimits
 from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
 from server.pipeline.call import Call
 from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
@@ -28,8 +29,10 @@ Output = NDArray[np.float32] | list[list[bytes]]
 class Inference:
     """Answers ModelInferRequests with the pipeline that answers swiftrec.v1."""
 
-    def __init__(self, repository: ModelRepository, limits: InputLimits, metrics: Metrics) -> None:
-        self._repository, self._limits, self._metrics = repository, limits, metrics
+    def __init__(
+        self, repository: ModelRepository, limits: InputLimits, sizes: MessageLimits, metrics: Metrics
+    ) -> None:
+        self._repository, self._limits, self._sizes, self._metrics = repository, limits, sizes, metrics
 
     async def infer(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelInferResponse:
         """Answer one request.
@@ -43,9 +46,11 @@ class Inference:
             max_batch = self._repository.max_batch(request.model_name, asked.bundle)
             inputs = read_inputs(request, request.model_name, spec.inputs, max_batch)
             wanted = _wanted(request, spec)
-            call = caller.call(asked.timeout_s)
+            call, whole_outputs = caller.call(asked.timeout_s), sum(k == 0 for k in wanted.values())
             try:
-                outputs = await (self._encode if spec is ENCODER else self._recommend)(engine, inputs, asked, call)
+                outputs = await (self._encode if spec is ENCODER else self._recommend)(
+                    engine, inputs, asked, call, whole_outputs
+                )
             except DeadlineExceeded:
                 raise DeadlineExceeded("Request timeout expired") from None
         response = pb.ModelInferResponse(
@@ -58,23 +63,29 @@ class Inference:
         return response
 
     async def _encode(
-        self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call
+        self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call, whole_outputs: int
     ) -> dict[str, Output]:
         texts = cast("Sequence[str]", inputs["TEXT"].elements)
         checked = [_checked(text, "TEXT", n, self._limits) for n, text in enumerate(texts)]
+        self._check_size(whole_outputs, len(texts), engine.bundle.manifest.dimensions)
         return {"EMBEDDING": await engine.recommender.encode(checked, call, asked.priority)}
 
+    def _check_size(self, whole_outputs: int, rows: int, columns: int) -> None:
+        """Refuse what is too large before the models run: each element, a text too, has four bytes or more."""
+        self._sizes.check_response(FLOAT_BYTES * whole_outputs * rows * columns)
+
     async def _recommend(
-        self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call
+        self, engine: Engine, inputs: dict[str, Tensor], asked: Parameters, call: Call, whole_outputs: int
     ) -> dict[str, Output]:
         requests = self._requests(inputs, asked)
+        width = max(request.top_k for request in requests)
+        self._check_size(whole_outputs, len(requests), width)
         answers: list[Recommendation] = []
         for result in await engine.recommender.recommend_many(requests, call, is_one_request=True):
             if isinstance(result, SwiftrecError):
                 raise result
             self._metrics.observe_steps(result.timings)
             answers.append(result)
-        width = max(request.top_k for request in requests)
         ids = [[item.id.encode() for item, _ in answer.items] for answer in answers]
         scores = np.full((len(answers), width), -np.inf, dtype=np.float32)
         for row, answer in zip(scores, answers, strict=True):

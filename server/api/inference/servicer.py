@@ -33,6 +33,14 @@ _EXTENSIONS = (
 _NO_SHARED_MEMORY = "shared memory is not supported: send the contents in the request"
 
 
+def stream_error(
+    message: pb.ModelInferRequest | pb.ModelInferResponse, error: SwiftrecError
+) -> pb.ModelStreamInferResponse:
+    """The response of a stream that says why a message, which is known by its request or response, has no answer."""
+    response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
+    return pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
+
+
 class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] # tritonclient ships no types
     """The protocol's methods, in its order.
 
@@ -89,8 +97,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             try:
                 return pb.ModelStreamInferResponse(infer_response=await self._inference.infer(request, caller))
             except SwiftrecError as error:
-                response = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-                return pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
+                return stream_error(request, error)
 
         return in_order(request_iterator, answer)
 
