@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from export.compress.onnx_file import save_graph
 from export.errors import ExportError
 
-CONTRIB = "com.microsoft"
 Array = NDArray[np.generic]
 Floats = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ class Graph:
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(live)
         graph.initializer.extend(tensor for name, tensor in self._tensors.items() if name in used)
-        onnx.save(self._model, target)
+        save_graph(self._model, target)
 
     def _fresh(self, hint: str) -> str:
         self._names += 1

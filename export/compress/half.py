@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from export.compress.onnx_file import save_graph
 from export.errors import ExportError
 
 
@@ -19,7 +20,7 @@ def to_half(fused: Path, target: Path) -> None:
         ExportError: a weight or the interface is not what it should be.
     """
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
-    onnx.save(convert_float_to_float16(onnx.load(fused), keep_io_types=True), target)
+    save_graph(convert_float_to_float16(onnx.load(fused), keep_io_types=True), target)
     check_half(target)
 
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from export.compress.calibrate import Range, calibrate
-from export.compress.graph import CONTRIB, Floats, Graph, gather_rows, to_int8
+from export.compress.graph import Floats, Graph, gather_rows, to_int8
 from export.compress.norms import Norms
+from export.compress.onnx_file import CONTRIB
 from export.compress.outliers import Split, balance, split_neurons
 
 _PRODUCERS = {"EmbedLayerNormalization", "SkipLayerNormalization", "Attention", "BiasGelu", "FastGelu"}

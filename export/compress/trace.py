@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from optimum.onnxruntime import ORTOptimizer
 from optimum.onnxruntime.configuration import OptimizationConfig
@@ -19,6 +20,7 @@ from transformers import PretrainedConfig
 from export import gates
 from export.compress.fidelity import difference
 from export.compress.graph import count_operators
+from export.compress.onnx_file import save_graph
 from export.compress.rankers import (
     BIG,
     SMALL,
@@ -143,6 +145,7 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path)
             opset_version=_OPSET,
             dynamo=False,
         )
+    save_graph(onnx.load(path), path)
 
 
 def fuse(traced: Path, config: PretrainedConfig, target: Path) -> None:
@@ -155,4 +158,4 @@ def fuse(traced: Path, config: PretrainedConfig, target: Path) -> None:
     )
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         ORTOptimizer([traced], config).optimize(options, save_dir=scratch, file_suffix="fused")
-        shutil.move(next(Path(scratch).glob("*.onnx")), target)
+        save_graph(onnx.load(next(Path(scratch).glob("*.onnx"))), target)

@@ -39,7 +39,7 @@ def history(*elements: str) -> triton.ModelInferRequest:
 
 
 def ranked(channel: grpc.Channel, *elements: str) -> bytes:
-    return GRPCInferenceServiceStub(channel).ModelInfer(history(*elements), timeout=LONG).raw_output_contents[0]
+    return bytes(GRPCInferenceServiceStub(channel).ModelInfer(history(*elements), timeout=LONG).raw_output_contents[0])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from export.compress.graph import Graph, count_operators
 from export.compress.half import check_half, to_half
 from export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
 from export.compress.norms import vectorise_norms
+from export.compress.onnx_file import IR_VERSION, used_domains
 from export.compress.trace import fuse, measure_parity, trace
 from export.errors import ExportError
 from export.train.encoder import TextEncoder
@@ -74,6 +75,20 @@ def int8(fused: Path, target: Path, form: Form = FORMS[0]) -> EncoderModel:
 def test_fused_graph_does_what_pytorch_does(fused: Path) -> None:
     assert not gates.failures(gates.fusion(count_operators(fused), _LAYERS))
     assert measure_parity(module(), fused, rows()) <= gates.GATES.max_parity
+
+
+def test_every_graph_declares_the_operator_sets_that_it_uses(fused: Path, tmp_path: Path) -> None:
+    """ONNX Runtime 1.16 refuses a graph that declares a newer operator set than its own, used or not."""
+    paths = {name: tmp_path / f"{name}.onnx" for name in ("traced", "fp32", "int8", "fp16")}
+    ids, encoder = torch.ones(2, 3, dtype=torch.int64), module()
+    trace(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", paths["traced"])
+    vectorise_norms(fused, paths["fp32"])
+    int8(fused, paths["int8"])
+    to_half(fused, paths["fp16"])
+    for path in (fused, *paths.values()):
+        graph = onnx.load(path)
+        assert {one.domain for one in graph.opset_import} == used_domains(graph), path.name
+        assert graph.ir_version <= IR_VERSION
 
 
 def test_parity_sees_a_wrong_weight(fused: Path) -> None:
