@@ -25,7 +25,8 @@ from server.api.calls import Calls
 from server.api.convert import InputLimits, forget_items
 from server.api.deadlines import Deadlines
 from server.api.desk import Desk
-from server.api.edge import Doors, Edge
+from server.api.doors import Doors
+from server.api.edge import Edge
 from server.api.inference.infer import Inference
 from server.api.inference.repository import ModelRepository
 from server.api.inference.servicer import InferenceServicer
@@ -37,7 +38,7 @@ from server.api.services import EncoderServicer, RecommenderServicer, stream_err
 from server.api.sizes import MessageLimits
 from server.api.visit import can_desk
 from server.config import ServerSettings
-from server.errors import ConfigError, NotFound, NotServing, SwiftrecError
+from server.errors import ConfigError, NotFound, NotServing
 from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
@@ -61,12 +62,9 @@ _COLLECT = (20_000, 20, 50)
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
-# The response that stands in for one that is too large.
-_STREAM_ERRORS: dict[str, Callable[[Any, SwiftrecError], Message]] = {
-    "/swiftrec.v1.RecommenderService/StreamRecommend": lambda _response, error: stream_error(error),
-    "/inference.GRPCInferenceService/ModelStreamInfer": lambda response, error: infer_stream_error(
-        response.infer_response, error
-    ),
+_STREAM_ERRORS = {
+    "/swiftrec.v1.RecommenderService/StreamRecommend": stream_error,
+    "/inference.GRPCInferenceService/ModelStreamInfer": infer_stream_error,
 }
 
 
@@ -202,14 +200,9 @@ class App:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
         sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
+        journal = Journal(self._traces)
         edge = Edge(
-            _requests(),
-            self.metrics,
-            self.doors,
-            streams,
-            Journal(self._traces),
-            self._deadlines,
-            self._desk,
+            *(_requests(), self.metrics, self.doors, streams, journal, self._deadlines, self._desk),
             sizes=sizes,
             stream_errors=_STREAM_ERRORS,
         )

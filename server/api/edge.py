@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from grpc_status import rpc_status
 
 from server.api.deadlines import SILENCE_S, Deadlines, Timer
 from server.api.desk import Desk
+from server.api.doors import Doors
 from server.api.journal import REQUEST_ID, Journal, as_seen, request_id
 from server.api.methods import Handler
 from server.api.sizes import MessageLimits
@@ -43,34 +43,6 @@ class _Ending(grpc.Status):
     code: grpc.StatusCode
     details: str
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
-
-
-class Doors:
-    """How many calls may be inside at once."""
-
-    def __init__(self, limit: int, drain_s: Callable[[], float]) -> None:
-        self._limit, self._drain_s = limit, drain_s
-        self._places = deque(range(limit))  # pop and append are atomic
-
-    @property
-    def inside(self) -> int:
-        """How many there are."""
-        return self._limit - len(self._places)
-
-    def enter(self) -> int:
-        """Take a place.
-
-        Raises:
-            Overloaded: there is none; come back when what is inside has been answered.
-        """
-        try:
-            return self._places.pop()
-        except IndexError:
-            raise Overloaded(max(0.01, self._drain_s())) from None
-
-    def leave(self, place: int) -> None:
-        """Give the place back."""
-        self._places.append(place)
 
 
 class Awaited:

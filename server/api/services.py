@@ -92,7 +92,7 @@ class RecommenderServicer(pb_grpc.RecommenderServiceServicer):
             try:
                 await self._one(message.request, caller.call(), reply.result.response)
             except SwiftrecError as error:
-                return stream_error(error)
+                return stream_error(reply, error)
             return reply
 
         return in_order(request_iterator, answer)
@@ -150,8 +150,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
 
-def stream_error(error: SwiftrecError) -> pb.StreamRecommendResponse:
-    """The response of a stream that says why a message was not answered."""
+def stream_error(_response: pb.StreamRecommendResponse, error: SwiftrecError) -> pb.StreamRecommendResponse:
+    """The response in the place of another one, which says why that cannot be given."""
     reply = pb.StreamRecommendResponse()
     _refuse(error, reply.result)
     return reply

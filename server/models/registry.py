@@ -14,29 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from server.errors import BundleError, Busy, NotFound, NotServing, SwiftrecError
 from server.models.bundle import Bundle, check_version, load_bundle, versions
+from server.models.lease import E, Lease, Served
 
 _log = logging.getLogger(__name__)
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TURN_S = 30.0  # a change waits so long for the one before it
 _PATIENCE_S = 600.0  # users and models that stay longer than this are left behind when their engines stop
-
-
-class Runs(Protocol):
-    """An engine: started on opening, and stopped at the end."""
-
-    @property
-    def bundle(self) -> Bundle:
-        """What it serves."""
-
-    def stop(self, timeout_s: float | None = None, /) -> None:
-        """Finish what waits and stop, without waiting longer than `timeout_s` for a thread."""
-
-
-E = TypeVar("E", bound=Runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,52 +42,6 @@ class Entry:
     version: int
     is_ready: bool
     reason: str = ""
-
-
-class Lease(Generic[E]):
-    """An engine in use: `with registry.use(...) as engine`."""
-
-    __slots__ = ("_served",)
-
-    def __init__(self, served: _Served[E]) -> None:
-        self._served = served
-
-    def __enter__(self) -> E:
-        return self._served.engine
-
-    def __exit__(self, *_: object) -> None:
-        self._served.drop()
-
-
-class _Served(Generic[E]):
-    """An engine and its users. No lock: list operations are atomic, and a user who comes too late sees it himself."""
-
-    __slots__ = ("_is_leaving", "_users", "engine", "idle")
-
-    def __init__(self, engine: E) -> None:
-        self.engine, self.idle = engine, threading.Event()
-        self._users: list[None] = []
-        self._is_leaving = False
-
-    def take(self) -> bool:
-        """One user more; False if the engine is leaving."""
-        self._users.append(None)
-        if self._is_leaving:
-            self.drop()
-            return False
-        return True
-
-    def drop(self) -> None:
-        """One user less."""
-        self._users.pop()
-        if self._is_leaving and not self._users:
-            self.idle.set()
-
-    def leave(self) -> None:
-        """Nobody new comes; `idle` is set when the last user has gone."""
-        self._is_leaving = True
-        if not self._users:
-            self.idle.set()
 
 
 class Registry(Generic[E]):
@@ -125,7 +66,7 @@ class Registry(Generic[E]):
         self._open, self._probe, self._changed, self._repository = open_engine, probe, changed, repository
         self._clock = clock
         self._changes = threading.Lock()  # one load or unload at a time
-        self._served: dict[str, dict[int, _Served[E]]] = {}  # replaced as a whole, so that readers need no lock
+        self._served: dict[str, dict[int, Served[E]]] = {}  # replaced as a whole, so that readers need no lock
         self._sources: dict[str, Source] = {}
         self._failures: dict[tuple[str, int], str] = {}
         self._default = ""
@@ -244,7 +185,7 @@ class Registry(Generic[E]):
         finally:
             self._changes.release()
 
-    def _find(self, name: str, version: int) -> _Served[E]:
+    def _find(self, name: str, version: int) -> Served[E]:
         engines = self._served.get(name, {})
         source = self._sources.get(name)
         pinned = source.pinned.manifest.version if source and source.pinned else 0
@@ -297,7 +238,7 @@ class Registry(Generic[E]):
         facts = bundle.manifest
         if facts.version in self._served.get(facts.name, {}):
             return
-        engines = self._served.get(facts.name, {}) | {facts.version: _Served(self._open(bundle))}
+        engines = self._served.get(facts.name, {}) | {facts.version: Served(self._open(bundle))}
         self._served = self._served | {facts.name: engines}
         _log.info("bundle loaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})
 

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 
+import onnx
 import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 
 from benchmarks.machine import cpu_seconds
+from export.compress.onnx_file import IR_VERSION, used_domains
 from export.evaluate.record import Quality
 from export.quality import QUALITY
 from export.variants import Variant
@@ -78,6 +80,9 @@ def test_triton_repository_lies_beside_the_bundle(bundle: Bundle) -> None:
     assert {p.name for p in repository.iterdir()} == {"ranker", *(f"encoder_{n}" for n in bundle.manifest.variants)}
     for folder in repository.iterdir():
         config = text_format.Parse((folder / "config.pbtxt").read_text(), config_pb.ModelConfig())
+        graph = onnx.load(folder / "1" / "model.onnx")
+        assert {one.domain for one in graph.opset_import} == used_domains(graph)
+        assert graph.ir_version <= IR_VERSION
         session = open_session(folder / "1" / "model.onnx")
         assert session.inputs == [given.name for given in config.input]
 

@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from server.api.deadlines import Deadlines
-from server.api.edge import Doors, Edge
+from server.api.doors import Doors
+from server.api.edge import Edge
 from server.api.journal import Journal
 from server.pb.swiftrec.v1.recommender_pb2 import StreamRecommendRequest
 from server.telemetry.metrics import Metrics

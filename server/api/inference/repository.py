@@ -15,7 +15,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from server.api.inference.models import MODELS, ModelSpec, find_model, read_version
 from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError
-from server.models.registry import Entry, Lease, Registry
+from server.models.lease import Lease
+from server.models.registry import Entry, Registry
 from server.pipeline.engine import Engine
 
 _SHOWN_CHARS = 64

@@ -33,10 +33,14 @@ _EXTENSIONS = (
 _NO_SHARED_MEMORY = "shared memory is not supported: send the contents in the request"
 
 
-def stream_error(
+def stream_error(response: pb.ModelStreamInferResponse, error: SwiftrecError) -> pb.ModelStreamInferResponse:
+    """The response in the place of another one, which says why that cannot be given."""
+    return _error_response(response.infer_response, error)
+
+
+def _error_response(
     message: pb.ModelInferRequest | pb.ModelInferResponse, error: SwiftrecError
 ) -> pb.ModelStreamInferResponse:
-    """The response of a stream that says why a message, which is known by its request or response, has no answer."""
     response = pb.ModelInferResponse(model_name=message.model_name, id=message.id)
     return pb.ModelStreamInferResponse(error_message=sentence(error), infer_response=response)
 
@@ -97,7 +101,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             try:
                 return pb.ModelStreamInferResponse(infer_response=await self._inference.infer(request, caller))
             except SwiftrecError as error:
-                return stream_error(request, error)
+                return _error_response(request, error)
 
         return in_order(request_iterator, answer)
 
