@@ -158,10 +158,11 @@ def test_bundle_that_cannot_be_loaded_says_why_and_its_names_stay_unavailable(bu
 
 
 def test_models_are_controlled_as_by_tritons_example(bundle: Bundle, tmp_path: Path) -> None:
-    """The calls of NVIDIA's example client for model control, on a bundle with the name of its model."""
-    add_version(bundle, tmp_path, 1, "simple")
+    """The calls of NVIDIA's example client for model control, on a bundle with the name of its model, and another."""
+    for name in ("simple", "second"):
+        add_version(bundle, tmp_path, 1, name)
     with serving([tmp_path / "simple"], tmp_path) as app, client_of(app) as client:
-        assert "simple" in {row.name for row in client.get_model_repository_index().models}
+        assert len(client.get_model_repository_index().models) == 8  # as many as the example expects
         client.load_model("simple")
         assert client.is_model_ready("simple")
         assert "failed to load" in refusal(client.load_model, "simple", config='"max_batch_size": {{"16"}}')
