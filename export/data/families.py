@@ -10,19 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers.activations import ACT2FN
+from transformers import AutoConfig, BertConfig, BertModel
 
-from export.data.fields import Config, read_object
+from export.data.fields import Config, read_object, require_values
+from export.data.quiet import first_line
+from export.data.weights import Weights
 from export.errors import CheckpointError
 
-Weights = dict[str, Tensor]
-
-_WORDS = "embeddings.word_embeddings.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TYPES = "embeddings.token_type_embeddings.weight"
 _DISTILBERT = (
@@ -37,29 +34,62 @@ _DISTILBERT = (
     (r"\.output_layer_norm", ".output.LayerNorm"),
 )
 _LEGACY = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+_INTEGERS = (
+    *("vocab_size", "hidden_size", "dim", "embedding_size", "intermediate_size", "hidden_dim", "num_hidden_layers"),
+    *("n_layers", "num_attention_heads", "n_heads", "max_position_embeddings", "type_vocab_size", "pad_token_id"),
+)
+_SHAPING = {"model_type", "hidden_act", "activation", "layer_norm_eps", *_INTEGERS}
 _KINDS = {
     **dict.fromkeys(("model_type", "position_embedding_type", "hidden_act", "activation"), str),
-    **dict.fromkeys(("hidden_size", "embedding_size", "pad_token_id", "num_attention_heads", "n_heads"), int),
+    **dict.fromkeys(_INTEGERS, int),
     "layer_norm_eps": float,
     "architectures": list,
     "id2label": dict,
 }
+# What a BERT as it is written here cannot express. Other fields of a config.json either follow from the weights, or
+# change only training, or what a call returns beside the vectors; what is not known is caught by the comparison with
+# the maker's own library (export/data/original.py).
+_SUPPORTED: dict[str, tuple[object, ...]] = {
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None, {}),
+}
+_OTHER = "use a checkpoint that has it so"
+FUSED_ACTIVATIONS = (  # those that ONNX Runtime's fusions know, exact or by tanh
+    *("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"),
+)
 _TRUNK = re.compile(r"^(embeddings\.(word|position|token_type)_embeddings|embeddings\.LayerNorm|encoder\.layer\.)")
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How one kind of checkpoint differs: the prefix of its trunk, names to change, positions counted from padding."""
+    """How one kind of checkpoint differs from BERT.
+
+    Args:
+        prefix: of its trunk's tensors where it has a head.
+        names: (old, new) patterns of tensor names.
+        counts_from_padding: positions are counted from the padding id on.
+        activation: the field of config.json that names the activation.
+        eps: of its layer norms, if config.json does not say it.
+        inner: the field of config.json with the width inside a layer.
+    """
 
     prefix: str
     names: tuple[tuple[str, str], ...] = _LEGACY
     counts_from_padding: bool = False
+    activation: str = "hidden_act"
+    eps: float | None = None
+    inner: str = "intermediate_size"
 
 
 _ROBERTA = Family("roberta.", counts_from_padding=True)
 FAMILIES: dict[str, Family] = {
     "bert": Family("bert."),
-    "distilbert": Family("distilbert.", _DISTILBERT),
+    "distilbert": Family("distilbert.", _DISTILBERT, activation="activation", eps=1e-12, inner="hidden_dim"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
@@ -68,7 +98,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def read_config(path: Path) -> Config:
-    """A `config.json` in which whatever is read here is of its kind.
+    """A `config.json` in which each field that is read here is of its kind.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -76,8 +106,8 @@ def read_config(path: Path) -> Config:
     return read_object(path, _KINDS)
 
 
-def family_of(config: Config, where: object) -> Family:
-    """The family that `config` names.
+def family_of(config: Config, where: Path) -> Family:
+    """The family that `config` names; `where` is its file.
 
     Raises:
         CheckpointError: no relative of BERT, or a form of one that BERT cannot express.
@@ -85,72 +115,118 @@ def family_of(config: Config, where: object) -> Family:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise CheckpointError(f"{where}: model_type is {kind!r}; use one of {', '.join(FAMILIES)}")
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise CheckpointError(f"{where}: position_embedding_type is not 'absolute': use a checkpoint that has it so")
-    if config.get("embedding_size", config.get("hidden_size")) != config.get("hidden_size"):
-        raise CheckpointError(f"{where}: embedding_size differs from hidden_size: use a checkpoint where they are one")
+    require_values(where, config, _SUPPORTED, _OTHER)
     return FAMILIES[kind]
 
 
-def read_weights(path: Path) -> Weights:
-    """The tensors of a safetensors file.
+def bert_config(config: Config, where: Path) -> Config:
+    """The same encoder as a BERT's config.json; what `config` does not say is as transformers has it for the family.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is not supported, or contradicts itself.
     """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}): save it again") from None
-
-
-def bert_config(config: Config, weights: Weights, where: object) -> Config:
-    """The same encoder as a BERT's config.json; sizes are those of `weights` (named as BERT's).
-
-    Raises:
-        CheckpointError: what weights do not tell is missing, or does not go with them.
-    """
-    activation = config.get("hidden_act", config.get("activation"))
-    heads = config.get("num_attention_heads", config.get("n_heads"))
-    vocabulary, hidden = weights[_WORDS].shape
-    if activation not in ACT2FN:
-        raise CheckpointError(f"{where}: hidden_act is {activation!r}; use one of {', '.join(ACT2FN)}")
-    if not heads or heads < 1 or hidden % heads:
+    family, full = family_of(config, where), _with_defaults(config)
+    activation, heads, hidden = getattr(full, family.activation), full.num_attention_heads, full.hidden_size
+    if activation not in FUSED_ACTIVATIONS:
+        named = ", ".join(FUSED_ACTIVATIONS)
+        raise CheckpointError(f"{where}: {family.activation} is {activation!r}; use one of {named}")
+    if not hidden or not heads or heads < 1 or hidden % heads:
         raise CheckpointError(
             f"{where}: num_attention_heads is {heads}, needs to divide the width {hidden}: correct it"
         )
-    layers = {int(match[1]) for name in weights if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
-    return {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "vocab_size": vocabulary,
+    if getattr(full, "embedding_size", hidden) != hidden:
+        raise CheckpointError(f"{where}: embedding_size differs from hidden_size: use a checkpoint where they are one")
+    shape = {
+        "vocab_size": full.vocab_size,
         "hidden_size": hidden,
-        "num_hidden_layers": len(layers),
-        "intermediate_size": weights["encoder.layer.0.intermediate.dense.weight"].shape[0],
-        "max_position_embeddings": len(weights[_POSITIONS]),
-        "type_vocab_size": len(weights[_TYPES]),
-        "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
-        "hidden_act": activation,
+        "num_hidden_layers": full.num_hidden_layers,
+        "intermediate_size": getattr(full, family.inner),
+        "max_position_embeddings": full.max_position_embeddings,
+        "type_vocab_size": getattr(full, "type_vocab_size", 1),
+        "layer_norm_eps": full.layer_norm_eps if family.eps is None else family.eps,
         "num_attention_heads": heads,
     }
+    for name, value in shape.items():
+        if value is None or value <= 0:
+            raise CheckpointError(f"{where}: {name} is {value}, needs to be a number above 0: correct it")
+    shape["max_position_embeddings"] -= _padding_rows(config, where)
+    return {"architectures": ["BertModel"], "model_type": "bert", "hidden_act": activation, **shape}
 
 
-def trunk_weights(tensors: Weights, config: Config, where: object) -> Weights:
-    """The trunk's tensors under BERT's names, float32; heads and everything else are left out.
+def check_config(folder: Path) -> None:
+    """Refuse a config.json that transformers cannot read, by a field that does not concern the encoder.
 
     Raises:
-        CheckpointError: tensors of the trunk are missing.
+        CheckpointError: it cannot.
     """
-    family = family_of(config, where)
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each configuration class fails in its own way
+        said = first_line(error)
+        raise CheckpointError(f"{folder / 'config.json'}: transformers cannot read it ({said}): correct it") from error
+
+
+def padding_id(config: Config, where: Path) -> int | None:
+    """The padding id from which the family counts positions; None if it does not.
+
+    Raises:
+        CheckpointError: there is none, although the family needs one.
+    """
+    if not FAMILIES[config["model_type"]].counts_from_padding:
+        return None
+    found = _with_defaults(config).pad_token_id
+    if found is None or found < 0:
+        raise CheckpointError(f"{where}: pad_token_id is {found}, needs to be the id of the padding: correct it")
+    return int(found)
+
+
+def trunk_weights(tensors: Weights, config: Config, shape: Config, where: Path) -> Weights:
+    """The trunk's tensors under BERT's names, float32; heads and layers beyond `shape` are left out.
+
+    Args:
+        tensors: as they were read.
+        config: of the checkpoint.
+        shape: what `bert_config` made of it.
+        where: the folder of both.
+
+    Raises:
+        CheckpointError: tensors are missing, or have another shape than `config` says.
+    """
+    family = FAMILIES[config["model_type"]]
     named = {_renamed(name, family): tensor for name, tensor in tensors.items()}
     weights = {name: tensor.float().contiguous() for name, tensor in named.items() if _TRUNK.match(name)}
-    for name in (_WORDS, _POSITIONS, "encoder.layer.0.intermediate.dense.weight"):
+    if _POSITIONS in weights:
+        weights[_POSITIONS] = weights[_POSITIONS][_padding_rows(config, where / "config.json") :].contiguous()
+    if config["model_type"] == "distilbert":
+        weights[_TYPES] = torch.zeros(1, shape["hidden_size"])
+    wanted = _shapes(shape)
+    for name, size in wanted.items():
         if name not in weights:
             raise CheckpointError(f"{where}: holds no {name}: save the whole model with save_pretrained")
-    if family.counts_from_padding:
-        weights[_POSITIONS] = weights[_POSITIONS][config.get("pad_token_id", 1) + 1 :].contiguous()
-    weights.setdefault(_TYPES, torch.zeros(1, weights[_WORDS].shape[1]))
-    return weights
+        if (found := tuple(weights[name].shape)) != size:
+            raise CheckpointError(
+                f"{where / 'config.json'}: by its sizes {name} has the shape {size}, the weights have {found}: they "
+                "are not of one checkpoint"
+            )
+    return {name: weights[name] for name in wanted}
+
+
+def _with_defaults(config: Config) -> Any:  # noqa: ANN401 (a configuration class of transformers)
+    """The fields that give the encoder its shape; those that are absent as transformers has them for the family."""
+    return AutoConfig.for_model(**{name: value for name, value in config.items() if name in _SHAPING})
+
+
+def _padding_rows(config: Config, where: Path) -> int:
+    """Rows of the table of positions that no token has."""
+    found = padding_id(config, where)
+    return 0 if found is None else found + 1
+
+
+def _shapes(shape: Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the BERT, without memory for any."""
+    with torch.device("meta"):
+        model = BertModel(BertConfig(**shape), add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _renamed(name: str, family: Family) -> str:

@@ -9,10 +9,10 @@ from typing import Literal, Self
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from export.data.weights import read_tensors
 from export.errors import CheckpointError
 
 _FACTS, _TENSORS = "head.json", "head.safetensors"
@@ -83,8 +83,8 @@ class Head:
         try:
             facts = json.loads((folder / _FACTS).read_text())
             labels = tuple(facts.pop("labels"))
-            return cls(_SHAPE.validate_python(facts), labels=labels, **load_file(folder / _TENSORS))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            return cls(_SHAPE.validate_python(facts), labels=labels, **read_tensors(folder / _TENSORS))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise CheckpointError(f"{folder / _FACTS}: cannot be read ({said}): export that teacher again") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,11 @@ def test_labels_belong_to_the_rows_that_their_keys_name(tmp_path: Path) -> None:
 def test_dense_layer_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = save("bi-encoder", tmp_path / "given")
     save_file({"linear.weight": torch.randn(8, HIDDEN + 1)}, folder / "2_Dense" / "model.safetensors")
+    assert f"are (8, {HIDDEN}, True), model.safetensors has (8, {HIDDEN + 1}, False)" in refused(folder)
+    shutil.rmtree(tmp_path / "out")
+    (folder / "2_Dense" / "config.json").write_text(
+        json.dumps({"in_features": HIDDEN + 1, "out_features": 8, "bias": False})
+    )
     assert f"takes vectors of {HIDDEN + 1} numbers, the encoder gives {HIDDEN}" in refused(folder)
     save_file({"weight": torch.randn(8, HIDDEN)}, folder / "2_Dense" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model.safetensors: holds no linear.weight"):

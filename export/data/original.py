@@ -1,0 +1,157 @@
+"""A checkpoint as its maker's own library runs it: what every vector and every figure of agreement is compared with.
+
+sentence-transformers runs bi-encoders and plain encoders, transformers classifiers, this project a teacher of an
+earlier export. They read every file and field of the folder, so a field that is not known here shows in the vectors.
+Nothing is fetched, no code of the folder runs, and weights are safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers import __version__ as st_version
+from sentence_transformers.sentence_transformer.modules import Transformer
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import __version__ as transformers_version
+
+from export.data.bi_encoder import is_bi_encoder
+from export.data.heads import CLASSIFIERS, CheckpointKind, is_own, trunk_folder
+from export.data.quiet import first_line, quiet
+from export.errors import CheckpointError
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from export.train.teacher import load_teacher
+
+_BATCH = 32
+LoadedT = TypeVar("LoadedT")
+
+
+class Original(Protocol):
+    """An adopted checkpoint in the library that it was made with."""
+
+    library: str
+    """Name and version."""
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Vectors, float32 [texts, width]; of a classifier what its last layer reads, with 1 behind it."""
+
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:
+        """Scores [texts, items] of the items with the texts `items` and the ids `labels`."""
+
+
+def open_original(folder: Path, kind: CheckpointKind, max_tokens: int) -> Original:
+    """Load the checkpoint that is adopted; `max_tokens` counts for a teacher of an earlier export alone.
+
+    Raises:
+        CheckpointError: its library cannot load it.
+    """
+    if is_own(folder):
+        return _EarlierTeacher(folder, max_tokens)
+    return _loaded(folder, (lambda: _Classifier(folder)) if kind == "classifier" else lambda: _BiEncoder(folder))
+
+
+def token_means(folder: Path, texts: list[str]) -> Tensor:
+    """The mean of each text's token vectors, [texts, hidden], by the encoder of the checkpoint at `folder`.
+
+    Raises:
+        CheckpointError: sentence-transformers cannot load it.
+    """
+
+    def encode() -> Tensor:
+        whole = SentenceTransformer(modules=[_transformer(folder)], device="cpu", local_files_only=True)
+        rows = whole.encode(texts, output_value="token_embeddings", batch_size=_BATCH, show_progress_bar=False)
+        return torch.stack([row.mean(0) for row in rows])
+
+    return _loaded(folder, encode)
+
+
+def _transformer(folder: Path) -> Transformer:
+    model, options = {"local_files_only": True, "use_safetensors": True}, {"local_files_only": True}
+    if not is_bi_encoder(folder):
+        return Transformer(str(folder), model_kwargs=model, processor_kwargs=options, config_kwargs=options)
+    inner = trunk_folder(folder).relative_to(folder)
+    return Transformer.load(
+        str(folder), subfolder="" if inner == Path() else str(inner), local_files_only=True, model_kwargs=model
+    )
+
+
+class _BiEncoder:
+    library = f"sentence-transformers {st_version}"
+
+    def __init__(self, folder: Path) -> None:
+        self._model = SentenceTransformer(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+
+    def encode(self, texts: list[str]) -> Tensor:
+        found: Tensor = self._model.encode(texts, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False)
+        return found
+
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of classifiers)
+        return self._model.similarity(self.encode(texts), self.encode(items))
+
+
+class _Classifier:
+    library = f"transformers {transformers_version}"
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self._model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        ).eval()
+        _, last, _ = CLASSIFIERS[self._model.config.model_type]
+        self._features: list[Tensor] = []
+        self._model.get_submodule(last).register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
+
+    def encode(self, texts: list[str]) -> Tensor:
+        self._logits(texts)
+        features = torch.cat(self._features)
+        return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of bi-encoders)
+        row = {str(label): int(number) for number, label in self._model.config.id2label.items()}
+        return self._logits(texts)[:, [row[label] for label in labels]]
+
+    def _logits(self, texts: list[str]) -> Tensor:
+        """Logits [texts, labels]; `_features` are then what the last layer read of each batch."""
+        self._features.clear()
+        parts = [texts[n : n + _BATCH] for n in range(0, len(texts), _BATCH)]
+        with torch.inference_mode():
+            fed = (self._tokenizer(part, padding=True, truncation=True, return_tensors="pt") for part in parts)
+            return torch.cat([self._model(**one).logits for one in fed])
+
+
+class _EarlierTeacher:
+    library = "the export that made it"
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self._teacher = load_teacher(folder)
+        self._encoder = TextEncoder(load_trunk(folder / "checkpoint"), 1).eval()
+        self._tokenizer = load_tokenizer(folder / "checkpoint", max_tokens)
+
+    def encode(self, texts: list[str]) -> Tensor:
+        rows = self._tokenizer.encode(texts)
+        parts = [rows[n : n + _BATCH] for n in range(0, len(rows), _BATCH)]
+        with torch.inference_mode():
+            return torch.cat([self._teacher.text_vectors(self._encoder.pool(*pad(part))) for part in parts])
+
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of classifiers)
+        return self.encode(texts) @ self.encode(items).T
+
+
+def _loaded(folder: Path, load: Callable[[], LoadedT]) -> LoadedT:
+    try:
+        with quiet():
+            return load()
+    except Exception as error:  # each model class fails in its own way
+        raise CheckpointError(
+            f"{folder}: the library that it was made with cannot load it ({first_line(error)}): save it again"
+        ) from error

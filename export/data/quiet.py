@@ -1,0 +1,33 @@
+"""Libraries that load a checkpoint are talkative: what they say of it is kept off the terminal, or cut to a line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+_LENGTH = 160  # characters of a message
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the remarks, warnings and progress bars of transformers; errors are still raised."""
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, short enough to stand in a sentence."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[0].split())[:_LENGTH].rstrip(".: ")

@@ -1,0 +1,53 @@
+"""The vectors of a checkpoint as it is written here, compared with those by the library that it was made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as Backend
+from torch.nn import functional
+
+from export.data.head import Head
+from export.data.heads import CheckpointKind, is_own, trunk_folder
+from export.data.original import open_original, token_means
+from export.data.tokenizer import probes
+from export.errors import CheckpointError
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+
+_TOLERANCE = 1e-3  # of a vector's length; rounding makes 1e-5
+
+
+def require_same_vectors(folder: Path, kind: CheckpointKind, head: Head | None, written: Path, max_tokens: int) -> None:
+    """Refuse what was written if some texts get other vectors by it than by the checkpoint's own library.
+
+    Args:
+        folder: the checkpoint as it came.
+        kind: of it.
+        head: what is adopted; None if only the encoder is used.
+        written: the folder with the BERT.
+        max_tokens: a text is cut to this many tokens.
+
+    Raises:
+        CheckpointError: a vector differs, or the library cannot load the checkpoint.
+    """
+    texts = probes(Backend.from_file(str(written / "tokenizer.json")))
+    if head is not None:
+        theirs = open_original(folder, kind, max_tokens).encode(texts)
+    elif is_own(folder):
+        return  # it was written here
+    else:
+        theirs = token_means(folder, texts)
+    encoder = TextEncoder(load_trunk(written), 1).eval()
+    with torch.inference_mode():
+        ours = encoder.pool(*pad(load_tokenizer(written, max_tokens).encode(texts)))
+    if head is not None and head.shape.similarity == "cosine":
+        ours, theirs = functional.normalize(ours, dim=-1), functional.normalize(theirs, dim=-1)
+    apart = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    for text, distance in zip(texts, apart.tolist(), strict=True):
+        if not distance <= _TOLERANCE:  # NaN, too
+            raise CheckpointError(
+                f"{trunk_folder(folder)}: the text {text[:60]!r} gets another vector here than by the library that the "
+                f"checkpoint was made with (apart by {distance:.2g} of its length): a setting of it is not known here, "
+                "so use another checkpoint"
+            )
