@@ -79,6 +79,12 @@ def save_sentence_transformer(
 ) -> Any:  # noqa: ANN401
     """Save a random sentence-transformers folder: transformer, pooling, a layer of `dense` units if any, normalise."""
     trunk = save_model(family, folder)
+    add_modules(folder, HIDDEN, mode, dense, unit=unit)
+    return trunk
+
+
+def add_modules(folder: Path, hidden: int, mode: str = "mean_tokens", dense: int = 0, *, unit: bool = True) -> None:
+    """Make an encoder's folder one of sentence-transformers, in the form of versions before 5.4."""
     kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), *(["Normalize"] if unit else [])]
     modules = [
         {"idx": n, "name": str(n), "path": f"{n}_{kind}" if n else "", "type": f"sentence_transformers.models.{kind}"}
@@ -86,12 +92,11 @@ def save_sentence_transformer(
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": HIDDEN, f"pooling_mode_{mode}": True, "pooling_mode_max_tokens": False}
+    pooling = {"word_embedding_dimension": hidden, f"pooling_mode_{mode}": True, "pooling_mode_max_tokens": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     if dense:
         (folder / "2_Dense").mkdir()
-        activation = {"in_features": HIDDEN, "out_features": dense, "activation_function": "torch.nn.modules.Tanh"}
+        activation = {"in_features": hidden, "out_features": dense, "activation_function": "torch.nn.modules.Tanh"}
         (folder / "2_Dense" / "config.json").write_text(json.dumps(activation))
-        tensors = {"linear.weight": torch.randn(dense, HIDDEN), "linear.bias": torch.randn(dense)}
+        tensors = {"linear.weight": torch.randn(dense, hidden), "linear.bias": torch.randn(dense)}
         save_file(tensors, folder / "2_Dense" / "model.safetensors")
-    return trunk

@@ -31,7 +31,7 @@ _TRANSFORMER_FILES = [
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 ]
-_EMPTY = (None, {})
+_EMPTY: tuple[object, ...] = (None, {})
 _TRANSFORMER: dict[str, tuple[object, ...]] = {
     "transformer_task": ("feature-extraction",),
     "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
@@ -128,12 +128,16 @@ def read_bi_encoder(folder: Path) -> Head:
     return _dense(folder / modules[2]["path"], mode, similarity)
 
 
-def unused_prompts(folder: Path) -> list[str]:
-    """Names of the prompts that the folder has for those who ask for one; `encode()` uses none of them unasked."""
-    if not (folder / _MAIN).exists():
-        return []
-    prompts = read_object(folder / _MAIN, {"prompts": dict}).get("prompts") or {}
-    return [name for name, text in prompts.items() if text]
+def remarks(folder: Path, max_tokens: int) -> list[str]:
+    """What the folder says and an export does otherwise, a line each; texts are cut to `max_tokens` tokens here."""
+    found = []
+    longest = read_reading(transformer_folder(folder)).max_tokens
+    if longest is not None and longest != max_tokens:
+        found.append(f"texts are cut to {max_tokens} tokens here, by max_seq_length of the checkpoint to {longest}")
+    main = read_object(folder / _MAIN, {"prompts": dict}) if (folder / _MAIN).exists() else {}
+    if prompts := [name for name, text in (main.get("prompts") or {}).items() if text]:
+        found.append(f"prompts of the checkpoint are not put before texts here: {', '.join(prompts)}")
+    return found
 
 
 def _width(folder: Path) -> int | None:
@@ -146,12 +150,13 @@ def _mode(path: Path, width: int | None) -> Literal["cls", "mean"]:
     """How token vectors are pooled: `pooling_mode`, or in the old form the flags that are true (none: the mean)."""
     fields = read_object(path)
     require_known(path, fields, _POOLING_KNOWN, _NEVER)
+    flags = [name for name in _OLD_MODES if fields.get(name)]
     given = fields.get("pooling_mode")
-    old = [mode for name, mode in _OLD_MODES.items() if fields.get(name)]
-    chosen = (old or ["mean"]) if given is None else given if isinstance(given, list) else [given]
+    chosen = [_OLD_MODES[name] for name in flags] or ["mean"] if given is None else given
+    chosen = chosen if isinstance(chosen, list) else [chosen]
     if len(chosen) != 1 or chosen[0] not in _MODES:
-        named = " and ".join(map(str, chosen)) or "nothing"
-        raise CheckpointError(f"{path}: pools by {named}, supported is one of {', '.join(_MODES)}: {_NEVER}")
+        said = f"{' and '.join(flags)} is true" if given is None else f"pooling_mode is {given!r}"
+        raise CheckpointError(f"{path}: {said}, supported is one of {', '.join(_MODES)}: {_NEVER}")
     for name in _WIDTHS:
         if width is not None and fields.get(name, width) != width:
             raise CheckpointError(

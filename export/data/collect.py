@@ -10,13 +10,17 @@ from pathlib import Path
 
 from export.config import ExportSettings
 from export.data import movielens, tables
+from export.data.bi_encoder import is_bi_encoder, remarks
 from export.data.checkpoint import Checkpoint, locate, write_bert
 from export.data.dataset import Dataset
 from export.data.facts import NOTHING, RATINGS, REPEATED, in_words
 from export.data.fetch import RECBOLE, fetch
-from export.data.heads import read_head
+from export.data.head import Head
 from export.data.mistakes import FEW_ITEMS, Mistakes
-from export.data.phrases import write_texts
+from export.data.original import open_original
+from export.data.parts import has_table
+from export.data.phrases import unseen, write_texts
+from export.data.reference import Reference
 from export.data.split import leave_one_out
 from export.stage import Job
 
@@ -31,22 +35,31 @@ class _Read:
 
 
 def run(job: Job, out: Path) -> None:
-    """Write the data set (`Dataset.save`), its texts (`Texts.save`), checkpoint/ and sources.json."""
+    """Write the data set (`Dataset.save`), its texts (`Texts.save`), checkpoint/ and sources.json.
+
+    The checkpoint comes first: what cannot be used is refused before data are read.
+    """
     settings = job.settings
-    downloads = settings.artifacts / ".downloads"
+    downloads, max_tokens = settings.artifacts / ".downloads", settings.plan.max_tokens
     with job.progress("fetch and read", 4) as step, tempfile.TemporaryDirectory(dir=out) as scratch:
         checkpoint = locate(settings.checkpoint, downloads, Path(scratch))
+        adopt = _is_adopted(settings, checkpoint)
+        family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=max_tokens)
         step()
-        read = _read(settings, checkpoint, out)
+        read = _read(settings, out, adopt=adopt)
         read.dataset.save(out)
         step()
-        write_texts(read.dataset, settings.seed, read.texts, out).save(out)
+        texts = write_texts(read.dataset, settings.seed, read.texts, out)
+        texts.save(out)
         step()
-        adopt = _is_adopted(settings, checkpoint, read.dataset)
-        family = write_bert(checkpoint, out / "checkpoint", adopt=adopt, max_tokens=settings.plan.max_tokens)
+        if adopt and not read.dataset.histories:
+            original = open_original(checkpoint.folder, checkpoint.kind, max_tokens)
+            Reference.of(original, unseen(texts, settings.seed), read.dataset.items).save(out)
         step()
     for warning in read.warnings:
         job.console.print(f"  warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    for remark in remarks(checkpoint.folder, max_tokens) if is_bi_encoder(checkpoint.folder) else ():
+        job.console.print(f"  {remark}", markup=False, soft_wrap=True)
     if read.dataset.ratings:
         job.console.print(f"  {RATINGS}", markup=False, soft_wrap=True)
     if read.repeated:
@@ -68,16 +81,17 @@ def run(job: Job, out: Path) -> None:
     (out / "sources.json").write_text(json.dumps(sources, indent=1))
 
 
-def _read(settings: ExportSettings, checkpoint: Checkpoint, out: Path) -> _Read:
-    may_adopt = checkpoint.kind != "encoder" and settings.adopt != "never"
-    skip, labels = settings.on_error == "skip", _labels(checkpoint) if may_adopt else None
+def _read(settings: ExportSettings, out: Path, *, adopt: bool) -> _Read:
+    """Read the data for the checkpoint in `out`; an adopted classifier has rows for its labels only."""
+    skip, head = settings.on_error == "skip", Head.load(out / "checkpoint")
+    labels = frozenset(head.labels) if head is not None and head.labels else None
     if settings.data is None:
         return _movielens(settings, labels, skip=skip)
     collected = tables.read(
         settings.data,
         out,
         skip=skip,
-        needs_interactions=not may_adopt,
+        needs_interactions=not adopt,
         labels=labels,
         repeats=settings.repeats,
     )
@@ -97,14 +111,9 @@ def _movielens(settings: ExportSettings, labels: Collection[str] | None, *, skip
     return _Read(dataset, [], {"skipped": in_words(mistakes.skipped)} if mistakes.skipped else {})
 
 
-def _labels(checkpoint: Checkpoint) -> Collection[str] | None:
-    """The items that a classifier has rows for; None if it is none."""
-    head = read_head(checkpoint.folder, checkpoint.kind) if checkpoint.kind == "classifier" else None
-    return frozenset(head.labels) if head else None
-
-
-def _is_adopted(settings: ExportSettings, checkpoint: Checkpoint, dataset: Dataset) -> bool:
+def _is_adopted(settings: ExportSettings, checkpoint: Checkpoint) -> bool:
     """A classifier is always; a bi-encoder where there is nothing to fine-tune it on, or when it is asked for."""
     if checkpoint.kind == "encoder" or settings.adopt == "never":
         return False
-    return checkpoint.kind == "classifier" or settings.adopt == "always" or not dataset.histories
+    has_interactions = settings.data is None or has_table(settings.data, "interactions")
+    return checkpoint.kind == "classifier" or settings.adopt == "always" or not has_interactions

@@ -55,6 +55,7 @@ _SUPPORTED: dict[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False, None),
     "add_cross_attention": (False, None),
     "pruned_heads": ({}, None),
+    "chunk_size_feed_forward": (0, None),
     "quantization_config": (None,),
     "auto_map": (None, {}),
 }

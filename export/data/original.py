@@ -15,8 +15,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import __version__ as st_version
 from sentence_transformers.sentence_transformer.modules import Transformer
-from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers import __version__ as transformers_version
 
 from export.data.bi_encoder import is_bi_encoder
@@ -27,7 +27,7 @@ from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.teacher import load_teacher
 
 _BATCH = 32
-LoadedT = TypeVar("LoadedT")
+ResultT = TypeVar("ResultT")
 
 
 class Original(Protocol):
@@ -51,32 +51,42 @@ def open_original(folder: Path, kind: CheckpointKind, max_tokens: int) -> Origin
     """
     if is_own(folder):
         return _EarlierTeacher(folder, max_tokens)
-    return _loaded(folder, (lambda: _Classifier(folder)) if kind == "classifier" else lambda: _BiEncoder(folder))
+    made: type[_Classifier | _BiEncoder] = _Classifier if kind == "classifier" else _BiEncoder
+    return _run(folder, lambda: made(folder))
 
 
-def token_means(folder: Path, texts: list[str]) -> Tensor:
-    """The mean of each text's token vectors, [texts, hidden], by the encoder of the checkpoint at `folder`.
+def vectors_by_library(folder: Path, kind: CheckpointKind, texts: list[str], max_tokens: int, *, adopt: bool) -> Tensor:
+    """Vectors of `texts` by the checkpoint's own library, [texts, width]: of what is adopted, or of its encoder alone.
+
+    An encoder's vector of a text is the mean of its token vectors.
 
     Raises:
-        CheckpointError: sentence-transformers cannot load it.
+        CheckpointError: the library cannot run the checkpoint.
     """
+    if adopt:
+        original = open_original(folder, kind, max_tokens)
+        return _run(folder, lambda: original.encode(texts))
+    return _run(folder, lambda: _token_means(folder, texts))
 
-    def encode() -> Tensor:
-        whole = SentenceTransformer(modules=[_transformer(folder)], device="cpu", local_files_only=True)
-        rows = whole.encode(texts, output_value="token_embeddings", batch_size=_BATCH, show_progress_bar=False)
-        return torch.stack([row.mean(0) for row in rows])
 
-    return _loaded(folder, encode)
+def _token_means(folder: Path, texts: list[str]) -> Tensor:
+    whole = SentenceTransformer(modules=[_transformer(folder)], device="cpu", local_files_only=True)
+    rows = whole.encode(texts, output_value="token_embeddings", batch_size=_BATCH, show_progress_bar=False)
+    return torch.stack([row.mean(0) for row in rows])
 
 
 def _transformer(folder: Path) -> Transformer:
     model, options = {"local_files_only": True, "use_safetensors": True}, {"local_files_only": True}
     if not is_bi_encoder(folder):
-        return Transformer(str(folder), model_kwargs=model, processor_kwargs=options, config_kwargs=options)
+        plain: Transformer = Transformer(
+            str(folder), model_kwargs=model, processor_kwargs=options, config_kwargs=options
+        )
+        return plain
     inner = trunk_folder(folder).relative_to(folder)
-    return Transformer.load(
+    loaded: Transformer = Transformer.load(
         str(folder), subfolder="" if inner == Path() else str(inner), local_files_only=True, model_kwargs=model
     )
+    return loaded
 
 
 class _BiEncoder:
@@ -96,15 +106,18 @@ class _BiEncoder:
         return found
 
     def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of classifiers)
-        return self._model.similarity(self.encode(texts), self.encode(items))
+        found: Tensor = self._model.similarity(self.encode(texts), self.encode(items))
+        return found
 
 
 class _Classifier:
     library = f"transformers {transformers_version}"
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        self._model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+        self._tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        self._model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         ).eval()
         _, last, _ = CLASSIFIERS[self._model.config.model_type]
@@ -117,7 +130,7 @@ class _Classifier:
         return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
 
     def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of bi-encoders)
-        row = {str(label): int(number) for number, label in self._model.config.id2label.items()}
+        row = {str(label): int(number) for number, label in (self._model.config.id2label or {}).items()}
         return self._logits(texts)[:, [row[label] for label in labels]]
 
     def _logits(self, texts: list[str]) -> Tensor:
@@ -147,11 +160,11 @@ class _EarlierTeacher:
         return self.encode(texts) @ self.encode(items).T
 
 
-def _loaded(folder: Path, load: Callable[[], LoadedT]) -> LoadedT:
+def _run(folder: Path, call: Callable[[], ResultT]) -> ResultT:
     try:
         with quiet():
-            return load()
+            return call()
     except Exception as error:  # each model class fails in its own way
         raise CheckpointError(
-            f"{folder}: the library that it was made with cannot load it ({first_line(error)}): save it again"
+            f"{folder}: the library that it was made with cannot run it ({first_line(error)}): save it again"
         ) from error

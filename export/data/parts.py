@@ -61,6 +61,11 @@ class Part:
             file.read(len(_UTF8_MARK))
 
 
+def has_table(folder: Path, name: str) -> bool:
+    """Whether the table `name` is in `folder`, readable or not."""
+    return (folder / name).is_dir() or any((folder / f"{name}{suffix}").exists() for suffix in _FORMATS)
+
+
 def find_parts(folder: Path, name: str, mistakes: Mistakes, *, optional: bool) -> tuple[Path, tuple[Part, ...]] | None:
     """The path of the table `name` in `folder` and its files; None (noted, unless it is optional) if there is not one.
 

@@ -15,8 +15,8 @@ _LENGTH = 160  # characters of a message
 def quiet() -> Iterator[None]:
     """Silence the remarks, warnings and progress bars of transformers; errors are still raised."""
     level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(level)
         if has_bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def first_line(error: Exception) -> str:

@@ -148,7 +148,7 @@ def _check_fields(fast: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def _lower_case(backend: Backend) -> None:
-    """Put texts into lower case first, unless the tokenizer has a step for that; sentence-transformers does the same."""
+    """Put texts into lower case first, unless the tokenizer has a step for it: as sentence-transformers does."""
     found = backend.normalizer
     steps = list(found) if isinstance(found, Sequence) else [] if found is None else [found]
     if not any(isinstance(step, Lowercase) for step in steps):

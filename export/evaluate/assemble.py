@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from export.compress.rankers import SMALL, read_rankers
+from export.data.reference import Reference
 from export.data.vocabulary import Vocabulary
 from export.evaluate.baseline_gate import compare_with_baselines
 from export.evaluate.baselines import POPULARITY, WITHOUT_HISTORY
@@ -96,7 +97,7 @@ def assemble_agreement(
     variants: Sequence[Variant],
     kept: Mapping[str, Mapping[str, Figure]],
     where: Mapping[str, str],
-    texts: int,
+    reference: Reference,
 ) -> Quality:
     """The record where there are no interactions; `kept` is variant -> gate ("cosine", "overlap") -> figure.
 
@@ -106,7 +107,9 @@ def assemble_agreement(
     means = {name: {gate: figure.mean for gate, figure in found.items()} for name, found in kept.items()}
     judged = _judged(job, variants, means, where)
     front = fronts(judged)
-    none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=f"Agreement with the teacher on {texts} texts.")
+    texts, items = len(reference.texts), len(reference.items)
+    remark = f"Agreement with the checkpoint as {reference.library} runs it, on {texts} texts and {items} items."
+    none = OtherProtocol(protocol="", cases=0, ndcg={}, remark=remark)
     return Quality(
         protocol="agreement",
         cases={"texts": texts},

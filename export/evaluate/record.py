@@ -55,7 +55,7 @@ class VariantRecord(Model):
     `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text. `gates` are those of its answers, those of its
     graph are in `variant`; `unmeasured` are gates without a value, since what they are a share of is 0.
     `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU. `agreement`
-    is "cosine" and "overlap" with the teacher where there are no interactions, over texts.
+    is "cosine" and "overlap" with the checkpoint as its own library runs it, over texts, if there are no interactions.
     """
 
     variant: Variant
@@ -229,9 +229,9 @@ class Compared(Model):
 class Quality(Model):
     """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
 
-    Protocol "agreement" has none of these: without interactions a variant is held against the teacher alone.
-    `comparisons` are of the CPU's default variant, one for each task. `packaged` is what stage `package` found of the
-    whole bundle: the manifest has it, `quality.json` not yet.
+    Protocol "agreement" has none of these: without interactions a variant is compared with the checkpoint as its own
+    library runs it. `comparisons` are of the CPU's default variant, one for each task. `packaged` is what stage
+    `package` found of the whole bundle: the manifest has it, `quality.json` not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]

@@ -62,8 +62,9 @@ def _precision(variant: Variant) -> str:
 
 def _agreement() -> str:
     return """## Quality
-The data has no interactions, so nothing says what users want: each variant is held against the teacher, by the cosine
-of their vectors of the same texts and by the items that both put among the first ten."""
+The data has no interactions, so nothing says what users want: each variant is compared with the checkpoint, run by the
+library that it was made with, by the cosine of their vectors of the same texts and by the items that both have among
+the best ten."""
 
 
 def _tasks(quality: Quality) -> str:

@@ -135,7 +135,7 @@ def remarks(quality: Quality) -> list[str]:
             lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
         elif record.agreement:
             kept = ", ".join(f"{gate} {figure}" for gate, figure in record.agreement.items())
-            lines.append(f"{record.variant.name} agrees with the teacher: {kept}")
+            lines.append(f"{record.variant.name} agrees with the original checkpoint: {kept}")
         elif record.gates:
             lines.append(f"{record.variant.name}: " + ", ".join(f"{g.gate} {g.value:.3f}" for g in record.gates))
     lines += [line for record in quality.variants if (line := _rounds(record.variant))]

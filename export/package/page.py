@@ -44,7 +44,7 @@ def write_page(path: Path, manifest: Manifest, quality: Quality) -> None:
 
 def _ladder(quality: Quality) -> str:
     points = [_point(v) for v in quality.variants if v.overlap is not None and v.variant.texts_per_s_core]
-    y_name = "NDCG@10 on text, share of the teacher's" if quality.tasks else "share of the teacher's top ten"
+    y_name = "NDCG@10 on text, share of the teacher's" if quality.tasks else "share of the checkpoint's top ten"
     plot = svg.scatter(points, "texts per second on one core", y_name) if points else ""
     header = ["variant", "layers", "width", "MB", "texts/s", "ms at 1", "x teacher", *TASKS]
     rows = [_row(record, quality) for record in quality.variants]

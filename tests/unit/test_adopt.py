@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from export.config import ExportSettings
+from export.data import reference as reference_module
 from export.data.checkpoint import locate, write_bert
 from export.data.dataset import Dataset, Item
+from export.data.original import open_original
 from export.data.phrases import Texts, unseen, write_texts
+from export.data.reference import Reference
 from export.errors import CheckpointError
 from export.evaluate.agreement import agreement
+from export.evaluate.metrics import best
 from export.stage import Job
 from export.train.adopt import adopt
-from export.train.encoder import load_tokenizer, pad
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.mean import MeanRanker
 from export.train.ranker import LastUser
 from export.train.teacher import Teacher, load_teacher, save_teacher
@@ -102,10 +107,48 @@ def test_agreement_tells_the_same_from_another() -> None:
     rng = np.random.default_rng(0)
     vectors, others, items = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 40, 200))
     vectors, others = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors, others))
-    same, different = agreement(vectors, vectors, items, 0), agreement(vectors, others, items, 0)
+    some = np.arange(0, 200, 2)
+    top = np.stack([best(vector @ items[some].T) for vector in vectors])
+    reference = Reference("a library", ["text"] * 40, vectors, some, top)
+    same, different = agreement(reference, vectors, items, 0), agreement(reference, others, items, 0)
     assert (round(same["cosine"].mean, 4), same["overlap"].mean) == (1.0, 1.0)
     assert different["cosine"].mean < 0.2
     assert different["overlap"].mean < 0.2
+
+
+@pytest.mark.parametrize("kind", ["classifier", "bi-encoder", "own"])
+def test_reference_of_an_adopted_checkpoint_is_what_its_own_library_says(tmp_path: Path, kind: str) -> None:
+    folder, texts = tmp_path / "original", ["red lamp", "a good soft vase", "chair"]
+    if kind == "classifier":
+        labels = {row: f"i{len(WORDS) - 1 - row}" for row in range(len(WORDS))}
+        model = save_model("electra", folder, "ForSequenceClassification", id2label=labels)
+        with torch.inference_mode():
+            scores = logits(model, folder, texts).flip(1)
+    elif kind == "bi-encoder":
+        save_sentence_transformer("roberta", folder, dense=9)
+        encode = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode
+        scores = torch.from_numpy(encode(texts) @ encode([item.text for item in _ITEMS]).T)
+    else:
+        save_model("bert", folder / "checkpoint")
+        save_teacher(own := Teacher(HIDDEN, 8, 3, 17, ranker="gru", dropout=0.0), folder)
+        encoder = TextEncoder(load_trunk(folder / "checkpoint"), 8)
+        encoder.projection = own.projection
+        rows = load_tokenizer(folder / "checkpoint", 128).encode([*texts, *(item.text for item in _ITEMS)])
+        with torch.inference_mode():
+            found = encoder.eval()(*pad(rows))
+        scores = found[:3] @ found[3:].T
+    name = locate(str(folder), folder, folder).kind
+    Reference.of(open_original(folder, name, 128), texts, _ITEMS).save(tmp_path)
+    reference = Reference.load(tmp_path)
+    assert (reference.top == scores.argsort(descending=True, stable=True)[:, :10].numpy()).all()
+    assert np.allclose(np.linalg.norm(reference.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_large_catalogue_is_compared_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reference_module, "_MAX_ITEMS", 5)
+    save_sentence_transformer("bert", tmp_path / "original")
+    original = open_original(tmp_path / "original", "bi-encoder", 128)
+    assert Reference.of(original, ["red"], _ITEMS).items.tolist() == [0, 3, 6, 9]
 
 
 def test_texts_for_the_proof_are_not_among_those_that_are_taught() -> None:

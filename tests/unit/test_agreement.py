@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 
 from export import gates
 from export.compress import quantise, trace
-from export.data.head import Head, Shape
+from export.data.checkpoint import locate, write_bert
+from export.data.original import open_original
+from export.data.phrases import Texts, unseen
+from export.data.reference import Reference
 from export.errors import GateError
 from export.evaluate import verify
 from export.evaluate.record import RECORD, Quality
@@ -17,15 +21,22 @@ from export.gates import GATES
 from export.package import publish
 from export.train import distil, finetune
 from server.models.bundle import load_bundle
-from tests.tiny import StoppedJob, dataset, job
+from tests.checkpoints import add_modules
+from tests.tiny import StoppedJob, dataset, job, write_checkpoint
 
 
 @pytest.fixture(scope="module")
 def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny bi-encoder that came in trained, without interactions, and its static student."""
     made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "static", "--allow-lossy")
-    Head(Shape("bi-encoder", "mean")).save(made.folder("data") / "checkpoint")
-    replace(dataset(), histories=[]).save(made.folder("data"))
+    original, data = tmp_path_factory.mktemp("original"), made.folder("data")
+    write_checkpoint(original)
+    add_modules(original, hidden=16)
+    shutil.rmtree(data / "checkpoint")
+    write_bert(locate(str(original), original, original), data / "checkpoint", adopt=True, max_tokens=128)
+    texts, bare = unseen(Texts.load(data), made.settings.seed), replace(dataset(), histories=[])
+    bare.save(data)
+    Reference.of(open_original(original, "bi-encoder", 128), texts, bare.items).save(data)
     (made.folder("data") / "sources.json").write_text("{}")
     stages = {
         "finetune": finetune.run,
@@ -51,6 +62,27 @@ def test_record_keeps_the_intervals_of_the_agreement(adopted: StoppedJob) -> Non
         for figure in record.agreement.values():
             assert figure.low <= figure.mean <= figure.high
             assert figure.low < figure.high
+
+
+def test_variants_are_compared_with_the_library_of_the_checkpoint_and_not_with_the_teacher(
+    adopted: StoppedJob, tmp_path: Path
+) -> None:
+    reference = Reference.load(adopted.folder("data"))
+    quality = Quality.model_validate_json((adopted.folder("verify") / RECORD).read_text())
+    assert f"as {reference.library} runs it, on {len(reference.texts)} texts" in quality.other.remark
+    assert "sentence-transformers" in reference.library
+    another = replace(reference, vectors=-reference.vectors, library="another library")
+    shutil.copytree(adopted.root, tmp_path / ".stages" / "tiny")
+    copy = job(tmp_path, "--ladder", "static", "--allow-lossy")
+    another.save(copy.folder("data"))
+    (tmp_path / "verify").mkdir()
+    verify.run(copy, tmp_path / "verify")
+    found = Quality.model_validate_json((tmp_path / "verify" / RECORD).read_text())
+    pairs = [
+        (one.agreement["cosine"].mean, two.agreement["cosine"].mean)
+        for one, two in zip(quality.variants, found.variants, strict=True)
+    ]
+    assert all(one == pytest.approx(-two) for one, two in pairs)
 
 
 def test_manifest_has_the_gates_of_the_bundle_and_of_its_ranker(adopted: StoppedJob, tmp_path: Path) -> None:

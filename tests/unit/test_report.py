@@ -305,12 +305,12 @@ def test_record_without_interactions_is_shown_as_agreement(
     bare = quality.model_copy(update=nothing | {"protocol": "agreement"})
     write_card(tmp_path / "card.md", manifest, bare)
     write_page(tmp_path / "page.html", manifest, bare)
-    line = "bert3-int8 agrees with the teacher: cosine 0.9700 [0.950, 0.980], overlap 0.9000 [0.800, 0.940]"
+    line = "bert3-int8 agrees with the original checkpoint: cosine 0.9700 [0.950, 0.980], overlap 0.9000 [0.800, 0.940]"
     page = (tmp_path / "page.html").read_text()
     assert f"- {line}\n" in (tmp_path / "card.md").read_text()
     assert line in remarks(bare)
     assert line in page
-    assert "share of the teacher&#x27;s top ten" in page
+    assert "share of the checkpoint&#x27;s top ten" in page
     assert "Bars are 95 % intervals over texts." in page
     row = as_json(bare)["variants"][0]
     assert (row["retained"], row["overlap"], row["cosine"]) == ({}, 0.9, 0.97)

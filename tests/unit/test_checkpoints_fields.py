@@ -1,0 +1,349 @@
+"""Each field that sentence-transformers and transformers read gives the same vectors here, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tokenizers import AddedToken
+from torch.nn import functional
+from transformers import AutoTokenizer, BertTokenizerFast
+from transformers.activations import ACT2FN
+
+from export import gates
+from export.compress.graph import count_operators
+from export.compress.trace import fuse, trace
+from export.data.checkpoint import locate, write_bert
+from export.data.families import FUSED_ACTIVATIONS
+from export.errors import CheckpointError
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from tests.checkpoints import HIDDEN, WORDS, add_modules, save_model
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789éÉß北'.,:-_"
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_WORDS = ["red", "Red", "green", "lamp", "Lamp", "cafe", "café", "CAFÉ", "query"]
+_PIECES = [*dict.fromkeys([*_SPECIAL, *_WORDS, *_LETTERS, *("##" + letter for letter in _LETTERS)])]
+_TEXTS = ["Red Lamp", "red lamp", "CAFÉ-table, 12", "x " * 60, "北x [MASK] red", " a\u0301 ", "lamp"]
+
+SENTENCE, MAIN = "sentence_bert_config.json", "config_sentence_transformers.json"
+POOLING, DENSE, CONFIG = "1_Pooling/config.json", "2_Dense/config.json", "config.json"
+TOKENS = "tokenizer_config.json"
+MEAN = {"pooling_mode_max_tokens": False}
+ABSENT = object()
+
+
+def bi_encoder(folder: Path, *, dense: int = 0) -> Path:
+    """A random bi-encoder whose vocabulary tells case and accents apart."""
+    save_model("bert", folder, vocab_size=len(_PIECES), num_hidden_layers=2)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(_PIECES) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=512)  # type: ignore[no-untyped-call]
+    tokenizer.save_pretrained(folder)
+    add_modules(folder, HIDDEN, dense=dense)
+    (folder / SENTENCE).write_text('{"max_seq_length": 128, "do_lower_case": false}')
+    (folder / MAIN).write_text('{"prompts": {"query": ""}, "default_prompt_name": null}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bi_encoder(tmp_path_factory.mktemp("fields") / "plain")
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bi_encoder(tmp_path_factory.mktemp("fields") / "dense", dense=7)
+
+
+def change(folder: Path, file: str, fields: dict[str, Any]) -> None:
+    """Write fields into one of the folder's files; those that are ABSENT are removed."""
+    path = folder / file
+    content = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | fields
+    kept = {name: value for name, value in content.items() if value is not ABSENT}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def auto_tokenizer(folder: Path) -> Any:  # noqa: ANN401
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+
+
+def written(folder: Path) -> Path:
+    out = folder.with_name(f"{folder.name}-as-bert")
+    write_bert(locate(str(folder), folder, folder), out, adopt=True, max_tokens=128)
+    return out
+
+
+def require_same(folder: Path, texts: list[str] = _TEXTS) -> None:
+    """Vectors equal those of `encode()`."""
+    out = written(folder)
+    theirs = torch.from_numpy(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts))
+    with torch.inference_mode():
+        ours = TextEncoder(load_trunk(out), 1).eval().pool(*pad(load_tokenizer(out, 128).encode(texts)))
+    assert functional.cosine_similarity(ours, theirs).min() > 0.99999
+
+
+_TRUNCATION = {"direction": "Right", "max_length": 128, "strategy": "LongestFirst", "stride": 0}
+_HONOURED: list[tuple[str, dict[str, Any]]] = [
+    (SENTENCE, {"do_lower_case": True}),
+    (SENTENCE, {"max_seq_length": 256}),
+    (SENTENCE, {"max_seq_length": None}),
+    (SENTENCE, {"processing_kwargs": {}, "model_args": {}, "unpad_inputs": False}),
+    (MAIN, {"prompts": {"query": "query: "}}),
+    (MAIN, {"default_prompt_name": "query", "prompts": {"query": ""}}),
+    (MAIN, {"similarity_fn_name": "dot", "__version__": {"sentence_transformers": "2.2.2"}}),
+    (POOLING, {"pooling_mode_mean_tokens": ABSENT, "pooling_mode_cls_token": True}),
+    (POOLING, {"pooling_mode_mean_tokens": False}),
+    (POOLING, {"pooling_mode": "cls"}),
+    (POOLING, {"pooling_mode": ["mean"], "include_prompt": False}),
+    (POOLING, {"word_embedding_dimension": ABSENT, "embedding_dimension": HIDDEN, "pooling_mode": "mean"}),
+    (TOKENS, {"do_lower_case": False}),
+    (TOKENS, {"strip_accents": False}),
+    (TOKENS, {"do_lower_case": False, "strip_accents": True}),
+    (TOKENS, {"tokenize_chinese_chars": False}),
+    (TOKENS, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    (TOKENS, {"clean_up_tokenization_spaces": False, "do_basic_tokenize": False, "never_split": ["red"]}),
+    (TOKENS, {"additional_special_tokens": ["lamp"]}),
+    (TOKENS, {"unk_token": "[MASK]"}),
+    ("special_tokens_map.json", {"sep_token": "[MASK]"}),
+    (
+        "tokenizer.json",
+        {"truncation": {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}},
+    ),
+    (CONFIG, {"hidden_act": "gelu_new"}),
+    (CONFIG, {"layer_norm_eps": 0.1}),
+    (CONFIG, {"num_hidden_layers": 1}),
+    (CONFIG, {"num_attention_heads": 4}),
+    (CONFIG, {"pad_token_id": 5}),
+    (CONFIG, {"torch_dtype": "float16", "use_cache": False, "output_hidden_states": True}),
+    (CONFIG, {"hidden_dropout_prob": 0.9, "attention_probs_dropout_prob": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("file", "fields"), _HONOURED)
+def test_field_that_is_honoured_gives_the_vectors_of_its_library(
+    plain: Path, tmp_path: Path, file: str, fields: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    change(folder, file, fields)
+    require_same(folder)
+
+
+_OPTIONS = {"text": {"max_length": 9}}
+_REFUSED: list[tuple[str, dict[str, Any]]] = [
+    (SENTENCE, {"max_seq_length": 64}),
+    (SENTENCE, {"max_seq_length": "x"}),
+    (SENTENCE, {"do_lower_case": "yes"}),
+    (SENTENCE, {"transformer_task": "fill-mask"}),
+    (SENTENCE, {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}}),
+    (SENTENCE, {"module_output_name": "sentence_embedding"}),
+    (SENTENCE, {"tokenizer_name_or_path": "elsewhere"}),
+    *(
+        (SENTENCE, {f"{part}_{kind}": _OPTIONS})
+        for part in ("model", "tokenizer", "config")
+        for kind in ("args", "kwargs")
+    ),
+    (SENTENCE, {"processor_kwargs": {"do_lower_case": False}}),
+    (SENTENCE, {"processing_kwargs": _OPTIONS}),
+    (SENTENCE, {"surprise": 1}),
+    (MAIN, {"default_prompt_name": "query", "prompts": {"query": "red "}}),
+    (MAIN, {"default_prompt_name": "passage"}),
+    (MAIN, {"similarity_fn_name": "euclidean"}),
+    (MAIN, {"truncate_dim": 8}),
+    (MAIN, {"model_type": "CrossEncoder"}),
+    *((POOLING, {"pooling_mode": mode}) for mode in ("max", "weightedmean", "lasttoken", "mean_sqrt_len_tokens")),
+    (POOLING, {"pooling_mode": ["cls", "mean"]}),
+    (POOLING, {"pooling_mode_max_tokens": True}),
+    (POOLING, {"word_embedding_dimension": HIDDEN + 1}),
+    (POOLING, {"surprise": 1}),
+    (TOKENS, {"padding_side": "left"}),
+    (TOKENS, {"truncation_side": "left"}),
+    (TOKENS, {"split_special_tokens": True}),
+    (TOKENS, {"model_input_names": ["input_ids"]}),
+    *((CONFIG, {"hidden_act": act}) for act in ("relu", "silu", "gelu_10", "quick_gelu")),
+    (CONFIG, {"num_attention_heads": 5}),
+    (CONFIG, {"is_decoder": True}),
+    (CONFIG, {"is_encoder_decoder": True}),
+    (CONFIG, {"add_cross_attention": True}),
+    (CONFIG, {"pruned_heads": {"0": [1]}}),
+    (CONFIG, {"quantization_config": {"quant_method": "awq"}}),
+    (CONFIG, {"auto_map": {"AutoModel": "own.Own"}}),
+    (CONFIG, {"chunk_size_feed_forward": 2}),
+    (CONFIG, {"position_embedding_type": "relative_key"}),
+    (CONFIG, {"vocab_size": 0}),
+    (CONFIG, {"layer_norm_eps": "x"}),
+]
+
+
+@pytest.mark.parametrize(("file", "fields"), _REFUSED)
+def test_field_that_is_not_supported_is_refused_by_file_and_name(
+    plain: Path, tmp_path: Path, file: str, fields: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    change(folder, file, fields)
+    with pytest.raises(CheckpointError) as caught:
+        written(folder)
+    said = str(caught.value)
+    assert said.startswith(f"{folder / file}: ")
+    assert next(iter(fields)) in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        (CONFIG, {"num_hidden_layers": 3}, "holds no encoder.layer.2.attention"),
+        (
+            CONFIG,
+            {"hidden_size": 64},
+            r"word_embeddings.weight has the shape \(\d+, 64\), the weights have \(\d+, 32\)",
+        ),
+        (CONFIG, {"max_position_embeddings": 200}, "position_embeddings.weight has the shape"),
+        ("added_tokens.json", {"zebra": 999}, "has id 999|not of one checkpoint"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "adapters are not supported"),
+        (CONFIG, {"id2label": {"a": "b"}}, "transformers cannot read it"),
+        (TOKENS, {"tokenizer_class": "BertJapaneseTokenizer"}, "no tokenizer"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    plain: Path, tmp_path: Path, file: str, fields: dict[str, Any], message: str
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    change(folder, file, fields)
+    if file == "added_tokens.json":
+        (folder / "tokenizer.json").unlink()
+        (folder / TOKENS).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        written(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"activation_function": "torch.nn.modules.activation.ReLU"}, ""),
+        ({"activation_function": "torch.nn.modules.activation.GELU"}, ""),
+        ({"activation_function": "torch.nn.modules.linear.Identity", "module_output_name": None}, ""),
+        ({"activation_function": ABSENT}, ""),
+        ({"activation_function": "torch.nn.modules.activation.SiLU"}, "activation_function"),
+        ({"activation_function": "own.Tanh"}, "activation_function"),
+        ({"activation_function": None}, "activation_function"),
+        ({"in_features": HIDDEN + 1}, "in_features"),
+        ({"bias": False}, "bias"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name"),
+        ({"module_output_name": "elsewhere"}, "module_output_name"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_field_of_a_dense_layer_is_honoured_or_refused(
+    dense: Path, tmp_path: Path, fields: dict[str, Any], named: str
+) -> None:
+    folder = Path(shutil.copytree(dense, tmp_path / "given"))
+    change(folder, DENSE, fields)
+    if not named:
+        require_same(folder)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        written(folder)
+    assert str(caught.value).startswith(f"{folder / DENSE}: ")
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["own.Pooling", "sentence_transformers.models.LSTM", "../Pooling"])
+def test_module_of_another_kind_or_place_is_refused(plain: Path, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1] |= {"path": kind} if kind.startswith("..") else {"type": kind}
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match=r"modules.json: .*(is not known here|is outside the folder)"):
+        written(folder)
+
+
+def test_folder_saved_again_by_the_installed_version_gives_the_same_vectors(dense: Path, tmp_path: Path) -> None:
+    SentenceTransformer(str(dense), device="cpu", local_files_only=True).save(str(tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / POOLING).read_text())["pooling_mode"] == "mean"
+    assert "base.modules" in (tmp_path / "again" / "modules.json").read_text()
+    require_same(tmp_path / "again")
+
+
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "xlm-roberta", "electra"])
+def test_field_that_another_family_reads_is_not_read(tmp_path: Path, family: str) -> None:
+    folder = tmp_path / "given"
+    save_model(family, folder)
+    add_modules(folder, HIDDEN)
+    if family == "distilbert":  # its activation has another name, and its layer norms have a fixed epsilon
+        change(folder, CONFIG, {"hidden_act": "relu", "layer_norm_eps": 0.5})
+    require_same(folder, WORDS)
+
+
+def test_padding_that_moves_positions_must_be_one_id(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    save_model("roberta", folder)
+    change(folder, CONFIG, {"pad_token_id": 0})
+    with pytest.raises(CheckpointError, match=r"config.json: pad_token_id is 0, the tokenizer pads with 1: positions"):
+        written(folder)
+
+
+@pytest.mark.parametrize("part", ["truncation", "padding"])
+def test_left_side_in_the_tokenizer_file_is_refused(plain: Path, tmp_path: Path, part: str) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    truncation = _TRUNCATION | {"direction": "Left"}
+    padding = {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
+    padding |= {"pad_type_id": 0, "pad_token": "[PAD]"}
+    change(folder, "tokenizer.json", {part: {"truncation": truncation, "padding": padding}[part]})
+    with pytest.raises(CheckpointError, match=rf"tokenizer.json: {part}_side is 'left', supported is right"):
+        written(folder)
+
+
+def test_token_types_other_than_0_are_refused(plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    for step in facts["post_processor"]["single"]:
+        next(iter(step.values()))["type_id"] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: post_processor gives a text a token type other than 0"):
+        written(folder)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
+)
+def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    change(folder, TOKENS, fields)
+    tokenizer = auto_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken("query", lstrip=True)])
+    tokenizer.save_pretrained(folder)
+    ids = load_tokenizer(written(folder), 128).encode(_TEXTS)
+    assert ids == auto_tokenizer(folder)(_TEXTS, truncation=True, max_length=128)["input_ids"]
+
+
+def test_setting_that_no_table_names_is_caught_by_its_vectors(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    change(folder, SENTENCE, {"do_lower_case": True})
+    change(folder, TOKENS, {"do_lower_case": False})
+    monkeypatch.setattr("export.data.tokenizer._lower_case", lambda _: None)
+    with pytest.raises(CheckpointError, match="gets another vector here than by the library"):
+        written(folder)
+
+
+@pytest.mark.parametrize("activation", ACT2FN)
+def test_activation_is_one_that_is_fused_or_refused_when_it_is_read(
+    plain: Path, tmp_path: Path, activation: str
+) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    change(folder, CONFIG, {"hidden_act": activation})
+    if activation in FUSED_ACTIVATIONS:
+        out = written(folder)
+        encoder, ids = TextEncoder(load_trunk(out), 16).eval(), torch.ones(2, 3, dtype=torch.int64)
+        trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
+        fuse(tmp_path / "traced.onnx", encoder.trunk.config, tmp_path / "fused.onnx")
+        assert not gates.failures(gates.fusion(count_operators(tmp_path / "fused.onnx"), 2))
+        return
+    with pytest.raises(CheckpointError, match=f"hidden_act is '{activation}'; use one of gelu, gelu_python"):
+        written(folder)
