@@ -171,7 +171,7 @@ def _as_file(fast: PreTrainedTokenizerFast, folder: Path, vocabulary: int) -> st
         raise CheckpointError(
             f"{folder}: the tokenizer has id {highest}, the model knows {vocabulary}: they are not of one checkpoint"
         )
-    return json.dumps(facts, ensure_ascii=False)
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
 
 
 def _assumed_tokens(kind: type[PreTrainedTokenizerFast]) -> set[str]:

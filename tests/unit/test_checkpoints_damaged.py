@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from export.data.checkpoint import locate, write_bert
 from export.data.head import Head
 from export.data.heads import read_head
 from export.errors import CheckpointError
 from export.train.teacher import Teacher, load_teacher, save_teacher
-from tests.checkpoints import HIDDEN, save_model, save_sentence_transformer
+from tests.checkpoints import HIDDEN, add_modules, save_model, save_sentence_transformer
 
 
 def save(kind: str, folder: Path) -> Path:
@@ -133,3 +133,105 @@ def test_damaged_teacher_of_an_earlier_export_is_named(tmp_path: Path, content: 
     (tmp_path / "head.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"head.json: cannot be read .* export that teacher again"):
         Head.load(tmp_path)
+
+
+def not_finite(path: Path, name: str, value: float) -> None:
+    tensors = load_file(path)
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("kind", "file", "name"),
+    [
+        ("bert", "model.safetensors", "bert.encoder.layer.0.output.dense.weight"),
+        ("roberta", "model.safetensors", "roberta.embeddings.word_embeddings.weight"),
+        ("distilbert", "model.safetensors", "classifier.bias"),
+        ("bi-encoder", "2_Dense/model.safetensors", "linear.weight"),
+    ],
+)
+def test_number_that_is_not_finite_is_refused_when_it_is_read(
+    tmp_path: Path, kind: str, file: str, name: str, value: float
+) -> None:
+    folder = save(kind, tmp_path / "given")
+    not_finite(folder / file, name, value)
+    assert refused(folder).startswith(f"{folder / file}: {name} has a number that is NaN or infinite: ")
+
+
+def test_head_of_an_earlier_export_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    save_model("bert", folder / "checkpoint")
+    save_teacher(Teacher(HIDDEN, 8, 3, 17), folder)
+    not_finite(folder / "teacher.safetensors", "projection.weight", float("nan"))
+    assert f"{folder / 'teacher.safetensors'}: projection.weight has a number that is NaN" in refused(folder)
+
+
+@pytest.mark.parametrize("files", [["tokenizer.json"], ["tokenizer.json", "vocab.txt"]])
+def test_missing_tokenizer_is_refused_in_one_sentence(tmp_path: Path, files: list[str]) -> None:
+    folder = save("bi-encoder", tmp_path / "given")
+    for file in files:
+        (folder / file).unlink(missing_ok=True)
+    said = refused(folder)
+    assert said.startswith(f"{folder}: no tokenizer can be read (")
+    assert said.endswith("put its tokenizer.json there")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "null", '{"model": {"type": "WordPiece"}}'])
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_tokenizer_is_named(tmp_path: Path, file: str, content: str) -> None:
+    folder = save("bi-encoder", tmp_path / "given")
+    (folder / file).write_text(content)
+    if file == "tokenizer_config.json" and content.startswith("{"):
+        write_bert(locate(str(folder), folder, folder), tmp_path / "out", adopt=True, max_tokens=128)  # says nothing
+        return
+    said = refused(folder)
+    assert str(folder / file) in said
+    assert "\n" not in said
+
+
+def sharded(family: str, folder: Path, task: str = "Model", **config: Any) -> Path:  # noqa: ANN401
+    """A checkpoint whose weights are in several files."""
+    model = save_model(family, folder, task, **config)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len([*folder.glob("model-*-of-*.safetensors")]) > 2
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["encoder", "classifier", "bi-encoder"])
+def test_weights_in_several_files_are_those_in_one(tmp_path: Path, kind: str) -> None:
+    task, config = (
+        ("ForSequenceClassification", {"id2label": {0: "a", 1: "b"}}) if kind == "classifier" else ("Model", {})
+    )
+    whole, parts = tmp_path / "whole", sharded("distilbert", tmp_path / "parts", task, **config)
+    save_model("distilbert", whole, task, **config)
+    for folder in (whole, parts) if kind == "bi-encoder" else ():
+        add_modules(folder, HIDDEN)
+    for folder in (whole, parts):
+        out = folder.with_name(f"{folder.name}-as-bert")
+        write_bert(locate(str(folder), folder, folder), out, adopt=kind != "encoder", max_tokens=128)
+    for file in ("model.safetensors", "head.safetensors") if kind == "classifier" else ("model.safetensors",):
+        one, other = (load_file(tmp_path / f"{name}-as-bert" / file) for name in ("whole", "parts"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_file_of_several_that_is_missing_damaged_or_elsewhere_is_named(tmp_path: Path) -> None:
+    folder = sharded("bert", tmp_path / "given")
+    index, first = folder / "model.safetensors.index.json", next(iter(sorted(folder.glob("model-*"))))
+    content = first.read_bytes()
+    first.write_bytes(content[:50])
+    assert refused(folder).startswith(f"{first}: cannot be read")
+    shutil.rmtree(tmp_path / "out")
+    first.unlink()
+    assert refused(folder).startswith(f"{first}: cannot be read")
+    shutil.rmtree(tmp_path / "out")
+    first.write_bytes(content)
+    facts = json.loads(index.read_text())
+    index.write_text(json.dumps(facts | {"weight_map": facts["weight_map"] | {"more": first.name}}))
+    assert refused(folder).startswith(f"{index}: no file holds more: ")
+    shutil.rmtree(tmp_path / "out")
+    index.write_text(json.dumps(facts | {"weight_map": facts["weight_map"] | {"more": f"../{first.name}"}}))
+    assert f"{index}: weight_map names the file '../{first.name}'" in refused(folder)

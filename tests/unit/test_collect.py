@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from export.config import ExportSettings
 from export.data.collect import run
 from export.data.facts import RATINGS
 from export.data.head import Head
-from export.data.phrases import Texts
-from export.errors import DataError
+from export.data.phrases import Texts, unseen
+from export.data.reference import Reference
+from export.errors import CheckpointError, DataError
 from export.stage import Job
 from tests.checkpoints import save_model, save_sentence_transformer
 
@@ -128,3 +130,74 @@ def test_item_without_a_label_can_be_skipped_and_is_counted(tmp_path: Path) -> N
     sources = collected(tmp_path, "--on-error", "skip")
     assert sources["data"]["skipped"] == "1 item without a label"
     assert sources["data"]["items"] == "3, of which 0 have interactions"
+
+
+def unsupported(folder: Path, kind: str) -> str:
+    """Make the checkpoint one that cannot be used; return what is said of it."""
+    config = json.loads((folder / "config.json").read_text())
+    if kind == "tokenizer":
+        (folder / "tokenizer.json").unlink()
+        return "no tokenizer can be read"
+    if kind == "weights":
+        tensors = load_file(folder / "model.safetensors")
+        tensors["embeddings.word_embeddings.weight"][0] = float("nan")
+        save_file(tensors, folder / "model.safetensors")
+        return "embeddings.word_embeddings.weight has a number that is NaN"
+    if kind == "activation":
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "silu"}))
+        return "hidden_act is 'silu'; use one of gelu"
+    if kind == "head":
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
+        return "pooling_mode is 'max', supported is one of cls, mean"
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    return f"model_type is '{kind}'; use one of bert, distilbert"
+
+
+@pytest.mark.parametrize(
+    "kind", ["mpnet", "modernbert", "deberta-v2", "albert", "tokenizer", "weights", "activation", "head"]
+)
+def test_checkpoint_that_cannot_be_used_is_refused_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    write(tmp_path / "data", events=False)
+    save_sentence_transformer("bert", tmp_path / "checkpoint")
+    said = unsupported(tmp_path / "checkpoint", kind)
+    monkeypatch.setattr("export.data.tables.read", lambda *_, **__: pytest.fail("data were read"))
+    with pytest.raises(CheckpointError) as caught:
+        collected(tmp_path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_done_otherwise_than_the_checkpoint_says_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data", events=False)
+    folder = tmp_path / "checkpoint"
+    save_sentence_transformer("bert", folder)
+    (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: ", "document": ""}}')
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    collected(tmp_path)
+    printed = capsys.readouterr().err.splitlines()
+    assert "  prompts of the checkpoint are not put before texts here: query" in printed
+    assert "  texts are cut to 128 tokens here, by max_seq_length of the checkpoint to 256" in printed
+
+
+@pytest.mark.parametrize("flags", [[], ["--adopt", "never"]])
+def test_head_that_is_not_supported_does_not_matter_where_only_the_encoder_is_used(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    write(tmp_path / "data")
+    save_sentence_transformer("bert", tmp_path / "checkpoint")
+    unsupported(tmp_path / "checkpoint", "head")
+    assert collected(tmp_path, "--on-error", "skip", *flags)["checkpoint"]["use"] == "fine-tuned here"
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_adopted_checkpoint_without_interactions_leaves_what_it_is_compared_with(tmp_path: Path, events: bool) -> None:
+    write(tmp_path / "data", events=events)
+    save_sentence_transformer("bert", tmp_path / "checkpoint")
+    collected(tmp_path, "--on-error", "skip", "--adopt", "always")
+    assert (tmp_path / "out" / "reference.json").exists() == (not events)
+    if not events:
+        assert Reference.load(tmp_path / "out").texts == unseen(Texts.load(tmp_path / "out"), seed=7)
