@@ -74,8 +74,8 @@ _DENSE_KNOWN = {*_DENSE, "in_features", "out_features", "bias", "activation_func
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How a folder reads texts: in lower case or not, cut at `max_tokens` if it says so; `file` is where it says it."""
+class TextSettings:
+    """Whether texts are put into lower case, and the number of tokens they are cut to, as `file` has it."""
 
     lower: bool = False
     max_tokens: int | None = None
@@ -93,19 +93,19 @@ def transformer_folder(folder: Path) -> Path:
     return folder / path
 
 
-def read_reading(folder: Path) -> Reading:
-    """What the file of the Transformer module says about texts; `folder` is `transformer_folder`.
+def read_text_settings(folder: Path) -> TextSettings:
+    """What the file of the Transformer module has about texts; `folder` is `transformer_folder`.
 
     Raises:
-        CheckpointError: it says something that is not supported.
+        CheckpointError: a field of it is not supported.
     """
     file = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).exists()), None)
     if file is None:
-        return Reading()
+        return TextSettings()
     fields = read_object(file, {"max_seq_length": int, "do_lower_case": bool})
     require_known(file, fields, _TRANSFORMER_KNOWN, _OTHER)
     require_values(file, fields, _TRANSFORMER, "use a checkpoint that has it so")
-    return Reading(bool(fields.get("do_lower_case")), fields.get("max_seq_length"), file)
+    return TextSettings(bool(fields.get("do_lower_case")), fields.get("max_seq_length"), file)
 
 
 def read_bi_encoder(folder: Path) -> Head:
@@ -129,11 +129,11 @@ def read_bi_encoder(folder: Path) -> Head:
 
 
 def remarks(folder: Path, max_tokens: int) -> list[str]:
-    """What the folder says and an export does otherwise, a line each; texts are cut to `max_tokens` tokens here."""
+    """Settings of the folder that an export does not follow, a line each; it cuts texts to `max_tokens` tokens."""
     found = []
-    longest = read_reading(transformer_folder(folder)).max_tokens
+    longest = read_text_settings(transformer_folder(folder)).max_tokens
     if longest is not None and longest != max_tokens:
-        found.append(f"texts are cut to {max_tokens} tokens here, by max_seq_length of the checkpoint to {longest}")
+        found.append(f"texts are cut to {max_tokens} tokens here; max_seq_length of the checkpoint is {longest}")
     main = read_object(folder / _MAIN, {"prompts": dict}) if (folder / _MAIN).exists() else {}
     if prompts := [name for name, text in (main.get("prompts") or {}).items() if text]:
         found.append(f"prompts of the checkpoint are not put before texts here: {', '.join(prompts)}")
@@ -147,7 +147,7 @@ def _width(folder: Path) -> int | None:
 
 
 def _mode(path: Path, width: int | None) -> Literal["cls", "mean"]:
-    """How token vectors are pooled: `pooling_mode`, or in the old form the flags that are true (none: the mean)."""
+    """How token vectors are pooled: by `pooling_mode`, or in the old form by the flag that is true (none: the mean)."""
     fields = read_object(path)
     require_known(path, fields, _POOLING_KNOWN, _NEVER)
     flags = [name for name in _OLD_MODES if fields.get(name)]

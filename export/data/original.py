@@ -16,10 +16,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers import __version__ as st_version
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, PreTrainedModel
 from transformers import __version__ as transformers_version
 
 from export.data.bi_encoder import is_bi_encoder
+from export.data.families import bert_config, read_config
 from export.data.heads import CLASSIFIERS, CheckpointKind, is_own, trunk_folder
 from export.data.quiet import first_line, quiet
 from export.errors import CheckpointError
@@ -89,6 +90,12 @@ def _transformer(folder: Path) -> Transformer:
     return loaded
 
 
+def _positions(folder: Path) -> int:
+    """How many tokens the encoder has positions for; some tokenizers do not know."""
+    file = trunk_folder(folder) / "config.json"
+    return int(bert_config(read_config(file), file)["max_position_embeddings"])
+
+
 class _BiEncoder:
     library = f"sentence-transformers {st_version}"
 
@@ -100,6 +107,7 @@ class _BiEncoder:
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
+        self._model.max_seq_length = min(self._model.max_seq_length or _positions(folder), _positions(folder))
 
     def encode(self, texts: list[str]) -> Tensor:
         found: Tensor = self._model.encode(texts, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False)
@@ -120,6 +128,7 @@ class _Classifier:
         self._model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         ).eval()
+        self._longest = min(self._tokenizer.model_max_length, _positions(folder))
         _, last, _ = CLASSIFIERS[self._model.config.model_type]
         self._features: list[Tensor] = []
         self._model.get_submodule(last).register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
@@ -138,8 +147,13 @@ class _Classifier:
         self._features.clear()
         parts = [texts[n : n + _BATCH] for n in range(0, len(texts), _BATCH)]
         with torch.inference_mode():
-            fed = (self._tokenizer(part, padding=True, truncation=True, return_tensors="pt") for part in parts)
-            return torch.cat([self._model(**one).logits for one in fed])
+            return torch.cat([self._model(**self._tokens(part)).logits for part in parts])
+
+    def _tokens(self, texts: list[str]) -> BatchEncoding:
+        found: BatchEncoding = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
+        )
+        return found
 
 
 class _EarlierTeacher:

@@ -1,4 +1,4 @@
-"""Libraries that load a checkpoint are talkative: what they say of it is kept off the terminal, or cut to a line."""
+"""Loading a checkpoint without the remarks of the libraries on the terminal, and their errors as one line."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of a library says, short enough to stand in a sentence."""
+    """The message of a library's exception, short enough for a part of a sentence."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[0].split())[:_LENGTH].rstrip(".: ")

@@ -33,11 +33,13 @@ def require_same_vectors(folder: Path, kind: CheckpointKind, head: Head | None, 
     """
     if head is None and is_own(folder):
         return  # its encoder was written by an export
+    tokenizer = load_tokenizer(written, max_tokens)
     texts = probes(Backend.from_file(str(written / "tokenizer.json")))
+    texts = [text for text, row in zip(texts, tokenizer.encode(texts), strict=True) if 0 < len(row) < max_tokens]
     theirs = vectors_by_library(folder, kind, texts, max_tokens, adopt=head is not None)
     encoder = TextEncoder(load_trunk(written), 1).eval()
     with torch.inference_mode():
-        ours = encoder.pool(*pad(load_tokenizer(written, max_tokens).encode(texts)))
+        ours = encoder.pool(*pad(tokenizer.encode(texts)))
     if head is not None and head.shape.similarity == "cosine":
         ours, theirs = functional.normalize(ours, dim=-1), functional.normalize(theirs, dim=-1)
     apart = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)

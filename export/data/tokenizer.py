@@ -19,11 +19,12 @@ from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from export.data.families import check_config
-from export.data.fields import Config, read_object
+from export.data.fields import read_object
 from export.data.quiet import first_line, quiet
 from export.errors import CheckpointError
 from server.models.tokenizer import Tokenizer
 
+_OTHER = "use a checkpoint that has it so"
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _TEXTS = (
     *(
@@ -121,29 +122,17 @@ def _read_backend(file: Path) -> Backend:
 
 
 def _check_fields(fast: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Refuse what is no part of tokenizer.json, or what the server does otherwise."""
-    found: Config = {
-        "padding_side": fast.padding_side,
-        "truncation_side": fast.truncation_side,
-        "split_special_tokens": fast.split_special_tokens,
-        "model_input_names": "attention_mask" in fast.model_input_names,
-    }
-    supported = {
-        "padding_side": ("right", "right"),
-        "truncation_side": ("right", "right"),
-        "split_special_tokens": (False, "false"),
-        "model_input_names": (True, "a list with attention_mask"),
-    }
+    """Refuse settings that tokenizer.json does not hold, or that the server has otherwise."""
     config = read_object(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
-    for name, (value, words) in supported.items():
-        if found[name] != value:
+    for name, supported in {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}.items():
+        if (found := getattr(fast, name)) != supported:
             file = folder / (_CONFIG if name in config else _FILE)
-            shown = config.get(name, found[name])
-            raise CheckpointError(f"{file}: {name} is {shown!r}, supported is {words}: use a checkpoint that has it so")
+            raise CheckpointError(f"{file}: {name} is {found!r}, supported is {supported!r}: {_OTHER}")
+    if "attention_mask" not in (inputs := fast.model_input_names):
+        raise CheckpointError(f"{folder / _CONFIG}: model_input_names is {inputs}, needs attention_mask, too: {_OTHER}")
     if any(fast("a b", return_token_type_ids=True)["token_type_ids"]):
         raise CheckpointError(
-            f"{folder / _FILE}: post_processor gives a text a token type other than 0, supported is 0: use a "
-            "checkpoint that has it so"
+            f"{folder / _FILE}: post_processor gives a text a token type other than 0, supported is 0: {_OTHER}"
         )
 
 

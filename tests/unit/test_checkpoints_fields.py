@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tokenizers import AddedToken
-from torch.nn import functional
-from transformers import AutoTokenizer, BertTokenizerFast
 from transformers.activations import ACT2FN
 
 from export import gates
@@ -20,34 +17,23 @@ from export.compress.graph import count_operators
 from export.compress.trace import fuse, trace
 from export.data.checkpoint import locate, write_bert
 from export.data.families import FUSED_ACTIVATIONS
+from export.data.original import open_original
 from export.errors import CheckpointError
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk
+from tests.bi_encoders import (
+    ABSENT,
+    CONFIG,
+    DENSE,
+    MAIN,
+    POOLING,
+    SENTENCE,
+    TOKENS,
+    bi_encoder,
+    change,
+    require_same,
+    written,
+)
 from tests.checkpoints import HIDDEN, WORDS, add_modules, save_model
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789éÉß北'.,:-_"
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_WORDS = ["red", "Red", "green", "lamp", "Lamp", "cafe", "café", "CAFÉ", "query"]
-_PIECES = [*dict.fromkeys([*_SPECIAL, *_WORDS, *_LETTERS, *("##" + letter for letter in _LETTERS)])]
-_TEXTS = ["Red Lamp", "red lamp", "CAFÉ-table, 12", "x " * 60, "北x [MASK] red", " a\u0301 ", "lamp"]
-
-SENTENCE, MAIN = "sentence_bert_config.json", "config_sentence_transformers.json"
-POOLING, DENSE, CONFIG = "1_Pooling/config.json", "2_Dense/config.json", "config.json"
-TOKENS = "tokenizer_config.json"
-MEAN = {"pooling_mode_max_tokens": False}
-ABSENT = object()
-
-
-def bi_encoder(folder: Path, *, dense: int = 0) -> Path:
-    """A random bi-encoder whose vocabulary tells case and accents apart."""
-    save_model("bert", folder, vocab_size=len(_PIECES), num_hidden_layers=2)
-    (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").write_text("\n".join(_PIECES) + "\n", encoding="utf-8")
-    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=512)  # type: ignore[no-untyped-call]
-    tokenizer.save_pretrained(folder)
-    add_modules(folder, HIDDEN, dense=dense)
-    (folder / SENTENCE).write_text('{"max_seq_length": 128, "do_lower_case": false}')
-    (folder / MAIN).write_text('{"prompts": {"query": ""}, "default_prompt_name": null}')
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -60,34 +46,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bi_encoder(tmp_path_factory.mktemp("fields") / "dense", dense=7)
 
 
-def change(folder: Path, file: str, fields: dict[str, Any]) -> None:
-    """Write fields into one of the folder's files; those that are ABSENT are removed."""
-    path = folder / file
-    content = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | fields
-    kept = {name: value for name, value in content.items() if value is not ABSENT}
-    path.write_text(json.dumps(kept), encoding="utf-8")
-
-
-def auto_tokenizer(folder: Path) -> Any:  # noqa: ANN401
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
-
-
-def written(folder: Path) -> Path:
-    out = folder.with_name(f"{folder.name}-as-bert")
-    write_bert(locate(str(folder), folder, folder), out, adopt=True, max_tokens=128)
-    return out
-
-
-def require_same(folder: Path, texts: list[str] = _TEXTS) -> None:
-    """Vectors equal those of `encode()`."""
-    out = written(folder)
-    theirs = torch.from_numpy(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts))
-    with torch.inference_mode():
-        ours = TextEncoder(load_trunk(out), 1).eval().pool(*pad(load_tokenizer(out, 128).encode(texts)))
-    assert functional.cosine_similarity(ours, theirs).min() > 0.99999
-
-
-_TRUNCATION = {"direction": "Right", "max_length": 128, "strategy": "LongestFirst", "stride": 0}
 _HONOURED: list[tuple[str, dict[str, Any]]] = [
     (SENTENCE, {"do_lower_case": True}),
     (SENTENCE, {"max_seq_length": 256}),
@@ -279,46 +237,40 @@ def test_field_that_another_family_reads_is_not_read(tmp_path: Path, family: str
     require_same(folder, WORDS)
 
 
-def test_padding_that_moves_positions_must_be_one_id(tmp_path: Path) -> None:
-    folder = tmp_path / "given"
-    save_model("roberta", folder)
-    change(folder, CONFIG, {"pad_token_id": 0})
-    with pytest.raises(CheckpointError, match=r"config.json: pad_token_id is 0, the tokenizer pads with 1: positions"):
-        written(folder)
-
-
-@pytest.mark.parametrize("part", ["truncation", "padding"])
-def test_left_side_in_the_tokenizer_file_is_refused(plain: Path, tmp_path: Path, part: str) -> None:
+def test_encoder_in_a_folder_of_its_own_is_read_as_its_module_says(plain: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(plain, tmp_path / "given"))
-    truncation = _TRUNCATION | {"direction": "Left"}
-    padding = {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
-    padding |= {"pad_type_id": 0, "pad_token": "[PAD]"}
-    change(folder, "tokenizer.json", {part: {"truncation": truncation, "padding": padding}[part]})
-    with pytest.raises(CheckpointError, match=rf"tokenizer.json: {part}_side is 'left', supported is right"):
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in ("modules.json", MAIN):
+            path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([modules[0] | {"path": inner.name}, *modules[1:]]))
+    change(inner, SENTENCE, {"do_lower_case": True})
+    change(inner, TOKENS, {"do_lower_case": False})
+    require_same(folder)
+    out = tmp_path / "base"
+    write_bert(locate(str(folder), folder, folder), out, adopt=False, max_tokens=128)
+    ids = load_tokenizer(out, 128).encode(["RED Lamp", "red lamp"])
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "bi-encoder"])
+def test_library_cuts_long_texts_where_the_tokenizer_knows_no_length(tmp_path: Path, kind: str) -> None:
+    folder, labels = tmp_path / "given", {"id2label": {0: "a", 1: "b"}} if kind == "classifier" else {}
+    task = "ForSequenceClassification" if labels else "Model"
+    save_model("roberta", folder, task, max_position_embeddings=202, **labels)
+    if kind == "bi-encoder":
+        add_modules(folder, HIDDEN)
+    found = open_original(folder, locate(str(folder), folder, folder).kind, 128).encode(["red " * 300, "red " * 250])
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
+def test_pickled_weights_are_not_read(dense: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dense, tmp_path / "given"))
+    (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"2_Dense/model.safetensors: cannot be read"):
         written(folder)
-
-
-def test_token_types_other_than_0_are_refused(plain: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(plain, tmp_path / "given"))
-    facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    for step in facts["post_processor"]["single"]:
-        next(iter(step.values()))["type_id"] = 1
-    (folder / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: post_processor gives a text a token type other than 0"):
-        written(folder)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
-)
-def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
-    folder = Path(shutil.copytree(plain, tmp_path / "given"))
-    change(folder, TOKENS, fields)
-    tokenizer = auto_tokenizer(folder)
-    tokenizer.add_tokens([AddedToken("query", lstrip=True)])
-    tokenizer.save_pretrained(folder)
-    ids = load_tokenizer(written(folder), 128).encode(_TEXTS)
-    assert ids == auto_tokenizer(folder)(_TEXTS, truncation=True, max_length=128)["input_ids"]
 
 
 def test_setting_that_no_table_names_is_caught_by_its_vectors(

@@ -180,7 +180,7 @@ def test_what_is_done_otherwise_than_the_checkpoint_says_is_printed(
     collected(tmp_path)
     printed = capsys.readouterr().err.splitlines()
     assert "  prompts of the checkpoint are not put before texts here: query" in printed
-    assert "  texts are cut to 128 tokens here, by max_seq_length of the checkpoint to 256" in printed
+    assert "  texts are cut to 128 tokens here; max_seq_length of the checkpoint is 256" in printed
 
 
 @pytest.mark.parametrize("flags", [[], ["--adopt", "never"]])
