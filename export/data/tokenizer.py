@@ -26,6 +26,7 @@ from server.models.tokenizer import Tokenizer
 
 _OTHER = "use a checkpoint that has it so"
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+_SOURCES = (_FILE, "vocab.txt", "vocab.json", "*.model")  # any tokenizer is made from one of these
 _TEXTS = (
     *(
         "The Quick brown-fox, 12.5 kg!",
@@ -97,6 +98,9 @@ def _load(folder: Path) -> PreTrainedTokenizerFast:
     if (folder / _CONFIG).exists():
         read_object(folder / _CONFIG)
     check_config(folder)
+    if not any(path for pattern in _SOURCES for path in folder.glob(pattern)):
+        named = ", ".join(_SOURCES)
+        raise CheckpointError(f"{folder}: holds no tokenizer (none of {named}): put its tokenizer.json there")
     try:
         with quiet():
             fast = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]

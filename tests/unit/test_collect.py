@@ -137,7 +137,7 @@ def unsupported(folder: Path, kind: str) -> str:
     config = json.loads((folder / "config.json").read_text())
     if kind == "tokenizer":
         (folder / "tokenizer.json").unlink()
-        return "no tokenizer can be read"
+        return "holds no tokenizer"
     if kind == "weights":
         tensors = load_file(folder / "model.safetensors")
         tensors["embeddings.word_embeddings.weight"][0] = float("nan")
