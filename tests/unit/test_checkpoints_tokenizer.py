@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -62,16 +61,29 @@ def test_token_types_other_than_0_are_refused(plain: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "fields", [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
+    ("field", "value"),
+    [
+        ("do_lower_case", False),
+        ("strip_accents", False),
+        ("tokenize_chinese_chars", False),
+        ("additional_special_tokens", ["a"]),
+    ],
 )
-def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, field: str, value: object) -> None:
     folder = Path(shutil.copytree(plain, tmp_path / "given"))
-    change(folder, TOKENS, fields)
+    change(folder, TOKENS, {field: value})
+    ids = load_tokenizer(written(folder), 128).encode(TEXTS)
+    assert ids == auto_tokenizer(folder)(TEXTS, truncation=True, max_length=128)["input_ids"]
+    assert ids != load_tokenizer(plain, 128).encode(TEXTS)
+
+
+def test_added_token_is_kept_with_its_blanks(plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
     tokenizer = auto_tokenizer(folder)
     tokenizer.add_tokens([AddedToken("query", lstrip=True)])
     tokenizer.save_pretrained(folder)
-    ids = load_tokenizer(written(folder), 128).encode(TEXTS)
-    assert ids == auto_tokenizer(folder)(TEXTS, truncation=True, max_length=128)["input_ids"]
+    texts = ["a  query lamp", "query", "Query lamp"]
+    assert load_tokenizer(written(folder), 128).encode(texts) == auto_tokenizer(folder)(texts)["input_ids"]
 
 
 def byte_pairs(folder: Path) -> None:
