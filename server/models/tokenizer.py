@@ -10,6 +10,8 @@ from tokenizers import Tokenizer as Backend
 from server.errors import BundleError
 from server.models.words import Words
 
+_CONFIG = "tokenizer_config.json"  # beside a checkpoint's tokenizer; a bundle has none
+
 
 class Tokenizer:
     """A Hugging Face fast tokenizer without padding; padding is the batch's business."""
@@ -23,8 +25,12 @@ class Tokenizer:
         """Read `path`; texts are cut to `max_tokens` tokens, [CLS] and [SEP] included.
 
         Raises:
-            BundleError: the file is no tokenizer.
+            BundleError: the file is no tokenizer, or not the whole of one.
         """
+        if (config := path.with_name(_CONFIG)).exists():
+            raise BundleError(
+                f"{config}: changes what {path.name} says: load the tokenizer that the export makes of both"
+            )
         try:
             backend = Backend.from_file(str(path))
         except Exception as error:
