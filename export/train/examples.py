@@ -13,7 +13,7 @@ from torch import Tensor
 from export.data.phrases import Phrase
 from export.data.ratings import Worth
 
-_QUERY_HISTORY = 16  # events before a query, at most
+QUERY_HISTORY = 16  # events before a query, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,14 @@ class QuerySampler:
 
     def draw(self, size: int, rng: np.random.Generator) -> Queries:
         """Draw `size` queries; a quarter asks with words of the title."""
-        items = torch.zeros(size, _QUERY_HISTORY, dtype=torch.int64)
+        items = torch.zeros(size, QUERY_HISTORY, dtype=torch.int64)
         lengths, phrase, wanted = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
         worth = torch.ones(size)
         for n in range(size):
             user = int(rng.integers(len(self._histories)))
             history = self._histories[user]
             end = int(rng.integers(1, len(history)))
-            before = history[max(0, end - int(rng.integers(0, _QUERY_HISTORY + 1))) : end]
+            before = history[max(0, end - int(rng.integers(0, QUERY_HISTORY + 1))) : end]
             items[n, : len(before)] = torch.as_tensor(before)
             lengths[n], wanted[n] = len(before), int(history[end])
             worth[n] = float(self._worth[user][end]) if self._worth else 1.0

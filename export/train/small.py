@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.errors import ExportError
@@ -26,7 +27,7 @@ from export.train.examples import steps_per_epoch, windows
 from export.train.loss import Seen, Step
 from export.train.rankers import SMALL, make_small
 from export.train.teacher import Bank, Teacher, load_teacher
-from export.train.world import World, negatives_of
+from export.train.world import MAX_STEP_BYTES, World, negatives_of, step_bytes
 
 _WEIGHTS, _SHAPE = "ranker.safetensors", "ranker.json"
 _BATCH, _RATE = 32, 2e-3
@@ -104,10 +105,16 @@ def load_small(folder: Path) -> nn.Module | None:
 def _lesson(job: Job, teacher: Teacher) -> _Lesson:
     texts, settings = Texts.load(job.folder("data")), job.settings
     parts = parts_of(job, Dataset.load(job.folder("data")))
-    world = World(parts, texts, texts, negatives_of(settings, len(texts.variants[0])))
+    world = World(parts, texts, texts, _negatives(settings, len(texts.variants[0])))
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="c", allow_pickle=False)  # PyTorch wants to write
     bank = Bank.of(pooled, texts)
     return _Lesson(world, bank, teacher.requires_grad_(requires_grad=False))
+
+
+def _negatives(settings: ExportSettings, items: int) -> int | None:
+    """How many items a batch draws: as the teacher does, but a catalogue too large for this batch is sampled."""
+    own = settings.model_copy(update={"batch": _BATCH, "teachers": 1})
+    return settings.negatives if step_bytes(own, items, None) > MAX_STEP_BYTES else negatives_of(own, items)
 
 
 def _start(teacher: Teacher) -> nn.Module:

@@ -17,12 +17,17 @@ from export.data.phrases import Texts
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
 from export.errors import ExportError
-from export.train.examples import Asked, PhraseSampler, Queries, QuerySampler, Windows
+from export.train.examples import QUERY_HISTORY, Asked, PhraseSampler, Queries, QuerySampler, Windows
 from export.train.loss import Batch
 from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
 
-_MAX_SCORES = 1 << 29  # of one step, users times items: 2 GB, and twice as much again for the gradient
+MAX_STEP_BYTES = 6_442_450_944  # for the scores of one step
+_COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = (
+    3,
+    5,
+    3,
+)  # of the scores, measured: forward, backward; with --teachers more
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,46 @@ class World:
 
 
 def negatives_of(settings: ExportSettings, items: int) -> int | None:
-    """How many items a step draws; None for the whole catalogue.
+    """How many items a step draws; None for the whole catalogue, which `auto` takes only where it fits into memory.
 
     Raises:
-        ExportError: the whole catalogue was asked for, and would not fit into memory.
+        ExportError: a step needs more than `MAX_STEP_BYTES`.
     """
-    cells = items * settings.batch * settings.plan.max_history
-    if settings.loss == "softmax" and cells > _MAX_SCORES:
-        raise ExportError(
-            f"--loss softmax over {items:,} items needs {3 * 4 * cells / 1e9:.0f} GB a step: use auto or sampled, or a "
-            "smaller --batch with --accumulate"
-        )
-    is_whole = settings.loss == "softmax" or (settings.loss == "auto" and items <= FULL_ITEMS)
-    return None if is_whole else settings.negatives
+    may_be_whole = settings.loss == "softmax" or (settings.loss == "auto" and items <= FULL_ITEMS)
+    if may_be_whole and step_bytes(settings, items, None) <= MAX_STEP_BYTES:
+        return None
+    negatives = None if settings.loss == "softmax" else settings.negatives
+    if (needed := step_bytes(settings, items, negatives)) > MAX_STEP_BYTES:
+        raise ExportError(_too_large(settings, items, negatives, needed))
+    return settings.negatives
+
+
+def step_bytes(settings: ExportSettings, items: int, negatives: int | None) -> int:
+    """The most memory that the scores of one step need: float32 [users, scored items], in as many copies as are held.
+
+    With `negatives` a step scores these and every item that its histories, queries and phrases name; else all `items`.
+    """
+    history = settings.plan.max_history
+    named = settings.batch * (history + 1 + QUERY_HISTORY + 2)  # a window, a query with its target, a phrase
+    scored = items if negatives is None else min(items, negatives + named)
+    copies = _COPIES_OF_MSE if settings.loss == "mse" else _COPIES
+    copies += _COPIES_OF_TEACHERS if settings.teachers > 1 else 0
+    return 4 * copies * settings.batch * history * scored
+
+
+def _too_large(settings: ExportSettings, items: int, negatives: int | None, needed: int) -> str:
+    """The refusal, with the batch that fits: a half, a quarter ... of the one given, accumulated to the same step."""
+    fitting, parts = settings, 1
+    while fitting.batch > 1 and step_bytes(fitting, items, negatives) > MAX_STEP_BYTES:
+        parts *= 2
+        fitting = settings.model_copy(update={"batch": max(1, settings.batch // parts)})
+    accumulate = -(-settings.batch * settings.accumulate // fitting.batch)
+    can_sample = negatives is None and step_bytes(settings, items, settings.negatives) <= MAX_STEP_BYTES
+    return (
+        f"--loss {settings.loss} over {items:,} items with --batch {settings.batch} needs {needed / 1e9:.0f} GB a "
+        f"step, and at most {MAX_STEP_BYTES / 1e9:.0f} GB are allowed: use --batch {fitting.batch} "
+        f"--accumulate {accumulate}{', or --loss auto' if can_sample else ''}"
+    )
 
 
 def with_noise(texts: Texts, ways: int, seed: int, synonyms: float = 0.0) -> Texts:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from export.config import ExportSettings
+from export.config import PRESETS, ExportSettings
 from export.data.lines import Joined, TextFile
 from export.data.phrases import Phrase, Texts, write_texts
 from export.data.split import Cases, Split
 from export.errors import ExportError
-from export.train import distil, finetune
+from export.train import distil, finetune, small
 from export.train.batches import by_length, shuffled
 from export.train.encoder import load_tokenizer
 from export.train.examples import QuerySampler
@@ -99,11 +100,51 @@ def test_loss_looks_at_a_sample_of_a_large_catalogue(
     assert negatives_of(settings, items) == drawn
 
 
-def test_softmax_that_would_not_fit_says_what_to_do() -> None:
-    with pytest.raises(ExportError, match=r"over 1,000,000 items needs 25 GB a step: use auto or sampled"):
-        negatives_of(ExportSettings(_cli_parse_args=["--loss", "softmax"]), 1_000_000)
-    fits = ExportSettings(_cli_parse_args=["--loss", "softmax", "--batch", "4"])
-    assert negatives_of(fits, 1_000_000) is None
+@pytest.mark.parametrize(
+    ("flags", "items", "words"),
+    [
+        (["--batch", "1024"], 20_000, "--loss auto over 20,000 items with --batch 1024 needs 16 GB a step"),
+        (["--batch", "1024", "--loss", "sampled"], 20_000, "use --batch 256 --accumulate 4$"),
+        (["--batch", "1024", "--loss", "sampled"], 1_000_000, "--loss sampled over 1,000,000 items"),
+        (["--batch", "512", "--loss", "mse", "--accumulate", "2"], 20_000, "use --batch 128 --accumulate 8$"),
+        (["--loss", "softmax"], 1_000_000, "needs 25 GB a step.*use --batch 8 --accumulate 4, or --loss auto$"),
+    ],
+)
+def test_step_that_would_not_fit_is_refused_with_the_batch_that_does(flags: list[str], items: int, words: str) -> None:
+    with pytest.raises(ExportError, match=words):
+        negatives_of(ExportSettings(_cli_parse_args=flags), items)
+
+
+@pytest.mark.parametrize("loss", ["auto", "softmax", "sampled", "mse"])
+@pytest.mark.parametrize("items", [1_000, 20_000, 300_000])
+def test_advised_batch_fits(loss: str, items: int) -> None:
+    flags = ["--loss", loss, "--batch", "100000", "--teachers", "3"]
+    with pytest.raises(ExportError) as caught:
+        negatives_of(ExportSettings(_cli_parse_args=flags), items)
+    found = re.search(r"use --batch (\d+) --accumulate (\d+)", str(caught.value))
+    assert found
+    batch, accumulate = map(int, found.groups())
+    assert batch * accumulate >= 100_000
+    flags[3] = str(batch)
+    negatives_of(ExportSettings(_cli_parse_args=flags), items)
+
+
+def test_auto_samples_what_does_not_fit_whole() -> None:
+    fits, does_not = (["--batch", batch, "--teachers", "3"] for batch in ("32", "220"))
+    assert negatives_of(ExportSettings(_cli_parse_args=fits), 20_000) is None
+    assert negatives_of(ExportSettings(_cli_parse_args=does_not), 20_000) == 512
+
+
+def test_presets_batch_sees_the_whole_catalogue_up_to_20_000_items() -> None:
+    for preset in PRESETS:
+        assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
+
+
+def test_small_ranker_samples_a_catalogue_too_large_for_its_batch() -> None:
+    settings = ExportSettings(_cli_parse_args=["--loss", "softmax", "--batch", "4"])
+    assert negatives_of(settings, 1_000_000) is None
+    assert small._negatives(settings, 1_000_000) == 512
+    assert small._negatives(settings, 100_000) is None
 
 
 def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
