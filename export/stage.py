@@ -2,7 +2,8 @@
 
 A stage writes into a scratch folder that is renamed when the stage has ended, so a kill at any point leaves either the
 old folder or the new one. `stage.json` in the folder holds the key (a hash of the settings that matter, the code, and
-the keys of the stages before it) and the size of each file.
+the keys of the stages that it was made from) and the size of each file. The key is taken before the stage runs; if
+another one would be taken after it, something was edited meanwhile and the stage is refused.
 """
 
 from __future__ import annotations
@@ -12,29 +13,23 @@ import errno
 import fcntl
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from export import fingerprint
 from export.config import ExportSettings
 from export.errors import ExportError
+from export.folders import recover, replace_folder
+from export.progress import Forecast, StageProgress, in_words
 from export.train.options import TRAINING
 
 _RECORD = "stage.json"
@@ -96,6 +91,7 @@ class Job:
     console: Console = field(default_factory=lambda: Console(stderr=True))
     stages: tuple[Stage, ...] = STAGES
     outside: list[Path] = field(default_factory=list)
+    running: StageProgress | None = None
 
     @cached_property
     def root(self) -> Path:
@@ -113,36 +109,59 @@ class Job:
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
         """Show a bar with the remaining time; call what is yielded once for each of `total` steps."""
-        columns = (TextColumn("  {task.description:<22}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console)
-        with bar:
-            task = bar.add_task(label, total=total)
-            yield lambda: bar.advance(task)
+        if self.running is None:
+            with self.show(StageProgress(self.console, label)), self.progress(label, total) as step:
+                yield step
+            return
+        with self.running.bar(label, total) as step:
+            yield step
+
+    @contextlib.contextmanager
+    def show(self, progress: StageProgress) -> Iterator[None]:
+        """Show the progress of a stage, and in it the bars of `progress`, until the block ends."""
+        self.running = progress
+        try:
+            with progress.show():
+                yield
+        finally:
+            self.running = None
+
+    def inputs(self, stage: Stage) -> dict[str, Any]:
+        """Everything that the stage's output follows from, as it is now."""
+        return {
+            "stage": stage.name,
+            "code": fingerprint.of_code(stage.module),
+            "settings": {name: _fingerprint(name, self.setting(name)) for name in stage.settings},
+            "needs": {name: self.record(name).get("key") for name in stage.needs},
+        }
 
     def key(self, stage: Stage) -> str:
         """Hash of everything that the stage's output follows from."""
-        by_name = {s.name: s for s in self.stages}
-        parts: dict[str, Any] = {
-            "stage": stage.name,
-            "code": _code_hash(stage.module),
-            "settings": {name: _fingerprint(name, self._setting(name)) for name in stage.settings},
-            "needs": [self.key(by_name[name]) for name in stage.needs],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _hash(self.inputs(stage))
 
-    def _setting(self, name: str) -> object:
+    def record(self, name: str) -> dict[str, Any]:
+        """What `stage.json` of a stage says: key, seconds, sizes of files; empty if there is none."""
+        try:
+            found = json.loads((self.folder(name) / _RECORD).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def setting(self, name: str) -> object:
+        """A field of the settings, or of the preset's numbers."""
         source = self.settings if hasattr(self.settings, name) else self.settings.plan
         return getattr(source, name)
 
     def is_fresh(self, stage: Stage) -> bool:
-        """Whether the stage's folder is whole and follows from the present settings and code."""
-        folder = self.folder(stage.name)
+        """Whether the stage's folder is whole and follows from the present settings, data and code."""
+        folder, record = self.folder(stage.name), self.record(stage.name)
         try:
-            record = json.loads((folder / _RECORD).read_text())
             sizes = record["files"] | record["outside"]
-            return record["key"] == self.key(stage) and all((folder / f).stat().st_size == n for f, n in sizes.items())
-        except (OSError, ValueError, KeyError):
+            is_whole = all((folder / f).stat().st_size == n for f, n in sizes.items())
+        except (OSError, KeyError, TypeError, AttributeError):
             return False
+        before = (s for s in self.stages if s.name in stage.needs)
+        return is_whole and record.get("key") == self.key(stage) and all(self.is_fresh(s) for s in before)
 
 
 def run_all(job: Job) -> None:
@@ -150,10 +169,12 @@ def run_all(job: Job) -> None:
     with _lock(job):
         if any(stage.name == _TRAINED and not job.is_fresh(stage) for stage in job.stages):
             _check_device(job.settings)
+        stale = [stage.name for stage in job.stages if not job.is_fresh(stage)]
         for number, stage in enumerate(job.stages, 1):
             if not job.is_fresh(stage):
                 job.console.print(f"[bold]\\[{number}/{len(job.stages)}] {stage.name}[/bold]")
-                _run(job, stage)
+                ahead = [s.name for s in job.stages[number:] if s.name in stale]
+                _run(job, stage, _progress(job, stage, number, ahead))
 
 
 def run_one(job: Job, name: str) -> None:
@@ -162,14 +183,21 @@ def run_one(job: Job, name: str) -> None:
     if name == _TRAINED:
         _check_device(job.settings)
     by_name = {s.name: s for s in job.stages}
-    for need in stage.needs:
-        if not job.is_fresh(by_name[need]):
-            raise ExportError(
-                f"stage {name} needs stage {need}, which is missing or stale: run python -m export {need}"
-            )
     with _lock(job):
+        for need in stage.needs:
+            if not job.is_fresh(by_name[need]):
+                raise ExportError(
+                    f"stage {name} needs stage {need}, which is missing or stale: run python -m export {need}"
+                )
         job.console.print(f"[bold]{stage.name}[/bold]")
-        _run(job, stage)
+        _run(job, stage, _progress(job, stage, 0, []))
+
+
+def _progress(job: Job, stage: Stage, number: int, ahead: Sequence[str]) -> StageProgress:
+    """The stage's progress, with the times of the stages as they were recorded."""
+    seconds = {s.name: float(job.record(s.name).get("seconds", 0)) for s in job.stages}
+    known = Forecast({name: s for name, s in seconds.items() if s})
+    return StageProgress(job.console, stage.name, number, len(job.stages), ahead, known)
 
 
 def _check_device(settings: ExportSettings) -> None:
@@ -185,23 +213,26 @@ def _check_device(settings: ExportSettings) -> None:
         )
 
 
-def _run(job: Job, stage: Stage) -> None:
+def _run(job: Job, stage: Stage, progress: StageProgress) -> None:
     started = time.monotonic()
-    scratch, target = job.root / f"{stage.name}.partial", job.folder(stage.name)
+    scratch, target = _scratch(job, stage), job.folder(stage.name)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     job.outside.clear()
+    inputs = job.inputs(stage)
     try:
-        importlib.import_module(stage.module).run(job, scratch)
-        seconds = round(time.monotonic() - started, 1)
+        with job.show(progress):
+            importlib.import_module(stage.module).run(job, scratch)
+        _require_same(job, stage, inputs, job.inputs(stage))
+        seconds = time.monotonic() - started
         record = {
-            "key": job.key(stage),
-            "seconds": seconds,
+            "key": _hash(inputs),
+            "seconds": round(seconds, 1),
             "files": {str(p.relative_to(scratch)): p.stat().st_size for p in scratch.rglob("*") if p.is_file()},
             "outside": {os.path.relpath(p, target): p.stat().st_size for p in job.outside},
         }
         (scratch / _RECORD).write_text(json.dumps(record, indent=1))
-        _replace(scratch, target)
+        replace_folder(scratch, target)
     except Exception as error:
         if _is_disk_full(error):
             raise ExportError(
@@ -210,22 +241,31 @@ def _run(job: Job, stage: Stage) -> None:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    job.console.print(f"  done in {seconds:.0f} s")
+    job.console.print(f"  done in {in_words(seconds)}", highlight=False)
+
+
+def _scratch(job: Job, stage: Stage) -> Path:
+    return job.root / f"{stage.name}.partial"
+
+
+def _require_same(job: Job, stage: Stage, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse a stage whose inputs were edited while it ran: nobody knows which of them it read.
+
+    Raises:
+        ExportError: names what changed.
+    """
+    if before == after:
+        return
+    paths = [name for name in stage.settings if before["settings"][name] != after["settings"][name]]
+    changed = " and ".join(f"--{name} {job.setting(name)}" for name in paths) or (
+        "its code" if before["code"] != after["code"] else "a stage before it"
+    )
+    raise ExportError(f"{changed} changed while stage {stage.name} ran, so its result is dropped: run again")
 
 
 def _is_disk_full(error: Exception) -> bool:
     """Whether it says so: the libraries that write files wrap the system's error in their own."""
     return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
-
-
-def _replace(scratch: Path, target: Path) -> None:
-    """Put `scratch` in the place of `target`; a folder cannot replace a full one, so the old one steps aside first."""
-    old = target.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    scratch.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -237,23 +277,17 @@ def _lock(job: Job) -> Iterator[None]:
         except BlockingIOError:
             job.console.print(f"another export of {job.settings.name} is running: waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
+        for stage in job.stages:
+            recover(_scratch(job, stage), job.folder(stage.name))
         yield
 
 
-def _code_hash(module: str) -> str:
-    """Hash of the Python files in the module's room."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ExportError(f"stage module {module} is missing")
-    digest = hashlib.sha256()
-    for path in sorted(Path(spec.origin).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+def _hash(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(name: str, value: object) -> object:
-    """A setting as it enters the key: a path stands for what lies there, other words only for themselves."""
+    """A setting as it enters the key: a path stands for the content of its files, other words only for themselves."""
     if name in _PATHS and isinstance(value, str | Path) and Path(value).exists():
-        paths = sorted(p for p in Path(value).rglob("*") if p.is_file())
-        return [str(value), [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]]
+        return [str(value), fingerprint.of_path(Path(value))]
     return str(value) if isinstance(value, Path) else value

@@ -32,6 +32,7 @@ def python_of(name: str) -> Path:
     if _is_ready(folder, wanted):
         return python
     sys.stderr.write(f"installing {name} into {folder} ...\n")
+    (folder / _READY).unlink(missing_ok=True)  # first: half a folder must not be taken for a whole one
     shutil.rmtree(folder, ignore_errors=True)
     flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(pins)]
     try:

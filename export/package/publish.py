@@ -19,7 +19,7 @@ from export.evaluate.record import RECORD, Quality
 from export.gates import Outcome, packaged, require
 from export.package.card import write_card
 from export.package.page import write_page
-from export.package.triton import COMPLETE, write_repository
+from export.package.triton import SOURCE, write_repository
 from export.stage import STAGES, Job
 from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
@@ -42,7 +42,7 @@ def run(job: Job, out: Path) -> None:
     repository = write_repository(load_bundle(folder), home / f"triton-{folder.name}")
     (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
     job.also_wrote(folder / MANIFEST)
-    job.also_wrote(repository / COMPLETE)
+    job.also_wrote(repository / SOURCE)
     job.console.print(f"  bundle: {folder}")
     for line in _quality(job).warnings:
         job.console.print(f"  {line}", markup=False, soft_wrap=True)

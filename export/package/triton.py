@@ -6,6 +6,8 @@ own choice. https://docs.nvidia.com/deeplearning/triton-inference-server (model_
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,28 +15,50 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.folders import recover, replace_folder
 from server.models.bundle import Bundle
 
-COMPLETE = "ranker/config.pbtxt"
+SOURCE = "bundle.json"  # names the bundle that the repository was made from; Triton reads folders only
 _MAX_BATCH = 64
 _QUEUE_US = 0  # a request never waits for company: those that are there go together
 
 
 def write_repository(bundle: Bundle, folder: Path) -> Path:
-    """Write `folder`/<model>/{config.pbtxt, 1/model.onnx}, a model for each variant and the ranker; return `folder`."""
-    if (folder / COMPLETE).exists():
-        return folder
+    """Write `folder`/<model>/{config.pbtxt, 1/model.onnx}, a model for each variant and the ranker; return `folder`.
+
+    A repository of the same bundle is kept; one of another bundle that had this version number before is replaced.
+    """
     scratch = folder.with_name(f".{folder.name}.partial")
+    recover(scratch, folder)
+    source = _source(bundle)
+    if _source_of(folder) == source:
+        return folder
     shutil.rmtree(scratch, ignore_errors=True)
     width = bundle.manifest.dimensions
     try:
         for name, file in bundle.manifest.variants.items():
             _model(scratch, encoder_config(f"encoder_{name}", width), bundle.folder / file)
         _model(scratch, ranker_config(width), bundle.folder / "ranker.onnx")
-        scratch.replace(folder)
+        (scratch / SOURCE).write_text(source, encoding="utf-8")
+        replace_folder(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _source(bundle: Bundle) -> str:
+    """Name, version and the manifest's SHA-256, as JSON."""
+    manifest = bundle.manifest
+    digest = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+    return json.dumps({"name": manifest.name, "version": manifest.version, "manifest": digest})
+
+
+def _source_of(folder: Path) -> str:
+    """What the repository says it was made from; empty if it does not say."""
+    try:
+        return (folder / SOURCE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def encoder_config(name: str, width: int) -> config_pb.ModelConfig:

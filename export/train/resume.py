@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from export.folders import recover, replace_folder
 from export.stage import Job
 
 Facts = dict[str, Any]
@@ -25,7 +26,7 @@ class Resume:
 
     def save(self, tensors: dict[str, Tensor], facts: Facts) -> None:
         """Put this in the place of what was saved before."""
-        scratch = self._folder.with_suffix(".writing")
+        scratch = self._scratch
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         save_file(
@@ -33,11 +34,15 @@ class Resume:
             scratch / "tensors.safetensors",
         )
         (scratch / "facts.json").write_text(json.dumps({"key": self._key, "facts": facts}))
-        shutil.rmtree(self._folder, ignore_errors=True)
-        scratch.replace(self._folder)
+        replace_folder(scratch, self._folder)
+
+    @property
+    def _scratch(self) -> Path:
+        return self._folder.with_name(f"{self._folder.name}.writing")
 
     def load(self) -> tuple[dict[str, Tensor], Facts] | None:
         """What was saved last; None if nothing was, or if it belongs to other settings, code or data."""
+        recover(self._scratch, self._folder)
         try:
             record = json.loads((self._folder / "facts.json").read_text())
             if record["key"] != self._key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,6 +69,88 @@ def test_data_and_checkpoint_stand_for_what_lies_there(tmp_path: Path, given: st
         (tmp_path / "given" / f"file-{number}").touch()
         run_all(Job(settings, stages=(Stage("one", "tests.faults.steps", (given,)),)))
     assert runs(tmp_path) == ["one", "one"]
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_touched_files_with_the_same_bytes_make_nothing_stale(tmp_path: Path, given: str) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    for number in range(2):
+        file.write_text("the same")
+        os.utime(file, (number, number))
+        run_all(reading(tmp_path, given))
+    assert runs(tmp_path) == ["one"]
+
+
+def test_same_size_and_time_with_other_bytes_is_a_change(tmp_path: Path) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    for text in ("bytes", "other"):
+        file.write_text(text)
+        os.utime(file, (1, 1))
+        run_all(reading(tmp_path, "data"))
+    assert runs(tmp_path) == ["one", "one"]
+
+
+def reading(folder: Path, given: str) -> Job:
+    """A job of one stage that reads the folder `given` as its data or checkpoint."""
+    settings = ExportSettings(artifacts=folder, name="tiny", _cli_parse_args=[f"--{given}", str(folder / "given")])
+    return Job(settings, stages=(Stage("one", "tests.faults.steps", (given,)),))
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_stage_whose_data_is_edited_while_it_runs_is_refused_and_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    file.write_text("as it was")
+    monkeypatch.setenv("FAULT", f"edit:one:{file}")
+    with pytest.raises(ExportError, match=f"^--{given} {file.parent} changed while stage one ran.*run again$"):
+        run_all(reading(tmp_path, given))
+    assert [p.name for p in (tmp_path / ".stages" / "tiny").iterdir()] == [".lock"]
+    monkeypatch.delenv("FAULT")
+    for _ in range(2):
+        run_all(reading(tmp_path, given))
+    assert runs(tmp_path) == ["one", "one"]
+
+
+def test_stage_whose_code_is_edited_while_it_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = iter(["before", "after"])
+    monkeypatch.setattr("export.fingerprint.of_code", lambda _module: next(codes, "after"))
+    folder = job(tmp_path)
+    folder.stages = STAGES[:1]
+    with pytest.raises(ExportError, match=r"^its code changed while stage one ran"):
+        run_one(folder, "one")
+    assert not (tmp_path / ".stages" / "tiny" / "one").exists()
+
+
+def test_data_edited_during_a_later_stage_makes_that_stage_stale_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    file.write_text("as it was")
+    whole = reading(tmp_path, "data")
+    whole.stages = (*whole.stages, STAGES[1])
+    monkeypatch.setenv("FAULT", f"edit:two:{file}")
+    run_all(whole)
+    monkeypatch.delenv("FAULT")
+    assert [whole.is_fresh(stage) for stage in whole.stages] == [False, False]
+    run_all(whole)
+    assert runs(tmp_path) == ["one", "two"] * 2
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "file").write_text("text")
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", "given/file")
+
+    monkeypatch.setattr("export.fingerprint._hash", refuse)
+    with pytest.raises(ExportError, match=r"^given/file cannot be read \(Permission denied\): make it readable"):
+        run_all(reading(tmp_path, "data"))
 
 
 @pytest.mark.parametrize("has_cuda", [False, True])

@@ -77,8 +77,9 @@ def test_report_is_one_command(bundle: Bundle) -> None:
 
 def test_triton_repository_lies_beside_the_bundle(bundle: Bundle) -> None:
     repository = bundle.folder.parent / f"triton-{bundle.manifest.version}"
-    assert {p.name for p in repository.iterdir()} == {"ranker", *(f"encoder_{n}" for n in bundle.manifest.variants)}
-    for folder in repository.iterdir():
+    folders = [path for path in repository.iterdir() if path.is_dir()]
+    assert {p.name for p in folders} == {"ranker", *(f"encoder_{n}" for n in bundle.manifest.variants)}
+    for folder in folders:
         config = text_format.Parse((folder / "config.pbtxt").read_text(), config_pb.ModelConfig())
         graph = onnx.load(folder / "1" / "model.onnx")
         assert {one.domain for one in graph.opset_import} == used_domains(graph)

@@ -349,14 +349,22 @@ def test_points_stand_where_their_figures_are() -> None:
     assert float(ay) < float(by)  # downwards on the screen
 
 
-def test_triton_repository_parses_and_fits_the_graphs(tmp_path: Path, manifest: Manifest) -> None:
+def write_graphs(folder: Path, manifest: Manifest, mark: str = "") -> dict[str, str]:
+    """Tiny graphs under the names that the manifest gives them, and the ranker's; model -> file."""
     graphs = {**manifest.variants, "ranker": "ranker.onnx"}
+    folder.mkdir(exist_ok=True)
     for file in graphs.values():
         tensor = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-        save(helper.make_model(helper.make_graph([], file, [tensor], [tensor])), tmp_path / file)
+        save(helper.make_model(helper.make_graph([], f"{file}{mark}", [tensor], [tensor])), folder / file)
+    return graphs
+
+
+def test_triton_repository_parses_and_fits_the_graphs(tmp_path: Path, manifest: Manifest) -> None:
+    graphs = write_graphs(tmp_path, manifest)
     repository = write_repository(Bundle(tmp_path, manifest), tmp_path / "triton")
-    assert sorted(p.name for p in repository.iterdir()) == ["encoder_bert3-fp32", "encoder_bert3-int8", "ranker"]
-    for folder in repository.iterdir():
+    folders = sorted(path for path in repository.iterdir() if path.is_dir())
+    assert [path.name for path in folders] == ["encoder_bert3-fp32", "encoder_bert3-int8", "ranker"]
+    for folder in folders:
         config = text_format.Parse((folder / "config.pbtxt").read_text(), config_pb.ModelConfig())
         assert config.name == folder.name
         assert config.platform == "onnxruntime_onnx"
@@ -366,6 +374,28 @@ def test_triton_repository_parses_and_fits_the_graphs(tmp_path: Path, manifest: 
         assert (folder / "1" / "model.onnx").read_bytes() == source.read_bytes()
     with pytest.raises(text_format.ParseError):
         text_format.Parse("no_such_field: 1", config_pb.ModelConfig())  # control
+
+
+def test_triton_repository_of_a_deleted_bundle_with_the_same_version_is_replaced(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    write_graphs(tmp_path / "deleted", manifest, "deleted")
+    write_repository(Bundle(tmp_path / "deleted", manifest), tmp_path / "triton")
+    again = manifest.model_copy(update={"export_key": "of other data"})
+    write_graphs(tmp_path / "again", again)
+    for _ in range(2):  # written, then kept
+        graph = write_repository(Bundle(tmp_path / "again", again), tmp_path / "triton") / "ranker" / "1" / "model.onnx"
+        assert graph.read_bytes() == (tmp_path / "again" / "ranker.onnx").read_bytes()
+    (tmp_path / "again" / "ranker.onnx").unlink()  # so that a third repository cannot be written
+    assert write_repository(Bundle(tmp_path / "again", again), tmp_path / "triton").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"deleted", "again", "triton"}
+
+
+def test_half_a_triton_repository_is_replaced(tmp_path: Path, manifest: Manifest) -> None:
+    write_graphs(tmp_path / "bundle", manifest)
+    (tmp_path / "triton" / "ranker").mkdir(parents=True)
+    repository = write_repository(Bundle(tmp_path / "bundle", manifest), tmp_path / "triton")
+    assert (repository / "encoder_bert3-int8" / "config.pbtxt").exists()
 
 
 @pytest.mark.parametrize(

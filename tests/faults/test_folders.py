@@ -1,0 +1,106 @@
+"""A replaced folder is the old one or the new one, whole, wherever the process dies or is interrupted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.folders import recover, replace_folder
+from export.train.resume import Resume
+from tests.conftest import ROOT
+
+_DIES = """
+import os, sys
+from pathlib import Path
+from export.folders import replace_folder
+left = [int(sys.argv[1])]
+def dying(call):
+    def count(*args, **named):
+        if left[0] == 0:
+            os._exit(9)
+        left[0] -= 1
+        return call(*args, **named)
+    return count
+for name in ("rename", "replace", "rmdir", "unlink"):
+    setattr(os, name, dying(getattr(os, name)))
+replace_folder(Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def fill(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).write_text(text)
+    return folder
+
+
+def content(folder: Path) -> set[str]:
+    return {(folder / name).read_text() for name in ("a", "b")}
+
+
+@pytest.mark.parametrize("has_old", [True, False])
+def test_kill_before_every_system_call_loses_neither_folder(tmp_path: Path, has_old: bool) -> None:
+    for calls in range(20):
+        new, target = fill(tmp_path / str(calls) / "new", "new"), tmp_path / str(calls) / "target"
+        if has_old:
+            fill(target, "old")
+        command = [sys.executable, "-c", _DIES, str(calls), str(new), str(target)]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        recover(new, target)
+        found = content(target) if target.exists() else set()
+        assert found in ([{"old"}, {"new"}] if has_old else [set(), {"new"}]), calls
+        assert found == {"new"} or content(new) == {"new"}, calls
+        if code == 0:
+            break
+    assert code == 0
+    assert calls >= (5 if has_old else 1)  # renames, and the deletion of two files and their folder
+    assert [p.name for p in target.parent.iterdir()] == ["target"]
+
+
+def test_interrupt_between_the_renames_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, target, rename = fill(tmp_path / "new", "new"), fill(tmp_path / "target", "old"), Path.replace
+
+    def interrupted(path: Path, to: Path) -> Path:
+        if path == new:
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(new, target)
+    assert content(target) == {"old"}
+
+
+def test_old_folder_comes_back_where_the_new_one_is_gone(tmp_path: Path) -> None:
+    fill(tmp_path / "target.old", "old")
+    recover(tmp_path / "new", tmp_path / "target")
+    assert content(tmp_path / "target") == {"old"}
+
+
+def killed_between_the_renames(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Run `act` up to the second rename of its folder, and leave what a killed process leaves."""
+
+    def killed(new: Path, target: Path) -> None:
+        target.replace(target.with_name(f"{target.name}.old"))
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("export.train.resume.replace_folder", killed)
+        with pytest.raises(SystemExit):
+            act()
+
+
+def test_killed_save_of_a_training_goes_on_from_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = Resume(tmp_path / "0", "key")
+    resume.save({"x": torch.zeros(2)}, {"epoch": 1})
+    killed_between_the_renames(monkeypatch, lambda: resume.save({"x": torch.ones(2)}, {"epoch": 2}))
+    saved = Resume(tmp_path / "0", "key").load()
+    assert saved is not None
+    assert (saved[0]["x"].tolist(), saved[1]) == ([1.0, 1.0], {"epoch": 2})
