@@ -1,56 +1,76 @@
 # The only interface: `make help` lists it. Every variable can be set on the command line, e.g. `make serve PORT=9001`.
-PYTHON ?= python3
-DEVICE ?= cpu
+# Text from a variable never stands in a recipe, where a shell would read it: `pass` puts it, as it was typed, into an
+# environment variable of the target's programs. Defaults are the programs' own.
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRA := $(if $(filter cuda tensorrt,$(DEVICE)),gpu,cpu)
+EXTRA := $(if $(filter cuda tensorrt,$(value DEVICE)),gpu,cpu)
 READY := $(VENV)/.ready-$(EXTRA)
+LOG := $(VENV)/setup.log
 
-HOST ?= 127.0.0.1
-PORT ?= 8001
-METRICS_PORT ?= 8002
-PRESET ?= quick
-DATA ?=
-CHECKPOINT ?=
-TEACHERS ?=
-EXPORT_FLAGS ?=
-BY := $(if $(or $(findstring --protocol time,$(EXPORT_FLAGS)),$(findstring --protocol=time,$(EXPORT_FLAGS))),-time)
-NAME ?= $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),movielens)-$(PRESET)$(BY)
-BUNDLE ?=
-Q ?=
-HISTORY ?=
-REPEAT ?= 1
-SEED ?= 7
-REQUESTS ?= 50000
-DECODE ?= 1000000
-K ?= 10
-BENCH ?= full
-BENCH_FLAGS ?=
-BASE ?=
-JSON ?=
+VARIABLES := PYTHON DEVICE HOST PORT METRICS_PORT PRESET DATA CHECKPOINT TEACHERS NAME BUNDLE Q HISTORY K REPEAT SEED SOAK \
+	REQUESTS DECODE BENCH BASE JSON EXPORT_FLAGS SERVE_FLAGS ASK_FLAGS BENCH_FLAGS PEERS_FLAGS
+unexport $(VARIABLES)
 
-EXPORT := --preset $(PRESET) --name $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
-	$(if $(TEACHERS),--teachers $(TEACHERS)) $(EXPORT_FLAGS)
+# $(call pass,TARGETS,VARIABLE,ENVIRONMENT): $(value) is not expanded by make, so `$` and back-quotes stay what they are.
+pass = $(if $(value $(2)),$(eval $(1): export $(3) := $$(value $(2))))
+
+# Not "export" first: make reads a line that begins with "export" as a directive.
+EXPORTING := serve export tune report bench bench-peers
+$(call pass,$(EXPORTING),PRESET,SWIFTREC_EXPORT_PRESET)
+$(call pass,$(EXPORTING),DATA,SWIFTREC_EXPORT_DATA)
+$(call pass,$(EXPORTING),CHECKPOINT,SWIFTREC_EXPORT_CHECKPOINT)
+$(call pass,$(EXPORTING),TEACHERS,SWIFTREC_EXPORT_TEACHERS)
+$(call pass,$(EXPORTING),NAME,SWIFTREC_EXPORT_NAME)
+$(call pass,$(EXPORTING),EXPORT_FLAGS,EXPORT_FLAGS_TYPED)
+$(call pass,serve tune,BUNDLE,SWIFTREC_BUNDLE)
+$(call pass,serve tune,DEVICE,SWIFTREC_DEVICE)
+$(call pass,serve,HOST,SWIFTREC_HOST)
+$(call pass,serve,PORT,SWIFTREC_PORT)
+$(call pass,serve,METRICS_PORT,SWIFTREC_METRICS_PORT)
+$(call pass,serve,SERVE_FLAGS,SERVE_FLAGS_TYPED)
+$(call pass,ask,HOST,HOST_TYPED)
+$(call pass,ask,PORT,PORT_TYPED)
+$(call pass,ask,Q,SWIFTREC_ASK_QUERY)
+$(call pass,ask,HISTORY,SWIFTREC_ASK_HISTORY)
+$(call pass,ask,K,SWIFTREC_ASK_TOP_K)
+$(call pass,ask,REPEAT,SWIFTREC_ASK_REPEAT)
+$(call pass,ask,ASK_FLAGS,ASK_FLAGS_TYPED)
+$(call pass,bench bench-peers,BUNDLE,BUNDLE_TYPED)
+$(call pass,bench bench-peers,DEVICE,DEVICE_TYPED)
+$(call pass,bench,BENCH,BENCH_TYPED)
+$(call pass,bench,BENCH_FLAGS,BENCH_FLAGS_TYPED)
+$(call pass,bench-compare,BASE,BASE_TYPED)
+$(call pass,bench-peers,PEERS_FLAGS,PEERS_FLAGS_TYPED)
+$(call pass,soak fuzz,SEED,SEED_TYPED)
+$(call pass,soak,SOAK,SOAK_TYPED)
+$(call pass,fuzz,REQUESTS,REQUESTS_TYPED)
+$(call pass,fuzz,DECODE,DECODE_TYPED)
+$(call pass,$(READY) lock,PYTHON,PYTHON_TYPED)
+
+EXPORT := $(BIN)/python -m export
+FLAGS := --flags-from EXPORT_FLAGS_TYPED
 
 .DEFAULT_GOAL := help
-ASK_FLAGS ?=
-SOAK ?= 200000
-SERVE_FLAGS ?=
-PEERS_FLAGS ?=
 
-.PHONY: help setup proto check test fuzz soak export serve tune report ask bench bench-compare bench-peers lock clean server benchmarks tests examples docs
+.PHONY: help setup proto check test fuzz soak export serve tune report ask bench bench-compare bench-peers lock clean server benchmarks tests examples docs broken
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
-	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT TEACHERS EXPORT_FLAGS NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS BENCH=full|smoke BENCH_FLAGS BASE PEERS_FLAGS JSON SEED SOAK REQUESTS DECODE"
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@echo "  variables: HOST PORT METRICS_PORT PRESET=quick|full DATA CHECKPOINT TEACHERS EXPORT_FLAGS NAME BUNDLE DEVICE=cpu|cuda|tensorrt Q HISTORY K REPEAT SERVE_FLAGS ASK_FLAGS BENCH=full|smoke BENCH_FLAGS BASE PEERS_FLAGS JSON SEED SOAK REQUESTS DECODE PYTHON"
 
 setup: $(READY) ## create .venv and install everything at the pinned versions
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Swiftrec needs Python 3.11 or newer: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
-	@echo "installing into $(VENV) (about a minute) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),export,bench,otel,dev]"
+$(READY): pyproject.toml constraints.txt $(shell test -x $(BIN)/python || echo broken)
+	@python="$${PYTHON_TYPED:-python3}"; fail() { echo "setup: $$1" >&2; exit 1; }; \
+	command -v "$$python" >/dev/null || fail "there is no program $$python: make PYTHON=python3.11 ..."; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		fail "Swiftrec needs Python 3.11 or newer, and $$python is older: make PYTHON=python3.11 ..."; \
+	echo "installing into $(VENV) (about a minute, details in $(LOG)) ..."; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || rm -rf $(VENV); \
+	mkdir -p $(VENV); \
+	{ { test -x $(BIN)/python || "$$python" -m venv $(VENV); } && $(BIN)/python -m pip install --disable-pip-version-check \
+		-c constraints.txt -e ".[$(EXTRA),export,bench,otel,dev]"; } >$(LOG) 2>&1 || \
+		{ tail -n 5 $(LOG) >&2; fail "installing failed; above is the end of $(LOG): mend that and run make again"; }
 	@touch $@
 
 proto: setup ## regenerate server/pb from proto/
@@ -66,46 +86,50 @@ check: setup ## lint, types, contract lint, stub drift, import arrows
 	$(BIN)/python -m pytest tests/unit/test_house.py
 
 test: setup ## run every test (exports the quick bundle first where it is missing)
+	@$(EXPORT) --preset quick
 	$(BIN)/python -m pytest
 
 soak: setup ## 200,000 mixed requests while the server's memory is watched (SOAK=n)
-	$(BIN)/python -m tests.soak --seed $(SEED) --requests $(SOAK)
+	@$(BIN)/python -m tests.soak $${SEED_TYPED:+--seed="$$SEED_TYPED"} $${SOAK_TYPED:+--requests="$$SOAK_TYPED"}
 
 fuzz: setup ## 50,000 mutated requests over the wire, 1,000,000 through decode and validate (SEED=n)
-	$(BIN)/python -m tests.fuzz --seed $(SEED) --requests $(REQUESTS) --decode $(DECODE)
+	@$(BIN)/python -m tests.fuzz $${SEED_TYPED:+--seed="$$SEED_TYPED"} \
+		$${REQUESTS_TYPED:+--requests="$$REQUESTS_TYPED"} $${DECODE_TYPED:+--decode="$$DECODE_TYPED"}
 
 export: setup ## data -> finetune -> distil -> onnx -> quantise -> verify -> package
-	@$(BIN)/python -m export $(EXPORT)
+	@$(EXPORT) $(FLAGS)
 
 serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as it is)
-	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
-	@exec $(BIN)/python -m server --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --host $(HOST) --port $(PORT) \
-		--metrics-port $(METRICS_PORT) --device $(DEVICE) $(SERVE_FLAGS)
+	@bundle="$${SWIFTREC_BUNDLE:-$$($(EXPORT) $(FLAGS))}" && export SWIFTREC_BUNDLE="$$bundle" && \
+		exec $(BIN)/python -m server --flags-from SERVE_FLAGS_TYPED
 
 tune: setup ## find sessions, threads and batch budget for the bundle on this machine; the server then uses them
-	@$(BIN)/python -m server tune --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE)
+	@bundle="$${SWIFTREC_BUNDLE:-$$($(EXPORT) where $(FLAGS))}" && export SWIFTREC_BUNDLE="$$bundle" && \
+		exec $(BIN)/python -m server tune
 
 report: setup ## the ladder of a bundle: layers, size, speed and quality on five tasks (JSON=1 as JSON)
-	@$(BIN)/python -m export report $(EXPORT) $(if $(JSON),--json)
+	@$(EXPORT) report $(FLAGS) $(if $(value JSON),--json)
 
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
-	@$(BIN)/python -m examples.ask --address $(HOST):$(PORT) --query "$(Q)" --history "$(HISTORY)" --top-k $(K) --repeat $(REPEAT) $(ASK_FLAGS)
+	@$(BIN)/python -m examples.ask \
+		$(if $(value HOST)$(value PORT),--address="$${HOST_TYPED:-127.0.0.1}:$${PORT_TYPED:-8001}") --flags-from ASK_FLAGS_TYPED
 
 bench: setup ## measure the bundle's server, 10 minutes at most; BENCH=smoke only tries it out (BENCH_FLAGS)
-	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
-	@$(BIN)/python -m benchmarks bench --size $(BENCH) --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE) $(BENCH_FLAGS)
+	@bundle="$${BUNDLE_TYPED:-$$($(EXPORT) $(FLAGS))}" && exec $(BIN)/python -m benchmarks bench --bundle="$$bundle" \
+		$${BENCH_TYPED:+--size="$$BENCH_TYPED"} $${DEVICE_TYPED:+--device="$$DEVICE_TYPED"} --flags-from BENCH_FLAGS_TYPED
 
 bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse by more than chance explains
-	@$(BIN)/python -m benchmarks compare --base "$(BASE)"
+	@$(BIN)/python -m benchmarks compare --base="$$BASE_TYPED"
 
 bench-peers: setup ## other servers on the same job, side by side with this one (PEERS_FLAGS="--targets mosec --variant int8")
-	@$(if $(BUNDLE),true,$(BIN)/python -m export $(EXPORT))
-	@$(BIN)/python -m benchmarks.peers --bundle "$(or $(BUNDLE),artifacts/$(NAME))" --device $(DEVICE) $(PEERS_FLAGS)
+	@bundle="$${BUNDLE_TYPED:-$$($(EXPORT) $(FLAGS))}" && exec $(BIN)/python -m benchmarks.peers --bundle="$$bundle" \
+		$${DEVICE_TYPED:+--device="$$DEVICE_TYPED"} --flags-from PEERS_FLAGS_TYPED
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment
-	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	rm -rf $(VENV)-lock && "$${PYTHON_TYPED:-python3}" -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,export,bench,otel,dev]"
-	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude setuptools | sed 's/+cpu$$//' > constraints.txt
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude setuptools > $(VENV)-lock/frozen.txt
+	sed 's/+cpu$$//' $(VENV)-lock/frozen.txt > $(VENV)-lock/constraints.txt && mv $(VENV)-lock/constraints.txt constraints.txt
 	rm -rf $(VENV)-lock
 
 clean: ## remove what make built: environment, bundles, caches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ from benchmarks.suite import run as suite
 from benchmarks.suite.settings import BenchSettings
 from server.config import read_settings
 from server.errors import SwiftrecError
+from server.flags import with_flags
 from server.version import VERSION_FLAG, version_line
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
@@ -71,7 +73,7 @@ def main(arguments: list[str]) -> int:
     kind, command = _COMMANDS[name]
     try:
         with threadpool_limits(1, "blas"):  # as the server has it, so that what runs here is what runs there
-            return command(read_settings(kind, rest))
+            return command(read_settings(kind, with_flags(rest, os.environ)))
     except (SwiftrecError, RuntimeError, ValueError, OSError) as error:
         sys.stderr.write(f"benchmarks {name}: {sentence(error)}\n")
         return 2

@@ -2,58 +2,108 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import re
 import sys
 import time
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Self
 
 import grpc
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from server.addresses import join_address
+from server.config import read_settings
+from server.errors import ConfigError
+from server.flags import with_flags
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.version import add_version_flag
+
+_ID, _TEXT = "id:", "text:"
 
 
-def main() -> int:
-    """Exit code 0, or 1 with the server's sentence on stderr."""
-    parser = argparse.ArgumentParser(description="Ask a running server and print a ranked table.")
-    parser.add_argument("--address", default="127.0.0.1:8001", help="host:port of the server (default %(default)s)")
-    parser.add_argument("--query", default="", help="what is wanted, in plain words")
-    parser.add_argument(
-        "--history", default="", help="events, oldest first, separated by |: item ids (digits) or texts"
+class AskSettings(BaseSettings):
+    """Ask a running server and print a ranked table. Each flag is a variable, too: --query is SWIFTREC_ASK_QUERY."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SWIFTREC_ASK_",
+        env_ignore_empty=True,
+        cli_prog_name="python -m examples.ask",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
     )
-    parser.add_argument(
-        "--repeat",
-        type=int,
-        default=1,
-        help="ask so often, one by one, and print the latency (a server with a cache encodes the text once)",
+
+    address: str = Field("127.0.0.1:8001", description="host:port of the server")
+    query: str = Field("", description="what is wanted, in plain words")
+    history: str = Field(
+        "",
+        description="events, oldest first, separated by |: digits are an item id, other words a text; id:ABC is the "
+        r"item id ABC and text:1984 the text 1984, with all blanks; \| is a bar inside an event",
     )
-    parser.add_argument("--top-k", type=int, default=10, help="how many items (default %(default)s)")
-    parser.add_argument("--tls-ca", type=Path, help="PEM authority of the server's certificate: turns TLS on")
-    parser.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, with --tls-key (mTLS)")
-    parser.add_argument("--tls-key", type=Path, help="PEM private key of --tls-cert")
-    parser.add_argument("--token-file", type=Path, help="file with the bearer token: its first line that has one")
-    parser.add_argument("--bundle", default="", help="bundle that shall answer (default: the server's first)")
-    add_version_flag(parser)
-    args = parser.parse_args()
-    if (args.tls_cert is None) != (args.tls_key is None) or (args.tls_cert and not args.tls_ca):
-        parser.error("--tls-cert and --tls-key go together, and with --tls-ca")
-    history = [to_event(part.strip()) for part in args.history.split("|") if part.strip()]
-    request = pb.RecommendRequest(history=history, query=args.query, top_k=args.top_k, bundle=args.bundle)
-    token = read_token(args.token_file) if args.token_file else ""
-    with connect(args.address, args.tls_ca, args.tls_cert, args.tls_key) as channel:
+    repeat: int = Field(
+        1,
+        ge=1,
+        description="send the request so many times, one by one, and print the latency (a server with a cache encodes "
+        "the text once)",
+    )
+    top_k: int = Field(10, description="how many items")
+    tls_ca: Path | None = Field(None, description="PEM authority of the server's certificate: turns TLS on")
+    tls_cert: Path | None = Field(None, description="PEM certificate of this client, with --tls-key (mTLS)")
+    tls_key: Path | None = Field(None, description="PEM private key of --tls-cert")
+    token_file: Path | None = Field(None, description="file with the bearer token: its first line that has one")
+    bundle: str = Field("", description="name of the bundle that should answer (default: the server's first)")
+
+    @field_validator("address")
+    @classmethod
+    def _has_host_and_port(cls, value: str) -> str:
+        """As gRPC takes it: an IPv6 address gets its brackets."""
+        host, _, port = value.rpartition(":")
+        if not host or not (port.isascii() and port.isdecimal()):
+            raise ValueError("must be host:port, such as localhost:8001 or [::1]:8001")
+        return join_address(host.removeprefix("[").removesuffix("]"), int(port))
+
+    @model_validator(mode="after")
+    def _tls_is_complete(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_cert and not self.tls_ca):
+            raise ValueError(
+                "--tls-cert and --tls-key go together, and with --tls-ca: give all three, or only --tls-ca"
+            )
+        return self
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0, or 1 with the server's sentence on stderr, or 2 if a flag is wrong."""
+    try:
+        settings = read_settings(AskSettings, with_flags(argv, os.environ))
+        token = read_token(settings.token_file) if settings.token_file else ""
+        channel = connect(settings.address, settings.tls_ca, settings.tls_cert, settings.tls_key)
+    except ConfigError as error:
+        sys.stderr.write(f"ask: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"ask: {error.filename}: {error.strerror}: name a file that can be read\n")
+        return 2
+    request = pb.RecommendRequest(
+        history=to_events(settings.history), query=settings.query, top_k=settings.top_k, bundle=settings.bundle
+    )
+    with channel:
         try:
-            reply, latencies = ask(RecommenderServiceStub(channel), request, args.repeat, token)
+            reply, latencies = ask(RecommenderServiceStub(channel), request, settings.repeat, token)
         except grpc.RpcError as error:
-            sys.stderr.write(f"ask: {args.address}: {error.code().name}: {error.details()}\n")
+            sys.stderr.write(f"ask: {settings.address}: {error.code().name}: {error.details()}\n")
             return 1
     show(reply)
-    if args.repeat > 1:
+    if settings.repeat > 1:
         low, middle, high = quantiles(latencies, n=100)[0], median(latencies), quantiles(latencies, n=100)[98]
-        sys.stdout.write(f"{args.repeat} calls, one by one: p1 {low:.2f} ms, p50 {middle:.2f} ms, p99 {high:.2f} ms\n")
+        sys.stdout.write(
+            f"{settings.repeat} calls, one by one: p1 {low:.2f} ms, p50 {middle:.2f} ms, p99 {high:.2f} ms\n"
+        )
     return 0
 
 
@@ -79,16 +129,26 @@ def ask(
     """Send the request `times` times; return the last reply and the latency of each call in milliseconds."""
     latencies = []
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
-    for _ in range(max(1, times)):
+    for _ in range(times):
         started = time.perf_counter()
         reply = stub.Recommend(request, timeout=10, metadata=metadata)
         latencies.append(1e3 * (time.perf_counter() - started))
     return reply, latencies
 
 
-def to_event(part: str) -> pb.Event:
-    """Digits are an item id, everything else is a text."""
-    return pb.Event(item_id=part) if part.isdecimal() else pb.Event(text=part)
+def to_events(history: str) -> list[pb.Event]:
+    """The events of `--history`, as its help explains; empty ones are left out."""
+    parts = (part.replace(r"\|", "|") for part in re.split(r"(?<!\\)\|", history))
+    return [_to_event(part) for part in parts if part.strip()]
+
+
+def _to_event(part: str) -> pb.Event:
+    marked, words = part.lstrip(), part.strip()
+    if marked.startswith(_ID):
+        return pb.Event(item_id=marked.removeprefix(_ID))
+    if marked.startswith(_TEXT):
+        return pb.Event(text=marked.removeprefix(_TEXT))
+    return pb.Event(item_id=words) if words.isdecimal() else pb.Event(text=words)
 
 
 def show(reply: pb.RecommendResponse) -> None:
@@ -96,7 +156,7 @@ def show(reply: pb.RecommendResponse) -> None:
     console, table = Console(), Table("", "title", "score", "attributes")
     for n, item in enumerate(reply.items, 1):
         attributes = "; ".join(f"{a.name} {', '.join(a.values)}" for a in item.attributes)
-        table.add_row(str(n), item.title, f"{item.score:.2f}", attributes)
+        table.add_row(str(n), escape(item.title), f"{item.score:.2f}", escape(attributes))
     console.print(table)
     t = reply.timings
     console.print(
@@ -105,8 +165,9 @@ def show(reply: pb.RecommendResponse) -> None:
     )
     ignored = f"; ignored: {', '.join(reply.ignored)}" if reply.ignored else ""
     strategy = pb.Strategy.Name(reply.strategy).removeprefix("STRATEGY_").lower()
-    console.print(f"{reply.bundle} version {reply.version}, by {strategy}, {reply.events_used} events read{ignored}")
+    told = f"{reply.bundle} version {reply.version}, by {strategy}, {reply.events_used} events read{ignored}"
+    console.print(told, markup=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

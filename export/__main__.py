@@ -1,4 +1,7 @@
-"""`python -m export`: run the stages that are not fresh, or one; `teacher`; `report`; `targets`; `doctor DATA`."""
+"""`python -m export`: run the stages that are not fresh, or one; report, targets, doctor DATA, teacher, where.
+
+A run that ends with a bundle prints the bundle's folder on standard output, and so does `where`, which runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,26 @@ from export.stage import Job, run_all, run_one
 from export.threads import prepare_threads
 from server.config import read_settings
 from server.errors import ConfigError
+from server.flags import with_flags
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Exit code 0, or 1 where `targets` finds one missed, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
     logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     try:
-        if sys.argv[1:2] == ["doctor"]:
-            return doctor.main(sys.argv[2:])
-        if sys.argv[1:2] == ["targets"]:
-            return targets.main(sys.argv[2:])
-        settings = read_settings(ExportSettings)
+        arguments = with_flags(argv, os.environ)
+        if arguments[:1] == ["doctor"]:
+            return doctor.main(arguments[1:])
+        if arguments[:1] == ["targets"]:
+            return targets.main(arguments[1:])
+        settings = read_settings(ExportSettings, arguments)
         job = Job(settings)
         if settings.stage is None:
             run_all(job)
+            sys.stdout.write(f"{settings.bundle}\n")
+        elif settings.stage == "where":
+            sys.stdout.write(f"{settings.bundle}\n")
         elif settings.stage == "teacher":
             from export.evaluate.teacher import compare_teacher  # torch takes seconds to import
 
@@ -49,4 +57,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     prepare_threads()
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from export.gates import GATES
 from export.quality import QUALITY
 from export.train.options import TrainingSettings
 
-StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "teacher", "report"]
+StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "teacher", "report", "where"]
 
 ALL_PIECES, USED_PIECES = "all", "used"
 _RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*(e[1-9]\d*)?)?)"
@@ -73,7 +75,8 @@ class ExportSettings(TrainingSettings):
     stage: CliPositionalArg[StageName | None] = Field(
         None,
         description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; teacher runs "
-        "the first two where they are stale and prints the teacher's figures; report prints the newest bundle's",
+        "the first two where they are stale and prints the teacher's figures; report prints the newest bundle's; "
+        "where prints the bundle's folder and runs nothing",
     )
     as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
@@ -156,7 +159,7 @@ class ExportSettings(TrainingSettings):
     def _name_from_data_and_preset(self) -> Self:
         if not self.name:
             by = "-time" if self.protocol == "time" else ""
-            self.name = f"{self.data.resolve().name if self.data else 'movielens'}-{self.preset}{by}"
+            self.name = f"{_as_name(self.data.resolve().name) if self.data else 'movielens'}-{self.preset}{by}"
         return self
 
     @model_validator(mode="after")
@@ -172,6 +175,11 @@ class ExportSettings(TrainingSettings):
         if self.has_small_ranker and self.ranker == "mlp":
             raise ValueError("small_ranker: the mlp is the smallest there is: --ranker transformer or gru")
         return self
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the bundle's versions."""
+        return self.artifacts / self.name
 
     def moving_layers(self, depth: int) -> int | None:
         """How many layers of a BERT of `depth` move, None for all; a preset means at most its number."""
@@ -210,3 +218,9 @@ class ExportSettings(TrainingSettings):
     def plan(self) -> Preset:
         """The preset's numbers."""
         return PRESETS[self.preset]
+
+
+def _as_name(folder: str) -> str:
+    """A folder's name in the characters that the name of a bundle may have: no accents, "-" for anything else."""
+    plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-") or "data"

@@ -13,6 +13,7 @@ from server.app import App
 from server.catalogue.catalogue import Filter
 from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
+from server.flags import with_flags
 from server.hint import SAMPLED_ITEMS, hint
 from server.probe import end_with_parent, try_bundle
 from server.signals import stop_on_signals
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Exit code 0 after a clean end, 2 with one sentence on stderr if it cannot start."""
     try:
         with threadpool_limits(1, "blas"):  # its threads wait spinning for each other while the models hold the cores
-            _run(argv)
+            _run(with_flags(argv, os.environ))
     except SwiftrecError as error:
         sys.stderr.write(f"server: {error}\n")
         sys.stderr.flush()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from server.addresses import join_address, reachable_host
+from server.addresses import reachable_host
 from server.api.text import is_blank
 from server.catalogue.items import Item
 from server.certificates import certified_host
@@ -17,7 +15,7 @@ from server.config import ServerSettings
 SAMPLED_ITEMS = 100
 _WORD_CHARS = 80  # of a title or value that is shown
 _DEFAULT_HOST, _DEFAULT_PORT = "127.0.0.1", 8001  # of `make ask`
-_NOT_FOR_MAKE = re.compile(r"[$`\"\\]")  # characters that make or its shell would change on the way
+_MARKS = ("id:", "text:")  # with which an event of a history may begin, to say what it is
 _SEPARATOR = "|"  # between the events of a history
 
 
@@ -32,11 +30,12 @@ class Example:
 def example(items: Iterable[Item]) -> Example:
     """A request from the first item that has a title and an attribute, or as much of it as there is.
 
-    A title is a text event; an id is added where it has digits only, since the client takes anything else for a text.
+    A title is a text event; an id is added where it has digits only.
     """
     best = Example()
     for item in items:
         title = item.title if _is_usable(item.title) and not item.title.isdecimal() else ""
+        title = f"text:{title}" if title.startswith(_MARKS) else title
         identity = item.id if item.id.isdecimal() and item.id.isascii() else ""
         query = next((value for value in _values(item) if not value.isdecimal()), "")
         found = Example(query, _SEPARATOR.join(filter(None, (title, identity))))
@@ -47,7 +46,7 @@ def example(items: Iterable[Item]) -> Example:
 
 
 def hint(settings: ServerSettings, port: int, items: Iterable[Item]) -> str:
-    """The command, quoted for a shell: `make ask` where make can carry the values, else the program itself."""
+    """The command, quoted for a shell; make passes on what it gets as it is."""
     host, flags = reachable_host(settings.host), _access(settings)
     if settings.tls_cert and settings.tls_key:
         host = certified_host(settings.tls_cert, settings.tls_key, host)
@@ -55,13 +54,8 @@ def hint(settings: ServerSettings, port: int, items: Iterable[Item]) -> str:
     values = {"HOST": host, "PORT": str(port), "Q": first.query, "HISTORY": first.history}
     defaults = {"HOST": _DEFAULT_HOST, "PORT": str(_DEFAULT_PORT)}
     values["ASK_FLAGS"] = shlex.join(flags)
-    has_flag = first.query.startswith("-") or first.history.startswith("-")  # which the client would take them for
-    if ":" not in host and not has_flag and not any(map(_NOT_FOR_MAKE.search, values.values())):
-        given = {name: value for name, value in values.items() if value != defaults.get(name, "")}
-        return " ".join(["make ask", *(f"{name}={shlex.quote(value)}" for name, value in given.items())])
-    command = [sys.executable, "-m", "examples.ask", "--address", join_address(host, port)]
-    command += [f"--query={first.query}", f"--history={first.history}"]
-    return shlex.join([*command, *flags])
+    given = {name: value for name, value in values.items() if value != defaults.get(name, "")}
+    return " ".join(["make ask", *(f"{name}={shlex.quote(value)}" for name, value in given.items())])
 
 
 def _access(settings: ServerSettings) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from benchmarks.texts import TokenCounter
 from benchmarks.texts import texts as texts_of
 from server.config import read_settings
 from server.errors import SwiftrecError
+from server.flags import with_flags
 from server.models.bundle import Bundle, load_bundle
 
 
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
     """Exit code 0 if everything that was asked for was measured to the end, 1 if something is missing."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        settings = read_settings(PeersSettings, arguments)
+        settings = read_settings(PeersSettings, with_flags(arguments, os.environ))
         check(settings.device)
         chosen = (tried if settings.tries else targets)(settings.targets)
         bundle = load_bundle(settings.bundle)

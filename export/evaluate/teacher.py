@@ -21,8 +21,13 @@ _WIDTH = 120  # whatever the terminal: a subject is one line
 def compare_teacher(job: Job) -> None:
     """Run the stages up to the teacher where they are stale; print its figures and the baselines', and keep both."""
     run_all(Job(job.settings, job.console, tuple(stage for stage in STAGES if stage.name in _STAGES)))
-    ground = Ground.load(job)
-    answers = baselines(ground) | {TEACHER: teacher_answers(ground)}
+    with job.progress("evaluate", 3) as step:
+        ground = Ground.load(job)
+        step()
+        answers = baselines(ground)
+        step()
+        answers[TEACHER] = teacher_answers(ground)
+        step()
     found = Compared(
         protocol=job.settings.protocol,
         cases=len(ground.tasks.warm.wanted),

@@ -28,7 +28,7 @@ def report(settings: ExportSettings) -> None:
     Raises:
         ExportError: there is no bundle.
     """
-    quality = load_quality(settings.artifacts / settings.name)
+    quality = load_quality(settings.bundle)
     if settings.as_json:
         sys.stdout.write(json.dumps(as_json(quality), indent=1) + "\n")
         return

@@ -36,7 +36,7 @@ _TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers
 
 def run(job: Job, out: Path) -> None:
     """Write artifacts/<name>/<version>/ and, in the stage's folder, bundle.json with its place."""
-    home = job.settings.artifacts / job.settings.name
+    home = job.settings.bundle
     key = job.key(next(s for s in STAGES if s.name == "package"))
     folder = _existing(home, key) or _write(job, home, key)
     repository = write_repository(load_bundle(folder), home / f"triton-{folder.name}")

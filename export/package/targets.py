@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         ExportError: there is no bundle.
     """
     settings = read_settings(ExportSettings, argv)
-    quality = load_quality(settings.artifacts / settings.name)
+    quality = load_quality(settings.bundle)
     found = [*targets(quality, catalogue_size(settings)), by_time(settings, quality)]
     met = sum(target.is_met for target in found)
     said = f"{met} of {len(found)} figures are met; means are judged, of speeds medians; [intervals] are for the reader"
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 def catalogue_size(settings: ExportSettings) -> int:
     """Items of the newest bundle of that name."""
-    vectors = np.load(find_bundle(settings.artifacts / settings.name) / VECTORS, mmap_mode="r", allow_pickle=False)
+    vectors = np.load(find_bundle(settings.bundle) / VECTORS, mmap_mode="r", allow_pickle=False)
     return len(vectors)
 
 

@@ -1,8 +1,7 @@
-"""The client of `make ask` shows its certificate to a server that asks for one."""
+"""The client of `make ask`: what it sends of what was typed, and its certificate where a server wants one."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,10 +59,87 @@ def test_door_stays_shut_without_a_certificate(address: str, files: dict[str, Pa
 @pytest.mark.parametrize(
     "flags", [("--tls-cert", "c"), ("--tls-ca", "a", "--tls-key", "k"), ("--tls-cert", "c", "--tls-key", "k")]
 )
-def test_half_of_a_pair_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["ask", *flags])
-    with pytest.raises(SystemExit):
-        ask.main()
+def test_half_of_a_pair_is_refused(capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]) -> None:
+    assert ask.main([*flags]) == 2
     assert "go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("history", "events"),
+    [
+        ("Toy Story (1995)|50", ["text Toy Story (1995)", "id 50"]),
+        (" Toy Story | 50 ||", ["text Toy Story", "id 50"]),
+        ("id:ABC|id:50|id: two  blanks ", ["id ABC", "id 50", "id  two  blanks "]),
+        ("text:1984|text:id:x|id:text:film", ["text 1984", "text id:x", "id text:film"]),
+        (r"id:a\|b|c\|d", ["id a|b", "text c|d"]),
+        ("é \"quoted\" `x` $(y) 'z'", ["text é \"quoted\" `x` $(y) 'z'"]),
+        ("", []),
+    ],
+)
+def test_history_is_ids_and_texts(history: str, events: list[str]) -> None:
+    sent = [
+        f"id {e.item_id}" if e.WhichOneof("event") == "item_id" else f"text {e.text}" for e in ask.to_events(history)
+    ]
+    assert sent == events
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [("::1:8001", "[::1]:8001"), ("[::1]:8001", "[::1]:8001"), ("localhost:1", "localhost:1")],
+)
+def test_address_of_ipv6_gets_its_brackets(given: str, address: str) -> None:
+    assert ask.AskSettings(_cli_parse_args=["--address", given]).address == address
+
+
+@pytest.mark.parametrize("given", ["localhost", "localhost:", ":8001", "localhost:http", "`x`"])
+def test_address_without_host_or_port_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask.main(["--address", given]) == 2
+    assert capsys.readouterr().err.startswith("ask: --address: must be host:port, such as localhost:8001")
+
+
+def test_missing_token_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask.main(["--token-file", "no/such/file"]) == 2
+    assert capsys.readouterr().err == "ask: no/such/file: No such file or directory: name a file that can be read\n"
+
+
+class Echo:
+    """Answers with the request's own words, as titles that look like markup."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.RecommendRequest] = []
+
+    def recommend(self, request: pb.RecommendRequest, _: grpc.ServicerContext) -> pb.RecommendResponse:
+        self.requests.append(request)
+        return pb.RecommendResponse(items=[pb.RankedItem(title=f"[red]{request.query}")])
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[Echo, int]]:
+    """A server in plain text, and its port."""
+    method = grpc.unary_unary_rpc_method_handler(
+        (kept := Echo()).recommend,
+        request_deserializer=pb.RecommendRequest.FromString,
+        response_serializer=pb.RecommendResponse.SerializeToString,
+    )
+    service = grpc.method_handlers_generic_handler("swiftrec.v1.RecommenderService", {"Recommend": method})
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads, handlers=[service])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield kept, port
+        server.stop(0).wait()
+
+
+def test_words_of_the_environment_are_sent_and_shown_as_they_are(
+    echo: tuple[Echo, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = '[bold] -x `y` $HOME "z" é'
+    monkeypatch.setenv("SWIFTREC_ASK_QUERY", words)
+    monkeypatch.setenv("SWIFTREC_ASK_HISTORY", "id:ABC")
+    monkeypatch.setenv("SWIFTREC_ASK_TOP_K", "")
+    monkeypatch.setenv("MORE", "--top-k 3 --bundle 'a name'")
+    assert ask.main(["--address", f"127.0.0.1:{echo[1]}", "--flags-from", "MORE"]) == 0
+    (sent,) = echo[0].requests
+    assert (sent.query, sent.top_k, sent.bundle) == (words, 3, "a name")
+    assert [event.item_id for event in sent.history] == ["ABC"]
+    assert f"[red]{words}" in capsys.readouterr().out

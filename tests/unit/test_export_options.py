@@ -1,12 +1,13 @@
-"""Each option of training is a flag, in --help and in docs with when to use it; make passes on what it is given."""
+"""Each option of training is a flag, in --help and in docs with when to use it; the export names its bundle."""
 
 from __future__ import annotations
 
 import re
-import subprocess
+from pathlib import Path
 
 import pytest
 
+from export.__main__ import main
 from export.config import ExportSettings
 from export.train.options import TRAINING
 from tests.conftest import ROOT
@@ -27,21 +28,39 @@ def test_docs_name_no_option_that_there_is_not() -> None:
     assert flags <= {*ExportSettings.model_fields}
 
 
-@pytest.mark.parametrize("target", ["export", "serve", "report"])
-def test_make_passes_teachers_and_other_flags_on(target: str) -> None:
-    command = ["make", "-n", target, "TEACHERS=3", "EXPORT_FLAGS=--trunk all"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"-m export (report )?--preset quick --name movielens-quick +--teachers 3 --trunk all", said)
-    plain = subprocess.run(command[:3], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "--teachers" not in plain
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/x/my data", "my-data-quick"),
+        ("/x/Données [2026]", "Donnees-2026-quick"),
+        ("/x/ml_1m.v2", "ml_1m.v2-quick"),
+        ("/x/映画", "data-quick"),
+        ('/x/`a`$b"c', "a-b-c-quick"),
+    ],
+)
+def test_bundle_of_any_folder_has_a_name_that_may_be_given(folder: str, name: str) -> None:
+    settings = ExportSettings(_cli_parse_args=["--data", folder])
+    assert settings.name == name
+    assert ExportSettings(_cli_parse_args=["--name", name]).bundle == settings.bundle
 
 
-@pytest.mark.parametrize("flags", ["--protocol time", "--seed 3 --protocol=time"])
-def test_protocol_has_a_bundle_of_its_own_through_make_too(flags: str) -> None:
-    command = ["make", "-n", "serve", f"EXPORT_FLAGS={flags}"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "--name movielens-quick-time " in said
-    assert '--bundle "artifacts/movielens-quick-time"' in said
+def test_where_prints_the_bundles_folder_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWIFTREC_EXPORT_PROTOCOL", "time")
+    monkeypatch.setenv("MORE", "--preset full")
+    assert main(["where", "--flags-from", "MORE"]) == 0
+    assert capsys.readouterr().out == "artifacts/movielens-full-time\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_finished_export_prints_the_bundles_folder_alone_on_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.__main__.run_all", lambda job: job.console.print("progress"))
+    assert main(["--artifacts", str(tmp_path), "--name", "mine"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/mine\n"
 
 
 def test_a_preset_moves_what_layers_there_are_and_a_flag_what_it_says() -> None:

@@ -32,6 +32,8 @@ _NASTY = [
     "Amélie (2001) 映画",
     "--help",
     "-1",
+    "text: a title",
+    "id:7",
 ]
 
 
@@ -90,7 +92,7 @@ def test_words_of_the_bundle_arrive_as_they_are(word: str) -> None:
     assert list(recorder.requests[0].history) == [pb.Event(text=f"{word} (1995)"), pb.Event(item_id="7")]
 
 
-def test_make_is_named_where_it_can_carry_the_words() -> None:
+def test_command_names_what_is_not_the_default() -> None:
     film = Item("50", "Star Wars (1977)", "", {"genre": ["Action"]}, 1.0)
     assert hint(settings(), 8001, [film]) == "make ask Q=Action HISTORY='Star Wars (1977)|50'"
     assert hint(settings(), 9000, [film]).startswith("make ask PORT=9000 Q=Action")

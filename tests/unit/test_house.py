@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,15 @@ def test_importing_the_server_brings_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_makefile_gives_no_variable_its_default_twice() -> None:
-    names = [line.partition("?=")[0].strip() for line in (ROOT / "Makefile").read_text().splitlines() if "?=" in line]
+def test_makefile_leaves_defaults_to_the_programs_and_passes_every_variable_on() -> None:
+    text = (ROOT / "Makefile").read_text()
+    assert "?=" not in text
+    (listed,) = re.findall(r"^VARIABLES := ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    names = listed.replace("\\", "").split()
     assert len(names) > 20
     assert len(names) == len(set(names))
+    passed = re.findall(r"^\$\(call pass,([^,]+),(\w+),(\w+)\)$", text, re.MULTILINE)
+    used = {name for _, name, _ in passed} | set(re.findall(r"\$\(value ([A-Z_]+)\)", text))
+    assert used == set(names)
+    assert len(passed) == len(set(passed))
+    assert not re.findall(rf"\$[({{](?:{'|'.join(names)})[)}}]", text)  # which make would expand
