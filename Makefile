@@ -22,7 +22,6 @@ $(call pass,$(EXPORTING),CHECKPOINT,SWIFTREC_EXPORT_CHECKPOINT)
 $(call pass,$(EXPORTING),TEACHERS,SWIFTREC_EXPORT_TEACHERS)
 $(call pass,$(EXPORTING),NAME,SWIFTREC_EXPORT_NAME)
 $(call pass,$(EXPORTING),EXPORT_FLAGS,EXPORT_FLAGS_TYPED)
-$(call pass,serve tune,BUNDLE,SWIFTREC_BUNDLE)
 $(call pass,serve tune,DEVICE,SWIFTREC_DEVICE)
 $(call pass,serve,HOST,SWIFTREC_HOST)
 $(call pass,serve,PORT,SWIFTREC_PORT)
@@ -35,7 +34,7 @@ $(call pass,ask,HISTORY,SWIFTREC_ASK_HISTORY)
 $(call pass,ask,K,SWIFTREC_ASK_TOP_K)
 $(call pass,ask,REPEAT,SWIFTREC_ASK_REPEAT)
 $(call pass,ask,ASK_FLAGS,ASK_FLAGS_TYPED)
-$(call pass,bench bench-peers,BUNDLE,BUNDLE_TYPED)
+$(call pass,serve tune bench bench-peers,BUNDLE,BUNDLE_TYPED)
 $(call pass,bench bench-peers,DEVICE,DEVICE_TYPED)
 $(call pass,bench,BENCH,BENCH_TYPED)
 $(call pass,bench,BENCH_FLAGS,BENCH_FLAGS_TYPED)
@@ -100,12 +99,12 @@ export: setup ## data -> finetune -> distil -> onnx -> quantise -> verify -> pac
 	@$(EXPORT) $(FLAGS)
 
 serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as it is)
-	@bundle="$${SWIFTREC_BUNDLE:-$$($(EXPORT) $(FLAGS))}" && export SWIFTREC_BUNDLE="$$bundle" && \
-		exec $(BIN)/python -m server --flags-from SERVE_FLAGS_TYPED
+	@if test -z "$$BUNDLE_TYPED$$SWIFTREC_BUNDLE"; then BUNDLE_TYPED="$$($(EXPORT) $(FLAGS))" || exit; fi; \
+		exec $(BIN)/python -m server $${BUNDLE_TYPED:+--bundle="$$BUNDLE_TYPED"} --flags-from SERVE_FLAGS_TYPED
 
 tune: setup ## find sessions, threads and batch budget for the bundle on this machine; the server then uses them
-	@bundle="$${SWIFTREC_BUNDLE:-$$($(EXPORT) where $(FLAGS))}" && export SWIFTREC_BUNDLE="$$bundle" && \
-		exec $(BIN)/python -m server tune
+	@if test -z "$$BUNDLE_TYPED$$SWIFTREC_BUNDLE"; then BUNDLE_TYPED="$$($(EXPORT) where $(FLAGS))" || exit; fi; \
+		exec $(BIN)/python -m server tune $${BUNDLE_TYPED:+--bundle="$$BUNDLE_TYPED"}
 
 report: setup ## the ladder of a bundle: layers, size, speed and quality on five tasks (JSON=1 as JSON)
 	@$(EXPORT) report $(FLAGS) $(if $(value JSON),--json)

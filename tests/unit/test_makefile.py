@@ -89,7 +89,7 @@ def calls(folder: Path) -> list[dict[str, str]]:
         ("ask", "HISTORY", "SWIFTREC_ASK_HISTORY"),
         ("export", "DATA", "SWIFTREC_EXPORT_DATA"),
         ("export", "EXPORT_FLAGS", "EXPORT_FLAGS_TYPED"),
-        ("serve", "BUNDLE", "SWIFTREC_BUNDLE"),
+        ("serve", "BUNDLE", "BUNDLE_TYPED"),
         ("serve", "SERVE_FLAGS", "SERVE_FLAGS_TYPED"),
     ],
 )
@@ -118,6 +118,8 @@ def test_text_from_the_environment_arrives_too(stubbed: Path, text: str) -> None
     [
         ("ask", "HOST", "--address={}:8001"),
         ("ask", "PORT", "--address=127.0.0.1:{}"),
+        ("serve", "BUNDLE", "--bundle={}"),
+        ("tune", "BUNDLE", "--bundle={}"),
         ("bench", "BUNDLE", "--bundle={}"),
         ("bench", "BENCH", "--size={}"),
         ("bench-peers", "DEVICE", "--device={}"),
@@ -128,7 +130,7 @@ def test_text_from_the_environment_arrives_too(stubbed: Path, text: str) -> None
     ],
 )
 def test_arguments_are_one_word_as_typed(stubbed: Path, target: str, variable: str, argument: str) -> None:
-    for text in ("::1", "/x/my data [é] $(touch ran) `touch ran` \"'"):
+    for text in ("::1", "a,b", "/x/my data [é] $(touch ran) `touch ran` \"'"):
         assert make(stubbed, target, f"{variable}={text}").returncode == 0
         last = json.loads((stubbed / "calls").read_text().splitlines()[-1])["argv"]
         assert argument.format(text) in last
@@ -139,15 +141,12 @@ def test_variables_that_are_not_given_pass_nothing(stubbed: Path) -> None:
     for target in ("export", "serve", "ask", "bench"):
         assert make(stubbed, target).returncode == 0
     for row in calls(stubbed):
-        assert {name for name in row if name != "argv"} <= {"SWIFTREC_BUNDLE"}
+        assert set(row) == {"argv"}
         assert "--address" not in row["argv"]
 
 
 def test_export_names_the_bundle_that_is_served_and_measured(stubbed: Path) -> None:
-    for target in ("serve", "tune"):
-        assert make(stubbed, target).returncode == 0
-        assert calls(stubbed)[-1]["SWIFTREC_BUNDLE"] == "artifacts/found by the export"
-    for target in ("bench", "bench-peers"):
+    for target in ("serve", "tune", "bench", "bench-peers"):
         assert make(stubbed, target).returncode == 0
         assert "--bundle=artifacts/found by the export" in calls(stubbed)[-1]["argv"]
     assert not [row for row in calls(stubbed) if "--name" in row["argv"]]
@@ -160,10 +159,12 @@ def test_export_names_the_bundle_that_is_served_and_measured(stubbed: Path) -> N
 
 def test_given_bundle_is_served_without_an_export(stubbed: Path) -> None:
     assert make(stubbed, "serve", "BUNDLE=x").returncode == 0
-    assert make(stubbed, "serve", SWIFTREC_BUNDLE="x").returncode == 0
-    assert [(row["argv"], row["SWIFTREC_BUNDLE"]) for row in calls(stubbed)] == [
-        ("-m server --flags-from SERVE_FLAGS_TYPED", "x")
-    ] * 2
+    assert make(stubbed, "serve", SWIFTREC_BUNDLE="x,y").returncode == 0
+    assert [row["argv"] for row in calls(stubbed)] == [
+        "-m server --bundle=x --flags-from SERVE_FLAGS_TYPED",
+        "-m server --flags-from SERVE_FLAGS_TYPED",
+    ]
+    assert calls(stubbed)[1]["SWIFTREC_BUNDLE"] == "x,y"
 
 
 def test_export_that_fails_starts_no_server(tmp_path: Path) -> None:
@@ -192,9 +193,9 @@ def test_one_owner_of_the_bundles_name(
     tmp_path: Path, flags: list[str], environment: dict[str, str], name: str
 ) -> None:
     script = f'#!/bin/sh\ncase "$2" in export) cd {ROOT} && exec {sys.executable} -m export where "$@" ;; esac\n'
-    folder = makefile(tmp_path, script.replace('"$@"', "--flags-from EXPORT_FLAGS_TYPED") + 'echo "$SWIFTREC_BUNDLE"\n')
+    folder = makefile(tmp_path, script.replace('"$@"', "--flags-from EXPORT_FLAGS_TYPED") + 'echo "$3"\n')
     result = make(folder, "serve", *flags, **environment)
-    assert result.stdout.strip() == f"artifacts/{name}", result.stderr
+    assert result.stdout.strip() == f"--bundle=artifacts/{name}", result.stderr
 
 
 @pytest.mark.parametrize("target", ["export", "serve", "report", "bench"])
