@@ -86,7 +86,7 @@ check: setup ## lint, types, contract lint, stub drift, import arrows
 
 test: setup ## run every test (exports the quick bundle first where it is missing)
 	@$(EXPORT) --preset quick
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup ## 200,000 mixed requests while the server's memory is watched (SOAK=n)
 	@$(BIN)/python -m tests.soak $${SEED_TYPED:+--seed="$$SEED_TYPED"} $${SOAK_TYPED:+--requests="$$SOAK_TYPED"}
