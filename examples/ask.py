@@ -119,8 +119,8 @@ def connect(
 
 def read_token(path: Path) -> str:
     """The first token of a file as the server reads it: empty lines and lines that begin with # do not count."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return next((line for line in lines if line and not line.startswith("#")), "")
+    lines = (line.strip() for line in path.read_bytes().splitlines())
+    return next((line.decode() for line in lines if line and not line.startswith(b"#")), "")
 
 
 def ask(

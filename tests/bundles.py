@@ -62,6 +62,6 @@ def rename_items(folder: Path, names: dict[str, str]) -> None:
 
 def mark_titles(folder: Path, mark: str) -> None:
     """Append `mark` to every title."""
-    rows = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (folder / ITEMS).read_bytes().splitlines()]
     lines = [json.dumps(row | {"title": f"{row['title']} {mark}"}) for row in rows]
     replace(folder / ITEMS, "\n".join(lines).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +15,7 @@ from export.data.layout import Role
 _ALL = frozenset(Role)
 _NUMBERS = _ALL - {Role.ID}
 _DAY_S = 86_400
+_UNWRITABLE = "<value out of range"  # what Arrow writes beyond the years -32767 to 32767
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 # Kind of type -> the roles that a column of it can have. What is not here is refused for each role.
@@ -117,8 +117,7 @@ def _dates(column: pa.Array, role: Role) -> list[float | str | None]:
     if role is Role.TIME:
         days = column.cast(pa.date32()).cast(pa.int32()).to_pylist()
         return [None if day is None else float(day * _DAY_S) for day in days]
-    dates: list[date | None] = column.to_pylist()
-    return [None if value is None else value.isoformat() for value in dates]
+    return list(_written(column.cast(pa.date32())))
 
 
 def _timestamps(column: pa.Array, role: Role) -> list[float | str | None]:
@@ -127,8 +126,16 @@ def _timestamps(column: pa.Array, role: Role) -> list[float | str | None]:
         per_second = _PER_SECOND[column.type.unit]
         return [None if value is None else value / per_second for value in column.cast(pa.int64()).to_pylist()]
     zone = "+00:00" if column.type.tz else ""
-    texts = column.cast(pa.timestamp(column.type.unit)).cast(pa.string()).to_pylist()
+    texts = _written(column.cast(pa.timestamp(column.type.unit)))
     return [None if text is None else _without_zeros(text) + zone for text in texts]
+
+
+def _written(column: pa.Array) -> list[str | None]:
+    """Dates or timestamps as ISO 8601 text; Python's own classes end with the year 9999."""
+    texts: list[str | None] = column.cast(pa.string()).to_pylist()
+    if wrong := next((text for text in texts if text and text.startswith(_UNWRITABLE)), None):
+        raise pa.ArrowInvalid(f"{wrong} is a date or time beyond the years that can be written")
+    return texts
 
 
 def _without_zeros(text: str) -> str:

@@ -9,17 +9,16 @@ from export.data.ids import id_fault
 from export.data.layout import RATING
 from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE
 from export.data.rows import Cells, Table
+from server.api.text import is_blank
 
 _SHOWN_CHARS = 60
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell holds nothing: null, white space only, or NaN, which stands for null in tables of numbers."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+    """Whether a cell holds nothing: null, no visible character, or NaN, which stands for null in tables of numbers."""
+    if isinstance(value, str):
+        return is_blank(value) and _is_unicode(value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def needed_id(table: Table, number: int, row: Cells, name: str) -> str | None:
@@ -73,7 +72,7 @@ def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
     texts = [value for value in values if value]
     if not isinstance(cell, list):
         texts = [part.strip() for text in texts for part in text.split("|")]
-    return list(dict.fromkeys(text for text in texts if text.strip()))
+    return list(dict.fromkeys(text for text in texts if not is_missing(text)))
 
 
 def group_of(table: Table, number: int, row: Cells, name: str) -> str:

@@ -92,13 +92,17 @@ def read_objects(path: Path, texts: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _read(path: Path) -> Any:  # noqa: ANN401 (JSON)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_single)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_of)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}): {_REMEDY}") from None
 
 
-def _single(pairs: list[tuple[str, Any]]) -> Config:
-    """An object; with a key twice it would be one of two, and nobody could say which was meant."""
+def object_of(pairs: list[tuple[str, Any]]) -> Config:
+    """The object of these names and values, for `json.loads`, which by itself would keep the last of two values.
+
+    Raises:
+        ValueError: it has a name twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

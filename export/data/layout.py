@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+
+# No name, or one that pandas gives to row numbers: in Parquet, and when it reads a column without a name from CSV.
+_ROW_NUMBERS = re.compile(r"|__index_level_\d+__|Unnamed: \d+")
 
 
 class Role(Enum):
@@ -27,10 +31,10 @@ class Layout:
     others: Role | None = None
 
     def role(self, name: str) -> Role | None:
-        """What the column `name` is for; None if it is not read. A column without a name is a row number."""
+        """What the column `name` is for; None if it is not read, such as a column of row numbers."""
         if name in self.needed:
             return self.needed[name]
-        return self.optional.get(name, self.others) if name else None
+        return None if _ROW_NUMBERS.fullmatch(name) else self.optional.get(name, self.others)
 
 
 RATING = "rating"

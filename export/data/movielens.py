@@ -6,6 +6,7 @@ redistribution and commercial use: the data is read from the wheel and never com
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Collection, Iterator
@@ -93,10 +94,10 @@ def _where(number: int) -> str:
 
 
 def _rows(archive: zipfile.ZipFile, kind: str) -> Iterator[dict[str, str]]:
-    lines = archive.read(f"{_FOLDER}.{kind}").decode("utf-8").splitlines()
-    names = [column.split(":")[0] for column in lines[0].split("\t")]
-    for line in lines[1:]:
-        yield dict(zip(names, line.split("\t"), strict=True))
+    with io.TextIOWrapper(archive.open(f"{_FOLDER}.{kind}"), encoding="utf-8") as lines:
+        names = [column.split(":")[0] for column in next(lines).rstrip("\n").split("\t")]
+        for line in lines:
+            yield dict(zip(names, line.rstrip("\n").split("\t"), strict=True))
 
 
 def _item(row: dict[str, str]) -> Item:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from export.data.fields import object_of
 from export.data.layout import Layout, Role
 from export.data.mistakes import (
     BAD_COLUMN,
@@ -192,9 +193,12 @@ def _jsonl(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
             if line.isspace() or not reader.is_whole(number):
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=object_of)
+            except json.JSONDecodeError as error:
+                reader.note(BROKEN, number, f"not JSON ({error.msg})")
+                continue
             except (ValueError, RecursionError) as error:
-                reader.note(BROKEN, number, f"not JSON ({getattr(error, 'msg', error)})")
+                reader.note(BROKEN, number, f"cannot be read ({error})")
                 continue
             if isinstance(row, dict):
                 yield number, row

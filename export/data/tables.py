@@ -24,7 +24,7 @@ from export.data.facts import Facts, Lengths, Spread
 from export.data.ids import known_spelling
 from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS, Role
 from export.data.lost import Lost, has_label
-from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, Mistakes
+from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, USER_TWICE, Mistakes
 from export.data.ratings import has_ratings
 from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.rows import Cells, Table, find
@@ -205,14 +205,20 @@ class Scan:
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users){once}")
 
     def _user_rows(self, table: Table) -> Iterator[Cells]:
-        users, first, is_any_known = frozenset(self.events.users), "", False
+        users, rows = frozenset(self.events.users), dict[str, int]()
         for number, row in table.rows():
             user = needed_id(table, number, row, "user_id")
-            if user is not None:
-                first, is_any_known = first or user, is_any_known or user in users
-                names = [name for name in row if USERS.role(name) is Role.ATTRIBUTE]
-                yield {name: group_of(table, number, row, name) for name in names} | {"user_id": user}
-        if first and users and not is_any_known:
+            if user is None:
+                continue
+            if user in rows:
+                reason = f"user_id {user!r} is there twice, first in {table.line(rows[user])}"
+                self.mistakes.add(USER_TWICE, table.where(number), reason)
+                continue
+            rows[user] = number
+            names = [name for name in row if USERS.role(name) is Role.ATTRIBUTE]
+            yield {name: group_of(table, number, row, name) for name in names} | {"user_id": user}
+        if rows and users and users.isdisjoint(rows):
+            first = next(iter(rows))
             near = known_spelling(first, users)
             self.warnings.append(f"{table.path}: no user_id is in interactions (the first, {first!r}, is not{near})")
 

@@ -111,4 +111,4 @@ def _written(seconds: float, form: str) -> str:
     try:
         return (_EPOCH + timedelta(seconds=seconds)).strftime(form)
     except OverflowError:  # Python's calendar has the years 1 to 9999
-        return f"the year {1970 + seconds / (365.2425 * 86_400):.0f}"
+        return f"the year {round(1970 + seconds / (365.2425 * 86_400)):.6g}"

@@ -20,7 +20,7 @@ _TITLE = '`id` $HOME "quoted" it\'s'
 
 def rename_items(folder: Path, title: str) -> None:
     """Give every item this title, and as its only attribute a value that begins with it."""
-    rows = [json.loads(line) for line in (folder / ITEMS).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (folder / ITEMS).read_bytes().splitlines()]
     renamed = [row | {"title": title, "attributes": {"kind": [f"{title} kind"]}} for row in rows]
     bundles.replace(folder / ITEMS, "\n".join(map(json.dumps, renamed)).encode())
 

@@ -107,7 +107,7 @@ def test_repeated_events_are_counted_once_or_all(excluded: tuple[Job, str], allo
     for job, printed in (excluded, allowed):
         assert f"{_USERS * _SEEN:,} of the same user and item as an earlier one" in printed
         bundle, _ = packaged(job)
-        rows = [json.loads(line) for line in (bundle.folder / "items.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (bundle.folder / "items.jsonl").read_bytes().splitlines()]
         counts.append(sum(row["popularity"] for row in rows))
         assert len(np.concatenate(Dataset.load(job.folder("data")).histories)) == 2 * _USERS * _SEEN
     assert counts == [_USERS * _SEEN, 2 * _USERS * _SEEN]

@@ -167,6 +167,34 @@ def test_attributes_of_every_type_are_texts(tmp_path: Path, name: str, expected:
     assert [item.attributes.get("genre", []) for item in items] == expected
 
 
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (pa.array([2_932_897, None], pa.date32()), "10000-01-01"),
+        (pa.array([2_932_897 * 86_400_000, None], pa.date64()), "10000-01-01"),
+        (pa.array([2_932_897 * 86_400_000, None], pa.timestamp("ms")), "10000-01-01 00:00:00"),
+        (pa.array([[2_932_897], None], pa.list_(pa.date32())), "10000-01-01"),
+    ],
+)
+def test_attribute_may_be_a_date_beyond_the_calendar_of_python(tmp_path: Path, array: pa.Array, expected: str) -> None:
+    cells = {"item_id": ["a", "b"], "text": ["x", "y"], "until": array}
+    parquet.write_table(pa.table(cells), tmp_path / "items.parquet")
+    items: list[Any] = []
+    assert Scan(tmp_path, items.append, needs_interactions=False).mistakes.report() == ""
+    assert [item.attributes for item in items] == [{"until": [expected]}, {}]
+
+
+@pytest.mark.parametrize(
+    "array", [pa.array([2**31 - 1, 0], pa.date32()), pa.array([-(2**62), 0], pa.timestamp("us", tz="UTC"))]
+)
+def test_date_that_nothing_can_write_is_named(tmp_path: Path, array: pa.Array) -> None:
+    cells = {"item_id": ["a", "b"], "text": ["x", "y"], "until": array}
+    parquet.write_table(pa.table(cells), tmp_path / "items.parquet")
+    report = Scan(tmp_path, lambda _: None, needs_interactions=False).mistakes.report()
+    assert f"{tmp_path / 'items.parquet'}, row 1: " in report
+    assert "is a date or time beyond the years that can be written" in report
+
+
 def test_floats_of_32_bits_are_the_number_that_was_written(tmp_path: Path) -> None:
     found, _ = scan(tmp_path, Role.RATING, pa.float32(), [0.1, 4.7, None, 2.3][:2] * 2)
     assert found.events.ratings()[0].tolist() == [0.1, 4.7, 0.1, 4.7]

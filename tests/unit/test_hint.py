@@ -154,6 +154,6 @@ def test_example_takes_what_can_be_typed(items: list[Item], expected: Example) -
     assert example(items) == expected
 
 
-@pytest.mark.parametrize("text", ["", "# only a remark\n", "\n \n"])
+@pytest.mark.parametrize("text", ["", "# only a remark\n", "# a remark\u2028of one line\n", "\n \n"])
 def test_file_without_a_token_has_none(tmp_path: Path, text: str) -> None:
     assert read_token(put(tmp_path / "tokens", text.encode())) == ""

@@ -20,12 +20,13 @@ from benchmarks.peers.asked import Answer, Asked
 from benchmarks.peers.measure import measure, rate_of
 from benchmarks.peers.reference import right_scores
 from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.servers.job import Job, split_by_length
+from benchmarks.peers.servers.job import Job, read_ids, split_by_length
 from benchmarks.peers.targets import Target, targets, tried
 from benchmarks.peers.wire import UNKNOWN
 from benchmarks.suite import apart
 from benchmarks.summary import OK
 from benchmarks.texts import texts as texts_of
+from export.data.dataset import Item, write_items
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.peers import BUNDLE_ID, IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
@@ -52,6 +53,13 @@ def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) ->
     answers = job.answer(texts)
     assert all(right.is_right(n, ids) for n, ids in enumerate(answers))
     assert not any(right.is_right(n, answers[n - 1]) for n in range(len(texts)) if answers[n - 1] != answers[n])
+
+
+def test_ids_with_line_separators_are_read_whole(tmp_path: Path) -> None:
+    ids = ["a\u2028b", "c\u2029", "d"]
+    items = [Item(key, "one\u0085two", "x", {}) for key in ids]
+    write_items(items, tmp_path)
+    assert read_ids(tmp_path) == ids
 
 
 def test_every_peer_has_a_server_file_pins_and_settings_to_try() -> None:

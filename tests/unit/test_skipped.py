@@ -84,10 +84,10 @@ def test_item_without_a_label_is_skipped_with_its_events(tmp_path: Path) -> None
 
 
 def movielens_wheel(path: Path) -> Path:
-    """Three films, two users; user 2 took only film 3."""
+    """Three films, the first with a line separator in its title, two users; user 2 took only film 3."""
     tables = {
         "item": "item_id:t\tmovie_title:t\trelease_year:t\tclass:t\n"
-        + "\n".join(f"{n}\tFilm {n}\t199{n}\tDrama" for n in "123"),
+        + "\n".join(f"{n}\tFilm{blank}{n}\t199{n}\tDrama" for n, blank in zip("123", "\u2028  ", strict=True)),
         "inter": "user_id:t\titem_id:t\trating:f\ttimestamp:f\n1\t1\t5\t1\n1\t3\t5\t2\n1\t2\t5\t3\n2\t3\t5\t4",
         "user": "user_id:t\tage:t\tgender:t\toccupation:t\n1\t20\tF\twriter\n2\t30\tM\tlawyer",
     }

@@ -209,6 +209,64 @@ def test_group_of_a_user_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert "users.jsonl, line 1: age is {'years': 5}" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_user_with_two_rows_is_named_and_the_first_is_kept(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, "items", _ITEMS)
+    write(tmp_path, "interactions", _EVENTS)
+    rows = [{"user_id": user, "age": age} for user, age in (("u", "old"), ("v", "new"), ("u", "new"))]
+    path = write(tmp_path, "users", rows, suffix)
+    first, again = {"csv": ("line 2", "line 4"), "jsonl": ("line 1", "line 3"), "parquet": ("row 1", "row 3")}[suffix]
+    report = refused(tmp_path)
+    assert f"{path}, {again}: user_id 'u' is there twice, first in {first}" in report
+    assert "duplicate user_id, 1 time: keep one row for each user" in report
+    collected = collect(tmp_path, skip=True)
+    assert collected.dataset.users == [{"age": "old"}, {"age": "new"}]
+    assert collected.facts.skipped == {"duplicate user_id": 1}
+
+
+@pytest.mark.parametrize("invisible", ["\u200b", "\ufeff\u200d", " \u2060\n", "\u00ad"])
+def test_cell_without_a_visible_character_is_empty(tmp_path: Path, invisible: str) -> None:
+    write(
+        tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "Gamma", "title": invisible, "genre": [invisible, "x"]}]
+    )
+    write(tmp_path, "interactions", _EVENTS)
+    write(tmp_path, "users", [{"user_id": "u", "age": invisible}, {"user_id": "v", "age": "new"}])
+    found = collect(tmp_path).dataset
+    assert found.items[2] == Item("c", "Gamma", "Gamma", {"genre": ["x"]})
+    assert found.users == [{}, {"age": "new"}]
+    for name, line in (("items", 3), ("texts", 1)):
+        rows = [*_ITEMS, {"item_id": "c", "text": invisible}] if name == "items" else [{"text": invisible}]
+        write(tmp_path, name, rows)
+        assert f"{name}.jsonl, line {line}: text is empty or missing" in refused(tmp_path)
+
+
+def test_text_with_an_invisible_character_in_it_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "co\u00adop \U0001f468\u200d\U0001f466"}])
+    write(tmp_path, "interactions", _EVENTS)
+    assert collect(tmp_path).dataset.items[2].text == "co\u00adop \U0001f468\u200d\U0001f466"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["", "__index_level_0__", "__index_level_1__", "Unnamed: 0"])
+def test_column_of_row_numbers_is_no_attribute(tmp_path: Path, column: str, suffix: str) -> None:
+    rows = [{column: n} | row | {"index": n} for n, row in enumerate(_ITEMS)]
+    write(tmp_path, "items", rows, suffix)
+    write(tmp_path, "interactions", _EVENTS)
+    users = [{column: n, "user_id": user, "age": "old"} for n, user in enumerate("uv")]
+    write(tmp_path, "users", users, suffix)
+    found = collect(tmp_path).dataset
+    assert found.items[0].attributes == {"genre": ["x", "y"], "index": ["0"]}
+    assert found.users == [{"age": "old"}] * 2
+
+
+def test_name_that_a_json_object_has_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "items", _ITEMS)
+    path = write(tmp_path, "interactions", _EVENTS)
+    with path.open("a") as file:
+        file.write('\n{"user_id": "u", "item_id": "a", "item_id": "b", "timestamp": 4}')
+    assert f"{path}, line 9: cannot be read ('item_id' is there twice)" in refused(tmp_path)
+
+
 def test_attribute_values_are_kept_as_they_are(tmp_path: Path) -> None:
     values = ["Sci  Fi", "a\u00a0b", "rock|pop", True, 1999.0, 7.5]
     write(tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "c", "genre": values, "tags": " x  y | z |"}])

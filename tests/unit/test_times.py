@@ -27,6 +27,12 @@ def sound(count: int = 8, unit: int = 1) -> list[object]:
     return [(1_700_000_000 + 3_600 * n) * unit for n in range(count)]
 
 
+def test_year_of_a_number_beyond_every_calendar_is_short(tmp_path: Path) -> None:
+    facts = scan(tmp_path, [*sound(), 1e300]).facts()
+    assert "the year 3.16887e+283" in facts.times
+    assert all(len(warning) < 400 for warning in facts.warnings)
+
+
 @pytest.mark.parametrize(
     ("unit", "written"),
     [

@@ -44,6 +44,12 @@ def split_by_length(rows: Sequence[Row], run: Callable[[list[Row]], Iterable[R]]
     return [answers[n] for n in range(len(rows))]
 
 
+def read_ids(folder: Path) -> list[str]:
+    """Ids of the bundle's items, in the order of their vectors."""
+    with (folder / "items.jsonl").open(encoding="utf-8") as lines:
+        return [str(json.loads(line)["id"]) for line in lines]
+
+
 class Job:
     """Tokenizer, encoder, ranker and item vectors; `split` as `PEER_SPLIT`."""
 
@@ -54,8 +60,7 @@ class Job:
         self._tokenizer.enable_truncation(max_tokens)
         self._encoder, self._ranker = _session(encoder), _session(ranker)
         self._items: NDArray[np.float32] = np.load(folder / "vectors.npy", allow_pickle=False).T.copy()
-        lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
-        self._ids = [str(json.loads(line)["id"]) for line in lines]
+        self._ids = read_ids(folder)
         self.answer(["warm up"])
 
     @classmethod
