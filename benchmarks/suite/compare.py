@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,10 @@ def run(settings: CompareSettings) -> int:
         raise RuntimeError(f"--base and --head are one run, {settings.base}: give another --head")
     figures = Figures(base, head, Bootstrap()).all()
     found, gone = changes(figures), missing(figures)
-    blind = [name for name in base.result.workloads if not any(one.name.startswith(f"{name}: ") for one in figures)]
-    if not gone and len(blind) == len(base.result.workloads):
+    absent = unmeasured(base.result.workloads, figures)
+    if not gone and {*base.result.workloads} <= {*absent}:
         raise RuntimeError("no workload has two rounds or more in one of the runs: measure with a larger --budget-s")
-    notes = [f"not compared: {name}, which no run measured in two rounds or more" for name in blind]
+    notes = [f"not compared: {name}, for want of rounds or answers in both runs" for name in absent]
     notes += [*(f"missing: {one}" for one in gone), *differing(base.result, head.result)]
     sys.stdout.write(_table(found) + "\n" + "".join(f"{line}\n" for line in [*_summary(found), *notes]))
     sys.stdout.write(report.as_json({"changes": [asdict(one) for one in found], "missing": gone}) + "\n")
@@ -167,9 +167,17 @@ def _visible(spread: _Spread | None, share: float, base: Estimate, head: Estimat
 
 def missing(figures: Sequence[Figure]) -> list[str]:
     """Figures that one of the two runs lacks, or does not have in every round."""
-    lacking = [(figure, "the later run") for figure in figures if figure.head is None]
-    lacking += [(figure, "the earlier run") for figure in figures if figure.base is None]
+    lacking = [(figure, "the later run") for figure in figures if figure.base and not figure.head]
+    lacking += [(figure, "the earlier run") for figure in figures if figure.head and not figure.base]
     return [f"{figure.name} in {where}" for figure, where in lacking]
+
+
+def unmeasured(workloads: Iterable[str], figures: Sequence[Figure]) -> list[str]:
+    """Workloads of which neither run has a figure, and the figures of the others that neither run has."""
+    with_value = [figure.name for figure in figures if figure.base or figure.head]
+    absent = [name for name in workloads if not any(other.startswith(f"{name}: ") for other in with_value)]
+    names = [figure.name for figure in figures if not figure.base and not figure.head]
+    return absent + [name for name in names if name.partition(": ")[0] not in absent]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Figure:
 
 
 class Figures:
-    """Every figure that one of two runs has.
+    """Every figure by which two runs are compared.
 
     Args:
         base: the earlier run.
@@ -63,7 +63,7 @@ class Figures:
         self._runs, self._bootstrap = (base, head), bootstrap
 
     def all(self) -> list[Figure]:
-        """In the order of the table."""
+        """In the order of the table; those that neither run has are among them."""
         made = [figure for name in self._workloads() for figure in self._of_workload(name)]
         made += [figure for percentile in _PERCENTILES for figure in self._of_all_loads(percentile)]
         made.append(self._figure("start-up s", "start-up", lambda run: self._of_values(run.result.startup_s.values)))
@@ -73,7 +73,7 @@ class Figures:
             self._figure("lists of 32 x echo", "rate", _lists, is_better_high=True),
             self._figure("memory MB", MEMORY, lambda run: _single(run.result.memory_mb)),
         ]
-        return [figure for figure in made if figure.base or figure.head]
+        return made
 
     def _figure(
         self, name: str, kind: str, estimate: Callable[[Run], Estimate | None], *, is_better_high: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,4 +191,23 @@ def test_runs_of_one_round_are_refused_and_a_workload_with_one_round_is_named(
         run.result.workloads["short"] = short
         folders.append(saved(tmp_path / f"two-{seed}", run))
     assert compare(*folders) == 0
-    assert "not compared: short, which no run measured in two rounds or more" in capsys.readouterr().out
+    assert _not_compared(capsys) == ["short"]
+
+
+def test_a_latency_of_too_few_answers_in_both_runs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        saved(tmp_path / f"few-{n}", simulate(Server(answers=90, tail=tail), n)) for n, tail in enumerate((1.0, 2.0))
+    ]
+    assert compare(*few) == 0
+    assert _not_compared(capsys) == ["mixed: p50 at 70 % / floor", "mixed: p99 at 70 % / floor"]
+    whole = [saved(tmp_path / f"whole-{seed}", simulate(seed=seed)) for seed in (1, 2)]
+    assert compare(*whole) == 0
+    assert _not_compared(capsys) == []
+
+
+def _not_compared(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the comparison says that it leaves out for want of rounds or answers."""
+    lines = re.findall(
+        r"^not compared: (.*), for want of rounds or answers in both runs$", capsys.readouterr().out, re.M
+    )
+    return [str(line) for line in lines]
