@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 
 from export.data.ids import id_fault
-from export.data.layout import RATING
+from export.data.layout import RATING, Role
 from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE
 from export.data.rows import Cells, Table
 from server.api.text import is_blank
@@ -57,6 +57,15 @@ def title_of(table: Table, number: int, row: Cells) -> str:
     if title is None:
         table.mistakes.add(CELL, table.where(number), f"title is {_shown(row['title'])}")
     return title or ""
+
+
+def attribute_names(table: Table, number: int, row: Cells) -> list[str]:
+    """The attribute columns of a row; a name that cannot be written is noted, and its cell left out."""
+    names = [name for name in row if table.layout.role(name) is Role.ATTRIBUTE]
+    if wrong := [name for name in names if not _is_unicode(name)]:
+        reason = f"the column's name {_shown(wrong[0])} holds half of a surrogate pair, which is not Unicode text"
+        table.mistakes.add(CELL, table.where(number), reason)
+    return [name for name in names if name not in wrong]
 
 
 def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:

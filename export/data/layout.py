@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 # No name, or one that pandas gives to row numbers: in Parquet, and when it reads a column without a name from CSV.
-_ROW_NUMBERS = re.compile(r"|__index_level_\d+__|Unnamed: \d+")
+_ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__|Unnamed: \d+")
 
 
 class Role(Enum):

@@ -21,8 +21,18 @@ _FORMATS: dict[str, Format] = {
 }
 _PART_FORMATS: dict[str, Format] = {**_FORMATS, ".json": "jsonl", ".json.gz": "jsonl"}  # Spark's name of JSON Lines
 _UNFINISHED = "_temporary"  # Spark's folder for what its tasks have not committed yet
-_GZIP_MARK = b"\x1f\x8b"
-_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+# Folders that say which files beside them hold current rows; the others hold rows that were replaced or deleted.
+_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+_UTF8_MARK = b"\xef\xbb\xbf"
+# How a file begins that holds no UTF-8 text -> what is wrong and what to do; "{}" is its name.
+_OTHER_MARKS = {
+    b"\xff\xfe": "UTF-16 or UTF-32, needs UTF-8",
+    b"\xfe\xff": "UTF-16, needs UTF-8",
+    b"\x1f\x8b": "compressed by gzip: name it {}.gz",
+    b"PAR1": "holds Parquet: let its name end with .parquet alone",
+    b"PK\x03\x04": "a zip archive, as Excel writes: save it as CSV, not compressed or by gzip",
+}
+_MARK_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +62,13 @@ class Part:
         return cast("BinaryIO", file)
 
     def _skip_mark(self, file: gzip.GzipFile | BufferedReader) -> None:
-        mark = file.peek(len(_UTF8_MARK))[: len(_UTF8_MARK)]
-        if mark[:2] in _UTF16_MARKS:
-            raise OSError("UTF-16, needs UTF-8")
-        if mark[:2] == _GZIP_MARK:
-            raise OSError(f"compressed by gzip: name it {self.path.name}.gz")
-        if mark == _UTF8_MARK:
+        mark = file.peek(_MARK_BYTES)[:_MARK_BYTES]
+        for other, fault in _OTHER_MARKS.items():
+            if mark.startswith(other):
+                raise OSError(fault.format(self.path.name))
+        if b"\0" in mark:
+            raise OSError("has a NUL byte at its beginning, so it is not text in UTF-8: save it as UTF-8")
+        if mark.startswith(_UTF8_MARK):
             file.read(len(_UTF8_MARK))
 
 
@@ -92,6 +103,10 @@ def _parts_in(folder: Path, mistakes: Mistakes) -> tuple[Part, ...]:
     """The part files of a folder by name; names that begin with "_" or "." are not data, as in Spark."""
     if (folder / _UNFINISHED).exists():
         mistakes.add(UNREADABLE, folder, f"holds {_UNFINISHED}: the job that writes it has not finished, or failed")
+        return ()
+    if log := next((log for log in _LOGS if (folder / log).exists()), None):
+        reason = f"a table of {_LOGS[log]}, whose files hold replaced and deleted rows, too: write it as plain Parquet"
+        mistakes.add(UNREADABLE, folder, reason)
         return ()
     parts: list[Part] = []
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(("_", "."))):

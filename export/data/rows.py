@@ -66,7 +66,7 @@ class Table:
                 for line, cells in _READERS[part.format](reader):
                     yield reader.start + line, cells
             except (OSError, EOFError, zlib.error) as error:
-                self.mistakes.add(UNREADABLE, part.path, str(error))
+                self.mistakes.add(UNREADABLE, part.path, _on_one_line(error))
 
     def _part_and_line(self, number: int) -> tuple[Part, int]:
         index, line = divmod(number, _PART_STEP)
@@ -81,6 +81,10 @@ def find(folder: Path, name: str, layout: Layout, mistakes: Mistakes, *, optiona
         mistakes.add(UNREADABLE, folder, str(error))
         return None
     return Table(*found, layout, mistakes) if found else None
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @dataclass(slots=True)
@@ -232,7 +236,7 @@ def _parquet(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
     except UnicodeDecodeError:
         reader.note(UNREADABLE, number + 1, "a text here or in the rows after it is not UTF-8")
     except pyarrow.ArrowException as error:
-        reader.note(UNREADABLE, number + 1, f"no Parquet from here on: {error}")
+        reader.note(UNREADABLE, number + 1, f"no Parquet from here on: {_on_one_line(error)}")
 
 
 def _roles(reader: _PartReader, schema: Any) -> dict[str, Role]:  # noqa: ANN401 (pyarrow ships no types)

@@ -17,12 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.data.attributes import Attributes
-from export.data.cells import group_of, needed_id, needed_rating, needed_text, needed_time, title_of, values_of
+from export.data.cells import (
+    attribute_names,
+    group_of,
+    needed_id,
+    needed_rating,
+    needed_text,
+    needed_time,
+    title_of,
+    values_of,
+)
 from export.data.dataset import Dataset, Item, ItemFile, line_of
 from export.data.events import Events
 from export.data.facts import Facts, Lengths, Spread
 from export.data.ids import known_spelling
-from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS, Role
+from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS
 from export.data.lost import Lost, has_label
 from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, USER_TWICE, Mistakes
 from export.data.ratings import has_ratings
@@ -177,7 +186,7 @@ class Scan:
             first = table.line(self._numbers[self._positions[key]])
             self.mistakes.add(TWICE, table.where(number), f"item_id {key!r} is there twice, first in {first}")
             return None
-        names = [name for name in row if ITEMS.role(name) is Role.ATTRIBUTE]
+        names = attribute_names(table, number, row)
         attributes = {name: values for name in names if (values := values_of(table, number, row, name))}
         return Item(key, title_of(table, number, row) or text[:_TITLE], text, attributes)
 
@@ -215,7 +224,7 @@ class Scan:
                 self.mistakes.add(USER_TWICE, table.where(number), reason)
                 continue
             rows[user] = number
-            names = [name for name in row if USERS.role(name) is Role.ATTRIBUTE]
+            names = attribute_names(table, number, row)
             yield {name: group_of(table, number, row, name) for name in names} | {"user_id": user}
         if rows and users and users.isdisjoint(rows):
             first = next(iter(rows))

@@ -161,6 +161,44 @@ def test_gzip_without_its_suffix_is_named(tmp_path: Path) -> None:
     assert line.endswith("interactions.csv: compressed by gzip: name it interactions.csv.gz")
 
 
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (b"PAR1\x15\x04", "holds Parquet: let its name end with .parquet alone"),
+        (b"PK\x03\x04", "a zip archive, as Excel writes: save it as CSV, not compressed or by gzip"),
+        ("user_id".encode("utf-16"), "UTF-16 or UTF-32, needs UTF-8"),
+        ("user_id".encode("utf-32"), "UTF-16 or UTF-32, needs UTF-8"),
+        ("user_id".encode("utf-16-le"), "not text in UTF-8: save it as UTF-8"),
+        ("user_id".encode("utf-16-be"), "not text in UTF-8: save it as UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl.gz"])
+def test_content_that_is_no_text_is_one_sentence(tmp_path: Path, suffix: str, begin: bytes, said: str) -> None:
+    write(tmp_path, "items", _ITEMS, ".csv")
+    path = tmp_path / f"interactions{suffix}"
+    path.write_bytes(gzip.compress(begin) if suffix.endswith(".gz") else begin)
+    (line,) = [line for line in report(tmp_path).splitlines() if str(path) in line and "at least" not in line]
+    assert line.startswith(f"  {path}: ")
+    assert line.endswith(said)
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(("log", "maker"), [("_delta_log", "Delta Lake"), (".hoodie", "Hudi")])
+def test_folder_with_old_rows_beside_the_current_ones_is_refused(tmp_path: Path, log: str, maker: str) -> None:
+    write(tmp_path, "items", _ITEMS, ".csv")
+    write_parts(tmp_path / "interactions", _EVENTS, ".parquet")
+    assert report(tmp_path) == ""
+    (tmp_path / "interactions" / log).mkdir()
+    assert f"{tmp_path / 'interactions'}: a table of {maker}, whose files hold replaced" in report(tmp_path)
+
+
+def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "items", _ITEMS, ".csv")
+    (tmp_path / "interactions.parquet").write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    lines = report(tmp_path).splitlines()
+    assert [line.count("interactions.parquet: ") for line in lines if not line.endswith("Parquet")] == [1]
+
+
 def test_file_of_another_format_is_named(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     (tmp_path / "interactions.csv.zip").write_bytes(b"PK")

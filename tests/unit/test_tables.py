@@ -127,7 +127,7 @@ _FILES: list[tuple[str, bytes, str]] = [
     ("csv", b'item_id,text\na,"x\ny"\nb,\xff\nc,z\n', "line 4: not UTF-8"),
     ("csv", b'item_id,text\na,x\nb,y\nc,"z\n', "line 4: no CSV"),
     ("csv", b'item_id,text\na,x\nb,"y\nc,z\nd,z\n', "line 3: no CSV from here on"),
-    ("csv", "item_id,text\na,x\n".encode("utf-16"), "UTF-16, needs UTF-8"),
+    ("csv", "item_id,text\na,x\n".encode("utf-16"), "UTF-16 or UTF-32, needs UTF-8"),
     ("jsonl", b'{"item_id": "a", "text": "x"}\nnothing\n', "line 2: not JSON"),
     ("jsonl", b'{"item_id": "a", "text": "x"}\n[1]\n', "line 2: needs an object, got list"),
     ("jsonl", b'{"item_id": "a", "text": "\xe9"}\n', "line 1: not UTF-8"),
@@ -247,7 +247,7 @@ def test_text_with_an_invisible_character_in_it_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("column", ["", "__index_level_0__", "__index_level_1__", "Unnamed: 0"])
+@pytest.mark.parametrize("column", ["", " ", "__index_level_0__", "__index_level_1__", "Unnamed: 0"])
 def test_column_of_row_numbers_is_no_attribute(tmp_path: Path, column: str, suffix: str) -> None:
     rows = [{column: n} | row | {"index": n} for n, row in enumerate(_ITEMS)]
     write(tmp_path, "items", rows, suffix)
@@ -257,6 +257,19 @@ def test_column_of_row_numbers_is_no_attribute(tmp_path: Path, column: str, suff
     found = collect(tmp_path).dataset
     assert found.items[0].attributes == {"genre": ["x", "y"], "index": ["0"]}
     assert found.users == [{"age": "old"}] * 2
+
+
+@pytest.mark.parametrize("name", ["items", "users"])
+def test_name_of_an_attribute_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "interactions", _EVENTS)
+    write(tmp_path, "items", _ITEMS)
+    rows = {"items": _ITEMS, "users": [{"user_id": user, "genre": "x"} for user in "uv"]}[name]
+    path = write(tmp_path, name, [rows[0] | {"\ud800": "x"}, *rows[1:]])
+    assert f"{path}, line 1: the column's name '\\ud800' holds half of a surrogate pair" in refused(tmp_path)
+    collected = collect(tmp_path, skip=True)
+    collected.dataset.save(tmp_path / "out")
+    assert Dataset.load(tmp_path / "out").items[0].attributes == {"genre": ["x", "y"]}
+    assert collected.facts.skipped == {"bad attribute cell (emptied)": 1}
 
 
 def test_name_that_a_json_object_has_twice_is_refused(tmp_path: Path) -> None:
