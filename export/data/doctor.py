@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from export.data.facts import RATINGS
 from export.data.repeats import EXCLUDE, Repeats
@@ -41,9 +42,9 @@ def examine(folder: Path, console: Console, repeats: Repeats = EXCLUDE) -> int:
         raise DataError(f"{folder}: no such folder: give the one that holds items and interactions")
     scan = Scan(folder, lambda _: None, needs_interactions=False, repeats=repeats)
     facts, report = scan.facts(), scan.mistakes.report()
-    table = Table(title=str(folder), show_header=False)
+    table = Table(title=Text(str(folder)), show_header=False)  # as texts: brackets in names are no markup
     for name, figure in facts.rows().items():
-        table.add_row("would be skipped" if name == "skipped" else name, figure)
+        table.add_row("would be skipped" if name == "skipped" else name, Text(figure))
     console.print(table)
     if not _FEWEST <= facts.items <= _MOST:
         console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")

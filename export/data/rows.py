@@ -89,7 +89,7 @@ def _on_one_line(error: Exception) -> str:
 
 @dataclass(slots=True)
 class _PartReader:
-    """One part on its way through a reader; `columns` are those of the first part, shared by all."""
+    """Reads one part; `columns` are those of the first part, shared by all."""
 
     table: Table
     part: Part
@@ -128,7 +128,7 @@ class _PartReader:
         return len(self.table.parts) > 1
 
     def lines(self, file: BinaryIO) -> Iterator[str]:
-        """Yield the lines as text; `damaged` is set when one was not UTF-8, until it is looked at."""
+        """Yield the lines as text; `damaged` is set when one was not UTF-8, until `is_whole` is called."""
         while line := file.readline(MAX_LINE_BYTES):
             if len(line) == MAX_LINE_BYTES:
                 self.note_file(UNREADABLE, f"a line is longer than {MAX_LINE_BYTES:,} bytes")
@@ -140,7 +140,7 @@ class _PartReader:
                 yield line.decode("utf-8", "replace")
 
     def is_whole(self, line: int) -> bool:
-        """Whether all lines since the last question were UTF-8; notes if not."""
+        """Whether all lines since the last call were UTF-8; notes a mistake if not."""
         if self.damaged:
             self.note(ENCODING, line, "not UTF-8")
         whole, self.damaged = not self.damaged, False

@@ -1,4 +1,4 @@
-"""Whether a bundle is better than what costs nothing: its default variant against the best baseline of each task.
+"""Whether a bundle is better than simple baselines: its default variant against the best baseline of each task.
 
 The comparison is paired: both answer the same cases, and the interval is that of the mean difference (bootstrap, 95 %).
 A variant loses where the whole interval is below 0. Where its mean is lower or equal but the interval reaches 0, it is
@@ -20,7 +20,7 @@ from export.stage import Job
 
 Answers = Mapping[str, Ranked]
 
-_OF_EVERY_VARIANT = ("ids", "cold")  # asked of the catalogue's vectors and the ranker: no encoder changes the answers
+_SHARED_TASKS = ("ids", "cold")  # answered from item vectors and the ranker alone, so alike by every variant
 
 
 def compare_with_baselines(
@@ -29,7 +29,7 @@ def compare_with_baselines(
     """One comparison for each task of `subject` that a baseline has answers to.
 
     Args:
-        subject: who is compared.
+        subject: the recommender that is compared.
         answers: name -> task -> answers, those of `subject` among them.
         names: the baselines; one that knows the future (`ORACLE`) is none.
         seed: of the intervals.
@@ -71,7 +71,7 @@ def require_teacher(job: Job, ground: Ground, answers: Mapping[str, Answers]) ->
     if job.settings.has_small_ranker:
         return
     names = [name for name in answers if name != TEACHER]
-    known = {task: ranked for task, ranked in answers[TEACHER].items() if task in _OF_EVERY_VARIANT}
+    known = {task: ranked for task, ranked in answers[TEACHER].items() if task in _SHARED_TASKS}
     compared = compare_with_baselines(TEACHER, {**answers, TEACHER: known}, names, ground.seed)
     require_baselines(job, ground, answers, compared)
 

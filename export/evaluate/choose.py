@@ -10,7 +10,7 @@ from export.quality import QUALITY, Check
 from export.variants import Variant
 
 _DEVICES = ("cpu", "cuda")
-_NEAR = 0.95  # of the fastest variant's texts/s: rounds of one variant lie as far apart, so it is no slower than that
+_NEAR_SHARE = 0.95  # of the fastest variant's texts/s: two rounds of one variant differ by as much
 _TASKS = ("text", "query", "noisy")
 
 
@@ -124,7 +124,7 @@ def _default(device: str, shipped: Sequence[Judged]) -> Default:
 def _fast(device: str, total: int, within: Sequence[Judged]) -> Default:
     """Of the variants that are as fast as the fastest, but for the spread of the measurement, the smallest file."""
     fastest = max(j.variant.texts_per_s_core for j in within)
-    near = [j for j in within if j.variant.texts_per_s_core >= _NEAR * fastest]
+    near = [j for j in within if j.variant.texts_per_s_core >= _NEAR_SHARE * fastest]
     best = min(near, key=lambda j: (j.variant.megabytes, -j.quality, j.variant.name))
     name, speed = best.variant.name, f"{best.variant.texts_per_s_core:,.0f} texts/s on one core"
     fast = f"the fastest of {total} on {device} ({speed})"

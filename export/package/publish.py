@@ -43,7 +43,7 @@ def run(job: Job, out: Path) -> None:
     (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
     job.also_wrote(folder / MANIFEST)
     job.also_wrote(repository / SOURCE)
-    job.console.print(f"  bundle: {folder}")
+    job.console.print(f"  bundle: {folder}", markup=False, soft_wrap=True)
     for line in _quality(job).warnings:
         job.console.print(f"  {line}", markup=False, soft_wrap=True)
 

@@ -136,3 +136,14 @@ def test_users_need_enough_different_items_unless_repeats_count(tmp_path: Path) 
     few = "found 0 (of 2 users); repeated ones count with --repeats allow only"
     assert few in console.export_text()
     assert examine(tmp_path / "data", console, "allow") == 0
+
+
+def test_doctor_shows_brackets_in_names_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "[bold]my data"
+    folder.mkdir()
+    (folder / "items.csv").write_text("item_id,text,[/b]kind\na,x,1\nb,y,2\n")
+    console = Console(width=300, file=io.StringIO(), record=True)
+    assert examine(folder, console) == 0
+    shown = console.export_text()
+    assert str(folder) in shown
+    assert "[/b]kind (2 values)" in shown
