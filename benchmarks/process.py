@@ -112,9 +112,8 @@ def _addresses(process: subprocess.Popen[str], command: Sequence[str], errors: I
     line = process.stdout.readline() if process.stdout else ""
     found = _READY.search(line)
     if not found:
-        if not line:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_S)  # it has closed stdout, and may say why on stderr after that
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)  # it may say why on stderr just before it ends
         reason = _last_line(errors) or line.strip() or f"exit code {process.poll()} without a word: run it by hand"
         raise RuntimeError(f"{shlex.join(command)} did not start: {reason}")
     return found[1], found[2]

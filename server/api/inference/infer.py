@@ -16,6 +16,7 @@ from server.api.inference.parameters import Parameters, read_parameters, whole
 from server.api.inference.repository import ModelRepository
 from server.api.inference.tensors import Tensor, classes, raw_bytes, read_inputs
 from server.api.sizes import FLOAT_BYTES, MessageLimits
+from server.api.text import is_blank
 from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
 from server.pipeline.call import Call
 from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
@@ -123,7 +124,7 @@ def _event(text: str, place: int, limits: InputLimits) -> ItemEvent | TextEvent:
     if text.startswith(_TEXT):
         return TextEvent(_checked(text.removeprefix(_TEXT), "HISTORY", place, limits))
     item_id = text.removeprefix(_ID)
-    if not item_id or text.isspace():
+    if not item_id or is_blank(text):
         raise InvalidInput("HISTORY", f"input 'HISTORY' element {place}: must not be empty, got {text!r}")
     try:
         return ItemEvent(check_name(item_id, "HISTORY"))
