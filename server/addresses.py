@@ -7,7 +7,8 @@ import ipaddress
 import re
 import socket
 
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # RFC 1123, and underscores
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what a client on this machine uses instead)
 
 
@@ -36,7 +37,7 @@ def parse_host(given: str) -> str:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches it."""
     address = _ip_address(host)
-    return host == "localhost" if address is None else address.is_loopback
+    return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def join_address(host: str, port: int) -> str:

@@ -33,6 +33,7 @@ from server.api.inference.servicer import InferenceServicer
 from server.api.inference.servicer import stream_error as infer_stream_error
 from server.api.journal import Journal
 from server.api.methods import Methods
+from server.api.outcomes import Outcomes
 from server.api.security import Guard, Tokens, connection_limits, server_credentials
 from server.api.services import EncoderServicer, RecommenderServicer, stream_error
 from server.api.sizes import MessageLimits
@@ -45,6 +46,7 @@ from server.models.session import Session, open_session
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from server.pipeline.engine import Engine
 from server.probe import probe
+from server.readiness import Readiness
 from server.telemetry.collector import EngineCollector
 from server.telemetry.http import MonitoringServer
 from server.telemetry.metrics import Metrics
@@ -62,6 +64,14 @@ _COLLECT = (20_000, 20, 50)
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+# Request type of every method of the contracts; health's Watch is left to its own stream.
+_REQUESTS: dict[str, type[Message]] = {
+    f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
+    for contract in _CONTRACTS
+    for service in contract.services_by_name.values()
+    for method in service.methods
+    if method.full_name != "grpc.health.v1.Health.Watch"
+}
 _STREAM_ERRORS = {
     "/swiftrec.v1.RecommenderService/StreamRecommend": stream_error,
     "/inference.GRPCInferenceService/ModelStreamInfer": infer_stream_error,
@@ -87,11 +97,8 @@ class App:
         self.metrics = Metrics()
         self._traces = _open_traces(settings)
         self._credentials = server_credentials(settings)
-        # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
-        self._health = health.HealthServicer(experimental_non_blocking=False)
-        self._is_alive = self._is_open = True
+        self._readiness = Readiness(_SERVICES, lambda: bool(self.registry.ready()))
         self._is_hurried = False
-        self.has_started = False  # `start` has returned
         self._stops, self._has_stopped = threading.Lock(), False
         self._collected = gc.get_threshold()
         self.registry: Registry[Engine] = Registry(
@@ -108,10 +115,12 @@ class App:
         self._threads = ThreadPoolExecutor(
             settings.max_calls + self._max_streams + _SPARE_THREADS, thread_name_prefix="call"
         )
-        self._deadlines = Deadlines(on_death=self._die)
+        self._deadlines = Deadlines(on_death=self._readiness.fail)
+        self._outcomes = Outcomes(self.metrics, Journal(self._traces), _REQUESTS)
         notes = self._traces.notes if self._traces else None
+        finishers = len(os.sched_getaffinity(0))
         self._desk = (
-            Desk(self._threads, len(os.sched_getaffinity(0)), self._deadlines, notes, self._die) if can_desk() else None
+            Desk(self._threads, finishers, self._deadlines, notes, self._readiness.fail) if can_desk() else None
         )
         self.methods = self._all_methods()
         self._server = self._grpc_server()
@@ -120,7 +129,7 @@ class App:
 
     def start(self) -> None:
         """Take the ports, load and warm the bundles, then say SERVING."""
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._readiness.publish()
         self.port = self._bind(self._settings.host, self._settings.port)
         self._start_monitoring(self._settings.metrics_host, self._settings.metrics_port)
         if self._traces:
@@ -131,8 +140,13 @@ class App:
         self._server.start()
         for path in self._settings.bundle:
             self.registry.add(path)
-        self.has_started = True
+        self._readiness.has_started = True
         _log.info("serving", extra={"fields": {"port": self.port}})
+
+    @property
+    def has_started(self) -> bool:
+        """Whether `start` has returned."""
+        return self._readiness.has_started
 
     def stop(self) -> None:
         """NOT_SERVING first, then accepted calls within the grace, then the engines; once, whoever asks again waits."""
@@ -144,8 +158,7 @@ class App:
     def _stop(self) -> None:
         _log.info("stopping")
         grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
-        self._is_open = False
-        self._show_health()
+        self._readiness.stop()
         self._server.stop(self._settings.grace_ms / 1e3).wait()
         self.registry.close(0.0 if self._is_hurried else max(_LEAST_S, grace_ends - time.monotonic()))
         if self._desk:
@@ -172,7 +185,7 @@ class App:
             bundle,
             engine_options(self._settings, bundle),
             watch=watch,
-            on_death=self._die,
+            on_death=self._readiness.fail,
             open_session=self._open_session,
         )
         engine.start()
@@ -183,7 +196,7 @@ class App:
         guards: list[Any] = []
         if settings.token_file:
             few = max(1, settings.max_calls // 8)
-            guards.append(Guard(Tokens(settings.token_file), ALL_SERVICES, self.metrics, few, self._deadlines))
+            guards.append(Guard(Tokens(settings.token_file), ALL_SERVICES, self._outcomes, few, self._deadlines))
         server = grpc.server(
             self._threads,
             interceptors=guards,
@@ -200,9 +213,8 @@ class App:
         settings = self._settings
         streams = Doors(self._max_streams, self._drain_s)
         sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
-        journal = Journal(self._traces)
         edge = Edge(
-            *(_requests(), self.metrics, self.doors, streams, journal, self._deadlines, self._desk),
+            *(_REQUESTS, self._outcomes, self.doors, streams, self._deadlines, self._desk),
             sizes=sizes,
             stream_errors=_STREAM_ERRORS,
         )
@@ -214,12 +226,12 @@ class App:
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
             EncoderServicer(self.registry, limits, sizes, calls), methods.as_server()
         )
-        repository = ModelRepository(self.registry, self.is_ready, settings.max_entries)
+        repository = ModelRepository(self.registry, self._readiness.is_ready, settings.max_entries)
         inference = InferenceServicer(
-            Inference(repository, limits, sizes, self.metrics), repository, calls, self.is_ready
+            Inference(repository, limits, sizes, self.metrics), repository, calls, self._readiness.is_ready
         )
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods.as_server())
+        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, methods.as_server())
         if settings.has_reflection:
             reflection.enable_server_reflection(ALL_SERVICES, methods.as_server())
         return methods
@@ -245,7 +257,9 @@ class App:
     def _start_monitoring(self, host: str, port: int) -> None:
         self.metrics.in_flight.set_function(lambda: self.doors.inside)
         try:
-            self._monitoring = MonitoringServer(host, port, self.metrics.registry, self._fault, self._obstacle)
+            self._monitoring = MonitoringServer(
+                host, port, self.metrics.registry, self._readiness.fault, self._readiness.obstacle
+            )
         except OSError as error:
             address, problem = join_address(host, port), listen_problem(host, port) or error.strerror
             raise ConfigError(f"cannot listen on {address} (--metrics-host, --metrics-port): {problem}") from None
@@ -254,42 +268,12 @@ class App:
 
     def _bundles_changed(self) -> None:
         """Say so, and take what lives as long as a bundle from the garbage collector: a full run took 40 ms."""
-        self._show_health()
+        self._readiness.publish()
         forget_items()
         gc.unfreeze()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECT)
-
-    def _die(self) -> None:
-        self._is_alive = False
-        self._show_health()
-
-    def is_ready(self) -> bool:
-        """No thread died, not stopping, and something serves."""
-        return not self._obstacle()
-
-    def _fault(self) -> str:
-        """Why the process should be restarted; empty if it need not be."""
-        return "" if self._is_alive else "a thread has died: restart the server"
-
-    def _obstacle(self) -> str:
-        """Why no call is answered; empty if calls are."""
-        if fault := self._fault():
-            return fault
-        if not self._is_open:
-            return "the server is stopping"
-        if self.registry.ready():
-            return ""
-        return "no bundle is loaded" if self.has_started else "the server is starting: no bundle is loaded yet"
-
-    def _show_health(self) -> None:
-        states = health_pb2.HealthCheckResponse
-        self._set_health(states.SERVING if self.is_ready() else states.NOT_SERVING)
-
-    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", *_SERVICES):
-            self._health.set(name, status)
 
 
 def _open_traces(settings: ServerSettings) -> Traces | None:
@@ -302,14 +286,3 @@ def _open_traces(settings: ServerSettings) -> Traces | None:
             "--otlp-endpoint needs the extra otel: python -m pip install -c constraints.txt -e '.[otel]'"
         ) from None
     return open_traces(settings.otlp_endpoint, settings.trace_ratio, installed("swiftrec"))
-
-
-def _requests() -> dict[str, type[Message]]:
-    """Request type of every method of the contracts; health's Watch is left to its own stream."""
-    return {
-        f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
-        for contract in _CONTRACTS
-        for service in contract.services_by_name.values()
-        for method in service.methods
-        if method.full_name != "grpc.health.v1.Health.Watch"
-    }

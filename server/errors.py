@@ -4,6 +4,8 @@ SwiftrecError         base
 ├─ ConfigError        a setting is wrong: exit code 2
 ├─ BundleError        a bundle is missing, damaged or does not fit: exit code 2
 ├─ ProviderError      the device that was asked for is not the one that would run: exit code 2
+├─ Unauthenticated    the call has no valid token
+├─ RequestMissing     the call has no request, or its request did not come in time
 ├─ InvalidRequest     a field of a request is wrong
 ├─ MessageTooLarge    a request or its response has more bytes than it may
 ├─ NotFound           no such bundle, version or model is loaded
@@ -34,6 +36,14 @@ class BundleError(SwiftrecError):
 
 class ProviderError(SwiftrecError):
     """The device that was asked for is not the one that would run."""
+
+
+class Unauthenticated(SwiftrecError):  # noqa: N818
+    """The call has no valid token."""
+
+
+class RequestMissing(SwiftrecError):  # noqa: N818
+    """The call has no request, or its request did not come in time."""
 
 
 class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)

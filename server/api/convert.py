@@ -95,12 +95,12 @@ def check_text(text: str, field: str, limits: InputLimits) -> str:
     """Refuse a text without a visible character and one over the limit."""
     if not text:
         raise InvalidRequest(field, "must not be empty")
+    if len(text) > limits.text_chars:  # first, since the others look at each character
+        raise InvalidRequest(field, f"at most {limits.text_chars} characters, got {len(text)}")
     if is_blank(text):
         raise InvalidRequest(field, "must have a visible character, not only spaces, control or format characters")
     if "\0" in text:
         raise InvalidRequest(field, "must not hold a NUL character")
-    if len(text) > limits.text_chars:
-        raise InvalidRequest(field, f"at most {limits.text_chars} characters, got {len(text)}")
     return text
 
 

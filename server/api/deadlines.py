@@ -5,13 +5,18 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import grpc
+
+from server.errors import Cancelled, RequestMissing
 
 _STEP_S = 0.005  # deadlines are rounded up to it, so that thousands of calls share a place in the heap
 SILENCE_S = 10.0  # a call holds a place so long before its request comes
 _SPARE = 1_000  # places in the heap beyond those in use, before it is made anew
+M = TypeVar("M")
 
 
 class Timed(Protocol):
@@ -118,6 +123,25 @@ class Deadlines:
     def _pause_s(self) -> float:
         following = self._order[0] * _STEP_S - self._clock() if self._order else threading.TIMEOUT_MAX
         return max(0.0, min(following, threading.TIMEOUT_MAX))
+
+
+def first_message(messages: Iterator[M], context: grpc.ServicerContext, deadlines: Deadlines, within_s: float) -> M:
+    """The request of a call that takes one.
+
+    Raises:
+        RequestMissing: the client has ended its side without one.
+        Cancelled: the client has cancelled, or the request did not come within `within_s`, which cancels the call.
+    """
+    silence = Timer(time.monotonic() + within_s, context.cancel)
+    deadlines.watch(silence)
+    try:
+        return next(messages)
+    except StopIteration:
+        raise RequestMissing("the request is missing") from None
+    except grpc.RpcError:  # what gRPC raises of a call that has ended
+        raise Cancelled("the call was cancelled before its request came") from None
+    finally:
+        deadlines.forget(silence)
 
 
 def _slot(deadline: float) -> int:

@@ -75,7 +75,8 @@ class Desk(ThreadPoolExecutor):
                 it under the call's lock.
         """
         event, state, behaviour, _read, _deserialise, serialise = work[-ARGUMENTS:]
-        visit = Visit(self, event, state, behaviour, serialise, time.monotonic() + self._silence_s)
+        started = time.monotonic()
+        visit = Visit(self, event, state, behaviour, serialise, started, started + self._silence_s)
         self._deadlines.watch(visit)
         visit.ask()
         return visit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 
 import grpc
@@ -15,22 +14,27 @@ from server.errors import (
     DeadlineExceeded,
     InvalidInput,
     InvalidRequest,
+    MessageTooLarge,
     ModelFailed,
     NotFound,
     NotServing,
     Overloaded,
+    RequestMissing,
     ShuttingDown,
     SwiftrecError,
+    Unauthenticated,
     Unsupported,
 )
 from server.telemetry.traces import Ended, Parent, Traces, read_traceparent
 
 _log = logging.getLogger(__name__)
 _JITTER_S = 0.005  # by which the first bytes of a call may travel longer than its last
-REQUEST_ID = "x-request-id"
 # What the log says of a refused call. The sentences for clients quote requests, so these stand in for them.
 _REASONS: dict[type[SwiftrecError], str] = {
+    Unauthenticated: "no valid token",
+    RequestMissing: "the request is missing, or did not come in time",
     InvalidInput: "an input or parameter is wrong",
+    MessageTooLarge: "the request or its response is over the limit of bytes",
     NotFound: "no such bundle, version or model is loaded",
     NotServing: "no bundle is loaded yet",
     Busy: "another bundle is being loaded or unloaded",
@@ -38,10 +42,12 @@ _REASONS: dict[type[SwiftrecError], str] = {
     Unsupported: "not supported",
     Overloaded: "the server is full",
     DeadlineExceeded: "the deadline passed, or would have passed",
-    Cancelled: "the client has gone",
+    Cancelled: "the call was cancelled",
     ShuttingDown: "the server stops",
     ModelFailed: "the model failed on this input",
 }
+# Codes of calls that the client or its deadline ended, which may have been answered too late.
+_ENDED_BY_CLIENT = {"CANCELLED": Cancelled(), "DEADLINE_EXCEEDED": DeadlineExceeded()}
 _INPUT_FIELDS = frozenset({"TEXT", "QUERY", "HISTORY", "K", "timeout", "priority", "bundle", "exclude_history"})
 
 
@@ -79,21 +85,25 @@ class Journal:
             started: on the monotonic clock.
             context: gRPC's.
             identity: its request id.
-            error: why it was refused, if it was.
+            error: why it was refused, if it was; what the code alone says is added.
             bug: the exception behind an internal error, whose traceback is added.
         """
-        ended = time.monotonic()
-        call = Ended(method, code, started, ended, identity)
-        parent = _parent(context)
-        trace_id = self._traces.ended(call, parent) if self._traces else ""
         level = logging.ERROR if code == "INTERNAL" else logging.DEBUG
-        if _log.isEnabledFor(level):
+        is_logged = _log.isEnabledFor(level)
+        if not is_logged and self._traces is None:
+            return
+        ended = time.monotonic()
+        parent = _parent(context)
+        trace_id = self._traces.ended(Ended(method, code, started, ended, identity), parent) if self._traces else ""
+        if is_logged:
             fields: dict[str, object] = {
                 "method": method,
                 "code": code,
                 "ms": round(1e3 * (ended - started), 3),
-                "request_id": call.request_id,
+                "request_id": identity,
             }
+            if error is None or isinstance(error, Cancelled):
+                error = _ENDED_BY_CLIENT.get(code, error)
             if error:
                 fields |= reason_of(error)
             if trace_id or parent:
@@ -111,12 +121,6 @@ def reason_of(error: SwiftrecError) -> dict[str, str]:
     return {"reason": next((_REASONS[kind] for kind in type(error).__mro__ if kind in _REASONS), "internal error")}
 
 
-def request_id(context: grpc.ServicerContext) -> str:
-    """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
-    value = _metadata(context, REQUEST_ID)
-    return value[:64] if value and value.isascii() and value.isprintable() else secrets.token_hex(8)
-
-
 def as_seen(code: str, context: grpc.ServicerContext, started: float) -> str:
     """What the client saw: an answer that came after the call's end was none, and gRPC cancels what has expired.
 
@@ -132,13 +136,14 @@ def as_seen(code: str, context: grpc.ServicerContext, started: float) -> str:
     return "DEADLINE_EXCEEDED" if remaining_s < _JITTER_S + told_s / 100 else "CANCELLED"
 
 
-def _parent(context: grpc.ServicerContext) -> Parent | None:
-    value = _metadata(context, "traceparent")
-    return read_traceparent(value) if value else None
-
-
-def _metadata(context: grpc.ServicerContext, name: str) -> str | None:
+def metadata_value(context: grpc.ServicerContext, name: str) -> str | None:
+    """The first value of that name in a call's metadata, if it is a text."""
     for key, value in context.invocation_metadata() or ():
         if key == name and isinstance(value, str):
             return value
     return None
+
+
+def _parent(context: grpc.ServicerContext) -> Parent | None:
+    value = metadata_value(context, "traceparent")
+    return read_traceparent(value) if value else None

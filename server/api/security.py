@@ -10,18 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf import descriptor_pool
 
-from server.api.deadlines import SILENCE_S, Deadlines, Timer
-from server.api.journal import REQUEST_ID, request_id
+from server.api.deadlines import SILENCE_S, Deadlines, first_message
+from server.api.doors import Doors
 from server.api.methods import Handler
+from server.api.outcomes import Outcomes, identify
 from server.api.sizes import read_bytes
 from server.config import ServerSettings
-from server.errors import ConfigError
-from server.telemetry.metrics import Metrics
+from server.errors import ConfigError, SwiftrecError, Unauthenticated
 
 # The only methods that need no token: probes of load balancers and orchestrators carry none.
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
@@ -104,8 +104,8 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
 
     Args:
         tokens: who may pass.
-        services: full names of the services whose methods are counted by name; any other is "unknown".
-        metrics: where denials are counted.
+        services: full names of the services whose methods are recorded by name; any other is "unknown".
+        outcomes: refuses calls.
         open_at_once: how many calls of open methods may hold a thread; silent callers and watchers do.
         deadlines: ends those whose request does not come.
         silence_s: within so many seconds.
@@ -115,15 +115,15 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         self,
         tokens: Tokens,
         services: Iterable[str],
-        metrics: Metrics,
+        outcomes: Outcomes,
         open_at_once: int,
         deadlines: Deadlines,
         silence_s: float = SILENCE_S,
     ) -> None:
-        self._tokens, self._metrics = tokens, metrics
+        self._tokens, self._outcomes = tokens, outcomes
         self._deadlines, self._silence_s = deadlines, silence_s
-        self._open = threading.BoundedSemaphore(open_at_once)
-        self._names = {method: method.rpartition("/")[2] for method in methods_of(services)}
+        self._open = Doors(open_at_once, lambda: 0.0)
+        self._names = frozenset(methods_of(services))
 
     def intercept_service(
         self,
@@ -135,39 +135,39 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is gen
         if self._tokens.accept(handler_call_details.invocation_metadata):
             return continuation(handler_call_details)
         if method in OPEN_METHODS:
-            return self._few_at_once(continuation(handler_call_details))
-        name = self._names.get(method, "unknown")
+            return self._few_at_once(method, continuation(handler_call_details))
+        name = method if method in self._names else "unknown"  # which the client may have made up
 
-        def deny(_: object, context: grpc.ServicerContext) -> NoReturn:
-            self._metrics.calls.labels(name, "UNAUTHENTICATED").add(0.0)
-            context.set_trailing_metadata(((REQUEST_ID, request_id(context)),))
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, DENIAL)
+        def deny(_: object, context: grpc.ServicerContext) -> None:
+            self._outcomes.refuse(name, Unauthenticated(DENIAL), context, time.monotonic(), identify(context))
 
         # A streaming handler fits calls of each kind and, unlike a unary one, does not wait for the request.
         return grpc.stream_unary_rpc_method_handler(deny)
 
-    def _few_at_once(self, handler: Handler | None) -> Handler | None:
+    def _few_at_once(self, name: str, handler: Handler | None) -> Handler | None:
         """The same method for one request, unary or streaming its replies, within the bound."""
         if handler is None:
             return None
         unary, streaming = handler.unary_unary, handler.stream_stream
 
         def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            if not self._open.acquire(blocking=False):
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls without a token; try again")
-            silence = Timer(time.monotonic() + self._silence_s, context.cancel)
-            self._deadlines.watch(silence)
+            started = time.monotonic()
             try:
-                request = next(requests, None)
-                self._deadlines.forget(silence)
-                if request is None:
-                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is missing")
+                place = self._open.enter()
+            except SwiftrecError as error:
+                self._outcomes.refuse(name, error, context, started, identify(context))
+                return
+            try:
+                try:
+                    request = first_message(requests, context, self._deadlines, self._silence_s)
+                except SwiftrecError as error:
+                    self._outcomes.refuse(name, error, context, started, identify(context))
+                    return
                 if streaming:
                     yield from streaming(iter((request,)), context)
                 answer = unary(request, context) if unary else None
             finally:
-                self._deadlines.forget(silence)
-                self._open.release()
+                self._open.leave(place)
             if answer is not None:  # after the place was given back: the client may have the answer before we go on
                 yield answer
 

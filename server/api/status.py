@@ -19,12 +19,16 @@ from server.errors import (
     NotFound,
     NotServing,
     Overloaded,
+    RequestMissing,
     ShuttingDown,
     SwiftrecError,
+    Unauthenticated,
     Unsupported,
 )
 
 _CODES: dict[type, int] = {
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
+    RequestMissing: code_pb2.INVALID_ARGUMENT,
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
     MessageTooLarge: code_pb2.OUT_OF_RANGE,
     NotFound: code_pb2.NOT_FOUND,

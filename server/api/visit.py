@@ -74,8 +74,8 @@ class Awaitable(Protocol):
     def begin(self, data: bytes, context: grpc.ServicerContext, /) -> Coroutine[Call, None, object]:
         """The coroutine that answers."""
 
-    def missed(self, code: str, /) -> None:
-        """A call ended with this code before its request had come."""
+    def without_request(self, context: grpc.ServicerContext, started: float, /) -> Callable[[str], None]:
+        """Called where a call ends before its request has come; returns what records the code that it ends with."""
 
 
 class Takes(Protocol):
@@ -96,12 +96,13 @@ class Visit:
         event, state: gRPC's, of this call.
         behaviour: the method.
         serialise: makes bytes of its answer.
-        deadline: on the clock, when the request must have come.
+        started: when the call came, on the clock.
+        deadline: when its request must have come.
     """
 
     __slots__ = (
-        *("_desk", "_ended", "_event", "_has_come", "_is_ended", "_is_refused", "_keep", "_serialise", "_state"),
-        *("behaviour", "coroutine", "deadline", "works"),
+        *("_desk", "_ended", "_event", "_has_come", "_is_ended", "_is_refused", "_keep", "_serialise"),
+        *("_record", "_started", "_state", "behaviour", "coroutine", "deadline", "works"),
     )
 
     def __init__(
@@ -111,13 +112,15 @@ class Visit:
         state: Any,  # noqa: ANN401
         behaviour: Awaitable,
         serialise: Callable[[object], bytes],
+        started: float,
         deadline: float,
     ) -> None:
         self._desk, self._event, self._state = desk, event, state
-        self.behaviour, self._serialise, self.deadline = behaviour, serialise, deadline
+        self.behaviour, self._serialise, self._started, self.deadline = behaviour, serialise, started, deadline
         self._keep = _private._receive_message(state, event.call, None)
         self._ended: Callable[[object], None] | None = None
         self._has_come = self._is_refused = self._is_ended = False
+        self._record: Callable[[str], None]
         self.coroutine: Coroutine[Call, None, object]
         self.works: list[Work] = []
 
@@ -141,8 +144,7 @@ class Visit:
             if data is None or self._is_refused:
                 self._turn_away()
             else:
-                context = _private._Context(self._event, self._state, None)
-                self.coroutine = self.behaviour.begin(data, context)
+                self.coroutine = self.behaviour.begin(data, self._context())
                 self._desk.take(self, len(data))
         except Exception:  # noqa: BLE001 (the poller lives on, whatever it is)
             self.refuse()
@@ -155,7 +157,7 @@ class Visit:
                 has_come = self._has_come or self._state.request is not None
                 if not has_come and _private._is_rpc_state_active(self._state):
                     self._is_refused = True
-                    self.behaviour.missed("DEADLINE_EXCEEDED")
+                    self.behaviour.without_request(self._context(), self._started)("DEADLINE_EXCEEDED")
                     _private._abort(self._state, self._event.call, _cygrpc.StatusCode.deadline_exceeded, _LATE)
         except Exception:  # noqa: BLE001 (it concerns this call alone)
             self._give_up("a status could not be sent")
@@ -185,21 +187,29 @@ class Visit:
     def _turn_away(self) -> None:
         """The request never comes: its time is up, the client has ended its side without one, or has gone."""
         with self._state.condition:
-            if not self._is_refused and self._state.client is _private._CLOSED:
-                self._state.callbacks.append(self._miss)  # a cancel looks the same until gRPC says how the call ended
-                _private._abort(self._state, self._event.call, _cygrpc.StatusCode.unimplemented, _MISSING)
-            elif not self._is_refused:
-                self._miss()
+            if not self._is_refused:
+                self._record = self.behaviour.without_request(self._context(), self._started)
+                if self._state.client is _private._CLOSED:
+                    self._state.callbacks.append(
+                        self._record_end
+                    )  # a cancel looks the same until gRPC says how it ended
+                    _private._abort(self._state, self._event.call, _cygrpc.StatusCode.unimplemented, _MISSING)
+                else:
+                    self._record_end()
         self._end()
 
-    def _miss(self) -> None:
-        """Tell how the call ended that had no request."""
+    def _record_end(self) -> None:
+        """Record how the call ended that had no request."""
         if self._state.client is _private._CLOSED:
-            self.behaviour.missed("UNIMPLEMENTED")
-        elif _private._Context(self._event, self._state, None).time_remaining():
-            self.behaviour.missed("CANCELLED")
+            self._record("UNIMPLEMENTED")
+        elif self._context().time_remaining():
+            self._record("CANCELLED")
         else:  # gRPC says that the client has gone when its deadline has passed
-            self.behaviour.missed("DEADLINE_EXCEEDED")
+            self._record("DEADLINE_EXCEEDED")
+
+    def _context(self) -> grpc.ServicerContext:
+        context: grpc.ServicerContext = _private._Context(self._event, self._state, None)
+        return context
 
     def _give_up(self, why: str) -> None:
         """Nothing can be said to the client: let it see that, rather than wait for its deadline."""

@@ -45,7 +45,7 @@ def served(
     deadlines, threads = Deadlines(), ThreadPoolExecutor(2)
     desk = Told(come or threading.Semaphore(0), threads, 1, deadlines, silence_s=silence_s)
     server = grpc.server(threads, options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=limit)
-    handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk, missed=missed))
+    handler = grpc.unary_unary_rpc_method_handler(Awaited(begin, desk, without_request=lambda *_: missed))
     server.add_registered_method_handlers("test.Service", {"Ask": handler})  # type: ignore[attr-defined]
     port = server.add_insecure_port("127.0.0.1:0")
     deadlines.start()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.files import put
-from tests.integration.secure import CHECK, ENCODE, TOKEN, bearer, connected, serving
+from tests.integration.secure import CHECK, ENCODE, TOKEN, WATCH, bearer, connected, serving
 from tests.integration.test_triton import text_input
 from tests.until import until
 
@@ -149,13 +149,12 @@ _REFUSED: list[tuple[str, Message, str, str]] = [
 def test_line_of_a_refused_call_has_its_reason_and_nothing_of_the_request(
     channel: grpc.Channel, caplog: pytest.LogCaptureFixture, method: str, message: Message, reason: str, field: str
 ) -> None:
-    with caplog.at_level(logging.DEBUG, logger="server.api.journal"):
+    with logged(caplog) as line:
         with pytest.raises(grpc.RpcError):
             channel.unary_unary(method, None, None)(
                 message.SerializeToString(), timeout=20, metadata=(("x-request-id", "why"),)
             )
-        until(lambda: any(record.name == "server.api.journal" for record in caplog.records))
-    (fields,) = [vars(record)["fields"] for record in caplog.records if record.name == "server.api.journal"]
+        fields = line()
     assert fields["request_id"] == "why"
     assert fields["reason"].startswith(reason)
     assert fields.get("field", "") == field
@@ -163,8 +162,91 @@ def test_line_of_a_refused_call_has_its_reason_and_nothing_of_the_request(
 
 
 def test_line_of_an_answered_call_has_no_reason(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, logger="server.api.journal"):
+    with logged(caplog) as line:
         unary(channel, "encode", ("x-request-id", "fine"))
-        until(lambda: any(record.name == "server.api.journal" for record in caplog.records))
-    (fields,) = [vars(record)["fields"] for record in caplog.records if record.name == "server.api.journal"]
+        fields = line()
     assert "reason" not in fields
+
+
+@pytest.mark.parametrize("name", sorted(_STREAMS))
+def test_stream_leaves_one_line(channel: grpc.Channel, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    method, message = _STREAMS[name]
+    with logged(caplog) as line:
+        list(channel.stream_stream(method, None, None)(iter([message.SerializeToString()]), timeout=20))
+        fields = line()
+    assert (fields["method"], fields["code"]) == (method, "OK")
+
+
+def test_watch_that_is_cancelled_leaves_a_line(channel: grpc.Channel, caplog: pytest.LogCaptureFixture) -> None:
+    with logged(caplog) as line:
+        watching: Any = channel.unary_stream(WATCH, None, None)(b"", timeout=20, metadata=(("x-request-id", "w"),))
+        next(watching)
+        watching.cancel()
+        fields = line()
+    assert (fields["method"], fields["code"], fields["request_id"]) == (WATCH, "CANCELLED", "w")
+    assert fields["reason"] == "the call was cancelled"
+
+
+@pytest.mark.parametrize("method", [_RECOMMEND, WATCH])
+def test_call_without_a_request_has_its_id_and_its_line(
+    channel: grpc.Channel, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    with logged(caplog) as line:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(channel.stream_stream(method, None, None)(iter(()), timeout=20, metadata=(("x-request-id", "no"),)))
+        fields = line()
+    assert isinstance(caught.value, grpc.Call)
+    assert returned(caught.value) == fields["request_id"] == "no"
+    assert fields["code"] == caught.value.code().name
+    assert fields["reason"] == "the request is missing, or did not come in time"
+
+
+def test_call_that_is_denied_has_its_line(bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokens = put(tmp_path / "tokens", TOKEN.encode())
+    for method, name in ((_RECOMMEND, _RECOMMEND), (f"/{_PRIVATE}/x", "unknown")):
+        with serving(bundle, token_file=tokens) as app, connected(app) as channel, logged(caplog) as line:
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(method, None, None)(
+                    b"", timeout=20, metadata=(("x-request-id", "no"), *bearer(f"{TOKEN}x"))
+                )
+            fields = line()
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert (fields["method"], fields["code"], fields["request_id"]) == (name, "UNAUTHENTICATED", "no")
+        assert fields["reason"] == "no valid token"
+        assert TOKEN not in str(fields)
+
+
+def test_call_without_a_token_beyond_the_bound_has_its_id_and_its_line(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = put(tmp_path / "tokens", TOKEN.encode())
+    with serving(bundle, token_file=tokens, max_calls=8) as app, connected(app) as channel:  # one in eight
+        watching: Any = channel.unary_stream(WATCH, None, None)(b"", timeout=60)
+        next(watching)
+        with logged(caplog) as line:
+            with pytest.raises(grpc.RpcError) as caught:
+                unary(channel, "health", ("x-request-id", "full"))
+            fields = line()
+        watching.cancel()
+    assert isinstance(caught.value, grpc.Call)
+    assert returned(caught.value) == fields["request_id"] == "full"
+    assert fields["code"] == "RESOURCE_EXHAUSTED"
+    assert fields["reason"] == "the server is full"
+
+
+@contextmanager
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Log calls; gives a function that waits for the only line and returns its fields."""
+
+    def lines() -> list[dict[str, Any]]:
+        return [vars(record)["fields"] for record in list(caplog.records) if record.name == "server.api.journal"]
+
+    def line() -> dict[str, Any]:
+        until(lambda: bool(lines()))
+        (fields,) = lines()
+        return fields
+
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, logger="server.api.journal"):
+        yield line

@@ -83,7 +83,8 @@ def test_cancel_that_is_told_after_the_missing_message_is_a_cancel_all_the_same(
             call=SimpleNamespace(start_server_batch=lambda *_: None), call_details=SimpleNamespace(deadline=9e18)
         )
         desk = SimpleNamespace(forget=lambda _visit: None)
-        visit = Visit(desk, event, state, SimpleNamespace(missed=told.append), bytes, 0.0)  # type: ignore[arg-type]
+        method = SimpleNamespace(without_request=lambda *_: told.append)
+        visit = Visit(desk, event, state, method, bytes, 0.0, 0.0)  # type: ignore[arg-type]
         visit.received(SimpleNamespace(batch_operations=[SimpleNamespace(message=lambda: None)]))
         assert (state.client, told) == ("closed", [])
         state.client = client  # as the end of the call sets it

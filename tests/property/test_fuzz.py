@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.api import services
-from server.api.journal import request_id
+from server.api.outcomes import request_id
 from server.api.security import methods_of
 from server.api.status import to_status
 from server.api.wire import decode as decode_message

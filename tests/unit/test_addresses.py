@@ -20,6 +20,8 @@ from server.errors import ConfigError
         (" localhost ", "localhost", "localhost:8001"),
         ("recommender.example", "recommender.example", "recommender.example:8001"),
         ("a_b-c.d", "a_b-c.d", "a_b-c.d:8001"),
+        ("recommender.example.", "recommender.example.", "recommender.example.:8001"),
+        ("a" * 63, "a" * 63, f"{'a' * 63}:8001"),
         ("fe80::1%eth0", "fe80::1%eth0", "[fe80::1%eth0]:8001"),
     ],
 )
@@ -44,6 +46,9 @@ def test_host_is_written_as_urls_and_grpc_have_it(given: str, host: str, address
         ("dns:///localhost", "without scheme, port or path"),
         ("a b", "without scheme, port or path"),
         ("::1]", "without scheme, port or path"),
+        ("a" * 64, "without scheme, port or path"),  # a label has 63 characters at most
+        ("a..b", "without scheme, port or path"),
+        (".".join(["a" * 60] * 5), "without scheme, port or path"),
     ],
 )
 @pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
@@ -55,7 +60,7 @@ def test_anything_else_is_one_sentence(given: str, sentence: str, flag: str) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("host", "expected"), [("::1", True), ("127.0.0.9", True), ("localhost", True), ("::", False)])
+@pytest.mark.parametrize(("host", "expected"), [("::1", True), ("127.0.0.9", True), ("LocalHost", True), ("::", False)])
 def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 

@@ -13,6 +13,7 @@ from server.api.deadlines import Deadlines
 from server.api.doors import Doors
 from server.api.edge import Edge
 from server.api.journal import Journal
+from server.api.outcomes import Outcomes
 from server.pb.swiftrec.v1.recommender_pb2 import StreamRecommendRequest
 from server.telemetry.metrics import Metrics
 
@@ -43,7 +44,7 @@ def test_stream_is_counted_by_how_grpc_says_that_it_ended(
 
     metrics = Metrics()
     doors = Doors(2, lambda: 0.0)
-    edge = Edge({_NAME: StreamRecommendRequest}, metrics, doors, doors, Journal(), Deadlines())
+    edge = Edge({_NAME: StreamRecommendRequest}, Outcomes(metrics, Journal(), [_NAME]), doors, doors, Deadlines())
     handler = edge.wrap(_NAME, grpc.stream_stream_rpc_method_handler(behaviour))
     stream: Any = handler.stream_stream
     answers = stream(iter([b"", b""]), context(is_active=is_active, left_s=left_s))
@@ -67,7 +68,7 @@ def test_stream_that_ends_while_its_next_message_is_read_is_counted_so_too(left_
         yield from given
 
     metrics, doors = Metrics(), Doors(2, lambda: 0.0)
-    edge = Edge({_NAME: StreamRecommendRequest}, metrics, doors, doors, Journal(), Deadlines())
+    edge = Edge({_NAME: StreamRecommendRequest}, Outcomes(metrics, Journal(), [_NAME]), doors, doors, Deadlines())
     stream: Any = edge.wrap(_NAME, grpc.stream_stream_rpc_method_handler(behaviour)).stream_stream
     gone = context(is_active=False, left_s=left_s)
     gone.abort_with_status = lambda _status: None

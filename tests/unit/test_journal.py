@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.api.journal import as_seen
+from server import errors
+from server.api.journal import as_seen, reason_of
+from server.api.status import code_of
 
 
 def ended(remaining_s: float | None) -> Any:  # noqa: ANN401 (the part of a context that is looked at)
@@ -32,3 +34,26 @@ def ended(remaining_s: float | None) -> Any:  # noqa: ANN401 (the part of a cont
 )
 def test_cancel_at_the_deadline_is_told_from_one_before_it(ran_s: float, remaining_s: float | None, code: str) -> None:
     assert as_seen("CANCELLED", ended(remaining_s), time.monotonic() - ran_s) == code
+
+
+_REFUSALS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type)
+    and issubclass(kind, errors.SwiftrecError)
+    and kind not in {errors.SwiftrecError, errors.ConfigError, errors.ProviderError}  # end a start, not a call
+]
+
+
+def test_every_refusal_has_a_code_and_a_reason() -> None:
+    given: dict[type, tuple[Any, ...]] = {
+        errors.InvalidRequest: ("field", "must be 1"),
+        errors.InvalidInput: ("TEXT", "must be 1"),
+        errors.Overloaded: (1.0,),
+    }
+    made = [kind(*given.get(kind, ())) for kind in _REFUSALS]
+    assert len(made) > 10
+    assert [error for error in made if reason_of(error)["reason"] == "internal error"] == []
+    internal = code_of(errors.SwiftrecError())
+    assert [error for error in made if code_of(error) == internal and not isinstance(error, errors.ModelFailed)] == []
+    assert reason_of(errors.SwiftrecError())["reason"] == "internal error"

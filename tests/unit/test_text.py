@@ -52,3 +52,19 @@ def test_letters_digits_and_symbols_are_visible_and_spaces_and_controls_are_not(
         assert is_blank(char)
     if category in {"Ll", "Lu", "Nd", "Nl", "No", "Pd", "Ps", "Sc", "Sm"}:
         assert not is_blank(char)
+
+
+def test_text_over_the_limit_is_refused_before_each_character_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def is_blank(text: str) -> bool:
+        looked.append(text)
+        return False
+
+    monkeypatch.setattr("server.api.convert.is_blank", is_blank)
+    limits = InputLimits()
+    with pytest.raises(InvalidRequest, match="at most 2000 characters, got 4000000"):
+        check_text(" " * 4_000_000, "query", limits)
+    assert looked == []
+    check_text("a western", "query", limits)
+    assert looked == ["a western"]
