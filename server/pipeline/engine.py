@@ -122,7 +122,7 @@ class Engine:
         for model, batcher in (("encoder", self.encode), ("ranker", self.rank)):
             load = batcher.load()
             cached = self.encodings.cached_bytes if model == "encoder" else 0
-            statistics = self.watch.models[model].statistics
+            statistics = self.watch.models[model].statistics.snapshot()
             yield Snapshot(facts.name, facts.version, model, load.jobs, load.tokens, cached, statistics)
 
     def start(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(slots=True)
@@ -104,6 +104,12 @@ class Statistics:
             size = self.sizes.setdefault(jobs, BatchSize())
             size.count += 1
             size.compute_ns += int(seconds * 1e9)
+
+    def snapshot(self) -> Statistics:
+        """A copy whose figures are all of one moment."""
+        with self.lock:
+            sizes = {jobs: replace(batches) for jobs, batches in self.sizes.items()}
+            return replace(self, sizes=sizes, lock=threading.Lock())
 
     @property
     def cache_misses(self) -> int:
