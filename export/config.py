@@ -61,6 +61,14 @@ class ExportSettings(TrainingSettings):
     """Fine-tune, distil, export to ONNX, quantise, verify and package a BERT text recommender.
 
     Without STAGE every stage runs that is not fresh. With STAGE only that one runs; the stages before it must be there.
+
+    Other commands:
+      python -m export doctor DATA  list what is wrong in a data set, where it is and how to fix it
+      python -m export teacher      compare the teacher with the baselines; runs the first two stages if they are not up
+                                    to date
+      python -m export report       size, speed and quality of each variant of the newest bundle
+      python -m export targets      compare each promised figure with what was measured
+      python -m export where        print the folder of the bundle that these settings name; runs nothing
     """
 
     model_config = SettingsConfigDict(
@@ -74,9 +82,8 @@ class ExportSettings(TrainingSettings):
 
     stage: CliPositionalArg[StageName | None] = Field(
         None,
-        description="one of data, finetune, distil, onnx, quantise, verify, package; all if not given; teacher runs "
-        "the first two where they are stale and prints the teacher's figures; report prints the newest bundle's; "
-        "where prints the bundle's folder and runs nothing",
+        description="one of data, finetune, distil, onnx, quantise, verify, package, or a command above; all stages "
+        "if not given",
     )
     as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(

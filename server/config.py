@@ -149,8 +149,8 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         if isinstance(value, str):  # of the variable: a flag comes as a list
-            return _split_folders(value)
-        if isinstance(value, list) and "" in value:
+            value = _split_folders(value)
+        if isinstance(value, list) and (not value or "" in value):
             raise ValueError("a folder is needed")
         return [value] if isinstance(value, Path) else value
 

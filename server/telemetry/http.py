@@ -66,12 +66,19 @@ def _application(metrics: _Application, probes: dict[str, Callable[[], str]]) ->
         if method not in _ALLOWED_METHODS:
             return _text(environ, start, "405 Method Not Allowed", f"{path} takes {' and '.join(_ALLOWED_METHODS)}")
         if path == "/metrics":
-            body = b"".join(metrics(environ | {"REQUEST_METHOD": "GET"}, start))
-            return [] if method == "HEAD" else [body]
+            return _metrics_page(metrics, environ, start)
         reason = probes[path]()
         return _text(environ, start, "503 Service Unavailable" if reason else "200 OK", reason or "ok")
 
     return answer
+
+
+def _metrics_page(metrics: _Application, environ: dict[str, Any], start: _StartResponse) -> Iterable[bytes]:
+    given: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(metrics(environ | {"REQUEST_METHOD": "GET"}, lambda *head: given.append(head)))
+    ((status, headers),) = given
+    start(status, [*headers, ("Content-Length", str(len(body)))])  # the body's, where HEAD leaves it out
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 def _text(environ: dict[str, Any], start: _StartResponse, status: str, sentence: str) -> Iterable[bytes]:
@@ -90,6 +97,7 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted; beyond socketserver's 5, clients wait a second
 
     def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...]) -> None:
         self.address_family = family

@@ -83,8 +83,9 @@ def test_other_methods_are_refused(port: Port, path: str, method: str) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/other"])
 def test_head_has_the_status_and_no_body(port: Port, path: str) -> None:
-    status, text, _ = port.ask(path, "HEAD")
+    status, text, headers = port.ask(path, "HEAD")
     assert (status, text) == (port.ask(path)[0], "")
+    assert int(headers["Content-Length"]) > 0  # of the body that GET has
 
 
 def test_client_that_says_nothing_holds_up_nobody(port: Port) -> None:

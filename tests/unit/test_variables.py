@@ -133,3 +133,17 @@ def test_help_names_the_version_flag(kind: type[ServerSettings], capsys: pytest.
     with pytest.raises(SystemExit):
         read_settings(kind, ["--help"])
     assert "--version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "commands"),
+    [(ServerSettings, ("tune", "probe")), (ExportSettings, ("doctor", "teacher", "report", "targets"))],
+)
+def test_help_names_the_other_commands(
+    kind: type[ServerSettings | ExportSettings], commands: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read_settings(kind, ["--help"])
+    listed = capsys.readouterr().out.partition("Other commands:")[2].partition("options:")[0]
+    program = str(kind.model_config.get("cli_prog_name"))
+    assert [command for command in commands if f"{program} {command} " not in listed] == []
