@@ -16,7 +16,7 @@ SAMPLED_ITEMS = 100
 _WORD_CHARS = 80  # of a title or value that is shown
 _DEFAULT_HOST, _DEFAULT_PORT = "127.0.0.1", 8001  # of `make ask`
 _MARKS = ("id:", "text:")  # with which an event of a history may begin, to say what it is
-_SEPARATOR = "|"  # between the events of a history
+_SEPARATOR, _ESCAPE = "|", "\\"  # between the events of a history, and what before one keeps it inside an event
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +72,6 @@ def _values(item: Item) -> Iterator[str]:
 
 def _is_usable(word: str) -> bool:
     """Whether it can be shown on a line and sent as a text."""
-    return len(word) <= _WORD_CHARS and word.isprintable() and not is_blank(word) and _SEPARATOR not in word
+    if len(word) > _WORD_CHARS or not word.isprintable() or is_blank(word):
+        return False
+    return _SEPARATOR not in word and not word.endswith(_ESCAPE)

@@ -73,7 +73,7 @@ def test_bundle_variable_that_can_be_read_in_two_ways_is_refused_by_name(
 @pytest.mark.parametrize("value", ["", ",", " , "])
 def test_variable_without_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SWIFTREC_BUNDLE", value)
-    with pytest.raises(ConfigError, match="^--bundle: a folder is needed, got "):
+    with pytest.raises(ConfigError, match=r"^--bundle: a folder is needed, got "):
         read_settings(ServerSettings, [])
 
 

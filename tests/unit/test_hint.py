@@ -145,6 +145,7 @@ def test_client_certificates_are_asked_for(tmp_path: Path) -> None:
         ([], Example()),
         ([Item("tt1", "", "", {}, 1.0)], Example()),
         ([Item("7", "1984", "", {}, 1.0)], Example(history="7")),
+        ([Item("7", "One\\", "", {"genre": ["x"]}, 1.0)], Example("x", "7")),
         ([Item("a", "One|Two", "", {"genre": ["x"]}, 1.0)], Example("x")),
         ([Item("a", "two\nlines", "", {"genre": ["x" * 81, "\u200b", "y"]}, 1.0)], Example("y")),
         ([Item("a", "Alien", "", {}, 2.0), Item("b", "Heat", "", {"genre": ["Crime"]}, 1.0)], Example("Crime", "Heat")),

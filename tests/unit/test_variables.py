@@ -137,7 +137,7 @@ def test_help_names_the_version_flag(kind: type[ServerSettings], capsys: pytest.
 
 @pytest.mark.parametrize(
     ("kind", "commands"),
-    [(ServerSettings, ("tune", "probe")), (ExportSettings, ("doctor", "teacher", "report", "targets"))],
+    [(ServerSettings, ("tune", "probe")), (ExportSettings, ("doctor", "teacher", "report", "targets", "where"))],
 )
 def test_help_names_the_other_commands(
     kind: type[ServerSettings | ExportSettings], commands: tuple[str, ...], capsys: pytest.CaptureFixture[str]
