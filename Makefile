@@ -84,9 +84,11 @@ check: setup ## lint, types, contract lint, stub drift, import arrows
 	$(BIN)/buf lint
 	$(BIN)/python -m pytest tests/unit/test_house.py
 
-test: setup ## run every test (exports the quick bundle first where it is missing)
-	@$(EXPORT) --preset quick
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# The export runs beside the first tests. Those that need its bundle wait for it; `cat` makes its progress plain lines.
+test: setup ## run every test (exports the quick bundle where it is missing)
+	@{ $(EXPORT) --preset quick 2>&1 | cat; } & \
+		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/property tests/faults tests/integration; \
+		code=$$?; wait; exit $$code
 
 soak: setup ## 200,000 mixed requests while the server's memory is watched (SOAK=n)
 	@$(BIN)/python -m tests.soak $${SEED_TYPED:+--seed="$$SEED_TYPED"} $${SOAK_TYPED:+--requests="$$SOAK_TYPED"}

@@ -42,9 +42,10 @@ def examine(folder: Path, console: Console, repeats: Repeats = EXCLUDE) -> int:
         raise DataError(f"{folder}: no such folder: give the one that holds items and interactions")
     scan = Scan(folder, lambda _: None, needs_interactions=False, repeats=repeats)
     facts, report = scan.facts(), scan.mistakes.report()
-    table = Table(title=Text(str(folder)), show_header=False)  # as texts: brackets in names are no markup
+    console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
     for name, figure in facts.rows().items():
-        table.add_row("would be skipped" if name == "skipped" else name, Text(figure))
+        table.add_row("would be skipped" if name == "skipped" else name, Text(figure))  # brackets are no markup
     console.print(table)
     if not _FEWEST <= facts.items <= _MOST:
         console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+from benchmarks import measure
+from benchmarks.__main__ import main
 from benchmarks.suite import store
 from server.models.bundle import Bundle
-from tests.conftest import ROOT
 
 
-def test_student_and_teacher_are_measured_side_by_side(bundle: Bundle, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "teacher", "--bundle", str(bundle.folder), "--rounds", "1"]
+def test_student_and_teacher_are_measured_side_by_side(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "load", partial(measure.load, may_limit=True))  # a busy machine makes clients late
+    command = ["teacher", "--bundle", str(bundle.folder), "--rounds", "1"]
     command += [
         "--seconds",
-        "2",
+        "1",
         "--in-flight",
         "8",
         "--shares",
@@ -26,9 +31,8 @@ def test_student_and_teacher_are_measured_side_by_side(bundle: Bundle, tmp_path:
         "--results",
         str(tmp_path),
     ]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])["teacher"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["teacher"]
     assert found["cosine"] > 0.8
     assert found["cpu_ratio"][0] > 1
     assert store.load(next(tmp_path.iterdir())).teacher["cosine"] == found["cosine"]

@@ -15,6 +15,7 @@ from server.models.bundle import Bundle
 from tests.integration.test_isolation import Bench, bench, code
 
 _LONG = 30.0
+_GRACE_MS = 3_000  # open Watch streams last until its end
 _NAMES = ("", *_SERVICES)
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -24,7 +25,7 @@ def watch(one: Bench) -> list[Iterator[health_pb2.HealthCheckResponse]]:
 
 
 def test_each_service_is_not_serving_before_the_accepted_calls_are_answered(bundle: Bundle) -> None:
-    with bench(bundle) as one:
+    with bench(bundle, grace_ms=_GRACE_MS) as one:
         held, watchers = one.hold(), watch(one)
         assert [next(watcher).status for watcher in watchers] == [_SERVING] * len(_NAMES)
         stopping = threading.Thread(target=one.app.stop)
@@ -39,7 +40,7 @@ def test_each_service_is_not_serving_before_the_accepted_calls_are_answered(bund
 def test_each_service_is_not_serving_after_a_batching_thread_died(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bench(bundle) as one:
+    with bench(bundle, grace_ms=_GRACE_MS) as one:
         watchers = watch(one)
         assert [next(watcher).status for watcher in watchers] == [_SERVING] * len(_NAMES)
         with one.app.registry.use() as engine:

@@ -110,7 +110,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_versions(
     with serving([tmp_path / _NAME]) as app:
         threads = session_threads()
         engines = [weakref.ref(engine) for engine in app.registry.ready()]
-        with Askers(app.port, 4) as askers:
+        with Askers(app.port, 2) as askers:
             for version in range(2, _SWAPS + 2):
                 add_version(bundle, tmp_path, version)
                 app.registry.load(_NAME)

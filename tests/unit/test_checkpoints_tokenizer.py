@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from export.errors import CheckpointError
 from export.train.encoder import load_tokenizer
+from server.errors import BundleError
 from tests.bi_encoders import (
     CONFIG,
     TEXTS,
@@ -74,7 +75,13 @@ def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, field: str
     change(folder, TOKENS, {field: value})
     ids = load_tokenizer(written(folder), 128).encode(TEXTS)
     assert ids == auto_tokenizer(folder)(TEXTS, truncation=True, max_length=128)["input_ids"]
-    assert ids != load_tokenizer(plain, 128).encode(TEXTS)
+    raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert ids != [raw.encode(text).ids for text in TEXTS]
+
+
+def test_tokenizer_that_another_file_changes_is_refused_by_the_server(plain: Path) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer_config\.json: changes what tokenizer\.json says"):
+        load_tokenizer(plain, 128)
 
 
 def test_added_token_is_kept_with_its_blanks(plain: Path, tmp_path: Path) -> None:

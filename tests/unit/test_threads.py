@@ -12,18 +12,18 @@ from benchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops,
 from export.threads import choose_threads, prepare_threads
 from server.tuning.cores import usable_cores
 
-_FACTOR = 2.5  # control and chosen way differ by 6 to 10
+_FACTOR = 1.4  # the default way of waiting takes 2 to 7 times the CPU time
 
 
 def test_waiting_for_a_thread_that_lost_its_core_costs_no_cpu_time(tmp_path: Path) -> None:
     """CPU seconds, which a busy machine hardly changes; OpenMP's default way of waiting is the control."""
-    settings = ContentionSettings(data=tmp_path, steps=4)
+    settings = ContentionSettings(data=tmp_path, steps=8)
     alone = spend(settings, WAITING[0], WORK[1]).cpu
     with busy_loops(len(os.sched_getaffinity(0))):
         chosen, control = (spend(settings, way, WORK[1]).cpu for way in WAITING)
     assert chosen < _FACTOR * alone
     if usable_cores() > 1:  # one thread waits for nobody
-        assert control > _FACTOR * alone
+        assert control > _FACTOR * chosen
 
 
 def test_what_the_user_has_set_stays() -> None:
