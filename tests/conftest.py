@@ -23,6 +23,12 @@ _ENVIRONMENT = dict(os.environ)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that need the quick bundle come last: `make test` exports it meanwhile."""
+    waiting = {item.path for item in items if "bundle" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in waiting)
+
+
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     """The quick bundle, exported first where it is missing or stale."""
