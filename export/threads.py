@@ -2,8 +2,8 @@
 
 An operator splits its work over the cores and waits for the slowest part. By default OpenMP waits in a loop, for up to
 milliseconds; where another process holds one of the cores, the thread that loops takes the other from the one it waits
-for, so that training beside a single busy process took 3 to 12 times its CPU time. Waiting passively costs nothing that
-could be measured on a quiet machine (`python -m benchmarks contention`, benchmarks/LOG.md).
+for, so that training beside a single busy process took 2 to 12 times its CPU time. A loop of some microseconds before
+the thread sleeps is as fast on a quiet machine (`python -m benchmarks contention`, benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import MutableMapping
 
 from server.tuning.cores import usable_cores
+
+_SPIN_COUNT = "2000"  # rounds of the waiting loop of libgomp, which PyTorch's wheels bring
 
 
 def prepare_threads() -> None:
@@ -27,6 +29,7 @@ def prepare_threads() -> None:
 
 
 def choose_threads(environment: MutableMapping[str, str]) -> None:
-    """One thread for each usable core, and passive waiting; what the user has set stays."""
+    """One thread for each usable core, and short waiting loops; what the user has set stays."""
     environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
