@@ -1,21 +1,22 @@
-# The only interface: `make help` lists it. Every variable can be set on the command line, e.g. `make serve PORT=9001`.
-# Text from a variable never stands in a recipe, where a shell would read it: `pass` puts it, as it was typed, into an
-# environment variable of the target's programs. Defaults are the programs' own.
-VENV := .venv
-BIN := $(VENV)/bin
-EXTRA := $(if $(filter cuda tensorrt,$(value DEVICE)),gpu,cpu)
-READY := $(VENV)/.ready-$(EXTRA)
-LOG := $(VENV)/setup.log
+# The only interface: `make help` lists the targets and variables, which can be set on the command line, e.g.
+# `make serve PORT=9001`. Text from a variable never stands in a recipe, where a shell would read it: `pass` puts it, as it
+# was typed, into an environment variable of the target's programs. Defaults are the programs' own. What recipes do
+# contain is marked with `override`: it cannot be set from outside.
+override VENV := .venv
+override BIN := $(VENV)/bin
+override EXTRA := $(if $(filter cuda tensorrt,$(value DEVICE)),gpu,cpu)
+override READY := $(VENV)/.ready-$(EXTRA)
+override LOG := $(VENV)/setup.log
 
-VARIABLES := PYTHON DEVICE HOST PORT METRICS_PORT PRESET DATA CHECKPOINT TEACHERS NAME BUNDLE Q HISTORY K REPEAT SEED SOAK \
+override VARIABLES := PYTHON DEVICE HOST PORT METRICS_PORT PRESET DATA CHECKPOINT TEACHERS NAME BUNDLE Q HISTORY K REPEAT SEED SOAK \
 	REQUESTS DECODE BENCH BASE JSON EXPORT_FLAGS SERVE_FLAGS ASK_FLAGS BENCH_FLAGS PEERS_FLAGS
 unexport $(VARIABLES)
 
 # $(call pass,TARGETS,VARIABLE,ENVIRONMENT): $(value) is not expanded by make, so `$` and back-quotes stay what they are.
-pass = $(if $(value $(2)),$(eval $(1): export $(3) := $$(value $(2))))
+override pass = $(if $(value $(2)),$(eval $(1): export $(3) := $$(value $(2))))
 
 # Not "export" first: make reads a line that begins with "export" as a directive.
-EXPORTING := serve export tune report bench bench-peers
+override EXPORTING := serve export tune report bench bench-peers
 $(call pass,$(EXPORTING),PRESET,SWIFTREC_EXPORT_PRESET)
 $(call pass,$(EXPORTING),DATA,SWIFTREC_EXPORT_DATA)
 $(call pass,$(EXPORTING),CHECKPOINT,SWIFTREC_EXPORT_CHECKPOINT)
@@ -46,8 +47,8 @@ $(call pass,fuzz,REQUESTS,REQUESTS_TYPED)
 $(call pass,fuzz,DECODE,DECODE_TYPED)
 $(call pass,$(READY) lock,PYTHON,PYTHON_TYPED)
 
-EXPORT := $(BIN)/python -m export
-FLAGS := --flags-from EXPORT_FLAGS_TYPED
+override EXPORT := $(BIN)/python -m export
+override FLAGS := --flags-from EXPORT_FLAGS_TYPED
 
 .DEFAULT_GOAL := help
 
@@ -69,7 +70,7 @@ $(READY): pyproject.toml constraints.txt $(shell test -x $(BIN)/python || echo b
 	mkdir -p $(VENV); \
 	{ { test -x $(BIN)/python || "$$python" -m venv $(VENV); } && $(BIN)/python -m pip install --disable-pip-version-check \
 		-c constraints.txt -e ".[$(EXTRA),export,bench,otel,dev]"; } >$(LOG) 2>&1 || \
-		{ tail -n 5 $(LOG) >&2; fail "installing failed; above is the end of $(LOG): mend that and run make again"; }
+		{ tail -n 10 $(LOG) >&2; fail "installing failed; above is the end of $(LOG): mend that and run make again"; }
 	@touch $@
 
 proto: setup ## regenerate server/pb from proto/

@@ -12,20 +12,30 @@ from export.errors import ExportError
 _CACHED_FILES = 100_000
 
 
-def of_path(path: Path) -> list[list[str]]:
+def of_path(path: Path, *, without: Path | None = None) -> list[list[str]]:
     """Name and SHA-256 of every file in a folder (or of one file), sorted; times do not count.
+
+    Args:
+        path: a folder or a file.
+        without: a folder in it whose files do not count; one that `path` is, or is in, is no such folder.
 
     Raises:
         ExportError: a file cannot be read.
     """
+    left_out = without.resolve() if without is not None and _is_inside(without, path) else None
     try:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        return [[str(file.relative_to(path)), _hash_of(file)] for file in files]
+        counted = [file for file in files if left_out is None or not file.resolve().is_relative_to(left_out)]
+        return [[str(file.relative_to(path)), _hash_of(file)] for file in counted]
     except OSError as error:
         raise ExportError(
             f"{error.filename or path} cannot be read ({error.strerror}): make it readable, and leave the folder alone "
             "while the export reads it"
         ) from None
+
+
+def _is_inside(inner: Path, outer: Path) -> bool:
+    return inner.resolve() != outer.resolve() and inner.resolve().is_relative_to(outer.resolve())
 
 
 def of_code(module: str) -> str:

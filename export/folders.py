@@ -26,11 +26,12 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def recover(new: Path, target: Path) -> None:
-    """End a replacement that was cut off between its renames: by the new folder, or the old one if the new is gone."""
+    """End a replacement that was cut off: by the new folder, or the old one if the new is gone; delete what is left."""
     old = _aside(target)
-    if target.exists() or not old.exists():
+    if not old.exists():
         return
-    (new if new.exists() else old).replace(target)
+    if not target.exists():
+        (new if new.exists() else old).replace(target)
     shutil.rmtree(old, ignore_errors=True)
 
 

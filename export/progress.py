@@ -1,4 +1,4 @@
-"""Progress of an export: live bars on a terminal, elsewhere a plain line every 30 s; both with the time left in all."""
+"""Progress of an export: live bars on a terminal, plain lines elsewhere and if TERM=dumb; both with the time left."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class StageProgress:
     @contextmanager
     def show(self) -> Iterator[None]:
         """Show the stage until the block ends, whether it has bars or not."""
-        if not self.console.is_terminal:
+        if not self.console.is_interactive:
             with every(LINE_INTERVAL_S, self._print):
                 yield
             return

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from export import fingerprint
 from export.config import ExportSettings
 from export.errors import ExportError
 from export.folders import recover, replace_folder
-from export.progress import Forecast, StageProgress, in_words
+from export.progress import LINE_INTERVAL_S, Forecast, StageProgress, every, in_words
 from export.train.options import TRAINING
 
 _RECORD = "stage.json"
@@ -131,7 +131,7 @@ class Job:
         return {
             "stage": stage.name,
             "code": fingerprint.of_code(stage.module),
-            "settings": {name: _fingerprint(name, self.setting(name)) for name in stage.settings},
+            "settings": {name: self._fingerprint(name) for name in stage.settings},
             "needs": {name: self.record(name).get("key") for name in stage.needs},
         }
 
@@ -142,15 +142,22 @@ class Job:
     def record(self, name: str) -> dict[str, Any]:
         """What `stage.json` of a stage says: key, seconds, sizes of files; empty if there is none."""
         try:
-            found = json.loads((self.folder(name) / _RECORD).read_text())
+            record = json.loads((self.folder(name) / _RECORD).read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return record if isinstance(record, dict) else {}
 
     def setting(self, name: str) -> object:
         """A field of the settings, or of the preset's numbers."""
         source = self.settings if hasattr(self.settings, name) else self.settings.plan
         return getattr(source, name)
+
+    def _fingerprint(self, name: str) -> object:
+        """A setting as it enters the key; a path stands for the content of its files, without what exports write."""
+        value = self.setting(name)
+        if name in _PATHS and isinstance(value, str | Path) and Path(value).exists():
+            return [str(value), fingerprint.of_path(Path(value), without=self.settings.artifacts)]
+        return str(value) if isinstance(value, Path) else value
 
     def is_fresh(self, stage: Stage) -> bool:
         """Whether the stage's folder is whole and follows from the present settings, data and code."""
@@ -275,8 +282,10 @@ def _lock(job: Job) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            job.console.print(f"another export of {job.settings.name} is running: waiting for it to end")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            say = partial(job.console.print, f"another export of {job.settings.name} is running: waiting for its end")
+            say()
+            with every(LINE_INTERVAL_S, say):
+                fcntl.flock(file, fcntl.LOCK_EX)
         for stage in job.stages:
             recover(_scratch(job, stage), job.folder(stage.name))
         yield
@@ -284,10 +293,3 @@ def _lock(job: Job) -> Iterator[None]:
 
 def _hash(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-def _fingerprint(name: str, value: object) -> object:
-    """A setting as it enters the key: a path stands for the content of its files, other words only for themselves."""
-    if name in _PATHS and isinstance(value, str | Path) and Path(value).exists():
-        return [str(value), fingerprint.of_path(Path(value))]
-    return str(value) if isinstance(value, Path) else value

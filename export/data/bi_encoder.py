@@ -47,6 +47,15 @@ _TRANSFORMER: dict[str, tuple[object, ...]] = {
 # `unpad_inputs` changes how a batch is laid out in memory, not its vectors.
 _TRANSFORMER_KNOWN = {*_TRANSFORMER, "max_seq_length", "do_lower_case", "unpad_inputs"}
 
+# `kwargs` names arguments of `encode()` that a module takes; the vectors are those without any.
+_MODULE_KNOWN = ("idx", "name", "path", "type", "kwargs")
+_MAIN_VALUES: dict[str, tuple[object, ...]] = {
+    "model_type": ("SentenceTransformer",),
+    "truncate_dim": (None,),
+    "similarity_fn_name": (None, "cosine", "dot"),
+}
+_MAIN_KNOWN = {*_MAIN_VALUES, "__version__", "prompts", "default_prompt_name"}
+
 _MODES: dict[str, Literal["cls", "mean"]] = {"cls": "cls", "mean": "mean"}
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -58,7 +67,12 @@ _OLD_MODES = {
 }
 _WIDTHS = ("embedding_dimension", "word_embedding_dimension")
 # `include_prompt` matters only with a prompt, and one that is used by default is refused.
-_POOLING_KNOWN = {*_OLD_MODES, *_WIDTHS, "pooling_mode", "include_prompt"}
+_POOLING_KINDS: dict[str, type] = {
+    **dict.fromkeys(_OLD_MODES, bool),
+    **dict.fromkeys(_WIDTHS, int),
+    "include_prompt": bool,
+}
+_POOLING_KNOWN = {*_POOLING_KINDS, "pooling_mode"}
 
 _ACTIVATIONS: dict[str, Literal["tanh", "relu", "gelu", "identity"]] = {
     "Tanh": "tanh",
@@ -115,10 +129,12 @@ def read_bi_encoder(folder: Path) -> Head:
         CheckpointError: it has a form that is not supported; the sentence says which.
     """
     modules = _modules(folder)
+    for module in modules:
+        require_known(folder / MODULES, module, _MODULE_KNOWN, _NEVER)
     names = [_kind(module) for module in modules]
     if names[:2] != ["Transformer", "Pooling"] or names[2:] not in _ENDS:
         raise CheckpointError(
-            f"{folder / MODULES}: {' > '.join(names)} is not known here; known: Transformer > Pooling [> Dense] "
+            f"{folder / MODULES}: {' > '.join(names) or 'no module'} is not known here; known: Transformer > Pooling [> Dense] "
             "[> Normalize]. --adopt never uses only the encoder"
         )
     similarity = _similarity(folder, names)
@@ -130,25 +146,25 @@ def read_bi_encoder(folder: Path) -> Head:
 
 def remarks(folder: Path, max_tokens: int) -> list[str]:
     """Settings of the folder that an export does not follow, a line each; it cuts texts to `max_tokens` tokens."""
-    found = []
+    lines = []
     longest = read_text_settings(transformer_folder(folder)).max_tokens
     if longest is not None and longest != max_tokens:
-        found.append(f"texts are cut to {max_tokens} tokens here; max_seq_length of the checkpoint is {longest}")
+        lines.append(f"texts are cut to {max_tokens} tokens here; max_seq_length of the checkpoint is {longest}")
     main = read_object(folder / _MAIN, {"prompts": dict}) if (folder / _MAIN).exists() else {}
     if prompts := [name for name, text in (main.get("prompts") or {}).items() if text]:
-        found.append(f"prompts of the checkpoint are not put before texts here: {', '.join(prompts)}")
-    return found
+        lines.append(f"prompts of the checkpoint are not put before texts here: {', '.join(prompts)}")
+    return lines
 
 
 def _width(folder: Path) -> int | None:
     config = read_config(transformer_folder(folder) / "config.json")
-    found: int | None = config.get("hidden_size", config.get("dim"))
-    return found
+    width: int | None = config.get("hidden_size", config.get("dim"))
+    return width
 
 
 def _mode(path: Path, width: int | None) -> Literal["cls", "mean"]:
     """How token vectors are pooled: by `pooling_mode`, or in the old form by the flag that is true (none: the mean)."""
-    fields = read_object(path)
+    fields = read_object(path, _POOLING_KINDS)
     require_known(path, fields, _POOLING_KNOWN, _NEVER)
     flags = [name for name in _OLD_MODES if fields.get(name)]
     given = fields.get("pooling_mode")
@@ -168,8 +184,8 @@ def _mode(path: Path, width: int | None) -> Literal["cls", "mean"]:
 def _similarity(folder: Path, modules: list[str]) -> Literal["cosine", "dot"]:
     path = folder / _MAIN
     fields = read_object(path, {"prompts": dict, "default_prompt_name": str}) if path.exists() else {}
-    supported = {"model_type": ("SentenceTransformer",), "truncate_dim": (None,)}
-    require_values(path, fields, supported | {"similarity_fn_name": (None, "cosine", "dot")}, _NEVER)
+    require_known(path, fields, _MAIN_KNOWN, _NEVER)
+    require_values(path, fields, _MAIN_VALUES, _NEVER)
     _check_prompt(path, fields)
     return "dot" if fields.get("similarity_fn_name") == "dot" and "Normalize" not in modules else "cosine"
 
@@ -195,11 +211,11 @@ def _dense(folder: Path, mode: Literal["cls", "mean"], similarity: Literal["cosi
         raise CheckpointError(f"{folder / WEIGHTS}: holds no linear.weight: save the checkpoint again, whole")
     weight = tensors["linear.weight"].float()
     bias = tensors.get("linear.bias")
-    said = (fields.get("out_features"), fields.get("in_features"), fields.get("bias", True))
-    found = (*weight.shape, bias is not None)
-    if said != found:
+    declared = (fields.get("out_features"), fields.get("in_features"), fields.get("bias", True))
+    stored = (*weight.shape, bias is not None)
+    if declared != stored:
         raise CheckpointError(
-            f"{path}: out_features, in_features and bias are {said}, {WEIGHTS} has {found}: they are not of one "
+            f"{path}: out_features, in_features and bias are {declared}, {WEIGHTS} has {stored}: they are not of one "
             "checkpoint"
         )
     shape = Shape("bi-encoder", mode, activation, similarity=similarity)
@@ -214,7 +230,7 @@ def _activation(name: str | None, path: Path) -> Literal["tanh", "relu", "gelu",
     return _ACTIVATIONS[kind]
 
 
-def _modules(folder: Path) -> list[dict[str, str]]:
+def _modules(folder: Path) -> list[Config]:
     rows = read_objects(folder / MODULES, ("type", "path"))
     for row in rows:
         if not (folder / row["path"]).resolve().is_relative_to(folder.resolve()):
@@ -222,7 +238,7 @@ def _modules(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _kind(module: dict[str, str]) -> str:
+def _kind(module: Config) -> str:
     """One of those that are known, if sentence-transformers brings it; else its whole name."""
     last = module["type"].rsplit(".", 1)[-1]
     return last if module["type"].startswith(_PACKAGE) and last in _KNOWN else module["type"]

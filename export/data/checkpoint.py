@@ -21,7 +21,7 @@ from export.data.fields import Config
 from export.data.head import Head
 from export.data.heads import OWN, CheckpointKind, is_own, kind_of, read_head, trunk_folder
 from export.data.same import require_same_vectors
-from export.data.tokenizer import Use, write_tokenizer
+from export.data.tokenizer import Use, read_tokenizer, write_tokenizer
 from export.data.weights import INDEX, WEIGHTS, has_weights, read_weights
 from export.errors import CheckpointError
 
@@ -45,7 +45,7 @@ def locate(checkpoint: str | None, downloads: Path, scratch: Path) -> Checkpoint
     """Find the checkpoint that was asked for: a folder, a hub id, or the packaged MiniLM, unpacked into `scratch`.
 
     Raises:
-        CheckpointError: it is nowhere, or it has no weights in safetensors.
+        CheckpointError: it is nowhere, has no weights in safetensors, or is an adapter.
     """
     if checkpoint is None:
         with zipfile.ZipFile(fetch(MINILM, downloads)) as archive:
@@ -55,6 +55,8 @@ def locate(checkpoint: str | None, downloads: Path, scratch: Path) -> Checkpoint
         return Checkpoint(scratch, "encoder", source, "Apache-2.0")
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else _from_hub(checkpoint)
     trunk = trunk_folder(folder)
+    if (adapter := trunk / "adapter_config.json").exists():
+        raise CheckpointError(f"{adapter}: adapters are not supported: merge it into the model and save that")
     missing = [] if (trunk / "config.json").exists() else ["config.json"]
     missing += [] if has_weights(trunk) else [WEIGHTS]
     if missing:
@@ -68,7 +70,7 @@ def locate(checkpoint: str | None, downloads: Path, scratch: Path) -> Checkpoint
 def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: int) -> str:
     """Write the checkpoint as a BERT into `out`, with its head if it is adopted; return its family.
 
-    What is written gives the vectors that the library gives that the checkpoint was made with.
+    What is written gives the same vectors as the library that the checkpoint was made with.
 
     Raises:
         CheckpointError: it cannot be expressed as a BERT, or it takes fewer than `max_tokens` tokens.
@@ -83,7 +85,8 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
         shape["pooling"] = head.pooling
     (out / "config.json").write_text(json.dumps(shape, indent=1))
     if is_own(checkpoint.folder):
-        shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # it was written here
+        read_tokenizer(folder / "tokenizer.json")  # an export wrote it: it must only be whole
+        shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
     else:
         settings = read_text_settings(folder) if is_bi_encoder(checkpoint.folder) else TextSettings()
         use = Use(shape["vocab_size"], padding_id(config, folder / "config.json"), settings.lower)
@@ -96,8 +99,6 @@ def write_bert(checkpoint: Checkpoint, out: Path, *, adopt: bool, max_tokens: in
 
 def _write_trunk(folder: Path, out: Path, max_tokens: int) -> tuple[Config, Config]:
     """Write the weights under BERT's names; return the encoder's config.json and that of the same encoder as a BERT."""
-    if (adapter := folder / "adapter_config.json").exists():
-        raise CheckpointError(f"{adapter}: adapters are not supported: merge it into the model")
     config = read_config(folder / "config.json")
     shape = bert_config(config, folder / "config.json")
     if shape["max_position_embeddings"] < max_tokens:
@@ -119,13 +120,13 @@ def _write_head(head: Head, folder: Path, out: Path) -> None:
 
 def _check_length(settings: TextSettings, longest: int, folder: Path, max_tokens: int) -> None:
     """Refuse a recommender that cuts texts earlier than they are cut here."""
-    found = longest if settings.max_tokens is None else settings.max_tokens
-    if found < max_tokens:
+    cut_at = longest if settings.max_tokens is None else settings.max_tokens
+    if cut_at < max_tokens:
         file, name = settings.file, "max_seq_length"
         if settings.max_tokens is None:
             file, name = folder / "tokenizer_config.json", "model_max_length"
         raise CheckpointError(
-            f"{file}: {name} is {found}, but texts are cut to {max_tokens} tokens here: set it to {max_tokens} if "
+            f"{file}: {name} is {cut_at}, but texts are cut to {max_tokens} tokens here: set it to {max_tokens} if "
             "longer texts may get other vectors, or --adopt never"
         )
 

@@ -23,7 +23,10 @@ class DoctorSettings(BaseSettings):
     """Check a data set without training: exit code 0 if an export could use it, 2 if not."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SWIFTREC_EXPORT_", cli_prog_name="python -m export doctor", cli_kebab_case=True
+        env_prefix="SWIFTREC_EXPORT_",
+        env_ignore_empty=True,
+        cli_prog_name="python -m export doctor",
+        cli_kebab_case=True,
     )
 
     data: CliPositionalArg[Path] = Field(description="folder with items, interactions and, optionally, texts")

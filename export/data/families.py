@@ -175,10 +175,10 @@ def padding_id(config: Config, where: Path) -> int | None:
     """
     if not FAMILIES[config["model_type"]].counts_from_padding:
         return None
-    found = _with_defaults(config).pad_token_id
-    if found is None or found < 0:
-        raise CheckpointError(f"{where}: pad_token_id is {found}, needs to be the id of the padding: correct it")
-    return int(found)
+    padding = _with_defaults(config).pad_token_id
+    if padding is None or padding < 0:
+        raise CheckpointError(f"{where}: pad_token_id is {padding}, needs to be the id of the padding: correct it")
+    return int(padding)
 
 
 def trunk_weights(tensors: Weights, config: Config, shape: Config, where: Path) -> Weights:
@@ -204,9 +204,9 @@ def trunk_weights(tensors: Weights, config: Config, shape: Config, where: Path) 
     for name, size in wanted.items():
         if name not in weights:
             raise CheckpointError(f"{where}: holds no {name}: save the whole model with save_pretrained")
-        if (found := tuple(weights[name].shape)) != size:
+        if (stored := tuple(weights[name].shape)) != size:
             raise CheckpointError(
-                f"{where / 'config.json'}: by its sizes {name} has the shape {size}, the weights have {found}: they "
+                f"{where / 'config.json'}: by its sizes {name} has the shape {size}, the weights have {stored}: they "
                 "are not of one checkpoint"
             )
     return {name: weights[name] for name in wanted}
@@ -219,8 +219,8 @@ def _with_defaults(config: Config) -> Any:  # noqa: ANN401 (a configuration clas
 
 def _padding_rows(config: Config, where: Path) -> int:
     """Rows of the table of positions that no token has."""
-    found = padding_id(config, where)
-    return 0 if found is None else found + 1
+    padding = padding_id(config, where)
+    return 0 if padding is None else padding + 1
 
 
 def _shapes(shape: Config) -> dict[str, tuple[int, ...]]:

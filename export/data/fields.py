@@ -77,17 +77,17 @@ def _shown(value: object) -> str:
     return repr(value)[:60]
 
 
-def read_objects(path: Path, texts: tuple[str, ...]) -> list[dict[str, str]]:
-    """The list of objects at `path`, each with the fields `texts`.
+def read_objects(path: Path, texts: tuple[str, ...]) -> list[Config]:
+    """The list of objects at `path`, each with at least the fields `texts`, which are strings.
 
     Raises:
         CheckpointError: it is none.
     """
-    rows = _needed(_read(path), list, str(path))
+    rows: list[Config] = _needed(_read(path), list, str(path))
     for number, row in enumerate(rows):
         for name in texts:
             _needed(_needed(row, dict, f"{path}: entry {number}").get(name), str, f"{path}: {name} of entry {number}")
-    return [{name: row[name] for name in texts} for row in rows]
+    return rows
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 (JSON)
@@ -103,11 +103,11 @@ def object_of(pairs: list[tuple[str, Any]]) -> Config:
     Raises:
         ValueError: it has a name twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
+    return fields
 
 
 def _needed(value: Any, kind: type, what: str) -> Any:  # noqa: ANN401 (JSON)

@@ -52,8 +52,8 @@ def open_original(folder: Path, kind: CheckpointKind, max_tokens: int) -> Origin
     """
     if is_own(folder):
         return _EarlierTeacher(folder, max_tokens)
-    made: type[_Classifier | _BiEncoder] = _Classifier if kind == "classifier" else _BiEncoder
-    return _run(folder, lambda: made(folder))
+    original: type[_Classifier | _BiEncoder] = _Classifier if kind == "classifier" else _BiEncoder
+    return _run(folder, lambda: original(folder))
 
 
 def vectors_by_library(folder: Path, kind: CheckpointKind, texts: list[str], max_tokens: int, *, adopt: bool) -> Tensor:
@@ -110,12 +110,12 @@ class _BiEncoder:
         self._model.max_seq_length = min(self._model.max_seq_length or _positions(folder), _positions(folder))
 
     def encode(self, texts: list[str]) -> Tensor:
-        found: Tensor = self._model.encode(texts, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False)
-        return found
+        vectors: Tensor = self._model.encode(texts, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False)
+        return vectors
 
     def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of classifiers)
-        found: Tensor = self._model.similarity(self.encode(texts), self.encode(items))
-        return found
+        scores: Tensor = self._model.similarity(self.encode(texts), self.encode(items))
+        return scores
 
 
 class _Classifier:
@@ -150,10 +150,10 @@ class _Classifier:
             return torch.cat([self._model(**self._tokens(part)).logits for part in parts])
 
     def _tokens(self, texts: list[str]) -> BatchEncoding:
-        found: BatchEncoding = self._tokenizer(
+        tokens: BatchEncoding = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
         )
-        return found
+        return tokens
 
 
 class _EarlierTeacher:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import Lowercase, Sequence
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
 from export.data.families import check_config
 from export.data.fields import read_object
@@ -87,16 +87,16 @@ def probes(tokenizer: Backend) -> list[str]:
     pieces = sorted(
         piece.removeprefix("##") for piece in tokenizer.get_vocab() if "[" not in piece and "<" not in piece
     )
-    some = [piece for piece in pieces[:: 1 + len(pieces) // _PIECES] if piece.strip()]
-    return [*_TEXTS, " ".join(some), " ".join(some).title(), *(piece.upper() for piece in some[::4])]
+    chosen = [piece for piece in pieces[:: 1 + len(pieces) // _PIECES] if piece.strip()]
+    return [*_TEXTS, " ".join(chosen), " ".join(chosen).title(), *(piece.upper() for piece in chosen[::4])]
 
 
 def _load(folder: Path) -> PreTrainedTokenizerFast:
     file = folder / _FILE
     if file.exists():
-        _read_backend(file)
+        read_tokenizer(file)
     if (folder / _CONFIG).exists():
-        read_object(folder / _CONFIG)
+        read_object(folder / _CONFIG, {"model_max_length": float})
     check_config(folder)
     if not any(path for pattern in _SOURCES for path in folder.glob(pattern)):
         named = ", ".join(_SOURCES)
@@ -118,7 +118,12 @@ def _load(folder: Path) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _read_backend(file: Path) -> Backend:
+def read_tokenizer(file: Path) -> Backend:
+    """The tokenizer at `file`, a tokenizer.json.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
         return Backend.from_file(str(file))
     except Exception as error:
@@ -129,21 +134,29 @@ def _check_fields(fast: PreTrainedTokenizerFast, folder: Path) -> None:
     """Refuse settings that tokenizer.json does not hold, or that the server has otherwise."""
     config = read_object(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
     for name, supported in {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}.items():
-        if (found := getattr(fast, name)) != supported:
+        if (value := getattr(fast, name)) != supported:
             file = folder / (_CONFIG if name in config else _FILE)
-            raise CheckpointError(f"{file}: {name} is {found!r}, supported is {supported!r}: {_OTHER}")
+            raise CheckpointError(f"{file}: {name} is {value!r}, supported is {supported!r}: {_OTHER}")
     if "attention_mask" not in (inputs := fast.model_input_names):
         raise CheckpointError(f"{folder / _CONFIG}: model_input_names is {inputs}, needs attention_mask, too: {_OTHER}")
-    if any(fast("a b", return_token_type_ids=True)["token_type_ids"]):
+    if any(_encode(fast, folder, "a b", return_token_type_ids=True)["token_type_ids"]):
         raise CheckpointError(
             f"{folder / _FILE}: post_processor gives a text a token type other than 0, supported is 0: {_OTHER}"
         )
 
 
+def _encode(fast: PreTrainedTokenizerFast, folder: Path, text: str, **options: Any) -> BatchEncoding:  # noqa: ANN401
+    try:
+        return fast(text, **options)
+    except Exception as error:  # a damaged vocabulary shows only now
+        said = first_line(error)
+        raise CheckpointError(f"{folder}: its tokenizer cannot encode a text ({said}): save it again") from error
+
+
 def _lower_case(backend: Backend) -> None:
     """Put texts into lower case first, unless the tokenizer has a step for it: as sentence-transformers does."""
-    found = backend.normalizer
-    steps = list(found) if isinstance(found, Sequence) else [] if found is None else [found]
+    normalizer = backend.normalizer
+    steps = list(normalizer) if isinstance(normalizer, Sequence) else [] if normalizer is None else [normalizer]
     if not any(isinstance(step, Lowercase) for step in steps):
         backend.normalizer = Sequence([Lowercase(), *steps])
 
@@ -154,7 +167,7 @@ def _as_file(fast: PreTrainedTokenizerFast, folder: Path, vocabulary: int) -> st
     backend.no_padding()
     backend.no_truncation()
     facts = json.loads(backend.to_str())
-    named = _read_backend(folder / _FILE).get_vocab() if (folder / _FILE).exists() else {}
+    named = read_tokenizer(folder / _FILE).get_vocab() if (folder / _FILE).exists() else {}
     assumed = _assumed_tokens(type(fast)) - named.keys()
     facts["added_tokens"] = [
         token for token in facts["added_tokens"] if token["id"] < vocabulary or token["content"] not in assumed
@@ -182,11 +195,12 @@ def _ids(model: dict[str, Any]) -> Iterable[int]:
 
 def _check_ids(fast: PreTrainedTokenizerFast, target: Path, folder: Path, max_tokens: int) -> None:
     """Compare with AutoTokenizer what the server will make of some texts, one of them too long."""
-    texts = probes(fast.backend_tokenizer)
+    special = Backend.from_file(str(target)).get_added_tokens_decoder().values()
+    texts = [*probes(fast.backend_tokenizer), *(f"a {token.content} b" for token in special)]
     texts.append(" ".join(texts * (1 + _EXAMPLE_TOKENS // len(" ".join(texts).split()))))
     served = Tokenizer.load(target, max_tokens).encode(texts)
     for text, ids in zip(texts, served, strict=True):
-        if ids != fast(text, truncation=True, max_length=max_tokens)["input_ids"]:
+        if ids != _encode(fast, folder, text, truncation=True, max_length=max_tokens)["input_ids"]:
             raise CheckpointError(
                 f"{folder}: the text {text[:60]!r} has other token ids here than by AutoTokenizer: save the tokenizer "
                 "again with save_pretrained, or use another checkpoint"

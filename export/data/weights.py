@@ -15,6 +15,8 @@ from export.errors import CheckpointError
 Weights = dict[str, Tensor]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WEIGHT_NAMES = (".weight", ".bias")  # others are tables of ids, which old versions saved
 
 
 def has_weights(folder: Path) -> bool:
@@ -48,13 +50,18 @@ def read_tensors(path: Path) -> Weights:
     """The tensors of one safetensors file.
 
     Raises:
-        CheckpointError: it is missing or damaged, or a number in it is not finite.
+        CheckpointError: it is missing or damaged, or a weight in it is quantised or not finite.
     """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}): save it again") from None
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.dtype not in _FLOATS and name.endswith(_WEIGHT_NAMES):
+            kind, known = str(tensor.dtype), ", ".join(map(str, _FLOATS))
+            raise CheckpointError(
+                f"{path}: {name} is {kind}, supported are {known}: use a checkpoint that is not quantised"
+            )
+        if tensor.dtype in _FLOATS and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} has a number that is NaN or infinite: use a checkpoint without any")
     return tensors

@@ -23,11 +23,8 @@ from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
 
 MAX_STEP_BYTES = 6_442_450_944  # for the scores of one step
-_COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = (
-    3,
-    5,
-    3,
-)  # of the scores, measured: forward, backward; with --teachers more
+# How often a step holds its scores, measured: forward and backward; with --loss mse; how often more with --teachers.
+_COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = 3, 5, 3
 
 
 @dataclass(frozen=True)

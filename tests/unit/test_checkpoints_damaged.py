@@ -16,7 +16,8 @@ from export.data.head import Head
 from export.data.heads import read_head
 from export.errors import CheckpointError
 from export.train.teacher import Teacher, load_teacher, save_teacher
-from tests.checkpoints import HIDDEN, add_modules, save_model, save_sentence_transformer
+from tests.bi_encoders import change, require_same
+from tests.checkpoints import HIDDEN, WORDS, add_modules, save_model, save_sentence_transformer
 
 
 def save(kind: str, folder: Path) -> Path:
@@ -165,6 +166,52 @@ def test_head_of_an_earlier_export_that_is_not_finite_is_refused(tmp_path: Path)
     save_teacher(Teacher(HIDDEN, 8, 3, 17), folder)
     not_finite(folder / "teacher.safetensors", "projection.weight", float("nan"))
     assert f"{folder / 'teacher.safetensors'}: projection.weight has a number that is NaN" in refused(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("folder", ["bert", "bi-encoder"])
+def test_quantised_weights_are_refused_when_they_are_read(tmp_path: Path, kind: torch.dtype, folder: str) -> None:
+    given = save(folder, tmp_path / "given")
+    file, name = {
+        "bert": (given / "model.safetensors", "bert.encoder.layer.0.output.dense.weight"),
+        "bi-encoder": (given / "2_Dense" / "model.safetensors", "linear.weight"),
+    }[folder]
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name].to(kind)}, file)
+    said = refused(given)
+    assert said.startswith(f"{file}: {name} is {kind}, supported are torch.float32, ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_floating_types_are_read(tmp_path: Path, kind: torch.dtype) -> None:
+    folder = save("bi-encoder", tmp_path / "given")
+    for file in (folder / "model.safetensors", folder / "2_Dense" / "model.safetensors"):
+        save_file({name: tensor.to(kind) for name, tensor in load_file(file).items()}, file)
+    change(folder, "config.json", {"dtype": str(kind).removeprefix("torch.")})
+    require_same(folder, WORDS)
+
+
+def test_adapter_without_its_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "bert"}')
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    assert refused(tmp_path).startswith(f"{tmp_path / 'adapter_config.json'}: adapters are not supported: merge it ")
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"model": {"type": "WordPiece"}}'])
+def test_tokenizer_of_an_earlier_export_that_is_missing_or_damaged_is_named(
+    tmp_path: Path, content: str | None
+) -> None:
+    folder = tmp_path / "given"
+    save_model("bert", folder / "checkpoint")
+    save_teacher(Teacher(HIDDEN, 8, 3, 17), folder)
+    file = folder / "checkpoint" / "tokenizer.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    said = refused(folder)
+    assert said.startswith(f"{file}: cannot be read (")
+    assert "\n" not in said
 
 
 def test_missing_tokenizer_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from export.data.tokenizer import _as_file
 from export.errors import CheckpointError
 from export.train.encoder import load_tokenizer
 from server.errors import BundleError
@@ -132,3 +133,41 @@ def test_tokenizer_of_another_kind_gives_the_same_vectors(
     require_same(folder, texts)
     again = auto_tokenizer(folder)(texts)["input_ids"]
     assert load_tokenizer(folder.with_name("given-as-bert"), 128).encode(texts) == again
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_special_tokens_in_a_text_have_the_ids_of_auto_tokenizer(tmp_path: Path, family: str) -> None:
+    folder = tmp_path / "given"
+    save_model(family, folder, vocab_size=400)
+    save = {"bert": bi_encoder, "roberta": byte_pairs}[family]
+    save(folder)
+    tokenizer = auto_tokenizer(folder)
+    texts = [f"red {token} lamp{token}" for token in tokenizer.all_special_tokens]
+    assert load_tokenizer(written(folder), 128).encode(texts) == tokenizer(texts)["input_ids"]
+
+
+def test_special_token_with_another_id_is_caught(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+
+    def changed(*arguments: object) -> str:
+        facts = json.loads(_as_file(*arguments))  # type: ignore[arg-type]
+        facts["added_tokens"] = [token for token in facts["added_tokens"] if token["content"] != "[MASK]"]
+        return json.dumps(facts)
+
+    monkeypatch.setattr("export.data.tokenizer._as_file", changed)
+    with pytest.raises(CheckpointError, match=r"\[MASK\] b' has other token ids here than by AutoTokenizer"):
+        written(folder)
+
+
+def test_tokenizer_that_cannot_encode_is_refused(plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    facts["model"]["vocab"], facts["added_tokens"] = {"a": 0}, []
+    facts["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
+    change(folder, TOKENS, {"unk_token": None, "added_tokens_decoder": {}})
+    with pytest.raises(
+        CheckpointError, match=r"its tokenizer cannot encode a text \(.*UNK.*\): save it again"
+    ) as caught:
+        written(folder)
+    assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,16 @@ def test_arguments_are_one_word_as_typed(stubbed: Path, target: str, variable: s
         last = json.loads((stubbed / "calls").read_text().splitlines()[-1])["argv"]
         assert argument.format(text) in last
     assert not (stubbed / "ran").exists()
+
+
+@pytest.mark.parametrize("target", ["ask", "serve", "setup"])
+def test_variables_that_recipes_contain_cannot_be_set(stubbed: Path, target: str) -> None:
+    names = re.findall(r"^(?:override )?(\w+) :?= ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"VENV", "BIN", "READY", "LOG", "EXPORT", "pass"} <= {*names}
+    for name in names:
+        make(stubbed, target, f"{name}=`touch ran`")
+        make(stubbed, "-e", target, **{name: "`touch ran`"})
+        assert not (stubbed / "ran").exists(), name
 
 
 def test_variables_that_are_not_given_pass_nothing(stubbed: Path) -> None:

@@ -26,9 +26,11 @@ class Clock:
         return self.now
 
 
-def progress(clock: Clock, *, is_terminal: bool = False) -> StageProgress:
+def progress(clock: Clock, *, is_terminal: bool = False, term: str = "xterm") -> StageProgress:
     """The third of seven stages; two have run."""
-    console = Console(file=io.StringIO(), force_terminal=is_terminal, color_system=None, width=120)
+    console = Console(
+        file=io.StringIO(), force_terminal=is_terminal, color_system=None, width=120, _environ={"TERM": term}
+    )
     forecast = Forecast({"data": 6, "finetune": 159})
     ahead = ["onnx", "quantise", "verify", "package"]
     return StageProgress(console, "distil", 3, 7, ahead, forecast, clock)
@@ -84,8 +86,10 @@ def test_every_stage_has_a_typical_share() -> None:
     assert sum(TYPICAL_SHARES.values()) == pytest.approx(1)
 
 
-def test_lines_are_printed_until_the_stage_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown, has_printed = progress(Clock()), threading.Event()
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_lines_are_printed_until_the_stage_ends(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    shown = progress(Clock(), is_terminal=is_terminal, term="dumb")  # a terminal that cannot redraw a line
+    has_printed = threading.Event()
     monkeypatch.setattr("export.progress.LINE_INTERVAL_S", 0.0)
     monkeypatch.setattr(shown, "_print", has_printed.set)
     with shown.show():
