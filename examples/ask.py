@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from server.addresses import join_address
-from server.config import read_settings
+from server.addresses import MAX_PORT, join_address, parse_host
+from server.config import read_settings, require_utf8
 from server.errors import ConfigError
 from server.flags import with_flags
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -59,14 +59,21 @@ class AskSettings(BaseSettings):
     token_file: Path | None = Field(None, description="file with the bearer token: its first line that has one")
     bundle: str = Field("", description="name of the bundle that should answer (default: the server's first)")
 
+    @field_validator("address", "query", "history", "bundle")
+    @classmethod
+    def _is_utf8(cls, value: str) -> str:
+        return require_utf8(value, "type it in a terminal that uses UTF-8")
+
     @field_validator("address")
     @classmethod
     def _has_host_and_port(cls, value: str) -> str:
         """As gRPC takes it: an IPv6 address gets its brackets."""
         host, _, port = value.rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal()):
-            raise ValueError("must be host:port, such as localhost:8001 or [::1]:8001")
-        return join_address(host.removeprefix("[").removesuffix("]"), int(port))
+        if not host or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= MAX_PORT):
+            raise ValueError(
+                f"must be host:port, such as localhost:8001 or [::1]:8001, with a port from 1 to {MAX_PORT}"
+            )
+        return join_address(parse_host(host), int(port))
 
     @model_validator(mode="after")
     def _tls_is_complete(self) -> Self:

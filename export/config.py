@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from export.data.repeats import EXCLUDE, Repeats
 from export.gates import GATES
 from export.quality import QUALITY
 from export.train.options import TrainingSettings
+from server.config import require_utf8
 
 StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "teacher", "report", "where"]
 
@@ -162,6 +163,12 @@ class ExportSettings(TrainingSettings):
     )
 
     _given: frozenset[str] = PrivateAttr(frozenset())
+
+    @field_validator("data", "checkpoint")
+    @classmethod
+    def _is_utf8(cls, value: Path | str | None) -> Path | str | None:
+        require_utf8(str(value), "rename the folder, since its name is written into the bundle")
+        return value
 
     @model_validator(mode="after")
     def _name_from_data_and_preset(self) -> Self:

@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from server.addresses import is_loopback, parse_host
+from server.addresses import MAX_PORT, is_loopback, parse_host
 from server.errors import ConfigError
 from server.variables import is_service_link, unread_variables
 from server.version import add_version_flag
@@ -50,12 +50,12 @@ class ServerSettings(BaseSettings):
     )
     repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
     host: str = Field("127.0.0.1", description="address or name to listen on, such as 127.0.0.1 or ::1")
-    port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 takes a free one")
+    port: int = Field(8001, ge=0, le=MAX_PORT, description="gRPC port; 0 takes a free one")
     metrics_host: str = Field(
         "127.0.0.1",
         description="address of /metrics, /healthz and /readyz: plain HTTP, open to all who reach it",
     )
-    metrics_port: int = Field(8002, ge=0, le=65_535, description="port of /metrics; 0 takes a free one")
+    metrics_port: int = Field(8002, ge=0, le=MAX_PORT, description="port of /metrics; 0 takes a free one")
     allow_remote: bool = Field(
         False, description="listen beyond loopback without TLS or authentication, behind a proxy that has both"
     )
@@ -223,6 +223,19 @@ def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequ
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
     except SettingsError as error:  # a flag or variable of a list that is no list
         raise ConfigError(f"a flag or variable cannot be read: {error}") from None
+
+
+def require_utf8(value: str, remedy: str) -> str:
+    """Text from a flag or a variable, for a validator of settings.
+
+    Raises:
+        ValueError: its bytes are not UTF-8, so it could neither be sent nor written.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"is not UTF-8: {remedy}") from None
+    return value
 
 
 def _take_lists(kind: type[BaseSettings], namespace: argparse.Namespace) -> dict[str, Any]:

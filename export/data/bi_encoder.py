@@ -133,8 +133,9 @@ def read_bi_encoder(folder: Path) -> Head:
         require_known(folder / MODULES, module, _MODULE_KNOWN, _NEVER)
     names = [_kind(module) for module in modules]
     if names[:2] != ["Transformer", "Pooling"] or names[2:] not in _ENDS:
+        shown = " > ".join(names) or "no module"
         raise CheckpointError(
-            f"{folder / MODULES}: {' > '.join(names) or 'no module'} is not known here; known: Transformer > Pooling [> Dense] "
+            f"{folder / MODULES}: {shown} is not known here; known: Transformer > Pooling [> Dense] "
             "[> Normalize]. --adopt never uses only the encoder"
         )
     similarity = _similarity(folder, names)
@@ -240,5 +241,6 @@ def _modules(folder: Path) -> list[Config]:
 
 def _kind(module: Config) -> str:
     """One of those that are known, if sentence-transformers brings it; else its whole name."""
-    last = module["type"].rsplit(".", 1)[-1]
-    return last if module["type"].startswith(_PACKAGE) and last in _KNOWN else module["type"]
+    kind = str(module["type"])
+    last = kind.rsplit(".", 1)[-1]
+    return last if kind.startswith(_PACKAGE) and last in _KNOWN else kind

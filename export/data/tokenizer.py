@@ -78,7 +78,7 @@ def write_tokenizer(folder: Path, target: Path, use: Use, max_tokens: int) -> in
     if use.lower:
         _lower_case(fast.backend_tokenizer)
     target.write_text(_as_file(fast, folder, use.vocabulary), encoding="utf-8")
-    _check_ids(fast, target, folder, max_tokens)
+    _check_ids(fast, target, folder, max_tokens, use.vocabulary)
     return int(fast.model_max_length)
 
 
@@ -147,10 +147,11 @@ def _check_fields(fast: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def _encode(fast: PreTrainedTokenizerFast, folder: Path, text: str, **options: Any) -> BatchEncoding:  # noqa: ANN401
     try:
-        return fast(text, **options)
+        encoding: BatchEncoding = fast(text, **options)
     except Exception as error:  # a damaged vocabulary shows only now
         said = first_line(error)
         raise CheckpointError(f"{folder}: its tokenizer cannot encode a text ({said}): save it again") from error
+    return encoding
 
 
 def _lower_case(backend: Backend) -> None:
@@ -193,10 +194,11 @@ def _ids(model: dict[str, Any]) -> Iterable[int]:
     return vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
 
 
-def _check_ids(fast: PreTrainedTokenizerFast, target: Path, folder: Path, max_tokens: int) -> None:
+def _check_ids(fast: PreTrainedTokenizerFast, target: Path, folder: Path, max_tokens: int, vocabulary: int) -> None:
     """Compare with AutoTokenizer what the server will make of some texts, one of them too long."""
-    special = Backend.from_file(str(target)).get_added_tokens_decoder().values()
-    texts = [*probes(fast.backend_tokenizer), *(f"a {token.content} b" for token in special)]
+    added = fast.backend_tokenizer.get_added_tokens_decoder().items()
+    texts = probes(fast.backend_tokenizer)
+    texts += [f"a {token.content} b" for number, token in added if number < vocabulary]
     texts.append(" ".join(texts * (1 + _EXAMPLE_TOKENS // len(" ".join(texts).split()))))
     served = Tokenizer.load(target, max_tokens).encode(texts)
     for text, ids in zip(texts, served, strict=True):

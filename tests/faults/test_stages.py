@@ -230,7 +230,7 @@ class Unlocking(Console):
         super().__init__(file=io.StringIO())
         self.lock, self.lines = lock, list[str]()
 
-    def print(self, *objects: object, **_: object) -> None:  # type: ignore[override]
+    def print(self, *objects: object, **_: object) -> None:
         """Keep the line."""
         self.lines.append(str(objects[0]))
         if len(self.lines) == 3:

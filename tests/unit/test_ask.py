@@ -91,10 +91,31 @@ def test_address_of_ipv6_gets_its_brackets(given: str, address: str) -> None:
     assert ask.AskSettings(_cli_parse_args=["--address", given]).address == address
 
 
-@pytest.mark.parametrize("given", ["localhost", "localhost:", ":8001", "localhost:http", "`x`"])
+@pytest.mark.parametrize(
+    "given", ["localhost", "localhost:", ":8001", "localhost:http", "`x`", "127.0.0.1:0", "127.0.0.1:99999"]
+)
 def test_address_without_host_or_port_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main(["--address", given]) == 2
     assert capsys.readouterr().err.startswith("ask: --address: must be host:port, such as localhost:8001")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("unix:/tmp/x:1", "Unix sockets are not served"),
+        ("[::1:1", "give an address, such as 127.0.0.1 or ::1"),
+        ("http://localhost:1", "without scheme, port or path"),
+    ],
+)
+def test_host_that_is_none_is_refused(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask.main(["--address", given]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["query", "history", "bundle", "address"])
+def test_text_that_is_not_utf8_is_refused_by_name(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask.main([f"--{flag}", b"caf\xe9:1".decode(errors="surrogateescape")]) == 2
+    assert capsys.readouterr().err.startswith(f"ask: --{flag}: is not UTF-8: type it in a terminal ")
 
 
 def test_missing_token_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,8 +139,10 @@ def test_tokenizer_of_another_kind_gives_the_same_vectors(
 def test_special_tokens_in_a_text_have_the_ids_of_auto_tokenizer(tmp_path: Path, family: str) -> None:
     folder = tmp_path / "given"
     save_model(family, folder, vocab_size=400)
-    save = {"bert": bi_encoder, "roberta": byte_pairs}[family]
-    save(folder)
+    if family == "roberta":
+        byte_pairs(folder)
+    else:
+        bi_encoder(folder)
     tokenizer = auto_tokenizer(folder)
     texts = [f"red {token} lamp{token}" for token in tokenizer.all_special_tokens]
     assert load_tokenizer(written(folder), 128).encode(texts) == tokenizer(texts)["input_ids"]

@@ -10,6 +10,8 @@ import pytest
 from export.__main__ import main
 from export.config import ExportSettings
 from export.train.options import TRAINING
+from server.config import read_settings
+from server.errors import ConfigError
 from tests.conftest import ROOT
 
 _OPTIONS = sorted({*TRAINING, *ExportSettings.model_fields} - {"stage", "as_json"})
@@ -67,3 +69,17 @@ def test_a_preset_moves_what_layers_there_are_and_a_flag_what_it_says() -> None:
     assert ExportSettings(_cli_parse_args=[]).moving_layers(1) == 1
     assert ExportSettings(_cli_parse_args=["--trunk", "2"]).moving_layers(1) == 2  # to be refused by name
     assert ExportSettings(_cli_parse_args=["--trunk", "all"]).moving_layers(1) is None
+
+
+@pytest.mark.parametrize("name", ["data", "checkpoint"])
+def test_folder_whose_name_is_not_utf8_is_refused_by_flag(name: str) -> None:
+    folder = b"/x/caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(ConfigError, match=rf"^--{name}: is not UTF-8: rename the folder"):
+        read_settings(ExportSettings, [f"--{name}", folder])
+
+
+def test_variables_that_are_empty_are_as_if_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATA", "CHECKPOINT", "PRESET", "NAME"):
+        monkeypatch.setenv(f"SWIFTREC_EXPORT_{name}", "")
+    settings = read_settings(ExportSettings, [])
+    assert (settings.data, settings.checkpoint, settings.name) == (None, None, "movielens-quick")
