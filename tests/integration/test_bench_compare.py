@@ -32,8 +32,11 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The Makefile in another folder, whose environment is this one."""
     for name in ("pyproject.toml", "constraints.txt"):
         (folder / name).touch()
-    (folder / "venv").mkdir()
-    (folder / "venv" / ".ready-cpu").touch()
-    command = ["make", "-f", str(ROOT / "Makefile"), "VENV=venv", f"BIN={Path(sys.executable).parent}", *words]
+    (folder / ".venv").mkdir()
+    for part in Path(sys.prefix).iterdir():
+        if not part.name.startswith(".ready"):
+            (folder / ".venv" / part.name).symlink_to(part)
+    (folder / ".venv" / ".ready-cpu").touch()  # so that nothing is installed
+    command = ["make", "-f", str(ROOT / "Makefile"), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
