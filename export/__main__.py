@@ -23,8 +23,6 @@ from server.flags import with_flags
 
 def main(argv: list[str]) -> int:
     """Exit code 0, or 1 where `targets` finds one missed, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
-    logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     try:
         arguments = with_flags(argv, os.environ)
         if arguments[:1] == ["doctor"]:
@@ -56,5 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
+    logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     prepare_threads()
     sys.exit(main(sys.argv[1:]))
