@@ -93,7 +93,7 @@ def _variance(logs: Floats, rounds: int) -> float:
 
 
 def t_quantile(share: float, freedom: int) -> float:
-    """The value below which Student's t with so many degrees of freedom is in this share of cases, in 0..1.
+    """The value below which Student's t with these degrees of freedom lies in this share of cases, in 0..1.
 
     With t = sqrt(freedom) tan(angle) its density is a power of the angle's cosine, which is summed up numerically.
     """

@@ -26,7 +26,7 @@ _ENDS: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Normali
 _NEVER = "use another checkpoint, or --adopt never to use only its encoder"
 _OTHER = "use a checkpoint without it"
 
-# The first of these that is there is read; the file is named after the family in old versions.
+# The first file that exists is read; old versions name it after the family.
 _TRANSFORMER_FILES = [
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
