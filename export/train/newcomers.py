@@ -94,15 +94,28 @@ def _blocks(rows: Rows) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK))
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Every item as if it was new.
+
+    Args:
+        vectors: float32 [items, d], made from the items' texts; of an item that was taken without looking at its own.
+        folds: int64 [items], which of `FOLDS` parts was left out for it; -1 for items that nobody took.
+    """
+
+    vectors: Vectors
+    folds: Rows
+
+
 def can_place(is_taken: NDArray[np.bool_]) -> bool:
-    """Whether there are newcomers, and enough items that were taken to learn from."""
-    return int(is_taken.sum()) >= 2 * FOLDS and not is_taken.all()
+    """Whether enough items were taken to learn from."""
+    return int(is_taken.sum()) >= 2 * FOLDS
 
 
 def place_newcomers(
     texts: Texts, items: Vectors, is_taken: NDArray[np.bool_], crowd: Crowd, seed: int
-) -> Vectors | None:
-    """Vectors of the items that nobody took, float32 [newcomers, d]; None if there are none or too little says where.
+) -> Placed | None:
+    """Where each item would stand if nobody had taken it; None if too little says where.
 
     Args:
         texts: the checkpoint's own vectors of the items' texts, asked for in blocks.
@@ -119,17 +132,24 @@ def place_newcomers(
     if not len(held.wanted):
         return None
     parts = [_Sums.of(texts, items, taken[folds == n]) for n in range(FOLDS)]
-    whole = functools.reduce(_Sums.plus, parts)
-    trials = {}
-    for strength in STRENGTHS:
-        mapped = np.empty((len(taken), items.shape[1]), np.float32)
-        for n, part in enumerate(parts):
-            mapped[folds == n] = whole.plus(part, -1.0).map(texts, taken[folds == n], strength)
-        trials[strength] = held.trial(mapped)
+    trials = {strength: held.trial(_without_own(parts, texts, taken, folds, strength)) for strength in STRENGTHS}
     best = min(STRENGTHS, key=lambda strength: trials[strength][0])
-    placed = whole.map(texts, np.flatnonzero(~is_taken), best)
-    placed += np.float32(trials[best][1]) * raising(crowd.vectors)
-    return placed
+    rise = trials[best][1]
+    placed = np.empty_like(items)
+    placed[taken] = _without_own(parts, texts, taken, folds, best)
+    placed[~is_taken] = functools.reduce(_Sums.plus, parts).map(texts, np.flatnonzero(~is_taken), best)
+    every = np.full(len(items), -1)
+    every[taken] = folds
+    return Placed(placed + np.float32(rise) * raising(crowd.vectors), every)
+
+
+def _without_own(parts: list[_Sums], texts: Texts, taken: Rows, folds: Rows, strength: float) -> Vectors:
+    """The map of each item that was taken, fitted on the other folds, [taken, d]."""
+    whole = functools.reduce(_Sums.plus, parts)
+    mapped = np.empty((len(taken), len(whole.y)), np.float32)
+    for n, part in enumerate(parts):
+        mapped[folds == n] = whole.plus(part, -1.0).map(texts, taken[folds == n], strength)
+    return mapped
 
 
 def raising(users: Vectors) -> Vectors:

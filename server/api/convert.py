@@ -140,6 +140,8 @@ def fill(message: pb.RecommendResponse, answer: Recommendation, bundle: str, ver
     if answer.unknown_filter_values:
         named = answer.unknown_filter_values[:_MAX_UNKNOWN_VALUES]
         message.unknown_filter_values.extend(map(_shortened, named))
+    for place, item_id in answer.resolved:
+        message.resolved_events.add(index=place, item_id=item_id)
     message.strategy = _STRATEGY[answer.strategy]
     message.events_used = answer.events_used
     message.bundle, message.version = bundle, version

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.exact import Vector, Vectors, rank
 from server.catalogue.filters import Allowed, Positions
+from server.catalogue.sparse import NO_BOOSTS, Boosts
 
 _log = logging.getLogger(__name__)
 
@@ -94,10 +95,10 @@ class ApproximateIndex:
         """The same, but so many lists are read."""
         return ApproximateIndex(self._vectors, self._metric, self._lists, (lists,) * len(_DEPTHS))
 
-    def search(self, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
+    def search(self, user: Vector, allowed: Allowed, k: int, boosts: Boosts = NO_BOOSTS) -> tuple[Positions, Vector]:
         """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.
 
-        There may be fewer than `k` though more are allowed.
+        Every item with a boost is a candidate. There may be fewer than `k` though more are allowed.
         """
         selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
         wanted = k + max(k, _SPARE) + len(allowed.denied)
@@ -106,9 +107,11 @@ class ApproximateIndex:
         query = (user @ self._metric.users)[np.newaxis]
         _, found = self._lists.search(query, wanted, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
         candidates = np.sort(found[0][found[0] >= 0])
+        if len(boosts.positions):
+            candidates = np.union1d(candidates, boosts.positions[allowed.holds(boosts.positions)])
         if len(allowed.denied):
             candidates = candidates[allowed.holds(candidates)]
-        return rank(self._vectors, user, candidates, k)
+        return rank(self._vectors, user, candidates, k, boosts)
 
 
 def lists_for(depth: float, reach: Sequence[int]) -> int:

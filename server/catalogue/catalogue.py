@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue import exact
+from server.catalogue.blend import FACTS
 from server.catalogue.filters import Allowed, Attributes, AttributeValues, Filter, Positions
 from server.catalogue.items import ITEMS, Item, ItemTable
+from server.catalogue.sparse import NO_BOOSTS, Boosts
 from server.errors import BundleError
 
 if TYPE_CHECKING:
@@ -33,10 +35,25 @@ _CHUNK = 65_536  # rows that are checked at once
 
 
 class Catalogue:
-    """Items and `vectors` float32 [items, dimensions], in the same order."""
+    """Items and their vectors, in the same order.
 
-    def __init__(self, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
+    Args:
+        items: of the catalogue.
+        vectors: what a search compares, float32 [items, width].
+        dimensions: of the ranker's half, which each vector begins with; all of it if not given.
+        sentence_dimensions: of the text's sentence vector behind it.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        vectors: NDArray[np.float32],
+        dimensions: int | None = None,
+        sentence_dimensions: int = 0,
+    ) -> None:
         self.items, self._vectors = items, np.ascontiguousarray(vectors)
+        self.dimensions = self._vectors.shape[1] if dimensions is None else dimensions
+        self.sentences = self._vectors[:, self.dimensions : self.dimensions + sentence_dimensions]
         self._item: Callable[[int], Item] = items.at if isinstance(items, ItemTable) else items.__getitem__
         self._position: dict[str, int] = {}
         popularity = np.zeros(len(items), dtype=np.float32)
@@ -55,11 +72,11 @@ class Catalogue:
         self._narrow = NARROW
 
     @classmethod
-    def load(cls, folder: Path) -> Catalogue:
-        """Read `items.jsonl` and `vectors.npy`.
+    def load(cls, folder: Path, dimensions: int, sentence_dimensions: int) -> Catalogue:
+        """Read `items.jsonl` and `vectors.npy`; see `server.catalogue.blend` for what a vector holds.
 
         Raises:
-            BundleError: they do not belong together.
+            BundleError: they do not belong together, or the vectors are not of these dimensions.
         """
         items = ItemTable.load(folder)
         try:
@@ -73,19 +90,22 @@ class Catalogue:
                 raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
             if not all(np.isfinite(part).all() for part in _parts(vectors)):
                 raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
-            return cls(items, vectors)
+            if vectors.shape[1] != dimensions + sentence_dimensions + FACTS:
+                raise BundleError(
+                    f"{folder / VECTORS}: vectors of {vectors.shape[1]} entries, and the manifest says {dimensions} + "
+                    f"{sentence_dimensions} + {FACTS}: export it again"
+                )
+            return cls(items, vectors, dimensions, sentence_dimensions)
         except (ValueError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
 
-    @property
-    def dimensions(self) -> int:
-        """Length of a vector."""
-        return int(self._vectors.shape[1])
+    def position(self, item_id: str) -> int | None:
+        """Where the item stands, or None if there is no such item."""
+        return self._position.get(item_id)
 
-    def vector(self, item_id: str) -> Vector | None:
-        """The item's vector [dimensions], or None if there is no such item."""
-        position = self._position.get(item_id)
-        return None if position is None else self._vectors[position]
+    def event_vector(self, position: int) -> Vector:
+        """What the ranker reads of an item in a history, [dimensions]."""
+        return self._vectors[position, : self.dimensions]
 
     def index(
         self, mode: IndexMode, sample: Callable[[], NDArray[np.float32]], *, narrow: int = NARROW
@@ -106,19 +126,19 @@ class Catalogue:
         self._index, self._narrow = ApproximateIndex.build(self._vectors, sample()), narrow
         return self._index
 
-    def draw(self, number: int, random: np.random.Generator) -> NDArray[np.float32]:
-        """Vectors of random items float32 [number, dimensions], every other one as likely as it is popular."""
+    def draw(self, number: int, random: np.random.Generator) -> Positions:
+        """Random items, int64 [number], every other one as likely as it is popular."""
         uniform = random.integers(len(self.items), size=number)
         popular = np.searchsorted(self._shares, self._shares[-1] * random.random(number), side="right")
-        return self._vectors[np.where(np.arange(number) % 2, popular, uniform)]
+        return np.where(np.arange(number) % 2, popular, uniform)
 
-    def mask(self, conditions: Filter, seen: Iterable[str]) -> Allowed:
-        """Which items may be answered.
+    def mask(self, conditions: Filter, seen: Iterable[int]) -> Allowed:
+        """Which items may be answered; `seen` are positions that may not.
 
         Raises:
             InvalidRequest: an attribute is named that no item has.
         """
-        denied = self._known((*conditions.denied, *seen))
+        denied = [*self._known(conditions.denied), *seen]
         return self._attributes.allow(conditions, self._known(conditions.allowed), denied)
 
     def unknown_values(self, conditions: Filter) -> list[str]:
@@ -131,24 +151,31 @@ class Catalogue:
         ids = sorted(item_id for item_id in conditions.allowed if item_id not in self._position)
         return [*self._attributes.unknown_values(conditions), *(f"allowed_item_ids={item_id}" for item_id in ids)]
 
-    def search(self, user: Vector, allowed: Allowed, k: int) -> Ranked:
-        """The `k` items with the largest dot product with `user` [dimensions]; ties go to the earlier item."""
-        positions, scores = self._search(user, allowed, k)
+    def search(self, user: Vector, allowed: Allowed, k: int, boosts: Boosts = NO_BOOSTS) -> Ranked:
+        """The `k` items with the largest dot product with `user` [width] and boost; ties go to the earlier item."""
+        positions, scores = self._search(user, allowed, k, boosts)
         return self._named(positions, scores)
 
-    def search_many(self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]) -> list[Ranked]:
+    def search_many(
+        self,
+        users: Sequence[Vector],
+        allowed: Sequence[Allowed],
+        k: Sequence[int],
+        boosts: Sequence[Boosts] | None = None,
+    ) -> list[Ranked]:
         """For each user what `search` finds; faster together where no filter narrows and the search is exact."""
-        found = self.search_together(users, allowed, k)
+        added = [NO_BOOSTS] * len(users) if boosts is None else boosts
+        found = self.search_together(users, allowed, k, added)
         return [
-            self.search(user, some, most) if items is None else items
-            for user, some, most, items in zip(users, allowed, k, found, strict=True)
+            self.search(user, some, most, own) if items is None else items
+            for user, some, most, own, items in zip(users, allowed, k, added, found, strict=True)
         ]
 
     def search_together(
-        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]
+        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[Boosts]
     ) -> list[Ranked | None]:
         """For each user what `search` finds, or None for those for whom it is no faster to be searched for together."""
-        found = self._together(users, allowed, k)
+        found = self._together(users, allowed, k, boosts)
         return [self._named(*found[n]) if n in found else None for n in range(len(users))]
 
     def popular(self, allowed: Allowed, k: int) -> Ranked:
@@ -159,15 +186,15 @@ class Catalogue:
             found, size = first[allowed.holds(first)][:k], 8 * size
         return self._named(found, self._popularity[found])
 
-    def _search(self, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
+    def _search(self, user: Vector, allowed: Allowed, k: int, boosts: Boosts) -> tuple[Positions, Vector]:
         if self._index and allowed.count > self._narrow:
-            positions, scores = self._index.search(user, allowed, k)
+            positions, scores = self._index.search(user, allowed, k, boosts)
             if len(positions) == min(k, allowed.count):
                 return positions, scores
-        return exact.search(self._vectors, user, allowed, k)
+        return exact.search(self._vectors, user, allowed, k, boosts)
 
     def _together(
-        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int]
+        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[Boosts]
     ) -> dict[int, tuple[Positions, Vector]]:
         """Positions and scores for those users who are better searched for together, by their place."""
         if len(users) < TOGETHER or self._index or len(self.items) >= SWITCH_OVER:
@@ -178,7 +205,8 @@ class Catalogue:
             return {}
         most = max(k[n] for n in places)
         chosen, denied = np.array([users[n] for n in places]), [allowed[n].denied for n in places]
-        found = exact.search_many(self._vectors, self._longest, chosen, denied, most)
+        added = [boosts[n] for n in places]
+        found = exact.search_many(self._vectors, self._longest, chosen, denied, most, added)
         return {n: (best[0][: k[n]], best[1][: k[n]]) for n, best in zip(places, found, strict=True) if best}
 
     def _known(self, ids: Iterable[str]) -> list[int]:

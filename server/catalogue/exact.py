@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.filters import Allowed, Positions
+from server.catalogue.sparse import NO_BOOSTS, Boosts
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
@@ -25,20 +26,28 @@ _CROWD = 8  # times more candidates than wanted: items are all but equal, and no
 _DENSE = 4  # reading all rows in order is as fast as picking one of four
 
 
-def search(vectors: Vectors, user: Vector, allowed: Allowed, k: int) -> tuple[Positions, Vector]:
-    """The best `k` of all allowed items and their scores; ties go to the earlier item."""
+def search(
+    vectors: Vectors, user: Vector, allowed: Allowed, k: int, boosts: Boosts = NO_BOOSTS
+) -> tuple[Positions, Vector]:
+    """The best `k` of all allowed items and their scores with `boosts` added; ties go to the earlier item."""
+    if allowed.bits is not None and allowed.count * _DENSE <= len(vectors):
+        return rank(vectors, user, allowed.positions(), k, boosts)
+    scores = _scores(vectors, user)
+    scores[boosts.positions] += boosts.values
     if allowed.bits is None:
-        scores = _scores(vectors, user)
         scores[allowed.denied] = -np.inf
         return _best(None, scores, min(k, allowed.count))
     positions = allowed.positions()
-    if allowed.count * _DENSE > len(vectors):
-        return _best(positions, _scores(vectors, user)[positions], k)
-    return rank(vectors, user, positions, k)
+    return _best(positions, scores[positions], k)
 
 
 def search_many(
-    vectors: Vectors, longest: float, users: Vectors, denied: Sequence[Positions], k: int
+    vectors: Vectors,
+    longest: float,
+    users: Vectors,
+    denied: Sequence[Positions],
+    k: int,
+    boosts: Sequence[Boosts] | None = None,
 ) -> list[tuple[Positions, Vector] | None]:
     """For each of `users` [users, dimensions] what `search` finds, to the bit, for less.
 
@@ -51,28 +60,37 @@ def search_many(
         users: one or more.
         denied: positions of what each may not be answered.
         k: wanted for each, less than there are items.
+        boosts: of each, if there are any.
 
     Returns:
         Positions and scores; None where there is nothing to be gained: search for that one alone.
     """
     found: list[tuple[Positions, Vector] | None] = []
+    added = [NO_BOOSTS] * len(users) if boosts is None else boosts
     for start in range(0, len(users), _USERS):
         part = slice(start, start + _USERS)
-        candidates = _candidates(vectors, longest, users[part], denied[part], k)
-        found += _ranked(vectors, users[part], candidates, k)
+        candidates = _candidates(vectors, longest, users[part], denied[part], k, added[part])
+        found += _ranked(vectors, users[part], candidates, k, added[part])
     return found
 
 
 def _candidates(
-    vectors: Vectors, longest: float, users: Vectors, denied: Sequence[Positions], k: int
+    vectors: Vectors,
+    longest: float,
+    users: Vectors,
+    denied: Sequence[Positions],
+    k: int,
+    boosts: Sequence[Boosts],
 ) -> list[Positions]:
     """For each user the items that may be among the best `k`, ascending; none where that cannot be told."""
     rough = np.ascontiguousarray((vectors @ users.T).T)  # BLAS is slower the other way round
-    for row, out in zip(rough, denied, strict=True):
+    for row, out, added in zip(rough, denied, boosts, strict=True):
+        row[added.positions] += added.values
         if len(out):
             row[out] = -np.inf
     # A sum of n products is wrong by at most n units of rounding of the lengths' product; two such sums are compared.
     size, limits = longest * np.linalg.norm(users.astype(np.float64), axis=1), np.finfo(np.float32)
+    size += [np.abs(added.values).max(initial=0.0) for added in boosts]
     error = 4 * vectors.shape[1] * (limits.eps * size + limits.smallest_subnormal)
     least = (_least(rough, k) - error).astype(np.float32)
     is_sure = np.isfinite(least) & (size < _HUGE)
@@ -81,7 +99,7 @@ def _candidates(
 
 
 def _ranked(
-    vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int
+    vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int, boosts: Sequence[Boosts]
 ) -> list[tuple[Positions, Vector] | None]:
     sizes = [len(some) if k <= len(some) <= _CROWD * k else 0 for some in candidates]
     rows = np.repeat(np.arange(len(users)), sizes)
@@ -90,18 +108,25 @@ def _ranked(
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         scores[part] = np.vecdot(vectors[positions[part]], users[rows[part]])
-    order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
     ends = np.cumsum(sizes).tolist()
+    for end, size, some, added in zip(ends, sizes, candidates, boosts, strict=True):
+        if size and len(added.positions):
+            scores[end - size : end] += added.at(some)
+    order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
     best = [order[end - size : end - size + k] for end, size in zip(ends, sizes, strict=True)]
     return [(positions[n], scores[n]) if len(n) else None for n in best]
 
 
-def rank(vectors: Vectors, user: Vector, positions: Positions, k: int) -> tuple[Positions, Vector]:
-    """The best `k` of `positions`, ascending, and their scores; ties go to the earlier item."""
+def rank(
+    vectors: Vectors, user: Vector, positions: Positions, k: int, boosts: Boosts = NO_BOOSTS
+) -> tuple[Positions, Vector]:
+    """The best `k` of `positions`, ascending, and their scores with `boosts` added; ties go to the earlier item."""
     scores = np.empty(len(positions), dtype=np.float32)
     for start in range(0, len(positions), _CHUNK):
         part = slice(start, start + _CHUNK)
         scores[part] = _scores(vectors[positions[part]], user)
+    if len(boosts.positions):
+        scores += boosts.at(positions)
     return _best(positions, scores, k)
 
 

@@ -23,6 +23,8 @@ class Manifest(BaseModel):
     """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field.
 
     `exclude_history` is the default for requests that do not set it; bundles written before the field exclude.
+    `sentence_dimensions` is the length of an encoder's second half, behind `dimensions`. `blend` holds the weights of
+    the parts of a score (`server.catalogue.blend`), `same_item` the cosine from which on a text is an item.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,9 @@ class Manifest(BaseModel):
     machine: str
     files: dict[str, str]
     exclude_history: bool = True
+    sentence_dimensions: int = 0
+    blend: list[dict[str, Any]] = []
+    same_item: float = 2.0
     digest: str = ""
 
     def sealed(self) -> Manifest:

@@ -58,6 +58,7 @@ class Timings:
 class Recommendation:
     """Ranked items and how they came about.
 
+    `resolved` are text events that name an item: their place in the history, and the item's id.
     `unknown_filter_values` are values of the request's filter that no item has (`Catalogue.unknown_values`).
     """
 
@@ -67,3 +68,4 @@ class Recommendation:
     events_used: int
     timings: Timings
     unknown_filter_values: Sequence[str] = ()
+    resolved: Sequence[tuple[int, str]] = ()

@@ -16,7 +16,11 @@ from server.batching.batcher import Batcher
 from server.batching.cost import Observation
 from server.batching.job import Model
 from server.batching.policy import Limits
+from server.catalogue.blend import Blend, Scoring
 from server.catalogue.catalogue import Catalogue, IndexMode
+from server.catalogue.memory import Memory
+from server.catalogue.names import Names
+from server.catalogue.words import Words
 from server.errors import BundleError
 from server.models.bundle import Bundle
 from server.models.encoder import EncoderModel, Vector
@@ -50,6 +54,7 @@ class EngineOptions:
     limits: Limits = field(default_factory=Limits)
     cache_bytes: int = _CACHE_BYTES
     index: IndexMode = "auto"
+    parts_off: frozenset[str] = frozenset()  # parts of the score that do not count
 
     def session_count(self) -> int:
         """The number of sessions of each model."""
@@ -84,17 +89,17 @@ class Engine:
         self.bundle, self.options = bundle, options
         self.watch = watch or BundleWatch(Metrics(), facts.name, facts.version)
         self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
-        self.catalogue = Catalogue.load(bundle.folder)
-        if self.catalogue.dimensions != facts.dimensions:
-            raise BundleError(
-                f"{bundle.folder}: item vectors have {self.catalogue.dimensions} dimensions, the manifest says "
-                f"{facts.dimensions}: export it again"
-            )
+        self.catalogue = Catalogue.load(bundle.folder, facts.dimensions, facts.sentence_dimensions)
+        words, size = Words.load(bundle.folder, len(self.catalogue.items)), len(self.catalogue.items)
+        blend = Blend.read(facts.blend).without(options.parts_off)
+        self.scoring = Scoring(blend, Memory.load(bundle.folder, size), words, size)
         encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
         ranker = open_session(bundle.folder / "ranker.onnx", options.device, options.threads)
         self._encoder = EncoderModel(encoder)
         self._ranker = RankerModel(ranker, facts.dimensions)
-        self.catalogue.index(options.index, lambda: sample_users(self._ranker, self.catalogue, facts.max_history))
+        self.catalogue.index(
+            options.index, lambda: sample_users(self._ranker, self.catalogue, self.scoring, facts.max_history)
+        )
 
         def batcher(name: str, model: Model[P, R]) -> Batcher[P, R]:
             sessions, watcher = options.session_count(), self.watch.models[name]
@@ -110,6 +115,8 @@ class Engine:
             encodings=self.encodings,
             ranker=self.rank,
             catalogue=self.catalogue,
+            scoring=self.scoring,
+            names=Names(words, self.catalogue.sentences, facts.same_item),
             max_history=facts.max_history,
             exclude_history=facts.exclude_history,
             clock=clock,

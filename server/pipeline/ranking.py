@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.batching.job import Job
+from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import TOGETHER, Ranked
 from server.catalogue.filters import Allowed
 from server.errors import SwiftrecError
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.call import Call
-from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, Timings
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent, Timings
 from server.pipeline.steps import NO_VECTOR, Encoding, Parts
 from server.pipeline.wanted import Found, Wanted
 from server.telemetry.statistics import ModelTime
 
 Vector = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Event:
+    """An event, or the query, that the ranker reads.
+
+    Args:
+        kind: what its vector stands for.
+        text: what is to be encoded; empty for items.
+        place: in the request's history; -1 for the query.
+        position: of the item that it is; None for texts that are none.
+        vector: the ranker's half [dimensions].
+        sentence: the sentence vector.
+    """
+
+    kind: Kind
+    text: str
+    place: int
+    position: int | None = None
+    vector: Vector = field(default_factory=lambda: NO_VECTOR)
+    sentence: Vector = field(default_factory=lambda: NO_VECTOR)
 
 
 class Entry:
@@ -30,79 +53,111 @@ class Entry:
         request: what is asked.
         allowed: the items that may be answered.
         ignored: ids of its history that no item has.
+        resolved: its text events that are items: their place in the history and the item's position.
         unknown_filter_values: values of its filter that no item has.
-        kinds: of its last events and its query, oldest first.
-        vectors: of the same; of texts once they are there.
-        texts: to be encoded.
-        found: the user's vector, once it is there, and maybe their items; None where nothing is known of the user.
+        events: its last events and its query, oldest first.
+        texts: of these, to be encoded.
+        aim: what other parts than the ranker say, once every text is encoded.
+        found: what items are compared with, once it is there, and maybe the items; None where nothing is known of the
+            user.
         time: how long it waited for batches and these ran.
         error: what it met.
     """
 
     __slots__ = (
-        *("_places", "allowed", "error", "found", "ignored", "kinds", "request", "texts", "time"),
-        *("unknown_filter_values", "vectors"),
+        *("_seen", "aim", "allowed", "error", "events", "found", "ignored", "request", "resolved", "texts", "time"),
+        "unknown_filter_values",
     )
 
     allowed: Allowed
+    aim: Aim
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.ignored: list[str] = []
+        self.resolved: list[tuple[int, int]] = []
         self.unknown_filter_values: Sequence[str] = ()
-        self.kinds: list[Kind] = []
-        self.vectors: list[Vector] = []
+        self.events: list[Event] = []
         self.texts: list[str] = []
-        self._places: list[int] = []
+        self._seen: list[int] = []
         self.found: Found | None = None
         self.time = ModelTime()
         self.error: SwiftrecError | None = None
 
     def look_up(self, parts: Parts) -> None:
-        """Check the filter, look up items, collect texts."""
+        """Look up items, check the filter, collect texts."""
+        events = [event for place, one in enumerate(self.request.history) if (event := self._event(place, one, parts))]
         try:
-            self.allowed = parts.catalogue.mask(self.request.conditions, self._seen(parts))
+            self.allowed = parts.catalogue.mask(self.request.conditions, self._left_out(parts))
         except SwiftrecError as error:
             self.error = error
             return
         self.unknown_filter_values = parts.catalogue.unknown_values(self.request.conditions)
-        events: list[tuple[Kind, Vector | str]] = []
-        for event in self.request.history:
-            if not isinstance(event, ItemEvent):
-                events.append((Kind.TEXT, event.text))
-            elif (vector := parts.catalogue.vector(event.item_id)) is not None:
-                events.append((Kind.ITEM, vector))
-            else:
-                self.ignored.append(event.item_id)
-        events = events[-parts.max_history :]
+        self.events = events[-parts.max_history :]
         if self.request.query:
-            events.append((Kind.QUERY, self.request.query))
-        for kind, what in events:
-            self._add(kind, what)
+            self.events.append(Event(Kind.QUERY, self.request.query, -1))
+        self.texts = [event.text for event in self.events if event.text]
 
-    def fill(self, vectors: list[Vector] | SwiftrecError) -> None:
-        """The vectors of its texts, or the error that they met."""
+    def fill(self, vectors: list[Vector] | SwiftrecError, parts: Parts) -> None:
+        """The vectors of its texts, or the error that they met; then what the other parts say."""
         if isinstance(vectors, SwiftrecError):
             self.error = vectors
             return
-        for place, vector in zip(self._places, vectors, strict=True):
-            self.vectors[place] = vector
+        if self.error:
+            return
+        encoded, seen = [event for event in self.events if event.text], len(self._seen)
+        for event, vector in zip(encoded, vectors, strict=True):
+            event.vector, event.sentence = np.split(vector, [parts.catalogue.dimensions])
+            if event.kind == Kind.TEXT:
+                self._resolve(event, parts.names.by_meaning(event.text, event.sentence), parts)
+        if len(self._seen) > seen:
+            self.allowed = parts.catalogue.mask(self.request.conditions, self._left_out(parts))
+        self.aim = parts.scoring.aim(self._known())
 
-    def _seen(self, parts: Parts) -> list[str]:
-        """Ids of the history where they may not be recommended again."""
+    def sequence(self) -> UserSequence:
+        """What the ranker reads."""
+        return UserSequence([event.vector for event in self.events], [event.kind for event in self.events])
+
+    def _event(self, place: int, event: ItemEvent | TextEvent, parts: Parts) -> Event | None:
+        """As the ranker reads it; None for an unknown item."""
+        if isinstance(event, TextEvent):
+            found = Event(Kind.TEXT, event.text, place)
+            self._resolve(found, parts.names.by_name(event.text), parts)
+            return found
+        position = parts.catalogue.position(event.item_id)
+        if position is None:
+            self.ignored.append(event.item_id)
+            return None
+        found = Event(Kind.ITEM, "", place)
+        self._be(found, position, parts)
+        return found
+
+    def _resolve(self, event: Event, position: int | None, parts: Parts) -> None:
+        if position is not None:
+            self.resolved.append((event.place, position))
+            self._be(event, position, parts)
+
+    def _be(self, event: Event, position: int, parts: Parts) -> None:
+        """Make it the event of this item."""
+        self._seen.append(position)
+        event.kind, event.text, event.position = Kind.ITEM, "", position
+        event.vector, event.sentence = parts.catalogue.event_vector(position), parts.catalogue.sentences[position]
+
+    def _left_out(self, parts: Parts) -> list[int]:
+        """Items of the history where they may not be recommended again."""
         wanted = self.request.exclude_history
-        if not (parts.exclude_history if wanted is None else wanted):
-            return []
-        return [event.item_id for event in self.request.history if isinstance(event, ItemEvent)]
+        return self._seen if (parts.exclude_history if wanted is None else wanted) else []
 
-    def _add(self, kind: Kind, what: Vector | str) -> None:
-        self.kinds.append(kind)
-        if isinstance(what, str):
-            self._places.append(len(self.vectors))
-            self.texts.append(what)
-            self.vectors.append(NO_VECTOR)
-        else:
-            self.vectors.append(what)
+    def _known(self) -> Known:
+        has_query = bool(self.request.query)
+        events = self.events[:-1] if has_query else self.events
+        return Known(
+            events=len(events),
+            items=np.array([event.position for event in events if event.position is not None], dtype=np.int64),
+            sentences=np.array([event.sentence for event in events]).reshape(len(events), -1),
+            query=self.request.query,
+            query_sentence=self.events[-1].sentence if has_query else None,
+        )
 
 
 class Rankings:
@@ -151,6 +206,7 @@ class Rankings:
             [found.user for _, found in known],
             [entry.allowed for entry, _ in known],
             [entry.request.top_k for entry, _ in known],
+            [entry.aim.boosts for entry, _ in known],
         )
         for (entry, found), items in zip(known, every, strict=True):
             entry.found = found._replace(items=items)
@@ -162,26 +218,29 @@ class Rankings:
 
     def _answer(self, entry: Entry, items: Ranked) -> Recommendation:
         strategy = Strategy.POPULARITY if entry.found is None else Strategy.MODEL
-        used = len(entry.kinds) - bool(entry.request.query)
-        return Recommendation(items, entry.ignored, strategy, used, self._steps(entry), entry.unknown_filter_values)
+        used = len(entry.events) - bool(entry.request.query)
+        resolved = [(place, self._parts.catalogue.items[position].id) for place, position in sorted(entry.resolved)]
+        return Recommendation(
+            items, entry.ignored, strategy, used, self._steps(entry), entry.unknown_filter_values, resolved
+        )
 
     def _steps(self, entry: Entry) -> Timings:
         """Those that the entry came by."""
         of = self.timings
         tokenise_ms, encode_ms = (of.tokenise_ms, of.encode_ms) if entry.texts else (0.0, 0.0)
-        return Timings(tokenise_ms, encode_ms, of.rank_ms if entry.kinds else 0.0, of.retrieve_ms, of.total_ms)
+        return Timings(tokenise_ms, encode_ms, of.rank_ms if entry.events else 0.0, of.retrieve_ms, of.total_ms)
 
     def _encoded(self) -> None:
         encoding = self._encoding
         del self._encoding  # which holds this
         for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
-            entry.fill(vectors)
+            entry.fill(vectors, self._parts)
             entry.time = time
         lap_ms = self._lap()
         if any(entry.texts for entry in self.entries):
             self.timings.tokenise_ms = 1e3 * encoding.tokenise_s
             self.timings.encode_ms = lap_ms - self.timings.tokenise_ms
-        entries = [entry for entry in self.entries if entry.kinds and not entry.error]
+        entries = [entry for entry in self.entries if entry.events and not entry.error]
         if entries:
             self._rank(entries)
         else:
@@ -194,8 +253,8 @@ class Rankings:
         is_list = len(entries) >= TOGETHER  # which is searched for together at its end, better than a batch at a time
         jobs: list[Job[Wanted, Found]] = [
             Job(
-                Wanted(UserSequence(entry.vectors, entry.kinds), entry.allowed, 0 if is_list else entry.request.top_k),
-                len(entry.kinds),
+                Wanted(entry.sequence(), entry.aim, entry.allowed, 0 if is_list else entry.request.top_k),
+                len(entry.events),
                 entry.request.priority,
                 self._call.deadline,
                 partial(self._ranked, entry),

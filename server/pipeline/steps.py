@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
+from server.catalogue.blend import Scoring
 from server.catalogue.catalogue import Catalogue
+from server.catalogue.names import Names
 from server.errors import SwiftrecError
 from server.pipeline.call import Call
 from server.pipeline.encodings import Encodings, Wish
@@ -43,6 +45,8 @@ class Parts:
     encodings: Encodings
     ranker: Batcher[Wanted, Found]
     catalogue: Catalogue
+    scoring: Scoring
+    names: Names
     max_history: int
     exclude_history: bool = True  # of requests that do not say
     clock: Callable[[], float] = time.monotonic

@@ -7,33 +7,54 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalogue.blend import Known, Scoring
 from server.catalogue.catalogue import Catalogue
+from server.catalogue.filters import Positions
 from server.models.ranker import Kind, RankerModel, UserSequence
 
 _BATCHES, _USERS = 64, 32
 _POOL, _NEAR = 1_024, 16  # items that a batch of users chooses from, and those of them that count as near one
 _TASTES = 3  # at most, of one user
 _LONGEST = 32  # events
+_ANY_QUERY = " "  # without words: boosts are no part of what is compared
+
+Vector = NDArray[np.float32]
 
 
-def sample_users(ranker: RankerModel, catalogue: Catalogue, max_history: int) -> NDArray[np.float32]:
-    """User vectors float32 [users, dimensions] of seeded histories.
+def sample_users(ranker: RankerModel, catalogue: Catalogue, scoring: Scoring, max_history: int) -> NDArray[np.float32]:
+    """What items are compared with for users of seeded histories, float32 [users, width].
 
     Every other history is of anything, the others are of a few tastes; half of each kind ends with a query.
     """
     random, longest = np.random.default_rng(0), min(_LONGEST, max_history)
-    batches = [list(_users(catalogue.draw(_POOL, random), longest, random)) for _ in range(_BATCHES)]
-    return np.array([vector for batch in batches for vector in ranker.run(batch)])
+    found: list[NDArray[np.float32]] = []
+    for _ in range(_BATCHES):
+        users = list(_users(catalogue, catalogue.draw(_POOL, random), longest, random))
+        ranked = ranker.run([sequence for sequence, _ in users])
+        found += [scoring.aim(known).at(user) for (_, known), user in zip(users, ranked, strict=True)]
+    return np.array(found)
 
 
-def _users(pool: NDArray[np.float32], longest: int, random: np.random.Generator) -> Iterator[UserSequence]:
+def _users(
+    catalogue: Catalogue, pool: Positions, longest: int, random: np.random.Generator
+) -> Iterator[tuple[UserSequence, Known]]:
+    vectors = np.array([catalogue.event_vector(n) for n in pool])
     for number in range(_USERS):
         events = random.integers(len(pool), size=random.integers(1, longest + 1))
         if number % 4 < 2:
-            likes = pool[events[:_TASTES]] @ pool.T
+            likes = vectors[events[:_TASTES]] @ vectors.T
             near = np.argpartition(-likes, _NEAR, axis=1)[:, :_NEAR]
             events = near[random.integers(len(near), size=len(events)), random.integers(_NEAR, size=len(events))]
-        vectors, kinds = list(pool[events]), [Kind.ITEM] * len(events)
-        if number % 2:
-            vectors[-1], kinds[-1] = vectors[-1] / max(1e-9, float(np.linalg.norm(vectors[-1]))), Kind.QUERY
-        yield UserSequence(vectors, kinds)
+        yield _user(catalogue, pool[events], list(vectors[events]), has_query=bool(number % 2))
+
+
+def _user(
+    catalogue: Catalogue, items: Positions, vectors: list[Vector], *, has_query: bool
+) -> tuple[UserSequence, Known]:
+    """A user of these events; the text of the last one is the query if there is one."""
+    kinds, sentences = [Kind.ITEM] * len(items), catalogue.sentences[items]
+    if not has_query:
+        return UserSequence(vectors, kinds), Known(len(items), items, sentences)
+    vectors[-1], kinds[-1] = vectors[-1] / max(1e-9, float(np.linalg.norm(vectors[-1]))), Kind.QUERY
+    known = Known(len(items) - 1, items[:-1], sentences[:-1], _ANY_QUERY, sentences[-1])
+    return UserSequence(vectors, kinds), known

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalogue.blend import Aim
 from server.catalogue.catalogue import Catalogue, Ranked
 from server.catalogue.filters import Allowed
 from server.models.ranker import RankerModel, UserSequence
@@ -21,15 +22,19 @@ Vector = NDArray[np.float32]
 
 
 class Wanted(NamedTuple):
-    """A user, and what is wanted for them: the best `top_k` of the `allowed` items; 0: the user's vector alone."""
+    """A user, and what is wanted for them: the best `top_k` of the `allowed` items; 0: the user's vector alone.
+
+    `aim` is what the other parts add to the ranker's score.
+    """
 
     user: UserSequence
+    aim: Aim
     allowed: Allowed
     top_k: int
 
 
 class Found(NamedTuple):
-    """The user's vector [dimensions]; `items` if they were searched for in `search_s` seconds, None: still to do."""
+    """What items are compared with [width]; `items` if they were searched for, in `search_s` seconds, else None."""
 
     user: Vector
     items: Ranked | None = None
@@ -50,9 +55,11 @@ class Finder:
 
     def run(self, jobs: Sequence[Wanted]) -> list[Found]:
         """One answer for each job."""
-        users = self._ranker.run([job.user for job in jobs])
+        ranked = self._ranker.run([job.user for job in jobs])
         started = self._clock()
-        found = self._catalogue.search_together(users, [job.allowed for job in jobs], [job.top_k for job in jobs])
+        users = [job.aim.at(user) for job, user in zip(jobs, ranked, strict=True)]
+        allowed, top_k, boosts = zip(*((job.allowed, job.top_k, job.aim.boosts) for job in jobs), strict=True)
+        found = self._catalogue.search_together(users, allowed, top_k, boosts)
         took_s = self._clock() - started
         return [
             Found(user, items, took_s if items is not None else 0.0) for user, items in zip(users, found, strict=True)

@@ -174,7 +174,7 @@ class RecommendRequest(_message.Message):
     top_k: _builtins.int
     """How many items to return, 1 to 1000; 10 if not set."""
     exclude_history: _builtins.bool
-    """Leave out items whose ids are in the history; the bundle's default if not set: true, or false for one that was
+    """Leave out items that are in the history, by id or by a text that names them (resolved_events); the bundle's default if not set: true, or false for one that was
     exported with --repeats allow.
     """
     bundle: _builtins.str
@@ -255,6 +255,32 @@ class RankedItem(_message.Message):
 Global___RankedItem: _TypeAlias = RankedItem  # noqa: Y015
 
 @_typing.final
+class ResolvedEvent(_message.Message):
+    """A text event that names an item of the catalogue: it counts as that item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its place in the history, from 0."""
+    item_id: _builtins.str
+    """Id of the item."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        item_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "item_id", b"item_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvedEvent: _TypeAlias = ResolvedEvent  # noqa: Y015
+
+@_typing.final
 class Timings(_message.Message):
     """Wall time of each step on the server, in milliseconds."""
 
@@ -306,6 +332,7 @@ class RecommendResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     UNKNOWN_FILTER_VALUES_FIELD_NUMBER: _builtins.int
+    RESOLVED_EVENTS_FIELD_NUMBER: _builtins.int
     strategy: Global___Strategy.ValueType
     """How the ranking came about."""
     events_used: _builtins.int
@@ -333,6 +360,12 @@ class RecommendResponse(_message.Message):
         first 100; one of more than 200 characters is cut and ends with "...".
         """
 
+    @_builtins.property
+    def resolved_events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedEvent]:
+        """Text events that count as an item: the text has the words of its title, or is nearer to it than the titles of other
+        items are. They are left out of the ranking like item ids (exclude_history). In the order of the history.
+        """
+
     def __init__(
         self,
         *,
@@ -344,10 +377,11 @@ class RecommendResponse(_message.Message):
         version: _builtins.int = ...,
         timings: Global___Timings | None = ...,
         unknown_filter_values: _abc.Iterable[_builtins.str] | None = ...,
+        resolved_events: _abc.Iterable[Global___ResolvedEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "events_used", b"events_used", "ignored", b"ignored", "items", b"items", "strategy", b"strategy", "timings", b"timings", "unknown_filter_values", b"unknown_filter_values", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "events_used", b"events_used", "ignored", b"ignored", "items", b"items", "resolved_events", b"resolved_events", "strategy", b"strategy", "timings", b"timings", "unknown_filter_values", b"unknown_filter_values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

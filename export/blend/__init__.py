@@ -1,0 +1,1 @@
+"""Stage `blend`: memory, words and names of the catalogue, and the weights of a score's parts."""

@@ -1,0 +1,41 @@
+"""`blend.json`: the weights, what each part contributes to each kind of request, and when a text is an item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from server.catalogue.names import NEVER
+
+BLEND = "blend.json"
+
+
+class GroupRecord(BaseModel):
+    """A kind of request: weights by signal, and mean log-likelihoods of what users took next.
+
+    `without` has that of the same weights with one part switched off: what it is lower by is the part's contribution.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    has_query: bool
+    events: int
+    cases: int
+    weights: dict[str, float]
+    likelihood: float
+    without: dict[str, float]
+
+
+class BlendRecord(BaseModel):
+    """Everything that stage `blend` found; without groups the ranker alone counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    groups: list[GroupRecord] = []
+    same_item: float = NEVER
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """As `server.catalogue.blend.Blend` reads it."""
+        return [{"has_query": g.has_query, "events": g.events, "weights": g.weights} for g in self.groups]

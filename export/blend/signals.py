@@ -1,0 +1,106 @@
+"""The signals of requests, from which weights are fitted: every part of a score, unweighted, for every item.
+
+A tenth of the items count as new for each request: without interactions, with vectors that are made from their texts
+(`export.train.newcomers`). So the fit knows what a signal is worth for items that nobody took yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.blend.fit import Choices
+from export.blend.requests import Asked
+from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
+
+Vectors = NDArray[np.float32]
+
+_SAMPLED = 2_000  # items that are drawn beside those that memory or words name
+_EVERY = Weights(**dict.fromkeys(SIGNALS, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What is known of the items.
+
+    Args:
+        vectors: the ranker's, float32 [items, d].
+        as_new: the same where an item counts as new.
+        folds: int64 [items], which requests an item is new for; -1 where it is always new.
+        sentences: of their texts, float32 [items, s].
+        popularity: how often each was taken.
+    """
+
+    vectors: Vectors
+    as_new: Vectors
+    folds: NDArray[np.int64]
+    sentences: Vectors
+    popularity: NDArray[np.float64]
+
+
+class Signals:
+    """Makes the choices of requests.
+
+    Args:
+        items: what is known of them.
+        scoring: memory and words.
+        folds: in how many parts items take turns at being new.
+        seed: of the draws.
+    """
+
+    def __init__(self, items: Items, scoring: Scoring, folds: int, seed: int) -> None:
+        self._items, self._scoring, self._folds = items, scoring, folds
+        self._rng = np.random.default_rng(seed)
+        self._can_be_wanted = np.flatnonzero(items.folds >= 0)
+
+    def choices(self, asked: Sequence[Asked], users: Vectors, known: Callable[[Asked], Known]) -> list[Choices]:
+        """One for each request whose wanted item may be recommended; `users` are the ranker's vectors [requests, d]."""
+        return [
+            self._of(one, known(one), user, number % self._folds)
+            for number, (one, user) in enumerate(zip(asked, users, strict=True))
+            if self._items.folds[one.wanted] >= 0 and one.wanted not in one.masked
+        ]
+
+    def _of(self, asked: Asked, known: Known, user: NDArray[np.float32], fold: int) -> Choices:
+        added = self._scoring.added(_EVERY, known)
+        chosen, offsets = self._chosen(asked, [part.positions for part in added.values()])
+        items, is_new = self._items, self._items.folds[chosen] == fold
+        vectors = np.where(is_new[:, None], items.as_new[chosen], items.vectors[chosen])
+        found = {name: part.at(np.sort(chosen))[_places(chosen)] for name, part in added.items()}
+        for name in ("transitions", "neighbours"):
+            if name in found:
+                found[name] = np.where(is_new, 0, found[name])
+        found["ranker"] = vectors @ user
+        sentences = items.sentences[chosen]
+        if known.query_sentence is not None:
+            found["query"] = sentences @ known.query_sentence
+        if len(known.sentences):
+            found["events"] = sentences @ known.sentences.mean(0)
+        found["popularity"] = np.where(is_new, 0, np.log1p(items.popularity[chosen]))
+        found["newcomer"] = is_new.astype(np.float32)
+        signals = np.zeros((len(chosen), len(SIGNALS)), np.float32)
+        for name, values in found.items():
+            signals[:, SIGNALS.index(name)] = values
+        return Choices(signals, offsets)
+
+    def _chosen(self, asked: Asked, named: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Items to choose from, the wanted one first, and the logarithm of how many each stands for."""
+        rest = np.setdiff1d(self._can_be_wanted, np.append(asked.masked, asked.wanted))
+        kept, offset = rest, 0.0
+        if len(rest) > 2 * _SAMPLED:
+            sure = np.intersect1d(rest, np.concatenate([rest[:0], *named]))
+            others = np.setdiff1d(rest, sure)
+            drawn = self._rng.choice(others, min(_SAMPLED, len(others)), replace=False)
+            kept, offset = np.concatenate([sure, drawn]), np.log(max(1, len(others)) / max(1, len(drawn)))
+            offsets = np.concatenate([np.zeros(1 + len(sure)), np.full(len(drawn), offset)])
+        else:
+            offsets = np.zeros(1 + len(kept))
+        return np.append(asked.wanted, kept), offsets.astype(np.float32)
+
+
+def _places(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of them stands among them sorted."""
+    return np.argsort(np.argsort(values))

@@ -1,0 +1,158 @@
+"""Stage `blend`: memory and words of the catalogue, and the weights of a score's parts, fitted on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.blend.fit import Choices, fit_weights, likelihood
+from export.blend.memory import fit_memory
+from export.blend.names import same_item_threshold
+from export.blend.record import BLEND, BlendRecord, GroupRecord
+from export.blend.requests import GROUPS, Asked, Group, requests_of
+from export.blend.signals import Items, Signals
+from export.blend.words import make_words
+from export.data.dataset import Dataset
+from export.data.phrases import Texts
+from export.data.split import Split
+from export.evaluate.models import torch_rank
+from export.stage import Job
+from export.train.adopt import parts_of
+from export.train.newcomers import FOLDS
+from export.train.teacher import Teacher, load_teacher
+from server.catalogue.blend import Blend, Known, Scoring
+from server.catalogue.memory import Memory
+from server.catalogue.words import Words
+from server.models.ranker import Kind, UserSequence
+from server.parts import PARTS
+
+Vectors = NDArray[np.float32]
+
+_BATCH = 32
+
+
+def run(job: Job, out: Path) -> None:
+    """Write the tables of memory and words as the bundle has them, and blend.json."""
+    dataset, texts = Dataset.load(job.folder("data")), Texts.load(job.folder("data"))
+    items = len(dataset.items)
+    words = make_words(texts.variants[1], texts.variants[0])
+    words.save(out)
+    sentences = load_sentences(job)
+    titles = sentences[items : 2 * items]
+    same = same_item_threshold(titles, sentences[:items], list(texts.variants[1]), job.settings.seed)
+    if not dataset.histories:
+        Memory.empty(items).save(out)
+        record = BlendRecord(same_item=same)
+    else:
+        split = parts_of(job, dataset)
+        fit_memory(split.known, items).save(out)
+        record = BlendRecord(groups=_groups(job, split, texts, words, sentences), same_item=same)
+    (out / BLEND).write_text(record.model_dump_json(indent=1))
+
+
+def load_sentences(job: Job) -> Vectors:
+    """Sentence vectors of the checkpoint, float32 [texts, s], rows of `Texts.all`; mapped."""
+    found: Vectors = np.load(job.folder("finetune") / "sentences.npy", mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def load_scoring(job: Job) -> Scoring:
+    """The parts of a score as this stage left them."""
+    folder, items = job.folder("blend"), len(Dataset.load(job.folder("data")).items)
+    record = BlendRecord.model_validate_json((folder / BLEND).read_text())
+    return Scoring(Blend.read(record.rows), Memory.load(folder, items), Words.load(folder, items), items)
+
+
+def _groups(job: Job, split: Split, texts: Texts, words: Words, sentences: Vectors) -> list[GroupRecord]:
+    """Weights of every kind of request: of all histories and of all queries first, then of each group near them."""
+    source = _Source.load(job, split, texts, words, sentences)
+    with job.progress("weigh the parts", len(GROUPS)) as step:
+        choices = {}
+        for group in GROUPS:
+            choices[group] = source.choices(group)
+            step()
+    found = []
+    for has_query in (False, True):
+        groups = [group for group in GROUPS if group.has_query == has_query and choices[group]]
+        together = fit_weights([one for group in groups for one in choices[group]])
+        for group in groups:
+            weights = fit_weights(choices[group], together) if len(groups) > 1 else together
+            without = {part: likelihood(choices[group], weights.without([part])) for part in PARTS}
+            found.append(
+                GroupRecord(
+                    has_query=group.has_query,
+                    events=group.events,
+                    cases=len(choices[group]),
+                    weights=asdict(weights),
+                    likelihood=likelihood(choices[group], weights),
+                    without=without,
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What requests of the users who validate are made from: everything that training saw, and nothing else."""
+
+    split: Split
+    texts: Texts
+    teacher: Teacher
+    pooled: NDArray[np.float32]
+    sentences: Vectors
+    items: Vectors
+    signals: Signals
+    seed: int
+    max_history: int
+
+    @classmethod
+    def load(cls, job: Job, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
+        folder, seed, size = job.folder("finetune"), job.settings.seed, len(texts.variants[0])
+        teacher = load_teacher(folder)
+        pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
+        with torch.no_grad():
+            vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[:size]))) + teacher.residual
+        as_new = np.load(folder / "as-new.npy", mmap_mode="r", allow_pickle=False)
+        folds = np.load(folder / "folds.npy", allow_pickle=False)
+        popularity = np.bincount(np.concatenate(split.train), minlength=size).astype(np.float64)
+        items = Items(vectors.numpy(), as_new, folds, sentences[:size], popularity)
+        scoring = Scoring(Blend([]), fit_memory(split.train, size), words, size)
+        signals = Signals(items, scoring, FOLDS, seed)
+        history = job.settings.plan.max_history
+        return cls(split, texts, teacher, pooled, sentences, vectors.numpy(), signals, seed, history)
+
+    def choices(self, group: Group) -> list[Choices]:
+        """Of a group's requests."""
+        asked = list(requests_of(group, self.split.validation, self.texts, self.seed))
+        return self.signals.choices(asked, self._users(asked), self._known) if asked else []
+
+    def _users(self, asked: Sequence[Asked]) -> Vectors:
+        """The ranker's user vectors, [requests, d]."""
+        rank, users = torch_rank(self.teacher), np.empty((len(asked), self.items.shape[1]), np.float32)
+        for start in range(0, len(asked), _BATCH):
+            users[start : start + _BATCH] = rank([self._sequence(one) for one in asked[start : start + _BATCH]])
+        return users
+
+    def _sequence(self, asked: Asked) -> UserSequence:
+        history = asked.history[-self.max_history :]
+        vectors, kinds = list(self.items[history]), [Kind.ITEM] * len(history)
+        if asked.query >= 0:
+            with torch.no_grad():
+                query = self.teacher.text_vectors(torch.from_numpy(np.array(self.pooled[asked.query]))).numpy()
+            vectors, kinds = [*vectors, query], [*kinds, Kind.QUERY]
+        return UserSequence(vectors, kinds)
+
+    def _known(self, asked: Asked) -> Known:
+        history, has_query = asked.history[-self.max_history :], asked.query >= 0
+        return Known(
+            events=len(history),
+            items=history,
+            sentences=self.sentences[history],
+            query=self.texts.all[asked.query] if has_query else "",
+            query_sentence=self.sentences[asked.query] if has_query else None,
+        )

@@ -1,0 +1,193 @@
+"""One score of parts: ranker, memory, text match, words and popularity, each with a weight fitted on validation.
+
+Parts that are a product of vectors (ranker, text match, popularity, newcomers) are laid side by side, so that an item's
+vector and a request's have one product. The others (memory, words) say something of few items only and are added there.
+So the best items of the whole score are among the best by the product and those that something is added to.
+
+An item's vector: the ranker's [d], the sentence vector of its text [s], log(1 + popularity), and 1 if nobody took it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.filters import Positions
+from server.catalogue.memory import FLOOR, Memory
+from server.catalogue.sparse import NO_BOOSTS, Boosts, summed
+from server.catalogue.words import Words
+from server.parts import PARTS
+
+Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]
+
+FACTS = 2  # entries of an item's vector behind its two halves: popularity, newcomer
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each signal counts; in log-odds, so that weights of 1 add the logarithms of independent chances.
+
+    Args:
+        ranker: of the product of the ranker's user vector and the item's.
+        query: of the product of the query's sentence vector and that of the item's text.
+        events: of the same with the mean of the events' sentence vectors.
+        transitions: of log(1 + chance / floor) that the item follows the last events.
+        neighbours: of the sum of the weights between the item and the events.
+        words: of the BM25 of the query.
+        popularity: of log(1 + interactions).
+        newcomer: added to items without interactions.
+    """
+
+    ranker: float = 1.0
+    query: float = 0.0
+    events: float = 0.0
+    transitions: float = 0.0
+    neighbours: float = 0.0
+    words: float = 0.0
+    popularity: float = 0.0
+    newcomer: float = 0.0
+
+    def without(self, parts: Collection[str]) -> Weights:
+        """The same with the weights of these parts at 0."""
+        return replace(self, **{name: 0.0 for part in parts for name in PARTS[part]})
+
+
+SIGNALS = tuple(field.name for field in fields(Weights))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The weights of requests with a query or without one that have at least so many events."""
+
+    has_query: bool
+    events: int
+    weights: Weights
+
+
+class Blend:
+    """Weights by kind of request: with a query or without, and by the number of events."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = sorted(rows, key=lambda row: (row.has_query, -row.events))
+
+    @classmethod
+    def read(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
+        """As `written` gives it; without rows the ranker alone counts.
+
+        Raises:
+            TypeError: it is not of that form.
+        """
+        return cls([Row(row["has_query"], row["events"], Weights(**row["weights"])) for row in rows])
+
+    def written(self) -> list[dict[str, Any]]:
+        """For the manifest."""
+        return [asdict(row) for row in self.rows]
+
+    def without(self, parts: Collection[str]) -> Blend:
+        """The same with these parts switched off."""
+        return Blend([replace(row, weights=row.weights.without(parts)) for row in self.rows])
+
+    def weights(self, events: int, *, has_query: bool) -> Weights:
+        """Of a request."""
+        fitting = (row.weights for row in self.rows if row.has_query == has_query and row.events <= events)
+        return next(fitting, Weights())
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a request beside the ranker's user vector.
+
+    Args:
+        events: how many events the ranker reads.
+        items: positions of those that are items, oldest first.
+        sentences: sentence vectors of all of them, [events, s].
+        query: the query's words; empty without one.
+        query_sentence: the query's sentence vector [s], None without one.
+    """
+
+    events: int
+    items: Positions
+    sentences: Vectors
+    query: str = ""
+    query_sentence: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a request adds to its user vector: the vector's other entries, already weighted, and boosts."""
+
+    ranker: float
+    rest: Vector
+    boosts: Boosts
+
+    def at(self, user: Vector) -> Vector:
+        """The vector that is compared with the items', for a user vector [d]."""
+        return np.concatenate([np.float32(self.ranker) * user, self.rest])
+
+
+class Scoring:
+    """What turns requests into aims.
+
+    Args:
+        blend: the weights.
+        memory: of the catalogue.
+        words: of the catalogue.
+        items: its size.
+    """
+
+    def __init__(self, blend: Blend, memory: Memory, words: Words, items: int) -> None:
+        self.blend, self.memory, self.words, self._items = blend, memory, words, items
+
+    def aim(self, known: Known) -> Aim:
+        """Of one request; the same for the same request whatever stands beside it."""
+        weights = self.blend.weights(known.events, has_query=bool(known.query))
+        facts = np.array([weights.popularity, weights.newcomer], dtype=np.float32)
+        return Aim(weights.ranker, np.concatenate([_sentence(weights, known), facts]), self.boosts(weights, known))
+
+    def boosts(self, weights: Weights, known: Known) -> Boosts:
+        """What memory and words add."""
+        parts = [part for name, part in self.added(weights, known).items()]
+        if len(parts) < 2:
+            return parts[0] if parts else NO_BOOSTS
+        positions = np.concatenate([part.positions for part in parts])
+        return summed(positions, np.concatenate([part.values for part in parts]), self._items)
+
+    def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
+        """The same by signal, weighted; signals without weight are left out."""
+        found: dict[str, Boosts] = {}
+        if weights.transitions and len(known.items):
+            positions, chances = self.memory.next_chances(known.items)
+            some = summed(positions, chances, self._items)
+            odds = np.log1p(some.values / np.float32(FLOOR))
+            found["transitions"] = _scaled(Boosts(some.positions, odds), weights.transitions)
+        if weights.neighbours and len(known.items):
+            some = summed(*self.memory.near_weights(known.items), self._items)
+            found["neighbours"] = _scaled(some, weights.neighbours)
+        if weights.words and known.query:
+            found["words"] = _scaled(self.words.match(known.query, self._items), weights.words)
+        return found
+
+
+def _scaled(boosts: Boosts, weight: float) -> Boosts:
+    return Boosts(boosts.positions, boosts.values * np.float32(weight))
+
+
+def _sentence(weights: Weights, known: Known) -> Vector:
+    """What items' sentence vectors are multiplied with, [s]."""
+    found = np.zeros(known.sentences.shape[1], dtype=np.float32)
+    if known.query_sentence is not None:
+        found += np.float32(weights.query) * known.query_sentence
+    if len(known.sentences) and weights.events:
+        found += np.float32(weights.events) * known.sentences.mean(axis=0)
+    return found
+
+
+def item_vectors(ranker: Vectors, sentences: Vectors, popularity: NDArray[np.float64]) -> Vectors:
+    """The items' vectors [items, d + s + FACTS] from their halves and how often each was taken."""
+    facts = np.stack([np.log1p(popularity), popularity == 0], axis=1)
+    return np.concatenate([ranker, sentences, facts], axis=1, dtype=np.float32)

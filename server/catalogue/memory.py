@@ -1,0 +1,68 @@
+"""The memory: what people took next after an item, and what they took beside it, as sparse tables.
+
+`transitions` hold the chance that an item follows another within a few events; the last events of a history count, each
+with a weight that falls with its age. `neighbours` hold the weights of a linear item-to-item model (EASE:
+Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), of which the strongest are kept; there every
+event counts alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.filters import Positions
+from server.catalogue.sparse import SparseRows
+
+EVENTS = 10  # last ones that transitions look at
+DECAY = 0.6  # of an event's weight with each event after it
+FLOOR = 0.003  # of a chance: what is added before the logarithm is taken
+_TRANSITIONS, _NEIGHBOURS = "transitions", "neighbours"
+_AGES = DECAY ** np.arange(EVENTS)[::-1]
+
+Values = NDArray[np.float64]
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Two tables with a row for each item."""
+
+    transitions: SparseRows
+    neighbours: SparseRows
+
+    @classmethod
+    def load(cls, folder: Path, items: int) -> Self:
+        """Map what `save` wrote.
+
+        Raises:
+            BundleError: a file is missing or does not fit.
+        """
+        return cls(SparseRows.load(folder, _TRANSITIONS, items), SparseRows.load(folder, _NEIGHBOURS, items))
+
+    @classmethod
+    def empty(cls, items: int) -> Self:
+        """Of a catalogue that nobody took anything of."""
+        nothing = np.empty(0, np.int64)
+        rows = SparseRows.of(nothing, nothing, nothing.astype(np.float64), items)
+        return cls(rows, rows)
+
+    def save(self, folder: Path) -> None:
+        """Write both tables."""
+        self.transitions.save(folder, _TRANSITIONS)
+        self.neighbours.save(folder, _NEIGHBOURS)
+
+    def next_chances(self, events: Positions) -> tuple[NDArray[np.int32], Values]:
+        """Items that came after the last `events` (oldest first), with the weighted chance by each event."""
+        last = events[-EVENTS:]
+        positions, chances, sizes = self.transitions.gather(last)
+        return positions, chances * np.repeat(_AGES[EVENTS - len(last) :], sizes)
+
+    def near_weights(self, events: Positions) -> tuple[NDArray[np.int32], Vector]:
+        """Items near the `events`, with the weight by each of them."""
+        positions, weights, _ = self.neighbours.gather(events)
+        return positions, weights

@@ -1,0 +1,111 @@
+"""Rows of few entries: for each row, positions of items and a weight for each of them, mapped from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.filters import Positions
+from server.errors import BundleError
+
+Vector = NDArray[np.float32]
+
+# With one entry for so many items or more, counting over all items is faster than sorting the entries.
+_DENSE = 8
+
+
+class Boosts(NamedTuple):
+    """What is added to the scores of a few items: `positions` ascending, each once, and a value for each."""
+
+    positions: Positions
+    values: Vector
+
+    def at(self, positions: Positions) -> Vector:
+        """What is added at `positions`, ascending; 0 where nothing is."""
+        if not len(self.positions):
+            return np.zeros(len(positions), dtype=np.float32)
+        places = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
+        return np.where(self.positions[places] == positions, self.values[places], np.float32(0))
+
+
+NO_BOOSTS = Boosts(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRows:
+    """Compressed rows.
+
+    Args:
+        starts: int64 [rows + 1], where each row's entries begin.
+        positions: int32 [entries], positions of items.
+        weights: float32 [entries].
+    """
+
+    starts: NDArray[np.int64]
+    positions: NDArray[np.int32]
+    weights: Vector
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], positions: NDArray[np.int64], weights: NDArray[np.float64], size: int) -> Self:
+        """Rows of entries (row, position, weight), in any order; the entries of a row come out by position."""
+        order = np.lexsort((positions, rows))
+        starts = np.searchsorted(rows[order], np.arange(size + 1))
+        return cls(starts.astype(np.int64), positions[order].astype(np.int32), weights[order].astype(np.float32))
+
+    @classmethod
+    def load(cls, folder: Path, name: str, items: int) -> Self:
+        """Map what `save` wrote.
+
+        Raises:
+            BundleError: a file is missing, or names an item beyond `items`.
+        """
+        try:
+            found = cls(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in _paths(folder, name)))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder / name}: no table can be read ({error}): export it again") from None
+        if not found._fits(items):
+            raise BundleError(f"{folder / name}: its entries do not fit {items} items: export it again")
+        return found
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write `NAME-starts.npy`, `NAME-positions.npy` and `NAME-weights.npy`."""
+        starts, positions, weights = _paths(folder, name)
+        np.save(starts, self.starts, allow_pickle=False)
+        np.save(positions, self.positions, allow_pickle=False)
+        np.save(weights, self.weights, allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
+        """The entries of `rows`, one row after the other: positions, weights, and how many each row has."""
+        begin = self.starts[rows]
+        sizes = self.starts[rows + 1] - begin
+        ends = np.cumsum(sizes)
+        places = np.repeat(begin - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
+        return self.positions[places], self.weights[places], sizes
+
+    def _fits(self, items: int) -> bool:
+        whole = len(self.starts) and self.starts[0] == 0 and self.starts[-1] == len(self.positions) == len(self.weights)
+        if not whole or (np.diff(self.starts) < 0).any():
+            return False
+        return not len(self.positions) or bool(self.positions.min() >= 0 and self.positions.max() < items)
+
+
+def _paths(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}-{part}.npy" for part in ("starts", "positions", "weights")]
+
+
+def summed(positions: NDArray[np.signedinteger[Any]], values: NDArray[np.floating[Any]], items: int) -> Boosts:
+    """Entries added up by position; items whose sum is 0 are left out."""
+    if len(positions) * _DENSE < items:
+        found, place = np.unique(positions, return_inverse=True)
+        sums = np.bincount(place, values, len(found))
+        return Boosts(found.astype(np.int64), sums.astype(np.float32))
+    row = np.bincount(positions, values, items)
+    kept = np.flatnonzero(row)
+    return Boosts(kept, row[kept].astype(np.float32))

@@ -1,0 +1,167 @@
+"""Words: which items have the words of a text, and which item a text is the title of.
+
+An inverted index with BM25 weights that are computed when it is made (Robertson and Zaragoza, "The Probabilistic
+Relevance Framework: BM25 and Beyond", 2009). A word that no item has counts as the known words that share most of its
+pairs of near letters, so that a typing error costs little. Words are kept as hashes of 64 bits; every table is mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.sparse import Boosts, SparseRows, summed
+from server.errors import BundleError
+
+Hashes = NDArray[np.uint64]
+
+MAX_WORDS = 64  # of a text that are looked up
+_MIN_LETTERS = 4  # of a word that may be a misspelt one
+_NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
+_MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
+_LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, in lower case and without accents."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return _WORD.findall("".join(letter for letter in plain if not unicodedata.combining(letter)))
+
+
+def pairs(word: str) -> set[str]:
+    """Letters that stand one or two places apart, with the word's ends marked: most survive a typing error."""
+    marked = f"<{word}>"
+    return {marked[n] + marked[n + gap] for gap in (1, 2) for n in range(len(marked) - gap)}
+
+
+@lru_cache(1 << 16)
+def hash_of(word: str) -> int:
+    """64 bits that stand for a word."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def names_of(title: str) -> list[str]:
+    """What a text may be to name an item of this title: its words, with and without a bracket at the end."""
+    names = [" ".join(split_words(title)), " ".join(split_words(_LAST_BRACKET.sub("", title)))]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The index.
+
+    Args:
+        terms: hashes of the known words, ascending, [words].
+        postings: the items of each word and its BM25 weight there.
+        sizes: number of letter pairs of each word, [words].
+        pairs: hashes of the letter pairs, ascending, [pairs].
+        spelled: the words of each pair, by their place among `terms`.
+        names: hashes of what names exactly one item, ascending, [names].
+        named: positions of these items, [names].
+    """
+
+    terms: Hashes
+    postings: SparseRows
+    sizes: NDArray[np.int32]
+    pairs: Hashes
+    spelled: SparseRows
+    names: Hashes
+    named: NDArray[np.int32]
+
+    @classmethod
+    def load(cls, folder: Path, items: int) -> Self:
+        """Map what `save` wrote.
+
+        Raises:
+            BundleError: a file is missing or does not fit.
+        """
+        try:
+            arrays = {name: np.load(_path(folder, name), mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder}: no index of words can be read ({error}): export it again") from None
+        postings = SparseRows.load(folder, "words-postings", items)
+        spelled = SparseRows.load(folder, "words-spelled", len(arrays["terms"]))
+        found = cls(postings=postings, spelled=spelled, **arrays)
+        if not found._fits(items):
+            raise BundleError(f"{folder}: the index of words does not fit {items} items: export it again")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write every table as `words-NAME.npy`."""
+        for name in _ARRAYS:
+            np.save(_path(folder, name), getattr(self, name), allow_pickle=False)
+        self.postings.save(folder, "words-postings")
+        self.spelled.save(folder, "words-spelled")
+
+    def match(self, text: str, items: int) -> Boosts:
+        """BM25 of a text against the items that have a word of it; `items` is the size of the catalogue."""
+        words = list(dict.fromkeys(split_words(text)))[:MAX_WORDS]
+        rows, shares = self._rows(words)
+        positions, weights, sizes = self.postings.gather(rows)
+        return summed(positions, weights * np.repeat(shares, sizes), items)
+
+    def named_by(self, text: str) -> int | None:
+        """Position of the one item that has this title or text; None if there is none or there are several."""
+        name = " ".join(split_words(text))
+        place = _find(self.names, [hash_of(name)])[0] if name else -1
+        return int(self.named[place]) if place >= 0 else None
+
+    def _rows(self, words: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Places of the words among the known ones, and the share by which each counts: less than 1 for a near word."""
+        places = _find(self.terms, [hash_of(word) for word in words])
+        known = places[places >= 0]
+        near = [self._near(word) for word, place in zip(words, places, strict=True) if place < 0]
+        rows = np.concatenate([known, *(rows for rows, _ in near)])
+        return rows, np.concatenate([np.ones(len(known)), *(shares for _, shares in near)])
+
+    def _near(self, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Known words that share most letter pairs with an unknown one, and Dice's coefficient of the two sets."""
+        pieces = pairs(word) if len(word) >= _MIN_LETTERS else set()
+        places = _find(self.pairs, [hash_of(piece) for piece in pieces])
+        places = places[places >= 0]
+        rare = self._rare(places)
+        if not len(rare):
+            return np.empty(0, np.int64), np.empty(0)
+        words, _, _ = self.spelled.gather(rare)
+        found, common = np.unique(words, return_counts=True)
+        dice = 2 * common / (self.sizes[found] + len(pieces)) * (len(places) / len(rare))
+        best = np.argsort(-dice, kind="stable")[:_NEAR]
+        best = best[dice[best] >= _LEAST]
+        return found[best].astype(np.int64), np.minimum(dice[best], 1.0)
+
+    def _rare(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The pairs that few words have, as many as may be looked at; all where the vocabulary is small."""
+        sizes = self.spelled.starts[places + 1] - self.spelled.starts[places]
+        order = np.argsort(sizes, kind="stable")
+        return places[order[np.cumsum(sizes[order]) <= _MAX_CANDIDATES]]
+
+    def _fits(self, items: int) -> bool:
+        sizes = len(self.terms) == len(self.postings) == len(self.sizes) and len(self.names) == len(self.named)
+        return sizes and len(self.pairs) == len(self.spelled) and (not len(self.named) or self.named.max() < items)
+
+
+_ARRAYS = [field.name for field in fields(Words) if field.name not in ("postings", "spelled")]
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"words-{name}.npy"
+
+
+def _find(hashes: Hashes, wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Places of `wanted` in ascending hashes; -1 where there is none."""
+    if not len(hashes):
+        return np.full(len(wanted), -1)
+    asked = np.array(wanted, dtype=np.uint64)
+    places = np.minimum(np.searchsorted(hashes, asked), len(hashes) - 1)
+    return np.where(hashes[places] == asked, places, -1)

@@ -1,0 +1,76 @@
+"""Compressed rows, and what is added to the scores of a few items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.catalogue.sparse import NO_BOOSTS, Boosts, SparseRows, summed
+from server.errors import BundleError
+
+_ROWS, _ITEMS = 6, 40
+_ENTRIES = st.lists(
+    st.tuples(st.integers(0, _ROWS - 1), st.integers(0, _ITEMS - 1), st.floats(0.5, 2)),
+    unique_by=lambda entry: entry[:2],
+)
+
+
+def rows_of(entries: list[tuple[int, int, float]]) -> SparseRows:
+    rows, positions, weights = zip(*entries, strict=True) if entries else ((), (), ())
+    return SparseRows.of(np.array(rows, np.int64), np.array(positions, np.int64), np.array(weights, float), _ROWS)
+
+
+@given(_ENTRIES, st.lists(st.integers(0, _ROWS - 1)))
+def test_gathering_gives_the_entries_of_each_row_in_the_order_asked(
+    entries: list[tuple[int, int, float]], asked: list[int]
+) -> None:
+    positions, weights, sizes = rows_of(entries).gather(np.array(asked, np.int64))
+    wanted = [sorted((p, np.float32(w)) for r, p, w in entries if r == row) for row in asked]
+    assert sizes.tolist() == [len(row) for row in wanted]
+    assert list(zip(positions.tolist(), weights, strict=True)) == [pair for row in wanted for pair in row]
+
+
+@pytest.mark.parametrize("items", [_ITEMS, 10_000])
+@given(entries=_ENTRIES)
+def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
+    items: int, entries: list[tuple[int, int, float]]
+) -> None:
+    positions, weights, _ = rows_of(entries).gather(np.arange(_ROWS))
+    found = summed(positions, weights, items)
+    dense = np.bincount(positions, weights, items)
+    assert found.positions.tolist() == np.flatnonzero(dense).tolist()
+    assert found.values.tolist() == dense[found.positions].astype(np.float32).tolist()
+    assert found.at(np.arange(_ITEMS)).tolist() == dense[:_ITEMS].astype(np.float32).tolist()
+
+
+def test_nothing_is_added_without_boosts() -> None:
+    assert NO_BOOSTS.at(np.array([3, 5])).tolist() == [0, 0]
+    assert Boosts(np.array([5]), np.array([2], np.float32)).at(np.array([3, 5, 7])).tolist() == [0, 2, 0]
+
+
+def test_a_saved_table_is_mapped_and_equal(tmp_path: Path) -> None:
+    rows = rows_of([(0, 3, 1.0), (5, 0, 0.5)])
+    rows.save(tmp_path, "table")
+    found = SparseRows.load(tmp_path, "table", _ITEMS)
+    assert isinstance(found.positions, np.memmap)
+    assert [a.tolist() for a in found.gather(np.arange(_ROWS))] == [a.tolist() for a in rows.gather(np.arange(_ROWS))]
+
+
+@pytest.mark.parametrize("items", [3, 0])
+def test_a_table_that_names_items_beyond_the_catalogue_is_refused(tmp_path: Path, items: int) -> None:
+    rows_of([(0, 3, 1.0)]).save(tmp_path, "table")
+    with pytest.raises(BundleError, match="do not fit"):
+        SparseRows.load(tmp_path, "table", items)
+
+
+def test_a_missing_or_cut_table_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="table"):
+        SparseRows.load(tmp_path, "table", _ITEMS)
+    rows_of([(0, 3, 1.0), (1, 4, 1.0)]).save(tmp_path, "table")
+    np.save(tmp_path / "table-weights.npy", np.ones(1, np.float32))
+    with pytest.raises(BundleError, match="do not fit"):
+        SparseRows.load(tmp_path, "table", _ITEMS)
