@@ -14,15 +14,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.errors import BundleError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_NEEDED = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy")
+RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
+_NEEDED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy")
 
 
 class Manifest(BaseModel):
     """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field.
 
-    `exclude_history` is the default for requests that do not set it; bundles written before the field exclude.
+    `dimensions` is the length of item vectors and of the encoders' ranker half, `sentence_dimensions` that of their
+    sentence half, behind it (0: they have none, and the bundle has no sentences.npy). `exclude_history` is the default
+    for requests that do not set it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +46,13 @@ class Manifest(BaseModel):
     machine: str
     files: dict[str, str]
     exclude_history: bool = True
+    sentence_dimensions: int = 0
     digest: str = ""
+
+    @property
+    def encoder_dimensions(self) -> int:
+        """Length of the encoders' vectors, both halves."""
+        return self.dimensions + self.sentence_dimensions
 
     def sealed(self) -> Manifest:
         """The same manifest with its digest filled in."""
@@ -113,7 +122,8 @@ def load_bundle(path: Path) -> Bundle:
     """
     folder = find_bundle(path)
     manifest = _manifest(folder / MANIFEST)
-    for name in (*_NEEDED, *manifest.variants.values()):
+    sentences = (SENTENCES,) if manifest.sentence_dimensions else ()
+    for name in (*_NEEDED, *sentences, *manifest.variants.values()):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: names no hash of {name}: export it again")
     for name, wanted in manifest.files.items():

@@ -18,7 +18,7 @@ from server.batching.job import Model
 from server.batching.policy import Limits
 from server.catalogue.catalogue import Catalogue, IndexMode
 from server.errors import BundleError
-from server.models.bundle import Bundle
+from server.models.bundle import RANKER, Bundle
 from server.models.encoder import EncoderModel, Vector
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import Session, open_session
@@ -91,7 +91,7 @@ class Engine:
                 f"{facts.dimensions}: export it again"
             )
         encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
-        ranker = open_session(bundle.folder / "ranker.onnx", options.device, options.threads)
+        ranker = open_session(bundle.folder / RANKER, options.device, options.threads)
         self._encoder = EncoderModel(encoder)
         self._ranker = RankerModel(ranker, facts.dimensions)
         self.catalogue.index(options.index, lambda: sample_users(self._ranker, self.catalogue, facts.max_history))
@@ -141,7 +141,11 @@ class Engine:
         row = self.tokenizer.encode(["warm up"])[0]
         nothing = np.zeros(facts.dimensions, dtype=np.float32)
         texts = _Grid(
-            self._encoder, lambda length: (row * length)[:length], facts.max_tokens, facts.dimensions, self._clock
+            self._encoder,
+            lambda length: (row * length)[:length],
+            facts.max_tokens,
+            facts.encoder_dimensions,
+            self._clock,
         )
         users = _Grid(
             self._ranker,

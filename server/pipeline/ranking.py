@@ -13,6 +13,7 @@ from server.batching.job import Job
 from server.catalogue.catalogue import TOGETHER, Ranked
 from server.catalogue.filters import Allowed
 from server.errors import SwiftrecError
+from server.models.encoder import ranker_half
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.call import Call
 from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, Timings
@@ -32,7 +33,7 @@ class Entry:
         ignored: ids of its history that no item has.
         unknown_filter_values: values of its filter that no item has.
         kinds: of its last events and its query, oldest first.
-        vectors: of the same; of texts once they are there.
+        vectors: of the same for the ranker; of texts once they are there.
         texts: to be encoded.
         found: the user's vector, once it is there, and maybe their items; None where nothing is known of the user.
         time: how long it waited for batches and these ran.
@@ -80,13 +81,13 @@ class Entry:
         for kind, what in events:
             self._add(kind, what)
 
-    def fill(self, vectors: list[Vector] | SwiftrecError) -> None:
-        """The vectors of its texts, or the error that they met."""
+    def fill(self, vectors: list[Vector] | SwiftrecError, dimensions: int) -> None:
+        """Take the vectors of its texts (both halves; the first is of `dimensions`), or the error that they met."""
         if isinstance(vectors, SwiftrecError):
             self.error = vectors
             return
         for place, vector in zip(self._places, vectors, strict=True):
-            self.vectors[place] = vector
+            self.vectors[place] = ranker_half(vector, dimensions)
 
     def _seen(self, parts: Parts) -> list[str]:
         """Ids of the history where they may not be recommended again."""
@@ -175,7 +176,7 @@ class Rankings:
         encoding = self._encoding
         del self._encoding  # which holds this
         for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
-            entry.fill(vectors)
+            entry.fill(vectors, self._parts.catalogue.dimensions)
             entry.time = time
         lap_ms = self._lap()
         if any(entry.texts for entry in self.entries):
