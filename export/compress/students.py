@@ -15,9 +15,11 @@ _RECORD = "students.json"
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student's shape; `layers` is 0 for the static one, `words` the rank of its table if it has factors.
+    """One student's shape.
 
-    `dimensions` is the length of the ranker half of its vectors; the rest is the sentence half. `gates` are those that its fused graph went through; one that failed takes the student out.
+    `layers` is 0 for the static one, `words` the rank of its table if it has factors, and `dimensions` the length of
+    the ranker half of its vectors, behind which the sentence half is. `gates` are those that its fused graph went
+    through; one that failed takes the student out.
     """
 
     name: str

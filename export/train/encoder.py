@@ -58,12 +58,11 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     return Tokenizer.load(folder / "tokenizer.json", max_tokens)
 
 
-def normalise_halves(vectors: Tensor, dimensions: int) -> Tensor:
-    """Scale the first `dimensions` entries of each vector (the ranker half) and the rest (the sentence half) to 1."""
-    width = vectors.shape[-1]
-    if width == dimensions:
+def normalise_halves(vectors: Tensor, dimensions: int, sentence_dimensions: int) -> Tensor:
+    """Scale the ranker half of each vector (the first `dimensions` entries) and the sentence half to length 1."""
+    if not sentence_dimensions:
         return functional.normalize(vectors, dim=-1)
-    halves = vectors.split([dimensions, width - dimensions], dim=-1)
+    halves = vectors.split([dimensions, sentence_dimensions], dim=-1)
     return torch.cat([functional.normalize(half, dim=-1) for half in halves], dim=-1)
 
 
@@ -84,7 +83,7 @@ class TextEncoder(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         """Both halves, [..., dimensions + sentence_dimensions], of pooled vectors [..., hidden]."""
-        return normalise_halves(self.projection(pooled), self.dimensions)
+        return normalise_halves(self.projection(pooled), self.dimensions, self.sentence_dimensions)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Both halves, [batch, dimensions + sentence_dimensions]; each is a unit vector."""

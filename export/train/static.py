@@ -29,7 +29,8 @@ class StaticEncoder(nn.Module):
 
     def __init__(self, vocabulary: int, pairs: int, dimensions: int, sentence_dimensions: int = 0) -> None:
         super().__init__()
-        self.vocabulary, self.pairs, self.dimensions = vocabulary, pairs, dimensions
+        self.vocabulary, self.pairs = vocabulary, pairs
+        self.dimensions, self.sentence_dimensions = dimensions, sentence_dimensions
         self.table = nn.Embedding(vocabulary + pairs, dimensions + sentence_dimensions, sparse=True)
         nn.init.zeros_(self.table.weight)
 
@@ -38,7 +39,8 @@ class StaticEncoder(nn.Module):
         hashed = (input_ids[:, :-1] * _PRIME + input_ids[:, 1:]) % self.pairs + self.vocabulary
         mask = torch.cat([attention_mask, attention_mask[:, 1:]], 1).unsqueeze(-1).to(self.table.weight.dtype)
         summed = (self.table(torch.cat([input_ids, hashed], 1)) * mask).sum(1)
-        return normalise_halves(summed / attention_mask.sum(1, keepdim=True), self.dimensions)
+        means = summed / attention_mask.sum(1, keepdim=True)
+        return normalise_halves(means, self.dimensions, self.sentence_dimensions)
 
 
 @torch.inference_mode()
