@@ -19,7 +19,6 @@ from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.sentences import (
     MAX_SENTENCE_DIMENSIONS,
-    SENTENCES,
     fit_sentence_map,
     load_sentence_map,
     load_sentences,
@@ -132,7 +131,9 @@ def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
     items = ground.teacher.sentence_items
     assert items is not None
     assert (items.dtype, items.shape) == (np.float32, (len(ground.dataset.items), _HIDDEN))
-    np.testing.assert_allclose(items, ground.teacher.encode([i.text for i in ground.dataset.items])[:, size:], atol=1e-4)
+    np.testing.assert_allclose(
+        items, ground.teacher.encode([i.text for i in ground.dataset.items])[:, size:], atol=1e-4
+    )
 
 
 def test_teachers_known_titles_are_what_it_encodes(moved: StoppedJob) -> None:
@@ -180,4 +181,3 @@ def test_pooled_texts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert encoded == ["night", "river", "garden"]
     pooled(["night", "winter"])  # one too many: those before are forgotten
     assert encoded == ["night", "river", "garden", "night", "winter"]
-

@@ -228,7 +228,9 @@ def test_fit_finds_the_linear_map_that_there_is() -> None:
 
 def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> None:
     tokenizer = load_tokenizer(job.folder("data") / "checkpoint", 128)
-    lesson = Lesson(_TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), _NO_SENTENCES, seed=5)
+    lesson = Lesson(
+        _TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), _NO_SENTENCES, seed=5
+    )
 
     def seen(number: int, noisy: float) -> dict[int, list[int]]:
         batches = list(lesson.epoch(number, 4, noisy))
