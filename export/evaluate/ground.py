@@ -143,7 +143,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts) -> Subject:
         items,
         plan.max_history,
         lambda n: np.concatenate([for_ranker(size + n), sentences[size + n]], axis=1),
-        None if sentence_map is None else np.array(sentences[:size]),
+        None if sentence_map is None else sentences[:size],
     )
 
 
