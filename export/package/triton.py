@@ -100,7 +100,7 @@ def _config(name: str, inputs: dict[str, tuple[int, list[int]]], output: str, wi
 
 def _add_model(repository: Path, config: config_pb.ModelConfig, graph: Path) -> Path:
     """Write the model's folder; return its graph, a link to the bundle's if the file system has links."""
-    folder = repository / config.name
+    folder = repository / str(config.name)
     target = folder / "1" / "model.onnx"
     target.parent.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")

@@ -62,7 +62,7 @@ def normalise_halves(vectors: Tensor, dimensions: int, sentence_dimensions: int)
     """Scale the ranker half of each vector (the first `dimensions` entries) and the sentence half to length 1."""
     if not sentence_dimensions:
         return functional.normalize(vectors, dim=-1)
-    halves = vectors.split([dimensions, sentence_dimensions], dim=-1)
+    halves = vectors[..., :dimensions], vectors[..., dimensions:]
     return torch.cat([functional.normalize(half, dim=-1) for half in halves], dim=-1)
 
 

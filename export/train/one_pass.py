@@ -34,4 +34,5 @@ def one_pass_teacher(job: Job) -> TextEncoder:
 def _fit(pooled: Tensor, wanted: Tensor) -> Tensor:
     """Weights [d2, hidden] that read sentence vectors [texts, d2] from pooled ones [texts, hidden]."""
     damping = _RIDGE * pooled.square().sum(0).mean() * torch.eye(pooled.shape[1])
-    return torch.linalg.solve(pooled.T @ pooled + damping, pooled.T @ wanted).T
+    weights: Tensor = torch.linalg.solve(pooled.T @ pooled + damping, pooled.T @ wanted)
+    return weights.T

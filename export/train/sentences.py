@@ -27,7 +27,8 @@ def fit_sentence_map(pooled: Tensor, seed: int) -> Tensor:
     rows = torch.from_numpy(sample_rows(len(pooled), seed))
     units = functional.normalize(pooled[rows].double().cpu(), dim=-1)
     _, axes = torch.linalg.eigh(units.T @ units)  # ascending
-    return axes.flip(1)[:, :MAX_SENTENCE_DIMENSIONS].float().contiguous()
+    strongest: Tensor = axes.flip(1)[:, :MAX_SENTENCE_DIMENSIONS].float().contiguous()
+    return strongest
 
 
 def sample_rows(texts: int, seed: int) -> NDArray[np.int64]:

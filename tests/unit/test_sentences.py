@@ -85,7 +85,8 @@ def test_sentences_are_unit_vectors_and_come_back(tmp_path: Path) -> None:
     save_sentences(pooled, tmp_path, 0)
     found, sentence_map = load_sentences(tmp_path, 40), load_sentence_map(tmp_path)
     assert sentence_map is not None
-    assert (found.dtype, found.shape) == (np.float32, (40, _HIDDEN))
+    assert found.dtype == np.float32
+    assert found.shape == (40, _HIDDEN)
     np.testing.assert_allclose(found, sentence_vectors(pooled, sentence_map).numpy(), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
@@ -130,7 +131,8 @@ def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
     np.testing.assert_allclose(found[:, size:], sentences, atol=1e-4)
     items = ground.teacher.sentence_items
     assert items is not None
-    assert (items.dtype, items.shape) == (np.float32, (len(ground.dataset.items), _HIDDEN))
+    assert items.dtype == np.float32
+    assert items.shape == (len(ground.dataset.items), _HIDDEN)
     np.testing.assert_allclose(
         items, ground.teacher.encode([i.text for i in ground.dataset.items])[:, size:], atol=1e-4
     )
