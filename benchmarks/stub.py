@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from pydantic_settings import SettingsConfigDict
 from server.addresses import join_address
 from server.app import App
 from server.config import ServerSettings
-from server.models.bundle import MANIFEST, Manifest
+from server.models.bundle import MANIFEST, RANKER, Manifest
 from server.models.session import Session
 from server.signals import stop_on_signals
 
@@ -29,27 +30,32 @@ class StubSettings(ServerSettings):
 
 
 class StubSession:
-    """A session that answers zeros [batch, dimensions] after a fixed time, during which the GIL is free."""
+    """A session that answers zeros [batch, width] after a fixed time, during which the GIL is free."""
 
     held_s = 0.0
 
-    def __init__(self, dimensions: int, service_s: float) -> None:
-        self._dimensions, self._service_s = dimensions, service_s
+    def __init__(self, width: int, service_s: float) -> None:
+        self._width, self._service_s = width, service_s
+
+    @classmethod
+    def of(cls, path: Path, service_s: float) -> Self:
+        """In the place of the encoder or ranker at `path` in a bundle: vectors as long as the manifest says."""
+        facts = Manifest.model_validate_json((path.parent / MANIFEST).read_bytes())
+        return cls(facts.dimensions if path.name == RANKER else facts.encoder_dimensions, service_s)
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Zeros, one row for each row of the feeds."""
         if self._service_s or self.held_s:
             time.sleep(self._service_s + self.held_s)
         rows = len(next(iter(feeds.values())))
-        return np.zeros((rows, self._dimensions), dtype=np.float32)
+        return np.zeros((rows, self._width), dtype=np.float32)
 
 
 def stub_app(settings: StubSettings) -> App:
     """The server with stub sessions."""
 
     def open_session(path: Path, _device: str, _threads: int) -> Session:
-        facts = Manifest.model_validate_json((path.parent / MANIFEST).read_bytes())
-        return StubSession(facts.dimensions, settings.service_ms / 1e3)
+        return StubSession.of(path, settings.service_ms / 1e3)
 
     return App(settings, open_session=open_session)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.catalogue import ITEMS, VECTORS
-from server.models.bundle import MANIFEST, Bundle, file_hash
+from server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
 
 KEEP, SHARES = "keep", (50, 10, 1)  # an attribute, and the percentages of the items that have each of its values
 _NOISE = 0.5  # of the catalogue's own spread
@@ -38,11 +38,16 @@ def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Places:
     keeps = random.random((items, len(SHARES))) < np.array(SHARES) / 100
     with (folder / ITEMS).open("wb") as file:
         file.writelines(_lines(rows, bases, keeps))
-    np.save(folder / VECTORS, around(_vectors(real), bases, random))
-    models = ["tokenizer.json", "ranker.onnx", *real.manifest.variants.values()]
+    np.save(folder / VECTORS, around(_array(real, VECTORS), bases, random))
+    arrays = [VECTORS]
+    if real.manifest.sentence_dimensions:
+        arrays.append(SENTENCES)
+        sentences = around(_array(real, SENTENCES), bases, random)
+        np.save(folder / SENTENCES, sentences / np.linalg.norm(sentences, axis=1, keepdims=True))
+    models = ["tokenizer.json", RANKER, *real.manifest.variants.values()]
     for name in models:
         shutil.copyfile(real.folder / name, folder / name)
-    files = {name: file_hash(folder / name) for name in (ITEMS, VECTORS, *models)}
+    files = {name: file_hash(folder / name) for name in (ITEMS, *arrays, *models)}
     manifest = real.manifest.model_copy(update={"name": f"synthetic-{items}", "files": files}).sealed()
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     return bases
@@ -62,7 +67,7 @@ def around(vectors: Floats, bases: Places, random: np.random.Generator) -> Float
 def histories(real: Bundle, bases: Places, number: int, seed: int) -> list[list[str]]:
     """Item ids of users with a few tastes each: items near a real one, up to 32 of them."""
     random = np.random.default_rng(seed)
-    vectors = _vectors(real)
+    vectors = _array(real, VECTORS)
     near = np.argsort(-(vectors @ vectors.T), axis=1)[:, :_NEAR]
     home = np.argsort(bases, kind="stable")
     first = np.searchsorted(bases[home], np.arange(len(vectors)))
@@ -89,6 +94,6 @@ def _rows(real: Bundle) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (real.folder / ITEMS).read_bytes().split(b"\n") if line]
 
 
-def _vectors(real: Bundle) -> Floats:
-    vectors: Floats = np.load(real.folder / VECTORS, allow_pickle=False)
+def _array(real: Bundle, name: str) -> Floats:
+    vectors: Floats = np.load(real.folder / name, allow_pickle=False)
     return vectors

@@ -104,7 +104,7 @@ def run(settings: TeacherServeSettings) -> int:
 
 
 def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
-    """The teacher's encoder (token ids, mask -> unit vectors) and ranker, from the export's stages beside the bundle.
+    """The teacher's encoder (token ids, mask -> both halves) and ranker, from the export's stages beside the bundle.
 
     Raises:
         RuntimeError: the stages or the extra export are not there.
@@ -112,7 +112,7 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
     try:
         import torch
 
-        from export.train.encoder import TextEncoder, load_trunk, teacher_checkpoint
+        from export.train.one_pass import one_pass_teacher
         from export.train.ranker import LastUser
         from export.train.teacher import load_teacher
     except ImportError as error:
@@ -122,9 +122,7 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
         raise RuntimeError(f"{job.folder('finetune')}: no teacher: run make export")
     torch.set_num_threads(1)
     teacher = load_teacher(job.folder("finetune"))
-    encoder = TextEncoder(load_trunk(teacher_checkpoint(job)), teacher.projection.out_features).eval()
-    encoder.projection.load_state_dict(teacher.projection.state_dict())
-    return encoder, LastUser(teacher.ranker).eval()
+    return one_pass_teacher(job), LastUser(teacher.ranker).eval()
 
 
 def _job(bundle: Path) -> Job:

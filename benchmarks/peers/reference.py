@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.peers.servers.job import TOP
 from server.catalogue.catalogue import Catalogue
 from server.models.bundle import Bundle
-from server.models.encoder import EncoderModel
+from server.models.encoder import EncoderModel, ranker_half
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def right_scores(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> Scores:
     users = np.zeros((len(rows), facts.dimensions), dtype=np.float32)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
-        vectors = model.run([rows[n] for n in chosen])
+        vectors = [ranker_half(vector, facts.dimensions) for vector in model.run([rows[n] for n in chosen])]
         users[chosen] = ranker.run([UserSequence([vector], [Kind.QUERY]) for vector in vectors])
     items = np.load(bundle.folder / "vectors.npy", allow_pickle=False)
     return Scores.of(users @ items.T, [item.id for item in Catalogue.load(bundle.folder).items])

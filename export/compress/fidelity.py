@@ -15,7 +15,7 @@ Vectors = NDArray[np.float32]
 
 
 def alone(encoder: Encoder, rows: Sequence[list[int]]) -> Vectors:
-    """Vectors [rows, dimensions], one text at a time."""
+    """Vectors [rows, both halves], one text at a time."""
     return np.array([encoder.run([row])[0] for row in rows])
 
 
@@ -42,7 +42,11 @@ def difference(a: Vectors, b: Vectors) -> float:
     return largest if np.isfinite(largest) else _NONE
 
 
-def mean_cosine(a: Vectors, b: Vectors) -> float:
-    """Mean cosine of unit vectors, row by row; -1 if one is not a number."""
-    mean = float((a * b).sum(1).mean())
-    return mean if np.isfinite(mean) else -1.0
+def mean_cosine(a: Vectors, b: Vectors, dimensions: int) -> float:
+    """Mean cosine, row by row, of the half that is further apart; -1 if one is not a number.
+
+    Each row holds a unit vector of `dimensions` for the ranker and behind it, if there is more, one of a sentence.
+    """
+    products = np.split(a * b, [dimensions], axis=1)
+    means = [float(half.sum(1).mean()) for half in products if half.shape[1]]
+    return min(means) if np.isfinite(means).all() else -1.0

@@ -10,17 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from export.stage import Job
-from export.train.encoder import TextEncoder, load_trunk, pad, teacher_checkpoint
-from export.train.teacher import load_teacher
+from export.train.encoder import pad
+from export.train.one_pass import one_pass_teacher
 
 
 class TorchTeacher:
-    """Token ids to unit vectors, through the tuned BERT and the teacher's projection."""
+    """Token ids to vectors of both halves, through the tuned BERT."""
 
     def __init__(self, job: Job) -> None:
-        teacher = load_teacher(job.folder("finetune"))
-        self._module = TextEncoder(load_trunk(teacher_checkpoint(job)), teacher.projection.out_features).eval()
-        self._module.projection.load_state_dict(teacher.projection.state_dict())
+        self._module = one_pass_teacher(job)
 
     def run(self, jobs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Pad to the longest and run."""

@@ -164,7 +164,7 @@ def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form
             quantise_bert(fused, path, ranges, form, berts[0].words)
             models[form.name] = EncoderModel(open_session(path))
         paces = race(models, material.tokenizer, material.timed[::4], step)
-    cosines = {name: mean_cosine(alone(model, rows), exact) for name, model in models.items()}
+    cosines = {name: mean_cosine(alone(model, rows), exact, berts[0].dimensions) for name, model in models.items()}
     best = choose(cosines, {name: pace.texts_per_s for name, pace in paces.items()})
     seen = ", ".join(f"{n} {paces[n].texts_per_s:.0f} texts/s cosine {cosines[n]:.5f}" for n in models)
     job.console.print(f"  int8 form {best}: {seen}")
@@ -193,7 +193,7 @@ def _measure(job: Job, material: Material, made: list[Made], out: Path) -> list[
                 vectors = alone(model, material.compared)
                 if graph.is_fp32:
                     exact[graph.student.name] = vectors
-                cosine = mean_cosine(vectors, exact[graph.student.name])
+                cosine = mean_cosine(vectors, exact[graph.student.name], graph.student.dimensions)
                 changed = invariance(model, material.compared, vectors)
                 variants.append(_judge(job, out, graph, paces, cosine, changed))
             else:

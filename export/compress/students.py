@@ -15,26 +15,39 @@ _RECORD = "students.json"
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student's shape; `layers` is 0 for the static one, `words` the rank of its table if it has factors.
+    """One student's shape.
 
-    `gates` are those that its fused graph went through; one that failed takes the student out.
+    `layers` is 0 for the static one, `words` the rank of its table if it has factors, and `dimensions` the length of
+    the ranker half of its vectors, behind which the sentence half is. `gates` are those that its fused graph went
+    through; one that failed takes the student out.
     """
 
     name: str
     layers: int
     hidden: int
+    dimensions: int
     words: int = 0
     gates: tuple[Outcome, ...] = ()
 
     @property
     def graph(self) -> str:
         """File of its fused fp32 graph, beside the record."""
-        return f"fused.{self.name}.onnx"
+        return graph_file(self.name)
 
     @property
     def traced(self) -> str:
         """File of the graph as it was before fusion, if it was kept."""
-        return f"traced.{self.name}.onnx"
+        return traced_file(self.name)
+
+
+def graph_file(name: str) -> str:
+    """File of the fused fp32 graph of the student of that name."""
+    return f"fused.{name}.onnx"
+
+
+def traced_file(name: str) -> str:
+    """File of its graph before fusion."""
+    return f"traced.{name}.onnx"
 
 
 _RECORDS = TypeAdapter(list[Student])

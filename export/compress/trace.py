@@ -29,13 +29,14 @@ from export.compress.rankers import (
     save_rankers,
     time_rankers,
 )
-from export.compress.students import Student, save_students
+from export.compress.students import Student, graph_file, save_students, traced_file
 from export.data.phrases import Texts
 from export.stage import Job
 from export.train.distil import load_students
 from export.train.encoder import TextEncoder, pad
 from export.train.ranker import Served
 from export.train.small import load_small
+from export.train.static import StaticEncoder
 from export.train.teacher import load_teacher
 from export.train.words import multiplied
 from server.models.encoder import EncoderModel
@@ -100,26 +101,27 @@ def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest
     return parity
 
 
-def _student(name: str, module: nn.Module, rows: list[list[int]], out: Path, *, keep_traced: bool) -> Student:
+def _student(
+    name: str, module: TextEncoder | StaticEncoder, rows: list[list[int]], out: Path, *, keep_traced: bool
+) -> Student:
     """Trace, fuse and measure one student."""
-    target = out / Student(name, 0, 0).graph
+    target = out / graph_file(name)
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
     whole = multiplied(module) if isinstance(module, TextEncoder) else module
     trace(whole, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
-    trunk = getattr(module, "trunk", None)
-    if trunk is None:
-        layers, hidden = 0, next(m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding))
+    if isinstance(module, StaticEncoder):
+        layers, hidden, words = 0, module.table.embedding_dim, 0
         fusion = gates.static_fusion(count_operators(target))
     else:
+        trunk = module.trunk
         layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
+        words = getattr(trunk.config, "word_width", 0)
         if keep_traced:
-            shutil.copyfile(target, out / Student(name, 0, 0).traced)
+            shutil.copyfile(target, out / traced_file(name))
         fuse(target, trunk.config, target)
         fusion = gates.fusion(count_operators(target), layers)
     parity = gates.at_most("parity with PyTorch", measure_parity(module, target, rows), gates.GATES.max_parity)
-    return Student(
-        name, layers, hidden, getattr(trunk.config, "word_width", 0) if trunk else 0, gates=(*fusion, parity)
-    )
+    return Student(name, layers, hidden, module.dimensions, words, gates=(*fusion, parity))
 
 
 def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:

@@ -17,13 +17,14 @@ from export.data.repeats import counted
 from export.data.split import Split
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
-from export.evaluate.models import torch_encode, torch_rank
+from export.evaluate.models import PooledTexts, plain_encode, teacher_encode, torch_rank
 from export.evaluate.record import Group, Lists
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.tasks import Tasks, make_tasks
 from export.stage import Job
 from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
+from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
 from server.models.ranker import Kind, UserSequence
 
@@ -57,8 +58,9 @@ class Ground:
         data, seed = job.folder("data"), job.settings.seed
         dataset, texts = counted(Dataset.load(data), job.settings.repeats), Texts.load(data)
         parts = parts_of(job, dataset)
-        teacher = _teacher(job, texts)
-        frozen = _frozen(job, texts) if len(dataset.items) <= MAX_FROZEN else None
+        untouched = PooledTexts(job.folder("data") / "checkpoint", job.settings.plan.max_tokens)
+        teacher = _teacher(job, texts, untouched)
+        frozen = _frozen(untouched, texts) if len(dataset.items) <= MAX_FROZEN else None
         return cls(
             seed=seed,
             dataset=dataset,
@@ -103,7 +105,7 @@ class Ground:
         if not probes:
             return None
         vectors = subject.encode([probe.phrase for probe in probes])
-        users = subject.rank([UserSequence([v], [Kind.QUERY]) for v in vectors])
+        users = subject.rank([UserSequence([v], [Kind.QUERY]) for v in subject.ranker_half(vectors)])
         tops = [best(row) for row in users @ subject.items.T]
         carried = [
             np.mean([probe.value in self.dataset.items[n].attributes.get(probe.attribute, []) for n in top])
@@ -119,21 +121,30 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
     return name, float(first) if first.isdecimal() else 0.0, value
 
 
-def _teacher(job: Job, texts: Texts) -> Subject:
-    """The teacher in PyTorch."""
-    teacher, size, plan = load_teacher(job.folder("finetune")), len(texts.variants[0]), job.settings.plan
-    pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
+def _teacher(job: Job, texts: Texts, untouched: PooledTexts) -> Subject:
+    """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning."""
+    folder, size, plan = job.folder("finetune"), len(texts.variants[0]), job.settings.plan
+    teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
+    pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
+    sentences = load_sentences(folder, len(pooled))
 
-    def known(rows: NDArray[np.int64]) -> Vectors:
+    def for_ranker(rows: NDArray[np.int64]) -> Vectors:
         """Vectors of rows of `Texts.all`: way after way of writing each item."""
         with torch.inference_mode():
             vectors: Vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[rows]))).numpy()
         return vectors
 
-    items = np.concatenate([known(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
+    items = np.concatenate([for_ranker(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
     items += teacher.residual.detach().numpy()
-    encode, rank = torch_encode(teacher_checkpoint(job), plan.max_tokens, teacher), torch_rank(teacher)
-    return Subject(encode, rank, items, plan.max_history, lambda n: known(size + n))
+    tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
+    return Subject(
+        teacher_encode(tuned, teacher, untouched, sentence_map),
+        torch_rank(teacher),
+        items,
+        plan.max_history,
+        lambda n: np.concatenate([for_ranker(size + n), sentences[size + n]], axis=1),
+        None if sentence_map is None else sentences[:size],
+    )
 
 
 def _unit(vectors: Vectors) -> Vectors:
@@ -142,9 +153,9 @@ def _unit(vectors: Vectors) -> Vectors:
     return scaled
 
 
-def _frozen(job: Job, texts: Texts) -> Subject:
+def _frozen(untouched: PooledTexts, texts: Texts) -> Subject:
     """The checkpoint as it came: nearest neighbours of the mean of what was taken."""
-    encode = torch_encode(job.folder("data") / "checkpoint", job.settings.plan.max_tokens, None)
+    encode = plain_encode(untouched)
     return Subject(
         encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode([*texts.variants[0]]), _ALL
     )

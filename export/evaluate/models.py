@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from export.evaluate.subject import Encode, Rank, Vectors
 from export.train.batches import by_length
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.ranker import TorchSession
+from export.train.sentences import sentence_vectors
 from export.train.teacher import Teacher
 from server.errors import BundleError, ProviderError
 from server.models.encoder import EncoderModel
@@ -21,20 +24,60 @@ from server.models.tokenizer import Tokenizer
 
 _BATCH = 16
 _CPU = "cpu"
+_KEPT_TEXTS = 50_000  # 77 MB at a width of 384
 
 
-def torch_encode(checkpoint: Path, max_tokens: int, teacher: Teacher | None) -> Encode:
-    """Texts by the BERT at `checkpoint`: the teacher's vectors, or without one its own pooled ones, scaled to 1."""
-    encoder = TextEncoder(load_trunk(checkpoint), 1).eval()
-    tokenizer = load_tokenizer(checkpoint, max_tokens)
+class PooledTexts:
+    """Pooled vectors of texts by the BERT at `checkpoint`, in PyTorch.
 
-    def encode(texts: list[str]) -> Vectors:
-        rows = tokenizer.encode(texts)
+    It keeps those of the last texts: the subjects that share it are given the same ones.
+    """
+
+    def __init__(self, checkpoint: Path, max_tokens: int) -> None:
+        self._checkpoint, self._max_tokens = checkpoint, max_tokens
+        self._known: dict[str, Vectors] = {}
+
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(load_trunk(self._checkpoint), 1).eval()
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self._checkpoint, self._max_tokens)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """[texts, hidden]."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if len(self._known) + len(new) > _KEPT_TEXTS:
+            self._known, new = {}, [*dict.fromkeys(texts)]
+        self._known.update(zip(new, self._encode(new), strict=True))
+        return torch.from_numpy(np.stack([self._known[text] for text in texts]))
+
+    def _encode(self, texts: list[str]) -> Vectors:
+        if not texts:
+            return np.empty((0, 0), np.float32)
+        rows = self._tokenizer.encode(texts)
         parts = by_length([len(row) for row in rows], 4 * _BATCH)
         with torch.inference_mode():
-            pooled = torch.cat([encoder.pool(*pad([rows[n] for n in part])) for part in parts])
-            vectors = teacher.text_vectors(pooled) if teacher else torch.nn.functional.normalize(pooled, dim=-1)
-        return _in_order(vectors.numpy(), parts)
+            pooled = torch.cat([self._encoder.pool(*pad([rows[n] for n in part])) for part in parts])
+        return _in_order(pooled.numpy(), parts)
+
+
+def plain_encode(pooled: PooledTexts) -> Encode:
+    """A checkpoint's own vectors, scaled to 1."""
+    return lambda texts: torch.nn.functional.normalize(pooled(texts), dim=-1).numpy()
+
+
+def teacher_encode(tuned: PooledTexts, teacher: Teacher, untouched: PooledTexts, sentence_map: Tensor | None) -> Encode:
+    """The teacher's vectors: the tuned BERT's for the ranker, and behind them sentence vectors if there is a map."""
+
+    def encode(texts: list[str]) -> Vectors:
+        with torch.inference_mode():
+            vectors = teacher.text_vectors(tuned(texts))
+            if sentence_map is not None:
+                vectors = torch.cat([vectors, sentence_vectors(untouched(texts), sentence_map)], dim=1)
+        found: Vectors = vectors.numpy()
+        return found
 
     return encode
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from export.data.split import Histories
 from export.evaluate.metrics import Ranked, Scores, rank
 from export.evaluate.tasks import TASKS, Tasks
+from server.models.encoder import ranker_half
 from server.models.ranker import Kind, UserSequence
 
 Vectors = NDArray[np.float32]
@@ -22,10 +23,12 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """`encode` gives unit vectors [texts, d]; `rank` gives user vectors [users, d]; `items` are [items, d].
+    """`encode` gives vectors [texts, d + d2]; `rank` gives user vectors [users, d]; `items` are [items, d].
 
-    `items` holds the vectors that the catalogue is shipped with, those of items that training never saw among them.
-    `titles` gives the vectors of titles by position where they are known already.
+    A text's vector is a unit vector of d for the ranker, and behind it a unit sentence vector of d2 (0 without a
+    sentence half), to be compared with `sentence_items` [items, d2]. `items` holds the vectors that the catalogue is
+    shipped with, those of items that training never saw among them. `titles` gives the same vectors as `encode`, of
+    titles by position, if they are known already.
     """
 
     encode: Encode
@@ -33,13 +36,23 @@ class Subject:
     items: Vectors
     max_history: int
     titles: Callable[[NDArray[np.int64]], Vectors] | None = None
+    sentence_items: Vectors | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the ranker half."""
+        return int(self.items.shape[1])
+
+    def ranker_half(self, vectors: Vectors) -> Vectors:
+        """What `rank` reads of the vectors [texts, d + d2] of texts: [texts, d]."""
+        return ranker_half(vectors, self.dimensions)
 
     def answers(self, tasks: Tasks, behind: dict[str, Vectors]) -> dict[str, Ranked]:
         """Every task's answers; `behind` are the user vectors of `of_items` for "ids" and "cold"."""
         users = behind | {
             "text": self._of_texts(tasks.warm.histories, self.titles or self._encoding(tasks.titles)),
             "noisy": self._of_texts(tasks.warm.histories, self._encoding(tasks.noisy)),
-            "query": self._users(([v], [Kind.QUERY]) for v in self._once(tasks.queries)),
+            "query": self._users(([v], [Kind.QUERY]) for v in self.ranker_half(self._once(tasks.queries))),
         }
         asked = {task: tasks.cold if task == "cold" else tasks.warm for task in TASKS}
         return {
@@ -63,7 +76,7 @@ class Subject:
         """User vectors of histories as texts; each text that is needed is encoded once."""
         recent = [self._last(h) for h in histories]
         needed = np.unique(np.concatenate(recent))
-        vectors = vectors_of(needed)
+        vectors = self.ranker_half(vectors_of(needed))
         rows = (vectors[np.searchsorted(needed, h)] for h in recent)
         return self._users((list(row), [Kind.TEXT] * len(row)) for row in rows)
 
@@ -78,7 +91,7 @@ class Subject:
     def _users(self, sequences: Iterable[tuple[list[Vectors], list[Kind]]]) -> Vectors:
         """User vectors in the order asked; ranked by length, so that a batch is hardly padded."""
         jobs = [UserSequence(vectors, kinds) for vectors, kinds in sequences]
-        users = np.empty((len(jobs), self.items.shape[1]), dtype=np.float32)
+        users = np.empty((len(jobs), self.dimensions), dtype=np.float32)
         order = sorted(range(len(jobs)), key=lambda n: len(jobs[n].kinds))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]

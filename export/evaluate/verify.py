@@ -22,13 +22,18 @@ from export.evaluate.subject import Subject, Vectors
 from export.evaluate.table import show
 from export.stage import Job
 from export.variants import Variant, graphs
+from server.catalogue.catalogue import VECTORS
+from server.models.bundle import SENTENCES
 from server.models.tokenizer import Tokenizer
 
 _SAMPLE = 32  # users whose answers the packaged bundle must repeat
 
 
 def run(job: Job, out: Path) -> None:
-    """Write quality.json, expected.json and vectors.npy (the catalogue's item vectors, float32 [items, d]).
+    """Write quality.json, expected.json, vectors.npy and sentences.npy.
+
+    vectors.npy has the catalogue's item vectors, float32 [items, d], and sentences.npy the sentence vectors of the
+    items' full texts, float32 [items, d2]; the latter is missing for an adopted recommender.
 
     Raises:
         GateError: the teacher finds too little of what is new, no variant passed the gates, or --require-baselines is
@@ -69,7 +74,9 @@ def run(job: Job, out: Path) -> None:
     quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes, rankers, where)
     show(job.console, quality)
     require_baselines(job, ground, answers, quality.comparisons)
-    np.save(out / "vectors.npy", ground.teacher.items, allow_pickle=False)
+    np.save(out / VECTORS, ground.teacher.items, allow_pickle=False)
+    if ground.teacher.sentence_items is not None:
+        np.save(out / SENTENCES, ground.teacher.sentence_items, allow_pickle=False)
     expected = _expected(ground, answers[quality.default["cpu"].name]["text"])
     (out / "expected.json").write_text(json.dumps(expected))
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
@@ -83,7 +90,8 @@ def _served(job: Job, ground: Ground, variant: Variant, path: Path, ranker: Path
     if not found:
         return None
     encode, device = found
-    return Subject(encode, served_rank(ranker, items.shape[1]), items, plan.max_history), device
+    rank, sentences = served_rank(ranker, items.shape[1]), ground.teacher.sentence_items
+    return Subject(encode, rank, items, plan.max_history, sentence_items=sentences), device
 
 
 def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure]) -> None:

@@ -24,7 +24,17 @@ from export.stage import STAGES, Job
 from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS, Filter
 from server.errors import BundleError
-from server.models.bundle import FORMAT, MANIFEST, Bundle, Manifest, file_hash, load_bundle, versions
+from server.models.bundle import (
+    FORMAT,
+    MANIFEST,
+    RANKER,
+    SENTENCES,
+    Bundle,
+    Manifest,
+    file_hash,
+    load_bundle,
+    versions,
+)
 from server.pipeline.call import Call, finish
 from server.pipeline.domain import Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
@@ -117,9 +127,11 @@ def _seal(scratch: Path, manifest: Manifest) -> None:
 
 def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     """Copy graphs, tokenizer and vectors, write the item table."""
-    shutil.copyfile(job.folder("verify") / "vectors.npy", scratch / VECTORS)
-    for name, source in (("tokenizer.json", "tokenizer.json"), ("ranker.onnx", quality.ranker)):
-        shutil.copyfile(job.folder("onnx") / source, scratch / name)
+    for name in (VECTORS, SENTENCES):
+        if (source := job.folder("verify") / name).exists():
+            shutil.copyfile(source, scratch / name)
+    for name, graph in (("tokenizer.json", "tokenizer.json"), (RANKER, quality.ranker)):
+        shutil.copyfile(job.folder("onnx") / graph, scratch / name)
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
@@ -135,16 +147,21 @@ def write_items(dataset: Dataset, path: Path) -> None:
             file.write(json.dumps(row | {"popularity": count}, ensure_ascii=False) + "\n")
 
 
+def _width(vectors: Path) -> int:
+    """Length of the rows of an array on disk."""
+    return int(np.load(vectors, mmap_mode="r", allow_pickle=False).shape[1])
+
+
 def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) -> Manifest:
     plan = job.settings.plan
-    vectors = np.load(scratch / VECTORS, allow_pickle=False)
     return Manifest(
         format=FORMAT,
         name=job.settings.name,
         version=number,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         export_key=key,
-        dimensions=vectors.shape[1],
+        dimensions=_width(scratch / VECTORS),
+        sentence_dimensions=_width(scratch / SENTENCES) if (scratch / SENTENCES).exists() else 0,
         max_tokens=plan.max_tokens,
         max_history=plan.max_history,
         variants={record.variant.name: record.variant.file for record in quality.shipped},

@@ -1,5 +1,7 @@
 """A Triton model repository beside the bundle, of the same graphs, for those who leave for Triton.
 
+Its encoders give what `EncoderService.Encode` gives, the vectors that the ranker reads: their graphs are cut to these.
+
 Triton batches requests of one shape: its clients tokenise with the bundle's tokenizer.json and pad to lengths of their
 own choice. https://docs.nvidia.com/deeplearning/triton-inference-server (model_configuration, model_repository).
 """
@@ -12,14 +14,19 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 from google.protobuf import text_format
+from onnx import helper, numpy_helper
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.compress.onnx_file import save_graph
 from export.folders import recover, replace_folder
-from server.models.bundle import Bundle
+from server.models.bundle import RANKER, Bundle
 
 SOURCE = "bundle.json"  # names the bundle that the repository was made from; Triton reads folders only
 _MAX_BATCH = 64
+_WHOLE = "vectors.both_halves"  # the output of the bundle's graph, which Triton does not give out
 _QUEUE_US = 0  # a request never waits for company: those that are there go together
 
 
@@ -37,8 +44,10 @@ def write_repository(bundle: Bundle, folder: Path) -> Path:
     width = bundle.manifest.dimensions
     try:
         for name, file in bundle.manifest.variants.items():
-            _model(scratch, encoder_config(f"encoder_{name}", width), bundle.folder / file)
-        _model(scratch, ranker_config(width), bundle.folder / "ranker.onnx")
+            graph = _add_model(scratch, encoder_config(f"encoder_{name}", width), bundle.folder / file)
+            if bundle.manifest.sentence_dimensions:
+                _cut_output(graph, width)
+        _add_model(scratch, ranker_config(width), bundle.folder / RANKER)
         (scratch / SOURCE).write_text(source, encoding="utf-8")
         replace_folder(scratch, folder)
     finally:
@@ -89,11 +98,28 @@ def _config(name: str, inputs: dict[str, tuple[int, list[int]]], output: str, wi
     )
 
 
-def _model(repository: Path, config: config_pb.ModelConfig, graph: Path) -> None:
-    folder = repository / config.name
-    (folder / "1").mkdir(parents=True)
+def _add_model(repository: Path, config: config_pb.ModelConfig, graph: Path) -> Path:
+    """Write the model's folder; return its graph, a link to the bundle's if the file system has links."""
+    folder = repository / str(config.name)
+    target = folder / "1" / "model.onnx"
+    target.parent.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     try:
-        os.link(graph, folder / "1" / "model.onnx")  # the same bytes, no second copy
+        os.link(graph, target)  # the same bytes, no second copy
     except OSError:
-        shutil.copyfile(graph, folder / "1" / "model.onnx")
+        shutil.copyfile(graph, target)
+    return target
+
+
+def _cut_output(path: Path, width: int) -> None:
+    """Replace the encoder's graph at `path` by one that gives the first `width` entries, which the ranker reads."""
+    model = onnx.load(path)
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = [_WHOLE if name == output.name else name for name in node.output]
+    ends = {"cut.start": 0, "cut.end": width, "cut.axis": 1}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in ends.items())
+    model.graph.node.append(helper.make_node("Slice", [_WHOLE, *ends], [output.name]))
+    output.type.tensor_type.shape.dim[1].dim_value = width
+    path.unlink()  # it may be a link to the bundle's
+    save_graph(model, path)

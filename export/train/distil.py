@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from export.data.phrases import Texts
 from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
 from export.evaluate import baseline_gate
 from export.stage import Job
 from export.train import small
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, teacher_checkpoint
+from export.train.encoder import TextEncoder, load_tokenizer, teacher_checkpoint
 from export.train.lesson import Lesson
 from export.train.narrow import narrow
+from export.train.one_pass import one_pass_teacher
 from export.train.resume import forget, resume_of
+from export.train.sentences import load_sentences
 from export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
 from export.train.students import (
     LADDER,
@@ -77,8 +78,8 @@ def run(job: Job, out: Path) -> None:
     forget(job, "distil")
 
 
-def load_students(job: Job) -> dict[str, nn.Module]:
-    """Every student as PyTorch runs it, in ladder order: ids and mask, int64 [batch, tokens] -> unit vectors."""
+def load_students(job: Job) -> dict[str, TextEncoder | StaticEncoder]:
+    """Every student as PyTorch runs it, in ladder order: ids and mask, int64 [batch, tokens] -> both halves."""
     folder = job.folder("distil")
     return {name: load_one(folder / name) for name in json.loads((folder / LADDER).read_text())}
 
@@ -86,21 +87,27 @@ def load_students(job: Job) -> dict[str, nn.Module]:
 def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
     """The teacher as one module, and what it teaches."""
     texts, teacher = Texts.load(job.folder("data")), load_teacher(job.folder("finetune"))
-    checkpoint = teacher_checkpoint(job)
-    whole = TextEncoder(load_trunk(checkpoint), teacher.projection.out_features).eval()
-    whole.projection.load_state_dict(teacher.projection.state_dict())
-    tokenizer = load_tokenizer(checkpoint, job.settings.plan.max_tokens)
+    tokenizer = load_tokenizer(teacher_checkpoint(job), job.settings.plan.max_tokens)
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
+    sentences = load_sentences(job.folder("finetune"), len(pooled))
     rng, size = np.random.default_rng(job.settings.seed), len(texts.variants[0])
     known, items = _drawn(size * len(texts.variants), _MAX_TEXTS, rng), _drawn(size, _MAX_ITEMS, rng)
     chosen = np.concatenate([known, np.arange(size * len(texts.variants), len(pooled))])
     with torch.no_grad():
-        wanted = teacher.text_vectors(torch.from_numpy(pooled[chosen]))
+        for_ranker = teacher.text_vectors(torch.from_numpy(pooled[chosen]))
+        wanted = torch.cat([for_ranker, torch.from_numpy(sentences[chosen])], dim=1)
         targets = teacher.text_vectors(torch.from_numpy(pooled[items])) + teacher.residual[items]
     every = texts.all
     read = [every[n] for n in chosen.tolist()]
-    return whole, Lesson(
-        read, tokenizer.encode(read), tokenizer, wanted, targets, job.settings.seed, job.settings.relations
+    return one_pass_teacher(job), Lesson(
+        texts=read,
+        rows=tokenizer.encode(read),
+        tokenizer=tokenizer,
+        wanted=wanted,
+        items=targets,
+        sentence_items=torch.from_numpy(sentences[items]),
+        seed=job.settings.seed,
+        relations=job.settings.relations,
     )
 
 
@@ -133,11 +140,11 @@ def _students(
     job: Job, rungs: list[Rung], teacher: TextEncoder, lesson: Lesson
 ) -> Iterator[tuple[Rung, TextEncoder | StaticEncoder, Record, Course]]:
     """Each student as it starts: a shallower one from the deeper one before it, which is trained by then."""
-    plan, dimensions = job.settings.plan, teacher.projection.out_features
+    plan, sizes = job.settings.plan, (teacher.dimensions, teacher.sentence_dimensions)
     deeper, kept = teacher, list(range(teacher.trunk.config.num_hidden_layers))
     for rung in rungs:
         if rung.layers == 0:
-            record = Record(rung.name, STATIC, [], dimensions, dimensions, _PAIRS)
+            record = Record(rung.name, STATIC, [], sum(sizes), *sizes, _PAIRS)
             yield rung, _static(job, teacher, lesson), record, Course(plan.static_epochs, 256, 5e-3, 5e-3)
             continue
         keep = spread(len(kept), rung.layers)
@@ -148,14 +155,14 @@ def _students(
                 factorise(student.trunk, rung.words)
         else:
             deeper, kept = student, layers
-        record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, dimensions)
+        record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, *sizes)
         yield rung, student, record, Course(plan.distil_epochs, 64, 5e-4, 2e-3)
 
 
 def _static(job: Job, teacher: TextEncoder, lesson: Lesson) -> StaticEncoder:
     with job.progress("word pieces", piece_batches(teacher)) as step:
         pieces = piece_vectors(teacher, lesson.tokenizer.encode([""])[0], step)
-    student = StaticEncoder(len(pieces), _PAIRS, lesson.wanted.shape[1])
+    student = StaticEncoder(len(pieces), _PAIRS, lesson.dimensions, lesson.sentence_dimensions)
     with torch.no_grad():
         student.table.weight[: len(pieces)] = fit(pieces, lesson.rows, lesson.wanted)
     return student.eval()

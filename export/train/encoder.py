@@ -58,13 +58,22 @@ def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     return Tokenizer.load(folder / "tokenizer.json", max_tokens)
 
 
-class TextEncoder(nn.Module):
-    """Token ids -> unit vectors."""
+def normalise_halves(vectors: Tensor, dimensions: int, sentence_dimensions: int) -> Tensor:
+    """Scale the ranker half of each vector (the first `dimensions` entries) and the sentence half to length 1."""
+    if not sentence_dimensions:
+        return functional.normalize(vectors, dim=-1)
+    halves = vectors[..., :dimensions], vectors[..., dimensions:]
+    return torch.cat([functional.normalize(half, dim=-1) for half in halves], dim=-1)
 
-    def __init__(self, trunk: BertModel, dimensions: int) -> None:
+
+class TextEncoder(nn.Module):
+    """Token ids -> a unit vector for the ranker and, behind it, a unit vector of the sentence space."""
+
+    def __init__(self, trunk: BertModel, dimensions: int, sentence_dimensions: int = 0) -> None:
         super().__init__()
         self.trunk = attach_pooling(trunk)
-        self.projection = nn.Linear(pooled_width(trunk), dimensions, bias=False)
+        self.dimensions, self.sentence_dimensions = dimensions, sentence_dimensions
+        self.projection = nn.Linear(pooled_width(trunk), dimensions + sentence_dimensions, bias=False)
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Mean of the token vectors, or as an adopted head pools, [batch, width]; both int64 [batch, tokens]."""
@@ -73,11 +82,11 @@ class TextEncoder(nn.Module):
         return pool_tokens(self.trunk, output.last_hidden_state, attention_mask)
 
     def project(self, pooled: Tensor) -> Tensor:
-        """Unit vectors, [..., dimensions], of pooled vectors [..., hidden]."""
-        return functional.normalize(self.projection(pooled), dim=-1)
+        """Both halves, [..., dimensions + sentence_dimensions], of pooled vectors [..., hidden]."""
+        return normalise_halves(self.projection(pooled), self.dimensions, self.sentence_dimensions)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Unit vectors, [batch, dimensions]."""
+        """Both halves, [batch, dimensions + sentence_dimensions]; each is a unit vector."""
         return self.project(self.pool(input_ids, attention_mask))
 
 

@@ -26,6 +26,7 @@ from export.train.guide import Guides
 from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
 from export.train.record import Curve
 from export.train.resume import forget, resume_of
+from export.train.sentences import save_sentences
 from export.train.students import ladder
 from export.train.teacher import Bank, Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
@@ -37,9 +38,10 @@ from server.models.ranker import Kind
 
 
 def run(job: Job, out: Path) -> None:
-    """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, curve.json and TensorBoard scalars.
+    """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, the sentence vectors, and the learning curve.
 
-    pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`.
+    pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`. sentences.npy has the same
+    rows: see `save_sentences`. The curve is in curve.json and in TensorBoard scalars.
 
     Raises:
         ExportError: the stage after this one could not do what it is told: said before minutes of training.
@@ -86,6 +88,8 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
     seed, epochs = settings.seed + number, settings.epochs or plan.finetune_epochs
     torch.manual_seed(seed)
     bank = _bank(job, world)
+    if number == 0:
+        save_sentences(world.originals(bank.pooled), out, settings.seed)
     teacher = Teacher(
         bank.trunk.width,
         plan.dimensions,

@@ -27,8 +27,10 @@ class Lesson:
         texts: every training text.
         rows: their token ids.
         tokenizer: for the noisy ones, which every epoch writes anew.
-        wanted: the teacher's unit vectors, float32 [texts, dimensions].
-        items: the catalogue's vectors, float32 [items, dimensions].
+        wanted: the teacher's vectors, float32 [texts, d + d2]: a unit vector for the ranker, then the text's unit
+            sentence vector (d2 is 0 if the teacher has none).
+        items: the catalogue's vectors for the ranker, float32 [items, d].
+        sentence_items: the sentence vectors of the same items' texts, float32 [items, d2].
         seed: of the noise; the epoch is added to it.
         relations: weight of the cosines between the texts of a batch.
     """
@@ -38,8 +40,19 @@ class Lesson:
     tokenizer: Tokenizer
     wanted: Tensor
     items: Tensor
+    sentence_items: Tensor
     seed: int
     relations: float = 0.0
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the ranker half."""
+        return self.items.shape[1]
+
+    @property
+    def sentence_dimensions(self) -> int:
+        """Length of the sentence half."""
+        return self.sentence_items.shape[1]
 
     def steps(self, size: int) -> int:
         """Batches in an epoch."""
@@ -67,16 +80,24 @@ class Lesson:
         return rows
 
     def loss(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015).
+        """The sum of the losses of both halves, [batch, d + d2] each.
 
-        With `relations` also the mean squared difference of the cosines of every two texts of the batch (the distances
-        of Park et al., "Relational Knowledge Distillation", CVPR 2019, as cosines).
+        With `relations` also the mean squared difference of the cosines of every two texts of the batch for the ranker
+        (the distances of Park et al., "Relational Knowledge Distillation", CVPR 2019, as cosines).
         """
-        cosine = 1 - (vectors * wanted).sum(-1).mean()
-        near = functional.log_softmax(_SHARPNESS * vectors @ self.items.T, dim=-1)
-        target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
-        kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
-        loss = _COSINE_WEIGHT * cosine + kl
-        if not self.relations:
-            return loss
-        return loss + self.relations * functional.mse_loss(vectors @ vectors.T, wanted @ wanted.T)
+        own, target = vectors[:, : self.dimensions], wanted[:, : self.dimensions]
+        loss = _half_loss(own, target, self.items)
+        if self.sentence_dimensions:
+            loss = loss + _half_loss(vectors[:, self.dimensions :], wanted[:, self.dimensions :], self.sentence_items)
+        if self.relations:
+            loss = loss + self.relations * functional.mse_loss(own @ own.T, target @ target.T)
+        return loss
+
+
+def _half_loss(vectors: Tensor, wanted: Tensor, items: Tensor) -> Tensor:
+    """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015)."""
+    cosine = 1 - (vectors * wanted).sum(-1).mean()
+    near = functional.log_softmax(_SHARPNESS * vectors @ items.T, dim=-1)
+    target = functional.log_softmax(_SHARPNESS * wanted @ items.T, dim=-1)
+    kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
+    return _COSINE_WEIGHT * cosine + kl

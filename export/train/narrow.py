@@ -30,7 +30,8 @@ def narrow(wide: TextEncoder, width: int, rows: list[list[int]]) -> TextEncoder:
         raise ExportError(f"bert<layers>x{width}: the width must be a multiple of {head}, the width of a head")
     config.intermediate_size = config.intermediate_size * width // config.hidden_size
     config.hidden_size, config.num_attention_heads = width, width // head
-    student = TextEncoder(BertModel(config, add_pooling_layer=False), wide.projection.out_features)  # type: ignore[no-untyped-call]
+    trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    student = TextEncoder(trunk, wide.dimensions, wide.sentence_dimensions)
     kept = strongest_dimensions(wide, width, rows)
     _cut_head(wide, student, kept)
     _cut_embeddings(wide.trunk.embeddings, student.trunk.embeddings, kept)

@@ -13,9 +13,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from export.train.encoder import TextEncoder, pad
+from export.train.encoder import TextEncoder, normalise_halves, pad
 
 _PIECES = 256  # word pieces through the teacher at a time
 _PRIME = 1_000_003
@@ -23,23 +22,25 @@ _RIDGE = 1e-3  # of the mean variance of the pieces' vectors
 
 
 class StaticEncoder(nn.Module):
-    """Token ids -> unit vectors, without a transformer: one look-up in a table, a masked mean.
+    """Token ids -> both halves of a text's vector, without a transformer: one look-up in a table, a masked mean.
 
-    The rows behind the vocabulary are the pairs'. A vector's length is its weight.
+    The rows behind the vocabulary are the pairs'. A vector's length is its weight, in each half.
     """
 
-    def __init__(self, vocabulary: int, pairs: int, dimensions: int) -> None:
+    def __init__(self, vocabulary: int, pairs: int, dimensions: int, sentence_dimensions: int = 0) -> None:
         super().__init__()
         self.vocabulary, self.pairs = vocabulary, pairs
-        self.table = nn.Embedding(vocabulary + pairs, dimensions, sparse=True)
+        self.dimensions, self.sentence_dimensions = dimensions, sentence_dimensions
+        self.table = nn.Embedding(vocabulary + pairs, dimensions + sentence_dimensions, sparse=True)
         nn.init.zeros_(self.table.weight)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Unit vectors, [batch, dimensions]; ids and mask are int64 [batch, tokens]."""
+        """Both halves, [batch, dimensions + sentence_dimensions]; ids and mask are int64 [batch, tokens]."""
         hashed = (input_ids[:, :-1] * _PRIME + input_ids[:, 1:]) % self.pairs + self.vocabulary
         mask = torch.cat([attention_mask, attention_mask[:, 1:]], 1).unsqueeze(-1).to(self.table.weight.dtype)
         summed = (self.table(torch.cat([input_ids, hashed], 1)) * mask).sum(1)
-        return functional.normalize(summed / attention_mask.sum(1, keepdim=True), dim=-1)
+        means = summed / attention_mask.sum(1, keepdim=True)
+        return normalise_halves(means, self.dimensions, self.sentence_dimensions)
 
 
 @torch.inference_mode()

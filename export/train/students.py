@@ -58,13 +58,17 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """student.json: the student's shape, the teacher's layers that it started from, and its loss by epoch."""
+    """student.json: the student's shape, the teacher's layers that it started from, and its loss by epoch.
+
+    `dimensions` and `sentence_dimensions` are the lengths of the two halves of its vectors.
+    """
 
     name: str
     kind: str
     layers: list[int]
     hidden: int
     dimensions: int
+    sentence_dimensions: int = 0
     pairs: int = 0
     losses: list[float] = field(default_factory=list)
 
@@ -114,12 +118,13 @@ def load_one(folder: Path) -> TextEncoder | StaticEncoder:
     record, weights = Record(**json.loads((folder / _RECORD).read_text())), load_file(folder / _WEIGHTS)
     student: TextEncoder | StaticEncoder
     if record.kind == STATIC:
-        student = StaticEncoder(len(weights["table.weight"]) - record.pairs, record.pairs, record.dimensions)
+        words = len(weights["table.weight"]) - record.pairs
+        student = StaticEncoder(words, record.pairs, record.dimensions, record.sentence_dimensions)
     else:
         config = BertConfig.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
         trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
         if short := getattr(config, "word_width", 0):
             put_factors(trunk, Factorised(config.vocab_size, short, config.hidden_size))
-        student = TextEncoder(trunk, record.dimensions)
+        student = TextEncoder(trunk, record.dimensions, record.sentence_dimensions)
     student.load_state_dict(weights)
     return student.eval()

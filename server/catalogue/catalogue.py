@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue import exact
-from server.catalogue.blend import FACTS
+from server.catalogue.blend import item_vectors
 from server.catalogue.filters import Allowed, Attributes, AttributeValues, Filter, Positions
 from server.catalogue.items import ITEMS, Item, ItemTable
 from server.catalogue.sparse import NO_BOOSTS, Boosts
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item", "Ranked"]
 
-VECTORS = "vectors.npy"
+VECTORS, SENTENCES = "vectors.npy", "sentences.npy"
 SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
 NARROW = 10_000  # allowed items up to which comparing each is as fast
 
@@ -39,21 +39,15 @@ class Catalogue:
 
     Args:
         items: of the catalogue.
-        vectors: what a search compares, float32 [items, width].
-        dimensions: of the ranker's half, which each vector begins with; all of it if not given.
-        sentence_dimensions: of the text's sentence vector behind it.
+        vectors: the ranker's, float32 [items, d].
+        sentences: sentence vectors of the items' texts, float32 [items, s]; then a search compares whole vectors, as
+            `server.catalogue.blend` lays them out, else those of the ranker alone.
     """
 
     def __init__(
-        self,
-        items: Sequence[Item],
-        vectors: NDArray[np.float32],
-        dimensions: int | None = None,
-        sentence_dimensions: int = 0,
+        self, items: Sequence[Item], vectors: NDArray[np.float32], sentences: NDArray[np.float32] | None = None
     ) -> None:
-        self.items, self._vectors = items, np.ascontiguousarray(vectors)
-        self.dimensions = self._vectors.shape[1] if dimensions is None else dimensions
-        self.sentences = self._vectors[:, self.dimensions : self.dimensions + sentence_dimensions]
+        self.items, self.dimensions = items, vectors.shape[1]
         self._item: Callable[[int], Item] = items.at if isinstance(items, ItemTable) else items.__getitem__
         self._position: dict[str, int] = {}
         popularity = np.zeros(len(items), dtype=np.float32)
@@ -65,37 +59,30 @@ class Catalogue:
                 yield item.attributes
 
         self._attributes = Attributes(attributes())
+        whole = vectors if sentences is None else item_vectors(vectors, sentences, popularity)
+        self._vectors = np.ascontiguousarray(whole)
+        width = 0 if sentences is None else sentences.shape[1]
+        self.sentences = self._vectors[:, self.dimensions : self.dimensions + width]
         self._popularity, self._by_popularity = popularity, np.argsort(-popularity, kind="stable")
         self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
-        self._longest = _longest(vectors) if len(items) < SWITCH_OVER else 0.0
+        self._longest = _longest(self._vectors) if len(items) < SWITCH_OVER else 0.0
         self._index: ApproximateIndex | None = None
         self._narrow = NARROW
 
     @classmethod
-    def load(cls, folder: Path, dimensions: int, sentence_dimensions: int) -> Catalogue:
-        """Read `items.jsonl` and `vectors.npy`; see `server.catalogue.blend` for what a vector holds.
+    def load(cls, folder: Path, sentence_dimensions: int) -> Catalogue:
+        """Read `items.jsonl`, `vectors.npy` and, with `sentence_dimensions`, `sentences.npy`.
 
         Raises:
-            BundleError: they do not belong together, or the vectors are not of these dimensions.
+            BundleError: they do not belong together.
         """
         items = ItemTable.load(folder)
+        vectors = _load_vectors(folder / VECTORS, items)
+        sentences = np.empty((len(vectors), 0), np.float32)
+        if sentence_dimensions:
+            sentences = _load_vectors(folder / SENTENCES, items)
         try:
-            vectors = np.load(folder / VECTORS, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{folder / VECTORS}: no vectors ({error}): export it again") from None
-        try:
-            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
-                for _ in items:
-                    pass  # a file that is no table has no number of items that it could be compared by
-                raise BundleError(f"{folder / VECTORS}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items")
-            if not all(np.isfinite(part).all() for part in _parts(vectors)):
-                raise BundleError(f"{folder / VECTORS}: holds numbers that are not finite: export it again")
-            if vectors.shape[1] != dimensions + sentence_dimensions + FACTS:
-                raise BundleError(
-                    f"{folder / VECTORS}: vectors of {vectors.shape[1]} entries, and the manifest says {dimensions} + "
-                    f"{sentence_dimensions} + {FACTS}: export it again"
-                )
-            return cls(items, vectors, dimensions, sentence_dimensions)
+            return cls(items, vectors, sentences)
         except (ValueError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
 
@@ -214,6 +201,37 @@ class Catalogue:
 
     def _named(self, positions: Positions, scores: NDArray[np.float32]) -> Ranked:
         return list(zip(map(self._item, positions.tolist()), scores.tolist(), strict=True))
+
+
+def _load_vectors(path: Path, items: ItemTable) -> NDArray[np.float32]:
+    """A vector for each item.
+
+    Raises:
+        BundleError: there are none, or others.
+    """
+    try:
+        vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: no vectors ({error}): export it again") from None
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):
+        _require_table(path.parent / ITEMS, items)
+        raise BundleError(f"{path}: {vectors.dtype}{list(vectors.shape)} for {len(items)} items: export it again")
+    if not all(np.isfinite(part).all() for part in _parts(vectors)):
+        raise BundleError(f"{path}: holds numbers that are not finite: export it again")
+    return vectors
+
+
+def _require_table(path: Path, items: ItemTable) -> None:
+    """A file that is no table has no number of items that vectors could be compared by.
+
+    Raises:
+        BundleError: it is none.
+    """
+    try:
+        for _ in items:
+            pass
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path}: no table of items ({error}): export it again") from None
 
 
 def _longest(vectors: NDArray[np.float32]) -> float:

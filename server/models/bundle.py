@@ -14,17 +14,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.errors import BundleError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_NEEDED = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy")
+RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
+_NEEDED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy")
 
 
 class Manifest(BaseModel):
     """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field.
 
-    `exclude_history` is the default for requests that do not set it; bundles written before the field exclude.
-    `sentence_dimensions` is the length of an encoder's second half, behind `dimensions`. `blend` holds the weights of
-    the parts of a score (`server.catalogue.blend`), `same_item` the cosine from which on a text is an item.
+    `dimensions` is the length of the ranker's vectors and of the encoders' ranker half, `sentence_dimensions` that of
+    the encoders' sentence half behind it (0: they have none). `exclude_history` is the default for requests that do not
+    set it. `blend` holds the weights of the parts of a score (`server.catalogue.blend`), `same_item` the cosine from
+    which on a text is an item.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,11 @@ class Manifest(BaseModel):
     blend: list[dict[str, Any]] = []
     same_item: float = 2.0
     digest: str = ""
+
+    @property
+    def encoder_dimensions(self) -> int:
+        """Length of the encoders' vectors, both halves."""
+        return self.dimensions + self.sentence_dimensions
 
     def sealed(self) -> Manifest:
         """The same manifest with its digest filled in."""
@@ -118,7 +125,8 @@ def load_bundle(path: Path) -> Bundle:
     """
     folder = find_bundle(path)
     manifest = _manifest(folder / MANIFEST)
-    for name in (*_NEEDED, *manifest.variants.values()):
+    sentences = (SENTENCES,) if manifest.sentence_dimensions else ()
+    for name in (*_NEEDED, *sentences, *manifest.variants.values()):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: names no hash of {name}: export it again")
     for name, wanted in manifest.files.items():

@@ -1,4 +1,8 @@
-"""Token ids to unit vectors, a batch at a time."""
+"""Token ids to vectors, a batch at a time.
+
+A vector has two halves, each of length 1: the first `dimensions` entries are for the ranker and for clients, the rest
+is the text's sentence vector, which is compared with those of the items' texts. A bundle may have no sentence half.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,18 @@ from server.models.session import Session
 Vector = NDArray[np.float32]
 
 
+def ranker_half(vectors: Vector, dimensions: int) -> Vector:
+    """What the ranker and clients read of the encoder's vectors [..., both halves]: [..., dimensions]."""
+    return vectors[..., :dimensions]
+
+
+def sentence_half(vectors: Vector, dimensions: int) -> Vector:
+    """What is compared with the items' sentence vectors: [..., sentence dimensions]."""
+    return vectors[..., dimensions:]
+
+
 class EncoderModel:
-    """The encoder behind the batcher: one list of token ids a job, one vector [dimensions] an answer."""
+    """The encoder behind the batcher: one list of token ids a job, one vector with both halves an answer."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -22,7 +22,7 @@ from server.catalogue.memory import Memory
 from server.catalogue.names import Names
 from server.catalogue.words import Words
 from server.errors import BundleError
-from server.models.bundle import Bundle
+from server.models.bundle import RANKER, Bundle
 from server.models.encoder import EncoderModel, Vector
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import Session, open_session
@@ -89,12 +89,18 @@ class Engine:
         self.bundle, self.options = bundle, options
         self.watch = watch or BundleWatch(Metrics(), facts.name, facts.version)
         self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
-        self.catalogue = Catalogue.load(bundle.folder, facts.dimensions, facts.sentence_dimensions)
+        self.catalogue = Catalogue.load(bundle.folder, facts.sentence_dimensions)
+        found = self.catalogue.dimensions, self.catalogue.sentences.shape[1]
+        if found != (facts.dimensions, facts.sentence_dimensions):
+            raise BundleError(
+                f"{bundle.folder}: item vectors have {found[0]} + {found[1]} dimensions, the manifest says "
+                f"{facts.dimensions} + {facts.sentence_dimensions}: export it again"
+            )
         words, size = Words.load(bundle.folder, len(self.catalogue.items)), len(self.catalogue.items)
         blend = Blend.read(facts.blend).without(options.parts_off)
         self.scoring = Scoring(blend, Memory.load(bundle.folder, size), words, size)
         encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
-        ranker = open_session(bundle.folder / "ranker.onnx", options.device, options.threads)
+        ranker = open_session(bundle.folder / RANKER, options.device, options.threads)
         self._encoder = EncoderModel(encoder)
         self._ranker = RankerModel(ranker, facts.dimensions)
         self.catalogue.index(
@@ -148,7 +154,11 @@ class Engine:
         row = self.tokenizer.encode(["warm up"])[0]
         nothing = np.zeros(facts.dimensions, dtype=np.float32)
         texts = _Grid(
-            self._encoder, lambda length: (row * length)[:length], facts.max_tokens, facts.dimensions, self._clock
+            self._encoder,
+            lambda length: (row * length)[:length],
+            facts.max_tokens,
+            facts.encoder_dimensions,
+            self._clock,
         )
         users = _Grid(
             self._ranker,

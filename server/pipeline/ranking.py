@@ -15,6 +15,7 @@ from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import TOGETHER, Ranked
 from server.catalogue.filters import Allowed
 from server.errors import SwiftrecError
+from server.models.encoder import ranker_half, sentence_half
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.call import Call
 from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent, Timings
@@ -107,7 +108,8 @@ class Entry:
             return
         encoded, seen = [event for event in self.events if event.text], len(self._seen)
         for event, vector in zip(encoded, vectors, strict=True):
-            event.vector, event.sentence = np.split(vector, [parts.catalogue.dimensions])
+            event.vector = ranker_half(vector, parts.catalogue.dimensions)
+            event.sentence = sentence_half(vector, parts.catalogue.dimensions)
             if event.kind == Kind.TEXT:
                 self._resolve(event, parts.names.by_meaning(event.text, event.sentence), parts)
         if len(self._seen) > seen:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from server.batching.policy import DEFAULT_PRIORITY
 from server.errors import SwiftrecError
+from server.models.encoder import ranker_half
 from server.pipeline.call import Call
 from server.pipeline.domain import Recommendation, Request, Timings
 from server.pipeline.ranking import Rankings
@@ -54,7 +55,7 @@ class Recommender:
         self._parts, self._clock, self._watcher = parts, parts.clock, watcher or _NoWatcher()
 
     async def encode(self, texts: Sequence[str], call: Call, priority: int = DEFAULT_PRIORITY) -> NDArray[np.float32]:
-        """Unit vectors of the texts, float32 [texts, dimensions].
+        """Unit vectors of the texts for the ranker, float32 [texts, dimensions].
 
         Raises:
             SwiftrecError: the first error that any of them met.
@@ -76,7 +77,7 @@ class Recommender:
         steps = Timings(1e3 * encoding.tokenise_s, 1e3 * (seconds - encoding.tokenise_s))
         models = encoding.times[0]
         self._watcher.answered("encoder", seconds, steps, models, None if models.has_run else encoding.lookup_s)
-        return np.array(vectors)
+        return ranker_half(np.array(vectors), self._parts.catalogue.dimensions)
 
     async def recommend(self, request: Request, call: Call) -> Recommendation:
         """Answer one request."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from export.train.encoder import load_tokenizer
-from server.models.bundle import load_bundle
+from server.models.bundle import SENTENCES, load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.checkpoints import WORDS, save_model, save_sentence_transformer
 from tests.conftest import ROOT
@@ -62,6 +62,8 @@ def test_classifier_without_interactions_becomes_a_bundle_that_answers_as_its_lo
     assert manifest.sources["checkpoint"]["kind"] == "classifier"
     assert manifest.sources["checkpoint"]["family"] == "distilbert"
     assert manifest.quality["protocol"] == "agreement"
+    assert manifest.sentence_dimensions == 0
+    assert SENTENCES not in manifest.files
     assert {gate["gate"] for gate in manifest.quality["variants"][0]["gates"]} == {"cosine", "overlap"}
     shares = []
     with serving(tmp_path / "artifacts" / "own") as server:

@@ -60,10 +60,10 @@ def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
 
         def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
             now[0] += self._service_s
-            return np.zeros((len(next(iter(feeds.values()))), self._dimensions), dtype=np.float32)
+            return np.zeros((len(next(iter(feeds.values()))), self._width), dtype=np.float32)
 
     def open_slow(path: Path, _device: str, _threads: int) -> Session:
-        return Timed(128, 0.02 if path.name.startswith("encoder") else 0.04)
+        return Timed.of(path, 0.02 if path.name.startswith("encoder") else 0.04)
 
     engine = Engine(bundle, EngineOptions(), open_session=open_slow, clock=lambda: now[0])
     sizes = ((1, 5), (8, 40), (20, 10))
@@ -74,20 +74,20 @@ def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
         assert 0.03 < engine.rank.cost(*size) < 0.08
 
 
-class Held:
+class Held(StubSession):
     """A session that waits at its gate."""
 
     gate = threading.Event()
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         assert self.gate.wait(_LONG)
-        return np.zeros((len(next(iter(feeds.values()))), 128), dtype=np.float32)
+        return super().run(feeds)
 
 
 def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
     Held.gate.clear()
     settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
-    app = App(settings, open_session=lambda *_: Held())
+    app = App(settings, open_session=lambda path, *_: Held.of(path, 0.0))
     bound = threading.Event()
     bind = app._bind
 
@@ -126,7 +126,7 @@ def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
 
 def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundle: Bundle) -> None:
     settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
-    app = App(settings, open_session=lambda *_: StubSession(128, 0.0))
+    app = App(settings, open_session=lambda path, *_: StubSession.of(path, 0.0))
     app.start()
     with app.registry.use() as engine:
         looked_at = any(one is engine.catalogue for one in gc.get_objects())
@@ -136,7 +136,9 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
 
 
 def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -> None:
-    engine = Engine(bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda *_: StubSession(128, 0.0))
+    engine = Engine(
+        bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda path, *_: StubSession.of(path, 0.0)
+    )
     engine.start()
     requests = [Request(history=(TextEvent(f"a text {n}"), ItemEvent("50")), query="films") for n in range(3)]
 
@@ -164,7 +166,7 @@ def test_stopping_takes_one_timeout_however_many_models_hang(bundle: Bundle, mon
         now[0] += timeout_s or 0.0
 
     engine = Engine(
-        bundle, EngineOptions(sessions=1), open_session=lambda *_: StubSession(128, 0.0), clock=lambda: now[0]
+        bundle, EngineOptions(sessions=1), open_session=lambda path, *_: StubSession.of(path, 0.0), clock=lambda: now[0]
     )
     for batcher in (engine.encode, engine.rank):
         monkeypatch.setattr(batcher, "stop", hang)

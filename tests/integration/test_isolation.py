@@ -32,7 +32,8 @@ _LATE_S = 2.0  # a deadline that passes while its call waits, and not before it 
 class Gated:
     """A session that waits at its gate, counts the batches it ran, and fails where it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
+        self._width = width
         self.gate, self.entered = threading.Event(), threading.Semaphore(0)
         self.gate.set()
         self.sizes: list[int] = []
@@ -46,7 +47,7 @@ class Gated:
         if is_failing:
             raise RuntimeError("the model fails")
         self.sizes.append(rows)
-        return np.ones((rows, 128), dtype=np.float32)
+        return np.ones((rows, self._width), dtype=np.float32)
 
 
 class Bench:
@@ -90,7 +91,7 @@ class Bench:
 
 @contextmanager
 def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
-    encoder, ranker = Gated(), Gated()
+    encoder, ranker = Gated(bundle.manifest.encoder_dimensions), Gated(bundle.manifest.dimensions)
 
     def open_gated(path: Path, _device: str, _threads: int) -> Session:
         return encoder if path.name.startswith("encoder") else ranker

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
 from export.config import ExportSettings
@@ -18,8 +20,10 @@ from export.package.publish import check_answers
 from export.quality import Quality
 from export.stage import Job
 from server.catalogue.catalogue import ITEMS, VECTORS
-from server.models.bundle import file_hash, load_bundle
+from server.models.bundle import SENTENCES, file_hash, load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.checkpoints import save_bert
 from tests.conftest import ROOT
 from tests.integration.process import serving
@@ -63,8 +67,17 @@ def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) 
     with serving(own / "artifacts" / "own") as server:
         reply = server.stub.Recommend(pb.RecommendRequest(query="a good red lamp", top_k=3), timeout=10)
         assert (len(reply.items), reply.bundle, reply.version) == (3, "own", 1)
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            encoded = EncoderServiceStub(channel).Encode(EncodeRequest(texts=["red lamp", "a blue chair"]), timeout=10)
     bundle = load_bundle(own / "artifacts" / "own")
     assert bundle.manifest.files["ranker.onnx"] == file_hash(stages / "onnx" / "ranker.small.onnx")
+    assert (bundle.manifest.dimensions, bundle.manifest.sentence_dimensions) == (32, 64)
+    sentences = np.load(bundle.folder / SENTENCES)
+    assert (sentences.dtype, sentences.shape) == (np.float32, (60, 64))
+    np.testing.assert_allclose(np.linalg.norm(sentences, axis=1), 1, atol=1e-5)
+    answered = np.frombuffer(encoded.vectors, "<f4").reshape(encoded.rows, encoded.dimensions)
+    assert answered.shape == (2, 32)  # what the ranker reads, not the sentence half behind it
+    np.testing.assert_allclose(np.linalg.norm(answered, axis=1), 1, atol=1e-5)
     assert bundle.manifest.quality["pieces"] == {"kept": 18, "of": 18}  # whole words alone: none could be spelled
     subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice

@@ -38,8 +38,8 @@ def session_threads() -> int:
     return sum(thread.name.startswith(("encoder-", "ranker-")) for thread in threading.enumerate())
 
 
-def stub(_path: Path, _device: str, _threads: int) -> Session:
-    return StubSession(128, 0.0)
+def stub(path: Path, _device: str, _threads: int) -> Session:
+    return StubSession.of(path, 0.0)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from export.train.adopt import adopt
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.mean import MeanRanker
 from export.train.ranker import LastUser
+from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import Teacher, load_teacher, save_teacher
 from server.models.ranker import Kind
 from tests.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
@@ -66,6 +67,8 @@ def test_classifier_as_teacher_ranks_by_its_logits(tmp_path: Path) -> None:
         wanted = logits(model, tmp_path / "original", texts)[:, [len(WORDS) - n for n in range(len(WORDS))]]
     assert (scores.argsort(descending=True) == wanted.argsort(descending=True)).all()
     assert (out / "checkpoint" / "model.safetensors").exists()
+    assert load_sentence_map(out) is None
+    assert load_sentences(out, len(_ITEMS)).shape == (len(_ITEMS), 0)
 
 
 def test_own_teacher_keeps_its_projection_and_ranker(tmp_path: Path) -> None:

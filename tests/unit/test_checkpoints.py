@@ -60,7 +60,7 @@ def test_relative_of_bert_has_the_same_vectors_as_a_bert(tmp_path: Path, family:
 def test_every_family_fuses_whole_and_does_not_depend_on_its_batch(tmp_path: Path, family: str) -> None:
     save_model(family, tmp_path / "original")
     folder = converted(tmp_path / "original")
-    encoder, rows = TextEncoder(load_trunk(folder), 16).eval(), encoded(folder)
+    encoder, rows = TextEncoder(load_trunk(folder), 16, 8).eval(), encoded(folder)
     ids = torch.ones(2, 3, dtype=torch.int64)
     trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
     fuse(tmp_path / "traced.onnx", encoder.trunk.config, tmp_path / "fused.onnx")
@@ -72,7 +72,7 @@ def test_every_family_fuses_whole_and_does_not_depend_on_its_batch(tmp_path: Pat
         assert np.abs(encoder(*pad(rows)).numpy() - together).max() < 1e-5
     quantise_bert(tmp_path / "fused.onnx", tmp_path / "int8.onnx", observe(tmp_path / "fused.onnx", rows), FORMS[0])
     small = EncoderModel(open_session(tmp_path / "int8.onnx"))
-    assert mean_cosine(by_itself(small, rows), alone) >= gates.GATES.min_cosine
+    assert mean_cosine(by_itself(small, rows), alone, 16) >= gates.GATES.min_cosine
     assert invariance(small, rows, by_itself(small, rows)) <= gates.GATES.max_invariance
 
 

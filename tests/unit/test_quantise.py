@@ -22,12 +22,14 @@ from export.compress.onnx_file import IR_VERSION, used_domains
 from export.compress.trace import fuse, measure_parity, trace
 from export.errors import ExportError
 from export.train.encoder import TextEncoder
+from export.train.static import StaticEncoder
 from export.train.words import factorise, multiplied
-from server.models.encoder import EncoderModel
+from server.models.encoder import EncoderModel, ranker_half, sentence_half
 from server.models.session import open_session
 from tests.checkpoints import bert
 
 _LAYERS, _WORDS, _OUTLIER = 2, 300, 20.0
+_RANKER, _SENTENCE = 16, 12  # lengths of the two halves
 
 
 def rows() -> list[list[int]]:
@@ -44,7 +46,7 @@ def module() -> TextEncoder:
         weights = trunk.state_dict()
         weights["encoder.layer.0.intermediate.dense.bias"][7] = _OUTLIER
         weights["encoder.layer.0.output.LayerNorm.weight"][3] = 10
-    return TextEncoder(trunk, 16).eval()
+    return TextEncoder(trunk, _RANKER, _SENTENCE).eval()
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,25 @@ def test_every_graph_declares_the_operator_sets_that_it_uses(fused: Path, tmp_pa
         assert graph.ir_version <= IR_VERSION
 
 
+def test_both_halves_are_unit_vectors_in_every_graph(fused: Path, tmp_path: Path) -> None:
+    vectorise_norms(fused, tmp_path / "fp32.onnx")
+    to_half(fused, tmp_path / "fp16.onnx")
+    int8(fused, tmp_path / "int8.onnx")
+    for path in (fused, *tmp_path.glob("*.onnx")):
+        vectors = alone(encoder(path), rows())
+        assert vectors.shape == (len(rows()), _RANKER + _SENTENCE)
+        for half in (ranker_half(vectors, _RANKER), sentence_half(vectors, _RANKER)):
+            np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=2e-3, err_msg=path.name)
+
+
+@pytest.mark.parametrize("half", [slice(_RANKER), slice(_RANKER, None)])
+def test_cosine_is_that_of_the_worse_half(exact: Vectors, half: slice) -> None:
+    worse = exact.copy()
+    worse[:, half] *= 0.5
+    assert mean_cosine(worse, exact, _RANKER) == pytest.approx(0.5)
+    assert mean_cosine(exact, exact, _RANKER) == pytest.approx(1)
+
+
 def test_parity_sees_a_wrong_weight(fused: Path) -> None:
     """Negative control."""
     other = module()
@@ -112,7 +133,7 @@ def test_int8_keeps_the_vectors_and_is_the_same_in_any_batch(
 ) -> None:
     model = int8(fused, tmp_path / "int8.onnx", form)
     vectors = alone(model, rows())
-    assert mean_cosine(vectors, exact) >= 0.998
+    assert mean_cosine(vectors, exact, _RANKER) >= 0.998
     assert invariance(model, rows(), vectors) <= gates.GATES.max_invariance
 
 
@@ -131,7 +152,7 @@ def test_table_of_low_rank_is_written_as_two_factors(tmp_path: Path) -> None:
         quantise_bert(fused, path, observe(fused, rows()), FORMS[0], words)
         sizes[words] = path.stat().st_size
     exact, small = (alone(encoder(tmp_path / name), rows()) for name in ("fp32.onnx", f"int8.{rank}.onnx"))
-    assert mean_cosine(small, exact) >= gates.GATES.min_cosine
+    assert mean_cosine(small, exact, _RANKER) >= gates.GATES.min_cosine
     assert invariance(encoder(path), rows(), small) <= gates.GATES.max_invariance
     assert sizes[0] - sizes[rank] > 0.5 * _WORDS * (64 - rank)
 
@@ -164,28 +185,21 @@ def test_ranges_of_other_texts_are_seen_in_the_cosine(fused: Path, exact: Vector
         name: Range(r.low * np.float32(0.05), r.high * np.float32(0.05)) for name, r in observe(fused, rows()).items()
     }
     quantise_bert(fused, tmp_path / "int8.onnx", narrow, FORMS[0])
-    cosine = mean_cosine(alone(encoder(tmp_path / "int8.onnx"), rows()), exact)
+    cosine = mean_cosine(alone(encoder(tmp_path / "int8.onnx"), rows()), exact, _RANKER)
     assert gates.failures(gates.smaller_precision(cosine, 0.3, 2.0))
 
 
 def test_static_student_keeps_its_vectors(tmp_path: Path) -> None:
-    class Static(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table = torch.nn.Embedding(_WORDS, 64)
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            mask = attention_mask.unsqueeze(-1).float()
-            return torch.nn.functional.normalize((self.table(input_ids) * mask).sum(1) / mask.sum(1), dim=-1)
-
     torch.manual_seed(0)
+    student = StaticEncoder(_WORDS, 64, _RANKER, _SENTENCE)
+    torch.nn.init.normal_(student.table.weight)
     ids = torch.ones(2, 3, dtype=torch.int64)
     paths = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
-    trace(Static(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", paths[0])
+    trace(student, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", paths[0])
     assert not gates.failures(gates.static_fusion(count_operators(paths[0])))
     quantise_static(*paths)
     vectors = [alone(encoder(path), rows()) for path in paths]
-    assert mean_cosine(*vectors) > 0.999
+    assert mean_cosine(vectors[0], vectors[1], _RANKER) > 0.999
     assert invariance(encoder(paths[1]), rows(), vectors[1]) <= gates.GATES.max_invariance
     assert paths[1].stat().st_size < 0.4 * paths[0].stat().st_size
 
@@ -193,7 +207,7 @@ def test_static_student_keeps_its_vectors(tmp_path: Path) -> None:
 def test_half_has_matrices_in_fp16_and_keeps_the_interface(fused: Path, exact: Vectors, tmp_path: Path) -> None:
     path = tmp_path / "fp16.onnx"
     to_half(fused, path)
-    assert mean_cosine(alone(encoder(path), rows()), exact) > 0.999
+    assert mean_cosine(alone(encoder(path), rows()), exact, _RANKER) > 0.999
     assert path.stat().st_size < gates.GATES.max_size * fused.stat().st_size
 
 

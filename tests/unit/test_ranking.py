@@ -67,7 +67,8 @@ class Bench:
 
     def __init__(self, *requests: Request, exclude_history: bool = True) -> None:
         vector = np.ones(2, dtype=np.float32)
-        self.letters, self.encoder, self.ranker = Letters(), Queue(vector), Queue(Found(vector))
+        whole = np.array([1, 1, 5, 6, 7], dtype=np.float32)  # with a sentence half of three
+        self.letters, self.encoder, self.ranker = Letters(), Queue(whole), Queue(Found(vector))
         items = [Item(str(n), "", "", {}, float(n)) for n in range(4)]
         catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
         encodings = Encodings(cast(Any, self.encoder), 0)
@@ -93,6 +94,19 @@ def test_entries_take_each_step_together() -> None:
     one.ranker.run()
     assert one.has_ended
     assert all(isinstance(answer, Recommendation) for answer in one.rankings.outcomes())
+
+
+def test_ranker_and_clients_get_the_half_that_is_for_them() -> None:
+    one = Bench(Request(history=(ItemEvent("1"), TextEvent("abc")), query="de"))
+    one.rankings.start()
+    one.encoder.run()
+    (job,) = one.ranker.jobs
+    assert [vector.tolist() for vector in job.payload.user.vectors] == [[0, 1], [1, 1], [1, 1]]
+    call = Call(_EVER, clock=lambda: 0.0)
+    encoding = one.recommender.encode(["abc", "de"], call)
+    encoding.send(None)  # up to where it waits for its vectors
+    one.encoder.run()
+    assert finish(encoding).tolist() == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("default", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_rewritten_graph_that_differs_takes_the_student_out(
     quantised(students)
     material = quantise.Material.of(students)
     bert = next(student for student in read_students(students.folder("onnx")) if student.layers)
-    wrong = Student(bert.name, bert.layers, bert.hidden, 2, bert.gates)
+    wrong = replace(bert, words=2)
     made = quantise._make(students, wrong, material, form_of("vnni"), tmp_path)
     assert [graph.is_there for graph in made] == [False, False, False]
     (variant,) = {quantise._variant(students, graph, graph.gates).refused for graph in made}
@@ -105,13 +106,14 @@ def test_vectors_that_are_no_numbers_fail_their_gates() -> None:
     good, bad = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
     bad[1, 2] = np.nan
     assert difference(good, good) == 0
-    assert mean_cosine(good, good) == 3
+    assert mean_cosine(good, good, 3) == 3
     assert not at_most("parity", max([difference(good, good), difference(good, bad)]), 1e-4).passed
-    assert mean_cosine(good, bad) == -1
+    assert mean_cosine(good, bad, 2) == mean_cosine(good, bad, 3) == -1
 
 
 def test_students_are_read_as_they_were_written(tmp_path: Path) -> None:
-    found = [Student("bert3", 3, 384, 8, (at_most("parity with PyTorch", 1e-3, 1e-4),)), Student("static", 0, 128)]
+    refused = at_most("parity with PyTorch", 1e-3, 1e-4)
+    found = [Student("bert3", 3, 384, 128, 8, (refused,)), Student("static", 0, 256, 128)]
     save_students(found, tmp_path)
     assert read_students(tmp_path) == found
     assert read_students(tmp_path)[0].gates == (

@@ -9,12 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from google.protobuf import text_format
 from onnx import TensorProto, helper, save
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.compress.trace import trace
 from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
@@ -37,9 +41,12 @@ from export.package.page import write_page
 from export.package.rows import as_json
 from export.package.triton import write_repository
 from export.quality import NOISY_OF_CLEAN
+from export.train.static import StaticEncoder
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import FORMAT, Bundle, Manifest
+from server.models.encoder import EncoderModel
+from server.models.session import open_session
 from tests.tiny import job
 
 _TASKS = ("ids", "text", "query", "noisy", "cold")
@@ -374,6 +381,31 @@ def test_triton_repository_parses_and_fits_the_graphs(tmp_path: Path, manifest: 
         assert (folder / "1" / "model.onnx").read_bytes() == source.read_bytes()
     with pytest.raises(text_format.ParseError):
         text_format.Parse("no_such_field: 1", config_pb.ModelConfig())  # control
+
+
+def test_triton_encoders_give_the_vectors_that_the_ranker_reads(tmp_path: Path, manifest: Manifest) -> None:
+    """The bundle's graphs have both halves in one output; the repository's are cut to the first."""
+    both = manifest.model_copy(update={"dimensions": 3, "sentence_dimensions": 2})
+    write_graphs(tmp_path, both)
+    torch.manual_seed(0)
+    student = StaticEncoder(9, 4, 3, 2)
+    torch.nn.init.normal_(student.table.weight)
+    ids = torch.tensor([[2, 7, 5]])
+    for file in both.variants.values():
+        trace(student, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", tmp_path / file)
+    before = (tmp_path / "encoder.bert3-int8.onnx").read_bytes()
+    repository = write_repository(Bundle(tmp_path, both), tmp_path / "triton")
+    assert (tmp_path / "encoder.bert3-int8.onnx").read_bytes() == before
+    config = text_format.Parse(
+        (repository / "encoder_bert3-int8" / "config.pbtxt").read_text(), config_pb.ModelConfig()
+    )
+    assert list(config.output[0].dims) == [3]
+    graph = repository / "encoder_bert3-int8" / "1" / "model.onnx"
+    assert [output.shape for output in onnxruntime.InferenceSession(graph).get_outputs()] == [["batch", 3]]
+    whole = EncoderModel(open_session(tmp_path / "encoder.bert3-int8.onnx")).run(ids.tolist())[0]
+    cut = EncoderModel(open_session(graph)).run(ids.tolist())[0]
+    assert whole.shape == (5,)
+    np.testing.assert_array_equal(cut, whole[:3])
 
 
 def test_triton_repository_of_a_deleted_bundle_with_the_same_version_is_replaced(

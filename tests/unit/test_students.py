@@ -27,6 +27,7 @@ from export.train import distil
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.lesson import Lesson
 from export.train.narrow import narrow
+from export.train.sentences import save_sentences
 from export.train.static import StaticEncoder, fit
 from export.train.students import Rung, drop_layers, ladder, load_one, spread
 from export.train.teacher import Teacher, save_teacher
@@ -40,6 +41,7 @@ _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
 
 
 _NO_TOKENIZER: Any = None
+_NO_SENTENCES = torch.empty(20, 0)
 _LADDER = ("bert3", "bert2x16", "bert2x16e8", "bert1", "static")
 
 
@@ -59,6 +61,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     job.folder("finetune").mkdir()
     np.save(job.folder("finetune") / "pooled.npy", pooled)
     save_teacher(Teacher(32, 32, len(_TITLES), 17), job.folder("finetune"))
+    save_sentences(torch.from_numpy(pooled), job.folder("finetune"), 0)
     return job
 
 
@@ -89,8 +92,9 @@ def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, t
         assert not student.training
         together = vectors(student, rows)
         alone = torch.cat([vectors(student, [row]) for row in rows])
-        assert (together.dtype, together.shape) == (torch.float32, (4, 32))
-        torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
+        assert (together.dtype, together.shape) == (torch.float32, (4, 64))
+        for half in (together[:, :32], together[:, 32:]):
+            torch.testing.assert_close(half.norm(dim=1), torch.ones(4))
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
@@ -102,8 +106,9 @@ def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) 
         ("bert", [0, 3], 16),
         ("bert", [0, 3], 16),
         ("bert", [0], 32),
-        ("static", [], 32),
+        ("static", [], 64),
     ]
+    assert {(r["dimensions"], r["sentence_dimensions"]) for r in records} == {(32, 32)}
     assert [len(r["losses"]) for r in records] == [2, 2, 2, 2, 4]
 
 
@@ -170,7 +175,9 @@ def test_training_brings_students_to_the_teacher(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: None
 ) -> None:
     teacher, lesson = distil._lesson(job)
-    assert torch.allclose(vectors(teacher, lesson.rows), lesson.wanted, atol=1e-5)
+    start = vectors(teacher, lesson.rows)
+    assert torch.allclose(start[:, :32], lesson.wanted[:, :32], atol=1e-5)
+    assert float((start[:, 32:] * lesson.wanted[:, 32:]).sum(1).min()) > 0.99
     longer = replace(config.PRESETS["smoke"], distil_epochs=30, static_epochs=60)
     monkeypatch.setitem(config.PRESETS, "smoke", longer)
     for name in run(job, tmp_path / "distil"):
@@ -221,7 +228,9 @@ def test_fit_finds_the_linear_map_that_there_is() -> None:
 
 def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> None:
     tokenizer = load_tokenizer(job.folder("data") / "checkpoint", 128)
-    lesson = Lesson(_TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), seed=5)
+    lesson = Lesson(
+        _TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), _NO_SENTENCES, seed=5
+    )
 
     def seen(number: int, noisy: float) -> dict[int, list[int]]:
         batches = list(lesson.epoch(number, 4, noisy))
@@ -237,15 +246,27 @@ def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> N
 
 def test_loss_is_least_at_the_teachers_vectors() -> None:
     wanted = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), _NO_SENTENCES, seed=0)
     assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
     assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
+
+
+def test_loss_sees_a_wrong_sentence_half() -> None:
+    halves = nn.functional.normalize(torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    wanted = torch.cat([*halves], dim=1)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), torch.eye(8), seed=0)
+    assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
+    assert float(lesson.loss(torch.cat([halves[0], halves[1].roll(1, 0)], dim=1), wanted)) > 1
+    without = replace(lesson, wanted=halves[0], sentence_items=torch.empty(8, 0))
+    assert float(lesson.loss(torch.cat([halves[0].roll(1, 0), halves[1]], dim=1), wanted)) == pytest.approx(
+        float(without.loss(halves[0].roll(1, 0), halves[0])), rel=1e-5
+    )
 
 
 def test_relations_ask_for_the_angles_between_texts_and_not_for_their_place() -> None:
     generator = torch.Generator().manual_seed(0)
     wanted = nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1)
-    plain = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
+    plain = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), _NO_SENTENCES, seed=0)
     related = replace(plain, relations=10.0)
     turned = wanted @ torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
     apart = float(related.loss(wanted.roll(1, 0), wanted)) - float(plain.loss(wanted.roll(1, 0), wanted))

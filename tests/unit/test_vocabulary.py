@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from export.config import ExportSettings
+from export.config import PRESETS, ExportSettings
 from export.data.phrases import Texts
 from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
 from export.errors import ExportError
@@ -26,6 +26,7 @@ from server.models.tokenizer import Tokenizer
 from tests.tiny import StoppedJob, job, write_checkpoint
 
 _UNUSED = ("gardens", "##zq", "日")
+_RANKER = PRESETS["smoke"].dimensions
 _UNSEEN = ("a letter of the garden", "gardens", "x-ray 42", "日本 ☃", "")
 
 
@@ -91,7 +92,8 @@ def test_unseen_text_is_spelled_and_the_students_take_it(trained: dict[str, Path
     for name in ("bert2", "bert1x8", "static"):
         with torch.inference_mode():
             vectors = load_one(trained["used"] / name)(*pad(rows))
-        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(rows)))
+        for half in (vectors[:, :_RANKER], vectors[:, _RANKER:]):
+            torch.testing.assert_close(half.norm(dim=1), torch.ones(len(rows)))
     whole, cut = (read_tokenizer(folder / "tokenizer.json") for folder in trained.values())
     unknown = [
         [row.count("[UNK]") for row in pieces(tokens(folder).encode(_UNSEEN), found)]

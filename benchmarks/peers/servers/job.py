@@ -76,14 +76,14 @@ class Job:
         return [self._best(scores) for scores in self._rank(np.stack(vectors)) @ self._items]
 
     def _encode(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Unit vectors [rows, dimensions], padded to the longest."""
+        """Unit vectors [rows, dimensions], padded to the longest: the part of the output that the ranker reads."""
         ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         mask = np.zeros_like(ids)
         for n, row in enumerate(rows):
             ids[n, : len(row)] = row
             mask[n, : len(row)] = 1
         vectors: NDArray[np.float32] = self._encoder.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-        return vectors
+        return vectors[:, : len(self._items)]
 
     def _rank(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """User vectors [rows, dimensions]."""
