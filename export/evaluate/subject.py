@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from export.data.split import Histories
 from export.evaluate.metrics import Ranked, Scores, rank
-from export.evaluate.tasks import TASKS, Tasks
+from export.evaluate.query_tasks import QueryTask
+from export.evaluate.tasks import Tasks
 from server.models.ranker import Kind, UserSequence
 
 Vectors = NDArray[np.float32]
@@ -39,13 +40,10 @@ class Subject:
         users = behind | {
             "text": self._of_texts(tasks.warm.histories, self.titles or self._encoding(tasks.titles)),
             "noisy": self._of_texts(tasks.warm.histories, self._encoding(tasks.noisy)),
-            "query": self._users(([v], [Kind.QUERY]) for v in self._once(tasks.queries)),
         }
-        asked = {task: tasks.cold if task == "cold" else tasks.warm for task in TASKS}
+        users |= self._of_queries(tasks.queries)
         return {
-            task: rank(_product(users[task], self.items), cases, len(self.items))
-            for task, cases in asked.items()
-            if len(cases.wanted)
+            task: rank(_product(users[task], self.items), cases, len(self.items)) for task, cases in tasks.cases.items()
         }
 
     def of_items(self, tasks: Tasks) -> dict[str, Vectors]:
@@ -67,10 +65,11 @@ class Subject:
         rows = (vectors[np.searchsorted(needed, h)] for h in recent)
         return self._users((list(row), [Kind.TEXT] * len(row)) for row in rows)
 
-    def _once(self, texts: list[str]) -> Vectors:
-        """Vectors of texts of which many are the same."""
-        different, place = np.unique(texts, return_inverse=True)
-        return self.encode(different.tolist())[place]
+    def _of_queries(self, queries: Mapping[str, QueryTask]) -> dict[str, Vectors]:
+        """User vectors of requests without a history; each different text is encoded and ranked by once."""
+        place = {text: n for n, text in enumerate(dict.fromkeys(t for query in queries.values() for t in query.texts))}
+        users = self._users(([vector], [Kind.QUERY]) for vector in self.encode([*place]))
+        return {task: users[[place[text] for text in query.texts]] for task, query in queries.items()}
 
     def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
         return history[-self.max_history :]
