@@ -17,9 +17,9 @@ from export.data.lines import Joined, TextFile
 from export.data.noise import mistyped
 from export.data.queries import ATTRIBUTE, training_queries
 
-FULL, TITLE, TITLE_WORDS, DROPPED, MISTYPED = range(5)
-"""Ways to write an item: its text, its title, some words of the title, the text without some words, the title with
-typing errors. A training may add more with noise behind these."""
+FULL, TITLE, TITLE_WORDS, NOISY = range(4)
+"""Ways to write an item: its text, its title, some words of the title; and, of every other item, the text without some
+words or the title with typing errors. A training may add more with noise behind these."""
 _HELD = 10  # of so many texts of users one is held back
 _MIN_UNSEEN, _MAX_UNSEEN = 50, 2_000
 
@@ -93,8 +93,7 @@ def write_texts(dataset: Dataset, seed: int, others: Sequence[str] = (), folder:
         (item.text for item in items),
         (item.title for item in items),
         (_title_words(item, rng) for item in items),
-        (_dropped_words(item.text, rng) for item in items),
-        (mistyped(item.title, rng) for item in items),
+        (mistyped(item.title, rng) if n % 2 else _dropped_words(item.text, rng) for n, item in enumerate(items)),
     )
     variants: list[Sequence[str]] = [
         TextFile.write(texts, _way(folder, way)) if folder else list(texts) for way, texts in enumerate(ways)

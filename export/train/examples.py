@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.data.phrases import DROPPED, MISTYPED, TITLE, TITLE_WORDS, Phrase
+from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
 from export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS
 from export.data.ratings import Worth
 
@@ -22,8 +22,7 @@ QUERY_SHARES: Mapping[QueryKind, float] = MappingProxyType(
     {
         TITLE: 0.12,
         TITLE_WORDS: 0.15,
-        DROPPED: 0.05,
-        MISTYPED: 0.08,
+        NOISY: 0.13,
         ATTRIBUTE: 0.2,
         CONDITIONS: 0.2,
         NEGATION: 0.1,
@@ -191,8 +190,8 @@ class QuerySampler:
 
 
 def written(way: int, ways: int, rng: np.random.Generator) -> int:
-    """The way itself; where training has more ways with typing errors than `MISTYPED`, any of these."""
-    return int(rng.integers(MISTYPED, ways)) if way == MISTYPED else way
+    """The way itself; of `NOISY` and those that training has added behind it any."""
+    return int(rng.integers(NOISY, ways)) if way == NOISY else way
 
 
 class LoneQuerySampler:
