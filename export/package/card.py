@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.data.repeats import EXCLUDE
 from export.evaluate.record import TEACHER, Quality
-from export.evaluate.table import absent_tasks, share_rows
+from export.evaluate.table import share_rows
 from export.evaluate.tasks import present
 from export.package.ladder import remarks
 from export.variants import Variant
@@ -88,7 +88,7 @@ cold items whose events training never saw.
 - Without a history, too: title: the exact title of an item. typos: the same with one or two typing errors. tags: a tag
   that is not in the item's text, or informative words of its text. paraphrase: "something like" a title; wanted is what
   a user took after that item. conditions: two or three attribute values at once. negation: one value and not another.
-  Training never reads the wordings of these.{"".join(f" {line}" for line in absent_tasks(quality))}
+  Training never reads the wordings of these. For this data the tasks are: {", ".join(shown)}.
 - "popularity, cold counted" knows how often each cold item was taken, which no recommender could know.
 - Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}.
 

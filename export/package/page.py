@@ -9,7 +9,7 @@ from pathlib import Path
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, VariantRecord
-from export.evaluate.table import absent_tasks, share_rows
+from export.evaluate.table import share_rows
 from export.evaluate.tasks import present
 from export.package import svg
 from export.package.ladder import remarks
@@ -96,9 +96,8 @@ def _compared(quality: Quality) -> str:
     tasks = present(quality.tasks)
     table = _table(["", *tasks], [[n, *(row.get(t, "") for t in tasks)] for n, row in quality.tasks.items()])
     facts = f"Protocol {quality.protocol}, {quality.cases['warm']} users, {quality.cases['cold']} cold cases."
-    absent = escape(" ".join(absent_tasks(quality)))
-    shares = f"{_shares(quality)}<p>{absent}</p>"
-    return f"<h2>Against baselines</h2><p>{facts}</p>{plot}{table}{shares}{second}<p>{escape(quality.other.remark)}</p>"
+    remark = f"<p>{escape(quality.other.remark)}</p>"
+    return f"<h2>Against baselines</h2><p>{facts}</p>{plot}{table}{_shares(quality)}{second}{remark}"
 
 
 def _shares(quality: Quality) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from export.data.noise import mistyped
 from export.data.phrases import Texts, write_texts
 from export.data.split import Cases, leave_one_out
 from export.data.templates import EVALUATION, TRAINING, spoken_title
+from export.evaluate.compare import baselines
+from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, rank
 from export.evaluate.query_tasks import MAKERS, normalised
-from export.evaluate.tasks import TASKS, Tasks, make_tasks
+from export.evaluate.subject import Subject
+from export.evaluate.tasks import FIRST, IN_TEN, SHARES, TASKS, VIOLATING, Tasks, make_tasks
 
 _ITEMS, _USERS = 120, 50
 _COLOURS = [f"colour{n}" for n in range(6)]
@@ -229,3 +233,27 @@ def test_violating_is_the_share_of_the_list_that_is_excluded() -> None:
     found = Ranked(np.array([0, 7]), top).violating([np.array([1, 3, 9]), np.array([0])])
     assert found.tolist() == [0.5, 0.0]
     assert Ranked(np.array([0, 1, 9]), np.zeros((3, 10), np.int64)).first.tolist() == [1, 0, 0]
+
+
+def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: Dataset, tasks: Tasks) -> None:
+    parts = leave_one_out(dataset)
+    nothing = cast(Subject, None)
+    ground = Ground(
+        1, dataset, parts, tasks, np.ones(_ITEMS, np.int64), np.ones((_ITEMS, 1), np.float32), nothing, None
+    )
+    found = baselines(ground)
+    assert {*found["popularity"]} == {*TASKS}
+    assert {*found["transitions"]} == {"ids", "cold"}
+    counts = np.bincount(np.concatenate(parts.known), minlength=_ITEMS).astype(np.float32)
+    asked = tasks.queries["title"].cases
+    wanted = [np.argsort(-counts, kind="stable").tolist().index(n) for n in asked.wanted.tolist()]
+    assert (found["popularity"]["title"].ranks <= wanted).all()
+    assert found["popularity"]["title"].ranks[[not len(same) for same in asked.same]].tolist() == [
+        rank for rank, same in zip(wanted, asked.same, strict=True) if not len(same)
+    ]
+    shares = ground.shares(found["popularity"])
+    assert {task: tuple(names) for task, names in shares.items()} == {
+        task: tuple(names) for task, names in SHARES.items()
+    }
+    assert 0 < shares["negation"][VIOLATING].mean < 1
+    assert shares["title"][FIRST].mean <= shares["title"][IN_TEN].mean < 0.3
