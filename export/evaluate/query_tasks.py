@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
@@ -115,7 +116,8 @@ def tags(source: Source) -> QueryTask | str:
     """A word that an item is described by, but not in its title, its attributes or what training asks."""
     order = np.random.default_rng(source.seed).permutation(len(source.items))[:_MAX_READ].tolist()
     rng = source.random()
-    found = list(_tagged(source, order, rng)) or list(_worded(source, order, rng))
+    found = list(islice(_tagged(source, order, rng), source.size))
+    found = found or list(islice(_worded(source, order, rng), source.size))
     if not found:
         return (
             f"the items have no column {TAGS}, and their texts no informative word that is neither in the title nor an "
@@ -129,30 +131,29 @@ def tags(source: Source) -> QueryTask | str:
 
 def _tagged(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[str, int]]:
     """A tag of each item that has one which is not in its text."""
-    left = source.size
     for n in order:
         item = source.items[n]
         text = item.text.lower()
         own = [tag.lower() for tag in item.attributes.get(TAGS, []) if tag.lower() not in text]
-        if own and left:
-            left -= 1
+        if own:
             yield rng.choice(own), n
 
 
 def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[str, int]]:
     """One or two informative words of each item's text."""
-    keywords, left = Keywords.of(source.items), source.size
+    keywords = Keywords.of(source.items)
     for n in order if keywords.counts else []:
         words = keywords.of_item(source.items[n], for_training=False)[:_RAREST_WORDS]
-        if words and left:
-            left -= 1
+        if words:
             yield " ".join(rng.sample(words, min(len(words), _MAX_TAG_WORDS))), n
 
 
 def paraphrase(source: Source) -> QueryTask | str:
     """A wording of "something like TITLE": wanted is what the user took after that item, which is left out itself."""
     rng, warm = source.random(), source.warm
-    rows = source.drawn(len(warm.wanted))
+    rows = [n for n in source.drawn(len(warm.wanted)) if warm.histories[n][-1] != warm.wanted[n]]
+    if not rows:
+        return "every user took the same item again"
     named = [int(warm.histories[n][-1]) for n in rows]
     wanted = warm.wanted[rows]
     same = _same(source.titles, named, spoken_title)
@@ -181,6 +182,7 @@ def conditions(source: Source) -> QueryTask | str:
 def negation(source: Source) -> QueryTask | str:
     """A value that the wanted item carries, and not another one that often goes with it."""
     rng, kept, texts, excluded = source.random(), [], [], []
+    carriers: dict[str, Positions] = {}  # shared by the cases that exclude the same
     partners = _Partners(source.carriers, len(source.items))
     for n in source.drawn(len(source.warm.wanted)):
         own = source.values_of(int(source.warm.wanted[n]))
@@ -190,7 +192,7 @@ def negation(source: Source) -> QueryTask | str:
         if others:
             without = rng.choices([*others], [*others.values()])[0]
             kept.append(n)
-            excluded.append(source.carriers[without].astype(np.int64))
+            excluded.append(carriers.setdefault(without, source.carriers[without].astype(np.int64)))
             texts.append(_worded_values(source, EVALUATION.negation, [wanted, without], rng))
     if not kept:
         return "no attribute value of a wanted item goes with one that it does not carry"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -17,18 +17,22 @@ from export.data.ratings import Worth
 
 QUERY_HISTORY = 16  # events before a query, at most
 QueryKind = int | str  # a way to write an item, or a kind of phrase
-# How often each kind of query is drawn, of those that the data set has; chosen on validation.
-QUERY_SHARES: Mapping[QueryKind, float] = MappingProxyType(
+# How often each kind of query is drawn behind a history and without one, of those that the data set has; chosen on
+# validation. Behind a history an exact title says all, so attributes have more there.
+BEHIND: Mapping[QueryKind, float] = MappingProxyType(
     {
-        TITLE: 0.12,
+        TITLE: 0.05,
         TITLE_WORDS: 0.15,
-        NOISY: 0.13,
-        ATTRIBUTE: 0.2,
-        CONDITIONS: 0.2,
+        NOISY: 0.05,
+        ATTRIBUTE: 0.1,
+        CONDITIONS: 0.45,
         NEGATION: 0.1,
         WORDS: 0.05,
         SIMILAR: 0.05,
     }
+)
+ALONE: Mapping[QueryKind, float] = MappingProxyType(
+    {TITLE: 0.15, TITLE_WORDS: 0.1, NOISY: 0.15, ATTRIBUTE: 0.1, CONDITIONS: 0.35, NEGATION: 0.1, WORDS: 0.05}
 )
 
 
@@ -113,15 +117,15 @@ def _stack(cuts: list[NDArray[np.int64]], worth: Worth) -> Windows:
 
 
 class _Drawer:
-    """Draws kinds of queries by `QUERY_SHARES`."""
+    """Draws kinds of queries by their shares: those of phrases only if there are some of the kind."""
 
-    def __init__(self, kinds: Sequence[QueryKind]) -> None:
-        self._kinds = kinds
-        self._ends = np.cumsum([QUERY_SHARES[kind] for kind in kinds])
+    def __init__(self, shares: Mapping[QueryKind, float], phrases: Collection[str]) -> None:
+        self.kinds = [kind for kind in shares if isinstance(kind, int) or kind in phrases]
+        self._ends = np.cumsum([shares[kind] for kind in self.kinds])
 
     def draw(self, rng: np.random.Generator) -> QueryKind:
         """One of the kinds."""
-        return self._kinds[int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))]
+        return self.kinds[int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))]
 
 
 class _Fitting:
@@ -156,9 +160,8 @@ class QuerySampler:
         ways: int,
     ) -> None:
         self._histories, self._worth, self._items, self._ways = histories, worth, items, ways
-        kinds = [kind for kind in QUERY_SHARES if isinstance(kind, int) or any(p.kind == kind for p in phrases)]
-        self._drawer = _Drawer(kinds)
-        self._fitting = {kind: _Fitting(phrases, kind, items) for kind in kinds if isinstance(kind, str)}
+        self._drawer = _Drawer(BEHIND, {phrase.kind for phrase in phrases})
+        self._fitting = {kind: _Fitting(phrases, kind, items) for kind in self._drawer.kinds if isinstance(kind, str)}
 
     def draw(self, size: int, rng: np.random.Generator) -> Queries:
         """Draw `size` queries."""
@@ -209,11 +212,11 @@ class LoneQuerySampler:
         self._items = [np.asarray(phrase.items) for phrase in phrases]
         self._sums = [np.cumsum(popularity[items]) for items in self._items]
         self._by_item = np.cumsum(np.sqrt(popularity))
-        self._usable: dict[QueryKind, list[int]] = {}
+        self._usable: dict[str, list[int]] = {}
         for n, (phrase, sums) in enumerate(zip(phrases, self._sums, strict=True)):
-            if phrase.kind != SIMILAR and len(sums) and sums[-1] > 0:
+            if len(sums) and sums[-1] > 0:
                 self._usable.setdefault(phrase.kind, []).append(n)
-        self._drawer = _Drawer([kind for kind in QUERY_SHARES if isinstance(kind, int) or kind in self._usable])
+        self._drawer = _Drawer(ALONE, self._usable)
 
     def draw(self, size: int, rng: np.random.Generator) -> Asked:
         """Draw `size` queries."""

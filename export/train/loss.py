@@ -21,7 +21,7 @@ _DROP_RESIDUAL = 0.2
 _TEXT_HISTORY = 0.25  # share of histories that come as texts
 _TEXT_EVENT = 0.1  # share of events that come as texts elsewhere
 _QUERY_WEIGHT = 0.3
-_NEAR_SHARE = 0.3  # share of BERT's own nearest items in the loss of queries without a history
+_NEAR_WEIGHT = 0.2  # of BERT's own nearest items in the loss of queries without a history
 _NEAR_TEMPERATURE = 0.05
 _GUIDED = 0.5  # share of the guides' answers in the next-item loss, if there are any
 
@@ -91,13 +91,17 @@ class Step:
         return (1 - _GUIDED) * loss + _GUIDED * functional.cross_entropy(users @ self.items.T, wanted)
 
     def alone(self, asked: Asked) -> Tensor:
-        """-log P(an item that the query fits), without a history."""
+        """-log P(an item that the query fits), without a history.
+
+        A text of an item should also find the items whose texts are nearest to it by BERT's own vectors.
+        """
         users = self._teacher.ranker(*self._alone(asked))[:, 0]
         loss = self._against(users, asked.item, asked.worth)
-        if self._kind == "mse":
+        is_item = asked.text < self._bank.variants.shape[0] * self._bank.variants.shape[1]
+        if self._kind == "mse" or not is_item.any():
             return loss
-        near = functional.cross_entropy(users @ self.items.T, self._near(asked.text))
-        return (1 - _NEAR_SHARE) * loss + _NEAR_SHARE * near
+        near = functional.cross_entropy(users[is_item] @ self.items.T, self._near(asked.text[is_item]))
+        return loss + _NEAR_WEIGHT * near
 
     def _near(self, text: Tensor) -> Tensor:
         """How near each item's text is to each query by BERT's own vectors, as chances [queries, among]."""

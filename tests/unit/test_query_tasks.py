@@ -151,6 +151,16 @@ def test_paraphrase_wants_what_came_next_and_leaves_the_named_item_out(dataset: 
         assert item not in out
 
 
+def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
+    again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
+    parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), repeats="allow")
+    found = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
+    assert 0 < len(found.wanted) <= _USERS - 30
+    assert all(item not in out for item, out in zip(found.wanted.tolist(), found.masked, strict=True))
+    only = make_tasks(dataset, write_texts(dataset, 1), replace(parts, warm=parts.warm.take(np.arange(30))), 1)
+    assert "the same item again" in only.absent["paraphrase"]
+
+
 def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_by(
     dataset: Dataset, tasks: Tasks
 ) -> None:

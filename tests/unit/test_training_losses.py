@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
 from export.data.queries import ATTRIBUTE, SIMILAR
-from export.train.examples import QUERY_SHARES, Asked, LoneQuerySampler, Queries, QueryKind, Windows
+from export.train.examples import ALONE, BEHIND, Asked, LoneQuerySampler, Queries, QueryKind, Windows
 from export.train.guide import Guides
 from export.train.loss import Batch, Step
 from export.train.targets import Among, Negatives, sampled_softmax, softmax, squared_error
@@ -86,14 +86,14 @@ def test_queries_without_a_history_come_with_items_that_they_fit_by_popularity()
 
 
 def test_kinds_of_queries_have_the_shares_of_the_table() -> None:
-    assert sum(QUERY_SHARES.values()) == pytest.approx(1)
+    assert sum(ALONE.values()) == sum(BEHIND.values()) == pytest.approx(1)
     sampler = LoneQuerySampler([Phrase("a", [0])], np.ones(2), np.ones(2, np.float32), ways=6)
     way = (sampler.draw(4_000, np.random.default_rng(1)).text // 2).tolist()
     rows: dict[QueryKind, list[int]] = {TITLE: [1], TITLE_WORDS: [2], NOISY: [3, 4, 5], ATTRIBUTE: [6]}
-    total = sum(QUERY_SHARES[kind] for kind in rows)
+    total = sum(ALONE[kind] for kind in rows)
     for kind, ways in rows.items():
         share = sum(one in ways for one in way) / len(way)
-        assert share == pytest.approx(QUERY_SHARES[kind] / total, abs=0.03)
+        assert share == pytest.approx(ALONE[kind] / total, abs=0.03)
     assert {3, 4, 5} <= {*way}  # ways with noise that a training adds are read, too
 
 
