@@ -153,7 +153,7 @@ def test_paraphrase_wants_what_came_next_and_leaves_the_named_item_out(dataset: 
 
 def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
     again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
-    parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), repeats="allow")
+    parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), cold_share=0, repeats="allow")
     found = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
     assert 0 < len(found.wanted) <= _USERS - 30
     assert all(item not in out for item, out in zip(found.wanted.tolist(), found.masked, strict=True))
