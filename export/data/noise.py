@@ -35,6 +35,15 @@ def corrupt(text: str, rng: random.Random) -> str:
     return " ".join(noisy)
 
 
+def mistyped(text: str, rng: random.Random) -> str:
+    """The text with one or two typing errors, in words of four letters and more; as it is if it has no such word."""
+    words = text.split()
+    long = [n for n, word in enumerate(words) if sum(map(str.isalpha, word)) >= _MIN_LETTERS]
+    for n in rng.sample(long, min(len(long), rng.randint(1, 2))):
+        words[n] = _typo(words[n], rng)
+    return " ".join(words)
+
+
 def _typo(word: str, rng: random.Random) -> str:
     """One letter lost, doubled, mistyped or exchanged with its neighbour; the first letter stays."""
     edits: tuple[Callable[[str, int, random.Random], str], ...] = (_lose, _double, _exchange, _mistype)

@@ -37,13 +37,15 @@ _SEED = 2_026  # the same items whatever the export's seed: bundles stay compara
 class Cases:
     """What is asked in a test: `users[c]` (a row of the data set) has taken `histories[c]`, then wants `wanted[c]`.
 
-    `repeats` decides whether the items of a history may be recommended again.
+    `repeats` decides whether the items of a history may be recommended again. `same[c]` are further items that count as
+    the wanted one; empty where no case has any.
     """
 
     users: NDArray[np.int64]
     histories: Histories
     wanted: NDArray[np.int64]
     repeats: Repeats = EXCLUDE
+    same: Histories = field(default_factory=list)
 
     @property
     def masked(self) -> Histories:
@@ -52,7 +54,8 @@ class Cases:
 
     def take(self, rows: NDArray[np.int64]) -> Cases:
         """Some of the cases."""
-        return Cases(self.users[rows], [self.histories[n] for n in rows], self.wanted[rows], self.repeats)
+        same = [self.same[n] for n in rows] if self.same else []
+        return Cases(self.users[rows], [self.histories[n] for n in rows], self.wanted[rows], self.repeats, same)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from export.evaluate.record import (
     TeacherRecord,
     VariantRecord,
 )
+from export.evaluate.tasks import Tasks
 from export.quality import COLD_OF_IDS, NOISY_OF_CLEAN
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
@@ -63,7 +64,7 @@ def assemble(
     tasks = {name: ground.figures(row) for name, row in answers.items()}
     return Quality(
         protocol=job.settings.protocol,
-        cases={"warm": len(warm.wanted), "cold": len(ground.tasks.cold.wanted)},
+        cases=_cases(ground.tasks),
         cold_items=len(ground.split.cold),
         tasks=tasks,
         probes=probes,
@@ -89,7 +90,15 @@ def assemble(
         rankers=rankers,
         comparisons=compare_with_baselines(chosen["cpu"].name, answers, sorted(names), ground.seed),
         repeats=job.settings.repeats,
+        shares={name: found for name, row in answers.items() if (found := ground.shares(row))},
+        absent=dict(ground.tasks.absent),
     )
+
+
+def _cases(tasks: Tasks) -> dict[str, int]:
+    """How many cases there are with histories that want warm items ("warm"), cold ones, and of each other task."""
+    queries = {task: len(query.texts) for task, query in tasks.queries.items()}
+    return {"warm": len(tasks.warm.wanted), "cold": len(tasks.cold.wanted)} | queries
 
 
 def assemble_agreement(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from export.data.split import COLD_SHARE, Cases, Protocol, split
 from export.errors import DataError
 from export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
@@ -14,6 +16,7 @@ FROZEN = "frozen encoder"
 ORACLE = "popularity, cold counted"
 Answers = dict[str, Ranked]
 
+_BY_IDS = ("ids", "cold")  # the tasks that a baseline which reads histories of ids can answer
 _DISHONEST = {
     "time": "The teacher is not here: its one training saw events after the cut. `python -m export teacher "
     "--protocol time` trains one of its own.",
@@ -29,11 +32,10 @@ def baselines(ground: Ground) -> dict[str, Answers]:
     tasks, items = ground.tasks, len(ground.dataset.items)
     found: dict[str, Answers] = {}
     for name, score in fit_baselines(ground.split.known, items).items():
-        warm = _rank(score, tasks.warm, items)
-        blind = dict.fromkeys(("text", "query", "noisy"), warm) if name in WITHOUT_HISTORY else {}
-        found[name] = {"ids": warm} | blind
-        if len(tasks.cold.wanted):
-            found[name]["cold"] = _rank(score, tasks.cold, items)
+        asked = tasks.cases
+        found[name] = _answers(
+            score, asked if name in WITHOUT_HISTORY else {t: asked[t] for t in _BY_IDS if t in asked}, items
+        )
     if len(tasks.cold.wanted):
         told = popularity(ground.dataset.histories, items)
         found[ORACLE] = {"cold": _rank(told, tasks.cold, items)}
@@ -57,6 +59,15 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
         for baseline, score in fit_baselines(parts.known, items).items()
     }
     return OtherProtocol(protocol=name, cases=len(cases.wanted), ndcg=ndcg, remark=_DISHONEST[name])
+
+
+def _answers(score: Baseline, asked: Mapping[str, Cases], items: int) -> Answers:
+    """Answers to each task; tasks that share their cases have the same."""
+    ranked: dict[int, Ranked] = {}
+    for cases in asked.values():
+        if id(cases) not in ranked:
+            ranked[id(cases)] = _rank(score, cases, items)
+    return {task: ranked[id(cases)] for task, cases in asked.items()}
 
 
 def _rank(score: Baseline, cases: Cases, items: int) -> Ranked:

@@ -20,7 +20,7 @@ from export.evaluate.metrics import Figure, Ranked, best, figure
 from export.evaluate.models import PooledTexts, plain_encode, teacher_encode, torch_rank
 from export.evaluate.record import Group, Lists
 from export.evaluate.subject import Subject, Vectors
-from export.evaluate.tasks import Tasks, make_tasks
+from export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks, make_tasks
 from export.stage import Job
 from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
@@ -75,6 +75,19 @@ class Ground:
     def figures(self, answers: Mapping[str, Ranked]) -> dict[str, Figure]:
         """NDCG@10 of each task."""
         return {task: figure(ranked.ndcg, self.seed) for task, ranked in answers.items()}
+
+    def shares(self, answers: Mapping[str, Ranked]) -> dict[str, dict[str, Figure]]:
+        """Task -> name -> figure: what `SHARES` names of the tasks that have answers."""
+        return {
+            task: {name: self._share(task, ranked, name) for name in SHARES[task]}
+            for task, ranked in answers.items()
+            if task in SHARES
+        }
+
+    def _share(self, task: str, ranked: Ranked, name: str) -> Figure:
+        if name == VIOLATING:
+            return figure(ranked.violating(self.tasks.queries[task].violating), self.seed)
+        return figure(ranked.first if name == FIRST else ranked.recall, self.seed)
 
     def lists(self, task: str, ranked: Ranked) -> Lists:
         """Everything else about one task's lists."""

@@ -60,6 +60,17 @@ class Ranked:
         return (self.ranks < TOP).astype(np.float64)
 
     @property
+    def first(self) -> Values:
+        """1 where the wanted item is the first one."""
+        return (self.ranks < 1).astype(np.float64)
+
+    def violating(self, excluded: Sequence[NDArray[np.int64]]) -> Values:
+        """Share of each case's list that the request excludes; 0 for a list without items."""
+        pairs = zip(self.lists, excluded, strict=True)
+        shares = [float(np.isin(row, out).mean()) if len(row) else 0.0 for row, out in pairs]
+        return np.array(shares, dtype=np.float64)
+
+    @property
     def reciprocal(self) -> Values:
         """1 / rank of each case; its mean is the MRR."""
         return 1 / (self.ranks + 1.0)
@@ -100,6 +111,8 @@ def common(a: Sequence[object], b: Sequence[object]) -> float:
 def rank(score: Score, cases: Cases, items: int) -> Ranked:
     """Rank each case's wanted item among all items that may be recommended; ties go to the earlier item.
 
+    Of the wanted item and those that count as it (`cases.same`) the best rank is taken.
+
     What `cases.masked` names may not: it fills no list, and if it is wanted it counts as not found.
 
     Args:
@@ -119,11 +132,19 @@ def rank(score: Score, cases: Cases, items: int) -> Ranked:
             raise ExportError("a score is NaN, so nothing can be ranked: train with a lower --learning-rate")
         for row, history in zip(scores, hidden[part], strict=True):
             row[history] = -np.inf
-        ranks.append(_ranks(scores, cases.wanted[part]))
+        ranks.append(_ranks(scores, _nearest_wanted(scores, cases.wanted[part], cases.same[part])))
         for top, row in zip(tops[part], scores, strict=True):
             shown = best(row)
             top[: len(shown)] = shown
     return Ranked(np.concatenate(ranks), tops)
+
+
+def _nearest_wanted(scores: Scores, wanted: NDArray[np.int64], same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Of each case's wanted item and those that count as it the one with the best score, of equal ones the earlier."""
+    if not any(map(len, same)):
+        return wanted
+    options = [np.sort(np.append(others, item)) for item, others in zip(wanted, same, strict=True)]
+    return np.array([own[np.argmax(row[own])] for row, own in zip(scores, options, strict=True)])
 
 
 def _ranks(scores: Scores, wanted: NDArray[np.int64]) -> NDArray[np.int64]:

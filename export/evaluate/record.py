@@ -227,7 +227,11 @@ class Compared(Model):
 
 
 class Quality(Model):
-    """Everything. `tasks`, `lists` and `groups` go by subject: baselines, "teacher", and the variants' names.
+    """Everything. `tasks`, `lists`, `groups` and `shares` go by subject: baselines, "teacher", and the variants' names.
+
+    `cases` counts the cases by task, with "warm" for those that want an item which training saw behind a history.
+    `shares` has what `export.evaluate.tasks.SHARES` names of some tasks; `absent` says of each task that the data set
+    cannot have why.
 
     Protocol "agreement" has none of these: without interactions a variant is compared with the checkpoint as its own
     library runs it. `comparisons` are of the CPU's default variant, one for each task. `packaged` is what stage
@@ -254,6 +258,8 @@ class Quality(Model):
     packaged: Outcome | None = None
     comparisons: list[Comparison] = []  # an older export wrote none
     repeats: Repeats = EXCLUDE
+    shares: dict[str, dict[str, dict[str, Figure]]] = {}  # an older export wrote none, and no `absent`
+    absent: dict[str, str] = {}
 
     @property
     def warnings(self) -> list[str]:

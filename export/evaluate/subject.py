@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Histories
-from export.evaluate.metrics import Ranked, Scores, rank
-from export.evaluate.tasks import TASKS, Tasks
-from server.models.encoder import ranker_half
+from export.data.split import Cases, Histories
+from export.evaluate.metrics import Ranked, Score, Scores, rank
+from export.evaluate.query_tasks import QueryTask
+from export.evaluate.tasks import Tasks
+from server.catalogue.blend import Known, Scoring, item_vectors
+from server.catalogue.names import Names
+from server.catalogue.sparse import NO_BOOSTS, Boosts
+from server.models.encoder import ranker_half, sentence_half
 from server.models.ranker import Kind, UserSequence
 
 Vectors = NDArray[np.float32]
+Vector = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]
 Rank = Callable[[list[UserSequence]], Vectors]
 
@@ -22,13 +27,70 @@ _BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """`encode` gives vectors [texts, d + d2]; `rank` gives user vectors [users, d]; `items` are [items, d].
+class Retrieval:
+    """The parts of a score beside the ranker, as the server has them.
 
-    A text's vector is a unit vector of d for the ranker, and behind it a unit sentence vector of d2 (0 without a
-    sentence half), to be compared with `sentence_items` [items, d2]. `items` holds the vectors that the catalogue is
-    shipped with, those of items that training never saw among them. `titles` gives the same vectors as `encode`, of
-    titles by position, if they are known already.
+    Args:
+        scoring: weights, memory and words.
+        names: which texts are items.
+        sentences: sentence vectors of the items' texts, float32 [items, s].
+        popularity: how often each item was taken, [items].
+    """
+
+    scoring: Scoring
+    names: Names
+    sentences: Vectors
+    popularity: NDArray[np.int64]
+
+    def resolve(self, text: str, sentence: Vector) -> int:
+        """Position of the item that a text event is, -1 for none."""
+        found = self.names.by_name(text)
+        found = self.names.by_meaning(text, sentence) if found is None else found
+        return -1 if found is None else found
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as the pipeline sees it once every text is encoded.
+
+    `items` are the positions of the events that are items, `sentences` the sentence vectors of all events and of the
+    query behind them, each [s].
+    """
+
+    vectors: list[Vector] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    sentences: list[Vector] = field(default_factory=list)
+    query: str = ""
+
+    def known(self, width: int) -> Known:
+        """What parts beside the ranker are told; sentence vectors have `width` entries."""
+        events = len(self.kinds) - bool(self.query)
+        sentences = np.array(self.sentences[:events], dtype=np.float32).reshape(events, width)
+        query = self.sentences[-1] if self.query else None
+        return Known(events, np.array(self.items, dtype=np.int64), sentences, self.query, query)
+
+
+@dataclass(frozen=True, slots=True)
+class Aimed:
+    """What some requests compare items with, float32 [requests, width], and what is added for each."""
+
+    vectors: Vectors
+    boosts: Sequence[Boosts]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A recommender.
+
+    Args:
+        encode: gives vectors [texts, d + s] of texts: a unit vector for the ranker, and behind it a unit sentence
+            vector (s is 0 without a sentence half).
+        rank: gives user vectors [users, d].
+        items: vectors [items, d] that the catalogue is shipped with, those of items that training never saw among them.
+        max_history: events that are read, the last ones.
+        titles: the same as `encode` of titles by position, if they are known already.
+        retrieval: the parts beside the ranker; without them items are ranked by the product with the user vector.
     """
 
     encode: Encode
@@ -36,7 +98,7 @@ class Subject:
     items: Vectors
     max_history: int
     titles: Callable[[NDArray[np.int64]], Vectors] | None = None
-    sentence_items: Vectors | None = None
+    retrieval: Retrieval | None = None
 
     @property
     def dimensions(self) -> int:
@@ -44,53 +106,121 @@ class Subject:
         return int(self.items.shape[1])
 
     def ranker_half(self, vectors: Vectors) -> Vectors:
-        """What `rank` reads of the vectors [texts, d + d2] of texts: [texts, d]."""
+        """What `rank` reads of the vectors [texts, d + s] of texts: [texts, d]."""
         return ranker_half(vectors, self.dimensions)
 
-    def answers(self, tasks: Tasks, behind: dict[str, Vectors]) -> dict[str, Ranked]:
-        """Every task's answers; `behind` are the user vectors of `of_items` for "ids" and "cold"."""
-        users = behind | {
-            "text": self._of_texts(tasks.warm.histories, self.titles or self._encoding(tasks.titles)),
-            "noisy": self._of_texts(tasks.warm.histories, self._encoding(tasks.noisy)),
-            "query": self._users(([v], [Kind.QUERY]) for v in self.ranker_half(self._once(tasks.queries))),
-        }
-        asked = {task: tasks.cold if task == "cold" else tasks.warm for task in TASKS}
-        return {
-            task: rank(_product(users[task], self.items), cases, len(self.items))
-            for task, cases in asked.items()
-            if len(cases.wanted)
-        }
+    def answers(self, tasks: Tasks, behind: Mapping[str, Aimed]) -> dict[str, Ranked]:
+        """Every task's answers; `behind` is what `of_items` gave for "ids" and "cold"."""
+        aimed, cases = dict(behind), tasks.cases
+        for task, texts, known in (("text", tasks.titles, self.titles), ("noisy", tasks.noisy, None)):
+            if task in cases:
+                requests, seen = self._of_texts(cases[task].histories, texts, known or self._encoding(texts))
+                aimed[task] = self._aim(requests)
+                cases[task] = replace(cases[task], histories=seen)
+        aimed |= self._of_queries(tasks.queries)
+        scores = self.scores(aimed)
+        return {task: rank(scores[task], some, len(self.items)) for task, some in cases.items()}
 
-    def of_items(self, tasks: Tasks) -> dict[str, Vectors]:
-        """User vectors of histories as item ids: the same for every encoder behind one ranker and one catalogue."""
-        cases = {"ids": tasks.warm.histories, "cold": tasks.cold.histories}
-        return {
-            task: self._users((list(self.items[h]), [Kind.ITEM] * len(h)) for h in map(self._last, histories))
-            for task, histories in cases.items()
-        }
+    def scores(self, aimed: Mapping[str, Aimed]) -> dict[str, Score]:
+        """Task -> its scores, for the tasks whose requests `aimed` has."""
+        compared = self._compared()
+        return {task: _score(some, compared) for task, some in aimed.items()}
+
+    def of_items(self, tasks: Tasks) -> dict[str, Aimed]:
+        """Histories as item ids: the same for every encoder behind one ranker and one catalogue."""
+        cases = {"ids": tasks.warm, "cold": tasks.cold}
+        return {task: self._aim(map(self._of_history, some.histories)) for task, some in cases.items()}
+
+    def of_queries(self, texts: Sequence[str]) -> Aimed:
+        """Requests without a history; each different text is encoded and ranked by once."""
+        place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        aimed = self._aim(self._asking(Request(), text, v) for text, v in zip(place, self.encode([*place]), strict=True))
+        rows = [place[text] for text in texts]
+        return Aimed(aimed.vectors[rows], [aimed.boosts[row] for row in rows])
+
+    def _compared(self) -> Vectors:
+        """What requests are compared with, [items, width]."""
+        if self.retrieval is None:
+            return self.items
+        return item_vectors(self.items, self.retrieval.sentences, self.retrieval.popularity)
+
+    def _of_queries(self, queries: Mapping[str, QueryTask]) -> dict[str, Aimed]:
+        """Every query task, each different text once for all of them."""
+        tasks = list(queries)
+        whole = self.of_queries([text for task in tasks for text in queries[task].texts])
+        ends = np.cumsum([len(queries[task].texts) for task in tasks])
+        parts = {task: slice(end - len(queries[task].texts), end) for task, end in zip(tasks, ends.tolist(), strict=True)}
+        return {task: Aimed(whole.vectors[part], whole.boosts[part]) for task, part in parts.items()}
 
     def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
 
-    def _of_texts(self, histories: Histories, vectors_of: Callable[[NDArray[np.int64]], Vectors]) -> Vectors:
-        """User vectors of histories as texts; each text that is needed is encoded once."""
-        recent = [self._last(h) for h in histories]
-        needed = np.unique(np.concatenate(recent))
-        vectors = self.ranker_half(vectors_of(needed))
-        rows = (vectors[np.searchsorted(needed, h)] for h in recent)
-        return self._users((list(row), [Kind.TEXT] * len(row)) for row in rows)
+    def _of_history(self, history: NDArray[np.int64]) -> Request:
+        request = Request()
+        for item in self._last(history).tolist():
+            self._take(request, item)
+        return request
 
-    def _once(self, texts: list[str]) -> Vectors:
-        """Vectors of texts of which many are the same."""
-        different, place = np.unique(texts, return_inverse=True)
-        return self.encode(different.tolist())[place]
+    def _of_texts(
+        self, histories: Histories, texts: Sequence[str], vectors_of: Callable[[NDArray[np.int64]], Vectors]
+    ) -> tuple[list[Request], Histories]:
+        """Histories as texts, and the items that the server sees in each; each needed text is encoded once."""
+        needed = np.unique(np.concatenate(histories))
+        vectors = dict(zip(needed.tolist(), vectors_of(needed), strict=True))
+        meant = {n: self._resolve(texts[n], vector) for n, vector in vectors.items()}
+        requests = []
+        for history in histories:
+            request = Request()
+            for n in self._last(history).tolist():
+                if meant[n] >= 0:
+                    self._take(request, meant[n])
+                else:
+                    self._add(request, Kind.TEXT, vectors[n])
+            requests.append(request)
+        seen = [np.array([meant[n] for n in h.tolist() if meant[n] >= 0], dtype=np.int64) for h in histories]
+        return requests, histories if self.retrieval is None else seen
+
+    def _resolve(self, text: str, vector: Vector) -> int:
+        if self.retrieval is None:
+            return -1
+        return self.retrieval.resolve(text, sentence_half(vector, self.dimensions))
+
+    def _take(self, request: Request, item: int) -> None:
+        """Add an item to the request's events."""
+        request.vectors.append(self.items[item])
+        request.kinds.append(Kind.ITEM)
+        request.items.append(item)
+        if self.retrieval is not None:
+            request.sentences.append(self.retrieval.sentences[item])
+
+    def _add(self, request: Request, kind: Kind, vector: Vector) -> None:
+        """Add a text."""
+        request.vectors.append(ranker_half(vector, self.dimensions))
+        request.kinds.append(kind)
+        request.sentences.append(sentence_half(vector, self.dimensions))
+
+    def _asking(self, request: Request, query: str, vector: Vector) -> Request:
+        self._add(request, Kind.QUERY, vector)
+        request.query = query
+        return request
 
     def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
         return history[-self.max_history :]
 
-    def _users(self, sequences: Iterable[tuple[list[Vectors], list[Kind]]]) -> Vectors:
+    def _aim(self, requests: Iterable[Request]) -> Aimed:
+        """What the requests compare items with, in the order asked."""
+        asked = list(requests)
+        users = self._users([UserSequence(one.vectors, one.kinds) for one in asked])
+        if self.retrieval is None:
+            return Aimed(users, [NO_BOOSTS] * len(users))
+        width = self.retrieval.sentences.shape[1]
+        aims = [self.retrieval.scoring.aim(one.known(width)) for one in asked]
+        compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
+        whole = self.dimensions + width
+        return Aimed(np.array(compared).reshape(len(aims), -1 if aims else whole), [aim.boosts for aim in aims])
+
+    def _users(self, jobs: Sequence[UserSequence]) -> Vectors:
         """User vectors in the order asked; ranked by length, so that a batch is hardly padded."""
-        jobs = [UserSequence(vectors, kinds) for vectors, kinds in sequences]
         users = np.empty((len(jobs), self.dimensions), dtype=np.float32)
         order = sorted(range(len(jobs)), key=lambda n: len(jobs[n].kinds))
         for start in range(0, len(order), _BATCH):
@@ -99,5 +229,11 @@ class Subject:
         return users
 
 
-def _product(users: Vectors, items: Vectors) -> Callable[[slice], Scores]:
-    return lambda part: users[part] @ items.T
+def _score(aimed: Aimed, items: Vectors) -> Score:
+    def score(part: slice) -> Scores:
+        scores: Scores = aimed.vectors[part] @ items.T
+        for row, boosts in zip(scores, aimed.boosts[part], strict=True):
+            row[boosts.positions] += boosts.values
+        return scores
+
+    return score

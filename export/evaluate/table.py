@@ -9,12 +9,16 @@ from rich.table import Table
 
 from export.evaluate.metrics import Figure
 from export.evaluate.record import Quality
-from export.evaluate.tasks import TASKS
+from export.evaluate.tasks import SHARES, present
 
 
 def show(console: Console, quality: Quality) -> None:
     """Print the tasks' table, the gates that failed and the defaults."""
     console.print(tasks_table(quality))
+    if quality.shares:
+        console.print(shares_table(quality.shares))
+    for line in absent_tasks(quality):
+        console.print(f"  {line}", markup=False)
     for record in quality.variants:
         if record.trouble:
             console.print(f"  {record.variant.name} {record.state}: {record.trouble}", markup=False)
@@ -32,8 +36,34 @@ def tasks_table(quality: Quality) -> Table:
 
 def figures_table(title: str, tasks: Mapping[str, Mapping[str, Figure]]) -> Table:
     """One row for each subject, one column for each task; ± is half of the 95 % interval."""
-    table = Table("", *TASKS, title=title)
+    shown = present(tasks)
+    table = Table("", *shown, title=title)
     for name, row in tasks.items():
-        cells = [f"{row[t].mean:.4f} ±{(row[t].high - row[t].low) / 2:.3f}" if t in row else "" for t in TASKS]
+        cells = [f"{row[t].mean:.4f} ±{(row[t].high - row[t].low) / 2:.3f}" if t in row else "" for t in shown]
         table.add_row(name, *cells)
     return table
+
+
+def share_rows(
+    shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
+) -> tuple[list[str], list[tuple[str, list[Figure | None]]]]:
+    """Column names such as "title first", and for each subject its name and figures."""
+    columns = [(task, name) for task, names in SHARES.items() for name in names]
+    columns = [(task, name) for task, name in columns if any(task in row for row in shares.values())]
+    rows = [(subject, [row.get(task, {}).get(name) for task, name in columns]) for subject, row in shares.items()]
+    return [f"{task} {name}" for task, name in columns], rows
+
+
+def shares_table(shares: Mapping[str, Mapping[str, Mapping[str, Figure]]]) -> Table:
+    """One row for each subject: how often the wanted item is first or among ten, and what was excluded and is shown."""
+    names, rows = share_rows(shares)
+    table = Table("", *names, title="Shares; ± is half of the 95 % interval")
+    for subject, figures in rows:
+        cells = [f"{f.mean:.3f} ±{(f.high - f.low) / 2:.3f}" if f else "" for f in figures]
+        table.add_row(subject, *cells)
+    return table
+
+
+def absent_tasks(quality: Quality) -> list[str]:
+    """A sentence for each task that the data set cannot have."""
+    return [f"No task {task}: {why}." for task, why in quality.absent.items()]

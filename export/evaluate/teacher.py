@@ -15,7 +15,7 @@ from export.evaluate.table import figures_table
 from export.stage import STAGES, Job, run_all
 
 _STAGES = ("data", "finetune")
-_WIDTH = 120  # whatever the terminal: a subject is one line
+_WIDTH = 210  # whatever the terminal: a subject is one line
 
 
 def compare_teacher(job: Job) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from export.data.repeats import EXCLUDE
 from export.evaluate.record import TEACHER, Quality
-from export.evaluate.tasks import TASKS
+from export.evaluate.table import share_rows
+from export.evaluate.tasks import present
 from export.package.ladder import remarks
 from export.variants import Variant
 from server.models.bundle import Manifest
@@ -68,7 +69,8 @@ the best ten."""
 
 
 def _tasks(quality: Quality) -> str:
-    rows = [[name, *(row.get(task, "") for task in TASKS)] for name, row in quality.tasks.items()]
+    shown = present(quality.tasks)
+    rows = [[name, *(row.get(task, "") for task in shown)] for name, row in quality.tasks.items()]
     masked = "items of the history may be recommended again"
     if quality.repeats == EXCLUDE:
         masked = "items of the history left out"
@@ -78,13 +80,27 @@ NDCG@10 over the whole catalogue, {masked}, ties to the earlier item, 95 % boots
 Protocol: {quality.protocol}; {quality.cases["warm"]} users, and {quality.cases["cold"]} cases for {quality.cold_items}
 cold items whose events training never saw.
 
-{markdown(["", *TASKS], rows)}
+{markdown(["", *shown], rows)}
 
 - ids: the history as item ids. text: the same history given only as titles. noisy: these with typos, dropped and
   swapped words. query: no history, a few words that describe the wanted item. cold: behind a history of ids an item is
   wanted that training never saw; its vector in the catalogue follows from its text alone, whatever the variant.
+- Without a history, too: title: the exact title of an item. typos: the same with one or two typing errors. tags: a tag
+  that is not in the item's text, or informative words of its text. paraphrase: "something like" a title; wanted is what
+  a user took after that item. conditions: two or three attribute values at once. negation: one value and not another.
+  Training never reads the wordings of these. For this data the tasks are: {", ".join(shown)}.
 - "popularity, cold counted" knows how often each cold item was taken, which no recommender could know.
-- Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}."""
+- Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}.
+
+{_shares(quality)}"""
+
+
+def _shares(quality: Quality) -> str:
+    """How often the wanted item is first or among ten, where the record has it."""
+    if not quality.shares:
+        return ""
+    names, rows = share_rows(quality.shares)
+    return markdown(["", *names], [[subject, *(f or "" for f in figures)] for subject, figures in rows])
 
 
 def _lists(quality: Quality) -> str:

@@ -13,13 +13,14 @@ from export.config import ExportSettings
 from export.errors import ExportError
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, TeacherRecord, VariantRecord
-from export.evaluate.tasks import TASKS
+from export.evaluate.table import absent_tasks, shares_table
+from export.evaluate.tasks import TASKS, present
 from export.package.rows import as_json
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import load_bundle
 
-WIDTH = 190  # of the printed table, whatever the terminal: a rung is one line
+WIDTH = 260  # of the printed table, whatever the terminal: a rung is one line
 
 
 def report(settings: ExportSettings) -> None:
@@ -34,6 +35,8 @@ def report(settings: ExportSettings) -> None:
         return
     console = Console(width=WIDTH)
     console.print(table(quality))
+    if quality.shares:
+        console.print(shares_table(quality.shares))
     for line in remarks(quality):
         console.print(line, markup=False, highlight=False)
 
@@ -55,6 +58,7 @@ def load_quality(folder: Path) -> Quality:
 def table(quality: Quality) -> Table:
     """The ladder: baselines, the teacher, every variant that is shipped, and those that are not."""
     title = f"NDCG@10 with half of its 95 % interval; {quality.protocol}; {quality.machine}, one thread"
+    shown_tasks = present(quality.tasks)
     shown = Table(
         Column("", no_wrap=True),
         "layers",
@@ -64,7 +68,7 @@ def table(quality: Quality) -> Table:
         "texts/s",
         "ms",
         "x teacher",
-        *TASKS,
+        *shown_tasks,
         "",
         title=title,
     )
@@ -73,14 +77,14 @@ def table(quality: Quality) -> Table:
         if name == TEACHER:
             speed = f"{teacher.texts_per_s_core:.0f}" if teacher.texts_per_s_core else "-"
             facts = [str(teacher.layers), str(teacher.hidden), "PyTorch", f"{teacher.megabytes:.0f}", speed, "-", "1.0"]
-            shown.add_row(name, *facts, *_cells(row))
+            shown.add_row(name, *facts, *_cells(row, shown_tasks))
         elif name not in {v.variant.name for v in quality.variants}:
-            shown.add_row(name, *[""] * 7, *_cells(row))
+            shown.add_row(name, *[""] * 7, *_cells(row, shown_tasks))
     for record in quality.variants:
         shown.add_row(
             record.variant.name,
             *_facts(record),
-            *_cells(quality.tasks.get(record.variant.name, {})),
+            *_cells(quality.tasks.get(record.variant.name, {}), shown_tasks),
             _state(record, quality),
         )
     return shown
@@ -93,8 +97,8 @@ def _facts(record: VariantRecord) -> list[str]:
     return [str(v.layers), str(v.hidden), v.precision, f"{v.megabytes:.1f}", *speed, ratio]
 
 
-def _cells(row: dict[str, Figure]) -> list[str]:
-    return [f"{row[t].mean:.3f}±{(row[t].high - row[t].low) / 2:.3f}" if t in row else "" for t in TASKS]
+def _cells(row: dict[str, Figure], tasks: list[str]) -> list[str]:
+    return [f"{row[t].mean:.3f}±{(row[t].high - row[t].low) / 2:.3f}" if t in row else "" for t in tasks]
 
 
 def _state(record: VariantRecord, quality: Quality) -> str:
@@ -127,7 +131,7 @@ def _rounds(variant: Variant) -> str:
 
 def remarks(quality: Quality) -> list[str]:
     """The sentences under the table: lost to baselines, shares of the teacher, rounds, refusals, the defaults."""
-    lines = [*quality.warnings, *_teacher(quality.teacher)]
+    lines = [*quality.warnings, *absent_tasks(quality), *_teacher(quality.teacher)]
     for record in quality.variants:
         if record.retained:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)

@@ -9,7 +9,8 @@ from pathlib import Path
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, VariantRecord
-from export.evaluate.tasks import TASKS
+from export.evaluate.table import share_rows
+from export.evaluate.tasks import present
 from export.package import svg
 from export.package.ladder import remarks
 from server.models.bundle import Manifest
@@ -46,7 +47,7 @@ def _ladder(quality: Quality) -> str:
     points = [_point(v) for v in quality.variants if v.overlap is not None and v.variant.texts_per_s_core]
     y_name = "NDCG@10 on text, share of the teacher's" if quality.tasks else "share of the checkpoint's top ten"
     plot = svg.scatter(points, "texts per second on one core", y_name) if points else ""
-    header = ["variant", "layers", "width", "MB", "texts/s", "ms at 1", "x teacher", *TASKS]
+    header = ["variant", "layers", "width", "MB", "texts/s", "ms at 1", "x teacher", *present(quality.tasks)]
     rows = [_row(record, quality) for record in quality.variants]
     words = "".join(f"<li>{escape(line)}</li>" for line in remarks(quality))
     note = (
@@ -69,7 +70,7 @@ def _row(record: VariantRecord, quality: Quality) -> list[object]:
     name = v.name if record.shipped else f"{v.name} (not shipped)"
     speed = [f"{v.texts_per_s_core:.0f}", f"{v.ms_batch1:.2f}"] if v.texts_per_s_core else ["-", "-"]
     speed.append(str(v.speedup_vs_teacher_pytorch or "-"))
-    return [name, v.layers, v.hidden, v.megabytes, *speed, *(row.get(task, "") for task in TASKS)]
+    return [name, v.layers, v.hidden, v.megabytes, *speed, *(row.get(task, "") for task in present(quality.tasks))]
 
 
 def _curves(quality: Quality) -> str:
@@ -92,9 +93,19 @@ def _compared(quality: Quality) -> str:
     others = [svg.Row(n, f.mean, f.low, f.high) for n, f in quality.other.ndcg.items()]
     title = f"NDCG@10 on ids, protocol {quality.other.protocol}, {quality.other.cases} users"
     second = svg.rows(others, title) if others else ""
-    table = _table(["", *TASKS], [[n, *(row.get(t, "") for t in TASKS)] for n, row in quality.tasks.items()])
+    tasks = present(quality.tasks)
+    table = _table(["", *tasks], [[n, *(row.get(t, "") for t in tasks)] for n, row in quality.tasks.items()])
     facts = f"Protocol {quality.protocol}, {quality.cases['warm']} users, {quality.cases['cold']} cold cases."
-    return f"<h2>Against baselines</h2><p>{facts}</p>{plot}{table}{second}<p>{escape(quality.other.remark)}</p>"
+    remark = f"<p>{escape(quality.other.remark)}</p>"
+    return f"<h2>Against baselines</h2><p>{facts}</p>{plot}{table}{_shares(quality)}{second}{remark}"
+
+
+def _shares(quality: Quality) -> str:
+    """How often the wanted item is first or among ten, where the record has it."""
+    if not quality.shares:
+        return ""
+    names, rows = share_rows(quality.shares)
+    return _table(["", *names], [[subject, *(f or "" for f in figures)] for subject, figures in rows])
 
 
 def _groups(quality: Quality) -> str:

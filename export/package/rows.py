@@ -7,8 +7,9 @@ from typing import Any
 
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Comparison, Quality, VariantRecord
+from export.evaluate.tasks import TASKS
 
-_RETAINED = ("ids", "text", "query", "noisy")
+_RETAINED = tuple(task for task in TASKS if task != "cold")  # the catalogue's vectors answer *cold*, not a variant's
 
 
 def as_json(quality: Quality) -> dict[str, Any]:
@@ -18,7 +19,9 @@ def as_json(quality: Quality) -> dict[str, Any]:
     their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
     An `..._range` is [lowest, highest] of the rounds whose median was taken, None where an older export kept none.
     `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %. `measured_on`: the device
-    that gave the answers. `comparisons`: the default variant beside the best baseline of each task.
+    that gave the answers. `comparisons`: the default variant beside the best baseline of each task. `shares`: how often
+    the wanted item is "first" or "in ten" on some tasks, and how much of the ten is "violating" what a request
+    excludes; `absent`: task -> why the data set cannot have it.
     """
     names = {record.variant.name for record in quality.variants}
     baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
@@ -34,11 +37,14 @@ def as_json(quality: Quality) -> dict[str, Any]:
             "mb": teacher["megabytes"],
             "texts_per_s_core": teacher["texts_per_s_core"],
             "tasks": _tasks(quality.tasks.get(TEACHER, {})),
+            "shares": _shares(quality, TEACHER),
             "gates": teacher["gates"],
             "unmeasured": teacher["unmeasured"],
             "exception": teacher["exception"],
         },
         "baselines": baselines,
+        "baseline_shares": {name: _shares(quality, name) for name in baselines if name in quality.shares},
+        "absent": quality.absent,
         "rankers": [ranker.model_dump() for ranker in quality.rankers],
         "comparisons": [_comparison(comparison) for comparison in quality.comparisons],
         "packaged": asdict(quality.packaged) if quality.packaged else None,
@@ -78,6 +84,7 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "noisy_of_clean_interval": _interval(record.noisy_of_clean),
         "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
         "tasks": _tasks(row),
+        "shares": _shares(quality, v.name),
     }
 
 
@@ -93,6 +100,10 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 def _interval(figure: Figure | None) -> list[float] | None:
     return [figure.low, figure.high] if figure else None
+
+
+def _shares(quality: Quality, name: str) -> dict[str, dict[str, dict[str, float]]]:
+    return {task: _tasks(found) for task, found in quality.shares.get(name, {}).items()}
 
 
 def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.data.phrases import Phrase
+from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
+from export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS
 from export.data.ratings import Worth
 
 QUERY_HISTORY = 16  # events before a query, at most
+QueryKind = int | str  # a way to write an item, or a kind of phrase
+# How often each kind of query is drawn behind a history and without one, of those that the data set has; chosen on
+# validation. Behind a history an exact title says all, so attributes have more there.
+BEHIND: Mapping[QueryKind, float] = MappingProxyType(
+    {
+        TITLE: 0.05,
+        TITLE_WORDS: 0.15,
+        NOISY: 0.05,
+        ATTRIBUTE: 0.1,
+        CONDITIONS: 0.45,
+        NEGATION: 0.1,
+        WORDS: 0.05,
+        SIMILAR: 0.05,
+    }
+)
+ALONE: Mapping[QueryKind, float] = MappingProxyType(
+    {TITLE: 0.15, TITLE_WORDS: 0.1, NOISY: 0.15, ATTRIBUTE: 0.1, CONDITIONS: 0.35, NEGATION: 0.1, WORDS: 0.05}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +51,26 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """History items [batch, time] before a query, its phrase [batch], the wanted item and its worth [batch].
+    """History items [batch, time] before a query, its text [batch], the wanted item and its worth [batch].
 
-    `lengths` [batch] is the number of history items; `phrase` -1 means that the title words of the wanted item ask.
+    `lengths` [batch] is the number of history items; `text` is a row of `Texts.all`.
     """
 
     items: Tensor
     lengths: Tensor
-    phrase: Tensor
+    text: Tensor
     wanted: Tensor
     worth: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Phrases, and for each one item that it fits, int64 [batch], with its worth."""
+    """Queries without a history, and for each one item that it fits, int64 [batch], with its worth.
 
-    phrase: Tensor
+    `text` is a row of `Texts.all`.
+    """
+
+    text: Tensor
     item: Tensor
     worth: Tensor
 
@@ -93,55 +116,124 @@ def _stack(cuts: list[NDArray[np.int64]], worth: Worth) -> Windows:
     return Windows(items, targets, mask, wanted)
 
 
-class QuerySampler:
-    """Draws queries that fit the item which the user took next."""
+class _Drawer:
+    """Draws kinds of queries by their shares: those of phrases only if there are some of the kind."""
 
-    def __init__(
-        self, histories: list[NDArray[np.int64]], phrases: list[Phrase], items: int, worth: Worth | None = None
-    ) -> None:
-        self._histories, self._worth = histories, worth
-        fits = np.concatenate([np.empty(0, np.int32), *(np.asarray(phrase.items, np.int32) for phrase in phrases)])
-        number = np.repeat(np.arange(len(phrases), dtype=np.int32), [len(phrase.items) for phrase in phrases])
-        self._fitting = number[np.argsort(fits, kind="stable")]
+    def __init__(self, shares: Mapping[QueryKind, float], phrases: Collection[str]) -> None:
+        self.kinds = [kind for kind in shares if isinstance(kind, int) or kind in phrases]
+        self._ends = np.cumsum([shares[kind] for kind in self.kinds])
+
+    def draw(self, rng: np.random.Generator) -> QueryKind:
+        """One of the kinds."""
+        return self.kinds[int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))]
+
+
+class _Fitting:
+    """The phrases of one kind that fit each item."""
+
+    def __init__(self, phrases: Sequence[Phrase], kind: str, items: int) -> None:
+        numbers = [n for n, phrase in enumerate(phrases) if phrase.kind == kind]
+        fits = np.concatenate([np.empty(0, np.int32), *(np.asarray(phrases[n].items, np.int32) for n in numbers)])
+        number = np.repeat(np.array(numbers, dtype=np.int32), [len(phrases[n].items) for n in numbers])
+        self._numbers = number[np.argsort(fits, kind="stable")]
         self._ends = np.cumsum(np.bincount(fits, minlength=items))
 
+    def of(self, item: int) -> NDArray[np.int32]:
+        """Positions of its phrases among all of them."""
+        return self._numbers[self._ends[item - 1] if item else 0 : self._ends[item]]
+
+
+class QuerySampler:
+    """Draws queries that fit the item which the user took next, behind up to `QUERY_HISTORY` events.
+
+    A `SIMILAR` query names the item that was taken before, and has no history. Where no phrase of a kind fits, words of
+    the title ask. `ways` is the number of ways to write an item: rows of phrases begin behind them.
+    """
+
+    def __init__(
+        self,
+        histories: list[NDArray[np.int64]],
+        phrases: list[Phrase],
+        items: int,
+        worth: Worth | None = None,
+        *,
+        ways: int,
+    ) -> None:
+        self._histories, self._worth, self._items, self._ways = histories, worth, items, ways
+        self._drawer = _Drawer(BEHIND, {phrase.kind for phrase in phrases})
+        self._fitting = {kind: _Fitting(phrases, kind, items) for kind in self._drawer.kinds if isinstance(kind, str)}
+
     def draw(self, size: int, rng: np.random.Generator) -> Queries:
-        """Draw `size` queries; a quarter asks with words of the title."""
+        """Draw `size` queries."""
         items = torch.zeros(size, QUERY_HISTORY, dtype=torch.int64)
-        lengths, phrase, wanted = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
+        lengths, text, wanted = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
         worth = torch.ones(size)
         for n in range(size):
             user = int(rng.integers(len(self._histories)))
             history = self._histories[user]
             end = int(rng.integers(1, len(history)))
             before = history[max(0, end - int(rng.integers(0, QUERY_HISTORY + 1))) : end]
+            kind = self._drawer.draw(rng)
+            if kind == SIMILAR:
+                before = before[:0]
             items[n, : len(before)] = torch.as_tensor(before)
             lengths[n], wanted[n] = len(before), int(history[end])
             worth[n] = float(self._worth[user][end]) if self._worth else 1.0
-            fitting = self._phrases_of(int(history[end]))
-            by_title = not len(fitting) or rng.random() < 0.25
-            phrase[n] = -1 if by_title else int(rng.choice(fitting))
-        return Queries(items, lengths, phrase, wanted, worth)
+            text[n] = self._text(kind, int(history[end]), int(history[end - 1]), rng)
+        return Queries(items, lengths, text, wanted, worth)
 
-    def _phrases_of(self, item: int) -> NDArray[np.int32]:
-        return self._fitting[self._ends[item - 1] if item else 0 : self._ends[item]]
+    def _text(self, kind: QueryKind, item: int, previous: int, rng: np.random.Generator) -> int:
+        """The row of a text that asks for `item`."""
+        if isinstance(kind, int):
+            return written(kind, self._ways, rng) * self._items + item
+        fitting = self._fitting[kind].of(previous if kind == SIMILAR else item)
+        if not len(fitting):
+            return TITLE_WORDS * self._items + item
+        return self._ways * self._items + int(rng.choice(fitting))
 
 
-class PhraseSampler:
-    """Draws phrases, and items that they fit by popularity; phrases that fit nothing that was taken are left out.
+def written(way: int, ways: int, rng: np.random.Generator) -> int:
+    """The way itself; of `NOISY` and those that training has added behind it any."""
+    return int(rng.integers(NOISY, ways)) if way == NOISY else way
 
-    `worth` [items] is how much each item is wanted.
+
+class LoneQuerySampler:
+    """Draws queries without a history, and items that they fit.
+
+    Items of phrases are drawn by popularity, and phrases that fit nothing that was taken are left out; titles and other
+    ways to write an item are drawn by the square root of its popularity. `worth` [items] is how much each item is
+    wanted; `ways` is the number of ways to write an item.
     """
 
-    def __init__(self, phrases: list[Phrase], popularity: NDArray[np.float64], worth: NDArray[np.float32]) -> None:
-        self._worth = worth
+    def __init__(
+        self, phrases: list[Phrase], popularity: NDArray[np.float64], worth: NDArray[np.float32], *, ways: int
+    ) -> None:
+        self._worth, self._ways = worth, ways
         self._items = [np.asarray(phrase.items) for phrase in phrases]
         self._sums = [np.cumsum(popularity[items]) for items in self._items]
-        self._usable = np.array([n for n, sums in enumerate(self._sums) if len(sums) and sums[-1] > 0], dtype=np.int64)
+        self._by_item = np.cumsum(np.sqrt(popularity))
+        self._usable: dict[str, list[int]] = {}
+        for n, (phrase, sums) in enumerate(zip(phrases, self._sums, strict=True)):
+            if len(sums) and sums[-1] > 0:
+                self._usable.setdefault(phrase.kind, []).append(n)
+        self._drawer = _Drawer(ALONE, self._usable)
 
     def draw(self, size: int, rng: np.random.Generator) -> Asked:
-        """Draw `size` phrases; none if there are none."""
-        chosen = rng.choice(self._usable, size) if len(self._usable) else np.empty(0, np.int64)
-        picks = [np.searchsorted(self._sums[n], rng.random() * self._sums[n][-1], side="right") for n in chosen]
-        items = np.array([self._items[n][pick] for n, pick in zip(chosen, picks, strict=True)], dtype=np.int64)
-        return Asked(torch.as_tensor(chosen), torch.as_tensor(items), torch.as_tensor(self._worth[items]))
+        """Draw `size` queries."""
+        drawn = [self._one(rng) for _ in range(size)]
+        text, items = np.array(drawn, dtype=np.int64).reshape(size, 2).T
+        return Asked(torch.tensor(text), torch.tensor(items), torch.as_tensor(self._worth[items]))
+
+    def _one(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The row of a text and an item that it fits."""
+        kind, size = self._drawer.draw(rng), len(self._by_item)
+        if isinstance(kind, int):
+            item = _pick(self._by_item, rng)
+            return written(kind, self._ways, rng) * size + item, item
+        number = int(rng.choice(self._usable[kind]))
+        return self._ways * size + number, int(self._items[number][_pick(self._sums[number], rng)])
+
+
+def _pick(sums: NDArray[np.float64], rng: np.random.Generator) -> int:
+    """A position by its weight; `sums` are cumulated weights."""
+    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))

@@ -17,7 +17,7 @@ from export.data.phrases import Texts
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
 from export.errors import ExportError
-from export.train.examples import QUERY_HISTORY, Asked, PhraseSampler, Queries, QuerySampler, Windows
+from export.train.examples import QUERY_HISTORY, Asked, LoneQuerySampler, Queries, QuerySampler, Windows
 from export.train.loss import Batch
 from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
@@ -67,18 +67,19 @@ class World:
 
     @cached_property
     def _queries(self) -> QuerySampler:
-        return QuerySampler(self.split.train, self.texts.phrases, self.items, self.split.worth)
+        ways = len(self.ways.variants)
+        return QuerySampler(self.split.train, self.texts.phrases, self.items, self.split.worth, ways=ways)
 
     @cached_property
-    def _asked(self) -> PhraseSampler:
-        return PhraseSampler(self.texts.phrases, self.popularity, self.worth)
+    def _asked(self) -> LoneQuerySampler:
+        return LoneQuerySampler(self.texts.phrases, self.popularity, self.worth, ways=len(self.ways.variants))
 
     @cached_property
     def _negatives(self) -> Negatives | None:
         return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
 
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
-        """A step's windows with `size` queries and phrases, and the items that it looks at."""
+        """A step's windows with `size` queries behind histories and without, and the items that it looks at."""
         queries, asked = self._queries.draw(size, rng), self._asked.draw(size, rng)
         among = Among.all(self.is_taken)
         if self._negatives is not None:
@@ -90,9 +91,7 @@ class World:
     def _read(self, windows: Windows, queries: Queries, asked: Asked, among: Among, ways: Tensor) -> NDArray[np.int64]:
         """Rows of the bank: full text and drawn text of the windows' items, and what is asked."""
         items = torch.unique(torch.cat([windows.items[windows.mask > 0], windows.targets[windows.targets >= 0]]))
-        phrases = torch.cat([queries.phrase[queries.phrase >= 0], asked.phrase]) + len(self.ways.variants) * self.items
-        titles = 2 * self.items + queries.wanted[queries.phrase < 0]
-        rows = torch.cat([items, ways[among.place[items]] * self.items + items, phrases, titles])
+        rows = torch.cat([items, ways[among.place[items]] * self.items + items, queries.text, asked.text])
         return rows.cpu().numpy()
 
 

@@ -11,7 +11,8 @@ import torch
 
 from export.config import PRESETS, ExportSettings
 from export.data.lines import Joined, TextFile
-from export.data.phrases import Phrase, Texts, write_texts
+from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase, Texts, write_texts
+from export.data.queries import NEGATION, SIMILAR
 from export.data.split import Cases, Split
 from export.errors import ExportError
 from export.train import distil, finetune, small
@@ -189,7 +190,17 @@ def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, m
 
 
 def test_queries_fit_the_item_that_they_ask_for() -> None:
-    phrases = [Phrase("a", [0, 2]), Phrase("b", np.array([2], np.int32)), Phrase("c", [3])]
-    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, 5).draw(300, np.random.default_rng(0))
-    found = {(int(wanted), int(phrase)) for wanted, phrase in zip(drawn.wanted, drawn.phrase, strict=True)}
-    assert found == {(0, 0), (0, -1), (2, 0), (2, 1), (2, -1), (3, 2), (3, -1)}
+    phrases = [
+        Phrase("a", [0, 2]),
+        Phrase("b", np.array([2], np.int32)),
+        Phrase("c", [3], NEGATION),
+        Phrase("like 2", [2], SIMILAR),
+    ]
+    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, 5, ways=4).draw(2_000, np.random.default_rng(0))
+    phrase, way = (drawn.text - 4 * 5).tolist(), (drawn.text // 5).tolist()
+    wanted = drawn.wanted.tolist()
+    assert {(w, p) for w, p in zip(wanted, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
+    assert {*way} == {TITLE, TITLE_WORDS, NOISY, 4}
+    assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), wanted, phrase, strict=True) if p < 0)
+    lengths = [n for n, p in zip(drawn.lengths.tolist(), phrase, strict=True) if p == 3]
+    assert {*lengths} == {0}  # "like 2" asks for what came after 2, and is all that is known

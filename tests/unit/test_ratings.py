@@ -196,7 +196,7 @@ def test_every_target_comes_with_its_worth() -> None:
         np.testing.assert_allclose(window.worth[there], own(window.targets[there].numpy()), rtol=1e-6)
     plain = [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1))]
     assert plain == [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1), parts.worth)]
-    drawn = QuerySampler(parts.train, [Phrase("a", [0])], 60, parts.worth).draw(50, np.random.default_rng(0))
+    drawn = QuerySampler(parts.train, [Phrase("a", [0])], 60, parts.worth, ways=4).draw(50, np.random.default_rng(0))
     np.testing.assert_allclose(drawn.worth, own(drawn.wanted.numpy()), rtol=1e-6)
 
 

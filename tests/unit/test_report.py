@@ -23,6 +23,7 @@ from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
+from export.evaluate.query_tasks import MAKERS
 from export.evaluate.record import (
     Comparison,
     Lists,
@@ -33,6 +34,8 @@ from export.evaluate.record import (
     TeacherRecord,
     VariantRecord,
 )
+from export.evaluate.table import show
+from export.evaluate.tasks import SHARES, TASKS, present
 from export.gates import packaged
 from export.package import svg
 from export.package.card import write_card
@@ -235,6 +238,43 @@ def test_lost_baselines_are_in_report_card_and_page(tmp_path: Path, quality: Qua
         ("text", False, True),
     ]
     assert quality.warnings == []
+
+
+def test_tasks_of_every_kind_their_shares_and_why_one_is_absent_are_in_report_card_and_page(
+    tmp_path: Path, quality: Quality, manifest: Manifest
+) -> None:
+    rows = {name: row | {task: Figure(0.4, 0.3, 0.5) for task in MAKERS} for name, row in quality.tasks.items()}
+    shares = {
+        name: {task: dict.fromkeys(names, Figure(0.875, 0.825, 0.925)) for task, names in SHARES.items()}
+        for name in rows
+    }
+    absent = {"tags": "the items have no column tags"}
+    told = quality.model_copy(update={"tasks": rows, "shares": shares, "absent": absent})
+    assert Quality.model_validate_json(told.model_dump_json()) == told
+    console = Console(width=WIDTH, file=io.StringIO(), record=True)
+    show(console, told)
+    console.print(table(told))
+    write_card(tmp_path / "card.md", manifest, told)
+    write_page(tmp_path / "page.html", manifest, told)
+    card, page = (tmp_path / "card.md").read_text(), (tmp_path / "page.html").read_text()
+    for words in (console.export_text(), card, page):
+        assert all(task in words for task in TASKS)
+        assert all(column in words for column in ("title first", "title in ten", "typos in ten", "negation violating"))
+        assert "0.875" in words
+        assert "No task tags: the items have no column tags." in words
+    assert "No task tags: the items have no column tags." in remarks(told)
+    found = as_json(told)
+    assert {*found["variants"][0]["retained"]} <= {*found["variants"][0]["tasks"]} == {*TASKS}
+    assert found["teacher"]["shares"]["title"]["in ten"] == {"mean": 0.875, "low": 0.825, "high": 0.925}
+    assert found["baseline_shares"]["popularity"].keys() == SHARES.keys()
+    assert found["absent"] == absent
+    assert present(quality.tasks) == [*_TASKS]  # of an older export
+    assert "title first" not in _card_of(tmp_path, manifest, quality)
+
+
+def _card_of(tmp_path: Path, manifest: Manifest, quality: Quality) -> str:
+    write_card(tmp_path / "card.md", manifest, quality)
+    return (tmp_path / "card.md").read_text()
 
 
 @pytest.mark.parametrize(("repeats", "words"), [("exclude", "left out"), ("allow", "may be recommended again")])

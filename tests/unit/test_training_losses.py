@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from export.data.phrases import Phrase
-from export.train.examples import PhraseSampler, Windows
+from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
+from export.data.queries import ATTRIBUTE, SIMILAR
+from export.train.examples import ALONE, BEHIND, Asked, LoneQuerySampler, Queries, QueryKind, Windows
 from export.train.guide import Guides
+from export.train.loss import Batch, Step
 from export.train.targets import Among, Negatives, sampled_softmax, softmax, squared_error
-from export.train.teacher import Teacher
+from export.train.teacher import Bank, Teacher
 
 _ITEMS = 40
 
@@ -64,17 +66,58 @@ def test_squared_error_wants_what_was_taken_as_much_as_it_is_worth() -> None:
     assert squared_error(users, items, taken, None, torch.ones(2)).item() == pytest.approx(0.8**2 / 2)
 
 
-def test_phrases_come_with_items_that_they_fit_by_popularity() -> None:
+def test_queries_without_a_history_come_with_items_that_they_fit_by_popularity() -> None:
     popularity, worth = np.array([1.0, 99.0, 0.0, 5.0]), np.array([0.2, 0.4, 0, 1], np.float32)
-    phrases = [Phrase("a", [0, 1, 2]), Phrase("nothing", [2]), Phrase("b", [3])]
-    asked = PhraseSampler(phrases, popularity, worth).draw(400, np.random.default_rng(0))
-    of_a, of_b = asked.item[asked.phrase == 0], asked.item[asked.phrase == 2]
-    assert set(of_a.tolist()) <= {0, 1}
-    assert set(of_b.tolist()) == {3}
-    assert len(of_a) + len(of_b) == 400
+    phrases = [Phrase("a", [0, 1, 2]), Phrase("nothing", [2]), Phrase("b", [3]), Phrase("like b", [3], SIMILAR)]
+    asked = LoneQuerySampler(phrases, popularity, worth, ways=4).draw(2_000, np.random.default_rng(0))
+    phrase = asked.text - 4 * len(popularity)
+    of_a, of_b = asked.item[phrase == 0], asked.item[phrase == 2]
+    assert {*of_a.tolist()} == {0, 1}
+    assert {*of_b.tolist()} == {3}
+    assert {*phrase[phrase >= 0].tolist()} == {0, 2}
     assert asked.worth.tolist() == worth[asked.item].tolist()
     assert (of_a == 1).float().mean() > 0.9
-    assert len(PhraseSampler([], popularity, worth).draw(4, np.random.default_rng(0)).phrase) == 0
+    written = asked.text[phrase < 0]
+    assert (written % len(popularity)).tolist() == asked.item[phrase < 0].tolist()
+    assert {*(written // len(popularity)).tolist()} == {TITLE, TITLE_WORDS, NOISY}
+    assert 2 not in asked.item  # which nobody took
+    alone = LoneQuerySampler([], popularity, worth, ways=4).draw(9, np.random.default_rng(0))
+    assert (alone.text < 4 * len(popularity)).all()
+
+
+def test_kinds_of_queries_have_the_shares_of_the_table() -> None:
+    assert sum(ALONE.values()) == sum(BEHIND.values()) == pytest.approx(1)
+    sampler = LoneQuerySampler([Phrase("a", [0])], np.ones(2), np.ones(2, np.float32), ways=6)
+    way = (sampler.draw(4_000, np.random.default_rng(1)).text // 2).tolist()
+    rows: dict[QueryKind, list[int]] = {TITLE: [1], TITLE_WORDS: [2], NOISY: [3, 4, 5], ATTRIBUTE: [6]}
+    total = sum(ALONE[kind] for kind in rows)
+    for kind, ways in rows.items():
+        share = sum(one in ways for one in way) / len(way)
+        assert share == pytest.approx(ALONE[kind] / total, abs=0.03)
+    assert {3, 4, 5} <= {*way}  # ways with noise that a training adds are read, too
+
+
+def test_nearest_items_of_a_query_are_those_of_its_own_vector() -> None:
+    torch.manual_seed(2)
+    teacher, pooled = Teacher(4, 8, 6, 5), torch.randn(2, 6, 4)
+    bank = Bank(pooled, pooled[0, :1])
+    among, empty = Among.all(torch.ones(6, dtype=torch.bool)), torch.zeros(1, 1, dtype=torch.int64)
+    asked = Asked(torch.tensor([3, 6 + 4, 12]), torch.tensor([3, 4, 0]), torch.ones(3))
+    batch = Batch(
+        Windows(empty, empty, empty, torch.ones(1, 1)),
+        Queries(empty, empty[0], empty[0], empty[0], torch.ones(1)),
+        asked,
+        among,
+        torch.zeros(6, dtype=torch.int64),
+        np.empty(0, np.int64),
+    )
+    step = Step(teacher, bank, batch, "softmax")
+    near = step._near(asked.text)
+    torch.testing.assert_close(near.sum(1), torch.ones(3))
+    cosines = functional.cosine_similarity(pooled[1, 4], pooled[0], dim=-1)
+    assert near[1].argmax() == cosines.argmax()
+    assert near[[0, 2]].argmax(1).tolist() == [3, 0]
+    assert torch.isfinite(step.total())
 
 
 def test_guides_answer_with_the_mean_of_their_probabilities() -> None:

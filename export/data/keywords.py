@@ -1,0 +1,58 @@
+"""Words that say what an item is about, beyond its title and attributes: rare ones of its text.
+
+They are split in two halves that are the same for every catalogue: training asks by one, the evaluation by the other.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from export.data.dataset import Item
+
+MIN_ITEMS = 2  # texts with a word; in fewer it may be a name or a typing error
+_MAX_SHARE = 0.05  # of the texts; a word in more of them says little
+_MAX_TEXTS = 20_000  # texts whose words are counted, evenly spaced
+_MIN_LETTERS = 4
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Keywords:
+    """The informative words of a catalogue; `counts` is in how many of the texts that were read each one is."""
+
+    counts: dict[str, int]
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> Keywords:
+        """Count the words of the items' texts."""
+        read = range(0, len(items), -(-len(items) // _MAX_TEXTS))
+        found: Counter[str] = Counter()
+        for n in read:
+            found.update(_own_words(items[n]))
+        most = max(MIN_ITEMS, int(_MAX_SHARE * len(read)))
+        return cls({word: count for word, count in found.items() if MIN_ITEMS <= count <= most})
+
+    def of_item(self, item: Item, *, for_training: bool) -> list[str]:
+        """The item's informative words of one half, the rarest first."""
+        own = (w for w in _own_words(item) if w in self.counts and is_for_training(w) == for_training)
+        return sorted(own, key=lambda word: (self.counts[word], word))
+
+
+def is_for_training(word: str) -> bool:
+    """Whether training asks by this word, and the evaluation does not."""
+    return zlib.crc32(word.encode()) % 2 == 0
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text in lower case."""
+    return {word.lower() for word in _WORD.findall(text)}
+
+
+def _own_words(item: Item) -> set[str]:
+    """Words of the text that are neither in the title nor in an attribute value."""
+    known = words_of(item.title).union(*(words_of(v) for values in item.attributes.values() for v in values))
+    return {word for word in words_of(item.text) - known if len(word) >= _MIN_LETTERS}
