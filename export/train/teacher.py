@@ -38,6 +38,7 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.max_length = ranker, max_length
+        self.has_sparse_gradients = False  # of the residuals, as `torch.nn.Embedding(sparse=True)`
         self.projection = nn.Linear(hidden, dimensions, bias=False)
         self.residual = nn.Parameter(torch.zeros(items, dimensions))
         self.ranker = make_ranker(ranker, dimensions, max_length, dropout)
@@ -45,6 +46,10 @@ class Teacher(nn.Module):
     def text_vectors(self, pooled: Tensor) -> Tensor:
         """Unit vectors, [..., dimensions], of pooled BERT vectors [..., hidden]."""
         return functional.normalize(self.projection(pooled), dim=-1)
+
+    def residuals(self, items: Tensor) -> Tensor:
+        """Residuals of the items at these positions (int64 [items]), [items, dimensions]."""
+        return functional.embedding(items, self.residual, sparse=self.has_sparse_gradients)
 
 
 @dataclass(frozen=True, slots=True)
