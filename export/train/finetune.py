@@ -79,7 +79,7 @@ def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
     """A teacher that is trained, and its item vectors."""
     with torch.no_grad():
         own = trainer.teacher.text_vectors(Bank.cut(trainer.pooled, trainer.ways).variants[0])
-        return trainer.teacher, own + trainer.teacher.residual
+        return trainer.teacher, trainer.teacher.item_vectors(own)
 
 
 def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> tuple[Trainer, MovingTrunk]:
@@ -142,7 +142,7 @@ def place_untaken(teacher: Teacher, world: World, plain: Tensor, pooled: Tensor,
     if not can_place(is_taken):
         return
     texts = teacher.text_vectors(pooled[: world.items])
-    items = texts + teacher.residual
+    items = teacher.item_vectors(texts)
     users = torch.cat([*users_of(teacher, items, Kind.ITEM, cases.histories, teacher.max_length - 1)])
     crowd = Crowd(users.cpu().numpy(), cases.masked, cases.wanted)
 

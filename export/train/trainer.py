@@ -54,6 +54,7 @@ class Trainer:
         self.plain = plain.clone() if moving else plain
         self._rng = np.random.default_rng(seed)
         batches = min(steps_per_epoch(world.split.train, self._max_history, settings.batch), world.epoch_batches)
+        teacher.weight_residuals(torch.as_tensor(world.popularity))
         teacher.has_sparse_gradients = world.negatives is not None and settings.optimiser == "adamw"
         layers, parameters = self._layers(), dict(teacher.named_parameters())
         groups = head_groups(settings, teacher) + trunk_groups(settings, layers)
@@ -148,6 +149,7 @@ class Trainer:
     def finish(self) -> None:
         """Encode every text again, and end training."""
         self._refresh()
+        self.teacher.apply_weights()
         self.teacher.eval()
 
     def _refresh(self) -> None:

@@ -39,7 +39,7 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
     """How well the next item of each training history is found; with many users and items every n-th user is asked."""
     teacher.eval()
     cases = some_users(split.validation, len(teacher.residual))
-    items = teacher.text_vectors(bank.variants[0]) + teacher.residual
+    items = teacher.item_vectors(teacher.text_vectors(bank.variants[0]))
     titles = teacher.text_vectors(bank.variants[1])
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
     for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
