@@ -6,6 +6,8 @@ taken before it.
 
 Repeated interactions are dropped first where they do not count (`export.data.repeats`), so no target is an item of its
 history that recommendations leave out.
+
+Users with too few events for a test (two or three in leave-one-out) only train: they have no validation or test case.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ COLD_SHARE = 0.05
 _MIN_COLD_EVENTS = 10  # fewer would make no cases
 MIN_USERS = 2
 MIN_EVENTS = 4  # two to train on, one to validate, one to test
+_MIN_TRAIN_EVENTS = 2  # an event, and the one after it
 _MIN_BEFORE = 2  # events before what a case asks for
 _TIME_SHARE = 0.8  # of all events lie before the cut of the global time split
 _SEED = 2_026  # the same items whatever the export's seed: bundles stay comparable
@@ -62,6 +65,7 @@ class Cases:
 class Split:
     """`train[u]` are positions oldest first, `valid[u]` the one after them: all that training may see.
 
+    The histories behind the first `len(valid)` are those of users with too few events for a test; they only train.
     `warm` and `unseen` are the tests: items that training saw, and `cold` ones (positions, sorted) that it did not.
     `worth[u]` says how much each event of `train[u]` is wanted, in (0, 1]; empty where the data set has no ratings.
     """
@@ -77,12 +81,15 @@ class Split:
     @property
     def validation(self) -> Cases:
         """Each training history, and the item after it: what training is validated by."""
-        return Cases(np.arange(len(self.train)), self.train, self.valid, self.repeats)
+        users = len(self.valid)
+        return Cases(np.arange(users), self.train[:users], self.valid, self.repeats)
 
     @property
     def known(self) -> Histories:
         """Everything before the test, each user's validation item included: what baselines are fitted on."""
-        return [np.append(train, valid) for train, valid in zip(self.train, self.valid, strict=True)]
+        users = len(self.valid)
+        whole = [np.append(train, valid) for train, valid in zip(self.train[:users], self.valid, strict=True)]
+        return [*whole, *self.train[users:]]
 
 
 def split(
@@ -99,7 +106,7 @@ def split(
 
 
 def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Repeats = EXCLUDE) -> Split:
-    """A user's last item tests, the one before validates, the rest trains; users with fewer than four are left out.
+    """A user's last item tests, the one before validates, the rest trains; users with two or three items only train.
 
     Raises:
         DataError: no history is long enough.
@@ -112,14 +119,15 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: 
     users = [u for u, h in enumerate(warm) if len(h) >= MIN_EVENTS]
     if len(users) < MIN_USERS:
         raise DataError(f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {len(users)}")
+    short = [u for u, h in enumerate(warm) if _MIN_TRAIN_EVENTS <= len(h) < MIN_EVENTS]
     cases = _cases([(u, warm[u][:-1], warm[u][-1]) for u in users], repeats)
     return Split(
-        train=[warm[u][:-2] for u in users],
+        train=[*(warm[u][:-2] for u in users), *(warm[u] for u in short)],
         valid=np.array([warm[u][-2] for u in users]),
         warm=cases,
         unseen=_unseen(dataset, cold, repeats),
         cold=cold,
-        worth=[w[:-2] for w in _worth(dataset, kept, users)],
+        worth=[*(w[:-2] for w in _worth(dataset, kept, users)), *_worth(dataset, kept, short)],
         repeats=repeats,
     )
 
@@ -143,17 +151,33 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Rep
     rows = [(h[k], t[k]) for h, t, k in zip(dataset.histories, dataset.times, kept, strict=True)]
     early = [k & (t <= cut) for k, t in zip(kept, dataset.times, strict=True)]
     users = [u for u, e in enumerate(early) if np.count_nonzero(e) > _MIN_BEFORE]
+    short = [u for u, e in enumerate(early) if np.count_nonzero(e) == _MIN_TRAIN_EVENTS]
     train = [dataset.histories[u][early[u]] for u in users]
     later = [(u, h[:-1], h[-1]) for u, (h, t) in enumerate(rows) if len(h) > _MIN_BEFORE and t[-1] > cut]
     if min(len(train), len(later)) < MIN_USERS:
         raise DataError(f"the global time split leaves {len(train)} users before and {len(later)} after the cut")
     return Split(
-        train=[h[:-1] for h in train],
+        train=[*(h[:-1] for h in train), *(dataset.histories[u][early[u]] for u in short)],
         valid=np.array([h[-1] for h in train]),
         warm=_cases(later, repeats),
         unseen=_unseen(dataset, cold, repeats),
         cold=cold,
-        worth=[w[:-1] for w in _worth(dataset, early, users)],
+        worth=[*(w[:-1] for w in _worth(dataset, early, users)), *_worth(dataset, early, short)],
+        repeats=repeats,
+    )
+
+
+def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
+    """All events train and nothing is tested: for the model that is served once the figures are known."""
+    dataset = counted(dataset, repeats)
+    users = [u for u, h in enumerate(dataset.histories) if len(h) >= _MIN_TRAIN_EVENTS]
+    whole = [np.ones(len(h), dtype=bool) for h in dataset.histories]
+    return Split(
+        train=[dataset.histories[u] for u in users],
+        valid=np.empty(0, np.int64),
+        warm=_cases([], repeats),
+        unseen=_cases([], repeats),
+        worth=_worth(dataset, whole, users),
         repeats=repeats,
     )
 

@@ -81,5 +81,5 @@ def _item_vectors(job: Job) -> Vectors:
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
     with torch.inference_mode():
         known = torch.from_numpy(np.array(pooled[: len(teacher.residual)]))
-        found: Vectors = (teacher.text_vectors(known) + teacher.residual).numpy()
+        found: Vectors = teacher.item_vectors(teacher.text_vectors(known)).numpy()
     return found

@@ -38,7 +38,7 @@ class Absorber:
         self.pooled, self._rng = pooled, np.random.default_rng(seed)
         with torch.no_grad():
             before = teacher.text_vectors(pooled)
-            self._items = before[: world.items] + teacher.residual
+            self._items = teacher.item_vectors(before[: world.items])
             self._goals = _goals(before, self._items, world)
         moving = {name: p for name, p in trunk.named_parameters() if p.requires_grad}
         groups = trunk_groups(settings, moving)

@@ -1,4 +1,4 @@
-"""The course of a training: epoch after epoch, validated, saved, ended early, and gone on with after a stop."""
+"""The loop over epochs: train, validate, save, keep the best, stop early, and go on after an interruption."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class Learner(Protocol):
 
 @dataclass
 class Epochs:
-    """The loop over epochs: validate, keep the best, save, stop early."""
+    """Trains a learner and leaves the weights of the epoch with the best validation NDCG@10 in it.
+
+    `patience` is the number of epochs without a better one after which training stops; 0 means never.
+    """
 
     learner: Learner
     resume: Resume
@@ -55,14 +58,15 @@ class Epochs:
     kept: dict[str, Tensor] | None = None
 
     def to(self, epochs: int, step: Callable[[], None]) -> None:
-        """Train up to `epochs` and leave the weights that are kept in the modules, with all that follows from them."""
+        """Train up to `epochs`, then put the best epoch's weights into the modules, with all that follows from them."""
         self._go_on()
         for _ in range(self.epoch):
             step()
         while self.epoch < epochs and not self._is_enough():
             self._once()
             step()
-        self.learner.put(self.kept if self.kept is not None else self.learner.answer())
+        if self.kept is not None:
+            self.learner.put(self.kept)
         self.learner.finish()
         self.curve.close()
 
@@ -72,7 +76,7 @@ class Epochs:
         self.epoch += 1
         row = Row(self.learner.step, self.epoch, loss, found.mean, found.ids, found.text)
         self.curve.add(row)
-        if self.patience and (self.best is None or row.validation_ndcg > self.best.validation_ndcg):
+        if self.best is None or row.validation_ndcg > self.best.validation_ndcg:
             self.best, self.kept = row, self.learner.answer()
         self._save()
 

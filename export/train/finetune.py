@@ -14,6 +14,7 @@ from transformers import BertConfig
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
+from export.data.split import Cases
 from export.data.vocabulary import read_tokenizer
 from export.stage import Job
 from export.train import small
@@ -63,13 +64,14 @@ def run(job: Job, out: Path) -> None:
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
-        guides = [_guide(_teach(job, world, out, n + 1)) for n in range(several)]
-        trainer = _teach(job, world, out, 0, Guides(guides) if guides else None)
-        pooled = trainer.bank.pooled
-        if trainer.trunk.moves and settings.moves == "after":
-            pooled = _absorb(job, world, out, trainer)
-        _place_newcomers(job, world, trainer, pooled)
-        save_checkpoint(trainer.trunk.merged(), data / "checkpoint", out / "checkpoint")
+        guides = [_guide(_teach(job, world, out, n + 1)[0]) for n in range(several)]
+        trainer, trunk = _teach(job, world, out, 0, Guides(guides) if guides else None)
+        pooled = trainer.pooled
+        if trunk.moves and settings.moves == "after":
+            pooled = _absorb(job, world, out, trainer, trunk)
+        cases = some_users(world.split.validation, world.items)
+        place_untaken(trainer.teacher, world, trainer.plain, pooled, cases, settings.seed)
+        save_checkpoint(trunk.merged(), data / "checkpoint", out / "checkpoint")
         np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
     forget(job, "finetune")
@@ -78,12 +80,12 @@ def run(job: Job, out: Path) -> None:
 def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
     """A teacher that is trained, and its item vectors."""
     with torch.no_grad():
-        own = trainer.teacher.text_vectors(Bank.cut(trainer.bank.pooled, trainer.ways).variants[0])
-        return trainer.teacher, own + trainer.teacher.residual
+        own = trainer.teacher.text_vectors(Bank.cut(trainer.pooled, trainer.ways).variants[0])
+        return trainer.teacher, trainer.teacher.item_vectors(own)
 
 
-def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> Trainer:
-    """Train a teacher to its end, from where it was stopped if it was; 0 is the one that is kept."""
+def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> tuple[Trainer, MovingTrunk]:
+    """Train a teacher, from where it was stopped if it was, and the trunk that encoded its texts; 0 is kept."""
     settings, plan = job.settings, job.settings.plan
     seed, epochs = settings.seed + number, settings.epochs or plan.finetune_epochs
     torch.manual_seed(seed)
@@ -98,11 +100,12 @@ def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None
         ranker=settings.ranker,
         dropout=settings.dropout,
     )
-    trainer = Trainer(settings, world, bank, teacher, epochs, seed, guides)
+    is_along = bank.trunk.moves and settings.moves == "along"
+    trainer = Trainer(settings, world, bank.pooled, teacher, epochs, seed, guides, bank if is_along else None)
     with job.progress("fine-tune" if number == 0 else f"teacher {number}", epochs) as step:
         curve = Curve(out, f"curve-{number}" if number else "curve")
         Epochs(trainer, resume_of(job, "finetune", str(number)), curve, settings.patience).to(epochs, step)
-    return trainer
+    return trainer, bank.trunk
 
 
 def _bank(job: Job, world: World) -> MovingBank:
@@ -116,10 +119,10 @@ def _bank(job: Job, world: World) -> MovingBank:
         return MovingBank(trunk, settings.encoded, step)
 
 
-def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
+def _absorb(job: Job, world: World, out: Path, trainer: Trainer, trunk: MovingTrunk) -> Tensor:
     """Move BERT's layers towards the trained teacher's items; the texts' vectors then, [texts, hidden]."""
     settings = job.settings
-    absorber = Absorber(settings, world, trainer.trunk, trainer.teacher, trainer.bank.pooled, settings.seed)
+    absorber = Absorber(settings, world, trunk, trainer.teacher, trainer.pooled, settings.seed)
     with job.progress("move BERT", settings.passes) as step:
         Epochs(absorber, resume_of(job, "finetune", "trunk"), Curve(out, "curve-trunk"), settings.patience).to(
             settings.passes, step
@@ -128,22 +131,30 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer) -> Tensor:
 
 
 @torch.no_grad()
-def _place_newcomers(job: Job, world: World, trainer: Trainer, pooled: Tensor) -> None:
-    """Put into the residuals of items that nobody took what their texts' vectors lack."""
-    teacher, is_taken = trainer.teacher, world.is_taken.cpu().numpy()
+def place_untaken(teacher: Teacher, world: World, plain: Tensor, pooled: Tensor, cases: Cases, seed: int) -> None:
+    """Put into the residuals of items that nobody took what their texts' vectors lack.
+
+    Args:
+        teacher: whose residuals are changed.
+        world: what it was trained on.
+        plain: pooled vectors of the items' texts before BERT moved, [items, hidden].
+        pooled: pooled vectors of every text now, [texts, hidden].
+        cases: users, and what they took next.
+        seed: of the choice of items that are held out.
+    """
+    is_taken = world.is_taken.cpu().numpy()
     if not can_place(is_taken):
         return
     texts = teacher.text_vectors(pooled[: world.items])
-    items = texts + teacher.residual
-    cases = some_users(world.split, world.items)
+    items = teacher.item_vectors(texts)
     users = torch.cat([*users_of(teacher, items, Kind.ITEM, cases.histories, teacher.max_length - 1)])
     crowd = Crowd(users.cpu().numpy(), cases.masked, cases.wanted)
 
-    def plain(rows: NDArray[np.int64]) -> Vectors:
+    def unmoved(rows: NDArray[np.int64]) -> Vectors:
         """Unit vectors of these items' texts before anything has moved."""
-        found: Vectors = functional.normalize(trainer.plain[torch.as_tensor(rows)], dim=-1).cpu().numpy()
+        found: Vectors = functional.normalize(plain[torch.as_tensor(rows)], dim=-1).cpu().numpy()
         return found
 
-    placed = place_newcomers(plain, items.cpu().numpy(), is_taken, crowd, job.settings.seed)
+    placed = place_newcomers(unmoved, items.cpu().numpy(), is_taken, crowd, seed)
     if placed is not None:
         teacher.residual[~world.is_taken] = torch.as_tensor(placed).to(texts) - texts[~world.is_taken]

@@ -66,8 +66,9 @@ class Step:
         items = batch.among.items
         kept = (torch.rand(len(items), 1) > _DROP_RESIDUAL).float()
         own = teacher.text_vectors(bank.variants[0, items])
-        self.items = own + teacher.residual[items] * kept
-        self._whole = (own + teacher.residual[items]).detach()
+        residuals = teacher.residuals(items)
+        self.items = own + residuals * kept
+        self._whole = (own + residuals).detach()
         self.texts = teacher.text_vectors(bank.variants[batch.ways, items])
 
     def total(self) -> Tensor:

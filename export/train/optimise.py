@@ -16,15 +16,17 @@ from export.train.resume import cut, under
 from export.train.teacher import Teacher
 
 Group = dict[str, Any]  # parameters with a rate and a decay of their own, as PyTorch's optimisers take them
+SPARSE = "sparse"  # key of a group whose gradients have rows for some items only
 BatchT = TypeVar("BatchT")
 
 
 def head_groups(settings: TrainingSettings, teacher: Teacher) -> list[Group]:
-    """The head, and the items' residuals, which do not decay."""
-    head = [p for name, p in teacher.named_parameters() if name != "residual"]
+    """What of the head requires a gradient, and the items' residuals, which do not decay."""
+    head = [p for name, p in teacher.named_parameters() if name != "residual" and p.requires_grad]
+    is_sparse = teacher.has_sparse_gradients
     return [
         {"params": head, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
-        {"params": [teacher.residual], "lr": settings.learning_rate, "weight_decay": 0.0},
+        {"params": [teacher.residual], "lr": settings.learning_rate, "weight_decay": 0.0, SPARSE: is_sparse},
     ]
 
 
@@ -35,10 +37,19 @@ def trunk_groups(settings: TrainingSettings, moving: Mapping[str, Tensor]) -> li
     return [{"params": params, "lr": rate, "weight_decay": decay}] if params else []
 
 
-def _optimiser(settings: TrainingSettings, groups: list[Group]) -> torch.optim.Optimizer:
+def _optimisers(settings: TrainingSettings, groups: list[Group]) -> list[torch.optim.Optimizer]:
+    """One optimiser for the groups with dense gradients, and one for those with sparse gradients if there are any.
+
+    The second updates only the items that a step looks at: writing the residuals and moments of a whole large catalogue
+    would take most of the step.
+    """
+    dense = [group for group in groups if not group.get(SPARSE)]
+    sparse = [{"params": group["params"], "lr": group["lr"]} for group in groups if group.get(SPARSE)]
+    plain = [{key: value for key, value in group.items() if key != SPARSE} for group in dense]
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9)
-    return torch.optim.AdamW(groups)
+        return [torch.optim.SGD(plain, momentum=0.9)]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain)]
+    return [*found, torch.optim.SparseAdam(sparse)] if sparse else found
 
 
 class Rate:
@@ -64,7 +75,8 @@ class Rate:
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's memory, flat: "<parameter>.<name>" -> tensor."""
     state = optimiser.state_dict()["state"]
-    return {f"{n}.{name}": value for n, row in state.items() for name, value in row.items() if value is not None}
+    values = ((f"{n}.{name}", value) for n, row in state.items() for name, value in row.items())
+    return {key: torch.as_tensor(value) for key, value in values if value is not None}  # SparseAdam counts steps as int
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -99,8 +111,9 @@ class Descent:
     ) -> None:
         """`weights` are those of `groups` by name; `batches` are in each of the `epochs`."""
         self.weights, self.step, self._accumulate = weights, 0, settings.accumulate
-        self._optimiser = _optimiser(settings, groups)
-        self._rate = Rate(self._optimiser, epochs * -(-batches // settings.accumulate), settings.warmup)
+        steps = epochs * -(-batches // settings.accumulate)
+        self._optimisers = _optimisers(settings, groups)
+        self._rates = [Rate(optimiser, steps, settings.warmup) for optimiser in self._optimisers]
         self._average = Average(weights, settings.ema) if settings.ema else None
 
     def epoch(self, batches: Iterable[BatchT], learn: Callable[[BatchT], float]) -> float:
@@ -120,9 +133,10 @@ class Descent:
         return float(loss.detach())
 
     def _move(self) -> None:
-        self._rate.set(self.step)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        for optimiser, rate in zip(self._optimisers, self._rates, strict=True):
+            rate.set(self.step)
+            optimiser.step()
+            optimiser.zero_grad()
         if self._average is not None:
             self._average.update(self.weights.items())
         self.step += 1
@@ -148,13 +162,16 @@ class Descent:
     def state(self) -> dict[str, Tensor]:
         """What a stopped run needs, beside `step`."""
         average = self._average.weights if self._average else {}
-        memory = optimiser_tensors(self._optimiser)
-        return under("weights", self.weights) | under("optimiser", memory) | under("average", average)
+        found = under("weights", self.weights) | under("average", average)
+        for number, optimiser in enumerate(self._optimisers):
+            found |= under(f"optimiser.{number}", optimiser_tensors(optimiser))
+        return found
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Go on from what `state` gave after `step` steps."""
         self.put(cut(tensors, "weights"))
-        restore_optimiser(self._optimiser, cut(tensors, "optimiser"))
+        for number, optimiser in enumerate(self._optimisers):
+            restore_optimiser(optimiser, cut(tensors, f"optimiser.{number}"))
         if self._average is not None:
             kept = cut(tensors, "average")
             self._average.weights = {name: kept[name].to(weight.device) for name, weight in self.weights.items()}

@@ -96,8 +96,8 @@ class TrainingSettings(BaseSettings):
     patience: int = Field(
         0,
         ge=0,
-        description="stop after so many epochs without a better validation NDCG@10, and keep the best: with more "
-        "--epochs than are needed; 0: never, keep the last",
+        description="stop after this many epochs without a better validation NDCG@10; 0: never. The best epoch is kept "
+        "with any value: use it to save time with more --epochs than are needed",
     )
     augment: int = Field(
         0, ge=0, description="more ways to write each item, with typos and lost or swapped words: for users who type"

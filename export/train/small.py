@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,12 @@ class _Lesson:
 
     def steps(self) -> int:
         """An upper bound of the batches in an epoch."""
-        return steps_per_epoch(self.world.split.train, self.length, _BATCH)
+        return min(steps_per_epoch(self.world.split.train, self.length, _BATCH), self.world.epoch_batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Step]:
-        """Every history once, with as many queries."""
-        for window in windows(self.world.split.train, self.length, _BATCH, rng):
+        """Every history once, or as many as an epoch may read, with as many queries."""
+        drawn = windows(self.world.split.train, self.length, _BATCH, rng)
+        for window in islice(drawn, self.world.epoch_batches):
             yield Step(self.teacher, self.bank, self.world.batch(window, _BATCH, rng), "softmax")
 
 

@@ -18,6 +18,8 @@ from export.data.phrases import Texts
 from export.errors import CheckpointError
 from export.train.rankers import make_ranker
 
+PRIOR_EVENTS = 3.0  # events of an item that its text is worth: with as many its residual counts half
+
 
 class Teacher(nn.Module):
     """Projection of pooled BERT vectors, a residual for each item, and the ranker.
@@ -25,6 +27,8 @@ class Teacher(nn.Module):
     The item vector is text vector + residual. The residual is dropped at random in training, so that an item (or a
     text) that was never seen works from its text alone.
     """
+
+    residual_weights: Tensor
 
     def __init__(
         self,
@@ -38,13 +42,34 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.max_length = ranker, max_length
+        self.has_sparse_gradients = False  # of the residuals, as `torch.nn.Embedding(sparse=True)`
         self.projection = nn.Linear(hidden, dimensions, bias=False)
         self.residual = nn.Parameter(torch.zeros(items, dimensions))
+        self.register_buffer("residual_weights", torch.ones(items, 1), persistent=False)
         self.ranker = make_ranker(ranker, dimensions, max_length, dropout)
 
     def text_vectors(self, pooled: Tensor) -> Tensor:
         """Unit vectors, [..., dimensions], of pooled BERT vectors [..., hidden]."""
         return functional.normalize(self.projection(pooled), dim=-1)
+
+    def residuals(self, items: Tensor) -> Tensor:
+        """Residuals of the items at these positions (int64 [items]), [items, dimensions]."""
+        rows = functional.embedding(items, self.residual, sparse=self.has_sparse_gradients)
+        return rows * self.residual_weights[items]
+
+    def item_vectors(self, texts: Tensor) -> Tensor:
+        """Vectors of all items, [items, dimensions], from the vectors of their texts."""
+        return texts + self.residual * self.residual_weights
+
+    def weight_residuals(self, events: Tensor) -> None:
+        """Keep items with few of `events` [items] near their texts: a residual counts n / (n + `PRIOR_EVENTS`)."""
+        self.residual_weights = (events / (events + PRIOR_EVENTS)).unsqueeze(1).to(self.residual)
+
+    @torch.no_grad()
+    def apply_weights(self) -> None:
+        """Multiply the residuals by their weights, which are 1 then."""
+        self.residual.mul_(self.residual_weights)
+        self.residual_weights = torch.ones_like(self.residual_weights)
 
 
 @dataclass(frozen=True, slots=True)

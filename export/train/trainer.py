@@ -1,8 +1,9 @@
-"""One teacher on its way: its modules, its optimiser, one epoch at a time, and what a stopped run must keep."""
+"""Trains one teacher, an epoch at a time: its modules, its optimiser, and the state that a stopped run must keep."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -23,29 +24,42 @@ from export.train.world import World
 
 
 class Trainer:
-    """Trains `teacher` and the layers of the bank's trunk that move."""
+    """Trains those of the parameters of `teacher` that require a gradient, and BERT's layers where they move along.
+
+    Args:
+        settings: rates, sizes, kinds of loss.
+        world: what is read.
+        pooled: pooled BERT vectors of the rows of `world.ways.all`, float32 [texts, hidden].
+        teacher: the modules.
+        epochs: the number of epochs over which the learning rate rises and falls.
+        seed: of the order of batches and of what is drawn.
+        guides: teachers whose answers are learned, too.
+        moving: encodes texts anew in each step; None where their vectors stay as they are.
+    """
 
     def __init__(
         self,
         settings: TrainingSettings,
         world: World,
-        bank: MovingBank,
+        pooled: Tensor,
         teacher: Teacher,
         epochs: int,
         seed: int,
         guides: Guides | None = None,
+        moving: MovingBank | None = None,
     ) -> None:
         self._settings, self._world, self._guides = settings, world, guides
-        self.bank, self.trunk, self.teacher = bank, bank.trunk, teacher
-        self._is_along = self.trunk.moves and settings.moves == "along"
-        plain = bank.pooled[: world.items]  # the items' texts before anything has moved
-        self.plain = plain.clone() if self._is_along else plain
+        self.pooled, self._bank, self.teacher = pooled, moving, teacher  # `moving` writes into the same tensor
+        plain = pooled[: world.items]  # the items' texts before anything has moved
+        self.plain = plain.clone() if moving else plain
         self._rng = np.random.default_rng(seed)
-        batches = steps_per_epoch(world.split.train, self._max_history, settings.batch)
-        moving, parameters = self._moving(), dict(teacher.named_parameters())
-        groups = head_groups(settings, teacher) + trunk_groups(settings, moving)
+        batches = min(steps_per_epoch(world.split.train, self._max_history, settings.batch), world.epoch_batches)
+        teacher.weight_residuals(torch.as_tensor(world.popularity))
+        teacher.has_sparse_gradients = world.negatives is not None and settings.optimiser == "adamw"
+        layers, parameters = self._layers(), dict(teacher.named_parameters())
+        groups = head_groups(settings, teacher) + trunk_groups(settings, layers)
         self._descent = Descent(
-            settings, groups, under("teacher", parameters) | under("trunk", moving), epochs, batches
+            settings, groups, under("teacher", parameters) | under("trunk", layers), epochs, batches
         )
 
     @property
@@ -55,15 +69,16 @@ class Trainer:
 
     @property
     def ways(self) -> Texts:
-        """The texts of the bank's rows."""
+        """The texts of the rows of `pooled`."""
         return self._world.ways
 
     @property
     def _max_history(self) -> int:
         return self.teacher.max_length - 1  # one place is for the query
 
-    def _moving(self) -> dict[str, Tensor]:
-        named = self.trunk.named_parameters() if self._is_along else []
+    def _layers(self) -> dict[str, Tensor]:
+        """BERT's parameters that move along."""
+        named = [] if self._bank is None else self._bank.trunk.named_parameters()
         return {name: p for name, p in named if p.requires_grad}
 
     def put(self, weights: dict[str, Tensor]) -> None:
@@ -75,22 +90,23 @@ class Trainer:
         return self._descent.answer()
 
     def epoch(self) -> float:
-        """One pass over the histories; the mean loss."""
+        """One pass over the histories, or over as many of them as an epoch may read; the mean loss."""
         self.teacher.train()
         return self._descent.epoch(self._batches(), self._learn)
 
     def _batches(self) -> Iterator[Batch]:
         size, split = self._settings.batch, self._world.split
-        for window in windows(split.train, self._max_history, size, self._rng, split.worth):
+        drawn = windows(split.train, self._max_history, size, self._rng, split.worth)
+        for window in islice(drawn, self._world.epoch_batches):
             yield self._world.batch(window, size, self._rng)
 
     def _learn(self, batch: Batch) -> float:
         """Add the batch's gradient to that of the weights."""
         strength, encoded = self._settings.adversarial, None
-        if self._is_along:
+        if self._bank is not None:
             with self._precision():
-                encoded = self.bank.encode(batch.read, self._rng, to_words=strength > 0)
-        rows = self.bank.pooled.detach().requires_grad_(encoded is not None or strength > 0)
+                encoded = self._bank.encode(batch.read, self._rng, to_words=strength > 0)
+        rows = self.pooled.detach().requires_grad_(encoded is not None or strength > 0)
         with torch.random.fork_rng(enabled=strength > 0):  # the second pass sees the same dropout and the same texts
             loss = self._backward(rows, batch)
         if encoded is not None:
@@ -103,11 +119,11 @@ class Trainer:
         """The batch again, with the worst small change: of the words of what BERT has encoded, of the other vectors."""
         strength = self._settings.adversarial
         worse = against_them(rows.detach(), _gradient(rows), strength)
-        if encoded is None:
+        if self._bank is None or encoded is None:
             self._backward(worse, batch)
             return
         with self._precision():
-            again = self.bank.worsen(encoded, strength)
+            again = self._bank.worsen(encoded, strength)
         worse[again.texts] = again.vectors.detach().float()
         self._backward(worse.requires_grad_(), batch)
         again.backward(_gradient(worse))
@@ -127,23 +143,25 @@ class Trainer:
         """NDCG@10 on the items that validate, with the weights of `answer`; every text is encoded again for it."""
         with self._descent.answering():
             self._refresh()
-            bank = Bank.cut(self.bank.pooled, self._world.ways)
+            bank = Bank.cut(self.pooled, self._world.ways)
             return validate(self.teacher, bank, self._world.split, self._max_history)
 
     def finish(self) -> None:
         """Encode every text again, and end training."""
         self._refresh()
+        self.teacher.apply_weights()
         self.teacher.eval()
 
     def _refresh(self) -> None:
-        if self._is_along:
-            self.bank.refresh()
+        if self._bank is not None:
+            self._bank.refresh()
+            self.pooled = self._bank.pooled
 
     def state(self) -> tuple[dict[str, Tensor], Facts]:
         """What a stopped run needs."""
         tensors = self._descent.state() | {"random": torch.get_rng_state()}
-        if self._is_along:  # else it is what the checkpoint says, gigabytes of it where the catalogue is large
-            tensors |= under("bank", self.bank.tensors())
+        if self._bank is not None:  # else it is what the checkpoint says, gigabytes of it for a large catalogue
+            tensors |= under("bank", self._bank.tensors())
         if torch.cuda.is_available():
             tensors["random_cuda"] = torch.cuda.get_rng_state()
         return tensors, {"step": self.step, "random": self._rng.bit_generator.state}
@@ -151,8 +169,9 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], facts: Facts) -> None:
         """Go on from what `state` gave."""
         self._descent.restore(tensors, facts["step"])
-        if self._is_along:
-            self.bank.restore(cut(tensors, "bank"))
+        if self._bank is not None:
+            self._bank.restore(cut(tensors, "bank"))
+            self.pooled = self._bank.pooled
         torch.set_rng_state(tensors["random"].cpu())
         if "random_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random_cuda"].cpu())

@@ -38,8 +38,8 @@ class Validation:
 def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Validation:
     """How well the next item of each training history is found; with many users and items every n-th user is asked."""
     teacher.eval()
-    cases = some_users(split, len(teacher.residual))
-    items = teacher.text_vectors(bank.variants[0]) + teacher.residual
+    cases = some_users(split.validation, len(teacher.residual))
+    items = teacher.item_vectors(teacher.text_vectors(bank.variants[0]))
     titles = teacher.text_vectors(bank.variants[1])
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
     for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
@@ -50,10 +50,10 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
     return Validation(float(np.mean(found[Kind.ITEM])), float(np.mean(found[Kind.TEXT])))
 
 
-def some_users(split: Split, items: int) -> Cases:
-    """Histories and what comes next: of every user, or of every n-th where users times `items` are too many."""
-    step = -(-len(split.train) // max(_MIN_USERS, _MAX_SCORES // items))
-    return split.validation.take(np.arange(0, len(split.train), step))
+def some_users(cases: Cases, items: int) -> Cases:
+    """The cases of every user, or of every n-th where users times `items` are too many."""
+    step = max(1, -(-len(cases.wanted) // max(_MIN_USERS, _MAX_SCORES // items)))
+    return cases.take(np.arange(0, len(cases.wanted), step))
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ from export.train.loss import Batch
 from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
 
+# Batches in an epoch at most. MovieLens-100K has 67; from some hundred thousand events on, an epoch reads a sample of
+# the histories, and the time of training no longer grows with their number.
+EPOCH_BATCHES = 400
 MAX_STEP_BYTES = 6_442_450_944  # for the scores of one step
 # How often a step holds its scores, measured: forward and backward; with --loss mse; how often more with --teachers.
 _COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = 3, 5, 3
@@ -29,12 +32,16 @@ _COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = 3, 5, 3
 
 @dataclass(frozen=True)
 class World:
-    """Histories and texts. `texts` are the data set's own, `ways` the same with `augment` more ways for each item."""
+    """Histories and texts. `texts` are the data set's own, `ways` the same with `augment` more ways for each item.
+
+    An epoch reads at most `epoch_batches` batches of histories, drawn anew each time.
+    """
 
     split: Split
     texts: Texts
     ways: Texts
     negatives: int | None
+    epoch_batches: int = EPOCH_BATCHES
 
     @property
     def items(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,7 +59,8 @@ def test_nothing_after_the_cut_trains(dataset: Dataset) -> None:
     latest = {int(n): 0.0 for n in range(_USERS)}
     sizes = [len(h) for h in split.known]
     kept = [np.sum((t <= cut) & ~np.isin(h, split.cold)) for h, t in zip(dataset.histories, dataset.times, strict=True)]
-    assert sizes == [n for n in kept if n > 2]
+    assert sorted(sizes) == sorted(n for n in kept if n > 1)
+    assert len(split.valid) == sum(n > 2 for n in kept)
     for user, wanted in zip(split.warm.users, split.warm.wanted, strict=True):
         latest[int(user)] = float(dataset.times[user][dataset.histories[user].tolist().index(wanted)])
         assert latest[int(user)] > cut
@@ -74,3 +77,32 @@ def test_numbers_of_many_values_become_quarters() -> None:
     assert groups[0] == {"age": "10 to 19", "gender": "F"}
     assert groups[39] == {"age": "40 to 49", "gender": "M"}
     assert groups[40] == {}  # a user whom the table does not have
+
+
+def test_users_with_two_or_three_events_only_train() -> None:
+    histories = [np.arange(n, dtype=np.int64) + 3 for n in (1, 2, 3, 4, 9)]
+    times = [h.astype(np.float64) for h in histories]
+    ratings = [(1.0 + h % 5).astype(np.float64) for h in histories]
+    made = Dataset([Item(str(n), "", "", {}) for n in range(12)], histories, [], [], "", "", [*times], [], [*ratings])
+    with pytest.raises(DataError, match="found 1"):
+        leave_one_out(replace(made, histories=histories[:4], times=times[:4], ratings=ratings[:4]))
+    split = leave_one_out(made, cold_share=0)
+    assert [len(h) for h in split.train] == [2, 7, 2, 3]
+    assert [len(w) for w in split.worth] == [2, 7, 2, 3]
+    assert [h.tolist() for h in split.train[2:]] == [histories[1].tolist(), histories[2].tolist()]
+    assert split.worth[3][0] == split.worth[1][0]  # the same rating
+    assert [len(h) for h in split.known] == [3, 8, 2, 3]
+    assert len(split.validation.wanted) == len(split.validation.histories) == len(split.warm.wanted) == 2
+
+
+def test_user_with_two_events_before_the_cut_only_trains(dataset: Dataset) -> None:
+    cut = np.quantile(np.concatenate(dataset.times), 0.8)
+    counts = [int((t <= cut).sum()) for t in dataset.times]
+    early = counts.index(max(counts))
+    last = dataset.times[early].copy()
+    last[2:] += 1e6
+    moved = replace(dataset, times=[last if n == early else t for n, t in enumerate(dataset.times)])
+    split = time_split(moved, cold_share=0)
+    short = split.train[len(split.valid) :]
+    assert dataset.histories[early][:2].tolist() in [h.tolist() for h in short]
+    assert len(split.known) == len(split.train) > len(split.validation.wanted)

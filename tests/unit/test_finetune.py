@@ -279,7 +279,7 @@ def test_vectors_before_training_are_copied_only_where_training_writes_over_them
     class Looking(Trainer):
         def __init__(self, *args: Any) -> None:  # noqa: ANN401
             super().__init__(*args)
-            copied.append(self.plain.data_ptr() != self.bank.pooled.data_ptr())
+            copied.append(self.plain.data_ptr() != self.pooled.data_ptr())
 
     monkeypatch.setattr(finetune, "Trainer", Looking)
     tune(job(tmp_path, "--trunk", "1", "--moves", moves))
