@@ -18,7 +18,9 @@ from export.quality import QUALITY
 from export.train.options import TrainingSettings
 from server.config import require_utf8
 
-StageName = Literal["data", "finetune", "distil", "onnx", "quantise", "verify", "package", "teacher", "report", "where"]
+StageName = Literal[
+    "data", "finetune", "blend", "distil", "onnx", "quantise", "verify", "package", "teacher", "report", "where"
+]
 
 ALL_PIECES, USED_PIECES = "all", "used"
 _RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*(e[1-9]\d*)?)?)"
@@ -84,8 +86,8 @@ class ExportSettings(TrainingSettings):
 
     stage: CliPositionalArg[StageName | None] = Field(
         None,
-        description="one of data, finetune, distil, onnx, quantise, verify, package, or a command above; all stages "
-        "if not given",
+        description="one of data, finetune, blend, distil, onnx, quantise, verify, package, or a command above; all "
+        "stages if not given",
     )
     as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(

@@ -55,11 +55,12 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", "repeats", *TRAINING),
         ("data",),
     ),
+    Stage("blend", "export.blend.stage", ("seed", "protocol", "repeats", "max_history"), ("data", "finetune")),
     Stage(
         "distil",
         "export.train.distil",
         ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary", "has_small_ranker"),
-        ("data", "finetune"),
+        ("data", "finetune", "blend"),
     ),
     Stage(
         "onnx",
@@ -77,9 +78,9 @@ STAGES: tuple[Stage, ...] = (
         "verify",
         "export.evaluate.verify",
         ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates", "small_ranker"),
-        ("data", "finetune", "distil", "onnx", "quantise"),
+        ("data", "finetune", "blend", "distil", "onnx", "quantise"),
     ),
-    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("verify",)),
+    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify")),
 )
 
 

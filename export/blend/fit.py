@@ -74,7 +74,8 @@ class _Problem:
         scale = self.signals.std(0, dtype=np.float64)
         used = scale > 0  # a signal that is the same for all says nothing
         scale = np.where(used, scale, 1.0)
-        scaled = _Problem((self.signals / scale.astype(np.float32)), self.offsets, self.starts)
+        divided = np.divide(self.signals, scale, dtype=np.float32)
+        scaled = _Problem(divided, self.offsets, self.starts)
         bounds = [(None if name in _FREE else 0.0, None if on else 0.0) for name, on in zip(SIGNALS, used, strict=True)]
         bounds = [(low if on else 0.0, high) for (low, high), on in zip(bounds, used, strict=True)]
         start = np.where(used, first * scale, 0.0)

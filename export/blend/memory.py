@@ -36,14 +36,15 @@ def _transitions(histories: Histories, items: int) -> SparseRows:
 
 def followers(histories: Histories, items: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Pairs `before * items + after` and how often they occurred within the window, nearer ones counting more."""
-    found, counts = [np.empty(0, np.int64)], [np.empty(0)]
+    found: list[NDArray[np.int64]] = []
+    counts: list[NDArray[np.float64]] = []
     for distance in range(1, _WINDOW + 1):
         parts = [h[:-distance] * items + h[distance:] for h in histories if len(h) > distance]
         pairs, often = np.unique(np.concatenate([np.empty(0, np.int64), *parts]), return_counts=True)
         found.append(pairs)
-        counts.append(often * _NEARER ** (distance - 1))
-    pairs, place = np.unique(np.concatenate(found), return_inverse=True)
-    return pairs, np.bincount(place, np.concatenate(counts), len(pairs))
+        counts.append((often * _NEARER ** (distance - 1)).astype(np.float64))
+    every, place = np.unique(np.concatenate(found), return_inverse=True)
+    return every, np.bincount(place, np.concatenate(counts), len(every)).astype(np.float64)
 
 
 def _neighbours(histories: Histories, items: int) -> SparseRows:

@@ -21,12 +21,15 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import Split
 from export.evaluate.models import torch_rank
+from export.evaluate.subject import Retrieval
 from export.stage import Job
 from export.train.adopt import parts_of
-from export.train.newcomers import FOLDS
+from export.train.newcomers import FOLDS, Placed
+from export.train.sentences import load_sentences
 from export.train.teacher import Teacher, load_teacher
 from server.catalogue.blend import Blend, Known, Scoring
 from server.catalogue.memory import Memory
+from server.catalogue.names import Names
 from server.catalogue.words import Words
 from server.models.ranker import Kind, UserSequence
 from server.parts import PARTS
@@ -42,7 +45,7 @@ def run(job: Job, out: Path) -> None:
     items = len(dataset.items)
     words = make_words(texts.variants[1], texts.variants[0])
     words.save(out)
-    sentences = load_sentences(job)
+    sentences = load_sentences(job.folder("finetune"), len(texts.all))
     titles = sentences[items : 2 * items]
     same = same_item_threshold(titles, sentences[:items], list(texts.variants[1]), job.settings.seed)
     if not dataset.histories:
@@ -55,17 +58,17 @@ def run(job: Job, out: Path) -> None:
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
 
-def load_sentences(job: Job) -> Vectors:
-    """Sentence vectors of the checkpoint, float32 [texts, s], rows of `Texts.all`; mapped."""
-    found: Vectors = np.load(job.folder("finetune") / "sentences.npy", mmap_mode="r", allow_pickle=False)
-    return found
+def load_record(folder: Path) -> BlendRecord:
+    """What this stage wrote into its folder."""
+    return BlendRecord.model_validate_json((folder / BLEND).read_text())
 
 
-def load_scoring(job: Job) -> Scoring:
-    """The parts of a score as this stage left them."""
-    folder, items = job.folder("blend"), len(Dataset.load(job.folder("data")).items)
-    record = BlendRecord.model_validate_json((folder / BLEND).read_text())
-    return Scoring(Blend.read(record.rows), Memory.load(folder, items), Words.load(folder, items), items)
+def load_retrieval(folder: Path, sentences: Vectors, popularity: NDArray[np.int64]) -> Retrieval:
+    """The parts of a score beside the ranker, as this stage left them; `sentences` are [items, s]."""
+    record, items = load_record(folder), len(popularity)
+    words = Words.load(folder, items)
+    scoring = Scoring(Blend.read(record.rows), Memory.load(folder, items), words, items)
+    return Retrieval(scoring, Names(words, sentences, record.same_item), sentences, popularity)
 
 
 def _groups(job: Job, split: Split, texts: Texts, words: Words, sentences: Vectors) -> list[GroupRecord]:
@@ -116,15 +119,15 @@ class _Source:
         teacher = load_teacher(folder)
         pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
         with torch.no_grad():
-            vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[:size]))) + teacher.residual
-        as_new = np.load(folder / "as-new.npy", mmap_mode="r", allow_pickle=False)
-        folds = np.load(folder / "folds.npy", allow_pickle=False)
+            found = teacher.item_vectors(teacher.text_vectors(torch.from_numpy(np.array(pooled[:size]))))
+        vectors: Vectors = found.numpy()
+        placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
         popularity = np.bincount(np.concatenate(split.train), minlength=size).astype(np.float64)
-        items = Items(vectors.numpy(), as_new, folds, sentences[:size], popularity)
+        items = Items(vectors, placed.vectors, placed.folds, sentences[:size], popularity)
         scoring = Scoring(Blend([]), fit_memory(split.train, size), words, size)
         signals = Signals(items, scoring, FOLDS, seed)
         history = job.settings.plan.max_history
-        return cls(split, texts, teacher, pooled, sentences, vectors.numpy(), signals, seed, history)
+        return cls(split, texts, teacher, pooled, sentences, vectors, signals, seed, history)
 
     def choices(self, group: Group) -> list[Choices]:
         """Of a group's requests."""

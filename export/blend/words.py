@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.sparse import SparseRows
-from server.catalogue.words import Words, hash_of, names_of, pairs, split_words
+from server.catalogue.words import Hashes, Words, hash_of, names_of, pairs, split_words
 
 MAX_POSTINGS = 20_000  # items of a word, those where it weighs most: words of more items tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25
@@ -32,12 +32,16 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     hashes = np.array([hash_of(word) for word in vocabulary], dtype=np.uint64)
     order = np.argsort(hashes)
     place = np.argsort(order)
+    pieces, spelled = _spelling(vocabulary, place)
+    names, named = _naming(titles, texts)
     return Words(
         terms=hashes[order],
         postings=_postings(place[np.array(rows)], np.array(items), np.array(counts), np.array(lengths), len(order)),
         sizes=np.array([len(pairs(word)) for word in vocabulary], dtype=np.int32)[order],
-        **_spelling(vocabulary, place),
-        **_naming(titles, texts),
+        pairs=pieces,
+        spelled=spelled,
+        names=names,
+        named=named,
     )
 
 
@@ -59,8 +63,8 @@ def _postings(
     return SparseRows.of(rows[best], items[best], weights[best], words)
 
 
-def _spelling(vocabulary: Iterable[str], place: NDArray[np.int64]) -> dict[str, NDArray[np.uint64] | SparseRows]:
-    """Which words have a letter pair."""
+def _spelling(vocabulary: Iterable[str], place: NDArray[np.int64]) -> tuple[Hashes, SparseRows]:
+    """Hashes of letter pairs, and the words that have each."""
     pieces: dict[str, array[int]] = {}
     for number, word in enumerate(vocabulary):
         for piece in pairs(word):
@@ -71,10 +75,10 @@ def _spelling(vocabulary: Iterable[str], place: NDArray[np.int64]) -> dict[str, 
     flat = np.concatenate([np.empty(0, np.int64), *(np.array(words) for words in pieces.values())])
     rows = np.repeat(np.argsort(order), sizes)
     spelled = SparseRows.of(rows, flat, np.ones(len(flat)), len(order))
-    return {"pairs": hashes[order], "spelled": spelled}
+    return hashes[order], spelled
 
 
-def _naming(titles: Sequence[str], texts: Sequence[str]) -> dict[str, NDArray[np.uint64] | NDArray[np.int32]]:
+def _naming(titles: Sequence[str], texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int32]]:
     """What names exactly one item: a whole title or text first, then a title without a bracket at its end."""
     whole: dict[int, int] = {}
     short: dict[int, int] = {}
@@ -86,7 +90,7 @@ def _naming(titles: Sequence[str], texts: Sequence[str]) -> dict[str, NDArray[np
             _claim(short, name, item)
     found = {key: item for key, item in ({**short, **whole}).items() if item != _AMBIGUOUS}
     keys = np.array(sorted(found), dtype=np.uint64)
-    return {"names": keys, "named": np.array([found[key] for key in keys.tolist()], dtype=np.int32)}
+    return keys, np.array([found[key] for key in keys.tolist()], dtype=np.int32)
 
 
 def _claim(names: dict[int, int], name: str, item: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from export.blend.stage import load_retrieval
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.repeats import counted
@@ -26,7 +27,6 @@ from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
-from server.models.ranker import Kind, UserSequence
 
 MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
 _ALL = 1 << 30
@@ -59,14 +59,15 @@ class Ground:
         dataset, texts = counted(Dataset.load(data), job.settings.repeats), Texts.load(data)
         parts = parts_of(job, dataset)
         untouched = PooledTexts(job.folder("data") / "checkpoint", job.settings.plan.max_tokens)
-        teacher = _teacher(job, texts, untouched)
+        counts = np.bincount(np.concatenate(parts.known), minlength=len(dataset.items))
+        teacher = _teacher(job, texts, untouched, counts)
         frozen = _frozen(untouched, texts) if len(dataset.items) <= MAX_FROZEN else None
         return cls(
             seed=seed,
             dataset=dataset,
             split=parts,
             tasks=make_tasks(dataset, texts, parts, seed),
-            counts=np.bincount(np.concatenate(parts.known), minlength=len(dataset.items)),
+            counts=counts,
             texts=frozen.items if frozen else _unit(teacher.items),
             teacher=teacher,
             frozen=frozen,
@@ -117,9 +118,8 @@ class Ground:
         probes = self.dataset.probes
         if not probes:
             return None
-        vectors = subject.encode([probe.phrase for probe in probes])
-        users = subject.rank([UserSequence([v], [Kind.QUERY]) for v in subject.ranker_half(vectors)])
-        tops = [best(row) for row in users @ subject.items.T]
+        aimed = subject.of_queries([probe.phrase for probe in probes])
+        tops = [best(row) for row in subject.scores({"probes": aimed})["probes"](slice(None))]
         carried = [
             np.mean([probe.value in self.dataset.items[n].attributes.get(probe.attribute, []) for n in top])
             for probe, top in zip(probes, tops, strict=True)
@@ -134,8 +134,8 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
     return name, float(first) if first.isdecimal() else 0.0, value
 
 
-def _teacher(job: Job, texts: Texts, untouched: PooledTexts) -> Subject:
-    """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning."""
+def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.int64]) -> Subject:
+    """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning, `counts` are items' known events."""
     folder, size, plan = job.folder("finetune"), len(texts.variants[0]), job.settings.plan
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
     pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
@@ -148,7 +148,8 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts) -> Subject:
         return vectors
 
     items = np.concatenate([for_ranker(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
-    items += teacher.residual.detach().numpy()
+    with torch.inference_mode():
+        items = teacher.item_vectors(torch.from_numpy(items)).numpy()
     tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
     return Subject(
         teacher_encode(tuned, teacher, untouched, sentence_map),
@@ -156,7 +157,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts) -> Subject:
         items,
         plan.max_history,
         lambda n: np.concatenate([for_ranker(size + n), sentences[size + n]], axis=1),
-        None if sentence_map is None else sentences[:size],
+        load_retrieval(job.folder("blend"), sentences[:size], counts),
     )
 
 

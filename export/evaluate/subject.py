@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Cases, Histories
+from export.data.split import Histories
 from export.evaluate.metrics import Ranked, Score, Scores, rank
 from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
-from server.catalogue.blend import Known, Scoring, item_vectors
+from server.catalogue.blend import FACTS, Known, Scoring, item_vectors
 from server.catalogue.names import Names
 from server.catalogue.sparse import NO_BOOSTS, Boosts
 from server.models.encoder import ranker_half, sentence_half
@@ -42,10 +42,11 @@ class Retrieval:
     sentences: Vectors
     popularity: NDArray[np.int64]
 
-    def resolve(self, text: str, sentence: Vector) -> int:
-        """Position of the item that a text event is, -1 for none."""
+    def resolve(self, text: str, sentence: Vector | None) -> int:
+        """Position of the item that a text event is, -1 for none; without its sentence vector by name only."""
         found = self.names.by_name(text)
-        found = self.names.by_meaning(text, sentence) if found is None else found
+        if found is None and sentence is not None:
+            found = self.names.by_meaning(text, sentence)
         return -1 if found is None else found
 
 
@@ -134,7 +135,9 @@ class Subject:
     def of_queries(self, texts: Sequence[str]) -> Aimed:
         """Requests without a history; each different text is encoded and ranked by once."""
         place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        aimed = self._aim(self._asking(Request(), text, v) for text, v in zip(place, self.encode([*place]), strict=True))
+        aimed = self._aim(
+            self._asking(Request(), text, v) for text, v in zip(place, self.encode([*place]), strict=True)
+        )
         rows = [place[text] for text in texts]
         return Aimed(aimed.vectors[rows], [aimed.boosts[row] for row in rows])
 
@@ -146,11 +149,11 @@ class Subject:
 
     def _of_queries(self, queries: Mapping[str, QueryTask]) -> dict[str, Aimed]:
         """Every query task, each different text once for all of them."""
-        tasks = list(queries)
-        whole = self.of_queries([text for task in tasks for text in queries[task].texts])
-        ends = np.cumsum([len(queries[task].texts) for task in tasks])
-        parts = {task: slice(end - len(queries[task].texts), end) for task, end in zip(tasks, ends.tolist(), strict=True)}
-        return {task: Aimed(whole.vectors[part], whole.boosts[part]) for task, part in parts.items()}
+        whole, end, found = self.of_queries([text for query in queries.values() for text in query.texts]), 0, {}
+        for task, query in queries.items():
+            part = slice(end, end := end + len(query.texts))
+            found[task] = Aimed(whole.vectors[part], whole.boosts[part])
+        return found
 
     def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
@@ -165,25 +168,31 @@ class Subject:
         self, histories: Histories, texts: Sequence[str], vectors_of: Callable[[NDArray[np.int64]], Vectors]
     ) -> tuple[list[Request], Histories]:
         """Histories as texts, and the items that the server sees in each; each needed text is encoded once."""
-        needed = np.unique(np.concatenate(histories))
+        recent = [self._last(history) for history in histories]
+        needed = np.unique(np.concatenate(recent))
         vectors = dict(zip(needed.tolist(), vectors_of(needed), strict=True))
-        meant = {n: self._resolve(texts[n], vector) for n, vector in vectors.items()}
-        requests = []
-        for history in histories:
-            request = Request()
-            for n in self._last(history).tolist():
-                if meant[n] >= 0:
-                    self._take(request, meant[n])
-                else:
-                    self._add(request, Kind.TEXT, vectors[n])
-            requests.append(request)
+        every = np.unique(np.concatenate(histories)).tolist()
+        meant = {n: self._resolve(texts[n], vectors.get(n)) for n in every}
+        requests = [self._of_titles(history, vectors, meant) for history in recent]
         seen = [np.array([meant[n] for n in h.tolist() if meant[n] >= 0], dtype=np.int64) for h in histories]
         return requests, histories if self.retrieval is None else seen
 
-    def _resolve(self, text: str, vector: Vector) -> int:
+    def _of_titles(
+        self, history: NDArray[np.int64], vectors: Mapping[int, Vector], meant: Mapping[int, int]
+    ) -> Request:
+        request = Request()
+        for n in history.tolist():
+            if meant[n] >= 0:
+                self._take(request, meant[n])
+            else:
+                self._add(request, Kind.TEXT, vectors[n])
+        return request
+
+    def _resolve(self, text: str, vector: Vector | None) -> int:
+        """Position of the item that a text is, -1 for none; those too old to be encoded are known by name only."""
         if self.retrieval is None:
             return -1
-        return self.retrieval.resolve(text, sentence_half(vector, self.dimensions))
+        return self.retrieval.resolve(text, None if vector is None else sentence_half(vector, self.dimensions))
 
     def _take(self, request: Request, item: int) -> None:
         """Add an item to the request's events."""
@@ -216,8 +225,8 @@ class Subject:
         width = self.retrieval.sentences.shape[1]
         aims = [self.retrieval.scoring.aim(one.known(width)) for one in asked]
         compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
-        whole = self.dimensions + width
-        return Aimed(np.array(compared).reshape(len(aims), -1 if aims else whole), [aim.boosts for aim in aims])
+        vectors = np.array(compared, dtype=np.float32).reshape(len(aims), self.dimensions + width + FACTS)
+        return Aimed(vectors, [aim.boosts for aim in aims])
 
     def _users(self, jobs: Sequence[UserSequence]) -> Vectors:
         """User vectors in the order asked; ranked by length, so that a batch is hardly padded."""

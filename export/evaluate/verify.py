@@ -18,7 +18,7 @@ from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import encode_here, served_rank
 from export.evaluate.rankers import judge_rankers
 from export.evaluate.record import RECORD, TEACHER
-from export.evaluate.subject import Subject, Vectors
+from export.evaluate.subject import Aimed, Subject
 from export.evaluate.table import show
 from export.stage import Job
 from export.variants import Variant, graphs
@@ -62,7 +62,7 @@ def run(job: Job, out: Path) -> None:
         rankers = judge_rankers(job, ground, answers[TEACHER])
         ranker = job.folder("onnx") / next(one.file for one in rankers if one.shipped)
         step()
-        behind: dict[str, Vectors] = {}  # of the histories as ids: the same for all variants
+        behind: dict[str, Aimed] = {}  # of the histories as ids: the same for all variants
         where: dict[str, str] = {}
         for variant, path in alive:
             if found := _served(job, ground, variant, path, ranker):
@@ -75,8 +75,9 @@ def run(job: Job, out: Path) -> None:
     show(job.console, quality)
     require_baselines(job, ground, answers, quality.comparisons)
     np.save(out / VECTORS, ground.teacher.items, allow_pickle=False)
-    if ground.teacher.sentence_items is not None:
-        np.save(out / SENTENCES, ground.teacher.sentence_items, allow_pickle=False)
+    retrieval = ground.teacher.retrieval
+    if retrieval is not None and retrieval.sentences.shape[1]:
+        np.save(out / SENTENCES, retrieval.sentences, allow_pickle=False)
     expected = _expected(ground, answers[quality.default["cpu"].name]["text"])
     (out / "expected.json").write_text(json.dumps(expected))
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
@@ -90,8 +91,8 @@ def _served(job: Job, ground: Ground, variant: Variant, path: Path, ranker: Path
     if not found:
         return None
     encode, device = found
-    rank, sentences = served_rank(ranker, items.shape[1]), ground.teacher.sentence_items
-    return Subject(encode, rank, items, plan.max_history, sentence_items=sentences), device
+    rank, retrieval = served_rank(ranker, items.shape[1]), ground.teacher.retrieval
+    return Subject(encode, rank, items, plan.max_history, retrieval=retrieval), device
 
 
 def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure]) -> None:
@@ -103,12 +104,8 @@ def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure])
 def _expected(ground: Ground, answers: Ranked) -> list[dict[str, list[str]]]:
     """What the packaged bundle must answer to some users' texts: the stage after this one asks the whole pipeline."""
     items, titles = ground.dataset.items, ground.tasks.titles
-    cases = ground.tasks.warm.take(np.arange(min(_SAMPLE, len(answers.top))))
+    histories = ground.tasks.warm.histories[:_SAMPLE]
     return [
-        {
-            "texts": [titles[n] for n in history[-ground.teacher.max_history :]],
-            "seen": [items[n].id for n in masked],
-            "top": [items[n].id for n in top],
-        }
-        for history, masked, top in zip(cases.histories, cases.masked, answers.lists[:_SAMPLE], strict=True)
+        {"texts": [titles[n] for n in history], "top": [items[n].id for n in top]}
+        for history, top in zip(histories, answers.lists, strict=False)
     ]

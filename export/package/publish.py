@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.blend.stage import load_record
 from export.data.dataset import Dataset
 from export.data.repeats import EXCLUDE, counted
 from export.errors import GateError
@@ -22,7 +23,7 @@ from export.package.page import write_page
 from export.package.triton import SOURCE, write_repository
 from export.stage import STAGES, Job
 from export.variants import graphs
-from server.catalogue.catalogue import ITEMS, VECTORS, Filter
+from server.catalogue.catalogue import ITEMS, VECTORS
 from server.errors import BundleError
 from server.models.bundle import (
     FORMAT,
@@ -65,10 +66,7 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outco
         GateError: they differ in more than the order of near ties can explain.
     """
     with Engine(bundle, EngineOptions()) as engine:
-        requests = [
-            Request(history=tuple(map(TextEvent, row["texts"])), conditions=Filter(denied=frozenset(row["seen"])))
-            for row in expected
-        ]
+        requests = [Request(history=tuple(map(TextEvent, row["texts"]))) for row in expected]
         answers = finish(engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S)))
     shares = []
     for answer, row in zip(answers, expected, strict=True):
@@ -132,6 +130,8 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
             shutil.copyfile(source, scratch / name)
     for name, graph in (("tokenizer.json", "tokenizer.json"), (RANKER, quality.ranker)):
         shutil.copyfile(job.folder("onnx") / graph, scratch / name)
+    for source in sorted(job.folder("blend").glob("*.npy")):
+        shutil.copyfile(source, scratch / source.name)
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
@@ -153,7 +153,7 @@ def _width(vectors: Path) -> int:
 
 
 def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) -> Manifest:
-    plan = job.settings.plan
+    plan, blend = job.settings.plan, load_record(job.folder("blend"))
     return Manifest(
         format=FORMAT,
         name=job.settings.name,
@@ -172,4 +172,6 @@ def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) 
         machine=machine(),
         files={},
         exclude_history=job.settings.repeats == EXCLUDE,
+        blend=blend.rows,
+        same_item=blend.same_item,
     )

@@ -24,7 +24,7 @@ from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.epochs import Epochs
 from export.train.guide import Guides
-from export.train.newcomers import Crowd, Vectors, can_place, place_newcomers
+from export.train.newcomers import Crowd, Placed, Vectors, can_place, place_newcomers
 from export.train.record import Curve
 from export.train.resume import forget, resume_of
 from export.train.sentences import save_sentences
@@ -42,7 +42,8 @@ def run(job: Job, out: Path) -> None:
     """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, the sentence vectors, and the learning curve.
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`. sentences.npy has the same
-    rows: see `save_sentences`. The curve is in curve.json and in TensorBoard scalars.
+    rows: see `save_sentences`. as-new.npy and folds.npy say where each item would stand if nobody had taken it
+    (`Placed`). The curve is in curve.json and in TensorBoard scalars.
 
     Raises:
         ExportError: the stage after this one could not do what it is told: said before minutes of training.
@@ -70,7 +71,9 @@ def run(job: Job, out: Path) -> None:
         if trunk.moves and settings.moves == "after":
             pooled = _absorb(job, world, out, trainer, trunk)
         cases = some_users(world.split.validation, world.items)
-        place_untaken(trainer.teacher, world, trainer.plain, pooled, cases, settings.seed)
+        placed = place_untaken(trainer.teacher, world, trainer.plain, pooled, cases, settings.seed)
+        if placed is not None:
+            placed.save(out)
         save_checkpoint(trunk.merged(), data / "checkpoint", out / "checkpoint")
         np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
@@ -131,8 +134,10 @@ def _absorb(job: Job, world: World, out: Path, trainer: Trainer, trunk: MovingTr
 
 
 @torch.no_grad()
-def place_untaken(teacher: Teacher, world: World, plain: Tensor, pooled: Tensor, cases: Cases, seed: int) -> None:
-    """Put into the residuals of items that nobody took what their texts' vectors lack.
+def place_untaken(
+    teacher: Teacher, world: World, plain: Tensor, pooled: Tensor, cases: Cases, seed: int
+) -> Placed | None:
+    """Put into the residuals of items that nobody took what their texts' vectors lack; where each item would stand so.
 
     Args:
         teacher: whose residuals are changed.
@@ -144,7 +149,7 @@ def place_untaken(teacher: Teacher, world: World, plain: Tensor, pooled: Tensor,
     """
     is_taken = world.is_taken.cpu().numpy()
     if not can_place(is_taken):
-        return
+        return None
     texts = teacher.text_vectors(pooled[: world.items])
     items = teacher.item_vectors(texts)
     users = torch.cat([*users_of(teacher, items, Kind.ITEM, cases.histories, teacher.max_length - 1)])
@@ -157,4 +162,6 @@ def place_untaken(teacher: Teacher, world: World, plain: Tensor, pooled: Tensor,
 
     placed = place_newcomers(unmoved, items.cpu().numpy(), is_taken, crowd, seed)
     if placed is not None:
-        teacher.residual[~world.is_taken] = torch.as_tensor(placed).to(texts) - texts[~world.is_taken]
+        new = torch.as_tensor(placed.vectors[~is_taken]).to(texts)
+        teacher.residual[~world.is_taken] = new - texts[~world.is_taken]
+    return placed

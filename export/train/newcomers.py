@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ Texts = Callable[[Rows], Vectors]
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the mean variance of a text vector's entries
 FOLDS = 10
+_VECTORS, _FOLDS = "as-new.npy", "folds.npy"
 _BLOCK = 65_536  # texts looked at a time: 200 MB at a width of 384
 _CELLS = 1 << 23  # scores held at a time: 67 MB for each of the few arrays of that size
 _EVEN = 1e-4  # damping of the vector that raises, for rankers whose users lie in no plane
@@ -105,6 +107,19 @@ class Placed:
 
     vectors: Vectors
     folds: Rows
+
+    def save(self, folder: Path) -> None:
+        """Write `as-new.npy` and `folds.npy`."""
+        np.save(folder / _VECTORS, self.vectors, allow_pickle=False)
+        np.save(folder / _FOLDS, self.folds, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Placed | None:
+        """Map what `save` wrote; None if there was too little to learn from."""
+        if not (folder / _VECTORS).exists():
+            return None
+        vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+        return cls(vectors, np.load(folder / _FOLDS, allow_pickle=False))
 
 
 def can_place(is_taken: NDArray[np.bool_]) -> bool:

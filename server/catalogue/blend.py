@@ -187,7 +187,7 @@ def _sentence(weights: Weights, known: Known) -> Vector:
     return found
 
 
-def item_vectors(ranker: Vectors, sentences: Vectors, popularity: NDArray[np.floating[Any]]) -> Vectors:
+def item_vectors(ranker: Vectors, sentences: Vectors, popularity: NDArray[np.number[Any]]) -> Vectors:
     """The items' vectors [items, d + s + FACTS] from their halves and how often each was taken."""
     facts = np.stack([np.log1p(popularity), popularity == 0], axis=1)
     return np.concatenate([ranker, sentences, facts], axis=1, dtype=np.float32)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-_LEAVES = {"telemetry", "config", "errors", "pb", "addresses", "variables", "version"}
+_LEAVES = {"telemetry", "config", "errors", "pb", "addresses", "parts", "variables", "version"}
 _MAY_IMPORT = {
     "api": {"pipeline", "batching", "models", "catalogue"},
     "pipeline": {"batching", "models", "catalogue"},
@@ -21,9 +21,10 @@ _MAY_IMPORT = {
     "models": set(),
     "catalogue": set(),
     "telemetry": {"telemetry"},
-    "config": {"errors", "addresses", "variables", "version"},
+    "config": {"errors", "addresses", "parts", "variables", "version"},
     "errors": set(),
     "addresses": set(),
+    "parts": set(),
     "variables": set(),
     "version": set(),
 }
