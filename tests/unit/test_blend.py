@@ -1,0 +1,182 @@
+"""Weights of a score's parts: fitted where they are known, read as written, switched off by part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from export.blend.fit import Choices, fit_weights, likelihood
+from export.blend.memory import fit_memory
+from export.blend.requests import Asked, Group, requests_of
+from export.blend.signals import Items, Signals
+from export.blend.words import make_words
+from export.data.phrases import Phrase, Texts
+from export.data.split import Cases
+from server.catalogue.blend import FACTS, SIGNALS, Blend, Known, Row, Scoring, Weights, item_vectors
+from server.parts import PARTS
+
+_ITEMS, _RANKER, _SENTENCE = 30, 4, 3
+_TITLES = [f"title{n} word{n % 3}" for n in range(_ITEMS)]
+_RANDOM = np.random.default_rng(1)
+_VECTORS = _RANDOM.normal(size=(_ITEMS, _RANKER)).astype(np.float32)
+_SENTENCES = _RANDOM.normal(size=(_ITEMS, _SENTENCE)).astype(np.float32)
+_HISTORIES = [_RANDOM.permutation(_ITEMS)[:8] for _ in range(20)]
+_POPULARITY = np.bincount(np.concatenate(_HISTORIES), minlength=_ITEMS)
+_WEIGHTS = Weights(1.2, 0.5, 0.7, 0.4, 3.0, 0.2, 0.3, -0.5)
+
+
+def scoring(*rows: Row) -> Scoring:
+    return Scoring(Blend(rows), fit_memory(_HISTORIES, _ITEMS), make_words(_TITLES, _TITLES), _ITEMS)
+
+
+def asked(history: list[int], query: str = "") -> Known:
+    items = np.array(history, dtype=np.int64)
+    return Known(len(items), items, _SENTENCES[items], query, _SENTENCES[0] if query else None)
+
+
+def planted(weights: NDArray[np.float64], requests: int = 4_000, choices: int = 12) -> list[Choices]:
+    """Requests that choose by a logit of these weights."""
+    random, found = np.random.default_rng(3), []
+    for _ in range(requests):
+        signals = random.normal(size=(choices, len(SIGNALS))).astype(np.float32)
+        chances = np.exp(signals @ weights)
+        first = random.choice(choices, p=chances / chances.sum())
+        order = np.r_[first, np.delete(np.arange(choices), first)]
+        found.append(Choices(signals[order], np.zeros(choices, np.float32)))
+    return found
+
+
+def test_weights_that_made_the_choices_are_found() -> None:
+    wanted = np.array([1.0, 0.5, 0.0, 0.3, 0.8, 0.2, 0.1, -0.6])
+    found = fit_weights(planted(wanted))
+    values = np.array([getattr(found, name) for name in SIGNALS])
+    np.testing.assert_allclose(values, wanted, atol=0.08)
+
+
+def test_a_signal_that_speaks_against_an_item_gets_no_weight_but_that_of_newcomers_may_be_negative() -> None:
+    found = fit_weights(planted(np.array([1.0, 0, 0, 0, -0.8, 0, 0, -0.8])))
+    assert found.neighbours == 0
+    assert found.newcomer < -0.5
+
+
+def test_each_part_that_counts_makes_the_choices_likelier() -> None:
+    choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=1_000)
+    weights = fit_weights(choices)
+    assert all(likelihood(choices, weights) > likelihood(choices, weights.without([part])) for part in PARTS)
+
+
+def test_a_group_of_few_requests_stays_near_the_weights_of_all() -> None:
+    start = Weights(ranker=1.0, words=0.5)
+    few, many = (fit_weights(planted(np.array([0.2, 0, 0, 0, 0, 0, 0, 0]), n), start) for n in (5, 4_000))
+    assert abs(few.ranker - 1) < 0.3
+    assert abs(many.ranker - 0.2) < 0.1
+
+
+def test_a_drawn_choice_stands_for_many() -> None:
+    """Half of the others drawn, each for two, give the weights of all."""
+    every = planted(np.array([1.0, 0, 0, 0, 0.5, 0, 0, 0]), choices=21)
+    halves = [Choices(c.signals[:11], np.r_[0, np.full(10, np.log(2))].astype(np.float32)) for c in every]
+    first, second = fit_weights(every), fit_weights(halves)
+    assert first.ranker == pytest.approx(second.ranker, abs=0.12)
+    assert first.neighbours == pytest.approx(second.neighbours, abs=0.12)
+
+
+def test_without_choices_the_ranker_alone_counts() -> None:
+    assert fit_weights([]) == Weights()
+
+
+@pytest.mark.parametrize(
+    ("events", "has_query", "ranker"),
+    [(1, False, 1), (4, False, 1), (5, False, 5), (99, False, 5), (0, True, 9), (3, True, 9)],
+)
+def test_weights_go_by_the_kind_of_request_and_its_events(events: int, has_query: bool, ranker: float) -> None:
+    rows = [Row(False, 1, Weights(1)), Row(False, 5, Weights(5)), Row(True, 0, Weights(9))]
+    blend = Blend.read(Blend(rows).written())
+    assert blend.weights(events, has_query=has_query).ranker == ranker
+
+
+def test_a_kind_without_weights_has_the_ranker_alone() -> None:
+    assert Blend([]).weights(3, has_query=True) == Weights()
+
+
+def test_parts_name_every_weight_once() -> None:
+    assert sorted(name for names in PARTS.values() for name in names) == sorted(SIGNALS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str) -> None:
+    off = Blend([Row(False, 1, _WEIGHTS)]).without([part]).weights(1, has_query=False)
+    assert off == replace(_WEIGHTS, **dict.fromkeys(PARTS[part], 0.0))
+
+
+@given(
+    history=st.lists(st.integers(0, _ITEMS - 1), max_size=12, unique=True),
+    query=st.sampled_from(["", "title3", "word1 title5", "titel7", "nothing"]),
+)
+def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int], query: str) -> None:
+    known, user = asked(history, query), _VECTORS[3] + 1
+    rows = [Row(False, 0, _WEIGHTS), Row(True, 0, _WEIGHTS)]
+    aim = scoring(*rows).aim(known)
+    found = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
+    never_new = np.full(_ITEMS, 9)
+    items = Items(_VECTORS, _VECTORS, never_new, _SENTENCES, _POPULARITY.astype(float))
+    wanted = next(n for n in range(_ITEMS) if n not in history)
+    request = Asked(np.array(history, np.int64), -1, wanted, np.empty(0, np.int64))
+    (choices,) = Signals(items, scoring(), 2, 0).choices([request], user[None], lambda _: known)
+    order = np.r_[wanted, np.delete(np.arange(_ITEMS), wanted)]
+    values = np.array([getattr(_WEIGHTS, name) for name in SIGNALS])
+    is_new = np.where(_POPULARITY == 0, _WEIGHTS.newcomer, 0)
+    np.testing.assert_allclose(choices.signals @ values + is_new[order], found[order], rtol=1e-4, atol=1e-3)
+
+
+def test_items_that_count_as_new_have_no_memory_no_popularity_and_the_vectors_of_newcomers() -> None:
+    folds = np.arange(_ITEMS) % 2
+    items = Items(_VECTORS, np.ones_like(_VECTORS), folds, _SENTENCES, (_POPULARITY + 1).astype(float))
+    known, request = asked([1, 2, 3]), Asked(np.array([1, 2, 3]), -1, 7, np.array([1, 2, 3]))
+    (found,) = Signals(items, scoring(), 2, 0).choices([request], np.ones((1, _RANKER), np.float32), lambda _: known)
+    chosen = np.r_[7, [n for n in range(_ITEMS) if n not in (1, 2, 3, 7)]]
+    is_new = folds[chosen] == 0
+    by_name = dict(zip(SIGNALS, found.signals.T, strict=True))
+    assert (by_name["newcomer"] == is_new).all()
+    for name in ("transitions", "neighbours", "popularity"):
+        assert (by_name[name][is_new] == 0).all()
+        assert by_name[name][~is_new].any()
+    assert (by_name["ranker"][is_new] == _RANKER).all()
+    assert by_name["events"].all()
+
+
+def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
+    folds = np.where(np.arange(_ITEMS) < 5, -1, 0)
+    items = Items(_VECTORS, _VECTORS, folds, _SENTENCES, _POPULARITY.astype(float))
+    signals, users = Signals(items, scoring(), 2, 0), np.ones((1, _RANKER), np.float32)
+    for wanted, count in ((7, _ITEMS - 5 - 1), (2, None), (9, None)):
+        request = Asked(np.array([9]), -1, wanted, np.array([9]))
+        found = signals.choices([request], users, lambda _: asked([9]))
+        assert [len(one.offsets) for one in found] == ([] if count is None else [count])
+
+
+def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
+    found = item_vectors(_VECTORS, _SENTENCES, np.r_[0, np.full(_ITEMS - 1, 7)])
+    assert found.shape == (_ITEMS, _RANKER + _SENTENCE + FACTS)
+    assert found[0, -FACTS:].tolist() == [0, 1]
+    assert found[1, -FACTS:].tolist() == [np.float32(np.log(8)), 0]
+
+
+def test_requests_have_the_events_and_queries_of_their_group() -> None:
+    variants = [[f"way {way} of {n}" for n in range(6)] for way in range(3)]
+    texts = Texts(variants, [Phrase("even", [0, 2, 4]), Phrase("odd", [1, 3, 5])])
+    cases = Cases(np.arange(3), [np.array([0, 1, 2]), np.array([3]), np.array([4, 5])], np.array([3, 4, 0]))
+    for one in requests_of(Group(has_query=False, events=2, last=2), cases, texts, 0):
+        assert len(one.history) == 2
+        assert one.query == -1
+        assert set(one.history) <= set(one.masked.tolist())
+    for one in requests_of(Group(has_query=True, events=0, last=0), cases, texts, 0):
+        assert not len(one.history)
+        assert not len(one.masked)
+        text = texts.all[one.query]
+        assert text in {variants[1][one.wanted], variants[2][one.wanted], ("even", "odd")[one.wanted % 2]}

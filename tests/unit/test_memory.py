@@ -1,0 +1,85 @@
+"""The memory: what followed what, what stands beside what, and that rows stay bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.blend import memory as fitted
+from export.blend.memory import ease, fit_memory, followers, gram
+from server.catalogue.memory import DECAY, EVENTS, Memory
+
+_ITEMS = 6
+_HISTORIES = [np.array(h, dtype=np.int64) for h in ([0, 1, 2], [0, 1, 3], [4], [])]
+
+
+def dense(found: tuple[NDArray[np.int32], NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
+    return np.bincount(found[0], found[1], _ITEMS).astype(np.float64)
+
+
+def test_an_item_that_came_next_counts_more_than_one_that_came_later() -> None:
+    chances = dense(fit_memory(_HISTORIES, _ITEMS).next_chances(np.array([0])))
+    assert chances[1] > chances[2] == chances[3] > 0
+    assert chances[[0, 4, 5]].tolist() == [0, 0, 0]
+
+
+def test_pairs_are_counted_within_the_window_only() -> None:
+    pairs, counts = followers([np.arange(8)], 8)
+    table = dict(zip(pairs.tolist(), counts.tolist(), strict=True))
+    assert table[0 * 8 + 1] == 1
+    assert 0 < table[0 * 8 + 5] < table[0 * 8 + 2] < 1
+    assert 0 * 8 + 6 not in table
+    assert 1 * 8 + 0 not in table
+
+
+def test_the_last_events_count_most_and_old_ones_not_at_all() -> None:
+    memory = fit_memory([np.array([0, 1]), np.array([2, 3])], _ITEMS)
+    chances = dense(memory.next_chances(np.array([0, 2])))
+    assert chances[1] == pytest.approx(DECAY * chances[3])
+    assert dense(memory.next_chances(np.array([0, *[4] * EVENTS])))[1] == 0
+
+
+def test_neighbours_are_those_of_the_linear_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    histories = [np.unique(random.integers(0, _ITEMS, 4)) for _ in range(200)]
+    matrix = np.zeros((len(histories), _ITEMS), np.float32)
+    for row, history in zip(matrix, histories, strict=True):
+        row[history] = 1
+    counts = gram(histories, np.arange(_ITEMS), _ITEMS)
+    np.testing.assert_array_equal(counts, matrix.T @ matrix)
+    weights = ease(counts)
+    np.testing.assert_allclose(dense(fit_memory(histories, _ITEMS).near_weights(np.array([2]))), weights[2], atol=1e-6)
+    monkeypatch.setattr(fitted, "_NEIGHBOURS", 2)
+    kept = fit_memory(histories, _ITEMS).near_weights(np.array([2]))
+    assert sorted(kept[0].tolist()) == sorted(np.argsort(-np.abs(weights[2]))[:2].tolist())
+
+
+def test_rows_are_bounded_by_their_strongest_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted, "_FOLLOWERS", 2)
+    memory = fit_memory([np.array([0, 1, 2, 3, 4])], _ITEMS)
+    assert memory.next_chances(np.array([0]))[0].tolist() == [1, 2]
+
+
+def test_only_the_most_taken_items_have_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted, "MAX_SQUARE", 2)
+    memory = fit_memory(_HISTORIES, _ITEMS)
+    assert set(memory.near_weights(np.arange(_ITEMS))[0].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("histories", [[], [np.empty(0, np.int64)]])
+def test_without_events_there_is_nothing_to_remember(histories: list[NDArray[np.int64]]) -> None:
+    for memory in (fit_memory(histories, _ITEMS), Memory.empty(_ITEMS)):
+        assert len(memory.next_chances(np.array([0, 1]))[0]) == len(memory.near_weights(np.array([0]))[0]) == 0
+
+
+def test_a_saved_memory_answers_the_same(tmp_path: Path) -> None:
+    memory = fit_memory(_HISTORIES, _ITEMS)
+    memory.save(tmp_path)
+    found = Memory.load(tmp_path, _ITEMS)
+    events = np.array([0, 1])
+    assert dense(found.next_chances(events)).tolist() == dense(memory.next_chances(events)).tolist()
+    assert dense(found.near_weights(events)).tolist() == dense(memory.near_weights(events)).tolist()
