@@ -28,11 +28,15 @@ class GroupRecord(BaseModel):
 
 
 class BlendRecord(BaseModel):
-    """Everything that stage `blend` found; without groups the ranker alone counts."""
+    """Everything that stage `blend` found; without groups the ranker alone counts.
+
+    The vectors of items that nobody took are multiplied by `newcomer_scale`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups: list[GroupRecord] = []
+    newcomer_scale: float = 1.0
     same_item: float = NEVER
 
     @property

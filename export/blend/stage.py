@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from export.blend.fit import Choices, fit_weights, likelihood
 from export.blend.memory import fit_memory
 from export.blend.names import same_item_threshold
+from export.blend.newcomers import SCALES, raise_newcomers, scaled
 from export.blend.record import BLEND, BlendRecord, GroupRecord
 from export.blend.requests import GROUPS, Asked, Group, requests_of
 from export.blend.signals import Items, Signals
@@ -27,7 +28,7 @@ from export.train.adopt import parts_of
 from export.train.newcomers import FOLDS, Placed
 from export.train.sentences import load_sentences
 from export.train.teacher import Teacher, load_teacher
-from server.catalogue.blend import Blend, Known, Scoring
+from server.catalogue.blend import Blend, Known, Scoring, Weights
 from server.catalogue.memory import Memory
 from server.catalogue.names import Names
 from server.catalogue.words import Words
@@ -54,7 +55,8 @@ def run(job: Job, out: Path) -> None:
     else:
         split = parts_of(job, dataset)
         fit_memory(split.known, items).save(out)
-        record = BlendRecord(groups=_groups(job, split, texts, words, sentences), same_item=same)
+        groups, scale = _fit(job, _Source.load(job, split, texts, words, sentences))
+        record = BlendRecord(groups=groups, newcomer_scale=scale, same_item=same)
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
 
@@ -71,32 +73,51 @@ def load_retrieval(folder: Path, sentences: Vectors, popularity: NDArray[np.int6
     return Retrieval(scoring, Names(words, sentences, record.same_item), sentences, popularity)
 
 
-def _groups(job: Job, split: Split, texts: Texts, words: Words, sentences: Vectors) -> list[GroupRecord]:
-    """Weights of every kind of request: of all histories and of all queries first, then of each group near them."""
-    source = _Source.load(job, split, texts, words, sentences)
-    with job.progress("weigh the parts", len(GROUPS)) as step:
-        choices = {}
+def _fit(job: Job, source: _Source) -> tuple[list[GroupRecord], float]:
+    """Weights of every kind of request, and by how much the ranker's word counts more for new items."""
+    with job.progress("weigh the parts", len(GROUPS) + len(SCALES)) as step:
+        choices: dict[Group, list[Choices]] = {}
         for group in GROUPS:
-            choices[group] = source.choices(group)
+            if found := source.choices(group):
+                choices[group] = found
             step()
+        trials: dict[float, float] = {}
+        for scale in SCALES:
+            trials[scale] = _found_new(choices, scale)
+            step()
+    best = max(SCALES, key=lambda scale: trials[scale])
+    return _records({group: scaled(some, best) for group, some in choices.items()}), best
+
+
+def _found_new(choices: Mapping[Group, Sequence[Choices]], scale: float) -> float:
+    """NDCG@10 where a new item is wanted behind a long history, with the ranker's scores of new items multiplied."""
+    last = [some for group, some in choices.items() if not group.has_query][-1:]
+    if not last:
+        return 0.0
+    found = scaled(last[0], scale)
+    return raise_newcomers(found, fit_weights(found))[1]
+
+
+def _records(choices: Mapping[Group, Sequence[Choices]]) -> list[GroupRecord]:
+    """The weights of all histories and of all queries first, then of each group near them."""
     found = []
     for has_query in (False, True):
-        groups = [group for group in GROUPS if group.has_query == has_query and choices[group]]
+        groups = [group for group in choices if group.has_query == has_query]
         together = fit_weights([one for group in groups for one in choices[group]])
-        for group in groups:
-            weights = fit_weights(choices[group], together) if len(groups) > 1 else together
-            without = {part: likelihood(choices[group], weights.without([part])) for part in PARTS}
-            found.append(
-                GroupRecord(
-                    has_query=group.has_query,
-                    events=group.events,
-                    cases=len(choices[group]),
-                    weights=asdict(weights),
-                    likelihood=likelihood(choices[group], weights),
-                    without=without,
-                )
-            )
+        found += [_record(group, choices[group], fit_weights(choices[group], together)) for group in groups]
     return found
+
+
+def _record(group: Group, choices: Sequence[Choices], fitted: Weights) -> GroupRecord:
+    weights, _ = raise_newcomers(choices, fitted)
+    return GroupRecord(
+        has_query=group.has_query,
+        events=group.events,
+        cases=len(choices),
+        weights=asdict(weights),
+        likelihood=likelihood(choices, weights),
+        without={part: likelihood(choices, weights.without([part])) for part in PARTS},
+    )
 
 
 @dataclass(frozen=True, slots=True)

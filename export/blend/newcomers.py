@@ -1,0 +1,85 @@
+"""How far new items are raised: as far as they cost the known ones little.
+
+Likelihood alone hides what nobody took yet, since most of what is wanted is known. So new items get a budget: they may
+take so much of the places that what is found of the known items falls by `BUDGET`. Within it two numbers are chosen on
+validation, where a tenth of the items count as new: how much more the ranker's word counts for new items, of which
+nothing else speaks (one number for the catalogue), and what is added to them (for each kind of request).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.blend.fit import Choices
+from server.catalogue.blend import SIGNALS, Weights
+
+BUDGET = 0.02  # of NDCG@10 where a known item is wanted
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
+_TOP = 10
+_REACH, _HALVINGS = 20.0, 20
+_RANKER, _NEWCOMER = SIGNALS.index("ranker"), SIGNALS.index("newcomer")
+
+
+def scaled(choices: Sequence[Choices], scale: float) -> list[Choices]:
+    """The same with the ranker's scores of new items multiplied."""
+    return [replace(one, signals=_scaled(one.signals, scale)) for one in choices]
+
+
+def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> tuple[Weights, float]:
+    """The weights with new items raised to the end of their budget, and NDCG@10 where a new item is wanted.
+
+    The same weights where no request wants a new item, or none a known one.
+    """
+    lists = _Lists.of(choices, weights)
+    is_new = lists.wants_new
+    if not is_new.any() or is_new.all():
+        return weights, 0.0
+    least = (1 - BUDGET) * lists.ndcg(-_REACH)[~is_new].mean()
+    low, high = -_REACH, _REACH
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if lists.ndcg(middle)[~is_new].mean() >= least else (low, middle)
+    return replace(weights, newcomer=low), float(lists.ndcg(low)[is_new].mean())
+
+
+def _scaled(signals: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    found = signals.copy()
+    found[:, _RANKER] *= np.where(signals[:, _NEWCOMER] > 0, np.float32(scale), np.float32(1))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """Scores of all requests, one after the other, without what is added to new items."""
+
+    scores: NDArray[np.float32]
+    is_new: NDArray[np.bool_]
+    counts: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, choices: Sequence[Choices], weights: Weights) -> Self:
+        signals = np.concatenate([one.signals for one in choices])
+        sizes = np.array([len(one.offsets) for one in choices])
+        plain = replace(weights, newcomer=0.0)
+        values = np.array([getattr(plain, name) for name in SIGNALS], dtype=np.float32)
+        counts = np.exp(np.concatenate([one.offsets for one in choices]))
+        return cls(signals @ values, signals[:, _NEWCOMER] > 0, counts, np.cumsum(sizes) - sizes)
+
+    @property
+    def wants_new(self) -> NDArray[np.bool_]:
+        """Whether each request wants an item that counts as new."""
+        return self.is_new[self.starts]
+
+    def ndcg(self, raised: float) -> NDArray[np.float64]:
+        """NDCG@10 of each request with `raised` added to new items."""
+        scores = self.scores + np.float32(raised) * self.is_new
+        sizes = np.diff(np.append(self.starts, len(scores)))
+        before = (scores > np.repeat(scores[self.starts], sizes)) * self.counts
+        ranks = np.add.reduceat(before, self.starts)
+        return np.where(ranks < _TOP, 1 / np.log2(ranks + 2.0), 0.0)
