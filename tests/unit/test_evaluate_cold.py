@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
+from export.blend import stage
 from export.compress import quantise, trace
 from export.data.split import Cases
 from export.errors import GateError
@@ -168,7 +169,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     often = [np.roll(np.arange(24, dtype=np.int64), -user)[:20] for user in range(24)]
     users = [{"gender": "F" if user % 2 else "M"} for user in range(24)]
     replace(dataset(), histories=often, users=users).save(made.folder("data"))
-    stages = {"finetune": finetune.run, "distil": distil.run, "onnx": trace.run, "quantise": quantise.run}
+    stages = {
+        "finetune": finetune.run,
+        "blend": stage.run,
+        "distil": distil.run,
+        "onnx": trace.run,
+        "quantise": quantise.run,
+    }
     for name, run in stages.items():
         made.folder(name).mkdir()
         run(made, made.folder(name))
