@@ -14,7 +14,7 @@ from export.evaluate.record import COMPARED, TEACHER, Compared
 from export.evaluate.table import cold_table, figures_table
 from export.stage import STAGES, Job, run_all
 
-_STAGES = ("data", "finetune")
+_STAGES = ("data", "finetune", "blend")
 _WIDTH = 210  # whatever the terminal: a subject is one line
 
 
