@@ -14,7 +14,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from export.data.repeats import EXCLUDE, Repeats
 from export.gates import GATES
-from export.quality import QUALITY
+from export.quality import MIN_COLD_CASES, QUALITY
 from export.train.options import TrainingSettings
 from server.config import require_utf8
 
@@ -155,8 +155,8 @@ class ExportSettings(TrainingSettings):
     )
     allow_lossy: bool = Field(
         False,
-        description="ship variants that fail a gate of loss, size or speed, or a teacher that fails its gate on cold, "
-        "and record the exception",
+        description="ship variants that fail a gate of loss, size or speed, or a teacher that finds new items worse "
+        "than the untouched checkpoint, and record the exception",
     )
     require_baselines: bool = Field(
         False,
@@ -207,7 +207,7 @@ class ExportSettings(TrainingSettings):
     def quality_gates(self) -> dict[str, dict[str, float]]:
         """The thresholds that stage `verify` stands on: it is stale when they change."""
         found = {"shipped": QUALITY.shipped, "default": QUALITY.default, "ranker": QUALITY.ranker}
-        return {name: dict(gates) for name, gates in (found | {"teacher": QUALITY.teacher}).items()}
+        return {name: dict(gates) for name, gates in found.items()} | {"cold": {"cases": MIN_COLD_CASES}}
 
     @property
     def gates(self) -> dict[str, float]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from export.compress.rankers import SMALL, read_rankers
 from export.data.reference import Reference
 from export.data.vocabulary import Vocabulary
-from export.evaluate.baseline_gate import compare_with_baselines
-from export.evaluate.baselines import POPULARITY, WITHOUT_HISTORY
+from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import Judged, defaults, fronts, judge
-from export.evaluate.cold import check_cold, shortfall
-from export.evaluate.compare import FROZEN, other_protocol
+from export.evaluate.compare import Evaluation, other_protocol
+from export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks, pairs_of
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
@@ -31,8 +30,8 @@ from export.evaluate.record import (
     TeacherRecord,
     VariantRecord,
 )
-from export.evaluate.tasks import Tasks
-from export.quality import COLD_OF_IDS, NOISY_OF_CLEAN
+from export.evaluate.tasks import SHARED_TASKS, Tasks
+from export.quality import COLD_GATE, Check
 from export.stage import Job
 from export.train.encoder import teacher_checkpoint
 from export.variants import Variant
@@ -43,8 +42,7 @@ Answers = Mapping[str, Mapping[str, Ranked]]
 
 def assemble(
     job: Job,
-    ground: Ground,
-    answers: Answers,
+    evaluation: Evaluation,
     variants: Sequence[Variant],
     probes: dict[str, Figure],
     rankers: list[RankerRecord],
@@ -55,43 +53,39 @@ def assemble(
     Raises:
         GateError: no variant passed the gates.
     """
+    ground, answers = evaluation.ground, evaluation.answers
     kept = {v.name: _retained(ground, answers, v.name) for v in variants if v.name in answers}
-    values = {v.name: _values(ground, kept.get(v.name, {}), answers, v.name) for v in variants}
+    values = {v.name: _values(kept.get(v.name, {}), answers, v.name) for v in variants}
     judged = _judged(job, variants, values, where)
     chosen, front = defaults(judged), fronts(judged)
-    names = answers.keys() - {TEACHER, *(v.name for v in variants)}
+    default, students = chosen["cpu"].name, {v.name for v in variants}
+    names = answers.keys() - {TEACHER, *students}
     warm, counts = ground.tasks.warm, ground.counts
-    tasks = {name: ground.figures(row) for name, row in answers.items()}
     return Quality(
         protocol=job.settings.protocol,
         cases=_cases(ground.tasks),
         cold_items=len(ground.split.cold),
-        tasks=tasks,
+        tasks={name: ground.figures(row) for name, row in answers.items()},
         probes=probes,
-        lists=_lists(ground, answers),
+        lists=_lists(ground, answers, students),
         wanted_by_popularity=by_popularity(warm.wanted, counts),
-        groups=_groups(ground, answers, chosen["cpu"].name),
+        groups=_groups(ground, answers, default),
         other=other_protocol(ground, job.settings.protocol),
-        teacher=_judged_teacher(_teacher(job, variants), tasks[TEACHER], len(ground.tasks.cold.wanted)),
-        variants=[
-            VariantRecord.of(
-                j,
-                kept.get(j.variant.name, {}),
-                _noisy_of_clean(ground, answers, j.variant.name),
-                on_front=j.variant.name in front,
-            )
-            for j in judged
-        ],
+        teacher=_judged_teacher(_teacher(job, variants), evaluation),
+        variants=[VariantRecord.of(j, kept.get(j.variant.name, {}), on_front=j.variant.name in front) for j in judged],
         default=chosen,
         curve=_curve(job),
         curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
         rankers=rankers,
-        comparisons=compare_with_baselines(chosen["cpu"].name, answers, sorted(names), ground.seed),
+        comparisons=compare_tasks(default, answers, sorted(names), ground.seed, evaluation.levelled),
         repeats=job.settings.repeats,
         shares={name: found for name, row in answers.items() if (found := ground.shares(row))},
         absent=dict(ground.tasks.absent),
+        group_comparisons=compare_groups(default, POPULARITY, answers, ground.members, ground.seed),
+        cold_pairs=pairs_of(evaluation),
+        cold_share=ground.newcomers.share,
     )
 
 
@@ -131,9 +125,7 @@ def assemble_agreement(
         other=none,
         teacher=_teacher(job, variants),
         variants=[
-            VariantRecord.of(
-                j, {}, None, on_front=j.variant.name in front, agreement=dict(kept.get(j.variant.name, {}))
-            )
+            VariantRecord.of(j, {}, on_front=j.variant.name in front, agreement=dict(kept.get(j.variant.name, {})))
             for j in judged
         ],
         default=defaults(judged),
@@ -163,26 +155,20 @@ def _retained(ground: Ground, answers: Answers, name: str) -> dict[str, Figure]:
     return {task: figure for task, figure in shares.items() if figure}
 
 
-def _values(ground: Ground, kept: Mapping[str, Figure], answers: Answers, name: str) -> dict[str, float | None]:
-    """What the gates look at; None where there is nothing to take a share of."""
+def _values(kept: Mapping[str, Figure], answers: Answers, name: str) -> dict[str, float | None]:
+    """What the gates look at; None where there is nothing to take a share of. No encoder changes ids and cold."""
     if name not in answers:
         return {}
-    common = overlap(answers[name]["text"], answers[TEACHER]["text"])
-    shares = {task: kept.get(task) for task in answers[name]} | {NOISY_OF_CLEAN: _noisy_of_clean(ground, answers, name)}
-    return {gate: figure.mean if figure else None for gate, figure in shares.items()} | {"overlap": common}
+    tasks = [task for task in answers[name] if task not in SHARED_TASKS]
+    shares = {task: kept[task].mean if task in kept else None for task in tasks}
+    return shares | {"overlap": overlap(answers[name]["text"], answers[TEACHER]["text"])}
 
 
-def _noisy_of_clean(ground: Ground, answers: Answers, name: str) -> Figure | None:
-    if name not in answers:
-        return None
-    return share(answers[name]["noisy"].ndcg, answers[name]["text"].ndcg, ground.seed)
-
-
-def _lists(ground: Ground, answers: Answers) -> dict[str, Lists]:
+def _lists(ground: Ground, answers: Answers, students: Collection[str]) -> dict[str, Lists]:
     """On ids for the teacher and what is compared with it, on text for the variants, whose ids are the teacher's."""
     lists = {}
     for name, row in answers.items():
-        task = "text" if name not in (TEACHER, FROZEN) and "text" in row and name not in WITHOUT_HISTORY else "ids"
+        task = "text" if name in students else "ids"
         if task in row:
             lists[name] = ground.lists(task, row[task])
     return lists
@@ -201,12 +187,14 @@ def _teacher(job: Job, variants: Sequence[Variant]) -> TeacherRecord:
     return TeacherRecord(layers=layers, hidden=hidden, megabytes=megabytes, texts_per_s_core=speed)
 
 
-def _judged_teacher(teacher: TeacherRecord, figures: Mapping[str, Figure], cases: int) -> TeacherRecord:
+def _judged_teacher(teacher: TeacherRecord, evaluation: Evaluation) -> TeacherRecord:
     """With its gate on *cold*, which it has passed, or --allow-lossy has excused."""
-    check = check_cold(figures, cases)
-    if check is None:
-        return teacher.model_copy(update={"unmeasured": [COLD_OF_IDS]})
-    return teacher.model_copy(update={"gates": [Gate.of(check)], "exception": shortfall(figures, cases)})
+    compared = compare_cold(TEACHER, evaluation)
+    if compared is None:
+        return teacher.model_copy(update={"unmeasured": [COLD_GATE]})
+    check = Check(COLD_GATE, compared.difference.high, 0.0)
+    exception = str(compared) if compared.loses else ""
+    return teacher.model_copy(update={"gates": [Gate.of(check)], "exception": exception})
 
 
 def _curve(job: Job) -> list[dict[str, float | None]]:

@@ -1,79 +1,76 @@
-"""Whether a bundle is better than simple baselines: its default variant against the best baseline of each task.
+"""Refusals by what could be had instead, as early as they are known, with the table of all that was measured.
 
-The comparison is paired: both answer the same cases, and the interval is that of the mean difference (bootstrap, 95 %).
-A variant loses where the whole interval is below 0. Where its mean is lower or equal but the interval reaches 0, it is
-not above the baseline, which may be chance.
+A recommender that finds new items worse than the untouched encoder is refused unless --allow-lossy is given: new items
+are what a text recommender is there for. One that loses to a baseline on another task is refused only with
+--require-baselines. Both are checked of the teacher before students are trained, and of the default at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from export.data.dataset import Dataset
 from export.errors import DataError, GateError
-from export.evaluate.compare import ORACLE, baselines
-from export.evaluate.ground import Ground
-from export.evaluate.metrics import Ranked, figure
+from export.evaluate.compare import FROZEN, Evaluation
+from export.evaluate.comparisons import compare_cold, compare_tasks, pairs_of
+from export.evaluate.ground import MAX_FROZEN, Ground
 from export.evaluate.record import TEACHER, Comparison
-from export.evaluate.table import figures_table
+from export.evaluate.table import cold_table, figures_table
+from export.evaluate.tasks import SHARED_TASKS
+from export.quality import MIN_COLD_CASES
 from export.stage import Job
-
-Answers = Mapping[str, Ranked]
-
-_SHARED_TASKS = ("ids", "cold")  # answered from item vectors and the ranker alone, so alike by every variant
+from export.train.adopt import parts_of
 
 
-def compare_with_baselines(
-    subject: str, answers: Mapping[str, Answers], names: Collection[str], seed: int
-) -> list[Comparison]:
-    """One comparison for each task of `subject` that a baseline has answers to.
-
-    Args:
-        subject: the recommender that is compared.
-        answers: name -> task -> answers, those of `subject` among them.
-        names: the baselines; one that knows the future (`ORACLE`) is none.
-        seed: of the intervals.
-    """
-    found = []
-    for task, own in answers[subject].items():
-        others = {n: answers[n][task] for n in names if n != ORACLE and task in answers[n]}
-        compared = [_compare(task, subject, own, name, other, seed) for name, other in others.items()]
-        if compared:
-            found.append(max(compared, key=lambda one: (one.loses, one.other)))
-    return found
-
-
-def require_baselines(
-    job: Job, ground: Ground, answers: Mapping[str, Answers], comparisons: Sequence[Comparison]
-) -> None:
+def require_baselines(job: Job, evaluation: Evaluation, comparisons: Sequence[Comparison]) -> None:
     """With --require-baselines print the table and stop where a comparison is lost.
 
     Raises:
         GateError: names each task, the baseline, both figures and the difference.
     """
-    lost = [str(one) for one in comparisons if one.loses]
+    lost = [str(comparison) for comparison in comparisons if comparison.loses]
     if not (job.settings.require_baselines and lost):
         return
-    figures = {name: ground.figures(row) for name, row in answers.items()}
-    title = f"NDCG@10, {job.settings.protocol}, {len(ground.tasks.warm.wanted)} users"
-    job.console.print(figures_table(title, figures))
+    print_table(job, evaluation)
     raise GateError(
         f"--require-baselines: {'; '.join(lost)}: train longer (--preset full, --epochs) or with more interactions, or "
         "leave the flag out to write the bundle all the same"
     )
 
 
-def require_teacher(job: Job, ground: Ground, answers: Mapping[str, Answers]) -> None:
-    """The same as early as it is known: on *ids* and *cold* every variant answers as the teacher does.
+def require_cold(job: Job, evaluation: Evaluation, subject: str) -> None:
+    """Print the table and stop where `subject` loses to the untouched encoder on *cold*, unless --allow-lossy is given.
 
-    A small ranker may answer otherwise, so with one nothing is known yet.
+    Raises:
+        GateError: names both figures, the difference, and what to try.
     """
+    compared = compare_cold(subject, evaluation)
+    if job.settings.allow_lossy or not (compared and compared.loses):
+        return
+    print_table(job, evaluation)
+    raise GateError(
+        f"{compared}: try --trunk frozen, fewer --passes, or a --pull above 0; --allow-lossy writes the bundle all the "
+        "same"
+    )
+
+
+def require_teacher(job: Job, evaluation: Evaluation) -> None:
+    """Both refusals as early as they are known: on *ids* and *cold* every variant answers as the teacher does.
+
+    A small ranker may answer otherwise, so with one nothing is known yet but that new items' vectors are the teacher's.
+
+    Raises:
+        GateError: see `require_cold` and `require_baselines`.
+    """
+    require_cold(job, evaluation, TEACHER)
     if job.settings.has_small_ranker:
         return
-    names = [name for name in answers if name != TEACHER]
-    known = {task: ranked for task, ranked in answers[TEACHER].items() if task in _SHARED_TASKS}
-    compared = compare_with_baselines(TEACHER, {**answers, TEACHER: known}, names, ground.seed)
-    require_baselines(job, ground, answers, compared)
+    answers = evaluation.answers
+    known = {task: ranked for task, ranked in answers[TEACHER].items() if task in SHARED_TASKS}
+    compared = compare_tasks(
+        TEACHER, {**answers, TEACHER: known}, answers.keys() - {TEACHER}, evaluation.ground.seed, evaluation.levelled
+    )
+    require_baselines(job, evaluation, compared)
 
 
 def require_interactions(job: Job) -> None:
@@ -87,31 +84,52 @@ def require_interactions(job: Job) -> None:
 
 
 def check(job: Job) -> None:
-    """With --require-baselines stop before students are trained if the teacher already loses.
+    """Stop before students are trained if the teacher already fails.
 
     Raises:
         DataError: see `require_interactions`.
-        GateError: see `require_baselines`.
+        GateError: see `require_teacher`.
     """
     require_interactions(job)
-    if not job.settings.require_baselines or job.settings.has_small_ranker:
-        return
-    ground = Ground.load(job)
-    require_teacher(job, ground, baselines(ground) | {TEACHER: teacher_answers(ground)})
+    if job.settings.require_baselines and not job.settings.has_small_ranker:
+        require_teacher(job, evaluate_teacher(Ground.load(job)))
+    elif not job.settings.allow_lossy and _has_cold_gate(job):
+        _check_cold(job, Ground.load(job))
 
 
-def teacher_answers(ground: Ground) -> dict[str, Ranked]:
-    """The teacher's answers to every task."""
-    return ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))
+def evaluate_teacher(ground: Ground) -> Evaluation:
+    """The baselines and the teacher on every task."""
+    evaluation = Evaluation(ground)
+    evaluation.add_baselines()
+    evaluation.add(TEACHER, ground.teacher)
+    return evaluation
 
 
-def _compare(task: str, subject: str, own: Ranked, baseline: str, other: Ranked, seed: int) -> Comparison:
-    return Comparison(
-        task=task,
-        subject=subject,
-        own=float(own.ndcg.mean()),
-        baseline=baseline,
-        other=float(other.ndcg.mean()),
-        difference=figure(own.ndcg - other.ndcg, seed),
-        cases=len(own.ranks),
+def print_table(job: Job, evaluation: Evaluation) -> None:
+    """Print NDCG@10 of all subjects on all tasks, and what they find of new items at the common share."""
+    ground = evaluation.ground
+    figures = {name: ground.figures(row) for name, row in evaluation.answers.items()}
+    job.console.print(
+        figures_table(f"NDCG@10, {job.settings.protocol}, {len(ground.tasks.warm.wanted)} users", figures)
     )
+    if evaluation.levelled:
+        job.console.print(cold_table(pairs_of(evaluation), ground.newcomers.share))
+
+
+def _has_cold_gate(job: Job) -> bool:
+    """Whether the gate on *cold* can be measured, as the data set alone tells."""
+    dataset = Dataset.load(job.folder("data"))
+    if not dataset.histories or len(dataset.items) > MAX_FROZEN:
+        return False
+    return len(parts_of(job, dataset).unseen.wanted) >= MIN_COLD_CASES
+
+
+def _check_cold(job: Job, ground: Ground) -> None:
+    """The gate on *cold* alone: nothing else is measured unless it fails."""
+    few = Evaluation(ground)
+    for name, subject in ((FROZEN, ground.frozen), (TEACHER, ground.teacher)):
+        if subject:
+            few.level(name, subject.scores(subject.of_items(ground.tasks)))
+    compared = compare_cold(TEACHER, few)
+    if compared and compared.loses:
+        require_cold(job, evaluate_teacher(ground), TEACHER)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from export.errors import GateError
-from export.quality import QUALITY, Check
+from export.quality import QUALITY, Check, is_task, least_of
 from export.variants import Variant
 
 _DEVICES = ("cpu", "cuda")
 _NEAR_SHARE = 0.95  # of the fastest variant's texts/s: two rounds of one variant differ by as much
-_TASKS = ("text", "query", "noisy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Judged:
     @property
     def quality(self) -> float:
         """Mean share of the teacher's NDCG@10 over the tasks that an encoder can lose on; without them the overlap."""
-        shares = [self.kept[task] for task in _TASKS if task in self.kept] or [self.kept.get("overlap", 0.0)]
+        shares = [share for gate, share in self.kept.items() if is_task(gate)] or [self.kept.get("overlap", 0.0)]
         return sum(shares) / len(shares)
 
 
@@ -65,7 +64,7 @@ def judge(variant: Variant, kept: Mapping[str, float | None], *, allow_lossy: bo
         return Judged(variant, measured, [], is_shipped=allow_lossy, refused=unknown)
     checks = QUALITY.check(measured)
     failed = "; ".join(str(check) for check in checks if not check.has_passed)
-    unmeasured = tuple(gate for gate in QUALITY.shipped if gate in kept and gate not in measured)
+    unmeasured = tuple(gate for gate in kept if gate not in measured and least_of(QUALITY.shipped, gate))
     shipped = allow_lossy or not failed
     return Judged(
         variant, measured, checks, is_shipped=shipped, refused=failed, unmeasured=unmeasured, measured_on=measured_on

@@ -1,51 +1,117 @@
-"""Whether the teacher finds items that training never saw: a shop gets new ones every day.
+"""New items at a fixed share of the lists: how well each recommender finds them when all show equally many.
 
-The catalogue's vectors are the teacher's, so one gate stands for every variant. Cold items are hard, and their figure
-is low even where all is well; so only what even the upper end of the interval cannot save is refused.
+NDCG@10 on *cold* alone can be had by filling every list with new items, and lost by hiding them, whatever is known of
+them. So each recommender gets one offset on the scores of all new items, such that these have the same share of its
+top tens on *ids*; then both tasks are ranked with it, and their figures are read as a pair. The share is that of the
+new items in the catalogue: it is known before anything is measured, and lists drawn by chance would have it, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
-from export.errors import GateError
-from export.evaluate.metrics import Figure
-from export.quality import COLD_OF_IDS, MIN_COLD_CASES, QUALITY, Check
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.split import Cases
+from export.evaluate.metrics import TOP, Ranked, Score, Scores, Values, masked_scores, rank
 
 
-def check_cold(figures: Mapping[str, Figure], cases: int) -> Check | None:
-    """The teacher's gate on *cold*; None where it cannot be measured.
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """The items that training never saw (`positions`, in a catalogue of `items`), and the cases of *ids* and *cold*."""
+
+    warm: Cases
+    cold: Cases
+    items: int
+    positions: NDArray[np.int64]
+
+    @property
+    def share(self) -> float:
+        """The share of the lists that every recommender is compared at."""
+        return len(self.positions) / self.items
+
+    def shown(self, ranked: Ranked) -> float:
+        """The share of the lists of `ranked` that is new items."""
+        lists = np.concatenate(ranked.lists)
+        return float(np.isin(lists, self.positions).mean()) if len(lists) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Levelled:
+    """Answers to *ids* and *cold* with `offset` on the scores of all new items.
+
+    `share` is what the new items have of the lists of `ids`: the wanted share, or the nearest that ties allow.
+    """
+
+    offset: float
+    share: float
+    ids: Ranked
+    cold: Ranked
+
+
+def level(ids: Score, cold: Score, newcomers: Newcomers) -> Levelled:
+    """Rank both tasks with the offset that gives new items their share of the lists of *ids*.
 
     Args:
-        figures: the teacher's NDCG@10 by task.
-        cases: how many *cold* has.
+        ids: scores of the cases of *ids*, float32 [cases in the slice, items].
+        cold: the same of *cold*.
+        newcomers: the cases and the new items, at least one.
     """
-    ids, cold = figures.get("ids"), figures.get("cold")
-    if ids is None or cold is None or not ids.mean or cases < MIN_COLD_CASES:
-        return None
-    return next(iter(QUALITY.check_teacher({COLD_OF_IDS: cold.high / ids.mean})), None)
+    offset = offset_for(ids, newcomers)
+    warm = rank(_shifted(ids, offset, newcomers), newcomers.warm, newcomers.items)
+    asked = rank(_shifted(cold, offset, newcomers), newcomers.cold, newcomers.items)
+    return Levelled(offset, newcomers.shown(warm), warm, asked)
 
 
-def shortfall(figures: Mapping[str, Figure], cases: int) -> str:
-    """By how much the teacher fails the gate, in words; empty if it does not."""
-    check = check_cold(figures, cases)
-    if check is None or check.has_passed:
-        return ""
-    return (
-        f"NDCG@10 on cold (items that training never saw, {cases} cases) is {figures['cold']}, on ids "
-        f"{figures['ids'].mean:.4f}: {check}"
-    )
+def offset_for(ids: Score, newcomers: Newcomers) -> float:
+    """The offset on new items' scores with which their share of the lists is nearest to `newcomers.share`.
 
-
-def require_cold(figures: Mapping[str, Figure], cases: int, *, allow_lossy: bool) -> None:
-    """Stop the export before the variants are evaluated, unless what is lost may be shipped.
-
-    Raises:
-        GateError: says by how much the teacher fails, and what to try.
+    The best new items of a case enter its list one by one, each at an offset that follows from the scores: sorting
+    these offsets over all cases gives the share at any offset exactly, without a search.
     """
-    words = shortfall(figures, cases)
-    if words and not allow_lossy:
-        raise GateError(
-            f"teacher: {words}. Try --trunk frozen, fewer --passes, or a --pull above 0; --allow-lossy ships it "
-            "all the same"
-        )
+    is_new = np.zeros(newcomers.items, dtype=bool)
+    is_new[newcomers.positions] = True
+    parts = [_entries(scores, is_new) for _, scores in masked_scores(ids, newcomers.warm, newcomers.items)]
+    entries = np.concatenate(parts).astype(np.float32)  # the scores' precision: a smaller gap is a tie
+    wanted = newcomers.share * sum(min(TOP, newcomers.items - len({*row})) for row in newcomers.warm.masked)
+    return _nearest(entries, wanted)
+
+
+def _entries(scores: Scores, is_new: NDArray[np.bool_]) -> Values:
+    """For each case and place in its list the offset beyond which one more new item is in it, flat.
+
+    -inf: it is in the list anyway, which is not full without it; inf: there is none.
+    """
+    old, new = _descending(scores[:, ~is_new]), _descending(scores[:, is_new])
+    with np.errstate(invalid="ignore"):
+        gaps = old[:, ::-1] - new
+    return np.where(np.isneginf(new), np.inf, gaps).ravel()
+
+
+def _descending(scores: Scores) -> Values:
+    """The ten best of each row in order, [cases, 10]; -inf where a row has fewer."""
+    best = np.full((len(scores), TOP), -np.inf)
+    if scores.shape[1] > TOP:
+        scores = np.partition(scores, -TOP, axis=1)[:, -TOP:]
+    best[:, : scores.shape[1]] = np.sort(scores, axis=1)[:, ::-1]
+    return best
+
+
+def _nearest(entries: Scores, wanted: float) -> float:
+    """An offset above as nearly `wanted` of the entries as their ties allow; of two equally near ones the lower."""
+    steps = np.unique(entries[np.isfinite(entries)]).astype(np.float64)
+    if not len(steps):
+        return 0.0
+    offsets = np.concatenate([[steps[0] - 1], (steps[:-1] + steps[1:]) / 2, [steps[-1] + 1]])
+    entered = np.searchsorted(np.sort(entries), offsets)
+    return float(offsets[np.abs(entered - wanted).argmin()])
+
+
+def _shifted(score: Score, offset: float, newcomers: Newcomers) -> Score:
+    def shifted(part: slice) -> Scores:
+        scores = np.array(score(part), dtype=np.float32)  # a copy: what is asked may not be written to
+        scores[:, newcomers.positions] += np.float32(offset)
+        return scores
+
+    return shifted

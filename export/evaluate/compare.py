@@ -1,22 +1,25 @@
-"""The baselines on every task that they can read, and under the other protocol."""
+"""What is evaluated, subject by subject: the baselines, also under the other protocol, and what is added to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from export.data.split import COLD_SHARE, Cases, Protocol, split
 from export.errors import DataError
 from export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
-from export.evaluate.ground import Ground
-from export.evaluate.metrics import Ranked, figure, rank
+from export.evaluate.cold import Levelled, level
+from export.evaluate.ground import Ground, add_popularity
+from export.evaluate.metrics import Ranked, Score, figure, rank
 from export.evaluate.record import OtherProtocol
-from export.evaluate.tasks import some_cases
+from export.evaluate.subject import Aimed, Subject
+from export.evaluate.tasks import SHARED_TASKS, some_cases
 
 FROZEN = "frozen encoder"
+FROZEN_POPULAR = "frozen encoder + popularity"
 ORACLE = "popularity, cold counted"
 Answers = dict[str, Ranked]
 
-_BY_IDS = ("ids", "cold")  # the tasks that a baseline which reads histories of ids can answer
 _DISHONEST = {
     "time": "The teacher is not here: its one training saw events after the cut. `python -m export teacher "
     "--protocol time` trains one of its own.",
@@ -24,24 +27,51 @@ _DISHONEST = {
 }
 
 
-def baselines(ground: Ground) -> dict[str, Answers]:
-    """Name -> task -> answers; popularity reads no history, the frozen encoder reads everything.
+@dataclass
+class Evaluation:
+    """Answers of every subject to every task, by name, and at the common share of new items (`export.evaluate.cold`).
 
-    `ORACLE` counts the cold items' own events, which no recommender could know: without it popularity would be 0 there.
+    `behind` are the requests of histories as ids, by subject.
     """
-    tasks, items = ground.tasks, len(ground.dataset.items)
-    found: dict[str, Answers] = {}
-    for name, score in fit_baselines(ground.split.known, items).items():
-        asked = tasks.cases
-        found[name] = _answers(
-            score, asked if name in WITHOUT_HISTORY else {t: asked[t] for t in _BY_IDS if t in asked}, items
-        )
-    if len(tasks.cold.wanted):
-        told = popularity(ground.dataset.histories, items)
-        found[ORACLE] = {"cold": _rank(told, tasks.cold, items)}
-    if ground.frozen:
-        found[FROZEN] = ground.frozen.answers(tasks, ground.frozen.of_items(tasks))
-    return found
+
+    ground: Ground
+    answers: dict[str, Answers] = field(default_factory=dict)
+    levelled: dict[str, Levelled] = field(default_factory=dict)
+    behind: dict[str, dict[str, Aimed]] = field(default_factory=dict)
+
+    def add(self, name: str, subject: Subject, twin: str = "") -> None:
+        """Evaluate `subject` under `name`; `twin` has the same ranker and catalogue, so it answers to ids alike."""
+        tasks = self.ground.tasks
+        self.behind[name] = self.behind[twin] if twin else subject.of_items(tasks)
+        self.answers[name] = subject.answers(tasks, self.behind[name])
+        if not twin:
+            self.level(name, subject.scores(self.behind[name]))
+        elif twin in self.levelled:
+            self.levelled[name] = self.levelled[twin]
+
+    def level(self, name: str, scores: Mapping[str, Score]) -> None:
+        """Rank *ids* and *cold* at the common share of new items, if there are any."""
+        if len(self.ground.tasks.cold.wanted):
+            self.levelled[name] = level(scores["ids"], scores["cold"], self.ground.newcomers)
+
+    def add_baselines(self) -> None:
+        """Everything that needs no training but counting, on every task that it can read.
+
+        Popularity reads no history, and the untouched encoder reads everything. `ORACLE` counts the cold items' own
+        events, which no recommender could know: without it popularity would be 0 there. What counts events alone cannot
+        tell one new item from another, so it is not ranked at a common share of them.
+        """
+        ground, tasks, items = self.ground, self.ground.tasks, len(self.ground.dataset.items)
+        for name, score in fit_baselines(ground.split.known, items).items():
+            asked = tasks.cases
+            by_ids = {task: asked[task] for task in SHARED_TASKS if task in asked}
+            self.answers[name] = _answers(score, asked if name in WITHOUT_HISTORY else by_ids, items)
+        if len(tasks.cold.wanted):
+            told = popularity(ground.dataset.histories, items)
+            self.answers[ORACLE] = {"cold": _rank(told, tasks.cold, items)}
+        if ground.frozen:
+            self.add(FROZEN, ground.frozen)
+            self.add(FROZEN_POPULAR, add_popularity(ground.frozen, ground.counts))
 
 
 def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.repeats import counted
 from export.data.split import Split
+from export.evaluate.cold import Newcomers
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
 from export.evaluate.models import PooledTexts, plain_encode, teacher_encode, torch_rank
@@ -27,14 +29,16 @@ from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
+from server.models.ranker import UserSequence
 
 MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
 _ALL = 1 << 30
 _ROWS = 16_384  # pooled vectors read at a time
+_POPULARITY_WEIGHT = 0.1  # a cosine lies within 1, log(1 + popularity) of a much taken item is about 6
 _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ground:
     """One evaluation.
 
@@ -99,19 +103,27 @@ class Ground:
             exposure=exposure(ranked.lists, self.counts, self.texts),
         )
 
-    def groups(self, ranked: Ranked) -> list[Group]:
-        """NDCG@10 of each group of users on a warm task."""
+    @property
+    def newcomers(self) -> Newcomers:
+        """The items that training never saw, with the cases of *ids* and *cold*."""
+        return Newcomers(self.tasks.warm, self.tasks.cold, len(self.dataset.items), self.split.cold)
+
+    @cached_property
+    def members(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
+        """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough."""
         if not self.dataset.users:
-            return []
+            return {}
         of_case = [self.dataset.users[u] for u in self.tasks.warm.users]
         names = sorted({pair for groups in of_case for pair in groups.items()}, key=_by_number)
-        found = []
-        for name, value in names:
-            inside = np.array([groups.get(name) == value for groups in of_case])
-            if inside.sum() >= _MIN_GROUP:
-                ndcg = figure(ranked.ndcg[inside], self.seed)
-                found.append(Group(attribute=name, group=value, cases=int(inside.sum()), ndcg=ndcg))
-        return found
+        inside = {(name, value): np.array([g.get(name) == value for g in of_case]) for name, value in names}
+        return {pair: rows for pair, rows in inside.items() if rows.sum() >= _MIN_GROUP}
+
+    def groups(self, ranked: Ranked) -> list[Group]:
+        """NDCG@10 of each group of users on a warm task."""
+        return [
+            Group(attribute=name, group=value, cases=int(rows.sum()), ndcg=figure(ranked.ndcg[rows], self.seed))
+            for (name, value), rows in self.members.items()
+        ]
 
     def probes(self, subject: Subject) -> Figure | None:
         """Share of the top ten that carries what each probe asks for; None if the data set has no probes."""
@@ -168,11 +180,30 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _frozen(untouched: PooledTexts, texts: Texts) -> Subject:
-    """The checkpoint as it came: nearest neighbours of the mean of what was taken."""
+    """The checkpoint as it came: the cosine of an item's text and the mean of the events' texts, or the query's."""
     encode = plain_encode(untouched)
-    return Subject(
-        encode, lambda users: np.array([np.mean(u.vectors, 0) for u in users]), encode([*texts.variants[0]]), _ALL
-    )
+    return Subject(encode, _mean_of_events, encode([*texts.variants[0]]), _ALL)
+
+
+def _mean_of_events(users: list[UserSequence]) -> Vectors:
+    return _unit(np.array([np.mean(user.vectors, 0) for user in users], dtype=np.float32))
+
+
+def add_popularity(subject: Subject, counts: NDArray[np.int64]) -> Subject:
+    """Score items by `subject` plus .1 log(1 + popularity): one more entry in each item's vector, 1 in each user's.
+
+    Args:
+        subject: ranks by the cosine of vectors of d entries.
+        counts: known events of each item, [items].
+    """
+    width = subject.items.shape[1]
+    popular = (_POPULARITY_WEIGHT * np.log1p(counts)).astype(np.float32)
+
+    def rank(users: list[UserSequence]) -> Vectors:
+        found = subject.rank([UserSequence([v[:width] for v in user.vectors], user.kinds) for user in users])
+        return np.concatenate([found, np.ones((len(found), 1), dtype=np.float32)], axis=1)
+
+    return replace(subject, rank=rank, items=np.concatenate([subject.items, popular[:, None]], axis=1))
 
 
 def teacher_size(checkpoint: Path) -> tuple[int, int, float]:

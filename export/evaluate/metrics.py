@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,8 +123,22 @@ def rank(score: Score, cases: Cases, items: int) -> Ranked:
     Raises:
         ExportError: a score is not a number.
     """
-    size, hidden = max(1, _CELLS // items), cases.masked
     ranks, tops = [], np.full((len(cases.wanted), TOP), NO_ITEM, dtype=np.int64)
+    for part, scores in masked_scores(score, cases, items):
+        ranks.append(_ranks(scores, _nearest_wanted(scores, cases.wanted[part], cases.same[part])))
+        for top, row in zip(tops[part], scores, strict=True):
+            shown = best(row)
+            top[: len(shown)] = shown
+    return Ranked(np.concatenate(ranks), tops)
+
+
+def masked_scores(score: Score, cases: Cases, items: int) -> Iterator[tuple[slice, Scores]]:
+    """Slice after slice of the cases with its scores, in which -inf stands for what may not be recommended.
+
+    Raises:
+        ExportError: a score is not a number.
+    """
+    size, hidden = max(1, _CELLS // items), cases.masked
     for start in range(0, len(cases.wanted), size):
         part = slice(start, start + size)
         scores = np.array(score(part), dtype=np.float32)  # a copy: masking writes
@@ -132,11 +146,7 @@ def rank(score: Score, cases: Cases, items: int) -> Ranked:
             raise ExportError("a score is NaN, so nothing can be ranked: train with a lower --learning-rate")
         for row, history in zip(scores, hidden[part], strict=True):
             row[history] = -np.inf
-        ranks.append(_ranks(scores, _nearest_wanted(scores, cases.wanted[part], cases.same[part])))
-        for top, row in zip(tops[part], scores, strict=True):
-            shown = best(row)
-            top[: len(shown)] = shown
-    return Ranked(np.concatenate(ranks), tops)
+        yield part, scores
 
 
 def _nearest_wanted(scores: Scores, wanted: NDArray[np.int64], same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from export.evaluate.metrics import Figure, Ranked, share
 from export.evaluate.models import served_rank
 from export.evaluate.record import RankerRecord
 from export.gates import at_least, ranker_parity
-from export.quality import QUALITY, Check
+from export.quality import QUALITY, Check, least_of
 from export.stage import Job
 
 
@@ -26,7 +26,7 @@ def judge_rankers(job: Job, ground: Ground, teacher: Mapping[str, Ranked]) -> li
         answers = subject.answers(ground.tasks, subject.of_items(ground.tasks))
         shares = {task: share(answers[task].ndcg, teacher[task].ndcg, ground.seed) for task in answers}
         kept = {task: figure for task, figure in shares.items() if figure}
-        unknown = [task for task in QUALITY.ranker if task in shares and task not in kept]
+        unknown = [task for task in shares if task not in kept and least_of(QUALITY.ranker, task)]
         checks = QUALITY.check_ranker(_values(kept, big, small))
         records.append(_record(small, kept, checks, unknown, is_wanted=job.settings.small_ranker == "always"))
     is_small = any(record.shipped for record in records)

@@ -51,16 +51,15 @@ class Lists(Model):
 class VariantRecord(Model):
     """A variant: what it is, what it kept, and whether it is shipped.
 
-    `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases;
-    `noisy_of_clean` its NDCG@10 on noisy as a share of its own on text. `gates` are those of its answers, those of its
-    graph are in `variant`; `unmeasured` are gates without a value, since what they are a share of is 0.
+    `retained` is its NDCG@10 as a share of the teacher's, with the interval of the share over the same cases. `gates`
+    are those of its answers, those of its graph are in `variant`; `unmeasured` are gates without a value, since what
+    they are a share of is 0.
     `measured_on` is the device that gave its answers: the CPU for a GPU's variant where there was no GPU. `agreement`
     is "cosine" and "overlap" with the checkpoint as its own library runs it, over texts, if there are no interactions.
     """
 
     variant: Variant
     retained: dict[str, Figure]
-    noisy_of_clean: Figure | None
     overlap: float | None
     gates: list[Gate]
     shipped: bool
@@ -75,7 +74,6 @@ class VariantRecord(Model):
         cls,
         judged: Judged,
         retained: dict[str, Figure],
-        noisy_of_clean: Figure | None,
         *,
         on_front: bool,
         agreement: dict[str, Figure] | None = None,
@@ -84,7 +82,6 @@ class VariantRecord(Model):
         return cls(
             variant=judged.variant,
             retained=retained,
-            noisy_of_clean=noisy_of_clean,
             overlap=judged.kept.get("overlap"),
             gates=[Gate.of(check) for check in judged.checks],
             shipped=judged.is_shipped,
@@ -130,8 +127,8 @@ class Group(Model):
 class TeacherRecord(Model):
     """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread).
 
-    `unmeasured` are gates for which there are too few cases or nothing to take a share of; `exception` is what
-    --allow-lossy excused.
+    `unmeasured` are gates for which there are too few cases or no untouched encoder to compare with; `exception` is
+    what --allow-lossy excused.
     """
 
     layers: int
@@ -188,8 +185,32 @@ class OtherProtocol(Model):
     remark: str
 
 
+class ColdPair(Model):
+    """What a subject finds of items that training never saw, and beside it of known ones.
+
+    `cold` and `ids` are NDCG@10 where the new items have `share` of the lists of *ids*, nearly the same for all
+    subjects (`export.evaluate.cold`). `own_share`, `own_cold` and `own_ids` are the same as the subject ranks.
+    """
+
+    share: float
+    cold: Figure
+    ids: Figure
+    own_share: float
+    own_cold: Figure
+    own_ids: Figure
+
+    def __str__(self) -> str:
+        return (
+            f"cold {self.cold} and ids {self.ids} with new items in {self.share:.2%} of the lists; as it ranks, cold "
+            f"{self.own_cold} and ids {self.own_ids} with {self.own_share:.2%}"
+        )
+
+
 class Comparison(Model):
-    """A recommender beside the best baseline of one task: means of NDCG@10 and of their difference, case by case."""
+    """A recommender beside the best yardstick of one task: means of NDCG@10 and of their difference, case by case.
+
+    `group` names the users of the cases, all if it is empty; `is_level` where both show the same share of new items.
+    """
 
     task: str
     subject: str
@@ -198,6 +219,8 @@ class Comparison(Model):
     other: float
     difference: Figure
     cases: int
+    group: str = ""
+    is_level: bool = False
 
     @property
     def loses(self) -> bool:
@@ -211,10 +234,10 @@ class Comparison(Model):
 
     def __str__(self) -> str:
         verdict = "is above" if self.is_above else "loses to" if self.loses else "is not above"
-        figures = f"NDCG@10 {self.own:.4f} and {self.other:.4f}"
+        where = " at the same share of new items" * self.is_level + (self.group and f", {self.group}")
+        figures = f"NDCG@10 {self.own:.4f} and {self.other:.4f}, difference {self.difference}"
         return (
-            f"{self.task}: {self.subject} {verdict} {self.baseline} ({figures}, difference {self.difference} over the "
-            f"same {self.cases} cases)"
+            f"{self.task}{where}: {self.subject} {verdict} {self.baseline} ({figures} over the same {self.cases} cases)"
         )
 
 
@@ -234,8 +257,10 @@ class Quality(Model):
     cannot have why.
 
     Protocol "agreement" has none of these: without interactions a variant is compared with the checkpoint as its own
-    library runs it. `comparisons` are of the CPU's default variant, one for each task. `packaged` is what stage
-    `package` found of the whole bundle: the manifest has it, `quality.json` not yet.
+    library runs it. `comparisons` are of the CPU's default variant, one for each task; `group_comparisons` of the same
+    with popularity, one for each task and group of users. `cold_pairs` go by subject, `cold_share` is what the lists
+    of all of them are brought to. `packaged` is what stage `package` found of the whole bundle: the manifest has it,
+    `quality.json` not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]
@@ -260,11 +285,15 @@ class Quality(Model):
     repeats: Repeats = EXCLUDE
     shares: dict[str, dict[str, dict[str, Figure]]] = {}  # an older export wrote none, and no `absent`
     absent: dict[str, str] = {}
+    group_comparisons: list[Comparison] = []
+    cold_pairs: dict[str, ColdPair] = {}
+    cold_share: float = 0.0
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each task on which the default variant is not above every baseline."""
-        return [f"{comparison}." for comparison in self.comparisons if not comparison.is_above]
+        """A sentence for each task on which the default is not above every yardstick, and each group that loses."""
+        tasks = [f"{comparison}." for comparison in self.comparisons if not comparison.is_above]
+        return tasks + [f"{comparison}." for comparison in self.group_comparisons if comparison.loses]
 
     @property
     def shipped(self) -> list[VariantRecord]:

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from export.evaluate.metrics import Figure
-from export.evaluate.record import Quality
+from export.evaluate.record import ColdPair, Quality
 from export.evaluate.tasks import SHARES, present
+
+COLD_COLUMNS = ("new items as ranked", "cold", "ids", "new items with offset", "cold", "ids")
 
 
 def show(console: Console, quality: Quality) -> None:
@@ -19,6 +21,8 @@ def show(console: Console, quality: Quality) -> None:
         console.print(shares_table(quality.shares))
     for line in absent_tasks(quality):
         console.print(f"  {line}", markup=False)
+    if quality.cold_pairs:
+        console.print(cold_table(quality.cold_pairs, quality.cold_share))
     for record in quality.variants:
         if record.trouble:
             console.print(f"  {record.variant.name} {record.state}: {record.trouble}", markup=False)
@@ -26,6 +30,16 @@ def show(console: Console, quality: Quality) -> None:
         console.print(f"  teacher shipped all the same (--allow-lossy): {quality.teacher.exception}", markup=False)
     for device, default in quality.default.items():
         console.print(f"  default on {device}: {default.why}", markup=False)
+
+
+def cold_table(pairs: Mapping[str, ColdPair], share: float) -> Table:
+    """One row for each subject: *cold* and *ids* as it ranks, and with new items in the same share of the lists."""
+    title = f"NDCG@10 on cold and ids as ranked, and with new items in {share:.2%} of the lists of ids"
+    table = Table("", *COLD_COLUMNS, title=title)
+    for name, pair in pairs.items():
+        own = [f"{pair.own_share:.2%}", *map(_cell, (pair.own_cold, pair.own_ids))]
+        table.add_row(name, *own, f"{pair.share:.2%}", *map(_cell, (pair.cold, pair.ids)))
+    return table
 
 
 def tasks_table(quality: Quality) -> Table:
@@ -39,8 +53,7 @@ def figures_table(title: str, tasks: Mapping[str, Mapping[str, Figure]]) -> Tabl
     shown = present(tasks)
     table = Table("", *shown, title=title)
     for name, row in tasks.items():
-        cells = [f"{row[t].mean:.4f} ±{(row[t].high - row[t].low) / 2:.3f}" if t in row else "" for t in shown]
-        table.add_row(name, *cells)
+        table.add_row(name, *(_cell(row[task]) if task in row else "" for task in shown))
     return table
 
 
@@ -67,3 +80,7 @@ def shares_table(shares: Mapping[str, Mapping[str, Mapping[str, Figure]]]) -> Ta
 def absent_tasks(quality: Quality) -> list[str]:
     """A sentence for each task that the data set cannot have."""
     return [f"No task {task}: {why}." for task, why in quality.absent.items()]
+
+
+def _cell(figure: Figure) -> str:
+    return f"{figure.mean:.4f} ±{(figure.high - figure.low) / 2:.3f}"

@@ -30,6 +30,7 @@ from export.data.split import Cases, Split
 from export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
 
 TASKS = ("ids", "text", "query", "noisy", "cold", *MAKERS)
+SHARED_TASKS = ("ids", "cold")  # answered from item vectors and the ranker alone, so alike by every variant
 READ_BY_TRAINING = ("title",)  # exact titles are ways to write an item
 FIRST, IN_TEN, VIOLATING = "first", "in ten", "violating"
 SHARES: Mapping[str, Sequence[str]] = MappingProxyType(

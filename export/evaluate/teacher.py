@@ -6,15 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from export.evaluate.baseline_gate import teacher_answers
-from export.evaluate.compare import Answers, baselines
+from export.evaluate.compare import Answers, Evaluation
+from export.evaluate.comparisons import pairs_of
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, figure
 from export.evaluate.record import COMPARED, TEACHER, Compared
-from export.evaluate.table import figures_table
+from export.evaluate.table import cold_table, figures_table
 from export.stage import STAGES, Job, run_all
 
-_STAGES = ("data", "finetune")
+_STAGES = ("data", "finetune", "blend")
 _WIDTH = 210  # whatever the terminal: a subject is one line
 
 
@@ -24,19 +24,22 @@ def compare_teacher(job: Job) -> None:
     with job.progress("evaluate", 3) as step:
         ground = Ground.load(job)
         step()
-        answers = baselines(ground)
+        evaluation = Evaluation(ground)
+        evaluation.add_baselines()
         step()
-        answers[TEACHER] = teacher_answers(ground)
+        evaluation.add(TEACHER, ground.teacher)
         step()
     found = Compared(
         protocol=job.settings.protocol,
         cases=len(ground.tasks.warm.wanted),
-        tasks={name: ground.figures(row) for name, row in answers.items()},
+        tasks={name: ground.figures(row) for name, row in evaluation.answers.items()},
     )
     _keep(found, job.folder("finetune") / COMPARED)
     console = Console(width=_WIDTH)
     console.print(figures_table(f"NDCG@10, {found.protocol}, {found.cases} users", found.tasks))
-    best, ahead = lead(answers, ground.seed)
+    if evaluation.levelled:
+        console.print(cold_table(pairs_of(evaluation), ground.newcomers.share))
+    best, ahead = lead(evaluation.answers, ground.seed)
     console.print(
         f"teacher - {best}, the best baseline on ids, over the same users: {ahead}", markup=False, highlight=False
     )

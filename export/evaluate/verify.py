@@ -8,17 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from export.data.dataset import Dataset
+from export.errors import GateError
 from export.evaluate import agreement
 from export.evaluate.assemble import assemble
-from export.evaluate.baseline_gate import require_baselines, require_interactions, require_teacher, teacher_answers
-from export.evaluate.cold import require_cold
-from export.evaluate.compare import FROZEN, baselines
+from export.evaluate.baseline_gate import (
+    print_table,
+    require_baselines,
+    require_cold,
+    require_interactions,
+    require_teacher,
+)
+from export.evaluate.compare import FROZEN, Evaluation
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import encode_here, served_rank
 from export.evaluate.rankers import judge_rankers
 from export.evaluate.record import RECORD, TEACHER
-from export.evaluate.subject import Aimed, Subject
+from export.evaluate.subject import Subject
 from export.evaluate.table import show
 from export.stage import Job
 from export.variants import Variant, graphs
@@ -36,8 +42,8 @@ def run(job: Job, out: Path) -> None:
     items' full texts, float32 [items, d2]; the latter is missing for an adopted recommender.
 
     Raises:
-        GateError: the teacher finds too little of what is new, no variant passed the gates, or --require-baselines is
-            not kept; no bundle is written.
+        GateError: the teacher or the default finds new items worse than the untouched checkpoint, no variant passed
+            the gates, or --require-baselines is not kept; no bundle is written.
     """
     require_interactions(job)
     if not Dataset.load(job.folder("data")).histories:
@@ -48,37 +54,40 @@ def run(job: Job, out: Path) -> None:
     probes: dict[str, Figure] = {}
     with job.progress("evaluate", 3 + len(alive)) as step:
         ground = Ground.load(job)
+        evaluation = Evaluation(ground)
         step()
-        answers = baselines(ground)
+        evaluation.add_baselines()
         if ground.frozen:
             _probe(ground, FROZEN, ground.frozen, probes)
         step()
-        answers[TEACHER] = teacher_answers(ground)
-        require_teacher(job, ground, answers)
-        require_cold(
-            ground.figures(answers[TEACHER]), len(ground.tasks.cold.wanted), allow_lossy=job.settings.allow_lossy
-        )
+        evaluation.add(TEACHER, ground.teacher)
+        require_teacher(job, evaluation)
         _probe(ground, TEACHER, ground.teacher, probes)
-        rankers = judge_rankers(job, ground, answers[TEACHER])
-        ranker = job.folder("onnx") / next(one.file for one in rankers if one.shipped)
+        rankers = judge_rankers(job, ground, evaluation.answers[TEACHER])
+        ranker = job.folder("onnx") / next(record.file for record in rankers if record.shipped)
         step()
-        behind: dict[str, Aimed] = {}  # of the histories as ids: the same for all variants
         where: dict[str, str] = {}
         for variant, path in alive:
-            if found := _served(job, ground, variant, path, ranker):
-                subject, where[variant.name] = found
-                behind = behind or subject.of_items(ground.tasks)
-                answers[variant.name] = subject.answers(ground.tasks, behind)
+            if served := _served(job, ground, variant, path, ranker):
+                subject, device = served
+                evaluation.add(variant.name, subject, next(iter(where), ""))
+                where[variant.name] = device
                 _probe(ground, variant.name, subject, probes)
             step()
-    quality = assemble(job, ground, answers, [variant for variant, _ in variants], probes, rankers, where)
+    try:
+        quality = assemble(job, evaluation, [variant for variant, _ in variants], probes, rankers, where)
+    except GateError:
+        print_table(job, evaluation)
+        raise
     show(job.console, quality)
-    require_baselines(job, ground, answers, quality.comparisons)
+    default = quality.default["cpu"].name
+    require_cold(job, evaluation, default)
+    require_baselines(job, evaluation, quality.comparisons)
     np.save(out / VECTORS, ground.teacher.items, allow_pickle=False)
     retrieval = ground.teacher.retrieval
     if retrieval is not None and retrieval.sentences.shape[1]:
         np.save(out / SENTENCES, retrieval.sentences, allow_pickle=False)
-    expected = _expected(ground, answers[quality.default["cpu"].name]["text"])
+    expected = _expected(ground, evaluation.answers[default]["text"])
     (out / "expected.json").write_text(json.dumps(expected))
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.data.repeats import EXCLUDE
 from export.evaluate.record import TEACHER, Quality
-from export.evaluate.table import share_rows
+from export.evaluate.table import COLD_COLUMNS, share_rows
 from export.evaluate.tasks import present
 from export.package.ladder import remarks
 from export.variants import Variant
@@ -17,6 +17,8 @@ from server.models.bundle import Manifest
 def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:
     """Write the card."""
     measured = [_tasks(quality), _lists(quality), _groups(quality)] if quality.tasks else [_agreement()]
+    if quality.cold_pairs:
+        measured.insert(1, _cold(quality))
     parts = [_head(manifest), _ladder(quality), *measured, _limits(quality)]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -89,6 +91,7 @@ cold items whose events training never saw.
   that is not in the item's text, or informative words of its text. paraphrase: "something like" a title; wanted is what
   a user took after that item. conditions: two or three attribute values at once. negation: one value and not another.
   Training never reads the wordings of these. For this data the tasks are: {", ".join(shown)}.
+- "frozen encoder" is the checkpoint as it came; "+ popularity" adds .1 log(1 + events of the item) to its cosine.
 - "popularity, cold counted" knows how often each cold item was taken, which no recommender could know.
 - Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}.
 
@@ -101,6 +104,19 @@ def _shares(quality: Quality) -> str:
         return ""
     names, rows = share_rows(quality.shares)
     return markdown(["", *names], [[subject, *(f or "" for f in figures)] for subject, figures in rows])
+
+
+def _cold(quality: Quality) -> str:
+    rows = [
+        [name, f"{p.own_share:.2%}", p.own_cold, p.own_ids, f"{p.share:.2%}", p.cold, p.ids]
+        for name, p in quality.cold_pairs.items()
+    ]
+    return f"""## New items
+A recommender could look good on cold by filling every list with new items. So one offset on the scores of all new items
+brings their share of the lists of ids to {quality.cold_share:.2%}, which is their share of the catalogue, for each
+recommender alike. NDCG@10 on cold and ids as ranked, then at that share.
+
+{markdown(["", *COLD_COLUMNS], rows)}"""
 
 
 def _lists(quality: Quality) -> str:

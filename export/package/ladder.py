@@ -11,11 +11,13 @@ from rich.table import Column, Table
 
 from export.config import ExportSettings
 from export.errors import ExportError
+from export.evaluate.compare import FROZEN, FROZEN_POPULAR
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, TeacherRecord, VariantRecord
 from export.evaluate.table import absent_tasks, shares_table
 from export.evaluate.tasks import TASKS, present
 from export.package.rows import as_json
+from export.quality import MIN_COLD_CASES
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import load_bundle
@@ -112,11 +114,18 @@ def _teacher(teacher: TeacherRecord) -> list[str]:
     lines = [f"teacher: {g.gate} {g.value:.3f} at the upper end (at least {g.threshold})" for g in teacher.gates]
     if teacher.unmeasured:
         lines.append(
-            f"teacher: not measured, {', '.join(teacher.unmeasured)}: too few cold cases, or nothing found on ids"
+            f"teacher: not measured, {', '.join(teacher.unmeasured)}: fewer than {MIN_COLD_CASES} cold cases, or too "
+            "many items for the frozen encoder"
         )
     if teacher.exception:
         lines.append(f"teacher is shipped all the same (--allow-lossy): {teacher.exception}")
     return lines
+
+
+def _cold(quality: Quality) -> list[str]:
+    """Cold and ids as a pair, of what stands on the untouched encoder, the teacher and the default."""
+    shown = (FROZEN, FROZEN_POPULAR, TEACHER, quality.default["cpu"].name)
+    return [f"{name}: {quality.cold_pairs[name]}" for name in shown if name in quality.cold_pairs]
 
 
 def _rounds(variant: Variant) -> str:
@@ -130,13 +139,12 @@ def _rounds(variant: Variant) -> str:
 
 
 def remarks(quality: Quality) -> list[str]:
-    """The sentences under the table: lost to baselines, shares of the teacher, rounds, refusals, the defaults."""
-    lines = [*quality.warnings, *absent_tasks(quality), *_teacher(quality.teacher)]
+    """The sentences under the table: lost to baselines, cold, shares of the teacher, rounds, refusals, defaults."""
+    lines = [*quality.warnings, *absent_tasks(quality), *_teacher(quality.teacher), *_cold(quality)]
     for record in quality.variants:
         if record.retained:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)
-            noisy = f"; noisy of its own clean text {record.noisy_of_clean}" if record.noisy_of_clean else ""
-            lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}{noisy}")
+            lines.append(f"{record.variant.name} keeps of the teacher's: {kept}; top ten {record.overlap:.3f}")
         elif record.agreement:
             kept = ", ".join(f"{gate} {figure}" for gate, figure in record.agreement.items())
             lines.append(f"{record.variant.name} agrees with the original checkpoint: {kept}")

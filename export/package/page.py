@@ -9,7 +9,7 @@ from pathlib import Path
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Quality, VariantRecord
-from export.evaluate.table import share_rows
+from export.evaluate.table import COLD_COLUMNS, share_rows
 from export.evaluate.tasks import present
 from export.package import svg
 from export.package.ladder import remarks
@@ -97,7 +97,7 @@ def _compared(quality: Quality) -> str:
     table = _table(["", *tasks], [[n, *(row.get(t, "") for t in tasks)] for n, row in quality.tasks.items()])
     facts = f"Protocol {quality.protocol}, {quality.cases['warm']} users, {quality.cases['cold']} cold cases."
     remark = f"<p>{escape(quality.other.remark)}</p>"
-    return f"<h2>Against baselines</h2><p>{facts}</p>{plot}{table}{_shares(quality)}{second}{remark}"
+    return f"<h2>Against baselines</h2><p>{facts}</p>{plot}{table}{_shares(quality)}{_cold(quality)}{second}{remark}"
 
 
 def _shares(quality: Quality) -> str:
@@ -106,6 +106,20 @@ def _shares(quality: Quality) -> str:
         return ""
     names, rows = share_rows(quality.shares)
     return _table(["", *names], [[subject, *(f or "" for f in figures)] for subject, figures in rows])
+
+
+def _cold(quality: Quality) -> str:
+    if not quality.cold_pairs:
+        return ""
+    words = (
+        "NDCG@10 on cold and ids as ranked, and with an offset on the scores of new items that gives them "
+        f"{quality.cold_share:.2%} of the lists of ids, their share of the catalogue."
+    )
+    rows = [
+        [name, f"{p.own_share:.2%}", p.own_cold, p.own_ids, f"{p.share:.2%}", p.cold, p.ids]
+        for name, p in quality.cold_pairs.items()
+    ]
+    return f"<p>{words}</p>{_table(['', *COLD_COLUMNS], rows)}"
 
 
 def _groups(quality: Quality) -> str:

@@ -7,9 +7,6 @@ from typing import Any
 
 from export.evaluate.metrics import Figure
 from export.evaluate.record import TEACHER, Comparison, Quality, VariantRecord
-from export.evaluate.tasks import TASKS
-
-_RETAINED = tuple(task for task in TASKS if task != "cold")  # the catalogue's vectors answer *cold*, not a variant's
 
 
 def as_json(quality: Quality) -> dict[str, Any]:
@@ -19,7 +16,9 @@ def as_json(quality: Quality) -> dict[str, Any]:
     their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
     An `..._range` is [lowest, highest] of the rounds whose median was taken, None where an older export kept none.
     `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %. `measured_on`: the device
-    that gave the answers. `comparisons`: the default variant beside the best baseline of each task. `shares`: how often
+    that gave the answers. `comparisons`: the default variant beside the best baseline of each task;
+    `group_comparisons`: beside popularity within each group of users. `cold_pairs`: NDCG@10 on *cold* and *ids* with
+    new items in `cold_share` of the lists of *ids*, and as each subject ranks (`own_...`). `shares`: how often
     the wanted item is "first" or "in ten" on some tasks, and how much of the ten is "violating" what a request
     excludes; `absent`: task -> why the data set cannot have it.
     """
@@ -47,6 +46,9 @@ def as_json(quality: Quality) -> dict[str, Any]:
         "absent": quality.absent,
         "rankers": [ranker.model_dump() for ranker in quality.rankers],
         "comparisons": [_comparison(comparison) for comparison in quality.comparisons],
+        "group_comparisons": [_comparison(comparison) for comparison in quality.group_comparisons],
+        "cold_share": quality.cold_share,
+        "cold_pairs": {name: pair.model_dump() for name, pair in quality.cold_pairs.items()},
         "packaged": asdict(quality.packaged) if quality.packaged else None,
         "pieces": quality.pieces.model_dump() if quality.pieces else None,
     }
@@ -69,7 +71,7 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
         "texts_per_s_range": v.texts_per_s_range,
         "speedup_range": v.speedup_range,
-        "retained": {task: record.retained[task].mean for task in _RETAINED if task in record.retained},
+        "retained": {task: kept.mean for task, kept in record.retained.items() if task != "cold"},
         "cold": row["cold"].mean if "cold" in row else None,
         "batch_invariance": v.batch_invariance,
         "measured_on": record.measured_on,
@@ -79,10 +81,8 @@ def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
         "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
         "gates": [gate.model_dump() for gate in record.gates],
         "exception": record.trouble,
-        "retained_interval": {task: _interval(record.retained[task]) for task in _RETAINED if task in record.retained},
+        "retained_interval": {task: _interval(kept) for task, kept in record.retained.items() if task != "cold"},
         "cold_interval": _interval(row.get("cold")),
-        "noisy_of_clean_interval": _interval(record.noisy_of_clean),
-        "noisy_of_clean": record.noisy_of_clean.mean if record.noisy_of_clean else None,
         "tasks": _tasks(row),
         "shares": _shares(quality, v.name),
     }

@@ -143,7 +143,7 @@ def test_required_baselines_stop_an_export_that_loses_and_leave_no_bundle(
     with pytest.raises(GateError, match=r"--require-baselines: ids: teacher loses to "):
         exported(folder, "early", "--repeats", "allow", "--require-baselines")
     assert not fresh.exists()
-    assert {path.name for path in (folder / ".stages" / "early").iterdir()} == {".lock", "data", "finetune"}
+    assert {path.name for path in (folder / ".stages" / "early").iterdir()} == {".lock", "data", "finetune", "blend"}
 
 
 @pytest.fixture(scope="module")

@@ -1,71 +1,165 @@
-"""The gate on cold: a teacher that finds nothing of what is new is refused, where there are cases enough to tell."""
+"""Cold at a fixed share of new items: neither flooding the lists with them nor hiding them changes the figures."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from rich.console import Console
 
+from export.blend import stage
 from export.compress import quantise, trace
+from export.data.split import Cases
 from export.errors import GateError
-from export.evaluate import cold, verify
-from export.evaluate.cold import check_cold, require_cold, shortfall
-from export.evaluate.metrics import Figure
-from export.evaluate.record import RECORD, Quality
+from export.evaluate import metrics, verify
+from export.evaluate.cold import Newcomers, level, offset_for
+from export.evaluate.compare import FROZEN, FROZEN_POPULAR, Evaluation
+from export.evaluate.comparisons import pairs_of
+from export.evaluate.ground import Ground, add_popularity
+from export.evaluate.metrics import Score, Scores, figure, rank
+from export.evaluate.record import RECORD, TEACHER, Quality
+from export.evaluate.subject import Subject
 from export.package.ladder import remarks
 from export.package.rows import as_json
-from export.quality import COLD_OF_IDS, MIN_COLD_CASES, QUALITY
+from export.quality import COLD_GATE
+from export.quality import Quality as Gates
 from export.train import distil, finetune
+from server.models.ranker import Kind, UserSequence
 from tests.tiny import StoppedJob, dataset, job
 
-
-def figures(ids: float, cold: float, high: float) -> dict[str, Figure]:
-    return {"ids": Figure(ids, 0.9 * ids, 1.1 * ids), "cold": Figure(cold, 0.0, high)}
-
-
-@pytest.mark.parametrize(
-    ("ids", "mean", "high", "passes"),
-    [
-        (0.0942, 0.0296, 0.035, True),  # the lowest and the highest that the presets have
-        (0.1092, 0.0565, 0.065, True),
-        (0.1, 0.02, 0.025, True),  # the upper end is what counts
-        (0.1, 0.02, 0.0249, False),
-        (0.1, 0.0, 0.0, False),
-    ],
-)
-def test_upper_end_on_cold_is_at_least_a_quarter_of_ids(ids: float, mean: float, high: float, passes: bool) -> None:
-    check = check_cold(figures(ids, mean, high), MIN_COLD_CASES)
-    assert check is not None
-    assert (check.gate, check.threshold, check.has_passed) == (COLD_OF_IDS, QUALITY.teacher[COLD_OF_IDS], passes)
-    assert check.value == pytest.approx(high / ids)
-    assert bool(shortfall(figures(ids, mean, high), MIN_COLD_CASES)) != passes
+_ITEMS, _CASES = 60, 300
+_NEW = np.array([3, 17, 18, 40, 51, 59])
 
 
-def test_miss_says_by_how_much_and_what_to_try_and_may_be_excused() -> None:
-    found = figures(0.1, 0.005, 0.01)
-    with pytest.raises(
-        GateError,
-        match=r"teacher: NDCG@10 on cold .*120 cases\) is 0\.0050 \[0\.000, 0\.010\], on ids 0\.1000: "
-        r"cold of ids 0\.100, 0\.150 short of 0\.250\. Try --trunk frozen, fewer --passes, or a --pull above 0; --all",
-    ):
-        require_cold(found, 120, allow_lossy=False)
-    require_cold(found, 120, allow_lossy=True)
+def made(items: int = _ITEMS, cases: int = _CASES, new: NDArray[np.int64] = _NEW) -> Newcomers:
+    """Cases of a user with two items behind him, who wants an old item (warm) or a new one (cold)."""
+    rng = np.random.default_rng(1)
+    old = np.setdiff1d(np.arange(items), new)
+    histories = [rng.choice(old, 2, replace=False) for _ in range(cases)]
+    users = np.arange(cases)
+    warm = Cases(users, histories, np.array([rng.choice(np.setdiff1d(old, h)) for h in histories]))
+    return Newcomers(warm, Cases(users, histories, rng.choice(new, cases)), items, new)
 
 
-@pytest.mark.parametrize(
-    ("found", "cases"),
-    [
-        (figures(0.1, 0.0, 0.0), MIN_COLD_CASES - 1),
-        (figures(0.0, 0.0, 0.0), MIN_COLD_CASES),
-        ({"ids": Figure(0.1, 0.0, 0.2)}, 0),
-    ],
-    ids=["few cases", "nothing to be a share of", "no cold items"],
-)
-def test_gate_on_cold_that_cannot_be_measured_refuses_nobody(found: dict[str, Figure], cases: int) -> None:
-    assert check_cold(found, cases) is None
-    require_cold(found, cases, allow_lossy=False)
+NEWCOMERS = made()
+
+
+def scores(cases: Cases, knowledge: float, on_new: float = 0.0) -> Scores:
+    """Noise, plus `knowledge` on what is wanted, plus `on_new` on every new item."""
+    found = np.random.default_rng(2).normal(size=(len(cases.wanted), _ITEMS)).astype(np.float32)
+    found[np.arange(len(found)), cases.wanted] += knowledge
+    found[:, _NEW] += on_new
+    return found
+
+
+def sliced(found: Scores) -> Score:
+    return lambda part: found[part]
+
+
+def ranked(on_new: float, knowledge: float = 1.0) -> tuple[Score, Score]:
+    return tuple(sliced(scores(cases, knowledge, on_new)) for cases in (NEWCOMERS.warm, NEWCOMERS.cold))  # type: ignore[return-value]
+
+
+def test_flooding_and_hiding_change_nothing_at_the_fixed_share() -> None:
+    fair = level(*ranked(0.0), NEWCOMERS)
+    for on_new in (-100.0, -0.5, 0.5, 100.0):
+        other = level(*ranked(on_new), NEWCOMERS)
+        assert other.offset == pytest.approx(fair.offset - on_new, abs=1e-3)
+        assert other.share == pytest.approx(0.1, abs=0.001)
+        assert other.cold.ndcg.mean() == pytest.approx(fair.cold.ndcg.mean(), abs=0.005)
+        assert other.ids.ndcg.mean() == pytest.approx(fair.ids.ndcg.mean(), abs=0.005)
+
+
+def test_flooding_looks_better_and_hiding_worse_as_ranked() -> None:
+    """Control: without the offset the figure on cold says nothing of what is known of new items."""
+    cold = {on: rank(ranked(on)[1], NEWCOMERS.cold, _ITEMS).ndcg.mean() for on in (-100.0, 0.0, 100.0)}
+    assert cold[-100.0] == 0
+    assert cold[100.0] > 1.5 * cold[0.0]
+    flood = rank(ranked(100.0)[0], NEWCOMERS.warm, _ITEMS)
+    assert NEWCOMERS.shown(flood) == pytest.approx(0.6)  # all six, in each list of ten
+
+
+def test_who_knows_more_of_new_items_is_above_even_beside_one_that_floods() -> None:
+    knows, floods = level(*ranked(0.0, knowledge=2.0), NEWCOMERS), level(*ranked(100.0, knowledge=0.0), NEWCOMERS)
+    assert figure(knows.cold.ndcg - floods.cold.ndcg, 1).low > 0.1
+
+
+@given(st.integers(0, 5), st.integers(1, 4))
+def test_no_other_offset_is_nearer_to_the_share(seed: int, step: int) -> None:
+    """With ties, too: scores are whole numbers."""
+    newcomers = made(20, 12, np.array([4, 9, 13]))
+    found = np.random.default_rng(seed).integers(0, 3 * step, (12, 20)).astype(np.float32)
+
+    def distance(offset: float) -> float:
+        shifted = found.copy()
+        shifted[:, newcomers.positions] += np.float32(offset)
+        return abs(newcomers.shown(rank(sliced(shifted), newcomers.warm, 20)) - newcomers.share)
+
+    own = distance(offset_for(sliced(found), newcomers))
+    assert own <= min(distance(offset) for offset in np.arange(-15, 15, 0.25) + 0.125) + 1e-9
+
+
+def test_offset_does_not_depend_on_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = level(*ranked(3.0), NEWCOMERS)
+    monkeypatch.setattr(metrics, "_CELLS", 7 * _ITEMS)
+    parts = level(*ranked(3.0), NEWCOMERS)
+    assert (whole.offset, whole.share) == (parts.offset, parts.share)
+    assert (whole.cold.ranks == parts.cold.ranks).all()
+
+
+def test_scores_that_know_nobody_and_short_lists_are_levelled() -> None:
+    same = np.broadcast_to(np.arange(_ITEMS, dtype=np.float32), (_CASES, _ITEMS))
+    popular = level(sliced(same), sliced(same), NEWCOMERS)
+    assert 0 <= popular.share <= 0.2
+    few = made(8, 20, np.array([1, 5]))  # six items are left: each list has both new ones whatever the offset
+    short = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    assert level(sliced(short), sliced(short), few).share == pytest.approx(2 / 6)
+
+
+def test_pair_has_both_figures_at_the_share_and_as_ranked() -> None:
+    evaluation = judged({TEACHER: ranked(100.0)})
+    pair = pairs_of(evaluation)[TEACHER]
+    levelled = evaluation.levelled[TEACHER]
+    assert [pair.own_share, pair.share] == pytest.approx([0.6, levelled.share])
+    assert pair.own_cold.mean > 1.5 * pair.cold.mean
+    assert pair.own_ids.mean < pair.ids.mean
+    assert (pair.cold.mean, pair.ids.mean) == (levelled.cold.ndcg.mean(), levelled.ids.ndcg.mean())
+    assert f"cold {pair.cold} and ids {pair.ids} with new items in 10.00% of the lists; as it ranks" in str(pair)
+
+
+def judged(subjects: dict[str, tuple[Score, Score]]) -> Evaluation:
+    """An evaluation of subjects that are known by their scores on ids and cold."""
+    ground = SimpleNamespace(
+        seed=1,
+        newcomers=NEWCOMERS,
+        tasks=SimpleNamespace(warm=NEWCOMERS.warm, cold=NEWCOMERS.cold),
+        figures=lambda row: {task: figure(answers.ndcg, 1) for task, answers in row.items()},
+    )
+    evaluation = Evaluation(cast(Ground, ground))
+    for name, (ids, cold) in subjects.items():
+        answers = {"ids": rank(ids, NEWCOMERS.warm, _ITEMS), "cold": rank(cold, NEWCOMERS.cold, _ITEMS)}
+        evaluation.answers[name] = answers
+        evaluation.level(name, {"ids": ids, "cold": cold})
+    return evaluation
+
+
+def test_popularity_is_added_to_the_cosine() -> None:
+    items = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    plain = Subject(lambda _: items, lambda users: np.array([u.vectors[-1] for u in users]), items, 9)
+    counts = np.array([0, 9, 99])
+    both = add_popularity(plain, counts)
+    user = both.rank([UserSequence([both.items[0]], [Kind.ITEM])])
+    assert (user @ both.items.T)[0] == pytest.approx([1, 0.1 * np.log(10), 0.6 + 0.1 * np.log(100)])
+    query = both.rank([UserSequence([items[1]], [Kind.QUERY])])  # an encoder's vectors have no such entry
+    assert (query @ both.items.T)[0] == pytest.approx([0, 1 + 0.1 * np.log(10), 0.8 + 0.1 * np.log(100)])
 
 
 @pytest.fixture(scope="module")
@@ -73,40 +167,79 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny teacher with its static student, up to stage `verify`; one item is kept from training."""
     made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "static", "--allow-lossy")
     often = [np.roll(np.arange(24, dtype=np.int64), -user)[:20] for user in range(24)]
-    replace(dataset(), histories=often).save(made.folder("data"))
-    stages = {"finetune": finetune.run, "distil": distil.run, "onnx": trace.run, "quantise": quantise.run}
+    users = [{"gender": "F" if user % 2 else "M"} for user in range(24)]
+    replace(dataset(), histories=often, users=users).save(made.folder("data"))
+    stages = {
+        "finetune": finetune.run,
+        "blend": stage.run,
+        "distil": distil.run,
+        "onnx": trace.run,
+        "quantise": quantise.run,
+    }
     for name, run in stages.items():
         made.folder(name).mkdir()
         run(made, made.folder(name))
     return made
 
 
-def verified(made: StoppedJob, out: Path) -> Quality:
-    verify.run(made, out)
+@pytest.fixture(scope="module")
+def quality(tiny: StoppedJob, tmp_path_factory: pytest.TempPathFactory) -> Quality:
+    out = tmp_path_factory.mktemp("verify")
+    verify.run(tiny, out)
     return Quality.model_validate_json((out / RECORD).read_text())
 
 
-def test_tiny_data_leave_the_gate_unmeasured(tiny: StoppedJob, tmp_path: Path) -> None:
-    quality = verified(tiny, tmp_path)
+def test_every_subject_has_a_pair_and_the_default_has_its_own(quality: Quality) -> None:
+    default = quality.default["cpu"].name
+    assert quality.cold_share == pytest.approx(1 / 24)
+    students = {record.variant.name for record in quality.variants}
+    assert quality.cold_pairs.keys() == {FROZEN, FROZEN_POPULAR, TEACHER, *students}
+    assert quality.cold_pairs[default].own_cold == quality.tasks[default]["cold"]
+    for name in (FROZEN, FROZEN_POPULAR, TEACHER, default):
+        assert f"{name}: {quality.cold_pairs[name]}" in remarks(quality)
+    assert as_json(quality)["cold_pairs"][TEACHER] == quality.cold_pairs[TEACHER].model_dump()
+
+
+def test_every_task_is_compared_and_cold_at_the_same_share(quality: Quality) -> None:
+    assert quality.tasks[FROZEN_POPULAR].keys() == quality.tasks[FROZEN].keys()
+    assert {comparison.task for comparison in quality.comparisons} == quality.tasks[FROZEN].keys()
+    assert [comparison.task for comparison in quality.comparisons if comparison.is_level] == ["cold"]
+
+
+def test_groups_are_compared_with_popularity(quality: Quality) -> None:
+    found = [(one.task, one.group, one.baseline) for one in quality.group_comparisons]
+    assert found == [(task, f"gender {sex}", "popularity") for task in ("ids", "text") for sex in ("F", "M")]
+
+
+def test_tiny_data_leave_the_gate_unmeasured(quality: Quality) -> None:
     teacher = quality.teacher
-    assert (teacher.gates, teacher.unmeasured, teacher.exception) == ([], [COLD_OF_IDS], "")
-    assert f"teacher: not measured, {COLD_OF_IDS}: too few cold cases, or nothing found on ids" in remarks(quality)
+    assert (teacher.gates, teacher.unmeasured, teacher.exception) == ([], [COLD_GATE], "")
+    line = f"teacher: not measured, {COLD_GATE}: fewer than 100 cold cases, or too many items for the frozen encoder"
+    assert line in remarks(quality)
 
 
-def test_teacher_that_fails_on_cold_stops_the_export_or_is_recorded(
+def test_teacher_with_enough_cases_has_its_gate(
     tiny: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cold, "MIN_COLD_CASES", 1)
-    monkeypatch.setattr(cold, "QUALITY", replace(QUALITY, teacher={COLD_OF_IDS: 1e6}))
-    quality = verified(tiny, tmp_path)
-    (gate,) = quality.teacher.gates
-    assert (gate.threshold, gate.passed) == (1e6, False)
-    assert gate.value == quality.tasks["teacher"]["cold"].high / quality.tasks["teacher"]["ids"].mean
-    said = [line for line in remarks(quality) if line.startswith("teacher is shipped all the same (--allow-lossy): ")]
-    assert said == [f"teacher is shipped all the same (--allow-lossy): {quality.teacher.exception}"]
-    assert as_json(quality)["teacher"]["gates"] == [gate.model_dump()]
+    monkeypatch.setattr("export.evaluate.comparisons.MIN_COLD_CASES", 1)
+    verify.run(tiny, tmp_path)
+    found = Quality.model_validate_json((tmp_path / RECORD).read_text())
+    (gate,) = found.teacher.gates
+    assert (gate.gate, gate.threshold, gate.passed) == (COLD_GATE, 0.0, gate.value >= 0)
+    assert bool(found.teacher.exception) == (not gate.passed)
+    assert as_json(found)["teacher"]["gates"] == [gate.model_dump()]
+
+
+def test_refusal_of_every_student_comes_with_the_whole_table(
+    tiny: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    monkeypatch.setattr(tiny, "console", console)
     monkeypatch.setattr(tiny.settings, "allow_lossy", False)
-    (tmp_path / "again").mkdir()
-    with pytest.raises(GateError, match=r"teacher: NDCG@10 on cold .* Try --trunk frozen"):
-        verify.run(tiny, tmp_path / "again")
-    assert not list((tmp_path / "again").iterdir())
+    monkeypatch.setattr("export.evaluate.choose.QUALITY", Gates(shipped={"overlap": 1.1}, default={}))
+    with pytest.raises(GateError, match=r"static-fp32: overlap .* short of 1\.100"):
+        verify.run(tiny, tmp_path)
+    assert not list(tmp_path.iterdir())
+    printed = console.export_text()
+    for name in ("transitions", FROZEN_POPULAR, TEACHER, "static-fp32", "new items in 4.17% of the lists of ids"):
+        assert name in printed

@@ -57,7 +57,7 @@ def test_teacher_alone_is_trained_and_compared(
     job = Job(settings)
     compare_teacher(job)
     shown = capsys.readouterr().out
-    assert {path.name for path in job.root.iterdir()} == {".lock", "data", "finetune"}
+    assert {path.name for path in job.root.iterdir()} == {".lock", "data", "finetune", "blend"}
     assert f"NDCG@10, {protocol}, 30 users" in shown
     assert "transitions" in shown
     assert "the best baseline on ids, over the same users: " in shown

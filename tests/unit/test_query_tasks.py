@@ -17,7 +17,7 @@ from export.data.noise import mistyped
 from export.data.phrases import Texts, write_texts
 from export.data.split import Cases, leave_one_out
 from export.data.templates import EVALUATION, TRAINING, spoken_title
-from export.evaluate.compare import baselines
+from export.evaluate.compare import Evaluation
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, rank
 from export.evaluate.query_tasks import MAKERS, normalised
@@ -251,7 +251,9 @@ def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: 
     ground = Ground(
         1, dataset, parts, tasks, np.ones(_ITEMS, np.int64), np.ones((_ITEMS, 1), np.float32), nothing, None
     )
-    found = baselines(ground)
+    evaluation = Evaluation(ground)
+    evaluation.add_baselines()
+    found = evaluation.answers
     assert {*found["popularity"]} == {*TASKS}
     assert {*found["transitions"]} == {"ids", "cold"}
     counts = np.bincount(np.concatenate(parts.known), minlength=_ITEMS).astype(np.float32)

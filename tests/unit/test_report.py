@@ -19,12 +19,14 @@ from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
 from export.compress.trace import trace
+from export.errors import ExportError
 from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
 from export.evaluate.query_tasks import MAKERS
 from export.evaluate.record import (
+    ColdPair,
     Comparison,
     Lists,
     OtherProtocol,
@@ -39,11 +41,10 @@ from export.evaluate.tasks import SHARES, TASKS, present
 from export.gates import packaged
 from export.package import svg
 from export.package.card import write_card
-from export.package.ladder import WIDTH, remarks, table
+from export.package.ladder import WIDTH, load_quality, remarks, table
 from export.package.page import write_page
 from export.package.rows import as_json
 from export.package.triton import write_repository
-from export.quality import NOISY_OF_CLEAN
 from export.train.static import StaticEncoder
 from export.variants import Variant
 from server.errors import BundleError
@@ -74,7 +75,9 @@ def quality() -> Quality:
     shares = {"bert3-fp32": 1.0, "bert3-int8": 0.99, "static-fp32": 0.7}
     speeds = {"bert3-fp32": 800.0, "bert3-int8": 950.0, "static-fp32": 9_000.0}
     judged = [
-        judge(variant(name, speeds[name]), dict.fromkeys((*_TASKS, "overlap"), kept), allow_lossy=False)
+        judge(
+            variant(name, speeds[name]), dict.fromkeys(("text", "query", "noisy", "overlap"), kept), allow_lossy=False
+        )
         for name, kept in shares.items()
     ]
     front = pareto(judged)
@@ -93,10 +96,7 @@ def quality() -> Quality:
         groups={},
         other=OtherProtocol(protocol="time", cases=30, ndcg={"EASE": Figure(0.07, 0.05, 0.09)}, remark="Not <honest>."),
         teacher=TeacherRecord(layers=6, hidden=384, megabytes=90.9, texts_per_s_core=100),
-        variants=[
-            VariantRecord.of(j, figures(j.kept["text"]), Figure(0.8, 0.7, 0.9), on_front=j.variant.name in front)
-            for j in judged
-        ],
+        variants=[VariantRecord.of(j, figures(j.kept["text"]), on_front=j.variant.name in front) for j in judged],
         default={device: Default("bert3-int8", "It is the fastest.") for device in ("cpu", "cuda")},
         curve=[{"step": 1, "epoch": 1, "loss": 7.0, "validation_ndcg": None}, {"step": 2, "epoch": 2, "loss": 6.5}],
         machine="a machine",
@@ -146,7 +146,6 @@ def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) 
     row = found["variants"][0]
     assert row["retained_interval"]["text"] == pytest.approx([0.99, 1.01])
     assert row["cold_interval"] == pytest.approx([0.09, 0.11])
-    assert row["noisy_of_clean_interval"] == [0.7, 0.9]
     (refused,) = found["not_shipped"]
     assert refused["name"] == "static-fp32"
     assert {"gate": "text", "value": 0.7, "threshold": 0.9, "passed": False} in refused["gates"]
@@ -277,6 +276,46 @@ def _card_of(tmp_path: Path, manifest: Manifest, quality: Quality) -> str:
     return (tmp_path / "card.md").read_text()
 
 
+def test_groups_below_popularity_are_in_the_warnings_and_others_are_not(quality: Quality) -> None:
+    def compared(group: str, high: float) -> Comparison:
+        difference = Figure(-0.02, -0.03, high)
+        figures = {"own": 0.04, "other": 0.06, "difference": difference, "cases": 50}
+        return Comparison(task="ids", subject="bert3-int8", baseline="popularity", group=group, **figures)
+
+    told = quality.model_copy(update={"group_comparisons": [compared("age 50 to 73", -0.01), compared("age 7", 0.01)]})
+    line = "ids, age 50 to 73: bert3-int8 loses to popularity (NDCG@10 0.0400 and 0.0600, difference -0.0200 [-0.030, "
+    assert told.warnings == [f"{line}-0.010] over the same 50 cases)."]
+    assert remarks(told)[0] == told.warnings[0]
+    rows = as_json(Quality.model_validate_json(told.model_dump_json()))["group_comparisons"]
+    assert [(row["group"], row["loses"]) for row in rows] == [("age 50 to 73", True), ("age 7", False)]
+
+
+def test_cold_is_told_as_a_pair_with_the_share_of_new_items(
+    tmp_path: Path, quality: Quality, manifest: Manifest
+) -> None:
+    one = Figure(0.0149, 0.009, 0.021)
+    pair = ColdPair(
+        share=0.034, cold=one, ids=figures(0.1)["ids"], own_share=0.107, own_cold=figures(0.05)["cold"], own_ids=one
+    )
+    told = quality.model_copy(update={"cold_pairs": {"teacher": pair, "static-fp32": pair}, "cold_share": 0.0345})
+    line = (
+        "teacher: cold 0.0149 [0.009, 0.021] and ids 0.1000 [0.090, 0.110] with new items in 3.40% of the lists; as it "
+        "ranks, cold 0.0500 [0.040, 0.060] and ids 0.0149 [0.009, 0.021] with 10.70%"
+    )
+    assert [words for words in remarks(told) if "new items in" in words] == [line]
+    write_card(tmp_path / "card.md", manifest, told)
+    write_page(tmp_path / "page.html", manifest, told)
+    card, page = (tmp_path / "card.md").read_text(), (tmp_path / "page.html").read_text()
+    assert f"| static-fp32 | 10.70% | {pair.own_cold} | {pair.own_ids} | 3.40% | {pair.cold} | {pair.ids} |" in card
+    assert f"<td>10.70%</td><td>{pair.own_cold}</td>" in page
+    console = Console(width=WIDTH, file=io.StringIO(), record=True)
+    show(console, told)
+    assert "with new items in 3.45% of the lists of ids" in console.export_text()
+    assert as_json(told)["cold_pairs"]["teacher"] == pair.model_dump()
+    write_card(tmp_path / "card.md", manifest, quality)
+    assert "## New items" not in (tmp_path / "card.md").read_text()  # control: a data set without such cases
+
+
 @pytest.mark.parametrize(("repeats", "words"), [("exclude", "left out"), ("allow", "may be recommended again")])
 def test_card_says_whether_items_are_recommended_again(
     tmp_path: Path, quality: Quality, manifest: Manifest, repeats: str, words: str
@@ -347,7 +386,7 @@ def test_record_without_interactions_is_shown_as_agreement(
 ) -> None:
     kept = {"cosine": Figure(0.97, 0.95, 0.98), "overlap": Figure(0.9, 0.8, 0.94)}
     judged = judge(variant("bert3-int8", 950), {gate: figure.mean for gate, figure in kept.items()}, allow_lossy=False)
-    record = VariantRecord.of(judged, {}, None, on_front=True, agreement=kept)
+    record = VariantRecord.of(judged, {}, on_front=True, agreement=kept)
     nothing = {"tasks": {}, "probes": {}, "lists": {}, "groups": {}, "wanted_by_popularity": [], "variants": [record]}
     bare = quality.model_copy(update=nothing | {"protocol": "agreement"})
     write_card(tmp_path / "card.md", manifest, bare)
@@ -367,10 +406,10 @@ def test_record_without_interactions_is_shown_as_agreement(
 
 
 def test_gates_that_were_not_measured_are_told(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
-    kept = {"text": None, "query": 1.0, "noisy": 1.0, NOISY_OF_CLEAN: None, "overlap": 0.9}
-    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, None, on_front=True)
+    kept = {"text": None, "query": 1.0, "noisy": None, "overlap": 0.9}
+    record = VariantRecord.of(judge(variant("bert3-int8", 950), kept, allow_lossy=False), {}, on_front=True)
     told = quality.model_copy(update={"variants": [record]})
-    line = "bert3-int8: not measured, since nothing wanted was among the ten best: text, noisy of clean"
+    line = "bert3-int8: not measured, since nothing wanted was among the ten best: text, noisy"
     assert line in remarks(told)
     write_card(tmp_path / "card.md", manifest, told)
     write_page(tmp_path / "page.html", manifest, told)
@@ -379,14 +418,21 @@ def test_gates_that_were_not_measured_are_told(tmp_path: Path, quality: Quality,
     assert not any("not measured" in line for line in remarks(quality))
 
 
-def test_record_of_an_older_bundle_is_still_read(quality: Quality) -> None:
+def test_report_of_a_bundle_of_an_older_export_says_to_export_it_again(
+    tmp_path: Path, quality: Quality, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = json.loads(quality.model_dump_json())
-    for field in ("gates", "unmeasured", "exception"):
-        del rows["teacher"][field]
+
+    def load(folder: Path) -> Bundle:
+        """The manifest of any export is read: its quality is whatever was written."""
+        return Bundle(folder, Manifest.model_validate(manifest.model_dump() | {"quality": rows}))
+
+    monkeypatch.setattr("export.package.ladder.load_bundle", load)
+    assert load_quality(tmp_path) == quality  # control
     for row in rows["variants"]:
-        del row["unmeasured"], row["variant"]["gates"]
-        del row["agreement"], row["variant"]["texts_per_s_range"], row["variant"]["speedup_range"]
-    assert Quality.model_validate(rows) == quality
+        row["noisy_of_clean"] = None  # a figure that older exports had
+    with pytest.raises(ExportError, match="the newest bundle comes from an older export: run make export"):
+        load_quality(tmp_path)
 
 
 def test_points_stand_where_their_figures_are() -> None:
