@@ -1,5 +1,7 @@
 """Who trains and who tests: leave-one-out in time, or one global time split; some items are kept from training.
 
+A data set without order was shuffled (`Dataset.without_order`): a "last" item is then one drawn at random.
+
 Cold items: a seeded share of the items with enough events takes no part in training at all. Their events are removed
 from what trains, validates and tests; the last one of each user is a case of its own, asked behind what the user had
 taken before it.
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
+from export.data.order import BY_TIME, Order
 from export.data.ratings import Worth, worth_of
 from export.data.repeats import EXCLUDE, Repeats, counted, masked
 from export.errors import DataError
@@ -61,6 +64,7 @@ class Split:
 
     `warm` and `unseen` are the tests: items that training saw, and `cold` ones (positions, sorted) that it did not.
     `worth[u]` says how much each event of `train[u]` is wanted, in (0, 1]; empty where the data set has no ratings.
+    `order` is the data set's: where it is "none", which event comes before which means nothing.
     """
 
     train: Histories
@@ -70,6 +74,7 @@ class Split:
     cold: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     worth: Worth = field(default_factory=list)
     repeats: Repeats = EXCLUDE
+    order: Order = BY_TIME
 
     @property
     def validation(self) -> Cases:
@@ -118,6 +123,7 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: 
         cold=cold,
         worth=[w[:-2] for w in _worth(dataset, kept, users)],
         repeats=repeats,
+        order=dataset.order,
     )
 
 
@@ -152,6 +158,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Rep
         cold=cold,
         worth=[w[:-1] for w in _worth(dataset, early, users)],
         repeats=repeats,
+        order=dataset.order,
     )
 
 

@@ -89,6 +89,7 @@ def assemble(
         rankers=rankers,
         comparisons=compare_with_baselines(chosen["cpu"].name, answers, sorted(names), ground.seed),
         repeats=job.settings.repeats,
+        order=ground.split.order,
     )
 
 

@@ -28,7 +28,7 @@ def baselines(ground: Ground) -> dict[str, Answers]:
     """
     tasks, items = ground.tasks, len(ground.dataset.items)
     found: dict[str, Answers] = {}
-    for name, score in fit_baselines(ground.split.known, items).items():
+    for name, score in fit_baselines(ground.split.known, items, ground.split.order).items():
         warm = _rank(score, tasks.warm, items)
         blind = dict.fromkeys(("text", "query", "noisy"), warm) if name in WITHOUT_HISTORY else {}
         found[name] = {"ids": warm} | blind
@@ -54,7 +54,7 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
     cases = some_cases(parts.warm, items, ground.seed)
     ndcg = {
         baseline: figure(_rank(score, cases, items).ndcg, ground.seed)
-        for baseline, score in fit_baselines(parts.known, items).items()
+        for baseline, score in fit_baselines(parts.known, items, parts.order).items()
     }
     return OtherProtocol(protocol=name, cases=len(cases.wanted), ndcg=ndcg, remark=_DISHONEST[name])
 

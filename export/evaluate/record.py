@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from export.data.order import BY_TIME, Order
 from export.data.repeats import EXCLUDE, Repeats
 from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
@@ -254,6 +255,7 @@ class Quality(Model):
     packaged: Outcome | None = None
     comparisons: list[Comparison] = []  # an older export wrote none
     repeats: Repeats = EXCLUDE
+    order: Order = BY_TIME
 
     @property
     def warnings(self) -> list[str]:

@@ -23,7 +23,7 @@ from export.data.phrases import Texts
 from export.errors import ExportError
 from export.stage import Job
 from export.train.adopt import is_adopted, parts_of, ranker_of
-from export.train.examples import steps_per_epoch, windows
+from export.train.examples import steps_per_epoch
 from export.train.loss import Seen, Step
 from export.train.rankers import SMALL, make_small
 from export.train.teacher import Bank, Teacher, load_teacher
@@ -52,8 +52,8 @@ class _Lesson:
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Step]:
         """Every history once, with as many queries."""
-        for window in windows(self.world.split.train, self.length, _BATCH, rng):
-            yield Step(self.teacher, self.bank, self.world.batch(window, _BATCH, rng), "softmax")
+        for batch in self.world.epoch(self.length, _BATCH, rng):
+            yield Step(self.teacher, self.bank, batch, "softmax")
 
 
 def check(job: Job) -> None:

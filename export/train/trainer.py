@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch import Tensor
 from export.data.phrases import Texts
 from export.train.adversary import against_them
 from export.train.bank import Encoded, MovingBank
-from export.train.examples import steps_per_epoch, windows
+from export.train.examples import steps_per_epoch
 from export.train.guide import Guides
 from export.train.loss import Batch, Step
 from export.train.optimise import Descent, head_groups, trunk_groups
@@ -77,12 +75,8 @@ class Trainer:
     def epoch(self) -> float:
         """One pass over the histories; the mean loss."""
         self.teacher.train()
-        return self._descent.epoch(self._batches(), self._learn)
-
-    def _batches(self) -> Iterator[Batch]:
-        size, split = self._settings.batch, self._world.split
-        for window in windows(split.train, self._max_history, size, self._rng, split.worth):
-            yield self._world.batch(window, size, self._rng)
+        batches = self._world.epoch(self._max_history, self._settings.batch, self._rng)
+        return self._descent.epoch(batches, self._learn)
 
     def _learn(self, batch: Batch) -> float:
         """Add the batch's gradient to that of the weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,11 +14,21 @@ from torch import Tensor
 
 from export.config import ExportSettings
 from export.data.noise import corrupt
+from export.data.order import UNORDERED
 from export.data.phrases import Texts
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
 from export.errors import ExportError
-from export.train.examples import QUERY_HISTORY, Asked, PhraseSampler, Queries, QuerySampler, Windows
+from export.train.examples import (
+    QUERY_HISTORY,
+    Asked,
+    PhraseSampler,
+    Queries,
+    QuerySampler,
+    Windows,
+    reordered,
+    windows,
+)
 from export.train.loss import Batch
 from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
@@ -67,7 +78,8 @@ class World:
 
     @cached_property
     def _queries(self) -> QuerySampler:
-        return QuerySampler(self.split.train, self.texts.phrases, self.items, self.split.worth)
+        split = self.split
+        return QuerySampler(split.train, self.texts.phrases, self.items, split.worth, split.order)
 
     @cached_property
     def _asked(self) -> PhraseSampler:
@@ -76,6 +88,14 @@ class World:
     @cached_property
     def _negatives(self) -> Negatives | None:
         return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
+
+    def epoch(self, length: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """One pass over the histories, in windows of `length` events and batches of `size`."""
+        histories, worth = self.split.train, self.split.worth
+        if self.split.order == UNORDERED:
+            histories, worth = reordered(histories, worth, rng)
+        for window in windows(histories, length, size, rng, worth):
+            yield self.batch(window, size, rng)
 
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
         """A step's windows with `size` queries and phrases, and the items that it looks at."""
