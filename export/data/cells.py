@@ -68,9 +68,9 @@ def needed_text(table: Table, number: int, row: Cells, name: str) -> str | None:
 
 def title_of(table: Table, number: int, row: Cells) -> str:
     """The title, its words separated by single spaces; empty where there is none."""
-    title = _text_of(row.get("title"))
+    title = _text_of(_single(table, number, row, "title"))
     if title is None:
-        table.mistakes.add(CELL, table.where(number), f"title is {_shown(row['title'])}")
+        table.mistakes.add(CELL, table.where(number), f"title is {_shown_single(row['title'])}")
     return title or ""
 
 
