@@ -61,7 +61,7 @@ def test_doctor_names_the_column_that_is_no_order_and_the_remedy(
     assert "no order of events, 1 time: " in shown
     assert "--order none trains without order, --order file takes the order of the rows" in shown
     for order in ("none", "file"):
-        code, shown = examined(tmp_path, order)  # type: ignore[arg-type]
+        code, shown = examined(tmp_path, order)
         assert code == 0
         assert f"ready for make export DATA=... EXPORT_FLAGS='--order {order}'" in shown
         assert f"(--order {order})" in shown
@@ -208,4 +208,4 @@ def split_of(order: Order) -> Split:
 
 
 def test_split_has_the_order_of_its_data() -> None:
-    assert [split_of(order).order for order in ("time", "file", "none")] == ["time", "file", "none"]  # type: ignore[arg-type]
+    assert [split_of(order).order for order in ("time", "file", "none")] == ["time", "file", "none"]
