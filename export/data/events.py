@@ -66,13 +66,16 @@ class Events:
         return list(self._numbers)
 
     def tied(self) -> float:
-        """Share of events whose time another event of the same user has, too."""
+        """Share of events at whose time the same user has an event with another item, too."""
         if not len(self):
             return 0.0
         order = self._in_time()
         users, times = np.frombuffer(self._users, np.int32)[order], np.frombuffer(self._times, np.float64)[order]
-        same = np.concatenate([[False], (users[1:] == users[:-1]) & (times[1:] == times[:-1]), [False]])
-        return float((same[1:] | same[:-1]).mean())
+        items = np.frombuffer(self._items, np.int32)[order]
+        is_next = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+        starts = np.concatenate([[0], np.flatnonzero(is_next) + 1])
+        is_tied = np.minimum.reduceat(items, starts) < np.maximum.reduceat(items, starts)
+        return float(np.diff(np.append(starts, len(self)))[is_tied].sum() / len(self))
 
     def has_order(self) -> bool:
         """Whether the times say of any two events of one user which came first; also if no user has two."""

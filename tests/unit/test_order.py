@@ -95,6 +95,12 @@ def test_doctor_warns_of_mostly_tied_times_with_the_share(tmp_path: Path, times:
     assert (code, warning in shown) == (0, bool(share))
 
 
+def test_rows_that_are_written_twice_are_not_tied(tmp_path: Path) -> None:
+    path = write(tmp_path, [1, 2, 3, 4] * 2)
+    path.write_text("\n".join([path.read_text()] * 2))
+    assert Scan(tmp_path, lambda _: None).events.tied() == 0
+
+
 def test_few_ties_are_not_warned_of() -> None:
     assert tied_times(0.49) == []
 
