@@ -68,7 +68,7 @@ def examine(
         console.print(RATINGS, soft_wrap=True)
     for warning in (*facts.warnings, *facts.caveats):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    if not facts.events:
+    if not facts.events and not scan.mistakes.is_fatal:
         console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")
     if not report:
         ready = f"no mistakes: ready for make export DATA=...{_export_flags(repeats, order, columns)}"
