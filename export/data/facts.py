@@ -97,7 +97,8 @@ class Facts:
 
     def _rated(self, low: float, high: float) -> str:
         """The range of the ratings, and how many events have none."""
-        count = f"; {self.unrated:,} events have none and count like the highest" if self.unrated else ""
+        verbs = "s have none and count" if self.unrated > 1 else " has none and counts"
+        count = f"; {self.unrated:,} event{verbs} like the highest" if self.unrated else ""
         return f"{low:g} to {high:g}{count}"
 
     def _tied(self) -> str:

@@ -114,7 +114,7 @@ def test_bad_rating_is_named_with_line_and_remedy_and_emptied_on_demand(
     assert "a bad rating is emptied, its row stays" in report
     found = collected(tmp_path, skip=True)
     assert (found.facts.events, found.facts.skipped) == (9, {"bad rating (emptied)": 1})
-    assert found.facts.rows()["ratings"] == "1.5 to 5; 1 events have none and count like the highest"
+    assert found.facts.rows()["ratings"] == "1.5 to 5; 1 event has none and counts like the highest"
     assert [row.tolist() for row in found.dataset.ratings] == [pytest.approx([1.5, 2, 4, 5, np.nan], nan_ok=True), _OWN]
 
 
