@@ -12,7 +12,7 @@ history that recommendations leave out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -75,6 +75,13 @@ class Split:
     worth: Worth = field(default_factory=list)
     repeats: Repeats = EXCLUDE
     order: Order = BY_TIME
+
+    def reordered(self, rng: np.random.Generator) -> Split:
+        """The same with each training history in an order drawn at random, its worth alike."""
+        orders = [rng.permutation(len(history)) for history in self.train]
+        train = [row[order] for row, order in zip(self.train, orders, strict=True)]
+        worth = [row[order] for row, order in zip(self.worth, orders, strict=True)] if self.worth else []
+        return replace(self, train=train, worth=worth)
 
     @property
     def validation(self) -> Cases:

@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.data.order import BY_TIME, UNORDERED, Order
 from export.data.phrases import Phrase
 from export.data.ratings import Worth
-from export.data.split import Histories
 
 QUERY_HISTORY = 16  # events before a query, at most
 
@@ -52,15 +50,6 @@ class Asked:
     phrase: Tensor
     item: Tensor
     worth: Tensor
-
-
-def reordered(histories: Histories, worth: Worth, rng: np.random.Generator) -> tuple[Histories, Worth]:
-    """Each history in an order drawn at random, its worth alike: what an epoch reads of a data set without order."""
-    orders = [rng.permutation(len(history)) for history in histories]
-    return (
-        [row[order] for row, order in zip(histories, orders, strict=True)],
-        [row[order] for row, order in zip(worth, orders, strict=True)] if worth else [],
-    )
 
 
 def windows(
@@ -105,17 +94,12 @@ def _stack(cuts: list[NDArray[np.int64]], worth: Worth) -> Windows:
 
 
 class QuerySampler:
-    """Draws queries that fit the item which the user took next; without order, any item beside some others."""
+    """Draws queries that fit the item which the user took next."""
 
     def __init__(
-        self,
-        histories: list[NDArray[np.int64]],
-        phrases: list[Phrase],
-        items: int,
-        worth: Worth | None = None,
-        order: Order = BY_TIME,
+        self, histories: list[NDArray[np.int64]], phrases: list[Phrase], items: int, worth: Worth | None = None
     ) -> None:
-        self._histories, self._worth, self._order = histories, worth or [], order
+        self._histories, self._worth = histories, worth
         fits = np.concatenate([np.empty(0, np.int32), *(np.asarray(phrase.items, np.int32) for phrase in phrases)])
         number = np.repeat(np.arange(len(phrases), dtype=np.int32), [len(phrase.items) for phrase in phrases])
         self._fitting = number[np.argsort(fits, kind="stable")]
@@ -128,14 +112,12 @@ class QuerySampler:
         worth = torch.ones(size)
         for n in range(size):
             user = int(rng.integers(len(self._histories)))
-            history, own = self._histories[user], self._worth[user : user + 1]
-            if self._order == UNORDERED:
-                (history,), own = reordered([history], own, rng)
+            history = self._histories[user]
             end = int(rng.integers(1, len(history)))
             before = history[max(0, end - int(rng.integers(0, QUERY_HISTORY + 1))) : end]
             items[n, : len(before)] = torch.as_tensor(before)
             lengths[n], wanted[n] = len(before), int(history[end])
-            worth[n] = float(own[0][end]) if own else 1.0
+            worth[n] = float(self._worth[user][end]) if self._worth else 1.0
             fitting = self._phrases_of(int(history[end]))
             by_title = not len(fitting) or rng.random() < 0.25
             phrase[n] = -1 if by_title else int(rng.choice(fitting))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,16 +19,7 @@ from export.data.phrases import Texts
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
 from export.errors import ExportError
-from export.train.examples import (
-    QUERY_HISTORY,
-    Asked,
-    PhraseSampler,
-    Queries,
-    QuerySampler,
-    Windows,
-    reordered,
-    windows,
-)
+from export.train.examples import QUERY_HISTORY, Asked, PhraseSampler, Queries, QuerySampler, Windows, windows
 from export.train.loss import Batch
 from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
@@ -78,8 +69,7 @@ class World:
 
     @cached_property
     def _queries(self) -> QuerySampler:
-        split = self.split
-        return QuerySampler(split.train, self.texts.phrases, self.items, split.worth, split.order)
+        return QuerySampler(self.split.train, self.texts.phrases, self.items, self.split.worth)
 
     @cached_property
     def _asked(self) -> PhraseSampler:
@@ -90,12 +80,10 @@ class World:
         return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
 
     def epoch(self, length: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass over the histories, in windows of `length` events and batches of `size`."""
-        histories, worth = self.split.train, self.split.worth
-        if self.split.order == UNORDERED:
-            histories, worth = reordered(histories, worth, rng)
-        for window in windows(histories, length, size, rng, worth):
-            yield self.batch(window, size, rng)
+        """One pass over the histories, in windows of `length` events and batches of `size`; without order, shuffled."""
+        read = replace(self, split=self.split.reordered(rng)) if self.split.order == UNORDERED else self
+        for window in windows(read.split.train, length, size, rng, read.split.worth):
+            yield read.batch(window, size, rng)
 
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
         """A step's windows with `size` queries and phrases, and the items that it looks at."""

@@ -22,7 +22,6 @@ from export.data.split import Split, leave_one_out
 from export.data.tables import Scan
 from export.evaluate.baselines import RECENT_POPULARITY, fit_baselines
 from export.stage import STAGES, Job
-from export.train.examples import QuerySampler
 from export.train.world import World
 from tests.tiny import dataset
 
@@ -176,10 +175,13 @@ def test_worth_stays_beside_its_target_when_windows_are_shuffled() -> None:
         assert batch.windows.worth[there].tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("order", "asked"), [("none", {0, 1, 2}), ("time", {1, 2})])
-def test_queries_ask_for_any_item_of_a_history_without_order(order: Order, asked: set[int]) -> None:
-    sampler = QuerySampler([np.arange(3)], [Phrase("a", [0])], 3, None, order)
-    assert set(sampler.draw(100, np.random.default_rng(0)).wanted.tolist()) == asked
+@pytest.mark.parametrize("order", ["none", "time"])
+def test_first_event_of_a_history_is_asked_for_without_order_only(order: Order) -> None:
+    made = world(order)
+    made = replace(made, split=replace(made.split, train=[np.arange(7)] * 20, worth=[]))
+    rng = np.random.default_rng(0)
+    wanted = {n for _ in range(3) for batch in made.epoch(16, 4, rng) for n in batch.queries.wanted.tolist()}
+    assert wanted == set(range(0 if order == "none" else 1, 7))
 
 
 def test_transitions_count_both_ways_without_order() -> None:
