@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
+from export.data.columns import COLUMN_HELP, ColumnFlags
+from export.data.order import BY_ROW, BY_TIME, Order
 from export.data.repeats import EXCLUDE, Repeats
 from export.gates import GATES
 from export.quality import MIN_COLD_CASES, QUALITY
@@ -126,6 +128,13 @@ class ExportSettings(TrainingSettings):
         description="a user's further interactions with an item: exclude (only the first counts, and what is in a "
         "history is not recommended) or allow (all count, and items may be recommended again: music, groceries)",
     )
+    order: Order = Field(
+        BY_TIME,
+        description="what puts a user's interactions in order: time (their timestamps), file (the rows; timestamps are "
+        "not read) or none (use when timestamps are missing or all the same: trains without order, and tests on items "
+        "drawn at random)",
+    )
+    column: ColumnFlags = Field([], description=COLUMN_HELP)
     relations: float = Field(
         0.0,
         ge=0,
@@ -177,6 +186,16 @@ class ExportSettings(TrainingSettings):
         if not self.name:
             by = "-time" if self.protocol == "time" else ""
             self.name = f"{_as_name(self.data.resolve().name) if self.data else 'movielens'}-{self.preset}{by}"
+        return self
+
+    @model_validator(mode="after")
+    def _is_order_known(self) -> Self:
+        if self.protocol == "time" and self.order != BY_TIME:
+            raise ValueError(f"--protocol time needs the time of every interaction: not with --order {self.order}")
+        if self.data is None and (self.order == BY_ROW or self.column):
+            raise ValueError(
+                "--order file and --column are about the tables of --data: give the folder that holds them"
+            )
         return self
 
     @model_validator(mode="after")

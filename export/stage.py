@@ -48,7 +48,11 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", "export.data.collect", ("data", "checkpoint", "adopt", "on_error", "repeats", "seed", "max_tokens")),
+    Stage(
+        "data",
+        "export.data.collect",
+        ("data", "checkpoint", "adopt", "on_error", "repeats", "order", "column", "seed", "max_tokens"),
+    ),
     Stage(
         "finetune",
         "export.train.finetune",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from export.data.order import BY_TIME, UNORDERED, Order
 from server.catalogue.memory import Memory
 from server.catalogue.sparse import SparseRows
 
@@ -22,9 +23,10 @@ _PENALTY = 500.0
 _LAST = 1_000  # events of a history that make pairs: of robots there are more
 
 
-def fit_memory(histories: Histories, items: int) -> Memory:
-    """Both tables of a catalogue of `items`; items that nobody took have empty rows."""
-    return Memory(_transitions(histories, items), _neighbours(histories, items))
+def fit_memory(histories: Histories, items: int, order: Order = BY_TIME) -> Memory:
+    """Both tables of a catalogue of `items`; items that nobody took have empty rows, without order nothing follows."""
+    ordered = histories if order != UNORDERED else []
+    return Memory(_transitions(ordered, items), _neighbours(histories, items))
 
 
 def _transitions(histories: Histories, items: int) -> SparseRows:

@@ -54,7 +54,7 @@ def run(job: Job, out: Path) -> None:
         record = BlendRecord(same_item=same)
     else:
         split = parts_of(job, dataset)
-        fit_memory(split.known, items).save(out)
+        fit_memory(split.known, items, split.order).save(out)
         groups, scale = _fit(job, _Source.load(job, split, texts, words, sentences))
         record = BlendRecord(groups=groups, newcomer_scale=scale, same_item=same)
     (out / BLEND).write_text(record.model_dump_json(indent=1))
@@ -145,7 +145,7 @@ class _Source:
         placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
         popularity = np.bincount(np.concatenate(split.train), minlength=size).astype(np.float64)
         items = Items(vectors, placed.vectors, placed.folds, sentences[:size], popularity)
-        scoring = Scoring(Blend([]), fit_memory(split.train, size), words, size)
+        scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         signals = Signals(items, scoring, FOLDS, seed)
         history = job.settings.plan.max_history
         return cls(split, texts, teacher, pooled, sentences, vectors, signals, seed, history)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import compute, types
 
 from export.data.layout import Role
+from export.data.order import OTHER_ORDERS
 
 _ALL = frozenset(Role)
 _NUMBERS = _ALL - {Role.ID}
@@ -66,7 +67,8 @@ def type_fault(name: str, arrow_type: pa.DataType, role: Role) -> str | None:
     """Why a column cannot be read for `role`, with the remedy; None if it can."""
     kind = kind_of(arrow_type)
     if kind == "null" and role not in READABLE[kind]:
-        return f"column {name} has the type null, that is no value at all: fill it"
+        instead = f" ({OTHER_ORDERS})" if role is Role.TIME else ""
+        return f"column {name} has the type null, that is no value at all: fill it{instead}"
     is_readable = role in READABLE.get(kind, ())
     if is_readable and kind == "list":
         is_readable = kind_of(arrow_type.value_type) != "list" and not type_fault(name, arrow_type.value_type, role)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from export.data.ids import id_fault
 from export.data.layout import RATING, Role
-from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE
+from export.data.literals import denoted
+from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE, Mistakes
 from export.data.rows import Cells, Table
 from server.api.text import is_blank
 
@@ -15,10 +17,23 @@ _SHOWN_CHARS = 60
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell holds nothing: null, no visible character, or NaN, which stands for null in tables of numbers."""
+    """Whether a cell holds nothing: null, an empty list, no visible character, or NaN, the null of numbers."""
     if isinstance(value, str):
         return is_blank(value) and _is_unicode(value)
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
+
+
+def has_values(table: Table, name: str) -> bool:
+    """Whether any row has something in the column `name`: one without a single value is as good as none.
+
+    JSONL that has none is read to its end for this, a second time; else the first row says it as a rule.
+    """
+    for _, row in replace(table, mistakes=Mistakes()).rows():
+        if not is_missing(row.get(name)):
+            return True
+        if name not in row and table.format != "jsonl":
+            return False
+    return False
 
 
 def needed_id(table: Table, number: int, row: Cells, name: str) -> str | None:
@@ -43,9 +58,9 @@ def needed_id(table: Table, number: int, row: Cells, name: str) -> str | None:
 
 def needed_text(table: Table, number: int, row: Cells, name: str) -> str | None:
     """The text of a cell that must not be empty, its words separated by single spaces."""
-    text = _text_of(row.get(name))
+    text = _text_of(_single(table, number, row, name))
     if text is None:
-        table.mistakes.add(VALUE, table.where(number), f"{name} is {_shown(row[name])}")
+        table.mistakes.add(VALUE, table.where(number), f"{name} is {_shown_single(row[name])}")
     elif not text:
         table.mistakes.add(EMPTY, table.where(number), f"{name} is empty or missing")
     return text or None
@@ -53,9 +68,9 @@ def needed_text(table: Table, number: int, row: Cells, name: str) -> str | None:
 
 def title_of(table: Table, number: int, row: Cells) -> str:
     """The title, its words separated by single spaces; empty where there is none."""
-    title = _text_of(row.get("title"))
+    title = _text_of(_single(table, number, row, "title"))
     if title is None:
-        table.mistakes.add(CELL, table.where(number), f"title is {_shown(row['title'])}")
+        table.mistakes.add(CELL, table.where(number), f"title is {_shown_single(row['title'])}")
     return title or ""
 
 
@@ -71,12 +86,15 @@ def attribute_names(table: Table, number: int, row: Cells) -> list[str]:
 def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
     """The values of an attribute, each once, as they are: a list, or a text in which "|" separates them.
 
-    None of a cell that is wrong.
+    None of a cell that is wrong. A list that was written as text is one, too (`export.data.literals`).
     """
     cell = row[name]
+    if isinstance(cell, str) and (found := denoted(cell)) is not cell:
+        table.conversions.add(name, "bytes" if isinstance(found, str) else "lists", table.line(number), cell)
+        cell = found
     values = [_value_of(part) for part in (cell if isinstance(cell, list) else [cell])]
     if None in values:
-        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(cell)}")
+        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(row[name])}")
         return []
     texts = [value for value in values if value]
     if not isinstance(cell, list):
@@ -86,10 +104,29 @@ def values_of(table: Table, number: int, row: Cells, name: str) -> list[str]:
 
 def group_of(table: Table, number: int, row: Cells, name: str) -> str:
     """The group that a user belongs to by one column; empty where there is none."""
-    group = _value_of(row[name])
+    group = _value_of(_single(table, number, row, name))
     if group is None:
-        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown(row[name])}")
+        table.mistakes.add(CELL, table.where(number), f"{name} is {_shown_single(row[name])}")
     return group or ""
+
+
+def _single(table: Table, number: int, row: Cells, name: str) -> object:
+    """A cell that may hold one value; a text that denotes bytes, an object or a list counts as that.
+
+    A list without a text in it, such as the title "[2]", stays a text.
+    """
+    cell = row.get(name)
+    found = denoted(cell) if isinstance(cell, str) else cell
+    if isinstance(found, list) and found and not any(isinstance(value, str) for value in found):
+        return cell
+    if isinstance(found, str) and found is not cell:
+        table.conversions.add(name, "bytes", table.line(number), str(cell))
+    return found
+
+
+def _shown_single(value: object) -> str:
+    is_literal = isinstance(value, str) and denoted(value) is not value
+    return _shown(value) + (" (a list, an object or bytes, written as text)" if is_literal else "")
 
 
 def _text_of(value: object) -> str | None:
@@ -143,16 +180,15 @@ def _seconds(value: object) -> float | None:
         return None
 
 
-def needed_rating(table: Table, number: int, row: Cells) -> float | None:
-    """The finite number in the column `rating`."""
+def rating_of(table: Table, number: int, row: Cells) -> float:
+    """The finite number in the column `rating`; NaN where there is none, or one that is wrong."""
     value = row.get(RATING)
-    if value is None or value == "":
-        table.mistakes.add(RATED, table.where(number), f"{RATING} is empty or missing")
-        return None
+    if is_missing(value):
+        return math.nan
     rating = _number(value)
     if rating is None or not math.isfinite(rating):
         table.mistakes.add(RATED, table.where(number), f"{RATING} {_shown(value)} is no finite number")
-        return None
+        return math.nan
     return rating
 
 

@@ -17,6 +17,7 @@ from export.data.facts import NOTHING, RATINGS, REPEATED, in_words
 from export.data.fetch import RECBOLE, fetch
 from export.data.head import Head
 from export.data.mistakes import FEW_ITEMS, Mistakes
+from export.data.order import UNORDERED
 from export.data.original import open_original
 from export.data.parts import has_table
 from export.data.phrases import unseen, write_texts
@@ -94,12 +95,14 @@ def _read(settings: ExportSettings, out: Path, *, adopt: bool) -> _Read:
         needs_interactions=not adopt,
         labels=labels,
         repeats=settings.repeats,
+        order=settings.order,
+        columns=settings.column,
     )
     if collected.dataset.histories:
         # refuses a data set that no stage after this one could use
         leave_one_out(collected.dataset, repeats=settings.repeats)
     facts = collected.facts
-    return _Read(collected.dataset, collected.texts, facts.rows(), facts.warnings, facts.repeated)
+    return _Read(collected.dataset, collected.texts, facts.rows(), (*facts.warnings, *facts.caveats), facts.repeated)
 
 
 def _movielens(settings: ExportSettings, labels: Collection[str] | None, *, skip: bool) -> _Read:
@@ -108,6 +111,7 @@ def _movielens(settings: ExportSettings, labels: Collection[str] | None, *, skip
     if len(dataset.items) < tables.MIN_ITEMS:
         mistakes.add(FEW_ITEMS, "MovieLens-100K", f"{len(dataset.items)} items are left")
     mistakes.settle(skip=skip)
+    dataset = dataset.without_order() if settings.order == UNORDERED else dataset
     return _Read(dataset, [], {"skipped": in_words(mistakes.skipped)} if mistakes.skipped else {})
 
 

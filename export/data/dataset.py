@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.lines import LineFile
+from export.data.order import BY_TIME, UNORDERED, Order
 
 _ITEMS = "items.jsonl"
+_SHUFFLE_SEED = 2_026  # whatever the export's seed is, so that bundles stay comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Dataset:
     `histories[u]` holds item positions (int64, oldest first) of one user; it is empty where there are no interactions.
     `nouns` are words for "item" in this domain; `licence` and `source` are carried into the bundle. `times[u]` are the
     seconds of the same events, float64; `users[u]` names the groups that the user belongs to ("gender" -> "F");
-    `ratings[u]` are the ratings of the same events, float64, as they were given. Each of the three may be empty.
+    `ratings[u]` are the ratings of the same events, float64, as they were given, NaN for an event without one. Each of
+    the three may be empty. `order` says what "oldest" means; there are times only if it is by time.
     """
 
     items: Sequence[Item]
@@ -79,6 +82,19 @@ class Dataset:
     times: list[NDArray[np.float64]] = field(default_factory=list)
     users: list[dict[str, str]] = field(default_factory=list)
     ratings: list[NDArray[np.float64]] = field(default_factory=list)
+    order: Order = BY_TIME
+
+    def without_order(self) -> Dataset:
+        """The data set with each history shuffled by a fixed seed, its ratings alike, and no times."""
+        rng = np.random.default_rng(_SHUFFLE_SEED)
+        orders = [rng.permutation(len(history)) for history in self.histories]
+        return replace(
+            self,
+            histories=[row[order] for row, order in zip(self.histories, orders, strict=True)],
+            ratings=[row[order] for row, order in zip(self.ratings, orders, strict=True)] if self.ratings else [],
+            times=[],
+            order=UNORDERED,
+        )
 
     def save(self, folder: Path) -> None:
         """Write `items.jsonl` (unless the items lie there already), `histories.npz` and `dataset.json`."""
@@ -97,6 +113,7 @@ class Dataset:
             "source": self.source,
             "licence": self.licence,
             "users": self.users,
+            "order": self.order,
         }
         (folder / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
 

@@ -13,7 +13,7 @@ class Events:
 
     def __init__(self) -> None:
         self._users, self._items, self._times = array("i"), array("i"), array("d")
-        self._ratings = array("d")  # of every event, or of none
+        self._ratings = array("d")  # of every event, NaN for one that has none, or of none
         self._numbers: dict[str, int] = {}
 
     def add(self, user: str, item: int, seconds: float, rating: float | None = None) -> None:
@@ -48,8 +48,17 @@ class Events:
         return self._by_user(self._ratings)
 
     def rating_range(self) -> tuple[float, float] | None:
-        """The lowest and the highest rating."""
-        return (min(self._ratings), max(self._ratings)) if self._ratings else None
+        """The lowest and the highest rating; None where there are none."""
+        known = self._known_ratings()
+        return (float(known.min()), float(known.max())) if len(known) else None
+
+    def unrated(self) -> int:
+        """Events without a rating where others have one."""
+        return len(self._ratings) - len(self._known_ratings())
+
+    def _known_ratings(self) -> NDArray[np.float64]:
+        ratings = np.frombuffer(self._ratings, np.float64)
+        return ratings[~np.isnan(ratings)]
 
     @property
     def users(self) -> list[str]:
@@ -57,13 +66,23 @@ class Events:
         return list(self._numbers)
 
     def tied(self) -> float:
-        """Share of events whose time another event of the same user has, too."""
+        """Share of events at whose time the same user has an event with another item, too."""
         if not len(self):
             return 0.0
         order = self._in_time()
         users, times = np.frombuffer(self._users, np.int32)[order], np.frombuffer(self._times, np.float64)[order]
-        same = np.concatenate([[False], (users[1:] == users[:-1]) & (times[1:] == times[:-1]), [False]])
-        return float((same[1:] | same[:-1]).mean())
+        items = np.frombuffer(self._items, np.int32)[order]
+        is_next = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+        starts = np.concatenate([[0], np.flatnonzero(is_next) + 1])
+        is_tied = np.minimum.reduceat(items, starts) < np.maximum.reduceat(items, starts)
+        return float(np.diff(np.append(starts, len(self)))[is_tied].sum() / len(self))
+
+    def has_order(self) -> bool:
+        """Whether the times say of any two events of one user which came first; also if no user has two."""
+        order = self._in_time()
+        users, times = np.frombuffer(self._users, np.int32)[order], np.frombuffer(self._times, np.float64)[order]
+        is_same = users[1:] == users[:-1]
+        return not is_same.any() or bool((is_same & (times[1:] != times[:-1])).any())
 
     def different(self) -> NDArray[np.int64]:
         """Different items of each user, users in the order in which they first appear."""

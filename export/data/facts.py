@@ -10,6 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
+from export.data.order import BY_TIME, Order
+from export.data.order import in_words as order_in_words
 from export.data.repeats import Repeats
 
 NOTHING = "nothing"
@@ -48,9 +50,10 @@ class Spread:
 class Facts:
     """Figures of one data set; `skipped` counts, by kind of mistake, rows that were left out and cells emptied.
 
-    `ratings` are the lowest and the highest one; None where there are none. `times` are the first and the last one in
-    words; `warnings` are sentences on what is suspicious and stops nothing. `repeated` counts the events whose user had
-    an event with that item before, and `repeats` says what becomes of them.
+    `ratings` are the lowest and the highest one; None where there are none; `unrated` events have none where others
+    have one. `times` are the first and the last one in words; `warnings` are sentences on what is suspicious and stops
+    nothing, `caveats` on what makes figures uncertain. `repeated` counts the events whose user had an event with that
+    item before, and `repeats` says what becomes of them. `order` says which event of a user comes first.
     """
 
     items: int
@@ -62,6 +65,7 @@ class Facts:
     repeated: int
     repeats: Repeats
     ratings: tuple[float, float] | None
+    unrated: int
     history_events: Spread
     usable_users: int
     used_items: int
@@ -69,6 +73,8 @@ class Facts:
     texts: int
     skipped: dict[str, int]
     warnings: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+    order: Order = BY_TIME
 
     def rows(self) -> dict[str, str]:
         """Name -> figure, in words."""
@@ -79,14 +85,24 @@ class Facts:
             "attributes": attributes or "none",
             "users": f"{self.users:,}, of which {self.usable_users:,} have enough events to train and test on",
             "events": f"{self.events:,}",
-            "times": self.times,
+            "order": order_in_words(self.order),
+            **({"times": self.times} if self.order == BY_TIME else {}),
             REPEATED: self._repeated(),
-            **({"ratings": f"{self.ratings[0]:g} to {self.ratings[1]:g}"} if self.ratings else {}),
+            **({"ratings": self._rated(*self.ratings)} if self.ratings else {}),
             "events of a user": str(self.history_events),
-            "tied timestamps": f"{self.tied_share:.1%} of the events (the order of the file decides)",
+            **({"tied timestamps": self._tied()} if self.order == BY_TIME else {}),
             "texts of users": f"{self.texts:,}",
             "skipped": in_words(self.skipped),
         }
+
+    def _rated(self, low: float, high: float) -> str:
+        """The range of the ratings, and how many events have none."""
+        verbs = "s have none and count" if self.unrated > 1 else " has none and counts"
+        count = f"; {self.unrated:,} event{verbs} like the highest" if self.unrated else ""
+        return f"{low:g} to {high:g}{count}"
+
+    def _tied(self) -> str:
+        return f"{self.tied_share:.1%} of the events (the order of the file decides)"
 
     def _repeated(self) -> str:
         """How many events repeat an earlier one of the user with the item, and what --repeats does with them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
+from export.data.literals import denoted, is_list_of_texts
+
 MAX_ID_BYTES = 512
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -18,6 +20,8 @@ def id_fault(text: str) -> str | None:
 
     Everything else is kept as it is: every kind of blank inside and at the ends, letters of every script, "|" and ",".
     """
+    if text[:1] in ("b", "[") and (fault := _literal_fault(text)):
+        return fault
     if text.isascii() and text.isprintable() and len(text) <= MAX_ID_BYTES and not text.isspace() and text:
         return None
     if not text.strip():
@@ -29,6 +33,16 @@ def id_fault(text: str) -> str | None:
     except UnicodeEncodeError:
         return "holds half of a surrogate pair, which is not Unicode text"
     return f"has {size:,} bytes as UTF-8, at most {MAX_ID_BYTES} are allowed" if size > MAX_ID_BYTES else None
+
+
+def _literal_fault(text: str) -> str | None:
+    """Why it is not the id that is meant but its notation in a program."""
+    if is_list_of_texts(text):
+        return "is a list written as text: write one id"
+    found = denoted(text) if text[0] == "b" else text
+    if found == text:
+        return None
+    return f"is bytes written as text: write {found}" if isinstance(found, str) else "is bytes written as text"
 
 
 def known_spelling(unknown: str, known: Container[str]) -> str:

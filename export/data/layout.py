@@ -37,9 +37,10 @@ class Layout:
         return None if _ROW_NUMBERS.fullmatch(name) else self.optional.get(name, self.others)
 
 
-RATING = "rating"
+RATING, TIMESTAMP = "rating", "timestamp"
 
 ITEMS = Layout({"item_id": Role.ID, "text": Role.TEXT}, {"title": Role.TITLE}, Role.ATTRIBUTE)
-INTERACTIONS = Layout({"user_id": Role.ID, "item_id": Role.ID, "timestamp": Role.TIME}, {RATING: Role.RATING})
+INTERACTIONS = Layout({"user_id": Role.ID, "item_id": Role.ID, TIMESTAMP: Role.TIME}, {RATING: Role.RATING})
+UNTIMED_INTERACTIONS = Layout({"user_id": Role.ID, "item_id": Role.ID}, {RATING: Role.RATING})
 USERS = Layout({"user_id": Role.ID}, {}, Role.ATTRIBUTE)
 TEXTS = Layout({"text": Role.TEXT}, {})

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.data.order import OTHER_ORDERS
 from export.errors import DataError
 
 SHOWN = 20  # places named of each kind; beyond them a mistake is only counted
@@ -22,7 +23,8 @@ class Kind:
 
 
 NO_TABLE = Kind("missing or double file", "put exactly one CSV, JSONL or Parquet file of each table there", False)
-NO_COLUMN = Kind("missing column", "add or rename the column", False)
+NO_COLUMN = Kind("missing column", "name the column that holds it by --column NAME=COLUMN, or add it", False)
+NO_ORDER = Kind("no order of events", f"write the times of the events, or choose another order: {OTHER_ORDERS}", False)
 UNREADABLE = Kind("unreadable file", "write the file again as UTF-8 CSV, JSONL or Parquet", False)
 BAD_TYPE = Kind("column of a wrong type", "cast the column and write the file again", False)
 ENCODING = Kind("bad encoding", "save the file as UTF-8")
@@ -33,8 +35,8 @@ TWICE = Kind("duplicate item_id", "keep one row for each item")
 USER_TWICE = Kind("duplicate user_id", "keep one row for each user")
 UNKNOWN = Kind("unknown item", "add the item to items or remove the row")
 TIME = Kind("unparsable time", "give seconds since 1970 or an ISO 8601 date and time")
-RATED = Kind("bad rating", "give a finite number in every row, or leave the column out")
-VALUE = Kind("bad value", "give a text, a number or a list of texts")
+RATED = Kind("bad rating", "give a finite number, or leave the cell empty", leaves_out=False)
+VALUE = Kind("bad value", "give one text or a number")
 LOST = Kind("event of an item that is left out", "put the item's row right")
 CELL = Kind("bad attribute cell", "give a text, a number or a list of texts", leaves_out=False)
 BAD_COLUMN = Kind("bad attribute column", "cast the column or remove it", leaves_out=False)
@@ -100,6 +102,7 @@ class Mistakes:
         if not self._counts or (skip and not self.is_fatal):
             return
         kept = "; a bad attribute cell is emptied, its row stays" if CELL in self._counts else ""
+        kept += "; a bad rating is emptied, its row stays" if RATED in self._counts else ""
         kept += "; a bad attribute column is left out, its rows stay" if BAD_COLUMN in self._counts else ""
         hint = "" if self.is_fatal else f"\n--on-error skip leaves these rows out and counts them{kept}"
         raise DataError(f"the data cannot be used as it is\n{self.report()}{hint}")

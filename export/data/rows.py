@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import difflib
+import itertools
 import json
 import zlib
 from collections import Counter
@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from export.data.columns import ColumnMap, missing
 from export.data.fields import object_of
 from export.data.layout import Layout, Role
+from export.data.literals import Conversions
 from export.data.mistakes import (
     BAD_COLUMN,
     BAD_TYPE,
@@ -28,6 +30,7 @@ from export.data.parts import Format, Part, find_parts
 
 MAX_LINE_BYTES = 1 << 24  # a longer line, or a longer cell of CSV, is no table of texts
 _BATCH_ROWS = 4_096
+_FIRST_ROWS = 100  # of JSONL, in which a column must be that is needed
 _PART_STEP = 1 << 40  # row numbers of the next part begin so much higher: a number names part and line in 8 bytes
 
 Cells = dict[str, Any]
@@ -35,12 +38,18 @@ Cells = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The files of one table and its columns; what is wrong with them goes into `mistakes`."""
+    """The files of one table and its columns; what is wrong with them goes into `mistakes`.
+
+    `names` maps columns of the files to the names that they are read by; `columns` notes which of them were found.
+    """
 
     path: Path
     parts: tuple[Part, ...]
     layout: Layout
     mistakes: Mistakes
+    columns: ColumnMap
+    names: dict[str, str]
+    conversions: Conversions = field(default_factory=Conversions)
 
     @property
     def format(self) -> Format:
@@ -73,14 +82,23 @@ class Table:
         return self.parts[index], line
 
 
-def find(folder: Path, name: str, layout: Layout, mistakes: Mistakes, *, optional: bool = False) -> Table | None:
+def find(
+    folder: Path,
+    name: str,
+    layout: Layout,
+    mistakes: Mistakes,
+    *,
+    optional: bool = False,
+    columns: ColumnMap | None = None,
+) -> Table | None:
     """The table `name` in `folder`; None (noted, unless it is optional) if there is not exactly one."""
+    columns = columns or ColumnMap()
     try:
         found = find_parts(folder, name, mistakes, optional=optional)
     except OSError as error:
         mistakes.add(UNREADABLE, folder, str(error))
         return None
-    return Table(*found, layout, mistakes) if found else None
+    return Table(*found, layout, mistakes, columns, columns.of(layout)) if found else None
 
 
 def _on_one_line(error: Exception) -> str:
@@ -105,22 +123,33 @@ class _PartReader:
         """Note a mistake of the whole file."""
         self.table.mistakes.add(kind, self.part.path, reason)
 
-    def has_columns(self, names: Sequence[str]) -> bool:
+    def named(self, columns: Sequence[str]) -> list[str]:
+        """The names by which columns of the file are read."""
+        names = self.table.names
+        self.table.columns.mark(columns, names)
+        return [names.get(column, column) for column in columns]
+
+    def has_columns(self, columns: Sequence[str]) -> bool:
         """Whether the file has the columns that it must have, each once, and those of the first part."""
+        names = self.named(columns)
         if twice := sorted(name for name, count in Counter(names).items() if name and count > 1):
-            self.note_file(UNREADABLE, f"column {', '.join(twice)} is there twice")
-        missing = [name for name in self.table.layout.needed if name not in names]
-        for name in missing:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f" (is {near[0]!r} meant?)" if near else ""
-            found = ", ".join(map(str, names)) or "none"
-            self.note_file(NO_COLUMN, f"column {name} is missing{hint}; there are: {found}")
+            flags = [f"--column {name}={column}" for column, name in self.table.names.items() if name in twice]
+            because = f" ({', '.join(flags)})" if flags else ""
+            self.note_file(UNREADABLE, f"column {', '.join(twice)} is there twice{because}")
+        has_needed = self.has_needed(names)
         if not self.columns:
             self.columns[:] = names
         elif other := sorted({*self.columns} ^ {*names}):
             self.note_file(NO_COLUMN, f"column {other[0]} is not in every part: write all parts with the same columns")
             return False
-        return not missing and not twice
+        return has_needed and not twice
+
+    def has_needed(self, names: Sequence[str]) -> bool:
+        """Whether all columns that the table must have are among `names`; notes those that are not."""
+        lacking = [name for name in self.table.layout.needed if name not in names]
+        for name in lacking:
+            self.note_file(NO_COLUMN, missing(name, names))
+        return not lacking
 
     @property
     def may_be_empty(self) -> bool:
@@ -155,11 +184,12 @@ def _csv(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
         header = next(records, None)
         if header is None and reader.may_be_empty:
             return
-        names = [name.strip() for name in header[1]] if header else []
-        if len(names) == 1 and (other := next((c for c in ";\t|" if c in names[0]), None)):
+        columns = [name.strip() for name in header[1]] if header else []
+        if len(columns) == 1 and (other := next((c for c in ";\t|" if c in columns[0]), None)):
             reader.note_file(UNREADABLE, f"columns are separated by {other!r}, needs commas")
-        if not reader.has_columns(names) or not reader.is_whole(1):
+        if not reader.has_columns(columns) or not reader.is_whole(1):
             return
+        names = reader.named(columns)
         for line, cells in records:
             if len(cells) != len(names):
                 reader.note(BROKEN, line, f"{len(cells)} cells, the header has {len(names)}")
@@ -193,21 +223,31 @@ def _csv_reason(error: csv.Error) -> str:
 
 def _jsonl(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
     with reader.part.open() as file:
-        for number, line in enumerate(reader.lines(file), 1):
-            if line.isspace() or not reader.is_whole(number):
-                continue
-            try:
-                row = json.loads(line, object_pairs_hook=object_of)
-            except json.JSONDecodeError as error:
-                reader.note(BROKEN, number, f"not JSON ({error.msg})")
-                continue
-            except (ValueError, RecursionError) as error:
-                reader.note(BROKEN, number, f"cannot be read ({error})")
-                continue
-            if isinstance(row, dict):
-                yield number, row
-            else:
-                reader.note(BROKEN, number, f"needs an object, got {type(row).__name__}")
+        rows = _objects(reader, file)
+        first = list(itertools.islice(rows, _FIRST_ROWS))
+        if not first or reader.has_needed(list(dict.fromkeys(name for _, row in first for name in row))):
+            yield from itertools.chain(first, rows)
+
+
+def _objects(reader: _PartReader, file: BinaryIO) -> Iterator[tuple[int, Cells]]:
+    """Yield (line, cells) of each line that is an object."""
+    for number, line in enumerate(reader.lines(file), 1):
+        if line.isspace() or not reader.is_whole(number):
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=object_of)
+            if isinstance(row, dict) and reader.table.names:
+                row = object_of([*zip(reader.named(list(row)), row.values(), strict=True)])
+        except json.JSONDecodeError as error:
+            reader.note(BROKEN, number, f"not JSON ({error.msg})")
+            continue
+        except (ValueError, RecursionError) as error:
+            reader.note(BROKEN, number, f"cannot be read ({error})")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            reader.note(BROKEN, number, f"needs an object, got {type(row).__name__}")
 
 
 def _parquet(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
@@ -225,14 +265,15 @@ def _parquet(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
             if is_empty or not reader.has_columns(file.schema_arrow.names):
                 return
             layout, roles = reader.table.layout, _roles(reader, file.schema_arrow)
-            if not roles.keys() >= layout.needed.keys():
+            names = reader.named(list(roles))
+            if not {*names} >= layout.needed.keys():
                 return
             # A name with a dot in it would be taken for a path: where all columns are read none is named.
             for batch in file.iter_batches(_BATCH_ROWS, columns=None if layout.others else list(roles)):
-                columns = [values_of(batch.column(name), role) for name, role in roles.items()]
+                columns = [values_of(batch.column(column), role) for column, role in roles.items()]
                 for cells in zip(*columns, strict=True):
                     number += 1
-                    yield number, dict(zip(roles, cells, strict=True))
+                    yield number, dict(zip(names, cells, strict=True))
     except UnicodeDecodeError:
         reader.note(UNREADABLE, number + 1, "a text here or in the rows after it is not UTF-8")
     except pyarrow.ArrowException as error:
@@ -245,7 +286,8 @@ def _roles(reader: _PartReader, schema: Any) -> dict[str, Role]:  # noqa: ANN401
 
     roles: dict[str, Role] = {}
     for column in schema:
-        if (role := reader.table.layout.role(column.name)) is None:
+        (name,) = reader.named([column.name])
+        if (role := reader.table.layout.role(name)) is None:
             continue
         if fault := type_fault(column.name, column.type, role):
             reader.note_file(BAD_COLUMN if role is Role.ATTRIBUTE else BAD_TYPE, fault)

@@ -1,5 +1,7 @@
 """Who trains and who tests: leave-one-out in time, or one global time split; some items are kept from training.
 
+A data set without order was shuffled (`Dataset.without_order`): a "last" item is then one drawn at random.
+
 Cold items: a seeded share of the items with enough events takes no part in training at all. Their events are removed
 from what trains, validates and tests; the last one of each user is a case of its own, asked behind what the user had
 taken before it.
@@ -12,13 +14,14 @@ Users with too few events for a test (two or three in leave-one-out) only train:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.data.dataset import Dataset
+from export.data.order import BY_TIME, Order
 from export.data.ratings import Worth, worth_of
 from export.data.repeats import EXCLUDE, Repeats, counted, masked
 from export.errors import DataError
@@ -68,6 +71,7 @@ class Split:
     The histories behind the first `len(valid)` are those of users with too few events for a test; they only train.
     `warm` and `unseen` are the tests: items that training saw, and `cold` ones (positions, sorted) that it did not.
     `worth[u]` says how much each event of `train[u]` is wanted, in (0, 1]; empty where the data set has no ratings.
+    `order` is the data set's: where it is "none", which event comes before which means nothing.
     """
 
     train: Histories
@@ -77,6 +81,14 @@ class Split:
     cold: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     worth: Worth = field(default_factory=list)
     repeats: Repeats = EXCLUDE
+    order: Order = BY_TIME
+
+    def reordered(self, rng: np.random.Generator) -> Split:
+        """The same with each training history in an order drawn at random, its worth alike."""
+        orders = [rng.permutation(len(history)) for history in self.train]
+        train = [row[order] for row, order in zip(self.train, orders, strict=True)]
+        worth = [row[order] for row, order in zip(self.worth, orders, strict=True)] if self.worth else []
+        return replace(self, train=train, worth=worth)
 
     @property
     def validation(self) -> Cases:
@@ -129,6 +141,7 @@ def leave_one_out(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: 
         cold=cold,
         worth=[*(w[:-2] for w in _worth(dataset, kept, users)), *_worth(dataset, kept, short)],
         repeats=repeats,
+        order=dataset.order,
     )
 
 
@@ -179,6 +192,7 @@ def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
         unseen=_cases([], repeats),
         worth=_worth(dataset, whole, users),
         repeats=repeats,
+        order=dataset.order,
     )
 
 

@@ -12,29 +12,35 @@ from __future__ import annotations
 import random
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data import caveats
 from export.data.attributes import Attributes
 from export.data.cells import (
     attribute_names,
     group_of,
+    has_values,
     needed_id,
-    needed_rating,
     needed_text,
     needed_time,
+    rating_of,
     title_of,
     values_of,
 )
+from export.data.columns import ColumnMap
 from export.data.dataset import Dataset, Item, ItemFile, line_of
 from export.data.events import Events
 from export.data.facts import Facts, Lengths, Spread
 from export.data.ids import known_spelling
-from export.data.layout import INTERACTIONS, ITEMS, TEXTS, USERS
+from export.data.layout import INTERACTIONS, ITEMS, RATING, TEXTS, TIMESTAMP, UNTIMED_INTERACTIONS, USERS, Layout
 from export.data.lost import Lost, has_label
-from export.data.mistakes import FEW_ITEMS, FEW_USERS, TWICE, UNKNOWN, USER_TWICE, Mistakes
-from export.data.ratings import has_ratings
+from export.data.mistakes import FEW_ITEMS, FEW_USERS, NO_COLUMN, NO_ORDER, TWICE, UNKNOWN, USER_TWICE, Mistakes
+from export.data.order import BY_TIME, UNORDERED, Order
 from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.rows import Cells, Table, find
 from export.data.split import MIN_EVENTS, MIN_USERS
@@ -63,13 +69,15 @@ def read(
     needs_interactions: bool = True,
     labels: Collection[str] | None = None,
     repeats: Repeats = ALLOW,
+    order: Order = BY_TIME,
+    columns: Sequence[str] = (),
 ) -> Collected:
     """Read `folder`, writing the items into `out` on the way; items that are not among `labels`, if given, are wrong.
 
     Items need item_id and text; title and any other column (an attribute; "|" separates values) may be there.
-    Interactions need user_id, item_id and timestamp; a rating in every row or in none. Texts need text. Users
-    (user_id, attribute columns) are optional, too: quality is then reported for each group of users. Every event is
-    read; `repeats` says which ones count where a user needs enough of them.
+    Interactions need user_id, item_id and, if their `order` is by time, timestamp; a rating may be there. Texts need
+    text. Users (user_id, attribute columns) are optional, too: quality is then reported for each group of users. Every
+    event is read; `repeats` says which ones count where a user needs enough of them. `columns` are flags NAME=COLUMN.
 
     Raises:
         DataError: the whole report of what is wrong; with `skip` only if rows cannot just be left out.
@@ -81,6 +89,8 @@ def read(
             needs_interactions=needs_interactions,
             labels=labels,
             repeats=repeats,
+            order=order,
+            columns=columns,
         )
     scan.mistakes.settle(skip=skip)
     dataset = Dataset(
@@ -90,10 +100,12 @@ def read(
         probes=scan.attributes.probes(),
         source=f"{folder.name} (user's own)",
         licence="the user's own",
-        times=scan.events.times(),
+        times=scan.events.times() if order == BY_TIME else [],
         users=scan.groups,
         ratings=scan.events.ratings(),
+        order=order,
     )
+    dataset = dataset.without_order() if order == UNORDERED else dataset
     return Collected(dataset, scan.texts, scan.facts())
 
 
@@ -109,8 +121,12 @@ class Scan:
         labels: Collection[str] | None = None,
         clock: Callable[[], float] = time.time,
         repeats: Repeats = ALLOW,
+        order: Order = BY_TIME,
+        columns: Sequence[str] = (),
     ) -> None:
+        self._folder, self._columns = folder, ColumnMap.parse(columns)
         self._repeats: Repeats = repeats
+        self._order: Order = order
         self.mistakes, self.attributes, self.events = Mistakes(), Attributes(), Events()
         self.texts: list[str] = []
         self.groups: list[dict[str, str]] = []
@@ -119,21 +135,32 @@ class Scan:
         self._positions: dict[str, int] = {}
         self._lost, self._labels, self._times = Lost(), labels, TimeStatistics(clock())
         self._numbers, self._lengths = array("q"), Lengths()
-        if items := find(folder, "items", ITEMS, self.mistakes):
+        self._tables: list[Table] = []
+        if items := self._find("items", ITEMS):
             self._read_items(items, keep)
             if not self.mistakes.is_fatal and len(self._positions) < MIN_ITEMS:
                 few = f"at least {MIN_ITEMS} items are needed, {len(self._positions)} can be used"
                 self.mistakes.add(FEW_ITEMS, items.path, few)
-        table = find(folder, "interactions", INTERACTIONS, self.mistakes, optional=not needs_interactions)
-        if table:
+        layout = INTERACTIONS if order == BY_TIME else UNTIMED_INTERACTIONS
+        if table := self._find("interactions", layout, optional=not needs_interactions):
             self._read_events(table)
             self.warnings += [f"{table.path}: {warning}" for warning in self._times.warnings(table.line)]
         if items:
             self._lost.note(self.mistakes, items.where)
-        if table := find(folder, "users", USERS, self.mistakes, optional=True):
+        if table := self._find("users", USERS, optional=True):
             self.groups = user_groups(self._user_rows(table), self.events.users)
-        if table := find(folder, "texts", TEXTS, self.mistakes, optional=True):
+        if table := self._find("texts", TEXTS, optional=True):
             self._read_texts(table)
+        for flag in self._columns.unused():
+            self.mistakes.add(NO_COLUMN, folder, f"--column {flag}: no table has the column {flag.partition('=')[2]}")
+        for table in self._tables:
+            self.warnings += [f"{table.path}: {sentence}" for sentence in table.conversions.sentences()]
+
+    def _find(self, name: str, layout: Layout, *, optional: bool = False) -> Table | None:
+        """The table `name`; None if there is none, which is noted unless it is optional."""
+        table = find(self._folder, name, layout, self.mistakes, optional=optional, columns=self._columns)
+        self._tables += [table] if table else []
+        return table
 
     def facts(self) -> Facts:
         """The figures of what was kept."""
@@ -148,6 +175,7 @@ class Scan:
             repeated=self.events.repeated(),
             repeats=self._repeats,
             ratings=self.events.rating_range(),
+            unrated=self.events.unrated(),
             history_events=Spread.of(lengths),
             usable_users=self._usable_users(),
             used_items=self.events.used_items(),
@@ -155,11 +183,24 @@ class Scan:
             texts=self._texts_seen,
             skipped=self.mistakes.skipped,
             warnings=tuple(self.warnings),
+            caveats=self._caveats(),
+            order=self._order,
         )
 
+    def _counted(self) -> NDArray[np.int64]:
+        """How many events of each user count."""
+        return self.events.different() if self._repeats == EXCLUDE else self.events.lengths
+
     def _usable_users(self) -> int:
-        counted = self.events.different() if self._repeats == EXCLUDE else self.events.lengths
-        return int((counted >= MIN_EVENTS).sum())
+        return int((self._counted() >= MIN_EVENTS).sum())
+
+    def _caveats(self) -> tuple[str, ...]:
+        """What makes figures uncertain; nothing where nothing can be measured anyway."""
+        if self.mistakes.is_fatal:
+            return ()
+        found = [*caveats.few_users(self._usable_users()), *caveats.short_histories(self._counted())]
+        found += caveats.tied_times(self.events.tied()) if self._order == BY_TIME else []
+        return tuple(found)
 
     def _leaves_out(self) -> bool:
         """Whether there are events that do not count."""
@@ -191,27 +232,36 @@ class Scan:
         return Item(key, title_of(table, number, row) or text[:_TITLE], text, attributes)
 
     def _read_events(self, table: Table) -> None:
-        is_rated = has_ratings(table)
+        is_rated, is_timed = has_values(table, RATING), self._order == BY_TIME and has_values(table, TIMESTAMP)
         for number, row in table.rows():
             user, key = needed_id(table, number, row, "user_id"), needed_id(table, number, row, "item_id")
-            seconds = needed_time(table, number, row, "timestamp")
-            rating = needed_rating(table, number, row) if is_rated else None
+            seconds = needed_time(table, number, row, TIMESTAMP) if is_timed else 0.0
             item = self._positions.get(key) if key else None
             is_lost = item is None and key in self._lost
             if key and item is None and not is_lost and self._positions:
                 near = known_spelling(key, self._positions)
                 self.mistakes.add(UNKNOWN, table.where(number), f"item_id {key!r} is not in items{near}")
-            if user is None or seconds is None or (is_rated and rating is None):
+            if user is None or seconds is None:
                 continue
             if item is not None:
-                self.events.add(user, item, seconds, rating)
+                self.events.add(user, item, seconds, rating_of(table, number, row) if is_rated else None)
                 self._times.add(seconds, number)
             elif key is not None and is_lost:
                 self._lost.take(key)
+        if not self.mistakes.is_fatal and self._order == BY_TIME and not self.events.has_order():
+            self.mistakes.add(NO_ORDER, table.path, self._no_order(is_timed=is_timed))
         if not self.mistakes.is_fatal and self._usable_users() < MIN_USERS:
             few = f"at least {MIN_USERS} users with {MIN_EVENTS} interactions are needed, found {self._usable_users()}"
             once = "; repeated ones count with --repeats allow only" if self._leaves_out() else ""
             self.mistakes.add(FEW_USERS, table.path, f"{few} (of {len(self.events.lengths)} users){once}")
+
+    def _no_order(self, *, is_timed: bool) -> str:
+        """Why the column of times says nothing of the order."""
+        if not is_timed:
+            return f"column {TIMESTAMP} is empty in every row"
+        if constant := self._times.constant():
+            return f"column {TIMESTAMP} is {constant} in every row"
+        return f"column {TIMESTAMP} has one time for each user, so it does not say which interaction was first"
 
     def _user_rows(self, table: Table) -> Iterator[Cells]:
         users, rows = frozenset(self.events.users), dict[str, int]()

@@ -55,6 +55,13 @@ class TimeStatistics:
     def _used(self) -> list[_Unit]:
         return [unit for unit in self._units if unit.count]
 
+    def constant(self) -> str | None:
+        """The one time that all events have, as it is written and as a date; None if there are several."""
+        if len(self._used) != 1 or self._used[0].least < self._used[0].most:
+            return None
+        unit = self._used[0]
+        return f"{unit.least:.15g} ({_moment(unit.least / unit.per_second)})" if unit.least else "0"
+
     def in_words(self) -> str:
         """The first and the last time as dates, and the unit if it is not seconds."""
         if not self._used:
@@ -66,7 +73,7 @@ class TimeStatistics:
 
     def warnings(self, where: Callable[[int], str]) -> list[str]:
         """A sentence for each thing that is suspicious; `where` names the place of a row."""
-        return [*self._mixed(where), *self._equal(where), *self._future(where)]
+        return [*self._mixed(where), *self._future(where)]
 
     def _mixed(self, where: Callable[[int], str]) -> list[str]:
         if len(self._used) < 2:
@@ -76,15 +83,6 @@ class TimeStatistics:
         return [
             f"timestamps are in several units: {usual.count:,} look like {usual.name}, {rest}: histories are "
             "in a wrong order until all are in one unit"
-        ]
-
-    def _equal(self, where: Callable[[int], str]) -> list[str]:
-        if len(self._used) != 1 or self._used[0].count < 2 or self._used[0].least < self._used[0].most:
-            return []
-        unit = self._used[0]
-        return [
-            f"all {unit.count:,} timestamps are the same, {_moment(unit.least / unit.per_second)} (first: "
-            f"{where(unit.first_row)}): the order of the rows decides which interaction is a user's last"
         ]
 
     def _future(self, where: Callable[[int], str]) -> list[str]:

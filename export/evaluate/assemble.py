@@ -86,6 +86,7 @@ def assemble(
         group_comparisons=compare_groups(default, POPULARITY, answers, ground.members, ground.seed),
         cold_pairs=pairs_of(evaluation),
         cold_share=ground.newcomers.share,
+        order=ground.split.order,
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from export.data.order import BY_TIME, UNORDERED, Order
+
 Scores = NDArray[np.float32]
 Histories = list[NDArray[np.int64]]
 Baseline = Callable[[Histories], Scores]
@@ -28,18 +30,19 @@ _TRANSITION_EVENTS = 10
 _TRANSITION_PRIOR = 5
 
 
-def fit_baselines(known: Histories, items: int) -> dict[str, Baseline]:
-    """Name -> baseline of a catalogue of `items`."""
+def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[str, Baseline]:
+    """Name -> baseline of a catalogue of `items`; without order none of what is recent, and transitions are pairs."""
     counts = np.bincount(np.concatenate(known), minlength=items)
     recent = np.bincount(np.concatenate([h[-_RECENT:] for h in known]), minlength=items)
     head = np.sort(np.argsort(-counts, kind="stable")[:MAX_SQUARE])
     gram = _gram(known, head, items)
+    lately = {} if order == UNORDERED else {RECENT_POPULARITY: _constant(recent.astype(np.float32))}
     return {
         POPULARITY: popularity(known, items),
-        RECENT_POPULARITY: _constant(recent.astype(np.float32)),
+        **lately,
         "item kNN": _square(_knn(gram.copy()), head, items),
         "EASE": _square(_ease(gram), head, items),
-        "transitions": _transitions(known, counts),
+        "transitions": _transitions(known, counts, order),
     }
 
 
@@ -102,10 +105,16 @@ def _ease(gram: Scores) -> Scores:
     return weights
 
 
-def _transitions(known: Histories, counts: NDArray[np.int64]) -> Baseline:
-    """How often an item came next, summed over the last events with a decay; popularity breaks ties."""
+def _transitions(known: Histories, counts: NDArray[np.int64], order: Order) -> Baseline:
+    """How often an item came next, summed over the last events with a decay; popularity breaks ties.
+
+    Without order: how often two items were neighbours, counted both ways, summed over all events without a decay.
+    """
     items = len(counts)
+    decay, last = (1.0, None) if order == UNORDERED else (_TRANSITION_DECAY, _TRANSITION_EVENTS)
     pairs = np.concatenate([h[:-1] * items + h[1:] for h in known])
+    if order == UNORDERED:
+        pairs = np.concatenate([pairs, *(h[1:] * items + h[:-1] for h in known)])
     pair, often = np.unique(pairs, return_counts=True)
     before, after = np.divmod(pair, items)
     left = np.bincount(before, weights=often, minlength=items)
@@ -115,9 +124,9 @@ def _transitions(known: Histories, counts: NDArray[np.int64]) -> Baseline:
     def score(histories: Histories) -> Scores:
         scores = np.tile((counts * 1e-9).astype(np.float32), (len(histories), 1))
         for row, history in zip(scores, histories, strict=True):
-            for age, item in enumerate(history[::-1][:_TRANSITION_EVENTS]):
+            for age, item in enumerate(history[::-1][:last]):
                 part = slice(begin[item], begin[item + 1])
-                row[after[part]] += _TRANSITION_DECAY**age * chance[part]
+                row[after[part]] += decay**age * chance[part]
         return scores
 
     return score

@@ -62,7 +62,7 @@ class Evaluation:
         tell one new item from another, so it is not ranked at a common share of them.
         """
         ground, tasks, items = self.ground, self.ground.tasks, len(self.ground.dataset.items)
-        for name, score in fit_baselines(ground.split.known, items).items():
+        for name, score in fit_baselines(ground.split.known, items, ground.split.order).items():
             asked = tasks.cases
             by_ids = {task: asked[task] for task in SHARED_TASKS if task in asked}
             self.answers[name] = _answers(score, asked if name in WITHOUT_HISTORY else by_ids, items)
@@ -86,7 +86,7 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
     cases = some_cases(parts.warm, items, ground.seed)
     ndcg = {
         baseline: figure(_rank(score, cases, items).ndcg, ground.seed)
-        for baseline, score in fit_baselines(parts.known, items).items()
+        for baseline, score in fit_baselines(parts.known, items, parts.order).items()
     }
     return OtherProtocol(protocol=name, cases=len(cases.wanted), ndcg=ndcg, remark=_DISHONEST[name])
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from export.config import ExportSettings
+from export.data.order import BY_TIME, in_words
 from export.errors import ExportError
 from export.evaluate.compare import FROZEN, FROZEN_POPULAR
 from export.evaluate.metrics import Figure
@@ -141,6 +142,8 @@ def _rounds(variant: Variant) -> str:
 def remarks(quality: Quality) -> list[str]:
     """The sentences under the table: lost to baselines, cold, shares of the teacher, rounds, refusals, defaults."""
     lines = [*quality.warnings, *absent_tasks(quality), *_teacher(quality.teacher), *_cold(quality)]
+    if quality.order != BY_TIME:
+        lines.insert(0, f"Order of a user's interactions: {in_words(quality.order)}.")
     for record in quality.variants:
         if record.retained:
             kept = ", ".join(f"{task} {record.retained[task]}" for task in TASKS[1:] if task in record.retained)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from export.data.phrases import Texts
 from export.errors import ExportError
 from export.stage import Job
 from export.train.adopt import is_adopted, parts_of, ranker_of
-from export.train.examples import steps_per_epoch, windows
+from export.train.examples import steps_per_epoch
 from export.train.loss import Seen, Step
 from export.train.rankers import SMALL, make_small
 from export.train.teacher import Bank, Teacher, load_teacher
@@ -52,10 +51,9 @@ class _Lesson:
         return min(steps_per_epoch(self.world.split.train, self.length, _BATCH), self.world.epoch_batches)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Step]:
-        """Every history once, or as many as an epoch may read, with as many queries."""
-        drawn = windows(self.world.split.train, self.length, _BATCH, rng)
-        for window in islice(drawn, self.world.epoch_batches):
-            yield Step(self.teacher, self.bank, self.world.batch(window, _BATCH, rng), "softmax")
+        """Every history once, with as many queries."""
+        for batch in self.world.epoch(self.length, _BATCH, rng):
+            yield Step(self.teacher, self.bank, batch, "softmax")
 
 
 def check(job: Job) -> None:

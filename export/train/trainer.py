@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +9,7 @@ from torch import Tensor
 from export.data.phrases import Texts
 from export.train.adversary import against_them
 from export.train.bank import Encoded, MovingBank
-from export.train.examples import steps_per_epoch, windows
+from export.train.examples import steps_per_epoch
 from export.train.guide import Guides
 from export.train.loss import Batch, Step
 from export.train.optimise import Descent, head_groups, trunk_groups
@@ -92,13 +89,8 @@ class Trainer:
     def epoch(self) -> float:
         """One pass over the histories, or over as many of them as an epoch may read; the mean loss."""
         self.teacher.train()
-        return self._descent.epoch(self._batches(), self._learn)
-
-    def _batches(self) -> Iterator[Batch]:
-        size, split = self._settings.batch, self._world.split
-        drawn = windows(split.train, self._max_history, size, self._rng, split.worth)
-        for window in islice(drawn, self._world.epoch_batches):
-            yield self._world.batch(window, size, self._rng)
+        batches = self._world.epoch(self._max_history, self._settings.batch, self._rng)
+        return self._descent.epoch(batches, self._learn)
 
     def _learn(self, batch: Batch) -> float:
         """Add the batch's gradient to that of the weights."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,11 +15,12 @@ from torch import Tensor
 
 from export.config import ExportSettings
 from export.data.noise import corrupt
+from export.data.order import UNORDERED
 from export.data.phrases import Texts
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
 from export.errors import ExportError
-from export.train.examples import QUERY_HISTORY, Asked, LoneQuerySampler, Queries, QuerySampler, Windows
+from export.train.examples import QUERY_HISTORY, Asked, LoneQuerySampler, Queries, QuerySampler, Windows, windows
 from export.train.loss import Batch
 from export.train.options import FULL_ITEMS
 from export.train.targets import Among, Negatives
@@ -84,6 +87,16 @@ class World:
     @cached_property
     def _negatives(self) -> Negatives | None:
         return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
+
+    def epoch(self, length: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """One pass over the histories, or as many batches of `size` windows of `length` events as an epoch may have.
+
+        Without order each history is shuffled.
+        """
+        read = replace(self, split=self.split.reordered(rng)) if self.split.order == UNORDERED else self
+        drawn = windows(read.split.train, length, size, rng, read.split.worth)
+        for window in islice(drawn, self.epoch_batches):
+            yield read.batch(window, size, rng)
 
     def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
         """A step's windows with `size` queries behind histories and without, and the items that it looks at."""

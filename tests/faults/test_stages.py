@@ -86,6 +86,16 @@ def test_touched_files_with_the_same_bytes_make_nothing_stale(tmp_path: Path, gi
     assert runs(tmp_path) == ["one"]
 
 
+def test_touched_output_of_a_stage_makes_nothing_stale(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "file").write_text("the same")
+    for number in range(2):
+        run_all(reading(tmp_path, "data"))
+        for file in reading(tmp_path, "data").folder("one").iterdir():
+            os.utime(file, (number, number))
+    assert runs(tmp_path) == ["one"]
+
+
 def test_same_size_and_time_with_other_bytes_is_a_change(tmp_path: Path) -> None:
     file = tmp_path / "given" / "file"
     file.parent.mkdir()

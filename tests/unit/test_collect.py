@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from export.config import ExportSettings
 from export.data.collect import run
+from export.data.dataset import Dataset
 from export.data.facts import RATINGS
 from export.data.head import Head
 from export.data.phrases import Texts, unseen
@@ -18,6 +19,7 @@ from export.data.reference import Reference
 from export.errors import CheckpointError, DataError
 from export.stage import Job
 from tests.checkpoints import save_model, save_sentence_transformer
+from tests.tiny import dataset as tiny_dataset
 
 
 def write(folder: Path, *, events: bool = True) -> None:
@@ -60,23 +62,63 @@ def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> N
         collected(tmp_path)
 
 
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("late", [True, False])
 def test_export_warns_of_suspicious_times_as_the_doctor_does(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], same: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], late: bool
 ) -> None:
     home = tmp_path / "a, b"  # a folder's name may hold a comma
     home.mkdir()
     write(home / "data")
     path = home / "data" / "interactions.jsonl"
-    if same:
-        rows = [json.loads(line) | {"timestamp": 1_700_000_000} for line in path.read_text().splitlines()]
-        path.write_text("\n".join(map(json.dumps, rows)))
+    if late:
+        path.write_text(path.read_text().replace('"timestamp": 3', '"timestamp": "2999-01-01"', 1))
     save_model("bert", home / "checkpoint")
-    sources = collected(home, "--on-error", "skip")
+    collected(home, "--on-error", "skip")
     told = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
-    warning = "all 8 timestamps are the same, 2023-11-14 22:13:20 (first: line 1): the order of the rows decides"
-    assert [line.partition(" which")[0] for line in told] == ([f"  warning: {path}: {warning}"] if same else [])
-    assert sources["data"]["times"] == ("2023-11-14 to 2023-11-14, UTC" if same else "1970-01-01 to 1970-01-01, UTC")
+    warning = f"  warning: {path}: 1 timestamp is in the future, the latest 2999-01-01 00:00:00 (first: line 4)"
+    assert [line.partition(": check")[0] for line in told if "timestamp" in line] == ([warning] if late else [])
+    (chance,) = [line for line in told if "only 2 users" in line]
+    assert "the 95 % interval of NDCG@10 will be about +-0.35" in chance
+
+
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        ([0, 0, 0, 0], "column timestamp is 0 in every row"),
+        ([""] * 4, "column timestamp is empty in every row"),
+    ],
+)
+def test_export_refuses_a_fake_order_and_trains_without_one_on_demand(
+    tmp_path: Path, times: list[object], found: str
+) -> None:
+    write(tmp_path / "data")
+    path = tmp_path / "data" / "interactions.jsonl"
+    rows = [
+        json.loads(line) | {"timestamp": time}
+        for line, time in zip(path.read_text().splitlines()[:8], times * 2, strict=True)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    save_model("bert", tmp_path / "checkpoint")
+    with pytest.raises(DataError) as caught:
+        collected(tmp_path, "--on-error", "skip")
+    assert f"{path}: {found}" in str(caught.value)
+    assert "--order none trains without order" in str(caught.value)
+    (tmp_path / "out").rename(tmp_path / "refused")
+    sources = collected(tmp_path, "--on-error", "skip", "--order", "none")
+    assert sources["data"]["order"].startswith("without order (--order none)")
+    dataset = Dataset.load(tmp_path / "out")
+    assert (dataset.order, dataset.times) == ("none", [])
+    assert [sorted(history.tolist()) for history in dataset.histories] == [[0, 1, 2, 3]] * 2
+
+
+def test_movielens_can_be_trained_without_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model("bert", tmp_path / "checkpoint")
+    monkeypatch.setattr("export.data.collect.fetch", lambda *_: tmp_path)
+    monkeypatch.setattr("export.data.movielens.read", lambda *_: tiny_dataset())
+    (tmp_path / "out").mkdir()
+    flags = ["--checkpoint", str(tmp_path / "checkpoint"), "--order", "none"]
+    run(Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=flags)), tmp_path / "out")
+    assert Dataset.load(tmp_path / "out").order == "none"
 
 
 @pytest.mark.parametrize("ratings", [True, False])

@@ -83,3 +83,9 @@ def test_a_saved_memory_answers_the_same(tmp_path: Path) -> None:
     events = np.array([0, 1])
     assert dense(found.next_chances(events)).tolist() == dense(memory.next_chances(events)).tolist()
     assert dense(found.near_weights(events)).tolist() == dense(memory.near_weights(events)).tolist()
+
+
+def test_without_order_nothing_follows_but_neighbours_stay() -> None:
+    memory = fit_memory(_HISTORIES, _ITEMS, "none")
+    assert len(memory.next_chances(np.array([0, 1]))[0]) == 0
+    assert len(memory.near_weights(np.array([0]))[0])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from export.data.order import BY_ROW, BY_TIME, Order
 from export.data.tables import Scan
 
 Rows = list[dict[str, Any]]
@@ -52,8 +53,8 @@ def report(folder: Path) -> str:
     return Scan(folder, lambda _: None).mistakes.report()
 
 
-def histories(folder: Path) -> list[list[int]]:
-    scan = Scan(folder, lambda _: None)
+def histories(folder: Path, order: Order = BY_TIME) -> list[list[int]]:
+    scan = Scan(folder, lambda _: None, order=order)
     assert scan.mistakes.report() == ""
     return [history.tolist() for history in scan.events.histories()]
 
@@ -69,9 +70,9 @@ def test_plain_and_gzipped_files_read_alike(tmp_path: Path, suffix: str) -> None
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".snappy.parquet"])
 def test_folder_of_parts_is_read_in_the_order_of_names(tmp_path: Path, name: str, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
-    tied = [row | {"timestamp": 5} for row in _EVENTS]  # the order of the rows decides
+    tied = [row | {"timestamp": 5} for row in _EVENTS]
     write_parts(tmp_path / name, tied, suffix)
-    assert histories(tmp_path) == [[0, 1, 2, 3, 0, 1]] * 2
+    assert histories(tmp_path, BY_ROW) == [[0, 1, 2, 3, 0, 1]] * 2
 
 
 def test_every_table_may_be_a_folder(tmp_path: Path) -> None:
@@ -118,7 +119,11 @@ _WRONG: list[tuple[str, bytes | None, str]] = [
         "part-9.csv.bz2: a part that is no CSV, JSON Lines (.jsonl, .json), gzip of these or Parquet",
     ),
     ("part-9.json", b"{}", "holds parts of several formats: keep those of one"),
-    ("part-9.csv", b"user_id,item_id,time\n", "part-9.csv: column timestamp is missing (is 'time' meant?)"),
+    (
+        "part-9.csv",
+        b"user_id,item_id,time\n",
+        "part-9.csv: column timestamp is missing; time looks like it: --column timestamp=time",
+    ),
     ("part-9.csv", b"u,a,5\n", "part-9.csv: column user_id is missing; there are: u, a, 5"),
     ("part-9.csv", b"user_id,item_id,timestamp,x\n", "part-9.csv: column x is not in every part"),
 ]

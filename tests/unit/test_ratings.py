@@ -41,6 +41,7 @@ _ROWS: Rows = [  # out of order, with a tie at 2 and both items twice
     for user in "uv"
     for time, item, rating in ((3, "a", 5), (1, "b", 1.5), (2, "a", 2), (2, "b", 4))
 ]
+_OWN = [1.5, 2, 4, 5]
 _FORMATS = ["csv", "jsonl", "parquet"]
 
 
@@ -87,42 +88,56 @@ def test_column_without_a_single_rating_is_none(tmp_path: Path, suffix: str) -> 
     assert "ratings" not in found.facts.rows()
 
 
-_WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"rating": "five"}, "rating 'five' is no finite number"),
-    ({"rating": float("inf")}, "rating inf is no finite number"),
-    ({"rating": float("nan")}, "rating nan is no finite number"),
-    ({"rating": 10**400}, "is no finite number"),
-    ({"rating": True}, "rating True is no finite number"),
-    ({"rating": [5]}, "rating [5] is no finite number"),
-    ({"rating": ""}, "rating is empty or missing"),
-    ({}, "rating is empty or missing"),
+_WRONG: list[tuple[Any, str]] = [
+    ("five", "rating 'five' is no finite number"),
+    (float("inf"), "rating inf is no finite number"),
+    (10**400, "is no finite number"),
+    (True, "rating True is no finite number"),
+    ([5], "rating [5] is no finite number"),
 ]
 
 
-@pytest.mark.parametrize(("cell", "message"), _WRONG)
+@pytest.mark.parametrize(("rating", "message"), _WRONG)
 @pytest.mark.parametrize("place", [0, 8])
-def test_bad_rating_is_named_with_line_and_remedy_and_skipped_on_demand(
-    tmp_path: Path, place: int, cell: dict[str, Any], message: str
+def test_bad_rating_is_named_with_line_and_remedy_and_emptied_on_demand(
+    tmp_path: Path, place: int, rating: object, message: str
 ) -> None:
-    row = {"user_id": "u", "item_id": "a", "timestamp": 9, **cell}
+    row = {"user_id": "u", "item_id": "a", "timestamp": 9, "rating": rating}
     write(tmp_path, [*_ROWS[:place], row, *_ROWS[place:]])
     with pytest.raises(DataError) as caught:
         collected(tmp_path)
     report = str(caught.value)
-    assert "bad rating, 1 time: give a finite number in every row, or leave the column out" in report
+    assert "bad rating, 1 time: give a finite number, or leave the cell empty" in report
     assert f"interactions.jsonl, line {place + 1}: " in report
     assert message in report
     assert "--on-error skip" in report
+    assert "a bad rating is emptied, its row stays" in report
     found = collected(tmp_path, skip=True)
-    assert (found.facts.events, found.facts.skipped) == (8, {"bad rating": 1})
-    assert [row.tolist() for row in found.dataset.ratings] == [[1.5, 2, 4, 5]] * 2
+    assert (found.facts.events, found.facts.skipped) == (9, {"bad rating (emptied)": 1})
+    assert found.facts.rows()["ratings"] == "1.5 to 5; 1 event has none and counts like the highest"
+    assert [row.tolist() for row in found.dataset.ratings] == [pytest.approx([1.5, 2, 4, 5, np.nan], nan_ok=True), _OWN]
 
 
-@pytest.mark.parametrize(("suffix", "where"), [("csv", "csv, line 10"), ("parquet", "parquet, row 9")])
-def test_missing_rating_is_named_in_tables_with_a_header(tmp_path: Path, suffix: str, where: str) -> None:
-    write(tmp_path, [*_ROWS, _ROWS[0] | {"rating": None}], suffix)
-    with pytest.raises(DataError, match=f"interactions.{where}: rating is empty or missing"):
-        collected(tmp_path)
+@pytest.mark.parametrize(
+    ("suffix", "empty"),
+    [
+        *((suffix, {"rating": None}) for suffix in _FORMATS),
+        *(("jsonl", empty) for empty in ({"rating": ""}, {"rating": float("nan")}, {})),
+    ],
+)
+def test_rating_that_is_empty_in_half_of_the_rows_costs_the_rating_and_not_the_rows(
+    tmp_path: Path, suffix: str, empty: dict[str, Any]
+) -> None:
+    def emptied(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key != "rating"} | empty
+
+    write(tmp_path, [emptied(row) if n % 2 else row for n, row in enumerate(_ROWS)], suffix)
+    found = collected(tmp_path)
+    assert (found.facts.events, found.facts.unrated, found.facts.skipped) == (8, 4, {})
+    assert "4 events have none and count like the highest" in found.facts.rows()["ratings"]
+    worth = worth_of(found.dataset.ratings)
+    assert all(row[np.isnan(rated)].tolist() == [1, 1] for row, rated in zip(worth, found.dataset.ratings, strict=True))
+    assert min(row.min() for row in worth) == pytest.approx(LEAST)
 
 
 def test_other_mistakes_are_noted_once_although_rows_are_looked_through_for_a_rating(tmp_path: Path) -> None:
@@ -158,6 +173,8 @@ def test_movielens_has_its_ratings(tmp_path: Path) -> None:
         ([[-10.0], [10.0, 0.0]], [[LEAST], [1, (1 + LEAST) / 2]]),
         ([[3, 3], [3]], [[1, 1], [1]]),
         ([[-1e308], [1e308]], [[LEAST], [1]]),
+        ([[1, float("nan")], [5]], [[LEAST, 1], [1]]),
+        ([[float("nan")]], [[1]]),
         ([], []),
     ],
 )

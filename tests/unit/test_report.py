@@ -418,6 +418,12 @@ def test_gates_that_were_not_measured_are_told(tmp_path: Path, quality: Quality,
     assert not any("not measured" in line for line in remarks(quality))
 
 
+def test_report_says_that_a_bundle_was_trained_without_order(quality: Quality) -> None:
+    line = "Order of a user's interactions: without order (--order none); each user's validation and test items"
+    assert remarks(quality.model_copy(update={"order": "none"}))[0].startswith(line)
+    assert not any("Order of" in words for words in remarks(quality))
+
+
 def test_report_of_a_bundle_of_an_older_export_says_to_export_it_again(
     tmp_path: Path, quality: Quality, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,11 @@ def test_parquet_counts_rows(tmp_path: Path) -> None:
 
 # Whole files of items that are wrong, and what must be said about them.
 _FILES: list[tuple[str, bytes, str]] = [
-    ("csv", b"item_id,txt\na,x\n", "column text is missing (is 'txt' meant?); there are: item_id, txt"),
+    (
+        "csv",
+        b"item_id,txt\na,x\n",
+        "column text is missing; txt looks like it: --column text=txt; there are: item_id, txt",
+    ),
     ("csv", b"item_id;text\na;x\n", "columns are separated by ';', needs commas"),
     ("csv", b"item_id,text,text\na,x,y\n", "column text is there twice"),
     ("csv", b"", "column item_id is missing; there are: none"),

@@ -76,12 +76,15 @@ def test_three_units_are_one_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("time", [1_700_000_000, 1_700_000_000_000, "2023-11-14T22:13:20"])
-def test_equal_times_are_warned_of(tmp_path: Path, time: object) -> None:
-    (warning,) = scan(tmp_path, [time] * 8).facts().warnings
-    assert warning == (
-        f"{tmp_path}/interactions.jsonl: all 8 timestamps are the same, 2023-11-14 22:13:20 (first: line 1): the order "
-        "of the rows decides which interaction is a user's last"
-    )
+def test_equal_times_are_no_order(tmp_path: Path, time: object) -> None:
+    mistakes = scan(tmp_path, [time] * 8).mistakes
+    written = time if isinstance(time, int) else 1_700_000_000
+    assert mistakes.is_fatal
+    assert (
+        "no order of events, 1 time: write the times of the events, or choose another order: --order none trains "
+        "without order, --order file takes the order of the rows\n"
+        f"  {tmp_path}/interactions.jsonl: column timestamp is {written} (2023-11-14 22:13:20) in every row"
+    ) == mistakes.report()
 
 
 def test_future_is_warned_of_with_its_first_row(tmp_path: Path) -> None:
