@@ -44,7 +44,7 @@ class Learner(Protocol):
 
 @dataclass
 class Epochs:
-    """Trains a learner and leaves the weights of the epoch with the best validation NDCG@10 in it.
+    """Trains a learner and leaves the weights of the epoch with the best validation NDCG@10 in it, the last of equals.
 
     `patience` is the number of epochs without a better one after which training stops; 0 means never.
     """
@@ -76,8 +76,10 @@ class Epochs:
         self.epoch += 1
         row = Row(self.learner.step, self.epoch, loss, found.mean, found.ids, found.text)
         self.curve.add(row)
+        if self.best is None or row.validation_ndcg >= self.best.validation_ndcg:  # of equal ones the longest trained
+            self.kept = self.learner.answer()
         if self.best is None or row.validation_ndcg > self.best.validation_ndcg:
-            self.best, self.kept = row, self.learner.answer()
+            self.best = row
         self._save()
 
     def _is_enough(self) -> bool:

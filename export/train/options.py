@@ -39,7 +39,7 @@ class TrainingSettings(BaseSettings):
         "memory, or when so few texts are there that whole layers forget",
     )
     epochs: int = Field(0, ge=0, description="passes over the histories; 0: the preset's; more for little data")
-    batch: int = Field(32, ge=1, description="windows of histories a batch: larger on a GPU")
+    batch: int = Field(16, ge=1, description="windows of histories a batch: larger on a GPU")
     accumulate: int = Field(1, ge=1, description="batches a step of the optimiser: for large batches in little memory")
     optimiser: Literal["adamw", "sgd"] = Field(
         "adamw", description="adamw nearly always; sgd (momentum .9) wants a higher rate"

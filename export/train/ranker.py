@@ -45,7 +45,7 @@ class Block(nn.Module):
     def _mix(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Attention of `x` by its queries, and feed-forward."""
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
-        mixed = (self.drop(scores.softmax(-1)) @ v).transpose(1, 2).reshape(x.shape)
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
         x = x + self.drop(self.out(mixed))
         y: Tensor = x + self.drop(self.down(functional.gelu(self.up(self.norm2(x)))))
         return y

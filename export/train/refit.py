@@ -24,9 +24,9 @@ from export.train.world import World
 
 
 def best_epoch(folder: Path) -> int:
-    """The epoch (from 1) with the best validation NDCG@10 of the training whose `curve.json` lies in `folder`."""
+    """The epoch (from 1) that the training whose `curve.json` lies in `folder` kept; see `export.train.epochs`."""
     rows = json.loads((folder / "curve.json").read_text())
-    return int(max(rows, key=lambda row: float(row["validation_ndcg"]))["epoch"])
+    return int(max(rows, key=lambda row: (row["validation_ndcg"], row["epoch"]))["epoch"])
 
 
 def refit(job: Job, world: World, tested: Teacher, plain: Tensor, pooled: Tensor, epochs: int) -> Teacher:

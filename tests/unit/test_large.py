@@ -108,7 +108,7 @@ def test_loss_looks_at_a_sample_of_a_large_catalogue(
         (["--batch", "1024", "--loss", "sampled"], 20_000, "use --batch 256 --accumulate 4$"),
         (["--batch", "1024", "--loss", "sampled"], 1_000_000, "--loss sampled over 1,000,000 items"),
         (["--batch", "512", "--loss", "mse", "--accumulate", "2"], 20_000, "use --batch 128 --accumulate 8$"),
-        (["--loss", "softmax"], 1_000_000, "needs 25 GB a step.*use --batch 8 --accumulate 4, or --loss auto$"),
+        (["--loss", "softmax"], 1_000_000, "needs 12 GB a step.*use --batch 8 --accumulate 2, or --loss auto$"),
     ],
 )
 def test_step_that_would_not_fit_is_refused_with_the_batch_that_does(flags: list[str], items: int, words: str) -> None:

@@ -186,6 +186,12 @@ def test_best_epoch_is_kept_whenever_training_stops(tmp_path: Path, patience: in
     assert (len(steps), trainer.put_back["epoch"].item()) == (epochs, kept)
 
 
+def test_last_of_equal_epochs_is_kept_and_does_not_count_as_better(tmp_path: Path) -> None:
+    trainer, steps = _Scripted([0.1, 0.3, 0.3, 0.3, 0.2, 0.4]), list[None]()
+    Epochs(trainer, Resume(tmp_path / "resume", "key"), Curve(tmp_path, "curve"), 3).to(6, lambda: steps.append(None))
+    assert (len(steps), trainer.put_back["epoch"].item()) == (5, 4)
+
+
 def test_resume_is_refused_for_another_key(tmp_path: Path) -> None:
     Resume(tmp_path / "r", "a").save({"x": torch.ones(2)}, {"epoch": 3})
     assert Resume(tmp_path / "r", "b").load() is None
