@@ -1,0 +1,123 @@
+"""What a finished bundle was evaluated on, from its export's stages: the split, the test cases, and our own ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bundle_id import BundleId
+from benchmarks.quality.exchange import Positions, Problem
+from export.config import ExportSettings
+from export.data.dataset import Dataset
+from export.data.repeats import EXCLUDE, counted
+from export.evaluate.ranks import RANKS, RecordedRanks
+from export.evaluate.record import RECORD, Quality
+from export.evaluate.tasks import some_cases
+from export.stage import Job
+from export.train.adopt import parts_of
+from server.models.bundle import Bundle, find_bundle, load_bundle
+
+TASK = "ids"
+_CPU = "cpu"
+_DATA_FILE = "histories.npz"
+_BROKEN = (OSError, ValueError, KeyError, BadZipFile)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The test of task *ids*: `targets` (int64 [cases]) and `ranks`, those of our own recommenders by name.
+
+    `ranks` (int32 [cases], 0 is best) has the baselines, the teacher and the `default` variant. `seed` is that of the
+    export, with which its intervals are drawn.
+    """
+
+    bundle: BundleId
+    protocol: str
+    seed: int
+    default: str
+    problem: Problem
+    targets: Positions
+    ranks: Mapping[str, NDArray[np.int32]]
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """The evaluation of the bundle at `path` (a bundle, or a folder of versions).
+
+    Raises:
+        RuntimeError: the stages of its export are missing, broken, or those of another export.
+    """
+    bundle = load_bundle(find_bundle(path))
+    stages = bundle.folder.parent.parent / ".stages" / bundle.manifest.name
+    _require_stages(stages, bundle)
+    quality = _quality(stages / "verify" / RECORD, bundle)
+    recorded = _recorded(stages / "verify", bundle)
+    settings = ExportSettings(
+        name=bundle.manifest.name,
+        artifacts=bundle.folder.parent.parent,
+        protocol="time" if quality.protocol == "time" else "leave-one-out",
+        repeats=quality.repeats,
+        seed=recorded.seed,
+        _cli_parse_args=[],
+    )
+    job = Job(settings)
+    dataset = counted(Dataset.load(job.folder("data")), settings.repeats)
+    parts, items = parts_of(job, dataset), len(dataset.items)
+    cases = some_cases(parts.warm, items, settings.seed)
+    if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.wanted, recorded.targets)):
+        raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
+    default = quality.default[_CPU].name
+    others = {record.variant.name for record in quality.variants} - {default}
+    return Evaluation(
+        bundle=BundleId.of(bundle.manifest),
+        protocol=settings.protocol,
+        seed=settings.seed,
+        default=default,
+        problem=Problem(items, cases.repeats == EXCLUDE, parts.train, parts.valid, cases.histories),
+        targets=cases.wanted,
+        ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in others},
+    )
+
+
+def _require_stages(stages: Path, bundle: Bundle) -> None:
+    """The files that are needed, of the export that wrote the bundle."""
+    for file in (stages / "data" / _DATA_FILE, stages / "verify" / RECORD, stages / "package" / "stage.json"):
+        if not file.exists():
+            raise RuntimeError(f"{file} is missing, so the split of {bundle.folder} is unknown: {_again(bundle)}")
+    try:
+        key = json.loads((stages / "package" / "stage.json").read_text())["key"]
+    except (*_BROKEN, TypeError):
+        raise RuntimeError(f"{stages / 'package' / 'stage.json'} cannot be read: {_again(bundle)}") from None
+    if key != bundle.manifest.export_key:
+        raise RuntimeError(
+            f"{stages} is of another export than {bundle.folder}: give the newest version, or {_again(bundle)}"
+        )
+
+
+def _quality(file: Path, bundle: Bundle) -> Quality:
+    try:
+        quality = Quality.model_validate_json(file.read_text())
+    except (OSError, ValueError):
+        raise RuntimeError(f"{file} cannot be read as this version writes it: {_again(bundle)}") from None
+    if quality.protocol == "agreement":
+        raise RuntimeError(f"{bundle.folder} was made without interactions, so there is nothing to compare it on")
+    return quality
+
+
+def _recorded(folder: Path, bundle: Bundle) -> RecordedRanks:
+    file = folder / RANKS
+    if not file.exists():
+        raise RuntimeError(f"{file} is missing, so no row can be compared with ours case by case: {_again(bundle)}")
+    try:
+        return RecordedRanks.load(folder)
+    except _BROKEN:
+        raise RuntimeError(f"{file} cannot be read as this version writes it: {_again(bundle)}") from None
+
+
+def _again(bundle: Bundle) -> str:
+    return f"run `python -m export --name {bundle.manifest.name}` with the flags that the bundle was made with"
