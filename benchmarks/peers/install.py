@@ -12,7 +12,7 @@ from benchmarks.extra import sentence
 
 HOME = Path("artifacts/.peers")
 _PINS = Path(__file__).parent / "requirements"
-_READY = ".ready"
+READY = ".ready"
 _REMEDY = "run it again with a network, pip's index and some GB of disk, or name the others with {selection}"
 
 
@@ -40,20 +40,20 @@ def python_of(
     if _is_ready(folder, wanted):
         return python
     sys.stderr.write(f"installing {name} into {folder} ...\n")
-    (folder / _READY).unlink(missing_ok=True)  # first: half a folder must not be taken for a whole one
+    (folder / READY).unlink(missing_ok=True)  # first: half a folder must not be taken for a whole one
     shutil.rmtree(folder, ignore_errors=True)
     flags = ["--quiet", "--disable-pip-version-check", *([] if needs_dependencies else ["--no-deps"]), "-r", str(pins)]
     try:
         _run([sys.executable, "-m", "venv", str(folder)], selection)
         _run([str(python), "-m", "pip", "install", *flags], selection)
-        (folder / _READY).write_text(wanted)
+        (folder / READY).write_text(wanted)
     except OSError as error:
         raise InstallError(f"does not install: {sentence(error)}") from None
     return python
 
 
 def _is_ready(folder: Path, wanted: str) -> bool:
-    return (folder / _READY).exists() and (folder / _READY).read_text() == wanted
+    return (folder / READY).exists() and (folder / READY).read_text() == wanted
 
 
 def _run(command: list[str], selection: str) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,17 +17,18 @@ from benchmarks.quality.exchange import Positions, Problem
 from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.repeats import EXCLUDE, counted
+from export.data.split import Protocol
 from export.evaluate.ranks import RANKS, RecordedRanks
-from export.evaluate.record import RECORD, Quality
 from export.evaluate.tasks import some_cases
 from export.stage import Job
 from export.train.adopt import parts_of
-from server.models.bundle import Bundle, find_bundle, load_bundle
+from server.models.bundle import Bundle, load_bundle
 
 TASK = "ids"
 _CPU = "cpu"
-_DATA_FILE = "histories.npz"
-_BROKEN = (OSError, ValueError, KeyError, BadZipFile)
+_DATA, _RECORD = "histories.npz", "stage.json"
+_PROTOCOLS = get_args(Protocol)
+_UNREADABLE = (OSError, ValueError, KeyError, BadZipFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,18 @@ def load_evaluation(path: Path) -> Evaluation:
     Raises:
         RuntimeError: the stages of its export are missing, broken, or those of another export.
     """
-    bundle = load_bundle(find_bundle(path))
+    bundle = load_bundle(path)
     stages = bundle.folder.parent.parent / ".stages" / bundle.manifest.name
+    quality, default = bundle.manifest.quality, bundle.manifest.default.get(_CPU, "")
+    if quality.get("protocol") not in _PROTOCOLS:
+        raise RuntimeError(f"{bundle.folder} was exported without interactions: give a bundle that was tested on some")
     _require_stages(stages, bundle)
-    quality = _quality(stages / "verify" / RECORD, bundle)
-    recorded = _recorded(stages / "verify", bundle)
+    recorded = _recorded(stages / "verify", default, bundle)
     settings = ExportSettings(
         name=bundle.manifest.name,
         artifacts=bundle.folder.parent.parent,
-        protocol="time" if quality.protocol == "time" else "leave-one-out",
-        repeats=quality.repeats,
+        protocol=quality["protocol"],
+        repeats=quality.get("repeats", EXCLUDE),  # bundles written before the field exclude
         seed=recorded.seed,
         _cli_parse_args=[],
     )
@@ -71,8 +75,7 @@ def load_evaluation(path: Path) -> Evaluation:
     cases = some_cases(parts.warm, items, settings.seed)
     if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.wanted, recorded.targets)):
         raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
-    default = quality.default[_CPU].name
-    others = {record.variant.name for record in quality.variants} - {default}
+    others = {record["variant"]["name"] for record in quality["variants"]} - {default}
     return Evaluation(
         bundle=BundleId.of(bundle.manifest),
         protocol=settings.protocol,
@@ -85,38 +88,29 @@ def load_evaluation(path: Path) -> Evaluation:
 
 
 def _require_stages(stages: Path, bundle: Bundle) -> None:
-    """The files that are needed, of the export that wrote the bundle."""
-    for file in (stages / "data" / _DATA_FILE, stages / "verify" / RECORD, stages / "package" / "stage.json"):
+    """The stages are there, and are those of the export that wrote the bundle."""
+    record = stages / "package" / _RECORD
+    for file in (stages / "data" / _DATA, record, stages / "verify" / RANKS):
         if not file.exists():
-            raise RuntimeError(f"{file} is missing, so the split of {bundle.folder} is unknown: {_again(bundle)}")
+            raise RuntimeError(f"{file} is missing, which the export of {bundle.folder} leaves there: {_again(bundle)}")
     try:
-        key = json.loads((stages / "package" / "stage.json").read_text())["key"]
-    except (*_BROKEN, TypeError):
-        raise RuntimeError(f"{stages / 'package' / 'stage.json'} cannot be read: {_again(bundle)}") from None
+        key = json.loads(record.read_text())["key"]
+    except (*_UNREADABLE, TypeError):
+        raise RuntimeError(f"{record} cannot be read: {_again(bundle)}") from None
     if key != bundle.manifest.export_key:
         raise RuntimeError(
             f"{stages} is of another export than {bundle.folder}: give the newest version, or {_again(bundle)}"
         )
 
 
-def _quality(file: Path, bundle: Bundle) -> Quality:
+def _recorded(folder: Path, default: str, bundle: Bundle) -> RecordedRanks:
     try:
-        quality = Quality.model_validate_json(file.read_text())
-    except (OSError, ValueError):
-        raise RuntimeError(f"{file} cannot be read as this version writes it: {_again(bundle)}") from None
-    if quality.protocol == "agreement":
-        raise RuntimeError(f"{bundle.folder} was made without interactions, so there is nothing to compare it on")
-    return quality
-
-
-def _recorded(folder: Path, bundle: Bundle) -> RecordedRanks:
-    file = folder / RANKS
-    if not file.exists():
-        raise RuntimeError(f"{file} is missing, so no row can be compared with ours case by case: {_again(bundle)}")
-    try:
-        return RecordedRanks.load(folder)
-    except _BROKEN:
-        raise RuntimeError(f"{file} cannot be read as this version writes it: {_again(bundle)}") from None
+        recorded = RecordedRanks.load(folder)
+    except _UNREADABLE:
+        raise RuntimeError(f"{folder / RANKS} cannot be read: {_again(bundle)}") from None
+    if TASK not in recorded.ranks.get(default, {}):
+        raise RuntimeError(f"{folder / RANKS} has no ranks of {default or 'a default'} on {TASK}: {_again(bundle)}")
+    return recorded
 
 
 def _again(bundle: Bundle) -> str:
