@@ -65,37 +65,47 @@ class QualitySettings(BaseSettings):
 
 @dataclass(slots=True)
 class Result:
-    """What was measured; `skipped` says by row why it could not be."""
+    """What was measured so far of the rows that were `asked` for; `skipped` says by row why it could not be."""
 
+    asked: Sequence[RowName]
     rows: list[Row]
     skipped: dict[str, str]
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether a row is missing."""
+        return not {row.subject for row in self.rows}.issuperset(self.asked)
+
 
 def run(settings: QualitySettings) -> int:
-    """Measure each row, print them beside ours, write the result; 1 if a row is missing.
+    """Measure each row, print them beside ours, write the result after each; 1 if a row is missing.
 
     Raises:
         RuntimeError: the stages of the bundle's export are not there.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     evaluation = _load(settings.bundle)
-    result = Result(own_rows(evaluation), {})
+    result = Result(tuple(dict.fromkeys(settings.rows)), own_rows(evaluation), {})
     seeds = range(settings.seed, settings.seed + settings.seeds)
     with tempfile.TemporaryDirectory(prefix="swiftrec-quality-") as scratch:
-        folder = Path(scratch)
-        evaluation.problem.save(folder)
-        for number, name in enumerate(dict.fromkeys(settings.rows), 1):
-            sys.stderr.write(f"[{number}/{len(set(settings.rows))}] {name} ({ENVIRONMENTS[name]})\n")
+        evaluation.problem.save(Path(scratch))
+        for number, name in enumerate(result.asked, 1):
+            sys.stderr.write(f"[{number}/{len(result.asked)}] {name} ({ENVIRONMENTS[name]})\n")
             try:
-                result.rows.append(row_of(measure(name, folder, seeds), evaluation))
+                result.rows.append(row_of(measure(name, Path(scratch), seeds), evaluation))
             except RuntimeError as error:
                 result.skipped[name] = str(error)
                 sys.stderr.write(f"benchmarks quality: {name}: {error}\n")
+            except KeyboardInterrupt:
+                result.skipped.update(dict.fromkeys(result.asked[number - 1 :], "interrupted"))
+                sys.stderr.write("interrupted: what was measured is kept\n")
+                break
+            _write(settings.out, _content(settings, evaluation, result))
     content = _content(settings, evaluation, result)
     _write(settings.out, content)
     sys.stdout.write(f"{report.as_json(content) if settings.as_json else _text(evaluation, result)}\n")
     sys.stderr.write(f"written to {settings.out}\n")
-    return 1 if result.skipped else 0
+    return 1 if result.is_partial else 0
 
 
 def measure(name: RowName, folder: Path, seeds: Sequence[int]) -> Answer:
@@ -162,7 +172,7 @@ def _content(settings: QualitySettings, evaluation: Evaluation, result: Result) 
         "cases": len(evaluation.problem.test),
         "items": evaluation.problem.items,
         "default": evaluation.default,
-        "partial": bool(result.skipped),
+        "partial": result.is_partial,
         "skipped": result.skipped,
         "rows": [asdict(row) for row in result.rows],
     }

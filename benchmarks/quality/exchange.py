@@ -87,7 +87,6 @@ class Answer:
     """
 
     row: str
-    model: str
     library: str
     chosen: Mapping[str, Any]
     trials: Sequence[Trial]
@@ -100,7 +99,6 @@ class Answer:
         """Write `<row>.npz` and then `<row>.json`."""
         np.savez_compressed(folder / f"{self.row}.npz", lists=np.stack(self.lists).astype(np.int32))
         facts = {
-            "model": self.model,
             "library": self.library,
             "chosen": dict(self.chosen),
             "trials": [{"parameters": dict(trial.parameters), "ndcg": trial.ndcg} for trial in self.trials],

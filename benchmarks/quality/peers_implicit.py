@@ -78,8 +78,8 @@ def _matrix(histories: Histories, items: int) -> csr_matrix:
 
 _LIBRARY = f"implicit {version('implicit')}"
 RECOMMENDERS = {
-    "als": Recommender("AlternatingLeastSquares", _LIBRARY, tune_als, als),
-    "item-item": Recommender("CosineRecommender and kin", _LIBRARY, tune_item_item, item_item, is_random=False),
+    "als": Recommender(_LIBRARY, tune_als, als),
+    "item-item": Recommender(_LIBRARY, tune_item_item, item_item, is_random=False),
 }
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-RECOMMENDERS = {"sasrec": Recommender("SASRecModel", f"RecTools {version('rectools')}", tune, sasrec)}
+RECOMMENDERS = {"sasrec": Recommender(f"RecTools {version('rectools')}", tune, sasrec)}
 
 if __name__ == "__main__":
     _silence()

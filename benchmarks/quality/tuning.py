@@ -27,7 +27,6 @@ Recommend = Callable[[Problem, Parameters, Histories, Histories, int], Lists]
 class Recommender:
     """A recommender of another library; one that is not `is_random` gives the same lists for every seed."""
 
-    model: str
     library: str
     tune: Tune
     recommend: Recommend
@@ -63,7 +62,7 @@ def answer(row: str, recommender: Recommender, problem: Problem, seeds: Sequence
         began = time.process_time()
         lists.append(recommender.recommend(problem, chosen, problem.known, problem.test, seed))
         fit_cpu_s.append(time.process_time() - began)
-    return Answer(row, recommender.model, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
+    return Answer(row, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
 
 
 def say(line: str) -> None:

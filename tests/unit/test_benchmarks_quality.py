@@ -68,7 +68,6 @@ MISSES = lists_of([3], [4], [1])
 def answer(*lists: Lists) -> Answer:
     return Answer(
         row="als",
-        model="Model",
         library="library 1.0",
         chosen={"factors": 32},
         trials=[Trial({"factors": 32}, 0.5), Trial({"factors": 64}, 0.25)],
@@ -148,7 +147,7 @@ def test_settings_are_chosen_on_validation_and_fitted_again_on_all_known_events(
     is_random: bool, seeds: list[int]
 ) -> None:
     scripted = Scripted()
-    recommender = tuning.Recommender("Model", "library 1", scripted.tune, scripted.recommend, is_random=is_random)
+    recommender = tuning.Recommender("library 1", scripted.tune, scripted.recommend, is_random=is_random)
     found = tuning.answer("als", recommender, PROBLEM, [7, 8, 9])
     train, known = [[0, 1], [2]], [[0, 1, 2], [2, 3]]
     tried = [(5, train, 7), (2, train, 7), (3, train, 7)]
@@ -323,7 +322,7 @@ import numpy as np
 problem = Problem.load(Path(folder))
 lists = np.full((len(problem.test), 100), -1)
 tune, recommend = lambda *_: [Trial({"factors": 1}, 0.1)], lambda *_: lists
-answer(row, Recommender("M", "library 1.0", tune, recommend), problem, list(map(int, seeds))).save(Path(folder))
+answer(row, Recommender("library 1.0", tune, recommend), problem, list(map(int, seeds))).save(Path(folder))
 """
 
 
@@ -371,6 +370,26 @@ def test_script_that_fails_is_told_with_its_last_line(
     monkeypatch.setattr(command, "python_of", lambda *_, **__: interpreter(tmp_path, body))
     with pytest.raises(RuntimeError, match=sentence):
         command.measure("als", tmp_path, [7])
+
+
+def test_interrupted_run_keeps_the_rows_that_were_measured(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.json"
+
+    def measured(name: str, folder: Path, _seeds: Sequence[int]) -> Answer:
+        if name == "item-item":
+            assert json.loads(out.read_text())["partial"]  # the row before it is on disk already
+            raise KeyboardInterrupt
+        cases = len(Problem.load(folder).test)
+        return answer(np.full((cases, LIST_LENGTH), NO_ITEM, dtype=np.int32))
+
+    monkeypatch.setattr(command, "measure", measured)
+    flags = ["--bundle", str(exported), "--rows", "als,item-item,sasrec", "--out", str(out)]
+    assert program.main(["quality", *flags]) == 1
+    result = json.loads(out.read_text())
+    assert [row["subject"] for row in result["rows"]][-1] == "als"
+    assert (result["partial"], result["skipped"]) == (True, {"item-item": "interrupted", "sasrec": "interrupted"})
 
 
 def test_every_environment_has_a_script_and_pins() -> None:
