@@ -23,6 +23,7 @@ from benchmarks.machine import fingerprint
 from benchmarks.peers.install import InstallError, python_of
 from benchmarks.quality.exchange import Answer
 from benchmarks.quality.figures import Row, own_rows, row_of, table
+from benchmarks.quality.tuning import in_words
 
 if TYPE_CHECKING:
     from benchmarks.quality.evaluation import Evaluation
@@ -159,8 +160,9 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 def _text(evaluation: Evaluation, result: Result) -> str:
     problem = evaluation.problem
     facts = f"{evaluation.bundle}, {evaluation.protocol}: {len(problem.test)} test cases, {problem.items} items"
+    chosen = [f"{row.subject}, chosen on validation: {in_words(row.chosen)}" for row in result.rows if row.chosen]
     skipped = [f"not measured: {name}: {reason}" for name, reason in result.skipped.items()]
-    return "\n".join([facts, table(result.rows, evaluation.default), *skipped])
+    return "\n".join([facts, table(result.rows, evaluation.default), *chosen, *skipped])
 
 
 def _content(settings: QualitySettings, evaluation: Evaluation, result: Result) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -83,4 +84,5 @@ RECOMMENDERS = {
 }
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # the library's remarks on formats are no progress
     sys.exit(main(RECOMMENDERS, sys.argv[1:]))

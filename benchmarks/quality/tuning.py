@@ -52,13 +52,13 @@ def answer(row: str, recommender: Recommender, problem: Problem, seeds: Sequence
     trials = []
     for trial in recommender.tune(problem, seeds[0]):
         trials.append(trial)
-        say(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {_in_words(trial.parameters)}")
+        say(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {in_words(trial.parameters)}")
     chosen = max(trials, key=lambda trial: trial.ndcg).parameters
     tune_cpu_s = time.process_time() - began
     used = seeds if recommender.is_random else seeds[:1]
     lists, fit_cpu_s = [], []
     for seed in used:
-        say(f"{row}: final fit with {_in_words(chosen)}, seed {seed}")
+        say(f"{row}: final fit with {in_words(chosen)}, seed {seed}")
         began = time.process_time()
         lists.append(recommender.recommend(problem, chosen, problem.known, problem.test, seed))
         fit_cpu_s.append(time.process_time() - began)
@@ -71,5 +71,6 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _in_words(parameters: Parameters) -> str:
+def in_words(parameters: Parameters) -> str:
+    """Settings as people read them."""
     return ", ".join(f"{name} {value}" for name, value in parameters.items())

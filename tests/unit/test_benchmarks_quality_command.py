@@ -20,19 +20,20 @@ from benchmarks.quality import command
 from benchmarks.quality.evaluation import load_evaluation
 from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Problem
 from export.data.dataset import Dataset
-from export.data.split import split
+from export.data.repeats import ALLOW, EXCLUDE, Repeats
+from export.data.split import Protocol, split
 from export.evaluate.metrics import Ranked
 from export.evaluate.ranks import RANKS, RecordedRanks
 from server.models.bundle import MANIFEST, Manifest, file_hash
 from tests.quality import ITEMS, answer, positions
-from tests.tiny import job
+from tests.tiny import dataset, job, write_data
 
 
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
+def export(artifacts: Path, protocol: Protocol = "leave-one-out", repeats: Repeats = EXCLUDE) -> Path:
     """A bundle of tiny files, and the stages of its export that a comparison reads."""
-    made = job(tmp_path / "artifacts")
-    cases = split(Dataset.load(made.folder("data"))).warm
+    write_data(artifacts / ".stages" / "tiny" / "data", timed())
+    made = job(artifacts)
+    cases = split(timed(), protocol, repeats=repeats).warm
     found = Ranked(np.arange(len(cases.wanted)), np.empty((len(cases.wanted), 0), np.int64))
     answers = {name: {"ids": found, "text": found} for name in ("transitions", "static-fp32", "bert1-fp32")}
     for stage in ("verify", "package"):
@@ -40,7 +41,18 @@ def exported(tmp_path: Path) -> Path:
     RecordedRanks.of(answers, cases, made.settings.seed).save(made.folder("verify"))
     (made.folder("package") / "stage.json").write_text(json.dumps({"key": "k"}))
     variants = [{"variant": {"name": name}} for name in ("static-fp32", "bert1-fp32")]
-    return write_bundle(made.settings.bundle / "1", {"protocol": "leave-one-out", "variants": variants})
+    return write_bundle(made.settings.bundle / "1", {"protocol": protocol, "repeats": repeats, "variants": variants})
+
+
+def timed() -> Dataset:
+    """The tiny data set with times, so that it can be split by them."""
+    made = dataset()
+    return replace(made, times=[np.arange(len(h), dtype=np.float64) + user for user, h in enumerate(made.histories)])
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    return export(tmp_path / "artifacts")
 
 
 def write_bundle(folder: Path, quality: dict[str, object], export_key: str = "k") -> Path:
@@ -57,16 +69,19 @@ def write_bundle(folder: Path, quality: dict[str, object], export_key: str = "k"
     return folder
 
 
-def test_evaluation_is_the_exports_own_split_of_task_ids(exported: Path) -> None:
-    found = load_evaluation(exported.parent)
-    parts = split(Dataset.load(exported.parents[1] / ".stages" / "tiny" / "data"))
-    assert found.default == "static-fp32"
+@pytest.mark.parametrize(
+    ("protocol", "repeats"), [("leave-one-out", EXCLUDE), ("leave-one-out", ALLOW), ("time", EXCLUDE)]
+)
+def test_evaluation_is_the_exports_own_split_of_task_ids(protocol: Protocol, repeats: Repeats, tmp_path: Path) -> None:
+    found = load_evaluation(export(tmp_path, protocol, repeats).parent)
+    parts = split(timed(), protocol, repeats=repeats)
+    assert (found.protocol, found.default) == (protocol, "static-fp32")
     assert set(found.ranks) == {"transitions", "static-fp32"}  # other variants answer ids alike
     assert found.targets.tolist() == parts.warm.wanted.tolist()
     assert found.problem.valid.tolist() == parts.valid.tolist()
     assert [h.tolist() for h in found.problem.train] == [h.tolist() for h in parts.train]
     assert [h.tolist() for h in found.problem.test] == [h.tolist() for h in parts.warm.histories]
-    assert found.problem.masks_history
+    assert found.problem.masks_history == (repeats == EXCLUDE)
 
 
 @pytest.mark.parametrize("file", ["data/histories.npz", "package/stage.json", "verify/ranks.npz"])
@@ -156,6 +171,7 @@ def test_rows_of_another_environment_stand_beside_ours(
     said = capsys.readouterr()
     assert asked == ["implicit", "rectools"]
     assert "[1/2] als (implicit)\n  als: validation NDCG@10 0.1000 with factors 1\n" in said.err
+    assert "als, chosen on validation: factors 1\n" in said.out
     assert "not measured: sasrec: rectools does not install: no network" in said.out
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["partial"]
