@@ -18,7 +18,7 @@ from benchmarks import __main__ as program
 from benchmarks.peers import install
 from benchmarks.quality import command
 from benchmarks.quality.evaluation import load_evaluation
-from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Problem
+from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Problem, ndcg
 from export.data.dataset import Dataset
 from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.split import Protocol, split
@@ -249,15 +249,28 @@ def test_pip_adds_dependencies_only_where_the_pins_leave_them_open(
         install.python_of("rectools", command.PINS, selection="--rows")
 
 
-@pytest.mark.skipif(
-    not (install.HOME / "implicit" / install.READY).exists(),
-    reason="needs artifacts/.peers/implicit: python -m benchmarks quality --rows als installs it",
-)
-def test_als_of_implicit_learns_what_is_taken_together(tmp_path: Path) -> None:
-    pairs = [positions(0, 1), positions(2, 3)] * 10
-    Problem(ITEMS, True, [p[:1] for p in pairs], np.array([p[1] for p in pairs]), [positions(0), positions(3)]).save(
-        tmp_path
+def installed_only(environment: str) -> pytest.MarkDecorator:
+    """Tests of a script in its own environment, which takes a network and up to 1.3 GB."""
+    return pytest.mark.skipif(
+        not (install.HOME / environment / install.READY).exists(),
+        reason=f"needs {install.HOME / environment}: python -m benchmarks quality installs it",
     )
-    for row in ("als", "item-item"):
-        lists = command.measure(row, tmp_path, [7]).lists[0]
-        assert lists[:, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("row", ["als", "item-item"])
+@installed_only("implicit")
+def test_implicit_learns_which_items_are_taken_together(row: command.RowName, tmp_path: Path) -> None:
+    pairs = [positions(0, 1), positions(2, 3)] * 10
+    train, valid = [pair[:1] for pair in pairs], np.array([pair[1] for pair in pairs])
+    Problem(ITEMS, True, train, valid, [positions(0), positions(3)]).save(tmp_path)
+    assert command.measure(row, tmp_path, [7]).lists[0][:, 0].tolist() == [1, 2]
+
+
+@installed_only("rectools")
+def test_sasrec_of_rectools_learns_which_item_comes_next(tmp_path: Path) -> None:
+    users = [(np.arange(12) + start) % 30 for start in range(30)]
+    train, valid = [user[:-2] for user in users], np.array([user[-2] for user in users])
+    Problem(30, True, train, valid, [user[:-1] for user in users]).save(tmp_path)
+    found = command.measure("sasrec", tmp_path, [7])
+    assert ndcg(found.lists[0], np.array([user[-1] for user in users])) > 0.9
+    assert len(found.trials) >= 8
