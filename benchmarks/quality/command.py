@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 RowName = Literal["sasrec", "als", "item-item"]
 ENVIRONMENTS: dict[RowName, str] = {"sasrec": "rectools", "als": "implicit", "item-item": "implicit"}
+_INTERRUPTED = "interrupted"
 PINS = Path(__file__).parent / "requirements"
 _ROOT = Path(__file__).parents[2]
 _THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the same order of sums in every run
@@ -87,6 +88,16 @@ def run(settings: QualitySettings) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     evaluation = _load(settings.bundle)
     result = Result(tuple(dict.fromkeys(settings.rows)), own_rows(evaluation), {})
+    for _ in _measured(settings, evaluation, result):
+        _write(settings.out, _content(settings, evaluation, result))
+    content = _content(settings, evaluation, result)
+    sys.stdout.write(f"{report.as_json(content) if settings.as_json else _text(evaluation, result)}\n")
+    sys.stderr.write(f"written to {settings.out}\n")
+    return 1 if result.is_partial else 0
+
+
+def _measured(settings: QualitySettings, evaluation: Evaluation, result: Result) -> Iterator[None]:
+    """Measure row by row into `result`, until an interrupt."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     with tempfile.TemporaryDirectory(prefix="swiftrec-quality-") as scratch:
         evaluation.problem.save(Path(scratch))
@@ -98,15 +109,11 @@ def run(settings: QualitySettings) -> int:
                 result.skipped[name] = str(error)
                 sys.stderr.write(f"benchmarks quality: {name}: {error}\n")
             except KeyboardInterrupt:
-                result.skipped.update(dict.fromkeys(result.asked[number - 1 :], "interrupted"))
+                result.skipped.update(dict.fromkeys(result.asked[number - 1 :], _INTERRUPTED))
                 sys.stderr.write("interrupted: what was measured is kept\n")
-                break
-            _write(settings.out, _content(settings, evaluation, result))
-    content = _content(settings, evaluation, result)
-    _write(settings.out, content)
-    sys.stdout.write(f"{report.as_json(content) if settings.as_json else _text(evaluation, result)}\n")
-    sys.stderr.write(f"written to {settings.out}\n")
-    return 1 if result.is_partial else 0
+            yield
+            if result.skipped.get(name) == _INTERRUPTED:
+                return
 
 
 def measure(name: RowName, folder: Path, seeds: Sequence[int]) -> Answer:

@@ -17,7 +17,8 @@ from benchmarks.quality.exchange import Positions, Problem
 from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.repeats import EXCLUDE, counted
-from export.data.split import Protocol
+from export.data.split import Protocol, Split
+from export.errors import ExportError
 from export.evaluate.ranks import RANKS, RecordedRanks
 from export.evaluate.tasks import some_cases
 from export.stage import Job
@@ -69,9 +70,7 @@ def load_evaluation(path: Path) -> Evaluation:
         seed=recorded.seed,
         _cli_parse_args=[],
     )
-    job = Job(settings)
-    dataset = counted(Dataset.load(job.folder("data")), settings.repeats)
-    parts, items = parts_of(job, dataset), len(dataset.items)
+    parts, items = _parts(Job(settings), bundle)
     cases = some_cases(parts.warm, items, settings.seed)
     if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.wanted, recorded.targets)):
         raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
@@ -85,6 +84,15 @@ def load_evaluation(path: Path) -> Evaluation:
         targets=cases.wanted,
         ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in others},
     )
+
+
+def _parts(job: Job, bundle: Bundle) -> tuple[Split, int]:
+    """The export's split of its data, and the size of the catalogue."""
+    try:
+        dataset = counted(Dataset.load(job.folder("data")), job.settings.repeats)
+        return parts_of(job, dataset), len(dataset.items)
+    except (*_UNREADABLE, ExportError) as error:
+        raise RuntimeError(f"{job.folder('data')} cannot be split ({error}): {_again(bundle)}") from None
 
 
 def _require_stages(stages: Path, bundle: Bundle) -> None:

@@ -104,6 +104,12 @@ def test_damaged_stage_is_named(file: str, exported: Path) -> None:
         load_evaluation(exported)
 
 
+def test_damaged_data_are_named(exported: Path) -> None:
+    (exported.parents[1] / ".stages" / "tiny" / "data" / "histories.npz").write_bytes(b"[]")
+    with pytest.raises(RuntimeError, match=r"tiny/data cannot be split \(.*\): run `python -m export"):
+        load_evaluation(exported)
+
+
 def test_stages_of_another_export_are_refused(exported: Path) -> None:
     write_bundle(exported, {"protocol": "leave-one-out", "variants": []}, export_key="other")
     with pytest.raises(RuntimeError, match=r"is of another export than .*: give the newest version, or run"):
