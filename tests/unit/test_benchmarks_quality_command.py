@@ -24,7 +24,7 @@ from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.split import Protocol, split
 from export.evaluate.metrics import Ranked
 from export.evaluate.ranks import RANKS, RecordedRanks
-from server.models.bundle import MANIFEST, Manifest, file_hash
+from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
 from tests.quality import ITEMS, answer, positions
 from tests.tiny import dataset, job, write_data
 
@@ -61,7 +61,7 @@ def write_bundle(folder: Path, quality: dict[str, object], export_key: str = "k"
     names = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy", "encoder.onnx")
     for name in names:
         (folder / name).write_text(name)
-    facts = {"format": 1, "name": "tiny", "version": 1, "created": "", "machine": "", "export_key": export_key}
+    facts: dict[str, object] = {"format": FORMAT, "name": "tiny", "version": 1, "created": "", "machine": "", "export_key": export_key}
     facts |= {"dimensions": 1, "max_tokens": 1, "max_history": 1, "sources": {}, "tools": {}, "quality": quality}
     facts |= {"variants": {"static-fp32": "encoder.onnx"}, "default": {"cpu": "static-fp32"}}
     facts |= {"files": {name: file_hash(folder / name) for name in names}}
