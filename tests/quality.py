@@ -29,7 +29,7 @@ def lists_of(*rows: Sequence[int]) -> Lists:
 PROBLEM = Problem(
     items=ITEMS,
     masks_history=True,
-    train=[positions(0, 1), positions(2)],
+    train=[positions(0, 1), positions(2), positions(4, 5)],  # the last one is too short to be tested
     valid=positions(2, 3),
     test=[positions(0, 1, 2), positions(2, 3), positions()],
 )

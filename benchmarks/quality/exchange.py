@@ -30,7 +30,8 @@ Lists = NDArray[np.int32]
 class Problem:
     """What a recommender may see: `train[u]` oldest first, `valid[u]` the item after it, and the test's histories.
 
-    `items` is the size of the catalogue; `masks_history` says whether the items of a history are left out of its list.
+    Training histories behind the first `len(valid)` have no validation item. `items` is the size of the catalogue;
+    `masks_history` says whether the items of a history are left out of its list.
     """
 
     items: int
@@ -42,7 +43,13 @@ class Problem:
     @property
     def known(self) -> Histories:
         """Everything before the test: what the final model is fitted on."""
-        return [np.append(history, item) for history, item in zip(self.train, self.valid, strict=True)]
+        whole = [np.append(history, item) for history, item in zip(self.validation, self.valid, strict=True)]
+        return [*whole, *self.train[len(self.valid) :]]
+
+    @property
+    def validation(self) -> Histories:
+        """The training histories that `valid` comes after."""
+        return self.train[: len(self.valid)]
 
     def save(self, folder: Path) -> None:
         """Write `problem.npz`."""

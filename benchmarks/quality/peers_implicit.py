@@ -41,13 +41,15 @@ def item_item(problem: Problem, parameters: Parameters, fitted: Histories, asked
 def tune_als(problem: Problem, seed: int) -> Iterator[Trial]:
     """Every setting of the grid."""
     for parameters in _settings(_ALS_GRID):
-        yield Trial(parameters, ndcg(als(problem, parameters, problem.train, problem.train, seed), problem.valid))
+        lists = als(problem, parameters, problem.train, problem.validation, seed)
+        yield Trial(parameters, ndcg(lists, problem.valid))
 
 
 def tune_item_item(problem: Problem, seed: int) -> Iterator[Trial]:
     """Every setting of the grid."""
     for parameters in _settings(_ITEM_ITEM_GRID):
-        yield Trial(parameters, ndcg(item_item(problem, parameters, problem.train, problem.train, seed), problem.valid))
+        lists = item_item(problem, parameters, problem.train, problem.validation, seed)
+        yield Trial(parameters, ndcg(lists, problem.valid))
 
 
 def _settings(grid: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:

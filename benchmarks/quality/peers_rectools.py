@@ -54,7 +54,7 @@ def tune(problem: Problem, seed: int) -> Iterator[Trial]:
         model, best, best_epochs = _model(parameters, seed), -1.0, 0
         for epochs in range(_EPOCHS_STEP, _MAX_EPOCHS + 1, _EPOCHS_STEP):
             model.fit_partial(data, min_epochs=_EPOCHS_STEP, max_epochs=_EPOCHS_STEP)
-            found = ndcg(_lists(model, problem, problem.train), problem.valid)
+            found = ndcg(_lists(model, problem, problem.validation), problem.valid)
             yield Trial({**parameters, "epochs": epochs}, found)
             if found > best:
                 best, best_epochs = found, epochs

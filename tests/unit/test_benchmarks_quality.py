@@ -33,9 +33,10 @@ def test_problem_is_read_as_it_was_written(tmp_path: Path) -> None:
     PROBLEM.save(tmp_path)
     found = Problem.load(tmp_path)
     assert (found.items, found.masks_history, found.valid.tolist()) == (ITEMS, True, [2, 3])
-    assert [h.tolist() for h in found.train] == [[0, 1], [2]]
+    assert [h.tolist() for h in found.train] == [[0, 1], [2], [4, 5]]
     assert [h.tolist() for h in found.test] == [[0, 1, 2], [2, 3], []]
-    assert [h.tolist() for h in found.known] == [[0, 1, 2], [2, 3]]
+    assert [h.tolist() for h in found.validation] == [[0, 1], [2]]
+    assert [h.tolist() for h in found.known] == [[0, 1, 2], [2, 3], [4, 5]]
 
 
 def test_problem_without_test_targets_leaves_this_process(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ class Scripted:
 
     def tune(self, problem: Problem, seed: int) -> Iterator[Trial]:
         for first in (5, 2, 3):
-            lists = self.recommend(problem, {"first": first}, problem.train, problem.train, seed)
+            lists = self.recommend(problem, {"first": first}, problem.train, problem.validation, seed)
             yield Trial({"first": first}, ndcg(lists, problem.valid))
 
     def recommend(
@@ -91,7 +92,7 @@ def test_settings_are_chosen_on_validation_and_fitted_again_on_all_known_events(
     scripted = Scripted()
     recommender = tuning.Recommender("library 1", scripted.tune, scripted.recommend, is_random=is_random)
     found = tuning.answer("als", recommender, PROBLEM, [7, 8, 9])
-    train, known = [[0, 1], [2]], [[0, 1, 2], [2, 3]]
+    train, known = [[0, 1], [2], [4, 5]], [[0, 1, 2], [2, 3], [4, 5]]
     tried = [(5, train, 7), (2, train, 7), (3, train, 7)]
     assert found.chosen == {"first": 2}  # as good as 3, and tried before it
     assert [trial.ndcg for trial in found.trials] == pytest.approx([0, 0.5, 0.5])

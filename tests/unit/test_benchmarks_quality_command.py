@@ -61,7 +61,14 @@ def write_bundle(folder: Path, quality: dict[str, object], export_key: str = "k"
     names = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy", "encoder.onnx")
     for name in names:
         (folder / name).write_text(name)
-    facts: dict[str, object] = {"format": FORMAT, "name": "tiny", "version": 1, "created": "", "machine": "", "export_key": export_key}
+    facts: dict[str, object] = {
+        "format": FORMAT,
+        "name": "tiny",
+        "version": 1,
+        "created": "",
+        "machine": "",
+        "export_key": export_key,
+    }
     facts |= {"dimensions": 1, "max_tokens": 1, "max_history": 1, "sources": {}, "tools": {}, "quality": quality}
     facts |= {"variants": {"static-fp32": "encoder.onnx"}, "default": {"cpu": "static-fp32"}}
     facts |= {"files": {name: file_hash(folder / name) for name in names}}
@@ -80,6 +87,7 @@ def test_evaluation_is_the_exports_own_split_of_task_ids(protocol: Protocol, rep
     assert found.targets.tolist() == parts.warm.wanted.tolist()
     assert found.problem.valid.tolist() == parts.valid.tolist()
     assert [h.tolist() for h in found.problem.train] == [h.tolist() for h in parts.train]
+    assert [h.tolist() for h in found.problem.known] == [h.tolist() for h in parts.known]
     assert [h.tolist() for h in found.problem.test] == [h.tolist() for h in parts.warm.histories]
     assert found.problem.masks_history == (repeats == EXCLUDE)
 
