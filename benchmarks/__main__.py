@@ -28,6 +28,7 @@ from benchmarks import (
     teacher_server,
 )
 from benchmarks.extra import sentence
+from benchmarks.quality import command as quality
 from benchmarks.suite import aims, compare, digest, readme, schema
 from benchmarks.suite import run as suite
 from benchmarks.suite.settings import BenchSettings
@@ -49,6 +50,7 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "load": (load.LoadSettings, load.run),
     "overload": (overload.OverloadSettings, overload.run),
     "padding": (padding.PaddingSettings, padding.run),
+    "quality": (quality.QualitySettings, quality.run),
     "ratio": (ratio.RatioSettings, ratio.run),
     "record": (record.RecordSettings, record.run),
     "readme": (readme.ReadmeSettings, readme.run),

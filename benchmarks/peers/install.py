@@ -1,4 +1,4 @@
-"""Each peer in an environment of its own, with every package pinned in `requirements/<name>.txt`."""
+"""Environments of other programs, each with every package pinned in `<name>.txt`, under `artifacts/.peers`."""
 
 from __future__ import annotations
 
@@ -12,45 +12,53 @@ from benchmarks.extra import sentence
 
 HOME = Path("artifacts/.peers")
 _PINS = Path(__file__).parent / "requirements"
-_READY = ".ready"
-_REMEDY = "run it again with a network, pip's index and some GB of disk, or name the others with --targets"
+READY = ".ready"
+_REMEDY = "run it again with a network, pip's index and some GB of disk, or name the others with {selection}"
 
 
 class InstallError(RuntimeError):
     """A peer cannot be installed."""
 
 
-def python_of(name: str) -> Path:
+def python_of(
+    name: str, pins_folder: Path = _PINS, *, selection: str = "--targets", needs_dependencies: bool = False
+) -> Path:
     """The interpreter of a peer's environment, which is made first where it is missing or has other pins.
+
+    Args:
+        name: of the environment and of its file of pins.
+        pins_folder: where that file is.
+        selection: the flag that runs without this environment, for the error.
+        needs_dependencies: let pip add what the pins leave open, such as the libraries of a CUDA build of PyTorch.
 
     Raises:
         InstallError: pip says why.
     """
-    folder, pins = HOME / name, _PINS / f"{name}.txt"
+    folder, pins = HOME / name, pins_folder / f"{name}.txt"
     python = folder.absolute() / "bin" / "python"
     wanted = hashlib.sha256(pins.read_bytes()).hexdigest()
     if _is_ready(folder, wanted):
         return python
     sys.stderr.write(f"installing {name} into {folder} ...\n")
-    (folder / _READY).unlink(missing_ok=True)  # first: half a folder must not be taken for a whole one
+    (folder / READY).unlink(missing_ok=True)  # first: half a folder must not be taken for a whole one
     shutil.rmtree(folder, ignore_errors=True)
-    flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(pins)]
+    flags = ["--quiet", "--disable-pip-version-check", *([] if needs_dependencies else ["--no-deps"]), "-r", str(pins)]
     try:
-        _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(python), "-m", "pip", "install", *flags])
-        (folder / _READY).write_text(wanted)
+        _run([sys.executable, "-m", "venv", str(folder)], selection)
+        _run([str(python), "-m", "pip", "install", *flags], selection)
+        (folder / READY).write_text(wanted)
     except OSError as error:
         raise InstallError(f"does not install: {sentence(error)}") from None
     return python
 
 
 def _is_ready(folder: Path, wanted: str) -> bool:
-    return (folder / _READY).exists() and (folder / _READY).read_text() == wanted
+    return (folder / READY).exists() and (folder / READY).read_text() == wanted
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], selection: str) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode:
         lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith("ERROR")]
         said = lines[-1] if lines else " ".join((ended.stderr or ended.stdout).split())[-300:]
-        raise InstallError(f"does not install: {said}; {_REMEDY}")
+        raise InstallError(f"does not install: {said}; {_REMEDY.format(selection=selection)}")

@@ -23,6 +23,7 @@ from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import encode_here, served_rank
 from export.evaluate.rankers import judge_rankers
+from export.evaluate.ranks import RecordedRanks
 from export.evaluate.record import RECORD, TEACHER
 from export.evaluate.subject import Subject
 from export.evaluate.table import show
@@ -36,7 +37,7 @@ _SAMPLE = 32  # users whose answers the packaged bundle must repeat
 
 
 def run(job: Job, out: Path) -> None:
-    """Write quality.json, expected.json, vectors.npy and sentences.npy.
+    """Write quality.json, ranks.npz, expected.json, vectors.npy and sentences.npy.
 
     vectors.npy has the catalogue's item vectors, float32 [items, d], and sentences.npy the sentence vectors of the
     items' full texts, float32 [items, d2]; the latter is missing for an adopted recommender.
@@ -89,6 +90,7 @@ def run(job: Job, out: Path) -> None:
         np.save(out / SENTENCES, retrieval.sentences, allow_pickle=False)
     expected = _expected(ground, evaluation.answers[default]["text"])
     (out / "expected.json").write_text(json.dumps(expected))
+    RecordedRanks.of(answers, ground.tasks.warm, ground.seed).save(out)
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from export.compress import quantise, trace
+from export.data.dataset import Dataset
+from export.data.split import split
 from export.evaluate import models, verify
+from export.evaluate.ranks import RecordedRanks
 from export.evaluate.record import RECORD, Quality
 from export.train import distil, finetune
 from export.variants import load_variants
@@ -56,6 +60,22 @@ def test_variant_for_a_gpu_is_evaluated_on_the_cpu_and_shipped(
         )
         assert one.remark.endswith(f"quality measured on cpu; speed on {device} not measured")
         assert "measured on" not in plain.remark
+
+
+def test_ranks_of_every_recommender_give_its_figures_again(graphs: StoppedJob, tmp_path: Path) -> None:
+    quality, recorded = verified(graphs, tmp_path), RecordedRanks.load(tmp_path)
+    assert {name: set(tasks) for name, tasks in recorded.ranks.items()} == {
+        name: set(tasks) for name, tasks in quality.tasks.items()
+    }
+    for name, tasks in recorded.ranks.items():
+        for task, ranks in tasks.items():
+            ndcg = np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0).mean()
+            assert ndcg == pytest.approx(quality.tasks[name][task].mean)
+            assert ranks.dtype == np.int32
+    parts = split(Dataset.load(graphs.folder("data")))
+    assert recorded.users.tolist() == parts.warm.users.tolist()
+    assert recorded.targets.tolist() == parts.warm.wanted.tolist()
+    assert recorded.seed == graphs.settings.seed
 
 
 def test_speeds_are_kept_with_the_rounds_that_they_are_medians_of(graphs: StoppedJob) -> None:

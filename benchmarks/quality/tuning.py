@@ -1,0 +1,76 @@
+"""What the scripts in other environments share: choose settings on validation, fit again, write lists. NumPy only.
+
+Settings are tried with the first seed: fitted on the training histories, judged by NDCG@10 on validation. The best ones
+are fitted again on training and validation events, once for each seed, and these models give the lists of the test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.exchange import Answer, Histories, Lists, Problem, Trial
+
+Parameters = Mapping[str, Any]
+Tune = Callable[[Problem, int], Iterable[Trial]]
+"""Problem, seed -> every setting that was tried, with its NDCG@10 on validation."""
+Recommend = Callable[[Problem, Parameters, Histories, Histories, int], Lists]
+"""Problem, settings, histories to fit on, histories to make lists for, seed -> lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommender:
+    """A recommender of another library; one that is not `is_random` gives the same lists for every seed."""
+
+    library: str
+    tune: Tune
+    recommend: Recommend
+    is_random: bool = True
+
+
+def main(recommenders: Mapping[str, Recommender], arguments: Sequence[str]) -> int:
+    """Read the folder's problem, and write the answer of each row that is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rows", nargs="+", choices=sorted(recommenders))
+    parser.add_argument("--seeds", nargs="+", type=int, required=True)
+    asked = parser.parse_args(arguments)
+    problem = Problem.load(asked.folder)
+    for row in asked.rows:
+        answer(row, recommenders[row], problem, asked.seeds).save(asked.folder)
+    return 0
+
+
+def answer(row: str, recommender: Recommender, problem: Problem, seeds: Sequence[int]) -> Answer:
+    """Choose settings on validation, then make the lists of the test."""
+    began = time.process_time()
+    trials = []
+    for trial in recommender.tune(problem, seeds[0]):
+        trials.append(trial)
+        say(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {in_words(trial.parameters)}")
+    chosen = max(trials, key=lambda trial: trial.ndcg).parameters
+    tune_cpu_s = time.process_time() - began
+    used = seeds if recommender.is_random else seeds[:1]
+    lists, fit_cpu_s = [], []
+    for seed in used:
+        say(f"{row}: final fit with {in_words(chosen)}, seed {seed}")
+        began = time.process_time()
+        lists.append(recommender.recommend(problem, chosen, problem.known, problem.test, seed))
+        fit_cpu_s.append(time.process_time() - began)
+    return Answer(row, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
+
+
+def say(line: str) -> None:
+    """A line of progress, at once."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def in_words(parameters: Parameters) -> str:
+    """Settings as people read them."""
+    return ", ".join(f"{name} {value}" for name, value in parameters.items())
