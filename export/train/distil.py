@@ -105,7 +105,6 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
         tokenizer=tokenizer,
         wanted=wanted,
         items=targets,
-        sentence_items=torch.from_numpy(sentences[items]),
         seed=job.settings.seed,
         relations=job.settings.relations,
     )

@@ -30,7 +30,6 @@ class Lesson:
         wanted: the teacher's vectors, float32 [texts, d + d2]: a unit vector for the ranker, then the text's unit
             sentence vector (d2 is 0 if the teacher has none).
         items: the catalogue's vectors for the ranker, float32 [items, d].
-        sentence_items: the sentence vectors of the same items' texts, float32 [items, d2].
         seed: of the noise; the epoch is added to it.
         relations: weight of the cosines between the texts of a batch.
     """
@@ -40,7 +39,6 @@ class Lesson:
     tokenizer: Tokenizer
     wanted: Tensor
     items: Tensor
-    sentence_items: Tensor
     seed: int
     relations: float = 0.0
 
@@ -52,7 +50,7 @@ class Lesson:
     @property
     def sentence_dimensions(self) -> int:
         """Length of the sentence half."""
-        return self.sentence_items.shape[1]
+        return self.wanted.shape[1] - self.dimensions
 
     def steps(self, size: int) -> int:
         """Batches in an epoch."""
@@ -80,24 +78,26 @@ class Lesson:
         return rows
 
     def loss(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        """The sum of the losses of both halves, [batch, d + d2] each.
+        """Cosine distance of both halves, and for the ranker the KL divergence of the similarities to the catalogue.
 
+        The divergence is that of Hinton et al., 2015; it did not help the sentence half (static student, MovieLens).
         With `relations` also the mean squared difference of the cosines of every two texts of the batch for the ranker
         (the distances of Park et al., "Relational Knowledge Distillation", CVPR 2019, as cosines).
         """
         own, target = vectors[:, : self.dimensions], wanted[:, : self.dimensions]
-        loss = _half_loss(own, target, self.items)
+        loss = _COSINE_WEIGHT * _cosine_distance(own, target) + self._divergence(own, target)
         if self.sentence_dimensions:
-            loss = loss + _half_loss(vectors[:, self.dimensions :], wanted[:, self.dimensions :], self.sentence_items)
+            sentences = _cosine_distance(vectors[:, self.dimensions :], wanted[:, self.dimensions :])
+            loss = loss + _COSINE_WEIGHT * sentences
         if self.relations:
             loss = loss + self.relations * functional.mse_loss(own @ own.T, target @ target.T)
         return loss
 
+    def _divergence(self, vectors: Tensor, wanted: Tensor) -> Tensor:
+        near = functional.log_softmax(_SHARPNESS * vectors @ self.items.T, dim=-1)
+        target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
+        return functional.kl_div(near, target, reduction="batchmean", log_target=True)
 
-def _half_loss(vectors: Tensor, wanted: Tensor, items: Tensor) -> Tensor:
-    """Cosine distance, and KL divergence of the similarities to the whole catalogue (Hinton et al., 2015)."""
-    cosine = 1 - (vectors * wanted).sum(-1).mean()
-    near = functional.log_softmax(_SHARPNESS * vectors @ items.T, dim=-1)
-    target = functional.log_softmax(_SHARPNESS * wanted @ items.T, dim=-1)
-    kl = functional.kl_div(near, target, reduction="batchmean", log_target=True)
-    return _COSINE_WEIGHT * cosine + kl
+
+def _cosine_distance(vectors: Tensor, wanted: Tensor) -> Tensor:
+    return 1 - (vectors * wanted).sum(-1).mean()

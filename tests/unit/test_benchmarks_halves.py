@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.stub import StubSession
 from benchmarks.synthetic import make_bundle
@@ -50,7 +51,7 @@ def real(tmp_path: Path) -> Bundle:
 
 
 def test_stub_session_gives_what_the_model_of_that_name_gives(real: Bundle) -> None:
-    feeds = {"input_ids": np.zeros((5, 2), np.int64)}
+    feeds: dict[str, NDArray[np.generic]] = {"input_ids": np.zeros((5, 2), np.int64)}
     widths = {
         path.name: StubSession.of(path, 0.0).run(feeds).shape
         for path in (real.encoder("cpu", None), real.folder / "ranker.onnx")

@@ -41,7 +41,6 @@ _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
 
 
 _NO_TOKENIZER: Any = None
-_NO_SENTENCES = torch.empty(20, 0)
 _LADDER = ("bert3", "bert2x16", "bert2x16e8", "bert1", "static")
 
 
@@ -228,9 +227,7 @@ def test_fit_finds_the_linear_map_that_there_is() -> None:
 
 def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> None:
     tokenizer = load_tokenizer(job.folder("data") / "checkpoint", 128)
-    lesson = Lesson(
-        _TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), _NO_SENTENCES, seed=5
-    )
+    lesson = Lesson(_TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), seed=5)
 
     def seen(number: int, noisy: float) -> dict[int, list[int]]:
         batches = list(lesson.epoch(number, 4, noisy))
@@ -246,7 +243,7 @@ def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> N
 
 def test_loss_is_least_at_the_teachers_vectors() -> None:
     wanted = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), _NO_SENTENCES, seed=0)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
     assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
     assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
 
@@ -254,10 +251,10 @@ def test_loss_is_least_at_the_teachers_vectors() -> None:
 def test_loss_sees_a_wrong_sentence_half() -> None:
     halves = nn.functional.normalize(torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     wanted = torch.cat([*halves], dim=1)
-    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), torch.eye(8), seed=0)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
     assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
     assert float(lesson.loss(torch.cat([halves[0], halves[1].roll(1, 0)], dim=1), wanted)) > 1
-    without = replace(lesson, wanted=halves[0], sentence_items=torch.empty(8, 0))
+    without = replace(lesson, wanted=halves[0])
     assert float(lesson.loss(torch.cat([halves[0].roll(1, 0), halves[1]], dim=1), wanted)) == pytest.approx(
         float(without.loss(halves[0].roll(1, 0), halves[0])), rel=1e-5
     )
@@ -266,7 +263,7 @@ def test_loss_sees_a_wrong_sentence_half() -> None:
 def test_relations_ask_for_the_angles_between_texts_and_not_for_their_place() -> None:
     generator = torch.Generator().manual_seed(0)
     wanted = nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1)
-    plain = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), _NO_SENTENCES, seed=0)
+    plain = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
     related = replace(plain, relations=10.0)
     turned = wanted @ torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
     apart = float(related.loss(wanted.roll(1, 0), wanted)) - float(plain.loss(wanted.roll(1, 0), wanted))
