@@ -146,8 +146,9 @@ class _Fitting:
 class QuerySampler:
     """Draws queries that fit the item which the user took next, behind up to `QUERY_HISTORY` events.
 
-    A `SIMILAR` query names the item that was taken before, and has no history. Where no phrase of a kind fits, words of
-    the title ask. `ways` is the number of ways to write an item: rows of phrases begin behind them.
+    A `SIMILAR` query names the item that was taken before, and has no history. Where no phrase of a kind fits, one
+    attribute value asks, or else words of the title. `ways` is the number of ways to write an item: rows of phrases
+    begin behind them.
     """
 
     def __init__(
@@ -187,6 +188,8 @@ class QuerySampler:
         if isinstance(kind, int):
             return written(kind, self._ways, rng) * self._items + item
         fitting = self._fitting[kind].of(previous if kind == SIMILAR else item)
+        if not len(fitting) and ATTRIBUTE in self._fitting:
+            fitting = self._fitting[ATTRIBUTE].of(item)
         if not len(fitting):
             return TITLE_WORDS * self._items + item
         return self._ways * self._items + int(rng.choice(fitting))
