@@ -90,7 +90,7 @@ def run(job: Job, out: Path) -> None:
         np.save(out / SENTENCES, retrieval.sentences, allow_pickle=False)
     expected = _expected(ground, evaluation.answers[default]["text"])
     (out / "expected.json").write_text(json.dumps(expected))
-    RecordedRanks.of(answers, ground.tasks.warm, ground.seed).save(out)
+    RecordedRanks.of(evaluation.answers, ground.tasks.warm, ground.seed).save(out)
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 
