@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from export.data.dataset import Dataset
 from export.errors import DataError, GateError
-from export.evaluate.compare import FROZEN, Evaluation
+from export.evaluate.compare import Evaluation
 from export.evaluate.comparisons import compare_cold, compare_tasks, pairs_of
 from export.evaluate.ground import MAX_FROZEN, Ground
-from export.evaluate.record import TEACHER, Comparison
+from export.evaluate.record import FROZEN, TEACHER, Comparison
 from export.evaluate.table import cold_table, figures_table
 from export.evaluate.tasks import SHARED_TASKS
 from export.quality import MIN_COLD_CASES

@@ -11,12 +11,10 @@ from export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, 
 from export.evaluate.cold import Levelled, level
 from export.evaluate.ground import Ground, add_popularity
 from export.evaluate.metrics import Ranked, Score, figure, rank
-from export.evaluate.record import OtherProtocol
+from export.evaluate.record import FROZEN, FROZEN_POPULAR, OtherProtocol
 from export.evaluate.subject import Aimed, Subject
 from export.evaluate.tasks import SHARED_TASKS, some_cases
 
-FROZEN = "frozen encoder"
-FROZEN_POPULAR = "frozen encoder + popularity"
 ORACLE = "popularity, cold counted"
 Answers = dict[str, Ranked]
 

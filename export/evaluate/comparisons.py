@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.evaluate.cold import Levelled
-from export.evaluate.compare import FROZEN, ORACLE, Evaluation
+from export.evaluate.compare import ORACLE, Evaluation
 from export.evaluate.metrics import Ranked, Values, figure
-from export.evaluate.record import ColdPair, Comparison
+from export.evaluate.record import FROZEN, ColdPair, Comparison
 from export.quality import MIN_COLD_CASES
 
 Answers = Mapping[str, Ranked]

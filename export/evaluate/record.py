@@ -17,6 +17,7 @@ from export.variants import Variant
 
 RECORD = "quality.json"
 TEACHER = "teacher"
+FROZEN, FROZEN_POPULAR = "frozen encoder", "frozen encoder + popularity"
 COMPARED = "compared.json"  # beside the teacher, so that it goes with it
 
 

@@ -18,13 +18,13 @@ from export.evaluate.baseline_gate import (
     require_interactions,
     require_teacher,
 )
-from export.evaluate.compare import FROZEN, Evaluation
+from export.evaluate.compare import Evaluation
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked
 from export.evaluate.models import encode_here, served_rank
 from export.evaluate.rankers import judge_rankers
 from export.evaluate.ranks import RecordedRanks
-from export.evaluate.record import RECORD, TEACHER
+from export.evaluate.record import FROZEN, RECORD, TEACHER
 from export.evaluate.subject import Subject
 from export.evaluate.table import show
 from export.stage import Job

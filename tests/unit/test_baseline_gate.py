@@ -21,11 +21,11 @@ from export.errors import DataError, GateError
 from export.evaluate import baseline_gate
 from export.evaluate.baseline_gate import check, require_baselines, require_cold, require_teacher
 from export.evaluate.cold import Levelled
-from export.evaluate.compare import FROZEN, FROZEN_POPULAR, ORACLE, Evaluation
+from export.evaluate.compare import ORACLE, Evaluation
 from export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, figure
-from export.evaluate.record import TEACHER
+from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER
 from export.evaluate.subject import Subject
 from export.evaluate.tasks import make_tasks
 from export.quality import MIN_COLD_CASES

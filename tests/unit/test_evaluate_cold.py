@@ -21,11 +21,11 @@ from export.data.split import Cases
 from export.errors import GateError
 from export.evaluate import metrics, verify
 from export.evaluate.cold import Newcomers, level, offset_for
-from export.evaluate.compare import FROZEN, FROZEN_POPULAR, Evaluation
+from export.evaluate.compare import Evaluation
 from export.evaluate.comparisons import pairs_of
 from export.evaluate.ground import Ground, add_popularity
 from export.evaluate.metrics import Score, Scores, figure, rank
-from export.evaluate.record import RECORD, TEACHER, Quality
+from export.evaluate.record import FROZEN, FROZEN_POPULAR, RECORD, TEACHER, Quality
 from export.evaluate.subject import Subject
 from export.package.ladder import remarks
 from export.package.rows import as_json
