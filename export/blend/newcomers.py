@@ -30,6 +30,12 @@ def scaled(choices: Sequence[Choices], scale: float) -> list[Choices]:
     return [replace(one, signals=_scaled(one.signals, scale)) for one in choices]
 
 
+def scale_newcomers(vectors: NDArray[np.float32], popularity: NDArray[np.int64], scale: float) -> NDArray[np.float32]:
+    """The ranker's item vectors [items, d] as a search compares them: those of items that nobody took multiplied."""
+    factors: NDArray[np.float32] = np.where(popularity == 0, scale, 1.0).astype(np.float32)
+    return vectors * factors[:, None]
+
+
 def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> tuple[Weights, float]:
     """The weights with new items raised to the end of their budget, and NDCG@10 where a new item is wanted.
 

@@ -98,9 +98,10 @@ def check(job: Job) -> None:
 
 
 def evaluate_teacher(ground: Ground) -> Evaluation:
-    """The baselines and the teacher on every task."""
+    """The baselines, parts of the teacher's score alone, and the teacher on every task."""
     evaluation = Evaluation(ground)
     evaluation.add_baselines()
+    evaluation.add_parts()
     evaluation.add(TEACHER, ground.teacher)
     return evaluation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from export.data.split import COLD_SHARE, Cases, Protocol, split
 from export.errors import DataError
@@ -11,9 +11,10 @@ from export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, 
 from export.evaluate.cold import Levelled, level
 from export.evaluate.ground import Ground, add_popularity
 from export.evaluate.metrics import Ranked, Score, figure, rank
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, OtherProtocol
+from export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEXT_ALONE, OtherProtocol
 from export.evaluate.subject import Aimed, Subject
 from export.evaluate.tasks import SHARED_TASKS, some_cases
+from server.catalogue.blend import Weights
 
 ORACLE = "popularity, cold counted"
 Answers = dict[str, Ranked]
@@ -70,6 +71,15 @@ class Evaluation:
         if ground.frozen:
             self.add(FROZEN, ground.frozen)
             self.add(FROZEN_POPULAR, add_popularity(ground.frozen, ground.counts))
+
+    def add_parts(self) -> None:
+        """The teacher's ranker without the other parts of a score, and its text match without the ranker."""
+        teacher = self.ground.teacher
+        if teacher.retrieval is None:
+            return
+        text = Weights(ranker=0.0, query=1.0, events=1.0)
+        for name, weights in ((RANKER_ALONE, Weights()), (TEXT_ALONE, text)):
+            self.add(name, replace(teacher, retrieval=teacher.retrieval.only(weights)))
 
 
 def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:

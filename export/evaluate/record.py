@@ -18,6 +18,7 @@ from export.variants import Variant
 RECORD = "quality.json"
 TEACHER = "teacher"
 FROZEN, FROZEN_POPULAR = "frozen encoder", "frozen encoder + popularity"
+RANKER_ALONE, TEXT_ALONE = "ranker alone", "text match alone"  # parts of the teacher's score
 COMPARED = "compared.json"  # beside the teacher, so that it goes with it
 
 

@@ -61,6 +61,7 @@ def run(job: Job, out: Path) -> None:
         if ground.frozen:
             _probe(ground, FROZEN, ground.frozen, probes)
         step()
+        evaluation.add_parts()
         evaluation.add(TEACHER, ground.teacher)
         require_teacher(job, evaluation)
         _probe(ground, TEACHER, ground.teacher, probes)

@@ -143,6 +143,10 @@ class Scoring:
     def __init__(self, blend: Blend, memory: Memory, words: Words, items: int) -> None:
         self.blend, self.memory, self.words, self._items = blend, memory, words, items
 
+    def with_blend(self, blend: Blend) -> Scoring:
+        """The same with other weights."""
+        return Scoring(blend, self.memory, self.words, self._items)
+
     def aim(self, known: Known) -> Aim:
         """Of one request; the same for the same request whatever stands beside it."""
         weights = self.blend.weights(known.events, has_query=bool(known.query))
