@@ -17,7 +17,7 @@ from export.data.templates import TRAINING, spoken_title
 
 ATTRIBUTE, CONDITIONS, NEGATION, WORDS, SIMILAR = "attribute", "conditions", "negation", "words", "similar"
 # How many phrases of each kind are read at most: each costs one text through BERT.
-MAX_PHRASES = MappingProxyType({ATTRIBUTE: 400, CONDITIONS: 500, NEGATION: 200, WORDS: 150, SIMILAR: 150})
+MAX_PHRASES = MappingProxyType({ATTRIBUTE: 400, CONDITIONS: 800, NEGATION: 200, WORDS: 150, SIMILAR: 150})
 _MIN_FITTING = 3  # items that fulfil several conditions
 _TRIES = 4  # draws for each phrase of three conditions
 

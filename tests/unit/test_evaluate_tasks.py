@@ -18,8 +18,9 @@ from export.data.repeats import Repeats
 from export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
 from export.evaluate.compare import other_protocol
 from export.evaluate.ground import Ground
-from export.evaluate.subject import Subject
+from export.evaluate.subject import Aimed, Subject
 from export.evaluate.tasks import TASKS, Tasks, make_tasks
+from server.catalogue.sparse import NO_BOOSTS
 from server.models.ranker import UserSequence
 
 _ITEMS, _USERS = 40, 60
@@ -115,7 +116,7 @@ def test_texts_stand_for_their_items_and_cold_items_are_asked_for_as_they_are_sh
     found = subject.answers(tasks, subject.of_items(tasks))
     assert (found["ids"].ranks == found["text"].ranks).all()
     assert (found["ids"].ranks == found["noisy"].ranks).all()
-    wanted = oracle.items[tasks.cold.wanted]
+    wanted = Aimed(oracle.items[tasks.cold.wanted], [NO_BOOSTS] * len(tasks.cold.wanted))
     assert (subject.answers(tasks, subject.of_items(tasks) | {"cold": wanted})["cold"].ranks == 0).all()
     hidden = oracle.items.copy()
     hidden[leave_one_out(dataset).cold] = 0

@@ -11,7 +11,7 @@ import torch
 
 from export.config import PRESETS, ExportSettings
 from export.data.lines import Joined, TextFile
-from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase, Texts, write_texts
+from export.data.phrases import NOISY, TITLE_WORDS, Phrase, Texts, write_texts
 from export.data.queries import NEGATION, SIMILAR
 from export.data.split import Cases, Split
 from export.errors import ExportError
@@ -200,7 +200,7 @@ def test_queries_fit_the_item_that_they_ask_for() -> None:
     phrase, way = (drawn.text - 4 * 5).tolist(), (drawn.text // 5).tolist()
     wanted = drawn.wanted.tolist()
     assert {(w, p) for w, p in zip(wanted, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
-    assert {*way} == {TITLE, TITLE_WORDS, NOISY, 4}
+    assert {*way} == {TITLE_WORDS, NOISY, 4}
     assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), wanted, phrase, strict=True) if p < 0)
     lengths = [n for n, p in zip(drawn.lengths.tolist(), phrase, strict=True) if p == 3]
     assert {*lengths} == {0}  # "like 2" asks for what came after 2, and is all that is known

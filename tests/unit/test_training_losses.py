@@ -86,7 +86,7 @@ def test_queries_without_a_history_come_with_items_that_they_fit_by_popularity()
 
 
 def test_kinds_of_queries_have_the_shares_of_the_table() -> None:
-    assert sum(ALONE.values()) == sum(BEHIND.values()) == pytest.approx(1)
+    assert [sum(ALONE.values()), sum(BEHIND.values())] == pytest.approx([1, 1])
     sampler = LoneQuerySampler([Phrase("a", [0])], np.ones(2), np.ones(2, np.float32), ways=6)
     way = (sampler.draw(4_000, np.random.default_rng(1)).text // 2).tolist()
     rows: dict[QueryKind, list[int]] = {TITLE: [1], TITLE_WORDS: [2], NOISY: [3, 4, 5], ATTRIBUTE: [6]}
