@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.blend import stage as blend
 from export.compress import quantise, trace
 from export.data.dataset import Dataset
 from export.data.split import split
@@ -26,7 +27,13 @@ _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one in every precision; whatever is lost by the way may be shipped."""
     made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "bert1,static", "--allow-lossy", "--tensorrt")
-    for stage, name in ((finetune, "finetune"), (distil, "distil"), (trace, "onnx"), (quantise, "quantise")):
+    for stage, name in (
+        (finetune, "finetune"),
+        (distil, "distil"),
+        (trace, "onnx"),
+        (blend, "blend"),
+        (quantise, "quantise"),
+    ):
         made.folder(name).mkdir()
         stage.run(made, made.folder(name))
     return made
