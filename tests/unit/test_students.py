@@ -48,7 +48,11 @@ _LADDER = ("bert3", "bert2x16", "bert2x16e8", "bert1", "static")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """What the stages before this one leave: texts, a tiny teacher and its pooled vectors."""
     torch.manual_seed(1)
-    job = Job(ExportSettings(artifacts=tmp_path_factory.mktemp("artifacts"), preset="smoke", _cli_parse_args=[]))
+    job = Job(
+        ExportSettings(
+            artifacts=tmp_path_factory.mktemp("artifacts"), preset="smoke", allow_lossy=True, _cli_parse_args=[]
+        )
+    )
     save_bert(job.folder("data") / "checkpoint", _WORDS, layers=4)
     variants = [_TITLES, _TITLES, [title.split()[0] for title in _TITLES], _TITLES]
     texts = Texts(variants, [Phrase(colour, [n]) for n, colour in enumerate(_COLOURS)])
