@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.linalg import lapack
 
 from export.data.order import BY_TIME, UNORDERED, Order
 from server.catalogue.memory import Memory
@@ -83,9 +84,10 @@ def gram(histories: Histories, head: NDArray[np.int64], items: int) -> Square:
 
 def ease(counts: Square) -> Square:
     """Closed-form linear autoencoder of a gram matrix (Steck, WWW 2019); row: taken, column: recommended."""
-    penalised = counts + np.float32(_PENALTY) * np.eye(len(counts), dtype=np.float32)
-    inverse = np.linalg.inv(penalised)
-    weights: Square = np.asarray(-inverse / np.diag(inverse), dtype=np.float32)
+    factor, _ = lapack.spotrf(counts + np.float32(_PENALTY) * np.eye(len(counts), dtype=np.float32))
+    half, _ = lapack.spotri(factor)  # the upper triangle of the inverse, in a third of the time of a general one
+    inverse = np.triu(half) + np.triu(half, 1).T
+    weights: Square = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return weights
 

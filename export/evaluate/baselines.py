@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from export.blend.memory import ease, gram, most_taken
 from export.data.order import BY_TIME, UNORDERED, Order
 
 Scores = NDArray[np.float32]
@@ -20,10 +21,7 @@ Baseline = Callable[[Histories], Scores]
 
 POPULARITY, RECENT_POPULARITY = "popularity", "recent popularity"
 WITHOUT_HISTORY = (POPULARITY, RECENT_POPULARITY)  # the same ranking for everybody, whatever is asked
-MAX_SQUARE = 8_192  # items of the square matrices, the most popular ones: 268 MB each
-_ROWS = 512  # histories turned into a matrix at a time
 _RECENT = 10  # last events of each user that "recent popularity" counts
-_EASE_PENALTY = 500.0
 _KNN_NEIGHBOURS = 100
 _TRANSITION_DECAY = 0.6
 _TRANSITION_EVENTS = 10
@@ -34,14 +32,14 @@ def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[
     """Name -> baseline of a catalogue of `items`; without order none of what is recent, and transitions are pairs."""
     counts = np.bincount(np.concatenate(known), minlength=items)
     recent = np.bincount(np.concatenate([h[-_RECENT:] for h in known]), minlength=items)
-    head = np.sort(np.argsort(-counts, kind="stable")[:MAX_SQUARE])
-    gram = _gram(known, head, items)
+    head = most_taken(known, items)
+    together = gram(known, head, items)
     lately = {} if order == UNORDERED else {RECENT_POPULARITY: _constant(recent.astype(np.float32))}
     return {
         POPULARITY: popularity(known, items),
         **lately,
-        "item kNN": _square(_knn(gram.copy()), head, items),
-        "EASE": _square(_ease(gram), head, items),
+        "item kNN": _square(_knn(together), head, items),
+        "EASE": _square(ease(together), head, items),
         "transitions": _transitions(known, counts, order),
     }
 
@@ -62,18 +60,6 @@ def _matrix(histories: Histories, items: int) -> Scores:
     return matrix
 
 
-def _gram(known: Histories, head: NDArray[np.int64], items: int) -> Scores:
-    """How many users have both items, [head, head]."""
-    place = np.full(items, -1)
-    place[head] = np.arange(len(head))
-    gram = np.zeros((len(head), len(head)), dtype=np.float32)
-    for start in range(0, len(known), _ROWS):
-        rows = [(p := place[h])[p >= 0] for h in known[start : start + _ROWS]]
-        matrix = _matrix(rows, len(head))
-        gram += matrix.T @ matrix
-    return gram
-
-
 def _square(weights: Scores, head: NDArray[np.int64], items: int) -> Baseline:
     """Scores as a sum over the items of a history; items outside `head` have none."""
 
@@ -85,23 +71,14 @@ def _square(weights: Scores, head: NDArray[np.int64], items: int) -> Baseline:
     return score
 
 
-def _knn(gram: Scores) -> Scores:
+def _knn(together: Scores) -> Scores:
     """Cosine between item columns, the nearest ones kept (Sarwar et al., WWW 2001)."""
-    norms = np.sqrt(np.diag(gram)) + np.float32(1e-9)
-    cosine: Scores = gram / norms[:, None] / norms[None]
+    norms = np.sqrt(np.diag(together)) + np.float32(1e-9)
+    cosine: Scores = together / norms[:, None] / norms[None]
     np.fill_diagonal(cosine, 0)
     keep = min(_KNN_NEIGHBOURS, len(cosine) - 1)
     cosine[cosine < np.partition(cosine, -keep, axis=1)[:, -keep][:, None]] = 0
     weights: Scores = cosine.T
-    return weights
-
-
-def _ease(gram: Scores) -> Scores:
-    """Closed-form linear autoencoder (Steck, WWW 2019)."""
-    gram[np.diag_indices_from(gram)] += _EASE_PENALTY
-    inverse = np.linalg.inv(gram)
-    weights: Scores = np.asarray(-inverse / np.diag(inverse), dtype=np.float32)
-    np.fill_diagonal(weights, 0)
     return weights
 
 

@@ -145,7 +145,7 @@ def test_square_baselines_know_only_the_most_popular_items_of_a_large_catalogue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = fit_baselines(_HISTORIES, 5)
-    monkeypatch.setattr("export.evaluate.baselines.MAX_SQUARE", 3)
+    monkeypatch.setattr("export.blend.memory.MAX_SQUARE", 3)
     part = fit_baselines(_HISTORIES, 5)
     for name in ("EASE", "item kNN"):
         asked = [np.array([0, 1])]
