@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +27,15 @@ class GroupRecord(BaseModel):
     likelihood: float
     without: dict[str, float]
 
+    def __str__(self) -> str:
+        events = f"{self.events} events or more" if self.events else "no events"
+        return f"{'a query and ' if self.has_query else ''}{events}"
+
+    @property
+    def contributions(self) -> dict[str, float]:
+        """By how much the likelihood falls without each part that has a weight."""
+        return {part: self.likelihood - rest for part, rest in self.without.items() if rest != self.likelihood}
+
 
 class BlendRecord(BaseModel):
     """Everything that stage `blend` found; without groups the ranker alone counts.
@@ -38,6 +48,11 @@ class BlendRecord(BaseModel):
     groups: list[GroupRecord] = []
     newcomer_scale: float = 1.0
     same_item: float = NEVER
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what stage `blend` wrote into its folder."""
+        return cls.model_validate_json((folder / BLEND).read_text())
 
     @property
     def rows(self) -> list[dict[str, Any]]:

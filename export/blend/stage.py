@@ -60,14 +60,9 @@ def run(job: Job, out: Path) -> None:
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
 
-def load_record(folder: Path) -> BlendRecord:
-    """What this stage wrote into its folder."""
-    return BlendRecord.model_validate_json((folder / BLEND).read_text())
-
-
 def load_retrieval(folder: Path, sentences: Vectors, popularity: NDArray[np.int64]) -> Retrieval:
     """The parts of a score beside the ranker, as this stage left them; `sentences` are [items, s]."""
-    record, items = load_record(folder), len(popularity)
+    record, items = BlendRecord.load(folder), len(popularity)
     words = Words.load(folder, items)
     scoring = Scoring(Blend.read(record.rows), Memory.load(folder, items), words, items)
     return Retrieval(scoring, Names(words, sentences, record.same_item), sentences, popularity)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from export.blend.record import BlendRecord
 from export.compress.rankers import SMALL, read_rankers
 from export.data.reference import Reference
 from export.data.vocabulary import Vocabulary
@@ -86,6 +87,7 @@ def assemble(
         group_comparisons=compare_groups(default, POPULARITY, answers, ground.members, ground.seed),
         cold_pairs=pairs_of(evaluation),
         cold_share=ground.newcomers.share,
+        blend=BlendRecord.load(job.folder("blend")),
         order=ground.split.order,
     )
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from export.blend.newcomers import scale_newcomers
-from export.blend.stage import load_record, load_retrieval
+from export.blend.record import BlendRecord
+from export.blend.stage import load_retrieval
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.repeats import counted
@@ -163,7 +164,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
     items = np.concatenate([for_ranker(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
     with torch.inference_mode():
         items = teacher.item_vectors(torch.from_numpy(items)).numpy()
-    items = scale_newcomers(items, counts, load_record(job.folder("blend")).newcomer_scale)
+    items = scale_newcomers(items, counts, BlendRecord.load(job.folder("blend")).newcomer_scale)
     tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
     return Subject(
         teacher_encode(tuned, teacher, untouched, sentence_map),

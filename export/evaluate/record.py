@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from export.blend.record import BlendRecord
 from export.data.order import BY_TIME, Order
 from export.data.repeats import EXCLUDE, Repeats
 from export.evaluate.choose import Default, Judged
@@ -291,6 +292,7 @@ class Quality(Model):
     group_comparisons: list[Comparison] = []
     cold_pairs: dict[str, ColdPair] = {}
     cold_share: float = 0.0
+    blend: BlendRecord = BlendRecord()
     order: Order = BY_TIME
 
     @property

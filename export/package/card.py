@@ -12,6 +12,7 @@ from export.evaluate.tasks import present
 from export.package.ladder import remarks
 from export.variants import Variant
 from server.models.bundle import Manifest
+from server.parts import PARTS
 
 
 def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:
@@ -19,6 +20,8 @@ def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:
     measured = [_tasks(quality), _lists(quality), _groups(quality)] if quality.tasks else [_agreement()]
     if quality.cold_pairs:
         measured.insert(1, _cold(quality))
+    if quality.blend.groups:
+        measured.insert(1, _parts(quality))
     parts = [_head(manifest), _ladder(quality), *measured, _limits(quality)]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -104,6 +107,23 @@ def _shares(quality: Quality) -> str:
         return ""
     names, rows = share_rows(quality.shares)
     return markdown(["", *names], [[subject, *(f or "" for f in figures)] for subject, figures in rows])
+
+
+def _parts(quality: Quality) -> str:
+    rows = [
+        [
+            *(str(group), group.cases, f"{group.likelihood:.3f}"),
+            *(f"{group.contributions[part]:+.3f}" if part in group.contributions else "" for part in PARTS),
+        ]
+        for group in quality.blend.groups
+    ]
+    return f"""## Parts of a score
+A score adds the ranker, the memory of what people took next or beside it, the match of texts by meaning, the match of
+words, and popularity. Their weights, by kind of request, were fitted on the events that validate and are in
+`manifest.json` (`blend`). Mean log-likelihood of what was wanted, and how much of it each part brings: the rest without
+it is so much lower.
+
+{markdown(["requests with", "cases", "log-likelihood", *PARTS], rows)}"""
 
 
 def _cold(quality: Quality) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.blend.stage import load_record
+from export.blend.record import BlendRecord
 from export.data.dataset import Dataset
 from export.data.repeats import EXCLUDE, counted
 from export.errors import GateError
@@ -153,7 +153,7 @@ def _width(vectors: Path) -> int:
 
 
 def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) -> Manifest:
-    plan, blend = job.settings.plan, load_record(job.folder("blend"))
+    plan, blend = job.settings.plan, BlendRecord.load(job.folder("blend"))
     return Manifest(
         format=FORMAT,
         name=job.settings.name,
