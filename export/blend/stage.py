@@ -70,48 +70,45 @@ def load_retrieval(folder: Path, sentences: Vectors, popularity: NDArray[np.int6
 
 def _fit(job: Job, source: _Source) -> tuple[list[GroupRecord], float]:
     """Weights of every kind of request, and by how much the ranker's word counts more for new items."""
-    with job.progress("weigh the parts", len(GROUPS) + len(SCALES)) as step:
-        choices: dict[Group, list[Choices]] = {}
+    choices: dict[Group, list[Choices]] = {}
+    with job.progress("weigh the parts", len(GROUPS)) as step:
         for group in GROUPS:
             if found := source.choices(group):
                 choices[group] = found
             step()
-        trials: dict[float, float] = {}
-        for scale in SCALES:
-            trials[scale] = _found_new(choices, scale)
-            step()
-    best = max(SCALES, key=lambda scale: trials[scale])
-    return _records({group: scaled(some, best) for group, some in choices.items()}), best
+    weights = _weights(choices)
+    scale = _newcomer_scale(choices, weights)
+    return [_record(group, some, weights[group], scale) for group, some in choices.items()], scale
 
 
-def _found_new(choices: Mapping[Group, Sequence[Choices]], scale: float) -> float:
-    """NDCG@10 where a new item is wanted behind a long history, with the ranker's scores of new items multiplied."""
-    last = [some for group, some in choices.items() if not group.has_query][-1:]
-    if not last:
-        return 0.0
-    found = scaled(last[0], scale)
-    return raise_newcomers(found, fit_weights(found))[1]
-
-
-def _records(choices: Mapping[Group, Sequence[Choices]]) -> list[GroupRecord]:
-    """The weights of all histories and of all queries first, then of each group near them."""
-    found = []
+def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]:
+    """Of all histories and of all queries first, then of each group near them."""
+    found = {}
     for has_query in (False, True):
         groups = [group for group in choices if group.has_query == has_query]
         together = fit_weights([one for group in groups for one in choices[group]])
-        found += [_record(group, choices[group], fit_weights(choices[group], together)) for group in groups]
+        found |= {group: fit_weights(choices[group], together) for group in groups}
     return found
 
 
-def _record(group: Group, choices: Sequence[Choices], fitted: Weights) -> GroupRecord:
-    weights, _ = raise_newcomers(choices, fitted)
+def _newcomer_scale(choices: Mapping[Group, Sequence[Choices]], weights: Mapping[Group, Weights]) -> float:
+    """The one by which most is found where a new item is wanted behind a long history."""
+    histories = [group for group in choices if not group.has_query]
+    if not histories:
+        return 1.0
+    last = histories[-1]
+    return max(SCALES, key=lambda scale: raise_newcomers(scaled(choices[last], scale), weights[last])[1])
+
+
+def _record(group: Group, choices: Sequence[Choices], fitted: Weights, scale: float) -> GroupRecord:
+    raised, _ = raise_newcomers(scaled(choices, scale), fitted)
     return GroupRecord(
         has_query=group.has_query,
         events=group.events,
         cases=len(choices),
-        weights=asdict(weights),
-        likelihood=likelihood(choices, weights),
-        without={part: likelihood(choices, weights.without([part])) for part in PARTS},
+        weights=asdict(raised),
+        likelihood=likelihood(choices, fitted),
+        without={part: likelihood(choices, fitted.without([part])) for part in PARTS},
     )
 
 

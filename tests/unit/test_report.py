@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, save
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
+from export.blend.record import BlendRecord, GroupRecord
 from export.compress.trace import trace
 from export.errors import ExportError
 from export.evaluate.assemble import _curves
