@@ -98,7 +98,7 @@ fuzz: setup ## 50,000 mutated requests over the wire, 1,000,000 through decode a
 	@$(BIN)/python -m tests.fuzz $${SEED_TYPED:+--seed="$$SEED_TYPED"} \
 		$${REQUESTS_TYPED:+--requests="$$REQUESTS_TYPED"} $${DECODE_TYPED:+--decode="$$DECODE_TYPED"}
 
-export: setup ## data -> finetune -> distil -> onnx -> quantise -> verify -> package
+export: setup ## data -> finetune -> blend -> distil -> onnx -> quantise -> verify -> final -> package
 	@$(EXPORT) $(FLAGS)
 
 serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as it is)

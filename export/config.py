@@ -21,7 +21,18 @@ from export.train.options import TrainingSettings
 from server.config import require_utf8
 
 StageName = Literal[
-    "data", "finetune", "blend", "distil", "onnx", "quantise", "verify", "package", "teacher", "report", "where"
+    "data",
+    "finetune",
+    "blend",
+    "distil",
+    "onnx",
+    "quantise",
+    "verify",
+    "final",
+    "package",
+    "teacher",
+    "report",
+    "where",
 ]
 
 ALL_PIECES, USED_PIECES = "all", "used"

@@ -34,7 +34,7 @@ from export.train.options import TRAINING
 
 _RECORD = "stage.json"
 _PATHS = ("data", "checkpoint")  # settings that name what lies on disk; a bundle may be called as a folder is
-_TRAINED = "finetune"  # the stage that runs on --train-device
+_TRAINED = ("finetune", "final")  # the stages that run on --train-device
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,13 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates", "small_ranker"),
         ("data", "finetune", "blend", "distil", "onnx", "quantise"),
     ),
-    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify")),
+    Stage(
+        "final",
+        "export.final.stage",
+        ("seed", "protocol", "repeats", "max_history", "max_tokens", "distil_epochs", "gates", *TRAINING),
+        ("data", "finetune", "blend", "distil", "onnx", "quantise", "verify"),
+    ),
+    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify", "final")),
 )
 
 
@@ -179,7 +185,7 @@ class Job:
 def run_all(job: Job) -> None:
     """Run every stage that is not fresh, in order."""
     with _lock(job):
-        if any(stage.name == _TRAINED and not job.is_fresh(stage) for stage in job.stages):
+        if any(stage.name in _TRAINED and not job.is_fresh(stage) for stage in job.stages):
             _check_device(job.settings)
         stale = [stage.name for stage in job.stages if not job.is_fresh(stage)]
         for number, stage in enumerate(job.stages, 1):
@@ -192,7 +198,7 @@ def run_all(job: Job) -> None:
 def run_one(job: Job, name: str) -> None:
     """Run one stage again, fresh or not; the stages that it needs must be fresh."""
     stage = next(s for s in job.stages if s.name == name)
-    if name == _TRAINED:
+    if name in _TRAINED:
         _check_device(job.settings)
     by_name = {s.name: s for s in job.stages}
     with _lock(job):

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from export.data.dataset import Dataset
 from export.data.reference import Reference
 from export.evaluate.assemble import assemble_agreement
 from export.evaluate.metrics import Figure, best, common, figure
-from export.evaluate.models import encode_here, served_rank
+from export.evaluate.models import encode_here
 from export.evaluate.record import RECORD
 from export.evaluate.subject import Vectors
 from export.stage import Job
 from export.train.teacher import load_teacher
 from export.variants import graphs
-from server.models.ranker import Kind, UserSequence
+from server.catalogue.catalogue import VECTORS
 from server.models.tokenizer import Tokenizer
-
-_SAMPLE = 32  # texts whose answers the packaged bundle must repeat
 
 
 def run(job: Job, out: Path) -> None:
-    """Write quality.json, expected.json and vectors.npy, as `verify` does where there are interactions.
+    """Write quality.json and vectors.npy, as `verify` does where there are interactions.
 
     Raises:
         GateError: no variant agrees with the teacher; no bundle is written.
@@ -36,27 +32,17 @@ def run(job: Job, out: Path) -> None:
     alive = [(variant, path) for variant, path in variants if not variant.refused]
     items = _item_vectors(job)
     with job.progress(f"compare with {reference.library}", len(alive)) as step:
-        vectors, kept, where = {}, {}, dict[str, str]()
+        kept, where = {}, dict[str, str]()
         for variant, path in alive:
             if found := encode_here(path, tokenizer, variant.device):
                 encode, where[variant.name] = found
-                vectors[variant.name] = encode(reference.texts)
-                measured = agreement(reference, vectors[variant.name], items, job.settings.seed)
+                measured = agreement(reference, encode(reference.texts), items, job.settings.seed)
                 kept[variant.name] = measured
                 words = ", ".join(f"{gate} {value}" for gate, value in measured.items())
                 job.console.print(f"  {variant.name}: {words}", markup=False)
             step()
     quality = assemble_agreement(job, [variant for variant, _ in variants], kept, where, reference)
-    np.save(out / "vectors.npy", items, allow_pickle=False)
-    ids = [item.id for item in Dataset.load(job.folder("data")).items]
-    rank = served_rank(job.folder("onnx") / quality.ranker, items.shape[1])
-    served = vectors[quality.default["cpu"].name][:_SAMPLE]
-    answers = rank([UserSequence([vector], [Kind.TEXT]) for vector in served]) @ items.T
-    expected = [
-        {"texts": [text], "seen": [], "top": [ids[n] for n in best(row)]}
-        for text, row in zip(reference.texts[:_SAMPLE], answers, strict=True)
-    ]
-    (out / "expected.json").write_text(json.dumps(expected))
+    np.save(out / VECTORS, items, allow_pickle=False)
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 

@@ -31,6 +31,7 @@ from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
+from server.catalogue.memory import Memory
 from server.models.ranker import UserSequence
 
 MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
@@ -151,6 +152,7 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
 def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.int64]) -> Subject:
     """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning, `counts` are items' known events."""
     folder, size, plan = job.folder("finetune"), len(texts.variants[0]), job.settings.plan
+    blend = job.folder("blend")
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
     pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
     sentences = load_sentences(folder, len(pooled))
@@ -172,7 +174,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
         items,
         plan.max_history,
         lambda n: np.concatenate([for_ranker(size + n), sentences[size + n]], axis=1),
-        load_retrieval(job.folder("blend"), sentences[:size], counts),
+        load_retrieval(blend, Memory.load(blend, size), sentences[:size], counts),
     )
 
 

@@ -12,6 +12,7 @@ from export.data.repeats import EXCLUDE, Repeats
 from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
+from export.final.record import FinalRecord
 from export.gates import Outcome
 from export.quality import Check
 from export.variants import Variant
@@ -263,8 +264,8 @@ class Quality(Model):
     Protocol "agreement" has none of these: without interactions a variant is compared with the checkpoint as its own
     library runs it. `comparisons` are of the CPU's default variant, one for each task; `group_comparisons` of the same
     with popularity, one for each task and group of users. `cold_pairs` go by subject, `cold_share` is what the lists
-    of all of them are brought to. `packaged` is what stage `package` found of the whole bundle: the manifest has it,
-    `quality.json` not yet.
+    of all of them are brought to. `packaged` is what stage `package` found of the whole bundle, and `final` how the
+    served model was trained after the measured one: the manifest has them, `quality.json` not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]
@@ -285,6 +286,7 @@ class Quality(Model):
     curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
     rankers: list[RankerRecord] = []  # an older export wrote none without interactions: the teacher's serves
     packaged: Outcome | None = None
+    final: FinalRecord | None = None  # an older export served the measured model
     comparisons: list[Comparison] = []  # an older export wrote none
     repeats: Repeats = EXCLUDE
     shares: dict[str, dict[str, dict[str, Figure]]] = {}  # an older export wrote none, and no `absent`

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Histories
+from export.data.split import Cases, Histories
 from export.evaluate.metrics import Ranked, Score, Scores, rank
 from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
@@ -120,9 +120,7 @@ class Subject:
         aimed, cases = dict(behind), tasks.cases
         for task, texts, known in (("text", tasks.titles, self.titles), ("noisy", tasks.noisy, None)):
             if task in cases:
-                requests, seen = self._of_texts(cases[task].histories, texts, known or self._encoding(texts))
-                aimed[task] = self._aim(requests)
-                cases[task] = replace(cases[task], histories=seen)
+                aimed[task], cases[task] = self.of_texts(cases[task], texts, known)
         aimed |= self._of_queries(tasks.queries)
         scores = self.scores(aimed)
         return {task: rank(scores[task], some, len(self.items)) for task, some in cases.items()}
@@ -135,7 +133,24 @@ class Subject:
     def of_items(self, tasks: Tasks) -> dict[str, Aimed]:
         """Histories as item ids: the same for every encoder behind one ranker and one catalogue."""
         cases = {"ids": tasks.warm, "cold": tasks.cold}
-        return {task: self._aim(map(self._of_history, some.histories)) for task, some in cases.items()}
+        return {task: self.of_histories(some.histories) for task, some in cases.items()}
+
+    def of_histories(self, histories: Histories) -> Aimed:
+        """Requests with these histories of item ids."""
+        return self._aim(map(self._of_history, histories))
+
+    def of_texts(
+        self, cases: Cases, texts: Sequence[str], known: Callable[[NDArray[np.int64]], Vectors] | None = None
+    ) -> tuple[Aimed, Cases]:
+        """Requests with the histories of `cases`, positions in `texts`, as texts; the cases with the items seen there.
+
+        Args:
+            cases: what is asked.
+            texts: what the positions stand for.
+            known: vectors [n, d + s] of positions if they need no encoding.
+        """
+        requests, seen = self._of_texts(cases.histories, texts, known or self._encoding(texts))
+        return self._aim(requests), replace(cases, histories=seen)
 
     def of_queries(self, texts: Sequence[str]) -> Aimed:
         """Requests without a history; each different text is encoded and ranked by once."""

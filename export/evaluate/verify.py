@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from export.evaluate.baseline_gate import (
 )
 from export.evaluate.compare import Evaluation
 from export.evaluate.ground import Ground
-from export.evaluate.metrics import Figure, Ranked
+from export.evaluate.metrics import Figure
 from export.evaluate.models import encode_here, served_rank
 from export.evaluate.rankers import judge_rankers
 from export.evaluate.ranks import RecordedRanks
@@ -30,17 +29,11 @@ from export.evaluate.table import show
 from export.stage import Job
 from export.variants import Variant, graphs
 from server.catalogue.catalogue import VECTORS
-from server.models.bundle import SENTENCES
 from server.models.tokenizer import Tokenizer
-
-_SAMPLE = 32  # users whose answers the packaged bundle must repeat
 
 
 def run(job: Job, out: Path) -> None:
-    """Write quality.json, ranks.npz, expected.json, vectors.npy and sentences.npy.
-
-    vectors.npy has the catalogue's item vectors, float32 [items, d], and sentences.npy the sentence vectors of the
-    items' full texts, float32 [items, d2]; the latter is missing for an adopted recommender.
+    """Write quality.json, ranks.npz, and vectors.npy: the item vectors of the measured model, float32 [items, d].
 
     Raises:
         GateError: the teacher or the default finds new items worse than the untouched checkpoint, no variant passed
@@ -86,11 +79,6 @@ def run(job: Job, out: Path) -> None:
     require_cold(job, evaluation, default)
     require_baselines(job, evaluation, quality.comparisons)
     np.save(out / VECTORS, ground.teacher.items, allow_pickle=False)
-    retrieval = ground.teacher.retrieval
-    if retrieval is not None and retrieval.sentences.shape[1]:
-        np.save(out / SENTENCES, retrieval.sentences, allow_pickle=False)
-    expected = _expected(ground, evaluation.answers[default]["text"])
-    (out / "expected.json").write_text(json.dumps(expected))
     RecordedRanks.of(evaluation.answers, ground.tasks.warm, ground.seed).save(out)
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
@@ -111,13 +99,3 @@ def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure])
     figure = ground.probes(subject)
     if figure:
         into[name] = figure
-
-
-def _expected(ground: Ground, answers: Ranked) -> list[dict[str, list[str]]]:
-    """What the packaged bundle must answer to some users' texts: the stage after this one asks the whole pipeline."""
-    items, titles = ground.dataset.items, ground.tasks.titles
-    histories = ground.tasks.warm.histories[:_SAMPLE]
-    return [
-        {"texts": [titles[n] for n in history], "top": [items[n].id for n in top]}
-        for history, top in zip(histories, answers.lists, strict=False)
-    ]

@@ -9,7 +9,7 @@ from export.data.repeats import EXCLUDE
 from export.evaluate.record import TEACHER, Quality
 from export.evaluate.table import COLD_COLUMNS, share_rows
 from export.evaluate.tasks import present
-from export.package.ladder import remarks
+from export.package.ladder import remarks, served_lines
 from export.variants import Variant
 from server.models.bundle import Manifest
 from server.parts import PARTS
@@ -22,6 +22,7 @@ def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:
         measured.insert(1, _cold(quality))
     if quality.blend.groups:
         measured.insert(1, _parts(quality))
+    measured = [*_served(quality), *measured]
     parts = [_head(manifest), _ladder(quality), *measured, _limits(quality)]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -71,6 +72,12 @@ def _agreement() -> str:
 The data has no interactions, so nothing says what users want: each variant is compared with the checkpoint, run by the
 library that it was made with, by the cosine of their vectors of the same texts and by the items that both have among
 the best ten."""
+
+
+def _served(quality: Quality) -> list[str]:
+    """Which metrics are of which model; nothing where only one was there."""
+    lines = served_lines(quality)
+    return ["\n".join(["## What was measured, and what is served", *lines])] if lines else []
 
 
 def _tasks(quality: Quality) -> str:
@@ -174,8 +181,9 @@ def _limits(quality: Quality) -> str:
     below = [*([TEACHER] if quality.teacher.exception else []), *below]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
     cold = (
-        "\n- The bundle was trained without the cold items' events: their vectors come from a map of their texts, and"
-        " most of what makes an item popular is in no text."
+        "\n- The measured model was trained without the cold items' events, and items without events in the data are"
+        " served in the same way: their vectors come from a map of their texts, and most of what makes an item popular is"
+        " in no text."
     )
     cold = cold if quality.cold_items else ""
     return f"""## Limits

@@ -39,7 +39,7 @@ def report(settings: ExportSettings) -> None:
     console.print(table(quality))
     if quality.shares:
         console.print(shares_table(quality.shares))
-    for line in remarks(quality):
+    for line in [*served_lines(quality), *remarks(quality)]:
         console.print(line, markup=False, highlight=False)
 
 
@@ -136,6 +136,12 @@ def _rounds(variant: Variant) -> str:
     speed = f"{variant.texts_per_s_core:,.0f} texts/s [{slowest:,.0f}, {fastest:,.0f}]"
     ratio = f"{variant.speedup_vs_teacher_pytorch:.1f}x the PyTorch teacher [{least:.1f}, {most:.1f}]"
     return f"{variant.name}: {speed}, {ratio}: median and [lowest, highest] round"
+
+
+def served_lines(quality: Quality) -> list[str]:
+    """Which metrics are of which model, and how alike the two answer; nothing without a second model."""
+    final = quality.final
+    return [line for line in (final.figures, final.likeness) if line] if final else []
 
 
 def remarks(quality: Quality) -> list[str]:

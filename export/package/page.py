@@ -12,7 +12,7 @@ from export.evaluate.record import TEACHER, Quality, VariantRecord
 from export.evaluate.table import COLD_COLUMNS, share_rows
 from export.evaluate.tasks import present
 from export.package import svg
-from export.package.ladder import remarks
+from export.package.ladder import remarks, served_lines
 from server.models.bundle import Manifest
 
 _STYLE = """
@@ -35,7 +35,8 @@ def write_page(path: Path, manifest: Manifest, quality: Quality) -> None:
     """Write the page."""
     title = f"{manifest.name}, version {manifest.version}"
     measured = [_compared(quality), _groups(quality), _exposure(quality)] if quality.tasks else []
-    parts = [_ladder(quality), _curves(quality), *measured, _where(manifest)]
+    served = "".join(f"<p>{escape(line)}</p>" for line in served_lines(quality))
+    parts = [served, _ladder(quality), _curves(quality), *measured, _where(manifest)]
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>\n",

@@ -17,6 +17,7 @@ from export.data.repeats import EXCLUDE, counted
 from export.errors import GateError
 from export.evaluate.metrics import common
 from export.evaluate.record import RECORD, Quality
+from export.final.record import EXPECTED, FINAL, FinalRecord
 from export.gates import Outcome, packaged, require
 from export.package.card import write_card
 from export.package.page import write_page
@@ -100,11 +101,12 @@ def _write(job: Job, home: Path, key: str) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        quality = _quality(job)
+        final = FinalRecord.model_validate_json((job.folder("final") / FINAL).read_text())
+        quality = _quality(job).model_copy(update={"final": final})
         _fill(job, scratch, quality)
         manifest = _manifest(job, scratch, number, key, quality)
         _seal(scratch, manifest)
-        expected = json.loads((job.folder("verify") / "expected.json").read_text())
+        expected = json.loads((job.folder("final") / EXPECTED).read_text())
         quality = quality.model_copy(update={"packaged": check_answers(load_bundle(scratch), expected)})
         manifest = manifest.model_copy(update={"quality": quality.model_dump(mode="json")})
         write_card(scratch / "MODEL_CARD.md", manifest, quality)
@@ -124,14 +126,12 @@ def _seal(scratch: Path, manifest: Manifest) -> None:
 
 
 def _fill(job: Job, scratch: Path, quality: Quality) -> None:
-    """Copy graphs, tokenizer and vectors, write the item table."""
-    for name in (VECTORS, SENTENCES):
-        if (source := job.folder("verify") / name).exists():
-            shutil.copyfile(source, scratch / name)
-    for name, graph in (("tokenizer.json", "tokenizer.json"), (RANKER, quality.ranker)):
-        shutil.copyfile(job.folder("onnx") / graph, scratch / name)
-    for source in sorted(job.folder("blend").glob("*.npy")):
-        shutil.copyfile(source, scratch / source.name)
+    """Copy graphs, tokenizer, vectors and tables, write the item table."""
+    shutil.copyfile(job.folder("onnx") / "tokenizer.json", scratch / "tokenizer.json")
+    shutil.copyfile(job.folder("final") / RANKER, scratch / RANKER)
+    for stage in ("blend", "final"):  # words, then the memory of all events in the place of the measured one
+        for source in sorted(job.folder(stage).glob("*.npy")):
+            shutil.copyfile(source, scratch / source.name)
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)

@@ -20,7 +20,8 @@ def as_json(quality: Quality) -> dict[str, Any]:
     `group_comparisons`: beside popularity within each group of users. `cold_pairs`: NDCG@10 on *cold* and *ids* with
     new items in `cold_share` of the lists of *ids*, and as each subject ranks (`own_...`). `shares`: how often
     the wanted item is "first" or "in ten" on some tasks, and how much of the ten is "violating" what a request
-    excludes; `absent`: task -> why the data set cannot have it.
+    excludes; `absent`: task -> why the data set cannot have it. `final`: how the served model was trained after the
+    figures were measured on another one.
     """
     names = {record.variant.name for record in quality.variants}
     baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
@@ -50,6 +51,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
         "cold_share": quality.cold_share,
         "cold_pairs": {name: pair.model_dump() for name, pair in quality.cold_pairs.items()},
         "packaged": asdict(quality.packaged) if quality.packaged else None,
+        "final": quality.final.model_dump() if quality.final else None,
         "pieces": quality.pieces.model_dump() if quality.pieces else None,
     }
 

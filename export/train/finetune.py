@@ -29,7 +29,7 @@ from export.train.record import Curve
 from export.train.resume import forget, resume_of
 from export.train.sentences import save_sentences
 from export.train.students import ladder
-from export.train.teacher import Bank, Teacher, save_teacher
+from export.train.teacher import Teacher, save_teacher
 from export.train.tokens import TokenRows, chunks
 from export.train.trainer import Trainer
 from export.train.trunk import MovingTrunk, first_moving
@@ -37,13 +37,16 @@ from export.train.validate import some_users, users_of
 from export.train.world import World, negatives_of, with_noise
 from server.models.ranker import Kind
 
+_PLAIN = "plain.npy"
+
 
 def run(job: Job, out: Path) -> None:
     """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, the sentence vectors, and the learning curve.
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`. sentences.npy has the same
     rows: see `save_sentences`. as-new.npy and folds.npy say where each item would stand if nobody had taken it
-    (`Placed`). The curve is in curve.json and in TensorBoard scalars.
+    (`Placed`). plain.npy, float32 [items, hidden], has the vectors of the items' texts before BERT was tuned; it is
+    missing where BERT was not. The curve is in curve.json and in TensorBoard scalars.
 
     Raises:
         ExportError: the stage after this one could not do what it is told: said before minutes of training.
@@ -65,7 +68,8 @@ def run(job: Job, out: Path) -> None:
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
-        guides = [_guide(_teach(job, world, out, n + 1)[0]) for n in range(several)]
+        taught = (_teach(job, world, out, n + 1)[0] for n in range(several))
+        guides = [guide_of(one, world, one.pooled) for one in taught]
         trainer, trunk = _teach(job, world, out, 0, Guides(guides) if guides else None)
         pooled = trainer.pooled
         if trunk.moves and settings.moves == "after":
@@ -76,15 +80,30 @@ def run(job: Job, out: Path) -> None:
             placed.save(out)
         save_checkpoint(trunk.merged(), data / "checkpoint", out / "checkpoint")
         np.save(out / "pooled.npy", world.originals(pooled).cpu().numpy(), allow_pickle=False)
+        if trunk.moves:
+            np.save(out / _PLAIN, trainer.plain.cpu().numpy(), allow_pickle=False)
         save_teacher(trainer.teacher, out)
     forget(job, "finetune")
 
 
-def _guide(trainer: Trainer) -> tuple[Teacher, Tensor]:
-    """A teacher that is trained, and its item vectors."""
-    with torch.no_grad():
-        own = trainer.teacher.text_vectors(Bank.cut(trainer.pooled, trainer.ways).variants[0])
-        return trainer.teacher, trainer.teacher.item_vectors(own)
+def load_plain(folder: Path, pooled: Tensor, items: int) -> Tensor:
+    """Pooled vectors of the items' texts before BERT was tuned, [items, hidden].
+
+    Args:
+        folder: the stage's.
+        pooled: what its pooled.npy has.
+        items: number of items.
+    """
+    path = folder / _PLAIN
+    if not path.exists():
+        return pooled[:items]
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+@torch.no_grad()
+def guide_of(trainer: Trainer, world: World, pooled: Tensor) -> tuple[Teacher, Tensor]:
+    """The teacher of a finished trainer, and its item vectors from the `pooled` vectors of `world`'s texts."""
+    return trainer.teacher, trainer.teacher.item_vectors(trainer.teacher.text_vectors(pooled[: world.items]))
 
 
 def _teach(job: Job, world: World, out: Path, number: int, guides: Guides | None = None) -> tuple[Trainer, MovingTrunk]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from export.config import ExportSettings
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
+from export.data.split import Split
 from export.errors import ExportError
 from export.stage import Job
 from export.train.adopt import is_adopted, parts_of, ranker_of
@@ -85,12 +86,17 @@ def run(job: Job, out: Path) -> None:
     """
     teacher = load_teacher(job.folder("finetune"))
     _check_kind(teacher.kind)
-    torch.manual_seed(job.settings.seed)
-    small, lesson = _start(teacher), _lesson(job, teacher)
-    losses = list(_train(job, small, lesson))
+    small, losses = distil_ranker(job, teacher, parts_of(job, Dataset.load(job.folder("data"))))
     save_file({name: tensor.contiguous() for name, tensor in small.state_dict().items()}, out / _WEIGHTS)
     shape = {"kind": teacher.kind, "dimensions": teacher.projection.out_features, "max_length": teacher.max_length}
     (out / _SHAPE).write_text(json.dumps({"shape": shape, "losses": losses}, indent=1))
+
+
+def distil_ranker(job: Job, teacher: Teacher, split: Split) -> tuple[nn.Module, list[float]]:
+    """A small ranker trained on the answers of the teacher's to the histories of `split`; the loss of each epoch."""
+    torch.manual_seed(job.settings.seed)
+    small, lesson = _start(teacher), _lesson(job, teacher, split)
+    return small, list(_train(job, small, lesson))
 
 
 def load_small(folder: Path) -> nn.Module | None:
@@ -102,10 +108,9 @@ def load_small(folder: Path) -> nn.Module | None:
     return small.eval()
 
 
-def _lesson(job: Job, teacher: Teacher) -> _Lesson:
+def _lesson(job: Job, teacher: Teacher, split: Split) -> _Lesson:
     texts, settings = Texts.load(job.folder("data")), job.settings
-    parts = parts_of(job, Dataset.load(job.folder("data")))
-    world = World(parts, texts, texts, _negatives(settings, len(texts.variants[0])))
+    world = World(split, texts, texts, _negatives(settings, len(texts.variants[0])))
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="c", allow_pickle=False)  # PyTorch wants to write
     bank = Bank.of(pooled, texts)
     return _Lesson(world, bank, teacher.requires_grad_(requires_grad=False))

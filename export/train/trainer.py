@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.data.phrases import Texts
 from export.train.adversary import against_them
 from export.train.bank import Encoded, MovingBank
 from export.train.examples import steps_per_epoch
@@ -63,11 +62,6 @@ class Trainer:
     def step(self) -> int:
         """Steps of the optimiser so far."""
         return self._descent.step
-
-    @property
-    def ways(self) -> Texts:
-        """The texts of the rows of `pooled`."""
-        return self._world.ways
 
     @property
     def _max_history(self) -> int:

@@ -1,0 +1,89 @@
+"""`final.json`: how the served model was trained, how it differs from the measured one, and which figures are whose."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from export.data.split import Protocol
+from export.evaluate.metrics import Figure
+from export.gates import Outcome
+
+FINAL, EXPECTED = "final.json", "expected.json"
+
+
+class HeldOut(BaseModel):
+    """NDCG@10 on the events that the measured model was tested by, by ranker and item vectors alone.
+
+    The served model has trained on these events, so its metric says only that training worked, nothing about new
+    events. `difference` is the mean of served - measured over the same cases.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measured: Figure
+    served: Figure
+    difference: Figure
+    cases: int
+
+
+class FinalRecord(BaseModel):
+    """What stage `final` did.
+
+    Args:
+        events: number of events that the served model knows.
+        measured_events: number of events that the measured model was trained on.
+        epochs: training epochs; 0 if the measured model is served.
+        loss: training loss of the last epoch.
+        parity: the gate of the ranker's graph against PyTorch.
+        held_out: None if nothing was trained.
+        overlap: share of the top ten that both models have in common for the test's histories as ids, with all parts
+            of the score; None without interactions.
+        figures: which metrics are of which model, in words; empty without interactions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: int
+    measured_events: int
+    epochs: int = 0
+    loss: float | None = None
+    parity: Outcome | None = None
+    held_out: HeldOut | None = None
+    overlap: float | None = None
+    figures: str = ""
+
+    @property
+    def likeness(self) -> str:
+        """How alike the served and the measured model answer, in words; empty without interactions."""
+        if self.overlap is None:
+            return ""
+        words = f"The served and the measured model have {10 * self.overlap:.1f} of the ten best items in common"
+        if self.held_out is None:
+            return f"{words}, as the mean over the test's histories."
+        seen = "it was trained on these very events, so this does not measure its quality"
+        return (
+            f"{words}, as the mean over the test's histories; the served ranker alone has NDCG@10 "
+            f"{self.held_out.served} there, the measured one {self.held_out.measured}: {seen}."
+        )
+
+
+def trained_again(protocol: Protocol, cold_items: int, items: int, events: int, epochs: int) -> str:
+    """The sentence about a model that was trained again on all `events` with `epochs` epochs."""
+    without = "each user's last two events"
+    if protocol == "time":
+        without = "the last fifth of the events"
+    if cold_items:
+        without += f" and the events of {cold_items:,} of the {items:,} items"
+    return (
+        f"Figures were measured on a model trained without {without}; the served ranker, item vectors and memory were "
+        f"then trained once more on all {events:,} events with the same settings ({epochs} "
+        f"{'epoch' if epochs == 1 else 'epochs'}); its own quality cannot be measured on events that it has seen."
+    )
+
+
+def taken_as_it_is(events: int, measured_events: int) -> str:
+    """The sentence about a recommender that came in trained."""
+    return (
+        "Figures were measured on the recommender as it came in, which is served unchanged; the served memory and "
+        f"popularity know all {events:,} events, the measured ones {measured_events:,}."
+    )

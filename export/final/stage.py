@@ -1,0 +1,186 @@
+"""Stage `final`: what is served has seen everything, the events that tested and validated the measured model, too.
+
+Figures need events that training has not seen, the served model does not. So when everything is measured, ranker and
+item vectors are trained again with the same settings and the number of epochs that validation chose, and the memory is
+fitted again. Projection, BERT and students stay, and so do the weights of a score's parts. A recommender that came in
+trained is served as it was measured, with the memory of all events.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.blend.memory import fit_memory
+from export.blend.stage import load_retrieval
+from export.compress.rankers import SMALL
+from export.compress.trace import trace_ranker
+from export.data.dataset import Dataset
+from export.data.phrases import TITLE, Texts
+from export.data.reference import Reference
+from export.data.repeats import counted
+from export.data.split import Cases, Split, everything
+from export.evaluate.models import served_encode, served_rank
+from export.evaluate.record import RECORD, Quality
+from export.evaluate.subject import Encode, Subject, Vectors
+from export.evaluate.tasks import some_cases
+from export.final.compare import expected_answers, likeness, require_learned
+from export.final.record import EXPECTED, FINAL, FinalRecord, taken_as_it_is, trained_again
+from export.gates import ranker_parity
+from export.stage import Job
+from export.train.adopt import is_adopted, parts_of
+from export.train.refit import train_on_all
+from export.train.sentences import load_sentences
+from export.train.small import distil_ranker
+from export.variants import graphs
+from server.catalogue.catalogue import VECTORS
+from server.catalogue.memory import Memory
+from server.models.bundle import RANKER, SENTENCES
+from server.models.tokenizer import Tokenizer
+
+_RANKER_NAME = "the ranker trained on all events"
+
+
+def run(job: Job, out: Path) -> None:
+    """Write everything that is served beside encoders, tokenizer and words, and what the bundle must answer with it.
+
+    vectors.npy: item vectors, float32 [items, d]. sentences.npy: sentence vectors of the items' texts, float32
+    [items, d2]; missing for an adopted recommender. ranker.onnx, the memory's tables, expected.json
+    (`expected_answers`) and final.json (`FinalRecord`).
+
+    Raises:
+        GateError: the ranker's graph does not do what the PyTorch module does, or training again went wrong.
+    """
+    source = _Source.load(job)
+    items = len(source.dataset.items)
+    sentences = load_sentences(job.folder("finetune"), items)[:items]
+    if sentences.shape[1]:
+        np.save(out / SENTENCES, sentences, allow_pickle=False)
+    histories = source.dataset.histories
+    (fit_memory(histories, items) if histories else Memory.empty(items)).save(out)
+    record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
+    served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, histories))
+    if histories:
+        record = _compare(job, source, served, record)
+        cases, texts = source.cases, Texts.load(job.folder("data")).variants[TITLE]
+    else:
+        texts = Reference.load(job.folder("data")).texts
+        cases = Cases(np.arange(len(texts)), [np.array([n]) for n in range(len(texts))], np.zeros(len(texts), np.int64))
+    expected = expected_answers(served, cases, texts, source.dataset.items)
+    (out / EXPECTED).write_text(json.dumps(expected))
+    (out / FINAL).write_text(record.model_dump_json(indent=1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Files of a model, and the histories whose items are popular in it."""
+
+    vectors: Path
+    ranker: Path
+    memory: Path
+    histories: list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the earlier stages say.
+
+    Args:
+        dataset: with the interactions that count.
+        split: of the measured model; None without interactions.
+        cases: those that want an item which it was trained on, as in `verify`.
+        quality: the record of `verify`.
+        encode: the default variant on the CPU.
+        is_trained: whether the head was trained here, not adopted.
+    """
+
+    dataset: Dataset
+    split: Split | None
+    cases: Cases
+    quality: Quality
+    encode: Encode
+    is_trained: bool
+
+    @classmethod
+    def load(cls, job: Job) -> _Source:
+        dataset = counted(Dataset.load(job.folder("data")), job.settings.repeats)
+        quality = Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
+        paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
+        tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
+        encode = served_encode(paths[quality.default["cpu"].name], tokenizer, "cpu")
+        if not dataset.histories:
+            return cls(dataset, None, Cases(np.arange(0), [], np.arange(0)), quality, encode, is_trained=False)
+        split = parts_of(job, dataset)
+        cases = some_cases(split.warm, len(dataset.items), job.settings.seed)
+        return cls(dataset, split, cases, quality, encode, is_trained=not is_adopted(job))
+
+    @property
+    def events(self) -> int:
+        """All interactions that count."""
+        return sum(map(len, self.dataset.histories))
+
+    @property
+    def measured_events(self) -> int:
+        """Those that the measured model was trained on."""
+        return sum(map(len, self.split.train)) if self.split else 0
+
+
+def _train(job: Job, source: _Source, out: Path) -> FinalRecord:
+    """Train on all events; write item vectors and the ranker's graph."""
+    split = everything(source.dataset, repeats=job.settings.repeats)
+    trained = train_on_all(job, split)
+    teacher, ranker, items = trained.teacher, trained.teacher.ranker, len(source.dataset.items)
+    if source.quality.ranker == f"{SMALL}.onnx":
+        ranker, _ = distil_ranker(job, teacher, split)
+    np.save(out / VECTORS, trained.items.numpy(), allow_pickle=False)
+    width = teacher.projection.out_features
+    parity = trace_ranker(_RANKER_NAME, ranker, out / RANKER, width, teacher.max_length)
+    cold, epochs = source.quality.cold_items, len(trained.losses)
+    return FinalRecord(
+        events=source.events,
+        measured_events=source.measured_events,
+        epochs=epochs,
+        loss=trained.losses[-1],
+        parity=ranker_parity(parity),
+        figures=trained_again(job.settings.protocol, cold, items, source.events, epochs),
+    )
+
+
+def _take_measured(job: Job, source: _Source, out: Path) -> FinalRecord:
+    """Copy item vectors and ranker of the measured model."""
+    shutil.copyfile(job.folder("verify") / VECTORS, out / VECTORS)
+    shutil.copyfile(job.folder("onnx") / source.quality.ranker, out / RANKER)
+    figures = taken_as_it_is(source.events, source.measured_events) if source.split else ""
+    return FinalRecord(events=source.events, measured_events=source.measured_events, figures=figures)
+
+
+def _subject(job: Job, source: _Source, model: _Model) -> Subject:
+    """A model as the server runs it, behind the default variant."""
+    vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
+    items, blend = len(vectors), job.folder("blend")
+    sentences = load_sentences(job.folder("finetune"), items)[:items]
+    popularity = np.bincount(np.concatenate([np.empty(0, np.int64), *model.histories]), minlength=items)
+    retrieval = load_retrieval(blend, Memory.load(model.memory, items), sentences, popularity)
+    rank = served_rank(model.ranker, vectors.shape[1])
+    return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
+
+
+def _compare(job: Job, source: _Source, served: Subject, record: FinalRecord) -> FinalRecord:
+    """The record with what the served and the measured model have in common."""
+    if source.split is None:
+        return record
+    files = job.folder("verify") / VECTORS, job.folder("onnx") / source.quality.ranker, job.folder("blend")
+    measured = _subject(job, source, _Model(*files, source.split.known))
+    with job.progress("compare with the measured model", 2) as step:
+        held_out = require_learned(measured, served, source.cases, job.settings.seed) if source.is_trained else None
+        step()
+        found = likeness(measured, served, source.cases)
+        step()
+    compared = record.model_copy(update={"held_out": held_out, "overlap": found})
+    job.console.print(f"  {compared.likeness}", markup=False, highlight=False, soft_wrap=True)
+    return compared
