@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from export.data.order import UNORDERED, Order
 from export.data.split import Protocol
 from export.evaluate.metrics import Figure
 from export.gates import Outcome
@@ -67,11 +68,13 @@ class FinalRecord(BaseModel):
         )
 
 
-def trained_again(protocol: Protocol, cold_items: int, items: int, events: int, epochs: int) -> str:
+def trained_again(protocol: Protocol, order: Order, cold_items: int, items: int, events: int, epochs: int) -> str:
     """The sentence about a model that was trained again on all `events` with `epochs` epochs."""
     without = "each user's last two events"
     if protocol == "time":
         without = "the last fifth of the events"
+    elif order == UNORDERED:
+        without = "two events of each user drawn at random"
     if cold_items:
         without += f" and the events of {cold_items:,} of the {items:,} items"
     return (

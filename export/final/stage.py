@@ -147,7 +147,7 @@ def _train(job: Job, source: _Source, out: Path) -> FinalRecord:
         epochs=epochs,
         loss=trained.losses[-1],
         parity=ranker_parity(parity),
-        figures=trained_again(job.settings.protocol, cold, items, source.events, epochs),
+        figures=trained_again(job.settings.protocol, split.order, cold, items, source.events, epochs),
     )
 
 

@@ -26,6 +26,7 @@ from export.compress.rankers import (
 )
 from export.compress.trace import _rankers, trace_ranker
 from export.config import ExportSettings
+from export.data.dataset import Dataset
 from export.data.head import Head, Shape
 from export.errors import ExportError, GateError
 from export.evaluate.assemble import _curves
@@ -128,7 +129,7 @@ def test_small_ranker_learns_the_teachers_users(tmp_path: Path) -> None:
     made.folder("finetune").mkdir()
     finetune.run(made, made.folder("finetune"))
     teacher = load_teacher(made.folder("finetune"))
-    lesson = small._lesson(made, teacher)
+    lesson = small._lesson(made, teacher, parts_of(made, Dataset.load(made.folder("data"))))
     start = small._start(teacher)
     object.__setattr__(made.settings, "preset", "quick")  # three epochs
     losses = list(small._train(made, start, lesson))

@@ -14,20 +14,18 @@ from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import Split, everything, leave_one_out
 from export.train import finetune
-from export.train.refit import best_epoch, refit
+from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from export.train.refit import _with_noisy, best_epoch, refit, train_on_all
 from export.train.teacher import Teacher, load_teacher
 from export.train.trainer import Trainer
-from export.train.world import World
-from tests.tiny import StoppedJob, job
+from export.train.world import World, with_noise
+from tests.tiny import StoppedJob, dataset, job
 
 
 @pytest.fixture
 def tuned(tmp_path: Path) -> StoppedJob:
     """A job whose stage `finetune` is done."""
-    one = job(tmp_path)
-    one.folder("finetune").mkdir(parents=True)
-    finetune.run(one, one.folder("finetune"))
-    return one
+    return finetuned(tmp_path / "tuned")
 
 
 def again(one: StoppedJob, split: Split, epochs: int = 2) -> Teacher:
@@ -35,7 +33,7 @@ def again(one: StoppedJob, split: Split, epochs: int = 2) -> Teacher:
     texts = Texts.load(one.folder("data"))
     pooled = torch.from_numpy(np.load(one.folder("finetune") / "pooled.npy"))
     world, tested = World(split, texts, texts, None), load_teacher(one.folder("finetune"))
-    return refit(one, world, tested, pooled[: world.items], pooled, epochs)
+    return refit(one, world, tested, pooled, epochs)[0].teacher
 
 
 def test_refit_learns_from_events_that_the_test_kept_back(tuned: StoppedJob) -> None:
@@ -54,6 +52,78 @@ def test_refit_learns_from_events_that_the_test_kept_back(tuned: StoppedJob) -> 
     assert whole.residual[23].any()
     assert not torch.equal(whole.residual, before.residual)
     assert torch.equal(again(tuned, everything(changed)).residual, whole.residual)
+
+
+def finetuned(folder: Path, *flags: str) -> StoppedJob:
+    """A job with these flags whose stage `finetune` is done."""
+    one = job(folder, *flags)
+    one.folder("finetune").mkdir(parents=True)
+    finetune.run(one, one.folder("finetune"))
+    return one
+
+
+def test_users_with_two_or_three_events_train_in_it_and_those_with_one_do_not() -> None:
+    whole = dataset()
+    short = [np.array(row, dtype=np.int64) for row in ([20, 21], [1, 2, 3], [5], [7, 7])]
+    split = everything(replace(whole, histories=[*whole.histories, *short]))
+    assert [row.tolist() for row in split.train[len(whole.histories) :]] == [[20, 21], [1, 2, 3]]
+    again = everything(replace(whole, histories=[*whole.histories, *short]), repeats="allow")
+    assert again.train[-1].tolist() == [7, 7]
+
+
+def test_item_of_short_histories_alone_is_learned_by_the_model_of_all_events(tuned: StoppedJob) -> None:
+    data = Dataset.load(tuned.folder("data"))
+    histories = [np.where(history == 23, 22, history) for history in data.histories]
+    short = [np.array([n, 23], dtype=np.int64) for n in range(6)]
+    assert again(tuned, everything(replace(data, histories=[*histories, *short]))).residual[23].any()
+    assert not again(tuned, everything(replace(data, histories=histories))).residual[23].any()
+
+
+def test_training_again_takes_the_epochs_that_validation_chose(tuned: StoppedJob) -> None:
+    curve = tuned.folder("finetune") / "curve.json"
+    curve.write_text('[{"epoch": 1, "validation_ndcg": 0.2}, {"epoch": 2, "validation_ndcg": 0.1}]')
+    split = everything(Dataset.load(tuned.folder("data")))
+    found = train_on_all(tuned, split)
+    assert len(found.losses) == 1
+    assert found.items.shape == found.teacher.residual.shape
+    curve.write_text('[{"epoch": 1, "validation_ndcg": 0.1}, {"epoch": 2, "validation_ndcg": 0.2}]')
+    assert len(train_on_all(tuned, split).losses) == 2
+
+
+def test_texts_before_bert_was_tuned_are_kept_only_if_it_was(tuned: StoppedJob, tmp_path: Path) -> None:
+    pooled = torch.from_numpy(np.load(tuned.folder("finetune") / "pooled.npy"))
+    assert not (tuned.folder("finetune") / "plain.npy").exists()
+    assert torch.equal(finetune.load_plain(tuned.folder("finetune"), pooled, 24), pooled[:24])
+    moved = finetuned(tmp_path / "moved", "--trunk", "1").folder("finetune")
+    own = torch.from_numpy(np.load(moved / "pooled.npy"))
+    plain = finetune.load_plain(moved, own, 24)
+    torch.testing.assert_close(plain, pooled[:24])  # the same checkpoint, untouched
+    assert not torch.allclose(plain, own[:24])
+
+
+def test_augmented_texts_are_encoded_by_the_tuned_bert_in_the_order_that_training_reads(tmp_path: Path) -> None:
+    one = finetuned(tmp_path, "--trunk", "1", "--augment", "2")
+    texts, folder = Texts.load(one.folder("data")), one.folder("finetune")
+    ways = with_noise(texts, 2, one.settings.seed, one.settings.synonyms)
+    world = World(everything(Dataset.load(one.folder("data"))), texts, ways, None)
+    own = torch.from_numpy(np.load(folder / "pooled.npy"))
+    pooled, every = _with_noisy(one, world, own), ways.all
+    assert len(pooled) == len(every) > len(own)
+    torch.testing.assert_close(world.originals(pooled), own)
+    encoder, tokenizer = (
+        TextEncoder(load_trunk(folder / "checkpoint"), 1).eval(),
+        load_tokenizer(folder / "checkpoint", 128),
+    )
+    with torch.no_grad():
+        for row in (0, len(texts.variants) * 24, len(texts.variants) * 24 + 30, len(every) - 1):
+            torch.testing.assert_close(encoder.pool(*pad(tokenizer.encode([every[row]])))[0], pooled[row])
+
+
+def test_several_teachers_guide_the_model_of_all_events_too(tuned: StoppedJob, tmp_path: Path) -> None:
+    split = everything(Dataset.load(tuned.folder("data")))
+    several = finetuned(tmp_path / "several", "--teachers", "2")
+    (several.folder("finetune") / "curve.json").write_bytes((tuned.folder("finetune") / "curve.json").read_bytes())
+    assert not torch.allclose(train_on_all(several, split).items, train_on_all(tuned, split).items)
 
 
 def test_best_epoch_is_the_one_that_validated_best(tmp_path: Path) -> None:
