@@ -181,9 +181,9 @@ def _limits(quality: Quality) -> str:
     below = [*([TEACHER] if quality.teacher.exception else []), *below]
     lossy = f"\n- Below a gate, shipped on demand (--allow-lossy): {', '.join(below)}." if below else ""
     cold = (
-        "\n- The measured model was trained without the cold items' events, and items without events in the data are"
-        " served in the same way: their vectors come from a map of their texts, and most of what makes an item popular is"
-        " in no text."
+        "\n- The measured model was trained without the cold items' events, as the served one is without those of items"
+        " that have none: their vectors come from a map of their texts, and most of what makes an item popular is in no"
+        " text."
     )
     cold = cold if quality.cold_items else ""
     return f"""## Limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from export import gates
+from export.blend import stage as blend
 from export.compress import quantise, trace
 from export.data.checkpoint import locate, write_bert
 from export.data.original import open_original
@@ -17,6 +19,8 @@ from export.data.reference import Reference
 from export.errors import GateError
 from export.evaluate import verify
 from export.evaluate.record import RECORD, Quality
+from export.final import stage as final
+from export.final.record import EXPECTED, FINAL, FinalRecord
 from export.gates import GATES
 from export.package import publish
 from export.train import distil, finetune
@@ -40,10 +44,12 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     (made.folder("data") / "sources.json").write_text("{}")
     stages = {
         "finetune": finetune.run,
+        "blend": blend.run,
         "distil": distil.run,
         "onnx": trace.run,
         "quantise": quantise.run,
         "verify": verify.run,
+        "final": final.run,
     }
     for name, run in stages.items():
         made.folder(name).mkdir()
@@ -97,6 +103,17 @@ def test_manifest_has_the_gates_of_the_bundle_and_of_its_ranker(adopted: Stopped
         (ranker.parity, GATES.max_ranker_parity, True)
     ]
     assert "share of the evaluated top ten" in (folder / "MODEL_CARD.md").read_text()
+
+
+def test_recommender_without_interactions_is_served_as_it_was_compared(adopted: StoppedJob) -> None:
+    own = adopted.folder("final")
+    for name, source in (("ranker.onnx", "onnx"), ("vectors.npy", "verify")):
+        assert (own / name).read_bytes() == (adopted.folder(source) / name).read_bytes()
+    assert FinalRecord.model_validate_json((own / FINAL).read_text()) == FinalRecord(events=0, measured_events=0)
+    texts = Reference.load(adopted.folder("data")).texts
+    expected = json.loads((own / EXPECTED).read_text())
+    assert [row["texts"] for row in expected] == [[text] for text in texts[:32]]
+    assert all(len(row["top"]) == 10 for row in expected)
 
 
 def test_bundle_that_answers_differently_is_refused_with_value_and_threshold(

@@ -242,7 +242,8 @@ def mappings(made: StoppedJob) -> int:
 
 def test_small_ranker_reads_what_the_teacher_read_and_maps_the_vectors(tiny: StoppedJob) -> None:
     before = mappings(tiny)
-    lesson = small._lesson(tiny, load_teacher(tiny.folder("finetune")))
+    split = parts_of(tiny, Dataset.load(tiny.folder("data")))
+    lesson = small._lesson(tiny, load_teacher(tiny.folder("finetune")), split)
     assert lesson.world.negatives is None  # --loss auto: the whole of a small catalogue, as in fine-tuning
     assert mappings(tiny) == before + 1
 
