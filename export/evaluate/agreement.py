@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from export.data.reference import Reference
 from export.evaluate.assemble import assemble_agreement
 from export.evaluate.metrics import Figure, best, common, figure
-from export.evaluate.models import encode_here
+from export.evaluate.models import encode_here, teacher_items
 from export.evaluate.record import RECORD
 from export.evaluate.subject import Vectors
 from export.stage import Job
-from export.train.teacher import load_teacher
 from export.variants import graphs
 from server.catalogue.catalogue import VECTORS
 from server.models.tokenizer import Tokenizer
@@ -30,7 +28,7 @@ def run(job: Job, out: Path) -> None:
     tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
     variants = graphs(job.folder("quantise"))
     alive = [(variant, path) for variant, path in variants if not variant.refused]
-    items = _item_vectors(job)
+    items = teacher_items(job.folder("finetune"))
     with job.progress(f"compare with {reference.library}", len(alive)) as step:
         kept, where = {}, dict[str, str]()
         for variant, path in alive:
@@ -59,13 +57,3 @@ def agreement(reference: Reference, variant: Vectors, items: Vectors, seed: int)
     tops = zip(reference.top, (best(vector @ compared) for vector in variant), strict=True)
     same = [common(wanted.tolist(), found.tolist()) for wanted, found in tops]
     return {"cosine": figure((reference.vectors * variant).sum(1).tolist(), seed), "overlap": figure(same, seed)}
-
-
-def _item_vectors(job: Job) -> Vectors:
-    """The item vectors that the bundle serves, [items, d]."""
-    teacher = load_teacher(job.folder("finetune"))
-    pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
-    with torch.inference_mode():
-        known = torch.from_numpy(np.array(pooled[: len(teacher.residual)]))
-        found: Vectors = teacher.item_vectors(teacher.text_vectors(known)).numpy()
-    return found

@@ -15,7 +15,7 @@ from export.train.batches import by_length
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from export.train.ranker import TorchSession
 from export.train.sentences import sentence_vectors
-from export.train.teacher import Teacher
+from export.train.teacher import Teacher, load_teacher
 from server.errors import BundleError, ProviderError
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
@@ -80,6 +80,16 @@ def teacher_encode(tuned: PooledTexts, teacher: Teacher, untouched: PooledTexts,
         return found
 
     return encode
+
+
+def teacher_items(folder: Path) -> Vectors:
+    """Item vectors of the teacher of the stage `finetune` in `folder`, float32 [items, d]."""
+    teacher = load_teacher(folder)
+    pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
+    with torch.inference_mode():
+        known = torch.from_numpy(np.array(pooled[: len(teacher.residual)]))
+        found: Vectors = teacher.item_vectors(teacher.text_vectors(known)).numpy()
+    return found
 
 
 def torch_rank(teacher: Teacher) -> Rank:

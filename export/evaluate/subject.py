@@ -191,11 +191,17 @@ class Subject:
         recent = [self._last(history) for history in histories]
         needed = np.unique(np.concatenate(recent))
         vectors = dict(zip(needed.tolist(), vectors_of(needed), strict=True))
-        every = np.unique(np.concatenate(histories)).tolist()
-        meant = {n: self._resolve(texts[n], vectors.get(n)) for n in every}
+        meant = {n: self._resolve(texts[n], vector) for n, vector in vectors.items()}
         requests = [self._of_titles(history, vectors, meant) for history in recent]
-        seen = [np.array([meant[n] for n in h.tolist() if meant[n] >= 0], dtype=np.int64) for h in histories]
-        return requests, histories if self.retrieval is None else seen
+        if self.retrieval is None:
+            return requests, histories
+        by_name = {n: self._resolve(texts[n], None) for n in np.unique(np.concatenate(histories)).tolist()}
+        seen = []
+        for history, last in zip(histories, recent, strict=True):
+            old = history[: len(history) - len(last)].tolist()
+            items = [*(by_name[n] for n in old), *(meant[n] for n in last.tolist())]
+            seen.append(np.array([item for item in items if item >= 0], dtype=np.int64))
+        return requests, seen
 
     def _of_titles(
         self, history: NDArray[np.int64], vectors: Mapping[int, Vector], meant: Mapping[int, int]

@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.blend.memory import fit_memory
-from export.blend.stage import load_retrieval
+from export.blend.newcomers import scale_newcomers
+from export.blend.stage import load_record, load_retrieval
 from export.compress.rankers import SMALL
 from export.compress.trace import trace_ranker
 from export.data.dataset import Dataset
 from export.data.phrases import TITLE, Texts
 from export.data.reference import Reference
 from export.data.repeats import counted
-from export.data.split import Cases, Split, everything
-from export.evaluate.models import served_encode, served_rank
+from export.data.split import Cases, Histories, Split, everything
+from export.evaluate.models import served_encode, served_rank, teacher_items
 from export.evaluate.record import RECORD, Quality
 from export.evaluate.subject import Encode, Subject, Vectors
 from export.evaluate.tasks import some_cases
@@ -62,8 +63,10 @@ def run(job: Job, out: Path) -> None:
     if sentences.shape[1]:
         np.save(out / SENTENCES, sentences, allow_pickle=False)
     histories = source.dataset.histories
-    (fit_memory(histories, items) if histories else Memory.empty(items)).save(out)
-    record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
+    (fit_memory(histories, items, source.dataset.order) if histories else Memory.empty(items)).save(out)
+    vectors, record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
+    scale = load_record(job.folder("blend")).newcomer_scale
+    np.save(out / VECTORS, scale_newcomers(vectors, _popularity(histories, items), scale), allow_pickle=False)
     served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, histories))
     if histories:
         record = _compare(job, source, served, record)
@@ -83,7 +86,7 @@ class _Model:
     vectors: Path
     ranker: Path
     memory: Path
-    histories: list[NDArray[np.int64]]
+    histories: Histories
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +133,17 @@ class _Source:
         return sum(map(len, self.split.train)) if self.split else 0
 
 
-def _train(job: Job, source: _Source, out: Path) -> FinalRecord:
-    """Train on all events; write item vectors and the ranker's graph."""
+def _train(job: Job, source: _Source, out: Path) -> tuple[Vectors, FinalRecord]:
+    """Train on all events and write the ranker's graph; the item vectors."""
     split = everything(source.dataset, repeats=job.settings.repeats)
     trained = train_on_all(job, split)
     teacher, ranker, items = trained.teacher, trained.teacher.ranker, len(source.dataset.items)
     if source.quality.ranker == f"{SMALL}.onnx":
         ranker, _ = distil_ranker(job, teacher, split)
-    np.save(out / VECTORS, trained.items.numpy(), allow_pickle=False)
     width = teacher.projection.out_features
     parity = trace_ranker(_RANKER_NAME, ranker, out / RANKER, width, teacher.max_length)
     cold, epochs = source.quality.cold_items, len(trained.losses)
-    return FinalRecord(
+    record = FinalRecord(
         events=source.events,
         measured_events=source.measured_events,
         epochs=epochs,
@@ -149,14 +151,20 @@ def _train(job: Job, source: _Source, out: Path) -> FinalRecord:
         parity=ranker_parity(parity),
         figures=trained_again(job.settings.protocol, split.order, cold, items, source.events, epochs),
     )
+    return trained.items.numpy(), record
 
 
-def _take_measured(job: Job, source: _Source, out: Path) -> FinalRecord:
-    """Copy item vectors and ranker of the measured model."""
-    shutil.copyfile(job.folder("verify") / VECTORS, out / VECTORS)
+def _take_measured(job: Job, source: _Source, out: Path) -> tuple[Vectors, FinalRecord]:
+    """Copy the ranker of the measured model; its item vectors."""
     shutil.copyfile(job.folder("onnx") / source.quality.ranker, out / RANKER)
     figures = taken_as_it_is(source.events, source.measured_events) if source.split else ""
-    return FinalRecord(events=source.events, measured_events=source.measured_events, figures=figures)
+    record = FinalRecord(events=source.events, measured_events=source.measured_events, figures=figures)
+    return teacher_items(job.folder("finetune")), record
+
+
+def _popularity(histories: Histories, items: int) -> NDArray[np.int64]:
+    """Number of events of each item, [items]."""
+    return np.bincount(np.concatenate([np.empty(0, np.int64), *histories]), minlength=items)
 
 
 def _subject(job: Job, source: _Source, model: _Model) -> Subject:
@@ -164,8 +172,8 @@ def _subject(job: Job, source: _Source, model: _Model) -> Subject:
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
     sentences = load_sentences(job.folder("finetune"), items)[:items]
-    popularity = np.bincount(np.concatenate([np.empty(0, np.int64), *model.histories]), minlength=items)
-    retrieval = load_retrieval(blend, Memory.load(model.memory, items), sentences, popularity)
+    memory, popularity = Memory.load(model.memory, items), _popularity(model.histories, items)
+    retrieval = load_retrieval(blend, memory, sentences, popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
     return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 

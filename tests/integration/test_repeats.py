@@ -29,6 +29,7 @@ from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.checkpoints import WORDS, save_bert
 
 _ITEMS, _USERS, _SEEN = 50, 40, 46
+_ALIKE = 2  # items with one title
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +83,10 @@ def expected(job: Job) -> list[dict[str, list[str]]]:
     return rows
 
 
-def seen(job: Job, row: dict[str, list[str]]) -> set[str]:
-    """The items whose titles a request names; the catalogue has no title twice."""
-    ids = {item.title: item.id for item in Dataset.load(job.folder("data")).items}
-    assert len(ids) == _ITEMS
-    return {ids[text] for text in row["texts"]}
+def named(job: Job, row: dict[str, list[str]]) -> set[str]:
+    """The items that a request names by a title which no other item has."""
+    titles = [item.title for item in Dataset.load(job.folder("data")).items]
+    return {f"i{titles.index(text)}" for text in row["texts"] if titles.count(text) == 1}
 
 
 def test_users_with_few_items_left_have_short_lists_and_the_export_ends(excluded: tuple[Job, str]) -> None:
@@ -97,8 +97,8 @@ def test_users_with_few_items_left_have_short_lists_and_the_export_ends(excluded
     assert quality.packaged.value == 1.0
     for row in expected(job):
         assert 0 < len(row["top"]) < 10
-        assert not {*row["top"]} & seen(job, row)
-        assert len(row["top"]) + len(seen(job, row)) == _ITEMS
+        assert not {*row["top"]} & named(job, row)
+        assert _ITEMS - _ALIKE <= len(row["top"]) + len(named(job, row)) <= _ITEMS
 
 
 def test_baseline_finds_no_more_than_its_lists_show(excluded: tuple[Job, str]) -> None:
