@@ -167,16 +167,17 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.M
         run_all(reading(tmp_path, "data"))
 
 
+@pytest.mark.parametrize("trained", ["finetune", "final"])
 @pytest.mark.parametrize("has_cuda", [False, True])
 def test_device_that_is_not_there_is_refused_before_any_stage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool, trained: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: has_cuda)
-    stages = (STAGES[0], Stage("finetune", "tests.faults.steps", (), ("one",)))
+    stages = (STAGES[0], Stage(trained, "tests.faults.steps", (), ("one",)))
     settings = ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=["--train-device", "cuda"])
     if has_cuda:
         run_all(Job(settings, stages=stages))
-        assert runs(tmp_path) == ["one", "finetune"]
+        assert runs(tmp_path) == ["one", trained]
         return
     with pytest.raises(ExportError, match="no CUDA device here: use --train-device cpu"):
         run_all(Job(settings, stages=stages))
