@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from export.blend.memory import fit_memory
 from export.blend.newcomers import scale_newcomers
-from export.blend.stage import load_record, load_retrieval
+from export.blend.record import BlendRecord
+from export.blend.stage import load_retrieval
 from export.compress.rankers import SMALL
 from export.compress.trace import trace_ranker
 from export.data.dataset import Dataset
@@ -65,7 +66,7 @@ def run(job: Job, out: Path) -> None:
     histories = source.dataset.histories
     (fit_memory(histories, items, source.dataset.order) if histories else Memory.empty(items)).save(out)
     vectors, record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
-    scale = load_record(job.folder("blend")).newcomer_scale
+    scale = BlendRecord.load(job.folder("blend")).newcomer_scale
     np.save(out / VECTORS, scale_newcomers(vectors, _popularity(histories, items), scale), allow_pickle=False)
     served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, histories))
     if histories:
