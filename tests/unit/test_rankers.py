@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from export import gates, quality
+from export.blend import stage as blend
 from export.compress.rankers import (
     BIG,
     SMALL,
@@ -104,10 +105,9 @@ def test_small_ranker_has_fewer_weights_and_half_of_the_layers() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny teacher, its student and its small ranker, as graphs."""
     made = job(tmp_path_factory.mktemp("tiny"), "--small-ranker", "auto", "--ladder", "static")
-    for stage in (finetune, distil):
-        folder = made.folder(stage.__name__.rpartition(".")[2])
-        folder.mkdir()
-        stage.run(made, folder)
+    for stage, name in ((finetune, "finetune"), (blend, "blend"), (distil, "distil")):
+        made.folder(name).mkdir()
+        stage.run(made, made.folder(name))
     made.folder("onnx").mkdir()
     save_rankers(_rankers(made, made.folder("onnx")), made.folder("onnx"))
     return made
