@@ -45,13 +45,14 @@ def small(items: int) -> Catalogue:
 def plain(items: int) -> Catalogue:
     """The same without an index."""
     indexed = small(items)
-    return Catalogue(indexed.items, np.array([indexed.vector(str(n)) for n in range(items)]))
+    return Catalogue(indexed.items, np.array([indexed.event_vector(n) for n in range(items)]))
 
 
 _VALUES = st.lists(st.sampled_from([*_SHARES, "none"]), min_size=1, max_size=2).map(
     lambda values: (AttributeValues("in", tuple(values)),)
 )
-_IDS = st.sets(st.integers(0, _FEW), max_size=_FEW).map(lambda numbers: frozenset(map(str, numbers)))
+_POSITIONS = st.sets(st.integers(0, _FEW), max_size=_FEW)
+_IDS = _POSITIONS.map(lambda numbers: frozenset(map(str, numbers)))
 _CONDITIONS = st.builds(
     Filter,
     allowed=st.just(frozenset[str]()) | _IDS,
@@ -65,7 +66,7 @@ _CONDITIONS = st.builds(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_SIZES, st.integers(0, 2**32 - 1), st.integers(1, 1_000), _CONDITIONS, _IDS)
 def test_no_denied_item_is_answered_and_none_is_missing(
-    items: int, seed: int, k: int, conditions: Filter, seen: frozenset[str]
+    items: int, seed: int, k: int, conditions: Filter, seen: set[int]
 ) -> None:
     user = np.random.default_rng(seed).standard_normal(16, dtype=np.float32)
     found = small(items).search(user, small(items).mask(conditions, seen), k)
@@ -87,7 +88,7 @@ def test_no_denied_item_is_answered_and_none_is_missing(
     st.sampled_from([0.0, 1e-30, 1.0, 1e20]),
 )
 def test_searching_for_many_finds_what_searching_for_each_finds(
-    items: int, seed: int, asked: list[tuple[int, Filter, frozenset[str]]], length: float
+    items: int, seed: int, asked: list[tuple[int, Filter, set[int]]], length: float
 ) -> None:
     """To the bit, so that an answer never depends on who else is in the list."""
     users = np.float32(length) * np.random.default_rng(seed).standard_normal((len(asked), 16), dtype=np.float32)
@@ -119,7 +120,7 @@ def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users:
         vectors = (random.standard_normal((50, 16)) * of_items).astype(np.float32)[np.arange(400) % 50]
         users = (random.standard_normal((8, 16)) * of_users).astype(np.float32)
         catalogue = Catalogue([Item(str(n), "", "", {}, n) for n in range(400)], vectors)
-        allowed = [catalogue.mask(Filter(), [str(m) for m in range(n, 200)]) for n in range(8)]
+        allowed = [catalogue.mask(Filter(), range(n, 200)) for n in range(8)]
         alone = [catalogue.search(user, some, 10) for user, some in zip(users, allowed, strict=True)]
         found = catalogue.search_many(list(users), allowed, [10] * 8)
     assert [[item.id for item, _ in one] for one in found] == [[item.id for item, _ in one] for one in alone]

@@ -18,6 +18,7 @@ from server.pipeline.ranking import Rankings
 from server.pipeline.recommender import Recommender
 from server.pipeline.steps import Parts
 from server.pipeline.wanted import Found
+from tests import tables
 
 _EVER = 1e9
 
@@ -69,10 +70,21 @@ class Bench:
         vector = np.ones(2, dtype=np.float32)
         whole = np.array([1, 1, 5, 6, 7], dtype=np.float32)  # with a sentence half of three
         self.letters, self.encoder, self.ranker = Letters(), Queue(whole), Queue(Found(vector))
-        items = [Item(str(n), "", "", {}, float(n)) for n in range(4)]
-        catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
+        titles = ["Alpha (1990)", "Beta (1991)", "Gamma (1992)", "Delta (1993)"]
+        items = [Item(str(n), title, title, {}, float(n)) for n, title in enumerate(titles)]
+        catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32), np.zeros((4, 3), np.float32))
         encodings = Encodings(cast(Any, self.encoder), 0)
-        parts = Parts(self.letters, encodings, cast(Any, self.ranker), catalogue, 5, exclude_history, clock=lambda: 0.0)
+        parts = Parts(
+            tokenizer=self.letters,
+            encodings=encodings,
+            ranker=cast(Any, self.ranker),
+            catalogue=catalogue,
+            scoring=tables.scoring(titles),
+            names=tables.names(titles, catalogue.sentences),
+            max_history=5,
+            exclude_history=exclude_history,
+            clock=lambda: 0.0,
+        )
         self.recommender = Recommender(parts)
         self.call = Call(_EVER, clock=lambda: 0.0)
         self.call.expect(1)
