@@ -1,9 +1,9 @@
 """`python -m benchmarks floor`: what the same requests cost offline, at best: the lower limit for any server.
 
 One thread on one core, with the tokenizer, the sessions and the catalogue of the server: all texts are tokenised,
-sorted by length and encoded, all users ranked, scored by every part of the score and searched for. Of each step the best batch size counts (of encoding:
-for the shorter and the longer half of the texts apart), and of several passes the fastest. On a CPU it is CPU time, on
-a GPU wall time.
+sorted by length and encoded, all users ranked, scored by every part of the score, and searched for. Of each step the
+best batch size counts (of encoding: for the shorter and the longer half of the texts apart), and of several passes the
+fastest. On a CPU it is CPU time, on a GPU wall time.
 """
 
 from __future__ import annotations
