@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import Boosts, SparseRows, summed
+from server.catalogue.sparse import Boosts, SparseRows, map_array, summed
 from server.errors import BundleError
 
 Hashes = NDArray[np.uint64]
@@ -86,15 +86,18 @@ class Words:
         Raises:
             BundleError: a file is missing or does not fit.
         """
-        try:
-            arrays = {name: np.load(_path(folder, name), mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{folder}: no index of words can be read ({error}): export it again") from None
-        postings = SparseRows.load(folder, "words-postings", items)
-        spelled = SparseRows.load(folder, "words-spelled", len(arrays["terms"]))
-        found = cls(postings=postings, spelled=spelled, **arrays)
-        if not found._fits(items):
-            raise BundleError(f"{folder}: the index of words does not fit {items} items: export it again")
+        terms = map_array(_path(folder, "terms"), np.uint64)
+        found = cls(
+            terms=terms,
+            postings=SparseRows.load(folder, "words-postings", items),
+            sizes=map_array(_path(folder, "sizes"), np.int32),
+            pairs=map_array(_path(folder, "pairs"), np.uint64),
+            spelled=SparseRows.load(folder, "words-spelled", len(terms)),
+            names=map_array(_path(folder, "names"), np.uint64),
+            named=map_array(_path(folder, "named"), np.int32),
+        )
+        if fault := found._fault(items):
+            raise BundleError(f"{folder}/words-{fault}: export it again")
         return found
 
     def save(self, folder: Path) -> None:
@@ -146,9 +149,19 @@ class Words:
         order = np.argsort(sizes, kind="stable")
         return places[order[np.cumsum(sizes[order]) <= _MAX_CANDIDATES]]
 
-    def _fits(self, items: int) -> bool:
-        sizes = len(self.terms) == len(self.postings) == len(self.sizes) and len(self.names) == len(self.named)
-        return sizes and len(self.pairs) == len(self.spelled) and (not len(self.named) or self.named.max() < items)
+    def _fault(self, items: int) -> str:
+        """The file that does not fit the others or the catalogue, and why; empty if all fit."""
+        if len(self.terms) != len(self.postings):
+            return f"terms.npy: its {len(self.terms)} words do not fit {len(self.postings)} rows of postings"
+        if len(self.sizes) != len(self.terms):
+            return f"sizes.npy: its {len(self.sizes)} sizes do not fit {len(self.terms)} words"
+        if len(self.pairs) != len(self.spelled):
+            return f"pairs.npy: its {len(self.pairs)} pairs do not fit {len(self.spelled)} rows of words"
+        if len(self.named) != len(self.names):
+            return f"named.npy: its {len(self.named)} items do not fit {len(self.names)} names"
+        if len(self.named) and not (self.named.min() >= 0 and self.named.max() < items):
+            return f"named.npy: its items do not fit a catalogue of {items}"
+        return ""
 
 
 _ARRAYS = [field.name for field in fields(Words) if field.name not in ("postings", "spelled")]
