@@ -40,7 +40,7 @@ def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
     items: int, entries: list[tuple[int, int, float]]
 ) -> None:
     positions, weights, _ = rows_of(entries).gather(np.arange(_ROWS))
-    found = summed(positions, weights, items)
+    found = summed([(positions, weights)], items)
     dense = np.bincount(positions, weights, items)
     assert found.positions.tolist() == np.flatnonzero(dense).tolist()
     assert found.values.tolist() == dense[found.positions].astype(np.float32).tolist()
