@@ -30,7 +30,9 @@ from benchmarks.suite.joined import join
 from benchmarks.suite.settings import RESULTS
 from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
+from server.catalogue.blend import Known
 from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMode
+from server.catalogue.sparse import Boosts
 from server.errors import BundleError
 from server.models.bundle import load_bundle
 from server.models.ranker import Kind, RankerModel, UserSequence, Vector
@@ -185,7 +187,7 @@ class Trial:
     ) -> None:
         self._settings = settings
         self._engines, self._pasts, self._queries = (base, engine), pasts, queries
-        self._catalogue, facts = engine.catalogue, engine.bundle.manifest
+        self._catalogue, self._scoring, facts = engine.catalogue, engine.scoring, engine.bundle.manifest
         self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), facts.dimensions)
         self._max_history = facts.max_history
         self._users = [self._user(ids) for ids in pasts[1] if ids]
@@ -221,9 +223,9 @@ class Trial:
     def _answers(self, conditions: Filter, depth: int) -> Answers:
         """The best ids for each user, and how long filter and search took, in milliseconds."""
         answers = []
-        for user in (*self._users[:_WARM], *self._users):
+        for user, boosts in (*self._users[:_WARM], *self._users):
             started = time.perf_counter()
-            found = self._catalogue.search(user, self._catalogue.mask(conditions, ()), depth)
+            found = self._catalogue.search(user, self._catalogue.mask(conditions, ()), depth, boosts)
             answers.append(({item.id for item, _ in found}, 1e3 * (time.perf_counter() - started)))
         return answers[_WARM:]
 
@@ -253,11 +255,16 @@ class Trial:
         return np.array(taken[0][_WARM:]), np.array(taken[1][_WARM:])
 
     def _sample(self) -> NDArray[np.float32]:
-        return sample_users(self._ranker, self._catalogue, self._max_history)
+        return sample_users(self._ranker, self._catalogue, self._scoring, self._max_history)
 
-    def _user(self, ids: Sequence[str]) -> Vector:
-        vectors = [vector for item_id in ids if (vector := self._catalogue.vector(item_id)) is not None]
-        return self._ranker.run([UserSequence(vectors, [Kind.ITEM] * len(vectors))])[0]
+    def _user(self, ids: Sequence[str]) -> tuple[Vector, Boosts]:
+        """What items are compared with for a user of this history, and what is added."""
+        found = [position for item_id in ids if (position := self._catalogue.position(item_id)) is not None]
+        items = np.array(found[-self._max_history :], dtype=np.int64)
+        vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
+        user = self._ranker.run([UserSequence(vectors, [Kind.ITEM] * len(vectors))])[0]
+        aim = self._scoring.aim(Known(len(items), items, self._catalogue.sentences[items]))
+        return aim.at(user), aim.boosts
 
 
 def _recalls(found: Answers, truth: Answers) -> list[float]:

@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.stall import Stall
 from server.api.convert import to_response
-from server.catalogue.catalogue import Catalogue
+from server.catalogue.items import ItemTable
 from server.models.bundle import find_bundle, load_bundle
 from server.pb.swiftrec.v1 import encoder_pb2_grpc, recommender_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -173,7 +173,7 @@ class _RecommendEcho(recommender_pb2_grpc.RecommenderServiceServicer):
 
 def recommendation(bundle: Path) -> pb.RecommendResponse:
     """A reply as the real server makes it: the first ten items of the catalogue."""
-    items = [(item, 1.0 - n / 10) for n, item in enumerate(Catalogue.load(find_bundle(bundle)).items[:10])]
+    items = [(item, 1.0 - n / 10) for n, item in enumerate(ItemTable.load(find_bundle(bundle))[:10])]
     timings = Timings(0.1, 1.0, 1.0, 0.1, 2.5)
     facts = load_bundle(bundle).manifest
     return to_response(Recommendation(items, [], Strategy.MODEL, 10, timings), facts.name, facts.version)

@@ -1,9 +1,9 @@
 """`python -m benchmarks floor`: what the same requests cost offline, at best: the lower limit for any server.
 
 One thread on one core, with the tokenizer, the sessions and the catalogue of the server: all texts are tokenised,
-sorted by length and encoded, all users ranked and searched for. Of each step the best batch size counts (of encoding:
-for the shorter and the longer half of the texts apart), and of several passes the fastest. On a CPU it is CPU time, on
-a GPU wall time.
+sorted by length and encoded, all users ranked, scored by every part of the score, and searched for. Of each step the
+best batch size counts (of encoding: for the shorter and the longer half of the texts apart), and of several passes the
+fastest. On a CPU it is CPU time, on a GPU wall time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmarks import report
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE
 from benchmarks.workload import Asked, Name, make
+from server.catalogue.blend import Known
 from server.catalogue.catalogue import Catalogue, Filter
 from server.models.bundle import load_bundle
 from server.models.encoder import EncoderModel
@@ -31,6 +32,7 @@ from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
+from server.pipeline.engine import load_scoring
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 _WARMUP_TEXTS = 64
@@ -112,13 +114,14 @@ class FloorMeter:
         self.tokenizer = Tokenizer.load(found.folder / "tokenizer.json", facts.max_tokens)
         self.encoder = EncoderModel(open_session(found.encoder(device, variant), device))
         self.ranker = RankerModel(open_session(found.folder / "ranker.onnx", device), facts.dimensions)
-        self.catalogue = Catalogue.load(found.folder)
+        self.catalogue = Catalogue.load(found.folder, facts.sentence_dimensions)
+        self.scoring = load_scoring(found, self.catalogue)
         self._most = facts.max_history
         self._clock = time.process_time if device == "cpu" else time.perf_counter
 
     def measure(self, asked: Asked, batches: Sequence[int] = BATCHES, seconds: float = _SECONDS) -> Floor:
         """The floor of these requests; no further pass begins after so many seconds."""
-        texts, users = self._work(asked)
+        texts, users, known = self._work(asked)
         number = len(users) or len(texts)
         self._warm_up(texts, users, max(batches))
         parts = [self._read(part, batches, seconds / 4) for part in self._halves(texts)]
@@ -127,7 +130,7 @@ class FloorMeter:
         best = min(by_batch, key=by_batch.__getitem__)
         ordered = sorted(users, key=lambda user: len(user.kinds))
         rank = self._least({size: partial(_run, self.ranker, ordered, size) for size in BATCHES}, seconds / 4)
-        search = self._least({size: partial(self._search, len(users), size) for size in BATCHES}, seconds / 4)
+        search = self._least({size: partial(self._search, known, size) for size in BATCHES}, seconds / 4)
         encode = sum(part.least for part in parts)
         shares = (1e6 * encode / number, 1e6 * rank / number, 1e6 * search / number)
         tokens, tokenise = sum(part.tokens for part in parts), sum(part.tokenise for part in parts)
@@ -151,10 +154,10 @@ class FloorMeter:
         """Seconds with the best batch size."""
         return min(fastest(works, self._clock, seconds).values())
 
-    def _work(self, asked: Asked) -> tuple[list[str], list[UserSequence]]:
-        """Every text, and every user with zeros in the place of vectors: values cost nothing."""
+    def _work(self, asked: Asked) -> tuple[list[str], list[UserSequence], list[Known]]:
+        """Every text, and every user with zeros in the place of vectors: their values do not change the cost."""
         if asked.method == "encode":
-            return [text for one in asked.payloads for text in EncodeRequest.FromString(one).texts], []
+            return [text for one in asked.payloads for text in EncodeRequest.FromString(one).texts], [], []
         requests = [entry for one in asked.payloads for entry in _entries(asked, one)]
         texts = [request.query for request in requests if request.query]
         texts += [event.text for request in requests for event in request.history if event.text]
@@ -163,15 +166,25 @@ class FloorMeter:
         for request in requests:
             length = min(len(request.history), self._most) + bool(request.query)
             users.append(UserSequence([zeros] * max(1, length), [Kind.ITEM] * max(1, length)))
-        return texts, users
+        return texts, users, [self._known(request) for request in requests]
 
-    def _search(self, number: int, size: int) -> None:
-        """For so many users at a time, as the server does for a list."""
-        users = [np.ones(self.catalogue.dimensions, dtype=np.float32)] * size
-        for start in range(0, number, size):
-            count = min(size, number - start)
-            allowed = [self.catalogue.mask(Filter(), ()) for _ in range(count)]
-            self.catalogue.search_many(users[:count], allowed, [TOP_K] * count)
+    def _known(self, request: RecommendRequest) -> Known:
+        """What the parts of the score read of a request."""
+        events = request.history[-self._most :]
+        positions = [self.catalogue.position(event.item_id) for event in events if event.item_id]
+        sentences = np.zeros((len(events), self.catalogue.sentences.shape[1]), dtype=np.float32)
+        query = np.zeros(sentences.shape[1], dtype=np.float32) if request.query else None
+        items = np.array([position for position in positions if position is not None], dtype=np.int64)
+        return Known(len(events), items, sentences, request.query, query)
+
+    def _search(self, known: Sequence[Known], size: int) -> None:
+        """Score and search for `size` users at a time, as the server does for a list."""
+        user = np.ones(self.catalogue.dimensions, dtype=np.float32)
+        for start in range(0, len(known), size):
+            aims = [self.scoring.aim(one) for one in known[start : start + size]]
+            allowed = [self.catalogue.mask(Filter(), ()) for _ in aims]
+            users, boosts = [aim.at(user) for aim in aims], [aim.boosts for aim in aims]
+            self.catalogue.search_many(users, allowed, [TOP_K] * len(aims), boosts)
 
     def _warm_up(self, texts: Sequence[str], users: Sequence[UserSequence], size: int) -> None:
         _run(self.encoder, self.tokenizer.encode(texts[:_WARMUP_TEXTS]), size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.catalogue import ITEMS, VECTORS
-from server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
+from server.catalogue.memory import Memory
+from server.catalogue.sparse import SparseRows
+from server.catalogue.words import Words
+from server.models.bundle import MANIFEST, RANKER, SENTENCES, TABLES, Bundle, file_hash
 
 KEEP, SHARES = "keep", (50, 10, 1)  # an attribute, and the percentages of the items that have each of its values
 _NOISE = 0.5  # of the catalogue's own spread
 _CHUNK = 65_536  # items at once
 _TASTES, _NEAR = 3, 50  # of one user, and the real items that count as near one
 _MOST_EVENTS = 32
+_HEAD, _POSTINGS = 8_192, 20_000  # items that have neighbours, and items of a word: the limits of an export
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -44,10 +49,11 @@ def make_bundle(real: Bundle, folder: Path, items: int, seed: int) -> Places:
         arrays.append(SENTENCES)
         sentences = around(_array(real, SENTENCES), bases, random)
         np.save(folder / SENTENCES, sentences / np.linalg.norm(sentences, axis=1, keepdims=True))
+    _tables(real, folder, bases, random)
     models = ["tokenizer.json", RANKER, *real.manifest.variants.values()]
     for name in models:
         shutil.copyfile(real.folder / name, folder / name)
-    files = {name: file_hash(folder / name) for name in (ITEMS, *arrays, *models)}
+    files = {name: file_hash(folder / name) for name in (ITEMS, *arrays, *TABLES, *models)}
     manifest = real.manifest.model_copy(update={"name": f"synthetic-{items}", "files": files}).sealed()
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     return bases
@@ -80,6 +86,68 @@ def histories(real: Bundle, bases: Places, number: int, seed: int) -> list[list[
         return [str(home[random.integers(first[base], last[base])]) for base in wanted if last[base] > first[base]]
 
     return [history() for _ in range(number)]
+
+
+def _tables(real: Bundle, folder: Path, bases: Places, random: np.random.Generator) -> None:
+    """Memory and words: what stands for a real item stands for one of the items made from it."""
+    size, homes = len(_array(real, VECTORS)), _Homes.of(bases)
+    memory, words = Memory.load(real.folder, size), Words.load(real.folder, size)
+    neighbours = np.flatnonzero(np.arange(len(bases)) < _HEAD)
+    made = Memory(
+        _copied(memory.transitions, bases, np.arange(len(bases)), homes, random),
+        _copied(memory.neighbours, bases, neighbours, homes, random),
+    )
+    made.save(folder)
+    nameless = replace(words, names=words.names[:0], named=words.named[:0])  # several items have each title
+    replace(nameless, postings=_spread(words.postings, homes)).save(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Homes:
+    """The items made from each real one: `order[first[base] : last[base]]`."""
+
+    order: Places
+    first: Places
+    last: Places
+
+    @classmethod
+    def of(cls, bases: Places) -> _Homes:
+        order = np.argsort(bases, kind="stable")
+        every = np.arange(bases.max() + 1)
+        first, last = (np.searchsorted(bases[order], every, side=side) for side in ("left", "right"))
+        return cls(order, first, last)
+
+
+def _copied(rows: SparseRows, bases: Places, kept: Places, homes: _Homes, random: np.random.Generator) -> SparseRows:
+    """For the items `kept` the rows of the real items behind them, for the others empty rows."""
+    sizes = np.zeros(len(bases), dtype=np.int64)
+    positions, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    for start in range(0, len(kept), _CHUNK):
+        part = kept[start : start + _CHUNK]
+        columns, values, sizes[part] = rows.gather(bases[part])
+        some = homes.first[columns] + random.integers(homes.last[columns] - homes.first[columns])
+        items = homes.order[some]
+        order = np.lexsort((items, np.repeat(np.arange(len(part)), sizes[part])))
+        positions.append(items[order].astype(np.int32))
+        weights.append(values[order])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return SparseRows(starts, np.concatenate(positions), np.concatenate(weights))
+
+
+def _spread(postings: SparseRows, homes: _Homes) -> SparseRows:
+    """For each word all items made from those that have it, or those where it weighs most."""
+    found: list[tuple[Places, Floats]] = []
+    for row in range(len(postings)):
+        bases, weights, _ = postings.gather(np.array([row]))
+        order = np.argsort(-weights, kind="stable")
+        lists = [homes.order[homes.first[base] : homes.last[base]] for base in bases[order].tolist()]
+        items = np.concatenate(lists)[:_POSTINGS]
+        values = np.repeat(weights[order], [len(some) for some in lists])[:_POSTINGS]
+        by_item = np.argsort(items, kind="stable")
+        found.append((items[by_item], values[by_item]))
+    starts = np.cumsum([0, *(len(items) for items, _ in found)])
+    items = np.concatenate([items for items, _ in found]).astype(np.int32)
+    return SparseRows(starts, items, np.concatenate([values for _, values in found]))
 
 
 def _lines(rows: Sequence[dict[str, Any]], bases: Places, keeps: NDArray[np.bool_]) -> Iterator[bytes]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.servers.job import TOP
-from server.catalogue.catalogue import Catalogue
+from server.catalogue.catalogue import VECTORS
+from server.catalogue.items import ItemTable
 from server.models.bundle import Bundle
 from server.models.encoder import EncoderModel, ranker_half
 from server.models.ranker import Kind, RankerModel, UserSequence
@@ -70,5 +71,5 @@ def right_scores(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> Scores:
         chosen = order[start : start + _BATCH]
         vectors = [ranker_half(vector, facts.dimensions) for vector in model.run([rows[n] for n in chosen])]
         users[chosen] = ranker.run([UserSequence([vector], [Kind.QUERY]) for vector in vectors])
-    items = np.load(bundle.folder / "vectors.npy", allow_pickle=False)
-    return Scores.of(users @ items.T, [item.id for item in Catalogue.load(bundle.folder).items])
+    items = np.load(bundle.folder / VECTORS, allow_pickle=False)
+    return Scores.of(users @ items.T, [item.id for item in ItemTable.load(bundle.folder)])

@@ -100,18 +100,25 @@ class ApproximateIndex:
 
         Every item with a boost is a candidate. There may be fewer than `k` though more are allowed.
         """
+        lowered = boosts.positions[boosts.values < 0]
+        candidates = self._candidates(user, allowed, k, 0)
+        if len(lowered) and len(np.setdiff1d(candidates, lowered, assume_unique=True)) < k + _SPARE // 2:
+            candidates = self._candidates(user, allowed, k, len(lowered))  # those that are lowered may all lie above
+        if len(boosts.positions):
+            candidates = np.union1d(candidates, boosts.positions[allowed.holds(boosts.positions)])
+        return rank(self._vectors, user, candidates, k, boosts)
+
+    def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:
+        """Allowed items among which the best `k` + `more` by the vectors are, ascending."""
         selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
-        wanted = k + max(k, _SPARE) + len(allowed.denied)
-        depth = (k + allowed.missing) * len(self._vectors) / max(1, allowed.count)  # the denied may all lie above
+        wanted = k + max(k, _SPARE) + len(allowed.denied) + more
+        # The denied may all lie above.
+        depth = (k + more + allowed.missing) * len(self._vectors) / max(1, allowed.count)
         probes = min(int(self._lists.nlist), lists_for(depth, self._reach))
         query = (user @ self._metric.users)[np.newaxis]
         _, found = self._lists.search(query, wanted, params=faiss.SearchParametersIVF(nprobe=probes, sel=selector))
         candidates = np.sort(found[0][found[0] >= 0])
-        if len(boosts.positions):
-            candidates = np.union1d(candidates, boosts.positions[allowed.holds(boosts.positions)])
-        if len(allowed.denied):
-            candidates = candidates[allowed.holds(candidates)]
-        return rank(self._vectors, user, candidates, k, boosts)
+        return candidates[allowed.holds(candidates)] if len(allowed.denied) else candidates
 
 
 def lists_for(depth: float, reach: Sequence[int]) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
 from server.catalogue.memory import FLOOR, Memory
-from server.catalogue.sparse import NO_BOOSTS, Boosts, summed
+from server.catalogue.sparse import NO_BOOSTS, Boosts, Entries, summed
 from server.catalogue.words import Words
 from server.parts import PARTS
 
@@ -155,30 +155,27 @@ class Scoring:
 
     def boosts(self, weights: Weights, known: Known) -> Boosts:
         """What memory and words add."""
-        parts = [part for name, part in self.added(weights, known).items()]
-        if len(parts) < 2:
-            return parts[0] if parts else NO_BOOSTS
-        positions = np.concatenate([part.positions for part in parts])
-        return summed(positions, np.concatenate([part.values for part in parts]), self._items)
+        entries = self._entries(weights, known)
+        return summed([*entries.values()], self._items) if entries else NO_BOOSTS
 
     def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
         """The same by signal, weighted; signals without weight are left out."""
-        found: dict[str, Boosts] = {}
+        return {name: summed([some], self._items) for name, some in self._entries(weights, known).items()}
+
+    def _entries(self, weights: Weights, known: Known) -> dict[str, Entries]:
+        """What each signal adds, weighted."""
+        found: dict[str, Entries] = {}
         if weights.transitions and len(known.items):
-            positions, chances = self.memory.next_chances(known.items)
-            some = summed(positions, chances, self._items)
-            odds = np.log1p(some.values / np.float32(FLOOR))
-            found["transitions"] = _scaled(Boosts(some.positions, odds), weights.transitions)
+            chances = summed([self.memory.next_chances(known.items)], self._items)
+            odds = np.log1p(chances.values * np.float32(1 / FLOOR))
+            found["transitions"] = chances.positions, odds * np.float32(weights.transitions)
         if weights.neighbours and len(known.items):
-            some = summed(*self.memory.near_weights(known.items), self._items)
-            found["neighbours"] = _scaled(some, weights.neighbours)
+            positions, near = self.memory.near_weights(known.items)
+            found["neighbours"] = positions, near * np.float32(weights.neighbours)
         if weights.words and known.query:
-            found["words"] = _scaled(self.words.match(known.query, self._items), weights.words)
+            positions, bm25 = self.words.postings_of(known.query)
+            found["words"] = positions, bm25 * np.float32(weights.words)
         return found
-
-
-def _scaled(boosts: Boosts, weight: float) -> Boosts:
-    return Boosts(boosts.positions, boosts.values * np.float32(weight))
 
 
 def _sentence(weights: Weights, known: Known) -> Vector:
@@ -187,7 +184,7 @@ def _sentence(weights: Weights, known: Known) -> Vector:
     if known.query_sentence is not None:
         found += np.float32(weights.query) * known.query_sentence
     if len(known.sentences) and weights.events:
-        found += np.float32(weights.events) * known.sentences.mean(axis=0)
+        found += np.float32(weights.events / len(known.sentences)) * np.add.reduce(known.sentences)
     return found
 
 

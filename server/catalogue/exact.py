@@ -113,7 +113,7 @@ def _ranked(
         if size and len(added.positions):
             scores[end - size : end] += added.at(some)
     order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
-    best = [order[end - size : end - size + k] for end, size in zip(ends, sizes, strict=True)]
+    best = [order[end - size : end - size + min(k, size)] for end, size in zip(ends, sizes, strict=True)]
     return [(positions[n], scores[n]) if len(n) else None for n in best]
 
 

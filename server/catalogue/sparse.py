@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from server.catalogue.filters import Positions
 from server.errors import BundleError
 
 Vector = NDArray[np.float32]
+Entries: TypeAlias = "tuple[NDArray[np.signedinteger[Any]], NDArray[np.floating[Any]]]"
+"""Positions of items, some of them several times, and a value for each."""
+N = TypeVar("N", bound=np.generic)
 
 # With one entry for so many items or more, counting over all items is faster than sorting the entries.
 _DENSE = 8
@@ -61,14 +65,12 @@ class SparseRows:
         """Map what `save` wrote.
 
         Raises:
-            BundleError: a file is missing, or names an item beyond `items`.
+            BundleError: names the file that is missing, is no such table, or names an item beyond `items`.
         """
-        try:
-            found = cls(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in _paths(folder, name)))
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{folder / name}: no table can be read ({error}): export it again") from None
-        if not found._fits(items):
-            raise BundleError(f"{folder / name}: its entries do not fit {items} items: export it again")
+        starts, positions, weights = _paths(folder, name)
+        found = cls(map_array(starts, np.int64), map_array(positions, np.int32), map_array(weights, np.float32))
+        if fault := found._fault(items):
+            raise BundleError(f"{folder / name}-{fault}: export it again")
         return found
 
     def save(self, folder: Path, name: str) -> None:
@@ -83,29 +85,57 @@ class SparseRows:
 
     def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
         """The entries of `rows`, one row after the other: positions, weights, and how many each row has."""
-        begin = self.starts[rows]
-        sizes = self.starts[rows + 1] - begin
-        ends = np.cumsum(sizes)
-        places = np.repeat(begin - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
-        return self.positions[places], self.weights[places], sizes
+        begin, end = self.starts[rows], self.starts[rows + 1]
+        parts = [slice(*ends) for ends in zip(begin.tolist(), end.tolist(), strict=True)] or [slice(0)]
+        positions = np.concatenate([self.positions[part] for part in parts])
+        return positions, np.concatenate([self.weights[part] for part in parts]), end - begin
 
-    def _fits(self, items: int) -> bool:
-        whole = len(self.starts) and self.starts[0] == 0 and self.starts[-1] == len(self.positions) == len(self.weights)
-        if not whole or (np.diff(self.starts) < 0).any():
-            return False
-        return not len(self.positions) or bool(self.positions.min() >= 0 and self.positions.max() < items)
+    def _fault(self, items: int) -> str:
+        """The file that does not fit the others or the catalogue, and why; empty if all fit."""
+        starts, entries = self.starts, len(self.positions)
+        if not len(starts) or starts[0] or starts[-1] != entries or (np.diff(starts) < 0).any():
+            return f"starts.npy: its rows do not fit {entries} entries"
+        if entries and not (self.positions.min() >= 0 and self.positions.max() < items):
+            return f"positions.npy: its entries do not fit {items} columns"
+        if len(self.weights) != entries:
+            return f"weights.npy: its {len(self.weights)} entries do not fit {entries} positions"
+        return "" if np.isfinite(self.weights).all() else "weights.npy: holds numbers that are not finite"
+
+
+def map_array(path: Path, dtype: type[N]) -> NDArray[N]:
+    """Map a list of numbers from disk.
+
+    Raises:
+        BundleError: the file is missing or holds something else.
+    """
+    try:
+        found: NDArray[N] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: no table ({error}): export it again") from None
+    if found.dtype != dtype or found.ndim != 1:
+        raise BundleError(
+            f"{path}: {found.dtype}{list(found.shape)} in place of a list of {np.dtype(dtype)}: export it again"
+        )
+    return found
 
 
 def _paths(folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}-{part}.npy" for part in ("starts", "positions", "weights")]
 
 
-def summed(positions: NDArray[np.signedinteger[Any]], values: NDArray[np.floating[Any]], items: int) -> Boosts:
+def summed(entries: Sequence[Entries], items: int) -> Boosts:
     """Entries added up by position; items whose sum is 0 are left out."""
-    if len(positions) * _DENSE < items:
-        found, place = np.unique(positions, return_inverse=True)
-        sums = np.bincount(place, values, len(found))
-        return Boosts(found.astype(np.int64), sums.astype(np.float32))
-    row = np.bincount(positions, values, items)
-    kept = np.flatnonzero(row)
-    return Boosts(kept, row[kept].astype(np.float32))
+    if sum(len(positions) for positions, _ in entries) * _DENSE < items:
+        every, values = (np.concatenate(part) for part in zip(*entries, strict=True))
+        found, place = np.unique(every, return_inverse=True)
+        return _nonzero(found.astype(np.int64), np.bincount(place, values, len(found)))
+    row = np.bincount(*entries[0], minlength=items)
+    for positions, values in entries[1:]:
+        row += np.bincount(positions, values, items)
+    return _nonzero(None, row)
+
+
+def _nonzero(positions: Positions | None, sums: NDArray[np.float64]) -> Boosts:
+    """The sums that are not 0; without positions those of all items."""
+    kept = np.flatnonzero(sums != 0)  # of booleans: faster
+    return Boosts(kept if positions is None else positions[kept], sums[kept].astype(np.float32))

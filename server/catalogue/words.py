@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import Boosts, SparseRows, summed
+from server.catalogue.sparse import Boosts, Entries, SparseRows, map_array, summed
 from server.errors import BundleError
 
 Hashes = NDArray[np.uint64]
@@ -27,6 +27,7 @@ Hashes = NDArray[np.uint64]
 MAX_WORDS = 64  # of a text that are looked up
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
+_CACHED = 65_536  # words whose rows are remembered
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
@@ -35,8 +36,10 @@ _LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
 
 def split_words(text: str) -> list[str]:
     """The words of a text, in lower case and without accents."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return _WORD.findall("".join(letter for letter in plain if not unicodedata.combining(letter)))
+    plain = text.casefold()
+    if not plain.isascii():
+        plain = "".join(letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
+    return _WORD.findall(plain)
 
 
 def pairs(word: str) -> set[str]:
@@ -78,6 +81,7 @@ class Words:
     spelled: SparseRows
     names: Hashes
     named: NDArray[np.int32]
+    _cache: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -86,15 +90,18 @@ class Words:
         Raises:
             BundleError: a file is missing or does not fit.
         """
-        try:
-            arrays = {name: np.load(_path(folder, name), mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{folder}: no index of words can be read ({error}): export it again") from None
-        postings = SparseRows.load(folder, "words-postings", items)
-        spelled = SparseRows.load(folder, "words-spelled", len(arrays["terms"]))
-        found = cls(postings=postings, spelled=spelled, **arrays)
-        if not found._fits(items):
-            raise BundleError(f"{folder}: the index of words does not fit {items} items: export it again")
+        terms = map_array(_path(folder, "terms"), np.uint64)
+        found = cls(
+            terms=terms,
+            postings=SparseRows.load(folder, "words-postings", items),
+            sizes=map_array(_path(folder, "sizes"), np.int32),
+            pairs=map_array(_path(folder, "pairs"), np.uint64),
+            spelled=SparseRows.load(folder, "words-spelled", len(terms)),
+            names=map_array(_path(folder, "names"), np.uint64),
+            named=map_array(_path(folder, "named"), np.int32),
+        )
+        if fault := found._fault(items):
+            raise BundleError(f"{folder}/words-{fault}: export it again")
         return found
 
     def save(self, folder: Path) -> None:
@@ -106,10 +113,14 @@ class Words:
 
     def match(self, text: str, items: int) -> Boosts:
         """BM25 of a text against the items that have a word of it; `items` is the size of the catalogue."""
-        words = list(dict.fromkeys(split_words(text)))[:MAX_WORDS]
+        return summed([self.postings_of(text)], items)
+
+    def postings_of(self, text: str) -> Entries:
+        """The items that have a word of a text, and its BM25 there, one word after the other."""
+        words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
         rows, shares = self._rows(words)
-        positions, weights, sizes = self.postings.gather(rows)
-        return summed(positions, weights * np.repeat(shares, sizes), items)
+        positions, weights, sizes = self.postings.gather(np.array(rows, dtype=np.int64))
+        return positions, weights if all(share == 1 for share in shares) else weights * np.repeat(shares, sizes)
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
@@ -117,13 +128,26 @@ class Words:
         place = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[place]) if place >= 0 else None
 
-    def _rows(self, words: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _rows(self, words: Sequence[str]) -> tuple[list[int], list[float]]:
         """Places of the words among the known ones, and the share by which each counts: less than 1 for a near word."""
-        places = _find(self.terms, [hash_of(word) for word in words])
-        known = places[places >= 0]
-        near = [self._near(word) for word, place in zip(words, places, strict=True) if place < 0]
-        rows = np.concatenate([known, *(rows for rows, _ in near)])
-        return rows, np.concatenate([np.ones(len(known)), *(shares for _, shares in near)])
+        rows, shares = list[int](), list[float]()
+        for word in words:
+            found = self._cache.get(word)
+            if found is None:
+                if len(self._cache) >= _CACHED:
+                    self._cache.clear()
+                found = self._cache[word] = self._row(word)
+            rows += found[0]
+            shares += found[1]
+        return rows, shares
+
+    def _row(self, word: str) -> tuple[list[int], list[float]]:
+        """Place and share of a known word, or of the known words that stand for an unknown one."""
+        place = int(_find(self.terms, [hash_of(word)])[0])
+        if place >= 0:
+            return [place], [1.0]
+        rows, shares = self._near(word)
+        return rows.tolist(), shares.tolist()
 
     def _near(self, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Known words that share most letter pairs with an unknown one, and Dice's coefficient of the two sets."""
@@ -146,12 +170,22 @@ class Words:
         order = np.argsort(sizes, kind="stable")
         return places[order[np.cumsum(sizes[order]) <= _MAX_CANDIDATES]]
 
-    def _fits(self, items: int) -> bool:
-        sizes = len(self.terms) == len(self.postings) == len(self.sizes) and len(self.names) == len(self.named)
-        return sizes and len(self.pairs) == len(self.spelled) and (not len(self.named) or self.named.max() < items)
+    def _fault(self, items: int) -> str:
+        """The file that does not fit the others or the catalogue, and why; empty if all fit."""
+        if len(self.terms) != len(self.postings):
+            return f"terms.npy: its {len(self.terms)} words do not fit {len(self.postings)} rows of postings"
+        if len(self.sizes) != len(self.terms):
+            return f"sizes.npy: its {len(self.sizes)} sizes do not fit {len(self.terms)} words"
+        if len(self.pairs) != len(self.spelled):
+            return f"pairs.npy: its {len(self.pairs)} pairs do not fit {len(self.spelled)} rows of words"
+        if len(self.named) != len(self.names):
+            return f"named.npy: its {len(self.named)} items do not fit {len(self.names)} names"
+        if len(self.named) and not (self.named.min() >= 0 and self.named.max() < items):
+            return f"named.npy: its items do not fit a catalogue of {items}"
+        return ""
 
 
-_ARRAYS = [field.name for field in fields(Words) if field.name not in ("postings", "spelled")]
+_ARRAYS = ("terms", "sizes", "pairs", "names", "named")
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from server.catalogue.memory import Memory
 from server.catalogue.names import Names
 from server.catalogue.words import Words
 from server.errors import BundleError
-from server.models.bundle import RANKER, Bundle
+from server.models.bundle import MANIFEST, RANKER, Bundle
 from server.models.encoder import EncoderModel, Vector
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import Session, open_session
@@ -96,9 +96,7 @@ class Engine:
                 f"{bundle.folder}: item vectors have {found[0]} + {found[1]} dimensions, the manifest says "
                 f"{facts.dimensions} + {facts.sentence_dimensions}: export it again"
             )
-        words, size = Words.load(bundle.folder, len(self.catalogue.items)), len(self.catalogue.items)
-        blend = Blend.read(facts.blend).without(options.parts_off)
-        self.scoring = Scoring(blend, Memory.load(bundle.folder, size), words, size)
+        self.scoring = load_scoring(bundle, self.catalogue, options.parts_off)
         encoder = open_session(bundle.encoder(options.device, options.variant), options.device, options.threads)
         ranker = open_session(bundle.folder / RANKER, options.device, options.threads)
         self._encoder = EncoderModel(encoder)
@@ -122,7 +120,7 @@ class Engine:
             ranker=self.rank,
             catalogue=self.catalogue,
             scoring=self.scoring,
-            names=Names(words, self.catalogue.sentences, facts.same_item),
+            names=Names(self.scoring.words, self.catalogue.sentences, facts.same_item),
             max_history=facts.max_history,
             exclude_history=facts.exclude_history,
             clock=clock,
@@ -185,6 +183,20 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+
+def load_scoring(bundle: Bundle, catalogue: Catalogue, parts_off: Collection[str] = ()) -> Scoring:
+    """The parts of a bundle's score beside the ranker, without those that are switched off.
+
+    Raises:
+        BundleError: a table is missing or does not fit the catalogue, or the weights are of another form.
+    """
+    items = len(catalogue.items)
+    try:
+        blend = Blend.read(bundle.manifest.blend).without(parts_off)
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{bundle.folder / MANIFEST}: blend: no weights ({error}): export it again") from None
+    return Scoring(blend, Memory.load(bundle.folder, items), Words.load(bundle.folder, items), items)
 
 
 class _Grid(Generic[P]):

@@ -114,7 +114,8 @@ class Entry:
                 self._resolve(event, parts.names.by_meaning(event.text, event.sentence), parts)
         if len(self._seen) > seen:
             self.allowed = parts.catalogue.mask(self.request.conditions, self._left_out(parts))
-        self.aim = parts.scoring.aim(self._known())
+        if self.events:
+            self.aim = parts.scoring.aim(self._known(parts.catalogue.sentences.shape[1]))
 
     def sequence(self) -> UserSequence:
         """What the ranker reads."""
@@ -150,13 +151,14 @@ class Entry:
         wanted = self.request.exclude_history
         return self._seen if (parts.exclude_history if wanted is None else wanted) else []
 
-    def _known(self) -> Known:
+    def _known(self, width: int) -> Known:
+        """What parts beside the ranker read; sentence vectors have `width` entries."""
         has_query = bool(self.request.query)
         events = self.events[:-1] if has_query else self.events
         return Known(
             events=len(events),
             items=np.array([event.position for event in events if event.position is not None], dtype=np.int64),
-            sentences=np.array([event.sentence for event in events]).reshape(len(events), -1),
+            sentences=np.array([event.sentence for event in events], dtype=np.float32).reshape(len(events), width),
             query=self.request.query,
             query_sentence=self.events[-1].sentence if has_query else None,
         )

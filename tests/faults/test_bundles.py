@@ -84,6 +84,11 @@ def vectors(array: NDArray[Any]) -> bytes:
         ("vectors.npy", vectors(np.zeros((1682, 64), np.float32)), "64 dimensions"),
         ("vectors.npy", vectors(np.full((1682, 128), np.nan, np.float32)), "not finite"),
         ("vectors.npy", vectors(np.array([{}], dtype=object)), "no vectors"),
+        ("sentences.npy", b"no array", "sentences.npy: no vectors"),
+        ("transitions-starts.npy", b"no array", "transitions-starts.npy: no table"),
+        ("neighbours-positions.npy", vectors(np.zeros(3, np.int32)), "neighbours-starts.npy: its rows do not fit"),
+        ("words-terms.npy", vectors(np.array([{}], dtype=object)), "words-terms.npy: no table"),
+        ("words-named.npy", vectors(np.zeros(3, np.int64)), "words-named.npy: int64"),
     ],
 )
 def test_sealed_but_unsound_bundle_is_refused_by_name(

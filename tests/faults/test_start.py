@@ -13,11 +13,11 @@ import pytest
 
 from server.config import ServerSettings, read_settings
 from server.errors import BundleError, ConfigError, ProviderError
-from server.models.bundle import Bundle, load_bundle
+from server.models.bundle import TABLES, Bundle, load_bundle
 from server.models.session import open_session
 from tests.conftest import ROOT
 
-_FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder", "items.jsonl", "vectors.npy")
+_FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder", "items.jsonl", "vectors.npy", *TABLES)
 
 
 def start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -59,7 +59,7 @@ def served(dataset: Dataset, folder: Path) -> Catalogue:
     write_items(dataset, folder / ITEMS)
     numbers = np.arange(len(dataset.items), dtype=np.float32)
     np.save(folder / VECTORS, np.stack([numbers, np.ones_like(numbers)], axis=1))
-    return Catalogue.load(folder)
+    return Catalogue.load(folder, 0)
 
 
 def asked_for(item_id: str) -> str:
@@ -93,9 +93,9 @@ def test_accepted_ids_come_back_byte_for_byte(suffix: str) -> None:
             catalogue = served(Dataset.load(folder / "out"), folder)
             assert [history.tolist() for history in dataset.histories] == [[*range(len(items))]] * len(users)
             for place, item in enumerate(items):
-                vector = catalogue.vector(asked_for(item))
-                assert vector is not None
-                assert vector.tolist() == [place, 1]
+                position = catalogue.position(asked_for(item))
+                assert position == place
+                assert catalogue.event_vector(position).tolist() == [place, 1]
                 assert answered(catalogue, place) == item
 
     holds()

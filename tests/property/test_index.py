@@ -13,11 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.synthetic import around
+from export.blend.words import make_words
 from server.catalogue import exact
 from server.catalogue.approximate import ApproximateIndex, lists_for
-from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, IndexMode, Item
+from server.catalogue.blend import Blend, Scoring, item_vectors
+from server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
 from server.catalogue.filters import Allowed, Attributes
-from server.models.bundle import Bundle
+from server.catalogue.items import ItemTable
+from server.catalogue.memory import Memory
+from server.catalogue.sparse import Boosts
+from server.models.bundle import RANKER, SENTENCES, Bundle
 from server.models.ranker import RankerModel
 from server.models.session import open_session
 from server.pipeline.users import sample_users
@@ -41,17 +46,26 @@ def small(items: int) -> Catalogue:
     return catalogue
 
 
+def random_boosts(items: int, number: int, random: np.random.Generator) -> Boosts:
+    """At most `number` of either sign, some of them larger than any product of vectors."""
+    positions = np.sort(random.choice(items, min(items, number), replace=False))
+    scale = random.choice([0.1, 1.0, 50.0], len(positions))
+    return Boosts(positions, (scale * random.standard_normal(len(positions))).astype(np.float32))
+
+
 @cache
 def plain(items: int) -> Catalogue:
     """The same without an index."""
     indexed = small(items)
-    return Catalogue(indexed.items, np.array([indexed.vector(str(n)) for n in range(items)]))
+    return Catalogue(indexed.items, np.array([indexed.event_vector(n) for n in range(items)]))
 
 
 _VALUES = st.lists(st.sampled_from([*_SHARES, "none"]), min_size=1, max_size=2).map(
     lambda values: (AttributeValues("in", tuple(values)),)
 )
-_IDS = st.sets(st.integers(0, _FEW), max_size=_FEW).map(lambda numbers: frozenset(map(str, numbers)))
+_POSITIONS = st.sets(st.integers(0, _FEW), max_size=_FEW)
+_IDS = _POSITIONS.map(lambda numbers: frozenset(map(str, numbers)))
+_BOOSTED = st.sampled_from([0, 1, 5, 300])
 _CONDITIONS = st.builds(
     Filter,
     allowed=st.just(frozenset[str]()) | _IDS,
@@ -63,13 +77,15 @@ _CONDITIONS = st.builds(
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(_SIZES, st.integers(0, 2**32 - 1), st.integers(1, 1_000), _CONDITIONS, _IDS)
+@given(_SIZES, st.integers(0, 2**32 - 1), st.integers(1, 1_000), _CONDITIONS, _POSITIONS, _BOOSTED)
 def test_no_denied_item_is_answered_and_none_is_missing(
-    items: int, seed: int, k: int, conditions: Filter, seen: frozenset[str]
+    items: int, seed: int, k: int, conditions: Filter, seen: set[int], boosted: int
 ) -> None:
-    user = np.random.default_rng(seed).standard_normal(16, dtype=np.float32)
-    found = small(items).search(user, small(items).mask(conditions, seen), k)
-    wanted = plain(items).search(user, plain(items).mask(conditions, seen), k)
+    seen = {n for n in seen if n < items}
+    random = np.random.default_rng(seed)
+    user, boosts = random.standard_normal(16, dtype=np.float32), random_boosts(items, boosted, random)
+    found = small(items).search(user, small(items).mask(conditions, seen), k, boosts)
+    wanted = plain(items).search(user, plain(items).mask(conditions, seen), k, boosts)
     allowed = {str(n) for n in plain(items).mask(conditions, seen).positions()}
     ids = [item.id for item, _ in found]
     assert len(found) == len(wanted) == min(k, len(allowed))
@@ -83,19 +99,37 @@ def test_no_denied_item_is_answered_and_none_is_missing(
 @given(
     st.sampled_from([1, 2, 40, _FEW]),
     st.integers(0, 2**32 - 1),
-    st.lists(st.tuples(st.integers(1, 60), _CONDITIONS | st.just(Filter()), _IDS), max_size=40),
+    st.lists(st.tuples(st.integers(1, 60), _CONDITIONS | st.just(Filter()), _POSITIONS, _BOOSTED), max_size=40),
     st.sampled_from([0.0, 1e-30, 1.0, 1e20]),
 )
 def test_searching_for_many_finds_what_searching_for_each_finds(
-    items: int, seed: int, asked: list[tuple[int, Filter, frozenset[str]]], length: float
+    items: int, seed: int, asked: list[tuple[int, Filter, set[int], int]], length: float
 ) -> None:
     """To the bit, so that an answer never depends on who else is in the list."""
-    users = np.float32(length) * np.random.default_rng(seed).standard_normal((len(asked), 16), dtype=np.float32)
-    catalogue = plain(items)
-    allowed = [catalogue.mask(conditions, seen) for _, conditions, seen in asked]
-    sizes = [k for k, _, _ in asked]
-    alone = [catalogue.search(user, some, k) for user, some, k in zip(users, allowed, sizes, strict=True)]
-    assert catalogue.search_many(list(users), allowed, sizes) == alone
+    random, catalogue = np.random.default_rng(seed), plain(items)
+    users = np.float32(length) * random.standard_normal((len(asked), 16), dtype=np.float32)
+    allowed = [catalogue.mask(conditions, {n for n in seen if n < items}) for _, conditions, seen, _ in asked]
+    sizes, boosts = [k for k, *_ in asked], [random_boosts(items, boosted, random) for *_, boosted in asked]
+    alone = [catalogue.search(*one) for one in zip(users, allowed, sizes, boosts, strict=True)]
+    assert catalogue.search_many(list(users), allowed, sizes, boosts) == alone
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_SIZES, st.integers(0, 2**32 - 1), st.integers(1, 60), _CONDITIONS | st.just(Filter()), _POSITIONS, _BOOSTED)
+def test_exact_search_is_the_sum_over_all_items(
+    items: int, seed: int, k: int, conditions: Filter, seen: set[int], boosted: int
+) -> None:
+    random, catalogue = np.random.default_rng(seed), plain(items)
+    user, boosts = random.standard_normal(16, dtype=np.float32), random_boosts(items, boosted, random)
+    allowed = catalogue.mask(conditions, {n for n in seen if n < items})
+    added = dict(zip(boosts.positions.tolist(), boosts.values, strict=True))
+    score = {
+        n: np.vecdot(catalogue.event_vector(n), user) + added.get(n, np.float32(0))
+        for n in allowed.positions().tolist()
+    }
+    wanted = sorted(score, key=lambda n: (-score[n], n))[:k]
+    found = catalogue.search(user, allowed, k, boosts)
+    assert [(int(item.id), got) for item, got in found] == [(n, float(score[n])) for n in wanted]
 
 
 def test_candidates_of_the_rough_search_are_within_its_error() -> None:
@@ -111,6 +145,15 @@ def test_candidates_of_the_rough_search_are_within_its_error() -> None:
     assert any(set(one) != set(other) for one, other in zip(rough.tolist(), np.array(best).tolist(), strict=True))
 
 
+def test_a_user_to_whom_all_items_are_equal_gets_no_other_users_items() -> None:
+    catalogue, random = plain(_FEW), np.random.default_rng(1)
+    users = [np.zeros(16, dtype=np.float32), *random.standard_normal((4, 16), dtype=np.float32)]
+    everything = catalogue.mask(Filter(), ())
+    found = catalogue.search_many(users, [everything] * 5, [3] * 5)
+    assert [item.id for item, _ in found[0]] == ["0", "1", "2"]
+    assert found == [catalogue.search(user, everything, 3) for user in users]
+
+
 @pytest.mark.parametrize("of_items", [1e-44, 1e-23, 1e-3, 1e18, 3e19, 1e37])
 @pytest.mark.parametrize("of_users", [1e-15, 1.0, 1e15])
 def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users: float) -> None:
@@ -119,7 +162,7 @@ def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users:
         vectors = (random.standard_normal((50, 16)) * of_items).astype(np.float32)[np.arange(400) % 50]
         users = (random.standard_normal((8, 16)) * of_users).astype(np.float32)
         catalogue = Catalogue([Item(str(n), "", "", {}, n) for n in range(400)], vectors)
-        allowed = [catalogue.mask(Filter(), [str(m) for m in range(n, 200)]) for n in range(8)]
+        allowed = [catalogue.mask(Filter(), range(n, 200)) for n in range(8)]
         alone = [catalogue.search(user, some, 10) for user, some in zip(users, allowed, strict=True)]
         found = catalogue.search_many(list(users), allowed, [10] * 8)
     assert [[item.id for item, _ in one] for one in found] == [[item.id for item, _ in one] for one in alone]
@@ -151,13 +194,18 @@ class Many:
 @pytest.fixture(scope="module")
 def many(bundle: Bundle) -> Many:
     random = np.random.default_rng(3)
-    real: Floats = np.load(bundle.folder / "vectors.npy")
-    vectors = around(real, random.integers(len(real), size=_ITEMS), random)
+    real = ItemTable.load(bundle.folder)
+    facts, bases = bundle.manifest, random.integers(len(real), size=_ITEMS)
+    ranker_half, sentences = (around(np.load(bundle.folder / name), bases, random) for name in (VECTORS, SENTENCES))
+    sentences /= np.linalg.norm(sentences, axis=1, keepdims=True)
+    counts = np.array([item.popularity for item in real])[bases]
     drawn = random.random(_ITEMS)
     attributes = Attributes({"in": [name for name, step in _SHARES.items() if one < 1 / step]} for one in drawn)
-    items = [Item(str(n), "", "", {}, 0) for n in range(_ITEMS)]
-    ranker = RankerModel(open_session(bundle.folder / "ranker.onnx"), bundle.manifest.dimensions)
-    users = sample_users(ranker, Catalogue(items, vectors), bundle.manifest.max_history)
+    items = [Item(str(n), "", "", {}, count) for n, count in enumerate(counts.tolist())]
+    ranker = RankerModel(open_session(bundle.folder / RANKER), facts.dimensions)
+    scoring = Scoring(Blend.read(facts.blend), Memory.empty(_ITEMS), make_words([], []), _ITEMS)
+    users = sample_users(ranker, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)
+    vectors = item_vectors(ranker_half, sentences, counts)
     return Many(vectors, attributes, users[:50], ApproximateIndex.build(vectors, users[50:]))
 
 
@@ -179,6 +227,20 @@ def test_recall_is_the_same_where_the_best_items_are_denied(many: Many, share: s
         assert allowed.missing == denied
         found, _ = many.index.search(user, allowed, 10)
         hits.append(len({*best[denied:].tolist()} & {*found.tolist()}) / 10)
+    assert np.mean(hits) >= 0.99
+
+
+@pytest.mark.parametrize("pushed", [90, 400])
+@pytest.mark.parametrize("share", ["all", "tenth"])
+def test_recall_is_the_same_where_the_best_items_are_pushed_down(many: Many, share: str, pushed: int) -> None:
+    """Boosts may be negative: then what the vectors say alone are not the candidates."""
+    allowed, hits = many.allowed(share), []
+    for user in many.users:
+        best = np.sort(exact.search(many.vectors, user, allowed, pushed)[0])
+        boosts = Boosts(best, np.full(len(best), -100, dtype=np.float32))
+        wanted = exact.search(many.vectors, user, allowed, 10, boosts)[0]
+        found, _ = many.index.search(user, allowed, 10, boosts)
+        hits.append(len({*wanted.tolist()} & {*found.tolist()}) / 10)
     assert np.mean(hits) >= 0.99
 
 
@@ -228,7 +290,7 @@ def test_index_is_made_when_it_is_wanted(
 
 def test_same_vectors_give_the_same_index(many: Many) -> None:
     random = np.random.default_rng(1)
-    sample = random.standard_normal((64, 128), dtype=np.float32)
+    sample = random.standard_normal((64, many.vectors.shape[1]), dtype=np.float32)
     first, second = (ApproximateIndex.build(many.vectors[:3_000], sample) for _ in range(2))
     everything = Attributes([{}] * 3_000).allow(Filter(), (), ())
     for user in many.users:

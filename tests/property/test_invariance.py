@@ -53,13 +53,13 @@ def test_dynamic_int8_is_caught(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_top10_is_the_same_alone_and_in_any_batch(bundle: Bundle) -> None:
-    catalogue = Catalogue.load(bundle.folder)
+    catalogue = Catalogue.load(bundle.folder, bundle.manifest.sentence_dimensions)
     model = RankerModel(open_session(bundle.folder / "ranker.onnx"), bundle.manifest.dimensions)
     ids = st.lists(st.sampled_from([item.id for item in catalogue.items]), min_size=1, max_size=40)
     everything = catalogue.mask(Filter(), [])
 
     def sequence(history: list[str]) -> UserSequence:
-        vectors = [v for i in history if (v := catalogue.vector(i)) is not None]
+        vectors = [catalogue.event_vector(n) for i in history if (n := catalogue.position(i)) is not None]
         return UserSequence(vectors, [Kind.ITEM] * len(vectors))
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -71,7 +71,7 @@ def measured(bundle: Bundle, cost: Callable[[int], float]) -> Floor:
     meter.encoder = meter.ranker = Model(clock, lambda size: 1e-6 * cost(size))  # type: ignore[assignment]
     catalogue = meter.catalogue
 
-    def search_many(users: list[Any], allowed: list[Any], k: list[int]) -> list[Any]:
+    def search_many(users: list[Any], allowed: list[Any], k: list[int], boosts: list[Any]) -> list[Any]:
         clock.now += 1e-6 * cost(len(users))
         return [[]] * len(users)
 

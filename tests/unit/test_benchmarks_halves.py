@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from benchmarks.stub import StubSession
 from benchmarks.synthetic import make_bundle
+from server.catalogue.memory import Memory
+from server.catalogue.words import Words
 from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
+from tests import tables
 
 _ITEMS, _RANKER, _SENTENCE = 12, 4, 3
 
@@ -28,6 +31,9 @@ def real(tmp_path: Path) -> Bundle:
     for name, width in (("vectors.npy", _RANKER), (SENTENCES, _SENTENCE)):
         vectors = rng.normal(size=(_ITEMS, width)).astype(np.float32)
         np.save(folder / name, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    titles = [f"title{n} word{n % 3}" for n in range(_ITEMS)]
+    tables.write_tables(folder, titles)
+    tables.random_memory(_ITEMS, rng, entries=5).save(folder)
     manifest = Manifest(
         format=FORMAT,
         name="tiny",
@@ -66,3 +72,23 @@ def test_synthetic_bundle_has_sentence_vectors_for_its_items(real: Bundle, tmp_p
     assert (sentences.dtype, sentences.shape) == (np.float32, (40, _SENTENCE))
     np.testing.assert_allclose(np.linalg.norm(sentences, axis=1), 1, atol=1e-5)
     assert np.load(made.folder / "vectors.npy").shape == (40, _RANKER)
+
+
+def test_synthetic_bundle_has_the_tables_of_the_real_one_for_its_items(
+    real: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.synthetic._HEAD", 20)
+    monkeypatch.setattr("benchmarks.synthetic._POSTINGS", 7)
+    bases = make_bundle(real, tmp_path / "made", 40, seed=1)
+    memory, words = Memory.load(tmp_path / "made", 40), Words.load(tmp_path / "made", 40)
+    known, index = Memory.load(real.folder, _ITEMS), Words.load(real.folder, _ITEMS)
+    for item, base in enumerate(bases.tolist()):
+        positions, chances = memory.next_chances(np.array([item]))
+        wanted, expected = known.next_chances(np.array([base]))
+        assert sorted(bases[positions].tolist()) == sorted(wanted.tolist())
+        np.testing.assert_allclose(sorted(chances), sorted(expected))
+        assert len(memory.near_weights(np.array([item]))[0]) == (5 if item < 20 else 0)
+    found, best = words.match("word1", 40), index.match("word1", _ITEMS)
+    assert len(found.positions) == 7
+    assert {*bases[found.positions].tolist()} <= {*best.positions.tolist()}
+    assert words.named_by("title1 word1") is None  # several items have it

@@ -143,4 +143,4 @@ def test_bundle_with_a_bad_line_is_refused(tmp_path: Path, bad: bytes) -> None:
     (tmp_path / ITEMS).write_bytes(line("a") + b"\n" + bad + b"\n")
     np.save(tmp_path / "vectors.npy", np.zeros((2, 4), dtype=np.float32))
     with pytest.raises(BundleError, match="no table of items"):
-        Catalogue.load(tmp_path)
+        Catalogue.load(tmp_path, 0)

@@ -17,7 +17,7 @@ from export.data.phrases import Texts
 from export.errors import ExportError
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
-from export.train.newcomers import FOLDS, Crowd, Vectors, place_newcomers
+from export.train.newcomers import FOLDS, Crowd, Placed, Vectors, place_newcomers
 from export.train.teacher import Bank, load_teacher
 from export.train.trainer import Trainer
 from export.train.validate import Validation
@@ -226,7 +226,7 @@ def asked_of_newcomers(
     """Tune where only the first `taken` items are taken: each time that newcomers are placed, what by."""
     found: list[tuple[Vectors, Crowd]] = []
 
-    def place(texts: Any, items: Vectors, is_taken: Any, crowd: Crowd, seed: int) -> Vectors | None:  # noqa: ANN401
+    def place(texts: Any, items: Vectors, is_taken: Any, crowd: Crowd, seed: int) -> Placed | None:  # noqa: ANN401
         found.append((texts(np.arange(len(is_taken))), crowd))
         return place_newcomers(texts, items, is_taken, crowd, seed)
 

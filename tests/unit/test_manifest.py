@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from server.errors import BundleError
-from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Manifest, file_hash, load_bundle
+from server.models.bundle import FORMAT, MANIFEST, SENTENCES, TABLES, Manifest, file_hash, load_bundle
+from tests import tables
 
 
 def write(folder: Path, *, exclude_history: bool, sentence_dimensions: int = 0) -> dict[str, Any]:
     """A bundle of empty files with a sealed manifest; the manifest's fields."""
-    names = ["tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy"]
+    names = ["tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy", *TABLES]
     if sentence_dimensions:
         names.append(SENTENCES)
     for name in names:
@@ -50,6 +51,19 @@ def test_default_for_the_history_is_read_as_it_was_written(tmp_path: Path, choic
     assert load_bundle(tmp_path).manifest.exclude_history is choice
     (tmp_path / MANIFEST).write_text(json.dumps(fields | {"exclude_history": not choice}))
     with pytest.raises(BundleError, match="changed since it was written"):
+        load_bundle(tmp_path)
+
+
+def test_tables_are_those_that_memory_and_words_write(tmp_path: Path) -> None:
+    assert tables.write_tables(tmp_path, ["one", "two"]) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_bundle_without_a_table_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    fields = write(tmp_path, exclude_history=True)
+    del fields["files"][name]
+    (tmp_path / MANIFEST).write_text(Manifest(**fields).sealed().model_dump_json())
+    with pytest.raises(BundleError, match=f"names no hash of {name}: export it again"):
         load_bundle(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from export.train import newcomers
-from export.train.newcomers import FOLDS, STRENGTHS, Crowd, Vectors, place_newcomers, raising
+from export.train.newcomers import FOLDS, STRENGTHS, Crowd, Placed, Vectors, place_newcomers, raising
 
 _ITEMS, _NEW, _USERS, _WIDTH, _HIDDEN = 600, 150, 300, 8, 24
 
@@ -37,9 +38,15 @@ class Village:
         found: Vectors = self.texts[rows]
         return found
 
-    def placed(self, seed: int = 0) -> Vectors:
+    def every(self, seed: int = 0) -> Placed:
+        """Every item as if nobody had taken it."""
         found = place_newcomers(self.read, self.items, self.is_taken, self.crowd, seed)
         assert found is not None
+        return found
+
+    def placed(self, seed: int = 0) -> Vectors:
+        """The items that nobody took."""
+        found: Vectors = self.every(seed).vectors[~self.is_taken]
         return found
 
 
@@ -105,9 +112,34 @@ def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
     assert place_newcomers(made.read, made.items, made.is_taken, none, 0) is None
 
 
-def test_no_newcomers_or_too_few_items_to_learn_from_place_nothing() -> None:
+def test_taken_items_are_placed_by_a_map_that_has_not_seen_them() -> None:
     made = village()
-    assert place_newcomers(made.read, made.items, np.ones(_ITEMS, dtype=bool), made.crowd, 0) is None
+    every = made.every()
+    assert every.vectors.shape == made.items.shape
+    assert every.vectors.dtype == np.float32
+    assert (every.folds[~made.is_taken] == -1).all()
+    assert {*every.folds[made.is_taken].tolist()} == {*range(FOLDS)}
+    taken = int(np.flatnonzero(made.is_taken)[0])
+    moved = made.items.copy()
+    moved[taken] += 50  # in its fold nothing changes, elsewhere the map is another
+    found = replace(made, items=moved).every()
+    same = every.folds == every.folds[taken]
+    map_only = found.vectors - every.vectors
+    assert np.abs(map_only[same] - map_only[taken]).max() < np.abs(map_only[made.is_taken & ~same]).max()
+
+
+def test_placed_items_are_read_as_they_were_saved(tmp_path: Path) -> None:
+    made = village().every()
+    assert Placed.load(tmp_path) is None
+    made.save(tmp_path)
+    found = Placed.load(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found.vectors, made.vectors)
+    np.testing.assert_array_equal(found.folds, made.folds)
+
+
+def test_too_few_items_to_learn_from_place_nothing() -> None:
+    made = village()
     few = np.zeros(_ITEMS, dtype=bool)
     few[: 2 * FOLDS - 1] = True
     assert place_newcomers(made.read, made.items, few, made.crowd, 0) is None
@@ -147,7 +179,7 @@ def test_blocks_of_texts_and_slices_of_scores_change_nothing(monkeypatch: pytest
     monkeypatch.setattr(newcomers, "_scores", scores)
     found = place_newcomers(read, made.items, made.is_taken, made.crowd, 0)
     assert found is not None
-    np.testing.assert_allclose(found, whole, atol=1e-5)
+    np.testing.assert_allclose(found.vectors[~made.is_taken], whole, atol=1e-5)
     assert (max(asked), max(sizes)) == (32, 7)
 
 

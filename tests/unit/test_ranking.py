@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from server.batching.job import Job, State
+from server.catalogue.blend import FACTS
 from server.catalogue.catalogue import Catalogue, Item
 from server.errors import Cancelled, NotFound, Overloaded, SwiftrecError
 from server.pipeline.call import Call, finish
@@ -18,6 +19,7 @@ from server.pipeline.ranking import Rankings
 from server.pipeline.recommender import Recommender
 from server.pipeline.steps import Parts
 from server.pipeline.wanted import Found
+from tests import tables
 
 _EVER = 1e9
 
@@ -68,11 +70,23 @@ class Bench:
     def __init__(self, *requests: Request, exclude_history: bool = True) -> None:
         vector = np.ones(2, dtype=np.float32)
         whole = np.array([1, 1, 5, 6, 7], dtype=np.float32)  # with a sentence half of three
-        self.letters, self.encoder, self.ranker = Letters(), Queue(whole), Queue(Found(vector))
-        items = [Item(str(n), "", "", {}, float(n)) for n in range(4)]
-        catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32))
+        self.compared = np.concatenate([vector, np.zeros(3 + FACTS, dtype=np.float32)])
+        self.letters, self.encoder, self.ranker = Letters(), Queue(whole), Queue(Found(self.compared))
+        titles = ["Alpha (1990)", "Beta (1991)", "Gamma (1992)", "Delta (1993)"]
+        items = [Item(str(n), title, title, {}, float(n)) for n, title in enumerate(titles)]
+        catalogue = Catalogue(items, np.eye(4, 2, dtype=np.float32), np.zeros((4, 3), np.float32))
         encodings = Encodings(cast(Any, self.encoder), 0)
-        parts = Parts(self.letters, encodings, cast(Any, self.ranker), catalogue, 5, exclude_history, clock=lambda: 0.0)
+        parts = Parts(
+            tokenizer=self.letters,
+            encodings=encodings,
+            ranker=cast(Any, self.ranker),
+            catalogue=catalogue,
+            scoring=tables.scoring(titles),
+            names=tables.names(titles, catalogue.sentences),
+            max_history=5,
+            exclude_history=exclude_history,
+            clock=lambda: 0.0,
+        )
         self.recommender = Recommender(parts)
         self.call = Call(_EVER, clock=lambda: 0.0)
         self.call.expect(1)
@@ -185,7 +199,7 @@ def test_an_error_of_a_model_is_told_to_its_entry() -> None:
     one.rankings.start()
     first, second = one.encoder.jobs
     first.done(NotFound("no such thing"))
-    second.done(np.ones(2, dtype=np.float32))
+    second.done(np.ones(5, dtype=np.float32))
     one.ranker.run()
     assert [type(answer) for answer in one.rankings.outcomes()] == [NotFound, Recommendation]
 
@@ -196,8 +210,8 @@ def test_what_was_found_with_the_batch_is_answered_and_its_time_counts_as_retrie
     one.encoder.run()
     first, second = one.ranker.jobs
     item = Item("found", "", "", {}, 0.0)
-    first.done(Found(np.ones(2, dtype=np.float32), [(item, 0.5)], search_s=0.25))
-    second.done(Found(np.ones(2, dtype=np.float32)))
+    first.done(Found(one.compared, [(item, 0.5)], search_s=0.25))
+    second.done(Found(one.compared))
     answers = [answer for answer in one.rankings.outcomes() if isinstance(answer, Recommendation)]
     assert answers[0].items == [(item, 0.5)]
     assert [found.id for found, _ in answers[1].items] == ["0", "1", "2", "3"]

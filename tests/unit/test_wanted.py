@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from server.catalogue.blend import Aim
 from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
+from server.catalogue.sparse import Boosts
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.pipeline.wanted import Finder, Wanted
 
@@ -24,10 +26,13 @@ class Last:
         return found
 
 
-def _wanted(top_k: int = 10, conditions: Filter | None = None, denied: tuple[str, ...] = ()) -> Wanted:
+def _wanted(top_k: int = 10, conditions: Filter | None = None, seen: tuple[int, ...] = ()) -> Wanted:
     events = list(_RANDOM.normal(size=(int(_RANDOM.integers(1, 4)), _DIMENSIONS)).astype(np.float32))
     user = UserSequence(events, [Kind.ITEM] * len(events))
-    return Wanted(user, _CATALOGUE.mask(conditions or Filter(), denied), top_k)
+    boosted = np.sort(_RANDOM.choice(_ITEMS, 40, replace=False))
+    boosts = Boosts(boosted, _RANDOM.normal(size=len(boosted)).astype(np.float32))
+    aim = Aim(0.5, np.empty(0, np.float32), boosts)
+    return Wanted(user, aim, _CATALOGUE.mask(conditions or Filter(), seen), top_k)
 
 
 def _finder() -> Finder:
@@ -36,10 +41,10 @@ def _finder() -> Finder:
 
 
 def test_users_of_a_batch_get_what_each_would_get_alone() -> None:
-    jobs = [_wanted(top_k, denied=denied) for top_k, denied in ((1, ()), (10, ("4", "5")), (7, ("0",)), (100, ()))]
+    jobs = [_wanted(top_k, seen=seen) for top_k, seen in ((1, ()), (10, (4, 5)), (7, (0,)), (100, ()))]
     for job, found in zip(jobs, _finder().run(jobs), strict=True):
-        assert (found.user == job.user.vectors[-1]).all()
-        assert found.items == _CATALOGUE.search(found.user, job.allowed, job.top_k)
+        assert (found.user == np.float32(0.5) * job.user.vectors[-1]).all()
+        assert found.items == _CATALOGUE.search(found.user, job.allowed, job.top_k, job.aim.boosts)
         assert found.search_s == 1.0
 
 

@@ -101,10 +101,23 @@ def test_a_saved_index_answers_the_same(words: Words, tmp_path: Path) -> None:
 
 def test_an_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
-    with pytest.raises(BundleError, match=r"do(es)? not fit"):
+    with pytest.raises(BundleError, match=r"words-postings-positions\.npy: its entries do not fit 3 columns"):
         Words.load(tmp_path, 3)
-    np.save(tmp_path / "words-sizes.npy", np.ones(2, np.int32))
-    with pytest.raises(BundleError, match="does not fit"):
+
+
+@pytest.mark.parametrize("name", ["terms", "sizes", "pairs", "names", "named"])
+@pytest.mark.parametrize("damage", ["missing", "short", "type", "shape"])
+def test_a_table_of_words_that_is_none_is_refused_by_name(words: Words, tmp_path: Path, name: str, damage: str) -> None:
+    words.save(tmp_path)
+    path = tmp_path / f"words-{name}.npy"
+    array = np.load(path)
+    path.unlink()
+    if damage != "missing":
+        changed = {"short": array[:-1], "type": array.astype(np.complex64), "shape": array[None]}
+        np.save(path, changed[damage])
+    # `names` is compared with `named`, and the words by pair with `terms`: one of two that do not fit is named.
+    other = {"names": "named", "terms": "spelled-positions"}.get(name, name) if damage == "short" else name
+    with pytest.raises(BundleError, match=rf"words-({name}|{other})\.npy: .*: export it again"):
         Words.load(tmp_path, len(_TITLES))
 
 

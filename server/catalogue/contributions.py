@@ -1,0 +1,105 @@
+"""What each part adds to the score of an item, and which event the memory's part is owed to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.blend import Known, Scoring, Weights
+from server.catalogue.filters import Positions
+from server.catalogue.memory import DECAY, EVENTS, FLOOR
+
+Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """How the score of one item comes about.
+
+    Args:
+        parts: what each of `server.parts.PARTS` adds; their sum is the score.
+        event: place among `Known.items` of the event that adds most of the memory's part; None if none adds anything.
+    """
+
+    parts: Mapping[str, float]
+    event: int | None
+
+
+def contributions(
+    scoring: Scoring, known: Known, user: Vector, vectors: Vectors, positions: Positions
+) -> list[Contribution]:
+    """What adds how much to the scores of some items of one request.
+
+    Args:
+        scoring: the parts and their weights.
+        known: what is known of the request.
+        user: the ranker's user vector [d].
+        vectors: of these items, as `server.catalogue.blend.item_vectors` lays them out, [n, d + s + FACTS].
+        positions: of these items in the catalogue, in any order, [n].
+    """
+    weights = scoring.blend.weights(known.events, has_query=bool(known.query))
+    parts = _parts(scoring, weights, known, user, vectors, positions)
+    by_event = _by_event(scoring, weights, known, positions)
+    return [
+        Contribution({part: float(values[n]) for part, values in parts.items()}, _strongest(by_event[:, n]))
+        for n in range(len(positions))
+    ]
+
+
+def _parts(
+    scoring: Scoring, weights: Weights, known: Known, user: Vector, vectors: Vectors, positions: Positions
+) -> dict[str, Vector]:
+    """What each part adds to each item, in the order of `server.parts.PARTS`."""
+    rest = scoring.aim(known).rest
+    memory, words = np.zeros((2, len(positions)), dtype=np.float32)
+    for name, boosts in scoring.added(weights, known).items():
+        part = words if name == "words" else memory
+        part += boosts.at(positions)
+    split = len(user), len(user) + known.sentences.shape[1]
+    ranker, sentences, facts = np.split(vectors, split, axis=1)
+    return {
+        "ranker": np.float32(weights.ranker) * (ranker @ user),
+        "memory": memory,
+        "text": sentences @ rest[: sentences.shape[1]],
+        "words": words,
+        "popularity": facts @ rest[sentences.shape[1] :],
+    }
+
+
+def _strongest(added: Values) -> int | None:
+    """Place of the largest value; None if none is above 0."""
+    return int(np.argmax(added)) if len(added) and added.max() > 0 else None
+
+
+def _by_event(scoring: Scoring, weights: Weights, known: Known, positions: Positions) -> Values:
+    """What each event adds by the memory, [events that are items, items].
+
+    Transitions add the logarithm of a sum: each event has its share of the sum.
+    """
+    count = len(known.items)
+    chances, near = np.zeros((count, len(positions))), np.zeros((count, len(positions)))
+    for n, item in enumerate(known.items[:, None]):
+        age = count - 1 - n
+        if age < EVENTS:
+            chances[n] = DECAY**age * _at(scoring.memory.next_chances(item), positions)
+        near[n] = _at(scoring.memory.near_weights(item), positions)
+    total = chances.sum(axis=0)
+    odds = np.log1p(total / FLOOR) / np.where(total, total, 1)
+    found: Values = weights.transitions * odds * chances + weights.neighbours * near
+    return found
+
+
+def _at(entries: tuple[NDArray[np.int32], NDArray[np.floating[Any]]], positions: Positions) -> Values:
+    """The values of one row's entries at `positions`; 0 where there is none."""
+    columns, values = entries
+    found = np.zeros(len(positions))
+    if len(columns):
+        places = np.minimum(np.searchsorted(columns, positions), len(columns) - 1)
+        found = np.where(columns[places] == positions, values[places], 0.0)
+    return found

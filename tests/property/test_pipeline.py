@@ -1,0 +1,69 @@
+"""The whole pipeline of a small bundle: an answer does not depend on the requests beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.catalogue.blend import Known
+from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
+from tests import small
+
+_TEXTS = ["Film a0 (1950)", "film c2", small.BY_MEANING, "unheard of", "Film", "genre g1 fiml c2"]
+_event = st.one_of(
+    st.integers(0, small.ITEMS_COUNT + 2).map(lambda n: ItemEvent(f"i{n}")), st.sampled_from(_TEXTS).map(TextEvent)
+)
+_request = st.builds(
+    Request,
+    history=st.lists(_event, max_size=20).map(tuple),
+    query=st.sampled_from(["", *_TEXTS]),
+    top_k=st.sampled_from([1, 5, 10, small.ITEMS_COUNT]),
+    exclude_history=st.sampled_from([None, True, False]),
+)
+
+
+def told(answer: Recommendation) -> object:
+    """Everything but the times."""
+    items = [(item.id, score) for item, score in answer.items]
+    return items, answer.ignored, answer.resolved, answer.strategy, answer.events_used
+
+
+@pytest.mark.parametrize("parts_off", [(), ("memory", "text", "words", "popularity")])
+def test_answer_is_the_same_alone_and_in_any_list(tmp_path: Path, parts_off: tuple[str, ...]) -> None:
+    """To the bit: the models' part of it depends on nothing but the request here, unlike that of real ones."""
+    with small.engine(small.write_bundle(tmp_path / "1", same_item=0.9), parts_off) as engine:
+
+        @settings(max_examples=60, deadline=None)
+        @given(st.lists(_request, min_size=1, max_size=12))
+        def holds(requests: list[Request]) -> None:
+            alone = [told(small.ask(engine, request)[0]) for request in requests]
+            assert [told(answer) for answer in small.ask(engine, *requests)] == alone
+
+        holds()
+
+
+def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> None:
+    """Two engines of one bundle, asked in another order, say the same."""
+    folder = small.write_bundle(tmp_path / "1")
+    first, second = (small.engine(folder).scoring for _ in range(2))
+    random, known = np.random.default_rng(0), list[Known]()
+    for n in range(40):
+        items = random.integers(small.ITEMS_COUNT, size=n % 12)
+        sentences = random.normal(size=(len(items), small.SENTENCE_WIDTH)).astype(np.float32)
+        query = "" if n % 3 else f"film genre g{n % 5} misspelld{n}"
+        sentence = np.ones(small.SENTENCE_WIDTH, np.float32) if query else None
+        known.append(Known(len(items), items, sentences, query, sentence))
+    before = [(one.items.copy(), one.sentences.copy()) for one in known]
+    aims = [first.aim(one) for one in known]
+    for aim, again in zip(aims, reversed([second.aim(one) for one in reversed(known)]), strict=True):
+        assert aim.ranker == again.ranker
+        np.testing.assert_array_equal(aim.rest, again.rest)
+        np.testing.assert_array_equal(aim.boosts.positions, again.boosts.positions)
+        np.testing.assert_array_equal(aim.boosts.values, again.boosts.values)
+    for one, (items, sentences) in zip(known, before, strict=True):
+        np.testing.assert_array_equal(one.items, items)
+        np.testing.assert_array_equal(one.sentences, sentences)

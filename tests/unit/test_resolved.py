@@ -1,0 +1,122 @@
+"""Texts of a history that are items: which they are, what is said of them, and that they count as these items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.api.convert import to_response
+from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
+from server.pipeline.engine import Engine
+from tests import small
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with small.engine(small.write_bundle(tmp_path_factory.mktemp("small") / "1", same_item=0.9)) as engine:
+        yield engine
+
+
+def history(*events: str) -> tuple[ItemEvent | TextEvent, ...]:
+    """Events as texts; those that begin with `id:` are ids."""
+    return tuple(ItemEvent(e.removeprefix("id:")) if e.startswith("id:") else TextEvent(e) for e in events)
+
+
+def answer(running: Engine, *events: str, query: str = "", exclude: bool | None = None) -> Recommendation:
+    request = Request(history=history(*events), query=query, top_k=small.ITEMS_COUNT, exclude_history=exclude)
+    return small.ask(running, request)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("Film a0 (1950)", "i0"),
+        ("film A0, 1950", "i0"),  # typed: other letters' case and marks
+        ("Film a0", "i0"),  # without the year
+        ("Film a0 (1950). Genre g0", "i0"),  # the whole text
+        (small.BY_MEANING, f"i{small.MEANT}"),
+        ("Film", None),
+        ("a film that nobody has heard of", None),
+    ],
+)
+def test_text_counts_as_the_item_that_it_names(running: Engine, text: str, item: str | None) -> None:
+    found = answer(running, text)
+    assert found.resolved == ([] if item is None else [(0, item)])
+    assert (item in {one.id for one, _ in found.items}) is False
+    if item is not None:
+        same = answer(running, f"id:{item}")
+        assert [(one.id, score) for one, score in found.items] == [(one.id, score) for one, score in same.items]
+    assert len(found.items) == small.ITEMS_COUNT - (item is not None)
+
+
+def test_named_items_are_told_in_the_order_of_the_history(running: Engine) -> None:
+    found = answer(running, small.BY_MEANING, "id:i7", "unheard of", "Film c2", "id:nothing", "Film b1 (1951)")
+    assert found.resolved == [(0, "i3"), (3, "i2"), (5, "i1")]
+    assert found.ignored == ["nothing"]
+    assert {"i1", "i2", "i3", "i7"}.isdisjoint(item.id for item, _ in found.items)
+    message = to_response(found, "small", 1)
+    assert [(event.index, event.item_id) for event in message.resolved_events] == found.resolved
+
+
+def test_named_items_may_be_recommended_where_the_history_is_not_left_out(running: Engine) -> None:
+    found = answer(running, "Film a0", "id:i5", exclude=False)
+    assert {"i0", "i5"} <= {item.id for item, _ in found.items}
+    assert found.resolved == [(0, "i0")]
+    assert {"i0", "i5"}.isdisjoint(item.id for item, _ in answer(running, "Film a0", "id:i5", exclude=True).items)
+
+
+def test_an_id_and_its_title_are_one_item_twice(running: Engine) -> None:
+    found, same = answer(running, "id:i4", "Film e4 (1954)"), answer(running, "id:i4", "id:i4")
+    assert found.resolved == [(1, "i4")]
+    assert found.items == same.items
+    assert found.events_used == 2
+    assert len(found.items) == small.ITEMS_COUNT - 1
+
+
+def test_a_query_is_no_event_even_if_it_is_a_title(running: Engine) -> None:
+    found = answer(running, query="Film a0 (1950)")
+    assert found.resolved == []
+    assert "i0" in {item.id for item, _ in found.items}
+
+
+def test_named_items_are_not_encoded(running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = list[str]()
+    tokenise = running.tokenizer.encode
+    monkeypatch.setattr(
+        running.recommender._parts.tokenizer, "encode", lambda texts: encoded.extend(texts) or tokenise(texts)
+    )
+    answer(running, "Film a0", "unheard of", "Film b1 (1951)", query="Film c2")
+    assert encoded == ["unheard of", "Film c2"]
+
+
+def test_what_is_too_old_to_be_read_is_left_out_all_the_same(running: Engine) -> None:
+    long = ["Film a0", *(f"id:i{n}" for n in range(1, 20))]
+    found = answer(running, *long)
+    assert found.events_used == 16
+    assert {f"i{n}" for n in range(20)}.isdisjoint(item.id for item, _ in found.items)
+    assert found.resolved == [(0, "i0")]
+
+
+def test_bundle_that_leaves_the_history_in_does_so_with_texts_too(tmp_path: Path) -> None:
+    with small.engine(small.write_bundle(tmp_path / "1", exclude_history=False)) as engine:
+        assert "i0" in {item.id for item, _ in answer(engine, "Film a0").items}
+
+
+def test_without_a_threshold_only_names_count(tmp_path: Path) -> None:
+    with small.engine(small.write_bundle(tmp_path / "1")) as engine:
+        assert answer(engine, small.BY_MEANING, "Film a0").resolved == [(1, "i0")]
+
+
+def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) -> None:
+    full = small.write_bundle(tmp_path / "full")
+    bare = small.write_bundle(tmp_path / "bare", weights=replace(small.WEIGHTS, transitions=0, neighbours=0, words=0))
+    request = Request(history=history("id:i4", "Film b1"), query="film genre g1")
+    with small.engine(full, ["memory", "words"]) as off, small.engine(bare) as zero, small.engine(full) as whole:
+        (found,), (same,), (other,) = (small.ask(one, request) for one in (off, zero, whole))
+    listed = [[(item.id, score) for item, score in one.items] for one in (found, same, other)]
+    assert listed[0] == listed[1] != listed[2]
+    assert np.isfinite([score for _, score in listed[0]]).all()
