@@ -6,14 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from export.data.phrases import Texts
 from export.data.split import Cases
 from server.catalogue.filters import Positions
 
 MAX_REQUESTS = 600  # of a group
-_PHRASES = 0.5  # share of the queries that ask for attributes where some fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,44 +41,28 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request: the items of its history, the row of its query among `Texts.all` (-1: none), and what was wanted."""
+    """A request: the items of its history, its query (empty: none), what was wanted, and what may not be answered."""
 
     history: Positions
-    query: int
+    query: str
     wanted: int
     masked: Positions
 
 
-def requests_of(group: Group, cases: Cases, texts: Texts, seed: int) -> Iterator[Asked]:
-    """At most `MAX_REQUESTS` of a group; users with fewer events than it has are left out."""
+def requests_of(group: Group, cases: Cases, queries: Sequence[str], seed: int) -> Iterator[Asked]:
+    """At most `MAX_REQUESTS` of a group; users with fewer events than it has are left out.
+
+    Args:
+        group: what its requests have.
+        cases: histories, and what was wanted behind each.
+        queries: a text that asks for what was wanted, for each case.
+        seed: of the draw.
+    """
     rng = np.random.default_rng((seed, group.has_query, group.events))
     enough = [n for n, h in enumerate(cases.histories) if len(h) >= group.events]
-    queries = _Queries(texts, rng) if group.has_query else None
     masked = cases.masked
     for n in rng.permutation(enough)[:MAX_REQUESTS].tolist():
-        history, wanted = cases.histories[n], int(cases.wanted[n])
+        history = cases.histories[n]
         last = history[:0] if group.events == 0 else history[-group.last :]
         left_out = masked[n] if len(last) else masked[n][:0]
-        yield Asked(last, queries.draw(wanted) if queries else -1, wanted, left_out)
-
-
-class _Queries:
-    """Texts that ask for an item: ways to write it but the full text, and phrases that it fits."""
-
-    def __init__(self, texts: Texts, rng: np.random.Generator) -> None:
-        self._rng, self._ways, self._items = rng, len(texts.variants), len(texts.variants[0])
-        fitting: dict[int, list[int]] = {}
-        for number, phrase in enumerate(texts.phrases):
-            for item in np.asarray(phrase.items).tolist():
-                fitting.setdefault(item, []).append(number)
-        self._fitting = fitting
-
-    def draw(self, item: int) -> int:
-        """A row of `Texts.all`."""
-        fitting: Sequence[int] = self._fitting.get(item, ())
-        if fitting and self._rng.random() < _PHRASES:
-            return self._ways * self._items + int(self._rng.choice(fitting))
-        return int(self._rng.integers(1, self._ways)) * self._items + item
-
-
-Rows = NDArray[np.int64]
+        yield Asked(last, queries[n] if group.has_query else "", int(cases.wanted[n]), left_out)

@@ -14,24 +14,28 @@ from export.blend.fit import Choices, fit_weights, likelihood
 from export.blend.memory import fit_memory
 from export.blend.names import same_item_threshold
 from export.blend.newcomers import SCALES, raise_newcomers, scaled
+from export.blend.queries import Queries
 from export.blend.record import BLEND, BlendRecord, GroupRecord
 from export.blend.requests import GROUPS, Asked, Group, requests_of
 from export.blend.signals import Items, Signals
 from export.blend.words import make_words
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import Split
-from export.evaluate.models import torch_rank
-from export.evaluate.subject import Retrieval
+from export.data.split import Cases, Split
+from export.evaluate.models import PooledTexts, teacher_encode, torch_rank
+from export.evaluate.subject import Encode, Rank, Retrieval
 from export.stage import Job
 from export.train.adopt import parts_of
+from export.train.encoder import teacher_checkpoint
 from export.train.newcomers import FOLDS, Placed
-from export.train.sentences import load_sentences
-from export.train.teacher import Teacher, load_teacher
+from export.train.sentences import load_sentence_map, load_sentences
+from export.train.teacher import load_teacher
+from export.train.validate import some_users
 from server.catalogue.blend import Blend, Known, Scoring, Weights
 from server.catalogue.memory import Memory
 from server.catalogue.names import Names
 from server.catalogue.words import Words
+from server.models.encoder import ranker_half, sentence_half
 from server.models.ranker import Kind, UserSequence
 from server.parts import PARTS
 
@@ -55,7 +59,7 @@ def run(job: Job, out: Path) -> None:
     else:
         split = parts_of(job, dataset)
         fit_memory(split.known, items, split.order).save(out)
-        groups, scale = _fit(job, _Source.load(job, split, texts, words, sentences))
+        groups, scale = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
         record = BlendRecord(groups=groups, newcomer_scale=scale, same_item=same)
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
@@ -90,7 +94,7 @@ def _fit(job: Job, source: _Source) -> tuple[list[GroupRecord], float]:
 
 def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]:
     """Of all histories and of all queries first, then of each group near them."""
-    found = {}
+    found: dict[Group, Weights] = {}
     for has_query in (False, True):
         groups = [group for group in choices if group.has_query == has_query]
         together = fit_weights([one for group in groups for one in choices[group]])
@@ -121,61 +125,85 @@ def _record(group: Group, choices: Sequence[Choices], fitted: Weights, scale: fl
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What requests of the users who validate are made from: everything that training saw, and nothing else."""
+    """What requests of the users who validate are made from: everything that training saw, and nothing else.
 
-    split: Split
-    texts: Texts
-    teacher: Teacher
-    pooled: NDArray[np.float32]
-    sentences: Vectors
-    items: Vectors
+    Args:
+        cases: histories, and what was wanted behind each.
+        queries: a text that asks for what was wanted, for each case.
+        encode: both halves of a text's vector.
+        rank: the teacher's ranker.
+        items: what is known of the items.
+        signals: makes choices of requests.
+        seed: of the draws.
+        max_history: events that the ranker reads.
+    """
+
+    cases: Cases
+    queries: list[str]
+    encode: Encode
+    rank: Rank
+    items: Items
     signals: Signals
     seed: int
     max_history: int
 
     @classmethod
-    def load(cls, job: Job, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
-        folder, seed, size = job.folder("finetune"), job.settings.seed, len(texts.variants[0])
+    def load(cls, job: Job, dataset: Dataset, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
+        folder, plan, seed, size = job.folder("finetune"), job.settings.plan, job.settings.seed, len(texts.variants[0])
         teacher = load_teacher(folder)
         pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
         with torch.no_grad():
-            found = teacher.item_vectors(teacher.text_vectors(torch.from_numpy(np.array(pooled[:size]))))
-        vectors: Vectors = found.numpy()
+            vectors = teacher.item_vectors(teacher.text_vectors(torch.from_numpy(np.array(pooled[:size])))).numpy()
         placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
         popularity = np.bincount(np.concatenate(split.train), minlength=size).astype(np.float64)
         items = Items(vectors, placed.vectors, placed.folds, sentences[:size], popularity)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
-        signals = Signals(items, scoring, FOLDS, seed)
-        history = job.settings.plan.max_history
-        return cls(split, texts, teacher, pooled, sentences, vectors, signals, seed, history)
+        untouched = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
+        tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
+        cases = some_users(split.validation, size)
+        queries = Queries(dataset.items, dataset.nouns, seed).ask(cases.wanted.tolist(), texts)
+        return cls(
+            cases,
+            queries,
+            teacher_encode(tuned, teacher, untouched, load_sentence_map(folder)),
+            torch_rank(teacher),
+            items,
+            Signals(items, scoring, FOLDS, seed),
+            seed,
+            plan.max_history,
+        )
 
     def choices(self, group: Group) -> list[Choices]:
         """Of a group's requests."""
-        asked = list(requests_of(group, self.split.validation, self.texts, self.seed))
-        return self.signals.choices(asked, self._users(asked), self._known) if asked else []
+        asked = list(requests_of(group, self.cases, self.queries, self.seed))
+        if not asked:
+            return []
+        texts = list(dict.fromkeys(one.query for one in asked if one.query))
+        vectors = dict(zip(texts, self.encode(texts), strict=True)) if texts else {}
+        return self.signals.choices(asked, self._users(asked, vectors), lambda one: self._known(one, vectors))
 
-    def _users(self, asked: Sequence[Asked]) -> Vectors:
+    def _users(self, asked: Sequence[Asked], vectors: Mapping[str, Vectors]) -> Vectors:
         """The ranker's user vectors, [requests, d]."""
-        rank, users = torch_rank(self.teacher), np.empty((len(asked), self.items.shape[1]), np.float32)
+        users = np.empty((len(asked), self.items.vectors.shape[1]), np.float32)
         for start in range(0, len(asked), _BATCH):
-            users[start : start + _BATCH] = rank([self._sequence(one) for one in asked[start : start + _BATCH]])
+            batch = asked[start : start + _BATCH]
+            users[start : start + _BATCH] = self.rank([self._sequence(one, vectors) for one in batch])
         return users
 
-    def _sequence(self, asked: Asked) -> UserSequence:
+    def _sequence(self, asked: Asked, vectors: Mapping[str, Vectors]) -> UserSequence:
         history = asked.history[-self.max_history :]
-        vectors, kinds = list(self.items[history]), [Kind.ITEM] * len(history)
-        if asked.query >= 0:
-            with torch.no_grad():
-                query = self.teacher.text_vectors(torch.from_numpy(np.array(self.pooled[asked.query]))).numpy()
-            vectors, kinds = [*vectors, query], [*kinds, Kind.QUERY]
-        return UserSequence(vectors, kinds)
+        events, kinds = list(self.items.vectors[history]), [Kind.ITEM] * len(history)
+        if asked.query:
+            query = ranker_half(vectors[asked.query], self.items.vectors.shape[1])
+            events, kinds = [*events, query], [*kinds, Kind.QUERY]
+        return UserSequence(events, kinds)
 
-    def _known(self, asked: Asked) -> Known:
-        history, has_query = asked.history[-self.max_history :], asked.query >= 0
+    def _known(self, asked: Asked, vectors: Mapping[str, Vectors]) -> Known:
+        history = asked.history[-self.max_history :]
         return Known(
             events=len(history),
             items=history,
-            sentences=self.sentences[history],
-            query=self.texts.all[asked.query] if has_query else "",
-            query_sentence=self.sentences[asked.query] if has_query else None,
+            sentences=self.items.sentences[history],
+            query=asked.query,
+            query_sentence=sentence_half(vectors[asked.query], self.items.vectors.shape[1]) if asked.query else None,
         )

@@ -1,4 +1,4 @@
-"""How requests are worded: the templates that training reads, and others that only the evaluation uses.
+"""How requests are worded: by what training reads, by what weights are fitted on, and by what only evaluation uses.
 
 `{a}`, `{b}` and `{c}` stand for attribute values, `{noun}` for a word such as "film", `{title}` for a title as people
 say it. Quality on new wordings is only known if no template of one part is in the other.
@@ -42,6 +42,13 @@ TRAINING = Templates(
     triple=("{a}, {b} and {c}", "{a} {b} {c} {noun}s"),
     negation=("{a} but not {b}", "{a} {noun}s without {b}", "not {b} but {a}"),
     similar=("{noun}s like {title}", "similar to {title}"),
+)
+VALIDATION = Templates(
+    single=("{a} please", "good {a}", "{noun}s, {a}"),
+    pair=("{b} with {a}", "{noun}: {a} {b}"),
+    triple=("{b} {c} {a}", "{noun} {a}/{b}/{c}"),
+    negation=("{a} and no {b}",),
+    similar=(),
 )
 EVALUATION = Templates(
     single=(),

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from export.blend.fit import Choices, fit_weights, likelihood
 from export.blend.memory import fit_memory
+from export.blend.queries import Queries
 from export.blend.requests import Asked, Group, requests_of
 from export.blend.signals import Items, Signals
 from export.blend.words import make_words
-from export.data.phrases import Phrase, Texts
+from export.data.dataset import Item
+from export.data.phrases import Texts
 from export.data.split import Cases
 from server.catalogue.blend import FACTS, SIGNALS, Blend, Known, Row, Scoring, Weights, item_vectors
 from server.parts import PARTS
@@ -126,7 +128,7 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
     never_new = np.full(_ITEMS, 9)
     items = Items(_VECTORS, _VECTORS, never_new, _SENTENCES, _POPULARITY.astype(float))
     wanted = next(n for n in range(_ITEMS) if n not in history)
-    request = Asked(np.array(history, np.int64), -1, wanted, np.empty(0, np.int64))
+    request = Asked(np.array(history, np.int64), "", wanted, np.empty(0, np.int64))
     (choices,) = Signals(items, scoring(), 2, 0).choices([request], user[None], lambda _: known)
     order = np.r_[wanted, np.delete(np.arange(_ITEMS), wanted)]
     values = np.array([getattr(_WEIGHTS, name) for name in SIGNALS])
@@ -137,7 +139,7 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
 def test_items_that_count_as_new_have_no_memory_no_popularity_and_the_vectors_of_newcomers() -> None:
     folds = np.arange(_ITEMS) % 2
     items = Items(_VECTORS, np.ones_like(_VECTORS), folds, _SENTENCES, (_POPULARITY + 1).astype(float))
-    known, request = asked([1, 2, 3]), Asked(np.array([1, 2, 3]), -1, 7, np.array([1, 2, 3]))
+    known, request = asked([1, 2, 3]), Asked(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
     (found,) = Signals(items, scoring(), 2, 0).choices([request], np.ones((1, _RANKER), np.float32), lambda _: known)
     chosen = np.r_[7, [n for n in range(_ITEMS) if n not in (1, 2, 3, 7)]]
     is_new = folds[chosen] == 0
@@ -155,7 +157,7 @@ def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
     items = Items(_VECTORS, _VECTORS, folds, _SENTENCES, _POPULARITY.astype(float))
     signals, users = Signals(items, scoring(), 2, 0), np.ones((1, _RANKER), np.float32)
     for wanted, count in ((7, _ITEMS - 5 - 1), (2, None), (9, None)):
-        request = Asked(np.array([9]), -1, wanted, np.array([9]))
+        request = Asked(np.array([9]), "", wanted, np.array([9]))
         found = signals.choices([request], users, lambda _: asked([9]))
         assert [len(one.offsets) for one in found] == ([] if count is None else [count])
 
@@ -168,15 +170,28 @@ def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
 
 
 def test_requests_have_the_events_and_queries_of_their_group() -> None:
-    variants = [[f"way {way} of {n}" for n in range(6)] for way in range(3)]
-    texts = Texts(variants, [Phrase("even", [0, 2, 4]), Phrase("odd", [1, 3, 5])])
     cases = Cases(np.arange(3), [np.array([0, 1, 2]), np.array([3]), np.array([4, 5])], np.array([3, 4, 0]))
-    for one in requests_of(Group(has_query=False, events=2, last=2), cases, texts, 0):
+    queries = [f"asks for {wanted}" for wanted in cases.wanted]
+    for one in requests_of(Group(has_query=False, events=2, last=2), cases, queries, 0):
         assert len(one.history) == 2
-        assert one.query == -1
+        assert not one.query
         assert set(one.history) <= set(one.masked.tolist())
-    for one in requests_of(Group(has_query=True, events=0, last=0), cases, texts, 0):
+    for one in requests_of(Group(has_query=True, events=0, last=0), cases, queries, 0):
         assert not len(one.history)
         assert not len(one.masked)
-        text = texts.all[one.query]
-        assert text in {variants[1][one.wanted], variants[2][one.wanted], ("even", "odd")[one.wanted % 2]}
+        assert one.query == f"asks for {one.wanted}"
+
+
+def test_queries_are_none_that_training_reads() -> None:
+    items = [Item(str(n), f"The Title {n} (1999)", f"text {n}", {"genre": [f"kind{n % 4}", "all"]}) for n in range(12)]
+    read = [[item.title for item in items], [f"title {n}" for n in range(12)]]
+    asked = Queries(items, ["film"], 7).ask([*range(12)] * 20, Texts(read, []))
+    assert not set(asked) & {text for way in read for text in way}
+    assert asked == Queries(items, ["film"], 7).ask([*range(12)] * 20, Texts(read, []))
+    by_values = [text for n, text in enumerate(asked) if f"kind{n % 12 % 4}" in text]
+    assert 40 < len(by_values) < 200
+
+
+def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
+    (asked,) = Queries([Item("1", "Alien", "Alien", {})], ["film"], 7).ask([0], Texts([["x"]], []))
+    assert asked
