@@ -146,8 +146,8 @@ def _spread(postings: SparseRows, homes: _Homes) -> SparseRows:
         by_item = np.argsort(items, kind="stable")
         found.append((items[by_item], values[by_item]))
     starts = np.cumsum([0, *(len(items) for items, _ in found)])
-    items = np.concatenate([items for items, _ in found]).astype(np.int32)
-    return SparseRows(starts, items, np.concatenate([values for _, values in found]))
+    every = np.concatenate([items for items, _ in found]).astype(np.int32)
+    return SparseRows(starts, every, np.concatenate([values for _, values in found]))
 
 
 def _lines(rows: Sequence[dict[str, Any]], bases: Places, keeps: NDArray[np.bool_]) -> Iterator[bytes]:

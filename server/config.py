@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -23,13 +23,12 @@ from pydantic_settings import (
 
 from server.addresses import MAX_PORT, is_loopback, parse_host
 from server.errors import ConfigError
-from server.parts import PARTS
+from server.parts import PARTS, check_parts
 from server.variables import is_service_link, unread_variables
 from server.version import add_version_flag
 
 S = TypeVar("S", bound=BaseSettings)
 _LEAST_RESPONSE_BYTES = 1_024
-_PART = "(" + "|".join(PARTS) + ")"
 
 
 class ServerSettings(BaseSettings):
@@ -100,7 +99,7 @@ class ServerSettings(BaseSettings):
         "auto",
         description="how the catalogue is searched: auto is exact below 20,000 items and approximate from there on",
     )
-    parts: Annotated[str, StringConstraints(pattern=rf"^{_PART}(,{_PART})*$")] = Field(
+    parts: Annotated[str, AfterValidator(check_parts)] = Field(
         ",".join(PARTS),
         description="parts of the score that count, of " + ", ".join(PARTS) + "; the bundle has the weight of each",
     )

@@ -11,3 +11,15 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "words": ("words",),
     "popularity": ("popularity", "newcomer"),
 }
+
+
+def check_parts(names: str) -> str:
+    """The same names of parts, separated by commas.
+
+    Raises:
+        ValueError: one of them is no part.
+    """
+    for name in names.split(","):
+        if name not in PARTS:
+            raise ValueError(f"{name!r} is no part of the score: name some of {', '.join(PARTS)}, separated by commas")
+    return names

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ def _vector(tokens: list[int]) -> NDArray[np.float64]:
     return np.concatenate([half / np.linalg.norm(half) for half in halves])
 
 
-def _seal(folder: Path, blend: list[dict[str, object]], same_item: float, *, exclude_history: bool) -> None:
+def _seal(folder: Path, blend: list[dict[str, Any]], same_item: float, *, exclude_history: bool) -> None:
     manifest = Manifest(
         format=FORMAT,
         name="small",

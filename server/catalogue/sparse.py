@@ -128,9 +128,9 @@ def summed(entries: Sequence[Entries], items: int) -> Boosts:
     if sum(len(positions) for positions, _ in entries) * _DENSE < items:
         every, values = (np.concatenate(part) for part in zip(*entries, strict=True))
         found, place = np.unique(every, return_inverse=True)
-        return _nonzero(found.astype(np.int64), np.bincount(place, values, len(found)))
-    row = np.bincount(*entries[0], minlength=items)
-    for positions, values in entries[1:]:
+        return _nonzero(found.astype(np.int64), np.bincount(place, values, len(found)).astype(np.float64))
+    row = np.zeros(items)
+    for positions, values in entries:
         row += np.bincount(positions, values, items)
     return _nonzero(None, row)
 

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings
 
 from server.config import ServerSettings, read_settings
 from server.errors import ConfigError
+from server.parts import PARTS
 
 
 class Numbers(BaseSettings):
@@ -91,3 +92,15 @@ def test_variable_that_pydantic_cannot_parse_is_one_sentence(monkeypatch: pytest
     monkeypatch.setenv("SWIFTREC_NUMBERS", "one")
     with pytest.raises(ConfigError, match=r"cannot be read: .*swiftrec_numbers"):
         read_settings(Numbers, [])
+
+
+@pytest.mark.parametrize("value", ["ranker", "memory,words", ",".join(PARTS)])
+def test_parts_of_the_score_are_named(value: str) -> None:
+    assert read_settings(ServerSettings, ["--bundle", "x", "--parts", value]).parts == value
+
+
+@pytest.mark.parametrize(("value", "wrong"), [("ranker,wurds", "'wurds'"), ("", "''"), ("ranker,,memory", "''")])
+def test_unknown_part_is_refused_with_the_names_of_all(value: str, wrong: str) -> None:
+    said = f"--parts: {wrong} is no part of the score: name some of {', '.join(PARTS)}, separated by commas"
+    with pytest.raises(ConfigError, match=said):
+        read_settings(ServerSettings, ["--bundle", "x", "--parts", value])

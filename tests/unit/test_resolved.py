@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,11 +84,13 @@ def test_a_query_is_no_event_even_if_it_is_a_title(running: Engine) -> None:
 
 
 def test_named_items_are_not_encoded(running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = list[str]()
-    tokenise = running.tokenizer.encode
-    monkeypatch.setattr(
-        running.recommender._parts.tokenizer, "encode", lambda texts: encoded.extend(texts) or tokenise(texts)
-    )
+    encoded, tokenise = list[str](), running.tokenizer.encode
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        encoded.extend(texts)
+        return tokenise(texts)
+
+    monkeypatch.setattr(running.tokenizer, "encode", encode)
     answer(running, "Film a0", "unheard of", "Film b1 (1951)", query="Film c2")
     assert encoded == ["unheard of", "Film c2"]
 

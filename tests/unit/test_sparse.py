@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from server.catalogue.sparse import NO_BOOSTS, Boosts, SparseRows, summed
 from server.errors import BundleError
@@ -70,7 +72,7 @@ def test_a_table_that_names_items_beyond_the_catalogue_is_refused(tmp_path: Path
 def test_a_missing_or_cut_table_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"table-starts\.npy: no table"):
         SparseRows.load(tmp_path, "table", _ITEMS)
-    damages = {
+    damages: dict[str, list[NDArray[Any]]] = {
         "starts": [
             np.array([0, 5]),
             np.array([1, 2]),
