@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.data.dataset import Item
 from export.data.split import Cases
@@ -22,13 +23,23 @@ def likeness(measured: Subject, served: Subject, cases: Cases) -> float:
     return overlap(_ranked(measured, cases), _ranked(served, cases))
 
 
-def require_learned(measured: Subject, served: Subject, cases: Cases, seed: int) -> HeldOut:
+def require_learned(
+    measured: Subject, served: Subject, cases: Cases, is_known: NDArray[np.bool_], seed: int
+) -> HeldOut:
     """Compare both rankers, without the other parts, on events that only the served one was trained on.
+
+    Args:
+        measured: the model whose metrics are reported.
+        served: the one that was trained again.
+        cases: the test of the measured one.
+        is_known: items with events in the training of the measured one, bool [items]; only these are ranked. The
+            others have raised vectors there, which fill a list unless the weights of the other parts hold them down.
+        seed: of the intervals.
 
     Raises:
         GateError: the served one is worse by more than chance, so its training went wrong.
     """
-    before, after = (_ranked(replace(one, retrieval=None), cases).ndcg for one in (measured, served))
+    before, after = (_ranked(replace(one, retrieval=None), cases, is_known).ndcg for one in (measured, served))
     held_out = HeldOut(
         measured=figure(before, seed),
         served=figure(after, seed),
@@ -65,7 +76,8 @@ def expected_answers(
     ]
 
 
-def _ranked(subject: Subject, cases: Cases) -> Ranked:
-    """Answers to histories as ids."""
+def _ranked(subject: Subject, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> Ranked:
+    """Answers to histories as ids, from all items or those of `is_ranked` [items]."""
     score = subject.scores({"ids": subject.of_histories(cases.histories)})["ids"]
-    return rank(score, cases, len(subject.items))
+    shown = np.ones(len(subject.items), dtype=bool) if is_ranked is None else is_ranked
+    return rank(lambda part: np.where(shown, score(part), np.float32(-np.inf)), cases, len(subject.items))

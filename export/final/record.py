@@ -13,7 +13,7 @@ FINAL, EXPECTED = "final.json", "expected.json"
 
 
 class HeldOut(BaseModel):
-    """NDCG@10 on the events that the measured model was tested by, by ranker and item vectors alone.
+    """NDCG@10 on the events that the measured model was tested by, by the ranker alone among items known to both.
 
     The served model has trained on these events, so its metric says only that training worked, nothing about new
     events. `difference` is the mean of served - measured over the same cases.

@@ -186,7 +186,10 @@ def _compare(job: Job, source: _Source, served: Subject, record: FinalRecord) ->
     files = job.folder("verify") / VECTORS, job.folder("onnx") / source.quality.ranker, job.folder("blend")
     measured = _subject(job, source, _Model(*files, source.split.known))
     with job.progress("compare with the measured model", 2) as step:
-        held_out = require_learned(measured, served, source.cases, job.settings.seed) if source.is_trained else None
+        held_out = None
+        if source.is_trained:
+            is_known = _popularity(source.split.known, len(source.dataset.items)) > 0
+            held_out = require_learned(measured, served, source.cases, is_known, job.settings.seed)
         step()
         found = likeness(measured, served, source.cases)
         step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,11 +223,25 @@ def subject(right: float, users: int = 40) -> tuple[Subject, Cases]:
 
 def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> None:
     (good, cases), (bad, _) = subject(1.0), subject(0.2)
-    found = compare.require_learned(bad, good, cases, 7)
+    known = np.ones(24, dtype=bool)
+    found = compare.require_learned(bad, good, cases, known, 7)
     assert found.difference.low > 0
-    assert compare.require_learned(good, good, cases, 7).difference.mean == 0
+    assert compare.require_learned(good, good, cases, known, 7).difference.mean == 0
     with pytest.raises(GateError, match=r"trained again on all events finds the test's items worse .* --learning-rate"):
-        compare.require_learned(good, bad, cases, 7)
+        compare.require_learned(good, bad, cases, known, 7)
+
+
+def test_items_that_only_the_served_model_knows_do_not_hide_that_training_went_wrong() -> None:
+    """In the measured model ten raised items are above everything, so that alone it finds nothing else."""
+    (good, cases), (bad, _) = subject(1.0), subject(0.2)
+    raised = good.items.copy()
+    raised[12:] = 9.0
+    is_known = np.arange(24) < 12
+    early = cases.take(np.flatnonzero((cases.wanted > 0) & (cases.wanted < 12)))
+    measured = replace(good, items=raised)
+    assert compare.require_learned(measured, good, early, is_known, 7).measured.mean == 1
+    with pytest.raises(GateError, match="trained again on all events"):
+        compare.require_learned(measured, bad, early, is_known, 7)
 
 
 def test_models_that_answer_alike_have_everything_in_common() -> None:
