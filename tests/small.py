@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import Weights
+from server.catalogue.blend import QUERIES, Weights
 from server.catalogue.catalogue import ITEMS, SENTENCES, VECTORS
 from server.models.bundle import FORMAT, MANIFEST, RANKER, Manifest, file_hash, load_bundle
 from server.models.session import Session
@@ -85,7 +85,7 @@ def write_bundle(
         np.save(folder / name, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     tables.write_tables(folder, names, [str(row["text"]) for row in rows])
     tables.random_memory(len(rows), random, entries=5).save(folder)
-    blend = [{"has_query": asks, "events": 0, "weights": asdict(weights)} for asks in (False, True)]
+    blend = [{"query": query, "events": 0, "weights": asdict(weights)} for query in QUERIES]
     _seal(folder, blend, same_item, exclude_history=exclude_history)
     return folder
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.blend.words import make_words
-from server.catalogue.blend import Blend, Row, Scoring, Weights
+from server.catalogue.blend import QUERIES, Blend, Row, Scoring, Weights
 from server.catalogue.memory import Memory
 from server.catalogue.names import NEVER, Names
 from server.catalogue.sparse import SparseRows
@@ -25,7 +25,7 @@ def write_tables(folder: Path, titles: Sequence[str], texts: Sequence[str] | Non
 
 def scoring(titles: Sequence[str], memory: Memory | None = None, weights: Weights | None = None) -> Scoring:
     """A score of items with these titles, with the same weights for every request; without weights the ranker alone."""
-    rows = [] if weights is None else [Row(has_query, 0, weights) for has_query in (False, True)]
+    rows = [] if weights is None else [Row(query, 0, weights) for query in QUERIES]
     known = memory or Memory.empty(len(titles))
     return Scoring(Blend(rows), known, make_words(titles, titles), len(titles))
 

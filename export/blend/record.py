@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from server.catalogue.blend import Query
 from server.catalogue.names import NEVER
 
 BLEND = "blend.json"
@@ -20,7 +21,7 @@ class GroupRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    has_query: bool
+    query: Query
     events: int
     cases: int
     weights: dict[str, float]
@@ -29,7 +30,8 @@ class GroupRecord(BaseModel):
 
     def __str__(self) -> str:
         events = f"{self.events} events or more" if self.events else "no events"
-        return f"{'a query and ' if self.has_query else ''}{events}"
+        asked = {"none": "", "description": "a description and ", "title": "a title and "}[self.query]
+        return f"{asked}{events}"
 
     @property
     def contributions(self) -> dict[str, float]:
@@ -57,4 +59,4 @@ class BlendRecord(BaseModel):
     @property
     def rows(self) -> list[dict[str, Any]]:
         """As `server.catalogue.blend.Blend` reads it."""
-        return [{"has_query": g.has_query, "events": g.events, "weights": g.weights} for g in self.groups]
+        return [{"query": g.query, "events": g.events, "weights": g.weights} for g in self.groups]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.data.split import Cases
+from server.catalogue.blend import QUERIES, Query
 from server.catalogue.filters import Positions
 
 MAX_REQUESTS = 600  # of a group
@@ -18,24 +19,27 @@ class Group:
     """Requests that share weights.
 
     Args:
-        has_query: whether they ask something.
+        query: what they ask.
         events: least number of events of the requests that these weights are for.
         last: how many events of a history the group's own requests have; 0: all.
     """
 
-    has_query: bool
+    query: Query
     events: int
     last: int
 
 
 GROUPS = (
-    Group(has_query=False, events=1, last=1),
-    Group(has_query=False, events=2, last=3),
-    Group(has_query=False, events=5, last=9),
-    Group(has_query=False, events=15, last=0),
-    Group(has_query=True, events=0, last=0),
-    Group(has_query=True, events=1, last=3),
-    Group(has_query=True, events=5, last=0),
+    Group("none", events=1, last=1),
+    Group("none", events=2, last=3),
+    Group("none", events=5, last=9),
+    Group("none", events=15, last=0),
+    Group("description", events=0, last=0),
+    Group("description", events=1, last=3),
+    Group("description", events=5, last=0),
+    Group("title", events=0, last=0),
+    Group("title", events=1, last=3),
+    Group("title", events=5, last=0),
 )
 
 
@@ -49,20 +53,28 @@ class Asked:
     masked: Positions
 
 
-def requests_of(group: Group, cases: Cases, queries: Sequence[str], seed: int) -> Iterator[Asked]:
+def requests_of(
+    group: Group, cases: Cases, queries: Sequence[str], kind_of: Callable[[str], Query], seed: int
+) -> Iterator[Asked]:
     """At most `MAX_REQUESTS` of a group; users with fewer events than it has are left out.
 
     Args:
         group: what its requests have.
         cases: histories, and what was wanted behind each.
         queries: a text that asks for what was wanted, for each case.
+        kind_of: what a query is.
         seed: of the draw.
     """
-    rng = np.random.default_rng((seed, group.has_query, group.events))
-    enough = [n for n, h in enumerate(cases.histories) if len(h) >= group.events]
+    rng = np.random.default_rng((seed, QUERIES.index(group.query), group.events))
+    has_query = group.query != "none"
+    enough = [
+        n
+        for n, h in enumerate(cases.histories)
+        if len(h) >= group.events and (not has_query or kind_of(queries[n]) == group.query)
+    ]
     masked = cases.masked
     for n in rng.permutation(enough)[:MAX_REQUESTS].tolist():
         history = cases.histories[n]
         last = history[:0] if group.events == 0 else history[-group.last :]
         left_out = masked[n] if len(last) else masked[n][:0]
-        yield Asked(last, queries[n] if group.has_query else "", int(cases.wanted[n]), left_out)
+        yield Asked(last, queries[n] if has_query else "", int(cases.wanted[n]), left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from export.train.newcomers import FOLDS, Placed
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
 from export.train.validate import some_users
-from server.catalogue.blend import Blend, Known, Scoring, Weights
+from server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
 from server.catalogue.memory import Memory
 from server.catalogue.names import Names
 from server.catalogue.words import Words
@@ -95,8 +95,8 @@ def _fit(job: Job, source: _Source) -> tuple[list[GroupRecord], float]:
 def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]:
     """Of all histories and of all queries first, then of each group near them."""
     found: dict[Group, Weights] = {}
-    for has_query in (False, True):
-        groups = [group for group in choices if group.has_query == has_query]
+    for query in QUERIES:
+        groups = [group for group in choices if group.query == query]
         together = fit_weights([one for group in groups for one in choices[group]])
         found |= {group: fit_weights(choices[group], together) for group in groups}
     return found
@@ -104,7 +104,7 @@ def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]
 
 def _newcomer_scale(choices: Mapping[Group, Sequence[Choices]], weights: Mapping[Group, Weights]) -> float:
     """The one by which most is found where a new item is wanted behind a long history."""
-    histories = [group for group in choices if not group.has_query]
+    histories = [group for group in choices if group.query == "none"]
     if not histories:
         return 1.0
     last = histories[-1]
@@ -114,7 +114,7 @@ def _newcomer_scale(choices: Mapping[Group, Sequence[Choices]], weights: Mapping
 def _record(group: Group, choices: Sequence[Choices], fitted: Weights, scale: float) -> GroupRecord:
     raised, _ = raise_newcomers(scaled(choices, scale), fitted)
     return GroupRecord(
-        has_query=group.has_query,
+        query=group.query,
         events=group.events,
         cases=len(choices),
         weights=asdict(raised),
@@ -134,6 +134,7 @@ class _Source:
         rank: the teacher's ranker.
         items: what is known of the items.
         signals: makes choices of requests.
+        kind_of: what a query is.
         seed: of the draws.
         max_history: events that the ranker reads.
     """
@@ -144,6 +145,7 @@ class _Source:
     rank: Rank
     items: Items
     signals: Signals
+    kind_of: Callable[[str], Query]
     seed: int
     max_history: int
 
@@ -169,13 +171,14 @@ class _Source:
             torch_rank(teacher),
             items,
             Signals(items, scoring, FOLDS, seed),
+            scoring.query,
             seed,
             plan.max_history,
         )
 
     def choices(self, group: Group) -> list[Choices]:
         """Of a group's requests."""
-        asked = list(requests_of(group, self.cases, self.queries, self.seed))
+        asked = list(requests_of(group, self.cases, self.queries, self.kind_of, self.seed))
         if not asked:
             return []
         texts = list(dict.fromkeys(one.query for one in asked if one.query))

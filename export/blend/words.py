@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,13 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     hashes = np.array([hash_of(word) for word in vocabulary], dtype=np.uint64)
     order = np.argsort(hashes)
     place = np.argsort(order)
+    postings = _postings(place[np.array(rows)], np.array(items), np.array(counts), np.array(lengths), len(order))
     pieces, spelled = _spelling(vocabulary, place)
     names, named = _naming(titles, texts)
     return Words(
         terms=hashes[order],
-        postings=_postings(place[np.array(rows)], np.array(items), np.array(counts), np.array(lengths), len(order)),
+        postings=postings,
+        titled=_titled(titles, vocabulary, place, postings),
         sizes=np.array([len(pairs(word)) for word in vocabulary], dtype=np.int32)[order],
         pairs=pieces,
         spelled=spelled,
@@ -61,6 +63,17 @@ def _postings(
     rank = np.arange(len(order)) - np.searchsorted(rows[order], np.arange(words))[rows[order]]
     best = order[rank < MAX_POSTINGS]
     return SparseRows.of(rows[best], items[best], weights[best], words)
+
+
+def _titled(
+    titles: Sequence[str], vocabulary: Mapping[str, int], place: NDArray[np.int64], postings: SparseRows
+) -> NDArray[np.float32]:
+    """Share of each word's items that have it in their title."""
+    often = np.zeros(len(place))
+    for title in titles:
+        for word in set(split_words(title)):
+            often[place[vocabulary[word]]] += 1
+    return np.minimum(often / np.maximum(np.diff(postings.starts), 1), 1.0).astype(np.float32)
 
 
 def _spelling(vocabulary: Iterable[str], place: NDArray[np.int64]) -> tuple[Hashes, SparseRows]:

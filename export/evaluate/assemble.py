@@ -159,11 +159,14 @@ def _retained(ground: Ground, answers: Answers, name: str) -> dict[str, Figure]:
 
 
 def _values(kept: Mapping[str, Figure], answers: Answers, name: str) -> dict[str, float | None]:
-    """What the gates look at; None where there is nothing to take a share of. No encoder changes ids and cold."""
+    """What the gates look at; None where there is nothing to take a share of. No encoder changes ids and cold.
+
+    Of a share that is its interval's upper end: what lies within chance refuses nobody.
+    """
     if name not in answers:
         return {}
     tasks = [task for task in answers[name] if task not in SHARED_TASKS]
-    shares = {task: kept[task].mean if task in kept else None for task in tasks}
+    shares = {task: kept[task].high if task in kept else None for task in tasks}
     return shares | {"overlap": overlap(answers[name]["text"], answers[TEACHER]["text"])}
 
 

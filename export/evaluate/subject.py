@@ -12,7 +12,7 @@ from export.data.split import Cases, Histories
 from export.evaluate.metrics import Ranked, Score, Scores, rank
 from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
-from server.catalogue.blend import FACTS, Blend, Known, Row, Scoring, Weights, item_vectors
+from server.catalogue.blend import FACTS, QUERIES, Blend, Known, Row, Scoring, Weights, item_vectors
 from server.catalogue.names import Names
 from server.catalogue.sparse import NO_BOOSTS, Boosts
 from server.models.encoder import ranker_half, sentence_half
@@ -44,7 +44,7 @@ class Retrieval:
 
     def only(self, weights: Weights) -> Retrieval:
         """The same with these weights for every request."""
-        blend = Blend([Row(has_query, 0, weights) for has_query in (False, True)])
+        blend = Blend([Row(query, 0, weights) for query in QUERIES])
         return replace(self, scoring=self.scoring.with_blend(blend))
 
     def resolve(self, text: str, sentence: Vector | None) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,20 +60,27 @@ class Weights:
 SIGNALS = tuple(field.name for field in fields(Weights))
 
 
+Query = Literal["none", "description", "title"]
+QUERIES: tuple[Query, ...] = ("none", "description", "title")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The weights of requests with a query or without one that have at least so many events."""
+    """The weights of requests of a kind that have at least so many events.
 
-    has_query: bool
+    A query is a title if most of its words, weighed by how rare they are, stand in titles where items have them.
+    """
+
+    query: Query
     events: int
     weights: Weights
 
 
 class Blend:
-    """Weights by kind of request: with a query or without, and by the number of events."""
+    """Weights by kind of request: what its query is, and the number of events."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = sorted(rows, key=lambda row: (row.has_query, -row.events))
+        self.rows = sorted(rows, key=lambda row: (row.query, -row.events))
 
     @classmethod
     def read(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
@@ -82,7 +89,7 @@ class Blend:
         Raises:
             TypeError: it is not of that form.
         """
-        return cls([Row(row["has_query"], row["events"], Weights(**row["weights"])) for row in rows])
+        return cls([Row(row["query"], row["events"], Weights(**row["weights"])) for row in rows])
 
     def written(self) -> list[dict[str, Any]]:
         """For the manifest."""
@@ -92,9 +99,9 @@ class Blend:
         """The same with these parts switched off."""
         return Blend([replace(row, weights=row.weights.without(parts)) for row in self.rows])
 
-    def weights(self, events: int, *, has_query: bool) -> Weights:
+    def weights(self, events: int, query: Query) -> Weights:
         """Of a request."""
-        fitting = (row.weights for row in self.rows if row.has_query == has_query and row.events <= events)
+        fitting = (row.weights for row in self.rows if row.query == query and row.events <= events)
         return next(fitting, Weights())
 
 
@@ -149,9 +156,19 @@ class Scoring:
 
     def aim(self, known: Known) -> Aim:
         """Of one request; the same for the same request whatever stands beside it."""
-        weights = self.blend.weights(known.events, has_query=bool(known.query))
+        weights = self.weights(known)
         facts = np.array([weights.popularity, weights.newcomer], dtype=np.float32)
         return Aim(weights.ranker, np.concatenate([_sentence(weights, known), facts]), self.boosts(weights, known))
+
+    def weights(self, known: Known) -> Weights:
+        """Of a request, by its kind."""
+        return self.blend.weights(known.events, self.query(known.query))
+
+    def query(self, text: str) -> Query:
+        """What a query is; empty for none."""
+        if not text:
+            return "none"
+        return "title" if self.words.is_title(text, self._items) else "description"
 
     def boosts(self, weights: Weights, known: Known) -> Boosts:
         """What memory and words add."""

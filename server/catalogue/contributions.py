@@ -43,7 +43,7 @@ def contributions(
         vectors: of these items, as `server.catalogue.blend.item_vectors` lays them out, [n, d + s + FACTS].
         positions: of these items in the catalogue, in any order, [n].
     """
-    weights = scoring.blend.weights(known.events, has_query=bool(known.query))
+    weights = scoring.weights(known)
     parts = _parts(scoring, weights, known, user, vectors, positions)
     by_event = _by_event(scoring, weights, known, positions)
     return [

@@ -24,6 +24,7 @@ from server.errors import BundleError
 
 Hashes = NDArray[np.uint64]
 
+_TITLED = 0.5
 MAX_WORDS = 64  # of a text that are looked up
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
@@ -67,6 +68,7 @@ class Words:
     Args:
         terms: hashes of the known words, ascending, [words].
         postings: the items of each word and its BM25 weight there.
+        titled: share of the items of each word that have it in their title, [words].
         sizes: number of letter pairs of each word, [words].
         pairs: hashes of the letter pairs, ascending, [pairs].
         spelled: the words of each pair, by their place among `terms`.
@@ -76,6 +78,7 @@ class Words:
 
     terms: Hashes
     postings: SparseRows
+    titled: NDArray[np.float32]
     sizes: NDArray[np.int32]
     pairs: Hashes
     spelled: SparseRows
@@ -94,6 +97,7 @@ class Words:
         found = cls(
             terms=terms,
             postings=SparseRows.load(folder, "words-postings", items),
+            titled=map_array(_path(folder, "titled"), np.float32),
             sizes=map_array(_path(folder, "sizes"), np.int32),
             pairs=map_array(_path(folder, "pairs"), np.uint64),
             spelled=SparseRows.load(folder, "words-spelled", len(terms)),
@@ -121,6 +125,16 @@ class Words:
         rows, shares = self._rows(words)
         positions, weights, sizes = self.postings.gather(np.array(rows, dtype=np.int64))
         return positions, weights if all(share == 1 for share in shares) else weights * np.repeat(shares, sizes)
+
+    def is_title(self, text: str, items: int) -> bool:
+        """Whether most of a text's words, weighed by how rare they are among `items`, stand in titles."""
+        rows, shares = self._rows([*dict.fromkeys(split_words(text))][:MAX_WORDS])
+        if not rows:
+            return False
+        places = np.array(rows, dtype=np.int64)
+        often = self.postings.starts[places + 1] - self.postings.starts[places]
+        weights = np.array(shares) * np.log1p(items / (often + 1))
+        return bool((weights * self.titled[places]).sum() >= _TITLED * weights.sum())
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
@@ -174,6 +188,8 @@ class Words:
         """The file that does not fit the others or the catalogue, and why; empty if all fit."""
         if len(self.terms) != len(self.postings):
             return f"terms.npy: its {len(self.terms)} words do not fit {len(self.postings)} rows of postings"
+        if len(self.titled) != len(self.terms):
+            return f"titled.npy: its {len(self.titled)} shares do not fit {len(self.terms)} words"
         if len(self.sizes) != len(self.terms):
             return f"sizes.npy: its {len(self.sizes)} sizes do not fit {len(self.terms)} words"
         if len(self.pairs) != len(self.spelled):
@@ -185,7 +201,7 @@ class Words:
         return ""
 
 
-_ARRAYS = ("terms", "sizes", "pairs", "names", "named")
+_ARRAYS = ("terms", "titled", "sizes", "pairs", "names", "named")
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -19,7 +19,7 @@ from export.blend.words import make_words
 from export.data.dataset import Item
 from export.data.phrases import Texts
 from export.data.split import Cases
-from server.catalogue.blend import FACTS, SIGNALS, Blend, Known, Row, Scoring, Weights, item_vectors
+from server.catalogue.blend import FACTS, QUERIES, SIGNALS, Blend, Known, Query, Row, Scoring, Weights, item_vectors
 from server.parts import PARTS
 
 _ITEMS, _RANKER, _SENTENCE = 30, 4, 3
@@ -93,17 +93,17 @@ def test_without_choices_the_ranker_alone_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "has_query", "ranker"),
-    [(1, False, 1), (4, False, 1), (5, False, 5), (99, False, 5), (0, True, 9), (3, True, 9)],
+    ("events", "query", "ranker"),
+    [(1, "none", 1), (4, "none", 1), (5, "none", 5), (99, "none", 5), (0, "title", 9), (3, "title", 9)],
 )
-def test_weights_go_by_the_kind_of_request_and_its_events(events: int, has_query: bool, ranker: float) -> None:
-    rows = [Row(False, 1, Weights(1)), Row(False, 5, Weights(5)), Row(True, 0, Weights(9))]
+def test_weights_go_by_the_kind_of_request_and_its_events(events: int, query: Query, ranker: float) -> None:
+    rows = [Row("none", 1, Weights(1)), Row("none", 5, Weights(5)), Row("title", 0, Weights(9))]
     blend = Blend.read(Blend(rows).written())
-    assert blend.weights(events, has_query=has_query).ranker == ranker
+    assert blend.weights(events, query).ranker == ranker
 
 
 def test_a_kind_without_weights_has_the_ranker_alone() -> None:
-    assert Blend([]).weights(3, has_query=True) == Weights()
+    assert Blend([]).weights(3, "title") == Weights()
 
 
 def test_parts_name_every_weight_once() -> None:
@@ -112,7 +112,7 @@ def test_parts_name_every_weight_once() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str) -> None:
-    off = Blend([Row(False, 1, _WEIGHTS)]).without([part]).weights(1, has_query=False)
+    off = Blend([Row("none", 1, _WEIGHTS)]).without([part]).weights(1, "none")
     assert off == replace(_WEIGHTS, **dict.fromkeys(PARTS[part], 0.0))
 
 
@@ -122,7 +122,7 @@ def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str
 )
 def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int], query: str) -> None:
     known, user = asked(history, query), _VECTORS[3] + 1
-    rows = [Row(False, 0, _WEIGHTS), Row(True, 0, _WEIGHTS)]
+    rows = [Row(kind, 0, _WEIGHTS) for kind in QUERIES]
     aim = scoring(*rows).aim(known)
     found = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
     never_new = np.full(_ITEMS, 9)
@@ -172,14 +172,19 @@ def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
 def test_requests_have_the_events_and_queries_of_their_group() -> None:
     cases = Cases(np.arange(3), [np.array([0, 1, 2]), np.array([3]), np.array([4, 5])], np.array([3, 4, 0]))
     queries = [f"asks for {wanted}" for wanted in cases.wanted]
-    for one in requests_of(Group(has_query=False, events=2, last=2), cases, queries, 0):
+
+    def kind_of(text: str) -> Query:
+        return "description" if text.endswith("4") else "title"
+
+    for one in requests_of(Group("none", events=2, last=2), cases, queries, kind_of, 0):
         assert len(one.history) == 2
         assert not one.query
         assert set(one.history) <= set(one.masked.tolist())
-    for one in requests_of(Group(has_query=True, events=0, last=0), cases, queries, 0):
+    for one in requests_of(Group("title", events=0, last=0), cases, queries, kind_of, 0):
         assert not len(one.history)
         assert not len(one.masked)
         assert one.query == f"asks for {one.wanted}"
+        assert one.wanted != 4
 
 
 def test_queries_are_none_that_training_reads() -> None:

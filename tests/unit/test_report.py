@@ -553,7 +553,7 @@ def test_curve_of_one_epoch_is_drawn() -> None:
 
 def test_card_says_what_each_part_brings(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     without = dict.fromkeys(PARTS, -5.0) | {"memory": -5.25, "words": -4.9}
-    group = GroupRecord(has_query=False, events=5, cases=90, weights={"ranker": 1.0}, likelihood=-5.0, without=without)
+    group = GroupRecord(query="none", events=5, cases=90, weights={"ranker": 1.0}, likelihood=-5.0, without=without)
     write_card(tmp_path / "card.md", manifest, quality.model_copy(update={"blend": BlendRecord(groups=[group])}))
     assert "| 5 events or more | 90 | -5.000 |  | +0.250 |  | -0.100 |  |" in (tmp_path / "card.md").read_text()
     write_card(tmp_path / "card.md", manifest, quality)

@@ -67,6 +67,14 @@ def test_a_title_names_its_item_with_and_without_the_bracket_and_a_whole_text_do
     assert names.by_name("toy") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "is_title"),
+    [("toy story", True), ("the matirx", True), ("horror", False), ("animation action", False), ("qqqq", False)],
+)
+def test_a_text_whose_words_stand_in_titles_is_one(words: Words, text: str, *, is_title: bool) -> None:
+    assert words.is_title(text, len(_TITLES)) == is_title
+
+
 def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_short_one() -> None:
     words = make_words(["Heat (1986)", "Heat (1995)", "Alien", "Alien (1979)", "Alien"], ["a", "b", "c", "d", "e"])
     names = Names(words, np.empty((5, 0), np.float32), NEVER)
