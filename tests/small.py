@@ -31,7 +31,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()"
 _VOCABULARY = {
     word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_LETTERS, *(f"##{c}" for c in _LETTERS)])
 }
-BY_MEANING, MEANT = "an old film about d3", 3  # a text whose sentence vector is that of this item
+BY_MEANING = "d3"  # one word of a title: not enough to be it by words alone
 _ENCODER = "encoder.tiny-fp32.onnx"
 
 

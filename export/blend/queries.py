@@ -1,7 +1,7 @@
 """Queries that weights are fitted on, in wordings that neither training nor the evaluation uses.
 
-What training has read the ranker knows by heart, and it would get all the weight. So titles come mistyped or in part, and
-attributes in templates of their own; a text that training reads is asked for in another way.
+What training has read the ranker knows by heart, and it would get all the weight. So titles come mistyped or in part,
+and attributes in templates of their own; a text that training reads is asked for in another way.
 """
 
 from __future__ import annotations

@@ -77,9 +77,10 @@ class Evaluation:
         teacher = self.ground.teacher
         if teacher.retrieval is None:
             return
-        text = Weights(ranker=0.0, query=1.0, events=1.0)
-        for name, weights in ((RANKER_ALONE, Weights()), (TEXT_ALONE, text)):
-            self.add(name, replace(teacher, retrieval=teacher.retrieval.only(weights)))
+        ranker = replace(teacher, items=self.ground.ranked, retrieval=teacher.retrieval.only(Weights()))
+        text = teacher.retrieval.only(Weights(ranker=0.0, query=1.0, events=1.0))
+        self.add(RANKER_ALONE, ranker)
+        self.add(TEXT_ALONE, replace(teacher, retrieval=text))
 
 
 def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:

@@ -58,6 +58,7 @@ class Ground:
     texts: Vectors
     teacher: Subject
     frozen: Subject | None
+    newcomer_scale: float = 1.0
 
     @classmethod
     def load(cls, job: Job) -> Ground:
@@ -78,6 +79,7 @@ class Ground:
             texts=frozen.items if frozen else _unit(teacher.items),
             teacher=teacher,
             frozen=frozen,
+            newcomer_scale=BlendRecord.load(job.folder("blend")).newcomer_scale,
         )
 
     def figures(self, answers: Mapping[str, Ranked]) -> dict[str, Figure]:
@@ -105,6 +107,11 @@ class Ground:
             mrr=figure(ranked.reciprocal, self.seed),
             exposure=exposure(ranked.lists, self.counts, self.texts),
         )
+
+    @property
+    def ranked(self) -> Vectors:
+        """The items' vectors as the ranker was trained on them, without what the blend multiplies new items by."""
+        return scale_newcomers(self.teacher.items, self.counts, 1 / self.newcomer_scale)
 
     @property
     def newcomers(self) -> Newcomers:

@@ -68,7 +68,7 @@ QUERIES: tuple[Query, ...] = ("none", "description", "title")
 class Row:
     """The weights of requests of a kind that have at least so many events.
 
-    A query is a title if most of its words, weighed by how rare they are, stand in titles where items have them.
+    Whether a query is a title, `server.catalogue.words.Words.is_title` tells.
     """
 
     query: Query

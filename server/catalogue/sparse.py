@@ -83,6 +83,16 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def size_of(self, row: int) -> int:
+        """How many entries a row has."""
+        return int(self.starts[row + 1] - self.starts[row])
+
+    def holds(self, row: int, position: int) -> bool:
+        """Whether a row has an entry of this position."""
+        positions = self.positions[self.starts[row] : self.starts[row + 1]]
+        place = int(np.searchsorted(positions, position))
+        return place < len(positions) and int(positions[place]) == position
+
     def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
         """The entries of `rows`, one row after the other: positions, weights, and how many each row has."""
         begin, end = self.starts[rows], self.starts[rows + 1]

@@ -8,6 +8,7 @@ pairs of near letters, so that a typing error costs little. Words are kept as ha
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from server.errors import BundleError
 
 Hashes = NDArray[np.uint64]
 
-_TITLED = 0.5
+_TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
 MAX_WORDS = 64  # of a text that are looked up
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
@@ -127,14 +128,33 @@ class Words:
         return positions, weights if all(share == 1 for share in shares) else weights * np.repeat(shares, sizes)
 
     def is_title(self, text: str, items: int) -> bool:
-        """Whether most of a text's words, weighed by how rare they are among `items`, stand in titles."""
+        """Whether a text looks like a title: most of its words stand in titles, and one of the `items` has most of them.
+
+        Words are weighed by how rare they are.
+        """
         rows, shares = self._rows([*dict.fromkeys(split_words(text))][:MAX_WORDS])
         if not rows:
             return False
         places = np.array(rows, dtype=np.int64)
         often = self.postings.starts[places + 1] - self.postings.starts[places]
         weights = np.array(shares) * np.log1p(items / (often + 1))
-        return bool((weights * self.titled[places]).sum() >= _TITLED * weights.sum())
+        if (weights * self.titled[places]).sum() < _TITLED * weights.sum():
+            return False
+        found = self.match(text, items)
+        best = int(found.positions[np.argmax(found.values)])
+        return self.cover(text, best, items)[0] >= _COVERED
+
+    def cover(self, text: str, item: int, items: int) -> tuple[float, int]:
+        """Share of a text's words, weighed by how rare they are, that an item has, and how many these are."""
+        had, whole, count = 0.0, 0.0, 0
+        for word in [*dict.fromkeys(split_words(text))][:MAX_WORDS]:
+            rows, shares = self._rows([word])
+            rarity = [math.log1p(items / (1 + self.postings.size_of(row))) for row in rows] or [math.log1p(items)]
+            found = [share for row, share in zip(rows, shares, strict=True) if self.postings.holds(row, item)]
+            whole += max(rarity)
+            had += max(found, default=0.0) * max(rarity)
+            count += bool(found)
+        return had / whole if whole else 0.0, count
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""

@@ -87,8 +87,10 @@ def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_shor
 def test_a_text_near_an_item_is_that_item_beyond_the_threshold_only(words: Words) -> None:
     sentences = np.eye(len(_TITLES), dtype=np.float32)
     near = (sentences[1] * 0.9).astype(np.float32)
-    assert Names(words, sentences, 0.8).by_meaning("the matrx", near) == 1
-    assert Names(words, sentences, 0.95).by_meaning("the matrx", near) is None
+    assert Names(words, sentences, 0.8).by_meaning("matrx", near) == 1
+    assert Names(words, sentences, 0.95).by_meaning("matrx", near) is None
+    assert Names(words, sentences, 0.95).by_meaning("the matrx", near) == 1  # by words
+    assert Names(words, sentences, 0.8).by_meaning("action of the matrx kind", near) is None  # a description
     assert Names(words, sentences, 0.8).by_meaning("nothing known", near) is None
 
 
