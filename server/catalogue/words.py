@@ -117,14 +117,14 @@ class Words:
 
     def match(self, text: str, items: int) -> Boosts:
         """BM25 of a text against the items that have a word of it; `items` is the size of the catalogue."""
-        return summed([self.postings_of(text)], items)
+        return summed([self.postings_of(text)], items).listed()
 
     def postings_of(self, text: str) -> Entries:
         """The items that have a word of a text, and its BM25 there, one word after the other."""
         words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
         rows, shares = self._rows(words)
         positions, weights, sizes = self.postings.gather(np.array(rows, dtype=np.int64))
-        return positions, weights if all(share == 1 for share in shares) else weights * np.repeat(shares, sizes)
+        return positions, weights if min(shares, default=1) == 1 else weights * np.repeat(shares, sizes)
 
     def is_title(self, text: str, items: int) -> bool:
         """Whether most of a text's words, weighed by how rare they are among `items`, stand in titles."""
