@@ -96,7 +96,9 @@ class Blend:
         return [asdict(row) for row in self.rows]
 
     def without(self, parts: Collection[str]) -> Blend:
-        """The same with these parts switched off."""
+        """The same with these parts switched off; the ranker alone counts even where the fit gave it no weight."""
+        if set(PARTS) - set(parts) == {"ranker"}:
+            return Blend([])
         return Blend([replace(row, weights=row.weights.without(parts)) for row in self.rows])
 
     def weights(self, events: int, query: Query) -> Weights:
