@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,14 @@ from server.catalogue.sparse import Boosts, Entries, SparseRows, map_array, summ
 from server.errors import BundleError
 
 Hashes = NDArray[np.uint64]
+Rows: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64] | None]"
+"""Places of words among the known ones, and the share by which each counts, less than 1 for a near word; None: 1."""
 
 _TITLED = 0.5
 MAX_WORDS = 64  # of a text that are looked up
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED = 65_536  # words whose rows are remembered
+_CACHED, _CACHED_TEXTS = 65_536, 1_024  # words, and texts of at most `MAX_WORDS` words, whose rows are remembered
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
@@ -85,6 +87,7 @@ class Words:
     names: Hashes
     named: NDArray[np.int32]
     _cache: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict, init=False, repr=False)
+    _texts: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -121,20 +124,20 @@ class Words:
 
     def postings_of(self, text: str) -> Entries:
         """The items that have a word of a text, and its BM25 there, one word after the other."""
-        words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
-        rows, shares = self._rows(words)
-        positions, weights, sizes = self.postings.gather(np.array(rows, dtype=np.int64))
-        return positions, weights if min(shares, default=1) == 1 else weights * np.repeat(shares, sizes)
+        rows, shares = self._rows(text)
+        positions, weights, sizes = self.postings.gather(rows)
+        return positions, weights if shares is None else weights * shares.repeat(sizes)
 
     def is_title(self, text: str, items: int) -> bool:
         """Whether most of a text's words, weighed by how rare they are among `items`, stand in titles."""
-        rows, shares = self._rows([*dict.fromkeys(split_words(text))][:MAX_WORDS])
-        if not rows:
+        rows, shares = self._rows(text)
+        if not len(rows):
             return False
-        places = np.array(rows, dtype=np.int64)
-        often = self.postings.starts[places + 1] - self.postings.starts[places]
-        weights = np.array(shares) * np.log1p(items / (often + 1))
-        return bool((weights * self.titled[places]).sum() >= _TITLED * weights.sum())
+        often = self.postings.starts[rows + 1] - self.postings.starts[rows]
+        weights = np.log1p(items / (often + 1))
+        if shares is not None:
+            weights *= shares
+        return bool(weights @ self.titled[rows] >= _TITLED * weights.sum())
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
@@ -142,8 +145,17 @@ class Words:
         place = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[place]) if place >= 0 else None
 
-    def _rows(self, words: Sequence[str]) -> tuple[list[int], list[float]]:
-        """Places of the words among the known ones, and the share by which each counts: less than 1 for a near word."""
+    def _rows(self, text: str) -> Rows:
+        """The known words that a text's words are or stand for; remembered for the texts that came last."""
+        found = self._texts.get(text)
+        if found is None:
+            found = self._looked_up([*dict.fromkeys(split_words(text))][:MAX_WORDS])
+            if len(self._texts) >= _CACHED_TEXTS:
+                self._texts.clear()
+            self._texts[text] = found
+        return found
+
+    def _looked_up(self, words: Sequence[str]) -> Rows:
         rows, shares = list[int](), list[float]()
         for word in words:
             found = self._cache.get(word)
@@ -153,7 +165,7 @@ class Words:
                 found = self._cache[word] = self._row(word)
             rows += found[0]
             shares += found[1]
-        return rows, shares
+        return np.array(rows, dtype=np.int64), None if min(shares, default=1.0) == 1 else np.array(shares)
 
     def _row(self, word: str) -> tuple[list[int], list[float]]:
         """Place and share of a known word, or of the known words that stand for an unknown one."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from server.api.convert import to_response
-from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.parts import PARTS
+from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine
 from tests import small
 
