@@ -32,7 +32,7 @@ from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
 from server.catalogue.blend import Known
 from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMode
-from server.catalogue.sparse import Boosts
+from server.catalogue.sparse import AnyBoosts
 from server.errors import BundleError
 from server.models.bundle import load_bundle
 from server.models.ranker import Kind, RankerModel, UserSequence, Vector
@@ -257,7 +257,7 @@ class Trial:
     def _sample(self) -> NDArray[np.float32]:
         return sample_users(self._ranker, self._catalogue, self._scoring, self._max_history)
 
-    def _user(self, ids: Sequence[str]) -> tuple[Vector, Boosts]:
+    def _user(self, ids: Sequence[str]) -> tuple[Vector, AnyBoosts]:
         """What items are compared with for a user of this history, and what is added."""
         found = [position for item_id in ids if (position := self._catalogue.position(item_id)) is not None]
         items = np.array(found[-self._max_history :], dtype=np.int64)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks import report
@@ -30,6 +30,7 @@ from server.models.encoder import EncoderModel
 from server.models.ranker import Kind, RankerModel, UserSequence
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
+from server.parts import PARTS, check_parts, parts_off
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
 from server.pipeline.engine import load_scoring
@@ -53,6 +54,9 @@ class FloorSettings(BaseSettings):
     texts: int = Field(1_000, ge=1, description="requests")
     batch: list[int] = Field(list(BATCHES), description="batch sizes of the encoder that are tried")
     seed: int = Field(7, description="of the requests; the load generator with this seed begins with the same ones")
+    parts: Annotated[str, AfterValidator(check_parts)] = Field(
+        ",".join(PARTS), description="parts of the score that count, as the server's --parts"
+    )
     core: int = Field(SERVER_CORE, ge=0, description="core that it runs on")
 
 
@@ -93,7 +97,7 @@ class Part:
 def run(settings: FloorSettings) -> int:
     """Measure and write the table."""
     with pinned(settings.core):  # before the session's threads start
-        meter = FloorMeter(settings.bundle, settings.variant, settings.device)
+        meter = FloorMeter(settings.bundle, settings.variant, settings.device, settings.parts)
         asked = make(settings.workload, settings.bundle, settings.texts, settings.seed)
         floor = meter.measure(asked, settings.batch)
     rows = [[str(size), f"{us:.0f}", f"{1e6 / us:.0f}"] for size, us in floor.by_batch_us.items() if us]
@@ -108,14 +112,14 @@ def run(settings: FloorSettings) -> int:
 class FloorMeter:
     """The models of a bundle, loaded once, measured in this process on the cores it may use."""
 
-    def __init__(self, bundle: Path, variant: str | None, device: str = "cpu") -> None:
+    def __init__(self, bundle: Path, variant: str | None, device: str = "cpu", parts: str = ",".join(PARTS)) -> None:
         found = load_bundle(bundle)
         facts = found.manifest
         self.tokenizer = Tokenizer.load(found.folder / "tokenizer.json", facts.max_tokens)
         self.encoder = EncoderModel(open_session(found.encoder(device, variant), device))
         self.ranker = RankerModel(open_session(found.folder / "ranker.onnx", device), facts.dimensions)
         self.catalogue = Catalogue.load(found.folder, facts.sentence_dimensions)
-        self.scoring = load_scoring(found, self.catalogue)
+        self.scoring = load_scoring(found, self.catalogue, parts_off(parts))
         self._most = facts.max_history
         self._clock = time.process_time if device == "cpu" else time.perf_counter
 

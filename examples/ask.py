@@ -171,8 +171,10 @@ def show(reply: pb.RecommendResponse) -> None:
         f"retrieve {t.retrieve_ms:.2f} ms, total {t.total_ms:.2f} ms"
     )
     ignored = f"; ignored: {', '.join(reply.ignored)}" if reply.ignored else ""
+    named = [f"event {event.index + 1} is item {event.item_id}" for event in reply.resolved_events]
     strategy = pb.Strategy.Name(reply.strategy).removeprefix("STRATEGY_").lower()
     told = f"{reply.bundle} version {reply.version}, by {strategy}, {reply.events_used} events read{ignored}"
+    told = "; ".join([told, *named])
     console.print(told, markup=False)
 
 

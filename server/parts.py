@@ -23,3 +23,8 @@ def check_parts(names: str) -> str:
         if name not in PARTS:
             raise ValueError(f"{name!r} is no part of the score: name some of {', '.join(PARTS)}, separated by commas")
     return names
+
+
+def parts_off(names: str) -> frozenset[str]:
+    """The parts that do not count where these, separated by commas, do."""
+    return frozenset(PARTS) - set(names.split(","))

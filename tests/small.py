@@ -31,7 +31,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()"
 _VOCABULARY = {
     word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_LETTERS, *(f"##{c}" for c in _LETTERS)])
 }
-BY_MEANING = "d3"  # one word of a title: not enough to be it by words alone
+BY_MEANING, MEANT = "d3", 3  # a word of a title, which is not enough by words alone, and its item
 _ENCODER = "encoder.tiny-fp32.onnx"
 
 

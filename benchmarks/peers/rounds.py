@@ -25,6 +25,7 @@ from server.models.bundle import Bundle
 
 _START_S = 90.0
 _SPARE_PORTS = 3
+_PARTS = "ranker"  # of the score: what the peers' job is, too
 _PATIENCE_MS = 30_000  # as the client's
 
 
@@ -108,14 +109,14 @@ def run_one(setting: Setting, target: Target) -> Figures:
 
 
 def our_command(setting: Setting, port: int) -> list[str]:
-    """This server on one core, without its cache, and refusing no more than the others do."""
+    """This server on one core, without its cache, doing the peers' job and refusing no more than they do."""
     flags: dict[str, object] = {
         "bundle": setting.bundle.folder,
         "variant": setting.variant,
         "port": port,
         "metrics-port": 0,
     }
-    flags |= {"sessions": 1, "threads": 1, "cache-mb": 0, "log-level": "error"}
+    flags |= {"sessions": 1, "threads": 1, "cache-mb": 0, "log-level": "error", "parts": _PARTS}
     flags |= {"queue-budget-ms": _PATIENCE_MS, "default-timeout-ms": _PATIENCE_MS}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "server", *words]
@@ -151,4 +152,6 @@ def floor_us(setting: Setting) -> float:
 
 def floor(bundle: Bundle, variant: str, texts: int, batches: Sequence[int] | None) -> dict[str, Any]:
     """The floor of this job, with these batch sizes or all that the floor tries."""
-    return measure_floor(bundle=bundle.folder, variant=variant, workload="query", texts=texts, batch=batches)
+    return measure_floor(
+        bundle=bundle.folder, variant=variant, workload="query", texts=texts, batch=batches, parts=_PARTS
+    )

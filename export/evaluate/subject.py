@@ -14,7 +14,7 @@ from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
 from server.catalogue.blend import FACTS, QUERIES, Blend, Known, Row, Scoring, Weights, item_vectors
 from server.catalogue.names import Names
-from server.catalogue.sparse import NO_BOOSTS, Boosts
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
 from server.models.encoder import ranker_half, sentence_half
 from server.models.ranker import Kind, UserSequence
 
@@ -82,7 +82,7 @@ class Aimed:
     """What some requests compare items with, float32 [requests, width], and what is added for each."""
 
     vectors: Vectors
-    boosts: Sequence[Boosts]
+    boosts: Sequence[AnyBoosts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +268,7 @@ def _score(aimed: Aimed, items: Vectors) -> Score:
     def score(part: slice) -> Scores:
         scores: Scores = aimed.vectors[part] @ items.T
         for row, boosts in zip(scores, aimed.boosts[part], strict=True):
-            row[boosts.positions] += boosts.values
+            boosts.add_to(row)
         return scores
 
     return score

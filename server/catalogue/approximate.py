@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.exact import Vector, Vectors, rank
 from server.catalogue.filters import Allowed, Positions
-from server.catalogue.sparse import NO_BOOSTS, Boosts
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
 
 _log = logging.getLogger(__name__)
 
@@ -95,11 +95,12 @@ class ApproximateIndex:
         """The same, but so many lists are read."""
         return ApproximateIndex(self._vectors, self._metric, self._lists, (lists,) * len(_DEPTHS))
 
-    def search(self, user: Vector, allowed: Allowed, k: int, boosts: Boosts = NO_BOOSTS) -> tuple[Positions, Vector]:
+    def search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS) -> tuple[Positions, Vector]:
         """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.
 
         Every item with a boost is a candidate. There may be fewer than `k` though more are allowed.
         """
+        boosts = boosts.listed()
         lowered = boosts.positions[boosts.values < 0]
         candidates = self._candidates(user, allowed, k, 0)
         if len(lowered) and len(np.setdiff1d(candidates, lowered, assume_unique=True)) < k + _SPARE // 2:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
 from server.catalogue.memory import FLOOR, Memory
-from server.catalogue.sparse import NO_BOOSTS, Boosts, Entries, summed
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Entries, summed
 from server.catalogue.words import Words
 from server.parts import PARTS
 
@@ -96,7 +96,9 @@ class Blend:
         return [asdict(row) for row in self.rows]
 
     def without(self, parts: Collection[str]) -> Blend:
-        """The same with these parts switched off."""
+        """The same with these parts switched off; the ranker alone counts even where the fit gave it no weight."""
+        if set(PARTS) - set(parts) == {"ranker"}:
+            return Blend([])
         return Blend([replace(row, weights=row.weights.without(parts)) for row in self.rows])
 
     def weights(self, events: int, query: Query) -> Weights:
@@ -130,7 +132,7 @@ class Aim:
 
     ranker: float
     rest: Vector
-    boosts: Boosts
+    boosts: AnyBoosts
 
     def at(self, user: Vector) -> Vector:
         """The vector that is compared with the items', for a user vector [d]."""
@@ -170,22 +172,28 @@ class Scoring:
             return "none"
         return "title" if self.words.is_title(text, self._items) else "description"
 
-    def boosts(self, weights: Weights, known: Known) -> Boosts:
+    def boosts(self, weights: Weights, known: Known) -> AnyBoosts:
         """What memory and words add."""
-        entries = self._entries(weights, known)
-        return summed([*entries.values()], self._items) if entries else NO_BOOSTS
+        return summed([*self._entries(weights, known).values()], self._items, self._transitions(weights, known))
 
     def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
         """The same by signal, weighted; signals without weight are left out."""
-        return {name: summed([some], self._items) for name, some in self._entries(weights, known).items()}
+        found = {name: summed([some], self._items).listed() for name, some in self._entries(weights, known).items()}
+        if weights.transitions and len(known.items):
+            found["transitions"] = self._transitions(weights, known).listed()
+        return found
+
+    def _transitions(self, weights: Weights, known: Known) -> AnyBoosts:
+        """Log-odds of the items that follow the last events, weighted."""
+        if not weights.transitions or not len(known.items):
+            return NO_BOOSTS
+        chances = summed([self.memory.next_chances(known.items)], self._items)
+        odds = np.log(chances.values * np.float32(1 / FLOOR) + np.float32(1)) * np.float32(weights.transitions)
+        return chances._replace(values=odds)
 
     def _entries(self, weights: Weights, known: Known) -> dict[str, Entries]:
-        """What each signal adds, weighted."""
+        """What each signal adds that is a sum over events or words, weighted."""
         found: dict[str, Entries] = {}
-        if weights.transitions and len(known.items):
-            chances = summed([self.memory.next_chances(known.items)], self._items)
-            odds = np.log1p(chances.values * np.float32(1 / FLOOR))
-            found["transitions"] = chances.positions, odds * np.float32(weights.transitions)
         if weights.neighbours and len(known.items):
             positions, near = self.memory.near_weights(known.items)
             found["neighbours"] = positions, near * np.float32(weights.neighbours)
@@ -197,12 +205,10 @@ class Scoring:
 
 def _sentence(weights: Weights, known: Known) -> Vector:
     """What items' sentence vectors are multiplied with, [s]."""
-    found = np.zeros(known.sentences.shape[1], dtype=np.float32)
-    if known.query_sentence is not None:
-        found += np.float32(weights.query) * known.query_sentence
+    parts = [np.float32(weights.query) * known.query_sentence] if known.query_sentence is not None else []
     if len(known.sentences) and weights.events:
-        found += np.float32(weights.events / len(known.sentences)) * np.add.reduce(known.sentences)
-    return found
+        parts.append(np.float32(weights.events / len(known.sentences)) * np.add.reduce(known.sentences))
+    return sum(parts[1:], parts[0]) if parts else np.zeros(known.sentences.shape[1], dtype=np.float32)
 
 
 def item_vectors(ranker: Vectors, sentences: Vectors, popularity: NDArray[np.number[Any]]) -> Vectors:

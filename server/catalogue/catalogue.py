@@ -14,7 +14,7 @@ from server.catalogue import exact
 from server.catalogue.blend import item_vectors
 from server.catalogue.filters import Allowed, Attributes, AttributeValues, Filter, Positions
 from server.catalogue.items import ITEMS, Item, ItemTable
-from server.catalogue.sparse import NO_BOOSTS, Boosts
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
 from server.errors import BundleError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Catalogue:
         ids = sorted(item_id for item_id in conditions.allowed if item_id not in self._position)
         return [*self._attributes.unknown_values(conditions), *(f"allowed_item_ids={item_id}" for item_id in ids)]
 
-    def search(self, user: Vector, allowed: Allowed, k: int, boosts: Boosts = NO_BOOSTS) -> Ranked:
+    def search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS) -> Ranked:
         """The `k` items with the largest dot product with `user` [width] and boost; ties go to the earlier item."""
         positions, scores = self._search(user, allowed, k, boosts)
         return self._named(positions, scores)
@@ -148,7 +148,7 @@ class Catalogue:
         users: Sequence[Vector],
         allowed: Sequence[Allowed],
         k: Sequence[int],
-        boosts: Sequence[Boosts] | None = None,
+        boosts: Sequence[AnyBoosts] | None = None,
     ) -> list[Ranked]:
         """For each user what `search` finds; faster together where no filter narrows and the search is exact."""
         added = [NO_BOOSTS] * len(users) if boosts is None else boosts
@@ -159,7 +159,7 @@ class Catalogue:
         ]
 
     def search_together(
-        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[Boosts]
+        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[AnyBoosts]
     ) -> list[Ranked | None]:
         """For each user what `search` finds, or None for those for whom it is no faster to be searched for together."""
         found = self._together(users, allowed, k, boosts)
@@ -173,7 +173,7 @@ class Catalogue:
             found, size = first[allowed.holds(first)][:k], 8 * size
         return self._named(found, self._popularity[found])
 
-    def _search(self, user: Vector, allowed: Allowed, k: int, boosts: Boosts) -> tuple[Positions, Vector]:
+    def _search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts) -> tuple[Positions, Vector]:
         if self._index and allowed.count > self._narrow:
             positions, scores = self._index.search(user, allowed, k, boosts)
             if len(positions) == min(k, allowed.count):
@@ -181,7 +181,7 @@ class Catalogue:
         return exact.search(self._vectors, user, allowed, k, boosts)
 
     def _together(
-        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[Boosts]
+        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[AnyBoosts]
     ) -> dict[int, tuple[Positions, Vector]]:
         """Positions and scores for those users who are better searched for together, by their place."""
         if len(users) < TOGETHER or self._index or len(self.items) >= SWITCH_OVER:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.filters import Allowed, Positions
-from server.catalogue.sparse import NO_BOOSTS, Boosts
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
@@ -27,13 +27,13 @@ _DENSE = 4  # reading all rows in order is as fast as picking one of four
 
 
 def search(
-    vectors: Vectors, user: Vector, allowed: Allowed, k: int, boosts: Boosts = NO_BOOSTS
+    vectors: Vectors, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS
 ) -> tuple[Positions, Vector]:
     """The best `k` of all allowed items and their scores with `boosts` added; ties go to the earlier item."""
     if allowed.bits is not None and allowed.count * _DENSE <= len(vectors):
         return rank(vectors, user, allowed.positions(), k, boosts)
     scores = _scores(vectors, user)
-    scores[boosts.positions] += boosts.values
+    boosts.add_to(scores)
     if allowed.bits is None:
         scores[allowed.denied] = -np.inf
         return _best(None, scores, min(k, allowed.count))
@@ -47,7 +47,7 @@ def search_many(
     users: Vectors,
     denied: Sequence[Positions],
     k: int,
-    boosts: Sequence[Boosts] | None = None,
+    boosts: Sequence[AnyBoosts] | None = None,
 ) -> list[tuple[Positions, Vector] | None]:
     """For each of `users` [users, dimensions] what `search` finds, to the bit, for less.
 
@@ -80,12 +80,12 @@ def _candidates(
     users: Vectors,
     denied: Sequence[Positions],
     k: int,
-    boosts: Sequence[Boosts],
+    boosts: Sequence[AnyBoosts],
 ) -> list[Positions]:
     """For each user the items that may be among the best `k`, ascending; none where that cannot be told."""
     rough = np.ascontiguousarray((vectors @ users.T).T)  # BLAS is slower the other way round
     for row, out, added in zip(rough, denied, boosts, strict=True):
-        row[added.positions] += added.values
+        added.add_to(row)
         if len(out):
             row[out] = -np.inf
     # A sum of n products is wrong by at most n units of rounding of the lengths' product; two such sums are compared.
@@ -99,7 +99,7 @@ def _candidates(
 
 
 def _ranked(
-    vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int, boosts: Sequence[Boosts]
+    vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int, boosts: Sequence[AnyBoosts]
 ) -> list[tuple[Positions, Vector] | None]:
     sizes = [len(some) if k <= len(some) <= _CROWD * k else 0 for some in candidates]
     rows = np.repeat(np.arange(len(users)), sizes)
@@ -110,7 +110,7 @@ def _ranked(
         scores[part] = np.vecdot(vectors[positions[part]], users[rows[part]])
     ends = np.cumsum(sizes).tolist()
     for end, size, some, added in zip(ends, sizes, candidates, boosts, strict=True):
-        if size and len(added.positions):
+        if size and len(added.values):
             scores[end - size : end] += added.at(some)
     order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
     best = [order[end - size : end - size + min(k, size)] for end, size in zip(ends, sizes, strict=True)]
@@ -118,14 +118,14 @@ def _ranked(
 
 
 def rank(
-    vectors: Vectors, user: Vector, positions: Positions, k: int, boosts: Boosts = NO_BOOSTS
+    vectors: Vectors, user: Vector, positions: Positions, k: int, boosts: AnyBoosts = NO_BOOSTS
 ) -> tuple[Positions, Vector]:
     """The best `k` of `positions`, ascending, and their scores with `boosts` added; ties go to the earlier item."""
     scores = np.empty(len(positions), dtype=np.float32)
     for start in range(0, len(positions), _CHUNK):
         part = slice(start, start + _CHUNK)
         scores[part] = _scores(vectors[positions[part]], user)
-    if len(boosts.positions):
+    if len(boosts.values):
         scores += boosts.at(positions)
     return _best(positions, scores, k)
 

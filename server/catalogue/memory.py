@@ -60,8 +60,7 @@ class Memory:
         """Items that came after the last `events` (oldest first), with the weighted chance by each event."""
         last = events[-EVENTS:]
         positions, chances, sizes = self.transitions.gather(last)
-        ages: Values = np.repeat(_AGES[EVENTS - len(last) :], sizes)
-        return positions, chances * ages
+        return positions, chances * _AGES[EVENTS - len(last) :].repeat(sizes)
 
     def near_weights(self, events: Positions) -> tuple[NDArray[np.int32], Vector]:
         """Items near the `events`, with the weight by each of them."""

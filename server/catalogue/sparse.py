@@ -29,13 +29,41 @@ class Boosts(NamedTuple):
     values: Vector
 
     def at(self, positions: Positions) -> Vector:
-        """What is added at `positions`, ascending; 0 where nothing is."""
+        """What is added at `positions`; 0 where nothing is."""
         if not len(self.positions):
             return np.zeros(len(positions), dtype=np.float32)
         places = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
         return np.where(self.positions[places] == positions, self.values[places], np.float32(0))
 
+    def add_to(self, scores: Vector) -> None:
+        """Add to the scores of all items."""
+        scores[self.positions] += self.values
 
+    def listed(self) -> Boosts:
+        """The items that something is added to."""
+        return self
+
+
+class DenseBoosts(NamedTuple):
+    """The same with a value for each item: faster where they are not few."""
+
+    values: Vector
+
+    def at(self, positions: Positions) -> Vector:
+        """What is added at `positions`."""
+        return self.values[positions]
+
+    def add_to(self, scores: Vector) -> None:
+        """Add to the scores of all items."""
+        scores += self.values
+
+    def listed(self) -> Boosts:
+        """The items that something is added to."""
+        kept = np.flatnonzero(self.values)
+        return Boosts(kept, self.values[kept])
+
+
+AnyBoosts: TypeAlias = Boosts | DenseBoosts
 NO_BOOSTS = Boosts(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
@@ -93,12 +121,13 @@ class SparseRows:
         place = int(np.searchsorted(positions, position))
         return place < len(positions) and int(positions[place]) == position
 
-    def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
+    def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Vector, list[int]]:
         """The entries of `rows`, one row after the other: positions, weights, and how many each row has."""
-        begin, end = self.starts[rows], self.starts[rows + 1]
-        parts = [slice(*ends) for ends in zip(begin.tolist(), end.tolist(), strict=True)] or [slice(0)]
+        ends = zip(self.starts[rows].tolist(), self.starts[rows + 1].tolist(), strict=True)
+        parts = [slice(begin, end) for begin, end in ends] or [slice(0)]
         positions = np.concatenate([self.positions[part] for part in parts])
-        return positions, np.concatenate([self.weights[part] for part in parts]), end - begin
+        weights = np.concatenate([self.weights[part] for part in parts])
+        return positions, weights, [part.stop - part.start for part in parts] if len(rows) else []
 
     def _fault(self, items: int) -> str:
         """The file that does not fit the others or the catalogue, and why; empty if all fit."""
@@ -133,19 +162,17 @@ def _paths(folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}-{part}.npy" for part in ("starts", "positions", "weights")]
 
 
-def summed(entries: Sequence[Entries], items: int) -> Boosts:
-    """Entries added up by position; items whose sum is 0 are left out."""
-    if sum(len(positions) for positions, _ in entries) * _DENSE < items:
-        every, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-        found, place = np.unique(every, return_inverse=True)
-        return _nonzero(found.astype(np.int64), np.bincount(place, values, len(found)).astype(np.float64))
-    row = np.zeros(items)
-    for positions, values in entries:
-        row += np.bincount(positions, values, items)
-    return _nonzero(None, row)
-
-
-def _nonzero(positions: Positions | None, sums: NDArray[np.float64]) -> Boosts:
-    """The sums that are not 0; without positions those of all items."""
-    kept = np.flatnonzero(sums != 0)  # of booleans: faster
-    return Boosts(kept if positions is None else positions[kept], sums[kept].astype(np.float32))
+def summed(entries: Sequence[Entries], items: int, start: AnyBoosts = NO_BOOSTS) -> AnyBoosts:
+    """Entries added up by position, beginning with `start`, for a catalogue of `items`."""
+    if isinstance(start, Boosts) and len(start.positions):
+        return summed([start, *entries], items)
+    if isinstance(start, DenseBoosts) or sum(len(positions) for positions, _ in entries) * _DENSE >= items:
+        row = start.values.astype(np.float64) if isinstance(start, DenseBoosts) else np.zeros(items)
+        for positions, values in entries:
+            row += np.bincount(positions, values, items)
+        return DenseBoosts(row.astype(np.float32))
+    if not entries:
+        return NO_BOOSTS
+    every, values = (np.concatenate(part) for part in zip(*entries, strict=True))
+    found, place = np.unique(every, return_inverse=True)
+    return Boosts(found.astype(np.int64), np.bincount(place, values, len(found)).astype(np.float32))

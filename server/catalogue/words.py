@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,14 @@ from server.catalogue.sparse import Boosts, Entries, SparseRows, map_array, summ
 from server.errors import BundleError
 
 Hashes = NDArray[np.uint64]
+Rows: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64] | None]"
+"""Places of words among the known ones, and the share by which each counts, less than 1 for a near word; None: 1."""
 
 _TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
 MAX_WORDS = 64  # of a text that are looked up
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED = 65_536  # words whose rows are remembered
+_CACHED, _CACHED_TEXTS = 65_536, 1_024  # words, and texts of at most `MAX_WORDS` words, whose rows are remembered
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
@@ -86,6 +88,7 @@ class Words:
     names: Hashes
     named: NDArray[np.int32]
     _cache: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict, init=False, repr=False)
+    _texts: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -118,27 +121,27 @@ class Words:
 
     def match(self, text: str, items: int) -> Boosts:
         """BM25 of a text against the items that have a word of it; `items` is the size of the catalogue."""
-        return summed([self.postings_of(text)], items)
+        return summed([self.postings_of(text)], items).listed()
 
     def postings_of(self, text: str) -> Entries:
         """The items that have a word of a text, and its BM25 there, one word after the other."""
-        words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
-        rows, shares = self._rows(words)
-        positions, weights, sizes = self.postings.gather(np.array(rows, dtype=np.int64))
-        return positions, weights if all(share == 1 for share in shares) else weights * np.repeat(shares, sizes)
+        rows, shares = self._rows(text)
+        positions, weights, sizes = self.postings.gather(rows)
+        return positions, weights if shares is None else weights * shares.repeat(sizes)
 
     def is_title(self, text: str, items: int) -> bool:
-        """Whether a text looks like a title: most of its words stand in titles, and one of the `items` has most of them.
+        """Whether a text looks like a title: most of its words stand in titles, and one of `items` has most of them.
 
         Words are weighed by how rare they are.
         """
-        rows, shares = self._rows([*dict.fromkeys(split_words(text))][:MAX_WORDS])
-        if not rows:
+        rows, shares = self._rows(text)
+        if not len(rows):
             return False
-        places = np.array(rows, dtype=np.int64)
-        often = self.postings.starts[places + 1] - self.postings.starts[places]
-        weights = np.array(shares) * np.log1p(items / (often + 1))
-        if (weights * self.titled[places]).sum() < _TITLED * weights.sum():
+        often = self.postings.starts[rows + 1] - self.postings.starts[rows]
+        weights = np.log1p(items / (often + 1))
+        if shares is not None:
+            weights *= shares
+        if weights @ self.titled[rows] < _TITLED * weights.sum():
             return False
         found = self.match(text, items)
         best = int(found.positions[np.argmax(found.values)])
@@ -148,7 +151,8 @@ class Words:
         """Share of a text's words, weighed by how rare they are, that an item has, and how many these are."""
         had, whole, count = 0.0, 0.0, 0
         for word in [*dict.fromkeys(split_words(text))][:MAX_WORDS]:
-            rows, shares = self._rows([word])
+            places, counted = self._looked_up([word])
+            rows, shares = places.tolist(), [1.0] * len(places) if counted is None else counted.tolist()
             rarity = [math.log1p(items / (1 + self.postings.size_of(row))) for row in rows] or [math.log1p(items)]
             found = [share for row, share in zip(rows, shares, strict=True) if self.postings.holds(row, item)]
             whole += max(rarity)
@@ -162,8 +166,17 @@ class Words:
         place = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[place]) if place >= 0 else None
 
-    def _rows(self, words: Sequence[str]) -> tuple[list[int], list[float]]:
-        """Places of the words among the known ones, and the share by which each counts: less than 1 for a near word."""
+    def _rows(self, text: str) -> Rows:
+        """The known words that a text's words are or stand for; remembered for the texts that came last."""
+        found = self._texts.get(text)
+        if found is None:
+            found = self._looked_up([*dict.fromkeys(split_words(text))][:MAX_WORDS])
+            if len(self._texts) >= _CACHED_TEXTS:
+                self._texts.clear()
+            self._texts[text] = found
+        return found
+
+    def _looked_up(self, words: Sequence[str]) -> Rows:
         rows, shares = list[int](), list[float]()
         for word in words:
             found = self._cache.get(word)
@@ -173,7 +186,7 @@ class Words:
                 found = self._cache[word] = self._row(word)
             rows += found[0]
             shares += found[1]
-        return rows, shares
+        return np.array(rows, dtype=np.int64), None if min(shares, default=1.0) == 1 else np.array(shares)
 
     def _row(self, word: str) -> tuple[list[int], list[float]]:
         """Place and share of a known word, or of the known words that stand for an unknown one."""

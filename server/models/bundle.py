@@ -18,7 +18,7 @@ FORMAT = 2
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
 _ROWS = ("transitions", "neighbours", "words-postings", "words-spelled")
-_ARRAYS = ("terms", "sizes", "pairs", "names", "named")
+_ARRAYS = ("terms", "titled", "sizes", "pairs", "names", "named")
 TABLES = (  # of `server.catalogue.memory` and `server.catalogue.words`
     *(f"{name}-{part}.npy" for name in _ROWS for part in ("starts", "positions", "weights")),
     *(f"words-{name}.npy" for name in _ARRAYS),

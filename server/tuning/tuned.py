@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.batching.policy import Limits
 from server.config import ServerSettings
 from server.models.bundle import Bundle
-from server.parts import PARTS
+from server.parts import parts_off
 from server.pipeline.engine import EngineOptions
 from server.tuning.machine import machine
 
@@ -86,7 +86,7 @@ def engine_options(settings: ServerSettings, bundle: Bundle | None = None) -> En
         ),
         cache_bytes=settings.cache_mb * 2**20,
         index=settings.index,
-        parts_off=frozenset(PARTS) - set(settings.parts.split(",")),
+        parts_off=parts_off(settings.parts),
     )
 
 

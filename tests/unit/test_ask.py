@@ -131,7 +131,8 @@ class Echo:
 
     def recommend(self, request: pb.RecommendRequest, _: grpc.ServicerContext) -> pb.RecommendResponse:
         self.requests.append(request)
-        return pb.RecommendResponse(items=[pb.RankedItem(title=f"[red]{request.query}")])
+        items, named = [pb.RankedItem(title=f"[red]{request.query}")], [pb.ResolvedEvent(index=1, item_id="42")]
+        return pb.RecommendResponse(items=items, resolved_events=named if len(request.history) > 1 else [])
 
 
 @pytest.fixture
@@ -164,3 +165,8 @@ def test_words_of_the_environment_are_sent_and_shown_as_they_are(
     assert (sent.query, sent.top_k, sent.bundle) == (words, 3, "a name")
     assert [event.item_id for event in sent.history] == ["ABC"]
     assert f"[red]{words}" in capsys.readouterr().out
+
+
+def test_texts_that_are_items_are_shown(echo: tuple[Echo, int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask.main(["--address", f"127.0.0.1:{echo[1]}", "--history", "50|Toy Story"]) == 0
+    assert "; event 2 is item 42" in capsys.readouterr().out.replace("\n", " ")

@@ -18,6 +18,11 @@ def test_our_server_among_the_peers_waits_as_long_as_the_client() -> None:
     assert _timeout_s(our_command(setting(scores()), 1)[3:]) == TIMEOUT_S
 
 
+def test_our_server_does_the_job_of_the_others() -> None:
+    command = our_command(setting(scores()), 1)
+    assert command[command.index("--parts") + 1] == "ranker"
+
+
 def test_student_and_teacher_wait_as_long_as_the_client() -> None:
     for command in _commands(TeacherSettings(_cli_parse_args=[])):
         assert _timeout_s(command[command.index("--bundle") :]) == TIMEOUT_S

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from server.api.convert import to_response
+from server.parts import PARTS
 from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine
 from tests import small
@@ -111,6 +112,13 @@ def test_bundle_that_leaves_the_history_in_does_so_with_texts_too(tmp_path: Path
 def test_without_a_threshold_only_names_count(tmp_path: Path) -> None:
     with small.engine(small.write_bundle(tmp_path / "1")) as engine:
         assert answer(engine, small.BY_MEANING, "Film a0").resolved == [(1, "i0")]
+
+
+def test_ranker_alone_ranks_even_where_its_weight_is_0(tmp_path: Path) -> None:
+    folder = small.write_bundle(tmp_path / "1", weights=replace(small.WEIGHTS, ranker=0))
+    with small.engine(folder, set(PARTS) - {"ranker"}) as engine:
+        scores = [score for _, score in small.ask(engine, Request(query="film"))[0].items]
+    assert len({*scores}) > 1
 
 
 def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) -> None:

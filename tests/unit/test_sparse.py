@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import NO_BOOSTS, Boosts, SparseRows, summed
+from server.catalogue.sparse import NO_BOOSTS, Boosts, DenseBoosts, SparseRows, summed
 from server.errors import BundleError
 
 _ROWS, _ITEMS = 6, 40
@@ -32,7 +32,7 @@ def test_gathering_gives_the_entries_of_each_row_in_the_order_asked(
 ) -> None:
     positions, weights, sizes = rows_of(entries).gather(np.array(asked, np.int64))
     wanted = [sorted((p, np.float32(w)) for r, p, w in entries if r == row) for row in asked]
-    assert sizes.tolist() == [len(row) for row in wanted]
+    assert sizes == [len(row) for row in wanted]
     assert list(zip(positions.tolist(), weights, strict=True)) == [pair for row in wanted for pair in row]
 
 
@@ -44,8 +44,12 @@ def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
     positions, weights, _ = rows_of(entries).gather(np.arange(_ROWS))
     found = summed([(positions, weights)], items)
     dense = np.bincount(positions, weights, items)
-    assert found.positions.tolist() == np.flatnonzero(dense).tolist()
-    assert found.values.tolist() == dense[found.positions].astype(np.float32).tolist()
+    assert isinstance(found, DenseBoosts) == (8 * len(positions) >= items)
+    assert found.listed().positions.tolist() == np.flatnonzero(dense).tolist()
+    assert found.listed().values.tolist() == dense[dense != 0].astype(np.float32).tolist()
+    scores = np.ones(items, dtype=np.float32)
+    found.add_to(scores)
+    assert scores.tolist() == (np.float32(1) + dense.astype(np.float32)).tolist()
     assert found.at(np.arange(_ITEMS)).tolist() == dense[:_ITEMS].astype(np.float32).tolist()
 
 
@@ -59,7 +63,8 @@ def test_a_saved_table_is_mapped_and_equal(tmp_path: Path) -> None:
     rows.save(tmp_path, "table")
     found = SparseRows.load(tmp_path, "table", _ITEMS)
     assert isinstance(found.positions.base, np.memmap)
-    assert [a.tolist() for a in found.gather(np.arange(_ROWS))] == [a.tolist() for a in rows.gather(np.arange(_ROWS))]
+    for array, wanted in zip(found.gather(np.arange(_ROWS)), rows.gather(np.arange(_ROWS)), strict=True):
+        np.testing.assert_array_equal(array, wanted)
 
 
 @pytest.mark.parametrize("items", [3, 0])

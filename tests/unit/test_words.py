@@ -115,7 +115,7 @@ def test_an_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) 
         Words.load(tmp_path, 3)
 
 
-@pytest.mark.parametrize("name", ["terms", "sizes", "pairs", "names", "named"])
+@pytest.mark.parametrize("name", ["terms", "titled", "sizes", "pairs", "names", "named"])
 @pytest.mark.parametrize("damage", ["missing", "short", "type", "shape"])
 def test_a_table_of_words_that_is_none_is_refused_by_name(words: Words, tmp_path: Path, name: str, damage: str) -> None:
     words.save(tmp_path)

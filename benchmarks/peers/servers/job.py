@@ -1,6 +1,7 @@
 """The job that every peer does: text in, ids of ten items out.
 
-Tokenise, encode, rank (the query is the user's whole sequence), take the largest dot products: what Recommend does.
+Tokenise, encode, rank (the query is the user's whole sequence), take the largest dot products: what Recommend does with
+`--parts ranker`, as our server runs in the comparison. The other parts of a score are left out: only it has them.
 
 Imports only what each peer's environment has: numpy, onnxruntime, tokenizers; onnxruntime the way the server does it,
 since on one core alone it would leave AMX off, which a peer would lose by how it is measured. The settings come by

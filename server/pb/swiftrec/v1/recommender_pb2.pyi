@@ -174,8 +174,8 @@ class RecommendRequest(_message.Message):
     top_k: _builtins.int
     """How many items to return, 1 to 1000; 10 if not set."""
     exclude_history: _builtins.bool
-    """Leave out items that are in the history, by id or by a text that names them (resolved_events); the bundle's default if not set: true, or false for one that was
-    exported with --repeats allow.
+    """Leave out items that are in the history, by id or by a text that names them (resolved_events); the bundle's default
+    if not set: true, or false for one that was exported with --repeats allow.
     """
     bundle: _builtins.str
     """Name of the bundle that shall answer; the server's first one if not set."""
