@@ -75,7 +75,7 @@ def test_forecast_takes_the_last_time_else_the_typical_share() -> None:
     assert forecast.of("verify") == 14
     assert forecast.of("own") == 5
     assert forecast.of("unknown") is None
-    assert forecast.of("quantise") == pytest.approx(18 / 0.09 * 0.06)
+    assert forecast.of("quantise") == pytest.approx(18 / 0.07 * 0.03)
     assert forecast.left("verify", 10, None, ["own"]) == 9
     assert forecast.left("verify", 100, 3, ["own"]) == 8  # longer than the last time: what the bar says
     assert forecast.left("verify", 0, 3, ["unknown"]) is None
