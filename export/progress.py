@@ -24,14 +24,14 @@ from rich.text import Text
 
 LINE_INTERVAL_S = 30.0
 TYPICAL_SHARES: Mapping[str, float] = {  # of an export's time, quick preset on MovieLens
-    "data": 0.02,
+    "data": 0.01,
     "finetune": 0.43,
-    "blend": 0.02,
-    "distil": 0.24,
-    "onnx": 0.01,
-    "quantise": 0.06,
-    "verify": 0.07,
-    "final": 0.145,
+    "blend": 0.045,
+    "distil": 0.17,
+    "onnx": 0.005,
+    "quantise": 0.03,
+    "verify": 0.06,
+    "final": 0.245,
     "package": 0.005,
 }
 _REFRESHES_PER_S = 2

@@ -32,7 +32,7 @@ def progress(clock: Clock, *, is_terminal: bool = False, term: str = "xterm") ->
         file=io.StringIO(), force_terminal=is_terminal, color_system=None, width=120, _environ={"TERM": term}
     )
     forecast = Forecast({"data": 6, "finetune": 159})
-    ahead = ["onnx", "quantise", "verify", "package"]
+    ahead = ["onnx", "quantise", "verify", "final", "package"]
     return StageProgress(console, "distil", 3, 7, ahead, forecast, clock)
 
 
@@ -45,13 +45,13 @@ def test_line_has_stage_step_and_times() -> None:
     clock = Clock()
     shown = progress(clock)
     clock.now = 30
-    assert shown.line() == "  distil: 30 s so far; stage 3 of 7, about 2 min left in all"
+    assert shown.line() == "  distil: 30 s so far; stage 3 of 7, about 3 min left in all"
     with shown.bar("distil bert3", 100) as step:
         assert shown.line().startswith("  distil: distil bert3 0/100; stage 3 of 7")
         clock.now = 60
         for _ in range(10):
             step()
-        assert shown.line() == "  distil: distil bert3 10/100, 4 min left; stage 3 of 7, about 5 min left in all"
+        assert shown.line() == "  distil: distil bert3 10/100, 4 min left; stage 3 of 7, about 7 min left in all"
     assert "so far" in shown.line()
 
 
@@ -75,7 +75,7 @@ def test_forecast_takes_the_last_time_else_the_typical_share() -> None:
     assert forecast.of("verify") == 14
     assert forecast.of("own") == 5
     assert forecast.of("unknown") is None
-    assert forecast.of("quantise") == pytest.approx(18 / 0.09 * 0.06)
+    assert forecast.of("quantise") == pytest.approx(18 / 0.07 * 0.03)
     assert forecast.left("verify", 10, None, ["own"]) == 9
     assert forecast.left("verify", 100, 3, ["own"]) == 8  # longer than the last time: what the bar says
     assert forecast.left("verify", 0, 3, ["unknown"]) is None
