@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from export.blend.fit import Choices
 from server.catalogue.blend import SIGNALS, Weights
 
-BUDGET = 0.02  # of NDCG@10 where a known item is wanted
+BUDGET = 0.01  # of NDCG@10 where a known item is wanted
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 _TOP = 10
 _REACH, _HALVINGS = 20.0, 20
