@@ -48,9 +48,21 @@ def test_query_and_history_are_answered_by_the_model(recommender: RecommenderSer
     assert reply.strategy == pb.STRATEGY_MODEL
     assert reply.events_used == 2
     assert (reply.bundle, reply.version > 0) == ("movielens-quick", True)
-    assert "50" not in ids(reply)
+    assert [(event.index, event.item_id) for event in reply.resolved_events] == [(0, "1")]
+    assert {"1", "50"}.isdisjoint(ids(reply))
     assert sum("Animation" in values(item, "genre") for item in reply.items) >= 7
     assert reply.timings.total_ms >= reply.timings.encode_ms > 0
+
+
+def test_title_in_a_history_is_answered_like_the_id(recommender: RecommenderServiceStub) -> None:
+    by_id, *by_text = (
+        recommender.Recommend(pb.RecommendRequest(history=[event, pb.Event(item_id="100")], top_k=50), timeout=10)
+        for event in (pb.Event(item_id="1"), pb.Event(text="Toy Story (1995)"), pb.Event(text="toy story"))
+    )
+    for reply in by_text:
+        assert reply.items == by_id.items
+        assert [(event.index, event.item_id) for event in reply.resolved_events] == [(0, "1")]
+        assert reply.timings.encode_ms == 0  # nothing is left to encode
 
 
 def test_history_is_offered_again_when_exclude_history_is_false(recommender: RecommenderServiceStub) -> None:

@@ -53,6 +53,7 @@ def ranked(channel: grpc.Channel, *elements: str) -> bytes:
         ("id:id:text:film", Event(item_id="id:text:film")),
         ("id: id", Event(item_id=" id")),
         ("text:film", Event(text="film")),
+        ("text:Toy Story (1995)", Event(text="Toy Story (1995)")),
         ("text:id:7", Event(text="id:7")),
         ("text:text:film", Event(text="text:film")),
     ],
