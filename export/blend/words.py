@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from server.catalogue.sparse import SparseRows
 from server.catalogue.words import Hashes, Words, hash_of, names_of, pairs, split_words
 
-MAX_POSTINGS = 20_000  # items of a word, those where it weighs most: words of more items tell little
+MAX_POSTINGS = 4_000  # items of a word, those where it weighs most: words of more items tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25
 _TITLE = 1  # times that a word of the title counts beside its place in the text
 _AMBIGUOUS = -1

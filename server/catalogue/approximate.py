@@ -36,6 +36,7 @@ _DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
 _REACH = 0.998  # share of the best items that the lists which are read must hold
 _PROBES = 64  # users that it is measured on
 _SPARE = 100  # candidates at least beyond those that are wanted
+_BOOSTED = 2_000  # candidates at most, or four times those wanted, for what is added to their scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class ApproximateIndex:
     def search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS) -> tuple[Positions, Vector]:
         """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.
 
-        Every item with a boost is a candidate. There may be fewer than `k` though more are allowed.
+        The items with the largest boosts are candidates. There may be fewer than `k` though more are allowed.
         """
         boosts = boosts.listed()
         lowered = boosts.positions[boosts.values < 0]
@@ -106,7 +107,8 @@ class ApproximateIndex:
         if len(lowered) and len(np.setdiff1d(candidates, lowered, assume_unique=True)) < k + _SPARE // 2:
             candidates = self._candidates(user, allowed, k, len(lowered))  # those that are lowered may all lie above
         if len(boosts.positions):
-            candidates = np.union1d(candidates, boosts.positions[allowed.holds(boosts.positions)])
+            most = boosts.largest(max(_BOOSTED, 4 * k))
+            candidates = np.union1d(candidates, most[allowed.holds(most)])
         return rank(self._vectors, user, candidates, k, boosts)
 
     def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:

@@ -35,6 +35,12 @@ class Boosts(NamedTuple):
         places = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
         return np.where(self.positions[places] == positions, self.values[places], np.float32(0))
 
+    def largest(self, count: int) -> Positions:
+        """The items that most is added to, at most so many."""
+        if len(self.positions) <= count:
+            return self.positions
+        return self.positions[np.argpartition(-self.values, count)[:count]]
+
     def add_to(self, scores: Vector) -> None:
         """Add to the scores of all items."""
         scores[self.positions] += self.values
