@@ -1,15 +1,17 @@
 """How far new items are raised: as far as they cost the known ones little.
 
-Likelihood alone hides what nobody took yet, since most of what is wanted is known. So new items get a budget: they may
-take so much of the places that what is found of the known items falls by `BUDGET`. Within it two numbers are chosen on
-validation, where a tenth of the items count as new: how much more the ranker's word counts for new items, of which
-nothing else speaks (one number for the catalogue), and what is added to them (for each kind of request).
+Likelihood alone hides what nobody took yet, since most of what is wanted is known. So two numbers are chosen on
+validation, where a tenth of the items count as new. One says how much more the ranker's word counts for new items, of
+which nothing else speaks: the one with the largest product of what is found of new and of known items, if new items
+have in the lists the share that they have in the catalogue. The other is what is added to them, for each kind of
+request: they may take so much of the places that what is found of the known items falls by `BUDGET`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -36,21 +38,35 @@ def scale_newcomers(vectors: NDArray[np.float32], popularity: NDArray[np.int64],
     return vectors * factors[:, None]
 
 
-def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> tuple[Weights, float]:
-    """The weights with new items raised to the end of their budget, and NDCG@10 where a new item is wanted.
+def found_of_both(choices: Sequence[Choices], weights: Weights) -> float:
+    """NDCG@10 where a new item is wanted times that where a known one is, if lists have new items by their number."""
+    lists = _Lists.of(choices, weights)
+    is_new = lists.wants_new
+    if not is_new.any() or is_new.all():
+        return 0.0
+    low, high = -_REACH, _REACH
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if lists.shown(middle) <= lists.is_new.mean() else (low, middle)
+    found = lists.ndcg(low)
+    return float(found[is_new].mean() * found[~is_new].mean())
+
+
+def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> Weights:
+    """The weights with new items raised to the end of their budget.
 
     The same weights where no request wants a new item, or none a known one.
     """
     lists = _Lists.of(choices, weights)
     is_new = lists.wants_new
     if not is_new.any() or is_new.all():
-        return weights, 0.0
+        return weights
     least = (1 - BUDGET) * lists.ndcg(-_REACH)[~is_new].mean()
     low, high = -_REACH, _REACH
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if lists.ndcg(middle)[~is_new].mean() >= least else (low, middle)
-    return replace(weights, newcomer=low), float(lists.ndcg(low)[is_new].mean())
+    return replace(weights, newcomer=low)
 
 
 def _scaled(signals: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
@@ -81,6 +97,17 @@ class _Lists:
     def wants_new(self) -> NDArray[np.bool_]:
         """Whether each request wants an item that counts as new."""
         return self.is_new[self.starts]
+
+    def shown(self, raised: float) -> float:
+        """Share of the lists of ten that is new with `raised` added to new items."""
+        scores = self.scores + np.float32(raised) * self.is_new
+        shares = []
+        for start, end in pairwise([*self.starts.tolist(), len(scores)]):
+            order = start + np.argsort(-scores[start:end], kind="stable")
+            counts = self.counts[order]
+            top = np.cumsum(counts) - counts < _TOP
+            shares.append(float(counts[top] @ self.is_new[order[top]] / counts[top].sum()))
+        return float(np.mean(shares))
 
     def ndcg(self, raised: float) -> NDArray[np.float64]:
         """NDCG@10 of each request with `raised` added to new items."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.blend.fit import Choices, fit_weights, likelihood
 from export.blend.memory import fit_memory
 from export.blend.names import same_item_threshold
-from export.blend.newcomers import SCALES, raise_newcomers, scaled
+from export.blend.newcomers import SCALES, found_of_both, raise_newcomers, scaled
 from export.blend.queries import Queries
 from export.blend.record import BLEND, BlendRecord, GroupRecord
 from export.blend.requests import GROUPS, Asked, Group, requests_of
@@ -103,16 +103,17 @@ def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]
 
 
 def _newcomer_scale(choices: Mapping[Group, Sequence[Choices]], weights: Mapping[Group, Weights]) -> float:
-    """The one by which most is found where a new item is wanted behind a long history."""
+    """The one by which most is found of new and known items behind histories."""
     histories = [group for group in choices if group.query == "none"]
-    if not histories:
-        return 1.0
-    last = histories[-1]
-    return max(SCALES, key=lambda scale: raise_newcomers(scaled(choices[last], scale), weights[last])[1])
+
+    def found(scale: float) -> float:
+        return sum(found_of_both(scaled(choices[group], scale), weights[group]) for group in histories)
+
+    return max(SCALES, key=found)
 
 
 def _record(group: Group, choices: Sequence[Choices], fitted: Weights, scale: float) -> GroupRecord:
-    raised, _ = raise_newcomers(scaled(choices, scale), fitted)
+    raised = raise_newcomers(scaled(choices, scale), fitted)
     return GroupRecord(
         query=group.query,
         events=group.events,

@@ -24,7 +24,7 @@ from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.split import Protocol, split
 from export.evaluate.metrics import Ranked
 from export.evaluate.ranks import RANKS, RecordedRanks
-from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
+from server.models.bundle import FORMAT, MANIFEST, TABLES, Manifest, file_hash
 from tests.quality import ITEMS, answer, positions
 from tests.tiny import dataset, job, write_data
 
@@ -58,7 +58,7 @@ def exported(tmp_path: Path) -> Path:
 def write_bundle(folder: Path, quality: dict[str, object], export_key: str = "k") -> Path:
     """A bundle whose files hold nothing, for what reads its manifest only."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy", "encoder.onnx")
+    names = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy", "encoder.onnx", *TABLES)
     for name in names:
         (folder / name).write_text(name)
     facts: dict[str, object] = {

@@ -145,7 +145,7 @@ def test_ratings_stay_beside_their_events_without_order() -> None:
 
 
 def world(order: Order) -> World:
-    texts = Texts([[item.text for item in dataset().items]] * 3, [Phrase("river", [0, 1, 2])])
+    texts = Texts([[item.text for item in dataset().items]] * 4, [Phrase("river", [0, 1, 2])])
     made = unordered(20)
     return World(replace(leave_one_out(made, cold_share=0), order=order), texts, texts, None)
 
