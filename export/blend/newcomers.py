@@ -21,9 +21,9 @@ from export.blend.fit import Choices
 from server.catalogue.blend import SIGNALS, Weights
 
 BUDGET = 0.01  # of NDCG@10 where a known item is wanted
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
+SCALES = (1.0, 2.0, 4.0)
 _TOP = 10
-_REACH, _HALVINGS = 20.0, 20
+_REACH, _HALVINGS = 20.0, 14
 _RANKER, _NEWCOMER = SIGNALS.index("ranker"), SIGNALS.index("newcomer")
 
 

@@ -11,7 +11,7 @@ from export.data.split import Cases
 from server.catalogue.blend import QUERIES, Query
 from server.catalogue.filters import Positions
 
-MAX_REQUESTS = 600  # of a group
+MAX_REQUESTS = 400  # of a group
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from export.evaluate import baseline_gate
 from export.stage import Job
 from export.train import small
 from export.train.encoder import TextEncoder, load_tokenizer, teacher_checkpoint
-from export.train.lesson import Lesson
+from export.train.lesson import Lesson, frequent_words
 from export.train.narrow import narrow
 from export.train.one_pass import one_pass_teacher
 from export.train.resume import forget, resume_of
@@ -107,6 +107,7 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
         items=targets,
         seed=job.settings.seed,
         relations=job.settings.relations,
+        fillers=frequent_words(teacher_checkpoint(job) / "tokenizer.json"),
     )
 
 

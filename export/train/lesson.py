@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +20,9 @@ from server.models.tokenizer import Tokenizer
 
 _SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
 _COSINE_WEIGHT = 10.0
+_FILLED, _MOST_FILLERS = 0.8, 6  # share of the noisy texts that get fillers, and how many
+_WORD_STARTS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write before a word
+_FREQUENT = 3_000  # words that are fillers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class Lesson:
         items: the catalogue's vectors for the ranker, float32 [items, d].
         seed: of the noise; the epoch is added to it.
         relations: weight of the cosines between the texts of a batch.
+        fillers: words that noise may put into a text, frequent ones that ask for nothing.
     """
 
     texts: list[str]
@@ -41,6 +48,7 @@ class Lesson:
     items: Tensor
     seed: int
     relations: float = 0.0
+    fillers: Sequence[str] = ()
 
     @property
     def dimensions(self) -> int:
@@ -59,8 +67,8 @@ class Lesson:
     def epoch(self, number: int, size: int, noisy: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Every text once in batches of similar length, in random order: ids, mask, wanted vectors.
 
-        A share `noisy` of the texts has typos, and words lost or in the wrong order. The same number gives the same
-        batches.
+        A share `noisy` of the texts has typos, words lost or in the wrong order, and fillers. The same number gives the
+        same batches.
         """
         rows = self.spelled(number, noisy)
         order = np.random.default_rng((self.seed, number))
@@ -71,11 +79,20 @@ class Lesson:
         """Token ids of every text as the epoch of that number writes it."""
         rng = random.Random(self.seed + number)  # noqa: S311 (no secret)
         chosen = [n for n in range(len(self.rows)) if rng.random() < noisy]
-        spelled = self.tokenizer.encode([corrupt(self.texts[n], rng) for n in chosen])
+        spelled = self.tokenizer.encode([self._filled(corrupt(self.texts[n], rng), rng) for n in chosen])
         rows = list(self.rows)
         for n, row in zip(chosen, spelled, strict=True):
             rows[n] = row
         return rows
+
+    def _filled(self, text: str, rng: random.Random) -> str:
+        """The text with some fillers, as in "something FUNNY and also OLD", which a mean of words must pass over."""
+        if not self.fillers or rng.random() >= _FILLED:
+            return text
+        words = text.split()
+        for _ in range(rng.randint(1, _MOST_FILLERS)):
+            words.insert(rng.randint(0, len(words)), rng.choice(self.fillers))
+        return " ".join(words)
 
     def loss(self, vectors: Tensor, wanted: Tensor) -> Tensor:
         """Cosine distance of both halves, and for the ranker the KL divergence of the similarities to the catalogue.
@@ -97,6 +114,13 @@ class Lesson:
         near = functional.log_softmax(_SHARPNESS * vectors @ self.items.T, dim=-1)
         target = functional.log_softmax(_SHARPNESS * wanted @ self.items.T, dim=-1)
         return functional.kl_div(near, target, reduction="batchmean", log_target=True)
+
+
+def frequent_words(tokenizer: Path) -> list[str]:
+    """The whole words that come first in a tokenizer's vocabulary, which is in the order of their frequency."""
+    pieces = sorted(Vocabulary.from_file(str(tokenizer)).get_vocab().items(), key=lambda pair: pair[1])
+    words = (piece.lstrip(_WORD_STARTS) for piece, _ in pieces)
+    return list(itertools.islice((word for word in words if len(word) > 1 and word.isalpha()), _FREQUENT))
 
 
 def _cosine_distance(vectors: Tensor, wanted: Tensor) -> Tensor:

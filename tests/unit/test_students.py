@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from export.train.static import StaticEncoder, fit
 from export.train.students import Rung, drop_layers, ladder, load_one, spread
 from export.train.teacher import Teacher, save_teacher
 from export.train.words import factorise, multiplied, word_table
+from server.models.tokenizer import Tokenizer
 from tests.checkpoints import bert, save_bert
 
 _COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")
@@ -381,3 +382,23 @@ def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
     assert new.weight.shape == (24, 16)
     assert torch.equal(new.bias, old.bias)
     assert torch.equal(student.projection.weight, wide.projection.weight)
+
+
+def test_fillers_stand_between_the_words_of_noisy_texts_only() -> None:
+    texts = ["river garden"] * 40
+    seen: list[str] = []
+
+    class Spy(Tokenizer):
+        def encode(self, some: Sequence[str]) -> list[list[int]]:
+            seen.extend(some)
+            return [[0]] * len(some)
+
+    spy = Spy.__new__(Spy)
+    lesson = Lesson(texts, [[0]] * 40, spy, torch.ones(40, 4), torch.ones(3, 4), seed=1, fillers=["also", "some"])
+    lesson.spelled(0, 1.0)
+    filled = [text for text in seen if {"also", "some"} & set(text.split())]
+    assert 20 < len(filled) < 40
+    assert all(len(text.split()) <= 2 + 6 for text in seen)
+    seen.clear()
+    replace(lesson, fillers=()).spelled(0, 1.0)
+    assert not any({"also", "some"} & set(text.split()) for text in seen)
