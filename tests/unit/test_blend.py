@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from export.blend.fit import Choices, fit_weights, likelihood
 from export.blend.memory import fit_memory
+from export.blend.newcomers import BUDGET, _Lists, raise_newcomers, scale_newcomers, scaled
 from export.blend.queries import Queries
 from export.blend.requests import Asked, Group, requests_of
 from export.blend.signals import Items, Signals
@@ -200,3 +201,37 @@ def test_queries_are_none_that_training_reads() -> None:
 def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
     (asked,) = Queries([Item("1", "Alien", "Alien", {})], ["film"], 7).ask([0], Texts([["x"]], []))
     assert asked
+
+
+def test_new_items_are_raised_until_known_ones_have_paid() -> None:
+    random = np.random.default_rng(5)
+
+    def one(*, wants_new: bool) -> Choices:
+        signals = np.zeros((60, len(SIGNALS)), np.float32)
+        signals[:, 0] = random.normal(size=60)
+        signals[0, 0] += 2
+        signals[30:, SIGNALS.index("newcomer")] = 1
+        signals[30:, 0] -= 3  # nothing but the ranker speaks for them
+        if wants_new:
+            signals[[0, 30]] = signals[[30, 0]]
+            signals[0, 0] += 2
+        return Choices(signals, np.zeros(60, np.float32))
+
+    choices = [one(wants_new=bool(n % 10 == 0)) for n in range(400)]
+    hidden, raised = Weights(newcomer=-20.0), raise_newcomers(choices, Weights())
+    found = {name: _Lists.of(choices, weights) for name, weights in (("hidden", hidden), ("raised", raised))}
+    new = found["raised"].wants_new
+    known = found["hidden"].ndcg(-20.0)[~new].mean(), found["raised"].ndcg(raised.newcomer)[~new].mean()
+    assert (1 - BUDGET) * known[0] <= known[1] < known[0]
+    assert found["raised"].ndcg(raised.newcomer)[new].mean() > found["hidden"].ndcg(-20.0)[new].mean()
+    assert raise_newcomers(choices[1:10], Weights()) == Weights()  # control: nobody wants a new item
+
+
+def test_only_the_rankers_word_for_new_items_is_multiplied() -> None:
+    signals = np.ones((2, len(SIGNALS)), np.float32)
+    signals[1, SIGNALS.index("newcomer")] = 0
+    (found,) = scaled([Choices(signals, np.zeros(2, np.float32))], 3.0)
+    assert found.signals[0].tolist() == [3, *[1] * (len(SIGNALS) - 1)]
+    assert (found.signals[1] == signals[1]).all()
+    vectors = scale_newcomers(np.ones((2, 3), np.float32), np.array([0, 5]), 3.0)
+    assert vectors.tolist() == [[3, 3, 3], [1, 1, 1]]

@@ -16,7 +16,7 @@ from export.data.keywords import Keywords, is_for_training, words_of
 from export.data.noise import mistyped
 from export.data.phrases import Texts, write_texts
 from export.data.split import Cases, leave_one_out
-from export.data.templates import EVALUATION, TRAINING, spoken_title
+from export.data.templates import EVALUATION, TRAINING, VALIDATION, spoken_title
 from export.evaluate.compare import Evaluation
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Ranked, rank
@@ -67,10 +67,10 @@ def test_every_task_is_asked_of_a_data_set_that_can_have_it(tasks: Tasks) -> Non
     assert all(len(query.texts) == len(query.cases.wanted) > 20 for query in tasks.queries.values())
 
 
-def test_templates_of_training_and_evaluation_are_disjoint() -> None:
-    plain = [{" ".join(template.lower().split()) for template in part.all} for part in (TRAINING, EVALUATION)]
-    assert not plain[0] & plain[1]
-    assert all(len(part.all) == len({*part.all}) for part in (TRAINING, EVALUATION))
+def test_templates_of_training_validation_and_evaluation_are_disjoint() -> None:
+    parts = (TRAINING, VALIDATION, EVALUATION)
+    plain = [" ".join(template.lower().split()) for part in parts for template in part.all]
+    assert len(plain) == len({*plain})
 
 
 @pytest.mark.parametrize("seed", range(3))
