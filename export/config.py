@@ -99,8 +99,8 @@ class ExportSettings(TrainingSettings):
 
     stage: CliPositionalArg[StageName | None] = Field(
         None,
-        description="one of data, finetune, blend, distil, onnx, quantise, verify, package, or a command above; all "
-        "stages if not given",
+        description="one of data, finetune, blend, distil, onnx, quantise, verify, final, package, or a command "
+        "above; all stages if not given",
     )
     as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(

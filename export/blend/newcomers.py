@@ -55,13 +55,15 @@ def found_of_both(choices: Sequence[Choices], weights: Weights) -> float:
 def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> Weights:
     """The weights with new items raised to the end of their budget.
 
-    The same weights where no request wants a new item, or none a known one.
+    The same weights where no request wants a new item, or no known one is found.
     """
     lists = _Lists.of(choices, weights)
     is_new = lists.wants_new
     if not is_new.any() or is_new.all():
         return weights
     least = (1 - BUDGET) * lists.ndcg(-_REACH)[~is_new].mean()
+    if not least:
+        return weights
     low, high = -_REACH, _REACH
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

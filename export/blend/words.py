@@ -38,7 +38,7 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     return Words(
         terms=hashes[order],
         postings=postings,
-        titled=_titled(titles, vocabulary, place, postings),
+        titled=_titled(titles, vocabulary, place, np.bincount(place[np.array(rows)], minlength=len(order))),
         sizes=np.array([len(pairs(word)) for word in vocabulary], dtype=np.int32)[order],
         pairs=pieces,
         spelled=spelled,
@@ -66,14 +66,14 @@ def _postings(
 
 
 def _titled(
-    titles: Sequence[str], vocabulary: Mapping[str, int], place: NDArray[np.int64], postings: SparseRows
+    titles: Sequence[str], vocabulary: Mapping[str, int], place: NDArray[np.int64], items: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Share of each word's items that have it in their title."""
+    """Share of each word's `items` (how many have it, [words]) that have it in their title."""
     often = np.zeros(len(place))
     for title in titles:
         for word in set(split_words(title)):
             often[place[vocabulary[word]]] += 1
-    return np.minimum(often / np.maximum(np.diff(postings.starts), 1), 1.0).astype(np.float32)
+    return (often / np.maximum(items, 1)).astype(np.float32)
 
 
 def _spelling(vocabulary: Iterable[str], place: NDArray[np.int64]) -> tuple[Hashes, SparseRows]:

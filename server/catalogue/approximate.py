@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.exact import Vector, Vectors, rank
 from server.catalogue.filters import Allowed, Positions
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +107,9 @@ class ApproximateIndex:
         if len(lowered) and len(np.setdiff1d(candidates, lowered, assume_unique=True)) < k + _SPARE // 2:
             candidates = self._candidates(user, allowed, k, len(lowered))  # those that are lowered may all lie above
         if len(boosts.positions):
-            most = boosts.largest(max(_BOOSTED, 4 * k))
-            candidates = np.union1d(candidates, most[allowed.holds(most)])
+            kept = allowed.holds(boosts.positions)
+            most = Boosts(boosts.positions[kept], boosts.values[kept]).largest(max(_BOOSTED, 4 * k))
+            candidates = np.union1d(candidates, most)
         return rank(self._vectors, user, candidates, k, boosts)
 
     def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:

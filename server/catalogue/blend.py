@@ -62,6 +62,11 @@ SIGNALS = tuple(field.name for field in fields(Weights))
 
 Query = Literal["none", "description", "title"]
 QUERIES: tuple[Query, ...] = ("none", "description", "title")
+_INSTEAD: Mapping[Query, Sequence[Query]] = {
+    "none": ("none",),
+    "description": ("description", "title"),
+    "title": ("title", "description"),
+}  # kinds whose weights are taken, the first that there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,9 @@ class Blend:
         return Blend([replace(row, weights=row.weights.without(parts)) for row in self.rows])
 
     def weights(self, events: int, query: Query) -> Weights:
-        """Of a request."""
-        fitting = (row.weights for row in self.rows if row.query == query and row.events <= events)
+        """Of a request; of a kind that nothing was fitted for, those of the other kind of query."""
+        kinds: Sequence[Query] = _INSTEAD[query]
+        fitting = (row.weights for kind in kinds for row in self.rows if row.query == kind and row.events <= events)
         return next(fitting, Weights())
 
 

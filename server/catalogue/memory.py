@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
 from server.catalogue.sparse import SparseRows
+from server.errors import BundleError
 
 EVENTS = 10  # last ones that transitions look at
 DECAY = 0.6  # of an event's weight with each event after it
@@ -42,7 +43,11 @@ class Memory:
         Raises:
             BundleError: a file is missing or does not fit.
         """
-        return cls(SparseRows.load(folder, _TRANSITIONS, items), SparseRows.load(folder, _NEIGHBOURS, items))
+        found = cls(SparseRows.load(folder, _TRANSITIONS, items), SparseRows.load(folder, _NEIGHBOURS, items))
+        for name, table in ((_TRANSITIONS, found.transitions), (_NEIGHBOURS, found.neighbours)):
+            if len(table) != items:
+                raise BundleError(f"{folder}/{name}-starts.npy: {len(table)} rows for {items} items: export it again")
+        return found
 
     @classmethod
     def empty(cls, items: int) -> Self:

@@ -41,7 +41,7 @@ class Names:
 
     def by_meaning(self, text: str, sentence: Vector) -> int | None:
         """Position of the item that a text means, by most of its words or its sentence vector [s]; None if none is."""
-        if self._threshold >= NEVER or not self._words.is_title(text, len(self._sentences)):
+        if not self._words.is_title(text, len(self._sentences)):
             return None
         near = self._words.match(text, len(self._sentences))
         if not len(near.positions):
@@ -52,6 +52,8 @@ class Names:
             share, words = self._words.cover(text, int(best[0]), len(self._sentences))
             if words >= _WORDS and share >= _COVERED:
                 return int(best[0])
+        if self._threshold >= NEVER:
+            return None
         cosines = self._sentences[best] @ sentence
         nearest = int(np.argmax(cosines))
         item = int(best[nearest])

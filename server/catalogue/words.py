@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -29,9 +28,11 @@ Rows: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64] | None]"
 
 _TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
 MAX_WORDS = 64  # of a text that are looked up
+_MAX_LETTERS = 64  # of a word that count
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED, _CACHED_TEXTS = 65_536, 1_024  # words, and texts of at most `MAX_WORDS` words, whose rows are remembered
+_CACHED, _CACHED_TEXTS = 65_536, 1_024  # words and texts whose rows are remembered
+_CACHED_LETTERS = 512  # of a text that is
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
@@ -39,11 +40,11 @@ _LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, in lower case and without accents."""
+    """The words of a text, in lower case and without accents, the first 64 letters of each."""
     plain = text.casefold()
     if not plain.isascii():
         plain = "".join(letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
-    return _WORD.findall(plain)
+    return [word[:_MAX_LETTERS] for word in _WORD.findall(plain)]
 
 
 def pairs(word: str) -> set[str]:
@@ -52,7 +53,6 @@ def pairs(word: str) -> set[str]:
     return {marked[n] + marked[n + gap] for gap in (1, 2) for n in range(len(marked) - gap)}
 
 
-@lru_cache(1 << 16)
 def hash_of(word: str) -> int:
     """64 bits that stand for a word."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
@@ -173,7 +173,8 @@ class Words:
             found = self._looked_up([*dict.fromkeys(split_words(text))][:MAX_WORDS])
             if len(self._texts) >= _CACHED_TEXTS:
                 self._texts.clear()
-            self._texts[text] = found
+            if len(text) <= _CACHED_LETTERS:
+                self._texts[text] = found
         return found
 
     def _looked_up(self, words: Sequence[str]) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from server.batching.job import Job
 from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import TOGETHER, Ranked
 from server.catalogue.filters import Allowed
-from server.errors import SwiftrecError
+from server.errors import ModelFailed, SwiftrecError
 from server.models.encoder import ranker_half, sentence_half
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.call import Call
@@ -24,6 +25,7 @@ from server.pipeline.wanted import Found, Wanted
 from server.telemetry.statistics import ModelTime
 
 Vector = NDArray[np.float32]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -238,7 +240,11 @@ class Rankings:
         encoding = self._encoding
         del self._encoding  # which holds this
         for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
-            entry.fill(vectors, self._parts)
+            try:
+                entry.fill(vectors, self._parts)
+            except Exception:  # noqa: BLE001 (it concerns this entry only, and the thread is the batcher's)
+                _log.exception("a request could not be scored")
+                entry.error = ModelFailed("the request could not be scored")
             entry.time = time
         lap_ms = self._lap()
         if any(entry.texts for entry in self.entries):

@@ -235,3 +235,19 @@ def test_only_the_rankers_word_for_new_items_is_multiplied() -> None:
     assert (found.signals[1] == signals[1]).all()
     vectors = scale_newcomers(np.ones((2, 3), np.float32), np.array([0, 5]), 3.0)
     assert vectors.tolist() == [[3, 3, 3], [1, 1, 1]]
+
+
+def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
+    def one(new: float) -> Choices:
+        signals = np.zeros((40, len(SIGNALS)), np.float32)
+        signals[1:, 0] = 5  # what was wanted stands last
+        signals[0, SIGNALS.index("newcomer")] = new
+        return Choices(signals, np.zeros(40, np.float32))
+
+    assert raise_newcomers([one(0.0), one(1.0)], Weights()) == Weights()
+
+
+def test_a_kind_of_query_that_nothing_was_fitted_for_has_the_weights_of_the_other() -> None:
+    blend = Blend([Row("none", 1, Weights(1)), Row("description", 0, Weights(7))])
+    assert blend.weights(3, "title").ranker == 7
+    assert blend.weights(0, "none") == Weights()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from export.blend import memory as fitted
 from export.blend.memory import ease, fit_memory, followers, gram
 from server.catalogue.memory import DECAY, EVENTS, Memory
+from server.errors import BundleError
 
 _ITEMS = 6
 _HISTORIES = [np.array(h, dtype=np.int64) for h in ([0, 1, 2], [0, 1, 3], [4], [])]
@@ -89,3 +90,9 @@ def test_without_order_nothing_follows_but_neighbours_stay() -> None:
     memory = fit_memory(_HISTORIES, _ITEMS, "none")
     assert len(memory.next_chances(np.array([0, 1]))[0]) == 0
     assert len(memory.near_weights(np.array([0]))[0])
+
+
+def test_a_table_without_a_row_for_each_item_is_refused(tmp_path: Path) -> None:
+    fit_memory(_HISTORIES, _ITEMS).save(tmp_path)
+    with pytest.raises(BundleError, match=rf"transitions-starts.npy: {_ITEMS} rows for {_ITEMS + 1} items"):
+        Memory.load(tmp_path, _ITEMS + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from server.api.convert import to_response
+from server.catalogue.blend import Aim, Known
+from server.errors import ModelFailed
 from server.parts import PARTS
+from server.pipeline.call import Call, finish
 from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine
 from tests import small
@@ -130,3 +134,21 @@ def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) 
     listed = [[(item.id, score) for item, score in one.items] for one in (found, same, other)]
     assert listed[0] == listed[1] != listed[2]
     assert np.isfinite([score for _, score in listed[0]]).all()
+
+
+def test_a_request_that_cannot_be_scored_fails_alone(running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    aim = running.scoring.aim
+
+    def fails(known: Known) -> Aim:
+        if known.query == "film bad":
+            raise ValueError("an error of ours")
+        return aim(known)
+
+    monkeypatch.setattr(running.scoring, "aim", fails)
+    requests = [Request(query=query, history=history("Film a0")) for query in ("film c2", "film bad", "film d3")]
+    answers = finish(running.recommender.recommend_many(requests, Call(time.monotonic() + 60)))
+    assert [isinstance(answer, ModelFailed) for answer in answers] == [False, True, False]
+    alone = small.ask(running, requests[0])[0]
+    assert isinstance(answers[0], Recommendation)
+    assert answers[0].items == alone.items
+    assert small.ask(running, Request(query="film c2"))[0].items  # the batching threads live
