@@ -19,6 +19,7 @@ class Gates:
     max_parity: float = 1e-4  # largest difference of a vector's entries, fp32 graph against PyTorch
     max_ranker_parity: float = 1e-4  # the same of a ranker's user vectors, in batches, as a share of the largest entry
     max_invariance: float = 1e-4  # the same, alone against in a batch
+    max_invariance_half: float = 5e-4  # of a graph in half precision, whose numbers near .25 are 2.4e-4 apart
     min_cosine: float = 0.998  # mean cosine to fp32; at .9995 NDCG on text lost .2 %, the quality gates judge the rest
     max_size: float = 0.6  # size of a smaller precision, share of fp32's
     min_speedup: float = 1.05  # below it the int8 of a BERT is not worth a second file

@@ -110,7 +110,7 @@ def _batcher_us(burst: int) -> float:
 
 def _index(meter: FloorMeter, seconds: float) -> dict[str, float]:
     catalogue = meter.catalogue
-    user = np.ones(catalogue.dimensions, dtype=np.float32)
+    user = np.ones(catalogue.width, dtype=np.float32)
     everything = catalogue.mask(Filter(), ())
     return {
         "items": float(len(catalogue.items)),

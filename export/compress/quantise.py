@@ -36,6 +36,7 @@ _SHORT_TEXTS = 58
 _TEACHER = "teacher"
 _LEVEL = 0.95  # a form this near the fastest counts as fast
 _DEVICES = {"fp32": "cpu", "int8": "cpu", "fp16": "cuda", "trt": "tensorrt"}
+_HALF = ("fp16", "trt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ def _on_gpus(made: Sequence[Made], out: Path) -> dict[str, Encoder]:
 def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: float, changed: float) -> Variant:
     """The variant with its figures and every gate that it went through."""
     size, pace = (out / graph.file).stat().st_size, paces.get(graph.name)
-    outcomes = [*graph.gates, gates.at_most("batch invariance", changed, gates.GATES.max_invariance)]
+    most = gates.GATES.max_invariance_half if graph.precision in _HALF else gates.GATES.max_invariance
+    outcomes = [*graph.gates, gates.at_most("batch invariance", changed, most)]
     if not graph.is_fp32:
         share = size / _exact(job, out, graph).stat().st_size
         is_rival = _DEVICES[graph.precision] == "cpu"  # where the fp32 graph is timed

@@ -28,13 +28,13 @@ from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 48  # dimensions, a byte each
+_KEPT = 64  # dimensions, a byte each
 _BLEND = 0.1  # of the items' own covariance beside the users', for users unlike the sample
 _ROUNDS, _EACH = 8, 32  # of k-means, and the items for each list that it is shown
 _CHUNK = 65_536  # items at once
 _DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
-_REACH = 0.998  # share of the best items that the lists which are read must hold
-_PROBES = 64  # users that it is measured on
+_REACH = 0.9995  # share of the best items that the lists which are read must hold
+_PROBES = 256  # users that it is measured on
 _SPARE = 100  # candidates at least beyond those that are wanted
 _BOOSTED = 2_000  # candidates at most, or four times those wanted, for what is added to their scores
 
@@ -105,7 +105,7 @@ class ApproximateIndex:
         lowered = boosts.positions[boosts.values < 0]
         candidates = self._candidates(user, allowed, k, 0)
         if len(lowered) and len(np.setdiff1d(candidates, lowered, assume_unique=True)) < k + _SPARE // 2:
-            candidates = self._candidates(user, allowed, k, len(lowered))  # those that are lowered may all lie above
+            candidates = self._candidates(user, allowed, k, 3 * len(lowered))  # those may all lie above
         if len(boosts.positions):
             kept = allowed.holds(boosts.positions)
             most = Boosts(boosts.positions[kept], boosts.values[kept]).largest(max(_BOOSTED, 4 * k))

@@ -86,6 +86,11 @@ class Catalogue:
         except (ValueError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
 
+    @property
+    def width(self) -> int:
+        """Length of what a search compares."""
+        return int(self._vectors.shape[1])
+
     def position(self, item_id: str) -> int | None:
         """Where the item stands, or None if there is no such item."""
         return self._position.get(item_id)

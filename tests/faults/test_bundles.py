@@ -81,7 +81,7 @@ def vectors(array: NDArray[Any]) -> bytes:
         ("items.jsonl", b'{"id": "1"}', "no table of items"),
         ("vectors.npy", b"no array", "no vectors"),
         ("vectors.npy", vectors(np.zeros((3, 128), np.float32)), "for 1682 items"),
-        ("vectors.npy", vectors(np.zeros((1682, 64), np.float32)), "64 dimensions"),
+        ("vectors.npy", vectors(np.zeros((1682, 64), np.float32)), r"64 \+ 128 dimensions"),
         ("vectors.npy", vectors(np.full((1682, 128), np.nan, np.float32)), "not finite"),
         ("vectors.npy", vectors(np.array([{}], dtype=object)), "no vectors"),
         ("sentences.npy", b"no array", "sentences.npy: no vectors"),

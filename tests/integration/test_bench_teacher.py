@@ -33,6 +33,6 @@ def test_student_and_teacher_are_measured_side_by_side(
     ]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["teacher"]
-    assert found["cosine"] > 0.8
+    assert found["cosine"] > 0.75  # of the default student, on texts of random words
     assert found["cpu_ratio"][0] > 1
     assert store.load(next(tmp_path.iterdir())).teacher["cosine"] == found["cosine"]

@@ -20,7 +20,7 @@ from export.package.publish import check_answers
 from export.quality import Quality
 from export.stage import Job
 from server.catalogue.catalogue import ITEMS, VECTORS
-from server.models.bundle import SENTENCES, file_hash, load_bundle
+from server.models.bundle import SENTENCES, TABLES, file_hash, load_bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
@@ -70,7 +70,7 @@ def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) 
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             encoded = EncoderServiceStub(channel).Encode(EncodeRequest(texts=["red lamp", "a blue chair"]), timeout=10)
     bundle = load_bundle(own / "artifacts" / "own")
-    assert bundle.manifest.files["ranker.onnx"] == file_hash(stages / "onnx" / "ranker.small.onnx")
+    assert bundle.manifest.files["ranker.onnx"] == file_hash(stages / "final" / "ranker.onnx")
     assert (bundle.manifest.dimensions, bundle.manifest.sentence_dimensions) == (32, 64)
     sentences = np.load(bundle.folder / SENTENCES)
     assert (sentences.dtype, sentences.shape) == (np.float32, (60, 64))
@@ -113,4 +113,4 @@ def test_same_seed_gives_the_same_bundle_and_another_seed_does_not(own: Path) ->
     encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32e8-fp32", "static-fp32")}
     assert {"ranker.onnx", "tokenizer.json", ITEMS, VECTORS} | encoders <= {*first}
     assert first == again
-    assert {name for name in first if first[name] == other[name]} == {"tokenizer.json", ITEMS}
+    assert {name for name in first if first[name] == other[name]} == {"tokenizer.json", ITEMS, *TABLES}

@@ -206,7 +206,7 @@ def many(bundle: Bundle) -> Many:
     scoring = Scoring(Blend.read(facts.blend), Memory.empty(_ITEMS), make_words([], []), _ITEMS)
     users = sample_users(ranker, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)
     vectors = item_vectors(ranker_half, sentences, counts)
-    return Many(vectors, attributes, users[:50], ApproximateIndex.build(vectors, users[50:]))
+    return Many(vectors, attributes, users[:200], ApproximateIndex.build(vectors, users[200:]))
 
 
 @pytest.mark.parametrize("depth", [1, 10, 30, 100])
