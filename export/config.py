@@ -105,7 +105,7 @@ class ExportSettings(TrainingSettings):
     as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
         "quick",
-        description="quick: about 6 minutes on 2 cores; full: about half an hour; smoke: seconds, for tests",
+        description="quick: 8 to 12 minutes on 2 cores; full: an hour or more; smoke: seconds, for tests",
     )
     data: Path | None = Field(
         None,
