@@ -129,7 +129,8 @@ def _fast(device: str, total: int, within: Sequence[Judged]) -> Default:
     fast = f"the fastest of {total} on {device} ({speed})"
     if len(near) > 1:
         fast = f"the smallest of {len(near)} within 5 % of the fastest of {total} on {device} ({speed})"
-    return Default(name, f"{name} is {fast} within the gates of a default: {_least(best)}.")
+    gates = "the gates of a default (shares of NDCG@10: the upper ends of their intervals)"
+    return Default(name, f"{name} is {fast} within {gates}: {_least(best)}.")
 
 
 def _short(judged: Judged) -> list[str]:

@@ -100,7 +100,7 @@ cold items whose events training never saw.
 - Without a history, too: title: the exact title of an item. typos: the same with one or two typing errors. tags: a tag
   that is not in the item's text, or informative words of its text. paraphrase: "something like" a title; wanted is what
   a user took after that item. conditions: two or three attribute values at once. negation: one value and not another.
-  Training never reads the wordings of these. For this data the tasks are: {", ".join(shown)}.
+  Training never reads the wordings of these, exact titles apart. For this data the tasks are: {", ".join(shown)}.
 - "frozen encoder" is the checkpoint as it came; "+ popularity" adds .1 log(1 + events of the item) to its cosine.
 - "popularity, cold counted" knows how often each cold item was taken, which no recommender could know.
 - Share of the top ten that carries the attribute which a phrase asks for: {probes or "no phrases"}.

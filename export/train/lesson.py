@@ -38,7 +38,7 @@ class Lesson:
         items: the catalogue's vectors for the ranker, float32 [items, d].
         seed: of the noise; the epoch is added to it.
         relations: weight of the cosines between the texts of a batch.
-        fillers: words that noise may put into a text, frequent ones that ask for nothing.
+        fillers: frequent words that noise may put into a text.
     """
 
     texts: list[str]
@@ -86,7 +86,7 @@ class Lesson:
         return rows
 
     def _filled(self, text: str, rng: random.Random) -> str:
-        """The text with some fillers, as in "something FUNNY and also OLD", which a mean of words must pass over."""
+        """The text with some fillers, as in "please find me FUNNY ones", which a mean of words must pass over."""
         if not self.fillers or rng.random() >= _FILLED:
             return text
         words = text.split()
