@@ -58,6 +58,11 @@ class Cases:
         """The items that may not be recommended in each case."""
         return [masked(history, self.repeats) for history in self.histories]
 
+    @property
+    def without_histories(self) -> Cases:
+        """The same wanted items, asked for by somebody of whom nothing else is known."""
+        return replace(self, histories=[history[:0] for history in self.histories])
+
     def take(self, rows: NDArray[np.int64]) -> Cases:
         """Some of the cases."""
         same = [self.same[n] for n in rows] if self.same else []

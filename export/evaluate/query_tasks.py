@@ -149,20 +149,17 @@ def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tu
 
 
 def paraphrase(source: Source) -> QueryTask | str:
-    """A wording of "something like TITLE": wanted is what the user took after that item, which is left out itself."""
+    """A wording of "something like TITLE": wanted is what the user took after that item."""
     rng, warm = source.random(), source.warm
     rows = [n for n in source.drawn(len(warm.wanted)) if warm.histories[n][-1] != warm.wanted[n]]
     if not rows:
         return "every user took the same item again"
     named = [int(warm.histories[n][-1]) for n in rows]
-    wanted = warm.wanted[rows]
-    same = _same(source.titles, named, spoken_title)
-    out = [np.append(others[others != w], n) for others, n, w in zip(same, named, wanted, strict=True)]
     texts = [
         rng.choice(EVALUATION.similar).format(title=spoken_title(source.titles[n]), noun=rng.choice(source.nouns))
         for n in named
     ]
-    return QueryTask(texts, Cases(warm.users[rows], out, wanted))
+    return QueryTask(texts, warm.take(np.array(rows)).without_histories)
 
 
 def conditions(source: Source) -> QueryTask | str:
@@ -176,7 +173,7 @@ def conditions(source: Source) -> QueryTask | str:
             texts.append(_worded_values(source, EVALUATION.pair if len(asked) == 2 else EVALUATION.triple, asked, rng))
     if not kept:
         return "no wanted item has two attribute values that can be asked for"
-    return QueryTask(texts, source.warm.take(np.array(kept)))
+    return QueryTask(texts, source.warm.take(np.array(kept)).without_histories)
 
 
 def negation(source: Source) -> QueryTask | str:
@@ -196,7 +193,7 @@ def negation(source: Source) -> QueryTask | str:
             texts.append(_worded_values(source, EVALUATION.negation, [wanted, without], rng))
     if not kept:
         return "no attribute value of a wanted item goes with one that it does not carry"
-    return QueryTask(texts, source.warm.take(np.array(kept)), excluded)
+    return QueryTask(texts, source.warm.take(np.array(kept)).without_histories, excluded)
 
 
 class _Partners:

@@ -87,7 +87,9 @@ def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks
     described = [_description(source, n, rng) for n in warm.wanted.tolist()]
     made = {task: make(source) for task, make in MAKERS.items()}
     absent = {task: why for task, why in made.items() if isinstance(why, str)}
-    queries = {"query": QueryTask(described, warm)} | {t: q for t, q in made.items() if isinstance(q, QueryTask)}
+    queries = {"query": QueryTask(described, warm.without_histories)} | {
+        t: q for t, q in made.items() if isinstance(q, QueryTask)
+    }
     kept = _without_training_texts(queries, texts)
     absent |= dict.fromkeys(queries.keys() - kept.keys(), "training reads every text that it could ask with")
     return Tasks(warm, some_cases(split.unseen, len(items), seed), titles, noisy, kept, absent)

@@ -107,7 +107,7 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
         items=targets,
         seed=job.settings.seed,
         relations=job.settings.relations,
-        fillers=frequent_words(teacher_checkpoint(job) / "tokenizer.json"),
+        fillers=frequent_words(teacher_checkpoint(job) / "tokenizer.json", read),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from export.data.noise import corrupt
 from export.train.batches import shuffled
 from export.train.encoder import pad
+from server.catalogue.words import split_words
 from server.models.tokenizer import Tokenizer
 
 _SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
@@ -116,11 +117,16 @@ class Lesson:
         return functional.kl_div(near, target, reduction="batchmean", log_target=True)
 
 
-def frequent_words(tokenizer: Path) -> list[str]:
-    """The whole words that come first in a tokenizer's vocabulary, which is in the order of their frequency."""
+def frequent_words(tokenizer: Path, texts: Iterable[str]) -> list[str]:
+    """The first words of a tokenizer's vocabulary, which is in the order of their frequency, that stand in no text.
+
+    What stands in texts or is asked for by phrases ("drama", "not") says something.
+    """
+    said = {word for text in texts for word in split_words(text)}
     pieces = sorted(Vocabulary.from_file(str(tokenizer)).get_vocab().items(), key=lambda pair: pair[1])
     words = (piece.lstrip(_WORD_STARTS) for piece, _ in pieces)
-    return list(itertools.islice((word for word in words if len(word) > 1 and word.isalpha()), _FREQUENT))
+    idle = (word for word in words if len(word) > 1 and word.isalpha() and word.casefold() not in said)
+    return list(itertools.islice(idle, _FREQUENT))
 
 
 def _cosine_distance(vectors: Tensor, wanted: Tensor) -> Tensor:

@@ -140,6 +140,11 @@ class Aim:
     rest: Vector
     boosts: AnyBoosts
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing says anything, as with the memory alone and a request without events."""
+        return not self.ranker and not self.rest.any() and not len(self.boosts.listed().positions)
+
     def at(self, user: Vector) -> Vector:
         """The vector that is compared with the items', for a user vector [d]."""
         return np.concatenate([np.float32(self.ranker) * user, self.rest])

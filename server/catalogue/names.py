@@ -50,13 +50,12 @@ class Names:
         best, values = near.positions[order], near.values[order]
         if len(best) == 1 or values[1] <= _APART * values[0]:
             share, words = self._words.cover(text, int(best[0]), len(self._sentences))
-            if words >= _WORDS and share >= _COVERED:
+            if words >= _WORDS and share >= _COVERED and self._words.numbered_alike(text, int(best[0])):
                 return int(best[0])
         if self._threshold >= NEVER:
             return None
         cosines = self._sentences[best] @ sentence
         nearest = int(np.argmax(cosines))
         item = int(best[nearest])
-        if cosines[nearest] < self._threshold or self._words.cover(text, item, len(self._sentences))[0] < _SHARED:
-            return None
-        return item
+        is_near = cosines[nearest] >= self._threshold and self._words.numbered_alike(text, item)
+        return item if is_near and self._words.cover(text, item, len(self._sentences))[0] >= _SHARED else None

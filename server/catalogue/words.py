@@ -33,7 +33,9 @@ _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
 _CACHED, _CACHED_TEXTS = 65_536, 1_024  # words and texts whose rows are remembered
 _CACHED_LETTERS = 512  # of a text that is
+_ROMAN, _SHORT = frozenset(("ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")), 2
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
+_RECOUNTED = 20  # words that most of the rare pairs have, of which all pairs are counted
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
 _LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
@@ -160,6 +162,12 @@ class Words:
             count += bool(found)
         return had / whole if whole else 0.0, count
 
+    def numbered_alike(self, text: str, item: int) -> bool:
+        """Whether an item has every short number of a text, Roman ones too: "Rocky 3" is not "Rocky"."""
+        numbers = [w for w in split_words(text)[:MAX_WORDS] if w in _ROMAN or (w.isdecimal() and len(w) <= _SHORT)]
+        places = _find(self.terms, [hash_of(number) for number in numbers])
+        return all(place >= 0 and self.postings.holds(place, item) for place in places.tolist())
+
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
         name = " ".join(split_words(text))
@@ -207,7 +215,10 @@ class Words:
             return np.empty(0, np.int64), np.empty(0)
         words, _, _ = self.spelled.gather(rare)
         found, common = np.unique(words, return_counts=True)
-        dice = 2 * common / (self.sizes[found] + len(pieces)) * (len(places) / len(rare))
+        if len(rare) < len(places):
+            found = found[np.argsort(-common, kind="stable")[:_RECOUNTED]]
+            common = np.array([sum(self.spelled.holds(place, n) for place in places.tolist()) for n in found.tolist()])
+        dice = 2 * common / (self.sizes[found] + len(pieces))
         best = np.argsort(-dice, kind="stable")[:_NEAR]
         best = best[dice[best] >= _LEAST]
         return found[best].astype(np.int64), np.minimum(dice[best], 1.0)

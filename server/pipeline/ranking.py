@@ -184,7 +184,7 @@ class Rankings:
         self.entries = [Entry(request) for request in requests]
         self.timings = Timings()
         self._lock = threading.Lock()
-        self._missing = 0
+        self._missing, self._scored_ms = 0, 0.0
         self._jobs: list[tuple[Entry, Job[Wanted, Found]]] = []  # while they are ranked
         self._started = self._since = parts.clock()
 
@@ -239,6 +239,7 @@ class Rankings:
     def _encoded(self) -> None:
         encoding = self._encoding
         del self._encoding  # which holds this
+        lap_ms = self._lap()
         for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
             try:
                 entry.fill(vectors, self._parts)
@@ -246,11 +247,11 @@ class Rankings:
                 _log.exception("a request could not be scored")
                 entry.error = ModelFailed("the request could not be scored")
             entry.time = time
-        lap_ms = self._lap()
+        self._scored_ms = self._lap()
         if any(entry.texts for entry in self.entries):
             self.timings.tokenise_ms = 1e3 * encoding.tokenise_s
             self.timings.encode_ms = lap_ms - self.timings.tokenise_ms
-        entries = [entry for entry in self.entries if entry.events and not entry.error]
+        entries = [entry for entry in self.entries if entry.events and not entry.error and not entry.aim.is_silent]
         if entries:
             self._rank(entries)
         else:
@@ -299,9 +300,10 @@ class Rankings:
         self._call.arrived()
 
     def _note_rank(self) -> None:
-        """What was searched for with the batch counts as retrieving; of a list that of its slowest batch."""
+        """Retrieving is the search with the batch (of a list, that of its slowest batch) and what other parts took."""
         search_ms = 1e3 * max((entry.found.search_s for entry in self.entries if entry.found), default=0.0)
-        self.timings.rank_ms, self.timings.retrieve_ms = self._lap() - search_ms, search_ms
+        self.timings.rank_ms = self._lap() - search_ms
+        self.timings.retrieve_ms = search_ms + self._scored_ms
 
     def _lap(self) -> float:
         now = self._parts.clock()

@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The ladder distilled with every piece and with those that are used; with words that no text has in both."""
     folders: dict[str, Path] = {}
     with pytest.MonkeyPatch.context() as patched:  # the words that no text has are frequent in so small a vocabulary
-        patched.setattr(distil, "frequent_words", lambda _: ["river", "drama"])
+        patched.setattr(distil, "frequent_words", lambda *_: ["river", "drama"])
         _train(tmp_path_factory, folders)
     return folders
 
