@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -38,6 +38,8 @@ _REFRESHES_PER_S = 2
 _MANY_SECONDS, _MANY_MINUTES = 90, 90
 
 Clock = Callable[[], float]
+Bars = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Shows a bar with this label and number of steps; what the block is given is called once for each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,12 @@ class _LeftColumn(ProgressColumn):
     def render(self, task: Task) -> Text:  # noqa: ARG002 (rich's signature)
         """The estimate as it is now."""
         return Text(self._words())
+
+
+@contextmanager
+def no_bars(label: str, total: int) -> Iterator[Callable[[], None]]:  # noqa: ARG001 (the signature of `Bars`)
+    """Show nothing."""
+    yield lambda: None
 
 
 @contextmanager

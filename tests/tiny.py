@@ -52,10 +52,10 @@ class StoppedJob(Job):
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        """Count steps in silence, but not those of reading and encoding: there a training has not begun."""
+        """Count steps in silence, but not those of reading, encoding and of the inside of a pass."""
 
         def step() -> None:
-            if label in ("read texts", "encode texts"):
+            if label in ("read texts", "encode texts", "texts of a pass"):
                 return
             self.done += 1
             if self.done == self.stop_at:

@@ -11,19 +11,24 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from export.data.phrases import TITLE
+from export.progress import Bars, no_bars
 from export.train.adversary import no_shift, worst_shift
 from export.train.batches import shuffled
 from export.train.optimise import Descent, trunk_groups
 from export.train.options import TrainingSettings
 from export.train.resume import Facts
 from export.train.teacher import Bank, Teacher
-from export.train.trunk import MovingTrunk
-from export.train.validate import Validation, validate
+from export.train.trunk import MovingTrunk, batches_of
+from export.train.validate import Validation, some_users, validate
 from export.train.world import World
 
+MAX_PASS_BATCHES = 800  # of a pass, as of an epoch over the histories: 51,200 texts
+_PASS_BAR, _ENCODE_BAR = "texts of a pass", "encode texts"
 _PHRASES = 0.1  # share of the texts that are phrases
 
 
@@ -31,10 +36,18 @@ class Absorber:
     """Trains the layers of `trunk` that move, towards the items of a teacher that is trained."""
 
     def __init__(
-        self, settings: TrainingSettings, world: World, trunk: MovingTrunk, teacher: Teacher, pooled: Tensor, seed: int
+        self,
+        settings: TrainingSettings,
+        world: World,
+        trunk: MovingTrunk,
+        teacher: Teacher,
+        pooled: Tensor,
+        seed: int,
+        bars: Bars = no_bars,
     ) -> None:
-        """`pooled` [texts, hidden] are the vectors that the teacher was trained on."""
+        """`pooled` [texts, hidden] are the vectors that the teacher was trained on; `bars` show what takes long."""
         self._settings, self._world, self._trunk, self._teacher = settings, world, trunk, teacher
+        self._bars, self._validating = bars, _titles_that_validate(world, teacher.max_length - 1)
         self.pooled, self._rng = pooled, np.random.default_rng(seed)
         with torch.no_grad():
             before = teacher.text_vectors(pooled)
@@ -51,11 +64,17 @@ class Absorber:
 
     @property
     def _batches_a_pass(self) -> int:
-        return -(-len(self._goals) // self._settings.encoded)
+        return min(MAX_PASS_BATCHES, -(-len(self._goals) // self._settings.encoded))
 
     def epoch(self) -> float:
-        """As many texts as there are, drawn by their items' popularity; the mean cosine distance."""
-        return self._descent.epoch(self._batches(), self._learn)
+        """A pass: as many texts as there are or as one may have, drawn by popularity; the mean cosine distance."""
+        with self._bars(_PASS_BAR, self._batches_a_pass) as step:
+
+            def learn(texts: list[int]) -> float:
+                step()
+                return self._learn(texts)
+
+            return self._descent.epoch(self._batches(), learn)
 
     def _learn(self, texts: list[int]) -> float:
         """Add the batch's gradient to that of the weights."""
@@ -78,16 +97,21 @@ class Absorber:
         yield from shuffled(drawn, lengths, size, self._rng)
 
     def validate(self) -> Validation:
-        """NDCG@10 on the items that validate, with the weights of `answer`."""
+        """NDCG@10 on the items that validate, with the weights of `answer`.
+
+        Only titles in the histories that validate are encoded again: the vectors of items stand still.
+        """
         with self._descent.answering():
-            self.finish()
+            with self._bars(_ENCODE_BAR, batches_of(self._validating)) as step:
+                self._trunk.encode_into(self.pooled, self._validating, step)
             bank = Bank.cut(self.pooled, self._world.ways)
             return validate(self._teacher, bank, self._world.split, self._teacher.max_length - 1)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Encode every text again, and leave in each residual what the text does not say."""
-        self.pooled = self._trunk.all()
+        with self._bars(_ENCODE_BAR, self._trunk.batches) as step:
+            self.pooled = self._trunk.all(step)
         texts = self._teacher.text_vectors(self.pooled[: self._world.items])
         self._teacher.residual.copy_((self._items - texts) * self._world.is_taken.unsqueeze(1).to(texts))
 
@@ -107,6 +131,13 @@ class Absorber:
         """Go on from what `state` gave."""
         self._descent.restore(tensors, facts["step"])
         self._rng.bit_generator.state = facts["random"]
+
+
+def _titles_that_validate(world: World, max_history: int) -> NDArray[np.int64]:
+    """Rows of `world.ways.all` that `validate` reads as events."""
+    histories = some_users(world.split.validation, world.items).histories
+    items = np.unique(np.concatenate([history[-max_history:] for history in histories]))
+    return TITLE * world.items + items
 
 
 def _goals(before: Tensor, items: Tensor, world: World) -> Tensor:

@@ -41,7 +41,7 @@ from server.models.tokenizer import Tokenizer
 
 _NOISY = 0.6  # share of the texts that come with noise
 _SAMPLE = 512  # texts whose states say which directions a narrow student needs
-_MAX_TEXTS, _MAX_ITEMS = 200_000, 20_000  # texts of items that are read, and items that the KL looks at: drawn
+_MAX_TEXTS, _MAX_ITEMS = 200_000, 5_000  # texts of items that are read, and items that the KL looks at: drawn
 _PAIRS = 32_768  # rows of the static student's table for pairs of neighbours
 
 
@@ -127,7 +127,9 @@ def _cut(job: Job, teacher: TextEncoder, lesson: Lesson, out: Path) -> tuple[Tex
     facts = read_tokenizer(path)
     every = Texts.load(job.folder("data")).all  # the lesson may have drawn some of them
     texts = (row for text in every for row in lesson.tokenizer.encode([text]))
-    spelled = (row for n in range(max(plan.distil_epochs, plan.static_epochs)) for row in lesson.spelled(n, _NOISY))
+    spelled = (
+        row for n in range(max(plan.distil_epochs, plan.static_epochs)) for row in lesson.spelled(n, _NOISY).values()
+    )
     kept = choose_pieces(facts, chain(texts, spelled), most)
     path.write_text(json.dumps(cut_tokenizer(facts, kept), ensure_ascii=False), encoding="utf-8")
     Vocabulary(len(kept), size).save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -154,6 +155,12 @@ class QuerySampler:
         self._histories, self._worth, self._items, self._ways = histories, worth, items, ways
         self._drawer = _Drawer(BEHIND, {phrase.kind for phrase in phrases})
         self._fitting = {kind: _Fitting(phrases, kind, items) for kind in self._drawer.kinds if isinstance(kind, str)}
+
+    def behind(self, histories: list[NDArray[np.int64]], worth: Worth) -> QuerySampler:
+        """A sampler of the same phrases behind other histories, such as the same ones in another order."""
+        other = copy.copy(self)
+        other._histories, other._worth = histories, worth
+        return other
 
     def draw(self, size: int, rng: np.random.Generator) -> Queries:
         """Draw `size` queries."""

@@ -144,7 +144,7 @@ def _bank(job: Job, world: World) -> MovingBank:
 def _absorb(job: Job, world: World, out: Path, trainer: Trainer, trunk: MovingTrunk) -> Tensor:
     """Move BERT's layers towards the trained teacher's items; the texts' vectors then, [texts, hidden]."""
     settings = job.settings
-    absorber = Absorber(settings, world, trunk, trainer.teacher, trainer.pooled, settings.seed)
+    absorber = Absorber(settings, world, trunk, trainer.teacher, trainer.pooled, settings.seed, job.progress)
     with job.progress("move BERT", settings.passes) as step:
         Epochs(absorber, resume_of(job, "finetune", "trunk"), Curve(out, "curve-trunk"), settings.patience).to(
             settings.passes, step

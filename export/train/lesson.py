@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +25,7 @@ _COSINE_WEIGHT = 10.0
 _FILLED, _MOST_FILLERS = 0.8, 6  # share of the noisy texts that get fillers, and how many
 _WORD_STARTS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write before a word
 _FREQUENT = 3_000  # words that are fillers
+MAX_EPOCH_TEXTS = 51_200  # that an epoch reads: 800 batches of 64; of more each epoch draws anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +65,32 @@ class Lesson:
 
     def steps(self, size: int) -> int:
         """Batches in an epoch."""
-        return -(-len(self.rows) // size)
+        return -(-min(len(self.rows), MAX_EPOCH_TEXTS) // size)
 
     def epoch(self, number: int, size: int, noisy: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Every text once in batches of similar length, in random order: ids, mask, wanted vectors.
+        """Texts in batches of similar length, in random order: ids, mask, wanted vectors.
 
-        A share `noisy` of the texts has typos, words lost or in the wrong order, and fillers. The same number gives the
-        same batches.
+        Every text once, or `MAX_EPOCH_TEXTS` of them. A share `noisy` of the texts has typos, words lost or in the
+        wrong order, and fillers. The same number gives the same batches.
         """
         rows = self.spelled(number, noisy)
-        order = np.random.default_rng((self.seed, number))
-        for batch in shuffled(order.permutation(len(rows)), [len(row) for row in rows], size, order):
+        drawn, order = self._drawn(number)
+        lengths = np.zeros(len(self.rows), np.int64)
+        lengths[drawn] = [len(rows[n]) for n in drawn.tolist()]
+        for batch in shuffled(drawn, lengths, size, order):
             yield *pad([rows[n] for n in batch]), self.wanted[batch]
 
-    def spelled(self, number: int, noisy: float) -> list[list[int]]:
-        """Token ids of every text as the epoch of that number writes it."""
-        rng = random.Random(self.seed + number)  # noqa: S311 (no secret)
-        chosen = [n for n in range(len(self.rows)) if rng.random() < noisy]
+    def spelled(self, number: int, noisy: float) -> dict[int, list[int]]:
+        """Position -> token ids of the texts that the epoch of that number reads, as it writes them."""
+        rng, read = random.Random(self.seed + number), sorted(self._drawn(number)[0].tolist())  # noqa: S311 (no secret)
+        chosen = [n for n in read if rng.random() < noisy]
         spelled = self.tokenizer.encode([self._filled(corrupt(self.texts[n], rng), rng) for n in chosen])
-        rows = list(self.rows)
-        for n, row in zip(chosen, spelled, strict=True):
-            rows[n] = row
-        return rows
+        return {n: self.rows[n] for n in read} | dict(zip(chosen, spelled, strict=True))
+
+    def _drawn(self, number: int) -> tuple[NDArray[np.int64], np.random.Generator]:
+        """Positions of the texts that an epoch reads, in random order, and the generator of the order of batches."""
+        rng = np.random.default_rng((self.seed, number))
+        return rng.permutation(len(self.rows))[:MAX_EPOCH_TEXTS], rng
 
     def _filled(self, text: str, rng: random.Random) -> str:
         """The text with some fillers, as in "please find me FUNNY ones", which a mean of words must pass over."""

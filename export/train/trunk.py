@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertModel
 
@@ -98,21 +99,28 @@ class MovingTrunk(nn.Module):
         return found
 
     def all(self, step: Callable[[], None] = lambda: None) -> Tensor:
-        """Pooled vectors of all texts, without gradient; `step` is called after each of `batches` parts.
-
-        Short and long texts take turns, so that what is left can be told from what is done.
-        """
-        pooled, parts = self._room(), by_length(self.lengths, _BATCH)
-        with torch.no_grad():
-            for n in np.random.default_rng(0).permutation(len(parts)):
-                pooled[parts[n]] = self(parts[n]).float()
-                step()
+        """Pooled vectors of all texts, without gradient; `step` is called after each of `batches` parts."""
+        pooled = self._room()
+        self.encode_into(pooled, np.arange(len(self._rows)), step)
         return pooled
+
+    @torch.no_grad()
+    def encode_into(self, pooled: Tensor, texts: NDArray[np.int64], step: Callable[[], None]) -> None:
+        """Write the pooled vectors of `texts` into their rows of `pooled` [all texts, hidden], without gradient.
+
+        Short and long texts take turns, so that what is left can be told from what is done; `step` is called after
+        each of `batches_of(texts)` parts.
+        """
+        parts = by_length(self.lengths[texts], _BATCH)
+        for n in np.random.default_rng(0).permutation(len(parts)):
+            batch = texts[parts[n]].tolist()
+            pooled[batch] = self(batch).float()
+            step()
 
     @property
     def batches(self) -> int:
         """How often `all` calls `step`."""
-        return -(-len(self._rows) // _BATCH)
+        return batches_of(self._rows)
 
     def _room(self) -> Tensor:
         """Zeros [texts, width]; large ones lie on disk, in a file without a name that ends with the tensor."""
@@ -143,6 +151,11 @@ class MovingTrunk(nn.Module):
         if self._can_keep:
             self._kept |= {n: row[: len(self._rows[n])].clone() for n, row in zip(texts, hidden, strict=True)}
         return hidden
+
+
+def batches_of(texts: Sized) -> int:
+    """In how many parts texts are encoded."""
+    return -(-len(texts) // _BATCH)
 
 
 def first_moving(depth: int, layers: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
@@ -85,6 +85,10 @@ class World:
         return LoneQuerySampler(self.texts.phrases, self.popularity, self.worth, ways=len(self.ways.variants))
 
     @cached_property
+    def _taken(self) -> Among:
+        return Among.all(self.is_taken)
+
+    @cached_property
     def _negatives(self) -> Negatives | None:
         return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
 
@@ -93,16 +97,16 @@ class World:
 
         Without order each history is shuffled.
         """
-        read = replace(self, split=self.split.reordered(rng)) if self.split.order == UNORDERED else self
-        drawn = windows(read.split.train, length, size, rng, read.split.worth)
-        for window in islice(drawn, self.epoch_batches):
-            yield read.batch(window, size, rng)
+        read = self.split.reordered(rng) if self.split.order == UNORDERED else self.split
+        queries = self._queries.behind(read.train, read.worth)
+        for window in islice(windows(read.train, length, size, rng, read.worth), self.epoch_batches):
+            yield self._batch(window, queries.draw(size, rng), self._asked.draw(size, rng), rng)
 
-    def batch(self, windows: Windows, size: int, rng: np.random.Generator) -> Batch:
-        """A step's windows with `size` queries behind histories and without, and the items that it looks at."""
-        queries, asked = self._queries.draw(size, rng), self._asked.draw(size, rng)
-        among = Among.all(self.is_taken)
-        if self._negatives is not None:
+    def _batch(self, windows: Windows, queries: Queries, asked: Asked, rng: np.random.Generator) -> Batch:
+        """A step's windows and queries, behind histories and without, with the items that it looks at."""
+        if self._negatives is None:
+            among = self._taken
+        else:
             taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
             among = self._negatives.draw(torch.cat([t.flatten() for t in taken]))
         ways = torch.as_tensor(rng.integers(0, len(self.ways.variants), len(among.items)))

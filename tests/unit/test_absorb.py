@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from export.train.adopt import parts_of
 from export.train.adversary import no_shift, worst_shift
 from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer
-from export.train.teacher import Teacher
+from export.train.teacher import Bank, Teacher
 from export.train.trunk import MovingTrunk
+from export.train.validate import validate
 from export.train.world import World
 from tests.tiny import job
 
@@ -103,7 +106,54 @@ def test_average_is_what_validates_and_is_kept_while_the_weights_learn_on(tmp_pa
     assert not are_equal(before, list(one.answer().values()))
     one.put(one.answer())
     one.finish()
-    assert torch.equal(one.pooled, validated)
+    titles = one._validating
+    torch.testing.assert_close(one.pooled[titles], validated[titles], atol=1e-6, rtol=1e-5)
+
+
+def test_validation_encodes_only_the_titles_that_its_histories_name(tmp_path: Path) -> None:
+    """What else it reads, the items' vectors, stands still: so the figures are those of all texts encoded again."""
+    one = absorber(tmp_path, "--trunk-learning-rate", "0.01")
+    one.epoch()
+    encoded: list[int] = []
+    plain = one._trunk.forward
+
+    def forward(texts: list[int], shift: Tensor | None = None) -> Tensor:
+        encoded.extend(texts)
+        return plain(texts, shift)
+
+    one._trunk.forward = forward  # type: ignore[method-assign]
+    found = one.validate()
+    split, items = one._world.split, one._world.items
+    named = {int(n) for history in split.validation.histories for n in history}
+    assert sorted(encoded) == [items + n for n in sorted(named)]
+    assert len(encoded) < len(one.pooled) / 4
+    one.finish()
+    bank = Bank.cut(one.pooled, one._world.ways)
+    again = validate(one._teacher, bank, split, one._teacher.max_length - 1)
+    assert (found.ids, found.text) == pytest.approx((again.ids, again.text), abs=0.01)
+
+
+@pytest.mark.parametrize("most", [2, 10_000])
+def test_pass_reads_a_bounded_number_of_texts_and_its_rate_falls_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("export.train.absorb.MAX_PASS_BATCHES", most)
+    shown: list[tuple[str, int]] = []
+    steps: list[None] = []
+
+    @contextmanager
+    def bars(label: str, total: int) -> Iterator[Callable[[], None]]:
+        shown.append((label, total))
+        yield lambda: steps.append(None)
+
+    one = absorber(tmp_path)
+    one._bars = bars
+    whole = -(-len(one._goals) // 16)
+    for _ in range(4):
+        one.epoch()
+    assert one.step == 4 * min(most, whole) == len(steps)
+    assert shown == [("texts of a pass", min(most, whole))] * 4
+    assert one._descent._rates[0].share(one.step) == pytest.approx(0, abs=0.05)
 
 
 def loss(one: Absorber, texts: list[int], shift: Tensor | None) -> Tensor:

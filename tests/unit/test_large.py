@@ -189,6 +189,27 @@ def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, m
     torch.testing.assert_close(part.wanted[30:], whole.wanted[place])
 
 
+def test_epoch_of_students_reads_a_part_of_many_texts_and_another_one_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job(tmp_path)
+    out = one.folder("finetune")
+    out.mkdir()
+    finetune.run(one, out)
+    _, lesson = distil._lesson(one)
+    whole = [lesson.spelled(number, 0.6) for number in range(2)]
+    assert [sorted(rows) for rows in whole] == [[*range(len(lesson.rows))]] * 2
+    monkeypatch.setattr("export.train.lesson.MAX_EPOCH_TEXTS", 20)
+    first, second = ({*lesson.spelled(number, 0.6)} for number in range(2))
+    assert len(first) == len(second) == 20
+    assert first != second
+    batches = [*lesson.epoch(0, 8, 0.6)]
+    assert len(batches) == lesson.steps(8) == 3
+    wanted = torch.cat([wanted for _, _, wanted in batches])
+    rows = {tuple(row.tolist()) for row in lesson.wanted[sorted(first)]}
+    assert {tuple(row.tolist()) for row in wanted} == rows
+
+
 def test_queries_fit_the_item_that_they_ask_for() -> None:
     phrases = [
         Phrase("a", [0, 2]),

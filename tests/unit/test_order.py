@@ -176,6 +176,20 @@ def test_worth_stays_beside_its_target_when_windows_are_shuffled() -> None:
 
 
 @pytest.mark.parametrize("order", ["none", "time"])
+def test_what_does_not_depend_on_the_order_is_counted_once_for_all_epochs(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world(order)
+    windows_of(made, 1, epochs=1)
+    monkeypatch.setattr("export.train.world.QuerySampler", None)  # to be made again is an error
+    monkeypatch.setattr("export.train.world.LoneQuerySampler", None)
+    monkeypatch.setattr("export.train.world.Negatives", None)
+    monkeypatch.setattr("export.train.world.Among", None)
+    monkeypatch.setattr(np, "bincount", None)
+    windows_of(made, 2, epochs=2)
+
+
+@pytest.mark.parametrize("order", ["none", "time"])
 def test_first_event_of_a_history_is_asked_for_without_order_only(order: Order) -> None:
     made = world(order)
     made = replace(made, split=replace(made.split, train=[np.arange(7)] * 20, worth=[]))
