@@ -22,6 +22,7 @@ _FOLLOWERS = 64  # items kept for each item
 _NEIGHBOURS = 128
 _PENALTY = 500.0
 _LAST = 1_000  # events of a history that make pairs: of robots there are more
+_ROWS = 512  # of a square matrix that are looked at together
 
 
 def fit_memory(histories: Histories, items: int, order: Order = BY_TIME) -> Memory:
@@ -54,13 +55,22 @@ def _neighbours(histories: Histories, items: int) -> SparseRows:
     head = most_taken(histories, items)
     if not len(head):
         return SparseRows.of(head, head, head.astype(np.float64), items)
-    weights = ease(gram(histories, head, items))
     kept = min(_NEIGHBOURS, len(head))
-    columns = np.argpartition(-np.abs(weights), kept - 1, axis=1)[:, :kept]
-    values = np.take_along_axis(weights, columns, axis=1).ravel().astype(np.float64)
+    columns, values = _largest(ease(gram(histories, head, items)), kept)
     rows = np.repeat(head, kept)
     some = np.flatnonzero(values)
-    return SparseRows.of(rows[some], head[columns.ravel()[some]], values[some], items)
+    return SparseRows.of(rows[some], head[columns[some]], values[some], items)
+
+
+def _largest(weights: Square, kept: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Columns and values of the `kept` entries of each row that are farthest from 0, flat."""
+    columns, values = [np.empty(0, np.int64)], [np.empty(0)]
+    for start in range(0, len(weights), _ROWS):
+        part = weights[start : start + _ROWS]
+        best = np.argpartition(-np.abs(part), kept - 1, axis=1)[:, :kept]
+        columns.append(best.ravel())
+        values.append(np.take_along_axis(part, best, axis=1).ravel().astype(np.float64))
+    return np.concatenate(columns), np.concatenate(values)
 
 
 def most_taken(histories: Histories, items: int) -> NDArray[np.int64]:
@@ -70,24 +80,41 @@ def most_taken(histories: Histories, items: int) -> NDArray[np.int64]:
     return np.sort(best[counts[best] > 0])
 
 
-def gram(histories: Histories, head: NDArray[np.int64], items: int) -> Square:
-    """How many users have both items, [head, head]."""
+def taken(histories: Histories, head: NDArray[np.int64], items: int) -> sparse.csr_array:
+    """1 where a user has an item of `head` among the last events, [users, head]."""
     place = np.full(items, -1)
     place[head] = np.arange(len(head))
-    rows = [np.unique(kept[kept >= 0]) for h in histories if len(kept := place[h[-_LAST:]])]
+    rows = [np.unique(known[known >= 0]) for known in (place[h[-_LAST:]] for h in histories)]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     columns = np.concatenate([np.empty(0, np.int64), *rows])
-    taken = sparse.csr_array((np.ones(len(columns), np.float32), columns, starts), shape=(len(rows), len(head)))
-    found: Square = (taken.T @ taken).toarray()
+    return sparse.csr_array((np.ones(len(columns), np.float32), columns, starts), shape=(len(rows), len(head)))
+
+
+def gram(histories: Histories, head: NDArray[np.int64], items: int) -> Square:
+    """How many users have both items, [head, head]; beside it memory for some of its rows only."""
+    by_user = taken(histories, head, items)
+    by_item = by_user.T.tocsr()
+    found = np.empty((len(head), len(head)), np.float32)
+    for start in range(0, len(head), _ROWS):
+        found[start : start + _ROWS] = (by_item[start : start + _ROWS] @ by_user).toarray()
     return found
 
 
 def ease(counts: Square) -> Square:
-    """Closed-form linear autoencoder of a gram matrix (Steck, WWW 2019); row: taken, column: recommended."""
-    factor, _ = lapack.spotrf(counts + np.float32(_PENALTY) * np.eye(len(counts), dtype=np.float32))
-    half, _ = lapack.spotri(factor)  # the upper triangle of the inverse, in a third of the time of a general one
-    inverse = np.triu(half) + np.triu(half, 1).T
-    weights: Square = -inverse / np.diag(inverse)
+    """Closed-form linear autoencoder of a gram matrix (Steck, WWW 2019); row: taken, column: recommended.
+
+    It is computed in the place of `counts`.
+    """
+    np.fill_diagonal(counts, counts.diagonal() + np.float32(_PENALTY))
+    factor, _ = lapack.spotrf(counts.T, overwrite_a=1)  # symmetric, and LAPACK reads columns
+    half, _ = lapack.spotri(factor, overwrite_c=1)  # a triangle of the inverse, in a third of a general one's time
+    weights: Square = half.T
+    for start in range(0, len(weights), _ROWS):
+        end = start + _ROWS
+        corner = weights[start:end, start:end]
+        corner += np.tril(corner, -1).T
+        weights[start:end, end:] = weights[end:, start:end].T
+    weights /= -weights.diagonal().copy()
     np.fill_diagonal(weights, 0)
     return weights
 

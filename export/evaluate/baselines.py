@@ -1,7 +1,7 @@
 """What any model must be compared with: fitted on histories once, then asked for scores case by case.
 
-Memory is bounded whatever the catalogue: kNN and EASE hold a square matrix of the most popular items only and know
-nothing of the others; transitions are kept as a sparse table; scores are asked for in slices.
+Memory is bounded whatever the catalogue: kNN and EASE know only the most popular items, of which EASE holds a square
+matrix; kNN and transitions are kept as sparse tables; scores are asked for in slices.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from export.blend.memory import ease, gram, most_taken
+from export.blend.memory import ease, gram, most_taken, taken
 from export.data.order import BY_TIME, UNORDERED, Order
 
 Scores = NDArray[np.float32]
@@ -23,6 +24,7 @@ POPULARITY, RECENT_POPULARITY = "popularity", "recent popularity"
 WITHOUT_HISTORY = (POPULARITY, RECENT_POPULARITY)  # the same ranking for everybody, whatever is asked
 _RECENT = 10  # last events of each user that "recent popularity" counts
 _KNN_NEIGHBOURS = 100
+_KNN_ROWS = 512  # of the square matrix that are looked at together
 _TRANSITION_DECAY = 0.6
 _TRANSITION_EVENTS = 10
 _TRANSITION_PRIOR = 5
@@ -39,7 +41,7 @@ def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[
         POPULARITY: popularity(known, items),
         **lately,
         "item kNN": _square(_knn(together), head, items),
-        "EASE": _square(ease(together), head, items),
+        "EASE": _square(ease(together), head, items),  # in the place of what is counted together
         "transitions": _transitions(known, counts, order),
     }
 
@@ -53,33 +55,29 @@ def _constant(scores: Scores) -> Baseline:
     return lambda histories: np.broadcast_to(scores, (len(histories), len(scores)))
 
 
-def _matrix(histories: Histories, items: int) -> Scores:
-    matrix = np.zeros((len(histories), items), dtype=np.float32)
-    for row, history in zip(matrix, histories, strict=True):
-        row[history] = 1
-    return matrix
-
-
-def _square(weights: Scores, head: NDArray[np.int64], items: int) -> Baseline:
+def _square(weights: Scores | sparse.csr_array, head: NDArray[np.int64], items: int) -> Baseline:
     """Scores as a sum over the items of a history; items outside `head` have none."""
 
     def score(histories: Histories) -> Scores:
         scores = np.zeros((len(histories), items), dtype=np.float32)
-        scores[:, head] = _matrix(histories, items)[:, head] @ weights
+        summed = taken(histories, head, items) @ weights
+        scores[:, head] = summed.toarray() if sparse.issparse(summed) else summed
         return scores
 
     return score
 
 
-def _knn(together: Scores) -> Scores:
+def _knn(together: Scores) -> sparse.csr_array:
     """Cosine between item columns, the nearest ones kept (Sarwar et al., WWW 2001)."""
     norms = np.sqrt(np.diag(together)) + np.float32(1e-9)
-    cosine: Scores = together / norms[:, None] / norms[None]
-    np.fill_diagonal(cosine, 0)
-    keep = min(_KNN_NEIGHBOURS, len(cosine) - 1)
-    cosine[cosine < np.partition(cosine, -keep, axis=1)[:, -keep][:, None]] = 0
-    weights: Scores = cosine.T
-    return weights
+    keep, parts = min(_KNN_NEIGHBOURS, len(together) - 1), []
+    for start in range(0, len(together), _KNN_ROWS):
+        rows = np.arange(start, min(len(together), start + _KNN_ROWS))
+        cosine = together[rows] / norms[rows, None] / norms
+        cosine[np.arange(len(rows)), rows] = 0
+        cosine[cosine < np.partition(cosine, -keep, axis=1)[:, -keep][:, None]] = 0
+        parts.append(sparse.csr_array(cosine))
+    return sparse.vstack(parts).T.tocsr()
 
 
 def _transitions(known: Histories, counts: NDArray[np.int64], order: Order) -> Baseline:

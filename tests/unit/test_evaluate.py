@@ -141,6 +141,22 @@ def test_baselines_give_what_the_plain_formulas_give() -> None:
     assert after_1[[2, 3, 4]] == pytest.approx([2 / 8, 1 / 8, 0])
 
 
+@pytest.mark.parametrize("rows", [2, 512])
+def test_item_knn_is_the_sum_of_the_nearest_cosines(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.evaluate.baselines._KNN_ROWS", rows)
+    monkeypatch.setattr("export.evaluate.baselines._KNN_NEIGHBOURS", 2)
+    matrix = np.zeros((4, 5))
+    for row, history in zip(matrix, _HISTORIES, strict=True):
+        row[history] = 1
+    norms = np.linalg.norm(matrix, axis=0) + 1e-9
+    cosine = matrix.T @ matrix / norms[:, None] / norms
+    np.fill_diagonal(cosine, 0)
+    cosine[cosine < np.sort(cosine, axis=1)[:, -2][:, None]] = 0
+    knn = fit_baselines(_HISTORIES, 5)["item kNN"]
+    known = np.array([0, 1, 2, 3])  # nobody took the last one
+    assert knn(_HISTORIES)[:, known] == pytest.approx((matrix @ cosine.T)[:, known], abs=1e-6)
+
+
 def test_square_baselines_know_only_the_most_popular_items_of_a_large_catalogue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

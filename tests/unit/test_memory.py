@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from export.blend import memory as fitted
 from export.blend.memory import ease, fit_memory, followers, gram
+from export.data.order import UNORDERED
 from server.catalogue.memory import DECAY, EVENTS, Memory
 from server.errors import BundleError
 
@@ -57,6 +60,45 @@ def test_neighbours_are_those_of_the_linear_model(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fitted, "_NEIGHBOURS", 2)
     kept = fit_memory(histories, _ITEMS).near_weights(np.array([2]))
     assert sorted(kept[0].tolist()) == sorted(np.argsort(-np.abs(weights[2]))[:2].tolist())
+
+
+@pytest.mark.parametrize("rows", [7, 512])
+def test_a_square_matrix_that_is_looked_at_in_parts_is_the_whole_one(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitted, "_ROWS", rows)
+    random, items = np.random.default_rng(2), 30
+    histories = [random.permutation(items)[: random.integers(1, 9)] for _ in range(300)]
+    matrix = np.zeros((len(histories), items))
+    for row, history in zip(matrix, histories, strict=True):
+        row[history] = 1
+    counts = gram(histories, np.arange(items), items)
+    np.testing.assert_array_equal(counts, matrix.T @ matrix)
+    inverse = np.linalg.inv(matrix.T @ matrix + 500 * np.eye(items))
+    wanted = -inverse / np.diag(inverse)
+    np.fill_diagonal(wanted, 0)
+    weights = ease(counts)
+    np.testing.assert_allclose(weights, wanted, atol=1e-6)
+    near = fit_memory(histories, items).near_weights(np.array([20]))
+    assert near[0].tolist() == np.flatnonzero(weights[20]).tolist()
+    np.testing.assert_allclose(near[1], weights[20][near[0]], atol=1e-6)
+
+
+def test_fitting_holds_little_beside_one_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, items = np.random.default_rng(2), 1_024
+    histories = [random.permutation(items)[:8] for _ in range(2_000)]
+    monkeypatch.setattr(fitted, "_ROWS", 64)
+    monkeypatch.setattr(fitted, "_NEIGHBOURS", 8)
+    assert peak_of(lambda: fit_memory(histories, items, UNORDERED)) < 2 * 4 * items**2
+
+
+def peak_of(act: Callable[[], object]) -> int:
+    """Bytes that were held at most while it ran, beyond those before."""
+    tracemalloc.start()
+    act()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
 
 
 def test_rows_are_bounded_by_their_strongest_entries(monkeypatch: pytest.MonkeyPatch) -> None:
