@@ -2,12 +2,12 @@
 
 A multinomial logit over the catalogue (McFadden, 1974): its log-likelihood is concave in the weights, so there is one
 best answer. Signals are scaled by their spread before the penalty looks at them. Large catalogues are sampled: the item
-that was wanted and every item that memory or words name are kept, and each of the others drawn stands for many.
+that was wanted and the items that memory or words add most to are kept, and each of the others drawn stands for many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 _PENALTY = 1e-3  # of the squared distance from where weights start, beside a mean log-likelihood
 _NEARBY = 20.0  # the same of a group's weights from those of all groups, divided by the group's cases
 _FREE = {"newcomer"}  # signals whose weight may be negative
+_ROWS = 65_536  # choices whose signals are looked at together in double precision: 4 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def fit_weights(choices: Sequence[Choices], start: Weights | None = None) -> Wei
 def likelihood(choices: Sequence[Choices], weights: Weights) -> float:
     """Mean logarithm of the chance of what was wanted."""
     values = np.array([getattr(weights, name) for name in SIGNALS])
-    return -_Problem.of(choices).loss(values, values, 0.0)[0]
+    return -_Problem.of(choices).loss(values)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +72,43 @@ class _Problem:
         return cls(signals, np.concatenate([one.offsets for one in choices]), np.cumsum(sizes) - sizes)
 
     def solve(self, first: Floats, penalty: float) -> Floats:
-        scale = self.signals.std(0, dtype=np.float64)
+        scale = self._spread()
         used = scale > 0  # a signal that is the same for all says nothing
         scale = np.where(used, scale, 1.0)
-        divided = np.divide(self.signals, scale, dtype=np.float32)
-        scaled = _Problem(divided, self.offsets, self.starts)
         bounds = [(None if name in _FREE else 0.0, None if on else 0.0) for name, on in zip(SIGNALS, used, strict=True)]
         bounds = [(low if on else 0.0, high) for (low, high), on in zip(bounds, used, strict=True)]
-        start = np.where(used, first * scale, 0.0)
-        found = minimize(scaled.loss, start + 0.1 * used, (start, penalty), "L-BFGS-B", jac=True, bounds=bounds)
-        return np.asarray(found.x) / scale
+        near = np.where(used, first * scale, 0.0)
 
-    def loss(self, weights: Floats, near: Floats, penalty: float) -> tuple[float, Floats]:
-        """Mean -log P of the wanted items plus the penalty, and its gradient."""
+        def loss(weights: Floats) -> tuple[float, Floats]:
+            """Of weights of the scaled signals, with the penalty, and its gradient."""
+            value, gradient = self.loss(weights / scale)
+            away = weights - near
+            return value + float(penalty * away @ away), gradient / scale + 2 * penalty * away
+
+        return np.asarray(minimize(loss, near + 0.1 * used, method="L-BFGS-B", jac=True, bounds=bounds).x) / scale
+
+    def loss(self, weights: Floats) -> tuple[float, Floats]:
+        """Mean -log P of the wanted items, and its gradient."""
         scores = self.signals @ weights.astype(np.float32) + self.offsets
         highest = np.maximum.reduceat(scores, self.starts)
         sizes = np.diff(np.append(self.starts, len(scores)))
         chances = np.exp(scores - np.repeat(highest, sizes)).astype(np.float64)
         totals = np.add.reduceat(chances, self.starts)
         log_chance = scores[self.starts] - highest - np.log(totals)
-        expected = np.add.reduceat(self.signals * (chances / np.repeat(totals, sizes))[:, None], self.starts, axis=0)
-        away, count = weights - near, len(self.starts)
-        gradient = (expected - self.signals[self.starts]).sum(0) / count
-        return float(-log_chance.mean() + penalty * away @ away), gradient + 2 * penalty * away
+        chances /= np.repeat(totals, sizes)
+        expected = sum((chances[part] @ rows for part, rows in self._parts()), np.zeros(len(SIGNALS)))
+        wanted = self.signals[self.starts].sum(0, dtype=np.float64)
+        return float(-log_chance.mean()), (expected - wanted) / len(self.starts)
+
+    def _spread(self) -> Floats:
+        """Standard deviation of each signal; 0 of one that is the same for all."""
+        mean = sum((rows.sum(0) for _, rows in self._parts()), np.zeros(len(SIGNALS))) / len(self.offsets)
+        squares = sum((np.square(rows - mean).sum(0) for _, rows in self._parts()), np.zeros(len(SIGNALS)))
+        is_one_value = self.signals.min(0) == self.signals.max(0)
+        return np.where(is_one_value, 0.0, np.sqrt(squares / len(self.offsets)))
+
+    def _parts(self) -> Iterator[tuple[slice, Floats]]:
+        """The signals in double precision, some rows at a time."""
+        for start in range(0, len(self.offsets), _ROWS):
+            part = slice(start, start + _ROWS)
+            yield part, self.signals[part].astype(np.float64)

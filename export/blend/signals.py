@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from export.blend.fit import Choices
 from export.blend.requests import Asked
 from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
+from server.catalogue.sparse import Boosts
 
 Vectors = NDArray[np.float32]
 
 _SAMPLED = 2_000  # items that are drawn beside those that memory or words name
+_NAMED = 2_000  # items that these name: those that they add most to
 _EVERY = Weights(**dict.fromkeys(SIGNALS, 1.0))
 
 
@@ -54,7 +56,7 @@ class Signals:
     def __init__(self, items: Items, scoring: Scoring, folds: int, seed: int) -> None:
         self._items, self._scoring, self._folds = items, scoring, folds
         self._rng = np.random.default_rng(seed)
-        self._can_be_wanted = np.flatnonzero(items.folds >= 0)
+        self._can_be_wanted = items.folds >= 0
 
     def choices(self, asked: Sequence[Asked], users: Vectors, known: Callable[[Asked], Known]) -> list[Choices]:
         """One for each request whose wanted item may be recommended; `users` are the ranker's vectors [requests, d]."""
@@ -66,7 +68,7 @@ class Signals:
 
     def _of(self, asked: Asked, known: Known, user: NDArray[np.float32], fold: int) -> Choices:
         added = self._scoring.added(_EVERY, known)
-        chosen, offsets = self._chosen(asked, [part.positions for part in added.values()])
+        chosen, offsets = self._chosen(asked, [*added.values()])
         items, is_new = self._items, self._items.folds[chosen] == fold
         vectors = np.where(is_new[:, None], items.as_new[chosen], items.vectors[chosen])
         found = {name: part.at(np.sort(chosen))[_places(chosen)] for name, part in added.items()}
@@ -86,19 +88,23 @@ class Signals:
             signals[:, SIGNALS.index(name)] = values
         return Choices(signals, offsets)
 
-    def _chosen(self, asked: Asked, named: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _chosen(self, asked: Asked, named: Sequence[Boosts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items to choose from, the wanted one first, and the logarithm of how many each stands for."""
-        rest = np.setdiff1d(self._can_be_wanted, np.append(asked.masked, asked.wanted))
-        kept, offset = rest, 0.0
-        if len(rest) > 2 * _SAMPLED:
-            sure = np.intersect1d(rest, np.concatenate([rest[:0], *named]))
-            others = np.setdiff1d(rest, sure)
-            drawn = self._rng.choice(others, min(_SAMPLED, len(others)), replace=False)
-            kept, offset = np.concatenate([sure, drawn]), np.log(max(1, len(others)) / max(1, len(drawn)))
-            offsets = np.concatenate([np.zeros(1 + len(sure)), np.full(len(drawn), offset)])
-        else:
-            offsets = np.zeros(1 + len(kept))
-        return np.append(asked.wanted, kept), offsets.astype(np.float32)
+        is_open = self._can_be_wanted.copy()
+        is_open[asked.masked] = False
+        is_open[asked.wanted] = False
+        kept = np.flatnonzero(is_open)
+        if len(kept) <= 2 * _SAMPLED:
+            return np.append(asked.wanted, kept), np.zeros(1 + len(kept), np.float32)
+        strongest = [part.largest(_NAMED // len(named)) for part in named]
+        sure = np.unique(np.concatenate([kept[:0], *strongest]))
+        sure = sure[is_open[sure]]
+        is_open[sure] = False
+        others = np.flatnonzero(is_open)
+        drawn = self._rng.choice(others, min(_SAMPLED, len(others)), replace=False)
+        offsets = np.zeros(1 + len(sure) + len(drawn), np.float32)
+        offsets[1 + len(sure) :] = np.log(max(1, len(others)) / max(1, len(drawn)))
+        return np.concatenate([[asked.wanted], sure, drawn]), offsets
 
 
 def _places(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from server.catalogue.sparse import SparseRows
 from server.catalogue.words import Hashes, Words, hash_of, names_of, pairs, split_words
@@ -15,31 +18,27 @@ from server.catalogue.words import Hashes, Words, hash_of, names_of, pairs, spli
 MAX_POSTINGS = 4_000  # items of a word, those where it weighs most: words of more items tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25
 _TITLE = 1  # times that a word of the title counts beside its place in the text
+_BLOCK_ENTRIES = 1_000_000  # words of items that are weighed together
 _AMBIGUOUS = -1
 
 
 def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
-    """Index items by the words of their titles and texts, [items] each."""
-    vocabulary: dict[str, int] = {}
-    rows, items, counts, lengths = array("q"), array("q"), array("d"), array("d")
-    for item, (title, text) in enumerate(zip(titles, texts, strict=True)):
-        words = Counter(split_words(text) + _TITLE * split_words(title))
-        lengths.append(words.total())
-        for word, count in words.items():
-            rows.append(vocabulary.setdefault(word, len(vocabulary)))
-            items.append(item)
-            counts.append(count)
-    hashes = np.array([hash_of(word) for word in vocabulary], dtype=np.uint64)
+    """Index items by the words of their titles and texts, [items] each.
+
+    Beside the index it holds some 24 bytes for each different word of each text and 150 for each word of the catalogue.
+    """
+    counted = _Counted.of(titles, texts)
+    hashes = np.array([hash_of(word) for word in counted.vocabulary], dtype=np.uint64)
     order = np.argsort(hashes)
-    place = np.argsort(order)
-    postings = _postings(place[np.array(rows)], np.array(items), np.array(counts), np.array(lengths), len(order))
-    pieces, spelled = _spelling(vocabulary, place)
+    by_word = counted.by_word(np.argsort(order).astype(np.int32))
+    spelled_words = [*counted.vocabulary]
+    pieces, spelled, sizes = _spelling([spelled_words[n] for n in order.tolist()])
     names, named = _naming(titles, texts)
     return Words(
         terms=hashes[order],
-        postings=postings,
-        titled=_titled(titles, vocabulary, place, np.bincount(place[np.array(rows)], minlength=len(order))),
-        sizes=np.array([len(pairs(word)) for word in vocabulary], dtype=np.int32)[order],
+        postings=_postings(by_word, np.array(counted.lengths)),
+        titled=(np.array(counted.titled)[order] / np.maximum(np.diff(by_word.indptr), 1)).astype(np.float32),
+        sizes=sizes,
         pairs=pieces,
         spelled=spelled,
         names=names,
@@ -47,65 +46,121 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     )
 
 
-def _postings(
-    rows: NDArray[np.int64],
-    items: NDArray[np.int64],
-    counts: NDArray[np.float64],
-    lengths: NDArray[np.float64],
-    words: int,
-) -> SparseRows:
-    """BM25 of each word in each item."""
-    often = np.bincount(rows, minlength=words)
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """How often each item has which word: `words` and `counts` one item after the other, which end at `ends`.
+
+    `lengths` [items] are the words of each item, `titled` [words] the items that have the word in their title.
+    """
+
+    vocabulary: dict[str, int]
+    words: array[int]
+    counts: array[float]
+    ends: array[int]
+    lengths: array[float]
+    titled: array[int]
+
+    @classmethod
+    def of(cls, titles: Sequence[str], texts: Sequence[str]) -> Self:
+        found = cls({}, array("i"), array("f"), array("q", [0]), array("d"), array("q"))
+        for title, text in zip(titles, texts, strict=True):
+            found._add(split_words(title), split_words(text))
+        return found
+
+    def _add(self, title: list[str], text: list[str]) -> None:
+        words, in_title = Counter(text + _TITLE * title), {*title}
+        for word, count in words.items():
+            number = self.vocabulary.setdefault(word, len(self.vocabulary))
+            if number == len(self.titled):
+                self.titled.append(0)
+            self.titled[number] += word in in_title
+            self.words.append(number)
+            self.counts.append(count)
+        self.ends.append(len(self.words))
+        self.lengths.append(words.total())
+
+    def by_word(self, place: NDArray[np.int32]) -> sparse.csc_array:
+        """The counts as columns of words, which are at `place` [words] there; items ascend in each."""
+        columns = place[np.array(self.words, dtype=np.int32)]
+        shape = len(self.lengths), len(place)
+        return sparse.csr_array((np.array(self.counts, np.float32), columns, np.array(self.ends)), shape=shape).tocsc()
+
+
+def _postings(counts: sparse.csc_array, lengths: NDArray[np.float64]) -> SparseRows:
+    """BM25 of each word in each item, from `counts` [items, words]."""
+    often = np.diff(counts.indptr)
     rarity = np.log1p((len(lengths) - often + 0.5) / (often + 0.5))
     share = 1 - _LENGTH + _LENGTH * lengths / max(1.0, float(lengths.mean() if len(lengths) else 1.0))
-    weights = rarity[rows] * counts * (_SATURATION + 1) / (counts + _SATURATION * share[items])
-    order = np.lexsort((items, -weights, rows))
-    rank = np.arange(len(order)) - np.searchsorted(rows[order], np.arange(words))[rows[order]]
-    best = order[rank < MAX_POSTINGS]
-    return SparseRows.of(rows[best], items[best], weights[best], words)
+    starts = np.concatenate([[0], np.cumsum(np.minimum(often, MAX_POSTINGS), dtype=np.int64)])
+    positions, weights = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    for first, last in _blocks(counts.indptr):
+        part = slice(counts.indptr[first], counts.indptr[last])
+        items, count = counts.indices[part], counts.data[part].astype(np.float64)
+        row = rarity[first:last].repeat(often[first:last])
+        bm25 = row * count * (_SATURATION + 1) / (count + _SATURATION * share[items])
+        kept = _heaviest(bm25, counts.indptr[first : last + 1] - part.start)
+        positions[starts[first] : starts[last]] = items[kept]
+        weights[starts[first] : starts[last]] = bm25[kept]
+    return SparseRows(starts, positions, weights)
 
 
-def _titled(
-    titles: Sequence[str], vocabulary: Mapping[str, int], place: NDArray[np.int64], items: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Share of each word's `items` (how many have it, [words]) that have it in their title."""
-    often = np.zeros(len(place))
-    for title in titles:
-        for word in set(split_words(title)):
-            often[place[vocabulary[word]]] += 1
-    return (often / np.maximum(items, 1)).astype(np.float32)
+def _blocks(starts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
+    """Words, first and behind the last, whose entries are looked at together."""
+    first, words = 0, len(starts) - 1
+    while first < words:
+        last = int(np.searchsorted(starts, starts[first] + _BLOCK_ENTRIES, side="right")) - 1
+        yield first, (first := min(words, max(first + 1, last)))
 
 
-def _spelling(vocabulary: Iterable[str], place: NDArray[np.int64]) -> tuple[Hashes, SparseRows]:
-    """Hashes of letter pairs, and the words that have each."""
+def _heaviest(weights: NDArray[np.float64], starts: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Which entries of each row are kept: all, or the `MAX_POSTINGS` largest, of equal ones the first."""
+    kept = np.ones(len(weights), dtype=bool)
+    for row in np.flatnonzero(np.diff(starts) > MAX_POSTINGS).tolist():
+        begin, end = starts[row], starts[row + 1]
+        order = np.argsort(-weights[begin:end], kind="stable")
+        kept[begin + order[MAX_POSTINGS:]] = False
+    return kept
+
+
+def _spelling(words: Sequence[str]) -> tuple[Hashes, SparseRows, NDArray[np.int32]]:
+    """Hashes of letter pairs, the positions in `words` that have each, and how many pairs each word has."""
     pieces: dict[str, array[int]] = {}
-    for number, word in enumerate(vocabulary):
-        for piece in pairs(word):
-            pieces.setdefault(piece, array("q")).append(int(place[number]))
+    sizes = np.zeros(len(words), np.int32)
+    for number, word in enumerate(words):
+        own = pairs(word)
+        sizes[number] = len(own)
+        for piece in own:
+            pieces.setdefault(piece, array("i")).append(number)
     hashes = np.array([hash_of(piece) for piece in pieces], dtype=np.uint64)
     order = np.argsort(hashes)
-    sizes = np.array([len(words) for words in pieces.values()], dtype=np.int64)
-    flat = np.concatenate([np.empty(0, np.int64), *(np.array(words) for words in pieces.values())])
-    rows = np.repeat(np.argsort(order), sizes)
-    spelled = SparseRows.of(rows, flat, np.ones(len(flat)), len(order))
-    return hashes[order], spelled
+    rows = [*pieces.values()]
+    ordered = [np.array(rows[n], dtype=np.int32) for n in order.tolist()]
+    starts = np.cumsum([0, *map(len, ordered)], dtype=np.int64)
+    flat = np.concatenate([np.empty(0, np.int32), *ordered])
+    return hashes[order], SparseRows(starts, flat, np.ones(len(flat), np.float32)), sizes
 
 
 def _naming(titles: Sequence[str], texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int32]]:
     """What names exactly one item: a whole title or text first, then a title without a bracket at its end."""
-    whole: dict[int, int] = {}
-    short: dict[int, int] = {}
+    whole, short = (array("Q"), array("i")), (array("Q"), array("i"))
     for item, (title, text) in enumerate(zip(titles, texts, strict=True)):
         names = names_of(title)
-        for name in {" ".join(split_words(text)), *names[:1]} - {""}:
-            _claim(whole, name, item)
-        for name in names[1:]:
-            _claim(short, name, item)
-    found = {key: item for key, item in ({**short, **whole}).items() if item != _AMBIGUOUS}
-    keys = np.array(sorted(found), dtype=np.uint64)
-    return keys, np.array([found[key] for key in keys.tolist()], dtype=np.int32)
+        for claims, own in ((whole, {" ".join(split_words(text)), *names[:1]} - {""}), (short, {*names[1:]})):
+            claims[0].extend(map(hash_of, own))
+            claims[1].extend([item] * len(own))
+    (keys, items), (shorter, shorter_items) = _claimed(*whole), _claimed(*short)
+    free = ~np.isin(shorter, keys)
+    keys, items = np.concatenate([keys, shorter[free]]), np.concatenate([items, shorter_items[free]])
+    order = np.argsort(keys)
+    order = order[items[order] != _AMBIGUOUS]
+    return keys[order], items[order]
 
 
-def _claim(names: dict[int, int], name: str, item: int) -> None:
-    key = hash_of(name)
-    names[key] = item if names.get(key, item) == item else _AMBIGUOUS
+def _claimed(names: array[int], items: array[int]) -> tuple[Hashes, NDArray[np.int32]]:
+    """Each name once, ascending, and the item that has it; `_AMBIGUOUS` if there are several."""
+    keys, claimed = np.array(names, dtype=np.uint64), np.array(items, dtype=np.int32)
+    order = np.lexsort((claimed, keys))
+    keys, claimed = keys[order], claimed[order]
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    last = np.append(first[1:], len(keys))[: len(first)] - 1
+    return keys[first], np.where(claimed[first] == claimed[last], claimed[first], np.int32(_AMBIGUOUS))
