@@ -22,6 +22,7 @@ from export.data.phrases import Texts
 from export.data.split import Cases
 from server.catalogue.blend import FACTS, QUERIES, SIGNALS, Blend, Known, Query, Row, Scoring, Weights, item_vectors
 from server.parts import PARTS
+from tests.peak import peak_of
 
 _ITEMS, _RANKER, _SENTENCE = 30, 4, 3
 _TITLES = [f"title{n} word{n % 3}" for n in range(_ITEMS)]
@@ -151,6 +152,30 @@ def test_items_that_count_as_new_have_no_memory_no_popularity_and_the_vectors_of
         assert by_name[name][~is_new].any()
     assert (by_name["ranker"][is_new] == _RANKER).all()
     assert by_name["events"].all()
+
+
+def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.blend.signals._SAMPLED", 4)
+    monkeypatch.setattr("export.blend.signals._NAMED", 6)
+    items = Items(_VECTORS, _VECTORS, np.arange(_ITEMS) % 10, _SENTENCES, _POPULARITY.astype(np.float64))
+    made = Signals(items, scoring(), 10, seed=1)
+    history = np.array([0, 1, 2])
+    added = scoring().added(Weights(transitions=1, neighbours=1, words=1), asked([0, 1, 2], "word1"))
+    assert len({*np.concatenate([part.positions for part in added.values()]).tolist()}) > 12
+    one = Asked(history, "word1", 5, history)
+    [choices] = made.choices([one], _VECTORS[:1], lambda _: asked([0, 1, 2], "word1"))
+    assert len(choices.offsets) <= 1 + 6 + 4
+    assert np.exp(choices.offsets).sum() == pytest.approx(_ITEMS - len(history), rel=1e-5)
+    named = {name: choices.signals[: 1 + 6, SIGNALS.index(name)].max() for name in ("neighbours", "words")}
+    for name, largest in named.items():  # the strongest are among the choices
+        masked = np.isin(added[name].positions, history)
+        assert largest == pytest.approx(added[name].values[~masked].max())
+
+
+def test_fitting_holds_little_beside_the_choices() -> None:
+    choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=100, choices=2_000)
+    rows = sum(len(one.offsets) for one in choices)
+    assert peak_of(lambda: fit_weights(choices)) < 110 * rows  # of which the choices one after the other are 36
 
 
 def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from export.blend.memory import ease, fit_memory, followers, gram
 from export.data.order import UNORDERED
 from server.catalogue.memory import DECAY, EVENTS, Memory
 from server.errors import BundleError
+from tests.peak import peak_of
 
 _ITEMS = 6
 _HISTORIES = [np.array(h, dtype=np.int64) for h in ([0, 1, 2], [0, 1, 3], [4], [])]
@@ -90,15 +89,6 @@ def test_fitting_holds_little_beside_one_square_matrix(monkeypatch: pytest.Monke
     monkeypatch.setattr(fitted, "_ROWS", 64)
     monkeypatch.setattr(fitted, "_NEIGHBOURS", 8)
     assert peak_of(lambda: fit_memory(histories, items, UNORDERED)) < 2 * 4 * items**2
-
-
-def peak_of(act: Callable[[], object]) -> int:
-    """Bytes that were held at most while it ran, beyond those before."""
-    tracemalloc.start()
-    act()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak
 
 
 def test_rows_are_bounded_by_their_strongest_entries(monkeypatch: pytest.MonkeyPatch) -> None:

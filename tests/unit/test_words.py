@@ -12,6 +12,7 @@ from export.blend.words import make_words
 from server.catalogue.names import NEVER, Names
 from server.catalogue.words import Words, split_words
 from server.errors import BundleError
+from tests.peak import peak_of
 
 _TITLES = [
     "Toy Story (1995)",
@@ -82,6 +83,38 @@ def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_shor
     assert names.by_name("heat 1995") == 1
     assert names.by_name("alien") is None
     assert names.by_name("Alien (1979)") == 3
+
+
+@pytest.mark.parametrize("entries", [7, 10**6])
+def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.blend.words.MAX_POSTINGS", 5)
+    monkeypatch.setattr("export.blend.words._BLOCK_ENTRIES", entries)
+    random = np.random.default_rng(1)
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 9, random.integers(1, 12))) for _ in range(40)]
+    made = make_words([""] * 40, texts)
+    lengths = np.array([len(text.split()) for text in texts])
+    for word in range(9):
+        count = np.array([text.split().count(f"w{word}") for text in texts])
+        often = np.count_nonzero(count)
+        rarity = np.log1p((40 - often + 0.5) / (often + 0.5))
+        bm25 = rarity * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths / lengths.mean()))
+        wanted = np.sort(np.argsort(-bm25, kind="stable")[: min(5, often)])
+        positions, weights = made.postings_of(f"w{word}")
+        assert positions.tolist() == wanted.tolist()
+        assert weights == pytest.approx(bm25[wanted], abs=1e-5)
+
+
+def test_making_the_index_holds_little_for_each_word_of_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.blend.words._BLOCK_ENTRIES", 10_000)
+    random, size = np.random.default_rng(0), 1_000
+    texts = [" ".join(f"w{n}x" for n in random.permutation(size)[:100]) for _ in range(size)]
+    assert peak_of(lambda: make_words(["title"] * size, texts)) < 40 * size * 100
+
+
+def test_one_long_title_costs_its_own_length_alone() -> None:
+    titles = ["a" * 40_000, *(f"title {n}" for n in range(1_999))]
+    vectors = np.eye(2_000, 4, dtype=np.float32)
+    assert peak_of(lambda: same_item_threshold(vectors, vectors, titles, 0)) < 40_000_000
 
 
 def test_a_text_near_an_item_is_that_item_beyond_the_threshold_only(words: Words) -> None:
