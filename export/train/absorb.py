@@ -27,7 +27,7 @@ from export.train.trunk import MovingTrunk, batches_of
 from export.train.validate import Validation, some_users, validate
 from export.train.world import World
 
-MAX_PASS_BATCHES = 800  # of a pass, as of an epoch over the histories: 51,200 texts
+MAX_PASS_BATCHES = 500  # of a pass, as of an epoch over the histories: 32,000 texts
 _PASS_BAR, _ENCODE_BAR = "texts of a pass", "encode texts"
 _PHRASES = 0.1  # share of the texts that are phrases
 
@@ -50,9 +50,9 @@ class Absorber:
         self._bars, self._validating = bars, _titles_that_validate(world, teacher.max_length - 1)
         self.pooled, self._rng = pooled, np.random.default_rng(seed)
         with torch.no_grad():
-            before = teacher.text_vectors(pooled)
-            self._items = teacher.item_vectors(before[: world.items])
-            self._goals = _goals(before, self._items, world)
+            self._items = teacher.item_vectors(teacher.text_vectors(pooled[: world.items]))
+            phrases = teacher.text_vectors(pooled[len(world.ways.variants) * world.items :])
+            self._goals = torch.cat([functional.normalize(self._items, dim=-1), phrases])
         moving = {name: p for name, p in trunk.named_parameters() if p.requires_grad}
         groups = trunk_groups(settings, moving)
         self._descent = Descent(settings, groups, moving, settings.passes, self._batches_a_pass)
@@ -64,7 +64,7 @@ class Absorber:
 
     @property
     def _batches_a_pass(self) -> int:
-        return min(MAX_PASS_BATCHES, -(-len(self._goals) // self._settings.encoded))
+        return min(MAX_PASS_BATCHES, -(-len(self._trunk.lengths) // self._settings.encoded))
 
     def epoch(self) -> float:
         """A pass: as many texts as there are or as one may have, drawn by popularity; the mean cosine distance."""
@@ -88,7 +88,13 @@ class Absorber:
     def _backward(self, texts: list[int], shift: Tensor | None) -> float:
         with torch.autocast(self._settings.train_device, torch.bfloat16, enabled=self._settings.mixed_precision):
             vectors = self._teacher.text_vectors(self._trunk(texts, shift))
-        return self._descent.backward(1 - (vectors * self._goals[texts]).sum(-1).mean())
+        return self._descent.backward(1 - (vectors * self.goals_of(texts)).sum(-1).mean())
+
+    def goals_of(self, texts: list[int]) -> Tensor:
+        """Where these texts are drawn, unit vectors [texts, dimensions]: to their items; phrases stay where they were."""
+        rows, written = torch.as_tensor(texts), len(self._world.ways.variants) * self._world.items
+        goals = torch.where(rows < written, rows % self._world.items, rows - written + self._world.items)
+        return self._goals[goals]
 
     def _batches(self) -> Iterator[list[int]]:
         """Texts of similar length together, in random order."""
@@ -138,12 +144,6 @@ def _titles_that_validate(world: World, max_history: int) -> NDArray[np.int64]:
     histories = some_users(world.split.validation, world.items).histories
     items = np.unique(np.concatenate([history[-max_history:] for history in histories]))
     return TITLE * world.items + items
-
-
-def _goals(before: Tensor, items: Tensor, world: World) -> Tensor:
-    """Where each text shall be, unit vectors [texts, dimensions]: at its item; phrases where they were."""
-    ways = len(world.ways.variants)
-    return torch.cat([functional.normalize(items, dim=-1).repeat(ways, 1), before[ways * world.items :]])
 
 
 def _shares(world: World) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -25,7 +25,7 @@ _COSINE_WEIGHT = 10.0
 _FILLED, _MOST_FILLERS = 0.8, 6  # share of the noisy texts that get fillers, and how many
 _WORD_STARTS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write before a word
 _FREQUENT = 3_000  # words that are fillers
-MAX_EPOCH_TEXTS = 51_200  # that an epoch reads: 800 batches of 64; of more each epoch draws anew
+MAX_EPOCH_TEXTS = 32_000  # that an epoch reads: 500 batches of 64; of more each epoch draws anew
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from export.train.targets import Among, Negatives
 
 # Batches in an epoch at most. MovieLens-100K has 133; from some hundred thousand events on, an epoch reads a sample of
 # the histories, and the time of training no longer grows with their number.
-EPOCH_BATCHES = 800
+EPOCH_BATCHES = 500
 MAX_STEP_BYTES = 6_442_450_944  # for the scores of one step
 # How often a step holds its scores, measured: forward and backward; with --loss mse; how often more with --teachers.
 _COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = 3, 5, 3

@@ -148,7 +148,7 @@ def test_pass_reads_a_bounded_number_of_texts_and_its_rate_falls_to_nothing(
 
     one = absorber(tmp_path)
     one._bars = bars
-    whole = -(-len(one._goals) // 16)
+    whole = -(-len(one._trunk.lengths) // 16)
     for _ in range(4):
         one.epoch()
     assert one.step == 4 * min(most, whole) == len(steps)
@@ -156,9 +156,20 @@ def test_pass_reads_a_bounded_number_of_texts_and_its_rate_falls_to_nothing(
     assert one._descent._rates[0].share(one.step) == pytest.approx(0, abs=0.05)
 
 
+def test_texts_are_drawn_to_their_items_and_phrases_stay(tmp_path: Path) -> None:
+    one = absorber(tmp_path)
+    items, ways = one._world.items, len(one._world.ways.variants)
+    phrases = range(ways * items, len(one.pooled))
+    assert len(phrases) > 2
+    item = torch.nn.functional.normalize(one._items, dim=-1)
+    for way in range(ways):
+        torch.testing.assert_close(one.goals_of([way * items + 3, way * items]), item[[3, 0]])
+    torch.testing.assert_close(one.goals_of([*phrases]), one._teacher.text_vectors(one.pooled[[*phrases]]))
+
+
 def loss(one: Absorber, texts: list[int], shift: Tensor | None) -> Tensor:
     """Mean cosine distance of texts to their goals."""
-    return 1 - (one._teacher.text_vectors(one._trunk(texts, shift)) * one._goals[texts]).sum(-1).mean()
+    return 1 - (one._teacher.text_vectors(one._trunk(texts, shift)) * one.goals_of(texts)).sum(-1).mean()
 
 
 def attacked(one: Absorber, texts: list[int], strength: float) -> float:
