@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from export.blend.fit import Choices, fit_weights, likelihood
@@ -22,7 +21,7 @@ from export.blend.words import make_words
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
 from export.data.split import Cases, Split
-from export.evaluate.models import PooledTexts, teacher_encode, torch_rank
+from export.evaluate.models import PooledTexts, teacher_encode, teacher_items, torch_rank
 from export.evaluate.subject import Encode, Rank, Retrieval
 from export.stage import Job
 from export.train.adopt import parts_of
@@ -154,9 +153,7 @@ class _Source:
     def load(cls, job: Job, dataset: Dataset, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
         folder, plan, seed, size = job.folder("finetune"), job.settings.plan, job.settings.seed, len(texts.variants[0])
         teacher = load_teacher(folder)
-        pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
-        with torch.no_grad():
-            vectors = teacher.item_vectors(teacher.text_vectors(torch.from_numpy(np.array(pooled[:size])))).numpy()
+        vectors = teacher_items(folder)
         placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
         popularity = np.bincount(np.concatenate(split.train), minlength=size).astype(np.float64)
         items = Items(vectors, placed.vectors, placed.folds, sentences[:size], popularity)

@@ -22,7 +22,7 @@ from export.data.split import Split
 from export.evaluate.cold import Newcomers
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
-from export.evaluate.models import PooledTexts, plain_encode, teacher_encode, torch_rank
+from export.evaluate.models import PooledTexts, plain_encode, teacher_encode, teacher_items, torch_rank
 from export.evaluate.record import Group, Lists
 from export.evaluate.subject import Subject, Vectors
 from export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks, make_tasks
@@ -36,7 +36,6 @@ from server.models.ranker import UserSequence
 
 MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
 _ALL = 1 << 30
-_ROWS = 16_384  # pooled vectors read at a time
 _POPULARITY_WEIGHT = 0.1  # a cosine lies within 1, log(1 + popularity) of a much taken item is about 6
 _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 
@@ -170,10 +169,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
             vectors: Vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[rows]))).numpy()
         return vectors
 
-    items = np.concatenate([for_ranker(np.arange(n, min(n + _ROWS, size))) for n in range(0, size, _ROWS)])
-    with torch.inference_mode():
-        items = teacher.item_vectors(torch.from_numpy(items)).numpy()
-    items = scale_newcomers(items, counts, BlendRecord.load(job.folder("blend")).newcomer_scale)
+    items = scale_newcomers(teacher_items(folder), counts, BlendRecord.load(job.folder("blend")).newcomer_scale)
     tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
     return Subject(
         teacher_encode(tuned, teacher, untouched, sentence_map),

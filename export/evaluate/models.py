@@ -24,6 +24,7 @@ from server.models.tokenizer import Tokenizer
 
 _BATCH = 16
 _CPU = "cpu"
+_ROWS = 16_384  # pooled vectors read at a time
 _KEPT_TEXTS = 50_000  # 77 MB at a width of 384
 
 
@@ -86,9 +87,13 @@ def teacher_items(folder: Path) -> Vectors:
     """Item vectors of the teacher of the stage `finetune` in `folder`, float32 [items, d]."""
     teacher = load_teacher(folder)
     pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
+    size, width = teacher.residual.shape
+    texts: Vectors = np.empty((size, width), np.float32)
     with torch.inference_mode():
-        known = torch.from_numpy(np.array(pooled[: len(teacher.residual)]))
-        found: Vectors = teacher.item_vectors(teacher.text_vectors(known)).numpy()
+        for start in range(0, size, _ROWS):
+            part = slice(start, min(size, start + _ROWS))
+            texts[part] = teacher.text_vectors(torch.from_numpy(np.array(pooled[part]))).numpy()
+        found: Vectors = teacher.item_vectors(torch.from_numpy(texts)).numpy()
     return found
 
 

@@ -91,7 +91,7 @@ class Absorber:
         return self._descent.backward(1 - (vectors * self.goals_of(texts)).sum(-1).mean())
 
     def goals_of(self, texts: list[int]) -> Tensor:
-        """Where these texts are drawn, unit vectors [texts, dimensions]: to their items; phrases stay where they were."""
+        """Where these texts are drawn: to their items; phrases stay. Unit vectors, [texts, dimensions]."""
         rows, written = torch.as_tensor(texts), len(self._world.ways.variants) * self._world.items
         goals = torch.where(rows < written, rows % self._world.items, rows - written + self._world.items)
         return self._goals[goals]
