@@ -31,13 +31,14 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     hashes = np.array([hash_of(word) for word in counted.vocabulary], dtype=np.uint64)
     order = np.argsort(hashes)
     by_word = counted.by_word(np.argsort(order).astype(np.int32))
-    spelled_words = [*counted.vocabulary]
-    pieces, spelled, sizes = _spelling([spelled_words[n] for n in order.tolist()])
+    often = np.diff(by_word.indptr)
+    known = [*counted.vocabulary]
+    pieces, spelled, sizes = _spelling([known[n] for n in order.tolist()])
     names, named = _naming(titles, texts)
     return Words(
         terms=hashes[order],
         postings=_postings(by_word, np.array(counted.lengths)),
-        titled=(np.array(counted.titled)[order] / np.maximum(np.diff(by_word.indptr), 1)).astype(np.float32),
+        titled=(np.array(counted.titled)[order] / np.maximum(often, 1)).astype(np.float32),
         sizes=sizes,
         pairs=pieces,
         spelled=spelled,
