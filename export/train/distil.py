@@ -22,7 +22,7 @@ from export.train.lesson import Lesson, frequent_words
 from export.train.narrow import narrow
 from export.train.one_pass import one_pass_teacher
 from export.train.resume import forget, resume_of
-from export.train.sentences import load_sentences
+from export.train.sentences import load_sentences, sample_rows
 from export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
 from export.train.students import (
     LADDER,
@@ -36,6 +36,7 @@ from export.train.students import (
     spread,
 )
 from export.train.teacher import load_teacher
+from export.train.tokens import TokenRows
 from export.train.words import factorise, keep_pieces, word_table
 from server.models.tokenizer import Tokenizer
 
@@ -101,7 +102,7 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
     read = [every[n] for n in chosen.tolist()]
     return one_pass_teacher(job), Lesson(
         texts=read,
-        rows=tokenizer.encode(read),
+        rows=TokenRows(tokenizer, read),
         tokenizer=tokenizer,
         wanted=wanted,
         items=targets,
@@ -135,7 +136,7 @@ def _cut(job: Job, teacher: TextEncoder, lesson: Lesson, out: Path) -> tuple[Tex
     Vocabulary(len(kept), size).save(out)
     keep_pieces(teacher.trunk, kept)
     tokenizer = Tokenizer.load(path, plan.max_tokens)
-    return teacher, replace(lesson, rows=tokenizer.encode(lesson.texts), tokenizer=tokenizer)
+    return teacher, replace(lesson, rows=TokenRows(tokenizer, lesson.texts), tokenizer=tokenizer)
 
 
 def _students(
@@ -152,7 +153,7 @@ def _students(
         keep = spread(len(kept), rung.layers)
         student, layers = drop_layers(deeper, keep), [kept[n] for n in keep]
         if rung.width:
-            student = narrow(student, rung.width, lesson.rows[:: -(-len(lesson.rows) // _SAMPLE)])
+            student = narrow(student, rung.width, [*lesson.rows[:: -(-len(lesson.rows) // _SAMPLE)]])
             if rung.words:
                 factorise(student.trunk, rung.words)
         else:
@@ -165,8 +166,9 @@ def _static(job: Job, teacher: TextEncoder, lesson: Lesson) -> StaticEncoder:
     with job.progress("word pieces", piece_batches(teacher)) as step:
         pieces = piece_vectors(teacher, lesson.tokenizer.encode([""])[0], step)
     student = StaticEncoder(len(pieces), _PAIRS, lesson.dimensions, lesson.sentence_dimensions)
+    some = sample_rows(len(lesson.rows), lesson.seed)
     with torch.no_grad():
-        student.table.weight[: len(pieces)] = fit(pieces, lesson.rows, lesson.wanted)
+        student.table.weight[: len(pieces)] = fit(pieces, [lesson.rows[n] for n in some.tolist()], lesson.wanted[some])
     return student.eval()
 
 

@@ -45,7 +45,7 @@ class Lesson:
     """
 
     texts: list[str]
-    rows: list[list[int]]
+    rows: Sequence[list[int]]
     tokenizer: Tokenizer
     wanted: Tensor
     items: Tensor

@@ -179,7 +179,7 @@ def test_training_brings_students_to_the_teacher(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: None
 ) -> None:
     teacher, lesson = distil._lesson(job)
-    start = vectors(teacher, lesson.rows)
+    start = vectors(teacher, [*lesson.rows])
     assert torch.allclose(start[:, :32], lesson.wanted[:, :32], atol=1e-5)
     assert float((start[:, 32:] * lesson.wanted[:, 32:]).sum(1).min()) > 0.99
     longer = replace(config.PRESETS["smoke"], distil_epochs=30, static_epochs=60)
