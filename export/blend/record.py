@@ -40,15 +40,11 @@ class GroupRecord(BaseModel):
 
 
 class BlendRecord(BaseModel):
-    """Everything that stage `blend` found; without groups the ranker alone counts.
-
-    The vectors of items that nobody took are multiplied by `newcomer_scale`.
-    """
+    """Everything that stage `blend` found; without groups the ranker alone counts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups: list[GroupRecord] = []
-    newcomer_scale: float = 1.0
     same_item: float = NEVER
 
     @classmethod

@@ -1,7 +1,8 @@
 """The signals of requests, from which weights are fitted: every part of a score, unweighted, for every item.
 
 A tenth of the items count as new for each request: without interactions, with vectors that are made from their texts
-(`export.train.newcomers`). So the fit knows what a signal is worth for items that nobody took yet.
+(`export.train.newcomers`), and with a memory that they inherit (`export.blend.inherit`). So the fit knows what a signal
+is worth for items that nobody took yet.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.blend.fit import Choices
+from export.blend.inherit import Heirs, with_itself
 from export.blend.requests import Asked
 from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
-from server.catalogue.sparse import Boosts
+from server.catalogue.memory import FLOOR
+from server.catalogue.sparse import Boosts, Entries
 
 Vectors = NDArray[np.float32]
 
@@ -57,6 +60,9 @@ class Signals:
         self._items, self._scoring, self._folds = items, scoring, folds
         self._rng = np.random.default_rng(seed)
         self._can_be_wanted = items.folds >= 0
+        taken = np.where(self._can_be_wanted, items.popularity, 0)
+        self._heirs = [Heirs.of(items.sentences, taken, items.folds == fold) for fold in range(folds)]
+        self._memory = with_itself(scoring.memory)
 
     def choices(self, asked: Sequence[Asked], users: Vectors, known: Callable[[Asked], Known]) -> list[Choices]:
         """One for each request whose wanted item may be recommended; `users` are the ranker's vectors [requests, d]."""
@@ -67,14 +73,11 @@ class Signals:
         ]
 
     def _of(self, asked: Asked, known: Known, user: NDArray[np.float32], fold: int) -> Choices:
-        added = self._scoring.added(_EVERY, known)
+        added = self._added(known, fold)
         chosen, offsets = self._chosen(asked, [*added.values()])
         items, is_new = self._items, self._items.folds[chosen] == fold
         vectors = np.where(is_new[:, None], items.as_new[chosen], items.vectors[chosen])
         found = {name: part.at(np.sort(chosen))[_places(chosen)] for name, part in added.items()}
-        for name in ("transitions", "neighbours"):
-            if name in found:
-                found[name] = np.where(is_new, 0, found[name])
         found["ranker"] = vectors @ user
         sentences = items.sentences[chosen]
         if known.query_sentence is not None:
@@ -87,6 +90,30 @@ class Signals:
         for name, values in found.items():
             signals[:, SIGNALS.index(name)] = values
         return Choices(signals, offsets)
+
+    def _added(self, known: Known, fold: int) -> dict[str, Boosts]:
+        """What memory and words add; the memory of items that count as new is what they inherit."""
+        added = self._scoring.added(_EVERY, known)
+        for name, values in self._inherited(known, self._heirs[fold]).items():
+            old = added[name]
+            is_kept = self._items.folds[old.positions] != fold
+            positions = np.concatenate([old.positions[is_kept], self._heirs[fold].items])
+            order = np.argsort(positions)
+            added[name] = Boosts(positions[order], np.concatenate([old.values[is_kept], values])[order])
+        return added
+
+    def _inherited(self, known: Known, heirs: Heirs) -> dict[str, NDArray[np.float32]]:
+        """By signal of the memory what heirs have of it, as `export.blend.inherit.with_heirs` writes it, [heirs]."""
+        if not len(known.items):
+            return {}
+        chances = heirs.inherit(self._by_item(self._memory.next_chances(known.items)))
+        near = heirs.inherit(self._by_item(self._memory.near_weights(known.items)))
+        return {"transitions": np.log1p(chances / FLOOR).astype(np.float32), "neighbours": near.astype(np.float32)}
+
+    def _by_item(self, entries: Entries) -> NDArray[np.float64]:
+        """Sums of entries, [items]."""
+        positions, weights = entries
+        return np.bincount(positions, weights, len(self._items.vectors))
 
     def _chosen(self, asked: Asked, named: Sequence[Boosts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items to choose from, the wanted one first, and the logarithm of how many each stands for."""

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.blend.fit import Choices, fit_weights, likelihood
+from export.blend.inherit import fit_whole_memory
 from export.blend.memory import fit_memory
 from export.blend.names import same_item_threshold
-from export.blend.newcomers import SCALES, found_of_both, raise_newcomers, scaled
+from export.blend.newcomers import raise_newcomers
 from export.blend.queries import Queries
 from export.blend.record import BLEND, BlendRecord, GroupRecord
 from export.blend.requests import GROUPS, Asked, Group, requests_of
@@ -57,9 +58,9 @@ def run(job: Job, out: Path) -> None:
         record = BlendRecord(same_item=same)
     else:
         split = parts_of(job, dataset)
-        fit_memory(split.known, items, split.order).save(out)
-        groups, scale = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
-        record = BlendRecord(groups=groups, newcomer_scale=scale, same_item=same)
+        fit_whole_memory(split.known, sentences[:items], split.order).save(out)
+        groups = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
+        record = BlendRecord(groups=groups, same_item=same)
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
 
@@ -78,8 +79,8 @@ def load_retrieval(folder: Path, memory: Memory, sentences: Vectors, popularity:
     return Retrieval(scoring, Names(words, sentences, record.same_item), sentences, popularity)
 
 
-def _fit(job: Job, source: _Source) -> tuple[list[GroupRecord], float]:
-    """Weights of every kind of request, and by how much the ranker's word counts more for new items."""
+def _fit(job: Job, source: _Source) -> list[GroupRecord]:
+    """Weights of every kind of request."""
     choices: dict[Group, list[Choices]] = {}
     with job.progress("weigh the parts", len(GROUPS)) as step:
         for group in GROUPS:
@@ -87,8 +88,7 @@ def _fit(job: Job, source: _Source) -> tuple[list[GroupRecord], float]:
                 choices[group] = found
             step()
     weights = _weights(choices)
-    scale = _newcomer_scale(choices, weights)
-    return [_record(group, some, weights[group], scale) for group, some in choices.items()], scale
+    return [_record(group, some, weights[group]) for group, some in choices.items()]
 
 
 def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]:
@@ -101,18 +101,8 @@ def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]
     return found
 
 
-def _newcomer_scale(choices: Mapping[Group, Sequence[Choices]], weights: Mapping[Group, Weights]) -> float:
-    """The one by which most is found of new and known items behind histories."""
-    histories = [group for group in choices if group.query == "none"]
-
-    def found(scale: float) -> float:
-        return sum(found_of_both(scaled(choices[group], scale), weights[group]) for group in histories)
-
-    return max(SCALES, key=found)
-
-
-def _record(group: Group, choices: Sequence[Choices], fitted: Weights, scale: float) -> GroupRecord:
-    raised = raise_newcomers(scaled(choices, scale), fitted)
+def _record(group: Group, choices: Sequence[Choices], fitted: Weights) -> GroupRecord:
+    raised = raise_newcomers(choices, fitted)
     return GroupRecord(
         query=group.query,
         events=group.events,

@@ -77,7 +77,7 @@ class Evaluation:
         teacher = self.ground.teacher
         if teacher.retrieval is None:
             return
-        ranker = replace(teacher, items=self.ground.ranked, retrieval=teacher.retrieval.only(Weights()))
+        ranker = replace(teacher, retrieval=teacher.retrieval.only(Weights()))
         text = teacher.retrieval.only(Weights(ranker=0.0, query=1.0, events=1.0))
         self.add(RANKER_ALONE, ranker)
         self.add(TEXT_ALONE, replace(teacher, retrieval=text))

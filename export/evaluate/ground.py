@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.blend.newcomers import scale_newcomers
-from export.blend.record import BlendRecord
 from export.blend.stage import load_retrieval
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
@@ -57,7 +55,6 @@ class Ground:
     texts: Vectors
     teacher: Subject
     frozen: Subject | None
-    newcomer_scale: float = 1.0
 
     @classmethod
     def load(cls, job: Job) -> Ground:
@@ -78,7 +75,6 @@ class Ground:
             texts=frozen.items if frozen else _unit(teacher.items),
             teacher=teacher,
             frozen=frozen,
-            newcomer_scale=BlendRecord.load(job.folder("blend")).newcomer_scale,
         )
 
     def figures(self, answers: Mapping[str, Ranked]) -> dict[str, Figure]:
@@ -106,11 +102,6 @@ class Ground:
             mrr=figure(ranked.reciprocal, self.seed),
             exposure=exposure(ranked.lists, self.counts, self.texts),
         )
-
-    @property
-    def ranked(self) -> Vectors:
-        """The items' vectors as the ranker was trained on them, without what the blend multiplies new items by."""
-        return scale_newcomers(self.teacher.items, self.counts, 1 / self.newcomer_scale)
 
     @property
     def newcomers(self) -> Newcomers:
@@ -169,7 +160,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
             vectors: Vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[rows]))).numpy()
         return vectors
 
-    items = scale_newcomers(teacher_items(folder), counts, BlendRecord.load(job.folder("blend")).newcomer_scale)
+    items = teacher_items(folder)
     tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
     return Subject(
         teacher_encode(tuned, teacher, untouched, sentence_map),

@@ -16,9 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.blend.memory import fit_memory
-from export.blend.newcomers import scale_newcomers
-from export.blend.record import BlendRecord
+from export.blend.inherit import fit_whole_memory
 from export.blend.stage import load_retrieval
 from export.compress.rankers import SMALL
 from export.compress.trace import trace_ranker
@@ -64,10 +62,10 @@ def run(job: Job, out: Path) -> None:
     if sentences.shape[1]:
         np.save(out / SENTENCES, sentences, allow_pickle=False)
     histories = source.dataset.histories
-    (fit_memory(histories, items, source.dataset.order) if histories else Memory.empty(items)).save(out)
+    memory = fit_whole_memory(histories, sentences, source.dataset.order) if histories else Memory.empty(items)
+    memory.save(out)
     vectors, record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
-    scale = BlendRecord.load(job.folder("blend")).newcomer_scale
-    np.save(out / VECTORS, scale_newcomers(vectors, _popularity(histories, items), scale), allow_pickle=False)
+    np.save(out / VECTORS, vectors, allow_pickle=False)
     served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, histories))
     if histories:
         record = _compare(job, source, served, record)

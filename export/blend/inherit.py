@@ -1,0 +1,130 @@
+"""What the memory says of items that nobody took: what it says of those whose texts are nearest.
+
+Counts know nothing of a new item, and its text alone is no match for counts: a sequel would stand behind whatever is
+taken often. So an item that nobody took stands in the memory where the items with the nearest texts stand, as a mean of
+them. And because a new item resembles these items themselves, it follows each of them as strongly as their strongest
+follower does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from export.blend.memory import MAX_SQUARE, Histories, fit_memory
+from export.data.order import BY_TIME, Order
+from server.catalogue.memory import Memory
+from server.catalogue.sparse import SparseRows
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+_NEAREST = 5  # items that a new one inherits from
+_SHARPNESS = 20.0  # of the softmax over their cosines
+_INHERITED = 64  # new items kept for each item
+_BLOCK = 1_024  # rows looked at a time: 34 MB of cosines
+
+
+@dataclass(frozen=True, slots=True)
+class Heirs:
+    """Items and whom they inherit from.
+
+    Args:
+        items: int64 [heirs].
+        nearest: the known items with the nearest texts, int64 [heirs, k].
+        shares: of each of them in what is inherited, float32 [heirs, k]; the rows sum to 1.
+    """
+
+    items: Rows
+    nearest: Rows
+    shares: Vectors
+
+    @classmethod
+    def of(cls, sentences: Vectors, popularity: NDArray[np.number[Any]], is_new: NDArray[np.bool_]) -> Heirs:
+        """The items of `is_new` [items] as heirs of the most popular others.
+
+        Args:
+            sentences: sentence vectors of the items' texts, float32 [items, s]; without entries nobody inherits.
+            popularity: number of events of each item, [items].
+            is_new: bool [items].
+        """
+        known = np.where(is_new, 0, popularity)
+        best = np.argsort(-known, kind="stable")[:MAX_SQUARE]
+        head, items = np.sort(best[known[best] > 0]), np.flatnonzero(is_new)
+        count = min(_NEAREST, len(head))
+        if not sentences.shape[1] or not count:
+            items = items[:0]
+        nearest, shares = np.empty((len(items), count), np.int64), np.empty((len(items), count), np.float32)
+        for start in range(0, len(items), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            cosines = sentences[items[part]] @ sentences[head].T
+            places = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+            odds = np.exp(_SHARPNESS * (np.take_along_axis(cosines, places, axis=1) - 1))
+            nearest[part], shares[part] = head[places], odds / odds.sum(1, keepdims=True)
+        return cls(items, nearest, shares)
+
+    def inherit(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the heirs have of values of all items, [items] -> [heirs]."""
+        found: NDArray[np.float64] = (values[self.nearest] * self.shares).sum(1)
+        return found
+
+
+def fit_whole_memory(histories: Histories, sentences: Vectors, order: Order = BY_TIME) -> Memory:
+    """The memory of these histories, with what items that nobody took inherit by their `sentences` [items, s]."""
+    items = len(sentences)
+    taken = np.bincount(np.concatenate([np.empty(0, np.int64), *histories]), minlength=items)
+    return with_heirs(fit_memory(histories, items, order), Heirs.of(sentences, taken, taken == 0))
+
+
+def with_itself(memory: Memory) -> Memory:
+    """The memory in which each item also follows itself, as strongly as its strongest follower does."""
+    return Memory(_with_itself(memory.transitions), _with_itself(memory.neighbours))
+
+
+def with_heirs(memory: Memory, heirs: Heirs) -> Memory:
+    """The memory with a column for each heir; nothing else in its rows changes."""
+    if not len(heirs.items):
+        return memory
+    return Memory(_with_columns(memory.transitions, heirs), _with_columns(memory.neighbours, heirs))
+
+
+def _with_itself(table: SparseRows) -> SparseRows:
+    filled = np.flatnonzero(np.diff(table.starts))
+    if not len(filled):
+        return table
+    strongest = np.maximum(np.maximum.reduceat(table.weights, table.starts[filled]), 0)
+    return _joined(table, filled, filled, strongest)
+
+
+def _with_columns(table: SparseRows, heirs: Heirs) -> SparseRows:
+    size, whole = len(table), _with_itself(table)
+    entries = (np.asarray(whole.weights), np.asarray(whole.positions), np.asarray(whole.starts))
+    chances = sparse.csr_array(entries, shape=(size, size))
+    into = (heirs.nearest.ravel(), np.repeat(heirs.items, heirs.nearest.shape[1]))
+    shares = sparse.csr_array((heirs.shares.ravel(), into), shape=(size, size))
+    parts = [_largest(chances[start : start + _BLOCK] @ shares, start) for start in range(0, size, _BLOCK)]
+    return _joined(table, *(np.concatenate(some) for some in zip(*parts, strict=True)))
+
+
+def _joined(table: SparseRows, rows: Rows, positions: Rows, weights: NDArray[np.float32]) -> SparseRows:
+    """The table with more entries."""
+    before = np.repeat(np.arange(len(table)), np.diff(table.starts))
+    return SparseRows.of(
+        np.concatenate([before, rows]),
+        np.concatenate([table.positions, positions]).astype(np.int64),
+        np.concatenate([table.weights, weights]).astype(np.float64),
+        len(table),
+    )
+
+
+def _largest(block: sparse.csr_array, start: int) -> tuple[Rows, Rows, NDArray[np.float32]]:
+    """The `_INHERITED` largest entries of each row, row numbers beginning at `start`."""
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    order = np.lexsort((-np.abs(block.data), rows))
+    kept = order[np.arange(len(order)) - block.indptr[rows] < _INHERITED]
+    kept = kept[block.data[kept] != 0]
+    return rows[kept] + start, block.indices[kept].astype(np.int64), block.data[kept]
