@@ -1,25 +1,32 @@
 """The weights of a score's parts: those under which what users took next was most likely.
 
 A multinomial logit over the catalogue (McFadden, 1974): its log-likelihood is concave in the weights, so there is one
-best answer. Signals are scaled by their spread before the penalty looks at them. Large catalogues are sampled: the item
-that was wanted and the items that memory or words add most to are kept, and each of the others drawn stands for many.
+best answer. Signals are scaled by their spread before the penalty looks at them: it draws the weights to `_PRIOR`, less
+the more requests there are, so that a few requests do not decide alone. Large catalogues are sampled: the item that was
+wanted and the items that memory or words add most to are kept, and each of the others drawn stands for many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from export.errors import GateError
 from server.catalogue.blend import SIGNALS, Weights
 
 Floats = NDArray[np.float64]
+Loss = Callable[[Floats], tuple[float, Floats]]
+Bounds = tuple[float | None, float | None]
 
-_PENALTY = 1e-3  # of the squared distance from where weights start, beside a mean log-likelihood
-_NEARBY = 20.0  # the same of a group's weights from those of all groups, divided by the group's cases
+_PRIOR = Weights(ranker=0.0, query=5.0, events=5.0, transitions=0.3, neighbours=5.0, words=0.5, popularity=0.3)
+_PRIOR_CASES = 10.0  # of the squared distance from `_PRIOR`, divided by the cases, beside a mean log-likelihood
+_NEARBY = 20.0  # the same of a group's weights from those of all groups
+_FLAT = 1e-2  # largest entry of the gradient where a fit may end, in log-likelihood by standard deviation of a signal
+_TRIES = 5  # starts of the optimiser, each from where the one before it stopped
 _FREE = {"newcomer"}  # signals whose weight may be negative
 _ROWS = 65_536  # choices whose signals are looked at together in double precision: 4 MB
 
@@ -41,13 +48,16 @@ def fit_weights(choices: Sequence[Choices], start: Weights | None = None) -> Wei
     """The weights of a kind of request; with `start` those of a group, drawn to where all groups are.
 
     With no choices the ranker alone counts, or what `start` says.
+
+    Raises:
+        GateError: the optimiser did not reach the largest likelihood.
     """
     if not choices:
         return start or Weights()
     problem = _Problem.of(choices)
-    first = np.zeros(len(SIGNALS)) if start is None else np.array([getattr(start, name) for name in SIGNALS])
-    penalty = _PENALTY if start is None else _NEARBY / len(choices)
-    found = problem.solve(first, penalty)
+    near = np.array([getattr(start or _PRIOR, name) for name in SIGNALS])
+    penalty = (_PRIOR_CASES if start is None else _NEARBY) / len(choices)
+    found = problem.solve(near, penalty)
     return Weights(**{name: float(weight) for name, weight in zip(SIGNALS, found, strict=True)})
 
 
@@ -85,7 +95,7 @@ class _Problem:
             away = weights - near
             return value + float(penalty * away @ away), gradient / scale + 2 * penalty * away
 
-        return np.asarray(minimize(loss, near + 0.1 * used, method="L-BFGS-B", jac=True, bounds=bounds).x) / scale
+        return _lowest(loss, near + 0.1 * used, bounds) / scale
 
     def loss(self, weights: Floats) -> tuple[float, Floats]:
         """Mean -log P of the wanted items, and its gradient."""
@@ -112,3 +122,29 @@ class _Problem:
         for start in range(0, len(self.offsets), _ROWS):
             part = slice(start, start + _ROWS)
             yield part, self.signals[part].astype(np.float64)
+
+
+def _lowest(loss: Loss, start: Floats, bounds: list[Bounds]) -> Floats:
+    """Where a convex function is lowest.
+
+    In single precision a search along a line can fail near the end or halfway. So the optimiser starts again where it
+    stopped, until it has ended or the slope within the bounds is nearly 0.
+
+    Raises:
+        GateError: it never came so far.
+    """
+    low, high = (
+        np.array([np.inf * sign if end is None else end for end in ends])
+        for sign, ends in zip((-1, 1), zip(*bounds, strict=True), strict=True)
+    )
+    for _ in range(_TRIES):
+        found = minimize(loss, start, method="L-BFGS-B", jac=True, bounds=bounds)
+        start = np.asarray(found.x)
+        value, slope = loss(start)
+        steepest = float(np.abs(np.clip(start - slope, low, high) - start).max())
+        if np.isfinite(value) and (found.success or steepest <= _FLAT):
+            return start
+    raise GateError(
+        f"blend: the optimiser found no weights for the parts of the score, it stopped at a loss of {value:.4g} with a "
+        f"slope of {steepest:.3g} ({found.message}): check --data with `python -m export doctor`, or use another --seed"
+    )

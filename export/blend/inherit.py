@@ -53,8 +53,8 @@ class Heirs:
             is_new: bool [items].
         """
         known = np.where(is_new, 0, popularity)
-        best = np.argsort(-known, kind="stable")[:MAX_SQUARE]
-        head, items = np.sort(best[known[best] > 0]), np.flatnonzero(is_new)
+        popular = np.argsort(-known, kind="stable")[:MAX_SQUARE]
+        head, items = np.sort(popular[known[popular] > 0]), np.flatnonzero(is_new)
         count = min(_NEAREST, len(head))
         if not sentences.shape[1] or not count:
             items = items[:0]
@@ -63,7 +63,8 @@ class Heirs:
             part = slice(start, start + _BLOCK)
             cosines = sentences[items[part]] @ sentences[head].T
             places = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-            odds = np.exp(_SHARPNESS * (np.take_along_axis(cosines, places, axis=1) - 1))
+            best = np.take_along_axis(cosines, places, axis=1)
+            odds = np.exp(_SHARPNESS * (best - best.max(axis=1, keepdims=True)))
             nearest[part], shares[part] = head[places], odds / odds.sum(1, keepdims=True)
         return cls(items, nearest, shares)
 

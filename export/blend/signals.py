@@ -113,7 +113,8 @@ class Signals:
     def _by_item(self, entries: Entries) -> NDArray[np.float64]:
         """Sums of entries, [items]."""
         positions, weights = entries
-        return np.bincount(positions, weights, len(self._items.vectors))
+        found: NDArray[np.float64] = np.bincount(positions, weights, len(self._items.vectors)).astype(np.float64)
+        return found
 
     def _chosen(self, asked: Asked, named: Sequence[Boosts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items to choose from, the wanted one first, and the logarithm of how many each stands for."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
+from export.blend import fit
 from export.blend.fit import Choices, fit_weights, likelihood
 from export.blend.memory import fit_memory
-from export.blend.newcomers import BUDGET, _Lists, raise_newcomers, scale_newcomers, scaled
+from export.blend.newcomers import BUDGET, _Lists, raise_newcomers
 from export.blend.queries import Queries
 from export.blend.requests import Asked, Group, requests_of
 from export.blend.signals import Items, Signals
@@ -20,6 +23,7 @@ from export.blend.words import make_words
 from export.data.dataset import Item
 from export.data.phrases import Texts
 from export.data.split import Cases
+from export.errors import GateError
 from server.catalogue.blend import FACTS, QUERIES, SIGNALS, Blend, Known, Query, Row, Scoring, Weights, item_vectors
 from server.parts import PARTS
 from tests.peak import peak_of
@@ -90,6 +94,48 @@ def test_a_drawn_choice_stands_for_many() -> None:
     assert first.neighbours == pytest.approx(second.neighbours, abs=0.12)
 
 
+def few_requests(count: int, seed: int, items: int = 300) -> list[Choices]:
+    """Requests that choose by the text alone; the ranker knows nothing, and neither does the memory."""
+    random, found = np.random.default_rng(seed), []
+    for _ in range(count):
+        signals = np.zeros((items, len(SIGNALS)), np.float32)
+        signals[:, SIGNALS.index("ranker")] = 2 * random.normal(size=items)
+        signals[:, SIGNALS.index("events")] = 0.3 * random.normal(size=items)
+        signals[:, SIGNALS.index("popularity")] = random.exponential(size=items)
+        for name, size in (("transitions", 3.0), ("neighbours", 0.05)):
+            signals[random.choice(items, 4), SIGNALS.index(name)] = size * random.exponential(size=4)
+        chances = np.exp(8 * signals[:, SIGNALS.index("events")])
+        wanted = random.choice(items, p=chances / chances.sum())
+        order = np.r_[wanted, np.delete(np.arange(items), wanted)]
+        found.append(Choices(signals[order], np.zeros(items, np.float32)))
+    return found
+
+
+@pytest.mark.parametrize("count", [3, 6, 12])
+def test_a_ranker_that_knows_nothing_gets_little_weight_from_few_requests(count: int) -> None:
+    """What is found stays near what the text match alone finds, however the few requests came out."""
+    test = few_requests(400, 99)
+    text = _Lists.of(test, Weights(ranker=0.0, events=1.0)).ndcg(0.0).mean()
+    found = [_Lists.of(test, fit_weights(few_requests(count, seed))).ndcg(0.0).mean() for seed in range(6)]
+    assert min(found) > 0.87 * text
+
+
+def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
+    whole = fit_weights(choices)
+    monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 5}))
+    in_parts = fit_weights(choices)
+    for name in SIGNALS:
+        assert getattr(in_parts, name) == pytest.approx(getattr(whole, name), abs=0.05)
+
+
+def test_weights_that_the_optimiser_did_not_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
+    monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 0}))
+    with pytest.raises(GateError, match="blend: the optimiser found no weights for the parts of the score"):
+        fit_weights(choices)
+
+
 def test_without_choices_the_ranker_alone_counts() -> None:
     assert fit_weights([]) == Weights()
 
@@ -138,10 +184,12 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
     np.testing.assert_allclose(choices.signals @ values + is_new[order], found[order], rtol=1e-4, atol=1e-3)
 
 
-def test_items_that_count_as_new_have_no_memory_no_popularity_and_the_vectors_of_newcomers() -> None:
+def test_items_that_count_as_new_have_no_memory_of_their_own_no_popularity_and_the_vectors_of_newcomers() -> None:
     folds = np.arange(_ITEMS) % 2
-    items = Items(_VECTORS, np.ones_like(_VECTORS), folds, _SENTENCES, (_POPULARITY + 1).astype(float))
-    known, request = asked([1, 2, 3]), Asked(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
+    no_texts = np.empty((_ITEMS, 0), np.float32)  # by which they would inherit a memory
+    items = Items(_VECTORS, np.ones_like(_VECTORS), folds, no_texts, (_POPULARITY + 1).astype(float))
+    known = replace(asked([1, 2, 3]), sentences=no_texts[:3])
+    request = Asked(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
     (found,) = Signals(items, scoring(), 2, 0).choices([request], np.ones((1, _RANKER), np.float32), lambda _: known)
     chosen = np.r_[7, [n for n in range(_ITEMS) if n not in (1, 2, 3, 7)]]
     is_new = folds[chosen] == 0
@@ -151,7 +199,6 @@ def test_items_that_count_as_new_have_no_memory_no_popularity_and_the_vectors_of
         assert (by_name[name][is_new] == 0).all()
         assert by_name[name][~is_new].any()
     assert (by_name["ranker"][is_new] == _RANKER).all()
-    assert by_name["events"].all()
 
 
 def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +275,8 @@ def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
     assert asked
 
 
-def test_new_items_are_raised_until_known_ones_have_paid() -> None:
+@pytest.mark.parametrize("ranker", [1.0, 50.0])
+def test_new_items_are_raised_until_known_ones_have_paid(ranker: float) -> None:
     random = np.random.default_rng(5)
 
     def one(*, wants_new: bool) -> Choices:
@@ -243,23 +291,13 @@ def test_new_items_are_raised_until_known_ones_have_paid() -> None:
         return Choices(signals, np.zeros(60, np.float32))
 
     choices = [one(wants_new=bool(n % 10 == 0)) for n in range(400)]
-    hidden, raised = Weights(newcomer=-20.0), raise_newcomers(choices, Weights())
+    hidden, raised = Weights(ranker), raise_newcomers(choices, Weights(ranker))
     found = {name: _Lists.of(choices, weights) for name, weights in (("hidden", hidden), ("raised", raised))}
     new = found["raised"].wants_new
-    known = found["hidden"].ndcg(-20.0)[~new].mean(), found["raised"].ndcg(raised.newcomer)[~new].mean()
+    known = found["hidden"].ndcg(-1e4)[~new].mean(), found["raised"].ndcg(raised.newcomer)[~new].mean()
     assert (1 - BUDGET) * known[0] <= known[1] < known[0]
-    assert found["raised"].ndcg(raised.newcomer)[new].mean() > found["hidden"].ndcg(-20.0)[new].mean()
+    assert found["raised"].ndcg(raised.newcomer)[new].mean() > found["hidden"].ndcg(-1e4)[new].mean()
     assert raise_newcomers(choices[1:10], Weights()) == Weights()  # control: nobody wants a new item
-
-
-def test_only_the_rankers_word_for_new_items_is_multiplied() -> None:
-    signals = np.ones((2, len(SIGNALS)), np.float32)
-    signals[1, SIGNALS.index("newcomer")] = 0
-    (found,) = scaled([Choices(signals, np.zeros(2, np.float32))], 3.0)
-    assert found.signals[0].tolist() == [3, *[1] * (len(SIGNALS) - 1)]
-    assert (found.signals[1] == signals[1]).all()
-    vectors = scale_newcomers(np.ones((2, 3), np.float32), np.array([0, 5]), 3.0)
-    assert vectors.tolist() == [[3, 3, 3], [1, 1, 1]]
 
 
 def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:

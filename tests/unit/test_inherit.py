@@ -1,0 +1,105 @@
+"""What the memory says of items that nobody took: what it says of the items whose texts are nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.blend import inherit
+from export.blend.inherit import Heirs, fit_whole_memory, with_heirs
+from export.blend.memory import fit_memory
+from export.blend.requests import Asked
+from export.blend.signals import Items, Signals
+from export.blend.words import make_words
+from server.catalogue.blend import SIGNALS, Blend, Known, Scoring, Weights
+from server.catalogue.memory import Memory
+
+_SERIES, _PARTS = 12, 4
+_ITEMS = _SERIES * _PARTS
+_RANDOM = np.random.default_rng(4)
+_THEMES = np.linalg.qr(_RANDOM.normal(size=(16, 16)))[0][:_SERIES]
+_NOISY = np.repeat(_THEMES, _PARTS, axis=0) + 0.05 * _RANDOM.normal(size=(_ITEMS, 16))
+_SENTENCES = (_NOISY / np.linalg.norm(_NOISY, axis=1, keepdims=True)).astype(np.float32)
+_NEW = np.arange(3, _ITEMS, 2 * _PARTS)  # the last part of every other series
+
+
+def histories() -> list[NDArray[np.int64]]:
+    """Each user takes two series in order; nobody takes the new parts."""
+    found = []
+    for user in range(200):
+        series = np.random.default_rng(user).choice(_SERIES, 2, replace=False)
+        items = np.concatenate([np.arange(_PARTS) + _PARTS * one for one in series])
+        found.append(np.setdiff1d(items, _NEW, assume_unique=True).astype(np.int64))
+    return found
+
+
+def weights_of(memory: Memory, event: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What both tables say of every item behind one event."""
+    events = np.array([event], dtype=np.int64)
+    both = memory.next_chances(events), memory.near_weights(events)
+    after, near = (np.bincount(positions, weights, _ITEMS).astype(np.float64) for positions, weights in both)
+    return after, near
+
+
+def test_a_new_item_stands_in_the_memory_where_the_items_with_the_nearest_texts_stand() -> None:
+    before, memory = fit_memory(histories(), _ITEMS), fit_whole_memory(histories(), _SENTENCES)
+    for new in _NEW.tolist():
+        for event in (new - 3, new - 2):
+            for old, found in zip(weights_of(before, event), weights_of(memory, event), strict=True):
+                assert old[new] == 0  # counts know nothing of it
+                others = np.setdiff1d(_NEW, [new])
+                assert found[new] > 1.5 * max(found[others].max(), 0)
+                assert found[new] > np.median(found[found > 0])
+
+
+def test_what_is_known_of_the_other_items_does_not_change() -> None:
+    before, memory = fit_memory(histories(), _ITEMS), fit_whole_memory(histories(), _SENTENCES)
+    known = np.setdiff1d(np.arange(_ITEMS), _NEW)
+    for event in range(_ITEMS):
+        for old, found in zip(weights_of(before, event), weights_of(memory, event), strict=True):
+            assert (old[known] == found[known]).all()
+
+
+def test_nothing_is_inherited_without_sentence_vectors_and_without_events() -> None:
+    plain = fit_whole_memory(histories(), np.empty((_ITEMS, 0), np.float32))
+    nothing = fit_whole_memory([np.empty(0, np.int64)], _SENTENCES)
+    for found, wanted in ((plain, fit_memory(histories(), _ITEMS)), (nothing, Memory.empty(_ITEMS))):
+        for table, same in ((found.transitions, wanted.transitions), (found.neighbours, wanted.neighbours)):
+            assert table.starts.tolist() == same.starts.tolist()
+            assert (table.weights == same.weights).all()
+
+
+def test_rows_stay_bounded_however_many_items_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inherit, "_INHERITED", 2)
+    before, memory = fit_memory(histories(), _ITEMS), fit_whole_memory(histories(), _SENTENCES)
+    for table, old in ((memory.transitions, before.transitions), (memory.neighbours, before.neighbours)):
+        assert (np.diff(table.starts) - np.diff(old.starts)).max() == 2
+    after, _ = weights_of(memory, 2)
+    assert after[3] == weights_of(fit_whole_memory(histories(), _SENTENCES), 2)[0][3]  # the largest are kept
+
+
+def test_weights_are_fitted_on_what_the_served_tables_say_of_new_items() -> None:
+    """The signals of items that count as new are those of a catalogue in which they are."""
+    taken = np.bincount(np.concatenate(histories()), minlength=_ITEMS)
+    folds = np.where(taken > 0, np.arange(_ITEMS) % 2, -1)
+    memory, words = fit_memory(histories(), _ITEMS), make_words([""] * _ITEMS, [""] * _ITEMS)
+    vectors = np.ones((_ITEMS, 2), np.float32)
+    items = Items(vectors, vectors, folds, _SENTENCES, taken.astype(float))
+    history = np.array([0, 5, 1], dtype=np.int64)
+    known, request = Known(3, history, _SENTENCES[history]), Asked(history, "", 2, history)
+    signals = Signals(items, Scoring(Blend([]), memory, words, _ITEMS), 2, 0)
+    (found,) = signals.choices([request], vectors[:1], lambda _: known)
+    heirs = Heirs.of(_SENTENCES, np.where(folds >= 0, taken, 0), folds == 0)
+    served = Scoring(Blend([]), with_heirs(memory, heirs), words, _ITEMS)
+    added = served.added(Weights(**dict.fromkeys(SIGNALS, 1.0)), known)
+    chosen = np.r_[2, [n for n in range(_ITEMS) if folds[n] >= 0 and n not in (0, 5, 1, 2)]]
+    is_new = folds[chosen] == 0
+    plain = Scoring(Blend([]), memory, words, _ITEMS).added(Weights(**dict.fromkeys(SIGNALS, 1.0)), known)
+    for name in ("transitions", "neighbours"):
+        column = found.signals[:, SIGNALS.index(name)]
+        inherited = added[name].at(chosen) - plain[name].at(chosen)  # a real new item has nothing else
+        if name == "neighbours":
+            np.testing.assert_allclose(column[is_new], inherited[is_new], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(column[~is_new], plain[name].at(chosen)[~is_new], rtol=1e-6)
+        assert (column[is_new] > 0).any()
