@@ -58,14 +58,18 @@ class Heirs:
         count = min(_NEAREST, len(head))
         if not sentences.shape[1] or not count:
             items = items[:0]
-        nearest, shares = np.empty((len(items), count), np.int64), np.empty((len(items), count), np.float32)
+        nearest, cosines = np.empty((len(items), count), np.int64), np.empty((len(items), count), np.float32)
+        known_texts = np.ascontiguousarray(sentences[head].T)
         for start in range(0, len(items), _BLOCK):
             part = slice(start, start + _BLOCK)
-            cosines = sentences[items[part]] @ sentences[head].T
-            places = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-            best = np.take_along_axis(cosines, places, axis=1)
-            odds = np.exp(_SHARPNESS * (best - best.max(axis=1, keepdims=True)))
-            nearest[part], shares[part] = head[places], odds / odds.sum(1, keepdims=True)
+            near = sentences[items[part]] @ known_texts
+            rows = np.arange(len(near))
+            for n in range(count):  # a few times the largest is faster than a partial sort
+                best = near.argmax(axis=1)
+                nearest[part, n], cosines[part, n] = head[best], near[rows, best]
+                near[rows, best] = -np.inf
+        shares = np.exp(_SHARPNESS * (cosines - cosines[:, :1]))
+        shares /= shares.sum(axis=1, keepdims=True)
         return cls(items, nearest, shares)
 
     def inherit(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
