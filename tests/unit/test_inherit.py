@@ -12,7 +12,10 @@ from export.blend.memory import fit_memory
 from export.blend.requests import Asked
 from export.blend.signals import Items, Signals
 from export.blend.words import make_words
-from server.catalogue.blend import SIGNALS, Blend, Known, Scoring, Weights
+from export.data.split import Cases
+from export.evaluate.cold import Newcomers, level
+from export.evaluate.metrics import Score, figure
+from server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
 from server.catalogue.memory import Memory
 
 _SERIES, _PARTS = 12, 4
@@ -103,3 +106,40 @@ def test_weights_are_fitted_on_what_the_served_tables_say_of_new_items() -> None
             np.testing.assert_allclose(column[is_new], inherited[is_new], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(column[~is_new], plain[name].at(chosen)[~is_new], rtol=1e-6)
         assert (column[is_new] > 0).any()
+
+
+def cases(*, wants_new: bool) -> Cases:
+    """Histories that end in the middle of a series, and the part that comes next there."""
+    found, wanted = [], []
+    for history in histories():
+        last = int(history[-1]) // _PARTS * _PARTS
+        is_new = last + _PARTS - 1 in _NEW
+        if is_new == wants_new:
+            found.append(history if is_new else history[:-1])
+            wanted.append(last + _PARTS - 1)
+    return Cases(np.arange(len(found)), found, np.array(wanted))
+
+
+def scores_of(memory: Memory, asked: Cases, text: float) -> Score:
+    """What memory and text say of every item."""
+    words = make_words([""] * _ITEMS, [""] * _ITEMS)
+    scoring = Scoring(Blend([Row("none", 0, Weights(0.0, events=text, transitions=0.8))]), memory, words, _ITEMS)
+    rows = np.zeros((len(asked.wanted), _ITEMS), np.float32)
+    for row, history in zip(rows, asked.histories, strict=True):
+        known = Known(len(history), history, _SENTENCES[history])
+        row += _SENTENCES @ scoring.aim(known).rest[: _SENTENCES.shape[1]]
+        scoring.aim(known).boosts.add_to(row)
+    return lambda part: rows[part]
+
+
+def test_new_items_are_found_beside_what_counts_name_at_the_same_share_of_the_lists() -> None:
+    newcomers = Newcomers(cases(wants_new=False), cases(wants_new=True), _ITEMS, _NEW)
+
+    def cold(memory: Memory, text: float) -> NDArray[np.float64]:
+        found = level(scores_of(memory, newcomers.warm, text), scores_of(memory, newcomers.cold, text), newcomers)
+        return found.cold.ndcg
+
+    text_alone = cold(Memory.empty(_ITEMS), 1.0)
+    with_counts = cold(fit_memory(histories(), _ITEMS), 0.5)
+    assert figure(cold(fit_whole_memory(histories(), _SENTENCES), 0.5) - text_alone, 7).high >= 0
+    assert figure(with_counts - text_alone, 7).high < 0  # control: without the inherited memory
