@@ -22,7 +22,8 @@ from export.gates import Outcome, packaged, require
 from export.package.card import write_card
 from export.package.page import write_page
 from export.package.triton import SOURCE, write_repository
-from export.stage import STAGES, Job
+from export.stage import Job
+from export.stages import STAGES
 from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS
 from server.errors import BundleError

@@ -26,7 +26,8 @@ from export.final.record import EXPECTED, FINAL, FinalRecord, trained_again
 from export.package import publish
 from export.package.ladder import load_quality, report
 from export.package.rows import as_json
-from export.stage import STAGES, Job
+from export.stage import Job
+from export.stages import STAGES
 from export.train import distil, finetune
 from export.train.refit import best_epoch
 from server.catalogue.memory import Memory

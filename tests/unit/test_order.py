@@ -21,7 +21,8 @@ from export.data.phrases import Phrase, Texts
 from export.data.split import Split, leave_one_out
 from export.data.tables import Scan
 from export.evaluate.baselines import RECENT_POPULARITY, fit_baselines
-from export.stage import STAGES, Job
+from export.stage import Job
+from export.stages import STAGES
 from export.train.world import World
 from tests.tiny import dataset
 
