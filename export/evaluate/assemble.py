@@ -18,19 +18,9 @@ from export.evaluate.comparisons import compare_cold, compare_groups, compare_ta
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
+from export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
 from export.evaluate.rankers import teachers_ranker
-from export.evaluate.record import (
-    TEACHER,
-    Gate,
-    Group,
-    Lists,
-    OtherProtocol,
-    Pieces,
-    Quality,
-    RankerRecord,
-    TeacherRecord,
-    VariantRecord,
-)
+from export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
 from export.evaluate.tasks import SHARED_TASKS, Tasks
 from export.quality import COLD_GATE, Check
 from export.stage import Job

@@ -13,7 +13,8 @@ from export.config import ExportSettings
 from export.data.order import BY_TIME, in_words
 from export.errors import ExportError
 from export.evaluate.metrics import Figure
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER, Quality, TeacherRecord, VariantRecord
+from export.evaluate.models_record import TeacherRecord, VariantRecord
+from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER, Quality
 from export.evaluate.table import absent_tasks, shares_table
 from export.evaluate.tasks import TASKS, present
 from export.package.rows import as_json
