@@ -33,7 +33,13 @@ def scaled(choices: Sequence[Choices], scale: float) -> list[Choices]:
 
 
 def scale_newcomers(vectors: NDArray[np.float32], popularity: NDArray[np.int64], scale: float) -> NDArray[np.float32]:
-    """The ranker's item vectors [items, d] as a search compares them: those of items that nobody took multiplied."""
+    """The ranker's item vectors [items, d] as a search compares them: those of new items multiplied.
+
+    Args:
+        vectors: one for each item.
+        popularity: number of events of each item, 0 for the new ones (`export.data.popularity`), [items].
+        scale: the factor.
+    """
     factors: NDArray[np.float32] = np.where(popularity == 0, scale, 1.0).astype(np.float32)
     return vectors * factors[:, None]
 

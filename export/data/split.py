@@ -188,7 +188,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Rep
 def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
     """All events train and nothing is tested: for the model that is served once the figures are known."""
     dataset = counted(dataset, repeats)
-    users = [u for u, h in enumerate(dataset.histories) if len(h) >= _MIN_TRAIN_EVENTS]
+    users = [u for u, h in enumerate(dataset.histories) if _can_train(h)]
     whole = [np.ones(len(h), dtype=bool) for h in dataset.histories]
     return Split(
         train=[dataset.histories[u] for u in users],
@@ -199,6 +199,15 @@ def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
         repeats=repeats,
         order=dataset.order,
     )
+
+
+def trainable(histories: Histories) -> Histories:
+    """The histories that say what follows an event: those with at least two."""
+    return [history for history in histories if _can_train(history)]
+
+
+def _can_train(history: NDArray[np.int64]) -> bool:
+    return len(history) >= _MIN_TRAIN_EVENTS
 
 
 def cold_items(dataset: Dataset, share: float) -> NDArray[np.int64]:

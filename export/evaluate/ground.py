@@ -17,6 +17,7 @@ from export.blend.record import BlendRecord
 from export.blend.stage import load_retrieval
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
+from export.data.popularity import popularity
 from export.data.repeats import counted
 from export.data.split import Split
 from export.evaluate.cold import Newcomers
@@ -45,8 +46,8 @@ _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 class Ground:
     """One evaluation.
 
-    `dataset` has the interactions that count (`export.data.repeats`), `counts` are each item's known events, and
-    `texts` the unit vectors that diversity is measured by.
+    `dataset` has the interactions that count (`export.data.repeats`), `counts` are each item's known events
+    (`export.data.popularity`), and `texts` the unit vectors that diversity is measured by.
     `frozen`, and its vectors as `texts`, are there up to `MAX_FROZEN` items; beyond, `texts` are the teacher's.
     """
 
@@ -67,7 +68,7 @@ class Ground:
         dataset, texts = counted(Dataset.load(data), job.settings.repeats), Texts.load(data)
         parts = parts_of(job, dataset)
         untouched = PooledTexts(job.folder("data") / "checkpoint", job.settings.plan.max_tokens)
-        counts = np.bincount(np.concatenate(parts.known), minlength=len(dataset.items))
+        counts = popularity(parts.known, parts.train, len(dataset.items))
         teacher = _teacher(job, texts, untouched, counts)
         frozen = _frozen(untouched, texts) if len(dataset.items) <= MAX_FROZEN else None
         return cls(

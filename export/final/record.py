@@ -9,7 +9,7 @@ from export.data.split import Protocol
 from export.evaluate.metrics import Figure
 from export.gates import Outcome
 
-FINAL, EXPECTED = "final.json", "expected.json"
+FINAL, EXPECTED, POPULARITY = "final.json", "expected.json", "popularity.json"
 
 
 class HeldOut(BaseModel):

@@ -16,13 +16,14 @@ from export.compress import quantise, trace
 from export.data.dataset import Dataset
 from export.data.head import Head, Shape
 from export.data.order import Order
+from export.data.popularity import events_of
 from export.data.split import Cases, Protocol, leave_one_out
 from export.errors import GateError
 from export.evaluate import verify
 from export.evaluate.subject import Rank, Subject
 from export.final import compare
 from export.final import stage as final
-from export.final.record import EXPECTED, FINAL, FinalRecord, trained_again
+from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
 from export.package import publish
 from export.package.ladder import load_quality, report
 from export.package.rows import as_json
@@ -95,6 +96,14 @@ def test_bundle_has_the_ranker_vectors_and_memory_of_all_events(trained: Stopped
     ).read_bytes()
     sentences = np.load(trained.folder("finetune") / "sentences.npy")[:24]
     assert np.array_equal(np.load(bundle / "sentences.npy"), sentences)
+
+
+def test_popularity_of_the_bundle_is_that_of_the_served_model(trained: StoppedJob, bundle: Path) -> None:
+    counts = events_of(Dataset.load(trained.folder("data")).histories, 24).tolist()
+    rows = map(json.loads, (bundle / "items.jsonl").read_text().splitlines())
+    assert (
+        [row["popularity"] for row in rows] == counts == json.loads((trained.folder("final") / POPULARITY).read_text())
+    )
 
 
 def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trained: StoppedJob) -> None:
