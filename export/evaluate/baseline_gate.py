@@ -13,7 +13,7 @@ from export.data.dataset import Dataset
 from export.errors import DataError, GateError
 from export.evaluate.compare import Evaluation
 from export.evaluate.comparisons import compare_cold, compare_tasks, pairs_of
-from export.evaluate.ground import MAX_FROZEN, Ground
+from export.evaluate.ground import Ground, frozen_fault
 from export.evaluate.record import FROZEN, TEACHER, Comparison
 from export.evaluate.table import cold_table, figures_table
 from export.evaluate.tasks import SHARED_TASKS
@@ -120,7 +120,7 @@ def print_table(job: Job, evaluation: Evaluation) -> None:
 def _has_cold_gate(job: Job) -> bool:
     """Whether the gate on *cold* can be measured, as the data set alone tells."""
     dataset = Dataset.load(job.folder("data"))
-    if not dataset.histories or len(dataset.items) > MAX_FROZEN:
+    if not dataset.histories or frozen_fault(job, len(dataset.items)):
         return False
     return len(parts_of(job, dataset).unseen.wanted) >= MIN_COLD_CASES
 

@@ -30,12 +30,13 @@ from export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks, make_tasks
 from export.stage import Job
 from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
+from export.train.finetune import load_plain
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
 from server.catalogue.memory import Memory
 from server.models.ranker import UserSequence
 
-MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
+_MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, with popularity once more
 _ALL = 1 << 30
 _ROWS = 16_384  # pooled vectors read at a time
 _POPULARITY_WEIGHT = 0.1  # a cosine lies within 1, log(1 + popularity) of a much taken item is about 6
@@ -48,7 +49,7 @@ class Ground:
 
     `dataset` has the interactions that count (`export.data.repeats`), `counts` are each item's known events
     (`export.data.popularity`), and `texts` the unit vectors that diversity is measured by.
-    `frozen`, and its vectors as `texts`, are there up to `MAX_FROZEN` items; beyond, `texts` are the teacher's.
+    `frozen`, and its vectors as `texts`, are missing if `frozen_fault` says why; then `texts` are the teacher's.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class Ground:
     teacher: Subject
     frozen: Subject | None
     newcomer_scale: float = 1.0
+    frozen_fault: str = ""
 
     @classmethod
     def load(cls, job: Job) -> Ground:
@@ -70,7 +72,8 @@ class Ground:
         untouched = PooledTexts(job.folder("data") / "checkpoint", job.settings.plan.max_tokens)
         counts = popularity(parts.known, parts.train, len(dataset.items))
         teacher = _teacher(job, texts, untouched, counts)
-        frozen = _frozen(untouched, texts) if len(dataset.items) <= MAX_FROZEN else None
+        fault = frozen_fault(job, len(dataset.items))
+        frozen = None if fault else _frozen(job, untouched)
         return cls(
             seed=seed,
             dataset=dataset,
@@ -81,6 +84,7 @@ class Ground:
             teacher=teacher,
             frozen=frozen,
             newcomer_scale=BlendRecord.load(job.folder("blend")).newcomer_scale,
+            frozen_fault=fault,
         )
 
     def figures(self, answers: Mapping[str, Ranked]) -> dict[str, Figure]:
@@ -192,10 +196,27 @@ def _unit(vectors: Vectors) -> Vectors:
     return scaled
 
 
-def _frozen(untouched: PooledTexts, texts: Texts) -> Subject:
-    """The checkpoint as it came: the cosine of an item's text and the mean of the events' texts, or the query's."""
-    encode = plain_encode(untouched)
-    return Subject(encode, _mean_of_events, encode([*texts.variants[0]]), _ALL)
+def frozen_fault(job: Job, items: int) -> str:
+    """Why nothing is compared with the frozen encoder; empty if it is."""
+    width = json.loads((job.folder("data") / "checkpoint" / "config.json").read_text())["hidden_size"]
+    needed = 2 * 4 * items * int(width)
+    if needed <= _MAX_FROZEN_BYTES:
+        return ""
+    return (
+        f"the untouched encoder's vectors of {items:,} items need {needed / 1e9:.1f} GB, and at most "
+        f"{_MAX_FROZEN_BYTES / 1e9:.1f} GB are taken for a comparison with it"
+    )
+
+
+def _frozen(job: Job, untouched: PooledTexts) -> Subject:
+    """The checkpoint as it came: the cosine of an item's text and the mean of the events' texts, or the query's.
+
+    Stage `finetune` has encoded the items' texts with it, so that only requests are encoded here.
+    """
+    folder = job.folder("finetune")
+    pooled = torch.from_numpy(np.load(folder / "pooled.npy", mmap_mode="c", allow_pickle=False))
+    items = load_plain(folder, pooled, len(load_teacher(folder).residual)).numpy()
+    return Subject(plain_encode(untouched), _mean_of_events, _unit(items), _ALL)
 
 
 def _mean_of_events(users: list[UserSequence]) -> Vectors:

@@ -101,8 +101,7 @@ class VariantRecord(Model):
 class TeacherRecord(Model):
     """The teacher: its size, and its speed in PyTorch (eager, fp32, padded to the longest of the batch, one thread).
 
-    `unmeasured` are gates for which there are too few cases or no untouched encoder to compare with; `exception` is
-    what --allow-lossy excused.
+    `unmeasured` are gates without a value, and `why_unmeasured` says why; `exception` is what --allow-lossy excused.
     """
 
     layers: int
@@ -111,7 +110,13 @@ class TeacherRecord(Model):
     texts_per_s_core: float
     gates: list[Gate] = []
     unmeasured: list[str] = []
+    why_unmeasured: str = ""  # an older export wrote none
     exception: str = ""
+
+    @property
+    def remark(self) -> str:
+        """The gates that could not be measured, and why; empty if all were."""
+        return f"not measured: {', '.join(self.unmeasured)} ({self.why_unmeasured})" if self.unmeasured else ""
 
 
 class Pieces(Model):

@@ -41,6 +41,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
             "shares": _shares(quality, TEACHER),
             "gates": teacher["gates"],
             "unmeasured": teacher["unmeasured"],
+            "why_unmeasured": teacher["why_unmeasured"],
             "exception": teacher["exception"],
         },
         "baselines": baselines,

@@ -122,6 +122,7 @@ def made(*flags: str, answers: dict[str, dict[str, Ranked]] | None = None) -> tu
         tasks=SimpleNamespace(warm=cases, cold=cases),
         figures=lambda row: {task: figure(ranked.ndcg, 1) for task, ranked in row.items()},
         newcomers=SimpleNamespace(share=0.1, shown=lambda _: 0.25),
+        frozen_fault="",
     )
     job_ = Job(ExportSettings(_cli_parse_args=[*flags]), console)
     return job_, Evaluation(cast(Ground, ground), dict(answers or ANSWERS)), console
