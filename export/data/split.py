@@ -201,6 +201,21 @@ def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
     )
 
 
+def always_trained(dataset: Dataset) -> Histories:
+    """The events of each user that train by every protocol, and never test or validate, whatever `repeats` is."""
+    dataset, raw = counted(dataset, EXCLUDE), dataset
+    size = len(dataset.items)
+    is_cold = _marks(cold_items(raw, COLD_SHARE), size) | _marks(cold_items(dataset, COLD_SHARE), size)
+    warm = [history[~is_cold[history]] for history in dataset.histories]
+    lengths = [len(history) - 2 for history in warm]
+    if dataset.times:
+        times = [t[~is_cold[h]] for h, t in zip(dataset.histories, dataset.times, strict=True)]
+        cuts = [np.quantile(np.concatenate(one.times), _TIME_SHARE) for one in (dataset, raw)]
+        before = (np.count_nonzero(row <= min(cuts)) - 1 for row in times)
+        lengths = [min(pair) for pair in zip(lengths, before, strict=True)]
+    return [history[: max(0, length)] for history, length in zip(warm, lengths, strict=True)]
+
+
 def trainable(histories: Histories) -> Histories:
     """The histories that say what follows an event: those with at least two."""
     return [history for history in histories if _can_train(history)]
