@@ -211,8 +211,8 @@ def always_trained(dataset: Dataset) -> Histories:
     if dataset.times:
         times = [t[~is_cold[h]] for h, t in zip(dataset.histories, dataset.times, strict=True)]
         cuts = [np.quantile(np.concatenate(one.times), _TIME_SHARE) for one in (dataset, raw)]
-        before = (np.count_nonzero(row <= min(cuts)) - 1 for row in times)
-        lengths = [min(pair) for pair in zip(lengths, before, strict=True)]
+        before = [int(np.count_nonzero(row <= min(cuts))) - 1 for row in times]
+        lengths = [min(one, other) for one, other in zip(lengths, before, strict=True)]
     return [history[: max(0, length)] for history, length in zip(warm, lengths, strict=True)]
 
 

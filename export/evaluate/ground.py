@@ -20,6 +20,7 @@ from export.data.phrases import Texts
 from export.data.popularity import popularity
 from export.data.repeats import counted
 from export.data.split import Split
+from export.data.users import quarters_of
 from export.evaluate.cold import Newcomers
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
@@ -40,6 +41,7 @@ _MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, with p
 _ALL = 1 << 30
 _ROWS = 16_384  # pooled vectors read at a time
 _POPULARITY_WEIGHT = 0.1  # a cosine lies within 1, log(1 + popularity) of a much taken item is about 6
+EVENTS = "events"
 _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 
 
@@ -125,10 +127,14 @@ class Ground:
 
     @cached_property
     def members(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
-        """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough."""
-        if not self.dataset.users:
-            return {}
-        of_case = [self.dataset.users[u] for u in self.tasks.warm.users]
+        """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough.
+
+        Every data set has groups by `EVENTS`, the number of events before what is wanted.
+        """
+        warm = self.tasks.warm
+        active = [{EVENTS: group} for group in quarters_of([len(history) for history in warm.histories])]
+        named = self.dataset.users
+        of_case = [(named[u] if named else {}) | own for u, own in zip(warm.users.tolist(), active, strict=True)]
         names = sorted({pair for groups in of_case for pair in groups.items()}, key=_by_number)
         inside = {(name, value): np.array([g.get(name) == value for g in of_case]) for name, value in names}
         return {pair: rows for pair, rows in inside.items() if rows.sum() >= _MIN_GROUP}

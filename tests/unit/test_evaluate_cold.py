@@ -19,6 +19,7 @@ from export.blend import stage
 from export.compress import quantise, trace
 from export.data.phrases import Texts
 from export.data.split import Cases
+from export.data.users import quarters_of
 from export.errors import GateError
 from export.evaluate import ground, metrics, verify
 from export.evaluate.baseline_gate import check
@@ -213,7 +214,16 @@ def test_every_task_is_compared_and_cold_at_the_same_share(quality: Quality) -> 
 
 def test_groups_are_compared_with_popularity(quality: Quality) -> None:
     found = [(one.task, one.group, one.baseline) for one in quality.group_comparisons]
-    assert found == [(task, f"gender {sex}", "popularity") for task in ("ids", "text") for sex in ("F", "M")]
+    groups = ("events 18 to 18", "gender F", "gender M")
+    assert found == [(task, group, "popularity") for task in ("ids", "text") for group in groups]
+
+
+def test_users_are_grouped_by_their_events_in_every_data_set() -> None:
+    assert quarters_of([3, 9, 4, 8, 5, 7, 6, 10]) == [
+        *("3 to 4", "9 to 10", "3 to 4", "7 to 8", "5 to 6", "7 to 8", "5 to 6", "9 to 10")
+    ]
+    assert quarters_of([5] * 4) == ["5 to 5"] * 4
+    assert quarters_of([]) == []
 
 
 def test_tiny_data_leave_the_gate_unmeasured(quality: Quality) -> None:
