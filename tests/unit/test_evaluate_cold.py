@@ -218,6 +218,15 @@ def test_groups_are_compared_with_popularity(quality: Quality) -> None:
     assert found == [(task, group, "popularity") for task in ("ids", "text") for group in groups]
 
 
+def test_default_is_above_every_yardstick_of_a_task_or_a_sentence_says_where_not(quality: Quality) -> None:
+    for comparison in (*quality.comparisons, *quality.group_comparisons):
+        is_told = not comparison.is_above if not comparison.group else comparison.loses
+        assert (f"{comparison}." in quality.warnings) == is_told
+    assert {comparison.task for comparison in quality.comparisons} == quality.tasks[TEACHER].keys()
+    assert any(not comparison.is_above for comparison in quality.comparisons)  # a tiny teacher is not above all
+    assert {*quality.warnings} <= {*remarks(quality)}
+
+
 def test_users_are_grouped_by_their_events_in_every_data_set() -> None:
     assert quarters_of([3, 9, 4, 8, 5, 7, 6, 10]) == [
         *("3 to 4", "9 to 10", "3 to 4", "7 to 8", "5 to 6", "7 to 8", "5 to 6", "9 to 10")

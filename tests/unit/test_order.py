@@ -67,6 +67,14 @@ def test_doctor_names_the_column_that_is_no_order_and_the_remedy(
         assert f"(--order {order})" in shown
 
 
+def test_range_of_times_is_none_if_no_row_has_one(tmp_path: Path) -> None:
+    write(tmp_path, [None] * 8)
+    _, shown = examined(tmp_path)
+    assert [line.split()[3] for line in shown.splitlines() if line.startswith("│ times ")] == ["none"]
+    write(tmp_path, [0] * 8)
+    assert "1970-01-01" in examined(tmp_path)[1]  # control
+
+
 def test_one_user_whose_events_differ_in_time_is_an_order(tmp_path: Path) -> None:
     write(tmp_path, [7, 7, 7, 8, 9, 9, 9, 9])
     assert Scan(tmp_path, lambda _: None).mistakes.report() == ""
