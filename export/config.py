@@ -180,8 +180,8 @@ class ExportSettings(TrainingSettings):
     )
     require_baselines: bool = Field(
         False,
-        description="stop without a bundle if the default variant's NDCG@10 on a task is below a baseline's by more "
-        "than chance (95 % interval of the paired difference)",
+        description="stop without a bundle if the default variant's NDCG@10 on a task is below a baseline's, or within "
+        "a group of users below popularity's, by more than chance (95 % interval of the paired difference)",
     )
 
     _given: frozenset[str] = PrivateAttr(frozenset())

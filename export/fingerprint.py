@@ -44,13 +44,26 @@ def of_code(module: str) -> str:
     Raises:
         ExportError: there is no such module.
     """
+    digest = hashlib.sha256()
+    for path in sorted(_file_of(module).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def of_module(module: str) -> str:
+    """Hash of the module's file alone.
+
+    Raises:
+        ExportError: there is no such module.
+    """
+    return _hash_of(_file_of(module))
+
+
+def _file_of(module: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ExportError(f"stage module {module} is missing")
-    digest = hashlib.sha256()
-    for path in sorted(Path(spec.origin).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    return Path(spec.origin)
 
 
 def _hash_of(file: Path) -> str:

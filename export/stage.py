@@ -30,68 +30,11 @@ from export.config import ExportSettings
 from export.errors import ExportError
 from export.folders import recover, replace_folder
 from export.progress import LINE_INTERVAL_S, Forecast, StageProgress, every, in_words
-from export.train.options import TRAINING
+from export.stages import STAGES, Stage
 
 _RECORD = "stage.json"
 _PATHS = ("data", "checkpoint")  # settings that name what lies on disk; a bundle may be called as a folder is
 _TRAINED = ("finetune", "final")  # the stages that run on --train-device
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A step of the export: `module` has `run(job, out)`; `settings` are the fields that change what it writes."""
-
-    name: str
-    module: str
-    settings: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-
-
-STAGES: tuple[Stage, ...] = (
-    Stage(
-        "data",
-        "export.data.collect",
-        ("data", "checkpoint", "adopt", "on_error", "repeats", "order", "column", "seed", "max_tokens"),
-    ),
-    Stage(
-        "finetune",
-        "export.train.finetune",
-        ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", "repeats", *TRAINING),
-        ("data",),
-    ),
-    Stage("blend", "export.blend.stage", ("seed", "protocol", "repeats", "max_history"), ("data", "finetune")),
-    Stage(
-        "distil",
-        "export.train.distil",
-        ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary", "has_small_ranker"),
-        ("data", "finetune", "blend"),
-    ),
-    Stage(
-        "onnx",
-        "export.compress.trace",
-        ("max_history", "max_tokens", "tensorrt", "gates"),
-        ("data", "finetune", "distil"),
-    ),
-    Stage(
-        "quantise",
-        "export.compress.quantise",
-        ("seed", "max_tokens", "dimensions", "int8_target", "allow_lossy", "tensorrt", "gates"),
-        ("data", "finetune", "onnx"),
-    ),
-    Stage(
-        "verify",
-        "export.evaluate.verify",
-        ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates", "small_ranker"),
-        ("data", "finetune", "blend", "distil", "onnx", "quantise"),
-    ),
-    Stage(
-        "final",
-        "export.final.stage",
-        ("seed", "protocol", "repeats", "max_history", "max_tokens", "distil_epochs", "gates", *TRAINING),
-        ("data", "finetune", "blend", "distil", "onnx", "quantise", "verify"),
-    ),
-    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify", "final")),
-)
 
 
 @dataclass
@@ -141,7 +84,7 @@ class Job:
         """Everything that the stage's output follows from, as it is now."""
         return {
             "stage": stage.name,
-            "code": fingerprint.of_code(stage.module),
+            "code": [fingerprint.of_code(stage.module), *map(fingerprint.of_module, stage.code)],
             "settings": {name: self._fingerprint(name) for name in stage.settings},
             "needs": {name: self.record(name).get("key") for name in stage.needs},
         }

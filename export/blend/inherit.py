@@ -17,6 +17,7 @@ from scipy import sparse
 
 from export.blend.memory import MAX_SQUARE, Histories, fit_memory
 from export.data.order import BY_TIME, Order
+from export.data.popularity import events_of
 from server.catalogue.memory import Memory
 from server.catalogue.sparse import SparseRows
 
@@ -81,7 +82,7 @@ class Heirs:
 def fit_whole_memory(histories: Histories, sentences: Vectors, order: Order = BY_TIME) -> Memory:
     """The memory of these histories, with what items that nobody took inherit by their `sentences` [items, s]."""
     items = len(sentences)
-    taken = np.bincount(np.concatenate([np.empty(0, np.int64), *histories]), minlength=items)
+    taken = events_of(histories, items)
     return with_heirs(fit_memory(histories, items, order), Heirs.of(sentences, taken, taken == 0))
 
 

@@ -21,6 +21,7 @@ from export.blend.signals import Items, Signals
 from export.blend.words import make_words
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
+from export.data.popularity import events_of
 from export.data.split import Cases, Split
 from export.evaluate.models import PooledTexts, teacher_encode, teacher_items, torch_rank
 from export.evaluate.subject import Encode, Rank, Retrieval
@@ -145,7 +146,7 @@ class _Source:
         teacher = load_teacher(folder)
         vectors = teacher_items(folder)
         placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
-        popularity = np.bincount(np.concatenate(split.train), minlength=size).astype(np.float64)
+        popularity = events_of(split.train, size).astype(np.float64)
         items = Items(vectors, placed.vectors, placed.folds, sentences[:size], popularity)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         untouched = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)

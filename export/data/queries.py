@@ -13,6 +13,8 @@ import numpy as np
 from export.data.carriers import Carriers, Positions, find_carriers, fulfilling
 from export.data.dataset import Dataset, Item
 from export.data.keywords import Keywords
+from export.data.popularity import events_of
+from export.data.split import always_trained
 from export.data.templates import TRAINING, spoken_title
 
 ATTRIBUTE, CONDITIONS, NEGATION, WORDS, SIMILAR = "attribute", "conditions", "negation", "words", "similar"
@@ -112,10 +114,10 @@ def _by_words(items: Sequence[Item], rng: random.Random) -> Iterator[Made]:
 
 
 def _similar(dataset: Dataset) -> Iterator[Made]:
-    """What asks for more of the kind of an item, for the items with the most interactions."""
+    """What asks for more of the kind of an item, for the items with the most interactions in training."""
     if not dataset.histories:
         return
-    counts = np.bincount(np.concatenate(dataset.histories), minlength=len(dataset.items))
+    counts = events_of(always_trained(dataset), len(dataset.items))
     often = np.argsort(-counts, kind="stable")[: MAX_PHRASES[SIMILAR]]
     worded = zip(itertools.cycle(TRAINING.similar), itertools.cycle(dataset.nouns), strict=False)
     for n, (template, noun) in zip(often[counts[often] > 0].tolist(), worded, strict=False):

@@ -188,7 +188,7 @@ def time_split(dataset: Dataset, *, cold_share: float = COLD_SHARE, repeats: Rep
 def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
     """All events train and nothing is tested: for the model that is served once the figures are known."""
     dataset = counted(dataset, repeats)
-    users = [u for u, h in enumerate(dataset.histories) if len(h) >= _MIN_TRAIN_EVENTS]
+    users = [u for u, h in enumerate(dataset.histories) if _can_train(h)]
     whole = [np.ones(len(h), dtype=bool) for h in dataset.histories]
     return Split(
         train=[dataset.histories[u] for u in users],
@@ -199,6 +199,30 @@ def everything(dataset: Dataset, *, repeats: Repeats = EXCLUDE) -> Split:
         repeats=repeats,
         order=dataset.order,
     )
+
+
+def always_trained(dataset: Dataset) -> Histories:
+    """The events of each user that train by every protocol, and never test or validate, whatever `repeats` is."""
+    dataset, raw = counted(dataset, EXCLUDE), dataset
+    size = len(dataset.items)
+    is_cold = _marks(cold_items(raw, COLD_SHARE), size) | _marks(cold_items(dataset, COLD_SHARE), size)
+    warm = [history[~is_cold[history]] for history in dataset.histories]
+    lengths = [len(history) - 2 for history in warm]
+    if dataset.times:
+        times = [t[~is_cold[h]] for h, t in zip(dataset.histories, dataset.times, strict=True)]
+        cuts = [np.quantile(np.concatenate(one.times), _TIME_SHARE) for one in (dataset, raw)]
+        before = [int(np.count_nonzero(row <= min(cuts))) - 1 for row in times]
+        lengths = [min(one, other) for one, other in zip(lengths, before, strict=True)]
+    return [history[: max(0, length)] for history, length in zip(warm, lengths, strict=True)]
+
+
+def trainable(histories: Histories) -> Histories:
+    """The histories that say what follows an event: those with at least two."""
+    return [history for history in histories if _can_train(history)]
+
+
+def _can_train(history: NDArray[np.int64]) -> bool:
+    return len(history) >= _MIN_TRAIN_EVENTS
 
 
 def cold_items(dataset: Dataset, share: float) -> NDArray[np.int64]:

@@ -245,7 +245,8 @@ class Scan:
                 continue
             if item is not None:
                 self.events.add(user, item, seconds, rating_of(table, number, row) if is_rated else None)
-                self._times.add(seconds, number)
+                if is_timed:
+                    self._times.add(seconds, number)
             elif key is not None and is_lost:
                 self._lost.take(key)
         if not self.mistakes.is_fatal and self._order == BY_TIME and not self.events.has_order():

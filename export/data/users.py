@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _MAX_NUMBERS = 8  # more different numbers in a column become quarters of the users
 
@@ -38,6 +39,17 @@ def _names(cells: list[Any]) -> list[str]:
         return texts
     edges = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="lower"))
     quarters = np.searchsorted(edges, numbers)
+    found = iter(_named(numbers, quarters))
+    return [next(found) if text else "" for text in texts]
+
+
+def quarters_of(numbers: Sequence[int]) -> list[str]:
+    """The quarter that each number is in, by its least and its largest number: "19 to 42"."""
+    values = np.array(numbers, dtype=np.float64)
+    edges = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower")) if len(values) else values
+    return _named(values, np.searchsorted(edges, values))
+
+
+def _named(numbers: NDArray[np.float64], quarters: NDArray[np.int64]) -> list[str]:
     names = {q: f"{numbers[quarters == q].min():g} to {numbers[quarters == q].max():g}" for q in np.unique(quarters)}
-    found = iter(quarters.tolist())
-    return [names[next(found)] if text else "" for text in texts]
+    return [names[q] for q in quarters.tolist()]

@@ -14,23 +14,13 @@ from export.data.vocabulary import Vocabulary
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.choose import Judged, defaults, fronts, judge
 from export.evaluate.compare import Evaluation, other_protocol
-from export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks, pairs_of
+from export.evaluate.comparisons import cold_fault, compare_cold, compare_groups, compare_tasks, pairs_of
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
+from export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
 from export.evaluate.rankers import teachers_ranker
-from export.evaluate.record import (
-    TEACHER,
-    Gate,
-    Group,
-    Lists,
-    OtherProtocol,
-    Pieces,
-    Quality,
-    RankerRecord,
-    TeacherRecord,
-    VariantRecord,
-)
+from export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
 from export.evaluate.tasks import SHARED_TASKS, Tasks
 from export.quality import COLD_GATE, Check
 from export.stage import Job
@@ -197,7 +187,7 @@ def _judged_teacher(teacher: TeacherRecord, evaluation: Evaluation) -> TeacherRe
     """With its gate on *cold*, which it has passed, or --allow-lossy has excused."""
     compared = compare_cold(TEACHER, evaluation)
     if compared is None:
-        return teacher.model_copy(update={"unmeasured": [COLD_GATE]})
+        return teacher.model_copy(update={"unmeasured": [COLD_GATE], "why_unmeasured": cold_fault(evaluation)})
     check = Check(COLD_GATE, compared.difference.high, 0.0)
     exception = str(compared) if compared.loses else ""
     return teacher.model_copy(update={"gates": [Gate.of(check)], "exception": exception})

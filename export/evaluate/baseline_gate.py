@@ -1,8 +1,9 @@
 """Refusals by what could be had instead, as early as they are known, with the table of all that was measured.
 
 A recommender that finds new items worse than the untouched encoder is refused unless --allow-lossy is given: new items
-are what a text recommender is there for. One that loses to a baseline on another task is refused only with
---require-baselines. Both are checked of the teacher before students are trained, and of the default at the end.
+are what a text recommender is there for. One that loses to a baseline on another task, or to popularity within a group
+of users, is refused only with --require-baselines. Both are checked of the teacher before students are trained, and of
+the default at the end.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 
 from export.data.dataset import Dataset
 from export.errors import DataError, GateError
+from export.evaluate.baselines import POPULARITY
 from export.evaluate.compare import Evaluation
-from export.evaluate.comparisons import compare_cold, compare_tasks, pairs_of
-from export.evaluate.ground import MAX_FROZEN, Ground
+from export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks, pairs_of
+from export.evaluate.ground import Ground, frozen_fault
 from export.evaluate.record import FROZEN, TEACHER, Comparison
 from export.evaluate.table import cold_table, figures_table
 from export.evaluate.tasks import SHARED_TASKS
@@ -26,7 +28,7 @@ def require_baselines(job: Job, evaluation: Evaluation, comparisons: Sequence[Co
     """With --require-baselines print the table and stop where a comparison is lost.
 
     Raises:
-        GateError: names each task, the baseline, both figures and the difference.
+        GateError: names each task, its group of users, the baseline, both figures and the difference.
     """
     lost = [str(comparison) for comparison in comparisons if comparison.loses]
     if not (job.settings.require_baselines and lost):
@@ -67,10 +69,10 @@ def require_teacher(job: Job, evaluation: Evaluation) -> None:
         return
     answers = evaluation.answers
     known = {task: ranked for task, ranked in answers[TEACHER].items() if task in SHARED_TASKS}
-    compared = compare_tasks(
-        TEACHER, {**answers, TEACHER: known}, answers.keys() - {TEACHER}, evaluation.ground.seed, evaluation.levelled
-    )
-    require_baselines(job, evaluation, compared)
+    ground, rows = evaluation.ground, {**answers, TEACHER: known}
+    compared = compare_tasks(TEACHER, rows, answers.keys() - {TEACHER}, ground.seed, evaluation.levelled)
+    groups = compare_groups(TEACHER, POPULARITY, rows, ground.members, ground.seed)
+    require_baselines(job, evaluation, [*compared, *groups])
 
 
 def require_interactions(job: Job) -> None:
@@ -120,7 +122,7 @@ def print_table(job: Job, evaluation: Evaluation) -> None:
 def _has_cold_gate(job: Job) -> bool:
     """Whether the gate on *cold* can be measured, as the data set alone tells."""
     dataset = Dataset.load(job.folder("data"))
-    if not dataset.histories or len(dataset.items) > MAX_FROZEN:
+    if not dataset.histories or frozen_fault(job, len(dataset.items)):
         return False
     return len(parts_of(job, dataset).unseen.wanted) >= MIN_COLD_CASES
 

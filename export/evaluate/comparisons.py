@@ -60,12 +60,20 @@ def compare_tasks(
 
 
 def compare_cold(subject: str, evaluation: Evaluation) -> Comparison | None:
-    """Compare `subject` with the untouched encoder on *cold*; None if there is none, or there are too few cases."""
+    """Compare `subject` with the untouched encoder on *cold*; None where `cold_fault` says why it cannot be."""
     levelled, ground = evaluation.levelled, evaluation.ground
-    if len(ground.tasks.cold.wanted) < MIN_COLD_CASES or not {subject, FROZEN} <= levelled.keys():
+    if cold_fault(evaluation) or not {subject, FROZEN} <= levelled.keys():
         return None
     own, other = ((name, levelled[name].cold.ndcg) for name in (subject, FROZEN))
     return _compare(_COLD, own, other, ground.seed, is_level=True)
+
+
+def cold_fault(evaluation: Evaluation) -> str:
+    """Why nothing is compared with the untouched encoder on *cold*; empty if it is."""
+    cases = len(evaluation.ground.tasks.cold.wanted)
+    if cases < MIN_COLD_CASES:
+        return f"{cases} cases want a new item, and fewer than {MIN_COLD_CASES} decide nothing"
+    return "" if FROZEN in evaluation.levelled else evaluation.ground.frozen_fault
 
 
 def pairs_of(evaluation: Evaluation) -> dict[str, ColdPair]:

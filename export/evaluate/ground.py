@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from export.blend.stage import load_retrieval
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
+from export.data.popularity import popularity
 from export.data.repeats import counted
 from export.data.split import Split
+from export.data.users import quarters_of
 from export.evaluate.cold import Newcomers
 from export.evaluate.exposure import exposure
 from export.evaluate.metrics import Figure, Ranked, best, figure
@@ -27,14 +29,16 @@ from export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks, make_tasks
 from export.stage import Job
 from export.train.adopt import parts_of
 from export.train.encoder import teacher_checkpoint
+from export.train.finetune import load_plain
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
 from server.catalogue.memory import Memory
 from server.models.ranker import UserSequence
 
-MAX_FROZEN = 20_000  # items that the frozen encoder is asked for: minutes in PyTorch
+_MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, with popularity once more
 _ALL = 1 << 30
 _POPULARITY_WEIGHT = 0.1  # a cosine lies within 1, log(1 + popularity) of a much taken item is about 6
+EVENTS = "events"
 _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 
 
@@ -42,9 +46,9 @@ _MIN_GROUP = 10  # cases; fewer have no interval worth printing
 class Ground:
     """One evaluation.
 
-    `dataset` has the interactions that count (`export.data.repeats`), `counts` are each item's known events, and
-    `texts` the unit vectors that diversity is measured by.
-    `frozen`, and its vectors as `texts`, are there up to `MAX_FROZEN` items; beyond, `texts` are the teacher's.
+    `dataset` has the interactions that count (`export.data.repeats`), `counts` are each item's known events
+    (`export.data.popularity`), and `texts` the unit vectors that diversity is measured by.
+    `frozen`, and its vectors as `texts`, are missing if `frozen_fault` says why; then `texts` are the teacher's.
     """
 
     seed: int
@@ -55,6 +59,7 @@ class Ground:
     texts: Vectors
     teacher: Subject
     frozen: Subject | None
+    frozen_fault: str = ""
 
     @classmethod
     def load(cls, job: Job) -> Ground:
@@ -63,9 +68,10 @@ class Ground:
         dataset, texts = counted(Dataset.load(data), job.settings.repeats), Texts.load(data)
         parts = parts_of(job, dataset)
         untouched = PooledTexts(job.folder("data") / "checkpoint", job.settings.plan.max_tokens)
-        counts = np.bincount(np.concatenate(parts.known), minlength=len(dataset.items))
+        counts = popularity(parts.known, parts.train, len(dataset.items))
         teacher = _teacher(job, texts, untouched, counts)
-        frozen = _frozen(untouched, texts) if len(dataset.items) <= MAX_FROZEN else None
+        fault = frozen_fault(job, len(dataset.items))
+        frozen = None if fault else _frozen(job, untouched)
         return cls(
             seed=seed,
             dataset=dataset,
@@ -75,6 +81,7 @@ class Ground:
             texts=frozen.items if frozen else _unit(teacher.items),
             teacher=teacher,
             frozen=frozen,
+            frozen_fault=fault,
         )
 
     def figures(self, answers: Mapping[str, Ranked]) -> dict[str, Figure]:
@@ -110,10 +117,14 @@ class Ground:
 
     @cached_property
     def members(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
-        """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough."""
-        if not self.dataset.users:
-            return {}
-        of_case = [self.dataset.users[u] for u in self.tasks.warm.users]
+        """(attribute, group) of users -> which of the warm cases are theirs, of groups that have enough.
+
+        Every data set has groups by `EVENTS`, the number of events before what is wanted.
+        """
+        warm = self.tasks.warm
+        active = [{EVENTS: group} for group in quarters_of([len(history) for history in warm.histories])]
+        named = self.dataset.users
+        of_case = [(named[u] if named else {}) | own for u, own in zip(warm.users.tolist(), active, strict=True)]
         names = sorted({pair for groups in of_case for pair in groups.items()}, key=_by_number)
         inside = {(name, value): np.array([g.get(name) == value for g in of_case]) for name, value in names}
         return {pair: rows for pair, rows in inside.items() if rows.sum() >= _MIN_GROUP}
@@ -178,10 +189,27 @@ def _unit(vectors: Vectors) -> Vectors:
     return scaled
 
 
-def _frozen(untouched: PooledTexts, texts: Texts) -> Subject:
-    """The checkpoint as it came: the cosine of an item's text and the mean of the events' texts, or the query's."""
-    encode = plain_encode(untouched)
-    return Subject(encode, _mean_of_events, encode([*texts.variants[0]]), _ALL)
+def frozen_fault(job: Job, items: int) -> str:
+    """Why nothing is compared with the frozen encoder; empty if it is."""
+    width = json.loads((job.folder("data") / "checkpoint" / "config.json").read_text())["hidden_size"]
+    needed = 2 * 4 * items * int(width)
+    if needed <= _MAX_FROZEN_BYTES:
+        return ""
+    return (
+        f"the untouched encoder's vectors of {items:,} items need {needed / 1e9:.1f} GB, and at most "
+        f"{_MAX_FROZEN_BYTES / 1e9:.1f} GB are taken for a comparison with it"
+    )
+
+
+def _frozen(job: Job, untouched: PooledTexts) -> Subject:
+    """The checkpoint as it came: the cosine of an item's text and the mean of the events' texts, or the query's.
+
+    Stage `finetune` has encoded the items' texts with it, so that only requests are encoded here.
+    """
+    folder = job.folder("finetune")
+    pooled = torch.from_numpy(np.load(folder / "pooled.npy", mmap_mode="c", allow_pickle=False))
+    items = load_plain(folder, pooled, len(load_teacher(folder).residual)).numpy()
+    return Subject(plain_encode(untouched), _mean_of_events, _unit(items), _ALL)
 
 
 def _mean_of_events(users: list[UserSequence]) -> Vectors:

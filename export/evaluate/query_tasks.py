@@ -1,4 +1,4 @@
-"""The tasks that ask by a text alone, as people do: titles, tags, "something like ...", conditions, negation.
+"""The tasks that ask by a text alone, as people do: attributes, titles, tags, "like ...", conditions, negation.
 
 Their wordings are `export.data.templates.EVALUATION`, which training never reads. A data set that cannot have a task
 gets one sentence why.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.data.carriers import TAGS, Carriers
 from export.data.dataset import Item
-from export.data.keywords import Keywords
+from export.data.keywords import Keywords, words_of
 from export.data.noise import mistyped
 from export.data.split import Cases, Histories
 from export.data.templates import EVALUATION, spoken_title
@@ -91,6 +91,19 @@ class Source:
         return [value for value in dict.fromkeys(values) if value in self.carriers]
 
 
+def query(source: Source) -> QueryTask | str:
+    """What somebody types who knows the kind but not the name: "thriller crime 1990s film"."""
+    rng, kept, texts = source.random(), [], []
+    for n, wanted in enumerate(source.warm.wanted.tolist()):
+        if values := source.values_of(wanted):
+            rng.shuffle(values)
+            kept.append(n)
+            texts.append(" ".join([*values, source.nouns[0]]))
+    if not kept:
+        return "no wanted item has an attribute value that can be asked for"
+    return QueryTask(texts, source.warm.take(np.array(kept)).without_histories)
+
+
 def title(source: Source) -> QueryTask | str:
     """The exact title of an item; one with the same title counts as found, too."""
     rows = source.drawn(len(source.titles))
@@ -113,39 +126,63 @@ def typos(source: Source) -> QueryTask | str:
 
 
 def tags(source: Source) -> QueryTask | str:
-    """A word that an item is described by, but not in its title, its attributes or what training asks."""
+    """A word that an item is described by, but not in its title, its attributes or what training asks.
+
+    Every other item with the same tag, or with the same words in its text, counts as found, too.
+    """
     order = np.random.default_rng(source.seed).permutation(len(source.items))[:_MAX_READ].tolist()
     rng = source.random()
-    found = list(islice(_tagged(source, order, rng), source.size))
-    found = found or list(islice(_worded(source, order, rng), source.size))
+    found, described = list(islice(_tagged(source, order, rng), source.size)), _tags_of
+    if not found:
+        found, described = list(islice(_worded(source, order, rng), source.size)), _words_of
     if not found:
         return (
             f"the items have no column {TAGS}, and their texts no informative word that is neither in the title nor an "
             "attribute value"
         )
     nothing: Histories = [np.empty(0, np.int64) for _ in found]
-    return QueryTask(
-        [text for text, _ in found], Cases(np.arange(len(found)), nothing, np.array([n for _, n in found]))
-    )
+    asked, wanted = [words for words, _ in found], np.array([n for _, n in found])
+    same = _carrying(source.items, asked, wanted.tolist(), described)
+    return QueryTask([" ".join(words) for words in asked], Cases(np.arange(len(found)), nothing, wanted, same=same))
 
 
-def _tagged(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[str, int]]:
+def _tags_of(item: Item) -> set[str]:
+    return {tag.lower() for tag in item.attributes.get(TAGS, [])}
+
+
+def _words_of(item: Item) -> set[str]:
+    return words_of(item.text)
+
+
+def _carrying(
+    items: Sequence[Item], asked: Sequence[Sequence[str]], wanted: Sequence[int], described: Callable[[Item], set[str]]
+) -> Histories:
+    """For each request the items, but for the wanted one, whose description has all that is asked for."""
+    carriers: dict[str, list[int]] = {word: [] for words in asked for word in words}
+    for n, item in enumerate(items):
+        for word in described(item) & carriers.keys():
+            carriers[word].append(n)
+    found = (set(carriers[words[0]]).intersection(*(carriers[word] for word in words[1:])) for words in asked)
+    return [np.array(sorted(same - {item}), dtype=np.int64) for same, item in zip(found, wanted, strict=True)]
+
+
+def _tagged(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
     """A tag of each item that has one which is not in its text."""
     for n in order:
         item = source.items[n]
         text = item.text.lower()
         own = [tag.lower() for tag in item.attributes.get(TAGS, []) if tag.lower() not in text]
         if own:
-            yield rng.choice(own), n
+            yield [rng.choice(own)], n
 
 
-def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[str, int]]:
+def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
     """One or two informative words of each item's text."""
     keywords = Keywords.of(source.items)
     for n in order if keywords.counts else []:
         words = keywords.of_item(source.items[n], for_training=False)[:_RAREST_WORDS]
         if words:
-            yield " ".join(rng.sample(words, min(len(words), _MAX_TAG_WORDS))), n
+            yield rng.sample(words, min(len(words), _MAX_TAG_WORDS)), n
 
 
 def paraphrase(source: Source) -> QueryTask | str:
@@ -234,6 +271,7 @@ def _same(titles: Sequence[str], rows: Sequence[int], key: Callable[[str], str])
 
 MAKERS: Mapping[str, Callable[[Source], QueryTask | str]] = MappingProxyType(
     {
+        "query": query,
         "title": title,
         "typos": typos,
         "tags": tags,

@@ -9,7 +9,7 @@ from export.compress.rankers import RankerGraph, read_rankers
 from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, Ranked, share
 from export.evaluate.models import served_rank
-from export.evaluate.record import RankerRecord
+from export.evaluate.models_record import RankerRecord
 from export.gates import at_least, ranker_parity
 from export.quality import QUALITY, Check, least_of
 from export.stage import Job

@@ -26,6 +26,8 @@ def show(console: Console, quality: Quality) -> None:
     for record in quality.variants:
         if record.trouble:
             console.print(f"  {record.variant.name} {record.state}: {record.trouble}", markup=False)
+    if quality.teacher.remark:
+        console.print(f"  teacher: {quality.teacher.remark}", markup=False)
     if quality.teacher.exception:
         console.print(f"  teacher shipped all the same (--allow-lossy): {quality.teacher.exception}", markup=False)
     for device, default in quality.default.items():

@@ -2,7 +2,8 @@
 
 ids         the history as item ids; what the user took next is wanted
 text        the same history given only as titles
-query       no history: a few words that describe the wanted item, its attributes in any order
+query       no history: a few words that describe the wanted item, its attributes in any order; items without any are
+            left out
 noisy       the history as titles with typos, dropped and swapped words
 cold        the history as item ids; an item that training never saw is wanted, which the export knows by its text alone
 title       no history, as in all that follow: the exact title of an item
@@ -29,7 +30,7 @@ from export.data.phrases import TITLE, Texts
 from export.data.split import Cases, Split
 from export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
 
-TASKS = ("ids", "text", "query", "noisy", "cold", *MAKERS)
+TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))
 SHARED_TASKS = ("ids", "cold")  # answered from item vectors and the ranker alone, so alike by every variant
 READ_BY_TRAINING = ("title",)  # exact titles are ways to write an item
 FIRST, IN_TEN, VIOLATING = "first", "in ten", "violating"
@@ -84,12 +85,9 @@ def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks
     noisy = [corrupt(title, rng) for title in titles]
     size = min(MAX_ASKED, most_cases(len(items)))
     source = Source(items, titles, dataset.nouns, find_carriers(items), warm, size, seed + _NOISE_SEED)
-    described = [_description(source, n, rng) for n in warm.wanted.tolist()]
     made = {task: make(source) for task, make in MAKERS.items()}
     absent = {task: why for task, why in made.items() if isinstance(why, str)}
-    queries = {"query": QueryTask(described, warm.without_histories)} | {
-        t: q for t, q in made.items() if isinstance(q, QueryTask)
-    }
+    queries = {task: query for task, query in made.items() if isinstance(query, QueryTask)}
     kept = _without_training_texts(queries, texts)
     absent |= dict.fromkeys(queries.keys() - kept.keys(), "training reads every text that it could ask with")
     return Tasks(warm, some_cases(split.unseen, len(items), seed), titles, noisy, kept, absent)
@@ -106,13 +104,6 @@ def some_cases(cases: Cases, items: int, seed: int) -> Cases:
 def most_cases(items: int) -> int:
     """How many cases may be ranked among so many items."""
     return min(_MAX_CASES, max(_MIN_CASES, _MAX_SCORES // items))
-
-
-def _description(source: Source, item: int, rng: random.Random) -> str:
-    """What somebody types who knows the kind but not the name: "thriller crime 1990s film"."""
-    values = source.values_of(item)
-    rng.shuffle(values)
-    return " ".join([*values, source.nouns[0]]) if values else source.titles[item].lower()
 
 
 def _without_training_texts(queries: Mapping[str, QueryTask], texts: Texts) -> dict[str, QueryTask]:

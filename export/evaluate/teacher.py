@@ -12,7 +12,8 @@ from export.evaluate.ground import Ground
 from export.evaluate.metrics import Figure, figure
 from export.evaluate.record import COMPARED, TEACHER, Compared
 from export.evaluate.table import cold_table, figures_table
-from export.stage import STAGES, Job, run_all
+from export.stage import Job, run_all
+from export.stages import STAGES
 
 _STAGES = ("data", "finetune", "blend")
 _WIDTH = 210  # whatever the terminal: a subject is one line

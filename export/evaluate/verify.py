@@ -77,7 +77,7 @@ def run(job: Job, out: Path) -> None:
     show(job.console, quality)
     default = quality.default["cpu"].name
     require_cold(job, evaluation, default)
-    require_baselines(job, evaluation, quality.comparisons)
+    require_baselines(job, evaluation, [*quality.comparisons, *quality.group_comparisons])
     np.save(out / VECTORS, ground.teacher.items, allow_pickle=False)
     RecordedRanks.of(evaluation.answers, ground.tasks.warm, ground.seed).save(out)
     (out / RECORD).write_text(quality.model_dump_json(indent=1))

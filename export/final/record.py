@@ -9,7 +9,7 @@ from export.data.split import Protocol
 from export.evaluate.metrics import Figure
 from export.gates import Outcome
 
-FINAL, EXPECTED = "final.json", "expected.json"
+FINAL, EXPECTED, POPULARITY = "final.json", "expected.json", "popularity.json"
 
 
 class HeldOut(BaseModel):
@@ -78,9 +78,10 @@ def trained_again(protocol: Protocol, order: Order, cold_items: int, items: int,
     if cold_items:
         without += f" and the events of {cold_items:,} of the {items:,} items"
     return (
-        f"Figures were measured on a model trained without {without}; the served ranker, item vectors and memory were "
-        f"then trained once more on all {events:,} events with the same settings ({epochs} "
-        f"{'epoch' if epochs == 1 else 'epochs'}); its own quality cannot be measured on events that it has seen."
+        f"Figures were measured on a model trained without {without}; it is that of the epoch which validated best. "
+        f"The served ranker, item vectors and memory were then trained once more on all {events:,} events with the "
+        f"same settings and as many epochs ({epochs}), without validation; the served model's own quality cannot be "
+        "measured on events that it has seen, and was not measured on others."
     )
 
 

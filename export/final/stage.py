@@ -22,15 +22,16 @@ from export.compress.rankers import SMALL
 from export.compress.trace import trace_ranker
 from export.data.dataset import Dataset
 from export.data.phrases import TITLE, Texts
+from export.data.popularity import popularity
 from export.data.reference import Reference
 from export.data.repeats import counted
-from export.data.split import Cases, Histories, Split, everything
+from export.data.split import Cases, Split, everything, trainable
 from export.evaluate.models import served_encode, served_rank, teacher_items
 from export.evaluate.record import RECORD, Quality
 from export.evaluate.subject import Encode, Subject, Vectors
 from export.evaluate.tasks import some_cases
 from export.final.compare import expected_answers, likeness, require_learned
-from export.final.record import EXPECTED, FINAL, FinalRecord, taken_as_it_is, trained_again
+from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, taken_as_it_is, trained_again
 from export.gates import ranker_parity
 from export.stage import Job
 from export.train.adopt import is_adopted, parts_of
@@ -50,8 +51,9 @@ def run(job: Job, out: Path) -> None:
     """Write everything that is served beside encoders, tokenizer and words, and what the bundle must answer with it.
 
     vectors.npy: item vectors, float32 [items, d]. sentences.npy: sentence vectors of the items' texts, float32
-    [items, d2]; missing for an adopted recommender. ranker.onnx, the memory's tables, expected.json
-    (`expected_answers`) and final.json (`FinalRecord`).
+    [items, d2]; missing for an adopted recommender. ranker.onnx, the memory's tables, popularity.json (the
+    number of events of each item as the bundle has it), expected.json (`expected_answers`) and final.json
+    (`FinalRecord`).
 
     Raises:
         GateError: the ranker's graph does not do what the PyTorch module does, or training again went wrong.
@@ -65,8 +67,11 @@ def run(job: Job, out: Path) -> None:
     memory = fit_whole_memory(histories, sentences, source.dataset.order) if histories else Memory.empty(items)
     memory.save(out)
     vectors, record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
+    trained = trainable(histories) if source.is_trained else histories
+    counts = popularity(histories, trained, items)
+    (out / POPULARITY).write_text(json.dumps(counts.tolist()))
     np.save(out / VECTORS, vectors, allow_pickle=False)
-    served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, histories))
+    served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, counts))
     if histories:
         record = _compare(job, source, served, record)
         cases, texts = source.cases, Texts.load(job.folder("data")).variants[TITLE]
@@ -80,12 +85,12 @@ def run(job: Job, out: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Files of a model, and the histories whose items are popular in it."""
+    """Files of a model, and the popularity of the items in it, int64 [items]."""
 
     vectors: Path
     ranker: Path
     memory: Path
-    histories: Histories
+    popularity: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +166,12 @@ def _take_measured(job: Job, source: _Source, out: Path) -> tuple[Vectors, Final
     return teacher_items(job.folder("finetune")), record
 
 
-def _popularity(histories: Histories, items: int) -> NDArray[np.int64]:
-    """Number of events of each item, [items]."""
-    return np.bincount(np.concatenate([np.empty(0, np.int64), *histories]), minlength=items)
-
-
 def _subject(job: Job, source: _Source, model: _Model) -> Subject:
     """A model as the server runs it, behind the default variant."""
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
     sentences = load_sentences(job.folder("finetune"), items)[:items]
-    memory, popularity = Memory.load(model.memory, items), _popularity(model.histories, items)
-    retrieval = load_retrieval(blend, memory, sentences, popularity)
+    retrieval = load_retrieval(blend, Memory.load(model.memory, items), sentences, model.popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
     return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 
@@ -182,12 +181,12 @@ def _compare(job: Job, source: _Source, served: Subject, record: FinalRecord) ->
     if source.split is None:
         return record
     files = job.folder("verify") / VECTORS, job.folder("onnx") / source.quality.ranker, job.folder("blend")
-    measured = _subject(job, source, _Model(*files, source.split.known))
+    known = popularity(source.split.known, source.split.train, len(source.dataset.items))
+    measured = _subject(job, source, _Model(*files, known))
     with job.progress("compare with the measured model", 2) as step:
         held_out = None
         if source.is_trained:
-            is_known = _popularity(source.split.known, len(source.dataset.items)) > 0
-            held_out = require_learned(measured, served, source.cases, is_known, job.settings.seed)
+            held_out = require_learned(measured, served, source.cases, known > 0, job.settings.seed)
         step()
         found = likeness(measured, served, source.cases)
         step()

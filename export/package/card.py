@@ -165,7 +165,7 @@ def _lists(quality: Quality) -> str:
 def _groups(quality: Quality) -> str:
     subjects = [name for name, groups in quality.groups.items() if groups]
     if not subjects:
-        return "## Groups of users\nThe data names no groups of users."
+        return "## Groups of users\nNo group of users has enough of them."
     first = quality.groups[subjects[0]]
     by_subject = {name: {(g.attribute, g.group): g.ndcg for g in quality.groups[name]} for name in subjects}
     rows = [

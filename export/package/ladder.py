@@ -13,11 +13,11 @@ from export.config import ExportSettings
 from export.data.order import BY_TIME, in_words
 from export.errors import ExportError
 from export.evaluate.metrics import Figure
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER, Quality, TeacherRecord, VariantRecord
+from export.evaluate.models_record import TeacherRecord, VariantRecord
+from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER, Quality
 from export.evaluate.table import absent_tasks, shares_table
 from export.evaluate.tasks import TASKS, present
 from export.package.rows import as_json
-from export.quality import MIN_COLD_CASES
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import load_bundle
@@ -112,11 +112,8 @@ def _state(record: VariantRecord, quality: Quality) -> str:
 def _teacher(teacher: TeacherRecord) -> list[str]:
     """Its gates, those that could not be measured, and what was excused."""
     lines = [f"teacher: {g.gate} {g.value:.3f} at the upper end (at least {g.threshold})" for g in teacher.gates]
-    if teacher.unmeasured:
-        lines.append(
-            f"teacher: not measured, {', '.join(teacher.unmeasured)}: fewer than {MIN_COLD_CASES} cold cases, or too "
-            "many items for the frozen encoder"
-        )
+    if teacher.remark:
+        lines.append(f"teacher: {teacher.remark}")
     if teacher.exception:
         lines.append(f"teacher is shipped all the same (--allow-lossy): {teacher.exception}")
     return lines

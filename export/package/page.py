@@ -8,7 +8,8 @@ from pathlib import Path
 
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, Quality, VariantRecord
+from export.evaluate.models_record import VariantRecord
+from export.evaluate.record import TEACHER, Quality
 from export.evaluate.table import COLD_COLUMNS, share_rows
 from export.evaluate.tasks import present
 from export.package import svg

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -12,17 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from export.blend.record import BlendRecord
-from export.data.dataset import Dataset
-from export.data.repeats import EXCLUDE, counted
+from export.data.dataset import Dataset, Item
+from export.data.repeats import EXCLUDE
 from export.errors import GateError
 from export.evaluate.metrics import common
 from export.evaluate.record import RECORD, Quality
-from export.final.record import EXPECTED, FINAL, FinalRecord
+from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord
 from export.gates import Outcome, packaged, require
 from export.package.card import write_card
 from export.package.page import write_page
 from export.package.triton import SOURCE, write_repository
-from export.stage import STAGES, Job
+from export.stage import Job
+from export.stages import STAGES
 from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS
 from server.errors import BundleError
@@ -135,14 +137,20 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
     for record in quality.shipped:
         shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
-    write_items(counted(Dataset.load(job.folder("data")), job.settings.repeats), scratch / ITEMS)
+    popularity = json.loads((job.folder("final") / POPULARITY).read_text())
+    write_items(Dataset.load(job.folder("data")).items, popularity, scratch / ITEMS)
 
 
-def write_items(dataset: Dataset, path: Path) -> None:
-    """Write the table of items that the server reads: the data set's items with their counts of interactions."""
-    popularity = np.bincount(np.concatenate([*dataset.histories, np.empty(0, np.int64)]), minlength=len(dataset.items))
+def write_items(items: Sequence[Item], popularity: Sequence[int], path: Path) -> None:
+    """Write the table of items that the server reads.
+
+    Args:
+        items: of the data set.
+        popularity: number of events of each.
+        path: of the table.
+    """
     with path.open("w", encoding="utf-8") as file:
-        for item, count in zip(dataset.items, popularity.tolist(), strict=True):
+        for item, count in zip(items, popularity, strict=True):
             row = {"id": item.id, "title": item.title, "text": item.text, "attributes": item.attributes}
             file.write(json.dumps(row | {"popularity": count}, ensure_ascii=False) + "\n")
 

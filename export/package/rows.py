@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, Comparison, Quality, VariantRecord
+from export.evaluate.models_record import VariantRecord
+from export.evaluate.record import TEACHER, Comparison, Quality
 
 
 def as_json(quality: Quality) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
             "shares": _shares(quality, TEACHER),
             "gates": teacher["gates"],
             "unmeasured": teacher["unmeasured"],
+            "why_unmeasured": teacher["why_unmeasured"],
             "exception": teacher["exception"],
         },
         "baselines": baselines,

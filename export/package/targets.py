@@ -18,7 +18,8 @@ import numpy as np
 from export.config import ExportSettings
 from export.evaluate.baselines import POPULARITY
 from export.evaluate.metrics import Figure, random_ndcg
-from export.evaluate.record import COMPARED, TEACHER, Compared, Comparison, Quality, VariantRecord
+from export.evaluate.models_record import VariantRecord
+from export.evaluate.record import COMPARED, TEACHER, Compared, Comparison, Quality
 from export.evaluate.tasks import SHARED_TASKS
 from export.package.ladder import load_quality
 from export.stage import Job

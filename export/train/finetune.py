@@ -14,7 +14,7 @@ from transformers import BertConfig
 
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.split import Cases
+from export.data.split import Cases, Histories
 from export.data.vocabulary import read_tokenizer
 from export.stage import Job
 from export.train import small
@@ -24,7 +24,8 @@ from export.train.bank import MovingBank
 from export.train.encoder import load_tokenizer, save_checkpoint
 from export.train.epochs import Epochs
 from export.train.guide import Guides
-from export.train.newcomers import Crowd, Placed, Vectors, can_place, place_newcomers
+from export.train.newcomers import Choice, Crowd, Placed, Vectors, can_place, place_again, place_newcomers
+from export.train.newcomers import Texts as TextVectors
 from export.train.record import Curve
 from export.train.resume import forget, resume_of
 from export.train.sentences import save_sentences
@@ -44,9 +45,9 @@ def run(job: Job, out: Path) -> None:
     """Write checkpoint/ (the tuned BERT), pooled.npy, the teacher, the sentence vectors, and the learning curve.
 
     pooled.npy is float32 [texts, hidden]: the tuned BERT's vectors, rows of `Texts.all`. sentences.npy has the same
-    rows: see `save_sentences`. as-new.npy and folds.npy say where each item would stand if nobody had taken it
-    (`Placed`). plain.npy, float32 [items, hidden], has the vectors of the items' texts before BERT was tuned; it is
-    missing where BERT was not. The curve is in curve.json and in TensorBoard scalars.
+    rows: see `save_sentences`. as-new.npy, folds.npy and newcomers.json say where each item would stand if nobody had
+    taken it (`Placed`). plain.npy, float32 [items, hidden], has the vectors of the items' texts before BERT was tuned;
+    it is missing where BERT was not. The curve is in curve.json and in TensorBoard scalars.
 
     Raises:
         ExportError: the stage after this one could not do what it is told: said before minutes of training.
@@ -169,18 +170,53 @@ def place_untaken(
     is_taken = world.is_taken.cpu().numpy()
     if not can_place(is_taken):
         return None
+    texts, items, users = _vectors_of(teacher, world, pooled, cases.histories)
+    crowd = Crowd(users, cases.masked, cases.wanted)
+    placed = place_newcomers(_unmoved(plain), items, is_taken, crowd, seed)
+    if placed is not None:
+        _put(teacher, world, texts, placed.vectors[~is_taken])
+    return placed
+
+
+@torch.no_grad()
+def place_untaken_again(
+    teacher: Teacher, world: World, plain: Tensor, pooled: Tensor, histories: Histories, choice: Choice
+) -> None:
+    """The same for a teacher that was trained again, as was chosen for the first one.
+
+    Args:
+        teacher: whose residuals are changed.
+        world: what it was trained on.
+        plain: see `place_untaken`.
+        pooled: see `place_untaken`.
+        histories: of users.
+        choice: how items are placed.
+    """
+    texts, items, users = _vectors_of(teacher, world, pooled, histories)
+    _put(teacher, world, texts, place_again(_unmoved(plain), items, world.is_taken.cpu().numpy(), users, choice))
+
+
+def _vectors_of(
+    teacher: Teacher, world: World, pooled: Tensor, histories: Histories
+) -> tuple[Tensor, Vectors, Vectors]:
+    """Vectors of the items' texts and of the items, each [items, d], and of the users behind histories, [users, d]."""
     texts = teacher.text_vectors(pooled[: world.items])
     items = teacher.item_vectors(texts)
-    users = torch.cat([*users_of(teacher, items, Kind.ITEM, cases.histories, teacher.max_length - 1)])
-    crowd = Crowd(users.cpu().numpy(), cases.masked, cases.wanted)
+    users = torch.cat([*users_of(teacher, items, Kind.ITEM, histories, teacher.max_length - 1)])
+    return texts, items.cpu().numpy(), users.cpu().numpy()
 
-    def unmoved(rows: NDArray[np.int64]) -> Vectors:
-        """Unit vectors of these items' texts before anything has moved."""
+
+def _unmoved(plain: Tensor) -> TextVectors:
+    """Gives unit vectors of items' texts before anything has moved, from pooled vectors [items, hidden]."""
+
+    def vectors(rows: NDArray[np.int64]) -> Vectors:
         found: Vectors = functional.normalize(plain[torch.as_tensor(rows)], dim=-1).cpu().numpy()
         return found
 
-    placed = place_newcomers(unmoved, items.cpu().numpy(), is_taken, crowd, seed)
-    if placed is not None:
-        new = torch.as_tensor(placed.vectors[~is_taken]).to(texts)
-        teacher.residual[~world.is_taken] = new - texts[~world.is_taken]
-    return placed
+    return vectors
+
+
+def _put(teacher: Teacher, world: World, texts: Tensor, new: Vectors) -> None:
+    """Set the residuals of the items that nobody took so that their vectors are `new`, [those items, d]."""
+    is_new = ~world.is_taken
+    teacher.residual[is_new] = torch.as_tensor(new).to(texts) - texts[is_new]

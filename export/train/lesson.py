@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.data.noise import corrupt
+from export.data.templates import TRAINING, VALIDATION
 from export.train.batches import shuffled
 from export.train.encoder import pad
 from server.catalogue.words import split_words
@@ -26,6 +27,12 @@ _FILLED, _MOST_FILLERS = 0.8, 6  # share of the noisy texts that get fillers, an
 _WORD_STARTS = "\u0120\u2581"  # what byte-level BPE and SentencePiece write before a word
 _FREQUENT = 3_000  # words that are fillers
 MAX_EPOCH_TEXTS = 32_000  # that an epoch reads: 500 batches of 64; of more each epoch draws anew
+_NEGATIONS = frozenset(
+    [
+        *("no", "not", "non", "nor", "never", "none", "neither", "nothing", "without"),
+        *("except", "excluding", "exclude", "but", "instead", "unless", "only"),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ class Lesson:
         return rng.permutation(len(self.rows))[:MAX_EPOCH_TEXTS], rng
 
     def _filled(self, text: str, rng: random.Random) -> str:
-        """The text with some fillers, as in "please find me FUNNY ones", which a mean of words must pass over."""
+        """The text with some fillers between its words, which a mean of words must pass over."""
         if not self.fillers or rng.random() >= _FILLED:
             return text
         words = text.split()
@@ -126,9 +133,11 @@ class Lesson:
 def frequent_words(tokenizer: Path, texts: Iterable[str]) -> list[str]:
     """The first words of a tokenizer's vocabulary, which is in the order of their frequency, that stand in no text.
 
-    What stands in texts or is asked for by phrases ("drama", "not") says something.
+    Words of texts say something ("drama"), and so do negations and the words around them, whether this data set has
+    phrases with them or not.
     """
-    said = {word for text in texts for word in split_words(text)}
+    said = {word for text in texts for word in split_words(text)} | _NEGATIONS
+    said |= {word for template in (*TRAINING.negation, *VALIDATION.negation) for word in split_words(template)}
     pieces = sorted(Vocabulary.from_file(str(tokenizer)).get_vocab().items(), key=lambda pair: pair[1])
     words = (piece.lstrip(_WORD_STARTS) for piece, _ in pieces)
     idle = (word for word in words if len(word) > 1 and word.isalpha() and word.casefold() not in said)

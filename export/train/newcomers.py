@@ -6,14 +6,15 @@ So the map starts from the checkpoint as it came: ridge regression from its text
 item towards the mean, where nothing reaches a top ten; therefore one more vector raises newcomers for all users alike,
 until items that are held out and mapped have together the share of the softmax over the catalogue that their own
 vectors give them. The strength is that by which held-out items explain best what users took next. Users and what they
-took next are those that validate; nothing here sees a test.
+took next are those that validate; nothing here sees a test. A ranker that is trained again keeps what was chosen.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ Texts = Callable[[Rows], Vectors]
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the mean variance of a text vector's entries
 FOLDS = 10
-_VECTORS, _FOLDS = "as-new.npy", "folds.npy"
+_VECTORS, _FOLDS, _CHOICE = "as-new.npy", "folds.npy", "newcomers.json"
 _BLOCK = 65_536  # texts looked at a time: 200 MB at a width of 384
 _CELLS = 1 << 23  # scores held at a time: 67 MB for each of the few arrays of that size
 _EVEN = 1e-4  # damping of the vector that raises, for rankers whose users lie in no plane
@@ -97,21 +98,39 @@ def _blocks(rows: Rows) -> Iterator[slice]:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What users who validate say of the map: its strength, and what is added to the scores of newcomers (`rise`)."""
+
+    strength: float
+    rise: float
+
+    @classmethod
+    def load(cls, folder: Path) -> Choice | None:
+        """Read what `Placed.save` wrote; None if there was too little to learn from."""
+        path = folder / _CHOICE
+        return cls(**json.loads(path.read_text())) if path.exists() else None
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """Every item as if it was new.
 
     Args:
         vectors: float32 [items, d], made from the items' texts; of an item that was taken without looking at its own.
         folds: int64 [items], which of `FOLDS` parts was left out for it; -1 for items that nobody took.
+        choice: by which they were made; None for a stand-in of them.
     """
 
     vectors: Vectors
     folds: Rows
+    choice: Choice | None = None
 
     def save(self, folder: Path) -> None:
-        """Write `as-new.npy` and `folds.npy`."""
+        """Write `as-new.npy`, `folds.npy` and `newcomers.json`."""
         np.save(folder / _VECTORS, self.vectors, allow_pickle=False)
         np.save(folder / _FOLDS, self.folds, allow_pickle=False)
+        if self.choice is not None:
+            (folder / _CHOICE).write_text(json.dumps(asdict(self.choice)))
 
     @classmethod
     def load(cls, folder: Path) -> Placed | None:
@@ -119,7 +138,7 @@ class Placed:
         if not (folder / _VECTORS).exists():
             return None
         vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
-        return cls(vectors, np.load(folder / _FOLDS, allow_pickle=False))
+        return cls(vectors, np.load(folder / _FOLDS, allow_pickle=False), Choice.load(folder))
 
 
 def can_place(is_taken: NDArray[np.bool_]) -> bool:
@@ -149,13 +168,30 @@ def place_newcomers(
     parts = [_Sums.of(texts, items, taken[folds == n]) for n in range(FOLDS)]
     trials = {strength: held.trial(_without_own(parts, texts, taken, folds, strength)) for strength in STRENGTHS}
     best = min(STRENGTHS, key=lambda strength: trials[strength][0])
-    rise = trials[best][1]
+    choice = Choice(best, trials[best][1])
     placed = np.empty_like(items)
     placed[taken] = _without_own(parts, texts, taken, folds, best)
     placed[~is_taken] = functools.reduce(_Sums.plus, parts).map(texts, np.flatnonzero(~is_taken), best)
     every = np.full(len(items), -1)
     every[taken] = folds
-    return Placed(placed + np.float32(rise) * raising(crowd.vectors), every)
+    return Placed(placed + np.float32(choice.rise) * raising(crowd.vectors), every, choice)
+
+
+def place_again(texts: Texts, items: Vectors, is_taken: NDArray[np.bool_], users: Vectors, choice: Choice) -> Vectors:
+    """The vectors of the items that nobody took, for a ranker that was trained again: nothing is chosen by its users.
+
+    The users of that ranker have trained it with all of their events, so what they took next says nothing of new items.
+
+    Args:
+        texts: as for `place_newcomers`.
+        items: item vectors, [items, d]; those of newcomers are not read.
+        is_taken: whether anybody took the item in training; at least one was taken.
+        users: user vectors, [users, d].
+        choice: what was chosen for the ranker before.
+    """
+    taken, new = np.flatnonzero(is_taken), np.flatnonzero(~is_taken)
+    mapped = _Sums.of(texts, items, taken).map(texts, new, choice.strength)
+    return mapped + np.float32(choice.rise) * raising(users)
 
 
 def _without_own(parts: list[_Sums], texts: Texts, taken: Rows, folds: Rows, strength: float) -> Vectors:

@@ -20,8 +20,9 @@ from export.data.phrases import Texts
 from export.data.split import Cases, Split
 from export.stage import Job
 from export.train.encoder import load_tokenizer, teacher_checkpoint
-from export.train.finetune import guide_of, load_plain, place_untaken
+from export.train.finetune import guide_of, load_plain, place_untaken_again
 from export.train.guide import Guides
+from export.train.newcomers import Choice
 from export.train.teacher import Teacher, load_teacher
 from export.train.tokens import TokenRows
 from export.train.trainer import Trainer
@@ -70,7 +71,8 @@ def train_on_all(job: Job, split: Split) -> Refitted:
         trainer, losses = refit(job, world, measured, pooled, epochs, guides=Guides(guides) if guides else None)
         teacher = trainer.teacher
         plain = load_plain(folder, own, world.items).to(device)
-        place_untaken(teacher, world, plain, pooled, some_users(_last(split), world.items), settings.seed)
+        if choice := Choice.load(folder):
+            place_untaken_again(teacher, world, plain, pooled, some_users(_whole(split), world.items).histories, choice)
         with torch.no_grad():
             items = teacher.item_vectors(teacher.text_vectors(pooled[: world.items])).cpu()
     teacher.has_sparse_gradients = False  # it is not trained any more
@@ -129,11 +131,7 @@ def _with_noisy(job: Job, world: World, own: Tensor) -> Tensor:
         return torch.cat([own[: known * items], trunk.all(step).cpu(), own[known * items :]])
 
 
-def _last(split: Split) -> Cases:
-    """Each history without its last event, which is the target; no metric comes from these cases."""
-    return Cases(
-        np.arange(len(split.train)),
-        [history[:-1] for history in split.train],
-        np.array([history[-1] for history in split.train], dtype=np.int64),
-        split.repeats,
-    )
+def _whole(split: Split) -> Cases:
+    """Each history, behind which nothing is known to be wanted."""
+    users = len(split.train)
+    return Cases(np.arange(users), split.train, np.full(users, -1), split.repeats)

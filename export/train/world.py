@@ -17,6 +17,7 @@ from export.config import ExportSettings
 from export.data.noise import corrupt
 from export.data.order import UNORDERED
 from export.data.phrases import Texts
+from export.data.popularity import events_of, is_taken
 from export.data.split import Split
 from export.data.synonyms import learn, replaced
 from export.errors import ExportError
@@ -59,7 +60,7 @@ class World:
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
         """How often each item was taken in training."""
-        return np.bincount(np.concatenate(self.split.train), minlength=self.items).astype(np.float64)
+        return events_of(self.split.train, self.items).astype(np.float64)
 
     @cached_property
     def worth(self) -> NDArray[np.float32]:
@@ -73,7 +74,7 @@ class World:
     @cached_property
     def is_taken(self) -> Tensor:
         """Whether anybody took the item in training, bool [items]."""
-        return torch.as_tensor(self.popularity > 0)
+        return torch.as_tensor(is_taken(self.split.train, self.items))
 
     @cached_property
     def _queries(self) -> QuerySampler:

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 from export.config import ExportSettings
-from export.stage import Job, Stage, run_all
+from export.stage import Job, run_all
+from export.stages import Stage
 
 STAGES = (Stage("one", "tests.faults.steps", ("seed",)), Stage("two", "tests.faults.steps", (), ("one",)))
 

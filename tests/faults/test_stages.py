@@ -18,7 +18,8 @@ from rich.console import Console
 from export.config import ExportSettings
 from export.data.fetch import Wheel, fetch
 from export.errors import ExportError, FetchError
-from export.stage import Job, Stage, run_all, run_one
+from export.stage import Job, run_all, run_one
+from export.stages import Stage
 from tests.conftest import ROOT
 from tests.faults.steps import STAGES
 
@@ -137,6 +138,19 @@ def test_stage_whose_code_is_edited_while_it_runs_is_refused(tmp_path: Path, mon
     with pytest.raises(ExportError, match=r"^its code changed while stage one ran"):
         run_one(folder, "one")
     assert not (tmp_path / ".stages" / "tiny" / "one").exists()
+
+
+def test_edited_module_of_a_key_makes_the_stage_stale_and_its_neighbour_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    one = job(tmp_path)
+    one.stages = (STAGES[0], Stage("two", "tests.faults.steps", (), ("one",), ("scoring_of_the_server",)))
+    for name, text in (("scoring", "1"), ("pipeline", "1"), ("pipeline", "12"), ("scoring", "12")):
+        (tmp_path / "pipeline_of_the_server.py").touch()
+        (tmp_path / f"{name}_of_the_server.py").write_text(text)
+        run_all(one)
+    assert runs(tmp_path) == ["one", "two", "two"]
 
 
 def test_data_edited_during_a_later_stage_makes_that_stage_stale_with_the_first(

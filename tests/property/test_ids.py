@@ -17,6 +17,7 @@ from pyarrow import parquet
 
 from export.data.dataset import Dataset
 from export.data.ids import MAX_ID_BYTES, id_fault
+from export.data.popularity import events_of
 from export.data.tables import Scan, read
 from export.package.publish import write_items
 from server.api.convert import InputLimits, to_request, to_response
@@ -56,7 +57,7 @@ def write_tables(folder: Path, suffix: str, items: Sequence[str], users: Sequenc
 
 def served(dataset: Dataset, folder: Path) -> Catalogue:
     """The catalogue that the server loads from the files of a bundle; item n has the vector (n, 1)."""
-    write_items(dataset, folder / ITEMS)
+    write_items(dataset.items, events_of(dataset.histories, len(dataset.items)).tolist(), folder / ITEMS)
     numbers = np.arange(len(dataset.items), dtype=np.float32)
     np.save(folder / VECTORS, np.stack([numbers, np.ones_like(numbers)], axis=1))
     return Catalogue.load(folder, 0)

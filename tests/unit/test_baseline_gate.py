@@ -122,6 +122,8 @@ def made(*flags: str, answers: dict[str, dict[str, Ranked]] | None = None) -> tu
         tasks=SimpleNamespace(warm=cases, cold=cases),
         figures=lambda row: {task: figure(ranked.ndcg, 1) for task, ranked in row.items()},
         newcomers=SimpleNamespace(share=0.1, shown=lambda _: 0.25),
+        frozen_fault="",
+        members={},
     )
     job_ = Job(ExportSettings(_cli_parse_args=[*flags]), console)
     return job_, Evaluation(cast(Ground, ground), dict(answers or ANSWERS)), console
@@ -148,6 +150,19 @@ def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> Non
     require_teacher(*made("--require-baselines", answers=good)[:2])
     one, evaluation, _ = made("--require-baselines", "--small-ranker", "auto", answers=answers)
     require_teacher(one, evaluation)  # another ranker may serve: not known yet
+
+
+def test_group_in_which_the_teacher_loses_to_popularity_is_known_early_too() -> None:
+    """Over all users it is above, within the first half of them nothing is found."""
+    half = np.arange(_CASES) < _CASES // 2
+    teacher = {"ids": Ranked(np.where(half, 50, 0), np.zeros((_CASES, 10), np.int64))}
+    answers = {"popularity": {"ids": hits(0.2)}, TEACHER: teacher}
+    one, evaluation, console = made("--require-baselines", answers=answers)
+    require_teacher(one, evaluation)  # control: no groups
+    cast(SimpleNamespace, evaluation.ground).members = {("events", "2 to 9"): half}
+    with pytest.raises(GateError, match=r"--require-baselines: ids, events 2 to 9: teacher loses to popularity"):
+        require_teacher(one, evaluation)
+    assert "0.2000" in console.export_text()  # the whole table
 
 
 def cold_evaluation(teacher: Ranked, *flags: str) -> tuple[Job, Evaluation, Console]:

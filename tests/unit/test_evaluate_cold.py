@@ -17,16 +17,21 @@ from rich.console import Console
 
 from export.blend import stage
 from export.compress import quantise, trace
+from export.data.phrases import Texts
 from export.data.split import Cases
+from export.data.users import quarters_of
 from export.errors import GateError
-from export.evaluate import metrics, verify
+from export.evaluate import ground, metrics, verify
+from export.evaluate.baseline_gate import check
 from export.evaluate.cold import Newcomers, level, offset_for
 from export.evaluate.compare import Evaluation
-from export.evaluate.comparisons import pairs_of
+from export.evaluate.comparisons import cold_fault, pairs_of
 from export.evaluate.ground import Ground, add_popularity
 from export.evaluate.metrics import Score, Scores, figure, rank
+from export.evaluate.models import PooledTexts, plain_encode
 from export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, RECORD, TEACHER, TEXT_ALONE, Quality
 from export.evaluate.subject import Subject
+from export.evaluate.table import show
 from export.package.ladder import remarks
 from export.package.rows import as_json
 from export.quality import COLD_GATE
@@ -209,14 +214,66 @@ def test_every_task_is_compared_and_cold_at_the_same_share(quality: Quality) -> 
 
 def test_groups_are_compared_with_popularity(quality: Quality) -> None:
     found = [(one.task, one.group, one.baseline) for one in quality.group_comparisons]
-    assert found == [(task, f"gender {sex}", "popularity") for task in ("ids", "text") for sex in ("F", "M")]
+    groups = ("events 18 to 18", "gender F", "gender M")
+    assert found == [(task, group, "popularity") for task in ("ids", "text") for group in groups]
+
+
+def test_default_is_above_every_yardstick_of_a_task_or_a_sentence_says_where_not(quality: Quality) -> None:
+    for comparison in (*quality.comparisons, *quality.group_comparisons):
+        is_told = not comparison.is_above if not comparison.group else comparison.loses
+        assert (f"{comparison}." in quality.warnings) == is_told
+    assert {comparison.task for comparison in quality.comparisons} == quality.tasks[TEACHER].keys()
+    assert any(not comparison.is_above for comparison in quality.comparisons)  # a tiny teacher is not above all
+    assert {*quality.warnings} <= {*remarks(quality)}
+
+
+def test_users_are_grouped_by_their_events_in_every_data_set() -> None:
+    assert quarters_of([3, 9, 4, 8, 5, 7, 6, 10]) == [
+        *("3 to 4", "9 to 10", "3 to 4", "7 to 8", "5 to 6", "7 to 8", "5 to 6", "9 to 10")
+    ]
+    assert quarters_of([5] * 4) == ["5 to 5"] * 4
+    assert quarters_of([]) == []
 
 
 def test_tiny_data_leave_the_gate_unmeasured(quality: Quality) -> None:
     teacher = quality.teacher
     assert (teacher.gates, teacher.unmeasured, teacher.exception) == ([], [COLD_GATE], "")
-    line = f"teacher: not measured, {COLD_GATE}: fewer than 100 cold cases, or too many items for the frozen encoder"
+    cases = quality.cases["cold"]
+    line = f"teacher: not measured: {COLD_GATE} ({cases} cases want a new item, and fewer than 100 decide nothing)"
     assert line in remarks(quality)
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(console, quality)
+    assert line in console.export_text()
+
+
+def test_frozen_encoder_needs_no_item_encoded_again(tiny: StoppedJob) -> None:
+    """So a large catalogue has it, too: what `finetune` encoded is what the checkpoint says of the same texts."""
+    frozen = Ground.load(tiny).frozen
+    assert frozen is not None
+    untouched = PooledTexts(tiny.folder("data") / "checkpoint", tiny.settings.plan.max_tokens)
+    texts = [*Texts.load(tiny.folder("data")).variants[0]]
+    np.testing.assert_allclose(frozen.items, plain_encode(untouched)(texts), atol=1e-5)
+
+
+def test_catalogue_too_large_for_the_frozen_encoder_has_no_gate_and_says_why(
+    tiny: StoppedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("baseline_gate", "comparisons"):
+        monkeypatch.setattr(f"export.evaluate.{module}.MIN_COLD_CASES", 1)
+    few = Evaluation(Ground.load(tiny))
+    few.add_baselines()
+    assert cold_fault(few) == ""  # control
+    assert FROZEN in few.answers
+    monkeypatch.setattr(ground, "_MAX_FROZEN_BYTES", 1000)
+    many = Evaluation(Ground.load(tiny))
+    many.add_baselines()
+    assert not {FROZEN, FROZEN_POPULAR} & many.answers.keys()
+    assert cold_fault(many).startswith("the untouched encoder's vectors of 24 items need 0.0 GB, and at most 0.0 GB")
+    monkeypatch.setattr(tiny.settings, "allow_lossy", False)
+    loaded: list[StoppedJob] = []
+    monkeypatch.setattr(Ground, "load", loaded.append)
+    check(tiny)
+    assert loaded == []
 
 
 def test_teacher_with_enough_cases_has_its_gate(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from export.data.dataset import Dataset, Item
-from export.data.split import Split, cold_items, leave_one_out, time_split
+from export.data.queries import SIMILAR, training_queries
+from export.data.repeats import Repeats
+from export.data.split import Protocol, Split, always_trained, cold_items, leave_one_out, time_split
+from export.data.split import split as split_by
 from export.data.users import user_groups
 from export.errors import DataError
 
@@ -27,6 +31,41 @@ def dataset() -> Dataset:
 
 def trained(split: Split) -> set[int]:
     return set(np.concatenate(split.known).tolist())
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "time"])
+@pytest.mark.parametrize("repeats", ["exclude", "allow"])
+def test_what_always_trains_tests_by_no_protocol(dataset: Dataset, protocol: Protocol, repeats: Repeats) -> None:
+    again = [np.append(history, history[:3]) for history in dataset.histories]
+    times = [np.append(row, row[-1] + np.arange(1, 4)) for row in dataset.times]
+    whole = replace(dataset, histories=again, times=times)
+    parts, surely = split_by(whole, protocol, repeats=repeats), always_trained(whole)
+    left: dict[int, int] = {}
+    for history in parts.train:
+        for item in history.tolist():
+            left[item] = left.get(item, 0) + 1
+    counts = np.bincount(np.concatenate(surely), minlength=_ITEMS)
+    assert counts.sum() > _USERS
+    assert all(count <= left.get(item, 0) for item, count in enumerate(counts.tolist()))
+    assert len(surely) == _USERS
+
+
+def test_items_that_requests_name_do_not_follow_from_what_tests(dataset: Dataset) -> None:
+    """The last two events of each user may be of any item: the texts are the same."""
+    data = replace(dataset, times=[])
+    cold = {*cold_items(data, 0.05).tolist()}
+    swapped = [np.append(history[:-2], history[:-3:-1]) for history in data.histories]
+    assert named(replace(data, histories=swapped)) == named(data)
+    other = next(n for n in range(_ITEMS) if n not in cold)
+    moved = [np.append(h[:-2][h[:-2] != other], [other, other]) for h in data.histories]
+    lost = named(replace(data, histories=moved))
+    assert f"items like title {other}" not in lost
+    assert f"similar to title {other}" not in lost
+
+
+def named(data: Dataset) -> list[str]:
+    """The requests for what is like an item, in their order."""
+    return [phrase.text for phrase in training_queries(data, random.Random(1)) if phrase.kind == SIMILAR]
 
 
 def test_cold_items_are_in_nothing_that_trains_or_is_shown(dataset: Dataset) -> None:

@@ -13,7 +13,8 @@ from export.config import ExportSettings
 from export.evaluate.choose import Default, judge
 from export.evaluate.compare import ORACLE
 from export.evaluate.metrics import Figure, ndcg, random_ndcg
-from export.evaluate.record import COMPARED, Compared, Comparison, OtherProtocol, Quality, TeacherRecord, VariantRecord
+from export.evaluate.models_record import TeacherRecord, VariantRecord
+from export.evaluate.record import COMPARED, Compared, Comparison, OtherProtocol, Quality
 from export.package import targets as module
 from export.package.targets import by_time, targets
 from export.variants import Variant

@@ -16,17 +16,19 @@ from export.compress import quantise, trace
 from export.data.dataset import Dataset
 from export.data.head import Head, Shape
 from export.data.order import Order
+from export.data.popularity import events_of
 from export.data.split import Cases, Protocol, leave_one_out
 from export.errors import GateError
 from export.evaluate import verify
 from export.evaluate.subject import Rank, Subject
 from export.final import compare
 from export.final import stage as final
-from export.final.record import EXPECTED, FINAL, FinalRecord, trained_again
+from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
 from export.package import publish
 from export.package.ladder import load_quality, report
 from export.package.rows import as_json
-from export.stage import STAGES, Job
+from export.stage import Job
+from export.stages import STAGES
 from export.train import distil, finetune
 from export.train.refit import best_epoch
 from server.catalogue.memory import Memory
@@ -96,6 +98,14 @@ def test_bundle_has_the_ranker_vectors_and_memory_of_all_events(trained: Stopped
     assert np.array_equal(np.load(bundle / "sentences.npy"), sentences)
 
 
+def test_popularity_of_the_bundle_is_that_of_the_served_model(trained: StoppedJob, bundle: Path) -> None:
+    counts = events_of(Dataset.load(trained.folder("data")).histories, 24).tolist()
+    rows = map(json.loads, (bundle / "items.jsonl").read_text().splitlines())
+    assert (
+        [row["popularity"] for row in rows] == counts == json.loads((trained.folder("final") / POPULARITY).read_text())
+    )
+
+
 def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trained: StoppedJob) -> None:
     cold = cold_item(trained)
     before, after = (Memory.load(trained.folder(stage), 24) for stage in ("blend", "final"))
@@ -142,11 +152,12 @@ def test_card_page_report_and_json_say_which_figures_are_of_which_model(
     found = record_of(trained)
     sentence = (
         "Figures were measured on a model trained without each user's last two events and the events of 1 of the 24 "
-        "items; the served ranker, item vectors and memory were then trained once more on all 480 events with the same "
-        f"settings ({found.epochs} epoch"
+        "items; it is that of the epoch which validated best. The served ranker, item vectors and memory were then "
+        "trained once more on all 480 events with the same settings and as many epochs "
+        f"({found.epochs}), without validation; the served model's own quality cannot be measured on events that it "
+        "has seen, and was not measured on others."
     )
-    assert found.figures.startswith(sentence)
-    assert found.figures.endswith("its own quality cannot be measured on events that it has seen.")
+    assert found.figures == sentence
     page = (bundle / "report.html").read_text().replace("&#x27;", "'")
     for text in ((bundle / "MODEL_CARD.md").read_text(), page):
         assert found.figures in text
@@ -172,7 +183,7 @@ def test_sentence_names_what_the_measured_model_was_trained_without(
 ) -> None:
     found = trained_again(protocol, order, cold, 1682, 100_000, 11)
     assert f"Figures were measured on a model trained without {without}" in found
-    assert "on all 100,000 events with the same settings (11 epochs)" in found
+    assert "on all 100,000 events with the same settings and as many epochs (11), without validation" in found
 
 
 def test_small_ranker_that_is_shipped_is_distilled_from_the_ranker_of_all_events(

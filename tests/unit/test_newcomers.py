@@ -12,7 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from export.train import newcomers
-from export.train.newcomers import FOLDS, STRENGTHS, Crowd, Placed, Vectors, place_newcomers, raising
+from export.train.newcomers import (
+    FOLDS,
+    STRENGTHS,
+    Choice,
+    Crowd,
+    Placed,
+    Vectors,
+    place_again,
+    place_newcomers,
+    raising,
+)
 
 _ITEMS, _NEW, _USERS, _WIDTH, _HIDDEN = 600, 150, 300, 8, 24
 
@@ -136,6 +146,20 @@ def test_placed_items_are_read_as_they_were_saved(tmp_path: Path) -> None:
     assert found is not None
     np.testing.assert_array_equal(found.vectors, made.vectors)
     np.testing.assert_array_equal(found.folds, made.folds)
+    assert found.choice == made.choice == Choice.load(tmp_path)
+
+
+def test_ranker_that_was_trained_again_gets_the_strength_and_the_rise_that_were_chosen() -> None:
+    made = village()
+    every, users = made.every(), made.crowd.vectors
+    assert every.choice is not None
+    again = place_again(made.read, made.items, made.is_taken, users, every.choice)
+    np.testing.assert_allclose(again, every.vectors[~made.is_taken], atol=1e-4)
+    higher = replace(every.choice, rise=every.choice.rise + 1)
+    raised = place_again(made.read, made.items, made.is_taken, users, higher)
+    np.testing.assert_allclose((raised - again) @ users.T, 1, atol=0.05)
+    weaker = place_again(made.read, made.items, made.is_taken, users, replace(every.choice, strength=100.0))
+    assert weaker.std(0).max() < again.std(0).max() / 10
 
 
 def test_too_few_items_to_learn_from_place_nothing() -> None:

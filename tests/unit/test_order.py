@@ -21,7 +21,8 @@ from export.data.phrases import Phrase, Texts
 from export.data.split import Split, leave_one_out
 from export.data.tables import Scan
 from export.evaluate.baselines import RECENT_POPULARITY, fit_baselines
-from export.stage import STAGES, Job
+from export.stage import Job
+from export.stages import STAGES
 from export.train.world import World
 from tests.tiny import dataset
 
@@ -64,6 +65,14 @@ def test_doctor_names_the_column_that_is_no_order_and_the_remedy(
         assert code == 0
         assert f"ready for make export DATA=... EXPORT_FLAGS='--order {order}'" in shown
         assert f"(--order {order})" in shown
+
+
+def test_range_of_times_is_none_if_no_row_has_one(tmp_path: Path) -> None:
+    write(tmp_path, [None] * 8)
+    _, shown = examined(tmp_path)
+    assert [line.split()[3] for line in shown.splitlines() if line.startswith("│ times ")] == ["none"]
+    write(tmp_path, [0] * 8)
+    assert "1970-01-01" in examined(tmp_path)[1]  # control
 
 
 def test_one_user_whose_events_differ_in_time_is_an_order(tmp_path: Path) -> None:

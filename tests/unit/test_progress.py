@@ -11,7 +11,8 @@ from rich.console import Console
 
 from export.config import ExportSettings
 from export.progress import LINE_INTERVAL_S, TYPICAL_SHARES, Forecast, StageProgress, every, in_words
-from export.stage import STAGES, Job, run_all
+from export.stage import Job, run_all
+from export.stages import STAGES
 from tests.faults.steps import STAGES as TINY
 
 _LONG_S = 60.0

@@ -176,6 +176,28 @@ def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_b
         assert not words & by_training
 
 
+def test_query_asks_by_attributes_and_never_by_the_title_in_lower_case(dataset: Dataset) -> None:
+    """Every second item has no attributes: whoever wants it has nothing to ask by."""
+    items = [replace(item, attributes=item.attributes if n % 2 else {}) for n, item in enumerate(dataset.items)]
+    found = tasks_of(replace(dataset, items=items))
+    asked = found.queries["query"]
+    assert asked.cases.wanted.tolist() == [n for n in found.warm.wanted.tolist() if n % 2]
+    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+        values = [value for found in items[item].attributes.values() for value in found]
+        assert sorted(text.split()) == sorted([*values, "story"])
+
+
+def test_every_item_that_is_described_by_what_is_asked_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
+    tagged = tasks_of(made(tags=True)).queries["tags"]
+    for text, item, same in zip(tagged.texts, tagged.cases.wanted.tolist(), tagged.cases.same, strict=True):
+        assert {item, *same.tolist()} == {n for n in range(_ITEMS) if f"tag {n % 15}" == text}
+    asked = tasks.queries["tags"]
+    for text, item, same in zip(asked.texts, asked.cases.wanted.tolist(), asked.cases.same, strict=True):
+        described = {n for n, other in enumerate(dataset.items) if {*text.split()} <= words_of(other.text)}
+        assert {item, *same.tolist()} == described
+    assert any(len(same) for same in asked.cases.same)
+
+
 def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
     dataset = made(tags=True)
     texts = write_texts(dataset, 1)
@@ -191,6 +213,7 @@ def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
     ("dataset", "task", "why"),
     [
         (made(texts=False), "tags", "no column tags"),
+        (made(attributes=False), "query", "no wanted item has an attribute value"),
         (made(attributes=False), "conditions", "no wanted item has two attribute values"),
         (made(attributes=False), "negation", "no attribute value of a wanted item"),
     ],

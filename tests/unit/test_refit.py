@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from export.data.phrases import Texts
 from export.data.split import Split, everything, leave_one_out
 from export.train import finetune
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from export.train.newcomers import Choice
 from export.train.refit import _with_noisy, best_epoch, refit, train_on_all
 from export.train.teacher import Teacher, load_teacher
 from export.train.trainer import Trainer
@@ -88,6 +90,23 @@ def test_training_again_takes_the_epochs_that_validation_chose(tuned: StoppedJob
     assert found.items.shape == found.teacher.residual.shape
     curve.write_text('[{"epoch": 1, "validation_ndcg": 0.1}, {"epoch": 2, "validation_ndcg": 0.2}]')
     assert len(train_on_all(tuned, split).losses) == 2
+
+
+def test_new_items_are_placed_by_what_the_first_training_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = job(tmp_path)
+    data = Dataset.load(one.folder("data"))
+    without = replace(data, histories=[np.where(history == 23, 22, history) for history in data.histories])
+    without.save(one.folder("data"))
+    folder = one.folder("finetune")
+    folder.mkdir()
+    finetune.run(one, folder)
+    choice, split = Choice.load(folder), everything(without)
+    assert choice is not None
+    monkeypatch.setattr(finetune, "place_newcomers", None)  # by what users took next, which is trained on now
+    before = train_on_all(one, split).items
+    (folder / "newcomers.json").write_text(json.dumps({"strength": choice.strength, "rise": choice.rise + 1}))
+    after = train_on_all(one, split).items
+    assert (before != after).any(1).nonzero().flatten().tolist() == [23]
 
 
 def test_texts_before_bert_was_tuned_are_kept_only_if_it_was(tuned: StoppedJob, tmp_path: Path) -> None:

@@ -25,18 +25,9 @@ from export.evaluate.assemble import _curves
 from export.evaluate.choose import Default, judge, pareto
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
+from export.evaluate.models_record import Pieces, RankerRecord, TeacherRecord, VariantRecord
 from export.evaluate.query_tasks import MAKERS
-from export.evaluate.record import (
-    ColdPair,
-    Comparison,
-    Lists,
-    OtherProtocol,
-    Pieces,
-    Quality,
-    RankerRecord,
-    TeacherRecord,
-    VariantRecord,
-)
+from export.evaluate.record import ColdPair, Comparison, Lists, OtherProtocol, Quality
 from export.evaluate.table import show
 from export.evaluate.tasks import SHARES, TASKS, present
 from export.gates import packaged

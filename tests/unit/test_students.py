@@ -15,6 +15,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from tokenizers import Tokenizer as Vocabulary
+from tokenizers.models import WordLevel
 from torch import nn
 
 from export import config
@@ -25,7 +27,7 @@ from export.errors import ExportError
 from export.stage import Job
 from export.train import distil
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.lesson import Lesson
+from export.train.lesson import Lesson, frequent_words
 from export.train.narrow import narrow
 from export.train.sentences import save_sentences
 from export.train.static import StaticEncoder, fit
@@ -382,6 +384,15 @@ def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
     assert new.weight.shape == (24, 16)
     assert torch.equal(new.bias, old.bias)
     assert torch.equal(student.projection.weight, wide.projection.weight)
+
+
+def test_fillers_are_frequent_words_that_say_nothing(tmp_path: Path) -> None:
+    """No word of a text, no negation and nothing that goes with one, also where no phrase has them."""
+    words = ["[PAD]", "house", "drama", "not", "no", "without", "except", "and", "also", "##ing"]
+    vocabulary = Vocabulary(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[PAD]"))
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    assert frequent_words(tmp_path / "tokenizer.json", ["A Drama"]) == ["house", "also"]
+    assert "drama" in frequent_words(tmp_path / "tokenizer.json", [])  # control
 
 
 def test_fillers_stand_between_the_words_of_noisy_texts_only() -> None:
