@@ -93,6 +93,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify", "final")),
 )
 
+EVALUATION = Stage("teacher", "export.evaluate.teacher", ("seed", "protocol", "repeats"), ("data", "finetune", "blend"))
+"""What `python -m export teacher` and `python -m export seeds` run behind the stages up to the teacher."""
+
 
 @dataclass
 class Job:
@@ -180,6 +183,11 @@ class Job:
             return False
         before = (s for s in self.stages if s.name in stage.needs)
         return is_whole and record.get("key") == self.key(stage) and all(self.is_fresh(s) for s in before)
+
+
+def teacher_job(job: Job) -> Job:
+    """The same job with the stages up to the teacher and its evaluation."""
+    return Job(job.settings, job.console, (*(s for s in STAGES if s.name in EVALUATION.needs), EVALUATION))
 
 
 def run_all(job: Job) -> None:

@@ -14,17 +14,14 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from export.evaluate.baselines import TRANSITIONS
 from export.evaluate.cold import Levelled
 from export.evaluate.compare import ORACLE, Evaluation
 from export.evaluate.metrics import Ranked, Values, figure
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, ColdPair, Comparison
+from export.evaluate.record import FROZEN, NAMED, ColdPair, Comparison
 from export.quality import MIN_COLD_CASES
 
 Answers = Mapping[str, Ranked]
 
-NAMED = (("ids", TRANSITIONS), ("tags", FROZEN_POPULAR))
-"""Task and yardstick: pairs that are compared whether or not the yardstick is the best of the task."""
 _COLD = "cold"
 _GROUP_TASKS = ("ids", "text")  # the tasks that ask by a user's history
 

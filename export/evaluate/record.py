@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from export.blend.record import BlendRecord
 from export.data.order import BY_TIME, Order
 from export.data.repeats import EXCLUDE, Repeats
+from export.evaluate.baselines import TRANSITIONS
 from export.evaluate.choose import Default, Judged
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
@@ -21,6 +22,8 @@ RECORD = "quality.json"
 TEACHER = "teacher"
 FROZEN, FROZEN_POPULAR = "frozen encoder", "frozen encoder + popularity"
 RANKER_ALONE, TEXT_ALONE = "ranker alone", "text match alone"  # parts of the teacher's score
+NAMED = (("ids", TRANSITIONS), ("tags", FROZEN_POPULAR))
+"""Task and yardstick: pairs that are compared whether or not the yardstick is the best of the task."""
 COMPARED = "compared.json"
 
 
@@ -275,10 +278,11 @@ class Quality(Model):
 
     Protocol "agreement" has none of these: without interactions a variant is compared with the checkpoint as its own
     library runs it. `comparisons` are of the CPU's default variant, one for each task; `named_comparisons` of the same
-    with one named yardstick each, whether it is the task's best or not (`export.evaluate.comparisons.NAMED`);
-    `group_comparisons` of the same with popularity, one for each task and group of users. `cold_pairs` go by subject, `cold_share` is what the lists
-    of all of them are brought to. `packaged` is what stage `package` found of the whole bundle, and `final` how the
-    served model was trained after the measured one: the manifest has them, `quality.json` not yet.
+    with one named yardstick each, whether it is the task's best or not (`NAMED`, and the frozen encoder on *cold*);
+    `group_comparisons` of the same with popularity, one for each task and group of users. `cold_pairs` go by subject,
+    `cold_share` is what the lists of all of them are brought to. `packaged` is what stage `package` found of the whole
+    bundle, and `final` how the served model was trained after the measured one: the manifest has them, `quality.json`
+    not yet.
     """
 
     protocol: Literal["leave-one-out", "time", "agreement"]

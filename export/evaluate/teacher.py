@@ -16,9 +16,8 @@ from export.evaluate.comparisons import compare_named, compare_tasks, pairs_of
 from export.evaluate.ground import Ground
 from export.evaluate.record import COMPARED, RANKER_ALONE, TEACHER, TEXT_ALONE, Compared, Comparison
 from export.evaluate.table import cold_table, figures_table, shares_table
-from export.stage import STAGES, Job, Stage, run_all
+from export.stage import EVALUATION, Job, run_all, teacher_job
 
-STAGE = Stage("teacher", "export.evaluate.teacher", ("seed", "protocol", "repeats"), ("data", "finetune", "blend"))
 _PARTS = (RANKER_ALONE, TEXT_ALONE)
 _WIDTH = 260  # whatever the terminal: a subject is one line
 
@@ -43,12 +42,7 @@ def teacher_figures(job: Job) -> Compared:
     """Run the stages up to the teacher and its evaluation, those that are stale; what was found."""
     job = teacher_job(job)
     run_all(job)
-    return Compared.model_validate_json((job.folder(STAGE.name) / COMPARED).read_bytes())
-
-
-def teacher_job(job: Job) -> Job:
-    """The same job with the stages up to the teacher and its evaluation."""
-    return Job(job.settings, job.console, (*(stage for stage in STAGES if stage.name in STAGE.needs), STAGE))
+    return Compared.model_validate_json((job.folder(EVALUATION.name) / COMPARED).read_bytes())
 
 
 def run(job: Job, out: Path) -> None:
