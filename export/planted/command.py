@@ -30,7 +30,7 @@ class PlantedSettings(BaseSettings):
     """Write a made-up data set with known structure: use it to see how much of what can be known an export finds.
 
     A user's next item is drawn in one of three ways: a share --chains by what follows the last item, a share --topics
-    by the topics of the last items, which their texts tell, and the rest by popularity, which has a long tail. A few
+    by the topics of the items so far, which their texts tell, and the rest by popularity, which has a long tail. A few
     items come out late. The true model is printed as a recommender: its NDCG@10 on ids is the best that can be had.
     """
 
@@ -41,8 +41,8 @@ class PlantedSettings(BaseSettings):
     folder: CliPositionalArg[Path] = Field(description="folder to write, which must not exist; export it with --data")
     items: int = Field(2_000, ge=_MIN_ITEMS, le=MAX_ITEMS, description="number of items")
     users: int = Field(2_000, ge=_MIN_USERS, le=_MAX_USERS, description="number of users, of 10 to 30 items each")
-    chains: float = Field(0.3, ge=0, lt=1, description="share of the items drawn by what follows the last one")
-    topics: float = Field(0.5, ge=0, lt=1, description="share of the items drawn by the topics of the last ones")
+    chains: float = Field(0.2, ge=0, lt=1, description="share of the items drawn by what follows the last one")
+    topics: float = Field(0.6, ge=0, lt=1, description="share of the items drawn by the topics of those so far")
     seed: int = Field(7, ge=0, description="random seed")
 
     @model_validator(mode="after")

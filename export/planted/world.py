@@ -2,7 +2,7 @@
 
 Each item has a topic, which its words tell and no attribute does, a popularity with a long tail, and a few items that
 follow it more often than chance. A user's next item is drawn, with known shares, from one of three: what follows the
-last item, the topics of the last few items, or popularity alone. No user has an item twice. Some items are new: nobody
+last item, the topics of all items so far, or popularity alone. No user has an item twice. Some items are new: nobody
 could have them before the last part of the time.
 """
 
@@ -21,7 +21,6 @@ Histories = list[NDArray[np.int64]]
 
 _FOLLOWERS = (0.6, 0.3, 0.1)  # chances of the items that follow one
 _TAIL = 0.8  # popularity is rank ** -0.8
-_RECENT = 5  # last items whose topics count
 _WORDS_PER_TEXT = 4
 _NEW_SHARE, _NEW_FROM, _NEW_TO = 0.04, 0.85, 0.97  # of the items, and of the time at which they come out
 _MIN_EVENTS, _MAX_EVENTS = 10, 30
@@ -89,7 +88,7 @@ class World:
         chains, topics = np.zeros(size), np.zeros((len(histories), len(TOPICS)))
         for n, history in enumerate(histories):
             chains[n, self.followers[history[-1]]] = _FOLLOWERS
-            np.add.at(topics[n], self.topics[history[-_RECENT:]], 1.0)
+            np.add.at(topics[n], self.topics[history], 1.0)
         by_topic = topics[:, self.topics] * (self.weights / np.bincount(self.topics, self.weights)[self.topics])
         ways = (chains, by_topic, np.broadcast_to(self.weights, size))
         shares = (self.shares.chains, self.shares.topics, self.shares.popularity)

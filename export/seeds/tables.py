@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from export.evaluate.metrics import Figure
 from export.evaluate.record import Comparison
@@ -42,7 +43,7 @@ def tables(summary: Summary, title: str) -> list[Table]:
 
 def _spreads(rows: Spreads, title: str, caption: str = "") -> Table:
     columns = _columns(rows)
-    table = Table("", *columns, title=title, caption=caption or None)
+    table = Table("", *columns, title=Text(title), caption=caption or None)  # brackets are no markup
     for subject, row in rows.items():
         table.add_row(subject, *(str(row.get(column, "")) for column in columns))
     return table
