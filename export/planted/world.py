@@ -62,7 +62,8 @@ class World:
     @classmethod
     def draw(cls, items: int, shares: Shares, rng: np.random.Generator) -> World:
         """A world of so many items."""
-        weights = (1.0 + rng.permutation(items)) ** -_TAIL
+        ranks = 1.0 + rng.permutation(items)
+        weights: Chances = np.power(ranks, -_TAIL, dtype=np.float64)
         weights /= weights.sum()
         followers = [_others(n, weights, rng) for n in range(items)]
         released = np.zeros(items)
@@ -92,7 +93,9 @@ class World:
         by_topic = topics[:, self.topics] * (self.weights / np.bincount(self.topics, self.weights)[self.topics])
         ways = (chains, by_topic, np.broadcast_to(self.weights, size))
         shares = (self.shares.chains, self.shares.topics, self.shares.popularity)
-        mixed: Chances = sum(share * _scaled(way * allowed) for way, share in zip(ways, shares, strict=True) if share)
+        mixed = np.zeros(size)
+        for way, share in zip(ways, shares, strict=True):
+            mixed += share * _scaled(way * allowed)
         return _scaled(mixed)
 
 
@@ -112,7 +115,8 @@ def draw_dataset(world: World, users: int, rng: np.random.Generator) -> Dataset:
 def _others(item: int, weights: Chances, rng: np.random.Generator) -> NDArray[np.int64]:
     """Three other items, popular ones more often."""
     drawn = rng.choice(len(weights), len(_FOLLOWERS) + 1, replace=False, p=weights)
-    return drawn[drawn != item][: len(_FOLLOWERS)]
+    others: NDArray[np.int64] = drawn[drawn != item][: len(_FOLLOWERS)]
+    return others
 
 
 def _scaled(chances: Chances) -> Chances:
