@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one; report, targets, doctor DATA, teacher, where.
+"""`python -m export`: run the stages that are not fresh, or one, or another command (`--help` lists them).
 
 A run that ends with a bundle prints the bundle's folder on standard output, and so does `where`, which runs nothing.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from export.config import ExportSettings
 from export.data import doctor
 from export.errors import ExportError
 from export.package import targets
 from export.package.ladder import report
+from export.planted import command as planted
 from export.stage import Job, run_all, run_one
 from export.threads import prepare_threads
 from server.config import read_settings
@@ -21,14 +24,23 @@ from server.errors import ConfigError
 from server.flags import with_flags
 
 
+def _measure_seeds(argv: list[str]) -> int:
+    from export.seeds.command import main  # torch takes seconds to import
+
+    return main(argv)
+
+
+_COMMANDS: Mapping[str, Callable[[list[str]], int]] = MappingProxyType(
+    {"doctor": doctor.main, "planted": planted.main, "seeds": _measure_seeds, "targets": targets.main}
+)
+
+
 def main(argv: list[str]) -> int:
     """Exit code 0, or 1 where `targets` finds one missed, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
     try:
         arguments = with_flags(argv, os.environ)
-        if arguments[:1] == ["doctor"]:
-            return doctor.main(arguments[1:])
-        if arguments[:1] == ["targets"]:
-            return targets.main(arguments[1:])
+        if arguments and arguments[0] in _COMMANDS:
+            return _COMMANDS[arguments[0]](arguments[1:])
         settings = read_settings(ExportSettings, arguments)
         job = Job(settings)
         if settings.stage is None:

@@ -82,6 +82,8 @@ class ExportSettings(TrainingSettings):
       python -m export doctor DATA  list what is wrong in a data set, where it is and how to fix it
       python -m export teacher      compare the teacher with the baselines; runs the first two stages if they are not up
                                     to date
+      python -m export seeds        the same for several seeds; with --whole also students and the default variant
+      python -m export planted DIR  write a made-up data set whose best possible figures are known
       python -m export report       size, speed and quality of each variant of the newest bundle
       python -m export targets      compare each promised figure with what was measured
       python -m export where        print the folder of the bundle that these settings name; runs nothing

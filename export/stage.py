@@ -30,7 +30,7 @@ from export.config import ExportSettings
 from export.errors import ExportError
 from export.folders import recover, replace_folder
 from export.progress import LINE_INTERVAL_S, Forecast, StageProgress, every, in_words
-from export.stages import STAGES, Stage
+from export.stages import EVALUATION, STAGES, Stage
 
 _RECORD = "stage.json"
 _PATHS = ("data", "checkpoint")  # settings that name what lies on disk; a bundle may be called as a folder is
@@ -123,6 +123,11 @@ class Job:
             return False
         before = (s for s in self.stages if s.name in stage.needs)
         return is_whole and record.get("key") == self.key(stage) and all(self.is_fresh(s) for s in before)
+
+
+def teacher_job(job: Job) -> Job:
+    """The same job with the stages up to the teacher and its evaluation."""
+    return Job(job.settings, job.console, (*(s for s in STAGES if s.name in EVALUATION.needs), EVALUATION))
 
 
 def run_all(job: Job) -> None:

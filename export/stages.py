@@ -95,3 +95,6 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify", "final")),
 )
+
+EVALUATION = Stage("teacher", "export.evaluate.teacher", ("seed", "protocol", "repeats"), ("data", "finetune", "blend"))
+"""What `python -m export teacher` and `python -m export seeds` run behind the stages up to the teacher."""

@@ -1,7 +1,8 @@
 """Which items anybody took in training, and how often: one definition for training, evaluation and what is served.
 
 A ranker learns of an item only from the histories that it is trained on. An item that none of these has counts as new
-wherever items are scored: its vector comes from its text, it is raised as new items are, and its popularity is 0, even if a user with a single event took it or it validates.
+wherever items are scored: its vector comes from its text, it is raised as new items are, and its
+popularity is 0, even if a user with a single event took it or it validates.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from export.blend.record import BlendRecord
 from export.compress.rankers import SMALL, read_rankers
 from export.data.reference import Reference
 from export.data.vocabulary import Vocabulary
-from export.evaluate.baselines import POPULARITY
+from export.evaluate.baselines import POPULARITY, TRANSITIONS
 from export.evaluate.choose import Judged, defaults, fronts, judge
 from export.evaluate.compare import Evaluation, other_protocol
-from export.evaluate.comparisons import cold_fault, compare_cold, compare_groups, compare_tasks, pairs_of
+from export.evaluate.comparisons import cold_fault, compare_cold, compare_groups, compare_named, compare_tasks, pairs_of
 from export.evaluate.exposure import by_popularity
 from export.evaluate.ground import Ground, teacher_size
 from export.evaluate.metrics import Figure, Ranked, overlap, share
@@ -71,6 +71,7 @@ def assemble(
         pieces=_pieces(job),
         rankers=rankers,
         comparisons=compare_tasks(default, answers, sorted(names), ground.seed, evaluation.levelled),
+        named_comparisons=compare_named(default, evaluation),
         repeats=job.settings.repeats,
         shares={name: found for name, row in answers.items() if (found := ground.shares(row))},
         absent=dict(ground.tasks.absent),
@@ -171,7 +172,7 @@ def _lists(ground: Ground, answers: Answers, students: Collection[str]) -> dict[
 
 
 def _groups(ground: Ground, answers: Answers, default: str) -> dict[str, list[Group]]:
-    shown = {POPULARITY: "ids", "transitions": "ids", TEACHER: "ids", default: "text"}
+    shown = {POPULARITY: "ids", TRANSITIONS: "ids", TEACHER: "ids", default: "text"}
     return {f"{name} ({task})": ground.groups(answers[name][task]) for name, task in shown.items()}
 
 

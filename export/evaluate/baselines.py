@@ -20,7 +20,7 @@ Histories = list[NDArray[np.int64]]
 Baseline = Callable[[Histories], Scores]
 """Histories, oldest first -> scores float32 [histories, items]."""
 
-POPULARITY, RECENT_POPULARITY = "popularity", "recent popularity"
+POPULARITY, RECENT_POPULARITY, TRANSITIONS = "popularity", "recent popularity", "transitions"
 WITHOUT_HISTORY = (POPULARITY, RECENT_POPULARITY)  # the same ranking for everybody, whatever is asked
 _RECENT = 10  # last events of each user that "recent popularity" counts
 _KNN_NEIGHBOURS = 100
@@ -41,8 +41,8 @@ def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[
         POPULARITY: popularity(known, items),
         **lately,
         "item kNN": _square(_knn(together), head, items),
-        "EASE": _square(ease(together), head, items),  # in the place of what is counted together
-        "transitions": _transitions(known, counts, order),
+        "EASE": _square(ease(together), head, items),
+        TRANSITIONS: _transitions(known, counts, order),
     }
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from export.evaluate.cold import Levelled
 from export.evaluate.compare import ORACLE, Evaluation
 from export.evaluate.metrics import Ranked, Values, figure
-from export.evaluate.record import FROZEN, ColdPair, Comparison
+from export.evaluate.record import FROZEN, NAMED, ColdPair, Comparison
 from export.quality import MIN_COLD_CASES
 
 Answers = Mapping[str, Ranked]
@@ -57,6 +57,18 @@ def compare_tasks(
         if compared:
             found.append(max(compared, key=lambda comparison: (comparison.loses, comparison.other)))
     return found
+
+
+def compare_named(subject: str, evaluation: Evaluation) -> list[Comparison]:
+    """Compare `subject` with the yardsticks of `NAMED` that answer their task, and by `compare_cold`."""
+    answers, seed = evaluation.answers, evaluation.ground.seed
+    found = [
+        _compare(task, (subject, answers[subject][task].ndcg), (name, answers[name][task].ndcg), seed)
+        for task, name in NAMED
+        if task in answers[subject] and task in answers.get(name, {})
+    ]
+    cold = compare_cold(subject, evaluation)
+    return [*found, cold] if cold else found
 
 
 def compare_cold(subject: str, evaluation: Evaluation) -> Comparison | None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from export.blend.record import BlendRecord
 from export.data.order import BY_TIME, Order
 from export.data.repeats import EXCLUDE, Repeats
+from export.evaluate.baselines import TRANSITIONS
 from export.evaluate.choose import Default
 from export.evaluate.exposure import Exposure
 from export.evaluate.metrics import Figure
@@ -20,7 +21,9 @@ RECORD = "quality.json"
 TEACHER = "teacher"
 FROZEN, FROZEN_POPULAR = "frozen encoder", "frozen encoder + popularity"
 RANKER_ALONE, TEXT_ALONE = "ranker alone", "text match alone"  # parts of the teacher's score
-COMPARED = "compared.json"  # beside the teacher, so that it goes with it
+NAMED = (("ids", TRANSITIONS), ("tags", FROZEN_POPULAR))
+"""Task and yardstick: pairs that are compared whether or not the yardstick is the best of the task."""
+COMPARED = "compared.json"
 
 
 class Lists(Model):
@@ -107,11 +110,23 @@ class Comparison(Model):
 
 
 class Compared(Model):
-    """What `python -m export teacher` found, in the folder of the stage whose teacher it is of: NDCG@10 by subject."""
+    """`compared.json`: what `python -m export teacher` found.
+
+    `tasks` is NDCG@10 and `shares` what `Quality.shares` has, by subject; `cases` counts the cases of *ids*.
+    `comparisons` are of the teacher with the best yardstick of each task, `named_comparisons` as those of `Quality`,
+    and `lead` is with the best baseline on *ids*, which no part of the teacher's score is.
+    """
 
     protocol: Literal["leave-one-out", "time"]
     cases: int
     tasks: dict[str, dict[str, Figure]]
+    shares: dict[str, dict[str, dict[str, Figure]]]
+    absent: dict[str, str]
+    comparisons: list[Comparison]
+    named_comparisons: list[Comparison]
+    lead: Comparison
+    cold_pairs: dict[str, ColdPair]
+    cold_share: float
 
 
 class Quality(BaseModel):
@@ -122,10 +137,12 @@ class Quality(BaseModel):
     cannot have why.
 
     Protocol "agreement" has none of these: without interactions a variant is compared with the checkpoint as its own
-    library runs it. `comparisons` are of the CPU's default variant, one for each task; `group_comparisons` of the same
-    with popularity, one for each task and group of users. `cold_pairs` go by subject, `cold_share` is what the lists
-    of all of them are brought to. `packaged` is what stage `package` found of the whole bundle, and `final` how the
-    served model was trained after the measured one: the manifest has them, `quality.json` not yet.
+    library runs it. `comparisons` are of the CPU's default variant, one for each task; `named_comparisons` of the same
+    with one named yardstick each, whether it is the task's best or not (`NAMED`, and the frozen encoder on *cold*);
+    `group_comparisons` of the same with popularity, one for each task and group of users. `cold_pairs` go by subject,
+    `cold_share` is what the lists of all of them are brought to. `packaged` is what stage `package` found of the whole
+    bundle, and `final` how the served model was trained after the measured one: the manifest has them, `quality.json`
+    not yet.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,6 +167,7 @@ class Quality(BaseModel):
     packaged: Outcome | None = None
     final: FinalRecord | None = None  # an older export served the measured model
     comparisons: list[Comparison] = []  # an older export wrote none
+    named_comparisons: list[Comparison] = []
     repeats: Repeats = EXCLUDE
     shares: dict[str, dict[str, dict[str, Figure]]] = {}  # an older export wrote none, and no `absent`
     absent: dict[str, str] = {}

@@ -1,61 +1,80 @@
-"""`python -m export teacher`: the teacher beside the baselines, by the protocol that it was trained for."""
+"""`python -m export teacher`: the teacher beside the baselines, by the protocol that it was trained for.
+
+The evaluation is a stage, which only this command and `python -m export seeds` run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
+from export.evaluate.baseline_gate import evaluate_teacher
 from export.evaluate.compare import Answers, Evaluation
-from export.evaluate.comparisons import pairs_of
+from export.evaluate.comparisons import compare_named, compare_tasks, pairs_of
 from export.evaluate.ground import Ground
-from export.evaluate.metrics import Figure, figure
-from export.evaluate.record import COMPARED, TEACHER, Compared
-from export.evaluate.table import cold_table, figures_table
-from export.stage import Job, run_all
-from export.stages import STAGES
+from export.evaluate.record import COMPARED, RANKER_ALONE, TEACHER, TEXT_ALONE, Compared, Comparison
+from export.evaluate.table import cold_table, figures_table, shares_table
+from export.stage import Job, run_all, teacher_job
+from export.stages import EVALUATION
 
-_STAGES = ("data", "finetune", "blend")
-_WIDTH = 210  # whatever the terminal: a subject is one line
+_PARTS = (RANKER_ALONE, TEXT_ALONE)
+_WIDTH = 260  # whatever the terminal: a subject is one line
 
 
 def compare_teacher(job: Job) -> None:
-    """Run the stages up to the teacher where they are stale; print its figures and the baselines', and keep both."""
-    run_all(Job(job.settings, job.console, tuple(stage for stage in STAGES if stage.name in _STAGES)))
-    with job.progress("evaluate", 3) as step:
-        ground = Ground.load(job)
-        step()
-        evaluation = Evaluation(ground)
-        evaluation.add_baselines()
-        step()
-        evaluation.add(TEACHER, ground.teacher)
-        step()
-    found = Compared(
-        protocol=job.settings.protocol,
-        cases=len(ground.tasks.warm.wanted),
-        tasks={name: ground.figures(row) for name, row in evaluation.answers.items()},
-    )
-    _keep(found, job.folder("finetune") / COMPARED)
+    """Run the stages up to the teacher and its evaluation, those that are stale, and print what was found."""
+    found = teacher_figures(job)
     console = Console(width=_WIDTH)
     console.print(figures_table(f"NDCG@10, {found.protocol}, {found.cases} users", found.tasks))
-    if evaluation.levelled:
-        console.print(cold_table(pairs_of(evaluation), ground.newcomers.share))
-    best, ahead = lead(evaluation.answers, ground.seed)
-    console.print(
-        f"teacher - {best}, the best baseline on ids, over the same users: {ahead}", markup=False, highlight=False
+    if found.shares:
+        console.print(shares_table(found.shares))
+    if found.cold_pairs:
+        console.print(cold_table(found.cold_pairs, found.cold_share))
+    lines = [f"No task {task}: {why}." for task, why in found.absent.items()]
+    lines += [str(comparison) for comparison in found.comparisons]
+    lines.append(f"the best baseline on ids: {found.lead}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def teacher_figures(job: Job) -> Compared:
+    """Run the stages up to the teacher and its evaluation, those that are stale; what was found."""
+    job = teacher_job(job)
+    run_all(job)
+    return Compared.model_validate_json((job.folder(EVALUATION.name) / COMPARED).read_bytes())
+
+
+def run(job: Job, out: Path) -> None:
+    """Evaluate the teacher and everything that it is compared with, and write `compared.json`."""
+    with job.progress("evaluate", 2) as step:
+        ground = Ground.load(job)
+        step()
+        evaluation = evaluate_teacher(ground)
+        step()
+    (out / COMPARED).write_text(_compared(job, evaluation).model_dump_json(indent=1))
+
+
+def _compared(job: Job, evaluation: Evaluation) -> Compared:
+    ground, answers = evaluation.ground, evaluation.answers
+    others = sorted(answers.keys() - {TEACHER})
+    return Compared(
+        protocol=job.settings.protocol,
+        cases=len(ground.tasks.warm.wanted),
+        tasks={name: ground.figures(row) for name, row in answers.items()},
+        shares={name: found for name, row in answers.items() if (found := ground.shares(row))},
+        absent=dict(ground.tasks.absent),
+        comparisons=compare_tasks(TEACHER, answers, others, ground.seed, evaluation.levelled),
+        named_comparisons=compare_named(TEACHER, evaluation),
+        lead=lead(answers, ground.seed),
+        cold_pairs=pairs_of(evaluation),
+        cold_share=ground.newcomers.share,
     )
 
 
-def _keep(found: Compared, path: Path) -> None:
-    """Write it whole or not at all."""
-    scratch = path.with_name(f"{path.name}.partial")
-    scratch.write_text(found.model_dump_json(indent=1))
-    scratch.replace(path)
-
-
-def lead(answers: dict[str, Answers], seed: int) -> tuple[str, Figure]:
-    """The best baseline on ids, and by how much the teacher's NDCG@10 is above it, case by case."""
-    ids = {name: row["ids"].ndcg for name, row in answers.items() if "ids" in row}
-    own = ids.pop(TEACHER)
-    best = max(ids, key=lambda name: float(ids[name].mean()))
-    return best, figure(own - ids[best], seed)
+def lead(answers: Mapping[str, Answers], seed: int) -> Comparison:
+    """The teacher beside the best baseline on *ids*; no part of its own score is one."""
+    ids = {name: {"ids": row["ids"]} for name, row in answers.items() if "ids" in row and name not in _PARTS}
+    (found,) = compare_tasks(TEACHER, ids, ids.keys() - {TEACHER}, seed)
+    return found

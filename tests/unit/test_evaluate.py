@@ -12,7 +12,7 @@ from export.errors import ExportError
 from export.evaluate import metrics
 from export.evaluate.baselines import fit_baselines
 from export.evaluate.exposure import by_popularity, exposure, gini
-from export.evaluate.metrics import NO_ITEM, Ranked, best, common, figure, ndcg, overlap, rank, share
+from export.evaluate.metrics import NO_ITEM, Ranked, best, common, figure, ndcg, overlap, random_ndcg, rank, share
 
 _HISTORIES = [np.array(h) for h in ([0, 1, 2], [0, 1, 3], [1, 2, 0], [0, 1])]
 
@@ -168,3 +168,9 @@ def test_square_baselines_know_only_the_most_popular_items_of_a_large_catalogue(
         assert whole[name](asked)[0, 3] != 0
         assert part[name](asked)[0, 3:].tolist() == [0, 0]
         assert part[name](asked)[0, 2] != 0
+
+
+def test_chance_is_the_mean_over_every_place() -> None:
+    every = [ndcg(np.arange(30, 0, -1, dtype=np.float32), np.empty(0, np.int64), wanted) for wanted in range(30)]
+    assert random_ndcg(30) == pytest.approx(np.mean(every))
+    assert random_ndcg(2) == pytest.approx((1 + 1 / np.log2(3)) / 2)

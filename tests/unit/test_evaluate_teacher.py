@@ -11,9 +11,9 @@ import pytest
 
 from export.config import ExportSettings
 from export.evaluate.metrics import Ranked
-from export.evaluate.record import COMPARED, Compared
-from export.evaluate.teacher import compare_teacher, lead
-from export.stage import Job
+from export.evaluate.record import COMPARED, RANKER_ALONE, TEXT_ALONE, Compared
+from export.evaluate.teacher import compare_teacher, lead, teacher_figures
+from export.stage import EVALUATION, Job, teacher_job
 from tests.checkpoints import WORDS, save_model
 
 
@@ -26,10 +26,12 @@ def test_lead_is_over_the_best_baseline_that_reads_ids() -> None:
         "weak": {"ids": ranked(20, 1)},
         "good": {"ids": ranked(0, 20)},
         "blind": {"cold": ranked(0, 0)},
+        RANKER_ALONE: {"ids": ranked(0, 0)},  # a part of the teacher's score, so no baseline
         "teacher": {"ids": ranked(0, 0), "text": ranked(20, 20)},
     }
-    name, ahead = lead(answers, seed=1)
-    assert (name, ahead.mean, ahead.low, ahead.high) == ("good", 0.5, 0.0, 1.0)
+    found = lead(answers, seed=1)
+    assert (found.baseline, found.cases) == ("good", 2)
+    assert (found.difference.mean, found.difference.low, found.difference.high) == (0.5, 0.0, 1.0)
 
 
 def write(folder: Path) -> Path:
@@ -57,16 +59,33 @@ def test_teacher_alone_is_trained_and_compared(
     job = Job(settings)
     compare_teacher(job)
     shown = capsys.readouterr().out
-    assert {path.name for path in job.root.iterdir()} == {".lock", "data", "finetune", "blend"}
+    assert {path.name for path in job.root.iterdir()} == {".lock", "data", "finetune", "blend", "teacher"}
     assert f"NDCG@10, {protocol}, 30 users" in shown
     assert "transitions" in shown
-    assert "the best baseline on ids, over the same users: " in shown
-    kept = Compared.model_validate_json((job.folder("finetune") / COMPARED).read_bytes())
+    assert "the best baseline on ids: ids: teacher " in shown
+    kept = Compared.model_validate_json((job.folder("teacher") / COMPARED).read_bytes())
     assert (kept.protocol, kept.cases) == (protocol, 30)
-    assert {"teacher", "transitions", "EASE"} <= kept.tasks.keys()
-    written = (job.folder("finetune") / "stage.json").stat().st_mtime_ns
+    assert {"teacher", "transitions", "EASE", RANKER_ALONE, TEXT_ALONE} <= kept.tasks.keys()
+    assert {c.task for c in kept.comparisons} >= {"ids", "text", "title"}
+    assert kept.named_comparisons[0].baseline == "transitions"
+    times = stage_times(job)
     compare_teacher(job)
-    assert (job.folder("finetune") / "stage.json").stat().st_mtime_ns == written  # what is fresh is not trained again
+    assert stage_times(job) == times  # what is fresh is neither trained nor evaluated again
+    assert capsys.readouterr().out == shown
+
+
+def stage_times(job: Job) -> dict[str, int]:
+    return {name: (job.folder(name) / "stage.json").stat().st_mtime_ns for name in ("finetune", "blend", "teacher")}
+
+
+def test_evaluation_is_stale_once_the_blend_is_another_one(tmp_path: Path) -> None:
+    flags = ["--preset", "smoke", "--checkpoint", str(tmp_path / "bert"), "--data", str(write(tmp_path))]
+    job = Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=flags))
+    teacher_figures(job)
+    assert teacher_job(job).is_fresh(EVALUATION)
+    path = job.folder("blend") / "stage.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "of other weights"}))
+    assert not teacher_job(job).is_fresh(EVALUATION)
 
 
 def test_protocol_has_a_folder_of_its_own() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from export.__main__ import main
 from export.config import ExportSettings
+from export.planted.command import PlantedSettings
+from export.seeds.settings import SeedsSettings
 from export.train.options import TRAINING
 from server.config import read_settings
 from server.errors import ConfigError
@@ -25,9 +27,22 @@ def test_option_is_explained_in_help_and_in_docs(name: str) -> None:
     assert len(ExportSettings.model_fields[name].description or "") > 20
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(("seeds", name) for name in {*SeedsSettings.model_fields} - {*ExportSettings.model_fields}),
+        *(("planted", name) for name in {*PlantedSettings.model_fields} - {"folder", "seed"}),
+    ],
+)
+def test_option_of_a_command_is_explained_in_help_and_in_docs(command: str, name: str) -> None:
+    fields = (SeedsSettings if command == "seeds" else PlantedSettings).model_fields
+    assert re.search(rf"^\| .*`--{name}[ `]", _DOCS, re.MULTILINE), f"docs/export.md has no row for --{name}"
+    assert len(fields[name].description or "") > 10
+
+
 def test_docs_name_no_option_that_there_is_not() -> None:
     flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z0-9-]+)", _DOCS)}
-    assert flags <= {*ExportSettings.model_fields}
+    assert flags <= {*SeedsSettings.model_fields, *PlantedSettings.model_fields}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""A data set drawn from a known model, so that what could be had of it is known.
+
+Each item has a topic, which its words tell and no attribute does, a popularity with a long tail, and a few items that
+follow it more often than chance. A user's next item is drawn, with known shares, from one of three: what follows the
+last item, the topics of all items so far, or popularity alone. No user has an item twice. Some items are new: nobody
+could have them before the last part of the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.dataset import Dataset, Item
+from export.planted.topics import ADJECTIVES, KINDS, TOPICS
+
+Chances = NDArray[np.float64]
+Histories = list[NDArray[np.int64]]
+
+_FOLLOWERS = (0.6, 0.3, 0.1)  # chances of the items that follow one
+_TAIL = 0.8  # popularity is rank ** -0.8
+_WORDS_PER_TEXT = 4
+_NEW_SHARE, _NEW_FROM, _NEW_TO = 0.04, 0.85, 0.97  # of the items, and of the time at which they come out
+_MIN_EVENTS, _MAX_EVENTS = 10, 30
+_LATEST_START = 0.7  # of the time, for a user's first item
+_FIRST_SECOND, _SECONDS = 1_704_067_200, 365 * 86_400  # a year from 1 January 2024 on
+_FIRST_YEAR, _YEARS = 1970, 50
+_BLOCK = 256  # users that are drawn together: chances [users, items] are held
+
+MAX_ITEMS = len(TOPICS) * len(TOPICS[0]) * len(ADJECTIVES)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of all items that users take, how many are drawn by what follows, by topic and by popularity; 1 together."""
+
+    chains: float
+    topics: float
+    popularity: float
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The true model.
+
+    Args:
+        topics: number of each item's topic, [items].
+        weights: popularity, 1 together, [items].
+        followers: items that follow each, [items, 3], most likely first.
+        released: when each item came out, as a share of the whole time; 0 for most.
+        shares: of the three ways to draw.
+    """
+
+    topics: NDArray[np.int64]
+    weights: Chances
+    followers: NDArray[np.int64]
+    released: Chances
+    shares: Shares
+
+    @classmethod
+    def draw(cls, items: int, shares: Shares, rng: np.random.Generator) -> World:
+        """A world of so many items."""
+        ranks = 1.0 + rng.permutation(items)
+        weights: Chances = np.power(ranks, -_TAIL, dtype=np.float64)
+        weights /= weights.sum()
+        followers = [_others(n, weights, rng) for n in range(items)]
+        released = np.zeros(items)
+        new = rng.permutation(items)[: round(_NEW_SHARE * items)]
+        released[new] = rng.uniform(_NEW_FROM, _NEW_TO, len(new))
+        return cls(rng.permutation(np.arange(items) % len(TOPICS)), weights, np.array(followers), released, shares)
+
+    def with_shares(self, shares: Shares) -> World:
+        """The same world, whose items are drawn with other shares."""
+        return replace(self, shares=shares)
+
+    def chances(self, histories: Histories, time: Chances) -> Chances:
+        """How likely each item is the next one, [histories, items], behind histories that are not empty.
+
+        Args:
+            histories: items of each user, oldest first.
+            time: when the next item is taken, [histories].
+        """
+        size = (len(histories), len(self.weights))
+        allowed = self.released[None] <= time[:, None]
+        for row, history in zip(allowed, histories, strict=True):
+            row[history] = False
+        chains, topics = np.zeros(size), np.zeros((len(histories), len(TOPICS)))
+        for n, history in enumerate(histories):
+            chains[n, self.followers[history[-1]]] = _FOLLOWERS
+            np.add.at(topics[n], self.topics[history], 1.0)
+        by_topic = topics[:, self.topics] * (self.weights / np.bincount(self.topics, self.weights)[self.topics])
+        ways = (chains, by_topic, np.broadcast_to(self.weights, size))
+        shares = (self.shares.chains, self.shares.topics, self.shares.popularity)
+        mixed = np.zeros(size)
+        for way, share in zip(ways, shares, strict=True):
+            mixed += share * _scaled(way * allowed)
+        return _scaled(mixed)
+
+
+def draw_dataset(world: World, users: int, rng: np.random.Generator) -> Dataset:
+    """Items with texts, and what so many users take."""
+    histories: Histories = []
+    times: list[NDArray[np.float64]] = []
+    for start in range(0, users, _BLOCK):
+        taken, when = _draw_users(world, min(_BLOCK, users - start), rng)
+        histories += taken
+        times += when
+    seconds = [np.floor(_FIRST_SECOND + t * _SECONDS) for t in times]
+    items = _items(world, rng)
+    return Dataset(items, histories, ["title"], [], "made up by python -m export planted", "none", seconds)
+
+
+def _others(item: int, weights: Chances, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Three other items, popular ones more often."""
+    drawn = rng.choice(len(weights), len(_FOLLOWERS) + 1, replace=False, p=weights)
+    others: NDArray[np.int64] = drawn[drawn != item][: len(_FOLLOWERS)]
+    return others
+
+
+def _scaled(chances: Chances) -> Chances:
+    """Rows that sum to 1; those of zeros stay."""
+    totals = chances.sum(1, keepdims=True)
+    scaled: Chances = np.divide(chances, totals, out=np.zeros_like(chances), where=totals > 0)
+    return scaled
+
+
+def _draw_users(world: World, users: int, rng: np.random.Generator) -> tuple[Histories, list[NDArray[np.float64]]]:
+    """Items and times (shares of the whole) of some users, from their first item on."""
+    lengths = rng.integers(_MIN_EVENTS, _MAX_EVENTS + 1, users)
+    times = [np.sort(rng.uniform(rng.uniform(0, _LATEST_START), 1, length)) for length in lengths]
+    first = world.weights * (world.released == 0)
+    taken = [[int(item)] for item in rng.choice(len(first), users, p=first / first.sum())]
+    for step in range(1, _MAX_EVENTS):
+        still = np.flatnonzero(lengths > step)
+        now = np.array([times[u][step] for u in still])
+        chances = world.chances([np.array(taken[u]) for u in still], now)
+        drawn = (chances.cumsum(1) < rng.uniform(0, 1 - 1e-9, (len(still), 1))).sum(1)
+        for user, item in zip(still, drawn, strict=True):
+            taken[user].append(int(item))
+    return [np.array(row, dtype=np.int64) for row in taken], times
+
+
+def _items(world: World, rng: np.random.Generator) -> list[Item]:
+    """Titles of an adjective and a noun of the topic, no two alike; texts with more of the topic's nouns."""
+    titles = {topic: _titles(nouns, rng) for topic, nouns in enumerate(TOPICS)}
+    items = []
+    for number, topic in enumerate(world.topics.tolist()):
+        title, nouns = titles[topic].pop(), rng.choice(TOPICS[topic], _WORDS_PER_TEXT, replace=False)
+        kind, year = str(rng.choice(KINDS)), str(_FIRST_YEAR + int(rng.integers(_YEARS)))
+        text = f"{title}. A {kind} of {', '.join(nouns[:-1])} and {nouns[-1]}"
+        items.append(Item(f"item-{number + 1}", title, text, {"kind": [kind], "year": [year]}))
+    return items
+
+
+def _titles(nouns: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+    titles = [f"The {adjective.capitalize()} {noun.capitalize()}" for adjective in ADJECTIVES for noun in nouns]
+    return [titles[n] for n in rng.permutation(len(titles))]

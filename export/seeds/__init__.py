@@ -1,0 +1,1 @@
+"""An export measured over several seeds: `python -m export seeds`."""

@@ -1,0 +1,49 @@
+"""`python -m export seeds`: run the export of each seed as far as asked for, and print what they have in common."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from rich.console import Console
+
+from export.evaluate.teacher import teacher_figures
+from export.package.ladder import load_quality
+from export.seeds.records import of_seed
+from export.seeds.settings import SeedsSettings
+from export.seeds.summary import Measured, Summary
+from export.seeds.tables import as_json, tables
+from export.stage import Job, run_all
+from server.config import read_settings
+
+_WIDTH = 320  # whatever the terminal: a subject is one line
+
+
+def main(argv: list[str]) -> int:
+    """Print tables, or JSON with --json; progress goes to stderr.
+
+    Raises:
+        ExportError: a stage of a seed failed; what is finished stays, for all seeds.
+    """
+    settings = read_settings(SeedsSettings, argv)
+    summary = Summary.of([_measure(settings, number) for number in range(len(settings.seeds))])
+    if settings.as_json:
+        export = {"name": settings.name, "preset": settings.preset, "protocol": settings.protocol}
+        sys.stdout.write(json.dumps(as_json(summary, export), indent=1) + "\n")
+        return 0
+    console = Console(width=_WIDTH)
+    for table in tables(summary, f"{settings.name}, {settings.protocol}"):
+        console.print(table)
+    return 0
+
+
+def _measure(settings: SeedsSettings, number: int) -> Measured:
+    """Run the stages of one seed that are stale; `number` is its place among the seeds."""
+    seed = settings.seeds[number]
+    job = Job(of_seed(settings, seed))
+    job.console.print(f"[bold]seed {seed}[/bold] ({number + 1} of {len(settings.seeds)}), in {job.root}")
+    teacher = teacher_figures(job)
+    if not settings.whole:
+        return Measured(seed, teacher)
+    run_all(job)
+    return Measured(seed, teacher, load_quality(job.settings.bundle))
