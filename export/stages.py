@@ -60,7 +60,10 @@ STAGES: tuple[Stage, ...] = (
         "export.blend.stage",
         ("seed", "protocol", "repeats", "max_history"),
         ("data", "finetune"),
-        (*_SCORE, "server.models.encoder", "export.evaluate.models", "export.evaluate.subject"),
+        (
+            *(*_SCORE, "server.models.encoder", "server.models.ranker"),
+            *("export.evaluate.models", "export.evaluate.subject"),
+        ),
     ),
     Stage(
         "distil",

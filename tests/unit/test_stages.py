@@ -25,6 +25,7 @@ _NO_COMPUTATION = {  # by stage
     # Kinds of events, and what the package has for students: words, and a refusal that writes nothing.
     "finetune": {"server.models.ranker", "server.catalogue.words", "export.evaluate.baseline_gate"},
     "blend": {"server.models.session"},  # opens the encoders of the server, blend has PyTorch's
+    "distil": {"export.evaluate.baseline_gate"},
     "verify": {"export.final.record"},
 }
 _SHARED = {"config", "errors", "fingerprint", "folders", "gates", "progress", "quality", "stage", "stages", "variants"}
@@ -61,7 +62,7 @@ def missing(stage: Stage) -> set[str]:
     """Modules that the stage's code uses and no key has."""
     known = before(stage)
     packages, code = {package(one) for one in known}, {module for one in known for module in one.code}
-    excused = _NO_RESULT.union(*(_NO_COMPUTATION.get(one.name, set()) for one in known))
+    excused = _NO_RESULT | _NO_COMPUTATION.get(stage.name, set())
     files = [*(ROOT / package(stage).replace(".", "/")).glob("*.py")]
     files += [file_of(module) for module in stage.code if module.startswith("server.")]
     used = {module for file in files for module in imported(file)}
