@@ -32,13 +32,15 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     hashes = np.array([hash_of(word) for word in vocabulary], dtype=np.uint64)
     order = np.argsort(hashes)
     place = np.argsort(order)
+    often = np.bincount(place[np.array(rows, dtype=np.int64)], minlength=len(order))
     postings = _postings(place[np.array(rows)], np.array(items), np.array(counts), np.array(lengths), len(order))
     pieces, spelled = _spelling(vocabulary, place)
     names, named = _naming(titles, texts)
     return Words(
         terms=hashes[order],
         postings=postings,
-        titled=_titled(titles, vocabulary, place, np.bincount(place[np.array(rows)], minlength=len(order))),
+        often=often.astype(np.int32),
+        titled=_titled(titles, vocabulary, place, often),
         sizes=np.array([len(pairs(word)) for word in vocabulary], dtype=np.int32)[order],
         pairs=pieces,
         spelled=spelled,

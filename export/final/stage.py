@@ -173,8 +173,9 @@ def _subject(job: Job, source: _Source, model: _Model) -> Subject:
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
     sentences = load_sentences(job.folder("finetune"), items)[:items]
+    titles = Texts.load(job.folder("data")).variants[TITLE]
     memory, popularity = Memory.load(model.memory, items), _popularity(model.histories, items)
-    retrieval = load_retrieval(blend, memory, sentences, popularity)
+    retrieval = load_retrieval(blend, memory, titles, sentences, popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
     return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 

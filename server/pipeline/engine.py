@@ -120,7 +120,7 @@ class Engine:
             ranker=self.rank,
             catalogue=self.catalogue,
             scoring=self.scoring,
-            names=Names(self.scoring.words, self.catalogue.sentences, facts.same_item),
+            names=Names(self.scoring.words, self.catalogue.sentences, facts.same_item, self.catalogue.title),
             max_history=facts.max_history,
             exclude_history=facts.exclude_history,
             clock=clock,

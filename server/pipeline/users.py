@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import Known, Scoring
+from server.catalogue.blend import Known, Query, Scoring
 from server.catalogue.catalogue import Catalogue
 from server.catalogue.filters import Positions
 from server.models.ranker import Kind, RankerModel, UserSequence
@@ -16,7 +16,7 @@ _BATCHES, _USERS = 64, 32
 _POOL, _NEAR = 1_024, 16  # items that a batch of users chooses from, and those of them that count as near one
 _TASTES = 3  # at most, of one user
 _LONGEST = 32  # events
-_ANY_QUERY = " "  # without words: boosts are no part of what is compared
+_DESCRIPTION = " "  # a query without words: boosts are no part of what is compared
 
 Vector = NDArray[np.float32]
 
@@ -24,7 +24,8 @@ Vector = NDArray[np.float32]
 def sample_users(ranker: RankerModel, catalogue: Catalogue, scoring: Scoring, max_history: int) -> NDArray[np.float32]:
     """What items are compared with for users of seeded histories, float32 [users, width].
 
-    Every other history is of anything, the others are of a few tastes; half of each kind ends with a query.
+    Every other history is of anything, the others are of a few tastes. Half of each kind ends with a query, half of
+    these with a title, and half of either have nothing but the query.
     """
     random, longest = np.random.default_rng(0), min(_LONGEST, max_history)
     found: list[NDArray[np.float32]] = []
@@ -45,16 +46,18 @@ def _users(
             likes = vectors[events[:_TASTES]] @ vectors.T
             near = np.argpartition(-likes, _NEAR, axis=1)[:, :_NEAR]
             events = near[random.integers(len(near), size=len(events)), random.integers(_NEAR, size=len(events))]
-        yield _user(catalogue, pool[events], list(vectors[events]), has_query=bool(number % 2))
+        query: Query = "none" if number % 2 == 0 else "title" if number % 8 > 4 else "description"
+        if query != "none" and number % 16 > 8:
+            events = events[-1:]
+        yield _user(catalogue, pool[events], list(vectors[events]), query)
 
 
-def _user(
-    catalogue: Catalogue, items: Positions, vectors: list[Vector], *, has_query: bool
-) -> tuple[UserSequence, Known]:
-    """A user of these events; the text of the last one is the query if there is one."""
+def _user(catalogue: Catalogue, items: Positions, vectors: list[Vector], query: Query) -> tuple[UserSequence, Known]:
+    """A user of these events; the last one stands for the query if there is one."""
     kinds, sentences = [Kind.ITEM] * len(items), catalogue.sentences[items]
-    if not has_query:
+    if query == "none":
         return UserSequence(vectors, kinds), Known(len(items), items, sentences)
     vectors[-1], kinds[-1] = vectors[-1] / max(1e-9, float(np.linalg.norm(vectors[-1]))), Kind.QUERY
-    known = Known(len(items) - 1, items[:-1], sentences[:-1], _ANY_QUERY, sentences[-1])
+    text = catalogue.title(int(items[-1])) if query == "title" else ""
+    known = Known(len(items) - 1, items[:-1], sentences[:-1], text or _DESCRIPTION, sentences[-1])
     return UserSequence(vectors, kinds), known
