@@ -279,7 +279,10 @@ class Trial:
         return np.array(taken[0][_WARM:]), np.array(taken[1][_WARM:])
 
     def _sample(self) -> NDArray[np.float32]:
-        return sample_users(self._ranker, self._catalogue, self._scoring, self._max_history)
+        return sample_users(self._ranker, self._encode, self._catalogue, self._scoring, self._max_history)
+
+    def _encode(self, texts: list[str]) -> list[Vector]:
+        return self._encoder.run(self._engines[1].tokenizer.encode(texts))
 
     def _events(self, ids: Sequence[str]) -> Positions:
         """The items of a history that the ranker reads."""
@@ -292,7 +295,7 @@ class Trial:
         kinds, sentences = [Kind.ITEM] * len(vectors), self._catalogue.sentences[items]
         known = Known(len(items), items, sentences)
         if query:
-            vector = self._encoder.run(self._engines[1].tokenizer.encode([query]))[0]
+            vector = self._encode([query])[0]
             vectors.append(ranker_half(vector, self._catalogue.dimensions))
             kinds.append(Kind.QUERY)
             sentence = sentence_half(vector, self._catalogue.dimensions)

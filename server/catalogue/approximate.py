@@ -28,7 +28,7 @@ from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 64  # dimensions, a byte each
+_KEPT = 96  # dimensions, a byte each
 _BLEND = 0.1  # of the items' own covariance beside the users', for users unlike the sample
 _ROUNDS, _EACH = 8, 32  # of k-means, and the items for each list that it is shown
 _CHUNK = 65_536  # items at once
@@ -116,15 +116,15 @@ class ApproximateIndex:
     ) -> tuple[Positions, Vector]:
         """The best `k` of the candidates by the vectors and of the items that something is added to.
 
-        Items that are no candidates by the vectors score less there than these do. So of them only those can be among
-        the best to which as much is added as the least of the candidates lies below the `k` th best.
+        By the vectors hardly an item scores more than the first candidate. So of the others only those can be among the
+        best to which as much is added as that lies below the `k` th best.
         """
         products = compare(self._vectors, user, candidates)
         kept = boosts.where(boosts.values > 0)
         kept = kept.where(allowed.holds(kept.positions))
         scored = _Scored(candidates, products + boosts.at(candidates))
         scored = scored.joined(kept.largest(_FIRST * k), self._vectors, user, boosts)
-        missing = scored.bar(k) - products.min(initial=np.inf)
+        missing = scored.bar(k) - products.max(initial=-np.inf)
         more = kept.where(kept.values >= missing).largest(max(_BOOSTED, 4 * k))
         return scored.joined(more, self._vectors, user, boosts).best(k)
 
