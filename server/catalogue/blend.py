@@ -9,6 +9,7 @@ An item's vector: the ranker's [d], the sentence vector of its text [s], log(1 +
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -82,6 +83,29 @@ class Row:
     weights: Weights
 
 
+def _row(number: int, row: Mapping[str, Any]) -> Row:
+    """One row as `Blend.written` gives it.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    try:
+        query, events, weights = row["query"], row["events"], dict(row["weights"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"row {number} lacks its query, events or weights") from None
+    if query not in QUERIES:
+        raise ValueError(f"row {number} has the query {query!r}, which is none of {', '.join(QUERIES)}")
+    if type(events) is not int or events < 0:
+        raise ValueError(f"row {number} has {events!r} for its number of events")
+    if {*weights} != {*SIGNALS}:
+        names = ", ".join(sorted({*weights} ^ {*SIGNALS}))
+        raise ValueError(f"row {number} has other weights than those of the signals: {names}")
+    for name, value in weights.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"row {number} has {value!r} for the weight of {name}, which is no finite number")
+    return Row(query, events, Weights(**weights))
+
+
 class Blend:
     """Weights by kind of request: what its query is, and the number of events."""
 
@@ -93,9 +117,17 @@ class Blend:
         """As `written` gives it; without rows the ranker alone counts.
 
         Raises:
-            TypeError: it is not of that form.
+            ValueError: says what it lacks or what is wrong with which row.
         """
-        return cls([Row(row["query"], row["events"], Weights(**row["weights"])) for row in rows])
+        found = [_row(number, row) for number, row in enumerate(rows)]
+        groups = {(row.query, row.events) for row in found}
+        if len(groups) < len(found):
+            raise ValueError("two rows are of the same kind of query and number of events")
+        if found and not any(query == "none" and events <= 1 for query, events in groups):
+            raise ValueError("no row is of requests with one event and no query")
+        if found and not any(query != "none" and not events for query, events in groups):
+            raise ValueError("no row is of requests with a query and no event")
+        return cls(found)
 
     def written(self) -> list[dict[str, Any]]:
         """For the manifest."""
@@ -214,8 +246,7 @@ class Scoring:
             positions, near = self.memory.near_weights(known.items)
             found["neighbours"] = positions, near * np.float32(weights.neighbours)
         if weights.words and match:
-            positions, bm25 = match.entries
-            found["words"] = positions, bm25 * np.float32(weights.words)
+            found["words"] = Boosts(match.boosts.positions, match.boosts.values * np.float32(weights.words))
         return found
 
 

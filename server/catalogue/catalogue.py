@@ -226,7 +226,7 @@ def _load_vectors(path: Path, items: ItemTable) -> NDArray[np.float32]:
         BundleError: there are none, or others.
     """
     try:
-        vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: no vectors ({error}): export it again") from None
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):

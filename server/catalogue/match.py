@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import Boosts, Entries, summed
+from server.catalogue.sparse import Boosts, summed
 from server.catalogue.words import Words
 
 _TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
@@ -26,16 +26,12 @@ class Match:
         self._index, self._words, self._items = index, index.rows_of(text), items
 
     @cached_property
-    def entries(self) -> Entries:
-        """The items that have a word of the text and its BM25 there, one word after the other."""
-        rows, shares = self._flat
-        positions, weights, sizes = self._index.postings.gather(rows)
-        return positions, weights if (shares == 1).all() else weights * shares.repeat(sizes)
-
-    @cached_property
     def boosts(self) -> Boosts:
         """BM25 of the text against each item that has a word of it."""
-        return summed([self.entries], self._items).listed()
+        rows, shares = self._flat
+        positions, weights, sizes = self._index.postings.gather(rows)
+        entries = positions, weights if (shares == 1).all() else weights * shares.repeat(sizes)
+        return summed([entries], self._items).listed()
 
     @cached_property
     def is_title(self) -> bool:

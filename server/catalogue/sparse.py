@@ -178,6 +178,8 @@ def _paths(folder: Path, name: str) -> list[Path]:
 
 def summed(entries: Sequence[Entries], items: int, start: AnyBoosts = NO_BOOSTS) -> AnyBoosts:
     """Entries added up by position, beginning with `start`, for a catalogue of `items`."""
+    if len(entries) == 1 and isinstance(entries[0], Boosts) and not len(start.values):
+        return entries[0]
     if isinstance(start, Boosts) and len(start.positions):
         return summed([start, *entries], items)
     count = sum(len(positions) for positions, _ in entries)

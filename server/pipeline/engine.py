@@ -200,8 +200,8 @@ def load_scoring(bundle: Bundle, catalogue: Catalogue, parts_off: Collection[str
     items = len(catalogue.items)
     try:
         blend = Blend.read(bundle.manifest.blend).without(parts_off)
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"{bundle.folder / MANIFEST}: blend: no weights ({error}): export it again") from None
+    except ValueError as error:
+        raise BundleError(f"{bundle.folder / MANIFEST}: blend: {error}: export it again") from None
     return Scoring(blend, Memory.load(bundle.folder, items), Words.load(bundle.folder, items), items)
 
 

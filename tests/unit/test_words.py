@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from export.blend.names import same_item_threshold
 from export.blend.words import make_words
+from server.catalogue.blend import Blend, Known, Row, Scoring, Weights
 from server.catalogue.match import Match
+from server.catalogue.memory import Memory
 from server.catalogue.names import NEVER, Names
+from server.catalogue.sparse import SparseRows
 from server.catalogue.words import Words, split_words
 from server.errors import BundleError
 
@@ -141,3 +146,83 @@ def test_a_table_of_words_that_is_none_is_refused_by_name(words: Words, tmp_path
 
 def test_words_are_cut_without_case_accents_and_punctuation() -> None:
     assert split_words("L'Été, à Tōkyō: 七人の侍 (2nd_ed)") == ["l", "ete", "a", "tokyo", *"七人の侍", "2nd", "ed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("기생충", ["기", "생", "충"]),  # syllables, not the letters that they are made of
+        (unicodedata.normalize("NFD", "기생충"), ["기", "생", "충"]),
+        ("がか", ["が", "か"]),  # a voiced letter is another one
+        (unicodedata.normalize("NFD", "パピプ"), ["パ", "ピ", "プ"]),
+        ("ｶﾞﾝﾀﾞﾑ", ["ガ", "ン", "ダ", "ム"]),  # narrow letters
+        ("ＡＭÉＬＩＥ \uff11\uff12", ["amelie", "12"]),  # wide ones
+        ("Straße ﬁn", ["strasse", "fin"]),
+        ("हिन्दी Ελλάδα Ёлка", ["हनद", "ελλαδα", "елка"]),  # marks do not cut words
+    ],
+)
+def test_letters_of_every_script_are_whole(text: str, words: list[str]) -> None:
+    assert split_words(text) == words
+
+
+def test_a_word_of_more_items_than_the_index_keeps_counts_as_often_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = [f"Story {n}x{n}" for n in range(20)]
+    whole = make_words(titles, titles)
+    monkeypatch.setattr("export.blend.words.MAX_POSTINGS", 3)
+    cut = make_words(titles, titles)
+    matches = [Match(words, "story 7x7", 20) for words in (whole, cut)]
+    assert cut.often.tolist() == whole.often.tolist()
+    assert len(matches[1].boosts.positions) < len(matches[0].boosts.positions)
+    assert [match.cover(7)[0] for match in matches] == [1, 1]  # whether it has "story" is not known, and does not count
+    assert all(match.is_title for match in matches)
+    assert [Match(words, "7x7 unheard", 20).cover(7)[0] < 1 for words in (whole, cut)] == [True, True]
+
+
+def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Words, tmp_path: Path) -> None:
+    words.save(tmp_path)
+    np.save(tmp_path / "words-often.npy", np.zeros_like(words.often))
+    with pytest.raises(BundleError, match=r"words-often\.npy: words have more items in the index than there are"):
+        Words.load(tmp_path, len(_TITLES))
+
+
+def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, asked, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
+
+    def counted(self: Words, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        asked.append(word)
+        return near(self, word)
+
+    monkeypatch.setattr(Words, "_near", counted)
+    text = " ".join(["matirx", *(f"unheard{n}" for n in range(60))])
+    assert Match(words, text, len(_TITLES)).boosts.positions.tolist() == [1]
+    assert asked == ["matirx", *(f"unheard{n}" for n in range(7))]
+    assert len(words.rows_of(f"toy {text}")) == 62
+    assert len(asked) == 8  # the same ones, and these are remembered
+
+
+def test_near_words_are_the_same_where_only_rare_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share is of all pairs, not an estimate from the rare ones."""
+    titles = [f"{first}{middle}ation" for first in ("an", "cre", "st", "n", "f") for middle in ("im", "z", "p", "qu")]
+    found = []
+    for limit in (20_000, 12):
+        monkeypatch.setattr("server.catalogue.words._MAX_CANDIDATES", limit)
+        found.append([make_words(titles, titles).rows_of(text) for text in ("anmiation", "crezatoin", "fquaton")])
+    assert found[0] == found[1]
+    assert all(rows for text in found[0] for rows, _ in text)
+
+
+def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, gather = list[int](), SparseRows.gather
+
+    def counted(self: SparseRows, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32], list[int]]:
+        if self is words.postings:
+            calls.append(len(rows))
+        return gather(self, rows)
+
+    monkeypatch.setattr(SparseRows, "gather", counted)
+    blend = Blend([Row("none", 1, Weights()), Row("title", 0, Weights(words=2.0))])
+    scoring = Scoring(blend, Memory.empty(len(_TITLES)), words, len(_TITLES))
+    no_vectors = np.empty((0, 0), np.float32)
+    aim = scoring.aim(Known(0, np.empty(0, np.int64), no_vectors, "toy story", np.empty(0, np.float32)))
+    assert calls == [2]
+    assert aim.boosts.listed().positions.tolist() == [0]
