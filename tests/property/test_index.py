@@ -253,6 +253,22 @@ def test_recall_is_the_same_where_the_best_items_are_pushed_down(many: Many, sha
     assert np.mean(hits) >= 0.99
 
 
+@pytest.mark.parametrize("boosted", [50, 5_000])
+@pytest.mark.parametrize("share", ["all", "tenth"])
+def test_recall_of_the_whole_score_is_at_least_99_percent(many: Many, share: str, boosted: int) -> None:
+    """As memory and words add: much to few items, little to many, and the same to some."""
+    random, allowed, hits = np.random.default_rng(6), many.allowed(share), []
+    for user in many.users:
+        spread = float(np.std(many.vectors[:1_000] @ user))
+        positions = np.sort(random.choice(_ITEMS, boosted, replace=False))
+        values = np.round(spread * random.exponential(size=boosted), 1).astype(np.float32)
+        boosts = Boosts(positions, values)
+        wanted = exact.search(many.vectors, user, allowed, 10, boosts)[0]
+        found = many.index.search(user, allowed, 10, boosts)[0]
+        hits.append(len({*wanted.tolist()} & {*found.tolist()}) / 10)
+    assert np.mean(hits) >= 0.99
+
+
 @given(
     st.lists(st.integers(1, 10_000), min_size=3, max_size=3).map(sorted),
     st.lists(st.floats(1, 1e6), min_size=2).map(sorted),
