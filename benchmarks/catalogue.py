@@ -1,5 +1,8 @@
 """`python -m benchmarks catalogue`: the catalogue from 1,000 to 1,000,000 items, exact against approximate.
 
+The whole score is measured, boosts of memory and words included, for requests with a history, a query or both; half of
+the queries are titles, the others words of texts.
+
 Each size runs in a process of its own, through the whole pipeline of a real bundle of which only the catalogue is
 synthetic. The same requests go alternately to it and to a catalogue of 2,000 items, so that a machine that drifts moves
 both.
@@ -14,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,12 @@ from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
 from server.catalogue.blend import Known
 from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMode
+from server.catalogue.filters import Positions
+from server.catalogue.items import ItemTable
 from server.catalogue.sparse import AnyBoosts
 from server.errors import BundleError
-from server.models.bundle import load_bundle
+from server.models.bundle import find_bundle, load_bundle
+from server.models.encoder import EncoderModel, ranker_half, sentence_half
 from server.models.ranker import Kind, RankerModel, UserSequence, Vector
 from server.models.session import open_session
 from server.pipeline.call import Call, finish
@@ -44,15 +50,18 @@ from server.pipeline.users import sample_users
 
 BASE_ITEMS = 2_000
 _DEPTH, _TOP = 100, 10  # of the recall, and of the searches that a Recommend makes unless it is told another top_k
-Answers = list[tuple[set[str], float]]
+Answers = list[tuple[list[str], float]]
 """Of each user the ids that were found, and the milliseconds that it took."""
 
+_BOTH = "history and query"
+_KINDS = ("history", "query", _BOTH)
 _WORDS = 8
 _WARM = 10
 _ANSWER_S = 60.0
-_FILTERS = {"all": Filter()} | {
-    f"{share} %": Filter(any_of=(AttributeValues(KEEP, (str(share),)),)) for share in SHARES
+_REQUESTS = {kind: (kind, Filter()) for kind in _KINDS} | {
+    f"{_BOTH}, {share} %": (_BOTH, Filter(any_of=(AttributeValues(KEEP, (str(share),)),))) for share in SHARES
 }
+"""The kind of each request, and its filter."""
 
 
 class CatalogueSettings(BaseSettings):
@@ -62,7 +71,7 @@ class CatalogueSettings(BaseSettings):
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     items: list[int] = Field([1_000, 10_000, 100_000, 1_000_000], description="sizes of the catalogue")
-    users: int = Field(200, ge=2 * _WARM, description="users that are asked for")
+    users: int = Field(100, ge=2 * _WARM, description="users that are asked for")
     repeats: int = Field(3, ge=1, description="rounds of whole Recommends")
     narrow: int = Field(NARROW, ge=0, description="allowed items up to which a search stays exact despite the index")
     seed: int = Field(7, description="of items, users and queries")
@@ -70,9 +79,9 @@ class CatalogueSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Filter and search under one filter; recall is against the exact search, of the best 100.
+    """Filter and search of one kind of request; recall is against the exact search, of the best 100.
 
-    `recall_10`: of the best ten when ten are searched for, and nothing that the user has seen is left out.
+    `recall_10`: of the best ten when ten are searched for. Nothing that the user has seen is left out.
     """
 
     recall: float
@@ -150,7 +159,7 @@ def _measure_sizes(settings: CatalogueSettings, rows: list[dict[str, Any]]) -> s
 
 def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
     real, (items,) = load_bundle(settings.bundle), settings.items
-    queries = [" ".join(text.split()[:_WORDS]) for text in texts(settings.bundle, settings.users, settings.seed)]
+    queries = _queries(settings)
     options = EngineOptions(sessions=1, cache_bytes=0, index="exact")
     with tempfile.TemporaryDirectory(prefix="catalogue-") as scratch:
         small, large = Path(scratch) / "small", Path(scratch) / "large"
@@ -164,6 +173,17 @@ def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
                 load_s = time.monotonic() - started
                 trial = Trial(base, engine, pasts, queries, settings)
                 return [asdict(row) for row in trial.rows(load_s, before_mb)]
+
+
+def _queries(settings: CatalogueSettings) -> list[str]:
+    """One for each user: the title of an item, or words of texts."""
+    described = texts(settings.bundle, settings.users, settings.seed)
+    table = ItemTable.load(find_bundle(settings.bundle))
+    random = np.random.default_rng(settings.seed)
+    return [
+        table[int(random.integers(len(table)))].title if number % 2 else " ".join(text.split()[:_WORDS])
+        for number, text in enumerate(described)
+    ]
 
 
 class Trial:
@@ -190,7 +210,14 @@ class Trial:
         self._catalogue, self._scoring, facts = engine.catalogue, engine.scoring, engine.bundle.manifest
         self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), facts.dimensions)
         self._max_history = facts.max_history
-        self._users = [self._user(ids) for ids in pasts[1] if ids]
+        self._encoder = EncoderModel(open_session(engine.bundle.encoder("cpu", None)))
+        users = [(self._events(ids), query) for ids, query in zip(pasts[1], queries, strict=True) if ids]
+        nothing = np.empty(0, dtype=np.int64)
+        self._users = {
+            "history": [self._user(events, "") for events, _ in users],
+            "query": [self._user(nothing, query) for _, query in users],
+            _BOTH: [self._user(events, query) for events, query in users],
+        }
 
     def rows(self, load_s: float, before_mb: float) -> list[Row]:
         """What was measured.
@@ -199,7 +226,8 @@ class Trial:
             BundleError: the catalogue is too small for an index.
         """
         items, rows = len(self._catalogue.items), []
-        truth, top = self._all_answers(_DEPTH), self._all_answers(_TOP)
+        truth = self._all_answers(_DEPTH)
+        top = {name: [(ids[:_TOP], took) for ids, took in answers] for name, answers in truth.items()}
         found, found_top, build_s, index_mb = truth, top, 0.0, 0.0
         for mode in ("exact", "approximate"):
             if mode == "approximate":
@@ -210,66 +238,75 @@ class Trial:
                 build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20
                 found, found_top = self._all_answers(_DEPTH), self._all_answers(_TOP)
             search = {
-                name: _search(found[name], truth[name], _recalls(found_top[name], top[name])) for name in _FILTERS
+                name: _search(found[name], truth[name], _recalls(found_top[name], top[name])) for name in _REQUESTS
             }
             memory_mb = _resident_mb() - before_mb
             rows.append(Row(items, mode, load_s, build_s, memory_mb, index_mb, search, self._wholes()))
         return rows
 
     def _all_answers(self, depth: int) -> dict[str, Answers]:
-        """Of each filter."""
-        return {name: self._answers(conditions, depth) for name, conditions in _FILTERS.items()}
+        """Of each kind of request."""
+        return {name: self._answers(self._users[kind], some, depth) for name, (kind, some) in _REQUESTS.items()}
 
-    def _answers(self, conditions: Filter, depth: int) -> Answers:
+    def _answers(self, users: Sequence[tuple[Vector, AnyBoosts]], conditions: Filter, depth: int) -> Answers:
         """The best ids for each user, and how long filter and search took, in milliseconds."""
         answers = []
-        for user, boosts in (*self._users[:_WARM], *self._users):
+        for user, boosts in (*users[:_WARM], *users):
             started = time.perf_counter()
             found = self._catalogue.search(user, self._catalogue.mask(conditions, ()), depth, boosts)
-            answers.append(({item.id for item, _ in found}, 1e3 * (time.perf_counter() - started)))
+            answers.append(([item.id for item, _ in found], 1e3 * (time.perf_counter() - started)))
         return answers[_WARM:]
 
     def _wholes(self) -> dict[str, Whole]:
-        return {
-            "history and query": self._whole(Filter(), has_query=True),
-            "history": self._whole(Filter(), has_query=False),
-            "history and query, 10 %": self._whole(_FILTERS["10 %"], has_query=True),
-        }
+        return {name: self._whole(*_REQUESTS[name]) for name in (*_KINDS, f"{_BOTH}, 10 %")}
 
-    def _whole(self, conditions: Filter, *, has_query: bool) -> Whole:
-        rounds = [self._round(conditions, has_query=has_query) for _ in range(self._settings.repeats)]
+    def _whole(self, kind: str, conditions: Filter) -> Whole:
+        rounds = [self._round(kind, conditions) for _ in range(self._settings.repeats)]
         base, own = (np.concatenate(times) for times in zip(*rounds, strict=True))
         ratio = [float(np.median(theirs) / np.median(ours)) for ours, theirs in rounds]
         return Whole(float(np.median(own)), float(np.percentile(own, 99)), float(np.median(base)), ratio)
 
-    def _round(self, conditions: Filter, *, has_query: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _round(self, kind: str, conditions: Filter) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Milliseconds of each request, with the base and with what is measured."""
         taken: tuple[list[float], list[float]] = ([], [])
         for number, query in enumerate(self._queries):
             for engine, past, into in zip(self._engines, self._pasts, taken, strict=True):
-                events = tuple(map(ItemEvent, past[number]))
-                request = Request(history=events, query=query if has_query else "", conditions=conditions)
+                events = () if kind == "query" else tuple(map(ItemEvent, past[number]))
+                request = Request(history=events, query="" if kind == "history" else query, conditions=conditions)
                 started = time.perf_counter()
                 finish(engine.recommender.recommend(request, Call(time.monotonic() + _ANSWER_S)))
                 into.append(1e3 * (time.perf_counter() - started))
         return np.array(taken[0][_WARM:]), np.array(taken[1][_WARM:])
 
     def _sample(self) -> NDArray[np.float32]:
-        return sample_users(self._ranker, self._catalogue, self._scoring, self._max_history)
+        return sample_users(self._ranker, self._encode, self._catalogue, self._scoring, self._max_history)
 
-    def _user(self, ids: Sequence[str]) -> tuple[Vector, AnyBoosts]:
-        """What items are compared with for a user of this history, and what is added."""
+    def _encode(self, texts: list[str]) -> list[Vector]:
+        return self._encoder.run(self._engines[1].tokenizer.encode(texts))
+
+    def _events(self, ids: Sequence[str]) -> Positions:
+        """The items of a history that the ranker reads."""
         found = [position for item_id in ids if (position := self._catalogue.position(item_id)) is not None]
-        items = np.array(found[-self._max_history :], dtype=np.int64)
+        return np.array(found[-self._max_history :], dtype=np.int64)
+
+    def _user(self, items: Positions, query: str) -> tuple[Vector, AnyBoosts]:
+        """What items are compared with for a user of this history and query, and what is added."""
         vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
-        user = self._ranker.run([UserSequence(vectors, [Kind.ITEM] * len(vectors))])[0]
-        aim = self._scoring.aim(Known(len(items), items, self._catalogue.sentences[items]))
+        kinds, sentences = [Kind.ITEM] * len(vectors), self._catalogue.sentences[items]
+        known = Known(len(items), items, sentences)
+        if query:
+            vector = self._encode([query])[0]
+            vectors.append(ranker_half(vector, self._catalogue.dimensions))
+            kinds.append(Kind.QUERY)
+            sentence = sentence_half(vector, self._catalogue.dimensions)
+            known = replace(known, query=query, query_sentence=sentence)
+        user, aim = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.aim(known)
         return aim.at(user), aim.boosts
 
 
 def _recalls(found: Answers, truth: Answers) -> list[float]:
     """Of each user."""
-    return [len(ids & best) / max(1, len(best)) for (ids, _), (best, _) in zip(found, truth, strict=True)]
+    return [len({*ids} & {*best}) / max(1, len(best)) for (ids, _), (best, _) in zip(found, truth, strict=True)]
 
 
 def _search(found: Answers, truth: Answers, of_top: Sequence[float]) -> Search:

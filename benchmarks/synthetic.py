@@ -21,14 +21,15 @@ from server.catalogue.catalogue import ITEMS, VECTORS
 from server.catalogue.memory import Memory
 from server.catalogue.sparse import SparseRows
 from server.catalogue.words import Words
-from server.models.bundle import MANIFEST, RANKER, SENTENCES, TABLES, Bundle, file_hash
+from server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
+from server.parts import TABLES
 
 KEEP, SHARES = "keep", (50, 10, 1)  # an attribute, and the percentages of the items that have each of its values
 _NOISE = 0.5  # of the catalogue's own spread
 _CHUNK = 65_536  # items at once
 _TASTES, _NEAR = 3, 50  # of one user, and the real items that count as near one
 _MOST_EVENTS = 32
-_HEAD, _POSTINGS = 8_192, 20_000  # items that have neighbours, and items of a word: the limits of an export
+_HEAD, _POSTINGS = 8_192, 4_000  # items that have neighbours, and items of a word: the limits of an export
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -99,7 +100,8 @@ def _tables(real: Bundle, folder: Path, bases: Places, random: np.random.Generat
     )
     made.save(folder)
     nameless = replace(words, names=words.names[:0], named=words.named[:0])  # several items have each title
-    replace(nameless, postings=_spread(words.postings, homes)).save(folder)
+    postings, often = _spread(words.postings, homes)
+    replace(nameless, postings=postings, often=often).save(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +136,22 @@ def _copied(rows: SparseRows, bases: Places, kept: Places, homes: _Homes, random
     return SparseRows(starts, np.concatenate(positions), np.concatenate(weights))
 
 
-def _spread(postings: SparseRows, homes: _Homes) -> SparseRows:
-    """For each word all items made from those that have it, or those where it weighs most."""
+def _spread(postings: SparseRows, homes: _Homes) -> tuple[SparseRows, NDArray[np.int32]]:
+    """For each word the items made from those that have it, of many those where it weighs most, and how many it has."""
+    often = np.zeros(len(postings), dtype=np.int32)
     found: list[tuple[Places, Floats]] = []
     for row in range(len(postings)):
         bases, weights, _ = postings.gather(np.array([row]))
         order = np.argsort(-weights, kind="stable")
         lists = [homes.order[homes.first[base] : homes.last[base]] for base in bases[order].tolist()]
+        often[row] = sum(map(len, lists))
         items = np.concatenate(lists)[:_POSTINGS]
         values = np.repeat(weights[order], [len(some) for some in lists])[:_POSTINGS]
         by_item = np.argsort(items, kind="stable")
         found.append((items[by_item], values[by_item]))
     starts = np.cumsum([0, *(len(items) for items, _ in found)])
     every = np.concatenate([items for items, _ in found]).astype(np.int32)
-    return SparseRows(starts, every, np.concatenate([values for _, values in found]))
+    return SparseRows(starts, every, np.concatenate([values for _, values in found])), often
 
 
 def _lines(rows: Sequence[dict[str, Any]], bases: Places, keeps: NDArray[np.bool_]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The parts of a score, and the weights (`server.catalogue.blend.Weights`) that are 0 where a part is switched off."""
+"""The parts of a score: their weights (`server.catalogue.blend.Weights`), and the files of the tables they need."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "words": ("words",),
     "popularity": ("popularity", "newcomer"),
 }
+
+TRANSITIONS, NEIGHBOURS = "transitions", "neighbours"
+POSTINGS, SPELLED = "words-postings", "words-spelled"
+WORD_ARRAYS = ("terms", "often", "titled", "sizes", "pairs", "names", "named")
+
+
+def row_files(table: str) -> list[str]:
+    """The files of one table of rows (`server.catalogue.sparse.SparseRows`)."""
+    return [f"{table}-{part}.npy" for part in ("starts", "positions", "weights")]
+
+
+def word_file(array: str) -> str:
+    """The file of one of `WORD_ARRAYS`."""
+    return f"words-{array}.npy"
+
+
+TABLES = (
+    *(file for table in (TRANSITIONS, NEIGHBOURS, POSTINGS, SPELLED) for file in row_files(table)),
+    *map(word_file, WORD_ARRAYS),
+)
 
 
 def check_parts(names: str) -> str:

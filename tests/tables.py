@@ -32,7 +32,7 @@ def scoring(titles: Sequence[str], memory: Memory | None = None, weights: Weight
 
 def names(titles: Sequence[str], sentences: NDArray[np.float32], threshold: float = NEVER) -> Names:
     """Which item a text is; by its title alone unless there is a threshold."""
-    return Names(make_words(titles, titles), sentences, threshold)
+    return Names(make_words(titles, titles), sentences, threshold, titles.__getitem__)
 
 
 def random_memory(items: int, random: np.random.Generator, entries: int = 8) -> Memory:

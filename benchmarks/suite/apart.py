@@ -102,7 +102,7 @@ def catalogue(rows: Sequence[Row]) -> str:
         + [f"{row[key]:.0f}" for key in ("memory_mb", "index_mb")]
         for row in rows
     ]
-    of_search = ["items", "index", "filter", "recall@100", "recall@10", "worst@100"]
+    of_search = ["items", "index", "request", "recall@100", "recall@10", "worst@100"]
     cut = [f"PARTIAL: {reason}" for reason in dict.fromkeys(row.get("partial", "") for row in rows) if reason]
     return "\n\n".join(
         [

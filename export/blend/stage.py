@@ -65,19 +65,23 @@ def run(job: Job, out: Path) -> None:
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
 
-def load_retrieval(folder: Path, memory: Memory, sentences: Vectors, popularity: NDArray[np.int64]) -> Retrieval:
+def load_retrieval(
+    folder: Path, memory: Memory, titles: Sequence[str], sentences: Vectors, popularity: NDArray[np.int64]
+) -> Retrieval:
     """The parts of a score beside the ranker: words and weights as this stage wrote them into `folder`, the rest given.
 
     Args:
         folder: the stage's.
         memory: the tables of the stage, or others that were fitted in the same way.
+        titles: of the items.
         sentences: sentence vectors of the items' texts, float32 [items, s].
         popularity: number of events of each item, [items].
     """
     record, items = BlendRecord.load(folder), len(popularity)
     words = Words.load(folder, items)
     scoring = Scoring(Blend.read(record.rows), memory, words, items)
-    return Retrieval(scoring, Names(words, sentences, record.same_item), sentences, popularity)
+    names = Names(words, sentences, record.same_item, titles.__getitem__)
+    return Retrieval(scoring, names, sentences, popularity)
 
 
 def _fit(job: Job, source: _Source) -> list[GroupRecord]:

@@ -38,6 +38,7 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     return Words(
         terms=hashes[order],
         postings=_postings(by_word, np.array(counted.lengths)),
+        often=often.astype(np.int32),
         titled=(np.array(counted.titled)[order] / np.maximum(often, 1)).astype(np.float32),
         sizes=sizes,
         pairs=pieces,

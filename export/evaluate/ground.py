@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.blend.stage import load_retrieval
 from export.data.dataset import Dataset
-from export.data.phrases import Texts
+from export.data.phrases import TITLE, Texts
 from export.data.popularity import popularity
 from export.data.repeats import counted
 from export.data.split import Split
@@ -179,7 +179,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
         items,
         plan.max_history,
         lambda n: np.concatenate([for_ranker(size + n), sentences[size + n]], axis=1),
-        load_retrieval(blend, Memory.load(blend, size), sentences[:size], counts),
+        load_retrieval(blend, Memory.load(blend, size), texts.variants[TITLE], sentences[:size], counts),
     )
 
 

@@ -13,6 +13,7 @@ from export.evaluate.metrics import Ranked, Score, Scores, rank
 from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
 from server.catalogue.blend import FACTS, QUERIES, Blend, Known, Row, Scoring, Weights, item_vectors
+from server.catalogue.history import History, Resolver
 from server.catalogue.names import Names
 from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
 from server.models.encoder import ranker_half, sentence_half
@@ -47,12 +48,30 @@ class Retrieval:
         blend = Blend([Row(query, 0, weights) for query in QUERIES])
         return replace(self, scoring=self.scoring.with_blend(blend))
 
-    def resolve(self, text: str, sentence: Vector | None) -> int:
-        """Position of the item that a text event is, -1 for none; without its sentence vector by name only."""
-        found = self.names.by_name(text)
-        if found is None and sentence is not None:
-            found = self.names.by_meaning(text, sentence)
-        return -1 if found is None else found
+
+class Remembered:
+    """Names whose answers are remembered by the text, which has one sentence vector throughout an evaluation.
+
+    Args:
+        names: which item a text is.
+    """
+
+    def __init__(self, names: Resolver) -> None:
+        self._names = names
+        self._named: dict[str, int | None] = {}
+        self._meant: dict[str, int | None] = {}
+
+    def by_name(self, text: str) -> int | None:
+        """As `Names` has it."""
+        if text not in self._named:
+            self._named[text] = self._names.by_name(text)
+        return self._named[text]
+
+    def by_meaning(self, text: str, sentence: Vector) -> int | None:
+        """As `Names` has it."""
+        if text not in self._meant:
+            self._meant[text] = self._names.by_meaning(text, sentence)
+        return self._meant[text]
 
 
 @dataclass(slots=True)
@@ -187,38 +206,37 @@ class Subject:
     def _of_texts(
         self, histories: Histories, texts: Sequence[str], vectors_of: Callable[[NDArray[np.int64]], Vectors]
     ) -> tuple[list[Request], Histories]:
-        """Histories as texts, and the items that the server sees in each; each needed text is encoded once."""
-        recent = [self._last(history) for history in histories]
-        needed = np.unique(np.concatenate(recent))
+        """Histories as texts, and the items that the server leaves out of each; each needed text is encoded once."""
+        needed = np.unique(np.concatenate([self._last(history) for history in histories]))
         vectors = dict(zip(needed.tolist(), vectors_of(needed), strict=True))
-        meant = {n: self._resolve(texts[n], vector) for n, vector in vectors.items()}
-        requests = [self._of_titles(history, vectors, meant) for history in recent]
         if self.retrieval is None:
-            return requests, histories
-        by_name = {n: self._resolve(texts[n], None) for n in np.unique(np.concatenate(histories)).tolist()}
-        seen = []
-        for history, last in zip(histories, recent, strict=True):
-            old = history[: len(history) - len(last)].tolist()
-            items = [*(by_name[n] for n in old), *(meant[n] for n in last.tolist())]
-            seen.append(np.array([item for item in items if item >= 0], dtype=np.int64))
+            return [self._of_plain(history, vectors) for history in histories], histories
+        names, requests, seen = Remembered(self.retrieval.names), list[Request](), list[NDArray[np.int64]]()
+        for history in histories:
+            known = History(names, self.max_history)
+            for place, n in enumerate(history.tolist()):
+                known.add_text(place, texts[n])
+            requests.append(self._of_events(known, [vectors[n] for n in self._last(history).tolist()]))
+            seen.append(np.array(known.items, dtype=np.int64))
         return requests, seen
 
-    def _of_titles(
-        self, history: NDArray[np.int64], vectors: Mapping[int, Vector], meant: Mapping[int, int]
-    ) -> Request:
+    def _of_plain(self, history: NDArray[np.int64], vectors: Mapping[int, Vector]) -> Request:
+        """Of a recommender that knows no items by their texts."""
         request = Request()
-        for n in history.tolist():
-            if meant[n] >= 0:
-                self._take(request, meant[n])
-            else:
-                self._add(request, Kind.TEXT, vectors[n])
+        for n in self._last(history).tolist():
+            self._add(request, Kind.TEXT, vectors[n])
         return request
 
-    def _resolve(self, text: str, vector: Vector | None) -> int:
-        """Position of the item that a text is, -1 for none; those too old to be encoded are known by name only."""
-        if self.retrieval is None:
-            return -1
-        return self.retrieval.resolve(text, None if vector is None else sentence_half(vector, self.dimensions))
+    def _of_events(self, history: History, vectors: Sequence[Vector]) -> Request:
+        """As the server reads a history of texts; `vectors` are of the events that are read."""
+        request = Request()
+        for event, vector in zip(history.read, vectors, strict=True):
+            item = history.recognise(event, sentence_half(vector, self.dimensions))
+            if item is None:
+                self._add(request, Kind.TEXT, vector)
+            else:
+                self._take(request, item)
+        return request
 
     def _take(self, request: Request, item: int) -> None:
         """Add an item to the request's events."""

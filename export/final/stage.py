@@ -171,7 +171,8 @@ def _subject(job: Job, source: _Source, model: _Model) -> Subject:
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
     sentences = load_sentences(job.folder("finetune"), items)[:items]
-    retrieval = load_retrieval(blend, Memory.load(model.memory, items), sentences, model.popularity)
+    titles = Texts.load(job.folder("data")).variants[TITLE]
+    retrieval = load_retrieval(blend, Memory.load(model.memory, items), titles, sentences, model.popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
     return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 

@@ -22,21 +22,22 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.exact import Vector, Vectors, rank
+from server.catalogue.exact import Vector, Vectors, compare, rank
 from server.catalogue.filters import Allowed, Positions
 from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts
 
 _log = logging.getLogger(__name__)
 
-_KEPT = 64  # dimensions, a byte each
+_KEPT = 96  # dimensions, a byte each
 _BLEND = 0.1  # of the items' own covariance beside the users', for users unlike the sample
 _ROUNDS, _EACH = 8, 32  # of k-means, and the items for each list that it is shown
 _CHUNK = 65_536  # items at once
 _DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
-_REACH = 0.9995  # share of the best items that the lists which are read must hold
+_REACH = 0.999  # share of the best items that the lists which are read must hold
 _PROBES = 256  # users that it is measured on
 _SPARE = 100  # candidates at least beyond those that are wanted
 _BOOSTED = 2_000  # candidates at most, or four times those wanted, for what is added to their scores
+_FIRST = 2  # candidates for each wanted item that are scored first, for what is added to their scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +100,33 @@ class ApproximateIndex:
     def search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS) -> tuple[Positions, Vector]:
         """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.
 
-        The items with the largest boosts are candidates. There may be fewer than `k` though more are allowed.
+        There may be fewer than `k` though more are allowed.
         """
         boosts = boosts.listed()
-        lowered = boosts.positions[boosts.values < 0]
         candidates = self._candidates(user, allowed, k, 0)
+        if not len(boosts.positions):
+            return rank(self._vectors, user, candidates, k)
+        lowered = boosts.positions[boosts.values < 0]
         if len(lowered) and len(np.setdiff1d(candidates, lowered, assume_unique=True)) < k + _SPARE // 2:
             candidates = self._candidates(user, allowed, k, 3 * len(lowered))  # those may all lie above
-        if len(boosts.positions):
-            kept = allowed.holds(boosts.positions)
-            most = Boosts(boosts.positions[kept], boosts.values[kept]).largest(max(_BOOSTED, 4 * k))
-            candidates = np.union1d(candidates, most)
-        return rank(self._vectors, user, candidates, k, boosts)
+        return self._rank(user, allowed, k, boosts, candidates)
+
+    def _rank(
+        self, user: Vector, allowed: Allowed, k: int, boosts: Boosts, candidates: Positions
+    ) -> tuple[Positions, Vector]:
+        """The best `k` of the candidates by the vectors and of the items that something is added to.
+
+        By the vectors hardly an item scores more than the first candidate. So of the others only those can be among the
+        best to which as much is added as that lies below the `k` th best.
+        """
+        products = compare(self._vectors, user, candidates)
+        kept = boosts.where(boosts.values > 0)
+        kept = kept.where(allowed.holds(kept.positions))
+        scored = _Scored(candidates, products + boosts.at(candidates))
+        scored = scored.joined(kept.largest(_FIRST * k), self._vectors, user, boosts)
+        missing = scored.bar(k) - products.max(initial=-np.inf)
+        more = kept.where(kept.values >= missing).largest(max(_BOOSTED, 4 * k))
+        return scored.joined(more, self._vectors, user, boosts).best(k)
 
     def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:
         """Allowed items among which the best `k` + `more` by the vectors are, ascending."""
@@ -134,6 +150,29 @@ def lists_for(depth: float, reach: Sequence[int]) -> int:
     (near, few), (far, many) = next((part for part in measured if depth <= part[1][0]), measured[-1])
     share = max(0.0, math.log(depth / near) / math.log(far / near))
     return math.ceil(few * math.pow(many / few, share))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Items, each once, and their scores."""
+
+    positions: Positions
+    scores: Vector
+
+    def joined(self, more: Positions, vectors: Vectors, user: Vector, boosts: Boosts) -> _Scored:
+        """With those of `more` that are not there yet."""
+        new = np.setdiff1d(more, self.positions, assume_unique=True)
+        scores = compare(vectors, user, new) + boosts.at(new)
+        return _Scored(np.concatenate([self.positions, new]), np.concatenate([self.scores, scores]))
+
+    def bar(self, k: int) -> np.float32:
+        """The `k` th best score; less than any where there are fewer."""
+        return np.partition(self.scores, -k)[-k] if 0 < k <= len(self.scores) else np.float32(-np.inf)
+
+    def best(self, k: int) -> tuple[Positions, Vector]:
+        """The best `k`; ties go to the earlier item."""
+        order = np.lexsort((self.positions, -self.scores))[:k]
+        return self.positions[order], self.scores[order]
 
 
 class _Progress:

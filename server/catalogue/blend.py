@@ -9,6 +9,7 @@ An item's vector: the ranker's [d], the sentence vector of its text [s], log(1 +
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
+from server.catalogue.match import Match
 from server.catalogue.memory import FLOOR, Memory
 from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Entries, summed
 from server.catalogue.words import Words
@@ -73,12 +75,35 @@ _INSTEAD: Mapping[Query, Sequence[Query]] = {
 class Row:
     """The weights of requests of a kind that have at least so many events.
 
-    Whether a query is a title, `server.catalogue.words.Words.is_title` tells.
+    Whether a query is a title, `server.catalogue.match.Match.is_title` tells.
     """
 
     query: Query
     events: int
     weights: Weights
+
+
+def _row(number: int, row: Mapping[str, Any]) -> Row:
+    """One row as `Blend.written` gives it.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    try:
+        query, events, weights = row["query"], row["events"], dict(row["weights"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"row {number} lacks its query, events or weights") from None
+    if query not in QUERIES:
+        raise ValueError(f"row {number} has the query {query!r}, which is none of {', '.join(QUERIES)}")
+    if type(events) is not int or events < 0:
+        raise ValueError(f"row {number} has {events!r} for its number of events")
+    if {*weights} != {*SIGNALS}:
+        names = ", ".join(sorted({*weights} ^ {*SIGNALS}))
+        raise ValueError(f"row {number} has other weights than those of the signals: {names}")
+    for name, value in weights.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"row {number} has {value!r} for the weight of {name}, which is no finite number")
+    return Row(query, events, Weights(**weights))
 
 
 class Blend:
@@ -92,9 +117,17 @@ class Blend:
         """As `written` gives it; without rows the ranker alone counts.
 
         Raises:
-            TypeError: it is not of that form.
+            ValueError: says what it lacks or what is wrong with which row.
         """
-        return cls([Row(row["query"], row["events"], Weights(**row["weights"])) for row in rows])
+        found = [_row(number, row) for number, row in enumerate(rows)]
+        groups = {(row.query, row.events) for row in found}
+        if len(groups) < len(found):
+            raise ValueError("two rows are of the same kind of query and number of events")
+        if found and not any(query == "none" and events <= 1 for query, events in groups):
+            raise ValueError("no row is of requests with one event and no query")
+        if found and not any(query != "none" and not events for query, events in groups):
+            raise ValueError("no row is of requests with a query and no event")
+        return cls(found)
 
     def written(self) -> list[dict[str, Any]]:
         """For the manifest."""
@@ -169,30 +202,34 @@ class Scoring:
 
     def aim(self, known: Known) -> Aim:
         """Of one request; the same for the same request whatever stands beside it."""
-        weights = self.weights(known)
+        match = self._match(known.query)
+        weights = self._weights(known, match)
         facts = np.array([weights.popularity, weights.newcomer], dtype=np.float32)
-        return Aim(weights.ranker, np.concatenate([_sentence(weights, known), facts]), self.boosts(weights, known))
+        entries = [*self._entries(weights, known, match).values()]
+        boosts = summed(entries, self._items, self._transitions(weights, known))
+        return Aim(weights.ranker, np.concatenate([_sentence(weights, known), facts]), boosts)
 
     def weights(self, known: Known) -> Weights:
         """Of a request, by its kind."""
-        return self.blend.weights(known.events, self.query(known.query))
+        return self._weights(known, self._match(known.query))
 
     def query(self, text: str) -> Query:
         """What a query is; empty for none."""
-        if not text:
-            return "none"
-        return "title" if self.words.is_title(text, self._items) else "description"
-
-    def boosts(self, weights: Weights, known: Known) -> AnyBoosts:
-        """What memory and words add."""
-        return summed([*self._entries(weights, known).values()], self._items, self._transitions(weights, known))
+        return _kind(self._match(text))
 
     def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
-        """The same by signal, weighted; signals without weight are left out."""
-        found = {name: summed([some], self._items).listed() for name, some in self._entries(weights, known).items()}
+        """What memory and words add, by signal, weighted; signals without weight are left out."""
+        entries = self._entries(weights, known, self._match(known.query))
+        found = {name: summed([some], self._items).listed() for name, some in entries.items()}
         if weights.transitions and len(known.items):
             found["transitions"] = self._transitions(weights, known).listed()
         return found
+
+    def _match(self, query: str) -> Match | None:
+        return Match(self.words, query, self._items) if query else None
+
+    def _weights(self, known: Known, match: Match | None) -> Weights:
+        return self.blend.weights(known.events, _kind(match))
 
     def _transitions(self, weights: Weights, known: Known) -> AnyBoosts:
         """Log-odds of the items that follow the last events, weighted."""
@@ -202,16 +239,22 @@ class Scoring:
         odds = np.log(chances.values * np.float32(1 / FLOOR) + np.float32(1)) * np.float32(weights.transitions)
         return chances._replace(values=odds)
 
-    def _entries(self, weights: Weights, known: Known) -> dict[str, Entries]:
+    def _entries(self, weights: Weights, known: Known, match: Match | None) -> dict[str, Entries]:
         """What each signal adds that is a sum over events or words, weighted."""
         found: dict[str, Entries] = {}
         if weights.neighbours and len(known.items):
             positions, near = self.memory.near_weights(known.items)
             found["neighbours"] = positions, near * np.float32(weights.neighbours)
-        if weights.words and known.query:
-            positions, bm25 = self.words.postings_of(known.query)
-            found["words"] = positions, bm25 * np.float32(weights.words)
+        if weights.words and match:
+            found["words"] = Boosts(match.boosts.positions, match.boosts.values * np.float32(weights.words))
         return found
+
+
+def _kind(match: Match | None) -> Query:
+    """Of the query that was matched."""
+    if match is None:
+        return "none"
+    return "title" if match.is_title else "description"
 
 
 def _sentence(weights: Weights, known: Known) -> Vector:

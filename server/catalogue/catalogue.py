@@ -14,7 +14,7 @@ from server.catalogue import exact
 from server.catalogue.blend import item_vectors
 from server.catalogue.filters import Allowed, Attributes, AttributeValues, Filter, Positions
 from server.catalogue.items import ITEMS, Item, ItemTable
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
+from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts
 from server.errors import BundleError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item", "Ranked"]
 
 VECTORS, SENTENCES = "vectors.npy", "sentences.npy"
-SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
 NARROW = 10_000  # allowed items up to which comparing each is as fast
 
 IndexMode = Literal["auto", "exact", "approximate"]
@@ -94,6 +93,18 @@ class Catalogue:
     def position(self, item_id: str) -> int | None:
         """Where the item stands, or None if there is no such item."""
         return self._position.get(item_id)
+
+    def positions(self, item_ids: Iterable[str]) -> Positions:
+        """Where these items of the catalogue stand, in their order."""
+        return np.array([self._position[item_id] for item_id in item_ids], dtype=np.int64)
+
+    def vectors_at(self, positions: Positions) -> NDArray[np.float32]:
+        """What a search compares of the items at `positions`, [n, width]."""
+        return self._vectors[positions]
+
+    def title(self, position: int) -> str:
+        """Of the item at a position."""
+        return self._item(position).title
 
     def event_vector(self, position: int) -> Vector:
         """What the ranker reads of an item in a history, [dimensions]."""
@@ -215,7 +226,7 @@ def _load_vectors(path: Path, items: ItemTable) -> NDArray[np.float32]:
         BundleError: there are none, or others.
     """
     try:
-        vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: no vectors ({error}): export it again") from None
     if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(items):

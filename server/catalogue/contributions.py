@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import Known, Scoring, Weights
+from server.catalogue.blend import FACTS, Known, Scoring, Weights
+from server.catalogue.catalogue import Catalogue
 from server.catalogue.filters import Positions
 from server.catalogue.memory import DECAY, EVENTS, FLOOR
+from server.parts import PARTS
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
@@ -23,7 +25,7 @@ class Contribution:
     """How the score of one item comes about.
 
     Args:
-        parts: what each of `server.parts.PARTS` adds; their sum is the score.
+        parts: what each of `server.parts.PARTS` adds, in that order; their sum is the score.
         event: place among `Known.items` of the event that adds most of the memory's part; None if none adds anything.
     """
 
@@ -32,44 +34,40 @@ class Contribution:
 
 
 def contributions(
-    scoring: Scoring, known: Known, user: Vector, vectors: Vectors, positions: Positions
+    scoring: Scoring, known: Known, compared: Vector, catalogue: Catalogue, positions: Positions
 ) -> list[Contribution]:
     """What adds how much to the scores of some items of one request.
 
     Args:
         scoring: the parts and their weights.
         known: what is known of the request.
-        user: the ranker's user vector [d].
-        vectors: of these items, as `server.catalogue.blend.item_vectors` lays them out, [n, d + s + FACTS].
-        positions: of these items in the catalogue, in any order, [n].
+        compared: what the items are compared with (`server.catalogue.blend.Aim.at`), [width].
+        catalogue: has the items' vectors.
+        positions: of these items, in any order, [n].
     """
     weights = scoring.weights(known)
-    parts = _parts(scoring, weights, known, user, vectors, positions)
+    vectors = catalogue.vectors_at(positions)
+    parts = _products(vectors, compared, catalogue.dimensions) | _boosts(scoring, weights, known, positions)
     by_event = _by_event(scoring, weights, known, positions)
     return [
-        Contribution({part: float(values[n]) for part, values in parts.items()}, _strongest(by_event[:, n]))
+        Contribution({part: float(parts[part][n]) for part in PARTS}, _strongest(by_event[:, n]))
         for n in range(len(positions))
     ]
 
 
-def _parts(
-    scoring: Scoring, weights: Weights, known: Known, user: Vector, vectors: Vectors, positions: Positions
-) -> dict[str, Vector]:
-    """What each part adds to each item, in the order of `server.parts.PARTS`."""
-    rest = scoring.aim(known).rest
+def _products(vectors: Vectors, compared: Vector, dimensions: int) -> dict[str, Vector]:
+    """What the parts add to each item that are one product of vectors; the ranker's have `dimensions` entries."""
+    bounds = {"ranker": (0, dimensions), "text": (dimensions, -FACTS), "popularity": (-FACTS, None)}
+    return {part: vectors[:, begin:end] @ compared[begin:end] for part, (begin, end) in bounds.items()}
+
+
+def _boosts(scoring: Scoring, weights: Weights, known: Known, positions: Positions) -> dict[str, Vector]:
+    """What memory and words add to each item."""
     memory, words = np.zeros((2, len(positions)), dtype=np.float32)
     for name, boosts in scoring.added(weights, known).items():
         part = words if name == "words" else memory
         part += boosts.at(positions)
-    split = len(user), len(user) + known.sentences.shape[1]
-    ranker, sentences, facts = np.split(vectors, split, axis=1)
-    return {
-        "ranker": np.float32(weights.ranker) * (ranker @ user),
-        "memory": memory,
-        "text": sentences @ rest[: sentences.shape[1]],
-        "words": words,
-        "popularity": facts @ rest[sentences.shape[1] :],
-    }
+    return {"memory": memory, "words": words}
 
 
 def _strongest(added: Values) -> int | None:

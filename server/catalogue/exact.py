@@ -121,13 +121,19 @@ def rank(
     vectors: Vectors, user: Vector, positions: Positions, k: int, boosts: AnyBoosts = NO_BOOSTS
 ) -> tuple[Positions, Vector]:
     """The best `k` of `positions`, ascending, and their scores with `boosts` added; ties go to the earlier item."""
+    scores = compare(vectors, user, positions)
+    if len(boosts.values):
+        scores += boosts.at(positions)
+    return _best(positions, scores, k)
+
+
+def compare(vectors: Vectors, user: Vector, positions: Positions) -> Vector:
+    """The products of `user` with the vectors at `positions`, in their order."""
     scores = np.empty(len(positions), dtype=np.float32)
     for start in range(0, len(positions), _CHUNK):
         part = slice(start, start + _CHUNK)
         scores[part] = _scores(vectors[positions[part]], user)
-    if len(boosts.values):
-        scores += boosts.at(positions)
-    return _best(positions, scores, k)
+    return scores
 
 
 def _scores(rows: Vectors, user: Vector) -> Vector:

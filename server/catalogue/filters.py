@@ -41,7 +41,8 @@ class Filter:
 class Allowed:
     """Which of `items` may be answered, and how many: those whose bit is set; without bits all but `denied` (few).
 
-    `missing`: how many hold the conditions, but are denied. They may be the best of all: what a user has seen is.
+    `denied` are ascending. `missing`: how many hold the conditions, but are denied. They may be the best of all: what a
+    user has seen is.
     """
 
     items: int
@@ -53,7 +54,11 @@ class Allowed:
     def holds(self, positions: Positions) -> NDArray[np.bool_]:
         """Whether each of them may be answered."""
         if self.bits is None:
-            return ~np.isin(positions, self.denied)
+            if not len(self.denied):
+                return np.ones(len(positions), dtype=np.bool_)
+            places = np.minimum(np.searchsorted(self.denied, positions), len(self.denied) - 1)
+            is_free: NDArray[np.bool_] = self.denied[places] != positions
+            return is_free
         set_bits: NDArray[np.bool_] = (self.bits[positions >> 3] >> (positions & 7) & 1).astype(np.bool_)
         return set_bits
 

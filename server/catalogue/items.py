@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import overload
 
@@ -31,13 +32,13 @@ class Item:
 
 
 class ItemTable(Sequence[Item]):
-    """A million items as Python objects would take four times the memory of their lines.
+    """A million items as Python objects would take four times the memory of their lines, which are mapped from disk.
 
     Args:
         data: lines of JSON, one item each, decoded when it is asked for: a bad one raises ValueError or TypeError then.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | mmap) -> None:
         self._data, self._starts = data, array("q")
         start = 0
         while start < len(data):
@@ -50,14 +51,15 @@ class ItemTable(Sequence[Item]):
 
     @classmethod
     def load(cls, folder: Path) -> ItemTable:
-        """Read `items.jsonl`.
+        """Map `items.jsonl`.
 
         Raises:
             BundleError: it cannot be read.
         """
         try:
-            return cls((folder / ITEMS).read_bytes())
-        except OSError as error:
+            with (folder / ITEMS).open("rb") as file:
+                return cls(mmap(file.fileno(), 0, access=ACCESS_READ))
+        except (OSError, ValueError) as error:  # a ValueError is what an empty file raises
             raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
 
     def __len__(self) -> int:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from server.catalogue.filters import Positions
 from server.catalogue.sparse import SparseRows
 from server.errors import BundleError
+from server.parts import NEIGHBOURS, TRANSITIONS
 
 EVENTS = 10  # last ones that transitions look at
 DECAY = 0.6  # of an event's weight with each event after it
 FLOOR = 0.003  # of a chance: what is added before the logarithm is taken
-_TRANSITIONS, _NEIGHBOURS = "transitions", "neighbours"
 _AGES = DECAY ** np.arange(EVENTS)[::-1]
 
 Values = NDArray[np.float64]
@@ -43,8 +43,8 @@ class Memory:
         Raises:
             BundleError: a file is missing or does not fit.
         """
-        found = cls(SparseRows.load(folder, _TRANSITIONS, items), SparseRows.load(folder, _NEIGHBOURS, items))
-        for name, table in ((_TRANSITIONS, found.transitions), (_NEIGHBOURS, found.neighbours)):
+        found = cls(SparseRows.load(folder, TRANSITIONS, items), SparseRows.load(folder, NEIGHBOURS, items))
+        for name, table in ((TRANSITIONS, found.transitions), (NEIGHBOURS, found.neighbours)):
             if len(table) != items:
                 raise BundleError(f"{folder}/{name}-starts.npy: {len(table)} rows for {items} items: export it again")
         return found
@@ -58,8 +58,8 @@ class Memory:
 
     def save(self, folder: Path) -> None:
         """Write both tables."""
-        self.transitions.save(folder, _TRANSITIONS)
-        self.neighbours.save(folder, _NEIGHBOURS)
+        self.transitions.save(folder, TRANSITIONS)
+        self.neighbours.save(folder, NEIGHBOURS)
 
     def next_chances(self, events: Positions) -> tuple[NDArray[np.int32], Values]:
         """Items that came after the last `events` (oldest first), with the weighted chance by each event."""

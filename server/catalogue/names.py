@@ -8,10 +8,14 @@ of this catalogue are to the titles of others (the threshold is measured when th
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.words import Words
+from server.catalogue.match import Match
+from server.catalogue.words import Words, split_words
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
@@ -21,6 +25,8 @@ _CANDIDATES = 8  # items by words that are compared by meaning
 _SHARED = 0.5  # of the text's words that an item must have to be meant
 _WORDS, _COVERED = 2, 0.75  # words that an item must have, and the share of the text's words
 _APART = 0.8  # of the first item's match that the second may have
+_ROMAN = {roman: n for n, roman in enumerate(("ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"), 2)}
+_YEAR = re.compile(r"(?:1[89]|20)\d\d")
 
 
 class Names:
@@ -30,10 +36,11 @@ class Names:
         words: the catalogue's index of words.
         sentences: sentence vectors of the items' texts, float32 [items, s].
         threshold: cosine from which on a text is the item.
+        title_of: the title of the item at a position.
     """
 
-    def __init__(self, words: Words, sentences: Vectors, threshold: float) -> None:
-        self._words, self._sentences, self._threshold = words, sentences, threshold
+    def __init__(self, words: Words, sentences: Vectors, threshold: float, title_of: Callable[[int], str]) -> None:
+        self._words, self._sentences, self._threshold, self._title_of = words, sentences, threshold, title_of
 
     def by_name(self, text: str) -> int | None:
         """Position of the one item that has these words as its title or text."""
@@ -41,21 +48,40 @@ class Names:
 
     def by_meaning(self, text: str, sentence: Vector) -> int | None:
         """Position of the item that a text means, by most of its words or its sentence vector [s]; None if none is."""
-        if not self._words.is_title(text, len(self._sentences)):
+        match = Match(self._words, text, len(self._sentences))
+        if not match.is_title:
             return None
-        near = self._words.match(text, len(self._sentences))
-        if not len(near.positions):
-            return None
+        near = match.boosts
         order = np.argsort(-near.values, kind="stable")[:_CANDIDATES]
         best, values = near.positions[order], near.values[order]
-        if len(best) == 1 or values[1] <= _APART * values[0]:
-            share, words = self._words.cover(text, int(best[0]), len(self._sentences))
-            if words >= _WORDS and share >= _COVERED and self._words.numbered_alike(text, int(best[0])):
-                return int(best[0])
-        if self._threshold >= NEVER:
+        found = self._by_words(match, best.tolist(), values.tolist())
+        if found is None and self._threshold < NEVER:
+            cosines = self._sentences[best] @ sentence
+            nearest = int(np.argmax(cosines))
+            is_near = cosines[nearest] >= self._threshold and match.cover(int(best[nearest]))[0] >= _SHARED
+            found = int(best[nearest]) if is_near else None
+        return found if found is not None and numbered_alike(text, self._title_of(found)) else None
+
+    def _by_words(self, match: Match, best: list[int], values: list[float]) -> int | None:
+        """The first of the `best` items if it has nearly all words and no other comes close."""
+        if len(best) > 1 and values[1] > _APART * values[0]:
             return None
-        cosines = self._sentences[best] @ sentence
-        nearest = int(np.argmax(cosines))
-        item = int(best[nearest])
-        is_near = cosines[nearest] >= self._threshold and self._words.numbered_alike(text, item)
-        return item if is_near and self._words.cover(text, item, len(self._sentences))[0] >= _SHARED else None
+        share, words = match.cover(best[0])
+        return best[0] if words >= _WORDS and share >= _COVERED else None
+
+
+def numbered_alike(text: str, title: str) -> bool:
+    """Whether a text may mean a title by its numbers of one or two digits, Roman ones too.
+
+    Both must have the same ones: "Rocky 3" is "Rocky III", neither "Rocky" nor "Rocky II". A number of the text may
+    also be the end of the title's year: "Forrest Gump 94". Longer numbers are not compared: years are often mistyped.
+    """
+    words = split_words(title)
+    of_title, years = _numbers(words), {int(word[2:]) for word in words if _YEAR.fullmatch(word)}
+    of_text = _numbers(split_words(text))
+    return of_title <= of_text <= of_title | years
+
+
+def _numbers(words: list[str]) -> set[int]:
+    """The numbers of one or two digits among words."""
+    return {_ROMAN.get(word) or int(word) for word in words if word in _ROMAN or (word.isdecimal() and len(word) < 3)}

@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
 from server.errors import BundleError
+from server.parts import row_files
 
 Vector = NDArray[np.float32]
 Entries: TypeAlias = "tuple[NDArray[np.signedinteger[Any]], NDArray[np.floating[Any]]]"
 """Positions of items, some of them several times, and a value for each."""
 N = TypeVar("N", bound=np.generic)
 
-# With one entry for so many items or more, counting over all items is faster than sorting the entries.
+SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
+# With one entry for so many items or more, counting over all items is faster than sorting the entries. Not in larger
+# catalogues, where nothing else takes a time that grows with the items.
 _DENSE = 8
+_HALF = 32  # bits of a key for the position, and for the place of an entry
 
 
 class Boosts(NamedTuple):
@@ -34,6 +38,10 @@ class Boosts(NamedTuple):
             return np.zeros(len(positions), dtype=np.float32)
         places = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
         return np.where(self.positions[places] == positions, self.values[places], np.float32(0))
+
+    def where(self, is_kept: NDArray[np.bool_]) -> Boosts:
+        """Those for which it holds, [boosts]."""
+        return Boosts(self.positions[is_kept], self.values[is_kept])
 
     def largest(self, count: int) -> Positions:
         """The items that most is added to, at most so many."""
@@ -165,20 +173,27 @@ def map_array(path: Path, dtype: type[N]) -> NDArray[N]:
 
 
 def _paths(folder: Path, name: str) -> list[Path]:
-    return [folder / f"{name}-{part}.npy" for part in ("starts", "positions", "weights")]
+    return [folder / file for file in row_files(name)]
 
 
 def summed(entries: Sequence[Entries], items: int, start: AnyBoosts = NO_BOOSTS) -> AnyBoosts:
     """Entries added up by position, beginning with `start`, for a catalogue of `items`."""
+    if len(entries) == 1 and isinstance(entries[0], Boosts) and not len(start.values):
+        return entries[0]
     if isinstance(start, Boosts) and len(start.positions):
         return summed([start, *entries], items)
-    if isinstance(start, DenseBoosts) or sum(len(positions) for positions, _ in entries) * _DENSE >= items:
+    count = sum(len(positions) for positions, _ in entries)
+    if isinstance(start, DenseBoosts) or (items < SWITCH_OVER and count * _DENSE >= items):
         row = start.values.astype(np.float64) if isinstance(start, DenseBoosts) else np.zeros(items)
         for positions, values in entries:
             row += np.bincount(positions, values, items)
         return DenseBoosts(row.astype(np.float32))
-    if not entries:
+    if not count:
         return NO_BOOSTS
     every, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-    found, place = np.unique(every, return_inverse=True)
-    return Boosts(found.astype(np.int64), np.bincount(place, values, len(found)).astype(np.float32))
+    keys = (every.astype(np.int64) << _HALF) | np.arange(count)  # sorting whole numbers is faster than their places
+    keys.sort()
+    positions, order = keys >> _HALF, keys & ((1 << _HALF) - 1)
+    is_first = np.concatenate([[True], positions[1:] != positions[:-1]])
+    total = np.bincount(np.cumsum(is_first) - 1, values[order])
+    return Boosts(positions[is_first], total.astype(np.float32))

@@ -8,7 +8,6 @@ pairs of near letters, so that a typing error costs little. Words are kept as ha
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -19,25 +18,26 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import Boosts, Entries, SparseRows, map_array, summed
+from server.catalogue.sparse import SparseRows, map_array
 from server.errors import BundleError
+from server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
 Hashes = NDArray[np.uint64]
-Rows: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64] | None]"
-"""Places of words among the known ones, and the share by which each counts, less than 1 for a near word; None: 1."""
+Rows: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
+"""Places among the known words that a word of a text is or stands for, and the share by which each counts."""
 
-_TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
 MAX_WORDS = 64  # of a text that are looked up
+_MAX_UNKNOWN = 8  # unknown words of a text for which near ones are looked for: one may take a millisecond
 _MAX_LETTERS = 64  # of a word that count
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED, _CACHED_TEXTS = 65_536, 1_024  # words and texts whose rows are remembered
+_CACHED, _CACHED_TEXTS = 65_536, 1_024  # unknown words and texts whose rows are remembered
 _CACHED_LETTERS = 512  # of a text that is
-_ROMAN, _SHORT = frozenset(("ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")), 2
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _RECOUNTED = 20  # words that most of the rare pairs have, of which all pairs are counted
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
+_IS_CJK = re.compile(f"[{_CJK}]")
 _LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
 
 
@@ -45,8 +45,15 @@ def split_words(text: str) -> list[str]:
     """The words of a text, in lower case and without accents, the first 64 letters of each."""
     plain = text.casefold()
     if not plain.isascii():
-        plain = "".join(letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
+        plain = "".join(map(_plain, unicodedata.normalize("NFKC", plain).casefold()))
     return [word[:_MAX_LETTERS] for word in _WORD.findall(plain)]
+
+
+def _plain(letter: str) -> str:
+    """A composed letter without its marks. Those of Japanese and Korean are part of the letter: "が" is not "か"."""
+    if letter.isascii() or _IS_CJK.match(letter):
+        return "" if unicodedata.combining(letter) else letter
+    return "".join(part for part in unicodedata.normalize("NFD", letter) if unicodedata.category(part)[0] != "M")
 
 
 def pairs(word: str) -> set[str]:
@@ -73,6 +80,7 @@ class Words:
     Args:
         terms: hashes of the known words, ascending, [words].
         postings: the items of each word and its BM25 weight there.
+        often: how many items have each word, [words]; more than it has postings where these were cut.
         titled: share of the items of each word that have it in their title, [words].
         sizes: number of letter pairs of each word, [words].
         pairs: hashes of the letter pairs, ascending, [pairs].
@@ -83,14 +91,15 @@ class Words:
 
     terms: Hashes
     postings: SparseRows
+    often: NDArray[np.int32]
     titled: NDArray[np.float32]
     sizes: NDArray[np.int32]
     pairs: Hashes
     spelled: SparseRows
     names: Hashes
     named: NDArray[np.int32]
-    _cache: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict, init=False, repr=False)
-    _texts: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
+    _near_words: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
+    _texts: dict[str, tuple[Rows, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -102,11 +111,12 @@ class Words:
         terms = map_array(_path(folder, "terms"), np.uint64)
         found = cls(
             terms=terms,
-            postings=SparseRows.load(folder, "words-postings", items),
+            postings=SparseRows.load(folder, POSTINGS, items),
+            often=map_array(_path(folder, "often"), np.int32),
             titled=map_array(_path(folder, "titled"), np.float32),
             sizes=map_array(_path(folder, "sizes"), np.int32),
             pairs=map_array(_path(folder, "pairs"), np.uint64),
-            spelled=SparseRows.load(folder, "words-spelled", len(terms)),
+            spelled=SparseRows.load(folder, SPELLED, len(terms)),
             names=map_array(_path(folder, "names"), np.uint64),
             named=map_array(_path(folder, "named"), np.int32),
         )
@@ -116,57 +126,29 @@ class Words:
 
     def save(self, folder: Path) -> None:
         """Write every table as `words-NAME.npy`."""
-        for name in _ARRAYS:
+        for name in WORD_ARRAYS:
             np.save(_path(folder, name), getattr(self, name), allow_pickle=False)
-        self.postings.save(folder, "words-postings")
-        self.spelled.save(folder, "words-spelled")
+        self.postings.save(folder, POSTINGS)
+        self.spelled.save(folder, SPELLED)
 
-    def match(self, text: str, items: int) -> Boosts:
-        """BM25 of a text against the items that have a word of it; `items` is the size of the catalogue."""
-        return summed([self.postings_of(text)], items).listed()
+    def rows_of(self, text: str) -> tuple[Rows, ...]:
+        """For each different word of a text the known words that it is or stands for; none for an unknown word."""
+        found = self._texts.get(text)
+        if found is None:
+            found = self._look_up([*dict.fromkeys(split_words(text))][:MAX_WORDS])
+            if len(self._texts) >= _CACHED_TEXTS:
+                self._texts.clear()
+            if len(text) <= _CACHED_LETTERS:
+                self._texts[text] = found
+        return found
 
-    def postings_of(self, text: str) -> Entries:
-        """The items that have a word of a text, and its BM25 there, one word after the other."""
-        rows, shares = self._rows(text)
-        positions, weights, sizes = self.postings.gather(rows)
-        return positions, weights if shares is None else weights * shares.repeat(sizes)
+    def rarity(self, rows: NDArray[np.int64], items: int) -> NDArray[np.float64]:
+        """How much words tell, the more the fewer of `items` items have them."""
+        return np.log1p(items / (1.0 + self.often[rows]))
 
-    def is_title(self, text: str, items: int) -> bool:
-        """Whether a text looks like a title: most of its words stand in titles, and one of `items` has most of them.
-
-        Words are weighed by how rare they are.
-        """
-        rows, shares = self._rows(text)
-        if not len(rows):
-            return False
-        often = self.postings.starts[rows + 1] - self.postings.starts[rows]
-        weights = np.log1p(items / (often + 1))
-        if shares is not None:
-            weights *= shares
-        if weights @ self.titled[rows] < _TITLED * weights.sum():
-            return False
-        found = self.match(text, items)
-        best = int(found.positions[np.argmax(found.values)])
-        return self.cover(text, best, items)[0] >= _COVERED
-
-    def cover(self, text: str, item: int, items: int) -> tuple[float, int]:
-        """Share of a text's words, weighed by how rare they are, that an item has, and how many these are."""
-        had, whole, count = 0.0, 0.0, 0
-        for word in [*dict.fromkeys(split_words(text))][:MAX_WORDS]:
-            places, counted = self._looked_up([word])
-            rows, shares = places.tolist(), [1.0] * len(places) if counted is None else counted.tolist()
-            rarity = [math.log1p(items / (1 + self.postings.size_of(row))) for row in rows] or [math.log1p(items)]
-            found = [share for row, share in zip(rows, shares, strict=True) if self.postings.holds(row, item)]
-            whole += max(rarity)
-            had += max(found, default=0.0) * max(rarity)
-            count += bool(found)
-        return had / whole if whole else 0.0, count
-
-    def numbered_alike(self, text: str, item: int) -> bool:
-        """Whether an item has every short number of a text, Roman ones too: "Rocky 3" is not "Rocky"."""
-        numbers = [w for w in split_words(text)[:MAX_WORDS] if w in _ROMAN or (w.isdecimal() and len(w) <= _SHORT)]
-        places = _find(self.terms, [hash_of(number) for number in numbers])
-        return all(place >= 0 and self.postings.holds(place, item) for place in places.tolist())
+    def may_have(self, row: int, item: int) -> bool:
+        """Whether an item has a word, or may have it since not all items of the word are in the index."""
+        return self.postings.holds(row, item) or self.postings.size_of(row) < self.often[row]
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
@@ -174,40 +156,31 @@ class Words:
         place = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[place]) if place >= 0 else None
 
-    def _rows(self, text: str) -> Rows:
-        """The known words that a text's words are or stand for; remembered for the texts that came last."""
-        found = self._texts.get(text)
+    def _look_up(self, words: Sequence[str]) -> tuple[Rows, ...]:
+        found, unknown = list[Rows](), 0
+        for word, place in zip(words, _find(self.terms, [hash_of(word) for word in words]).tolist(), strict=True):
+            if place >= 0:
+                found.append(((place,), (1.0,)))
+            elif unknown < _MAX_UNKNOWN and len(word) >= _MIN_LETTERS:
+                unknown += 1
+                found.append(self._stand_in(word))
+            else:
+                found.append(((), ()))
+        return tuple(found)
+
+    def _stand_in(self, word: str) -> Rows:
+        """The known words near an unknown one; remembered."""
+        found = self._near_words.get(word)
         if found is None:
-            found = self._looked_up([*dict.fromkeys(split_words(text))][:MAX_WORDS])
-            if len(self._texts) >= _CACHED_TEXTS:
-                self._texts.clear()
-            if len(text) <= _CACHED_LETTERS:
-                self._texts[text] = found
+            if len(self._near_words) >= _CACHED:
+                self._near_words.clear()
+            rows, shares = self._near(word)
+            found = self._near_words[word] = tuple(rows.tolist()), tuple(shares.tolist())
         return found
-
-    def _looked_up(self, words: Sequence[str]) -> Rows:
-        rows, shares = list[int](), list[float]()
-        for word in words:
-            found = self._cache.get(word)
-            if found is None:
-                if len(self._cache) >= _CACHED:
-                    self._cache.clear()
-                found = self._cache[word] = self._row(word)
-            rows += found[0]
-            shares += found[1]
-        return np.array(rows, dtype=np.int64), None if min(shares, default=1.0) == 1 else np.array(shares)
-
-    def _row(self, word: str) -> tuple[list[int], list[float]]:
-        """Place and share of a known word, or of the known words that stand for an unknown one."""
-        place = int(_find(self.terms, [hash_of(word)])[0])
-        if place >= 0:
-            return [place], [1.0]
-        rows, shares = self._near(word)
-        return rows.tolist(), shares.tolist()
 
     def _near(self, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Known words that share most letter pairs with an unknown one, and Dice's coefficient of the two sets."""
-        pieces = pairs(word) if len(word) >= _MIN_LETTERS else set()
+        pieces = pairs(word)
         places = _find(self.pairs, [hash_of(piece) for piece in pieces])
         places = places[places >= 0]
         rare = self._rare(places)
@@ -233,6 +206,10 @@ class Words:
         """The file that does not fit the others or the catalogue, and why; empty if all fit."""
         if len(self.terms) != len(self.postings):
             return f"terms.npy: its {len(self.terms)} words do not fit {len(self.postings)} rows of postings"
+        if len(self.often) != len(self.terms):
+            return f"often.npy: its {len(self.often)} numbers do not fit {len(self.terms)} words"
+        if (self.often < np.diff(self.postings.starts)).any():
+            return "often.npy: words have more items in the index than there are"
         if len(self.titled) != len(self.terms):
             return f"titled.npy: its {len(self.titled)} shares do not fit {len(self.terms)} words"
         if len(self.sizes) != len(self.terms):
@@ -246,11 +223,8 @@ class Words:
         return ""
 
 
-_ARRAYS = ("terms", "titled", "sizes", "pairs", "names", "named")
-
-
 def _path(folder: Path, name: str) -> Path:
-    return folder / f"words-{name}.npy"
+    return folder / word_file(name)
 
 
 def _find(hashes: Hashes, wanted: Sequence[int]) -> NDArray[np.int64]:

@@ -12,17 +12,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import BundleError
+from server.parts import TABLES
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
-_ROWS = ("transitions", "neighbours", "words-postings", "words-spelled")
-_ARRAYS = ("terms", "titled", "sizes", "pairs", "names", "named")
-TABLES = (  # of `server.catalogue.memory` and `server.catalogue.words`
-    *(f"{name}-{part}.npy" for name in _ROWS for part in ("starts", "positions", "weights")),
-    *(f"words-{name}.npy" for name in _ARRAYS),
-)
 _NEEDED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy", *TABLES)
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
 from server.batching.cost import Observation
@@ -101,9 +102,14 @@ class Engine:
         ranker = open_session(bundle.folder / RANKER, options.device, options.threads)
         self._encoder = EncoderModel(encoder)
         self._ranker = RankerModel(ranker, facts.dimensions)
-        self.catalogue.index(
-            options.index, lambda: sample_users(self._ranker, self.catalogue, self.scoring, facts.max_history)
-        )
+
+        def sample() -> NDArray[np.float32]:
+            def encode(texts: list[str]) -> list[Vector]:
+                return self._encoder.run(self.tokenizer.encode(texts))
+
+            return sample_users(self._ranker, encode, self.catalogue, self.scoring, facts.max_history)
+
+        self.catalogue.index(options.index, sample)
 
         def batcher(name: str, model: Model[P, R]) -> Batcher[P, R]:
             sessions, watcher = options.session_count(), self.watch.models[name]
@@ -120,7 +126,7 @@ class Engine:
             ranker=self.rank,
             catalogue=self.catalogue,
             scoring=self.scoring,
-            names=Names(self.scoring.words, self.catalogue.sentences, facts.same_item),
+            names=Names(self.scoring.words, self.catalogue.sentences, facts.same_item, self.catalogue.title),
             max_history=facts.max_history,
             exclude_history=facts.exclude_history,
             clock=clock,
@@ -194,8 +200,8 @@ def load_scoring(bundle: Bundle, catalogue: Catalogue, parts_off: Collection[str
     items = len(catalogue.items)
     try:
         blend = Blend.read(bundle.manifest.blend).without(parts_off)
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"{bundle.folder / MANIFEST}: blend: no weights ({error}): export it again") from None
+    except ValueError as error:
+        raise BundleError(f"{bundle.folder / MANIFEST}: blend: {error}: export it again") from None
     return Scoring(blend, Memory.load(bundle.folder, items), Words.load(bundle.folder, items), items)
 
 

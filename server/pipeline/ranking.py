@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from server.batching.job import Job
 from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import TOGETHER, Ranked
+from server.catalogue.contributions import Contribution, contributions
 from server.catalogue.filters import Allowed
+from server.catalogue.history import Event, History
 from server.errors import ModelFailed, SwiftrecError
 from server.models.encoder import ranker_half, sentence_half
 from server.models.ranker import Kind, UserSequence
 from server.pipeline.call import Call
-from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent, Timings
-from server.pipeline.steps import NO_VECTOR, Encoding, Parts
+from server.pipeline.domain import Recommendation, Request, Strategy, TextEvent, Timings
+from server.pipeline.steps import Encoding, Parts
 from server.pipeline.wanted import Found, Wanted
 from server.telemetry.statistics import ModelTime
 
@@ -28,25 +31,12 @@ Vector = NDArray[np.float32]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Event:
-    """An event, or the query, that the ranker reads.
-
-    Args:
-        kind: what its vector stands for.
-        text: what is to be encoded; empty for items.
-        place: in the request's history; -1 for the query.
-        position: of the item that it is; None for texts that are none.
-        vector: the ranker's half [dimensions].
-        sentence: the sentence vector.
-    """
+class Input(NamedTuple):
+    """One entry of what the ranker reads: the kind of event, the ranker's half of its vector, and the sentence half."""
 
     kind: Kind
-    text: str
-    place: int
-    position: int | None = None
-    vector: Vector = field(default_factory=lambda: NO_VECTOR)
-    sentence: Vector = field(default_factory=lambda: NO_VECTOR)
+    vector: Vector
+    sentence: Vector
 
 
 class Entry:
@@ -56,11 +46,11 @@ class Entry:
         request: what is asked.
         allowed: the items that may be answered.
         ignored: ids of its history that no item has.
-        resolved: its text events that are items: their place in the history and the item's position.
         unknown_filter_values: values of its filter that no item has.
-        events: its last events and its query, oldest first.
-        texts: of these, to be encoded.
-        aim: what other parts than the ranker say, once every text is encoded.
+        history: its events.
+        texts: those that are to be encoded, the query last.
+        inputs: what the ranker reads, oldest first and the query last, once every text is encoded.
+        aim: what other parts than the ranker say, then, too.
         found: what items are compared with, once it is there, and maybe the items; None where nothing is known of the
             user.
         time: how long it waited for batches and these ran.
@@ -68,102 +58,117 @@ class Entry:
     """
 
     __slots__ = (
-        *("_seen", "aim", "allowed", "error", "events", "found", "ignored", "request", "resolved", "texts", "time"),
+        *("aim", "allowed", "error", "found", "history", "ignored", "inputs", "request", "texts", "time"),
         "unknown_filter_values",
     )
 
     allowed: Allowed
     aim: Aim
+    history: History
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.ignored: list[str] = []
-        self.resolved: list[tuple[int, int]] = []
         self.unknown_filter_values: Sequence[str] = ()
-        self.events: list[Event] = []
         self.texts: list[str] = []
-        self._seen: list[int] = []
+        self.inputs: list[Input] = []
         self.found: Found | None = None
         self.time = ModelTime()
         self.error: SwiftrecError | None = None
 
     def look_up(self, parts: Parts) -> None:
         """Look up items, check the filter, collect texts."""
-        events = [event for place, one in enumerate(self.request.history) if (event := self._event(place, one, parts))]
+        self.history = History(parts.names, parts.max_history)
+        for place, event in enumerate(self.request.history):
+            if isinstance(event, TextEvent):
+                self.history.add_text(place, event.text)
+            elif (position := parts.catalogue.position(event.item_id)) is None:
+                self.ignored.append(event.item_id)
+            else:
+                self.history.add_item(place, position)
         try:
             self.allowed = parts.catalogue.mask(self.request.conditions, self._left_out(parts))
         except SwiftrecError as error:
             self.error = error
             return
         self.unknown_filter_values = parts.catalogue.unknown_values(self.request.conditions)
-        self.events = events[-parts.max_history :]
+        self.texts = [event.text for event in self.history.read if event.position is None]
         if self.request.query:
-            self.events.append(Event(Kind.QUERY, self.request.query, -1))
-        self.texts = [event.text for event in self.events if event.text]
+            self.texts.append(self.request.query)
 
-    def fill(self, vectors: list[Vector] | SwiftrecError, parts: Parts) -> None:
-        """The vectors of its texts, or the error that they met; then what the other parts say."""
+    def fill(self, vectors: list[Vector] | SwiftrecError, parts: Parts, call: Call) -> None:
+        """The vectors of its texts, or the error that they met; then what the other parts say.
+
+        It stops between two texts if nobody waits for the call any more.
+        """
         if isinstance(vectors, SwiftrecError):
             self.error = vectors
+        if isinstance(vectors, SwiftrecError) or self.error:
             return
-        if self.error:
-            return
-        encoded, seen = [event for event in self.events if event.text], len(self._seen)
-        for event, vector in zip(encoded, vectors, strict=True):
-            event.vector = ranker_half(vector, parts.catalogue.dimensions)
-            event.sentence = sentence_half(vector, parts.catalogue.dimensions)
-            if event.kind == Kind.TEXT:
-                self._resolve(event, parts.names.by_meaning(event.text, event.sentence), parts)
-        if len(self._seen) > seen:
+        encoded, known = iter(vectors), len(self.history.items)
+        for event in self.history.read:
+            if call.is_cancelled:
+                return
+            self.inputs.append(self._input(event, encoded, parts))
+        if self.request.query:
+            self.inputs.append(_of_text(Kind.QUERY, next(encoded), parts))
+        if len(self.history.items) > known:
             self.allowed = parts.catalogue.mask(self.request.conditions, self._left_out(parts))
-        if self.events:
-            self.aim = parts.scoring.aim(self._known(parts.catalogue.sentences.shape[1]))
+        if self.inputs:
+            self.aim = parts.scoring.aim(self.known(parts))
 
     def sequence(self) -> UserSequence:
         """What the ranker reads."""
-        return UserSequence([event.vector for event in self.events], [event.kind for event in self.events])
+        return UserSequence([one.vector for one in self.inputs], [one.kind for one in self.inputs])
 
-    def _event(self, place: int, event: ItemEvent | TextEvent, parts: Parts) -> Event | None:
-        """As the ranker reads it; None for an unknown item."""
-        if isinstance(event, TextEvent):
-            found = Event(Kind.TEXT, event.text, place)
-            self._resolve(found, parts.names.by_name(event.text), parts)
-            return found
-        position = parts.catalogue.position(event.item_id)
+    def known(self, parts: Parts) -> Known:
+        """What parts beside the ranker read."""
+        width, has_query = parts.catalogue.sentences.shape[1], bool(self.request.query)
+        events = self.inputs[:-1] if has_query else self.inputs
+        return Known(
+            events=len(events),
+            items=np.array([event.position for event in self._read_items], dtype=np.int64),
+            sentences=np.array([event.sentence for event in events], dtype=np.float32).reshape(len(events), width),
+            query=self.request.query,
+            query_sentence=self.inputs[-1].sentence if has_query else None,
+        )
+
+    def contributions(self, parts: Parts) -> list[Contribution]:
+        """What each part adds to the scores of the items that were found, in their order; none by popularity alone.
+
+        `Contribution.event` is the place in the request's history.
+        """
+        if self.found is None or self.found.items is None:
+            return []
+        places = [event.place for event in self._read_items]
+        positions = parts.catalogue.positions([item.id for item, _ in self.found.items])
+        found = contributions(parts.scoring, self.known(parts), self.found.user, parts.catalogue, positions)
+        return [one if one.event is None else replace(one, event=places[one.event]) for one in found]
+
+    @property
+    def _read_items(self) -> list[Event]:
+        """The events that the ranker reads and that are items."""
+        return [event for event in self.history.read if event.position is not None]
+
+    def _input(self, event: Event, encoded: Iterator[Vector], parts: Parts) -> Input:
+        """What the ranker reads of an event; `encoded` has the vectors of those that are no items by name."""
+        position = event.position
         if position is None:
-            self.ignored.append(event.item_id)
-            return None
-        found = Event(Kind.ITEM, "", place)
-        self._be(found, position, parts)
-        return found
-
-    def _resolve(self, event: Event, position: int | None, parts: Parts) -> None:
-        if position is not None:
-            self.resolved.append((event.place, position))
-            self._be(event, position, parts)
-
-    def _be(self, event: Event, position: int, parts: Parts) -> None:
-        """Make it the event of this item."""
-        self._seen.append(position)
-        event.kind, event.text, event.position = Kind.ITEM, "", position
-        event.vector, event.sentence = parts.catalogue.event_vector(position), parts.catalogue.sentences[position]
+            read = _of_text(Kind.TEXT, next(encoded), parts)
+            position = self.history.recognise(event, read.sentence)
+            if position is None:
+                return read
+        return Input(Kind.ITEM, parts.catalogue.event_vector(position), parts.catalogue.sentences[position])
 
     def _left_out(self, parts: Parts) -> list[int]:
         """Items of the history where they may not be recommended again."""
         wanted = self.request.exclude_history
-        return self._seen if (parts.exclude_history if wanted is None else wanted) else []
+        return self.history.items if (parts.exclude_history if wanted is None else wanted) else []
 
-    def _known(self, width: int) -> Known:
-        """What parts beside the ranker read; sentence vectors have `width` entries."""
-        has_query = bool(self.request.query)
-        events = self.events[:-1] if has_query else self.events
-        return Known(
-            events=len(events),
-            items=np.array([event.position for event in events if event.position is not None], dtype=np.int64),
-            sentences=np.array([event.sentence for event in events], dtype=np.float32).reshape(len(events), width),
-            query=self.request.query,
-            query_sentence=self.events[-1].sentence if has_query else None,
-        )
+
+def _of_text(kind: Kind, vector: Vector, parts: Parts) -> Input:
+    dimensions = parts.catalogue.dimensions
+    return Input(kind, ranker_half(vector, dimensions), sentence_half(vector, dimensions))
 
 
 class Rankings:
@@ -224,8 +229,8 @@ class Rankings:
 
     def _answer(self, entry: Entry, items: Ranked) -> Recommendation:
         strategy = Strategy.POPULARITY if entry.found is None else Strategy.MODEL
-        used = len(entry.events) - bool(entry.request.query)
-        resolved = [(place, self._parts.catalogue.items[position].id) for place, position in sorted(entry.resolved)]
+        resolved = [(place, self._parts.catalogue.items[position].id) for place, position in entry.history.resolved]
+        used = len(entry.history.read)
         return Recommendation(
             items, entry.ignored, strategy, used, self._steps(entry), entry.unknown_filter_values, resolved
         )
@@ -234,7 +239,7 @@ class Rankings:
         """Those that the entry came by."""
         of = self.timings
         tokenise_ms, encode_ms = (of.tokenise_ms, of.encode_ms) if entry.texts else (0.0, 0.0)
-        return Timings(tokenise_ms, encode_ms, of.rank_ms if entry.events else 0.0, of.retrieve_ms, of.total_ms)
+        return Timings(tokenise_ms, encode_ms, of.rank_ms if entry.inputs else 0.0, of.retrieve_ms, of.total_ms)
 
     def _encoded(self) -> None:
         encoding = self._encoding
@@ -242,16 +247,18 @@ class Rankings:
         lap_ms = self._lap()
         for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
             try:
-                entry.fill(vectors, self._parts)
+                entry.fill(vectors, self._parts, self._call)
             except Exception:  # noqa: BLE001 (it concerns this entry only, and the thread is the batcher's)
                 _log.exception("a request could not be scored")
                 entry.error = ModelFailed("the request could not be scored")
             entry.time = time
+        if self._call.is_cancelled:
+            return
         self._scored_ms = self._lap()
         if any(entry.texts for entry in self.entries):
             self.timings.tokenise_ms = 1e3 * encoding.tokenise_s
             self.timings.encode_ms = lap_ms - self.timings.tokenise_ms
-        entries = [entry for entry in self.entries if entry.events and not entry.error and not entry.aim.is_silent]
+        entries = [entry for entry in self.entries if entry.inputs and not entry.error and not entry.aim.is_silent]
         if entries:
             self._rank(entries)
         else:
@@ -265,7 +272,7 @@ class Rankings:
         jobs: list[Job[Wanted, Found]] = [
             Job(
                 Wanted(entry.sequence(), entry.aim, entry.allowed, 0 if is_list else entry.request.top_k),
-                len(entry.events),
+                len(entry.inputs),
                 entry.request.priority,
                 self._call.deadline,
                 partial(self._ranked, entry),

@@ -13,8 +13,9 @@ import pytest
 
 from server.config import ServerSettings, read_settings
 from server.errors import BundleError, ConfigError, ProviderError
-from server.models.bundle import TABLES, Bundle, load_bundle
+from server.models.bundle import Bundle, load_bundle
 from server.models.session import open_session
+from server.parts import TABLES
 from tests.conftest import ROOT
 
 _FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder", "items.jsonl", "vectors.npy", *TABLES)

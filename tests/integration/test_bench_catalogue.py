@@ -19,7 +19,9 @@ def test_exact_and_approximate_stand_side_by_side_under_every_filter(bundle: Bun
     rows = json.loads(ended.stdout.splitlines()[-1])["catalogue"]
     assert [(row["items"], row["index"]) for row in rows] == [(3_000, "exact"), (3_000, "approximate")]
     for row in rows:
-        assert set(row["search"]) == {"all", "50 %", "10 %", "1 %"}
+        kinds = {"history", "query", "history and query"}
+        assert set(row["search"]) == kinds | {f"history and query, {share} %" for share in (50, 10, 1)}
+        assert set(row["whole"]) == kinds | {"history and query, 10 %"}
         assert min(found["recall"] for found in row["search"].values()) >= 0.99
         assert all(
             0 < found["p50_ms"] <= found["p99_ms"] for found in (*row["search"].values(), *row["whole"].values())

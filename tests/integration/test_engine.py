@@ -23,8 +23,9 @@ from server.models.session import Session
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.pipeline.call import Call, finish
-from server.pipeline.domain import ItemEvent, Request, TextEvent
+from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.ranking import Rankings
 
 _LONG = 30.0
 _SERVICES = ("", "swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
@@ -174,3 +175,25 @@ def test_stopping_takes_one_timeout_however_many_models_hang(bundle: Bundle, mon
     assert waited == [5.0, 0.0]
     engine.stop()
     assert waited[2:] == [None, None]
+
+
+def test_what_each_part_adds_sums_to_the_score_of_the_quick_bundle(bundle: Bundle) -> None:
+    """For items that histories, titles and descriptions find; the event is one that is in the history."""
+    with Engine(bundle, EngineOptions(sessions=1)) as engine:
+        first, second = engine.catalogue.items[0], engine.catalogue.items[7]
+        history = (ItemEvent("unknown"), TextEvent(first.title), ItemEvent(second.id), TextEvent("old westerns"))
+        for request in (Request(history=history), Request(query=first.title), Request(history=history, query="space")):
+            parts, call = engine.recommender._parts, Call(time.monotonic() + _LONG)
+            call.expect(1)
+            rankings = Rankings(parts, [request], call)
+            rankings.start()
+            call.settle()
+            (answer,), (entry,) = rankings.outcomes(), rankings.entries
+            assert isinstance(answer, Recommendation)
+            found = entry.contributions(parts)
+            assert len(found) == len(answer.items) == request.top_k
+            for one, (_, score) in zip(found, answer.items, strict=True):
+                assert sum(one.parts.values()) == pytest.approx(score, abs=1e-3)
+                assert one.event in ((1, 2, None) if request.history else (None,))
+            assert all(one.parts["ranker"] for one in found)
+            assert any(one.event is not None for one in found) is bool(request.history)

@@ -20,7 +20,8 @@ from export.package.publish import check_answers
 from export.quality import Quality
 from export.stage import Job
 from server.catalogue.catalogue import ITEMS, VECTORS
-from server.models.bundle import SENTENCES, TABLES, file_hash, load_bundle
+from server.models.bundle import SENTENCES, file_hash, load_bundle
+from server.parts import TABLES
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub

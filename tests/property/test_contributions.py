@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from server.catalogue.blend import FACTS, SIGNALS, Known, Scoring, Weights, item_vectors
+from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
 from server.catalogue.catalogue import Catalogue, Filter, Item
-from server.catalogue.contributions import contributions
+from server.catalogue.contributions import Contribution, contributions
+from server.catalogue.filters import Positions
 from server.catalogue.memory import EVENTS
 from server.parts import PARTS
 from tests import tables
@@ -22,7 +24,6 @@ _POPULARITY = np.arange(_ITEMS, dtype=np.float32) // 3
 _CATALOGUE = Catalogue(
     [Item(str(n), title, title, {}, float(_POPULARITY[n])) for n, title in enumerate(_TITLES)], _VECTORS, _SENTENCES
 )
-_WHOLE = item_vectors(_VECTORS, _SENTENCES, _POPULARITY)
 _MEMORY = tables.random_memory(_ITEMS, _RANDOM)
 
 _values = st.lists(st.floats(0, 3), min_size=len(SIGNALS), max_size=len(SIGNALS))
@@ -33,6 +34,10 @@ _queries = st.sampled_from(["", "word3", "name4 word1 nmae7", "unheard of"])
 def asked(history: list[int], query: str) -> Known:
     items = np.array(history, dtype=np.int64)
     return Known(len(items), items, _SENTENCES[items], query, _SENTENCES[5] if query else None)
+
+
+def told(scoring: Scoring, known: Known, user: NDArray[np.float32], positions: Positions) -> list[Contribution]:
+    return contributions(scoring, known, scoring.aim(known).at(user), _CATALOGUE, positions)
 
 
 def scored(weights: Weights) -> Scoring:
@@ -49,7 +54,7 @@ def test_parts_sum_to_the_score_of_every_item_that_is_returned(
     aim = scoring.aim(known)
     ranked = _CATALOGUE.search(aim.at(user), _CATALOGUE.mask(Filter(), history), 10, aim.boosts)
     positions = np.array([int(item.id) for item, _ in ranked])
-    found = contributions(scoring, known, user, _WHOLE[positions], positions)
+    found = contributions(scoring, known, aim.at(user), _CATALOGUE, positions)
     assert [tuple(one.parts) for one in found] == [tuple(PARTS)] * len(ranked)
     np.testing.assert_allclose([sum(one.parts.values()) for one in found], [score for _, score in ranked], atol=1e-4)
 
@@ -60,7 +65,7 @@ def test_a_part_that_is_switched_off_adds_nothing(values: list[float], history: 
     user, positions = np.ones(_RANKER, dtype=np.float32), np.arange(_ITEMS)
     for part in PARTS:
         scoring = scored(Weights(*values).without([part]))
-        found = contributions(scoring, asked(history, query), user, _WHOLE, positions)
+        found = told(scoring, asked(history, query), user, positions)
         assert all(one.parts[part] == 0 for one in found)
         assert part != "memory" or all(one.event is None for one in found)
 
@@ -73,7 +78,7 @@ def test_the_named_event_is_the_one_without_which_the_memory_adds_least(
     """Checked where one signal alone counts: there leaving an event out takes away what that event adds."""
     user, positions = np.zeros(_RANKER, dtype=np.float32), np.arange(_ITEMS)
     scoring = scored(Weights(ranker=0, neighbours=neighbours))
-    found = contributions(scoring, asked(history, ""), user, _WHOLE, positions)
+    found = told(scoring, asked(history, ""), user, positions)
     near = np.zeros((len(history), _ITEMS))
     for n, item in enumerate(history):
         columns, values = _MEMORY.near_weights(np.array([item]))
@@ -81,10 +86,6 @@ def test_the_named_event_is_the_one_without_which_the_memory_adds_least(
     for item, one in enumerate(found):
         best = near[:, item].max(initial=0.0)
         assert one.event == (int(near[:, item].argmax()) if best > 0 else None)
-    both = contributions(scored(Weights(0, transitions=transitions)), asked(history, ""), user, _WHOLE, positions)
+    both = told(scored(Weights(0, transitions=transitions)), asked(history, ""), user, positions)
     assert all((one.event is None) == (one.parts["memory"] == 0) for one in both)
     assert all(one.event is None or one.event >= len(history) - EVENTS for one in both)
-
-
-def test_vectors_are_laid_out_as_the_catalogue_compares_them() -> None:
-    assert _WHOLE.shape == (_ITEMS, _RANKER + _SENTENCE + FACTS)

@@ -23,8 +23,10 @@ from server.catalogue.items import ItemTable
 from server.catalogue.memory import Memory
 from server.catalogue.sparse import Boosts
 from server.models.bundle import RANKER, SENTENCES, Bundle
+from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
 from server.models.session import open_session
+from server.models.tokenizer import Tokenizer
 from server.pipeline.users import sample_users
 
 Floats = NDArray[np.float32]
@@ -201,10 +203,17 @@ def many(bundle: Bundle) -> Many:
     counts = np.array([item.popularity for item in real])[bases]
     drawn = random.random(_ITEMS)
     attributes = Attributes({"in": [name for name, step in _SHARES.items() if one < 1 / step]} for one in drawn)
-    items = [Item(str(n), "", "", {}, count) for n, count in enumerate(counts.tolist())]
+    texts = [(real[base].title, real[base].text) for base in bases.tolist()]
+    items = [Item(str(n), *texts[n], {}, count) for n, count in enumerate(counts.tolist())]
     ranker = RankerModel(open_session(bundle.folder / RANKER), facts.dimensions)
     scoring = Scoring(Blend.read(facts.blend), Memory.empty(_ITEMS), make_words([], []), _ITEMS)
-    users = sample_users(ranker, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)
+    encoder = EncoderModel(open_session(bundle.encoder("cpu", None)))
+    tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens)
+
+    def encode(texts: list[str]) -> list[Floats]:
+        return encoder.run(tokenizer.encode(texts))
+
+    users = sample_users(ranker, encode, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)
     vectors = item_vectors(ranker_half, sentences, counts)
     return Many(vectors, attributes, users[:200], ApproximateIndex.build(vectors, users[200:]))
 
@@ -240,6 +249,22 @@ def test_recall_is_the_same_where_the_best_items_are_pushed_down(many: Many, sha
         boosts = Boosts(best, np.full(len(best), -100, dtype=np.float32))
         wanted = exact.search(many.vectors, user, allowed, 10, boosts)[0]
         found, _ = many.index.search(user, allowed, 10, boosts)
+        hits.append(len({*wanted.tolist()} & {*found.tolist()}) / 10)
+    assert np.mean(hits) >= 0.99
+
+
+@pytest.mark.parametrize("boosted", [50, 5_000])
+@pytest.mark.parametrize("share", ["all", "tenth"])
+def test_recall_of_the_whole_score_is_at_least_99_percent(many: Many, share: str, boosted: int) -> None:
+    """As memory and words add: much to few items, little to many, and the same to some."""
+    random, allowed, hits = np.random.default_rng(6), many.allowed(share), []
+    for user in many.users:
+        spread = float(np.std(many.vectors[:1_000] @ user))
+        positions = np.sort(random.choice(_ITEMS, boosted, replace=False))
+        values = np.round(spread * random.exponential(size=boosted), 1).astype(np.float32)
+        boosts = Boosts(positions, values)
+        wanted = exact.search(many.vectors, user, allowed, 10, boosts)[0]
+        found = many.index.search(user, allowed, 10, boosts)[0]
         hits.append(len({*wanted.tolist()} & {*found.tolist()}) / 10)
     assert np.mean(hits) >= 0.99
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stub import StubSession
 from benchmarks.synthetic import make_bundle
+from server.catalogue.match import Match
 from server.catalogue.memory import Memory
 from server.catalogue.words import Words
 from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
@@ -88,7 +89,7 @@ def test_synthetic_bundle_has_the_tables_of_the_real_one_for_its_items(
         assert sorted(bases[positions].tolist()) == sorted(wanted.tolist())
         np.testing.assert_allclose(sorted(chances), sorted(expected))
         assert len(memory.near_weights(np.array([item]))[0]) == (5 if item < 20 else 0)
-    found, best = words.match("word1", 40), index.match("word1", _ITEMS)
+    found, best = Match(words, "word1", 40).boosts, Match(index, "word1", _ITEMS).boosts
     assert len(found.positions) == 7
     assert {*bases[found.positions].tolist()} <= {*best.positions.tolist()}
     assert words.named_by("title1 word1") is None  # several items have it

@@ -24,7 +24,8 @@ from export.data.repeats import ALLOW, EXCLUDE, Repeats
 from export.data.split import Protocol, split
 from export.evaluate.metrics import Ranked
 from export.evaluate.ranks import RANKS, RecordedRanks
-from server.models.bundle import FORMAT, MANIFEST, TABLES, Manifest, file_hash
+from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
+from server.parts import TABLES
 from tests.quality import ITEMS, answer, positions
 from tests.tiny import dataset, job, write_data
 

@@ -25,7 +25,7 @@ def subject() -> Subject:
 
     words = make_words(_TITLES, _TITLES)
     scoring = Scoring(Blend([]), Memory.empty(4), words, 4)
-    retrieval = Retrieval(scoring, Names(words, items, 0.5), items, np.ones(4, dtype=np.int64))
+    retrieval = Retrieval(scoring, Names(words, items, 0.5, _TITLES.__getitem__), items, np.ones(4, dtype=np.int64))
     return Subject(encode, lambda jobs: np.array([job.vectors[-1] for job in jobs]), items, _RECENT, None, retrieval)
 
 

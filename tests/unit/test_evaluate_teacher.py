@@ -13,7 +13,8 @@ from export.config import ExportSettings
 from export.evaluate.metrics import Ranked
 from export.evaluate.record import COMPARED, RANKER_ALONE, TEXT_ALONE, Compared
 from export.evaluate.teacher import compare_teacher, lead, teacher_figures
-from export.stage import EVALUATION, Job, teacher_job
+from export.stage import Job, teacher_job
+from export.stages import EVALUATION
 from tests.checkpoints import WORDS, save_model
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from server.errors import BundleError
-from server.models.bundle import FORMAT, MANIFEST, SENTENCES, TABLES, Manifest, file_hash, load_bundle
+from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Manifest, file_hash, load_bundle
+from server.parts import TABLES
 from tests import tables
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -67,7 +67,9 @@ class Letters:
 class Bench:
     """A list on its way, with queues by hand."""
 
-    def __init__(self, *requests: Request, exclude_history: bool = True) -> None:
+    def __init__(
+        self, *requests: Request, exclude_history: bool = True, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         vector = np.ones(2, dtype=np.float32)
         whole = np.array([1, 1, 5, 6, 7], dtype=np.float32)  # with a sentence half of three
         self.compared = np.concatenate([vector, np.zeros(3 + FACTS, dtype=np.float32)])
@@ -85,8 +87,9 @@ class Bench:
             names=tables.names(titles, catalogue.sentences),
             max_history=5,
             exclude_history=exclude_history,
-            clock=lambda: 0.0,
+            clock=clock,
         )
+        self.parts = parts
         self.recommender = Recommender(parts)
         self.call = Call(_EVER, clock=lambda: 0.0)
         self.call.expect(1)
@@ -225,3 +228,37 @@ def test_a_list_is_searched_for_at_its_end() -> None:
         one.rankings.start()
         one.encoder.run()
         assert [job.payload.top_k for job in one.ranker.jobs] == [wanted] * entries
+
+
+def test_knowing_texts_as_items_counts_as_retrieving(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    one = Bench(Request(history=(TextEvent("ab"),)), clock=lambda: now[0])
+
+    def slow(*_: object) -> None:
+        now[0] += 0.25
+
+    monkeypatch.setattr(one.parts.names, "by_meaning", slow)
+    one.rankings.start()
+    now[0] += 1.0  # the encoder's
+    one.encoder.run()
+    now[0] += 2.0  # the ranker's
+    one.ranker.run()
+    (answer,) = one.rankings.outcomes()
+    assert isinstance(answer, Recommendation)
+    steps = answer.timings
+    assert (steps.encode_ms, steps.rank_ms, steps.retrieve_ms, steps.total_ms) == (1000, 2000, 250, 3250)
+
+
+def test_texts_are_not_looked_up_any_more_once_the_call_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Bench(Request(history=(TextEvent("ab"), TextEvent("cd"), TextEvent("ef"))), Request(query="gh"))
+    looked_up: list[str] = []
+
+    def look_up(text: str, _sentence: object) -> None:
+        looked_up.append(text)
+        one.call.cancel()
+
+    monkeypatch.setattr(one.parts.names, "by_meaning", look_up)
+    one.rankings.start()
+    one.encoder.run()
+    assert looked_up == ["ab"]
+    assert not one.ranker.groups

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from server.api.convert import to_response
-from server.catalogue.blend import Aim, Known
+from server.catalogue.blend import Aim, Known, Weights
 from server.errors import ModelFailed
 from server.parts import PARTS
 from server.pipeline.call import Call, finish
-from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
+from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.pipeline.engine import Engine
+from server.pipeline.ranking import Rankings
 from tests import small
 
 
@@ -152,3 +154,52 @@ def test_a_request_that_cannot_be_scored_fails_alone(running: Engine, monkeypatc
     assert isinstance(answers[0], Recommendation)
     assert answers[0].items == alone.items
     assert small.ask(running, Request(query="film c2"))[0].items  # the batching threads live
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"), [("memory", Request(query="film")), ("words", Request(history=history("id:i4")))]
+)
+def test_parts_that_say_nothing_of_a_request_leave_it_to_popularity(tmp_path: Path, part: str, asked: Request) -> None:
+    """Not to the order of the catalogue."""
+    with small.engine(small.write_bundle(tmp_path / "1"), set(PARTS) - {part}) as engine:
+        found, popular = small.ask(engine, asked, Request(top_k=small.ITEMS_COUNT))
+    assert found.strategy is Strategy.POPULARITY
+    left_out = {event.item_id for event in asked.history if isinstance(event, ItemEvent)}
+    wanted = [item.id for item, _ in popular.items if item.id not in left_out]
+    assert [item.id for item, _ in found.items] == wanted[: asked.top_k]
+
+
+def test_a_part_that_says_something_ranks(tmp_path: Path) -> None:
+    """Negative control."""
+    with small.engine(small.write_bundle(tmp_path / "1"), set(PARTS) - {"memory"}) as engine:
+        assert small.ask(engine, Request(history=history("id:i4")))[0].strategy is Strategy.MODEL
+
+
+def test_event_that_an_item_is_owed_to_is_the_one_of_the_history(tmp_path: Path) -> None:
+    """Its place counts events that are no items, unknown or too old to be read."""
+    asked = Request(
+        history=history("unheard of", "id:nothing", "Film a0", *["id:i9"] * 14, "something", "id:i7"), top_k=40
+    )
+    folder = small.write_bundle(tmp_path / "1", weights=Weights(ranker=0, neighbours=1))
+    with small.engine(folder) as engine:
+        parts, call = engine.recommender._parts, Call(time.monotonic() + 60)
+        call.expect(1)
+        rankings = Rankings(parts, [asked], call)
+        rankings.start()
+        call.settle()
+        (answer,) = rankings.outcomes()
+        (entry,) = rankings.entries
+        found = entry.contributions(parts)
+    assert isinstance(answer, Recommendation)
+    assert answer.events_used == 16
+    np.testing.assert_allclose([sum(one.parts.values()) for one in found], [s for _, s in answer.items], atol=1e-5)
+    near = {place: engine.scoring.memory.near_weights(np.array([n])) for place, n in ((3, 9), (18, 7))}
+    for (item, _), one in zip(answer.items, found, strict=True):
+        assert one.event == strongest(near, int(item.id[1:]))
+
+
+def strongest(near: Mapping[int, tuple[NDArray[np.int32], NDArray[np.float32]]], position: int) -> int | None:
+    """The first place whose item adds most to the item at `position`; None if none adds anything."""
+    added = {place: float(values[items == position].sum()) for place, (items, values) in near.items()}
+    best = max(added, key=added.__getitem__)
+    return best if added[best] > 0 else None

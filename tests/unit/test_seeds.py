@@ -17,7 +17,8 @@ from export.seeds.records import of_seed, recorded_teachers
 from export.seeds.settings import SeedsSettings
 from export.seeds.summary import BEST, DEFAULT, Measured, Summary
 from export.seeds.tables import as_json, tables
-from export.stage import EVALUATION, Job
+from export.stage import Job
+from export.stages import EVALUATION
 from tests.unit.test_evaluate_teacher import write
 from tests.unit.test_export_targets import BERT, STATIC, record
 

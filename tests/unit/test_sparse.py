@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import NO_BOOSTS, Boosts, DenseBoosts, SparseRows, summed
+from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, Boosts, DenseBoosts, SparseRows, summed
 from server.errors import BundleError
 
 _ROWS, _ITEMS = 6, 40
@@ -51,6 +51,22 @@ def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
     found.add_to(scores)
     assert scores.tolist() == (np.float32(1) + dense.astype(np.float32)).tolist()
     assert found.at(np.arange(_ITEMS)).tolist() == dense[:_ITEMS].astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize(("items", "is_dense"), [(SWITCH_OVER - 1, True), (SWITCH_OVER, False)])
+def test_no_work_grows_with_a_catalogue_that_has_an_index(items: int, is_dense: bool) -> None:
+    random = np.random.default_rng(1)
+    positions = random.integers(items, size=30_000).astype(np.int32)
+    weights = random.normal(size=len(positions)).astype(np.float32)
+    found = summed([(positions, weights)], items)
+    assert isinstance(found, DenseBoosts) is is_dense
+    wanted = np.bincount(positions, weights, items)
+    np.testing.assert_array_equal(found.at(np.arange(items)), wanted.astype(np.float32))
+
+
+def test_one_sum_alone_is_not_summed_again() -> None:
+    one = Boosts(np.array([5]), np.array([2], np.float32))
+    assert summed([one], 10) is one
 
 
 def test_nothing_is_added_without_boosts() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from export.blend.names import same_item_threshold
 from export.blend.words import make_words
+from server.catalogue.blend import Blend, Known, Row, Scoring, Weights
+from server.catalogue.match import Match
+from server.catalogue.memory import Memory
 from server.catalogue.names import NEVER, Names
+from server.catalogue.sparse import SparseRows
 from server.catalogue.words import Words, split_words
 from server.errors import BundleError
 from tests.peak import peak_of
@@ -32,8 +38,13 @@ def words() -> Words:
     return make_words(_TITLES, _TEXTS)
 
 
+def named(words: Words, threshold: float) -> Names:
+    """Each item has a sentence vector that is at right angles with the others'."""
+    return Names(words, np.eye(len(_TITLES), dtype=np.float32), threshold, _TITLES.__getitem__)
+
+
 def best(words: Words, text: str) -> int | None:
-    found = words.match(text, len(_TITLES))
+    found = Match(words, text, len(_TITLES)).boosts
     return int(found.positions[np.argmax(found.values)]) if len(found.positions) else None
 
 
@@ -51,7 +62,7 @@ def test_a_typing_error_finds_the_item_all_the_same(words: Words, text: str, ite
 
 
 def test_a_near_word_counts_less_than_the_word_itself(words: Words) -> None:
-    exact, near = (words.match(text, len(_TITLES)).values.max() for text in ("matrix", "matirx"))
+    exact, near = (Match(words, text, len(_TITLES)).boosts.values.max() for text in ("matrix", "matirx"))
     assert 0 < near < exact
 
 
@@ -61,7 +72,7 @@ def test_what_nothing_has_matches_nothing(words: Words, text: str) -> None:
 
 
 def test_a_title_names_its_item_with_and_without_the_bracket_and_a_whole_text_does(words: Words) -> None:
-    names = Names(words, np.empty((len(_TITLES), 0), np.float32), NEVER)
+    names = Names(words, np.empty((len(_TITLES), 0), np.float32), NEVER, _TITLES.__getitem__)
     assert [names.by_name(title) for title in _TITLES] == list(range(len(_TITLES)))
     assert [names.by_name(text) for text in _TEXTS] == list(range(len(_TITLES)))
     assert names.by_name("toy story") == 0
@@ -73,12 +84,12 @@ def test_a_title_names_its_item_with_and_without_the_bracket_and_a_whole_text_do
     [("toy story", True), ("the matirx", True), ("horror", False), ("animation action", False), ("qqqq", False)],
 )
 def test_a_text_whose_words_stand_in_titles_is_one(words: Words, text: str, *, is_title: bool) -> None:
-    assert words.is_title(text, len(_TITLES)) == is_title
+    assert Match(words, text, len(_TITLES)).is_title == is_title
 
 
 def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_short_one() -> None:
     words = make_words(["Heat (1986)", "Heat (1995)", "Alien", "Alien (1979)", "Alien"], ["a", "b", "c", "d", "e"])
-    names = Names(words, np.empty((5, 0), np.float32), NEVER)
+    names = Names(words, np.empty((5, 0), np.float32), NEVER, _TITLES.__getitem__)
     assert names.by_name("Heat") is None
     assert names.by_name("heat 1995") == 1
     assert names.by_name("alien") is None
@@ -99,7 +110,9 @@ def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, mon
         rarity = np.log1p((40 - often + 0.5) / (often + 0.5))
         bm25 = rarity * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths / lengths.mean()))
         wanted = np.sort(np.argsort(-bm25, kind="stable")[: min(5, often)])
-        positions, weights = made.postings_of(f"w{word}")
+        ((row, _),) = [(rows[0], rest) for rows, *rest in made.rows_of(f"w{word}")]
+        part = slice(made.postings.starts[row], made.postings.starts[row + 1])
+        positions, weights = made.postings.positions[part], made.postings.weights[part]
         assert positions.tolist() == wanted.tolist()
         assert weights == pytest.approx(bm25[wanted], abs=1e-5)
 
@@ -118,13 +131,12 @@ def test_one_long_title_costs_its_own_length_alone() -> None:
 
 
 def test_a_text_near_an_item_is_that_item_beyond_the_threshold_only(words: Words) -> None:
-    sentences = np.eye(len(_TITLES), dtype=np.float32)
-    near = (sentences[1] * 0.9).astype(np.float32)
-    assert Names(words, sentences, 0.8).by_meaning("matrx", near) == 1
-    assert Names(words, sentences, 0.95).by_meaning("matrx", near) is None
-    assert Names(words, sentences, 0.95).by_meaning("the matrx", near) == 1  # by words
-    assert Names(words, sentences, 0.8).by_meaning("action of the matrx kind", near) is None  # a description
-    assert Names(words, sentences, 0.8).by_meaning("nothing known", near) is None
+    near = (np.eye(len(_TITLES))[1] * 0.9).astype(np.float32)
+    assert named(words, 0.8).by_meaning("matrx", near) == 1
+    assert named(words, 0.95).by_meaning("matrx", near) is None
+    assert named(words, 0.95).by_meaning("the matrx", near) == 1  # by words
+    assert named(words, 0.8).by_meaning("action of the matrx kind", near) is None  # a description
+    assert named(words, 0.8).by_meaning("nothing known", near) is None
 
 
 def test_the_threshold_is_above_what_titles_of_other_items_reach() -> None:
@@ -138,7 +150,10 @@ def test_a_saved_index_answers_the_same(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
     found = Words.load(tmp_path, len(_TITLES))
     for text in (*_TITLES, "matirx", "horror"):
-        assert found.match(text, len(_TITLES)).values.tolist() == words.match(text, len(_TITLES)).values.tolist()
+        assert (
+            Match(found, text, len(_TITLES)).boosts.values.tolist()
+            == Match(words, text, len(_TITLES)).boosts.values.tolist()
+        )
         assert found.named_by(text) == words.named_by(text)
 
 
@@ -148,7 +163,7 @@ def test_an_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) 
         Words.load(tmp_path, 3)
 
 
-@pytest.mark.parametrize("name", ["terms", "titled", "sizes", "pairs", "names", "named"])
+@pytest.mark.parametrize("name", ["terms", "often", "titled", "sizes", "pairs", "names", "named"])
 @pytest.mark.parametrize("damage", ["missing", "short", "type", "shape"])
 def test_a_table_of_words_that_is_none_is_refused_by_name(words: Words, tmp_path: Path, name: str, damage: str) -> None:
     words.save(tmp_path)
@@ -166,3 +181,83 @@ def test_a_table_of_words_that_is_none_is_refused_by_name(words: Words, tmp_path
 
 def test_words_are_cut_without_case_accents_and_punctuation() -> None:
     assert split_words("L'Été, à Tōkyō: 七人の侍 (2nd_ed)") == ["l", "ete", "a", "tokyo", *"七人の侍", "2nd", "ed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("기생충", ["기", "생", "충"]),  # syllables, not the letters that they are made of
+        (unicodedata.normalize("NFD", "기생충"), ["기", "생", "충"]),
+        ("がか", ["が", "か"]),  # a voiced letter is another one
+        (unicodedata.normalize("NFD", "パピプ"), ["パ", "ピ", "プ"]),
+        ("ｶﾞﾝﾀﾞﾑ", ["ガ", "ン", "ダ", "ム"]),  # narrow letters
+        ("ＡＭÉＬＩＥ \uff11\uff12", ["amelie", "12"]),  # wide ones
+        ("Straße ﬁn", ["strasse", "fin"]),
+        ("हिन्दी Ελλάδα Ёлка", ["हनद", "ελλαδα", "елка"]),  # marks do not cut words
+    ],
+)
+def test_letters_of_every_script_are_whole(text: str, words: list[str]) -> None:
+    assert split_words(text) == words
+
+
+def test_a_word_of_more_items_than_the_index_keeps_counts_as_often_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = [f"Story {n}x{n}" for n in range(20)]
+    whole = make_words(titles, titles)
+    monkeypatch.setattr("export.blend.words.MAX_POSTINGS", 3)
+    cut = make_words(titles, titles)
+    matches = [Match(words, "story 7x7", 20) for words in (whole, cut)]
+    assert cut.often.tolist() == whole.often.tolist()
+    assert len(matches[1].boosts.positions) < len(matches[0].boosts.positions)
+    assert [match.cover(7)[0] for match in matches] == [1, 1]  # whether it has "story" is not known, and does not count
+    assert all(match.is_title for match in matches)
+    assert [Match(words, "7x7 unheard", 20).cover(7)[0] < 1 for words in (whole, cut)] == [True, True]
+
+
+def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Words, tmp_path: Path) -> None:
+    words.save(tmp_path)
+    np.save(tmp_path / "words-often.npy", np.zeros_like(words.often))
+    with pytest.raises(BundleError, match=r"words-often\.npy: words have more items in the index than there are"):
+        Words.load(tmp_path, len(_TITLES))
+
+
+def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, asked, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
+
+    def counted(self: Words, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        asked.append(word)
+        return near(self, word)
+
+    monkeypatch.setattr(Words, "_near", counted)
+    text = " ".join(["matirx", *(f"unheard{n}" for n in range(60))])
+    assert Match(words, text, len(_TITLES)).boosts.positions.tolist() == [1]
+    assert asked == ["matirx", *(f"unheard{n}" for n in range(7))]
+    assert len(words.rows_of(f"toy {text}")) == 62
+    assert len(asked) == 8  # the same ones, and these are remembered
+
+
+def test_near_words_are_the_same_where_only_rare_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share is of all pairs, not an estimate from the rare ones."""
+    titles = [f"{first}{middle}ation" for first in ("an", "cre", "st", "n", "f") for middle in ("im", "z", "p", "qu")]
+    found = []
+    for limit in (20_000, 12):
+        monkeypatch.setattr("server.catalogue.words._MAX_CANDIDATES", limit)
+        found.append([make_words(titles, titles).rows_of(text) for text in ("anmiation", "crezatoin", "fquaton")])
+    assert found[0] == found[1]
+    assert all(rows for text in found[0] for rows, _ in text)
+
+
+def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, gather = list[int](), SparseRows.gather
+
+    def counted(self: SparseRows, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32], list[int]]:
+        if self is words.postings:
+            calls.append(len(rows))
+        return gather(self, rows)
+
+    monkeypatch.setattr(SparseRows, "gather", counted)
+    blend = Blend([Row("none", 1, Weights()), Row("title", 0, Weights(words=2.0))])
+    scoring = Scoring(blend, Memory.empty(len(_TITLES)), words, len(_TITLES))
+    no_vectors = np.empty((0, 0), np.float32)
+    aim = scoring.aim(Known(0, np.empty(0, np.int64), no_vectors, "toy story", np.empty(0, np.float32)))
+    assert calls == [2]
+    assert aim.boosts.listed().positions.tolist() == [0]

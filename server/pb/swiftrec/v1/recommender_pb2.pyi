@@ -363,7 +363,9 @@ class RecommendResponse(_message.Message):
     @_builtins.property
     def resolved_events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedEvent]:
         """Text events that count as an item: the text has the words of its title, or is nearer to it than the titles of other
-        items are. They are left out of the ranking like item ids (exclude_history). In the order of the history.
+        items are, and has the same numbers ("Rocky 2" is not "Rocky"). A text before the events that the ranker reads
+        (events_used) counts as an item only if it has exactly the words of its title or text. They are left out of the
+        ranking like item ids (exclude_history). In the order of the history.
         """
 
     def __init__(
