@@ -23,7 +23,7 @@ Loss = Callable[[Floats], tuple[float, Floats]]
 Bounds = tuple[float | None, float | None]
 
 _PRIOR = Weights(ranker=0.0, query=5.0, events=5.0, transitions=0.3, neighbours=5.0, words=0.5, popularity=0.3)
-_PRIOR_CASES = 10.0  # of the squared distance from `_PRIOR`, divided by the cases, beside a mean log-likelihood
+_PRIOR_CASES = 5.0  # of the squared distance from `_PRIOR`, divided by the cases, beside a mean log-likelihood
 _NEARBY = 20.0  # the same of a group's weights from those of all groups
 _FLAT = 1e-2  # largest entry of the gradient where a fit may end, in log-likelihood by standard deviation of a signal
 _TRIES = 5  # starts of the optimiser, each from where the one before it stopped

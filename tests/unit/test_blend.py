@@ -117,7 +117,7 @@ def test_a_ranker_that_knows_nothing_gets_little_weight_from_few_requests(count:
     test = few_requests(400, 99)
     text = _Lists.of(test, Weights(ranker=0.0, events=1.0)).ndcg(0.0).mean()
     found = [_Lists.of(test, fit_weights(few_requests(count, seed))).ndcg(0.0).mean() for seed in range(6)]
-    assert min(found) > 0.87 * text
+    assert min(found) > 0.84 * text
 
 
 def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
