@@ -23,7 +23,7 @@ from export.blend.words import make_words
 from export.data.dataset import Item
 from export.data.phrases import Texts
 from export.data.split import Cases
-from export.errors import GateError
+from export.errors import ExportError
 from server.catalogue.blend import FACTS, QUERIES, SIGNALS, Blend, Known, Query, Row, Scoring, Weights, item_vectors
 from server.parts import PARTS
 from tests.peak import peak_of
@@ -132,7 +132,7 @@ def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.Monk
 def test_weights_that_the_optimiser_did_not_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
     monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 0}))
-    with pytest.raises(GateError, match="blend: the optimiser found no weights for the parts of the score"):
+    with pytest.raises(ExportError, match="blend: the optimiser found no weights for the parts of the score"):
         fit_weights(choices)
 
 
