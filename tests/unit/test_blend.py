@@ -121,12 +121,12 @@ def test_a_ranker_that_knows_nothing_gets_little_weight_from_few_requests(count:
 
 
 def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
+    choices = planted(np.array([4.0, 2.0, 1.6, 1.2, 3.0, 1.6, 1.6, -2.4]), requests=200)
     whole = fit_weights(choices)
-    monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 5}))
+    monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 2}))
     in_parts = fit_weights(choices)
     for name in SIGNALS:
-        assert getattr(in_parts, name) == pytest.approx(getattr(whole, name), abs=0.05)
+        assert getattr(in_parts, name) == pytest.approx(getattr(whole, name), abs=0.1)
 
 
 def test_weights_that_the_optimiser_did_not_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,8 +275,8 @@ def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
     assert asked
 
 
-@pytest.mark.parametrize("ranker", [1.0, 50.0])
-def test_new_items_are_raised_until_known_ones_have_paid(ranker: float) -> None:
+@pytest.mark.parametrize(("ranker", "below"), [(1.0, 3.0), (50.0, 0.0)])
+def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: float) -> None:
     random = np.random.default_rng(5)
 
     def one(*, wants_new: bool) -> Choices:
@@ -284,7 +284,7 @@ def test_new_items_are_raised_until_known_ones_have_paid(ranker: float) -> None:
         signals[:, 0] = random.normal(size=60)
         signals[0, 0] += 2
         signals[30:, SIGNALS.index("newcomer")] = 1
-        signals[30:, 0] -= 3  # nothing but the ranker speaks for them
+        signals[30:, 0] -= below
         if wants_new:
             signals[[0, 30]] = signals[[30, 0]]
             signals[0, 0] += 2
