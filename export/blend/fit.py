@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from export.errors import GateError
+from export.errors import ExportError
 from server.catalogue.blend import SIGNALS, Weights
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ Loss = Callable[[Floats], tuple[float, Floats]]
 Bounds = tuple[float | None, float | None]
 
 _PRIOR = Weights(ranker=0.0, query=5.0, events=5.0, transitions=0.3, neighbours=5.0, words=0.5, popularity=0.3)
-_PRIOR_CASES = 10.0  # of the squared distance from `_PRIOR`, divided by the cases, beside a mean log-likelihood
+_PRIOR_CASES = 5.0  # of the squared distance from `_PRIOR`, divided by the cases, beside a mean log-likelihood
 _NEARBY = 20.0  # the same of a group's weights from those of all groups
 _FLAT = 1e-2  # largest entry of the gradient where a fit may end, in log-likelihood by standard deviation of a signal
 _TRIES = 5  # starts of the optimiser, each from where the one before it stopped
@@ -50,7 +50,7 @@ def fit_weights(choices: Sequence[Choices], start: Weights | None = None) -> Wei
     With no choices the ranker alone counts, or what `start` says.
 
     Raises:
-        GateError: the optimiser did not reach the largest likelihood.
+        ExportError: the optimiser did not reach the largest likelihood.
     """
     if not choices:
         return start or Weights()
@@ -131,7 +131,7 @@ def _lowest(loss: Loss, start: Floats, bounds: list[Bounds]) -> Floats:
     stopped, until it has ended or the slope within the bounds is nearly 0.
 
     Raises:
-        GateError: it never came so far.
+        ExportError: it never came so far.
     """
     low, high = (
         np.array([np.inf * sign if end is None else end for end in ends])
@@ -144,7 +144,7 @@ def _lowest(loss: Loss, start: Floats, bounds: list[Bounds]) -> Floats:
         steepest = float(np.abs(np.clip(start - slope, low, high) - start).max())
         if np.isfinite(value) and (found.success or steepest <= _FLAT):
             return start
-    raise GateError(
+    raise ExportError(
         f"blend: the optimiser found no weights for the parts of the score, it stopped at a loss of {value:.4g} with a "
         f"slope of {steepest:.3g} ({found.message}): check --data with `python -m export doctor`, or use another --seed"
     )

@@ -23,7 +23,7 @@ from export.blend.words import make_words
 from export.data.dataset import Item
 from export.data.phrases import Texts
 from export.data.split import Cases
-from export.errors import GateError
+from export.errors import ExportError
 from server.catalogue.blend import FACTS, QUERIES, SIGNALS, Blend, Known, Query, Row, Scoring, Weights, item_vectors
 from server.parts import PARTS
 from tests.peak import peak_of
@@ -117,22 +117,22 @@ def test_a_ranker_that_knows_nothing_gets_little_weight_from_few_requests(count:
     test = few_requests(400, 99)
     text = _Lists.of(test, Weights(ranker=0.0, events=1.0)).ndcg(0.0).mean()
     found = [_Lists.of(test, fit_weights(few_requests(count, seed))).ndcg(0.0).mean() for seed in range(6)]
-    assert min(found) > 0.87 * text
+    assert min(found) > 0.84 * text
 
 
 def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
+    choices = planted(np.array([4.0, 2.0, 1.6, 1.2, 3.0, 1.6, 1.6, -2.4]), requests=200)
     whole = fit_weights(choices)
-    monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 5}))
+    monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 2}))
     in_parts = fit_weights(choices)
     for name in SIGNALS:
-        assert getattr(in_parts, name) == pytest.approx(getattr(whole, name), abs=0.05)
+        assert getattr(in_parts, name) == pytest.approx(getattr(whole, name), abs=0.1)
 
 
 def test_weights_that_the_optimiser_did_not_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
     monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 0}))
-    with pytest.raises(GateError, match="blend: the optimiser found no weights for the parts of the score"):
+    with pytest.raises(ExportError, match="blend: the optimiser found no weights for the parts of the score"):
         fit_weights(choices)
 
 
@@ -275,8 +275,8 @@ def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
     assert asked
 
 
-@pytest.mark.parametrize("ranker", [1.0, 50.0])
-def test_new_items_are_raised_until_known_ones_have_paid(ranker: float) -> None:
+@pytest.mark.parametrize(("ranker", "below"), [(1.0, 3.0), (50.0, 0.0)])
+def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: float) -> None:
     random = np.random.default_rng(5)
 
     def one(*, wants_new: bool) -> Choices:
@@ -284,7 +284,7 @@ def test_new_items_are_raised_until_known_ones_have_paid(ranker: float) -> None:
         signals[:, 0] = random.normal(size=60)
         signals[0, 0] += 2
         signals[30:, SIGNALS.index("newcomer")] = 1
-        signals[30:, 0] -= 3  # nothing but the ranker speaks for them
+        signals[30:, 0] -= below
         if wants_new:
             signals[[0, 30]] = signals[[30, 0]]
             signals[0, 0] += 2
