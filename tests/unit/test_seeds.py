@@ -147,6 +147,28 @@ def test_each_seed_trains_another_teacher_and_a_rerun_trains_none(
     assert recorded_teachers(settings, "mine", "leave-one-out").keys() == {1}
 
 
+def test_whole_export_of_a_seed_goes_as_far_as_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--preset", "smoke", "--data", str(write(tmp_path)), "--checkpoint", str(tmp_path / "bert")]
+    argv = [
+        "seeds",
+        "--seeds",
+        "1",
+        "--whole",
+        "--allow-lossy",
+        "--name",
+        "mine",
+        "--artifacts",
+        str(tmp_path / "made"),
+    ]
+    assert main([*argv, "--json", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "made" / "mine-seed-1" / "1" / "manifest.json").exists()
+    assert {"ids", "text"} <= found["tasks"][DEFAULT].keys()
+    assert any(name.startswith("static-") for name in found["retained"])
+    pairs = {(one["subject"], one["yardstick"], one["task"]) for one in found["paired"]}
+    assert {(TEACHER, BEST, "ids"), (DEFAULT, BEST, "ids"), (DEFAULT, "transitions", "ids")} <= pairs
+
+
 def test_seed_has_a_name_of_its_bundle_and_stages() -> None:
     settings = SeedsSettings(_cli_parse_args=["--protocol", "time"])
     made = of_seed(settings, 8)
