@@ -83,7 +83,8 @@ class ApproximateIndex:
         tell("items have their lists")
         _fill(vectors, metric, lists, homes)
         tell("items are coded")
-        reach = _reach(vectors, metric, lists, homes, users[:: max(1, len(users) // _PROBES)])
+        some = np.random.default_rng(0).choice(len(users), min(len(users), _PROBES), replace=False)
+        reach = _reach(vectors, metric, lists, homes, users[some])
         tell("its reach is measured", reach=reach)
         return cls(vectors, metric, lists, reach)
 
