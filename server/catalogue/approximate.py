@@ -35,7 +35,7 @@ _CHUNK = 65_536  # items at once
 _DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
 _REACH = 0.999  # share of the best items that the lists which are read must hold
 _PROBES = 256  # users that it is measured on
-_SPARE = 100  # candidates at least beyond those that are wanted
+_SPARE = 100  # candidates at least beyond those that are wanted, of which there are twice as many otherwise
 _BOOSTED = 2_000  # candidates at most, or four times those wanted, for what is added to their scores
 _FIRST = 2  # candidates for each wanted item that are scored first, for what is added to their scores
 
@@ -132,7 +132,7 @@ class ApproximateIndex:
     def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:
         """Allowed items among which the best `k` + `more` by the vectors are, ascending."""
         selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
-        wanted = k + max(k, _SPARE) + len(allowed.denied) + more
+        wanted = k + max(2 * k, _SPARE) + len(allowed.denied) + more
         # The denied may all lie above.
         depth = (k + more + allowed.missing) * len(self._vectors) / max(1, allowed.count)
         probes = min(int(self._lists.nlist), lists_for(depth, self._reach))
