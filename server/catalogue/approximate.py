@@ -35,7 +35,7 @@ _CHUNK = 65_536  # items at once
 _DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
 _REACH = 0.999  # share of the best items that the lists which are read must hold
 _PROBES = 256  # users that it is measured on
-_SPARE = 100  # candidates at least beyond those that are wanted, of which there are twice as many otherwise
+_SPARE = 100  # candidates beyond those that are wanted: at least these, and twice as many as are wanted
 _BOOSTED = 2_000  # candidates at most, or four times those wanted, for what is added to their scores
 _FIRST = 2  # candidates for each wanted item that are scored first, for what is added to their scores
 
