@@ -125,8 +125,8 @@ class ApproximateIndex:
         kept = kept.where(allowed.holds(kept.positions))
         scored = _Scored(candidates, products + boosts.at(candidates))
         scored = scored.joined(kept.largest(_FIRST * k), self._vectors, user, boosts)
-        missing = scored.bar(k) - products.max(initial=-np.inf)
-        more = kept.where(kept.values >= missing).largest(max(_BOOSTED, 4 * k))
+        first = products.max() if len(products) else np.float32(np.inf)
+        more = kept.where(kept.values >= scored.bar(k) - first).largest(max(_BOOSTED, 4 * k))
         return scored.joined(more, self._vectors, user, boosts).best(k)
 
     def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:
