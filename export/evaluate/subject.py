@@ -12,7 +12,7 @@ from export.data.split import Cases, Histories
 from export.evaluate.metrics import Ranked, Score, Scores, rank
 from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
-from server.catalogue.blend import FACTS, QUERIES, Blend, Known, Row, Scoring, Weights, item_vectors
+from server.catalogue.blend import FACTS, QUERIES, Aim, Blend, Known, Row, Scoring, Weights, item_vectors
 from server.catalogue.history import History, Resolver
 from server.catalogue.names import Names
 from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
@@ -267,7 +267,7 @@ class Subject:
         if self.retrieval is None:
             return Aimed(users, [NO_BOOSTS] * len(users))
         width = self.retrieval.sentences.shape[1]
-        aims = [self.retrieval.scoring.aim(one.known(width)) for one in asked]
+        aims = [_answered(self.retrieval.scoring.aim(one.known(width))) for one in asked]
         compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
         vectors = np.array(compared, dtype=np.float32).reshape(len(aims), self.dimensions + width + FACTS)
         return Aimed(vectors, [aim.boosts for aim in aims])
@@ -280,6 +280,15 @@ class Subject:
             batch = order[start : start + _BATCH]
             users[batch] = self.rank([jobs[n] for n in batch])
         return users
+
+
+def _answered(aim: Aim) -> Aim:
+    """As the server answers it: by popularity if no part says anything of the request."""
+    if not aim.is_silent:
+        return aim
+    rest = np.zeros_like(aim.rest)
+    rest[-FACTS] = 1  # of log(1 + popularity)
+    return replace(aim, rest=rest)
 
 
 def _score(aimed: Aimed, items: Vectors) -> Score:

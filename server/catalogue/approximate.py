@@ -35,7 +35,7 @@ _CHUNK = 65_536  # items at once
 _DEPTHS = (10, 100, 1_000)  # ranks at which the reach of the lists is measured
 _REACH = 0.999  # share of the best items that the lists which are read must hold
 _PROBES = 256  # users that it is measured on
-_SPARE = 100  # candidates at least beyond those that are wanted
+_SPARE = 100  # candidates beyond those that are wanted: at least these, and twice as many as are wanted
 _BOOSTED = 2_000  # candidates at most, or four times those wanted, for what is added to their scores
 _FIRST = 2  # candidates for each wanted item that are scored first, for what is added to their scores
 
@@ -83,7 +83,8 @@ class ApproximateIndex:
         tell("items have their lists")
         _fill(vectors, metric, lists, homes)
         tell("items are coded")
-        reach = _reach(vectors, metric, lists, homes, users[:: max(1, len(users) // _PROBES)])
+        some = np.random.default_rng(0).choice(len(users), min(len(users), _PROBES), replace=False)
+        reach = _reach(vectors, metric, lists, homes, users[some])
         tell("its reach is measured", reach=reach)
         return cls(vectors, metric, lists, reach)
 
@@ -124,14 +125,14 @@ class ApproximateIndex:
         kept = kept.where(allowed.holds(kept.positions))
         scored = _Scored(candidates, products + boosts.at(candidates))
         scored = scored.joined(kept.largest(_FIRST * k), self._vectors, user, boosts)
-        missing = scored.bar(k) - products.max(initial=-np.inf)
-        more = kept.where(kept.values >= missing).largest(max(_BOOSTED, 4 * k))
+        first = products.max() if len(products) else np.float32(np.inf)
+        more = kept.where(kept.values >= scored.bar(k) - first).largest(max(_BOOSTED, 4 * k))
         return scored.joined(more, self._vectors, user, boosts).best(k)
 
     def _candidates(self, user: Vector, allowed: Allowed, k: int, more: int) -> Positions:
         """Allowed items among which the best `k` + `more` by the vectors are, ascending."""
         selector = None if allowed.bits is None else faiss.IDSelectorBitmap(allowed.bits)
-        wanted = k + max(k, _SPARE) + len(allowed.denied) + more
+        wanted = k + max(2 * k, _SPARE) + len(allowed.denied) + more
         # The denied may all lie above.
         depth = (k + more + allowed.missing) * len(self._vectors) / max(1, allowed.count)
         probes = min(int(self._lists.nlist), lists_for(depth, self._reach))

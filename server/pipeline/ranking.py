@@ -246,6 +246,8 @@ class Rankings:
         del self._encoding  # which holds this
         lap_ms = self._lap()
         for entry, vectors, time in zip(self.entries, encoding.results, encoding.times, strict=True):
+            if self._call.is_cancelled:
+                return
             try:
                 entry.fill(vectors, self._parts, self._call)
             except Exception:  # noqa: BLE001 (it concerns this entry only, and the thread is the batcher's)

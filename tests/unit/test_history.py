@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export.data.split import Cases
 from export.evaluate.subject import Retrieval, Subject, Vectors
+from server.catalogue.blend import Weights
+from server.catalogue.filters import Filter
 from server.catalogue.history import History
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
-from server.pipeline.domain import Request, TextEvent
+from server.pipeline.domain import Request, Strategy, TextEvent
 from server.pipeline.engine import Engine
 from tests import small
 
@@ -79,3 +82,18 @@ def test_the_server_leaves_out_what_the_tasks_mask_and_scores_alike(running: Eng
         for position, score in answered.items():
             assert position is not None
             assert row[position] == pytest.approx(score, abs=1e-4)
+
+
+def test_requests_that_no_part_says_anything_of_are_answered_by_popularity_in_both(tmp_path: Path) -> None:
+    """Not in the order of the catalogue."""
+    folder, history = small.write_bundle(tmp_path / "1", weights=Weights(ranker=0, words=1)), np.array([0, 5])
+    with small.engine(folder) as engine:
+        texts, cases = small.titles(), Cases(np.arange(1), [history], np.zeros(1, np.int64))
+        aimed, _ = evaluated(engine).of_texts(cases, texts)
+        row = evaluated(engine).scores({"text": aimed})["text"](slice(None))[0]
+        (answer,) = small.ask(engine, Request(history=tuple(TextEvent(texts[n]) for n in history.tolist())))
+        popular = engine.catalogue.popular(engine.catalogue.mask(Filter(), history.tolist()), 10)
+    row[history] = -np.inf
+    assert answer.strategy is Strategy.POPULARITY
+    assert [item.id for item, _ in answer.items] == [item.id for item, _ in popular]
+    assert [f"i{n}" for n in np.argsort(-row, kind="stable")[:10]] == [item.id for item, _ in popular]

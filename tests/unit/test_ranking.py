@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.batching.job import Job, State
-from server.catalogue.blend import FACTS
+from server.catalogue.blend import FACTS, Aim, Known
 from server.catalogue.catalogue import Catalogue, Item
 from server.errors import Cancelled, NotFound, Overloaded, SwiftrecError
 from server.pipeline.call import Call, finish
@@ -261,4 +261,20 @@ def test_texts_are_not_looked_up_any_more_once_the_call_is_over(monkeypatch: pyt
     one.rankings.start()
     one.encoder.run()
     assert looked_up == ["ab"]
+    assert not one.ranker.groups
+
+
+def test_requests_are_not_scored_any_more_once_the_call_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, scored = Bench(Request(query="ab"), Request(query="cd")), list[str]()
+    aim = one.parts.scoring.aim
+
+    def cancelling(known: Known) -> Aim:
+        scored.append(known.query)
+        one.call.cancel()
+        return aim(known)
+
+    monkeypatch.setattr(one.parts.scoring, "aim", cancelling)
+    one.rankings.start()
+    one.encoder.run()
+    assert scored == ["ab"]
     assert not one.ranker.groups
