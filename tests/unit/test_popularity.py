@@ -10,6 +10,7 @@ from export.data.phrases import write_texts
 from export.data.popularity import events_of, is_taken, popularity
 from export.data.split import everything, leave_one_out, trainable
 from export.train.world import World
+from server.catalogue.blend import item_vectors
 from tests.tiny import dataset
 
 _ITEMS = 24
@@ -29,6 +30,8 @@ def test_item_of_a_user_with_a_single_event_is_new_to_training_and_to_the_score(
     assert events_of(data.histories, _ITEMS)[23] == 1
     world = World(split, texts := write_texts(data, 0), texts, None)
     assert (world.is_taken.numpy() == (counts > 0)).all()
+    vectors = item_vectors(np.ones((_ITEMS, 1), np.float32), np.empty((_ITEMS, 0), np.float32), counts)
+    assert (vectors[:, -1] == ~world.is_taken.numpy()).all()  # the entry that new items are raised by
 
 
 def test_item_that_only_validates_is_new_to_the_measured_model() -> None:
