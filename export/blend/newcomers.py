@@ -1,14 +1,16 @@
-"""How far new items are raised: as far as they cost the known ones little.
+"""How far new items are raised: as far as they cost the known ones little, and to no more than their share.
 
 Likelihood alone hides what nobody took yet, since most of what is wanted is known. So what is added to new items is
-chosen for each kind of request on validation, where a tenth of the items count as new: they may take so much of the
-places that what is found of the known items falls by `BUDGET`.
+chosen for each kind of request on validation, where a tenth of the items count as new: as much as leaves them with no
+larger a share of the lists than they have of the catalogue, and lets what is found of the known items fall by no more
+than `BUDGET`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -24,7 +26,7 @@ _NEWCOMER = SIGNALS.index("newcomer")
 
 
 def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> Weights:
-    """The weights with new items raised to the end of their budget.
+    """The weights with new items raised to the end of their budget or their share.
 
     The same weights where no request wants a new item, or no known one is found.
     """
@@ -38,7 +40,8 @@ def raise_newcomers(choices: Sequence[Choices], weights: Weights) -> Weights:
         return weights
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if lists.ndcg(middle)[~is_new].mean() >= least else (low, middle)
+        is_bearable = lists.ndcg(middle)[~is_new].mean() >= least and lists.shown(middle) <= lists.share
+        low, high = (middle, high) if is_bearable else (low, middle)
     return replace(weights, newcomer=low)
 
 
@@ -69,6 +72,22 @@ class _Lists:
     def reach(self) -> float:
         """What must be added to a new item that stands last for it to stand first."""
         return float(np.ptp(self.scores)) + 1.0
+
+    @property
+    def share(self) -> float:
+        """Share of what may be recommended that counts as new."""
+        return float(self.counts @ self.is_new / self.counts.sum())
+
+    def shown(self, raised: float) -> float:
+        """Share of the lists of ten that is new with `raised` added to new items."""
+        scores = self.scores + np.float32(raised) * self.is_new
+        shares = []
+        for start, end in pairwise([*self.starts.tolist(), len(scores)]):
+            order = start + np.argsort(-scores[start:end], kind="stable")
+            counts = self.counts[order]
+            top = np.cumsum(counts) - counts < _TOP
+            shares.append(float(counts[top] @ self.is_new[order[top]] / counts[top].sum()))
+        return float(np.mean(shares))
 
     def ndcg(self, raised: float) -> NDArray[np.float64]:
         """NDCG@10 of each request with `raised` added to new items."""

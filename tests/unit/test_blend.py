@@ -300,6 +300,26 @@ def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: f
     assert raise_newcomers(choices[1:10], Weights()) == Weights()  # control: nobody wants a new item
 
 
+def test_new_items_that_cost_the_known_ones_nothing_get_their_share_of_the_lists() -> None:
+    """What known items are wanted stands first, whatever happens to the places behind it."""
+    random = np.random.default_rng(5)
+
+    def one(wanted: int) -> Choices:
+        signals = np.zeros((60, len(SIGNALS)), np.float32)
+        signals[:, 0] = random.normal(size=60)
+        signals[48:, SIGNALS.index("newcomer")] = 1
+        signals[wanted, 0] += 1000
+        signals[[0, wanted]] = signals[[wanted, 0]]
+        return Choices(signals, np.zeros(60, np.float32))
+
+    choices = [one(50 if n % 10 == 0 else 3) for n in range(200)]
+    lists, raised = _Lists.of(choices, Weights(1.0)), raise_newcomers(choices, Weights(1.0))
+    assert lists.share == pytest.approx(0.2)
+    assert 0.18 < lists.shown(raised.newcomer) <= 0.2
+    assert lists.shown(raised.newcomer + 1) > 0.3  # control: the budget alone would allow it
+    assert lists.ndcg(raised.newcomer + 1)[~lists.wants_new].min() == 1
+
+
 def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
     def one(new: float) -> Choices:
         signals = np.zeros((40, len(SIGNALS)), np.float32)

@@ -30,8 +30,8 @@ def test_option_is_explained_in_help_and_in_docs(name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        *(("seeds", name) for name in {*SeedsSettings.model_fields} - {*ExportSettings.model_fields}),
-        *(("planted", name) for name in {*PlantedSettings.model_fields} - {"folder", "seed"}),
+        *(("seeds", name) for name in sorted({*SeedsSettings.model_fields} - {*ExportSettings.model_fields})),
+        *(("planted", name) for name in sorted({*PlantedSettings.model_fields} - {"folder", "seed"})),
     ],
 )
 def test_option_of_a_command_is_explained_in_help_and_in_docs(command: str, name: str) -> None:
