@@ -37,8 +37,9 @@ _SESSIONS = (
     *("server.models.denormals", "server.models.providers", "server.models.runtime"),
 )
 _SCORE = (
-    *("server.catalogue.blend", "server.catalogue.filters", "server.catalogue.memory", "server.catalogue.names"),
-    *("server.catalogue.sparse", "server.catalogue.words", "server.parts"),
+    *("server.catalogue.blend", "server.catalogue.filters", "server.catalogue.history", "server.catalogue.match"),
+    *("server.catalogue.memory", "server.catalogue.names", "server.catalogue.sparse", "server.catalogue.words"),
+    "server.parts",
 )
 
 STAGES: tuple[Stage, ...] = (
