@@ -1,0 +1,87 @@
+"""`python -m benchmarks parts`: CPU time of a request with every part of the score, and with the ranker alone.
+
+Both engines run in this process, without gRPC, one request after the other, in rounds that alternate. Texts come again,
+so the cache answers for the encoder, and what is compared is everything else.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from benchmarks import report
+from benchmarks.texts import texts
+from server.models.bundle import load_bundle
+from server.parts import PARTS
+from server.pipeline.call import Call, finish
+from server.pipeline.domain import ItemEvent, Request
+from server.pipeline.engine import Engine, EngineOptions
+
+KINDS = ("history", "query", "both")
+_EVENTS, _TEXTS, _DEADLINE_S = 20, 15, 600.0
+
+
+class PartsSettings(BaseSettings):
+    """CPU time of a request with every part of the score beside that with the ranker alone."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks parts", cli_kebab_case=True)
+
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
+    requests: int = Field(300, ge=1, description="in a round, of each kind")
+    repeats: int = Field(7, ge=1, description="rounds")
+    grpc_us: float = Field(290, ge=0, description="CPU time of gRPC around a request, counted on both sides")
+    seed: int = Field(7, description="of histories and texts")
+
+
+def run(settings: PartsSettings) -> int:
+    """Write the table."""
+    bundle = load_bundle(settings.bundle)
+    engines = [
+        Engine(bundle, EngineOptions(sessions=1, parts_off=off))
+        for off in (frozenset[str](), frozenset(PARTS) - {"ranker"})
+    ]
+    for engine in engines:
+        engine.start()
+    try:
+        rows = {kind: _rounds(engines, _requests(settings, engines[0], kind), settings.repeats) for kind in KINDS}
+    finally:
+        for engine in engines:
+            engine.stop()
+    ratios = {kind: [whole / alone for whole, alone in row] for kind, row in rows.items()}
+    served = {kind: [(w + settings.grpc_us) / (a + settings.grpc_us) for w, a in row] for kind, row in rows.items()}
+    columns = {kind: [*zip(*rows[kind], strict=True), ratios[kind], served[kind]] for kind in KINDS}
+    lines = [[kind, *(report.spread(column) for column in found)] for kind, found in columns.items()]
+    head = ["CPU us a request", "all parts", "ranker", "ratio", f"with {settings.grpc_us:.0f} us of gRPC"]
+    report.write(report.table(head, lines), {"us": rows, "ratios": ratios, "with_grpc": served})
+    return 0
+
+
+def _requests(settings: PartsSettings, engine: Engine, kind: str) -> list[Request]:
+    """Requests with a history of items, a query, or both."""
+    rng = random.Random(settings.seed)  # noqa: S311 (no secret)
+    ids = [item.id for item in engine.catalogue.items]
+    asked = texts(settings.bundle, _TEXTS, settings.seed)
+    return [
+        Request(
+            history=() if kind == "query" else tuple(ItemEvent(rng.choice(ids)) for _ in range(_EVENTS)),
+            query="" if kind == "history" else rng.choice(asked),
+        )
+        for _ in range(settings.requests)
+    ]
+
+
+def _rounds(engines: Sequence[Engine], requests: Sequence[Request], repeats: int) -> list[list[float]]:
+    """CPU microseconds a request of each engine, [rounds][engines]; a first round is not counted."""
+    return [[_cpu_us(engine, requests) for engine in engines] for _ in range(1 + repeats)][1:]
+
+
+def _cpu_us(engine: Engine, requests: Sequence[Request]) -> float:
+    started = time.process_time()
+    for request in requests:
+        finish(engine.recommender.recommend_many([request], Call(time.monotonic() + _DEADLINE_S)))
+    return 1e6 * (time.process_time() - started) / len(requests)
