@@ -172,11 +172,21 @@ def test_watchers_that_ask_nothing_are_ended_and_hold_no_more_than_their_places(
         silent = [channel.stream_stream(WATCH, None, None)(iter(never.get, None), timeout=60) for _ in range(100)]
         assert channel.unary_unary(CHECK, None, None)(b"", timeout=10)
         assert {call.code().name for call in silent} <= {"CANCELLED", "RESOURCE_EXHAUSTED"}
-        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
-        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
-        watching.cancel()
+        until(lambda: _watches(channel))
         for _ in silent:
             never.put(None)
+
+
+def _watches(channel: grpc.Channel) -> bool:
+    """Whether the server takes another watcher."""
+    watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+    try:
+        return bool(next(watching).status == health_pb2.HealthCheckResponse.SERVING)
+    except grpc.RpcError:
+        assert watching.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return False
+    finally:
+        watching.cancel()
 
 
 def test_full_server_is_alive(bundle: Bundle) -> None:
