@@ -1,9 +1,11 @@
-"""What the memory says of items that nobody took: what it says of those whose texts are nearest.
+"""How the memory recommends new items: as it recommends the known items with the nearest texts.
 
-Counts know nothing of a new item, and its text alone is no match for counts: a sequel would stand behind whatever is
-taken often. So an item that nobody took stands in the memory where the items with the nearest texts stand, as a mean of
-them. And because a new item resembles these items themselves, it follows each of them as strongly as their strongest
-follower does.
+Counts know nothing of a new item, and the match of its text is weaker than counts: without this, a sequel would rank
+below whatever is popular. So wherever the memory recommends the items with the nearest texts, it recommends the new
+item with the mean of their weights. And because the new item resembles these items themselves, it follows each of them
+as strongly as their strongest follower does. As an event of a history a new item still says nothing: its row is empty.
+
+New is what `export.data.popularity` calls new. The few counts that such an item may have are replaced.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from scipy import sparse
 
 from export.blend.memory import MAX_SQUARE, Histories, fit_memory
 from export.data.order import BY_TIME, Order
-from export.data.popularity import events_of
 from server.catalogue.memory import Memory
 from server.catalogue.sparse import SparseRows
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Counts = NDArray[np.number[Any]]
 
 _NEAREST = 5  # items that a new one inherits from
 _SHARPNESS = 20.0  # of the softmax over their cosines
@@ -45,7 +47,7 @@ class Heirs:
     shares: Vectors
 
     @classmethod
-    def of(cls, sentences: Vectors, popularity: NDArray[np.number[Any]], is_new: NDArray[np.bool_]) -> Heirs:
+    def of(cls, sentences: Vectors, popularity: Counts, is_new: NDArray[np.bool_]) -> Heirs:
         """The items of `is_new` [items] as heirs of the most popular others.
 
         Args:
@@ -79,11 +81,17 @@ class Heirs:
         return found
 
 
-def fit_whole_memory(histories: Histories, sentences: Vectors, order: Order = BY_TIME) -> Memory:
-    """The memory of these histories, with what items that nobody took inherit by their `sentences` [items, s]."""
-    items = len(sentences)
-    taken = events_of(histories, items)
-    return with_heirs(fit_memory(histories, items, order), Heirs.of(sentences, taken, taken == 0))
+def fit_whole_memory(histories: Histories, counts: Counts, sentences: Vectors, order: Order = BY_TIME) -> Memory:
+    """The memory of these histories, with what new items inherit.
+
+    Args:
+        histories: positions of items.
+        counts: `export.data.popularity.popularity` of each item, 0 for new ones, [items].
+        sentences: sentence vectors of the items' texts, float32 [items, s].
+        order: what the order of a history says.
+    """
+    memory = fit_memory(histories, len(sentences), order)
+    return with_heirs(memory, Heirs.of(sentences, counts, counts == 0))
 
 
 def with_itself(memory: Memory) -> Memory:
@@ -92,7 +100,7 @@ def with_itself(memory: Memory) -> Memory:
 
 
 def with_heirs(memory: Memory, heirs: Heirs) -> Memory:
-    """The memory with a column for each heir; nothing else in its rows changes."""
+    """The memory with a new column for each heir; nothing else in its rows changes."""
     if not len(heirs.items):
         return memory
     return Memory(_with_columns(memory.transitions, heirs), _with_columns(memory.neighbours, heirs))
@@ -103,26 +111,35 @@ def _with_itself(table: SparseRows) -> SparseRows:
     if not len(filled):
         return table
     strongest = np.maximum(np.maximum.reduceat(table.weights, table.starts[filled]), 0)
-    return _joined(table, filled, filled, strongest)
+    others = table.positions != _rows_of(table)
+    return _joined(table, others, filled, filled, strongest)
 
 
 def _with_columns(table: SparseRows, heirs: Heirs) -> SparseRows:
     size, whole = len(table), _with_itself(table)
+    is_kept = ~np.isin(table.positions, heirs.items)
     entries = (np.asarray(whole.weights), np.asarray(whole.positions), np.asarray(whole.starts))
     chances = sparse.csr_array(entries, shape=(size, size))
     into = (heirs.nearest.ravel(), np.repeat(heirs.items, heirs.nearest.shape[1]))
     shares = sparse.csr_array((heirs.shares.ravel(), into), shape=(size, size))
     parts = [_largest(chances[start : start + _BLOCK] @ shares, start) for start in range(0, size, _BLOCK)]
-    return _joined(table, *(np.concatenate(some) for some in zip(*parts, strict=True)))
+    rows, positions, weights = (np.concatenate(some) for some in zip(*parts, strict=True))
+    return _joined(table, is_kept, rows, positions, weights)
 
 
-def _joined(table: SparseRows, rows: Rows, positions: Rows, weights: NDArray[np.float32]) -> SparseRows:
-    """The table with more entries."""
-    before = np.repeat(np.arange(len(table)), np.diff(table.starts))
+def _rows_of(table: SparseRows) -> Rows:
+    """The row of each entry."""
+    return np.repeat(np.arange(len(table)), np.diff(table.starts))
+
+
+def _joined(
+    table: SparseRows, is_kept: NDArray[np.bool_], rows: Rows, positions: Rows, weights: NDArray[np.float32]
+) -> SparseRows:
+    """The entries of the table that are kept, and more of them."""
     return SparseRows.of(
-        np.concatenate([before, rows]),
-        np.concatenate([table.positions, positions]).astype(np.int64),
-        np.concatenate([table.weights, weights]).astype(np.float64),
+        np.concatenate([_rows_of(table)[is_kept], rows]),
+        np.concatenate([table.positions[is_kept], positions]).astype(np.int64),
+        np.concatenate([table.weights[is_kept], weights]).astype(np.float64),
         len(table),
     )
 

@@ -1,4 +1,4 @@
-"""The memory's tables, fitted on histories; the baselines of the same names are these tables unpruned or alone."""
+"""The memory's tables, fitted on histories: transitions within a few events, and EASE with its strongest weights."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from export.blend.signals import Items, Signals
 from export.blend.words import make_words
 from export.data.dataset import Dataset
 from export.data.phrases import Texts
-from export.data.popularity import events_of
+from export.data.popularity import events_of, popularity
 from export.data.split import Cases, Split
 from export.evaluate.models import PooledTexts, teacher_encode, teacher_items, torch_rank
 from export.evaluate.subject import Encode, Rank, Retrieval
@@ -59,14 +59,15 @@ def run(job: Job, out: Path) -> None:
         record = BlendRecord(same_item=same)
     else:
         split = parts_of(job, dataset)
-        fit_whole_memory(split.known, sentences[:items], split.order).save(out)
+        counts = popularity(split.known, split.train, items)
+        fit_whole_memory(split.known, counts, sentences[:items], split.order).save(out)
         groups = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
         record = BlendRecord(groups=groups, same_item=same)
     (out / BLEND).write_text(record.model_dump_json(indent=1))
 
 
 def load_retrieval(
-    folder: Path, memory: Memory, titles: Sequence[str], sentences: Vectors, popularity: NDArray[np.int64]
+    folder: Path, memory: Memory, titles: Sequence[str], sentences: Vectors, counts: NDArray[np.int64]
 ) -> Retrieval:
     """The parts of a score beside the ranker: words and weights as this stage wrote them into `folder`, the rest given.
 
@@ -75,13 +76,13 @@ def load_retrieval(
         memory: the tables of the stage, or others that were fitted in the same way.
         titles: of the items.
         sentences: sentence vectors of the items' texts, float32 [items, s].
-        popularity: number of events of each item, [items].
+        counts: number of events of each item, 0 for new ones, [items].
     """
-    record, items = BlendRecord.load(folder), len(popularity)
+    record, items = BlendRecord.load(folder), len(counts)
     words = Words.load(folder, items)
     scoring = Scoring(Blend.read(record.rows), memory, words, items)
     names = Names(words, sentences, record.same_item, titles.__getitem__)
-    return Retrieval(scoring, names, sentences, popularity)
+    return Retrieval(scoring, names, sentences, counts)
 
 
 def _fit(job: Job, source: _Source) -> list[GroupRecord]:
@@ -150,8 +151,8 @@ class _Source:
         teacher = load_teacher(folder)
         vectors = teacher_items(folder)
         placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
-        popularity = events_of(split.train, size).astype(np.float64)
-        items = Items(vectors, placed.vectors, placed.folds, sentences[:size], popularity)
+        counts = events_of(split.train, size).astype(np.float64)
+        items = Items(vectors, placed.vectors, placed.folds, sentences[:size], counts)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         untouched = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
         tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)

@@ -64,11 +64,11 @@ def run(job: Job, out: Path) -> None:
     if sentences.shape[1]:
         np.save(out / SENTENCES, sentences, allow_pickle=False)
     histories = source.dataset.histories
-    memory = fit_whole_memory(histories, sentences, source.dataset.order) if histories else Memory.empty(items)
-    memory.save(out)
-    vectors, record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
     trained = trainable(histories) if source.is_trained else histories
     counts = popularity(histories, trained, items)
+    order = source.dataset.order
+    (fit_whole_memory(histories, counts, sentences, order) if histories else Memory.empty(items)).save(out)
+    vectors, record = _train(job, source, out) if source.is_trained else _take_measured(job, source, out)
     (out / POPULARITY).write_text(json.dumps(counts.tolist()))
     np.save(out / VECTORS, vectors, allow_pickle=False)
     served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, counts))

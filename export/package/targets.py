@@ -2,8 +2,7 @@
 
 Means, and of speeds medians, are judged; their intervals, of speeds the lowest and the highest round, are for the
 reader, but where a promise names an end of one. What is promised of the teacher on the global time split is judged by
-teachers that learned by it with several seeds, which `python -m export seeds --protocol time` trains. Popularity knows
-no cold item where training has no event of one, and is 0 there: the promise is of three times chance, then.
+teachers that learned by it with several seeds, which `python -m export seeds --protocol time` trains.
 """
 
 from __future__ import annotations

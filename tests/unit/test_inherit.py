@@ -1,18 +1,21 @@
-"""What the memory says of items that nobody took: what it says of the items whose texts are nearest."""
+"""How the memory recommends new items: as it recommends the known ones with the nearest texts."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from export.blend import inherit
-from export.blend.inherit import Heirs, fit_whole_memory, with_heirs
+from export.blend.inherit import Heirs, fit_whole_memory, with_heirs, with_itself
 from export.blend.memory import fit_memory
 from export.blend.requests import Asked
 from export.blend.signals import Items, Signals
 from export.blend.words import make_words
-from export.data.split import Cases
+from export.data.popularity import popularity
+from export.data.split import Cases, trainable
 from export.evaluate.cold import Newcomers, level
 from export.evaluate.metrics import Score, figure
 from server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
@@ -37,6 +40,11 @@ def histories() -> list[NDArray[np.int64]]:
     return found
 
 
+def whole(taken: list[NDArray[np.int64]], sentences: NDArray[np.float32] = _SENTENCES) -> Memory:
+    """The memory with what new items inherit."""
+    return fit_whole_memory(taken, popularity(taken, trainable(taken), _ITEMS), sentences)
+
+
 def weights_of(memory: Memory, event: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What both tables say of every item behind one event."""
     events = np.array([event], dtype=np.int64)
@@ -46,7 +54,7 @@ def weights_of(memory: Memory, event: int) -> tuple[NDArray[np.float64], NDArray
 
 
 def test_a_new_item_stands_in_the_memory_where_the_items_with_the_nearest_texts_stand() -> None:
-    before, memory = fit_memory(histories(), _ITEMS), fit_whole_memory(histories(), _SENTENCES)
+    before, memory = fit_memory(histories(), _ITEMS), whole(histories())
     for new in _NEW.tolist():
         for event in (new - 3, new - 2):
             for old, found in zip(weights_of(before, event), weights_of(memory, event), strict=True):
@@ -56,8 +64,34 @@ def test_a_new_item_stands_in_the_memory_where_the_items_with_the_nearest_texts_
                 assert found[new] > np.median(found[found > 0])
 
 
+def test_an_item_that_no_training_history_has_inherits_like_one_without_events() -> None:
+    """Whoever took it alone says nothing; what counts say of it is replaced, not added to."""
+    new = int(_NEW[0])
+    alone = [*histories(), np.array([new], dtype=np.int64)]
+    for event in (new - 3, new - 2):
+        for found, wanted in zip(weights_of(whole(alone), event), weights_of(whole(histories()), event), strict=True):
+            assert found[new] == pytest.approx(wanted[new], rel=1e-3)
+    pairs = [*histories(), *[np.array([new - 2, new], dtype=np.int64)] * 9]  # users who only validate
+    counts = popularity(pairs, histories(), _ITEMS)
+    after = fit_whole_memory(pairs, counts, _SENTENCES).transitions
+    assert all(np.diff(after.positions[start:end]).min(initial=1) > 0 for start, end in pairwise(after.starts.tolist()))
+    assert counts[new] == 0
+    assert weights_of(fit_memory(pairs, _ITEMS), new - 2)[0][new] > 0  # control: counts know it
+
+
+def test_an_item_that_is_taken_again_and_again_follows_itself_no_more_than_its_strongest_follower() -> None:
+    again = [np.repeat(history, 2) for history in histories()]
+    memory = fit_memory(again, _ITEMS)
+    for event in np.setdiff1d(np.arange(_ITEMS), _NEW).tolist():
+        before, found = (weights_of(one, event)[0] for one in (memory, with_itself(memory)))
+        assert before[event] > 0  # control: it follows itself already
+        assert found[event] == before.max()
+        others = np.arange(_ITEMS) != event
+        assert (found[others] == before[others]).all()
+
+
 def test_what_is_known_of_the_other_items_does_not_change() -> None:
-    before, memory = fit_memory(histories(), _ITEMS), fit_whole_memory(histories(), _SENTENCES)
+    before, memory = fit_memory(histories(), _ITEMS), whole(histories())
     known = np.setdiff1d(np.arange(_ITEMS), _NEW)
     for event in range(_ITEMS):
         for old, found in zip(weights_of(before, event), weights_of(memory, event), strict=True):
@@ -65,8 +99,8 @@ def test_what_is_known_of_the_other_items_does_not_change() -> None:
 
 
 def test_nothing_is_inherited_without_sentence_vectors_and_without_events() -> None:
-    plain = fit_whole_memory(histories(), np.empty((_ITEMS, 0), np.float32))
-    nothing = fit_whole_memory([np.empty(0, np.int64)], _SENTENCES)
+    plain = whole(histories(), np.empty((_ITEMS, 0), np.float32))
+    nothing = whole([np.empty(0, np.int64)])
     for found, wanted in ((plain, fit_memory(histories(), _ITEMS)), (nothing, Memory.empty(_ITEMS))):
         for table, same in ((found.transitions, wanted.transitions), (found.neighbours, wanted.neighbours)):
             assert table.starts.tolist() == same.starts.tolist()
@@ -75,11 +109,11 @@ def test_nothing_is_inherited_without_sentence_vectors_and_without_events() -> N
 
 def test_rows_stay_bounded_however_many_items_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inherit, "_INHERITED", 2)
-    before, memory = fit_memory(histories(), _ITEMS), fit_whole_memory(histories(), _SENTENCES)
+    before, memory = fit_memory(histories(), _ITEMS), whole(histories())
     for table, old in ((memory.transitions, before.transitions), (memory.neighbours, before.neighbours)):
         assert (np.diff(table.starts) - np.diff(old.starts)).max() == 2
     after, _ = weights_of(memory, 2)
-    assert after[3] == weights_of(fit_whole_memory(histories(), _SENTENCES), 2)[0][3]  # the largest are kept
+    assert after[3] == weights_of(whole(histories()), 2)[0][3]  # the largest are kept
 
 
 def test_weights_are_fitted_on_what_the_served_tables_say_of_new_items() -> None:
@@ -101,9 +135,7 @@ def test_weights_are_fitted_on_what_the_served_tables_say_of_new_items() -> None
     plain = Scoring(Blend([]), memory, words, _ITEMS).added(Weights(**dict.fromkeys(SIGNALS, 1.0)), known)
     for name in ("transitions", "neighbours"):
         column = found.signals[:, SIGNALS.index(name)]
-        inherited = added[name].at(chosen) - plain[name].at(chosen)  # a real new item has nothing else
-        if name == "neighbours":
-            np.testing.assert_allclose(column[is_new], inherited[is_new], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(column[is_new], added[name].at(chosen)[is_new], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(column[~is_new], plain[name].at(chosen)[~is_new], rtol=1e-6)
         assert (column[is_new] > 0).any()
 
@@ -141,5 +173,5 @@ def test_new_items_are_found_beside_what_counts_name_at_the_same_share_of_the_li
 
     text_alone = cold(Memory.empty(_ITEMS), 1.0)
     with_counts = cold(fit_memory(histories(), _ITEMS), 0.5)
-    assert figure(cold(fit_whole_memory(histories(), _SENTENCES), 0.5) - text_alone, 7).high >= 0
+    assert figure(cold(whole(histories()), 0.5) - text_alone, 7).high >= 0
     assert figure(with_counts - text_alone, 7).high < 0  # control: without the inherited memory
