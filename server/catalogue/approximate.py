@@ -234,7 +234,7 @@ def _fill(vectors: Vectors, metric: _Metric, lists: faiss.IndexIVF, homes: NDArr
 def _reach(
     vectors: Vectors, metric: _Metric, lists: faiss.IndexIVF, homes: NDArray[np.int64], users: Vectors
 ) -> tuple[int, ...]:
-    """How many lists of a user, best first, hold `_REACH` of his best items, at each depth."""
+    """How many lists of a user, best first, hold `_REACH` of the best items, at each depth."""
     scores = (users @ metric.users) @ lists.quantizer.reconstruct_n(0, lists.nlist).T
     order = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable")
     far = min(_DEPTHS[-1], len(vectors))
