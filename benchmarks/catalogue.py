@@ -38,13 +38,12 @@ from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMod
 from server.catalogue.filters import Positions
 from server.catalogue.items import ItemTable
 from server.catalogue.sparse import AnyBoosts
+from server.domain import ItemEvent, Request
 from server.errors import BundleError
 from server.models.bundle import find_bundle, load_bundle
 from server.models.encoder import EncoderModel, ranker_half, sentence_half
 from server.models.ranker import Kind, RankerModel, UserSequence, Vector
 from server.models.session import open_session
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import ItemEvent, Request
 from server.pipeline.engine import Engine, EngineOptions
 from server.pipeline.users import sample_users
 
@@ -274,7 +273,7 @@ class Trial:
                 events = () if kind == "query" else tuple(map(ItemEvent, past[number]))
                 request = Request(history=events, query="" if kind == "history" else query, conditions=conditions)
                 started = time.perf_counter()
-                finish(engine.recommender.recommend(request, Call(time.monotonic() + _ANSWER_S)))
+                engine.recommend([request])
                 into.append(1e3 * (time.perf_counter() - started))
         return np.array(taken[0][_WARM:]), np.array(taken[1][_WARM:])
 

@@ -24,13 +24,13 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from benchmarks.stall import Stall
-from server.api.convert import to_response
 from server.catalogue.items import ItemTable
+from server.domain import Recommendation, Strategy, Timings
 from server.models.bundle import find_bundle, load_bundle
 from server.pb.swiftrec.v1 import encoder_pb2_grpc, recommender_pb2_grpc
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest, EncodeResponse
-from server.pipeline.domain import Recommendation, Strategy, Timings
+from server.worker.respond import to_response
 
 _OPTIONS = (("grpc.so_reuseport", 0),)
 _DIMENSIONS = 128

@@ -1,7 +1,7 @@
 """`python -m benchmarks teacher-serve`: the PyTorch teacher behind the same gRPC server.
 
-Its batches are what waits, in order of arrival, up to the server's limits: the batcher's cost model is told that
-padding costs nothing, so that it never sorts by length. Server, tokenizer and catalogue are the same.
+Its batches are whole steps, in order of arrival, up to the server's limits: the cost model is told that padding costs
+nothing, so that texts are not kept apart by their length. Server, tokenizer and catalogue are the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic_settings import SettingsConfigDict
 
 from server.addresses import join_address
 from server.app import App
-from server.batching.cost import CostModel
+from server.batching.cost_model import CostModel
 from server.config import ServerSettings
 from server.models.bundle import find_bundle, load_bundle
 from server.models.session import Session
@@ -37,7 +37,7 @@ class TeacherServeSettings(ServerSettings):
 
     model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks teacher-serve")
 
-    smart: bool = Field(False, description="let the batcher group by length, as it does for the student")
+    smart: bool = Field(False, description="group texts by length, as the server does for the student")
 
 
 class TorchSession:
@@ -94,7 +94,7 @@ def run(settings: TeacherServeSettings) -> int:
     app.start()
     with app.registry.use() as engine:
         if not settings.smart:
-            engine.encode.cost, engine.rank.cost = FlatCost(), FlatCost()
+            engine.stages.encoder.cost, engine.stages.ranker.cost = FlatCost(), FlatCost()
     address, metrics = join_address(settings.host, app.port), join_address(settings.metrics_host, app.metrics_port)
     sys.stdout.write(f"teacher on {address}, metrics on {metrics}\n")
     sys.stdout.flush()

@@ -32,7 +32,6 @@ class AskSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_ASK_",
-        env_ignore_empty=True,
         cli_prog_name="python -m examples.ask",
         cli_kebab_case=True,
         cli_implicit_flags=True,

@@ -91,7 +91,6 @@ class ExportSettings(TrainingSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_EXPORT_",
-        env_ignore_empty=True,
         cli_prog_name="python -m export",
         cli_kebab_case=True,
         cli_implicit_flags=True,

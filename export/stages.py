@@ -48,7 +48,7 @@ STAGES: tuple[Stage, ...] = (
         "export.data.collect",
         ("data", "checkpoint", "adopt", "on_error", "repeats", "order", "column", "seed", "max_tokens"),
         (),
-        ("export.evaluate.metrics", "export.train.encoder", "server.api.text", *_TOKENS),
+        ("export.evaluate.metrics", "export.train.encoder", "server.text", *_TOKENS),
     ),
     Stage(
         "finetune",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -15,11 +16,14 @@ from server.config import ServerSettings, read_settings
 from server.errors import SwiftrecError
 from server.flags import with_flags
 from server.hint import SAMPLED_ITEMS, hint
+from server.output import make_nonblocking, write_text
 from server.probe import end_with_parent, try_bundle
 from server.signals import stop_on_signals
 from server.telemetry.logs import set_up_logs
 from server.tuning.tune import TuneSettings, tune
 from server.tuning.tuned import engine_options
+
+EXIT_FAULT = 70  # the process has stopped by itself and should be started again
 
 
 def main(argv: list[str]) -> int:
@@ -28,8 +32,9 @@ def main(argv: list[str]) -> int:
         with threadpool_limits(1, "blas"):  # its threads wait spinning for each other while the models hold the cores
             _run(with_flags(argv, os.environ))
     except SwiftrecError as error:
-        sys.stderr.write(f"server: {error}\n")
-        sys.stderr.flush()
+        sentence = " ".join(line.strip() for line in str(error).splitlines())  # libraries' reasons have several lines
+        logging.shutdown()
+        write_text(sys.stderr, f"server: {sentence}\n")
         os._exit(2)  # a half-started gRPC server's threads would hold the process
     return 0
 
@@ -51,24 +56,29 @@ def _run(argv: list[str]) -> None:
 
 def _serve(settings: ServerSettings) -> None:
     started = time.monotonic()
+    make_nonblocking(sys.stdout)
+    make_nonblocking(sys.stderr)
     app = App(settings)
     stop = stop_on_signals(app)
-    set_up_logs(settings.log_level)
+    app.on_fault(stop.set)
+    set_up_logs(settings.log_level, app.metrics.dropped_log_lines.inc)
     app.start()
     with app.registry.use() as engine:
         facts, catalogue = engine.bundle.manifest, engine.catalogue
         popular = catalogue.popular(catalogue.mask(Filter(), ()), SAMPLED_ITEMS)
-    sys.stdout.write(
+    write_text(
+        sys.stdout,
         f"ready in {time.monotonic() - started:.1f} s: {facts.name} version {facts.version} on "
         f"{join_address(settings.host, app.port)}, "
         f"metrics on {join_address(settings.metrics_host, app.metrics_port)}\n"
-        f"try: {hint(settings, app.port, [item for item, _ in popular])}\n"
+        f"try: {hint(settings, app.port, [item for item, _ in popular])}\n",
     )
-    sys.stdout.flush()
     stop.wait()
     app.stop()
-    sys.stdout.flush()
-    os._exit(0)  # a bundle that is being loaded by a thread would hold the process beyond the grace
+    logging.shutdown()
+    os._exit(
+        EXIT_FAULT if app.fault else 0
+    )  # a bundle that is being loaded by a thread would hold the process beyond the grace
 
 
 if __name__ == "__main__":

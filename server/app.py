@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,46 +20,55 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.addresses import join_address, listen_problem
-from server.api.calls import Calls
-from server.api.convert import InputLimits, forget_items
-from server.api.deadlines import Deadlines
-from server.api.desk import Desk
-from server.api.doors import Doors
-from server.api.edge import Edge
-from server.api.inference.infer import Inference
-from server.api.inference.repository import ModelRepository
-from server.api.inference.servicer import InferenceServicer
-from server.api.inference.servicer import stream_error as infer_stream_error
-from server.api.journal import Journal
-from server.api.methods import Methods
-from server.api.outcomes import Outcomes
-from server.api.security import Guard, Tokens, connection_limits, server_credentials
-from server.api.services import EncoderServicer, RecommenderServicer, stream_error
-from server.api.sizes import MessageLimits
-from server.api.visit import can_desk
 from server.config import ServerSettings
-from server.errors import ConfigError, NotFound, NotServing
+from server.errors import ConfigError, SwiftrecError
+from server.front.access_log import AccessLog
+from server.front.arrivals import Arrivals
+from server.front.endpoint import Endpoint, bind
+from server.front.exchange import Exchanges
+from server.front.front import Front, Limiters
+from server.front.grpc_adapter import UnaryDispatcher, is_supported
+from server.front.limiter import ConcurrencyLimiter
+from server.front.methods import Methods
+from server.front.middleware import Middleware
+from server.front.outcomes import Outcomes
+from server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
+from server.front.timers import Timers
+from server.front.unsent import Unsent
 from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
-from server.pipeline.engine import Engine
+from server.pipeline.engine import Engine, start_threads
 from server.probe import probe
 from server.readiness import Readiness
+from server.sizes import DEFAULT_BYTES, MessageLimits
 from server.telemetry.collector import EngineCollector
 from server.telemetry.http import MonitoringServer
 from server.telemetry.metrics import Metrics
+from server.telemetry.recorder import BundleRecorder, WorkerRecorder
 from server.telemetry.traces import Traces
-from server.telemetry.watch import BundleWatch
-from server.tuning.tuned import engine_options
+from server.ticket import Reply, Ticket
+from server.tuning.tuned import engine_options, queue_limits
+from server.worker.loop import WorkerThread
+from server.worker.methods import Services, recommender_methods
+from server.worker.open_inference.infer import inference_methods
+from server.worker.open_inference.repository import ModelRepository
+from server.worker.open_inference.servicer import InferenceServicer
+from server.worker.respond import clear_item_cache
+from server.worker.validate import InputLimits
+from server.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
-_SPARE_THREADS = 8  # they say no while every other thread waits for an answer
-_LEAST_S = 1.0  # for a model that runs when the grace is used up
-_BACKLOG = 1_024  # calls that may wait for a thread
-# Objects until the collector looks. At Python's 700 it went over calls under way all the time, for 5 % of the CPU; what
-# is answered leaves it nothing.
-_COLLECT = (20_000, 20, 50)
+_SPARE_THREADS = 8  # for calls of unknown methods and calls without a valid token, which are refused
+_CONTROL_CALLS = 16  # at once; each holds a thread
+_PROBE_CALLS = 64
+_MIN_STOP_S = 1.0  # for a model that runs when the grace is used up
+_ARRIVING_CALLS = 1_024  # calls whose request has not come
+_UNSENT_ANSWERS = 64  # of the largest size, that clients have not read
+# Objects until the collector looks. At Python's 700 it went over calls in flight all the time, for 5 % of the CPU;
+# calls that have ended leave it nothing.
+_GC_THRESHOLDS = (20_000, 20, 50)
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
@@ -72,10 +80,14 @@ _REQUESTS: dict[str, type[Message]] = {
     for method in service.methods
     if method.full_name != "grpc.health.v1.Health.Watch"
 }
-_STREAM_ERRORS = {
-    "/swiftrec.v1.RecommenderService/StreamRecommend": stream_error,
-    "/inference.GRPCInferenceService/ModelStreamInfer": infer_stream_error,
-}
+_PROBES = frozenset(
+    {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/inference.GRPCInferenceService/ServerLive",
+        "/inference.GRPCInferenceService/ServerReady",
+    }
+)
 
 
 class App:
@@ -97,47 +109,48 @@ class App:
         self.metrics = Metrics()
         self._traces = _open_traces(settings)
         self._credentials = server_credentials(settings)
+        self._sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
         self._readiness = Readiness(_SERVICES, lambda: bool(self.registry.ready()))
-        self._is_hurried = False
+        self._hurried = threading.Event()
         self._stops, self._has_stopped = threading.Lock(), False
         self._collected = gc.get_threshold()
         self.registry: Registry[Engine] = Registry(
             self._open_engine,
-            lambda folder: probe(folder, engine_options(settings)),
+            lambda folder: probe(folder, engine_options(settings), settings.probe_timeout_s),
             changed=self._bundles_changed,
             repository=settings.repository,
         )
         self.metrics.registry.register(
             EngineCollector(lambda: [one for engine in self.registry.ready() for one in engine.snapshots()])
         )
-        self.doors = Doors(settings.max_calls, self._drain_s)
-        self._max_streams = max(1, settings.max_calls // 4)  # each holds a thread
-        self._threads = ThreadPoolExecutor(
-            settings.max_calls + self._max_streams + _SPARE_THREADS, thread_name_prefix="call"
-        )
-        self._deadlines = Deadlines(on_death=self._readiness.fail)
-        self._outcomes = Outcomes(self.metrics, Journal(self._traces), _REQUESTS)
-        notes = self._traces.notes if self._traces else None
-        finishers = len(os.sched_getaffinity(0))
-        self._desk = (
-            Desk(self._threads, finishers, self._deadlines, notes, self._readiness.fail) if can_desk() else None
-        )
+        self.repository = ModelRepository(self.registry, self._readiness.is_ready, settings.max_entries)
+        self.worker = self._worker()
+        self.link = WorkerThread(self.worker, self._readiness.fail, settings.hang_timeout_ms / 1e3)
+        self.limiters = self._limiters()
+        self._threads = ThreadPoolExecutor(self._thread_count(), thread_name_prefix="call")
+        self._reader_count = self.limiters.streams.limit + _SPARE_THREADS
+        self._readers = ThreadPoolExecutor(self._reader_count, thread_name_prefix="read")
+        self._arrivals = Arrivals(_ARRIVING_CALLS)
+        self._timers = Timers(on_death=self._readiness.fail)
+        self._outcomes = Outcomes(self.metrics, AccessLog(self._traces))
         self.methods = self._all_methods()
         self._server = self._grpc_server()
+        self._endpoint = Endpoint(self._server, self._arrivals, self._readiness.fail)
         self.port = 0
         self.metrics_port = 0
 
     def start(self) -> None:
         """Take the ports, load and warm the bundles, then say SERVING."""
         self._readiness.publish()
-        self.port = self._bind(self._settings.host, self._settings.port)
+        self.port = bind(self._server, self._settings.host, self._settings.port, self._credentials)
         self._start_monitoring(self._settings.metrics_host, self._settings.metrics_port)
         if self._traces:
             self._traces.start()
-        self._deadlines.start()
-        if self._desk:
-            self._desk.start()
-        self._server.start()
+        start_threads(self._threads, self._thread_count())
+        start_threads(self._readers, self._reader_count)
+        self._timers.start()
+        self.link.start()
+        self._endpoint.start()
         for path in self._settings.bundle:
             self.registry.add(path)
         self._readiness.has_started = True
@@ -148,8 +161,17 @@ class App:
         """Whether `start` has returned."""
         return self._readiness.has_started
 
+    @property
+    def fault(self) -> str:
+        """Why the process should be restarted; empty if it need not be."""
+        return self._readiness.fault()
+
+    def on_fault(self, action: Callable[[], object]) -> None:
+        """Call `action` when the process should be restarted."""
+        self._readiness.on_fault = action
+
     def stop(self) -> None:
-        """NOT_SERVING first, then accepted calls within the grace, then the engines; once, whoever asks again waits."""
+        """NOT_SERVING, the drain, accepted calls within the grace, the engines; a second caller waits for the first."""
         with self._stops:
             if not self._has_stopped:
                 self._has_stopped = True
@@ -157,14 +179,17 @@ class App:
 
     def _stop(self) -> None:
         _log.info("stopping")
-        grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
         self._readiness.stop()
-        self._server.stop(self._settings.grace_ms / 1e3).wait()
-        self.registry.close(0.0 if self._is_hurried else max(_LEAST_S, grace_ends - time.monotonic()))
-        if self._desk:
-            self._desk.stop()
-        self._deadlines.stop()
+        self._hurried.wait(self._settings.drain_ms / 1e3)  # calls are answered until load balancers know
+        grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
+        self._endpoint.stop(self._settings.grace_ms / 1e3)
+        left_s = 0.0 if self._hurried.is_set() else max(_MIN_STOP_S, grace_ends - time.monotonic())
+        self.link.stop(left_s)
+        self.registry.close(left_s)
+        self._timers.stop()
         self._monitoring.stop()
+        for threads in (self._threads, self._readers):
+            threads.shutdown(wait=False)
         if self._traces:
             self._traces.stop(max(0.0, grace_ends - time.monotonic()))
         gc.unfreeze()
@@ -172,35 +197,56 @@ class App:
         _log.info("stopped")
 
     def hurry(self) -> None:
-        """End the grace now: calls that are not answered yet are cancelled."""
-        self._is_hurried = True
-        self._server.stop(0)
+        """End the drain and the grace now: calls that are not answered yet are cancelled."""
+        self._hurried.set()
+        self._endpoint.hurry()
         if self._traces:
             self._traces.hurry()
 
     def _open_engine(self, bundle: Bundle) -> Engine:
-        facts = bundle.manifest
-        watch = BundleWatch(self.metrics, facts.name, facts.version, self._traces.notes if self._traces else None)
-        engine = Engine(
-            bundle,
-            engine_options(self._settings, bundle),
-            watch=watch,
-            on_death=self._readiness.fail,
-            open_session=self._open_session,
-        )
+        manifest = bundle.manifest
+        recorder = BundleRecorder(self.metrics, manifest.name, manifest.version)
+        options = engine_options(self._settings, bundle)
+        engine = Engine(bundle, options, recorder=recorder, open_session=self._open_session)
         engine.start()
         return engine
 
+    def _worker(self) -> Worker:
+        settings = self._settings
+        services = Services(self.registry, input_limits(settings), self._sizes, self.metrics)
+        methods = recommender_methods(services) | inference_methods(services, self.repository)
+        self._worker_methods = methods
+        return Worker(methods, queue_limits(settings), recorder=WorkerRecorder(self.metrics))
+
+    def _limiters(self) -> Limiters:
+        def wait_s() -> float:
+            return self.link.load.wait_s
+
+        settings = self._settings
+        return Limiters(
+            calls=ConcurrencyLimiter(settings.max_calls, wait_s),
+            control=ConcurrencyLimiter(_CONTROL_CALLS),
+            streams=ConcurrencyLimiter(max(1, settings.max_calls // 4), wait_s),
+            probes=ConcurrencyLimiter(_PROBE_CALLS),
+            watches=ConcurrencyLimiter(_PROBE_CALLS),
+        )
+
+    def _thread_count(self) -> int:
+        """Of the pool: streams and control hold one each; all calls do where grpcio lacks what they need."""
+        limiters = self.limiters
+        holding = [limiters.streams, limiters.watches, limiters.control]
+        holding += [] if is_supported() else [limiters.calls, limiters.probes]
+        return sum(limiter.limit for limiter in holding) + _SPARE_THREADS
+
     def _grpc_server(self) -> grpc.Server:
         settings = self._settings
-        guards: list[Any] = []
+        interceptors: list[Any] = []
         if settings.token_file:
             few = max(1, settings.max_calls // 8)
-            guards.append(Guard(Tokens(settings.token_file), ALL_SERVICES, self._outcomes, few, self._deadlines))
+            interceptors.append(TokenAuthInterceptor(Tokens(settings.token_file), ALL_SERVICES, self._outcomes, few))
         server = grpc.server(
             self._threads,
-            interceptors=guards,
-            maximum_concurrent_rpcs=settings.max_calls + self._max_streams + _BACKLOG,
+            interceptors=interceptors,
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
                 *connection_limits(settings),
@@ -209,53 +255,54 @@ class App:
         self.methods.install(server)
         return server
 
-    def _all_methods(self) -> Methods:
+    def _front(self) -> Front:
         settings = self._settings
-        streams = Doors(self._max_streams, self._drain_s)
-        sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
-        edge = Edge(
-            *(_REQUESTS, self._outcomes, self.doors, streams, self._deadlines, self._desk),
-            sizes=sizes,
-            stream_errors=_STREAM_ERRORS,
+        unsent_bytes = _UNSENT_ANSWERS * max(DEFAULT_BYTES, settings.max_response_bytes)
+        return Front(
+            exchanges=Exchanges(
+                self.link,
+                self._timers,
+                self._write_error,
+                settings.default_timeout_ms / 1e3,
+                is_traced=self._traces is not None,
+            ),
+            timers=self._timers,
+            outcomes=self._outcomes,
+            limiters=self.limiters,
+            arrivals=self._arrivals,
+            probe_arrivals=Arrivals(_ARRIVING_CALLS),
+            unsent=Unsent(unsent_bytes, settings.send_timeout_ms / 1e3, self._timers),
+            sizes=self._sizes,
+            threads=self._threads,
+            readers=self._readers,
+            next_message_timeout_s=settings.max_stream_idle_s,
         )
-        methods = Methods(edge.wrap)
-        limits = InputLimits(settings.max_text_chars, settings.max_history, settings.max_entries)
-        calls = Calls(settings.default_timeout_ms / 1e3)
-        recommender = RecommenderServicer(self.registry, limits, sizes, calls, self.metrics)
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, methods.as_server())
+
+    def _all_methods(self) -> Methods:
+        dispatcher = UnaryDispatcher() if is_supported() else None
+        middleware = Middleware(self._front(), _REQUESTS, frozenset(self._worker_methods), _PROBES, dispatcher)
+        methods = Methods(middleware.wrap)
+        server = methods.as_server()
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
+            recommender_pb2_grpc.RecommenderServiceServicer(),  # type: ignore[abstract] # the worker has its methods
+            server,
+        )
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
-            EncoderServicer(self.registry, limits, sizes, calls), methods.as_server()
+            encoder_pb2_grpc.EncoderServiceServicer(),  # type: ignore[abstract] # the worker has its methods
+            server,
         )
-        repository = ModelRepository(self.registry, self._readiness.is_ready, settings.max_entries)
-        inference = InferenceServicer(
-            Inference(repository, limits, sizes, self.metrics), repository, calls, self._readiness.is_ready
-        )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods.as_server())
-        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, methods.as_server())
-        if settings.has_reflection:
-            reflection.enable_server_reflection(ALL_SERVICES, methods.as_server())
+        inference = InferenceServicer(self.repository, self._readiness.is_ready)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._readiness.servicer, server)
+        if self._settings.has_reflection:
+            reflection.enable_server_reflection(ALL_SERVICES, server)
         return methods
 
-    def _drain_s(self) -> float:
-        try:
-            with self.registry.use() as engine:
-                return engine.encode.load().wait_s
-        except (NotFound, NotServing):
-            return 0.0
-
-    def _bind(self, host: str, port: int) -> int:
-        address, problem = join_address(host, port), listen_problem(host, port)
-        try:
-            if not problem and self._credentials:
-                return self._server.add_secure_port(address, self._credentials)
-            if not problem:
-                return self._server.add_insecure_port(address)
-        except RuntimeError:  # the port was taken meanwhile, or a name has another address that cannot be used
-            problem = "gRPC cannot use the port: give another"
-        raise ConfigError(f"cannot listen on {address} (--host, --port): {problem}")
+    def _write_error(self, ticket: Ticket, error: SwiftrecError) -> Reply:
+        return self._worker_methods[ticket.method](ticket, ticket.deadline).fail(error)
 
     def _start_monitoring(self, host: str, port: int) -> None:
-        self.metrics.in_flight.set_function(lambda: self.doors.inside)
+        self.metrics.in_flight.set_function(lambda: self.limiters.calls.in_use + self.limiters.streams.in_use)
         try:
             self._monitoring = MonitoringServer(
                 host, port, self.metrics.registry, self._readiness.fault, self._readiness.obstacle
@@ -269,11 +316,23 @@ class App:
     def _bundles_changed(self) -> None:
         """Say so, and take what lives as long as a bundle from the garbage collector: a full run took 40 ms."""
         self._readiness.publish()
-        forget_items()
+        clear_item_cache()
         gc.unfreeze()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*_COLLECT)
+        gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def input_limits(settings: ServerSettings) -> InputLimits:
+    """What a request may hold, by the settings."""
+    return InputLimits(
+        text_chars=settings.max_text_chars,
+        history=settings.max_history,
+        entries=settings.max_entries,
+        items=settings.max_items,
+        events=settings.max_events,
+        filter_values=settings.max_filter_values,
+    )
 
 
 def _open_traces(settings: ServerSettings) -> Traces | None:

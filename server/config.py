@@ -23,12 +23,14 @@ from pydantic_settings import (
 
 from server.addresses import MAX_PORT, is_loopback, parse_host
 from server.errors import ConfigError
+from server.output import write_text
 from server.parts import PARTS, check_parts
 from server.variables import is_service_link, unread_variables
 from server.version import add_version_flag
 
 S = TypeVar("S", bound=BaseSettings)
 _LEAST_RESPONSE_BYTES = 1_024
+_MAX_LIFETIME_S = 86_400 * 20  # of a connection: gRPC counts milliseconds in 32 bits
 
 
 class ServerSettings(BaseSettings):
@@ -50,6 +52,13 @@ class ServerSettings(BaseSettings):
         "default",
     )
     repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
+    probe_timeout_s: float = Field(
+        120,
+        gt=0,
+        le=3_600,
+        description="time in which a bundle that is loaded while the server runs must warm up in a separate process, "
+        "where it is tried first",
+    )
     host: str = Field("127.0.0.1", description="address or name to listen on, such as 127.0.0.1 or ::1")
     port: int = Field(8001, ge=0, le=MAX_PORT, description="gRPC port; 0 takes a free one")
     metrics_host: str = Field(
@@ -82,18 +91,24 @@ class ServerSettings(BaseSettings):
     variant: str | None = Field(
         None, description="encoder, e.g. bert3-int8, or only its precision; the bundle's default if not given"
     )
-    sessions: int = Field(0, ge=0, le=64, description="threads that run each model; 0: as tuned, or one for each core")
+    sessions: int = Field(
+        0, ge=0, le=64, description="batches of a model that run at the same time; 0: as tuned, or one for each core"
+    )
     threads: int = Field(0, ge=0, le=64, description="threads inside an operator; 0: as tuned, or 1")
     max_batch_tokens: int = Field(
         0, ge=0, le=1_000_000, description="padded tokens in one batch; 0: as tuned, or 1024 (16384 on a GPU)"
     )
-    max_batch_jobs: int = Field(64, ge=1, le=4_096, description="texts or users in one batch")
-    max_waiting_jobs: int = Field(4_096, ge=1, le=1_000_000, description="jobs that may wait for each model")
-    max_waiting_tokens: int = Field(262_144, ge=128, le=100_000_000, description="tokens that may wait for each model")
+    max_batch_jobs: int = Field(
+        64, ge=1, le=4_096, description="requests in one step, and texts or users in one batch of a model"
+    )
+    max_waiting_jobs: int = Field(4_096, ge=1, le=1_000_000, description="requests that may wait")
+    max_waiting_tokens: int = Field(262_144, ge=128, le=100_000_000, description="tokens of their texts")
     queue_budget_ms: int = Field(
         1_000, ge=1, le=3_600_000, description="predicted wait beyond which work is refused with RESOURCE_EXHAUSTED"
     )
-    aging_ms: int = Field(100, ge=1, le=3_600_000, description="wait after which a job counts as one priority higher")
+    aging_ms: int = Field(
+        100, ge=1, le=3_600_000, description="wait after which a request counts as one priority higher"
+    )
     cache_mb: int = Field(64, ge=0, le=1_000_000, description="vectors of texts used last, in MB; 0: no cache")
     index: Literal["auto", "exact", "approximate"] = Field(
         "auto",
@@ -107,6 +122,13 @@ class ServerSettings(BaseSettings):
     max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
     max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
     max_entries: int = Field(256, ge=1, le=4_096, description="entries of one list request")
+    max_items: int = Field(
+        20_000, ge=1, le=10_000_000, description="items that one call may ask for: the sum of top_k over its entries"
+    )
+    max_events: int = Field(20_000, ge=1, le=10_000_000, description="events of all entries of one call")
+    max_filter_values: int = Field(
+        20_000, ge=1, le=10_000_000, description="ids and values in the filters of all entries of one call"
+    )
     max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one request")
     max_response_bytes: int = Field(
         4_194_304,
@@ -118,13 +140,58 @@ class ServerSettings(BaseSettings):
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
     max_streams: int = Field(1_024, ge=1, le=65_536, description="calls in flight on one connection; more wait")
     max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
+    max_connection_idle_s: float = Field(
+        300, ge=0, le=_MAX_LIFETIME_S, description="time after which a connection without a call is closed; 0: no limit"
+    )
+    max_connection_age_s: float = Field(
+        0,
+        ge=0,
+        le=_MAX_LIFETIME_S,
+        description="age, varied by 10 %, at which a connection takes no new calls, so that clients connect again and "
+        "find new servers; its calls are finished, streams cut after --default-timeout-ms; 0: no limit",
+    )
+    max_stream_idle_s: float = Field(
+        300,
+        ge=0,
+        le=_MAX_LIFETIME_S,
+        description="time after a message of a stream in which the next must come, or the stream is ended; 0: no limit",
+    )
+    send_timeout_ms: int = Field(
+        30_000,
+        ge=1,
+        le=3_600_000,
+        description="time in which a client must read a response; its call is cancelled otherwise",
+    )
+    min_ping_interval_ms: int = Field(
+        30_000,
+        ge=0,
+        le=3_600_000,
+        description="a client's keepalive pings that come closer than this count as abuse; the third closes the "
+        "connection",
+    )
     default_timeout_ms: int = Field(
         10_000,
         ge=1,
         le=3_600_000,
         description="deadline of a call that brings none or a later one; in a stream, of each message",
     )
-    grace_ms: int = Field(10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM")
+    drain_ms: int = Field(
+        0,
+        ge=0,
+        le=3_600_000,
+        description="time after SIGTERM in which calls are still taken while health says NOT_SERVING, so that load "
+        "balancers stop sending calls first",
+    )
+    hang_timeout_ms: int = Field(
+        10_000,
+        ge=100,
+        le=3_600_000,
+        description="a batch that takes longer, and longer than four times its predicted time, hangs: the server says "
+        "NOT_SERVING and ends with code 70",
+    )
+    grace_ms: int = Field(
+        10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM and --drain-ms"
+    )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^/\s@]+$",
@@ -158,6 +225,16 @@ class ServerSettings(BaseSettings):
         if isinstance(value, list) and (not value or "" in value):
             raise ValueError("a folder is needed")
         return [value] if isinstance(value, Path) else value
+
+    @field_validator("repository")
+    @classmethod
+    def _repository_is_a_folder(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                os.scandir(value).close()
+        except OSError as error:
+            raise ValueError(f"no folder that can be read ({error.strerror}): create it, or give another") from None
+        return value
 
     @field_validator("host", "metrics_host", mode="after")
     @classmethod
@@ -206,6 +283,8 @@ class ServerSettings(BaseSettings):
 def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequence[type[BaseSettings]] = ()) -> S:
     """Read settings from flags and the environment; warn on stderr of variables that begin like ours and set nothing.
 
+    An empty variable counts as not set.
+
     `--help` and `--version` print and end the process.
 
     Args:
@@ -223,7 +302,7 @@ def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequ
     _warn_of_unread_variables([kind, *others])
     lists = _take_lists(kind, namespace)
     try:
-        return kind(_cli_settings_source=source(parsed_args=namespace), **lists)
+        return kind(_cli_settings_source=source(parsed_args=namespace), _env_ignore_empty=True, **lists)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
     except SettingsError as error:  # a flag or variable of a list that is no list
@@ -258,7 +337,7 @@ def _warn_of_unread_variables(kinds: Sequence[type[BaseSettings]]) -> None:
     fields = [name for kind in kinds for name in kind.model_fields]
     for name, similar in unread_variables(os.environ, config.get("env_prefix", ""), fields):
         hint = f"did you mean {similar}?" if similar else f"python -m {program} --help lists the settings"
-        sys.stderr.write(f"{program}: warning: {name} is no setting and is ignored: {hint}\n")
+        write_text(sys.stderr, f"{program}: warning: {name} is no setting and is ignored: {hint}\n")
 
 
 def _split_folders(value: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What can go wrong, in domain words. One table at the edge (`server.api.status`) maps them to gRPC.
+"""What can go wrong, in domain words. One table at the edge (`server.status`) maps them to gRPC.
 
 SwiftrecError         base
 ├─ ConfigError        a setting is wrong: exit code 2
@@ -16,7 +16,8 @@ SwiftrecError         base
 ├─ Cancelled          nobody waits for the answer any more
 ├─ ShuttingDown       the server stops
 ├─ Unsupported        the protocol knows this, this server does not
-└─ ModelFailed        the model raised on this input
+├─ ModelFailed        the model raised on this input
+└─ InternalError      our own code failed on this request; the log has the traceback
 """
 
 from __future__ import annotations
@@ -93,10 +94,15 @@ class Unsupported(SwiftrecError):  # noqa: N818
 
 
 class Overloaded(SwiftrecError):  # noqa: N818
-    """The queue is full, or the answer would come too late; try again after `retry_after` seconds."""
+    """The queue is full, or the response would be late; try again after `retry_after` seconds.
 
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"Exceeds maximum queue size: the server is full, try again in {retry_after:.2f} s")
+    Args:
+        retry_after: seconds.
+        reason: for the client; Triton's clients look for the words of the default.
+    """
+
+    def __init__(self, retry_after: float, reason: str = "Exceeds maximum queue size: the server is full") -> None:
+        super().__init__(f"{reason}, try again in {retry_after:.2f} s")
         self.retry_after = retry_after
 
 
@@ -114,3 +120,14 @@ class ShuttingDown(SwiftrecError):  # noqa: N818
 
 class ModelFailed(SwiftrecError):  # noqa: N818
     """The model raised on this input."""
+
+
+class InternalError(SwiftrecError):
+    """Our own code failed on this request; clients are told nothing else."""
+
+
+def internal_error(cause: Exception) -> InternalError:
+    """An error for the client, whose cause is for the log."""
+    error = InternalError("internal error")
+    error.__cause__ = cause
+    return error

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from server.addresses import reachable_host
-from server.api.text import is_blank
 from server.catalogue.items import Item
 from server.certificates import certified_host
 from server.config import ServerSettings
+from server.text import is_blank
 
 SAMPLED_ITEMS = 100
 _WORD_CHARS = 80  # of a title or value that is shown

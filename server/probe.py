@@ -1,4 +1,4 @@
-"""Trying a bundle in a process of its own, so that a bad model file takes that process down and not the server."""
+"""Trying a bundle in a separate process, so that a bad model file takes that process down and not the server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,15 @@ from server.errors import BundleError
 from server.models.bundle import load_bundle
 from server.pipeline.engine import Engine, EngineOptions
 
-_TIMEOUT_S = 300.0
+_SENTENCE_CHARS = 1_000  # clients refuse trailers that are much longer
+_PREFIX = "server: "  # how the child's sentence begins, in server.__main__
 
 
-def probe(folder: Path, options: EngineOptions) -> None:
-    """Load, warm up and stop the bundle in a child process.
+def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
+    """Load, warm up and stop the bundle in a child process, which is killed after `timeout_s`.
 
     Raises:
-        BundleError: the child failed; says why.
+        BundleError: the child failed; says why, in one sentence.
     """
     command = [sys.executable, "-m", "server", "probe", "--bundle", str(folder.resolve()), "--device", options.device]
     if options.variant:
@@ -33,25 +35,35 @@ def probe(folder: Path, options: EngineOptions) -> None:
             command,
             stdin=theirs,
             capture_output=True,
-            text=True,
             check=False,
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             cwd=Path(__file__).parent.parent,
             start_new_session=True,  # Ctrl-C is for the server
             env={name: value for name, value in os.environ.items() if not name.startswith("SWIFTREC_")},
         )
     except subprocess.TimeoutExpired:
-        raise BundleError(f"{folder}: not warm after {_TIMEOUT_S:.0f} s in a process of its own") from None
+        remedy = "export it again or raise --probe-timeout-s"
+        raise BundleError(f"{folder}: not warm in a separate process after {timeout_s:g} s: {remedy}") from None
     finally:
         os.close(theirs)
         os.close(ours)
-    if child.returncode < 0:
-        known = {number.value: number.name for number in signal.Signals}
-        name = known.get(-child.returncode, f"signal {-child.returncode}")
-        raise BundleError(f"{folder}: loading it ended a process of its own with {name}: export it again")
     if child.returncode:
-        last = child.stderr.strip().rpartition("\n")[2].removeprefix("server: ")
-        raise BundleError(last or f"{folder}: loading it failed with exit code {child.returncode}")
+        raise BundleError(_reason(folder, child.returncode, child.stderr.decode(errors="replace")))
+
+
+def _reason(folder: Path, code: int, stderr: str) -> str:
+    """Why the child failed: its own sentence, wherever that stands among what libraries write."""
+    if code < 0:
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
+        return f"{folder}: loading it in a separate process ended with {name}: export it again"
+    sentences = [line for line in stderr.splitlines() if line.startswith(_PREFIX)]
+    if sentences:
+        return textwrap.shorten(sentences[-1].removeprefix(_PREFIX), _SENTENCE_CHARS, placeholder=" ...")
+    return (
+        f"{folder}: loading it failed with exit code {code}: run python -m server probe --bundle {folder} to see why, "
+        "or export it again"
+    )
 
 
 def try_bundle(folder: Path, options: EngineOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 
 from grpc_health.v1 import health, health_pb2
@@ -19,7 +20,9 @@ class Readiness:
         self._names, self._has_bundle = ("", *services), has_bundle
         # By default it waits under a lock for the thread that may want the lock: watchers that leave freeze the server.
         self.servicer = health.HealthServicer(experimental_non_blocking=False)
-        self._has_fault = self._is_stopping = False
+        self._fault, self._is_stopping = "", False
+        self.on_fault: Callable[[], object] = lambda: None  # called when the process should be restarted
+        self._publishing = threading.Lock()  # so that no state is published after a newer one
         self.has_started = False  # every bundle that was asked for at the start is loaded
 
     def stop(self) -> None:
@@ -27,14 +30,15 @@ class Readiness:
         self._is_stopping = True
         self.publish()
 
-    def fail(self) -> None:
-        """A thread has died."""
-        self._has_fault = True
+    def fail(self, reason: str = "a thread has died") -> None:
+        """The process should be restarted: a thread has died, or a model does not answer."""
+        self._fault = f"{reason}: restart the server"
         self.publish()
+        self.on_fault()
 
     def fault(self) -> str:
         """Why the process should be restarted; empty if it need not be."""
-        return "a thread has died: restart the server" if self._has_fault else ""
+        return self._fault
 
     def obstacle(self) -> str:
         """Why no call is answered; empty if calls are."""
@@ -51,7 +55,9 @@ class Readiness:
         return not self.obstacle()
 
     def publish(self) -> None:
-        """Tell those who watch the health service."""
+        """Make the present state that of the health service, for all services at once."""
         states = health_pb2.HealthCheckResponse
-        for name in self._names:
-            self.servicer.set(name, states.SERVING if self.is_ready() else states.NOT_SERVING)
+        with self._publishing:
+            state = states.SERVING if self.is_ready() else states.NOT_SERVING
+            for name in self._names:
+                self.servicer.set(name, state)

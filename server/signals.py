@@ -50,6 +50,7 @@ def stop_on_signals(app: App) -> threading.Event:
         if app.registry.ready():
             app.stop()
         _log.info("stopped while it started")
+        logging.shutdown()
         os._exit(0)  # a bundle that is being loaded would hold the process
 
     def told() -> None:

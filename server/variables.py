@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 # Variables of other programs of this project, which begin with the server's prefix.
-_OTHER_PREFIXES = ("SWIFTREC_EXPORT_", "SWIFTREC_ASK_")
+_OTHER_PREFIXES = ("SWIFTREC_EXPORT_", "SWIFTREC_ASK_", "SWIFTREC_PLANTED_")
 # What Kubernetes sets in every pod for a Service, here for one whose name begins with "swiftrec" (its documentation,
 # "Accessing the Service", environment variables): NAME_SERVICE_HOST, NAME_PORT=tcp://10.0.0.1:8001, NAME_PORT_8001_TCP.
 _SERVICE_NAME = re.compile(
@@ -24,7 +24,7 @@ def is_service_link(name: str, value: str) -> bool:
 
 
 def unread_variables(environment: Mapping[str, str], prefix: str, fields: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Variables that begin with the prefix but set nothing.
+    """Variables that begin with the prefix but set nothing; an empty one counts as not set.
 
     Args:
         environment: names and values.
@@ -38,6 +38,6 @@ def unread_variables(environment: Mapping[str, str], prefix: str, fields: Iterab
     foreign = tuple(other for other in _OTHER_PREFIXES if other != prefix)
     for name, value in sorted(environment.items()):
         upper = name.upper()
-        is_ours = prefix and upper.startswith(prefix) and not upper.startswith(foreign)
+        is_ours = value and prefix and upper.startswith(prefix) and not upper.startswith(foreign)
         if is_ours and upper not in known and not is_service_link(name, value):
             yield name, next(iter(difflib.get_close_matches(upper, known, 1, cutoff=0.7)), "")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,18 @@ from numpy.typing import NDArray
 
 from server.catalogue.blend import QUERIES, Weights
 from server.catalogue.catalogue import ITEMS, SENTENCES, VECTORS
+from server.domain import Recommendation, Request
 from server.models.bundle import FORMAT, MANIFEST, RANKER, Manifest, file_hash, load_bundle
 from server.models.session import Session
 from server.models.tokenizer import Tokenizer
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import Recommendation, Request
 from server.pipeline.engine import Engine, EngineOptions
 from tests import tables
+from tests.bundles import stand_in
 from tests.checkpoints import save_tokenizer
 
 RANKER_WIDTH, SENTENCE_WIDTH = 6, 4
 ITEMS_COUNT, MAX_TOKENS = 40, 64
 WEIGHTS = Weights(1.0, 0.8, 0.5, 0.3, 0.7, 0.2, 0.1, -0.4)
-_WAIT_S = 60.0
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789()"
 _VOCABULARY = {
     word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_LETTERS, *(f"##{c}" for c in _LETTERS)])
@@ -70,7 +68,7 @@ def write_bundle(
     names, random = titles(), np.random.default_rng(4)
     save_tokenizer(_VOCABULARY, folder / "tokenizer.json")
     for name in (RANKER, _ENCODER):
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(stand_in(name))
     rows = [
         {"id": f"i{n}", "title": title, "text": f"{title}. Genre g{n % 3}", "attributes": {"kind": [f"k{n % 3}"]}}
         for n, title in enumerate(names)
@@ -90,19 +88,24 @@ def write_bundle(
     return folder
 
 
-def engine(folder: Path, parts_off: Collection[str] = ()) -> Engine:
+def open_tiny(path: Path, _device: str, _threads: int) -> Session:
+    """The model by hand in the place of the one at `path`."""
+    return TinyRanker() if path.name == RANKER else TinyEncoder()
+
+
+def engine(
+    folder: Path,
+    parts_off: Collection[str] = (),
+    open_session: Callable[[Path, str, int], Session] = open_tiny,
+) -> Engine:
     """An engine of the bundle that has not started; without a cache, so that equal texts are encoded again."""
-
-    def open_session(path: Path, _device: str, _threads: int) -> Session:
-        return TinyRanker() if path.name == RANKER else TinyEncoder()
-
     options = EngineOptions(sessions=1, cache_bytes=0, parts_off=frozenset(parts_off))
     return Engine(load_bundle(folder), options, open_session=open_session)
 
 
 def ask(running: Engine, *requests: Request) -> list[Recommendation]:
     """What the engine answers to one list of requests."""
-    answers = finish(running.recommender.recommend_many(list(requests), Call(time.monotonic() + _WAIT_S)))
+    answers = running.recommend(requests)
     assert all(isinstance(answer, Recommendation) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Recommendation)]
 

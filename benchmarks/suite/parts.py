@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,30 @@ from benchmarks.floor import TOP_K, FloorMeter
 from benchmarks.machine import pinned
 from benchmarks.process import SERVER_CORE
 from benchmarks.texts import Items, TokenCounter, TokenTexts
-from server.api.convert import InputLimits, to_request, to_response
-from server.batching.batcher import Batcher
-from server.batching.policy import Limits
+from server.batching.request_queue import QueuedRequest, RequestQueue
+from server.batching.scheduler import DEFAULT_PRIORITY, Limits
 from server.catalogue.catalogue import Filter
-from server.errors import SwiftrecError
+from server.domain import Recommendation, Strategy, Timings
 from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
-from server.pipeline.domain import Recommendation, Strategy, Timings
+from server.worker.respond import to_response
+from server.worker.validate import InputLimits, to_request
 
 _LENGTHS, _BATCHES = (8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32)
-_JOBS = 2_000
+_REQUESTS = 2_000
 
 
 def measure_parts(meter: FloorMeter, bundle: Path, seconds: float, cells: int = len(_LENGTHS)) -> dict[str, Any]:
     """Each part for about `seconds` (a cell of the session grid, too; the grid has `cells` lengths and sizes).
 
     Returns:
-        Microseconds, by part: `tokeniser` (per text, by tokens), `session` (per batch, by length and batch), `batcher`
-        (per job, with a model that costs nothing), `index` (per search), `serialisation` (per request and reply).
+        Microseconds, by part: `tokeniser` (per text, by tokens), `session` (per batch, by length and batch), `queue`
+        (per request), `index` (per search), `serialisation` (per request and reply).
     """
     with pinned(SERVER_CORE):
         return {
             "tokeniser": _tokeniser(meter, bundle, seconds),
             "session": _session(meter, seconds, cells),
-            "batcher": _batcher(),
+            "queue": _queue(),
             "index": _index(meter, seconds),
             "serialisation": _serialisation(meter, bundle, seconds),
         }
@@ -76,36 +75,20 @@ def _session(meter: FloorMeter, seconds: float, cells: int) -> dict[str, dict[st
     }
 
 
-class _Nothing:
-    """A model that costs nothing."""
-
-    def run(self, jobs: Sequence[int]) -> list[int]:
-        """The jobs themselves."""
-        return list(jobs)
+def _queue() -> dict[str, float]:
+    """CPU per request of queueing it and taking it into a step; one at a time, and all at once."""
+    return {"one_by_one": _queue_us(1), "at_once": _queue_us(_REQUESTS)}
 
 
-def _batcher() -> dict[str, float]:
-    """CPU per job of submit, plan and answer; one job at a time, and all at once."""
-    return {"one_by_one": _batcher_us(1), "at_once": _batcher_us(_JOBS)}
-
-
-def _batcher_us(burst: int) -> float:
-    batcher: Batcher[int, int] = Batcher("alone", _Nothing(), Limits())
-    done = threading.Semaphore(0)
-
-    def answered(_result: int | SwiftrecError) -> None:
-        done.release()
-
-    batcher.start()
+def _queue_us(burst: int) -> float:
+    queue: RequestQueue[QueuedRequest] = RequestQueue(Limits().aging_s)
     began = time.process_time()
-    for start in range(0, _JOBS, burst):
-        for number in range(start, min(start + burst, _JOBS)):
-            batcher.submit(number, 8, time.monotonic() + 60.0, answered)
-        for _ in range(min(burst, _JOBS - start)):
-            done.acquire()
-    spent = time.process_time() - began
-    batcher.stop()
-    return 1e6 * spent / _JOBS
+    for start in range(0, _REQUESTS, burst):
+        for _ in range(start, min(start + burst, _REQUESTS)):
+            queue.push(QueuedRequest(DEFAULT_PRIORITY))
+        while queue.waiting.requests:
+            queue.next_step(Limits(), 0.0)
+    return 1e6 * (time.process_time() - began) / _REQUESTS
 
 
 def _index(meter: FloorMeter, seconds: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from export.data.layout import RATING, Role
 from export.data.literals import denoted
 from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE, Mistakes
 from export.data.rows import Cells, Table
-from server.api.text import is_blank
+from server.text import is_blank
 
 _SHOWN_CHARS = 60
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
@@ -27,6 +26,7 @@ from export.stage import Job
 from export.stages import STAGES
 from export.variants import graphs
 from server.catalogue.catalogue import ITEMS, VECTORS
+from server.domain import Recommendation, Request, TextEvent
 from server.errors import BundleError
 from server.models.bundle import (
     FORMAT,
@@ -39,8 +39,6 @@ from server.models.bundle import (
     load_bundle,
     versions,
 )
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import Recommendation, Request, TextEvent
 from server.pipeline.engine import Engine, EngineOptions
 from server.tuning.machine import machine
 
@@ -70,7 +68,7 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outco
     """
     with Engine(bundle, EngineOptions()) as engine:
         requests = [Request(history=tuple(map(TextEvent, row["texts"]))) for row in expected]
-        answers = finish(engine.recommender.recommend_many(requests, Call(time.monotonic() + _ANSWER_S)))
+        answers = engine.recommend(requests)
     shares = []
     for answer, row in zip(answers, expected, strict=True):
         if not isinstance(answer, Recommendation):

@@ -1,19 +1,19 @@
-"""Whether a job may wait: full, too long a wait, or too late for its deadline is said at once."""
+"""Whether a call is accepted: a full queue, too long a wait, or too late for its deadline is said at once."""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import NamedTuple
 
-from server.batching.policy import Limits
+from server.batching.scheduler import Limits
 from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 
-_LEAST_RETRY_S = 0.01
-_SURE = 0.92  # of the budget: a wait is predicted from means, and nobody shall wait longer than the budget says
+MIN_RETRY_S = 0.01
+BUDGET_MARGIN = 0.92  # of the budget: a wait is predicted from means, and no wait should be longer than the budget
 
 
-class Refusal(Enum):
-    """Why a job was not accepted."""
+class RejectReason(Enum):
+    """Why a call was rejected."""
 
     EXPIRED = "expired"
     FULL = "full"
@@ -22,30 +22,37 @@ class Refusal(Enum):
 
 
 class Load(NamedTuple):
-    """What a queue holds; `wait_s` is the predicted time until a job that comes now would start."""
+    """What waits; `wait_s` is the predicted time until a request that arrives now would start."""
 
     jobs: int
     tokens: int
     wait_s: float
 
 
-def refuse(load: Load, tokens: int, run_s: float, patience_s: float, limits: Limits) -> Refusal | None:
-    """The reason to refuse a job of `tokens` that would run `run_s` and is worth `patience_s` from now, or None."""
-    if patience_s <= 0:
-        return Refusal.EXPIRED
+def reject(load: Load, tokens: int, run_s: float, time_left_s: float, limits: Limits) -> RejectReason | None:
+    """The reason to reject a call whose texts have `tokens` and which would run `run_s`, or None.
+
+    Where nothing waits a call is tried, whatever its size and whatever is predicted.
+    """
+    if time_left_s <= 0:
+        return RejectReason.EXPIRED
+    if not load.jobs:
+        return None
     if load.jobs >= limits.waiting_jobs or load.tokens + tokens > limits.waiting_tokens:
-        return Refusal.FULL
-    if load.wait_s > _SURE * limits.budget_s:
-        return Refusal.BUDGET
-    if load.wait_s > 0 and load.wait_s + run_s > patience_s:  # an idle session tries, whatever the model predicts
-        return Refusal.DEADLINE
+        return RejectReason.FULL
+    if load.wait_s > BUDGET_MARGIN * limits.budget_s:
+        return RejectReason.BUDGET
+    if load.wait_s + run_s > time_left_s:
+        return RejectReason.DEADLINE
     return None
 
 
-def error(refusal: Refusal, load: Load, limits: Limits) -> SwiftrecError:
-    """The refusal in domain words, with the time after which trying again makes sense."""
-    if refusal is Refusal.EXPIRED:
+def rejection(reason: RejectReason, load: Load, limits: Limits) -> SwiftrecError:
+    """The error for the client, with the time after which a retry makes sense."""
+    if reason is RejectReason.EXPIRED:
         return DeadlineExceeded("the deadline had passed before the work was queued")
-    if refusal is Refusal.BUDGET:
-        return Overloaded(max(_LEAST_RETRY_S, load.wait_s - _SURE * limits.budget_s))
-    return Overloaded(max(_LEAST_RETRY_S, load.wait_s))
+    if reason is RejectReason.BUDGET:
+        return Overloaded(max(MIN_RETRY_S, load.wait_s - BUDGET_MARGIN * limits.budget_s))
+    if reason is RejectReason.DEADLINE:
+        return Overloaded(max(MIN_RETRY_S, load.wait_s), "the response would not be ready before the deadline")
+    return Overloaded(max(MIN_RETRY_S, load.wait_s))

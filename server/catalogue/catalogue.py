@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue import exact
+from server.catalogue.attributes import AttributeIndex
 from server.catalogue.blend import item_vectors
-from server.catalogue.filters import Allowed, Attributes, AttributeValues, Filter, Positions
+from server.catalogue.filters import Allowed, AttributeValues, Filter, Positions
 from server.catalogue.items import ITEMS, Item, ItemTable
 from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts
 from server.errors import BundleError
@@ -57,12 +58,15 @@ class Catalogue:
                 popularity[n] = item.popularity
                 yield item.attributes
 
-        self._attributes = Attributes(attributes())
+        self._attributes = AttributeIndex(attributes())
         whole = vectors if sentences is None else item_vectors(vectors, sentences, popularity)
         self._vectors = np.ascontiguousarray(whole)
         width = 0 if sentences is None else sentences.shape[1]
         self.sentences = self._vectors[:, self.dimensions : self.dimensions + width]
-        self._popularity, self._by_popularity = popularity, np.argsort(-popularity, kind="stable")
+        self._popularity = popularity
+        self._by_popularity = np.argsort(-popularity, kind="stable").astype(np.int32)  # positions, most popular first
+        self._popularity_rank = np.empty_like(self._by_popularity)  # of the item at each position
+        self._popularity_rank[self._by_popularity] = np.arange(len(items), dtype=np.int32)
         self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
         self._longest = _longest(self._vectors) if len(items) < SWITCH_OVER else 0.0
         self._index: ApproximateIndex | None = None
@@ -119,6 +123,9 @@ class Catalogue:
             mode: which.
             sample: gives vectors of users [users, dimensions] that it is made for.
             narrow: allowed items up to which a search stays exact all the same.
+
+        Raises:
+            BundleError: the sample has numbers that are not finite.
         """
         if mode == "exact" or not self.items or (mode == "auto" and len(self.items) < SWITCH_OVER):
             return None
@@ -126,7 +133,13 @@ class Catalogue:
         logging.getLogger("faiss.loader").setLevel(logging.WARNING)
         from server.catalogue.approximate import ApproximateIndex
 
-        self._index, self._narrow = ApproximateIndex.build(self._vectors, sample()), narrow
+        users = sample()
+        if not np.isfinite(users).all():
+            raise BundleError(
+                "a model of the bundle answers NaN or infinity, so that no index can be made: export it again "
+                "(python -m server probe names the model's file)"
+            )
+        self._index, self._narrow = ApproximateIndex.build(self._vectors, users), narrow
         return self._index
 
     def draw(self, number: int, random: np.random.Generator) -> Positions:
@@ -143,6 +156,22 @@ class Catalogue:
         """
         denied = [*self._known(conditions.denied), *seen]
         return self._attributes.allow(conditions, self._known(conditions.allowed), denied)
+
+    def check_filter(self, conditions: Filter) -> None:
+        """Check what `mask` refuses, without its work.
+
+        Raises:
+            InvalidRequest: an attribute is named that no item has.
+        """
+        self._attributes.check(conditions)
+
+    def filter_work(self, conditions: Filter) -> float:
+        """Predict what `mask` costs for these conditions, in 64-bit words that are read one after the other.
+
+        It is 0 for conditions on attributes whose bits are cached, and if there are none. Taking out the items that the
+        user has seen is not in it: about ten words for each 64 items of the catalogue.
+        """
+        return self._attributes.work(conditions)
 
     def unknown_values(self, conditions: Filter) -> list[str]:
         """What a filter names that no item of the catalogue has, with or without effect on the ranking.
@@ -182,11 +211,16 @@ class Catalogue:
         return [self._named(*found[n]) if n in found else None for n in range(len(users))]
 
     def popular(self, allowed: Allowed, k: int) -> Ranked:
-        """The `k` items with the most interactions; ties go to the earlier item."""
-        found, size = self._by_popularity[:0], 4 * k + len(allowed.denied)
-        while len(found) < min(k, allowed.count):
-            first = self._by_popularity[:size]
-            found, size = first[allowed.holds(first)][:k], 8 * size
+        """The `k` items with the most interactions; ties go to the earlier item.
+
+        The first few of all items are enough for most filters; for others each allowed item is read once.
+        """
+        k = min(k, allowed.count)
+        first = self._by_popularity[: 4 * k + len(allowed.denied)].astype(np.int64)
+        found = first[allowed.holds(first)][:k]
+        if len(found) < k:
+            ranks = self._popularity_rank[allowed.positions()]
+            found = self._by_popularity[np.sort(np.partition(ranks, k - 1)[:k])].astype(np.int64)
         return self._named(found, self._popularity[found])
 
     def _search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts) -> tuple[Positions, Vector]:

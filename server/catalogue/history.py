@@ -47,11 +47,18 @@ class History:
         max_events: the last ones that the ranker reads; texts before them are items by their name only.
     """
 
-    __slots__ = ("_events", "_max_events", "_names")
+    __slots__ = ("_events", "_max_events", "_names", "_recognised")
 
     def __init__(self, names: Resolver, max_events: int) -> None:
         self._names, self._max_events = names, max_events
         self._events: list[Event] = []
+        self._recognised: list[Event] = []
+
+    def restart(self) -> None:
+        """Forget which texts `recognise` found to be items."""
+        for event in self._recognised:
+            event.position = None
+        self._recognised = []
 
     def add_item(self, place: int, position: int) -> None:
         """Add an item."""
@@ -70,6 +77,8 @@ class History:
         """The item that an event is which the ranker reads; of a text, by its sentence vector [s], the one it means."""
         if event.position is None:
             event.position = self._names.by_meaning(event.text, sentence)
+            if event.position is not None:
+                self._recognised.append(event)
         return event.position
 
     @property

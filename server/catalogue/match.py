@@ -28,8 +28,8 @@ class Match:
     @cached_property
     def boosts(self) -> Boosts:
         """BM25 of the text against each item that has a word of it."""
-        rows, shares = self._flat
-        positions, weights, sizes = self._index.postings.gather(rows)
+        positions, weights, sizes = self._postings
+        shares = self._flat[1]
         entries = positions, weights if (shares == 1).all() else weights * shares.repeat(sizes)
         return summed([entries], self._items).listed()
 
@@ -40,7 +40,7 @@ class Match:
         Words are weighed by how rare they are.
         """
         rows, shares = self._flat
-        weights = shares * self._index.rarity(rows, self._items)
+        weights = shares * self._rarity
         if not len(rows) or weights @ self._index.titled[rows] < _TITLED * weights.sum():
             return False
         best = int(self.boosts.positions[np.argmax(self.boosts.values)])
@@ -51,12 +51,15 @@ class Match:
 
         Words of which the index cannot tell whether the item has them do not count.
         """
-        had, whole, count = 0.0, 0.0, 0
+        has, is_partial, rarities = self._has(item), self._is_partial, self._rarity.tolist()
+        had, whole, count, row = 0.0, 0.0, 0, 0
         for rows, shares in self._words:
-            rarity = self._rarity(rows)
-            found = [share for row, share in zip(rows, shares, strict=True) if self._index.postings.holds(row, item)]
-            if not found and any(self._index.may_have(row, item) for row in rows):
+            part = slice(row, row + len(rows))
+            row += len(rows)
+            found = [share for share, is_there in zip(shares, has[part], strict=True) if is_there]
+            if not found and any(is_partial[part]):
                 continue
+            rarity = max(rarities[part], default=self._unknown_rarity)
             whole += rarity
             had += max(found, default=0.0) * rarity
             count += bool(found)
@@ -69,8 +72,32 @@ class Match:
         shares = [share for _, counted in self._words for share in counted]
         return np.array(rows, dtype=np.int64), np.array(shares)
 
-    def _rarity(self, rows: tuple[int, ...]) -> float:
-        """Of a word that is or is near these; that of a word that no item has where there are none."""
-        if not rows:
-            return float(np.log1p(self._items))
-        return float(self._index.rarity(np.array(rows), self._items).max())
+    @cached_property
+    def _postings(self) -> tuple[NDArray[np.int32], NDArray[np.float32], list[int]]:
+        """The items of each of these words, their BM25, and how many each word has."""
+        return self._index.postings.gather(self._flat[0])
+
+    @cached_property
+    def _rarity(self) -> NDArray[np.float64]:
+        """Of each of these words."""
+        return self._index.rarity(self._flat[0], self._items)
+
+    @property
+    def _unknown_rarity(self) -> float:
+        """Of a word that no item has."""
+        return float(np.log1p(self._items))
+
+    @cached_property
+    def _is_partial(self) -> list[bool]:
+        """Of each of these words whether the index lacks some of its items."""
+        is_partial: list[bool] = (np.array(self._postings[2]) < self._index.often[self._flat[0]]).tolist()
+        return is_partial
+
+    def _has(self, item: int) -> list[bool]:
+        """Of each of these words whether an item has it, as far as the index knows."""
+        positions, _, sizes = self._postings
+        has = [False] * len(sizes)
+        ends = np.cumsum(sizes)
+        for place in np.flatnonzero(positions == item).tolist():
+            has[int(np.searchsorted(ends, place, side="right"))] = True
+        return has

@@ -146,10 +146,6 @@ class Words:
         """How much words tell, the more the fewer of `items` items have them."""
         return np.log1p(items / (1.0 + self.often[rows]))
 
-    def may_have(self, row: int, item: int) -> bool:
-        """Whether an item has a word, or may have it since not all items of the word are in the index."""
-        return self.postings.holds(row, item) or self.postings.size_of(row) < self.often[row]
-
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
         name = " ".join(split_words(text))

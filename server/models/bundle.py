@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import BundleError
+from server.models.external_data import external_files
 from server.parts import TABLES
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
+_SHOWN_CHARS = 200  # of a path that a model names
 _NEEDED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy", *TABLES)
 
 
@@ -113,9 +116,16 @@ def find_bundle(path: Path) -> Path:
 
 def versions(folder: Path) -> list[int]:
     """The versions that lie in `folder`, unsorted: its folders that are named by a number from 1 to 18 digits long."""
-    if not folder.is_dir():
+    return [int(path.name) for path in folders_in(folder) if _VERSION.fullmatch(path.name)]
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in `folder`; none if it does not exist or cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry) for entry in entries if entry.is_dir()]
+    except OSError:
         return []
-    return [int(p.name) for p in folder.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir()]
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -132,6 +142,8 @@ def load_bundle(path: Path) -> Bundle:
             raise BundleError(f"{folder / MANIFEST}: names no hash of {name}: export it again")
     for name, wanted in manifest.files.items():
         _check(folder, name, wanted)
+    for name in {RANKER, *manifest.variants.values()}:
+        _check_external(folder, name, manifest)
     return Bundle(folder, manifest)
 
 
@@ -178,6 +190,17 @@ def _check(folder: Path, name: str, wanted: str) -> None:
         raise BundleError(
             f"{path}: truncated or changed (SHA-256 {found[:12]}, expected {wanted[:12]}): export it again"
         )
+
+
+def _check_external(folder: Path, name: str, manifest: Manifest) -> None:
+    """The files that a model reads weights from must lie in the bundle, and have a hash that was checked."""
+    for location in sorted(external_files(folder / name)):
+        path = PurePosixPath(name).parent / location
+        shown = f"{folder / name}: reads weights from {location[:_SHOWN_CHARS]!r}"
+        if path.is_absolute() or ".." in path.parts:
+            raise BundleError(f"{shown}, which lies outside the bundle: export it again")
+        if str(path) not in manifest.files:
+            raise BundleError(f"{shown}, of which {MANIFEST} names no hash: export it again")
 
 
 def _digest(fields: dict[str, Any]) -> str:

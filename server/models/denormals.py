@@ -2,7 +2,7 @@
 
 The softmax of ONNX Runtime's CPU kernels gives a masked position exp(-88.4), which is no normal float any more, and a
 core takes each product with it in microcode: one padded position makes a whole batch 3 to 6 % slower, half of them
-padded up to 22 % (`python -m benchmarks padding`). In a vector it is worth 1e-39, which is nothing.
+padded up to 22 % (benchmarks/LOG.md). In a vector it is worth 1e-39, which is nothing.
 
 It is a state of the thread: changed around a run and put back, so that nobody else's sums change. The threads of a
 session's own pool get it by a session option (server/models/session.py).

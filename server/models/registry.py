@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
-from server.errors import BundleError, Busy, NotFound, NotServing, SwiftrecError
-from server.models.bundle import Bundle, check_version, load_bundle, versions
+from server.errors import BundleError, Busy, NotFound, NotServing, ProviderError, ShuttingDown
+from server.models.bundle import Bundle, check_version, folders_in, load_bundle, versions
 from server.models.lease import E, Lease, Served
+from server.models.trials import Trials
 
 _log = logging.getLogger(__name__)
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -63,11 +64,13 @@ class Registry(Generic[E]):
         repository: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._open, self._probe, self._changed, self._repository = open_engine, probe, changed, repository
+        self._open, self._changed, self._repository = open_engine, changed, repository
+        self._trials = Trials(probe)
         self._clock = clock
-        self._changes = threading.Lock()  # one load or unload at a time
+        self._changes = threading.Lock()  # one change of what serves at a time; a trial is none
         self._served: dict[str, dict[int, Served[E]]] = {}  # replaced as a whole, so that readers need no lock
-        self._sources: dict[str, Source] = {}
+        self._writing, self._is_closed = threading.Lock(), False  # once it is closed, nothing is added to the above
+        self._sources: dict[str, Source] = {}  # replaced as a whole, too
         self._failures: dict[tuple[str, int], str] = {}
         self._default = ""
 
@@ -92,7 +95,8 @@ class Registry(Generic[E]):
                     f"{path}: a bundle named {name!r} is served already, from {self._sources[name].folder}"
                 )
             self._put(bundle)
-            self._sources[name] = Source(path.parent, bundle) if is_pinned else Source(path)
+            source = Source(path.parent, bundle) if is_pinned else Source(path)
+            self._sources = self._sources | {name: source}
             self._default = self._default or name
             self._changed()
 
@@ -117,27 +121,20 @@ class Registry(Generic[E]):
         Raises:
             NotFound: no bundle of that name was given to this server.
             BundleError: it cannot be served.
-            Busy: another change has not ended within `wait_s`.
+            Busy: another change has not ended within `wait_s`, before the trial of the bundle or after it.
+            ShuttingDown: the server stopped meanwhile.
         """
         with self._turn(wait_s):
-            folder = self._folder(name, version)
-            if not folder.is_dir():
-                raise NotFound(f"bundle {name!r} has no version {version} on disk")
-            try:
-                self._probe(folder)
-                bundle = load_bundle(folder)
-                if bundle.manifest.name != name:
-                    raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
-                self._check_version(bundle, version)
-                self._put(bundle)
-            except SwiftrecError as error:
-                self._failures[name, self._version(name, version, folder)] = str(error)
-                _log.error("bundle not loaded", extra={"fields": {"bundle": name, "reason": str(error)}})
-                raise
-            self._failures.pop((name, bundle.manifest.version), None)
-            if not version:
-                self._retire(name, keep=bundle.manifest.version)
-            self._changed()
+            folder = self._existing_folder(name, version)
+        is_loaded = False
+        while not is_loaded:
+            with self._failures_noted(name, version, folder):
+                self._trials.run(folder, wait_s)
+            with self._turn(wait_s):
+                newest = self._existing_folder(name, version)
+                if is_loaded := newest == folder:
+                    self._load_tried(name, version, folder)
+            folder = newest  # of a version that appeared during the trial
 
     def unload(self, name: str, wait_s: float = TURN_S) -> None:
         """Stop serving a bundle, once its users have left.
@@ -170,11 +167,16 @@ class Registry(Generic[E]):
         return [served.engine for engines in self._served.values() for served in engines.values()]
 
     def close(self, timeout_s: float) -> None:
-        """Stop every engine, without waiting longer than `timeout_s` for all models that run."""
+        """Stop every engine, without waiting longer than `timeout_s` for all models that run; nothing is loaded later.
+
+        It does not wait for a load that is under way: that ends with ShuttingDown.
+        """
+        with self._writing:
+            self._is_closed = True
+            engines, self._served = self.ready(), {}
         end = self._clock() + timeout_s
-        for engine in self.ready():
+        for engine in engines:
             engine.stop(max(0.0, end - self._clock()))
-        self._served = {}
 
     @contextmanager
     def _turn(self, wait_s: float) -> Iterator[None]:
@@ -184,6 +186,29 @@ class Registry(Generic[E]):
             yield
         finally:
             self._changes.release()
+
+    @contextmanager
+    def _failures_noted(self, name: str, version: int, folder: Path) -> Iterator[None]:
+        """Keep why a bundle could not be loaded, for the index."""
+        try:
+            yield
+        except (BundleError, ProviderError) as error:
+            self._failures[name, self._version(name, version, folder)] = str(error)
+            _log.error("bundle not loaded", extra={"fields": {"bundle": name, "reason": str(error)}})
+            raise
+
+    def _load_tried(self, name: str, version: int, folder: Path) -> None:
+        """Load the bundle of a folder whose trial has succeeded."""
+        with self._failures_noted(name, version, folder):
+            bundle = load_bundle(folder)
+            if bundle.manifest.name != name:
+                raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
+            self._check_version(bundle, version)
+            self._put(bundle)
+        self._failures.pop((name, bundle.manifest.version), None)
+        if not version:
+            self._retire(name, keep=bundle.manifest.version)
+        self._changed()
 
     def _find(self, name: str, version: int) -> Served[E]:
         engines = self._served.get(name, {})
@@ -198,8 +223,8 @@ class Registry(Generic[E]):
 
     def _folders(self) -> dict[str, Path]:
         """The folder of each bundle's versions: those in the repository, and those that were added."""
-        found = self._repository.iterdir() if self._repository and self._repository.is_dir() else ()
-        folders = {path.name: path for path in found if path.is_dir() and BUNDLE_NAME.fullmatch(path.name)}
+        found = folders_in(self._repository) if self._repository else []
+        folders = {path.name: path for path in found if BUNDLE_NAME.fullmatch(path.name)}
         return folders | {name: source.folder for name, source in self._sources.items()}
 
     def _version(self, name: str, version: int, folder: Path) -> int:
@@ -226,28 +251,42 @@ class Registry(Generic[E]):
             raise BundleError(f"{source.folder}: no version folder there: run make export")
         return source.folder / str(max(on_disk))
 
+    def _existing_folder(self, name: str, version: int) -> Path:
+        folder = self._folder(name, version)
+        if not folder.is_dir():
+            raise NotFound(f"bundle {name!r} has no version {version} on disk")
+        return folder
+
     def _discover(self, name: str) -> Source:
         folder = self._repository / name if self._repository and BUNDLE_NAME.fullmatch(name) else None
         if folder is None or not folder.is_dir():
             known = ", ".join(sorted({entry.name for entry in self.index()}))
             raise NotFound(f"no bundle {name!r} can be loaded; this server knows: {known or 'none'}")
-        self._sources[name] = source = Source(folder)
+        source = Source(folder)
+        self._sources = self._sources | {name: source}
         return source
 
     def _put(self, bundle: Bundle) -> None:
         facts = bundle.manifest
         if facts.version in self._served.get(facts.name, {}):
             return
-        engines = self._served.get(facts.name, {}) | {facts.version: Served(self._open(bundle))}
-        self._served = self._served | {facts.name: engines}
+        opened = Served(self._open(bundle))
+        with self._writing:
+            if not self._is_closed:
+                engines = self._served.get(facts.name, {}) | {facts.version: opened}
+                self._served = self._served | {facts.name: engines}
+        if self._is_closed:
+            opened.engine.stop(0.0)
+            raise ShuttingDown("the server is stopping: load the bundle on another server")
         _log.info("bundle loaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})
 
     def _retire(self, name: str, keep: int | None) -> None:
         engines = self._served.get(name, {})
         leaving = [served for version, served in engines.items() if version != keep]
         staying = {version: served for version, served in engines.items() if version == keep}
-        others = {other: table for other, table in self._served.items() if other != name}
-        self._served = others | ({name: staying} if staying else {})
+        with self._writing:
+            others = {other: table for other, table in self._served.items() if other != name}
+            self._served = others | ({name: staying} if staying else {})
         self._changed()  # before the wait: who asks for it is told at once that it serves no more
         for served in leaving:
             served.leave()

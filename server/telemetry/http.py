@@ -6,8 +6,11 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
-from socketserver import TCPServer, ThreadingMixIn
+from contextlib import suppress
+from queue import SimpleQueue
+from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -15,13 +18,15 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 _log = logging.getLogger(__name__)
 _ALLOWED_METHODS = ("GET", "HEAD")
-_REQUEST_TIMEOUT_S = 10.0  # without a byte; each connection has a thread
+_CONNECTION_TIMEOUT_S = 10.0  # from its accept to the end of the response
+MAX_CONNECTIONS = 16  # each has a thread
+_HANDOVER_S = 1.0  # within which the thread of a connection that was cut must be free
 _StartResponse = Callable[..., Any]
 _Application = Callable[[dict[str, Any], _StartResponse], Iterable[bytes]]
 
 
 class MonitoringServer:
-    """Answers on one port from threads of its own.
+    """Answers on one port. A connection more than it has threads for cuts the oldest one.
 
     Args:
         host: an address or a name.
@@ -29,6 +34,7 @@ class MonitoringServer:
         registry: what `/metrics` shows.
         fault: why `/healthz` says no: the process should be restarted; empty while it need not be.
         obstacle: why `/readyz` says no: the server takes no calls; empty while it does.
+        timeout_s: time that a connection may take as a whole.
 
     Raises:
         OSError: the address cannot be used.
@@ -41,19 +47,21 @@ class MonitoringServer:
         registry: CollectorRegistry,
         fault: Callable[[], str],
         obstacle: Callable[[], str],
+        timeout_s: float = _CONNECTION_TIMEOUT_S,
     ) -> None:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._server = _Server(family, address)
+        self._server = _Server(family, address, timeout_s)
         self._server.set_app(_application(make_wsgi_app(registry), {"/healthz": fault, "/readyz": obstacle}))
         self.port: int = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
+        self._server.start_workers()
         self._thread.start()
 
     def stop(self) -> None:
-        """Free the port."""
+        """Free the port and cut the connections."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -89,19 +97,28 @@ def _text(environ: dict[str, Any], start: _StartResponse, status: str, sentence:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _REQUEST_TIMEOUT_S
-
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 (the standard library's name)
         """Log nothing: probes come every few seconds."""
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+class _Server(WSGIServer):
+    """Accepts in one thread and answers in `MAX_CONNECTIONS` others, which are started before the first connection."""
+
     request_queue_size = 128  # connections that wait to be accepted; beyond socketserver's 5, clients wait a second
 
-    def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...]) -> None:
+    def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...], timeout_s: float) -> None:
         self.address_family = family
+        self._timeout_s = timeout_s
+        self._accepted = SimpleQueue[tuple[socket.socket, Any] | None]()
+        self._places = threading.Semaphore(MAX_CONNECTIONS)
+        self._ends_s: dict[socket.socket, float] = {}  # of open connections that were not cut, the oldest first
+        self._lock = threading.Lock()  # of the above: while it is held, none of them is closed
         super().__init__(address[:2], _Handler)
+
+    def start_workers(self) -> None:
+        """Start the threads that answer."""
+        for n in range(MAX_CONNECTIONS):
+            threading.Thread(target=self._answer, name=f"monitoring-{n}", daemon=True).start()
 
     def server_bind(self) -> None:
         """Bind without looking up the host's name, which takes seconds where there is no name server."""
@@ -109,6 +126,52 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (the standard library's types)
+        """Give the connection to a thread; that of the oldest connection if all are busy."""
+        if not self._places.acquire(blocking=False):
+            self._cut(1)
+            if not self._places.acquire(timeout=_HANDOVER_S):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._ends_s[request] = time.monotonic() + self._timeout_s
+        self._accepted.put((request, client_address))
+
+    def service_actions(self) -> None:
+        """Cut connections whose time is over; called twice a second and after each accept."""
+        now = time.monotonic()
+        with self._lock:
+            late = sum(end <= now for end in self._ends_s.values())
+        self._cut(late)
+
+    def server_close(self) -> None:
+        """Close the port, cut every connection and end the threads."""
+        super().server_close()
+        self._cut(MAX_CONNECTIONS)
+        for _ in range(MAX_CONNECTIONS):
+            self._accepted.put(None)
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
-        """A client that left or was silent concerns nobody else."""
+        """The client has left, or its connection was cut."""
         _log.debug("monitoring request failed", exc_info=sys.exc_info()[1])
+
+    def _cut(self, number: int) -> None:
+        """End the oldest connections: the threads that wait for them go on."""
+        with self._lock:
+            for request in list(self._ends_s)[:number]:
+                del self._ends_s[request]
+                with suppress(OSError):  # the client has left
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self) -> None:
+        while accepted := self._accepted.get():
+            request, client_address = accepted
+            try:
+                self.finish_request(request, client_address)
+            except Exception:  # noqa: BLE001 (it concerns this connection alone)
+                self.handle_error(request, client_address)
+            finally:
+                with self._lock:
+                    self._ends_s.pop(request, None)
+                self.shutdown_request(request)
+                self._places.release()

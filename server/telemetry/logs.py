@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
+from queue import SimpleQueue
 from types import TracebackType
+
+from server.output import has_room
+
+MAX_WAITING_LINES = 1_000  # beyond them, lines are dropped
+_FLUSH_S = 1.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,8 +50,70 @@ def _trace(error: BaseException) -> str:
     return (f"{_trace(above)}\n\n" if above else "") + frames + (f"{kind}: {error}" if is_quotable else kind)
 
 
-def set_up_logs(level: str) -> None:
-    """Send every log line to stderr as JSON."""
-    handler = logging.StreamHandler(sys.stderr)
+class LineHandler(logging.Handler):
+    """Writes records as lines in a separate thread, so that logging never blocks; what it cannot write is dropped.
+
+    Args:
+        descriptor: the open file that is written to; None: every line is dropped.
+        on_drop: called for each line that is dropped.
+    """
+
+    def __init__(self, descriptor: int | None, on_drop: Callable[[], object]) -> None:
+        super().__init__()
+        self._descriptor, self._on_drop = descriptor, on_drop
+        self._waiting = SimpleQueue[bytes | threading.Event]()
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line."""
+        if self._waiting.qsize() >= MAX_WAITING_LINES:
+            self._on_drop()
+            return
+        try:
+            self._waiting.put(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except Exception:  # noqa: BLE001 (as in the library's handlers, logging never raises)
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until every line so far is written or dropped, for a second at most."""
+        reached = threading.Event()
+        self._waiting.put(reached)
+        reached.wait(_FLUSH_S)
+
+    def _write_lines(self) -> None:
+        while True:
+            entry = self._waiting.get()
+            if isinstance(entry, threading.Event):
+                entry.set()
+            elif not self._write(entry):
+                self._on_drop()
+
+    def _write(self, line: bytes) -> bool:
+        """Write a line, for which a full pipe may make it wait without end; False if it cannot be written."""
+        while line and self._descriptor is not None:
+            try:
+                line = line[os.write(self._descriptor, line) :]
+            except BlockingIOError:
+                has_room(self._descriptor)
+            except OSError:
+                return False
+        return not line
+
+
+def set_up_logs(level: str, on_drop: Callable[[], object] = lambda: None) -> None:
+    """Send every log line to stderr as JSON; `on_drop` is called for each that cannot be written.
+
+    `logging.shutdown` writes what is left, within a second.
+    """
+    try:
+        descriptor = sys.stderr.fileno() if sys.stderr else None
+    except OSError:  # a stand-in without a file
+        descriptor = None
+    handler = LineHandler(descriptor, on_drop)
     handler.setFormatter(JsonFormatter())
+    handler.start()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

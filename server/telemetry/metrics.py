@@ -47,9 +47,10 @@ class Metrics:
         self.batch_tokens = self._histogram("swiftrec_batch_tokens", "Padded tokens in a batch", _TOKENS, *per_model)
         self.padding = self._histogram("swiftrec_padding_ratio", "Share of padding in a batch", _RATIOS, *per_model)
         self.busy = self._counter("swiftrec_session_busy_seconds", "Time that sessions ran", *per_model)
-        self.left = self._counter("swiftrec_batches_left", "Batches by why they left", *per_model, "reason")
-        self.refused = self._counter("swiftrec_jobs_refused", "Jobs not accepted, by cause", *per_model, "cause")
+        self.steps_by_reason = self._counter("swiftrec_steps", "Steps by why they have no more requests", "reason")
+        self.rejected = self._counter("swiftrec_calls_rejected", "Calls that the worker did not accept", "reason")
         self.dropped = self._counter("swiftrec_jobs_dropped", "Jobs that waited but never ran", *per_model, "cause")
+        self.dropped_log_lines = self._counter("swiftrec_log_lines_dropped", "Log lines that could not be written")
         self.lookups = self._counter("swiftrec_cache_lookups", "Where vectors of texts came from", "bundle", "where")
 
     def observe_steps(self, timings: Steps) -> None:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
-from server.telemetry.traces import Ended, Notes, Parent, Work
+from server.telemetry.traces import Ended, Parent, Work
 
 _log = logging.getLogger(__name__)
 _MOST = 2_048  # calls that wait to be exported; more are dropped
@@ -50,7 +50,6 @@ class OtlpTraces:
     """
 
     def __init__(self, exporter: SpanExporter, ratio: float, version: str) -> None:
-        self.notes = Notes()
         self._exporter, self._bound = exporter, round(ratio * (_LOW + 1))
         self._resource = Resource.create({"service.name": "swiftrec", "service.version": version})
         self._scope = InstrumentationScope("swiftrec", version)
@@ -64,9 +63,8 @@ class OtlpTraces:
         """Begin to export."""
         self._thread.start()
 
-    def ended(self, call: Ended, parent: Parent | None) -> str:
-        """Take the call and its notes; its trace id, or "" if it is not traced."""
-        works = self.notes.take()
+    def ended(self, call: Ended, parent: Parent | None, works: list[Work]) -> str:
+        """Take the call; its trace id, or "" if it is not traced."""
         trace_id = parent.trace_id if parent else secrets.randbits(128) or 1
         if not (parent.is_sampled if parent else trace_id & _LOW < self._bound):
             return ""

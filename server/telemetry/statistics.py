@@ -8,48 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-
-
-@dataclass(slots=True)
-class ModelTime:
-    """How long the batches of one request were waited for and ran, in seconds.
-
-    Attributes:
-        queue_s: until the batch started.
-        compute_s: while it ran.
-        has_run: whether any batch ran for the request; if none did, its vectors came from the cache.
-    """
-
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-    has_run: bool = False
-
-    @property
-    def total_s(self) -> float:
-        """Both."""
-        return self.queue_s + self.compute_s
-
-    def keep_longest(self, submitted: float, started: float, ended: float) -> None:
-        """Note a job that runs beside the request's other jobs: only the one that took longest counts.
-
-        Args:
-            submitted: when this request asked for the job, which another request may have started before.
-            started: when the job's batch started, on the same clock.
-            ended: when it ended.
-        """
-        queue_s = max(0.0, started - submitted)
-        compute_s = max(0.0, ended - max(started, submitted))
-        if queue_s + compute_s >= self.total_s:
-            self.queue_s, self.compute_s = queue_s, compute_s
-        self.has_run = True
-
-    def add(self, submitted: float, started: float, ended: float) -> None:
-        """Note a job that runs after the request's other jobs."""
-        self.queue_s += started - submitted
-        self.compute_s += ended - started
-        self.has_run = True
 
 
 @dataclass(slots=True)
@@ -78,17 +37,24 @@ class Statistics:
     sizes: dict[int, BatchSize] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def succeeded(self, seconds: float, models: ModelTime, lookup_s: float | None) -> None:
-        """Count a request that was answered; `lookup_s` is the time of its cache lookup if that found everything."""
+    def succeeded(self, seconds: float, queue_s: float, compute_s: float, *, was_cached: bool = False) -> None:
+        """Count a request that was answered.
+
+        Args:
+            seconds: from its arrival to its response.
+            queue_s: that it waited for its step.
+            compute_s: that batches of models ran for it.
+            was_cached: whether no model ran for it.
+        """
         with self.lock:
             self.success += 1
             self.success_ns += int(seconds * 1e9)
-            self.queue_ns += int(models.queue_s * 1e9)
-            self.compute_ns += int(models.compute_s * 1e9)
+            self.queue_ns += int(queue_s * 1e9)
+            self.compute_ns += int(compute_s * 1e9)
             self.last_ms = int(time.time() * 1e3)
-            if lookup_s is not None:
+            if was_cached:
                 self.cache_hits += 1
-                self.cache_hit_ns += int(lookup_s * 1e9)
+                self.cache_hit_ns += int((seconds - queue_s) * 1e9)
 
     def failed(self, seconds: float) -> None:
         """Count a request that ended with an error."""
@@ -130,8 +96,3 @@ class Statistics:
     def compute_us(self) -> int:
         """Cumulative time that the batches of answered requests ran."""
         return self.compute_ns // 1_000
-
-
-def longest(times: Sequence[ModelTime]) -> ModelTime:
-    """The time of a request that has several parts side by side: that of the part which took longest."""
-    return max(times, key=lambda part: part.total_s)

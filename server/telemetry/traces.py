@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,29 +49,14 @@ class Work:
             self.steps[name] = (min(first, started), max(last, ended))
 
 
-class Notes(threading.local):
-    """The work of the call that this thread answers: added by the pipeline's watch, taken when the call has ended."""
-
-    def __init__(self) -> None:
-        self._works: list[Work] = []
-
-    def add(self, bundle: str, version: int, started: float, ended: float, steps: Steps) -> None:
-        """A request was answered, or failed."""
-        work = Work(bundle, version, ended, steps=_intervals(started, steps))
-        last = self._works[-1] if self._works else None
-        if last and last.bundle == bundle and last.version == version and started < last.ended:
-            last.merge(work)  # at the same time, so of the same list
-        elif len(self._works) < _MOST_WORKS:
-            self._works.append(work)
-
-    def put(self, works: list[Work]) -> None:
-        """What was taken from another thread, which answered this call before."""
-        self._works = works
-
-    def take(self) -> list[Work]:
-        """All of it; the next call of this thread begins with nothing."""
-        works, self._works = self._works, []
-        return works
+def note(works: list[Work], bundle: str, version: int, started: float, ended: float, steps: Steps) -> None:
+    """Add a request that was answered; requests of one call that ran at the same time are one piece of work."""
+    work = Work(bundle, version, ended, steps=_intervals(started, steps))
+    last = works[-1] if works else None
+    if last and last.bundle == bundle and last.version == version and started < last.ended:
+        last.merge(work)
+    elif len(works) < _MOST_WORKS:
+        works.append(work)
 
 
 def _intervals(started: float, steps: Steps) -> dict[str, tuple[float, float]]:
@@ -103,12 +87,8 @@ class Ended:
 class Traces(Protocol):
     """Where calls that have ended become spans."""
 
-    @property
-    def notes(self) -> Notes:
-        """Where the pipeline's work is noted."""
-
-    def ended(self, call: Ended, parent: Parent | None) -> str:
-        """Take the call and its notes; quick and never raises. Its trace id, or "" if it is not traced."""
+    def ended(self, call: Ended, parent: Parent | None, works: list[Work]) -> str:
+        """Take the call; quick and never raises. Its trace id, or "" if it is not traced."""
 
     def start(self) -> None:
         """Begin to export."""

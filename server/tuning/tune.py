@@ -7,25 +7,22 @@ import os
 import random
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.batching.policy import DEFAULT_PRIORITY, Limits
-from server.errors import SwiftrecError
+from server.batching.scheduler import Limits
 from server.models.bundle import Bundle, load_bundle
 from server.pipeline.engine import Engine, EngineOptions
 from server.tuning.machine import machine
 from server.tuning.tuned import Trial, Tuned, tuned_path
 
 _BUDGETS = (128, 256, 512, 1_024, 2_048, 4_096)
-_IN_FLIGHT = 64  # texts that wait or run at any time
+_TEXTS, _STEP_TEXTS = 1_920, 64  # that are encoded again and again; those of one step
 _LEVEL = 0.98  # of the best throughput is as good; then the smaller batch wins, since its answers come sooner
 
 
@@ -91,56 +88,16 @@ def _candidates(settings: TuneSettings) -> Iterator[EngineOptions]:
 
 
 def _texts_per_s(bundle: Bundle, options: EngineOptions, seconds: float) -> float:
-    """Keep 64 texts of mixed length in flight for a while."""
-    with Engine(bundle, replace(options)) as engine:
+    """Encode texts of mixed length, a step of the worker at a time."""
+    with Engine(bundle, options) as engine:
         words = [word for item in engine.catalogue.items for word in item.text.split()]
         rng = random.Random(7)  # noqa: S311 (the same texts for every setting)
-        rows = engine.tokenizer.encode([" ".join(rng.choices(words, k=rng.randint(3, 60))) for _ in range(2_000)])
-        run = _Run(engine, itertools.cycle(rows))
-        return run.measure(seconds)
-
-
-@dataclass
-class _Run:
-    """A closed loop: each answer brings the next text."""
-
-    engine: Engine
-    rows: Iterator[list[int]]
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._in_flight = self._answers = 0
-        self._error: SwiftrecError | None = None
-
-    def measure(self, seconds: float) -> float:
-        """Answers per second."""
-        started = time.perf_counter()
-        self._end = started + seconds
-        self._in_flight = _IN_FLIGHT
-        for _ in range(_IN_FLIGHT):
-            self._next()
-        self._over.wait(10 * seconds + 60)
-        if self._error:
-            raise self._error
-        return self._answers / (time.perf_counter() - started)
-
-    def _next(self) -> None:
-        with self._lock:
-            row = next(self.rows)
-        self.engine.encode.submit(row, len(row), time.monotonic() + 60, self._done, DEFAULT_PRIORITY)
-
-    def _done(self, result: object) -> None:
-        with self._lock:
-            self._answers += 1
-            if isinstance(result, SwiftrecError):
-                self._error = result
-            is_over = time.perf_counter() >= self._end or self._error
-            self._in_flight -= bool(is_over)
-            if not self._in_flight:
-                self._over.set()
-        if not is_over:
-            self._next()
+        texts = [" ".join(rng.choices(words, k=rng.randint(3, 60))) for _ in range(_TEXTS)]
+        steps = itertools.cycle([texts[n : n + _STEP_TEXTS] for n in range(0, _TEXTS, _STEP_TEXTS)])
+        started, encoded = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            encoded += len(engine.encode(next(steps)))
+        return encoded / (time.perf_counter() - started)
 
 
 def _trial(options: EngineOptions, rates: list[float]) -> Trial:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.batching.policy import Limits
+from server.batching.scheduler import Limits
 from server.config import ServerSettings
 from server.models.bundle import Bundle
 from server.parts import parts_off
@@ -76,17 +77,23 @@ def engine_options(settings: ServerSettings, bundle: Bundle | None = None) -> En
         variant=settings.variant,
         sessions=settings.sessions or (best.sessions if best else 0),
         threads=settings.threads or (best.threads if best else 1),
-        limits=Limits(
-            tokens=settings.max_batch_tokens or (best.tokens if best else default_tokens),
-            jobs=settings.max_batch_jobs,
-            waiting_jobs=settings.max_waiting_jobs,
-            waiting_tokens=settings.max_waiting_tokens,
-            budget_s=settings.queue_budget_ms / 1e3,
-            aging_s=settings.aging_ms / 1e3,
+        limits=replace(
+            queue_limits(settings), tokens=settings.max_batch_tokens or (best.tokens if best else default_tokens)
         ),
         cache_bytes=settings.cache_mb * 2**20,
         index=settings.index,
         parts_off=parts_off(settings.parts),
+    )
+
+
+def queue_limits(settings: ServerSettings) -> Limits:
+    """The limits of a step and of the queue."""
+    return Limits(
+        jobs=settings.max_batch_jobs,
+        waiting_jobs=settings.max_waiting_jobs,
+        waiting_tokens=settings.max_waiting_tokens,
+        budget_s=settings.queue_budget_ms / 1e3,
+        aging_s=settings.aging_ms / 1e3,
     )
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from server.__main__ import main
 from server.errors import BundleError
-from server.models.bundle import MANIFEST, Bundle, load_bundle
+from server.models.bundle import MANIFEST, RANKER, Bundle, load_bundle
+from server.models.external_data import external_files
 from server.pipeline.engine import EngineOptions
 from server.probe import probe, try_bundle
 from tests import bundles
 from tests.integration.test_swap import Askers, add_version, serving
+from tests.until import LONG
 
 _MUTATIONS = 500
 
@@ -39,7 +42,7 @@ def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes | None
 def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.probe", lambda _folder, _options: None)
+    monkeypatch.setattr("server.app.probe", lambda *_: None)
     rng = random.Random(7)
     add_version(bundle, tmp_path, 1)
     good = add_version(bundle, tmp_path, 2)
@@ -63,6 +66,12 @@ def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
         assert askers.answers > _MUTATIONS / 2
         app.registry.load("swapped", 2)  # restored, it loads
         assert [entry.is_ready for entry in app.registry.index()] == [True, True]
+
+
+def test_models_of_an_export_hold_their_own_weights(bundle: Bundle) -> None:
+    names = [name for name in bundle.manifest.files if name.endswith(".onnx")]
+    assert RANKER in names
+    assert [external_files(bundle.folder / name) for name in names] == [set()] * len(names)
 
 
 def vectors(array: NDArray[Any]) -> bytes:
@@ -106,13 +115,69 @@ def test_child_says_why_it_refuses(bundle: Bundle, tmp_path: Path) -> None:
     bundles.replace(folder / "ranker.onnx", bundle.encoder("cpu", None).read_bytes())
     bundles.seal(folder, 1)
     with pytest.raises(BundleError, match="a model cannot be run"):
-        probe(folder, EngineOptions())
+        probe(folder, EngineOptions(), LONG)
+
+
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell script stand for the child."""
+    path = tmp_path / "child"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setattr("server.probe.sys.executable", str(path))
 
 
 def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "crash"
-    program.write_text("#!/bin/sh\nkill -SEGV $$\n")
-    program.chmod(0o700)
-    monkeypatch.setattr("server.probe.sys.executable", str(program))
-    with pytest.raises(BundleError, match="ended a process of its own with SIGSEGV"):
-        probe(tmp_path, EngineOptions())
+    program(tmp_path, monkeypatch, "kill -SEGV $$")
+    with pytest.raises(BundleError, match="in a separate process ended with SIGSEGV"):
+        probe(tmp_path, EngineOptions(), LONG)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (r"server: a: ranker.onnx is damaged: export it again\n)\n", "a: ranker.onnx is damaged: export it again"),
+        (r"\377\376\nserver: a is damaged: export it again\n\377\n\n", "a is damaged: export it again"),
+        (
+            r"Traceback\n  (\nMemoryError: )\n)",
+            "FOLDER: loading it failed with exit code 3: run python -m server probe",
+        ),
+        (r"", "FOLDER: loading it failed with exit code 3: run python -m server probe --bundle FOLDER to see why"),
+    ],
+)
+def test_reason_is_a_sentence_however_the_child_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, said: str
+) -> None:
+    program(tmp_path, monkeypatch, f"printf '{written}' >&2; exit 3")
+    with pytest.raises(BundleError) as caught:
+        probe(tmp_path, EngineOptions(), LONG)
+    assert str(caught.value).startswith(said.replace("FOLDER", str(tmp_path)))
+    assert str(caught.value).endswith("export it again")
+
+
+def test_reason_fits_the_trailers_of_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, monkeypatch, "echo server: $(seq 9000) >&2; exit 2")
+    with pytest.raises(BundleError) as caught:
+        probe(tmp_path, EngineOptions(), LONG)
+    assert len(str(caught.value)) <= 1_000
+
+
+def test_reason_of_several_lines_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_argv: list[str]) -> None:
+        raise BundleError("a: a model cannot be run (Error:\n  at node 7\n)")
+
+    def leave(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("server.__main__._run", fail)
+    monkeypatch.setattr("server.__main__.os._exit", leave)
+    with pytest.raises(SystemExit):
+        main(["probe"])
+    assert capsys.readouterr().err == "server: a: a model cannot be run (Error: at node 7 )\n"
+
+
+def test_child_that_does_not_end_is_stopped_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, monkeypatch, "exec cat")  # until its stdin ends
+    with pytest.raises(BundleError, match=r"not warm .* after 0.2 s: export it again or raise --probe-timeout-s"):
+        probe(tmp_path, EngineOptions(), timeout_s=0.2)

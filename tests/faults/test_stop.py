@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.models.bundle import Bundle
@@ -89,6 +90,21 @@ def until_refused(channel: grpc.Channel) -> bool:
             if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE:
                 return True
     return False
+
+
+def test_second_sigterm_ends_the_drain(bundle: Bundle) -> None:
+    with (
+        slow_server(bundle, 0, "--drain-ms", "3600000") as (process, address, _),
+        grpc.insecure_channel(address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=LONG, wait_for_ready=True)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        process.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert EncoderServiceStub(channel).Encode(pb.EncodeRequest(texts=["late"]), timeout=LONG).rows == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONG) == 0
 
 
 @contextmanager

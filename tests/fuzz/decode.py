@@ -1,43 +1,41 @@
-"""Every method's decoding and checking in process: the real servicers over a pipeline that answers nothing."""
+"""Every method's decoding and checking in process: a real worker and servicer over a small engine."""
 
 from __future__ import annotations
 
-import inspect
 import logging
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2 as triton
 
-from server.api.calls import Calls
-from server.api.convert import InputLimits
-from server.api.inference.infer import Inference
-from server.api.inference.repository import ModelRepository
-from server.api.inference.servicer import InferenceServicer
-from server.api.services import EncoderServicer, RecommenderServicer
-from server.api.sizes import MessageLimits
-from server.api.wire import decode
-from server.catalogue.catalogue import Catalogue, Item
+from server.batching.scheduler import Limits
+from server.decode import decode
 from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import Recommendation, Request, Strategy, Timings
-from server.pipeline.engine import Engine, EngineOptions
-from server.telemetry.metrics import Metrics
-from server.telemetry.watch import BundleWatch
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pipeline.engine import Engine
+from server.ticket import Reply, Ticket
+from server.worker import methods
+from server.worker.open_inference.infer import inference_methods
+from server.worker.open_inference.repository import ModelRepository
+from server.worker.open_inference.servicer import InferenceServicer
+from server.worker.worker import Worker
+from tests import small
 from tests.fuzz.mutators import Case, Cases, kinds
-from tests.fuzz.seeds import ENCODER, RECOMMENDER
+from tests.workers import BATCH_RECOMMEND, STREAM_RECOMMEND, SmallEngine
 
-SERVED = "movielens-quick"
+SERVED = "small"
 LIMIT_S = 1.0
 _ALLOWED = (InvalidRequest, MessageTooLarge, NotFound, Unsupported)
+_INTERNAL, _MAX_ENTRIES = 13, 256
+_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 class Context:
@@ -46,63 +44,11 @@ class Context:
     def time_remaining(self) -> float | None:
         return None
 
-    def add_callback(self, callback: object) -> bool:
-        return True
 
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-
-class Pipeline:
-    """Waits as the real one does, for answers that are there at once."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-
-    async def encode(self, texts: Sequence[str], call: Call, priority: int) -> NDArray[np.float32]:
-        await self._wait(call)
-        return np.zeros((len(texts), 4), dtype=np.float32)
-
-    async def recommend_many(
-        self, requests: Sequence[Request], call: Call, *, is_one_request: bool = False
-    ) -> list[Recommendation | SwiftrecError]:
-        await self._wait(call)
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Request) -> Recommendation | SwiftrecError:
-        try:
-            mask = self._catalogue.mask(request.conditions, ())
-        except SwiftrecError as error:
-            return error
-        items = self._catalogue.popular(mask, request.top_k)
-        return Recommendation(items, [], Strategy.POPULARITY, 0, Timings())
-
-    async def _wait(self, call: Call) -> None:
-        call.expect(1)
-        call.arrived()
-        await call
-
-
-class Shelf:
+class Shelf(SmallEngine):
     """A registry with one engine, version 1."""
 
     default = SERVED
-
-    def __init__(self) -> None:
-        items = [Item(str(n), f"item {n}", "text", {"genre": ["Comedy"], "decade": ["1990s"]}, n) for n in range(60)]
-        facts = SimpleNamespace(name=SERVED, version=1, dimensions=4)
-        catalogue = Catalogue(items, np.zeros((len(items), 4), dtype=np.float32))
-        self._engine = SimpleNamespace(
-            bundle=SimpleNamespace(manifest=facts),
-            recommender=Pipeline(catalogue),
-            options=EngineOptions(),
-            watch=BundleWatch(Metrics(), SERVED, 1),
-        )
-
-    def use(self, name: str = "", version: int = 0) -> AbstractContextManager[object]:
-        if name not in {"", SERVED} or version not in {0, 1}:
-            raise NotFound(f"no bundle {name} is loaded")
-        return nullcontext(self._engine)
 
     def names(self) -> set[str]:
         return {SERVED}
@@ -116,8 +62,14 @@ class Shelf:
     def index(self) -> list[object]:
         return []
 
-    def ready(self) -> list[object]:
-        return [self._engine]
+    def ready(self) -> list[Engine]:
+        return [self.engine]
+
+
+@cache
+def _shelf() -> Shelf:
+    with tempfile.TemporaryDirectory() as folder:
+        return Shelf(small.write_bundle(Path(folder) / "1"), cache_bytes=10_000_000)
 
 
 @dataclass(slots=True)
@@ -135,30 +87,35 @@ class Checker:
     """Decodes and answers messages as the server would, without one."""
 
     def __init__(self) -> None:
-        registry, limits, metrics = cast("Registry[Engine]", Shelf()), InputLimits(), Metrics()
-        calls, sizes = Calls(10.0), MessageLimits()
-        recommender = RecommenderServicer(registry, limits, sizes, calls, metrics)
-        repository = ModelRepository(registry, lambda: True, limits.entries)
-        inference = Inference(repository, limits, sizes, metrics)
-        self._kinds = kinds(SERVED)
-        self._servicers = {
-            RECOMMENDER: recommender,
-            ENCODER: EncoderServicer(registry, limits, sizes, calls),
-        }
-        self._rest = InferenceServicer(inference, repository, calls, lambda: True)
+        shelf, self._errors = _shelf(), _Errors()
+        registry, services = cast("Registry[Engine]", shelf), shelf.services()
+        repository = ModelRepository(registry, lambda: True, _MAX_ENTRIES)
+        self._methods = methods.recommender_methods(services) | inference_methods(services, repository)
+        self._worker = Worker(self._methods, Limits(), clock=shelf.clock)
+        self._servicer, self._kinds = InferenceServicer(repository, lambda: True), kinds(SERVED)
         self._context = cast("grpc.ServicerContext", Context())
 
     def answer(self, case: Case) -> None:
-        """Raises what the edge would have to map."""
-        service, _, name = case.method.rpartition("/")
-        method: Callable[..., Any] = getattr(self._servicers.get(service + "/", self._rest), name)
-        messages = (decode(self._kinds[case.method], data) for data in case.messages)
-        if "Stream" in name:
-            for reply in method(messages, self._context):
-                reply.SerializeToString()
-        else:
-            reply = method(next(messages), self._context)
-            (finish(reply) if inspect.iscoroutine(reply) else reply).SerializeToString()
+        """Raises what the front would have to map."""
+        for message in case.messages:
+            if case.method in self._methods:
+                self._run(case.method, message)
+            else:
+                method: Callable[..., Any] = getattr(self._servicer, case.method.rpartition("/")[2])
+                method(decode(self._kinds[case.method], message), self._context).SerializeToString()
+
+    def _run(self, method: str, message: bytes) -> None:
+        replies: list[Reply] = []
+        self._worker.admit(Ticket(method, message, 1e9, replies.append))
+        while self._worker.has_work:
+            self._worker.step()
+        (reply,) = replies
+        if isinstance(reply, SwiftrecError):
+            raise reply.__cause__ or reply
+        if error := self._errors.take():
+            raise error
+        if _is_internal(method, reply):
+            raise AssertionError("an internal error in a message of a stream or a list")
 
     def check(self, case: Case) -> str:
         """How the case ended: "ok", the name of an allowed error, or a failure that begins with "!"."""
@@ -173,6 +130,37 @@ class Checker:
         if (took := time.thread_time() - started) > LIMIT_S:
             return f"!took {took:.2f} s"
         return ending
+
+
+class _Errors(logging.Handler):
+    """Keeps the exception that was logged last: that of a message of a stream or of a list."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._last: BaseException | None = None
+        logging.getLogger("server").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        if record.exc_info:
+            self._last = record.exc_info[1]
+
+    def take(self) -> BaseException | None:
+        """The exception since it was asked for last."""
+        last, self._last = self._last, None
+        return last
+
+
+def _is_internal(method: str, reply: bytes) -> bool:
+    """Whether a reply tells a client of an internal error; a log level may hide its cause."""
+    if method == BATCH_RECOMMEND:
+        results = pb.BatchRecommendResponse.FromString(reply).results
+        return any(result.error.code == _INTERNAL for result in results)
+    if method == STREAM_RECOMMEND:
+        return pb.StreamRecommendResponse.FromString(reply).result.error.code == _INTERNAL
+    if method == _STREAM_INFER:
+        return bool(triton.ModelStreamInferResponse.FromString(reply).error_message == "internal error")
+    return False
 
 
 def run(number: int, seed: int, start: int = 0, progress: Callable[[Outcome], None] = lambda _outcome: None) -> Outcome:

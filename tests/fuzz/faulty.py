@@ -6,11 +6,11 @@ import sys
 from typing import NoReturn
 
 from benchmarks import stub
-from server.api import services
-from server.api.convert import InputLimits, to_request
 from server.config import read_settings
+from server.domain import Request
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.domain import Request
+from server.worker import methods
+from server.worker.validate import InputLimits, to_request
 
 
 def confused(message: pb.RecommendRequest, limits: InputLimits) -> Request:
@@ -25,5 +25,5 @@ def _fail() -> NoReturn:
 
 
 if __name__ == "__main__":
-    setattr(services, "to_request", confused)  # noqa: B010 (a name that the module does not export)
+    setattr(methods, "to_request", confused)  # noqa: B010 (a name that the module does not export)
     sys.exit(stub.run(read_settings(stub.StubSettings, sys.argv[1:])))

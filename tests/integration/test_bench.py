@@ -72,7 +72,7 @@ def test_run_is_complete_and_its_last_line_is_the_result(smoke: tuple[Path, str]
         assert 0.1 < workload.work_ratio.median < 2
         assert workload.batch_jobs.median >= 1
     assert set(found.scenarios) == {"SingleStream", "Server", "Offline"}
-    assert set(found.parts) == {"tokeniser", "session", "batcher", "index", "serialisation"}
+    assert set(found.parts) == {"tokeniser", "session", "queue", "index", "serialisation"}
     assert found.startup_s.median > 0
     assert found.memory_mb > 50
 

@@ -2,61 +2,124 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from tritonclient.grpc import service_pb2
 
-from server.api.calls import Calls
-from server.api.streams import WIDTH
 from server.app import App
-from server.errors import Cancelled, DeadlineExceeded
+from server.batching.admission import Load
+from server.errors import DeadlineExceeded, SwiftrecError
+from server.front.exchange import Exchanges
+from server.front.timers import Timers
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import Request
+from server.ticket import Reply, Ticket
 from tests.until import LONG
 
-
-async def awaited(call: Call) -> None:
-    await call
+_RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"
 
 
-class Context:
-    """The part of a gRPC context that `Calls` asks."""
+class KeepingLink:
+    """A worker that keeps what it is sent and answers nothing."""
 
-    def __init__(self, remaining: float | None) -> None:
-        self._remaining = remaining
+    load = Load(0, 0, 0.0)
 
-    def time_remaining(self) -> float | None:
-        return self._remaining
+    def __init__(self) -> None:
+        self.sent: list[Ticket] = []
+        self.cancelled: list[Ticket] = []
 
-    def add_callback(self, callback: Callable[[], None], /) -> bool:
-        return True
+    def send(self, ticket: Ticket, /) -> None:
+        self.sent.append(ticket)
+
+    def cancel(self, ticket: Ticket, /) -> None:
+        self.cancelled.append(ticket)
+
+
+@contextmanager
+def exchanges(link: KeepingLink, default_timeout_s: float = 5.0) -> Iterator[Exchanges]:
+    timers = Timers()
+    timers.start()
+    yield Exchanges(link, timers, lambda _ticket, error: error, default_timeout_s)
+    timers.stop()
 
 
 @pytest.mark.parametrize(("remaining", "seconds"), [(None, 5.0), (9e18, 5.0), (1.0, 1.0), (60.0, 5.0)])
 def test_call_takes_the_clients_deadline_or_an_earlier_default(remaining: float | None, seconds: float) -> None:
-    before = time.monotonic()
-    call = Calls(5.0).of(Context(remaining)).call()  # type: ignore[arg-type] # a hand-written part of a context
-    assert before + seconds <= call.deadline <= time.monotonic() + seconds
+    link, before = KeepingLink(), time.monotonic()
+    with exchanges(link) as front:
+        front.send(_RECOMMEND, b"", remaining, lambda _reply: None, []).cancel()
+    assert before + seconds <= link.sent[0].deadline <= time.monotonic() + seconds
 
 
 @pytest.mark.parametrize(
     ("remaining", "asked", "seconds"),
-    [(1.0, 0.5, 0.5), (1.0, 3.0, 1.0), (9.0, 8.0, 5.0), (None, 3.0, 3.0), (None, 8.0, 5.0), (None, 1e30, 5.0)],
+    [(1.0, 0.5, 0.5), (1.0, 3.0, 1.0), (9.0, 8.0, 5.0), (5.0, 3.0, 3.0), (5.0, 8.0, 5.0), (5.0, 1e12, 5.0)],
 )
-def test_call_takes_the_earliest_of_client_request_and_default(
-    remaining: float | None, asked: float, seconds: float
+def test_inference_takes_the_earliest_of_client_request_and_default(
+    app: App, remaining: float, asked: float, seconds: float
 ) -> None:
-    before = time.monotonic()
-    call = Calls(5.0).of(Context(remaining)).call(asked)  # type: ignore[arg-type] # a hand-written part of a context
-    assert before + seconds <= call.deadline <= time.monotonic() + seconds
+    request = service_pb2.ModelInferRequest(model_name="encoder")
+    request.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(b"x")
+    request.parameters["timeout"].int64_param = int(asked * 1e6)
+    replies: list[Reply] = []
+    now = time.monotonic()
+    ticket = Ticket(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request.SerializeToString(),
+        now + min(remaining, 5.0),  # as `Exchanges` does it
+        replies.append,
+    )
+    work = app._worker_methods[ticket.method](ticket, now)
+    work.open()
+    work.release()
+    assert ticket.deadline == pytest.approx(now + seconds)
+
+
+def test_expired_call_is_answered_once_and_the_worker_is_told() -> None:
+    link, replies, has_reply = KeepingLink(), list[Reply](), threading.Event()
+
+    def on_reply(reply: Reply) -> None:
+        replies.append(reply)
+        has_reply.set()
+
+    with exchanges(link) as front:
+        front.send(_RECOMMEND, b"", 0.01, on_reply, [])
+        assert has_reply.wait(LONG)
+        link.sent[0].done(b"too late")
+    assert [type(reply) for reply in replies] == [DeadlineExceeded]
+    assert link.cancelled == link.sent
+
+
+def test_cancelled_call_is_not_answered() -> None:
+    link, replies = KeepingLink(), list[Reply]()
+    with exchanges(link) as front:
+        exchange = front.send(_RECOMMEND, b"", LONG, replies.append, [])
+        exchange.cancel()
+        link.sent[0].done(b"too late")
+        exchange.cancel()
+    assert replies == []
+    assert link.cancelled == link.sent
 
 
 def test_late_request_is_refused_and_never_run(app: App) -> None:
-    with app.registry.use() as engine, pytest.raises(DeadlineExceeded):
-        finish(engine.recommender.recommend(Request(query="a good western"), Call(time.monotonic() - 1)))
+    replies, is_answered = list[bytes | SwiftrecError](), threading.Event()
+
+    def done(reply: Reply) -> None:
+        replies.append(reply)
+        is_answered.set()
+
+    with app.registry.use() as engine:
+        before = engine.recorder.models["ranker"].statistics.snapshot()
+        data = pb.RecommendRequest(query="a good western").SerializeToString()
+        app.link.send(Ticket(_RECOMMEND, data, time.monotonic() - 1, done))
+        assert is_answered.wait(LONG)
+        after = engine.recorder.models["ranker"].statistics.snapshot()
+    assert [type(reply) for reply in replies] == [DeadlineExceeded]
+    assert (after.success, after.executions) == (before.success, before.executions)
 
 
 def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServiceStub) -> None:
@@ -69,38 +132,3 @@ def test_cancelled_calls_leave_the_server_answering(recommender: RecommenderServ
 
 def test_call_without_a_deadline_is_answered(recommender: RecommenderServiceStub) -> None:
     assert recommender.Recommend(pb.RecommendRequest(query="a good western")).items
-
-
-def test_stream_keeps_one_callback_however_many_messages_it_has() -> None:
-    class Kept(Context):
-        def __init__(self) -> None:
-            super().__init__(None)
-            self.callbacks: list[Callable[[], None]] = []
-
-        def add_callback(self, callback: Callable[[], None], /) -> bool:
-            self.callbacks.append(callback)
-            return True
-
-    context = Kept()
-    caller = Calls(5.0).of(context)  # type: ignore[arg-type] # a hand-written part of a context
-    made = [caller.call() for _ in range(100)]
-    assert len(context.callbacks) == 1
-    context.callbacks[0]()
-    assert [call.is_cancelled for call in made] == [False] * (100 - WIDTH) + [True] * WIDTH
-    assert caller.call().is_cancelled
-
-
-def test_call_that_was_over_before_it_expected_anything_does_not_wait() -> None:
-    call = Call(time.monotonic() + LONG)
-    call.cancel()
-    call.expect(1)
-    with pytest.raises(Cancelled):  # who waits in vain meets the deadline
-        finish(awaited(call))
-
-
-def test_call_whose_deadline_has_passed_says_so_even_if_it_was_cancelled() -> None:
-    call = Call(time.monotonic() - 1)
-    call.expect(1)
-    call.cancel()
-    with pytest.raises(DeadlineExceeded):
-        finish(awaited(call))

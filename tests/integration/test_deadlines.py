@@ -6,68 +6,89 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from typing import cast
 
 import grpc
 
 from benchmarks.stub import StubSession
 from server.app import App
-from server.batching.admission import Load, Refusal
-from server.batching.batcher import Batcher
-from server.batching.policy import Limits
+from server.batching.admission import Load, RejectReason
+from server.batching.scheduler import Limits
 from server.config import ServerSettings
-from server.errors import DeadlineExceeded, SwiftrecError
+from server.errors import DeadlineExceeded
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from server.pipeline.engine import Engine
+from server.pipeline.request_state import TextState
+from server.pipeline.stages import StageRates
+from server.telemetry.metrics import Metrics
+from server.telemetry.recorder import BundleRecorder
+from server.ticket import Reply, Ticket
+from server.worker.work import Work
+from server.worker.worker import Worker
 from tests.until import until
 
 _NUMBER, _LONG = 10_000, 60.0
 
 
 class Ticking:
-    """A model whose batches take simulated time; it keeps the deadlines that had passed when a job ran."""
+    """An engine whose steps take simulated time; it keeps the deadlines that had passed when a request ran."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.late: list[float] = []
         self.ran = 0
+        self.recorder = BundleRecorder(Metrics(), "ticking", 1)
+        self.rates = StageRates()
+        self.stages = self  # it is all that a worker asks of an engine
 
     def clock(self) -> float:
         return self.now
 
-    def run(self, deadlines: Sequence[float]) -> Sequence[float]:
+    def run(self, batch: Sequence[TextState]) -> None:
+        deadlines = [cast("Ticket", state.call).deadline for state in batch]
         self.late += [deadline for deadline in deadlines if deadline <= self.now]
-        self.ran += len(deadlines)
-        self.now += 0.01 * len(deadlines)
-        return deadlines
+        self.ran += len(batch)
+        self.now += 0.01 * len(batch)
 
 
-def everything(load: Load, tokens: int, run_s: float, patience_s: float, limits: Limits) -> Refusal | None:
+def works_of(engine: Ticking, rng: random.Random) -> type[Work]:
+    class OneText(Work):
+        """A call with one text."""
+
+        def open(self) -> None:
+            state = TextState([[1] * rng.randint(1, 60)])
+            state.tokens, state.cost_s = len(state.rows[0]), 0.001
+            self.add(cast("Engine", engine), [state], "encoder", rng.randint(1, 9))
+
+        def respond(self, now: float) -> bytes:
+            return b"done"
+
+    return OneText
+
+
+def everything(load: Load, tokens: int, run_s: float, time_left_s: float, limits: Limits) -> RejectReason | None:
     """Admission that lets everything in, so that deadlines pass in the queue."""
     return None
 
 
 def test_of_10_000_random_deadlines_no_expired_one_runs() -> None:
-    model, rng, over = Ticking(), random.Random(7), threading.Semaphore(0)
-    results: list[object] = []
-
-    def done(result: float | SwiftrecError) -> None:
-        results.append(result)
-        over.release()
-
-    batcher: Batcher[float, float] = Batcher("test", model, Limits(jobs=16), clock=model.clock, admit=everything)
+    engine, rng, replies = Ticking(), random.Random(7), list[Reply]()
+    methods = {"Encode": works_of(engine, rng)}
+    worker = Worker(methods, Limits(jobs=16), clock=engine.clock, reject=everything)
     for _ in range(_NUMBER):
-        deadline = rng.uniform(0.001, 0.02 * _NUMBER)
-        batcher.submit(deadline, rng.randint(1, 60), deadline, done)
-    batcher.start()
-    for _ in range(_NUMBER):
-        assert over.acquire(timeout=_LONG)
-    batcher.stop()
-    expired = sum(isinstance(result, DeadlineExceeded) for result in results)
-    assert model.late == []
-    assert model.ran + expired == _NUMBER == len(results)
-    assert min(model.ran, expired) > _NUMBER / 10  # both kinds were there
-    assert (batcher.load().jobs, batcher.load().tokens) == (0, 0)
+        worker.admit(Ticket("Encode", b"", rng.uniform(0.001, 0.02 * _NUMBER), replies.append))
+    while worker.has_work:
+        worker.step()
+    expired = sum(isinstance(reply, DeadlineExceeded) for reply in replies)
+    answered = replies.count(b"done")
+    assert engine.late == []
+    assert answered + expired == _NUMBER == len(replies)
+    assert answered <= engine.ran  # a deadline may pass during the step
+    assert min(engine.ran, expired) > _NUMBER / 10  # both kinds were there
+    model = engine.recorder.models["encoder"]
+    assert (worker.load, worker.calls, model.waiting_jobs, model.waiting_tokens) == (Load(0, 0, 0.0), 0, 0, 0)
 
 
 def test_10_000_random_cancels_leave_every_gauge_at_0(bundle: Bundle) -> None:
@@ -104,9 +125,9 @@ def test_10_000_random_cancels_leave_every_gauge_at_0(bundle: Bundle) -> None:
         with app.registry.use() as engine:
 
             def held() -> list[int]:
-                loads = [batcher.load() for batcher in (engine.encode, engine.rank)]
-                waiting = [number for load in loads for number in (load.jobs, load.tokens)]
-                return [app.doors.inside, engine.encodings.in_flight, *waiting]
+                models = engine.recorder.models.values()
+                waiting = [number for model in models for number in (model.waiting_jobs, model.waiting_tokens)]
+                return [app.limiters.calls.in_use, app.worker.calls, app.worker.load.jobs, *waiting]
 
             # Clients are told of their cancels before the server is, which may still be at work on the last calls.
             until(lambda: not any(held()), held)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from pathlib import Path
 
 import grpc
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 from benchmarks.stub import StubSession
 from server.app import App
 from server.config import ServerSettings
+from server.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.models.bundle import Bundle
 from server.models.session import Session
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
-from server.pipeline.engine import Engine, EngineOptions
-from server.pipeline.ranking import Rankings
+from server.pipeline.engine import Engine, EngineOptions, answer_of
+from server.pipeline.recommend import explain
+from tests.until import until
 
 _LONG = 30.0
 _SERVICES = ("", "swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
@@ -68,11 +67,12 @@ def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
 
     engine = Engine(bundle, EngineOptions(), open_session=open_slow, clock=lambda: now[0])
     sizes = ((1, 5), (8, 40), (20, 10))
-    assert all(batcher.cost(*size) < 0.01 for batcher in (engine.encode, engine.rank) for size in sizes)
+    encoder, ranker = engine.stages.encoder.cost, engine.stages.ranker.cost
+    assert all(cost(*size) < 0.01 for cost in (encoder, ranker) for size in sizes)
     engine.warm_up()
     for size in sizes:
-        assert 0.015 < engine.encode.cost(*size) < 0.04
-        assert 0.03 < engine.rank.cost(*size) < 0.08
+        assert 0.015 < encoder(*size) < 0.04
+        assert 0.03 < ranker(*size) < 0.08
 
 
 class Held(StubSession):
@@ -89,22 +89,11 @@ def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
     Held.gate.clear()
     settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
     app = App(settings, open_session=lambda path, *_: Held.of(path, 0.0))
-    bound = threading.Event()
-    bind = app._bind
-
-    def told(host: str, port: int) -> int:
-        found = bind(host, port)
-        address.append(f"127.0.0.1:{found}")
-        bound.set()
-        return found
-
-    address: list[str] = []
-    app._bind = told  # type: ignore[method-assign]
     starting = threading.Thread(target=app.start)
     starting.start()
     try:
-        assert bound.wait(_LONG)
-        with grpc.insecure_channel(address[0]) as channel:
+        until(lambda: app.port > 0)
+        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
             health = health_pb2_grpc.HealthStub(channel)
 
             def states() -> set[int]:
@@ -144,8 +133,7 @@ def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -
     requests = [Request(history=(TextEvent(f"a text {n}"), ItemEvent("50")), query="films") for n in range(3)]
 
     def answer() -> None:
-        call = Call(time.monotonic() + _LONG)
-        assert len(finish(engine.recommender.recommend_many(requests, call))) == len(requests)
+        assert all(isinstance(answer, Recommendation) for answer in engine.recommend(requests))
 
     answer()
     gc.collect()
@@ -159,38 +147,17 @@ def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -
         engine.stop()
 
 
-def test_stopping_takes_one_timeout_however_many_models_hang(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, waited = [100.0], list[float | None]()
-
-    def hang(timeout_s: float | None) -> None:
-        waited.append(timeout_s)
-        now[0] += timeout_s or 0.0
-
-    engine = Engine(
-        bundle, EngineOptions(sessions=1), open_session=lambda path, *_: StubSession.of(path, 0.0), clock=lambda: now[0]
-    )
-    for batcher in (engine.encode, engine.rank):
-        monkeypatch.setattr(batcher, "stop", hang)
-    engine.stop(5.0)
-    assert waited == [5.0, 0.0]
-    engine.stop()
-    assert waited[2:] == [None, None]
-
-
 def test_what_each_part_adds_sums_to_the_score_of_the_quick_bundle(bundle: Bundle) -> None:
     """For items that histories, titles and descriptions find; the event is one that is in the history."""
     with Engine(bundle, EngineOptions(sessions=1)) as engine:
         first, second = engine.catalogue.items[0], engine.catalogue.items[7]
         history = (ItemEvent("unknown"), TextEvent(first.title), ItemEvent(second.id), TextEvent("old westerns"))
         for request in (Request(history=history), Request(query=first.title), Request(history=history, query="space")):
-            parts, call = engine.recommender._parts, Call(time.monotonic() + _LONG)
-            call.expect(1)
-            rankings = Rankings(parts, [request], call)
-            rankings.start()
-            call.settle()
-            (answer,), (entry,) = rankings.outcomes(), rankings.entries
+            state = engine.resolve(request)
+            engine.run([state])
+            answer = answer_of(state)
             assert isinstance(answer, Recommendation)
-            found = entry.contributions(parts)
+            found = explain(engine.stages, state)
             assert len(found) == len(answer.items) == request.top_k
             for one, (_, score) in zip(found, answer.items, strict=True):
                 assert sum(one.parts.values()) == pytest.approx(score, abs=1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from numpy.typing import NDArray
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from server.app import App
 from server.config import ServerSettings
@@ -34,16 +36,38 @@ class Gated:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self.gate, self.entered = threading.Event(), threading.Semaphore(0)
-        self.gate.set()
+        self._permits, self._is_open = threading.Semaphore(1), True
+        self.entered = threading.Semaphore(0)
         self.sizes: list[int] = []
         self.fails = 0
+
+    def open(self) -> None:
+        """Let every batch through."""
+        self._is_open = True
+        self._permits.release()
+
+    def close(self) -> None:
+        """Hold the next batch, and tell of it by `entered`."""
+        self._is_open = False
+        for semaphore in (self._permits, self.entered):
+            while semaphore.acquire(blocking=False):
+                pass
+
+    def let_one_through(self) -> None:
+        """Let the batch through that is held; the next one is held again."""
+        self._permits.release()
+
+    def until_held(self) -> None:
+        """Until a batch is held."""
+        assert self.entered.acquire(timeout=LONG)
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         rows, is_failing = len(next(iter(feeds.values()))), self.fails > 0
         self.fails -= is_failing
         self.entered.release()
-        assert self.gate.wait(LONG)
+        assert self._permits.acquire(timeout=LONG)
+        if self._is_open:
+            self._permits.release()
         if is_failing:
             raise RuntimeError("the model fails")
         self.sizes.append(rows)
@@ -56,33 +80,32 @@ class Bench:
     def __init__(self, app: App, encoder: Gated, ranker: Gated, channel: grpc.Channel) -> None:
         self.app, self.encoder, self.ranker = app, encoder, ranker
         self.recommender = RecommenderServiceStub(channel)
+        self.inference = GRPCInferenceServiceStub(channel)
         self.stub, self.health = EncoderServiceStub(channel), health_pb2_grpc.HealthStub(channel)
 
     def ask(self, text: str, timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
         return self.stub.Encode.future(pb.EncodeRequest(texts=[text]), timeout=timeout)
 
     def hold(self) -> grpc.Future:  # type: ignore[type-arg]
-        """Keep the session busy, so that what follows shares a batch."""
-        self.encoder.gate.clear()
-        while self.encoder.entered.acquire(blocking=False):
-            pass
+        """Hold the worker in a step, so that what follows waits."""
+        self.encoder.close()
         first = self.ask("the first")
-        assert self.encoder.entered.acquire(timeout=LONG)
+        self.encoder.until_held()
         return first
 
-    def until_waiting(self, jobs: int) -> None:
-        """Until so many jobs wait; every change of the queue comes from a call that is on its way."""
-        with self.app.registry.use() as engine:
-            until(lambda: engine.encode.load().jobs == jobs, lambda: f"{engine.encode.load()}, expected {jobs} jobs")
+    def until_calls(self, calls: int) -> None:
+        """Until so many calls are in flight, those that wait and those of the step."""
+        limiter = self.app.limiters.calls
+        until(lambda: limiter.in_use == calls, lambda: f"{limiter.in_use} calls, expected {calls}")
+
+    def admit(self) -> None:
+        """End the step that is held: what waits is admitted, and the next step is held."""
+        self.encoder.let_one_through()
+        self.encoder.until_held()
 
     def recommend(self, timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
         """Ask for what has no text, so that only the ranker works."""
         return self.recommender.Recommend.future(RecommendRequest(history=[Event(item_id="50")]), timeout=timeout)
-
-    def until_ranking(self, jobs: int) -> None:
-        """As `until_waiting`, for the ranker."""
-        with self.app.registry.use() as engine:
-            until(lambda: engine.rank.load().jobs == jobs, lambda: f"{engine.rank.load()}, expected {jobs} jobs")
 
     def is_healthy(self) -> bool:
         reply = self.health.Check(health_pb2.HealthCheckRequest(), timeout=LONG)
@@ -99,6 +122,8 @@ def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
     plain = {"bundle": bundle.folder, "port": 0, "metrics_port": 0, "sessions": 1, "cache_mb": 0}
     plain["default_timeout_ms"] = int(1e3 * LONG)
     app = App(ServerSettings.model_validate(plain | settings), open_session=open_gated)
+    # After a step that was held the next one would be short.
+    app.worker._limits = replace(app.worker._limits, step_s=1e9)
     app.start()
     encoder.sizes.clear()
     ranker.sizes.clear()
@@ -106,8 +131,8 @@ def bench(bundle: Bundle, **settings: object) -> Iterator[Bench]:
         try:
             yield Bench(app, encoder, ranker, channel)
         finally:
-            encoder.gate.set()
-            ranker.gate.set()
+            encoder.open()
+            ranker.open()
             app.stop()
 
 
@@ -118,18 +143,44 @@ def code(future: grpc.Future) -> grpc.StatusCode:  # type: ignore[type-arg]
     return caught.value.code()
 
 
+def refused_of(
+    calls: list[grpc.Future],  # type: ignore[type-arg]
+    number: int,
+) -> list[grpc.Future]:  # type: ignore[type-arg]
+    """Those that have ended while the others wait: so many of them."""
+    until(lambda: sum(call.done() for call in calls) == number)
+    return [call for call in calls if call.done()]
+
+
 def test_first_of_a_batch_cancels_and_its_mates_are_answered(bundle: Bundle) -> None:
     with bench(bundle) as one:
         held = one.hold()
         calls = [one.ask(f"text {n}") for n in range(5)]
-        one.until_waiting(5)
+        one.until_calls(6)
         calls[0].cancel()
-        one.until_waiting(4)
-        one.encoder.gate.set()
+        one.until_calls(5)
+        one.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in [held, *calls[1:]])
         assert one.encoder.sizes == [1, 4]
         assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
+
+
+def test_call_that_was_admitted_cancels_and_never_runs(bundle: Bundle) -> None:
+    with bench(bundle, max_batch_jobs=1) as one:
+        held = one.hold()
+        calls = [one.ask(f"text {n}") for n in range(5)]
+        one.until_calls(6)
+        one.admit()
+        assert held.result(LONG).rows == 1
+        one.until_calls(5)  # of which one is in the step
+        for call in calls[1:]:
+            call.cancel()
+        one.until_calls(1)
+        one.encoder.open()
+        assert one.ask("the next").result(LONG).rows == 1
+        assert one.encoder.sizes == [1, 1, 1]
+        assert not one.app.worker.has_work
 
 
 def test_running_job_whose_caller_leaves_harms_nobody(bundle: Bundle) -> None:
@@ -137,8 +188,8 @@ def test_running_job_whose_caller_leaves_harms_nobody(bundle: Bundle) -> None:
         held = one.hold()
         held.cancel()
         mate = one.ask("text")
-        one.until_waiting(1)
-        one.encoder.gate.set()
+        one.until_calls(1)
+        one.encoder.open()
         assert mate.result(LONG).rows == 1
 
 
@@ -146,10 +197,11 @@ def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
     with bench(bundle) as one:
         held = one.hold()
         calls = [one.ask(f"text {n}") for n in range(4)]
-        one.until_waiting(4)
-        one.encoder.fails = 1  # for the batch that runs now: it is run again alone and succeeds
-        one.encoder.gate.set()
+        one.until_calls(5)
+        one.encoder.fails = 1  # for the batch that runs next: it is run again row by row and succeeds
+        one.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in [held, *calls])
+        assert one.encoder.sizes == [1, 1, 1, 1, 1]
         assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
@@ -158,13 +210,14 @@ def test_model_that_fails_on_one_text_fails_that_one_only(bundle: Bundle) -> Non
     with bench(bundle) as one:
         held = one.hold()
         calls = [one.ask(f"text {n}") for n in range(3)]
-        one.until_waiting(3)
-        one.encoder.gate.set()
+        one.until_calls(4)
+        one.encoder.fails = 2  # the batch, and the first row when it is run again
+        one.encoder.open()
         assert held.result(LONG).rows == 1
-        assert all(call.result(LONG).rows == 1 for call in calls)
-        one.encoder.fails = 2  # a batch of one: run, isolated at once
+        assert code(calls[0]) is grpc.StatusCode.INTERNAL
+        assert all(call.result(LONG).rows == 1 for call in calls[1:])
+        one.encoder.fails = 1  # a batch of one fails at once
         assert code(one.ask("guilty")) is grpc.StatusCode.INTERNAL
-        one.encoder.fails = 0
         assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
@@ -174,124 +227,93 @@ def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> No
         held = one.hold()
         good = one.ask("good")
         bad = one.stub.Encode.future(pb.EncodeRequest(texts=["good", ""]), timeout=LONG)
+        one.until_calls(3)
+        one.encoder.open()
         assert code(bad) is grpc.StatusCode.INVALID_ARGUMENT
-        one.encoder.gate.set()
         assert [call.result(LONG).rows for call in (held, good)] == [1, 1]
         assert one.ask("the next").result(LONG).rows == 1
         assert one.is_healthy()
 
 
-class Freed:
-    """Hears of each place that a model's queue gets back, without a look that would hold the interpreter."""
-
-    def __init__(self, one: Bench, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._places = threading.Semaphore(0)
-        with one.app.registry.use() as engine:
-            monkeypatch.setattr(engine.watch.models[model], "dropped", lambda _why: self._places.release())
-
-    def wait(self, places: int) -> None:
-        """Until `places` more are free."""
-        assert all(self._places.acquire(timeout=LONG) for _ in range(places))
-
-
-def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("model", ["encoder", "ranker"])
+def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(bundle: Bundle, model: str) -> None:
     with bench(bundle) as one:
-        freed = Freed(one, "encoder", monkeypatch)
-        one.hold()
-        calls = [one.ask(f"text {n}") for n in range(20)]
-        late = [one.ask(f"late {n}", timeout=_LATE_S) for n in range(20)]
-        one.until_waiting(40)
+        session: Gated = getattr(one, model)
+
+        def ask(timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
+            return one.ask("text", timeout) if model == "encoder" else one.recommend(timeout)
+
+        session.close()
+        held = ask()
+        session.until_held()
+        calls, late = [ask() for _ in range(20)], [ask(_LATE_S) for _ in range(20)]
+        one.until_calls(41)
         for call in calls:
             call.cancel()
-        freed.wait(20)  # the model is still held
+        one.until_calls(21)  # the model is still held
         assert {code(call) for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        freed.wait(20)  # the model is still held
-        one.until_waiting(0)
-        one.encoder.gate.set()
-        assert one.ask("the next").result(LONG).rows == 1
-        assert one.encoder.sizes == [1, 1]  # none of the forty ran
-
-
-def test_calls_that_wait_for_ranking_free_their_places_while_the_model_is_busy(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with bench(bundle) as one:
-        freed = Freed(one, "ranker", monkeypatch)
-        one.ranker.gate.clear()
-        while one.ranker.entered.acquire(blocking=False):
-            pass
-        held = one.recommend()
-        assert one.ranker.entered.acquire(timeout=LONG)
-        calls, late = [one.recommend() for _ in range(20)], [one.recommend(timeout=_LATE_S) for _ in range(20)]
-        one.until_ranking(40)
-        for call in calls:
-            call.cancel()
-        freed.wait(20)  # the model is still held
-        assert {code(call) for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        freed.wait(20)  # the model is still held
-        one.until_ranking(0)
-        one.ranker.gate.set()
-        assert held.result(LONG).items
-        assert one.recommend().result(LONG).items
-        assert one.ranker.sizes == [1, 1]  # none of the forty ran
+        one.until_calls(1)  # the model is still held
+        session.open()
+        assert held.done() or held.result(LONG)
+        assert ask().result(LONG)
+        assert session.sizes == [1, 1]  # none of the forty ran
 
 
 def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
-    with bench(bundle, max_waiting_jobs=3) as one:
-        one.hold()
-        calls = [one.ask(f"text {n}") for n in range(3)]
-        one.until_waiting(3)
-        refused = one.ask("too many")
+    with bench(bundle, max_waiting_jobs=3, max_batch_jobs=1) as one:
+        held = one.hold()
+        calls = [one.ask(f"text {n}") for n in range(4)]
+        one.until_calls(5)
+        one.admit()
+        (refused,) = refused_of(calls, 1)
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "Exceeds maximum queue size" in refused.details()  # type: ignore[attr-defined] # as Triton's clients ask
         assert int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1  # type: ignore[attr-defined]
         status, retry = rpc_status.from_call(cast("grpc.Call", refused)), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
         assert retry.retry_delay.ToTimedelta().total_seconds() > 0
-        one.encoder.gate.set()
-        assert all(call.result(LONG).rows == 1 for call in calls)
+        one.encoder.open()
+        assert all(call.result(LONG).rows == 1 for call in [held, *calls] if call is not refused)
 
 
 def test_calls_beyond_the_bound_are_refused_with_retry_info(bundle: Bundle) -> None:
     with bench(bundle, max_calls=4) as one:
         held = [one.hold(), *[one.ask(f"text {n}") for n in range(3)]]
-        one.until_waiting(3)
+        one.until_calls(4)
         refused = one.ask("too many")
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (
             error_details_pb2.RetryInfo.DESCRIPTOR.full_name
             in rpc_status.from_call(cast("grpc.Call", refused)).details[0].type_url
         )
-        one.encoder.gate.set()
+        one.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in held)
 
 
-def test_dead_batching_thread_turns_health_off(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_worker_turns_health_off_and_answers_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("a bug of ours")
+
     with bench(bundle) as one:
         assert one.is_healthy()
-        with one.app.registry.use() as engine:
-
-            def broken(*_: object) -> None:
-                raise RuntimeError("a bug of ours")
-
-            monkeypatch.setattr(engine.watch.models["encoder"], "ran", broken)
-        assert code(one.ask("text")) is grpc.StatusCode.UNAVAILABLE
+        monkeypatch.setattr(one.app.worker, "step", broken)
+        assert code(one.ask("the one that it dies of")) is grpc.StatusCode.UNAVAILABLE
         assert not one.is_healthy()
+        assert code(one.ask("a later one")) is grpc.StatusCode.UNAVAILABLE
 
 
 def test_outcomes_in_the_metrics_are_those_that_clients_saw(bundle: Bundle) -> None:
-    with bench(bundle, max_waiting_jobs=3) as one:
+    with bench(bundle, max_waiting_jobs=3, max_batch_jobs=1) as one:
         held = one.hold()
-        waiting = [one.ask(f"text {n}") for n in range(3)]
-        one.until_waiting(3)
-        full = [one.ask(f"full {n}") for n in range(4)]
+        calls = [one.ask(f"text {n}") for n in range(7)]
+        one.until_calls(8)
+        one.admit()
+        full = refused_of(calls, 4)
         bad = [one.ask("") for _ in range(5)]
+        one.encoder.open()
         seen = [code(call) for call in (*full, *bad)]
-        one.encoder.gate.set()
-        assert all(call.result(LONG).rows == 1 for call in [held, *waiting])
-        calls = one.app.metrics.calls
-        assert seen.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == calls.count("Encode", "RESOURCE_EXHAUSTED") == 4
-        assert seen.count(grpc.StatusCode.INVALID_ARGUMENT) == calls.count("Encode", "INVALID_ARGUMENT") == 5
-        until(lambda: calls.count("Encode", "OK") == 4)  # an answer is counted when it has been handed to gRPC
+        assert all(call.result(LONG).rows == 1 for call in [held, *calls] if call not in full)
+        counts = one.app.metrics.calls
+        assert seen.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == counts.count("Encode", "RESOURCE_EXHAUSTED") == 4
+        assert seen.count(grpc.StatusCode.INVALID_ARGUMENT) == counts.count("Encode", "INVALID_ARGUMENT") == 5
+        until(lambda: counts.count("Encode", "OK") == 4)  # an answer is counted when it has been handed to gRPC

@@ -60,20 +60,14 @@ def test_server_that_stops_is_alive_and_not_ready(bundle: Bundle) -> None:
         stopping.start()
         until(lambda: probe(one.app, "/readyz") == (503, "the server is stopping\n"))
         assert probe(one.app, "/healthz") == _OK
-        one.encoder.gate.set()
+        one.encoder.open()
         assert held.result(LONG).rows == 1
         stopping.join()
 
 
 def test_server_whose_thread_died_is_not_alive(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with bench(bundle) as one:
-        with one.app.registry.use() as engine:
-
-            def broken(*_: object) -> None:
-                raise RuntimeError("a bug of ours")
-
-            monkeypatch.setattr(engine.watch.models["encoder"], "ran", broken)
+        monkeypatch.setattr(one.app.worker, "step", lambda: 1 / 0)
         assert code(one.ask("text")) is grpc.StatusCode.UNAVAILABLE
-        assert (
-            probe(one.app, "/healthz") == probe(one.app, "/readyz") == (503, "a thread has died: restart the server\n")
-        )
+        reply = (503, "the worker's thread has died: restart the server\n")
+        assert probe(one.app, "/healthz") == probe(one.app, "/readyz") == reply

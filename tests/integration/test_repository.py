@@ -32,7 +32,7 @@ def client_of(app: App) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.app.probe", lambda _folder, _options: None)  # test_swap has a test of it
+    monkeypatch.setattr("server.app.probe", lambda *_: None)  # test_swap has a test of it
 
 
 def states(client: Any) -> dict[tuple[str, str], str]:  # noqa: ANN401 (tritonclient ships no types)

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2
 
-from server.api import visit
 from server.app import App
+from server.front import grpc_adapter
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -69,7 +69,7 @@ def served(request: pytest.FixtureRequest, app: App, bundle: Bundle) -> Iterator
         return
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # the server looks when it is made; the shared one goes on
-            patch.setattr(visit, "_private", None)
+            patch.setattr(grpc_adapter, "_private", None)
             other = stack.enter_context(serving(bundle))
         yield stack.enter_context(connected(other))
 
@@ -225,8 +225,9 @@ def test_call_without_a_token_beyond_the_bound_has_its_id_and_its_line(
         watching: Any = channel.unary_stream(WATCH, None, None)(b"", timeout=60)
         next(watching)
         with logged(caplog) as line:
+            other = channel.unary_stream(WATCH, None, None)(b"", timeout=60, metadata=(("x-request-id", "full"),))
             with pytest.raises(grpc.RpcError) as caught:
-                unary(channel, "health", ("x-request-id", "full"))
+                list(other)
             fields = line()
         watching.cancel()
     assert isinstance(caught.value, grpc.Call)
@@ -240,7 +241,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, 
     """Log calls; gives a function that waits for the only line and returns its fields."""
 
     def lines() -> list[dict[str, Any]]:
-        return [vars(record)["fields"] for record in list(caplog.records) if record.name == "server.api.journal"]
+        return [vars(record)["fields"] for record in list(caplog.records) if record.name == "server.front.access_log"]
 
     def line() -> dict[str, Any]:
         until(lambda: bool(lines()))
@@ -248,5 +249,5 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, 
         return fields
 
     caplog.clear()
-    with caplog.at_level(logging.DEBUG, logger="server.api.journal"):
+    with caplog.at_level(logging.DEBUG, logger="server.front.access_log"):
         yield line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from server.api.security import DENIAL, OPEN_METHODS, Guard, methods_of
 from server.app import ALL_SERVICES, App
+from server.front.front import Front
+from server.front.security import DENIAL, OPEN_METHODS, methods_of
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from tests.files import put
+from tests.http2 import Peer
 from tests.integration.secure import (
     CHECK,
     ENCODE,
@@ -36,6 +39,7 @@ from tests.integration.secure import (
 )
 from tests.until import until
 
+_MANY = 300
 METHODS = methods_of(ALL_SERVICES)
 UNKNOWN = [
     "/swiftrec.v1.EncoderService/None",
@@ -125,35 +129,35 @@ def test_denial_does_not_wait_for_the_request(guarded_channel: grpc.Channel) -> 
     never.put(None)
 
 
-def test_silent_health_calls_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
-    never: queue.Queue[bytes | None] = queue.Queue()
-    ended: queue.Queue[grpc.StatusCode] = queue.Queue()
-    with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
-        silent = [channel.stream_unary(CHECK, bytes, bytes).future(iter(never.get, None)) for _ in range(8)]
-        for call in silent:
-            call.add_done_callback(lambda done: ended.put(done.code()))  # type: ignore[attr-defined] # it is the call
-        assert {ended.get(timeout=20) for _ in range(6)} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert sum(not call.done() for call in silent) == 2
-        assert code(channel, CHECK) is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert code(channel, CHECK, *bearer(TOKEN)) is OK
-        for _ in silent:
-            never.put(None)
-        assert {ended.get(timeout=20) for _ in range(2)} == {grpc.StatusCode.INVALID_ARGUMENT}
+def test_silent_health_calls_without_a_token_do_not_keep_others_out(bundle: Bundle, token_file: Path) -> None:
+    with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel, Peer(app.port) as peer:
         assert code(channel, CHECK) is OK
+        before = threading.active_count()
+        for n in range(_MANY):
+            peer.call(2 * n + 1, CHECK)
+        peer.ping()
+        assert code(channel, CHECK) is OK
+        assert code(channel, CHECK, *bearer(TOKEN)) is OK
+        assert threading.active_count() <= before
+        for n in range(_MANY):
+            peer.cancel(2 * n + 1)
+        until(lambda: app.metrics.calls.count("Check", "CANCELLED") == _MANY)
 
 
+@pytest.mark.parametrize(("method", "ended"), [(CHECK, "DEADLINE_EXCEEDED"), (WATCH, "CANCELLED")])
 def test_silent_health_call_gives_its_place_back(
-    bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch, method: str, ended: str
 ) -> None:
     never: queue.Queue[bytes | None] = queue.Queue()
-    monkeypatch.setattr("server.app.Guard", partial(Guard, silence_s=0.3))
+    monkeypatch.setattr("server.app.Front", partial(Front, first_message_timeout_s=0.3))
     with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
-        silent = channel.stream_unary(CHECK, bytes, bytes).future(iter(never.get, None), timeout=60)
+        silent = channel.stream_unary(method, bytes, bytes).future(iter(never.get, None), timeout=60)
         assert isinstance(silent, grpc.Call)
-        assert silent.code() is grpc.StatusCode.CANCELLED
-        until(lambda: code(channel, CHECK) is OK)  # there was one place
+        assert silent.code().name == ended
+        until(lambda: code(channel, method) is OK)  # of Watch there was one place
         never.put(None)
         stub = health_pb2_grpc.HealthStub(channel)
+        until(lambda: code(channel, WATCH) is OK)
         watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=1.5)  # who has asked may stay
         assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError):
@@ -161,16 +165,30 @@ def test_silent_health_call_gives_its_place_back(
         assert watching.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_watchers_without_a_token_do_not_take_every_thread(bundle: Bundle, token_file: Path) -> None:
-    with serving(bundle, token_file=token_file, max_calls=16) as app, connected(app) as channel:
+def test_watchers_without_a_token_take_neither_every_thread_nor_the_places_of_check(
+    bundle: Bundle, token_file: Path
+) -> None:
+    with serving(bundle, token_file=token_file) as app, connected(app) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(32)]
         assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in watching)
         assert code(channel, WATCH) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(channel, CHECK) is OK
         assert code(channel, WATCH, *bearer(TOKEN)) is OK
         assert code(channel, CHECK, *bearer(TOKEN)) is OK
         for call in watching:
             call.cancel()
+
+
+def test_streams_do_not_take_the_places_of_watchers(app: App, channel: grpc.Channel) -> None:
+    streams = app.limiters.streams
+    places = [streams.acquire() for _ in range(streams.limit)]
+    try:
+        assert code(channel, "/swiftrec.v1.RecommenderService/StreamRecommend") is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert code(channel, WATCH) is OK
+    finally:
+        for place in places:
+            streams.release(place)
 
 
 def test_watchers_that_come_and_go_do_not_freeze_the_server(app: App, channel: grpc.Channel) -> None:
@@ -197,7 +215,8 @@ def test_denials_are_counted_and_unknown_methods_share_a_label(guarded: App, gua
     before = count("Encode"), count("unknown")
     for method in (ENCODE, *UNKNOWN):
         outcome(guarded_channel, method)
-    assert (count("Encode"), count("unknown")) == (before[0] + 1, before[1] + len(UNKNOWN))
+    after = before[0] + 1, before[1] + len(UNKNOWN)
+    until(lambda: (count("Encode"), count("unknown")) == after, lambda: (count("Encode"), count("unknown"), after))
     with urllib.request.urlopen(f"http://127.0.0.1:{guarded.metrics_port}/metrics", timeout=20) as page:
         text = page.read().decode()
     assert 'method="None"' not in text

@@ -251,18 +251,18 @@ def test_bad_message_of_a_stream_is_answered_by_name_and_the_next_one_too(recomm
 
 
 @pytest.mark.parametrize(
-    ("data", "field", "reason"),
+    "data",
     [
-        (b"\x12\x02\xff\xfe", "query", "not UTF-8"),
-        (b"\x0a\x04\x12\x02\xff\xfe", "history[0].text", "not UTF-8"),
-        (b"\x12\x7fabc", "query", "malformed"),
-        (b"\xff\xff\xff\xff", "", "malformed"),
+        b"\x12\x02\xff\xfe",  # a query that is not UTF-8
+        b"\x0a\x04\x12\x02\xff\xfe",  # the text of an event that is not
+        b"\x12\x7fabc",  # a query that is shorter than it says
+        b"\xff\xff\xff\xff",
     ],
 )
-def test_bad_bytes_are_refused_by_name(channel: grpc.Channel, data: bytes, field: str, reason: str) -> None:
-    code, found, message = fault(channel, data)
-    assert (code, found) == (code_pb2.INVALID_ARGUMENT, field)
-    assert reason in message
+def test_bad_bytes_are_refused_with_their_type(channel: grpc.Channel, data: bytes) -> None:
+    code, _, message = fault(channel, data)
+    assert code == code_pb2.INVALID_ARGUMENT
+    assert "malformed protobuf: not a RecommendRequest, or a text in it is not UTF-8" in message
     assert "Traceback" not in message
 
 

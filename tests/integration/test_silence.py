@@ -1,4 +1,4 @@
-"""Calls whose request does not come: they hold no thread, and their place only for a time."""
+"""Calls whose request does not come: they hold no thread and no place, and end in time."""
 
 from __future__ import annotations
 
@@ -7,149 +7,172 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
-from grpc import _server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.api.edge import Edge
-from server.api.visit import Visit
 from server.app import App
 from server.config import ServerSettings
+from server.front.front import Front
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from tests.integration.desks import PATH, Told, served
+from tests.http2 import Peer
+from tests.integration.fronts import PATH, STREAM, Running, echo, serving
 from tests.integration.secure import CHECK, WATCH
-from tests.until import until
+from tests.until import LONG, until
 
 _MANY = 300
+_LIVE = "/inference.GRPCInferenceService/ServerLive"
+
+
+def until_arrived(one: Running, number: int) -> None:
+    """Until so many calls wait for their request."""
+    until(lambda: len(one.front.arrivals) == number, lambda: len(one.front.arrivals))
 
 
 def test_call_without_a_message_is_refused() -> None:
-    async def begin(_data: bytes, _context: grpc.ServicerContext) -> bytes:
-        return b""
-
-    missed: queue.Queue[str] = queue.Queue()
-    with served(begin, missed=missed.put) as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.stream_unary(PATH, None, None)(iter(()), timeout=10)
-    assert isinstance(caught.value, grpc.Call)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert missed.get(timeout=10) == "UNIMPLEMENTED"
-    assert missed.empty()
+    with serving(echo) as one:
+        with pytest.raises(grpc.RpcError) as caught:
+            one.channel.stream_unary(PATH, None, None)(iter(()), timeout=LONG)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        one.until_counted("UNIMPLEMENTED")
+        assert one.counts() == {"UNIMPLEMENTED": 1}
+        assert len(one.front.arrivals) == 0
 
 
-def test_silent_calls_that_are_cancelled_are_counted_as_that() -> None:
-    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
-        return data
-
-    missed: queue.Queue[str] = queue.Queue()
-    never: queue.Queue[bytes | None] = queue.Queue()
-    come = threading.Semaphore(0)
-    with served(begin, missed=missed.put, come=come) as channel:
-        silent = [channel.stream_unary(PATH, None, None).future(iter(never.get, None)) for _ in range(_MANY)]
-        assert all(come.acquire(timeout=10) for _ in silent)
-        for call in silent:
-            call.cancel()  # type: ignore[no-untyped-call]
-        assert {missed.get(timeout=10) for _ in silent} == {"CANCELLED"}
-        for _ in silent:
-            never.put(None)
-    assert missed.empty()
+def test_silent_calls_hold_no_thread_and_those_that_are_cancelled_are_counted_as_that() -> None:
+    with serving(echo, calls=1) as one:
+        assert one.ask(b"x", timeout=LONG) == b"x"
+        before = threading.active_count()
+        with Peer(one.port) as peer:
+            for n in range(_MANY):
+                peer.call(2 * n + 1, PATH)
+            until_arrived(one, _MANY)
+            assert threading.active_count() <= before
+            assert one.ask(b"x", timeout=LONG) == b"x"  # they hold no place
+            for n in range(_MANY):
+                peer.cancel(2 * n + 1)
+            one.until_counted("CANCELLED", _MANY)
+        until_arrived(one, 0)
+        assert one.counts() == {"CANCELLED": _MANY, "OK": 2}
 
 
 def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
-    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
-        return data
-
-    missed: queue.Queue[str] = queue.Queue()
-    never: queue.Queue[bytes | None] = queue.Queue()
-    with served(begin, missed=missed.put) as channel:
-        silent = channel.stream_unary(PATH, None, None).future(iter(never.get, None), timeout=0.3)
-        assert isinstance(silent, grpc.Call)
+    with serving(echo) as one:
+        silent, messages = one.silent(timeout=0.3)
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert missed.get(timeout=10) == "DEADLINE_EXCEEDED"
-        never.put(None)
-    assert missed.empty()
+        one.until_counted("DEADLINE_EXCEEDED")
+        messages.put(None)
+        assert one.counts() == {"DEADLINE_EXCEEDED": 1}
 
 
-def test_cancel_that_is_told_after_the_missing_message_is_a_cancel_all_the_same() -> None:
-    told: list[str] = []
-    for client, code in (("cancelled", "CANCELLED"), ("closed", "UNIMPLEMENTED")):
-        state = _server._RPCState()  # type: ignore[no-untyped-call]
-        state.client, state.due = "open", {"receive_message", "receive_close_on_server"}  # type: ignore[assignment] # its stub has it wrong
-        event = SimpleNamespace(
-            call=SimpleNamespace(start_server_batch=lambda *_: None), call_details=SimpleNamespace(deadline=9e18)
-        )
-        desk = SimpleNamespace(forget=lambda _visit: None)
-        method = SimpleNamespace(without_request=lambda *_: told.append)
-        visit = Visit(desk, event, state, method, bytes, 0.0, 0.0)  # type: ignore[arg-type]
-        visit.received(SimpleNamespace(batch_operations=[SimpleNamespace(message=lambda: None)]))
-        assert (state.client, told) == ("closed", [])
-        state.client = client  # as the end of the call sets it
-        for callback in state.callbacks or ():
-            callback()
-        assert told.pop() == code
-
-
-def test_call_whose_request_does_not_come_gives_its_place_back() -> None:
-    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
-        return data
-
-    missed: queue.Queue[str] = queue.Queue()
-    never: queue.Queue[bytes | None] = queue.Queue()
-    come = threading.Semaphore(0)
-    with served(begin, limit=1, silence_s=0.3, missed=missed.put, come=come) as channel:
-        ask = channel.unary_unary(PATH, None, None)
-        silent = channel.stream_unary(PATH, None, None).future(iter(never.get, None), timeout=60)
-        assert come.acquire(timeout=10)
-        with pytest.raises(grpc.RpcError) as full:
-            ask(b"x", timeout=10)
-        assert isinstance(full.value, grpc.Call)
-        assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert isinstance(silent, grpc.Call)
+def test_call_whose_request_does_not_come_in_time_is_ended_by_the_server() -> None:
+    with serving(echo, first_message_timeout_s=0.1) as one:
+        silent, messages = one.silent(timeout=LONG, metadata=(("x-request-id", "mine"),))
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert missed.get(timeout=10) == "DEADLINE_EXCEEDED"
-        assert ask(b"x", timeout=10) == b"x"
-        never.put(None)
-    assert missed.empty()
+        assert "did not come in time" in silent.details()
+        assert dict(silent.trailing_metadata())["x-request-id"] == "mine"
+        one.until_counted("DEADLINE_EXCEEDED")
+        messages.put(None)
+        assert one.counts() == {"DEADLINE_EXCEEDED": 1}
+
+
+def test_of_too_many_silent_calls_the_oldest_make_room() -> None:
+    with serving(echo, waiting=2) as one:
+        silent = []
+        for n in range(5):
+            silent.append(one.silent(timeout=LONG))
+            until(lambda n=n: _entered(one) == n + 1)  # type: ignore[misc] # its default is n
+        assert [call.code() for call, _ in silent[:3]] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 3
+        assert "wait for their request" in silent[0][0].details()
+        assert "grpc-retry-pushback-ms" in dict(silent[0][0].trailing_metadata())
+        assert one.ask(b"x", timeout=LONG) == b"x"
+        one.until_counted("RESOURCE_EXHAUSTED", 4)
+        silent[4][1].put(b"late")
+        silent[4][1].put(None)
+        assert silent[4][0].result(LONG) == b"late"
+        for _, messages in silent[:4]:
+            messages.put(None)
+
+
+def _entered(one: Running) -> int:
+    return len(one.front.arrivals) + sum(one.counts().values())
 
 
 def test_requests_that_come_as_their_time_is_up_are_answered_or_refused_once() -> None:
-    async def begin(data: bytes, _context: grpc.ServicerContext) -> bytes:
-        return data
-
     over: queue.Queue[str] = queue.Queue()
-    with served(begin, limit=_MANY, silence_s=0.004) as channel:
-        ask = channel.unary_unary(PATH, None, None)
-        for _ in range(3):  # a place that were not given back would be missing in the next round
-            calls = [ask.future(b"x", timeout=60) for _ in range(_MANY)]
+    with serving(echo, first_message_timeout_s=0.004) as one:
+        for n in range(3):
+            calls = [one.ask.future(b"x", timeout=LONG) for _ in range(_MANY)]
             for call in calls:
                 call.add_done_callback(lambda done: over.put(done.code().name))  # type: ignore[attr-defined]
-            codes = {over.get(timeout=30) for _ in calls}
-            assert codes <= {"OK", "DEADLINE_EXCEEDED"}
+            codes = [over.get(timeout=LONG) for _ in calls]
+            assert set(codes) <= {"OK", "DEADLINE_EXCEEDED"}
+            until(lambda n=n: sum(one.counts().values()) == _MANY * (n + 1))  # type: ignore[misc] # its default is n
+        until(lambda: one.front.limiters.calls.in_use == 0)
     assert over.empty()
 
 
-def test_silent_calls_of_any_method_hold_no_thread(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    come = threading.Semaphore(0)
-    monkeypatch.setattr("server.app.Desk", partial(Told, come))
-    app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, max_calls=4, _cli_parse_args=[]))
-    app.start()
-    never: queue.Queue[bytes | None] = queue.Queue()
-    method = "/inference.GRPCInferenceService/ServerLive"
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-            silent = [channel.stream_unary(method, None, None).future(iter(never.get, None)) for _ in range(40)]
-            assert all(come.acquire(timeout=10) for _ in silent)
-            assert channel.unary_unary(method, None, None)(b"", timeout=10)  # there are 13 threads
-            for _ in silent:
-                never.put(None)
-            assert {call.code().name for call in silent} == {"UNIMPLEMENTED"}
-            until(lambda: app.metrics.calls.count("ServerLive", "UNIMPLEMENTED") == 40)
-    finally:
-        app.stop()
+def test_stream_whose_messages_do_not_come_is_ended_after_its_answers() -> None:
+    for first_s, next_s, messages in ((0.1, 60.0, []), (60.0, 0.1, [b"one", b"two"])):
+        with serving(echo, first_message_timeout_s=first_s, next_message_timeout_s=next_s) as one:
+            silence: queue.Queue[bytes | None] = queue.Queue()
+            for message in messages:
+                silence.put(message)
+            stream = one.channel.stream_stream(STREAM, None, None)(iter(silence.get, None), timeout=LONG)
+            replies: list[bytes] = []
+            with pytest.raises(grpc.RpcError) as caught:
+                replies.extend(stream)
+            silence.put(None)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "--max-stream-idle-s" in (caught.value.details() or "")
+            assert replies == messages
+            one.until_counted("DEADLINE_EXCEEDED", method="Stream")
+            until(lambda one=one: one.front.limiters.streams.in_use == 0)
+
+
+def test_stream_without_a_limit_between_messages_goes_on() -> None:
+    with serving(echo, first_message_timeout_s=0.05, next_message_timeout_s=0) as one:
+        messages: queue.Queue[bytes | None] = queue.Queue()
+        stream: Any = one.channel.stream_stream(STREAM, None, None)(iter(messages.get, None), timeout=LONG)
+        messages.put(b"one")
+        assert next(stream) == b"one"
+        other, _ = one.silent(timeout=LONG)
+        assert other.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # as long as the stream may wait for its first
+        messages.put(b"two")
+        assert next(stream) == b"two"
+        messages.put(None)
+        assert list(stream) == []
+
+
+def test_silent_calls_of_a_method_that_is_answered_here_hold_no_thread(bundle: Bundle) -> None:
+    with _running(bundle, calls=4) as (app, channel):
+        with Peer(app.port) as peer:
+            for n in range(_MANY):
+                peer.call(2 * n + 1, _LIVE)
+            peer.ping()
+            assert channel.unary_unary(_LIVE, None, None)(b"", timeout=LONG)
+        until(lambda: app.metrics.calls.count("ServerLive", "CANCELLED") == _MANY)
+
+
+def test_headers_without_requests_close_neither_calls_nor_health(bundle: Bundle) -> None:
+    with _running(bundle, calls=16) as (app, channel):
+        with Peer(app.port) as first, Peer(app.port) as second, Peer(app.port) as third:
+            for n in range(1_000):
+                first.call(2 * n + 1, "/swiftrec.v1.RecommenderService/Recommend")
+                second.call(2 * n + 1, CHECK)
+                third.call(2 * n + 1, _LIVE)
+            for peer in (first, second, third):
+                peer.ping()
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=LONG)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            assert RecommenderServiceStub(channel).Recommend(pb.RecommendRequest(), timeout=LONG).items
+        until(lambda: app.metrics.calls.count("Recommend", "CANCELLED") == 1_000)
 
 
 @contextmanager
@@ -166,11 +189,11 @@ def _running(bundle: Bundle, calls: int) -> Iterator[tuple[App, grpc.Channel]]:
 def test_watchers_that_ask_nothing_are_ended_and_hold_no_more_than_their_places(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.Edge", partial(Edge, silence_s=0.3))
+    monkeypatch.setattr("server.app.Front", partial(Front, first_message_timeout_s=0.3))
     never: queue.Queue[bytes | None] = queue.Queue()
     with _running(bundle, calls=4) as (_, channel):
-        silent = [channel.stream_stream(WATCH, None, None)(iter(never.get, None), timeout=60) for _ in range(100)]
-        assert channel.unary_unary(CHECK, None, None)(b"", timeout=10)
+        silent = [channel.stream_stream(WATCH, None, None)(iter(never.get, None), timeout=60) for _ in range(_MANY)]
+        assert channel.unary_unary(CHECK, None, None)(b"", timeout=LONG)
         assert {call.code().name for call in silent} <= {"CANCELLED", "RESOURCE_EXHAUSTED"}
         until(lambda: _watches(channel))
         for _ in silent:
@@ -191,12 +214,12 @@ def _watches(channel: grpc.Channel) -> bool:
 
 def test_full_server_is_alive(bundle: Bundle) -> None:
     with _running(bundle, calls=1) as (app, channel):
-        app.doors.enter()
+        app.limiters.calls.acquire()
         with pytest.raises(grpc.RpcError) as full:
-            RecommenderServiceStub(channel).Recommend(pb.RecommendRequest(), timeout=10)
+            RecommenderServiceStub(channel).Recommend(pb.RecommendRequest(), timeout=LONG)
         assert isinstance(full.value, grpc.Call)
         assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=LONG)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         for probe in ("ServerLive", "ServerReady"):
-            assert channel.unary_unary(f"/inference.GRPCInferenceService/{probe}", None, None)(b"", timeout=10)
+            assert channel.unary_unary(f"/inference.GRPCInferenceService/{probe}", None, None)(b"", timeout=LONG)

@@ -19,19 +19,20 @@ from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.integration.secure import connected, serving
-from tests.until import LONG
+from tests.until import LONG, until
 
 _LIMIT = 16_384
 _TEXTS = 64  # whose vectors have 128 numbers of four bytes
 OUT_OF_RANGE, RESOURCE_EXHAUSTED = grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED
+INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 
-@pytest.fixture(params=[True, False], ids=["at the desk", "in threads"])
+@pytest.fixture(params=[True, False], ids=["dispatched", "in threads"])
 def app(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     """A server whose responses may have 16 kB, on each of the two ways that a call can take."""
     if not request.param:
-        monkeypatch.setattr("server.app.can_desk", lambda: False)
+        monkeypatch.setattr("server.app.is_supported", lambda: False)
     with serving(bundle, max_response_bytes=_LIMIT, max_message_bytes=_LIMIT) as running:
         yield running
 
@@ -86,7 +87,7 @@ def test_response_over_the_limit_is_refused_with_a_remedy(app: App, name: str) -
         with refused(OUT_OF_RANGE, "the response has at least ", f"--max-response-bytes ({_LIMIT})", "fewer entries"):
             ask(channel, _TEXTS)
         assert ask(channel, 2)
-    assert app.metrics.calls.count(method, "OUT_OF_RANGE") == app.metrics.calls.count(method, "OK") == 1
+    until(lambda: [app.metrics.calls.count(method, code) for code in ("OUT_OF_RANGE", "OK")] == [1, 1])
 
 
 def test_stream_says_so_in_its_place_and_goes_on(app: App) -> None:
@@ -108,7 +109,7 @@ def test_stream_says_so_in_its_place_and_goes_on(app: App) -> None:
 def test_size_that_is_known_before_is_refused_before_the_models_run(app: App) -> None:
     def executions() -> int:
         with app.registry.use() as engine:
-            return sum(model.statistics.executions for model in engine.watch.models.values())
+            return sum(model.statistics.executions for model in engine.recorder.models.values())
 
     with connected(app) as channel:
         before = executions()
@@ -119,7 +120,7 @@ def test_size_that_is_known_before_is_refused_before_the_models_run(app: App) ->
 
 
 def test_plain_client_is_told_what_exceeds_its_own_limit(bundle: Bundle) -> None:
-    with serving(bundle) as app, connected(app) as channel:
+    with serving(bundle, max_items=64_000) as app, connected(app) as channel:
         with refused(OUT_OF_RANGE, "--max-response-bytes (4194304)", "grpc.max_receive_message_length"):
             RecommenderServiceStub(channel).BatchRecommend(batch(64, 1_000), timeout=LONG)
         assert len(RecommenderServiceStub(channel).BatchRecommend(batch(16, 1_000), timeout=LONG).results) == 16
@@ -127,7 +128,7 @@ def test_plain_client_is_told_what_exceeds_its_own_limit(bundle: Bundle) -> None
 
 def test_without_a_limit_a_client_that_raised_its_own_is_answered(bundle: Bundle) -> None:
     with (
-        serving(bundle, max_response_bytes=0) as app,
+        serving(bundle, max_response_bytes=0, max_items=64_000) as app,
         connected(app) as plain,
         grpc.insecure_channel(f"127.0.0.1:{app.port}", _UNLIMITED) as channel,
     ):
@@ -135,6 +136,39 @@ def test_without_a_limit_a_client_that_raised_its_own_is_answered(bundle: Bundle
         assert answer.ByteSize() > 4_194_304
         with refused(RESOURCE_EXHAUSTED):  # by the client's own library: what the limit is for
             RecommenderServiceStub(plain).BatchRecommend(batch(64, 1_000), timeout=LONG)
+
+
+def events_of(entries: int, events: int) -> pb.BatchRecommendRequest:
+    history = [pb.Event(item_id=str(n)) for n in range(events)]
+    return pb.BatchRecommendRequest(requests=[pb.RecommendRequest(history=history, top_k=1)] * entries)
+
+
+def infer_events(rows: int, events: int) -> triton.ModelInferRequest:
+    request = triton.ModelInferRequest(model_name="recommender")
+    contents = request.inputs.add(name="HISTORY", datatype="BYTES", shape=(rows, events)).contents
+    contents.bytes_contents.extend(str(n).encode() for n in range(rows * events))
+    return request
+
+
+def test_small_requests_for_much_are_refused_before_anything_runs(bundle: Bundle) -> None:
+    many, triton_many = batch(256, 1_000), infer("recommender", "QUERY", 256, top_k=1_000)
+    with serving(bundle, max_response_bytes=0) as app, connected(app) as channel:
+        ours, theirs = RecommenderServiceStub(channel), GRPCInferenceServiceStub(channel)
+        with refused(INVALID_ARGUMENT, "requests: asks for 256000 items in all", "--max-items (20000)"):
+            ours.BatchRecommend(many, timeout=LONG)
+        with refused(INVALID_ARGUMENT, "requests: has 256000 events in all", "--max-events (20000)"):
+            ours.BatchRecommend(events_of(256, 1_000), timeout=LONG)
+        with refused(INVALID_ARGUMENT, "input 'K' asks for 256000 items in all", "--max-items (20000)"):
+            theirs.ModelInfer(triton_many, timeout=LONG)
+        with refused(INVALID_ARGUMENT, "input 'HISTORY' has 25600 events in all", "--max-events (20000)"):
+            theirs.ModelInfer(infer_events(256, 100), timeout=LONG)
+        (reply,) = theirs.ModelStreamInfer(iter([triton_many]), timeout=LONG)
+        assert "--max-items (20000)" in reply.error_message
+        with app.registry.use() as engine:
+            assert [model.statistics.executions for model in engine.recorder.models.values()] == [0, 0]
+        assert len(ours.BatchRecommend(batch(20, 1_000), timeout=LONG).results) == 20
+        assert len(ours.BatchRecommend(events_of(200, 100), timeout=LONG).results) == 200
+        assert theirs.ModelInfer(infer_events(200, 100), timeout=LONG).outputs
 
 
 def test_request_over_the_limit_is_refused_with_a_remedy(app: App) -> None:
@@ -148,8 +182,8 @@ def test_request_over_the_limit_is_refused_with_a_remedy(app: App) -> None:
         with refused(OUT_OF_RANGE, "--max-message-bytes"):
             list(RecommenderServiceStub(channel).StreamRecommend(iter([message]), timeout=LONG))
         assert EncoderServiceStub(channel).Encode(EncodeRequest(texts=["x"]), timeout=LONG).rows == 1
-    assert app.metrics.calls.count("Encode", "OUT_OF_RANGE") == 2
-    assert app.metrics.calls.count("StreamRecommend", "OUT_OF_RANGE") == 1
+    until(lambda: app.metrics.calls.count("Encode", "OUT_OF_RANGE") == 2)
+    until(lambda: app.metrics.calls.count("StreamRecommend", "OUT_OF_RANGE") == 1)
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])

@@ -18,7 +18,6 @@ from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest, StreamRecommendRequest
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.telemetry.collector import EngineCollector
-from server.telemetry.statistics import ModelTime
 from tests.integration.secure import connected, serving
 from tests.until import LONG
 
@@ -155,13 +154,13 @@ def test_counts_agree_under_requests_of_every_kind_at_once(stub: grpc.Channel) -
 
 def test_figures_of_one_page_are_all_of_one_moment(app: App) -> None:
     with app.registry.use() as engine:
-        statistics = engine.watch.models["encoder"].statistics
+        statistics = engine.recorder.models["encoder"].statistics
         page: dict[str, float] = {}
         for family in EngineCollector(lambda: list(engine.snapshots())).collect():
             values = [sample.value for sample in family.samples if sample.labels["model"].endswith(".encoder")]
             page[family.name] = values[0] if values else 0.0
-            statistics.succeeded(2e-3, ModelTime(1e-3, 1e-3, has_run=True), None)  # another request, meanwhile
-            statistics.succeeded(1e-3, ModelTime(), 1e-4)
+            statistics.succeeded(2e-3, 1e-3, 1e-3)  # another request, meanwhile
+            statistics.succeeded(1e-3, 0.0, 0.0, was_cached=True)
     assert page["nv_inference_request_success"] == (
         page["nv_cache_num_hits_per_model"] + page["nv_cache_num_misses_per_model"]
     )

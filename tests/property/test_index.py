@@ -16,12 +16,14 @@ from benchmarks.synthetic import around
 from export.blend.words import make_words
 from server.catalogue import exact
 from server.catalogue.approximate import ApproximateIndex, lists_for
+from server.catalogue.attributes import AttributeIndex
 from server.catalogue.blend import Blend, Scoring, item_vectors
 from server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
-from server.catalogue.filters import Allowed, Attributes
+from server.catalogue.filters import Allowed
 from server.catalogue.items import ItemTable
 from server.catalogue.memory import Memory
 from server.catalogue.sparse import Boosts
+from server.errors import BundleError
 from server.models.bundle import RANKER, SENTENCES, Bundle
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
@@ -175,7 +177,7 @@ class Many:
     """A realistic catalogue, real user vectors that the index was not made for, and the index."""
 
     vectors: Floats
-    attributes: Attributes
+    attributes: AttributeIndex
     users: Floats
     index: ApproximateIndex
 
@@ -202,7 +204,7 @@ def many(bundle: Bundle) -> Many:
     sentences /= np.linalg.norm(sentences, axis=1, keepdims=True)
     counts = np.array([item.popularity for item in real])[bases]
     drawn = random.random(_ITEMS)
-    attributes = Attributes({"in": [name for name, step in _SHARES.items() if one < 1 / step]} for one in drawn)
+    attributes = AttributeIndex({"in": [name for name, step in _SHARES.items() if one < 1 / step]} for one in drawn)
     texts = [(real[base].title, real[base].text) for base in bases.tolist()]
     items = [Item(str(n), *texts[n], {}, count) for n, count in enumerate(counts.tolist())]
     ranker = RankerModel(open_session(bundle.folder / RANKER), facts.dimensions)
@@ -313,10 +315,17 @@ def test_index_is_made_when_it_is_wanted(
     assert (made is not None) == is_made
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_index_of_users_without_numbers_is_refused(value: float) -> None:
+    catalogue = Catalogue([Item(str(n), "", "", {}, 0) for n in range(300)], np.ones((300, 16), dtype=np.float32))
+    with pytest.raises(BundleError, match=r"NaN or infinity, so that no index can be made: export it again"):
+        catalogue.index("approximate", lambda: np.full((8, 16), value, dtype=np.float32))
+
+
 def test_same_vectors_give_the_same_index(many: Many) -> None:
     random = np.random.default_rng(1)
     sample = random.standard_normal((64, many.vectors.shape[1]), dtype=np.float32)
     first, second = (ApproximateIndex.build(many.vectors[:3_000], sample) for _ in range(2))
-    everything = Attributes([{}] * 3_000).allow(Filter(), (), ())
+    everything = AttributeIndex([{}] * 3_000).allow(Filter(), (), ())
     for user in many.users:
         assert first.search(user, everything, 50)[0].tolist() == second.search(user, everything, 50)[0].tolist()

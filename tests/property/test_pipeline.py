@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.catalogue.blend import Known
-from server.pipeline.domain import ItemEvent, Recommendation, Request, TextEvent
+from server.catalogue.catalogue import AttributeValues, Filter
+from server.domain import ItemEvent, Recommendation, Request, TextEvent
 from tests import small
 
 _TEXTS = ["Film a0 (1950)", "film c2", small.BY_MEANING, "unheard of", "Film", "genre g1 fiml c2"]
@@ -23,6 +24,14 @@ _request = st.builds(
     query=st.sampled_from(["", *_TEXTS]),
     top_k=st.sampled_from([1, 5, 10, small.ITEMS_COUNT]),
     exclude_history=st.sampled_from([None, True, False]),
+    conditions=st.sampled_from(
+        [
+            *[Filter()] * 3,
+            Filter(any_of=(AttributeValues("kind", ("k1",)),)),
+            Filter(denied=frozenset({"i1", "i2"})),
+            Filter(allowed=frozenset({"i3", "i4", "i5", "nothing"})),
+        ]
+    ),
 )
 
 
@@ -67,3 +76,17 @@ def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> No
     for one, (items, sentences) in zip(known, before, strict=True):
         np.testing.assert_array_equal(one.items, items)
         np.testing.assert_array_equal(one.sentences, sentences)
+
+
+def test_what_a_filter_costs_is_predicted_until_its_items_are_cached(tmp_path: Path) -> None:
+    with small.engine(small.write_bundle(tmp_path / "1")) as engine:
+        plain = engine.resolve(Request(query="film"))
+        conditions = Filter(all_of=(AttributeValues("kind", ("k0",)),), none_of=(AttributeValues("kind", ("k1",)),))
+        filtered = [engine.resolve(Request(query="film", conditions=conditions)) for _ in range(2)]
+        assert plain.filter_work == 0
+        assert filtered[0].filter_work > 0
+        for _ in range(20):  # a catalogue on which this takes a second
+            engine.stages.rates.filter.observe(filtered[0].filter_work, 1.0)
+        assert engine.resolve(Request(query="film", conditions=conditions)).cost_s > plain.cost_s + 0.5
+        engine.run(filtered)
+        assert engine.resolve(Request(query="film", conditions=conditions)).filter_work == 0

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from benchmarks import stub
-from server.api import edge
 from server.config import read_settings
+from server.worker import methods
 
 _KEPT: list[object] = []
 _BYTES = 4_096  # for each request: what a forgotten context or tensor would hold
@@ -19,8 +19,8 @@ def keeping(kind: Any, data: bytes) -> Any:  # noqa: ANN401 (as `decode`)
     return _decode(kind, data)
 
 
-_decode = edge.decode  # type: ignore[attr-defined] # a name that the module does not export
+_decode = methods.decode  # type: ignore[attr-defined] # a name that the module does not export
 
 if __name__ == "__main__":
-    setattr(edge, "decode", keeping)  # noqa: B010 (the same)
+    setattr(methods, "decode", keeping)  # noqa: B010 (the same)
     sys.exit(stub.run(read_settings(stub.StubSettings, sys.argv[1:])))

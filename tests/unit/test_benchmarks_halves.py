@@ -16,6 +16,7 @@ from server.catalogue.memory import Memory
 from server.catalogue.words import Words
 from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
 from tests import tables
+from tests.bundles import stand_in
 
 _ITEMS, _RANKER, _SENTENCE = 12, 4, 3
 
@@ -26,7 +27,7 @@ def real(tmp_path: Path) -> Bundle:
     folder, rng = tmp_path / "real", np.random.default_rng(0)
     folder.mkdir()
     for name in ("tokenizer.json", "ranker.onnx", "encoder.tiny-fp32.onnx"):
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(stand_in(name))
     rows = [{"id": str(n), "title": "", "text": "", "attributes": {}, "popularity": 1} for n in range(_ITEMS)]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     for name, width in (("vectors.npy", _RANKER), (SENTENCES, _SENTENCE)):

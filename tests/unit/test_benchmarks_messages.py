@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import fronts, hotspots, load, measure, overload, ratio
+from benchmarks import load, measure, overload, ratio
 from benchmarks.extra import gathered, sentence
 from benchmarks.peers import install
 from benchmarks.process import Served
@@ -91,7 +91,6 @@ def test_load_whose_rows_were_not_written_is_no_measurement(monkeypatch: pytest.
 
 _ROUND = ratio.Round(1.0, 2.0, 3.0, 4.0, 1.0, 5.0, 6.0)
 _STEP = overload.Step(0.5, 1.0, 1.0, 1.0, 0, [])
-_FRONT = ("threads", 1, dict.fromkeys(fronts._FIGURES, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,6 @@ _FRONT = ("threads", 1, dict.fromkeys(fronts._FIGURES, 1.0))
     [
         ("ratio", ratio, ratio.RatioSettings(_cli_parse_args=[]), "_round", _ROUND),
         ("overload", overload, overload.OverloadSettings(_cli_parse_args=[]), "_steps", ("", _STEP)),
-        ("fronts", fronts, fronts.FrontsSettings(_cli_parse_args=[]), "_round", _FRONT),
     ],
 )
 def test_tool_whose_server_dies_shows_what_it_has_marked_partial(
@@ -130,18 +128,6 @@ def test_tool_whose_server_dies_shows_what_it_has_marked_partial(
     assert said.err == f"benchmarks {tool}: partial: the server ended\n"
     assert "PARTIAL: the server ended" in said.out
     assert json.loads(said.out.splitlines()[-1])["partial"] == "the server ended"
-
-
-def test_missing_profiler_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(hotspots, "_SPY", tmp_path / "py-spy")
-    assert command.main(["hotspots"]) == 2
-    assert "py-spy is missing: python -m pip install" in capsys.readouterr().err
-    (tmp_path / "py-spy").write_text("#!/bin/sh\nexit 3\n")
-    (tmp_path / "py-spy").chmod(0o755)
-    with pytest.raises(RuntimeError, match=r"wrote no profile \(exit code 3\): it needs .* the right to trace it"):
-        hotspots._spied(1, 1)
 
 
 @pytest.mark.parametrize("tool", ["summary", "targets", "compare"])

@@ -26,6 +26,7 @@ from export.evaluate.metrics import Ranked
 from export.evaluate.ranks import RANKS, RecordedRanks
 from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
 from server.parts import TABLES
+from tests.bundles import stand_in
 from tests.quality import ITEMS, answer, positions
 from tests.tiny import dataset, job, write_data
 
@@ -61,7 +62,7 @@ def write_bundle(folder: Path, quality: dict[str, object], export_key: str = "k"
     folder.mkdir(parents=True, exist_ok=True)
     names = ("tokenizer.json", "ranker.onnx", "items.jsonl", "vectors.npy", "encoder.onnx", *TABLES)
     for name in names:
-        (folder / name).write_text(name)
+        (folder / name).write_bytes(stand_in(name))
     facts: dict[str, object] = {
         "format": FORMAT,
         "name": "tiny",

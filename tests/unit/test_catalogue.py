@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.catalogue import exact
+from server.catalogue.attributes import AttributeIndex
 from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
-from server.catalogue.filters import Attributes
 from server.catalogue.items import ITEMS, ItemTable
 from server.errors import BundleError, InvalidRequest
 
 _COLOURS = ("red", "green", "blue")
 _ROWS = [{"colour": [_COLOURS[n % 3]], "size": ["s", "m"][: n % 3]} for n in range(150)]
+_INDEX = AttributeIndex(_ROWS, 8_000)  # whose cache holds some of the filters below
 _VALUES = st.lists(st.sampled_from([*_COLOURS, "none"]), min_size=1, max_size=3).map(tuple)
 _CONDITION = st.builds(AttributeValues, st.just("colour"), _VALUES) | st.builds(
     AttributeValues, st.just("size"), st.lists(st.sampled_from(["s", "m", "l"]), min_size=1, max_size=2).map(tuple)
@@ -57,14 +58,16 @@ def test_filter_allows_what_it_means(
     only = frozenset(map(str, chosen)) if chosen else frozenset[str]()
     conditions = Filter(allowed=only, any_of=any_of, all_of=all_of, none_of=none_of)
     wanted = [n for n, row in enumerate(_ROWS) if holds(row, conditions) and n not in denied and n in (chosen or {n})]
-    allowed = Attributes(_ROWS).allow(conditions, chosen or (), denied)
+    allowed = _INDEX.allow(conditions, chosen or (), denied)
     assert allowed.positions().tolist() == wanted
     assert allowed.count == len(wanted)
+    held = [n for n, row in enumerate(_ROWS) if holds(row, conditions) and n in (chosen or {n})]
+    assert allowed.missing == (len(held) - len(wanted) if any_of or all_of or none_of or chosen else len(denied))
     assert np.flatnonzero(allowed.holds(np.arange(150))).tolist() == wanted
 
 
 def test_many_denied_items_become_bits() -> None:
-    allowed = Attributes([{} for _ in range(2_000)]).allow(Filter(), (), range(1_500))
+    allowed = AttributeIndex([{} for _ in range(2_000)]).allow(Filter(), (), range(1_500))
     assert allowed.bits is not None
     assert allowed.positions().tolist() == list(range(1_500, 2_000))
 
@@ -91,12 +94,12 @@ def test_values_that_no_item_has_are_named_once_in_the_order_of_the_conditions()
 
 def test_unknown_attribute_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="unknown attribute 'weight'"):
-        Attributes(_ROWS).allow(Filter(none_of=(AttributeValues("weight", ("1",)),)), (), ())
+        AttributeIndex(_ROWS).allow(Filter(none_of=(AttributeValues("weight", ("1",)),)), (), ())
 
 
 def test_values_take_no_more_than_their_positions() -> None:
     rows = [{"own": [str(n)], "same": ["yes"]} for n in range(10_000)]
-    assert Attributes(rows).size_bytes <= 4 * 10_000 + 10_000 // 8 + 8
+    assert AttributeIndex(rows).size_bytes <= 4 * 10_000 + 10_000 // 8 + 8
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sets(st.integers(0, 299), max_size=290))
@@ -104,7 +107,7 @@ def test_exact_search_is_the_stable_order_of_row_scores(seed: int, k: int, denie
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((20, 8)).astype(np.float32)[random.integers(20, size=300)]  # ties everywhere
     user = random.standard_normal(8).astype(np.float32)
-    found = small(vectors).search(user, Attributes([{}] * 300).allow(Filter(), (), denied), k)
+    found = small(vectors).search(user, AttributeIndex([{}] * 300).allow(Filter(), (), denied), k)
     scores = [float(np.einsum("d,d->", row, user)) for row in vectors]
     wanted = sorted((n for n in range(300) if n not in denied), key=lambda n: (-scores[n], n))[:k]
     assert [int(item.id) for item, _ in found] == wanted

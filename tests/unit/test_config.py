@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_bundle_variable_that_can_be_read_in_two_ways_is_refused_by_name(
     assert read_settings(ServerSettings, ["--bundle", f"{long}"]).bundle == [long]
 
 
-@pytest.mark.parametrize("value", ["", ",", " , "])
+@pytest.mark.parametrize("value", [",", " , "])
 def test_variable_without_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SWIFTREC_BUNDLE", value)
     with pytest.raises(ConfigError, match=r"^--bundle: a folder is needed, got "):
@@ -104,3 +105,17 @@ def test_unknown_part_is_refused_with_the_names_of_all(value: str, wrong: str) -
     said = f"--parts: {wrong} is no part of the score: name some of {', '.join(PARTS)}, separated by commas"
     with pytest.raises(ConfigError, match=said):
         read_settings(ServerSettings, ["--bundle", "x", "--parts", value])
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "name of 5,000 letters"])
+def test_repository_that_is_no_folder_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("x" * 5_000 if "letters" in kind else kind)
+    if kind == "file":
+        path.touch()
+    with pytest.raises(ConfigError) as caught:
+        read_settings(ServerSettings, ["--bundle", "x", "--repository", f"{path}"])
+    assert re.fullmatch(
+        rf"--repository: no folder that can be read \([A-Za-z ]+\): create it, or give another, got '{path}'",
+        str(caught.value),
+    )
+    assert read_settings(ServerSettings, ["--bundle", "x", "--repository", f"{tmp_path}"]).repository == tmp_path

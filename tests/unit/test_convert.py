@@ -1,11 +1,15 @@
-"""A ranking as a message: what is kept from one answer to the next never mixes items, scores or bundles."""
+"""Requests are bounded, alone and in a list; what is kept from one answer to the next never mixes items or bundles."""
 
 from __future__ import annotations
 
-from server.api.convert import fill, to_response
+import pytest
+
 from server.catalogue.items import Item
+from server.domain import Recommendation, Strategy, Timings
+from server.errors import InvalidRequest
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.domain import Recommendation, Strategy, Timings
+from server.worker.respond import to_response, write_response
+from server.worker.validate import InputLimits, check_list, to_request
 
 
 def _answer(*items: tuple[Item, float]) -> pb.RecommendResponse:
@@ -44,7 +48,7 @@ def test_a_reply_in_a_list_has_the_bytes_of_one_that_protobuf_built() -> None:
     plain, score = Item("plain", "", "", {}, 0.0), 0.1
     answer = Recommendation([(long, score), (plain, -score)], ["gone"], Strategy.MODEL, 2, Timings(1.5, total_ms=2.5))
     reply = pb.BatchRecommendResponse()
-    fill(reply.results.add().response, answer, "films", 3)
+    write_response(reply.results.add().response, answer, "films", 3)
     expected = pb.RecommendResponse(
         items=[
             pb.RankedItem(
@@ -68,7 +72,7 @@ def test_a_reply_in_a_list_has_the_bytes_of_one_that_protobuf_built() -> None:
 
 def test_a_reply_without_items_is_a_reply() -> None:
     entry = pb.BatchRecommendResult()
-    fill(entry.response, Recommendation([], [], Strategy.POPULARITY, 0, Timings()), "films", 3)
+    write_response(entry.response, Recommendation([], [], Strategy.POPULARITY, 0, Timings()), "films", 3)
     assert entry.WhichOneof("result") == "response"
     assert entry.response.strategy == pb.STRATEGY_POPULARITY
 
@@ -82,3 +86,71 @@ def test_unknown_filter_values_are_bounded_in_number_and_length() -> None:
     assert named[1:] == values[1:100]
     plain = to_response(Recommendation([], [], Strategy.MODEL, 0, Timings()), "films", 3)
     assert list(plain.unknown_filter_values) == []
+
+
+def _events(number: int) -> list[pb.Event]:
+    return [pb.Event(item_id=str(n)) for n in range(number)]
+
+
+def _filter(ids: int, values: int) -> pb.Filter:
+    names = [str(n) for n in range(max(ids, values))]
+    conditions = [pb.AttributeValues(name="genre", values=names[:values])] if values else []
+    return pb.Filter(allowed_item_ids=names[:ids], denied_item_ids=names[:ids], any_of=conditions, none_of=conditions)
+
+
+@pytest.mark.parametrize(
+    ("requests", "said"),
+    [
+        ([pb.RecommendRequest(top_k=1_000)] * 256, "asks for 256000 items in all, more than --max-items (20000)"),
+        ([pb.RecommendRequest(top_k=1_000)] * 20 + [pb.RecommendRequest()], "asks for 20010 items in all"),
+        (
+            [pb.RecommendRequest(history=_events(1_000), top_k=1)] * 256,
+            "has 256000 events in all, more than --max-events (20000)",
+        ),
+        (
+            [pb.RecommendRequest(history=_events(500), query="x", top_k=1)] * 41,
+            "has 20500 events in all, more than --max-events (20000)",
+        ),
+        (
+            [pb.RecommendRequest(filter=_filter(1_000, 0))] * 11,
+            "has 22000 ids and values of filters in all, more than --max-filter-values (20000)",
+        ),
+        ([pb.RecommendRequest(filter=_filter(0, 1_000))] * 11, "has 22000 ids and values of filters in all"),
+    ],
+)
+def test_list_that_is_too_much_together_is_refused_with_its_setting(
+    requests: list[pb.RecommendRequest], said: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_list(requests, InputLimits())
+    assert caught.value.field == "requests"
+    assert said in caught.value.rule
+    assert caught.value.rule.endswith("fewer entries in one call")
+
+
+def test_list_up_to_the_limits_is_taken() -> None:
+    full = pb.RecommendRequest(history=_events(100), top_k=100, filter=_filter(40, 10))
+    check_list([full] * 200, InputLimits())
+    bad = pb.RecommendRequest(top_k=2**31 - 1)  # which is refused alone, and spoils no other entry
+    check_list([bad, full, pb.RecommendRequest(top_k=-5)], InputLimits())
+
+
+def test_request_alone_is_bounded_by_the_same_settings() -> None:
+    limits = InputLimits(items=50, events=5, filter_values=100)
+    for request, field, said in (
+        (pb.RecommendRequest(top_k=51), "top_k", "asks for 51 items in all, more than --max-items (50)"),
+        (pb.RecommendRequest(history=_events(6)), "history", "has 6 events in all, more than --max-events (5)"),
+        (pb.RecommendRequest(filter=_filter(20, 31)), "filter", "has 102 ids and values of filters in all"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            to_request(request, limits)
+        assert (caught.value.field, said in caught.value.rule) == (field, True)
+    to_request(pb.RecommendRequest(top_k=50, history=_events(5), filter=_filter(20, 30)), limits)
+
+
+def test_equal_values_and_ids_of_a_filter_are_kept_once() -> None:
+    conditions = [pb.AttributeValues(name="genre", values=["a", "b"] * 300)]
+    made = pb.Filter(all_of=conditions, allowed_item_ids=["1"] * 600, denied_item_ids=["2"] * 600)
+    found = to_request(pb.RecommendRequest(filter=made), InputLimits()).conditions
+    assert [one.values for one in found.all_of] == [("a", "b")]
+    assert [*found.allowed, *found.denied] == ["1", "2"]

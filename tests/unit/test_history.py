@@ -13,9 +13,9 @@ from export.evaluate.subject import Retrieval, Subject, Vectors
 from server.catalogue.blend import Weights
 from server.catalogue.filters import Filter
 from server.catalogue.history import History
+from server.domain import Request, Strategy, TextEvent
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
-from server.pipeline.domain import Request, Strategy, TextEvent
 from server.pipeline.engine import Engine
 from tests import small
 
@@ -54,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def evaluated(running: Engine) -> Subject:
     """The engine's parts as the evaluation puts them together."""
-    catalogue, names = running.catalogue, running.recommender._parts.names
+    catalogue, names = running.catalogue, running.stages.names
     encoder, ranker = EncoderModel(small.TinyEncoder()), RankerModel(small.TinyRanker(), small.RANKER_WIDTH)
     items = np.array([catalogue.event_vector(n) for n in range(small.ITEMS_COUNT)])
     popularity = np.array([int(item.popularity) for item in catalogue.items])

@@ -7,12 +7,12 @@ import re
 import pytest
 from prometheus_client.core import Metric
 
-from server.batching.admission import Refusal
-from server.batching.policy import Reason
+from server.batching.admission import RejectReason
+from server.batching.scheduler import Reason
 from server.telemetry.collector import EngineCollector, Snapshot
 from server.telemetry.metrics import Metrics
+from server.telemetry.recorder import BundleRecorder, WorkerRecorder
 from server.telemetry.statistics import Statistics
-from server.telemetry.watch import BundleWatch
 from tests.conftest import ROOT
 
 _ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
@@ -22,9 +22,11 @@ def declared() -> dict[str, Metric]:
     """Every metric of a server with one bundle, by the name that /metrics shows."""
     metrics = Metrics()
     metrics.calls.labels("Recommend", "OK").add(0.1)
-    model = BundleWatch(metrics, "b", 1).models["encoder"]
-    model.refused(Refusal.FULL)
+    model = BundleRecorder(metrics, "b", 1).models["encoder"]
     model.dropped("expired")
+    worker = WorkerRecorder(metrics)
+    worker.stepped(Reason.FULL)
+    worker.rejected(RejectReason.FULL)
     now = Snapshot("b", 1, "encoder", 0, 0, 0, Statistics())
     metrics.registry.register(EngineCollector(lambda: [now]))
     found = list(metrics.registry.collect())
@@ -56,9 +58,10 @@ def test_check_catches_a_row_without_its_label() -> None:
     assert missing(wrong, name, _DECLARED[name]) == {"method"}
 
 
-@pytest.mark.parametrize(("label", "words"), [("cause", Refusal), ("reason", Reason)])
-def test_values_of_a_label_are_explained(label: str, words: type[Refusal] | type[Reason]) -> None:
-    name = {"cause": "swiftrec_jobs_refused_total", "reason": "swiftrec_batches_left_total"}[label]
+@pytest.mark.parametrize(
+    ("name", "words"), [("swiftrec_calls_rejected_total", RejectReason), ("swiftrec_steps_total", Reason)]
+)
+def test_values_of_a_label_are_explained(name: str, words: type[RejectReason] | type[Reason]) -> None:
     assert {word.value for word in words if not re.search(rf"\b{word.value}\b", _ROWS[name])} == set()
 
 

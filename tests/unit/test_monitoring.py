@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from server.telemetry.http import MonitoringServer
+from server.telemetry.http import MAX_CONNECTIONS, MonitoringServer
+from tests.until import LONG
 
 
 @dataclass
@@ -100,3 +104,52 @@ def test_ipv6_address_is_served() -> None:
         client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert client.makefile("rb").read().startswith(b"HTTP/1.0 200")
     server.stop()
+
+
+@contextmanager
+def held_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
+    """Clients that say nothing, oldest first."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), LONG)) for _ in range(number)]
+
+
+def test_silent_clients_of_any_number_do_not_block_a_probe(port: Port) -> None:
+    before = threading.active_count()
+    with held_connections(port.number, 3 * MAX_CONNECTIONS) as clients:
+        assert port.ask("/healthz")[0] == 200
+        assert threading.active_count() == before
+        assert clients[0].recv(1) == b""  # the oldest was cut for a newer one
+
+
+def test_connections_up_to_the_limit_are_all_answered(port: Port) -> None:
+    with held_connections(port.number, MAX_CONNECTIONS) as clients:
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert client.makefile("rb").read().startswith(b"HTTP/1.0 200")
+
+
+def test_connection_is_cut_when_its_time_is_over_though_bytes_still_come() -> None:
+    server = MonitoringServer("127.0.0.1", 0, CollectorRegistry(), lambda: "", lambda: "", timeout_s=0.1)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), LONG) as client:
+            drip_until_closed(client)
+    finally:
+        server.stop()
+
+
+def drip_until_closed(client: socket.socket) -> None:
+    """Send a header that never ends, byte by byte, until the server closes the connection."""
+    client.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+    client.settimeout(0.01)
+    ends = time.monotonic() + LONG
+    while time.monotonic() < ends:
+        try:
+            client.sendall(b"x")
+            if client.recv(1) == b"":
+                return
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return
+    pytest.fail("the connection was not closed")

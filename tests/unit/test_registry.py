@@ -1,15 +1,19 @@
-"""The registry alone: changes of the bundles wait for each other, but not without end."""
+"""The registry alone: changes of the bundles wait for each other, but neither for trials nor without end."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from server.errors import BundleError, Busy, NotFound
+from server.errors import BundleError, Busy, NotFound, ShuttingDown
 from server.models.bundle import Bundle
 from server.models.registry import _PATIENCE_S, Registry
+from server.models.trials import MAX_TRIALS
 from tests import bundles
 
 _LONG = 30.0
@@ -36,32 +40,123 @@ class Hanging(Engine):
         Hanging.now += timeout_s or 0.0
 
 
-def test_change_waits_for_the_one_before_it_and_not_longer_than_it_may(bundle: Bundle) -> None:
-    entered, gate = threading.Event(), threading.Event()
+class Gate:
+    """A trial that lasts until the gate opens, in the folders that are closed."""
 
-    def probe(_folder: Path) -> None:
-        entered.set()
-        assert gate.wait(_LONG)
+    def __init__(self, *closed: Path) -> None:
+        self.entered, self.gate = threading.Semaphore(0), threading.Event()
+        self.closed, self.tried = set(closed), list[Path]()
 
-    registry: Registry[Engine] = Registry(Engine, probe)
+    def __call__(self, folder: Path) -> None:
+        self.tried.append(folder)
+        if folder in self.closed:
+            self.entered.release()
+            assert self.gate.wait(_LONG)
+
+    @contextmanager
+    def holding(self, *loads: Callable[[], None]) -> Iterator[None]:
+        """While these loads wait for their trials."""
+        threads = [threading.Thread(target=load) for load in loads]
+        for thread in threads:
+            thread.start()
+        try:
+            assert all(self.entered.acquire(timeout=_LONG) for _ in threads)
+            yield
+        finally:
+            self.gate.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_trial_holds_up_no_other_change(bundle: Bundle, tmp_path: Path) -> None:
+    for name, version in (("other", 1), ("other", 2), ("third", 1)):
+        bundles.seal(bundles.copy(bundle, tmp_path / name / str(version), light=True), version, name)
+    trial = Gate(tmp_path / "other" / "2")
+    registry: Registry[Engine] = Registry(Engine, trial, repository=tmp_path)
     registry.add(bundle.folder.parent)
     name = bundle.manifest.name
-    first = threading.Thread(target=registry.load, args=(name,))
-    first.start()
-    try:
-        assert entered.wait(_LONG)
-        for change in (registry.load, registry.unload):
-            with pytest.raises(Busy, match="try again"):
-                change(name, wait_s=0.01)
+    with trial.holding(lambda: registry.load("other", 2)):
+        registry.load(name, wait_s=0.01)
+        registry.load("third", wait_s=0.01)
+        registry.load("other", 1, wait_s=0.01)
+        assert {engine.bundle.manifest.name for engine in registry.ready()} == {name, "other", "third"}
+        registry.unload("third", wait_s=0.01)
+        registry.unload("other", wait_s=0.01)
         with registry.use(name) as engine:  # who only asks does not wait
             assert engine.bundle.manifest.name == name
-    finally:
-        gate.set()
-        first.join()
-    registry.unload(name, wait_s=0.01)
-    assert engine.is_stopped
-    with pytest.raises(NotFound):
-        registry.use(name)
+    with registry.use("other") as engine:
+        assert engine.bundle.manifest.version == 2
+
+
+def test_load_waits_for_the_trial_of_the_same_folder_and_not_longer_than_it_may(bundle: Bundle) -> None:
+    trial = Gate(bundle.folder)
+    registry: Registry[Engine] = Registry(Engine, trial)
+    registry.add(bundle.folder.parent)
+    name = bundle.manifest.name
+    with trial.holding(lambda: registry.load(name)):
+        for version in (0, bundle.manifest.version):
+            with pytest.raises(Busy, match=f"{bundle.folder} is being tried already: try again"):
+                registry.load(name, version, wait_s=0.01)
+    registry.load(name, wait_s=0.01)
+    assert {entry.reason for entry in registry.index()} == {""}
+
+
+def test_trials_at_once_have_a_limit(bundle: Bundle, tmp_path: Path) -> None:
+    folders = [tmp_path / f"b{n}" / "1" for n in range(MAX_TRIALS + 1)]
+    for folder in folders:
+        bundles.seal(bundles.copy(bundle, folder, light=True), 1, folder.parent.name)
+    trial = Gate(*folders)
+    registry: Registry[Engine] = Registry(Engine, trial, repository=tmp_path)
+    loads = [partial(registry.load, folder.parent.name) for folder in folders]
+    with trial.holding(*loads[1:]), pytest.raises(Busy, match=f"{MAX_TRIALS} bundles are being tried already"):
+        loads[0](wait_s=0.01)
+    loads[0](wait_s=0.01)
+    assert len(registry.ready()) == len(folders)
+
+
+def test_version_that_appears_during_a_trial_is_tried_and_loaded(bundle: Bundle, tmp_path: Path) -> None:
+    home = tmp_path / "other"
+    bundles.seal(bundles.copy(bundle, home / "1", light=True), 1, "other")
+    trial = Gate(home / "1")
+    registry: Registry[Engine] = Registry(Engine, trial, repository=tmp_path)
+    with trial.holding(lambda: registry.load("other")):
+        bundles.seal(bundles.copy(bundle, home / "2", light=True), 2, "other")
+        registry.load("other")
+    assert [engine.bundle.manifest.version for engine in registry.ready()] == [2]
+    assert trial.tried == [home / "1", home / "2", home / "2"]
+
+
+def test_load_that_ends_after_the_close_serves_nothing_and_says_nothing(bundle: Bundle) -> None:
+    opened: list[Engine] = []
+
+    def open_late(bundle: Bundle) -> Engine:
+        opened.append(Engine(bundle))
+        registry.close(0.0)
+        return opened[-1]
+
+    changes: list[str] = []
+    registry: Registry[Engine] = Registry(open_late, changed=lambda: changes.append("told"))
+    with pytest.raises(ShuttingDown, match="the server is stopping: load the bundle on another server"):
+        registry.add(bundle.folder.parent)
+    assert (registry.ready(), changes, opened[0].is_stopped) == ([], [], True)
+
+
+def test_index_and_loads_live_with_a_repository_that_cannot_be_read_any_more(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.seal(bundles.copy(bundle, tmp_path / "other" / "1", light=True), 1, "other")
+    registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
+    registry.add(bundle.folder)
+    assert {entry.name for entry in registry.index()} == {bundle.manifest.name, "other"}
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for module in ("os.scandir", "os.listdir"):
+        monkeypatch.setattr(module, refuse)
+    assert {entry.name for entry in registry.index()} == {bundle.manifest.name}
+    with pytest.raises(BundleError, match="other: no version folder there"):
+        registry.load("other")
 
 
 def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundle: Bundle) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.api.convert import to_response
 from server.catalogue.blend import Aim, Known, Weights
-from server.errors import ModelFailed
+from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
+from server.errors import InternalError
 from server.parts import PARTS
-from server.pipeline.call import Call, finish
-from server.pipeline.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.pipeline.engine import Engine
-from server.pipeline.ranking import Rankings
+from server.pipeline.recommend import explain
+from server.worker.respond import to_response
 from tests import small
 
 
@@ -148,12 +146,12 @@ def test_a_request_that_cannot_be_scored_fails_alone(running: Engine, monkeypatc
 
     monkeypatch.setattr(running.scoring, "aim", fails)
     requests = [Request(query=query, history=history("Film a0")) for query in ("film c2", "film bad", "film d3")]
-    answers = finish(running.recommender.recommend_many(requests, Call(time.monotonic() + 60)))
-    assert [isinstance(answer, ModelFailed) for answer in answers] == [False, True, False]
+    answers = running.recommend(requests)
+    assert [isinstance(answer, InternalError) for answer in answers] == [False, True, False]
     alone = small.ask(running, requests[0])[0]
     assert isinstance(answers[0], Recommendation)
     assert answers[0].items == alone.items
-    assert small.ask(running, Request(query="film c2"))[0].items  # the batching threads live
+    assert small.ask(running, Request(query="film c2"))[0].items
 
 
 @pytest.mark.parametrize(
@@ -182,15 +180,11 @@ def test_event_that_an_item_is_owed_to_is_the_one_of_the_history(tmp_path: Path)
     )
     folder = small.write_bundle(tmp_path / "1", weights=Weights(ranker=0, neighbours=1))
     with small.engine(folder) as engine:
-        parts, call = engine.recommender._parts, Call(time.monotonic() + 60)
-        call.expect(1)
-        rankings = Rankings(parts, [asked], call)
-        rankings.start()
-        call.settle()
-        (answer,) = rankings.outcomes()
-        (entry,) = rankings.entries
-        found = entry.contributions(parts)
-    assert isinstance(answer, Recommendation)
+        state = engine.resolve(asked)
+        engine.run([state])
+        answer = state.result
+        found = explain(engine.stages, state)
+    assert answer is not None
     assert answer.events_used == 16
     np.testing.assert_allclose([sum(one.parts.values()) for one in found], [s for _, s in answer.items], atol=1e-5)
     near = {place: engine.scoring.memory.near_weights(np.array([n])) for place, n in ((3, 9), (18, 7))}

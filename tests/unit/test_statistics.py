@@ -3,56 +3,97 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.telemetry.statistics import ModelTime, Statistics, longest
+from server.batching.scheduler import Limits
+from server.pb.swiftrec.v1 import encoder_pb2
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.telemetry.statistics import Statistics
+from server.ticket import Reply, Ticket
+from tests import small
+from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
+
+_SLACK_NS = 1_000  # each figure is rounded to whole ns
 
 
-def test_texts_side_by_side_count_as_the_one_that_took_longest() -> None:
-    time = ModelTime()
-    time.keep_longest(10.0, 11.0, 12.0)
-    time.keep_longest(10.0, 14.0, 15.0)
-    time.keep_longest(10.0, 10.5, 11.0)
-    assert (time.queue_s, time.compute_s, time.has_run) == (4.0, 1.0, True)
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> SmallEngine:
+    made = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=2_000)
+    made.encoder.row_s, made.ranker.row_s = 1 / 64, 1 / 128
+    return made
 
 
-def test_job_that_another_request_started_counts_from_when_this_one_joined_it() -> None:
-    time = ModelTime()
-    time.keep_longest(10.0, 8.0, 11.0)
-    assert (time.queue_s, time.compute_s) == (0.0, 1.0)
-    ended_before = ModelTime()
-    ended_before.keep_longest(10.0, 8.0, 9.0)
-    assert (ended_before.queue_s, ended_before.compute_s, ended_before.has_run) == (0.0, 0.0, True)
+def message(method: str, numbers: list[int]) -> bytes:
+    """A call about these texts."""
+    texts = [f"a{n}" for n in numbers]
+    if method == ENCODE:
+        return encoder_pb2.EncodeRequest(texts=texts).SerializeToString()
+    if method == BATCH_RECOMMEND:
+        requests = [pb.RecommendRequest(query=text, top_k=1) for text in texts]
+        return pb.BatchRecommendRequest(requests=requests).SerializeToString()
+    return pb.RecommendRequest(history=[pb.Event(text=text) for text in texts]).SerializeToString()
 
 
-_MOMENTS = st.integers(0, 1_000).map(lambda n: n / 64)  # exact in binary, so that no sum is rounded
-
-
-@given(_MOMENTS, st.lists(st.tuples(_MOMENTS, _MOMENTS), min_size=1), st.tuples(_MOMENTS, _MOMENTS, _MOMENTS))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.sampled_from([RECOMMEND, BATCH_RECOMMEND, ENCODE]),
+            st.lists(st.integers(0, 30), min_size=1, max_size=5),
+            st.integers(0, 8).map(lambda n: n / 128),
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+    jobs=st.integers(1, 6),
+)
 def test_queue_and_compute_are_never_more_than_the_request(
-    submitted: float, runs: list[tuple[float, float]], ranking: tuple[float, float, float]
+    one: SmallEngine, calls: list[tuple[str, list[int], float]], jobs: int
 ) -> None:
-    time, ended = ModelTime(), submitted
-    for started, seconds in runs:
-        time.keep_longest(submitted, started, started + seconds)
-        ended = max(ended, started + seconds)
-    assert time.queue_s + time.compute_s <= ended - submitted
-    gap, wait, seconds = ranking
-    time.add(ended + gap, ended + gap + wait, ended + gap + wait + seconds)
-    assert time.queue_s + time.compute_s <= ended + gap + wait + seconds - submitted
+    counts = [recorder.statistics for recorder in one.engine.recorder.models.values()]
+    replies, worker = list[Reply](), one.worker(Limits(jobs=jobs))
+    before = [(each.success_ns, each.queue_ns, each.compute_ns, each.success) for each in counts]
+    for method, numbers, pause_s in calls:
+        worker.admit(Ticket(method, message(method, numbers), 1e9, replies.append))
+        one.clock.now += pause_s
+        if pause_s > 1 / 64:
+            worker.step()
+    while worker.has_work:
+        worker.step()
+    assert all(isinstance(reply, bytes) for reply in replies)
+    for each, (total_ns, queue_ns, compute_ns, _) in zip(counts, before, strict=True):
+        assert each.queue_ns - queue_ns >= 0
+        assert each.compute_ns - compute_ns >= 0
+        waited_and_ran_ns = each.queue_ns - queue_ns + each.compute_ns - compute_ns
+        assert waited_and_ran_ns <= each.success_ns - total_ns + _SLACK_NS
+    asked = {ENCODE: 0, RECOMMEND: 0, BATCH_RECOMMEND: 0}
+    for method, numbers, _ in calls:
+        asked[method] += len(numbers) if method == BATCH_RECOMMEND else 1
+    found = [each.success - succeeded for each, (*_, succeeded) in zip(counts, before, strict=True)]
+    assert found == [asked[ENCODE], asked[RECOMMEND] + asked[BATCH_RECOMMEND]]
 
 
-def test_request_of_several_parts_takes_the_time_of_the_longest() -> None:
-    parts = [ModelTime(1.0, 2.0, True), ModelTime(5.0, 0.5, True), ModelTime()]
-    assert longest(parts) is parts[1]
+def test_request_of_several_texts_counts_once_with_its_longest_batch(one: SmallEngine) -> None:
+    statistics = one.engine.recorder.models["encoder"].statistics
+    before = statistics.snapshot()
+    worker = one.worker(Limits(jobs=2))
+    worker.admit(Ticket(ENCODE, message(ENCODE, [900, 901, 902]), 1e9, lambda _reply: None))
+    one.clock.now += 1.0
+    while worker.has_work:
+        worker.step()
+    after = statistics.snapshot()
+    assert after.success - before.success == 1
+    assert (after.queue_ns - before.queue_ns) / 1e9 == pytest.approx(1.0)
+    assert (after.compute_ns - before.compute_ns) / 1e9 == pytest.approx(2 / 64)
+    assert (after.success_ns - before.success_ns) / 1e9 == pytest.approx(1.0 + 3 / 64)
 
 
 def test_hits_and_misses_are_the_successes() -> None:
     counts = Statistics()
-    counts.succeeded(3.0, ModelTime(1.0, 0.5, True), None)
-    counts.succeeded(1.0, ModelTime(), 0.25)
+    counts.succeeded(3.0, 1.0, 0.5)
+    counts.succeeded(1.0, 0.75, 0.0, was_cached=True)
     counts.failed(7.0)
     assert (counts.success, counts.cache_hits, counts.cache_misses, counts.failure) == (2, 1, 1, 1)
     assert counts.request_us == pytest.approx(4e6)
-    assert (counts.queue_us, counts.compute_us, counts.cache_hit_ns) == (1_000_000, 500_000, 250_000_000)
+    assert (counts.queue_us, counts.compute_us, counts.cache_hit_ns) == (1_750_000, 500_000, 250_000_000)

@@ -4,99 +4,165 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
-from server.api.streams import in_order
-from server.pipeline.call import Call
+from server.errors import Cancelled, DeadlineExceeded, NotFound
+from server.front.exchange import Exchange, Exchanges
+from server.front.streams import Patience, Send, map_ordered
+from server.front.timers import Timers
+from server.ticket import Reply, Ticket
+from tests.integration.fronts import ManualLink, echo, write_error
+from tests.until import LONG
 
-_WAIT_S = 10.0
-
-
-class Desk:
-    """Work that is done when the test says so."""
-
-    def __init__(self) -> None:
-        self.begun: queue.Queue[tuple[int, Call]] = queue.Queue()
-        self.let_go: list[int] = []
-
-    async def begin(self, message: int) -> int:
-        call = Call(time.monotonic() + 60)
-        call.expect(1)
-        self.begun.put((message, call))
-        try:
-            await call
-        finally:
-            self.let_go.append(message)
-        return message * 10
+OnEnd = Callable[[Callable[[], None]], bool]
 
 
-def calls(desk: Desk, number: int) -> list[Call]:
-    return [desk.begun.get(timeout=_WAIT_S)[1] for _ in range(number)]
+@contextmanager
+def sender(link: ManualLink, timeout_s: float = 60.0) -> Iterator[tuple[Send, ThreadPoolExecutor, Patience, OnEnd]]:
+    """What sends messages to the link, and what a stream needs beside it."""
+    timers = Timers()
+    exchanges = Exchanges(link, timers, write_error, timeout_s)
+
+    def send(message: bytes, on_reply: Callable[[Reply], None]) -> Exchange:
+        return exchanges.send("/test.Service/Stream", message, None, on_reply, [])
+
+    timers.start()
+    with ThreadPoolExecutor(4) as threads:
+        yield send, threads, Patience(timers, 60.0, 60.0), lambda _close: True
+    timers.stop()
+
+
+def numbered(number: int) -> list[bytes]:
+    return [b"%d" % n for n in range(number)]
 
 
 def test_messages_are_worked_on_side_by_side_and_answered_in_order() -> None:
-    desk = Desk()
-    answers = in_order(iter(range(8)), desk.begin, width=4)
-    found: list[int] = []
-    reader = threading.Thread(target=lambda: found.extend(answers))
-    reader.start()
-    first = calls(desk, 4)
-    assert desk.begun.empty()  # no more than the width
-    for call in reversed(first):
-        call.arrived()
-    for call in calls(desk, 4):
-        call.arrived()
-    reader.join(_WAIT_S)
-    assert found == [n * 10 for n in range(8)]
+    link = ManualLink()
+    with sender(link) as given:
+        answers = map_ordered(iter(numbered(8)), *given, width=4)
+        found: list[bytes] = []
+        reader = threading.Thread(target=lambda: found.extend(answers))
+        reader.start()
+        first = [link.next() for _ in range(4)]
+        assert link.tickets.empty()  # no more than the width
+        for ticket in reversed(first):
+            ticket.done(ticket.message)
+        for _ in range(4):
+            echo(link.next())
+        reader.join(LONG)
+    assert found == numbered(8)
 
 
 def test_what_reading_raises_comes_after_the_answers_to_what_was_read() -> None:
-    async def begin(message: int) -> int:
-        return message
-
-    def messages() -> Iterator[int]:
-        yield 1
-        yield 2
+    def messages() -> Iterator[bytes]:
+        yield b"1"
+        yield b"2"
         raise ValueError("damaged")
 
-    answers = in_order(messages(), begin)
-    assert [next(answers), next(answers)] == [1, 2]
-    with pytest.raises(ValueError, match="damaged"):
-        next(answers)
+    with sender(ManualLink(echo)) as given:
+        answers = map_ordered(messages(), *given)
+        assert [next(answers), next(answers)] == [b"1", b"2"]
+        with pytest.raises(ValueError, match="damaged"):
+            next(answers)
 
 
-def test_stream_that_is_closed_lets_go_of_what_was_begun() -> None:
-    desk, over = Desk(), threading.Event()
+def test_stream_that_is_closed_cancels_what_was_sent() -> None:
+    link, over = ManualLink(), threading.Event()
 
-    def messages() -> Iterator[int]:
-        yield from range(3)
-        over.wait(_WAIT_S)
+    def messages() -> Iterator[bytes]:
+        yield from numbered(3)
+        over.wait(LONG)
 
-    answers = in_order(messages(), desk.begin, width=8)
-    waiting = threading.Thread(target=lambda: next(answers))
-    waiting.start()
-    made = calls(desk, 3)
-    made[0].arrived()
-    waiting.join(_WAIT_S)
-    answers.close()  # type: ignore[attr-defined] # it is a generator
-    assert sorted(desk.let_go) == [0, 1, 2]
-    assert [call.is_cancelled for call in made] == [False, True, True]
-    over.set()
+    with sender(link) as given:
+        answers = map_ordered(messages(), *given, width=8)
+        waiting = threading.Thread(target=lambda: next(answers))
+        waiting.start()
+        tickets = [link.next() for _ in range(3)]
+        echo(tickets[0])
+        waiting.join(LONG)
+        answers.close()  # type: ignore[attr-defined] # it is a generator
+        assert [ticket.is_cancelled for ticket in tickets] == [False, True, True]
+        over.set()
 
 
 def test_message_whose_deadline_passes_does_not_hold_up_the_next() -> None:
-    async def begin(message: int) -> int:
-        call = Call(time.monotonic() + (0.05 if message == 0 else 60))
-        call.expect(1)
-        if message:
-            call.arrived()
-        try:
-            await call
-        except Exception:  # noqa: BLE001 (as servicers do: an error is the answer)
-            return -1
-        return message
+    def answer(ticket: Ticket) -> None:
+        if ticket.message != b"0":
+            ticket.done(ticket.message)
 
-    assert list(in_order(iter(range(3)), begin)) == [-1, 1, 2]
+    def written(_ticket: Ticket, error: Exception) -> Reply:
+        return type(error).__name__.encode()
+
+    timers, link = Timers(), ManualLink(answer)
+    exchanges = Exchanges(link, timers, written, 0.05)
+    timers.start()
+    with ThreadPoolExecutor(1) as threads:
+        answers = map_ordered(
+            iter(numbered(3)),
+            lambda message, on_reply: exchanges.send("/test.Service/Stream", message, None, on_reply, []),
+            threads,
+            Patience(timers, 60.0, 60.0),
+            lambda _close: True,
+        )
+        assert list(answers) == [b"DeadlineExceeded", b"1", b"2"]
+    timers.stop()
+
+
+def test_error_that_is_no_message_ends_the_stream_after_what_came_before() -> None:
+    def answer(ticket: Ticket) -> None:
+        ticket.done(NotFound("no such bundle") if ticket.message == b"1" else ticket.message)
+
+    with sender(ManualLink(answer)) as given:
+        answers = map_ordered(iter(numbered(3)), *given)
+        assert next(answers) == b"0"
+        with pytest.raises(NotFound):
+            next(answers)
+
+
+@pytest.mark.parametrize("sent", [0, 2])
+def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int) -> None:
+    silence: queue.Queue[bytes] = queue.Queue()
+    for message in numbered(sent):
+        silence.put(message)
+    with sender(ManualLink(echo)) as (send, threads, patience, on_end):
+        limits = Patience(patience.timers, 0.05 if not sent else 60.0, 0.05)
+        answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end)
+        assert [next(answers) for _ in range(sent)] == numbered(sent)
+        with pytest.raises(DeadlineExceeded, match="no message came"):
+            next(answers)
+        silence.put(b"")
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) -> None:
+    link, goes = ManualLink(), queue.Queue[Callable[[], None]]()
+
+    def on_end(close: Callable[[], None]) -> bool:
+        goes.put(close)
+        return True
+
+    def messages() -> Iterator[bytes]:
+        yield from numbered(3)
+        over.wait(LONG)
+
+    over = threading.Event()
+    with sender(link) as (send, threads, patience, _), ThreadPoolExecutor(1) as other:
+        answers = map_ordered(messages(), send, threads, patience, on_end, width=in_flight)
+        waiting = other.submit(next, answers)
+        tickets = [link.next() for _ in range(in_flight)]
+        goes.get(timeout=LONG)()
+        with pytest.raises(Cancelled):
+            waiting.result(LONG)
+        assert all(ticket.is_cancelled for ticket in tickets)
+        over.set()
+
+
+def test_client_that_has_gone_has_nothing_sent() -> None:
+    link = ManualLink()
+    with sender(link) as (send, threads, patience, _), pytest.raises(Cancelled):
+        next(map_ordered(iter(numbered(3)), send, threads, patience, lambda _close: False))
+    assert link.tickets.empty()

@@ -8,11 +8,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
+from pydantic_settings import BaseSettings
 
-from benchmarks.__main__ import main as benchmarks_main
+from benchmarks import __main__ as benchmarks
+from benchmarks.peers.__main__ import PeersSettings
+from examples.ask import AskSettings
 from export.config import ExportSettings
 from export.data import doctor
 from export.package import targets
+from export.planted.command import PlantedSettings
+from export.seeds.settings import SeedsSettings
 from server.__main__ import main as server_main
 from server.config import ServerSettings, read_settings
 from server.errors import ConfigError
@@ -86,7 +91,13 @@ def test_variable_that_resembles_none_points_to_the_help(
 def test_settings_of_the_program_and_of_its_neighbours_are_not_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("SWIFTREC_PORT", "SWIFTREC_SECONDS", "SWIFTREC_EXPORT_TRUNK", "SWIFTREC_EXPORT_NO_SUCH"):
+    for name in (
+        "SWIFTREC_PORT",
+        "SWIFTREC_SECONDS",
+        "SWIFTREC_EXPORT_TRUNK",
+        "SWIFTREC_EXPORT_NO_SUCH",
+        "SWIFTREC_PLANTED_SEED",
+    ):
         monkeypatch.setenv(name, "2")
     read_settings(ServerSettings, ["--bundle", "x"], [TuneSettings])
     assert capsys.readouterr().err == ""
@@ -99,6 +110,54 @@ def test_export_names_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "export: warning: SWIFTREC_EXPORT_EPOCH is no setting and is ignored: did you mean SWIFTREC_EXPORT_" in said
     assert "PROT " not in said
+
+
+_KINDS = [
+    ServerSettings,
+    TuneSettings,
+    ExportSettings,
+    doctor.DoctorSettings,
+    PlantedSettings,
+    SeedsSettings,
+    AskSettings,
+]
+_KINDS += [PeersSettings, *(kind for kind, _ in benchmarks._COMMANDS.values())]
+
+
+def read(kind: type[BaseSettings]) -> str:
+    """What is read from the environment and the flags that the settings cannot do without, or why it is refused."""
+    required = [name for name, field in kind.model_fields.items() if field.is_required()]
+    flags = [f"--{name.replace('_', '-')}=1" for name in required if not is_positional(kind, name)]
+    try:
+        return repr(read_settings(kind, [*flags, *("1" for name in required if is_positional(kind, name))]))
+    except ConfigError as error:
+        return str(error)
+
+
+def is_positional(kind: type[BaseSettings], name: str) -> bool:
+    return "Positional" in repr(kind.model_fields[name].metadata)
+
+
+@pytest.mark.parametrize("kind", _KINDS, ids=lambda kind: kind.__name__)
+def test_empty_variable_is_not_set_whatever_the_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[BaseSettings]
+) -> None:
+    variables = [f"{kind.model_config.get('env_prefix', '')}{name}".upper() for name in kind.model_fields]
+    for variable in variables:
+        monkeypatch.delenv(variable, raising=False)
+    expected = read(kind)
+    for variable in variables:
+        monkeypatch.setenv(variable, "")
+    assert read(kind) == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_empty_variable_that_is_no_setting_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWIFTREC_PROT", "")
+    read_settings(ServerSettings, ["--bundle", "x"])
+    assert capsys.readouterr().err == ""
 
 
 def test_program_without_variables_names_none() -> None:
@@ -119,7 +178,7 @@ def test_version_is_printed_by_every_program(program: str) -> None:
         lambda: server_main(["probe", "--version"]),
         lambda: doctor.main(["--version"]),
         lambda: targets.main(["--version"]),
-        lambda: benchmarks_main(["load", "--version"]),
+        lambda: benchmarks.main(["load", "--version"]),
     ],
 )
 def test_version_is_printed_by_their_commands(command: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:

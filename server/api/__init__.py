@@ -1,1 +1,0 @@
-"""The edge: gRPC in, domain words out, and back."""

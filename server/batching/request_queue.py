@@ -1,0 +1,158 @@
+"""The requests that wait, and which of them go into the next step. Pure: the time is given."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from server.batching.scheduler import Limits, Reason
+
+NEVER = float("inf")
+
+
+class QueuedRequest:
+    """What the queue knows of a request; times are seconds on one clock.
+
+    Args:
+        priority: 1 (most urgent) to 9.
+
+    Attributes:
+        tokens: of its texts that have to be encoded.
+        cost_s: predicted time of its share of a step.
+        batch_s: predicted time that its step takes whatever else is in it: the models' batches before their first row.
+        deadline: when nobody waits any more.
+        arrival: when it was queued.
+        lag_s: of a list the later requests count as if they had arrived so much later than the first, so that other
+            calls are not kept waiting for all of it.
+        is_queued: whether it waits in the queue.
+        is_later: whether its turn was not due when the queue looked last.
+    """
+
+    __slots__ = ("arrival", "batch_s", "cost_s", "deadline", "is_later", "is_queued", "lag_s", "priority", "tokens")
+
+    def __init__(self, priority: int) -> None:
+        self.priority, self.deadline, self.tokens = priority, NEVER, 0
+        self.arrival = self.cost_s = self.batch_s = self.lag_s = 0.0
+        self.is_queued = self.is_later = False
+
+    @property
+    def turn(self) -> float:
+        """When it counts as having arrived."""
+        return self.arrival + self.lag_s
+
+
+Q = TypeVar("Q", bound=QueuedRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[Q]):
+    """What a step runs, why it has no more, and what has expired meanwhile and never runs."""
+
+    requests: Sequence[Q]
+    reason: Reason
+    expired: Sequence[Q]
+
+
+class Sums:
+    """How many requests there are, and the sums of their tokens and costs."""
+
+    __slots__ = ("cost_s", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = self.tokens = 0
+        self.cost_s = 0.0
+
+    def add(self, request: QueuedRequest) -> None:
+        """One more."""
+        self.requests += 1
+        self.tokens += request.tokens
+        self.cost_s += request.cost_s
+
+    def subtract(self, request: QueuedRequest) -> None:
+        """One less."""
+        self.requests -= 1
+        self.tokens -= request.tokens
+        self.cost_s = self.cost_s - request.cost_s if self.requests else 0.0
+
+
+class RequestQueue(Generic[Q]):
+    """Requests by urgency: priority, improved by waiting; then the deadline; then arrival. One thread only.
+
+    The order of two requests never changes while they wait: both age alike.
+
+    Args:
+        aging_s: a request that has waited this long counts as one priority more urgent.
+
+    Attributes:
+        waiting: of all that wait.
+        later: of those among them whose turn is not due: a request that arrives now goes before them.
+    """
+
+    def __init__(self, aging_s: float) -> None:
+        self._aging_s = aging_s
+        self._heap: list[tuple[int, float, float, int, Q]] = []
+        self._by_turn: list[tuple[float, int, Q]] = []  # those that are later
+        self._number = 0
+        self.waiting, self.later = Sums(), Sums()
+
+    def push(self, request: Q) -> None:
+        """Add a request."""
+        level = int(request.priority + request.turn / self._aging_s)
+        self._number += 1
+        heapq.heappush(self._heap, (level, request.deadline + request.lag_s, request.turn, self._number, request))
+        request.is_queued = True
+        self.waiting.add(request)
+        if request.lag_s:
+            request.is_later = True
+            self.later.add(request)
+            heapq.heappush(self._by_turn, (request.turn, self._number, request))
+
+    def look(self, now: float) -> None:
+        """Find out whose turn is due."""
+        while self._by_turn and self._by_turn[0][0] <= now:
+            self._end_lag(heapq.heappop(self._by_turn)[-1])
+
+    def remove(self, request: Q) -> None:
+        """Take back a request that waits; nothing if it does not."""
+        if request.is_queued:
+            self._forget(request)
+            if len(self._heap) > 2 * self.waiting.requests + 64:
+                self._heap = [entry for entry in self._heap if entry[-1].is_queued]
+                heapq.heapify(self._heap)
+                self._by_turn = [entry for entry in self._by_turn if entry[-1].is_later]
+                heapq.heapify(self._by_turn)
+
+    def next_step(self, limits: Limits, now: float) -> Step[Q]:
+        """Take what runs next: the most urgent, as many as the limits of a step allow."""
+        chosen: list[Q] = []
+        expired: list[Q] = []
+        predicted_s, limit_s, reason = 0.0, 0.0, Reason.DRAINED
+        while self._heap:
+            request = self._heap[0][-1]
+            is_live = request.is_queued and request.deadline > now
+            if is_live and len(chosen) == limits.jobs:
+                reason = Reason.FULL
+                break
+            if is_live and chosen and predicted_s + request.cost_s > limit_s:
+                reason = Reason.CUT
+                break
+            heapq.heappop(self._heap)
+            if is_live and not chosen:
+                limit_s = limits.step_s + request.batch_s
+            if request.is_queued:
+                self._forget(request)
+                (chosen if is_live else expired).append(request)
+                predicted_s += request.cost_s if is_live else 0.0
+        return Step(chosen, reason, expired)
+
+    def _forget(self, request: Q) -> None:
+        request.is_queued = False
+        self.waiting.subtract(request)
+        self._end_lag(request)
+
+    def _end_lag(self, request: Q) -> None:
+        if request.is_later:
+            request.is_later = False
+            self.later.subtract(request)

@@ -1,0 +1,71 @@
+"""What travels through the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from server.batching.scheduler import DEFAULT_PRIORITY
+from server.catalogue.catalogue import Filter, Item
+
+
+@dataclass(frozen=True, slots=True)
+class ItemEvent:
+    """An item that the user took."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextEvent:
+    """A text that says something of the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A validated request; the bundle's default decides where `exclude_history` is None."""
+
+    history: tuple[ItemEvent | TextEvent, ...] = ()
+    query: str = ""
+    top_k: int = 10
+    conditions: Filter = field(default_factory=Filter)
+    exclude_history: bool | None = None
+    priority: int = DEFAULT_PRIORITY
+
+
+class Strategy(Enum):
+    """How a ranking came about."""
+
+    MODEL = "model"
+    POPULARITY = "popularity"
+
+
+@dataclass(slots=True)
+class Timings:
+    """Wall time of each step, in milliseconds."""
+
+    tokenise_ms: float = 0.0
+    encode_ms: float = 0.0
+    rank_ms: float = 0.0
+    retrieve_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Ranked items and how they came about.
+
+    `resolved` are text events that name an item: their place in the history, and the item's id.
+    `unknown_filter_values` are values of the request's filter that no item has (`Catalogue.unknown_values`).
+    """
+
+    items: list[tuple[Item, float]]
+    ignored: list[str]
+    strategy: Strategy
+    events_used: int
+    timings: Timings
+    unknown_filter_values: Sequence[str] = ()
+    resolved: Sequence[tuple[int, str]] = ()

@@ -1,0 +1,104 @@
+"""The gRPC server: its start, and an end that loses no call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+
+from server.addresses import join_address, listen_problem
+from server.errors import ConfigError
+from server.front.arrivals import Arrivals
+
+_QUIET_S = 0.05  # without a call: those that gRPC's core held have been taken
+_MOST_QUIET_S = 0.5  # how long to wait for that where clients go on calling
+_LOOK_S = 0.005
+_SPARE_S = 1.0  # after the grace, for gRPC to end what it has cancelled
+_log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """Serves one port.
+
+    Args:
+        server: with its methods and its port.
+        arrivals: of the calls that are refused once the server stops.
+        on_death: called with the reason if gRPC's polling thread ends: no call is answered any more.
+    """
+
+    def __init__(self, server: grpc.Server, arrivals: Arrivals, on_death: Callable[[str], None]) -> None:
+        self._server, self._arrivals, self._on_death = server, arrivals, on_death
+        self._poller: threading.Thread | None = None
+        self._is_stopping = False
+        self._watch = threading.Thread(target=self._wait_for_poller, name="poller watch", daemon=True)
+
+    def start(self) -> None:
+        """Take calls."""
+        others = set(threading.enumerate())
+        self._server.start()
+        self._poller = next(iter(set(threading.enumerate()) - others), None)  # the one thread that gRPC starts
+        if self._poller:
+            self._watch.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Take the calls that have arrived, refuse later ones, and wait for the answers no longer than the grace."""
+        ends = time.monotonic() + grace_s
+        if self._is_polling():
+            self._until_quiet(ends)
+            self._arrivals.close()
+            self._until_quiet(ends)
+        self._is_stopping = True
+        left_s = max(0.0, ends - time.monotonic())
+        has_ended = self._shut_down(left_s)
+        self._arrivals.refuse()
+        if self._is_polling() and not has_ended.wait(left_s + _SPARE_S):
+            _log.error("gRPC did not end its calls")
+
+    def hurry(self) -> None:
+        """End the grace: cancel the calls that have no answer."""
+        self._is_stopping = True
+        self._shut_down(0)
+        self._arrivals.refuse()
+
+    def _until_quiet(self, ends: float) -> None:
+        """GRPC cancels the calls in its core when it shuts down: wait until they were taken."""
+        ends = min(ends, time.monotonic() + _MOST_QUIET_S)
+        while self._arrivals.quiet_s < _QUIET_S and time.monotonic() < ends and not self._is_stopping:
+            time.sleep(_LOOK_S)
+
+    def _shut_down(self, grace_s: float) -> threading.Event:
+        try:
+            return self._server.stop(grace_s)
+        except RuntimeError:  # the system allows no more threads, and gRPC needs one for the end of the grace
+            _log.exception("the calls that still run are cut off")
+            return threading.Event()
+
+    def _is_polling(self) -> bool:
+        return self._poller is not None and self._poller.is_alive()
+
+    def _wait_for_poller(self) -> None:
+        if self._poller:
+            self._poller.join()
+        if not self._is_stopping:
+            _log.error("gRPC's polling thread has ended")
+            self._on_death("gRPC's polling thread has ended")
+
+
+def bind(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    """Take a port; 0 takes a free one. Its number.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    address, problem = join_address(host, port), listen_problem(host, port)
+    try:
+        if not problem and credentials:
+            return server.add_secure_port(address, credentials)
+        if not problem:
+            return server.add_insecure_port(address)
+    except RuntimeError:  # the port was taken meanwhile, or a name has another address that cannot be used
+        problem = "gRPC cannot use the port: give another"
+    raise ConfigError(f"cannot listen on {address} (--host, --port): {problem}")

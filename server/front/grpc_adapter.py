@@ -1,0 +1,235 @@
+"""Unary calls as gRPC's core has them: bytes come in, bytes or a status go out.
+
+Nothing else uses the private names of grpcio.
+
+grpc.server gives every call a thread of its pool that waits for the request and then for the response. Here the request
+is read in gRPC's polling thread and the response is sent by whatever thread has it, so that waiting costs no thread.
+The parts used are those of gRPC's own unary path (grpc/_server.py, `_unary_response_in_pool`); where a version of
+grpcio does not have them, `is_supported` is false and calls take threads as usual.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+
+_log = logging.getLogger(__name__)
+Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
+# Functions with the names of their parameters, attributes of a call's state, operations.
+_FUNCTIONS = {
+    "_Context": ("rpc_event", "state", "request_deserializer"),
+    "_abort": ("state", "call", "code", "details"),
+    "_is_rpc_state_active": ("state",),
+    "_receive_message": ("state", "call", "request_deserializer"),
+    "_select_thread_pool_for_behavior": ("behavior", "default_thread_pool"),
+    "_status": ("rpc_event", "state", "serialized_response"),
+    "_unary_response_in_pool": (
+        *("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"),
+    ),
+}
+_STATE = ("callbacks", "client", "code", "condition", "due", "request", "statused", "trailing_metadata")
+_ARGUMENTS = len(_FUNCTIONS["_unary_response_in_pool"])
+
+
+def _part(name: str) -> Any:  # noqa: ANN401 (it has no types)
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+_private = _part("grpc._server")
+_cygrpc = _part("grpc._cython.cygrpc")
+
+
+def is_supported() -> bool:
+    """Whether this grpcio has the parts that are used here."""
+    try:
+        state = _private._RPCState()
+        return (
+            all(
+                tuple(inspect.signature(getattr(_private, name)).parameters) == names
+                for name, names in _FUNCTIONS.items()
+            )
+            and all(hasattr(state, name) for name in _STATE)
+            and all(hasattr(_private, name) for name in ("_CANCELLED", "_CLOSED"))
+            and hasattr(_cygrpc, "ReceiveMessageOperation")
+            and isinstance(_private._RECEIVE_MESSAGE_TOKEN, str)
+        )
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+def was_cancelled(context: grpc.ServicerContext) -> bool:
+    """Whether the client did not see how a call that is over was answered: it has cancelled, or its deadline passed."""
+    state = getattr(context, "_state", None)
+    if _private is None or state is None:
+        return False
+    return bool(state.client is _private._CANCELLED)
+
+
+class UnaryMethod(Protocol):
+    """A method whose calls come here."""
+
+    def begin(self, call: UnaryCall, /) -> None:
+        """A call has come; its request has not. Called by gRPC's polling thread: must not block."""
+
+    def receive(self, call: UnaryCall, message: bytes, /) -> None:
+        """The request is there. Called by gRPC's polling thread: must not block."""
+
+    def missed(self, call: UnaryCall, /) -> None:
+        """The request never comes: the client has ended its side or the call. As above."""
+
+    def over(self, call: UnaryCall, /) -> None:
+        """The call has ended for gRPC, whatever was sent. As above."""
+
+
+class UnaryCall:
+    """One call. For gRPC it is the future of a thread's work.
+
+    Attributes:
+        started: when the call came, on the monotonic clock.
+        is_answered: whether a response or a status was sent.
+        note: whatever its method keeps of it.
+    """
+
+    __slots__ = ("_event", "_is_ended", "_keep", "_method", "_on_end", "_state", "is_answered", "note", "started")
+
+    def __init__(self, event: Any, state: Any, method: UnaryMethod) -> None:  # noqa: ANN401 (gRPC's have no types)
+        self._event, self._state, self._method = event, state, method
+        self.started, self.is_answered = time.monotonic(), False
+        self._keep = _private._receive_message(state, event.call, None)
+        self._on_end: Callable[[object], None] | None = None
+        self._is_ended = False
+        self.note: Any = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the client sent beside the request."""
+        found: Metadata = self._event.invocation_metadata or ()
+        return found
+
+    @property
+    def time_left_s(self) -> float:
+        """Seconds until the client's deadline; huge if it set none."""
+        return float(self._event.call_details.deadline) - time.time()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the client has cancelled the call or its deadline has passed."""
+        return bool(self._state.client is _private._CANCELLED)
+
+    @property
+    def has_half_closed(self) -> bool:
+        """Whether the client has ended its side."""
+        return bool(self._state.client is _private._CLOSED)
+
+    @property
+    def code(self) -> str:
+        """Name of the code that was set for the response, if any was."""
+        code: grpc.StatusCode | None = self._state.code
+        return code.name if code else "OK"
+
+    def context(self) -> grpc.ServicerContext:
+        """For methods that are written against gRPC's own interface."""
+        context: grpc.ServicerContext = _private._Context(self._event, self._state, None)
+        return context
+
+    def start(self) -> None:
+        """Ask gRPC for the request; called by its polling thread, under the call's lock."""
+        self._state.callbacks.append(self._over)
+        try:
+            self._method.begin(self)
+            self._event.call.start_server_batch((_cygrpc.ReceiveMessageOperation(0),), self._received)
+            self._state.due.add(_private._RECEIVE_MESSAGE_TOKEN)
+        except Exception:  # noqa: BLE001 (it concerns this call alone: an error would end gRPC's polling thread)
+            self._abort_transport("a call was not taken")
+
+    def add_done_callback(self, on_end: Callable[[object], None]) -> None:
+        """Called at once by gRPC, in its polling thread, before any message can be there."""
+        self._on_end = on_end
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """What is sent with the status."""
+        self._state.trailing_metadata = tuple(metadata)
+
+    def respond(self, message: bytes) -> bool:
+        """Send the response; whether it was the first answer to a call that is not over."""
+        if not self._claim():
+            return False
+        try:
+            _private._status(self._event, self._state, message)
+        except Exception:  # noqa: BLE001 (it concerns this call alone)
+            self._abort_transport("a response could not be sent")
+        return True
+
+    def refuse(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> bool:
+        """Send a status; whether it was the first answer to a call that is not over."""
+        if not self._claim():
+            return False
+        try:
+            with self._state.condition:
+                self.set_trailing_metadata(metadata)
+                if _private._is_rpc_state_active(self._state):
+                    _private._abort(self._state, self._event.call, code.value[0], details.encode())
+        except Exception:  # noqa: BLE001 (it concerns this call alone)
+            self._abort_transport("a status could not be sent")
+        return True
+
+    def abort_transport(self) -> None:
+        """Cancel the call: nothing can be sent to the client any more."""
+        self._event.call.cancel()
+
+    def _claim(self) -> bool:
+        with self._state.condition:
+            is_first, self.is_answered = not self.is_answered, True
+            return is_first
+
+    def _received(self, event: Any) -> Any:  # noqa: ANN401 (gRPC's)
+        """The message is there, or never comes; an error must not reach gRPC's polling thread."""
+        following = self._keep(event)
+        try:
+            with self._state.condition:
+                message, self._state.request = self._state.request, None
+            if message is None:
+                self._method.missed(self)
+            else:
+                self._method.receive(self, message)
+        except Exception:  # noqa: BLE001 (it concerns this call alone)
+            _log.exception("a call was not taken")
+            self.refuse(grpc.StatusCode.INTERNAL, "internal error", ())
+        return following
+
+    def _over(self) -> None:
+        try:
+            self._method.over(self)
+        finally:
+            if self._on_end and not self._is_ended:
+                self._is_ended = True
+                self._on_end(self)
+
+    def _abort_transport(self, reason: str) -> None:
+        """No status can be sent: cancel, so that the client sees it at once and not at its deadline."""
+        _log.exception(reason)
+        self.abort_transport()
+
+
+class UnaryDispatcher(ThreadPoolExecutor):
+    """Stands where gRPC asks a method for a thread pool of its own; runs nothing itself."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def submit(self, *work: Any) -> Any:  # type: ignore[override] # noqa: ANN401 (gRPC alone calls it)
+        """Take a call, from what gRPC would have a thread run; called by its polling thread under the call's lock."""
+        event, state, behaviour = work[-_ARGUMENTS : 3 - _ARGUMENTS]
+        call = UnaryCall(event, state, behaviour.method)
+        call.start()
+        return call

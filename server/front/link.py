@@ -1,0 +1,22 @@
+"""What a front has of a worker: in one process the worker's thread, `server.worker.loop.WorkerThread`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from server.batching.admission import Load
+from server.ticket import Ticket
+
+
+class Link(Protocol):
+    """A worker that answers calls."""
+
+    @property
+    def load(self) -> Load:
+        """What waits there, as the worker told it last."""
+
+    def send(self, ticket: Ticket, /) -> None:
+        """Have a call answered; never blocks."""
+
+    def cancel(self, ticket: Ticket, /) -> None:
+        """Nobody waits for this call any more."""

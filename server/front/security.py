@@ -1,0 +1,271 @@
+"""Who may call: TLS, bearer tokens and limits on a connection. Whatever is not allowed here is denied."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+import grpc
+from google.protobuf import descriptor_pool
+
+from server.config import ServerSettings
+from server.errors import ConfigError, SwiftrecError, Unauthenticated
+from server.front.framed import refuse_call
+from server.front.limiter import ConcurrencyLimiter
+from server.front.methods import Handler
+from server.front.outcomes import Outcomes
+from server.sizes import read_bytes
+
+# The only methods that need no token: probes of load balancers and orchestrators carry none.
+OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
+DENIAL = "a valid token is needed: send it as metadata, authorization: Bearer TOKEN"
+MIN_TOKEN_CHARS = 16
+
+_MAX_PENDING_CALLS = 16_384
+_LAST_RESPONSE_MS = 5_000  # to send the response of a call that took all of its deadline
+
+_log = logging.getLogger(__name__)
+Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
+T = TypeVar("T")
+
+
+class Rotating(Generic[T]):
+    """A value read from files, read again when one of them changes; a broken new one leaves the old in force.
+
+    Args:
+        paths: the files, replaced in place or by rename.
+        read: makes the value of them; raises ConfigError with a sentence that may be logged.
+
+    Raises:
+        ConfigError: the files cannot be used now.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
+        self._paths, self._read, self._lock = paths, read, threading.Lock()
+        self._stamp = self._stamp_now()
+        self._value = read()
+
+    def get(self) -> T:
+        """The value in force."""
+        self.changed()
+        return self._value
+
+    def changed(self) -> T | None:
+        """The new value if there is one since the last look, or None."""
+        with self._lock:
+            stamp = self._stamp_now()
+            if stamp == self._stamp:
+                return None
+            self._stamp = stamp
+            try:
+                self._value = self._read()
+            except ConfigError as error:
+                _log.error("%s; what was read before stays in force", error)
+                return None
+            _log.info("read again", extra={"fields": {"files": [str(path) for path in self._paths]}})
+            return self._value
+
+    def _stamp_now(self) -> Stamp:
+        return tuple(_stamp(path) for path in self._paths)
+
+
+class Tokens:
+    """The bearer tokens of a file, kept as digests.
+
+    Args:
+        path: one token a line; empty lines and lines that start with # are skipped.
+
+    Raises:
+        ConfigError: the file cannot be read, has no token or a bad one; the sentence never holds a token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._digests = Rotating([path], lambda: _read_tokens(path))
+
+    def accept(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Whether there is exactly one authorization, a bearer token of the file, compared in constant time."""
+        values = [value for key, value in metadata if key == "authorization"]
+        digests = self._digests.get()
+        if len(values) != 1:
+            return False
+        value = values[0] if isinstance(values[0], bytes) else values[0].encode(errors="replace")
+        scheme, _, token = value.partition(b" ")
+        digest = hashlib.sha256(token).digest()
+        matches = [hmac.compare_digest(digest, known) for known in digests]
+        return any(matches) and scheme.lower() == b"bearer"
+
+
+class TokenAuthInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is generic, the class is not
+    """Stands before everything: without a valid token each method, known or not, is UNAUTHENTICATED.
+
+    Args:
+        tokens: the valid ones.
+        services: full names of the services whose methods are recorded by name; any other is "unknown".
+        outcomes: count and log refused calls.
+        max_open_calls: calls of each open method without a token that may hold a thread.
+    """
+
+    def __init__(self, tokens: Tokens, services: Iterable[str], outcomes: Outcomes, max_open_calls: int) -> None:
+        self._tokens, self._outcomes = tokens, outcomes
+        self._open = {method: ConcurrencyLimiter(max_open_calls) for method in OPEN_METHODS}
+        self._names = frozenset(methods_of(services))
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Pass on, or answer in place of the method."""
+        method = handler_call_details.method
+        if self._tokens.accept(handler_call_details.invocation_metadata):
+            return continuation(handler_call_details)
+        if method in OPEN_METHODS:
+            return self._limited(method, continuation(handler_call_details))
+        name = method if method in self._names else "unknown"  # which the client may have made up
+
+        def deny(_: object, context: grpc.ServicerContext) -> None:
+            refuse_call(self._outcomes, name, Unauthenticated(DENIAL), context)
+
+        # A streaming handler fits calls of each kind and, unlike a unary one, does not wait for the request.
+        return grpc.stream_unary_rpc_method_handler(deny)
+
+    def _limited(self, name: str, handler: Handler | None) -> Handler | None:
+        """The same method within the bound, if its calls hold threads."""
+        if handler is None or handler.stream_stream is None:
+            return handler
+        limiter, stream = self._open[name], handler.stream_stream
+
+        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            try:
+                place = limiter.acquire()
+            except SwiftrecError as error:
+                refuse_call(self._outcomes, name, error, context)
+            try:
+                yield from stream(requests, context)
+            finally:
+                limiter.release(place)
+
+        return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+
+
+def methods_of(services: Iterable[str]) -> list[str]:
+    """Full method names ("/package.Service/Method") of services whose stubs are loaded."""
+    found = [descriptor_pool.Default().FindServiceByName(name) for name in services]
+    return [f"/{service.full_name}/{method.name}" for service in found for method in service.methods]
+
+
+def connection_limits(settings: ServerSettings) -> list[tuple[str, int]]:
+    """Options of gRPC itself for what one connection may do; gRPC ignores a name that it does not know.
+
+    The names are in channel_arg_names.h. That of GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS has no "recv".
+    """
+    return [
+        ("grpc.max_receive_message_length", read_bytes(settings.max_message_bytes)),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),  # below the next one it would refuse by chance
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # Calls that Python has not taken yet: beyond 1,000 gRPC drops some by chance, and clients see CANCELLED.
+        ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.keepalive_time_ms", 60_000),  # a peer that vanished is found after 80 s
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Without it a connection without calls is not checked, and a client that checks it more often than every two
+        # hours loses it, whatever the next option says.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", settings.min_ping_interval_ms),
+        ("grpc.http2.max_ping_strikes", 2),  # pings that came too early; the next one closes the connection
+        *_lifetime_limits(settings),
+    ]
+
+
+def _lifetime_limits(settings: ServerSettings) -> list[tuple[str, int]]:
+    limits = [
+        ("grpc.max_connection_idle_ms", settings.max_connection_idle_s),
+        ("grpc.max_connection_age_ms", settings.max_connection_age_s),  # gRPC varies it by 10 % itself
+    ]
+    options = [(name, max(1, round(limit_s * 1e3))) for name, limit_s in limits if limit_s]
+    # After its age a connection takes no new call, and ends when its calls have, all but streams within their deadline.
+    return [*options, ("grpc.max_connection_age_grace_ms", settings.default_timeout_ms + _LAST_RESPONSE_MS)]
+
+
+def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    """TLS of the settings, looked at again for each new connection; None without TLS.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if cert is None or key is None:
+        return None
+    paths = [cert, key, client_ca] if client_ca else [cert, key]
+    rotating = Rotating(paths, lambda: _read_certificates(cert, key, client_ca))
+    # gRPC owns a configuration that it was given: it gets each one once, and None (unknown to the stub) for no change.
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", rotating.changed)
+    return grpc.dynamic_ssl_server_credentials(rotating.get(), fetch, client_ca is not None)
+
+
+def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertificateConfiguration:
+    chain = _read_pem(cert, "--tls-cert", b"CERTIFICATE-----")
+    secret = _read_pem(key, "--tls-key", b"PRIVATE KEY-----")
+    authorities = _read_pem(client_ca, "--tls-client-ca", b"CERTIFICATE-----") if client_ca else None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, password="")  # without it, an encrypted key asks on the terminal
+    except (ssl.SSLError, OSError) as error:
+        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"--tls-key {key} is not the key of --tls-cert {cert}: give the two that fit") from None
+        raise ConfigError(
+            f"--tls-cert {cert} and --tls-key {key} cannot be used: give a PEM certificate and its key, not encrypted"
+        ) from None
+    try:
+        if client_ca:
+            context.load_verify_locations(client_ca)
+    except (ssl.SSLError, OSError):
+        raise ConfigError(f"--tls-client-ca {client_ca} cannot be used: give PEM certificates") from None
+    return grpc.ssl_server_certificate_configuration([(secret, chain)], authorities)
+
+
+def _read_tokens(path: Path) -> list[bytes]:
+    lines = _read(path, "--token-file").splitlines()
+    numbered = [(n, line.strip()) for n, line in enumerate(lines, 1)]
+    tokens = [(n, line) for n, line in numbered if line and not line.startswith(b"#")]
+    if not tokens:
+        raise ConfigError(f"--token-file {path} has no token: write one a line")
+    for n, token in tokens:
+        if len(token) < MIN_TOKEN_CHARS or not all(33 <= byte <= 126 for byte in token):
+            raise ConfigError(
+                f"--token-file {path} line {n}: a token is at least {MIN_TOKEN_CHARS} visible ASCII characters without "
+                "spaces; make one with openssl rand -hex 32"
+            )
+    return [hashlib.sha256(token).digest() for _, token in tokens]
+
+
+def _read_pem(path: Path, flag: str, mark: bytes) -> bytes:
+    data = _read(path, flag)
+    if mark not in data:
+        raise ConfigError(f"{flag} {path} is no PEM file with a {mark.rstrip(b'-').decode().lower()}: give one")
+    return data
+
+
+def _read(path: Path, flag: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = f"{flag} {path} cannot be read ({error.strerror}): give a file that the server may read"
+    raise ConfigError(reason)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_size

@@ -1,0 +1,50 @@
+"""Trials of bundles before they are loaded; several run at once, and they block no other load or unload."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from server.errors import Busy
+
+MAX_TRIALS = 4  # each holds a bundle in memory
+
+
+class Trials:
+    """Tries a bundle before it is opened in the server.
+
+    Args:
+        probe: tries the bundle in a folder; raises BundleError.
+    """
+
+    def __init__(self, probe: Callable[[Path], None]) -> None:
+        self._probe = probe
+        self._running: set[Path] = set()
+        self._ended = threading.Condition()
+
+    def run(self, folder: Path, wait_s: float) -> None:
+        """Try a bundle, once a trial of the same folder and all but three others have ended.
+
+        Raises:
+            BundleError: it cannot be served.
+            Busy: they have not ended within `wait_s`.
+        """
+        with self._ended:
+            if not self._ended.wait_for(lambda: self._may_start(folder), max(0.0, wait_s)):
+                raise Busy(self._reason(folder))
+            self._running.add(folder)
+        try:
+            self._probe(folder)
+        finally:
+            with self._ended:
+                self._running.remove(folder)
+                self._ended.notify_all()
+
+    def _may_start(self, folder: Path) -> bool:
+        return folder not in self._running and len(self._running) < MAX_TRIALS
+
+    def _reason(self, folder: Path) -> str:
+        if folder in self._running:
+            return f"{folder} is being tried already: try again when that has ended"
+        return f"{MAX_TRIALS} bundles are being tried already: try again when one of them has ended"

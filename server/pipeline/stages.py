@@ -1,0 +1,93 @@
+"""What the stages of a bundle's pipeline work with, and what is known of their speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from server.batching.cost_model import Rate
+from server.batching.scheduler import Limits, batch_capacity
+from server.catalogue.blend import Scoring
+from server.catalogue.catalogue import Catalogue
+from server.catalogue.names import Names
+from server.models.ranker import UserSequence
+from server.pipeline.model_runner import ModelRunner
+from server.pipeline.request_state import RequestState, TextState
+from server.pipeline.vector_cache import VectorCache
+
+
+class TextTokenizer(Protocol):
+    """What turns texts into token ids."""
+
+    def encode(self, texts: Sequence[str], /) -> list[list[int]]:
+        """Token ids of each text."""
+
+
+class LookupRecorder(Protocol):
+    """Records where vectors of texts come from."""
+
+    def looked_up(self, source: str, texts: int, /) -> None:
+        """Texts whose vector came from the cache ("hit"), from another request of the batch ("joined") or a "miss"."""
+
+
+@dataclass(slots=True)
+class StageRates:
+    """Learned time of the stages that run no model, each for a unit of its work."""
+
+    score: Rate = field(default_factory=lambda: Rate(5e-5))  # what other parts than the ranker say of a request
+    search: Rate = field(default_factory=lambda: Rate(1e-4))  # a user who is searched for without a filter
+    filtered_search: Rate = field(default_factory=lambda: Rate(2e-4))  # one with a filter, which is built first
+    filter: Rate = field(default_factory=lambda: Rate(1e-9))  # a word that is read to resolve a filter
+    popular: Rate = field(default_factory=lambda: Rate(2e-5))  # a request that is answered by popularity
+    respond: Rate = field(default_factory=lambda: Rate(2e-6))  # an item of a response, `TextState.response_work`
+
+    def of(self, state: RequestState) -> Rate:
+        """Of the retrieval of a request."""
+        if not state.event_count:
+            return self.popular
+        return self.search if state.request.conditions.is_empty else self.filtered_search
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The parts of one bundle's pipeline.
+
+    Args:
+        max_history: events that the ranker reads.
+        exclude_history: default of requests that do not set it.
+        sessions: batches of a model that run at the same time.
+        lookups: records where vectors come from.
+    """
+
+    tokenizer: TextTokenizer
+    encoder: ModelRunner[Sequence[int]]
+    ranker: ModelRunner[UserSequence]
+    catalogue: Catalogue
+    scoring: Scoring
+    names: Names
+    cache: VectorCache
+    limits: Limits
+    max_history: int
+    exclude_history: bool = True
+    sessions: int = 1
+    lookups: LookupRecorder | None = None
+    clock: Callable[[], float] = time.monotonic
+    rates: StageRates = field(default_factory=StageRates)
+
+    def predict(self, state: TextState) -> None:
+        """Set the tokens and the predicted time of a request: texts that are not cached, ranking, search, response."""
+        limits = self.limits
+        lengths = [len(row) for row, vector in zip(state.rows, state.vectors, strict=True) if vector is None]
+        cost = self.encoder.cost
+        state.tokens = sum(lengths)
+        state.cost_s = sum(cost.job_s(n, batch_capacity(n, limits)) for n in lengths) / self.sessions
+        state.batch_s = cost.batch_s if lengths else 0.0
+        if isinstance(state, RequestState):
+            if events := state.event_count:
+                state.cost_s += self.ranker.cost.job_s(events, batch_capacity(events, limits)) / self.sessions
+                state.batch_s += self.ranker.cost.batch_s
+                state.cost_s += self.rates.score(1)
+            state.cost_s += self.rates.of(state)(1) + self.rates.filter(state.filter_work)
+        state.cost_s += self.rates.respond(state.response_work)

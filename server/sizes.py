@@ -1,0 +1,71 @@
+"""How many bytes a request and a response may have.
+
+gRPC's own refusal of a message that is too large, on either side, has the status of a full server: clients try again.
+So the server reads somewhat larger requests than it accepts, and looks at each response before it is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from server.errors import MessageTooLarge
+
+DEFAULT_BYTES = 4_194_304  # what gRPC reads on both sides, unless it is told otherwise
+FLOAT_BYTES = 4
+_READ_FACTOR = 4
+_LARGEST_OPTION = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MessageLimits:
+    """The limits of one message.
+
+    Args:
+        request_bytes: of a request.
+        response_bytes: of a response; 0 for no limit.
+    """
+
+    request_bytes: int = DEFAULT_BYTES
+    response_bytes: int = DEFAULT_BYTES
+
+    def check_request(self, size: int) -> None:
+        """Check the size of a request.
+
+        Raises:
+            MessageTooLarge: it is over the limit.
+        """
+        if size > self.request_bytes:
+            raise MessageTooLarge(
+                f"the request has {size} bytes, more than --max-message-bytes ({self.request_bytes}): send fewer "
+                "entries or shorter texts in one request, or raise that setting"
+            )
+
+    def check_response(self, size: int) -> None:
+        """Check the size of a response, or a lower bound of it before the models run.
+
+        Raises:
+            MessageTooLarge: it is over the limit.
+        """
+        if self.response_bytes and size > self.response_bytes:
+            raise MessageTooLarge(
+                f"the response has at least {size} bytes, more than --max-response-bytes ({self.response_bytes}): ask "
+                "for fewer entries or fewer items in one request, or raise that setting and the client's "
+                "grpc.max_receive_message_length"
+            )
+
+    def encode(self, response: Message) -> bytes:
+        """A response in bytes.
+
+        Raises:
+            MessageTooLarge: it is over the limit.
+        """
+        data = response.SerializeToString()
+        self.check_response(len(data))
+        return data
+
+
+def read_bytes(request_bytes: int) -> int:
+    """What gRPC itself reads of a message, if one may have `request_bytes`: beyond it gRPC refuses."""
+    return min(_READ_FACTOR * request_bytes, _LARGEST_OPTION)

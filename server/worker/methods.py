@@ -1,0 +1,251 @@
+"""The methods of swiftrec.v1: what a worker does for each of their calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.decode import decode
+from server.errors import InvalidRequest, NotFound, SwiftrecError, internal_error
+from server.models.encoder import ranker_half
+from server.models.registry import Registry
+from server.pb.swiftrec.v1 import encoder_pb2
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from server.pipeline.engine import Engine, answer_of
+from server.pipeline.request_state import RequestState
+from server.sizes import FLOAT_BYTES, MessageLimits
+from server.status import code_of, sentence
+from server.telemetry.metrics import Metrics
+from server.ticket import Reply, Ticket
+from server.worker.respond import write_response
+from server.worker.validate import (
+    InputLimits,
+    check_each,
+    check_entries,
+    check_list,
+    check_name,
+    check_text,
+    to_priority,
+    to_request,
+    to_version,
+)
+from server.worker.work import Task, Work
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What methods work with.
+
+    Args:
+        registry: the bundles.
+        limits: of requests.
+        sizes: of messages.
+        metrics: where the time of stages is counted.
+    """
+
+    registry: Registry[Engine]
+    limits: InputLimits
+    sizes: MessageLimits
+    metrics: Metrics
+
+
+class Recommendation(Work):
+    """`RecommenderService.Recommend`."""
+
+    def __init__(self, services: Services, ticket: Ticket, arrival: float) -> None:
+        super().__init__(ticket, arrival)
+        self._services = services
+
+    def open(self) -> None:
+        """One request."""
+        self._add(decode(pb.RecommendRequest, self.ticket.message))
+
+    def respond(self, now: float) -> bytes:
+        """The ranking."""
+        message = pb.RecommendResponse()
+        self._write(message, now)
+        return self._services.sizes.encode(message)
+
+    def _add(self, message: pb.RecommendRequest) -> None:
+        request = to_request(message, self._services.limits)
+        engine = self.hold(self._services.registry.use(message.bundle, to_version(message.version)))
+        self.add(engine, [engine.resolve(request)], "ranker", request.priority)
+
+    def _write(self, message: pb.RecommendResponse, now: float) -> None:
+        _write(self._services, self.tasks[0], message)
+        self.count(self.tasks, now)
+
+
+class StreamedRecommendation(Recommendation):
+    """One message of `RecommenderService.StreamRecommend`; an error concerns its own message only."""
+
+    def open(self) -> None:
+        """One request."""
+        self._add(decode(pb.StreamRecommendRequest, self.ticket.message).request)
+
+    def respond(self, now: float) -> bytes:
+        """The ranking, as a message of the stream."""
+        message = pb.StreamRecommendResponse()
+        self._write(message.result.response, now)
+        return self._services.sizes.encode(message)
+
+    def fail(self, error: SwiftrecError) -> Reply:
+        """A message of the stream that says it."""
+        message = pb.StreamRecommendResponse()
+        _refuse(error, message.result)
+        return message.SerializeToString()
+
+
+class BatchRecommendation(Work):
+    """`RecommenderService.BatchRecommend`: an error of one request is its own result."""
+
+    def __init__(self, services: Services, ticket: Ticket, arrival: float) -> None:
+        super().__init__(ticket, arrival)
+        self._services = services
+        self._entries: list[Task | SwiftrecError] = []
+        self._engines: dict[tuple[str, int], Engine] = {}
+
+    def open(self) -> None:
+        """A request for each entry that is valid."""
+        message = decode(pb.BatchRecommendRequest, self.ticket.message)
+        check_list(message.requests, self._services.limits)
+        for entry in message.requests:
+            if self.ticket.is_cancelled:
+                return
+            self._entries.append(self._open(entry))
+
+    def respond(self, now: float) -> bytes:
+        """A result for each request, in order."""
+        message, size = pb.BatchRecommendResponse(), 0
+        for entry in self._entries:
+            result = message.results.add()
+            written = entry if isinstance(entry, SwiftrecError) else self._write(entry, result.response, now)
+            if isinstance(written, SwiftrecError):
+                _refuse(written, result)
+                if written.__cause__:
+                    _log.error("a request of a batch failed", exc_info=written.__cause__)
+                continue
+            size += written
+            self._services.sizes.check_response(size)
+        return self._services.sizes.encode(message)
+
+    def _write(self, task: Task, message: pb.RecommendResponse, now: float) -> int | SwiftrecError:
+        """Write the result of a request and count it; the bytes of its items, or why there is no result."""
+        try:
+            size = _write(self._services, task, message)
+        except SwiftrecError as error:
+            found = error
+        except Exception as failure:  # noqa: BLE001 (it concerns this request alone)
+            found = internal_error(failure)
+        else:
+            self.count([task], now)
+            return size
+        task.model.statistics.failed(now - self.arrival)
+        return found
+
+    def release(self) -> None:
+        """Let go of the requests, too."""
+        super().release()
+        self._entries = []
+
+    def _open(self, entry: pb.RecommendRequest) -> Task | SwiftrecError:
+        """A request in the queue, or why there is none."""
+        try:
+            request = to_request(entry, self._services.limits)
+            key = entry.bundle, to_version(entry.version)
+            if key not in self._engines:
+                self._engines[key] = self.hold(self._services.registry.use(*key))
+            engine = self._engines[key]
+            self.add(engine, [engine.resolve(request)], "ranker", request.priority)
+        except (InvalidRequest, NotFound) as error:
+            return error
+        except SwiftrecError:  # it concerns every request alike
+            raise
+        except Exception as failure:  # noqa: BLE001 (it concerns this request alone)
+            return internal_error(failure)
+        return self.tasks[-1]
+
+
+class Encoding(Work):
+    """`EncoderService.Encode`."""
+
+    is_one_request = True
+
+    def __init__(self, services: Services, ticket: Ticket, arrival: float) -> None:
+        super().__init__(ticket, arrival)
+        self._services = services
+
+    def open(self) -> None:
+        """A request for each text, so that a long list is no longer a step than any other."""
+        limits, message = self._services.limits, decode(encoder_pb2.EncodeRequest, self.ticket.message)
+        check_entries(len(message.texts), "texts", limits)
+        texts = list(check_each("texts", message.texts, partial(check_text, field="", limits=limits)))
+        priority, version = to_priority(message.priority), to_version(message.version)
+        engine = self.hold(self._services.registry.use(check_name(message.bundle, "bundle"), version))
+        self._services.sizes.check_response(FLOAT_BYTES * len(texts) * engine.bundle.manifest.dimensions)
+        self.add(engine, engine.resolve_texts(texts), "encoder", priority)
+
+    def respond(self, now: float) -> bytes:
+        """The vectors for the ranker."""
+        vectors, manifest = vectors_of(self.tasks), self.tasks[0].engine.bundle.manifest
+        message = encoder_pb2.EncodeResponse(
+            vectors=vectors.astype("<f4", copy=False).tobytes(),
+            rows=vectors.shape[0],
+            dimensions=vectors.shape[1],
+            bundle=manifest.name,
+            version=manifest.version,
+        )
+        data = self._services.sizes.encode(message)
+        self.count(self.tasks, now)
+        return data
+
+
+def recommender_methods(services: Services) -> dict[str, Callable[[Ticket, float], Work]]:
+    """What makes the work of a call, by the full name of its method."""
+    return {
+        "/swiftrec.v1.RecommenderService/Recommend": partial(Recommendation, services),
+        "/swiftrec.v1.RecommenderService/BatchRecommend": partial(BatchRecommendation, services),
+        "/swiftrec.v1.RecommenderService/StreamRecommend": partial(StreamedRecommendation, services),
+        "/swiftrec.v1.EncoderService/Encode": partial(Encoding, services),
+    }
+
+
+def vectors_of(tasks: list[Task]) -> NDArray[np.float32]:
+    """The vectors for the ranker of texts, one a task, float32 [texts, dimensions].
+
+    Raises:
+        SwiftrecError: the first error that a text met.
+    """
+    for task in tasks:
+        if task.state.error:
+            raise task.state.error
+    rows = np.array([task.state.vectors[0] for task in tasks], dtype=np.float32)
+    return ranker_half(rows, tasks[0].engine.catalogue.dimensions)
+
+
+def _write(services: Services, task: Task, message: pb.RecommendResponse) -> int:
+    """Write the result of a recommendation; the bytes of its items.
+
+    Raises:
+        SwiftrecError: what it met.
+    """
+    answer = answer_of(cast("RequestState", task.state))
+    if isinstance(answer, SwiftrecError):
+        raise answer
+    services.metrics.observe_steps(answer.timings)
+    manifest = task.engine.bundle.manifest
+    return write_response(message, answer, manifest.name, manifest.version)
+
+
+def _refuse(error: SwiftrecError, result: pb.BatchRecommendResult) -> None:
+    result.error.code, result.error.message = code_of(error), sentence(error)
+    if isinstance(error, InvalidRequest):
+        result.error.field = error.field[:256]

@@ -1,0 +1,189 @@
+"""The model repository of the Open Inference Protocol: the names of models, over the bundles that serve.
+
+A bundle holds two models, `BUNDLE.encoder` and `BUNDLE.recommender`; its name alone means its recommender. `encoder`
+and `recommender` are those of the default bundle. The models of a bundle are loaded and unloaded together, by any of
+these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from google.protobuf import json_format
+from tritonclient.grpc import model_config_pb2 as config_pb
+from tritonclient.grpc import service_pb2 as pb
+
+from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError
+from server.models.lease import Lease
+from server.models.registry import Entry, Registry
+from server.pipeline.engine import Engine
+from server.worker.open_inference.models import MODELS, ModelSpec, find_model, read_version
+
+_SHOWN_CHARS = 64
+
+
+class ModelRepository:
+    """Finds, lists, loads and unloads models by their names.
+
+    Args:
+        registry: the bundles.
+        is_ready: whether the server takes work.
+        max_batch: rows of one request, at most; loading a model with a `config` may lower it.
+    """
+
+    def __init__(self, registry: Registry[Engine], is_ready: Callable[[], bool], max_batch: int) -> None:
+        self._registry, self._is_ready, self._max_batch = registry, is_ready, max_batch
+        self._lowered: dict[str, int] = {}  # max_batch_size of each bundle that was loaded with one
+
+    def use(self, name: str, version: int = 0, bundle: str = "") -> Lease[Engine]:
+        """The engine of a model.
+
+        Args:
+            name: of the model.
+            version: 0 for the newest.
+            bundle: the one that "encoder" and "recommender" mean; "" for the default.
+
+        Raises:
+            NotFound: there is no such model, or it is not loaded.
+            NotServing: the server is starting.
+        """
+        named = find_model(name)[1]
+        try:
+            return self._registry.use(named or bundle, version)
+        except NotFound:
+            if named and named not in self._registry.names():
+                raise NotFound(f"Request for unknown model: '{name}' is not found") from None
+            raise
+
+    def engines(self, name: str, version: int = 0) -> list[Engine]:
+        """The engine of a version of a model, or those of all its versions that serve, the newest last.
+
+        Raises:
+            NotFound, NotServing: as `use`.
+        """
+        with self.use(name, version) as engine:
+            if version:
+                return [engine]
+            bundle = engine.bundle.manifest.name
+        serving = [engine for engine in self._registry.ready() if engine.bundle.manifest.name == bundle]
+        return sorted(serving, key=lambda engine: engine.bundle.manifest.version)
+
+    def max_batch(self, name: str, bundle: str = "") -> int:
+        """Rows of one request to a model; arguments as in `use`."""
+        return self._lowered.get(find_model(name)[1] or bundle or self._registry.default, self._max_batch)
+
+    def is_model_ready(self, name: str, version: int = 0) -> bool:
+        """Whether a model answers now."""
+        try:
+            with self.use(name, version):
+                return self._is_ready()
+        except (NotFound, NotServing):
+            return False
+
+    def index(self, *, only_ready: bool = False) -> Iterator[pb.RepositoryIndexResponse.ModelIndex]:
+        """Every version of every model under each of its names, loaded or not, with why one is not."""
+        is_ready = self._is_ready()
+        for entry in self._registry.index():
+            is_entry_ready = is_ready and entry.is_ready
+            if is_entry_ready or not only_ready:
+                for name in self._names(entry):
+                    yield pb.RepositoryIndexResponse.ModelIndex(
+                        name=name,
+                        version=str(entry.version),
+                        state="READY" if is_entry_ready else "UNAVAILABLE",
+                        reason="" if is_entry_ready else entry.reason or "not loaded",
+                    )
+
+    def all_models(self) -> Iterator[tuple[str, ModelSpec, Engine]]:
+        """Both models of each bundle that serves, by their shortest names that tell them apart."""
+        for engine in self._registry.ready():
+            bundle = engine.bundle.manifest.name
+            for spec in MODELS.values():
+                yield spec.name if bundle == self._registry.default else f"{bundle}.{spec.name}", spec, engine
+
+    def load(self, name: str, parameters: Mapping[str, pb.ModelRepositoryParameter], wait_s: float) -> None:
+        """Load the bundle of a model: its newest version, or the one that the parameter "version" names.
+
+        Raises:
+            SwiftrecError: it stays as it was; the sentence begins as Triton's does.
+        """
+        try:
+            version, max_batch = self._read(parameters)
+            bundle = self._bundle(name)
+            self._registry.load(bundle, version, wait_s)
+        except SwiftrecError as error:
+            raise _prefixed(error, f"failed to load '{name[:_SHOWN_CHARS]}': ") from None
+        if max_batch:
+            self._lowered[bundle] = max_batch
+        else:
+            self._lowered.pop(bundle, None)
+
+    def unload(self, name: str, wait_s: float) -> None:
+        """Stop serving the bundle of a model, all its versions.
+
+        Raises:
+            SwiftrecError: it stays as it was; the sentence begins as Triton's does.
+        """
+        try:
+            bundle = self._bundle(name)
+            self._registry.unload(bundle, wait_s)
+        except SwiftrecError as error:
+            raise _prefixed(error, f"failed to unload '{name[:_SHOWN_CHARS]}': ") from None
+        self._lowered.pop(bundle, None)
+
+    def _bundle(self, name: str) -> str:
+        bundle = find_model(name)[1] or self._registry.default
+        if not bundle:
+            raise NotServing("no bundle is loaded yet: the server is starting")
+        return bundle
+
+    def _names(self, entry: Entry) -> list[str]:
+        """The names that mean the entry's models. A name that also is another model's is not among them."""
+        own = [entry.name, *(f"{entry.name}.{model}" for model in MODELS)]
+        names = own + list(MODELS) if entry.name == self._registry.default else own
+        return [name for name in dict.fromkeys(names) if self._means(name, entry.name)]
+
+    def _means(self, name: str, bundle: str) -> bool:
+        try:
+            return (find_model(name)[1] or self._registry.default) == bundle
+        except NotFound:
+            return False
+
+    def _read(self, parameters: Mapping[str, pb.ModelRepositoryParameter]) -> tuple[int, int]:
+        """The version to load and the batch size, each 0 if it is not given."""
+        for name in parameters:
+            if name not in {"version", "config"}:
+                raise InvalidInput(
+                    name,
+                    f"load parameter '{name[:_SHOWN_CHARS]}' is not supported: a bundle is served as it is on disk",
+                )
+        value = parameters.get("version")
+        version = read_version("" if value is None else value.string_param or str(value.int64_param))
+        return version, self._read_config(parameters["config"].string_param) if "config" in parameters else 0
+
+    def _read_config(self, text: str) -> int:
+        try:
+            config = json_format.Parse(text, config_pb.ModelConfig())
+        except json_format.ParseError:
+            raise InvalidInput(
+                "config", "load parameter 'config' must be a model configuration in JSON, it cannot be read"
+            ) from None
+        given = [field.name for field, _ in config.ListFields() if field.name != "max_batch_size"]
+        if given:
+            raise InvalidInput(
+                "config",
+                f"load parameter 'config' can change max_batch_size, but not {', '.join(given)}: leave that out",
+            )
+        if not 0 <= config.max_batch_size <= self._max_batch:
+            raise InvalidInput(
+                "config",
+                f"load parameter 'config': max_batch_size must be 1..{self._max_batch} (--max-entries), "
+                f"got {config.max_batch_size}",
+            )
+        return int(config.max_batch_size)
+
+
+def _prefixed(error: SwiftrecError, prefix: str) -> SwiftrecError:
+    """The error with `prefix` before its sentence."""
+    error.args = (f"{prefix}{error}",)
+    return error

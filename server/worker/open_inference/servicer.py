@@ -1,0 +1,164 @@
+"""`inference.GRPCInferenceService`: its 18 RPCs that run no model, for tritonclient and perf_analyzer as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version as installed
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from server.errors import InvalidInput, Unsupported
+from server.models.registry import TURN_S
+from server.worker.open_inference.models import configuration, find_model, metadata, read_version
+from server.worker.open_inference.repository import ModelRepository
+from server.worker.open_inference.settings import log_settings, trace_setting
+from server.worker.open_inference.statistics import model_statistics
+
+_EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+_NO_SHARED_MEMORY = "shared memory is not supported: send the contents in the request"
+
+
+class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] # tritonclient ships no types
+    """The protocol's methods, in its order; ModelInfer and ModelStreamInfer are the worker's (`infer.py`).
+
+    Args:
+        repository: the models.
+        is_ready: whether the server takes work.
+    """
+
+    def __init__(self, repository: ModelRepository, is_ready: Callable[[], bool]) -> None:
+        self._repository, self._is_ready = repository, is_ready
+
+    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+        """It answers, so it lives."""
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        """As the health service says."""
+        return pb.ServerReadyResponse(ready=self._is_ready())
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        """Whether that version serves."""
+        return pb.ModelReadyResponse(ready=self._repository.is_model_ready(request.name, read_version(request.version)))
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        """Who this is."""
+        return pb.ServerMetadataResponse(name="swiftrec", version=installed("swiftrec"), extensions=_EXTENSIONS)
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        """Tensors and versions of a model."""
+        spec, _ = find_model(request.name)
+        with self._repository.use(request.name, read_version(request.version)) as engine:
+            versions = [one.bundle.manifest.version for one in self._repository.engines(request.name)]
+            return metadata(spec, request.name, versions, engine)
+
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        """The model as a Triton configuration."""
+        spec, _ = find_model(request.name)
+        with self._repository.use(request.name, read_version(request.version)) as engine:
+            max_batch = self._repository.max_batch(request.name)
+            return pb.ModelConfigResponse(config=configuration(spec, request.name, engine, max_batch))
+
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        """Counts of one model in one version or in all of them, or of every model of every bundle."""
+        if request.name:
+            spec, _ = find_model(request.name)
+            engines = self._repository.engines(request.name, read_version(request.version))
+            counts = [model_statistics(request.name, spec, engine) for engine in engines]
+        else:
+            counts = [model_statistics(*model) for model in self._repository.all_models()]
+        return pb.ModelStatisticsResponse(model_stats=counts)
+
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        """Every name that a model can be asked for by, with why one does not serve."""
+        self._check_repository(request.repository_name)
+        return pb.RepositoryIndexResponse(models=self._repository.index(only_ready=request.ready))
+
+    def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelLoadResponse:
+        """Load the bundle of a model: its newest version, or the one that the parameter "version" names."""
+        self._check_repository(request.repository_name)
+        self._repository.load(request.model_name, request.parameters, self._turn_s(context))
+        return pb.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Stop serving the bundle of a model, all its versions."""
+        self._check_repository(request.repository_name)
+        self._repository.unload(request.model_name, self._turn_s(context))
+        return pb.RepositoryModelUnloadResponse()
+
+    def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """No region is registered."""
+        return pb.SystemSharedMemoryStatusResponse()
+
+    def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Refused."""
+        raise Unsupported(_NO_SHARED_MEMORY)
+
+    def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Nothing to do."""
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    def CudaSharedMemoryStatus(
+        self, request: pb.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        """No region is registered."""
+        return pb.CudaSharedMemoryStatusResponse()
+
+    def CudaSharedMemoryRegister(
+        self, request: pb.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Refused."""
+        raise Unsupported(_NO_SHARED_MEMORY)
+
+    def CudaSharedMemoryUnregister(
+        self, request: pb.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """Nothing to do."""
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    def TraceSetting(self, request: pb.TraceSettingRequest, context: grpc.ServicerContext) -> pb.TraceSettingResponse:
+        """Tracing is off in the protocol's sense."""
+        return trace_setting(request)
+
+    def LogSettings(self, request: pb.LogSettingsRequest, context: grpc.ServicerContext) -> pb.LogSettingsResponse:
+        """The log level."""
+        return log_settings(request)
+
+    @staticmethod
+    def _turn_s(context: grpc.ServicerContext) -> float:
+        """How long this call may wait for another change of the bundles."""
+        time_left_s = context.time_remaining()
+        return TURN_S if time_left_s is None else min(TURN_S, time_left_s)
+
+    def _check_repository(self, name: str) -> None:
+        if name:
+            raise InvalidInput("repository_name", f"repository '{name[:64]}' is not known; leave the name empty")

@@ -1,0 +1,122 @@
+"""A call while a worker has it: its requests in the queue, and the response that is made of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.batching.request_queue import QueuedRequest
+from server.errors import SwiftrecError
+from server.models.lease import Lease
+from server.pipeline.engine import Engine
+from server.pipeline.request_state import RequestState, TextState
+from server.telemetry.recorder import ModelRecorder
+from server.telemetry.traces import note
+from server.ticket import Reply, Ticket
+
+
+class Task(QueuedRequest):
+    """One request of a call in the queue.
+
+    Args:
+        work: the call.
+        engine: answers it.
+        state: the request as the pipeline knows it.
+        model: records it: that of the encoder or of the ranker.
+        priority: 1 (most urgent) to 9.
+    """
+
+    __slots__ = ("engine", "model", "state", "work")
+
+    def __init__(self, work: Work, engine: Engine, state: TextState, model: ModelRecorder, priority: int) -> None:
+        super().__init__(priority)
+        self.work, self.engine, self.state, self.model = work, engine, state, model
+        self.tokens, self.cost_s, self.batch_s = state.tokens, state.cost_s, state.batch_s
+
+
+class Work:
+    """One call.
+
+    Args:
+        ticket: the call as it came.
+        arrival: when it was admitted, on the clock.
+
+    Attributes:
+        tasks: its requests.
+        missing: how many of them have no result yet.
+        is_over: whether it was released.
+    """
+
+    is_one_request = False  # whether its requests count as one in the statistics
+
+    def __init__(self, ticket: Ticket, arrival: float) -> None:
+        self.ticket, self.arrival = ticket, arrival
+        self.tasks: list[Task] = []
+        self.missing = 0
+        self.is_over = False
+        self._leases: list[Lease[Engine]] = []
+
+    def hold(self, lease: Lease[Engine]) -> Engine:
+        """Use an engine until the call is over."""
+        self._leases.append(lease)
+        return lease.__enter__()
+
+    def add(self, engine: Engine, states: Sequence[TextState], model: str, priority: int) -> None:
+        """Add requests that `engine` answers; `model` is "encoder" or "ranker"."""
+        recorder = engine.recorder.models[model]
+        for state in states:
+            state.call, state.arrival = self.ticket, self.arrival
+            self.tasks.append(Task(self, engine, state, recorder, priority))
+        self.missing = len(self.tasks)
+
+    def open(self) -> None:
+        """Decode, validate and resolve the message; add its requests.
+
+        Raises:
+            SwiftrecError: the call is refused.
+        """
+        raise NotImplementedError
+
+    def respond(self, now: float) -> bytes:
+        """The response, once no result is missing.
+
+        Raises:
+            SwiftrecError: the call has failed.
+        """
+        raise NotImplementedError
+
+    def fail(self, error: SwiftrecError) -> Reply:
+        """The reply to a call that has failed: the error, or a message of a stream that says it."""
+        return error
+
+    def failed(self, now: float) -> None:
+        """Count a call without a response."""
+        for task in self.tasks[:1] if self.is_one_request else self.tasks:
+            task.model.statistics.failed(now - self.arrival)
+
+    def release(self) -> None:
+        """The call is over: let go of its engines, and of its requests, which hold it."""
+        self.is_over, self.tasks = True, []
+        for lease in self._leases:
+            lease.__exit__()
+        self._leases = []
+
+    def count(self, tasks: Sequence[Task], now: float) -> None:
+        """Count requests that were answered together as one, and note their steps in the trace.
+
+        Recommendations count as cache misses, whether or not the vectors of their texts were cached.
+        """
+        first, states = tasks[0], [task.state for task in tasks]
+        first.model.statistics.succeeded(
+            now - self.arrival,
+            max(0.0, min(state.started for state in states) - self.arrival),
+            max(state.compute_s for state in states),
+            was_cached=all(state.was_cached and not isinstance(state, RequestState) for state in states),
+        )
+        self.trace(tasks, now)
+
+    def trace(self, tasks: Sequence[Task], now: float) -> None:
+        """Note the steps of requests in the trace, if the call is traced."""
+        if self.ticket.works is not None:
+            for task in tasks:
+                recorder = task.engine.recorder
+                note(self.ticket.works, recorder.bundle, recorder.version, self.arrival, now, task.state.timings)

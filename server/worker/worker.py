@@ -1,0 +1,298 @@
+"""The worker: admits calls, and answers them a step at a time. Free of gRPC and of threads; time comes from a clock."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from server.batching.admission import Load, RejectReason, reject, rejection
+from server.batching.cost_model import Rate
+from server.batching.request_queue import RequestQueue
+from server.batching.scheduler import Limits
+from server.errors import DeadlineExceeded, ShuttingDown, SwiftrecError, internal_error
+from server.pipeline.engine import Engine
+from server.ticket import Ticket
+from server.worker.work import Task, Work
+
+_log = logging.getLogger(__name__)
+_MIN_DRIFT = 0.1  # a step is at most ten times longer than its requests are predicted to take
+_MIN_PREDICTED_S = 1e-9
+_LISTS_SHARE = 0.5  # of the time, that lists may take from other calls
+_LISTS_AHEAD = 2.5  # times what is left of the lists that are here: about half has run, and others will come
+
+
+class WorkerRecorder(Protocol):
+    """Records what a worker decides."""
+
+    def stepped(self, reason: Enum, /) -> None:
+        """A step begins; why it has no more requests."""
+
+    def rejected(self, reason: Enum, /) -> None:
+        """A call was not accepted."""
+
+
+Reject: TypeAlias = "Callable[[Load, int, float, float, Limits], RejectReason | None]"
+
+
+class Worker:
+    """Calls in, replies out. `admit` and `step` are called by one thread.
+
+    Args:
+        methods: makes the work of a call, from its ticket and the time of its arrival; by full name.
+        limits: of a step and of the queue.
+        recorder: records what it decides.
+        clock: seconds, monotonic; the one of the tickets' deadlines.
+        reject: the rule that rejects calls; tests turn it off to see what it is good for.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Callable[[Ticket, float], Work]],
+        limits: Limits,
+        *,
+        recorder: WorkerRecorder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        reject: Reject = reject,
+    ) -> None:
+        self._methods, self._limits, self._recorder, self._clock = methods, limits, recorder, clock
+        self._reject = reject
+        self._queue: RequestQueue[Task] = RequestQueue(limits.aging_s)
+        self._works: dict[Ticket, Work] = {}
+        self._drift = Rate(1.0, limits.step_s)  # real seconds for each predicted one
+        self._last_drift = 1.0  # of the last step: if it was slow, the next one is short, whatever the reason was
+        self._admitted_s = 0.0  # that admitting calls has taken since the last step
+        self._step_s = 0.0
+        self._is_closing = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits for a step."""
+        return self._queue.waiting.requests > 0
+
+    @property
+    def load(self) -> Load:
+        """What waits, and for how long."""
+        waiting = self._queue.waiting
+        return Load(waiting.requests, waiting.tokens, self._drift(waiting.cost_s))
+
+    @property
+    def step_s(self) -> float:
+        """Predicted length of the step that runs, or ran last."""
+        return self._step_s
+
+    @property
+    def calls(self) -> int:
+        """Calls that were admitted and have no reply yet."""
+        return len(self._works)
+
+    def close(self) -> None:
+        """Refuse what is admitted from now on."""
+        self._is_closing = True
+
+    def admit(self, ticket: Ticket) -> None:
+        """Decode, validate, resolve and predict a call; then refuse it at once or queue it."""
+        if ticket.is_cancelled:
+            self.cancel(ticket)
+            return
+        now = self._clock()
+        work = self._methods[ticket.method](ticket, now)
+        error: Exception | None = self._rejection(ticket, (), now)  # before anything is decoded
+        if error is None:
+            try:
+                work.open()
+                error = self._rejection(ticket, work.tasks, now)
+            except Exception as failure:  # noqa: BLE001 (whatever it is concerns this call alone)
+                error = failure
+        if error:
+            self._refuse(work, error)
+        else:
+            self._queue_all(work)
+        self._admitted_s += self._clock() - now
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for this call any more: what has not started never runs."""
+        work = self._works.pop(ticket, None)
+        if work is None:
+            return
+        for task in work.tasks:
+            if task.is_queued:
+                self._queue.remove(task)
+                task.model.left_queue(task.tokens)
+                task.model.dropped("cancelled")
+        work.failed(self._clock())
+        work.release()
+
+    def refuse_all(self, error: SwiftrecError) -> None:
+        """End every call that was admitted; nothing can be answered any more."""
+        works, self._works = list(self._works.values()), {}
+        for work in works:
+            self._refuse(work, error)
+
+    def step(self) -> None:
+        """Answer the most urgent requests as one batch."""
+        started = self._clock()
+        longest_s = self._limits.step_s / max(self._drift(1.0), self._last_drift, _MIN_DRIFT)
+        step = self._queue.next_step(replace(self._limits, step_s=longest_s), started)
+        for task in (*step.requests, *step.expired):
+            task.model.left_queue(task.tokens)
+        for task in step.expired:
+            self._expire(task)
+        tasks = [task for task in step.requests if self._is_wanted(task)]
+        if not tasks:
+            return
+        if self._recorder:
+            self._recorder.stepped(step.reason)
+        predicted_s = sum(task.cost_s for task in tasks)
+        self._step_s = self._drift(predicted_s)
+        for task in tasks:
+            task.state.started = started
+            task.model.started(started - task.work.arrival)
+        for engine, batch in _by_engine(tasks).items():
+            self._run(engine, batch)
+        self._respond(tasks)
+        took_s = self._clock() - started
+        self._last_drift = took_s / max(predicted_s, _MIN_PREDICTED_S)
+        self._drift.observe(predicted_s, took_s + self._admitted_s)
+        self._admitted_s = 0.0
+
+    def _is_wanted(self, task: Task) -> bool:
+        """Whether somebody waits for a request: a call may have been cancelled, and the worker not be told yet."""
+        if task.work.ticket.is_cancelled:
+            task.model.dropped("cancelled")
+            self.cancel(task.work.ticket)
+        return not task.work.is_over
+
+    def _run(self, engine: Engine, tasks: Sequence[Task]) -> None:
+        try:
+            engine.run([task.state for task in tasks])
+        except Exception as failure:  # noqa: BLE001 (the errors have it as their cause)
+            for task in tasks:
+                task.state.error = internal_error(failure)
+
+    def _respond(self, tasks: Sequence[Task]) -> None:
+        """Send the responses of calls whose last request has run, and learn what that costs."""
+        started = self._clock()
+        done = [task.work for task in tasks if self._is_done(task)]
+        if done:
+            work = sum(task.state.response_work for one in done for task in one.tasks)
+            rate = done[0].tasks[0].engine.stages.rates.respond
+            self._finish(done)
+            rate.observe(work, self._clock() - started)
+
+    def _rejection(self, ticket: Ticket, tasks: Sequence[Task], now: float) -> SwiftrecError | None:
+        """Why a call with these requests is not accepted; None if it is."""
+        if self._is_closing:
+            return ShuttingDown("the server is stopping")
+        tokens, cost_s = sum(task.tokens for task in tasks), sum(task.cost_s for task in tasks)
+        load, meanwhile_s = self._load_before(len(tasks), cost_s, now)
+        run_s = self._drift(cost_s + meanwhile_s)
+        reason = self._reject(load, tokens, run_s, ticket.deadline - now, self._limits)
+        if reason is None:
+            return None
+        if self._recorder:
+            self._recorder.rejected(reason)
+        return rejection(reason, load, self._limits)
+
+    def _load_before(self, requests: int, cost_s: float, now: float) -> tuple[Load, float]:
+        """What a call with so many requests waits for, and the predicted time of what runs between its requests.
+
+        It does not wait for the later requests of other lists. A list takes turns with them, and with the lists that
+        come meanwhile, in `_LISTS_SHARE` of the time. The queue's bounds are those of all lists together.
+        """
+        self._queue.look(now)
+        waiting, later = self._queue.waiting, self._queue.later
+        wait_s = self._drift(waiting.cost_s - later.cost_s)
+        if requests > 1:
+            others_s = min(_LISTS_AHEAD * later.cost_s, cost_s * len(self._works))
+            meanwhile_s = (cost_s + others_s) / _LISTS_SHARE - cost_s if others_s else 0.0
+            return Load(waiting.requests, waiting.tokens, wait_s), meanwhile_s
+        return Load(waiting.requests - later.requests, waiting.tokens - later.tokens, wait_s), 0.0
+
+    def _queue_all(self, work: Work) -> None:
+        """Queue all requests of a call.
+
+        Those of a list have turns at intervals, so that all lists together leave half of the time to other calls.
+        """
+        self._works[work.ticket] = work
+        lists = sum(len(one.tasks) > 1 for one in self._works.values()) if len(work.tasks) > 1 else 0
+        now, lag_s = self._clock(), 0.0  # opening a long list takes time, too
+        for task in work.tasks:
+            task.arrival, task.lag_s, task.deadline = now, lag_s, work.ticket.deadline
+            lag_s += self._drift(task.cost_s) * lists / _LISTS_SHARE
+            self._queue.push(task)
+            task.model.queued(task.tokens)
+        if not work.tasks:
+            self._finish([work])
+
+    def _expire(self, task: Task) -> None:
+        """A request's deadline has passed, and with it that of its whole call."""
+        task.model.dropped("expired")
+        work = self._works.pop(task.work.ticket, None)
+        if work is None:
+            return
+        for other in work.tasks:
+            if other.is_queued:
+                self._queue.remove(other)
+                other.model.left_queue(other.tokens)
+                other.model.dropped("expired")
+        self._refuse(work, DeadlineExceeded("the deadline passed while the work was queued"))
+
+    def _is_done(self, task: Task) -> bool:
+        """Whether this was the last request of its call."""
+        task.work.missing -= 1
+        return not task.work.missing
+
+    def _finish(self, works: Sequence[Work]) -> None:
+        """Send the responses of calls of which every request has run."""
+        for work in works:
+            if self._works.pop(work.ticket, None) is None:
+                continue
+            now = self._clock()
+            try:
+                _check_deadline(work.ticket, now)
+                reply = work.respond(now)
+            except Exception as error:  # noqa: BLE001 (whatever it is concerns this call alone)
+                self._refuse(work, error)
+                continue
+            work.release()
+            _deliver(work.ticket, reply)
+
+    def _refuse(self, work: Work, error: Exception) -> None:
+        work.failed(self._clock())
+        work.release()
+        if not isinstance(error, SwiftrecError):
+            error = internal_error(error)
+        try:
+            reply = work.fail(error)
+        except Exception as failure:  # noqa: BLE001 (the error has it as its cause)
+            reply = internal_error(failure)
+        if error.__cause__ and not isinstance(
+            reply, SwiftrecError
+        ):  # no status says it, so the call's log line does not
+            _log.error("a message failed", exc_info=error.__cause__)
+        _deliver(work.ticket, reply)
+
+
+def _check_deadline(ticket: Ticket, now: float) -> None:
+    if ticket.is_cancelled or ticket.deadline <= now:
+        raise DeadlineExceeded("the deadline passed before the response was ready")
+
+
+def _deliver(ticket: Ticket, reply: bytes | SwiftrecError) -> None:
+    if ticket.is_cancelled:
+        return
+    try:
+        ticket.done(reply)
+    except Exception:  # noqa: BLE001 (it concerns this call alone)
+        _log.exception("a reply was not taken")
+
+
+def _by_engine(tasks: Sequence[Task]) -> dict[Engine, list[Task]]:
+    found: dict[Engine, list[Task]] = {}
+    for task in tasks:
+        found.setdefault(task.engine, []).append(task)
+    return found

@@ -1,0 +1,155 @@
+"""A gRPC server with one method through the middleware, over a worker that the test writes."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from server.batching.admission import Load
+from server.errors import SwiftrecError
+from server.front.access_log import AccessLog
+from server.front.arrivals import Arrivals
+from server.front.exchange import Exchanges
+from server.front.front import Front, Limiters
+from server.front.grpc_adapter import UnaryDispatcher
+from server.front.limiter import ConcurrencyLimiter
+from server.front.methods import Handler, Methods
+from server.front.middleware import Middleware
+from server.front.outcomes import Outcomes
+from server.front.timers import Timers
+from server.front.unsent import Unsent
+from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from server.sizes import MessageLimits
+from server.telemetry.metrics import Metrics
+from server.ticket import Reply, Ticket
+from tests.until import LONG, until
+
+PATH, STREAM = "/test.Service/Ask", "/test.Service/Stream"
+Answer = Callable[[Ticket], None]
+
+
+def echo(ticket: Ticket) -> None:
+    """Answer at once, in the thread that sends."""
+    ticket.done(ticket.message)
+
+
+class ManualLink:
+    """A worker: keeps what it gets, and does with it what the test says."""
+
+    def __init__(self, answer: Answer = lambda _ticket: None) -> None:
+        self.answer = answer
+        self.tickets: queue.Queue[Ticket] = queue.Queue()
+        self.cancelled: queue.Queue[Ticket] = queue.Queue()
+
+    @property
+    def load(self) -> Load:
+        """Nothing waits."""
+        return Load(0, 0, 0.0)
+
+    def send(self, ticket: Ticket) -> None:
+        """Keep it and answer it."""
+        self.tickets.put(ticket)
+        self.answer(ticket)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Keep it."""
+        ticket.is_cancelled = True
+        self.cancelled.put(ticket)
+
+    def next(self) -> Ticket:
+        """The next call that comes."""
+        return self.tickets.get(timeout=LONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running server, its parts and a client."""
+
+    front: Front
+    link: ManualLink
+    metrics: Metrics
+    channel: grpc.Channel
+    port: int
+
+    @property
+    def ask(self) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        """The unary method."""
+        return self.channel.unary_unary(PATH, None, None)
+
+    def silent(self, method: str = PATH, **named: Any) -> tuple[Any, queue.Queue[bytes | None]]:  # noqa: ANN401
+        """A call without a request, and the queue to which its messages may be put; None ends the client's side."""
+        messages: queue.Queue[bytes | None] = queue.Queue()
+        return self.channel.stream_unary(method, None, None).future(iter(messages.get, None), **named), messages
+
+    def until_counted(self, code: str, number: int = 1, method: str = "Ask") -> None:
+        """Until so many calls were counted with this code."""
+        until(lambda: self.metrics.calls.count(method, code) == number, lambda: self.counts(method))
+
+    def counts(self, method: str = "Ask") -> dict[str, int]:
+        """How many calls were counted, by code."""
+        found = {code.name: self.metrics.calls.count(method, code.name) for code in grpc.StatusCode}
+        return {name: number for name, number in found.items() if number}
+
+
+def write_error(_ticket: Ticket, error: SwiftrecError) -> Reply:
+    """An error ends its call with a status."""
+    return error
+
+
+@contextmanager
+def front_of(link: ManualLink, metrics: Metrics, **given: Any) -> Iterator[Front]:  # noqa: ANN401
+    """A front over the link; `given` replaces its parts, and the numbers `calls`, `waiting` and `unsent_bytes`."""
+    timers = Timers()
+    calls, waiting = given.pop("calls", 1_000), given.pop("waiting", 1_000)
+    unsent = Unsent(given.pop("unsent_bytes", 1 << 30), given.pop("send_timeout_s", 60.0), timers)
+    plain: dict[str, Any] = {
+        "exchanges": Exchanges(link, timers, given.pop("write_error", write_error), given.pop("timeout_s", 60.0)),
+        "timers": timers,
+        "outcomes": Outcomes(metrics, AccessLog()),
+        "limiters": Limiters(*(ConcurrencyLimiter(calls) for _ in range(5))),
+        "arrivals": Arrivals(waiting),
+        "probe_arrivals": Arrivals(waiting),
+        "unsent": unsent,
+        "sizes": MessageLimits(),
+        "threads": ThreadPoolExecutor(16),
+        "readers": ThreadPoolExecutor(16),
+    }
+    timers.start()
+    yield Front(**plain | given)
+    timers.stop()
+
+
+@contextmanager
+def serving(
+    answer: Answer = lambda _ticket: None,
+    handler: Handler | None = None,
+    *,
+    in_threads: bool = False,
+    **given: Any,  # noqa: ANN401
+) -> Iterator[Running]:
+    """A server whose worker answers both methods so; or with `handler`, a method that the worker does not answer."""
+    metrics, link = Metrics(), ManualLink(answer)
+    with front_of(link, metrics, **given) as front:
+        names = frozenset() if handler else frozenset({PATH, STREAM})
+        requests = {} if handler and handler.response_streaming else {PATH: RecommendRequest}
+        middleware = Middleware(front, requests, names, frozenset(), None if in_threads else UnaryDispatcher())
+        methods = Methods(middleware.wrap)
+        plain = {
+            "Ask": grpc.unary_unary_rpc_method_handler(lambda *_: b""),
+            "Stream": grpc.stream_stream_rpc_method_handler(lambda *_: iter(())),
+        }
+        methods.add_registered_method_handlers("test.Service", {"Ask": handler} if handler else plain)
+        assert isinstance(front.threads, ThreadPoolExecutor)
+        server = grpc.server(front.threads, options=[("grpc.so_reuseport", 0)])
+        methods.install(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            yield Running(front, link, metrics, channel, port)
+        server.stop(0).wait()

@@ -1,0 +1,64 @@
+"""Answers that a client does not read hold their places, and only for a time; their bytes are bounded."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from server.ticket import Ticket
+from tests.http2 import Peer
+from tests.integration.fronts import PATH, STREAM, serving
+from tests.until import LONG, until
+
+_ANSWER = b"x" * 100_000
+_WINDOW = 1_000  # bytes that the client takes
+
+
+def long_answer(ticket: Ticket) -> None:
+    """More than the client takes, or nothing for a client that takes everything."""
+    ticket.done(_ANSWER if ticket.message == b"long" else b"")
+
+
+def test_answer_that_is_not_read_holds_its_place_until_its_time_is_up() -> None:
+    with serving(long_answer, calls=3, send_timeout_s=1.0) as one, Peer(one.port, _WINDOW) as peer:
+        for n in range(3):
+            peer.call(2 * n + 1, PATH)
+            peer.send(2 * n + 1, b"long")
+        until(lambda: one.front.unsent.bytes == 3 * len(_ANSWER))
+        with pytest.raises(grpc.RpcError) as caught:
+            one.ask(b"", timeout=LONG)
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        one.until_counted("CANCELLED", 3)
+        until(lambda: one.front.unsent.bytes == 0)
+        assert one.ask(b"", timeout=LONG) == b""
+        one.until_counted("OK")
+        assert one.counts() == {"CANCELLED": 3, "OK": 1, "RESOURCE_EXHAUSTED": 1}
+
+
+def test_calls_are_refused_while_too_many_bytes_are_not_read_and_answered_when_the_client_goes() -> None:
+    with serving(long_answer, unsent_bytes=len(_ANSWER)) as one:
+        with Peer(one.port, _WINDOW) as peer:
+            for n in range(2):
+                peer.call(2 * n + 1, PATH)
+                peer.send(2 * n + 1, b"long")
+            until(lambda: one.front.unsent.bytes == 2 * len(_ANSWER))
+            with pytest.raises(grpc.RpcError) as caught:
+                one.ask(b"", timeout=LONG)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "have not been read by their clients" in (caught.value.details() or "")
+            until(lambda: one.front.limiters.calls.in_use == 2)  # that of the refused call was given back
+        until(lambda: one.front.unsent.bytes == 0)
+        assert one.ask(b"", timeout=LONG) == b""
+
+
+def test_stream_that_is_not_read_ends_when_its_time_is_up() -> None:
+    with serving(long_answer, send_timeout_s=0.5) as one, Peer(one.port, _WINDOW) as peer:
+        peer.call(1, STREAM)
+        for _ in range(3):
+            peer.send(1, b"long", ends=False)
+        until(lambda: one.front.limiters.streams.in_use == 1)
+        one.until_counted("CANCELLED", method="Stream")
+        until(lambda: one.front.limiters.streams.in_use == 0)
+        until(lambda: one.front.unsent.bytes == 0)

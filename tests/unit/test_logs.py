@@ -1,0 +1,147 @@
+"""Log lines are written by a separate thread: logging never blocks, and lines that cannot be written are counted."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from server.output import make_nonblocking, write_text
+from server.telemetry.logs import MAX_WAITING_LINES, JsonFormatter, LineHandler
+
+_EXTRA = 50
+
+
+class Log:
+    """A logger whose lines go to a descriptor, and the number of lines that it dropped."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self.dropped = 0
+        self.handler = LineHandler(descriptor, self._drop)
+        self.handler.setFormatter(JsonFormatter())
+        self._logger = logging.Logger("test")
+        self._logger.addHandler(self.handler)
+
+    def say(self, lines: int) -> None:
+        for n in range(lines):
+            self._logger.info("line %d", n)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+
+
+@contextmanager
+def pipe(*, is_blocking: bool, is_full: bool = False) -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe: where to read, where to write."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    while is_full:
+        try:
+            os.write(writer, b"x" * 4_096)
+        except BlockingIOError:
+            break
+    os.set_blocking(writer, is_blocking)
+    try:
+        yield reader, writer
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_lines_arrive_in_order(is_blocking: bool) -> None:
+    with pipe(is_blocking=is_blocking) as (reader, writer):
+        log = Log(writer)
+        log.handler.start()
+        log.say(3)
+        log.handler.flush()
+        rows = [json.loads(line) for line in os.read(reader, 65_536).splitlines()]
+    assert ([row["message"] for row in rows], log.dropped) == (["line 0", "line 1", "line 2"], 0)
+
+
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_lines_beyond_the_limit_are_dropped_and_counted_while_nobody_reads(is_blocking: bool) -> None:
+    with pipe(is_blocking=is_blocking, is_full=True) as (reader, writer):
+        log = Log(writer)
+        log.say(MAX_WAITING_LINES + _EXTRA)
+        assert log.dropped == _EXTRA
+        log.handler.start()
+        log.say(_EXTRA)
+        assert log.dropped >= 2 * _EXTRA - 1  # the thread may hold a line
+        seen = b""
+        while seen.count(b"\n") < MAX_WAITING_LINES:  # of a reader that has come back
+            seen += os.read(reader, 65_536)
+        log.handler.flush()
+        before = log.dropped
+        log.say(1)
+        log.handler.flush()
+        assert os.read(reader, 65_536).count(b"\n") >= 1
+        assert log.dropped == before
+
+
+def test_every_line_is_dropped_where_nothing_can_be_written() -> None:
+    with Path("/dev/full").open("wb") as full, pipe(is_blocking=True) as (_, writer):
+        reader, orphan = os.pipe()
+        os.close(reader)
+        closed = os.dup(writer)
+        os.close(closed)
+        for descriptor in (full.fileno(), orphan, closed, None):
+            log = Log(descriptor)
+            log.handler.start()
+            log.say(3)
+            log.handler.flush()
+            assert log.dropped == 3
+        os.close(orphan)
+
+
+def test_record_that_cannot_be_formatted_harms_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pipe(is_blocking=True) as (reader, writer):
+        log = Log(writer)
+        log.handler.start()
+        log._logger.info("%d", "no number")
+        log.say(1)
+        log.handler.flush()
+        assert os.read(reader, 65_536).count(b"\n") == 1
+    assert "Logging error" in capsys.readouterr().err
+
+
+def opened(descriptor: int) -> TextIO:
+    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8")
+
+
+def test_text_is_written_where_there_is_room_and_lost_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.output._PATIENCE_S", 0.01)
+    with pipe(is_blocking=True) as (reader, writer), opened(writer) as stream:
+        assert write_text(stream, "ready\n")
+        assert os.read(reader, 100) == b"ready\n"
+    shown = io.StringIO()
+    assert write_text(shown, "ready\n")
+    assert shown.getvalue() == "ready\n"
+    with pipe(is_blocking=True, is_full=True) as (_, writer), opened(writer) as stream:
+        assert not write_text(stream, "ready\n")
+    assert not write_text(None, "ready\n")
+
+
+def test_only_our_own_writes_to_a_pipe_fail_while_it_is_full() -> None:
+    with pipe(is_blocking=True, is_full=True) as (_, writer), opened(writer) as stream:
+        make_nonblocking(stream)
+        with pytest.raises(BlockingIOError):
+            os.write(stream.fileno(), b"x")
+        assert os.get_blocking(writer)
+
+
+def test_files_are_left_as_they_are(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="utf-8") as stream:
+        stream.write("first\n")
+        stream.flush()
+        make_nonblocking(stream)
+        write_text(stream, "second\n")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "first\nsecond\n"
+    make_nonblocking(None)
