@@ -10,31 +10,29 @@ from server.pipeline.stages import Stages
 
 def retrieve(stages: Stages, batch: Sequence[RequestState]) -> None:
     """Fill in the best items of each request; the most popular ones where nothing is known of the user."""
-    live = [state for state in batch if not state.call.is_cancelled]
-    _resolve_filters(stages, live)
-    known, unknown = (
-        [state for state in live if state.user is not None],
-        [state for state in live if state.user is None],
-    )
+    live, rates = [state for state in batch if not state.call.is_cancelled], stages.rates
+    known = [state for state in live if state.user is not None]
+    unknown = [state for state in live if state.user is None]
     plain = [state for state in known if state.request.conditions.is_empty]
     filtered = [state for state in known if not state.request.conditions.is_empty]
     for states, rate, answer in (
-        (plain, stages.rates.search, _search),
-        (filtered, stages.rates.filtered_search, _search),
-        (unknown, stages.rates.popular, _most_popular),
+        (plain, rates.search, _search),
+        (filtered, rates.filtered_search, _search),
+        (unknown, rates.popular, _most_popular),
     ):
-        started = stages.clock()
         if states:
+            started = stages.clock()
+            words = sum(state.filter_work for state in states)
+            _resolve_filters(stages, states)
+            rates.filter.observe(words, stages.clock() - started)
             answer(stages, states)
-        rate.observe(len(states), stages.clock() - started)
+            rate.observe(len(states), max(0.0, stages.clock() - started - rates.filter(words)))
 
 
 def _resolve_filters(stages: Stages, batch: Sequence[RequestState]) -> None:
     """Fill in which items each request may have."""
-    started = stages.clock()
     for state in batch:
         state.allowed = stages.catalogue.mask(state.request.conditions, _left_out(stages, state))
-    stages.rates.filter.observe(sum(state.filter_work for state in batch), stages.clock() - started)
 
 
 def _search(stages: Stages, batch: Sequence[RequestState]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from server.batching.cost_model import CostModel
 from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import AttributeValues, Filter
 from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
@@ -41,6 +42,9 @@ def answers(one: SmallEngine, *requests: Request) -> list[Recommendation]:
 
 def test_requests_take_each_stage_together(one: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     batches, users = encoded(one), list[int]()
+    stages, whole = one.engine.stages, CostModel(batch_s=1.0, token_s=0.0)  # batches that padding does not cut
+    monkeypatch.setattr(stages.encoder, "cost", whole)
+    monkeypatch.setattr(stages.ranker, "cost", whole)
     rank = one.ranker.run
 
     def ranked(feeds: dict[str, np.ndarray]) -> np.ndarray:
