@@ -1,7 +1,7 @@
 """`python -m benchmarks teacher-serve`: the PyTorch teacher behind the same gRPC server.
 
-Its batches are whole steps, in order of arrival, up to the server's limits: the cost model is told that padding costs
-nothing, so that texts are not kept apart by their length. Server, tokenizer and catalogue are the same.
+Its batches are whole steps, up to the server's limits: with a cost model in which padding costs nothing, texts are not
+separated by length. Server, tokenizer and catalogue are the same.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Ticket:
     Args:
         method: full name, "/package.Service/Method".
         message: the request as it came.
-        deadline: when nobody waits any more, on the monotonic clock.
+        deadline: when the client stops waiting, on the monotonic clock.
         done: called once, by the worker's thread, with the response or the error.
         works: where the worker notes what it did for the trace; None if the call is not traced.
     """

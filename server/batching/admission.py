@@ -32,7 +32,7 @@ class Load(NamedTuple):
 def reject(load: Load, tokens: int, run_s: float, time_left_s: float, limits: Limits) -> RejectReason | None:
     """The reason to reject a call whose texts have `tokens` and which would run `run_s`, or None.
 
-    Where nothing waits a call is tried, whatever its size and whatever is predicted.
+    If the queue is empty, every call is accepted whose deadline has not passed.
     """
     if time_left_s <= 0:
         return RejectReason.EXPIRED

@@ -21,11 +21,11 @@ class QueuedRequest:
     Attributes:
         tokens: of its texts that have to be encoded.
         cost_s: predicted time of its share of a step.
-        batch_s: predicted time that its step takes whatever else is in it: the models' batches before their first row.
-        deadline: when nobody waits any more.
+        batch_s: predicted fixed time of its step: of the models' batches before their first row.
+        deadline: when the client stops waiting.
         arrival: when it was queued.
-        lag_s: of a list the later requests count as if they had arrived so much later than the first, so that other
-            calls are not kept waiting for all of it.
+        lag_s: how much later than the first request of its batch call it counts as having arrived, so that other calls
+            do not wait for the whole batch.
         is_queued: whether it waits in the queue.
         is_later: whether its turn was not due when the queue looked last.
     """
@@ -87,7 +87,7 @@ class RequestQueue(Generic[Q]):
 
     Attributes:
         waiting: of all that wait.
-        later: of those among them whose turn is not due: a request that arrives now goes before them.
+        later: the same for requests of batch calls whose turn has not come; a new request runs before them.
     """
 
     def __init__(self, aging_s: float) -> None:
@@ -110,7 +110,7 @@ class RequestQueue(Generic[Q]):
             heapq.heappush(self._by_turn, (request.turn, self._number, request))
 
     def look(self, now: float) -> None:
-        """Find out whose turn is due."""
+        """Move requests whose turn has come out of `later`."""
         while self._by_turn and self._by_turn[0][0] <= now:
             self._end_lag(heapq.heappop(self._by_turn)[-1])
 

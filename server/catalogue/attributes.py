@@ -217,7 +217,7 @@ class AttributeIndex:
     def _intersection(self, lists: list[PostingList]) -> Bits:
         """The items that are in every one of the lists, a new array.
 
-        An item has at most `_max_values` values, so there is no work beyond so many lists.
+        An item has at most `_max_values` values, so longer conditions need no work.
         """
         if len(lists) > self._max_values:
             return np.zeros_like(self._all.bits)

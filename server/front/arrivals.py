@@ -1,4 +1,4 @@
-"""Calls that have come and whose request has not, and the end of arrivals when the server stops."""
+"""Calls that have arrived without their request, and the refusal of new calls when the server stops."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _STOPPING = "the server is stopping: send the call to another server, or again l
 class Arrivals:
     """Bounds calls without a request. gRPC's polling thread alone enters and removes calls.
 
-    A request follows its call at once. So where too many calls have none, the one that has waited longest makes room:
-    calls that never send theirs do not keep others out.
+    A request normally follows its call at once. If too many calls have none, the oldest of them is refused, so clients
+    that never send requests do not block others.
 
     Args:
         limit: calls that may wait for their request.
@@ -36,22 +36,22 @@ class Arrivals:
 
     @property
     def quiet_s(self) -> float:
-        """Seconds since the last call came."""
+        """Seconds since the last call arrived."""
         return self._clock() - self._last
 
     def close(self) -> None:
-        """Take no more calls: those that come wait, so that their clients send no others, until they are refused."""
+        """Hold new calls until `refuse`, so that their clients do not retry meanwhile."""
         self._is_closed = True
 
     def refuse(self) -> None:
-        """Refuse the calls that have come since `close`, and those that still come."""
+        """Refuse the calls that were held since `close`, and every later one."""
         self._is_refusing = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._late.get_nowait()(ShuttingDown(_STOPPING))
 
     def admit(self, refuse: Callable[[SwiftrecError], object]) -> bool:
-        """Note that a call has come; False if it is too late for it, then `refuse` is called with the reason."""
+        """Note a new call; False after `close`: then `refuse` is called with the reason."""
         self._last = self._clock()
         if not self._is_closed:
             return True
@@ -61,7 +61,7 @@ class Arrivals:
         return False
 
     def enter(self, call: UnaryCall) -> UnaryCall | None:
-        """Wait for the request of a call; the call that must make room for it, if one must."""
+        """Wait for the request of a call; returns the call that must be refused to make room, if any."""
         self._waiting[call] = None
         if len(self._waiting) <= self._limit:
             return None
@@ -70,5 +70,5 @@ class Arrivals:
         return oldest
 
     def leave(self, call: UnaryCall) -> None:
-        """The request is there, or never comes."""
+        """The request has arrived, or never will."""
         self._waiting.pop(call, None)

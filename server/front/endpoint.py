@@ -14,8 +14,7 @@ from server.errors import ConfigError
 from server.front.arrivals import Arrivals
 
 _QUIET_S = 0.05  # without a call: those that gRPC's core held have been taken
-_MOST_QUIET_S = 0.5  # how long to wait for that where clients go on calling
-_LOOK_S = 0.005
+_MAX_QUIET_WAIT_S = 0.5  # where clients go on calling
 _SPARE_S = 1.0  # after the grace, for gRPC to end what it has cancelled
 _log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class Endpoint:
     def __init__(self, server: grpc.Server, arrivals: Arrivals, on_death: Callable[[str], None]) -> None:
         self._server, self._arrivals, self._on_death = server, arrivals, on_death
         self._poller: threading.Thread | None = None
-        self._is_stopping = False
+        self._stopping = threading.Event()
         self._watch = threading.Thread(target=self._wait_for_poller, name="poller watch", daemon=True)
 
     def start(self) -> None:
@@ -50,7 +49,7 @@ class Endpoint:
             self._until_quiet(ends)
             self._arrivals.close()
             self._until_quiet(ends)
-        self._is_stopping = True
+        self._stopping.set()
         left_s = max(0.0, ends - time.monotonic())
         has_ended = self._shut_down(left_s)
         self._arrivals.refuse()
@@ -59,15 +58,16 @@ class Endpoint:
 
     def hurry(self) -> None:
         """End the grace: cancel the calls that have no answer."""
-        self._is_stopping = True
+        self._stopping.set()
         self._shut_down(0)
         self._arrivals.refuse()
 
     def _until_quiet(self, ends: float) -> None:
-        """GRPC cancels the calls in its core when it shuts down: wait until they were taken."""
-        ends = min(ends, time.monotonic() + _MOST_QUIET_S)
-        while self._arrivals.quiet_s < _QUIET_S and time.monotonic() < ends and not self._is_stopping:
-            time.sleep(_LOOK_S)
+        """Wait until the calls in gRPC's core were taken: it cancels them when it shuts down."""
+        ends = min(ends, time.monotonic() + _MAX_QUIET_WAIT_S)
+        while (left_s := min(_QUIET_S - self._arrivals.quiet_s, ends - time.monotonic())) > 0:
+            if self._stopping.wait(left_s):
+                return
 
     def _shut_down(self, grace_s: float) -> threading.Event:
         try:
@@ -82,7 +82,7 @@ class Endpoint:
     def _wait_for_poller(self) -> None:
         if self._poller:
             self._poller.join()
-        if not self._is_stopping:
+        if not self._stopping.is_set():
             _log.error("gRPC's polling thread has ended")
             self._on_death("gRPC's polling thread has ended")
 

@@ -1,4 +1,4 @@
-"""One message that a worker answers, with the timer that ends the wait: answered once, whatever happens first."""
+"""One message that a worker answers, with the timer that ends the wait: answered exactly once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Exchange:
             on_reply(reply)
 
     def cancel(self) -> None:
-        """Nobody waits any more: no reply is told."""
+        """Drop the reply: the client has gone."""
         if self._claim():
             self._exchanges.link.cancel(self.ticket)
 
@@ -84,9 +84,9 @@ class Exchange:
             on_reply(self._exchanges.write_error(self.ticket, DeadlineExceeded(_LATE)))
 
     def _claim(self) -> Callable[[Reply], None] | None:
-        """What is told of the reply, for the one who asks first.
+        """The callback, for the first caller only.
 
-        Lets go of what holds the exchange: gRPC keeps a stream open as long as something holds its call.
+        Breaks the reference cycles of the exchange: gRPC keeps a stream open while anything refers to its call.
         """
         try:
             self._claims.pop()

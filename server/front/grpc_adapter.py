@@ -3,7 +3,7 @@
 Nothing else uses the private names of grpcio.
 
 grpc.server gives every call a thread of its pool that waits for the request and then for the response. Here the request
-is read in gRPC's polling thread and the response is sent by whatever thread has it, so that waiting costs no thread.
+is read in gRPC's polling thread and the response is sent by the thread that has made it, so waiting needs no thread.
 The parts used are those of gRPC's own unary path (grpc/_server.py, `_unary_response_in_pool`); where a version of
 grpcio does not have them, `is_supported` is false and calls take threads as usual.
 """
@@ -82,7 +82,7 @@ class UnaryMethod(Protocol):
         """A call has come; its request has not. Called by gRPC's polling thread: must not block."""
 
     def receive(self, call: UnaryCall, message: bytes, /) -> None:
-        """The request is there. Called by gRPC's polling thread: must not block."""
+        """The request has arrived. Called by gRPC's polling thread: must not block."""
 
     def missed(self, call: UnaryCall, /) -> None:
         """The request never comes: the client has ended its side or the call. As above."""
@@ -97,7 +97,7 @@ class UnaryCall:
     Attributes:
         started: when the call came, on the monotonic clock.
         is_answered: whether a response or a status was sent.
-        note: whatever its method keeps of it.
+        note: data of its method.
     """
 
     __slots__ = ("_event", "_is_ended", "_keep", "_method", "_on_end", "_state", "is_answered", "note", "started")
@@ -193,7 +193,7 @@ class UnaryCall:
             return is_first
 
     def _received(self, event: Any) -> Any:  # noqa: ANN401 (gRPC's)
-        """The message is there, or never comes; an error must not reach gRPC's polling thread."""
+        """The message has arrived, or never will; an error must not reach gRPC's polling thread."""
         following = self._keep(event)
         try:
             with self._state.condition:
@@ -222,7 +222,7 @@ class UnaryCall:
 
 
 class UnaryDispatcher(ThreadPoolExecutor):
-    """Stands where gRPC asks a method for a thread pool of its own; runs nothing itself."""
+    """Given to gRPC in place of a method's thread pool; takes calls, and runs nothing itself."""
 
     def __init__(self) -> None:
         super().__init__(1)

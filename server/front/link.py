@@ -13,10 +13,10 @@ class Link(Protocol):
 
     @property
     def load(self) -> Load:
-        """What waits there, as the worker told it last."""
+        """The queue of the worker, as last reported."""
 
     def send(self, ticket: Ticket, /) -> None:
         """Have a call answered; never blocks."""
 
     def cancel(self, ticket: Ticket, /) -> None:
-        """Nobody waits for this call any more."""
+        """Drop a call: the client has gone, or its deadline has passed."""

@@ -47,7 +47,7 @@ class PunctualMessages(Iterator[M], Generic[M]):
     """The messages of a stream, each of which must come in time.
 
     Args:
-        messages: blocks until one is there.
+        messages: blocks until the next one has arrived.
         patience: how long it may.
         on_silence: called when none came in time; ends the wait.
     """
@@ -86,7 +86,7 @@ class _InFlight:
         return reply
 
     def cancel(self) -> None:
-        """Nobody wants the result."""
+        """Drop the result: the client has gone."""
         self._exchange.cancel()
         self._replies.put(Cancelled("the client has gone"))
 
@@ -152,7 +152,7 @@ def map_ordered(
     """The replies to messages, in order, while up to `width` of them are worked on.
 
     Args:
-        messages: of the client; each blocks until it is there.
+        messages: of the client; blocks until the next one has arrived.
         send: has a message answered.
         threads: read.
         patience: for silence between messages.

@@ -38,7 +38,7 @@ class Timer:
         return is_first
 
     def take(self) -> Callable[[], object] | None:
-        """The action, for the one who asks first."""
+        """The action, for the first caller only."""
         try:
             return self._actions.pop()
         except IndexError:

@@ -49,7 +49,7 @@ class _Call:
         self.unsent = 0
 
     def claim(self) -> bool:
-        """Whether nothing has been decided about a call without a request, which is decided by who asks first."""
+        """Whether the caller is the first to decide what happens to a call that has no request yet."""
         return self.timer is not None and self.timer.cancel()
 
 
@@ -71,7 +71,7 @@ class UnaryMethod:
             self._refuse(crowded, crowded.note, Overloaded(_RETRY_S, _CROWDED))
 
     def receive(self, call: UnaryCall, message: bytes) -> None:
-        """The request is there: take a place and answer it."""
+        """The request has arrived: take a place and answer it."""
         self._arrivals.leave(call)
         note: _Call = call.note
         if not note.claim():  # the request comes too late

@@ -33,7 +33,7 @@ class Call(Protocol):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether nobody waits for the response any more."""
+        """Whether the client has gone, or the deadline has passed."""
 
 
 class _Live:

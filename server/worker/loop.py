@@ -62,7 +62,7 @@ class WorkerThread:
         self._inbox.put(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nobody waits for this call any more; its `done` is not called if it was not called yet."""
+        """Drop a call: the client has gone, or its deadline has passed. Its `done` is not called."""
         ticket.is_cancelled = True
         self._inbox.put(ticket)
 
@@ -101,12 +101,16 @@ class WorkerThread:
     def _watch(self) -> None:
         """Look at times whether a step has ended."""
         while not self._has_ended.wait(self._hang_timeout_s / _LOOKS):
-            since = self._busy_since
-            limit_s = max(self._hang_timeout_s, _PREDICTED_STEPS * self._worker.step_s)
-            if since is not None and time.monotonic() - since > limit_s:
-                _log.error("a step does not end", extra={"fields": {"seconds": round(limit_s, 1)}})
+            if self.is_hanging(time.monotonic()):
+                _log.error("a step does not end")
                 self._on_death("a model does not answer")
                 return
+
+    def is_hanging(self, now: float) -> bool:
+        """Whether the step that runs should have ended by now."""
+        limit_s = max(self._hang_timeout_s, _PREDICTED_STEPS * self._worker.step_s)
+        since = self._busy_since
+        return since is not None and now - since > limit_s
 
     def _admit(self) -> None:
         """Admit everything that was sent; where nothing is left to do, wait for a call."""

@@ -107,32 +107,26 @@ def check_list(requests: Sequence[pb.RecommendRequest], limits: InputLimits) -> 
 
 def check_items(number: int, field: str, limits: InputLimits) -> None:
     """Refuse a call that asks for too many items, summed over its entries."""
-    if number > limits.items:
-        raise InvalidRequest(
-            field,
-            f"asks for {number} items in all, more than --max-items ({limits.items}): ask for fewer items, or send "
-            "fewer entries in one call",
-        )
+    _check_total(number, limits.items, field, "asks for {} items", "--max-items", "ask for fewer items")
 
 
 def check_events(number: int, field: str, limits: InputLimits) -> None:
     """Refuse a call with too many events, summed over its entries."""
-    if number > limits.events:
-        raise InvalidRequest(
-            field,
-            f"has {number} events in all, more than --max-events ({limits.events}): send the last events of each "
-            "history only, or fewer entries in one call",
-        )
+    remedy = "send only the last events of each history"
+    _check_total(number, limits.events, field, "has {} events", "--max-events", remedy)
 
 
 def check_filter_values(number: int, field: str, limits: InputLimits) -> None:
     """Refuse a call with too many ids and values in its filters, summed over its entries."""
-    if number > limits.filter_values:
-        raise InvalidRequest(
-            field,
-            f"has {number} ids and values of filters in all, more than --max-filter-values ({limits.filter_values}): "
-            "name fewer ids or values, or send fewer entries in one call",
-        )
+    remedy = "name fewer ids or values"
+    _check_total(number, limits.filter_values, field, "has {} ids and values of filters", "--max-filter-values", remedy)
+
+
+def _check_total(number: int, limit: int, field: str, found: str, setting: str, remedy: str) -> None:
+    """Refuse a call of which the sum over its entries exceeds a limit."""
+    if number > limit:
+        reason = f"{found.format(number)} in all, more than {setting} ({limit})"
+        raise InvalidRequest(field, f"{reason}: {remedy}, or send fewer entries in one call")
 
 
 def check_name(name: str, field: str) -> str:
@@ -158,7 +152,7 @@ def check_text(text: str, field: str, limits: InputLimits) -> str:
 
 
 def check_each(field: str, values: Iterable[A], check: Callable[[A], B]) -> Iterator[B]:
-    """Check the values of a repeated field; where one stands is told only if it is wrong.
+    """Check the values of a repeated field; the index of a value is named only if it is wrong.
 
     Raises:
         InvalidRequest: names the first value that is wrong, and in it the field that `check` names.

@@ -13,7 +13,7 @@ from server.batching.admission import Load, RejectReason, reject, rejection
 from server.batching.cost_model import Rate
 from server.batching.request_queue import RequestQueue
 from server.batching.scheduler import Limits
-from server.errors import DeadlineExceeded, ShuttingDown, SwiftrecError, internal_error
+from server.errors import DeadlineExceeded, SwiftrecError, internal_error
 from server.pipeline.engine import Engine
 from server.ticket import Ticket
 from server.worker.work import Task, Work
@@ -21,8 +21,8 @@ from server.worker.work import Task, Work
 _log = logging.getLogger(__name__)
 _MIN_DRIFT = 0.1  # a step is at most ten times longer than its requests are predicted to take
 _MIN_PREDICTED_S = 1e-9
-_LISTS_SHARE = 0.5  # of the time, that lists may take from other calls
-_LISTS_AHEAD = 2.5  # times what is left of the lists that are here: about half has run, and others will come
+_BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
+_BATCH_CALLS_AHEAD = 2.5  # times what is left of the lists that are here: about half has run, and others will come
 
 
 class WorkerRecorder(Protocol):
@@ -63,10 +63,9 @@ class Worker:
         self._queue: RequestQueue[Task] = RequestQueue(limits.aging_s)
         self._works: dict[Ticket, Work] = {}
         self._drift = Rate(1.0, limits.step_s)  # real seconds for each predicted one
-        self._last_drift = 1.0  # of the last step: if it was slow, the next one is short, whatever the reason was
+        self._last_drift = 1.0  # of the last step: after a slow step the next one is short
         self._admitted_s = 0.0  # that admitting calls has taken since the last step
         self._step_s = 0.0
-        self._is_closing = False
 
     @property
     def has_work(self) -> bool:
@@ -89,10 +88,6 @@ class Worker:
         """Calls that were admitted and have no reply yet."""
         return len(self._works)
 
-    def close(self) -> None:
-        """Refuse what is admitted from now on."""
-        self._is_closing = True
-
     def admit(self, ticket: Ticket) -> None:
         """Decode, validate, resolve and predict a call; then refuse it at once or queue it."""
         if ticket.is_cancelled:
@@ -114,17 +109,11 @@ class Worker:
         self._admitted_s += self._clock() - now
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nobody waits for this call any more: what has not started never runs."""
-        work = self._works.pop(ticket, None)
-        if work is None:
-            return
-        for task in work.tasks:
-            if task.is_queued:
-                self._queue.remove(task)
-                task.model.left_queue(task.tokens)
-                task.model.dropped("cancelled")
-        work.failed(self._clock())
-        work.release()
+        """The client has gone, or the deadline has passed: requests that have not started never run."""
+        now = self._clock()
+        if work := self._take_back(ticket, "expired" if ticket.deadline <= now else "cancelled"):
+            work.failed(now)
+            work.release()
 
     def refuse_all(self, error: SwiftrecError) -> None:
         """End every call that was admitted; nothing can be answered any more."""
@@ -160,7 +149,7 @@ class Worker:
         self._admitted_s = 0.0
 
     def _is_wanted(self, task: Task) -> bool:
-        """Whether somebody waits for a request: a call may have been cancelled, and the worker not be told yet."""
+        """Whether a request still has a caller: the message of a cancel may wait behind this step."""
         if task.work.ticket.is_cancelled:
             task.model.dropped("cancelled")
             self.cancel(task.work.ticket)
@@ -185,8 +174,6 @@ class Worker:
 
     def _rejection(self, ticket: Ticket, tasks: Sequence[Task], now: float) -> SwiftrecError | None:
         """Why a call with these requests is not accepted; None if it is."""
-        if self._is_closing:
-            return ShuttingDown("the server is stopping")
         tokens, cost_s = sum(task.tokens for task in tasks), sum(task.cost_s for task in tasks)
         load, meanwhile_s = self._load_before(len(tasks), cost_s, now)
         run_s = self._drift(cost_s + meanwhile_s)
@@ -198,31 +185,31 @@ class Worker:
         return rejection(reason, load, self._limits)
 
     def _load_before(self, requests: int, cost_s: float, now: float) -> tuple[Load, float]:
-        """What a call with so many requests waits for, and the predicted time of what runs between its requests.
+        """The load that a call with `requests` requests finds, and the predicted time of other work between them.
 
-        It does not wait for the later requests of other lists. A list takes turns with them, and with the lists that
-        come meanwhile, in `_LISTS_SHARE` of the time. The queue's bounds are those of all lists together.
+        A call does not wait for the later requests of other batch calls. A batch call takes turns with them, and with
+        those that arrive in the meantime, in `_BATCH_CALLS_SHARE` of the time. The limits of the queue count all.
         """
         self._queue.look(now)
         waiting, later = self._queue.waiting, self._queue.later
         wait_s = self._drift(waiting.cost_s - later.cost_s)
         if requests > 1:
-            others_s = min(_LISTS_AHEAD * later.cost_s, cost_s * len(self._works))
-            meanwhile_s = (cost_s + others_s) / _LISTS_SHARE - cost_s if others_s else 0.0
+            others_s = min(_BATCH_CALLS_AHEAD * later.cost_s, cost_s * len(self._works))
+            meanwhile_s = (cost_s + others_s) / _BATCH_CALLS_SHARE - cost_s if others_s else 0.0
             return Load(waiting.requests, waiting.tokens, wait_s), meanwhile_s
         return Load(waiting.requests - later.requests, waiting.tokens - later.tokens, wait_s), 0.0
 
     def _queue_all(self, work: Work) -> None:
         """Queue all requests of a call.
 
-        Those of a list have turns at intervals, so that all lists together leave half of the time to other calls.
+        Those of a batch call have turns at intervals, so that all batch calls leave half of the time to single calls.
         """
         self._works[work.ticket] = work
-        lists = sum(len(one.tasks) > 1 for one in self._works.values()) if len(work.tasks) > 1 else 0
-        now, lag_s = self._clock(), 0.0  # opening a long list takes time, too
+        batch_calls = sum(len(one.tasks) > 1 for one in self._works.values()) if len(work.tasks) > 1 else 0
+        now, lag_s = self._clock(), 0.0  # opening a large batch takes time, too
         for task in work.tasks:
             task.arrival, task.lag_s, task.deadline = now, lag_s, work.ticket.deadline
-            lag_s += self._drift(task.cost_s) * lists / _LISTS_SHARE
+            lag_s += self._drift(task.cost_s) * batch_calls / _BATCH_CALLS_SHARE
             self._queue.push(task)
             task.model.queued(task.tokens)
         if not work.tasks:
@@ -231,15 +218,18 @@ class Worker:
     def _expire(self, task: Task) -> None:
         """A request's deadline has passed, and with it that of its whole call."""
         task.model.dropped("expired")
-        work = self._works.pop(task.work.ticket, None)
-        if work is None:
-            return
-        for other in work.tasks:
-            if other.is_queued:
-                self._queue.remove(other)
-                other.model.left_queue(other.tokens)
-                other.model.dropped("expired")
-        self._refuse(work, DeadlineExceeded("the deadline passed while the work was queued"))
+        if work := self._take_back(task.work.ticket, "expired"):
+            self._refuse(work, DeadlineExceeded("the deadline passed while the work was queued"))
+
+    def _take_back(self, ticket: Ticket, reason: str) -> Work | None:
+        """Take the requests of a call out of the queue; the call, if it has no reply yet."""
+        work = self._works.pop(ticket, None)
+        for task in work.tasks if work else ():
+            if task.is_queued:
+                self._queue.remove(task)
+                task.model.left_queue(task.tokens)
+                task.model.dropped(reason)
+        return work
 
     def _is_done(self, task: Task) -> bool:
         """Whether this was the last request of its call."""
@@ -270,9 +260,8 @@ class Worker:
             reply = work.fail(error)
         except Exception as failure:  # noqa: BLE001 (the error has it as its cause)
             reply = internal_error(failure)
-        if error.__cause__ and not isinstance(
-            reply, SwiftrecError
-        ):  # no status says it, so the call's log line does not
+        is_message = not isinstance(reply, SwiftrecError)  # of a stream: no status and no log line of the call has it
+        if error.__cause__ and is_message:
             _log.error("a message failed", exc_info=error.__cause__)
         _deliver(work.ticket, reply)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from server.app import App
+from server.batching.admission import Load
 from server.config import ServerSettings
 from server.errors import SwiftrecError
 from server.models.bundle import RANKER
@@ -73,26 +75,24 @@ def test_model_that_hangs_turns_health_off_and_ends_its_calls_at_their_deadlines
         app.stop()
 
 
-def test_watchdog_says_nothing_of_a_worker_that_works(tmp_path: Path) -> None:
-    settings = ServerSettings(
-        bundle=[small.write_bundle(tmp_path / "1")],
-        port=0,
-        metrics_port=0,
-        sessions=1,
-        hang_timeout_ms=100,
-        _cli_parse_args=[],
-    )
-    app = App(
-        settings,
-        open_session=lambda path, *_: small.TinyRanker() if path.name == RANKER else small.TinyEncoder(),
-    )
-    app.start()
-    with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-        stub = RecommenderServiceStub(channel)
-        for n in range(50):
-            assert stub.Recommend(pb.RecommendRequest(query=f"film {n}"), timeout=LONG).items
-    app.stop()
-    assert app.fault == ""
+@pytest.mark.parametrize(("predicted_s", "limit_s"), [(0.0, 10.0), (5.0, 20.0)])
+def test_step_hangs_after_its_timeout_and_four_times_its_predicted_time(predicted_s: float, limit_s: float) -> None:
+    class OneStep:
+        """A worker by hand that has one step to do."""
+
+        has_work, load, step_s = True, Load(0, 0, 0.0), predicted_s
+
+        def step(self) -> None:
+            now = time.monotonic()
+            hanging.extend(thread.is_hanging(now + later) for later in (0.0, limit_s - 1.0, limit_s + 1.0))
+            self.has_work = False
+
+    hanging: list[bool] = []
+    thread = WorkerThread(OneStep(), hang_timeout_s=10.0)  # type: ignore[arg-type] # a worker by hand
+    thread.start()
+    thread.stop()
+    assert hanging == [False, False, True]
+    assert not thread.is_hanging(time.monotonic() + 1e6)  # nothing runs
 
 
 def test_thread_that_dies_says_so() -> None:

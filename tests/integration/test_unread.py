@@ -7,7 +7,7 @@ import pytest
 
 from server.ticket import Ticket
 from tests.http2 import Peer
-from tests.integration.fronts import PATH, STREAM, serving
+from tests.integration.fronts import PATH, STREAM, Running, serving
 from tests.until import LONG, until
 
 _ANSWER = b"x" * 100_000
@@ -19,16 +19,27 @@ def long_answer(ticket: Ticket) -> None:
     ticket.done(_ANSWER if ticket.message == b"long" else b"")
 
 
+def leave_unread(one: Running, peer: Peer, calls: int) -> None:
+    """Make calls whose long responses the client does not read."""
+    for n in range(calls):
+        peer.call(2 * n + 1, PATH)
+        peer.send(2 * n + 1, b"long")
+    until(lambda: one.front.unsent.bytes == calls * len(_ANSWER))
+
+
+def refusal(one: Running) -> str:
+    """Why another call is refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        one.ask(b"", timeout=LONG)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return caught.value.details() or ""
+
+
 def test_answer_that_is_not_read_holds_its_place_until_its_time_is_up() -> None:
     with serving(long_answer, calls=3, send_timeout_s=1.0) as one, Peer(one.port, _WINDOW) as peer:
-        for n in range(3):
-            peer.call(2 * n + 1, PATH)
-            peer.send(2 * n + 1, b"long")
-        until(lambda: one.front.unsent.bytes == 3 * len(_ANSWER))
-        with pytest.raises(grpc.RpcError) as caught:
-            one.ask(b"", timeout=LONG)
-        assert isinstance(caught.value, grpc.Call)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        leave_unread(one, peer, 3)
+        refusal(one)
         one.until_counted("CANCELLED", 3)
         until(lambda: one.front.unsent.bytes == 0)
         assert one.ask(b"", timeout=LONG) == b""
@@ -39,15 +50,8 @@ def test_answer_that_is_not_read_holds_its_place_until_its_time_is_up() -> None:
 def test_calls_are_refused_while_too_many_bytes_are_not_read_and_answered_when_the_client_goes() -> None:
     with serving(long_answer, unsent_bytes=len(_ANSWER)) as one:
         with Peer(one.port, _WINDOW) as peer:
-            for n in range(2):
-                peer.call(2 * n + 1, PATH)
-                peer.send(2 * n + 1, b"long")
-            until(lambda: one.front.unsent.bytes == 2 * len(_ANSWER))
-            with pytest.raises(grpc.RpcError) as caught:
-                one.ask(b"", timeout=LONG)
-            assert isinstance(caught.value, grpc.Call)
-            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "have not been read by their clients" in (caught.value.details() or "")
+            leave_unread(one, peer, 2)
+            assert "have not been read by their clients" in refusal(one)
             until(lambda: one.front.limiters.calls.in_use == 2)  # that of the refused call was given back
         until(lambda: one.front.unsent.bytes == 0)
         assert one.ask(b"", timeout=LONG) == b""

@@ -375,18 +375,6 @@ def test_a_call_that_expires_between_its_steps_is_told_so_at_once(one: SmallEngi
     drive.finish()
 
 
-def test_closed_worker_answers_what_waits_and_refuses_what_comes(one: SmallEngine) -> None:
-    drive = Drive(one)
-    first, _ = drive.send("good", 1e6)
-    drive.worker.close()
-    late, _ = drive.send("good", 1e6)
-    in_stream, _ = drive.send("message of a stream", 1e6)
-    for call in (late, in_stream):
-        assert [outcome(call.method, reply)[0] for reply, _ in call.replies] == [STOPPING]
-    drive.finish()
-    assert [outcome(first.method, reply)[0] for reply, _ in first.replies] == [OK]
-
-
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(waiting=st.integers(1, 30), tokens=st.integers(10, 400), sends=st.integers(1, 60))
 def test_queue_has_a_bound(one: SmallEngine, waiting: int, tokens: int, sends: int) -> None:
