@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
@@ -400,7 +401,8 @@ def test_more_urgent_calls_run_first(one: SmallEngine) -> None:
     one.check_unused()
 
 
-def test_idle_worker_tries_whatever_is_predicted(one: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_worker_tries_whatever_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = SmallEngine(small.write_bundle(tmp_path / "1"))  # which learns here that its models take no time
     for model in (one.encoder, one.ranker):
         monkeypatch.setattr(model, "row_s", 0.0)  # it was predicted to take milliseconds
     reply = answer_alone(worker_of(one), RECOMMEND, query("a", 900).SerializeToString(), one.clock.now + 1e-6)
