@@ -139,13 +139,7 @@ class Engine:
 
     def recommend(self, requests: Sequence[Request]) -> list[Recommendation | SwiftrecError]:
         """Answer requests now, as one batch, in this thread: for tools that have no server."""
-        found: list[RequestState | SwiftrecError] = []
-        for request in requests:
-            try:
-                found.append(self.resolve(request))
-                found[-1].arrival = self._clock()  # type: ignore[union-attr] # it was appended just now
-            except SwiftrecError as error:
-                found.append(error)
+        found = [self._resolve_now(request) for request in requests]
         self.run([state for state in found if isinstance(state, RequestState)])
         return [answer_of(state) if isinstance(state, RequestState) else state for state in found]
 
@@ -219,6 +213,14 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+    def _resolve_now(self, request: Request) -> RequestState | SwiftrecError:
+        try:
+            state = self.resolve(request)
+        except SwiftrecError as error:
+            return error
+        state.arrival = self._clock()
+        return state
 
     def _check_dimensions(self) -> None:
         manifest, catalogue = self.bundle.manifest, self.catalogue

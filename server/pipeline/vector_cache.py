@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 from numpy.typing import NDArray
+
+from server.catalogue.lru import LruCache
 
 Vector = NDArray[np.float32]
 _ENTRY_BYTES = 360  # of an entry beside its key and its numbers: the objects and the dictionary's share
 
 
 class VectorCache:
-    """Bounded in bytes; what was used longest ago makes room. One thread only.
+    """Bounded in bytes.
 
     Args:
         capacity_bytes: 0 turns it off.
-
-    Attributes:
-        size_bytes: of what it holds.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
-        self._entries: OrderedDict[bytes, Vector] = OrderedDict()
-        self.size_bytes = 0
+        self._vectors: LruCache[bytes, Vector] = LruCache(capacity_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of what it holds."""
+        return self._vectors.size_bytes
 
     def get(self, key: bytes) -> Vector | None:
         """The vector, which now counts as used last."""
-        vector = self._entries.get(key)
-        if vector is not None:
-            self._entries.move_to_end(key)
-        return vector
+        return self._vectors.get(key)
 
     def put(self, key: bytes, vector: Vector) -> None:
         """Keep a copy: a row would hold its whole batch in memory."""
-        size = _size(key, vector)
-        if size > self._capacity or key in self._entries:
-            return
-        self._entries[key] = vector.copy()
-        self.size_bytes += size
-        while self.size_bytes > self._capacity:
-            old_key, old = self._entries.popitem(last=False)
-            self.size_bytes -= _size(old_key, old)
-
-
-def _size(key: bytes, vector: Vector) -> int:
-    return len(key) + vector.nbytes + _ENTRY_BYTES
+        self._vectors.put(key, vector.copy(), len(key) + vector.nbytes + _ENTRY_BYTES)
