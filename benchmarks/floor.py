@@ -185,7 +185,7 @@ class FloorMeter:
         """Score and search for `size` users at a time, as the server does for a list."""
         user = np.ones(self.catalogue.dimensions, dtype=np.float32)
         for start in range(0, len(known), size):
-            aims = [self.scoring.aim(one) for one in known[start : start + size]]
+            aims = self.scoring.aims(known[start : start + size])
             allowed = [self.catalogue.mask(Filter(), ()) for _ in aims]
             users, boosts = [aim.at(user) for aim in aims], [aim.boosts for aim in aims]
             self.catalogue.search_many(users, allowed, [TOP_K] * len(aims), boosts)

@@ -106,14 +106,15 @@ class Signals:
         """By signal of the memory what heirs have of it, as `export.blend.inherit.with_heirs` writes it, [heirs]."""
         if not len(known.items):
             return {}
-        chances = heirs.inherit(self._by_item(self._memory.next_chances(known.items)))
-        near = heirs.inherit(self._by_item(self._memory.near_weights(known.items)))
+        chances = heirs.inherit(self._by_item(self._memory.next_chances([known.items])))
+        near = heirs.inherit(self._by_item(self._memory.near_weights([known.items])))
         return {"transitions": np.log1p(chances / FLOOR).astype(np.float32), "neighbours": near.astype(np.float32)}
 
     def _by_item(self, entries: Entries) -> NDArray[np.float64]:
         """Sums of entries, [items]."""
-        positions, weights = entries
-        found: NDArray[np.float64] = np.bincount(positions, weights, len(self._items.vectors)).astype(np.float64)
+        found: NDArray[np.float64] = np.bincount(entries.positions, entries.values, len(self._items.vectors)).astype(
+            np.float64
+        )
         return found
 
     def _chosen(self, asked: Asked, named: Sequence[Boosts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

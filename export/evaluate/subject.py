@@ -267,7 +267,9 @@ class Subject:
         if self.retrieval is None:
             return Aimed(users, [NO_BOOSTS] * len(users))
         width = self.retrieval.sentences.shape[1]
-        aims = [_answered(self.retrieval.scoring.aim(one.known(width))) for one in asked]
+        known, scoring = [one.known(width) for one in asked], self.retrieval.scoring
+        batches = [scoring.aims(known[start : start + _BATCH]) for start in range(0, len(known), _BATCH)]
+        aims = [_answered(aim) for batch in batches for aim in batch]
         compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
         vectors = np.array(compared, dtype=np.float32).reshape(len(aims), self.dimensions + width + FACTS)
         return Aimed(vectors, [aim.boosts for aim in aims])

@@ -18,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
-from server.catalogue.match import Match
+from server.catalogue.match import Matches
 from server.catalogue.memory import FLOOR, Memory
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Entries, summed
+from server.catalogue.sparse import AnyBoosts, Boosts, Entries, merged, summed
 from server.catalogue.words import Words
 from server.parts import PARTS
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
 
+_NO_ITEMS: Positions = np.empty(0, dtype=np.int64)
 FACTS = 2  # entries of an item's vector behind its two halves: popularity, newcomer
 
 
@@ -201,60 +202,60 @@ class Scoring:
         return Scoring(blend, self.memory, self.words, self._items)
 
     def aim(self, known: Known) -> Aim:
-        """Of one request; the same for the same request whatever stands beside it."""
-        match = self._match(known.query)
-        weights = self._weights(known, match)
-        facts = np.array([weights.popularity, weights.newcomer], dtype=np.float32)
-        entries = [*self._entries(weights, known, match).values()]
-        boosts = summed(entries, self._items, self._transitions(weights, known))
-        return Aim(weights.ranker, np.concatenate([_sentence(weights, known), facts]), boosts)
+        """Of one request."""
+        return self.aims([known])[0]
+
+    def aims(self, asked: Sequence[Known]) -> list[Aim]:
+        """Of one or more requests; the same for each whatever stands beside it."""
+        matches = self._matches(asked)
+        weights = self._weights(asked, matches)
+        boosts = summed([*self._added(weights, asked, matches).values()], len(asked), self._items)
+        return [
+            Aim(row.ranker, np.concatenate([_sentence(row, known), (row.popularity, row.newcomer)], dtype="f4"), added)
+            for row, known, added in zip(weights, asked, boosts, strict=True)
+        ]
 
     def weights(self, known: Known) -> Weights:
         """Of a request, by its kind."""
-        return self._weights(known, self._match(known.query))
+        return self._weights([known], self._matches([known]))[0]
 
     def query(self, text: str) -> Query:
         """What a query is; empty for none."""
-        return _kind(self._match(text))
+        return _kind(text, Matches(self.words, [text], self._items).is_title[0])
 
     def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
         """What memory and words add, by signal, weighted; signals without weight are left out."""
-        entries = self._entries(weights, known, self._match(known.query))
-        found = {name: summed([some], self._items).listed() for name, some in entries.items()}
-        if weights.transitions and len(known.items):
-            found["transitions"] = self._transitions(weights, known).listed()
-        return found
+        found = self._added([weights], [known], self._matches([known]))
+        return {
+            name: summed([entries], 1, self._items)[0].listed()
+            for name, entries in found.items()
+            if getattr(weights, name)
+        }
 
-    def _match(self, query: str) -> Match | None:
-        return Match(self.words, query, self._items) if query else None
+    def _matches(self, asked: Sequence[Known]) -> Matches:
+        return Matches(self.words, [known.query for known in asked], self._items)
 
-    def _weights(self, known: Known, match: Match | None) -> Weights:
-        return self.blend.weights(known.events, _kind(match))
+    def _weights(self, asked: Sequence[Known], matches: Matches) -> list[Weights]:
+        found = zip(asked, matches.is_title.tolist(), strict=True)
+        return [self.blend.weights(known.events, _kind(known.query, is_title)) for known, is_title in found]
 
-    def _transitions(self, weights: Weights, known: Known) -> AnyBoosts:
-        """Log-odds of the items that follow the last events, weighted."""
-        if not weights.transitions or not len(known.items):
-            return NO_BOOSTS
-        chances = summed([self.memory.next_chances(known.items)], self._items)
-        odds = np.log(chances.values * np.float32(1 / FLOOR) + np.float32(1)) * np.float32(weights.transitions)
-        return chances._replace(values=odds)
-
-    def _entries(self, weights: Weights, known: Known, match: Match | None) -> dict[str, Entries]:
-        """What each signal adds that is a sum over events or words, weighted."""
-        found: dict[str, Entries] = {}
-        if weights.neighbours and len(known.items):
-            positions, near = self.memory.near_weights(known.items)
-            found["neighbours"] = positions, near * np.float32(weights.neighbours)
-        if weights.words and match:
-            found["words"] = Boosts(match.boosts.positions, match.boosts.values * np.float32(weights.words))
-        return found
+    def _added(self, weights: Sequence[Weights], asked: Sequence[Known], matches: Matches) -> dict[str, Entries]:
+        """What each signal adds that says something of few items, weighted."""
+        signals = ("transitions", "neighbours", "words")
+        by_signal = np.array([[getattr(row, name) for name in signals] for row in weights], dtype=np.float32)
+        pairs = [*zip(asked, weights, strict=True)]
+        chances = self.memory.next_chances([known.items if row.transitions else _NO_ITEMS for known, row in pairs])
+        chances = merged(chances, len(asked), self._items)
+        odds = np.log(chances.values * np.float32(1 / FLOOR) + np.float32(1))
+        near = self.memory.near_weights([known.items if row.neighbours else _NO_ITEMS for known, row in pairs])
+        found = chances._replace(values=odds), near, matches.boosts
+        return {name: part.weighted(by_signal[:, n]) for n, (name, part) in enumerate(zip(signals, found, strict=True))}
 
 
-def _kind(match: Match | None) -> Query:
-    """Of the query that was matched."""
-    if match is None:
+def _kind(query: str, is_title: bool) -> Query:
+    if not query:
         return "none"
-    return "title" if match.is_title else "description"
+    return "title" if is_title else "description"
 
 
 def _sentence(weights: Weights, known: Known) -> Vector:

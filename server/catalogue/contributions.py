@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from server.catalogue.blend import FACTS, Known, Scoring, Weights
 from server.catalogue.catalogue import Catalogue
 from server.catalogue.filters import Positions
 from server.catalogue.memory import DECAY, EVENTS, FLOOR
+from server.catalogue.sparse import Entries
 from server.parts import PARTS
 
 Vector = NDArray[np.float32]
@@ -85,17 +85,17 @@ def _by_event(scoring: Scoring, weights: Weights, known: Known, positions: Posit
     for n, item in enumerate(known.items[:, None]):
         age = count - 1 - n
         if age < EVENTS:
-            chances[n] = DECAY**age * _at(scoring.memory.next_chances(item), positions)
-        near[n] = _at(scoring.memory.near_weights(item), positions)
+            chances[n] = DECAY**age * _at(scoring.memory.next_chances([item]), positions)
+        near[n] = _at(scoring.memory.near_weights([item]), positions)
     total = chances.sum(axis=0)
     odds = np.log1p(total / FLOOR) / np.where(total, total, 1)
     found: Values = weights.transitions * odds * chances + weights.neighbours * near
     return found
 
 
-def _at(entries: tuple[NDArray[np.int32], NDArray[np.floating[Any]]], positions: Positions) -> Values:
+def _at(entries: Entries, positions: Positions) -> Values:
     """The values of one row's entries at `positions`; 0 where there is none."""
-    columns, values = entries
+    _, columns, values = entries
     found = np.zeros(len(positions))
     if len(columns):
         places = np.minimum(np.searchsorted(columns, positions), len(columns) - 1)

@@ -8,6 +8,7 @@ event counts alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.filters import Positions
-from server.catalogue.sparse import SparseRows
+from server.catalogue.sparse import Entries, SparseRows
 from server.errors import BundleError
 from server.parts import NEIGHBOURS, TRANSITIONS
 
@@ -24,9 +25,6 @@ EVENTS = 10  # last ones that transitions look at
 DECAY = 0.6  # of an event's weight with each event after it
 FLOOR = 0.003  # of a chance: what is added before the logarithm is taken
 _AGES = DECAY ** np.arange(EVENTS)[::-1]
-
-Values = NDArray[np.float64]
-Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,20 @@ class Memory:
         self.transitions.save(folder, TRANSITIONS)
         self.neighbours.save(folder, NEIGHBOURS)
 
-    def next_chances(self, events: Positions) -> tuple[NDArray[np.int32], Values]:
-        """Items that came after the last `events` (oldest first), with the weighted chance by each event."""
-        last = events[-EVENTS:]
-        positions, chances, sizes = self.transitions.gather(last)
-        return positions, chances * _AGES[EVENTS - len(last) :].repeat(sizes)
+    def next_chances(self, histories: Sequence[Positions]) -> Entries:
+        """Items that came after the last events of each history (oldest first), with the weighted chance by each."""
+        last = [events[-EVENTS:] for events in histories]
+        ages = np.concatenate([_AGES[EVENTS - len(events) :] for events in last])
+        found, sizes = _entries(self.transitions, last)
+        return found._replace(values=found.values * ages.repeat(sizes))
 
-    def near_weights(self, events: Positions) -> tuple[NDArray[np.int32], Vector]:
-        """Items near the `events`, with the weight by each of them."""
-        positions, weights, _ = self.neighbours.gather(events)
-        return positions, weights
+    def near_weights(self, histories: Sequence[Positions]) -> Entries:
+        """Items near the events of each history, with the weight by each of them."""
+        return _entries(self.neighbours, histories)[0]
+
+
+def _entries(table: SparseRows, histories: Sequence[Positions]) -> tuple[Entries, NDArray[np.int64]]:
+    """What a table has of the events of histories, one or more, and how many entries each event has."""
+    positions, values, sizes = table.gather(np.concatenate(histories))
+    owners = np.arange(len(histories)).repeat([len(events) for events in histories])
+    return Entries(owners.repeat(sizes), positions, values), sizes

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.match import Match
+from server.catalogue.match import Matches
 from server.catalogue.words import Words, split_words
 
 Vector = NDArray[np.float32]
@@ -48,26 +49,25 @@ class Names:
 
     def by_meaning(self, text: str, sentence: Vector) -> int | None:
         """Position of the item that a text means, by most of its words or its sentence vector [s]; None if none is."""
-        match = Match(self._words, text, len(self._sentences))
-        if not match.is_title:
+        match = Matches(self._words, [text], len(self._sentences))
+        if not match.is_title[0]:
             return None
-        near = match.boosts
-        order = np.argsort(-near.values, kind="stable")[:_CANDIDATES]
-        best, values = near.positions[order], near.values[order]
-        found = self._by_words(match, best.tolist(), values.tolist())
+        order = np.argsort(-match.boosts.values, kind="stable")[:_CANDIDATES]
+        best, values = match.boosts.positions[order], match.boosts.values[order]
+        found = self._by_words(match, best, values.tolist())
         if found is None and self._threshold < NEVER:
             cosines = self._sentences[best] @ sentence
             nearest = int(np.argmax(cosines))
-            is_near = cosines[nearest] >= self._threshold and match.cover(int(best[nearest]))[0] >= _SHARED
+            is_near = cosines[nearest] >= self._threshold and match.cover(best[[nearest]])[0][0] >= _SHARED
             found = int(best[nearest]) if is_near else None
         return found if found is not None and numbered_alike(text, self._title_of(found)) else None
 
-    def _by_words(self, match: Match, best: list[int], values: list[float]) -> int | None:
+    def _by_words(self, match: Matches, best: NDArray[np.signedinteger[Any]], values: list[float]) -> int | None:
         """The first of the `best` items if it has nearly all words and no other comes close."""
         if len(best) > 1 and values[1] > _APART * values[0]:
             return None
-        share, words = match.cover(best[0])
-        return best[0] if words >= _WORDS and share >= _COVERED else None
+        share, words = match.cover(best[:1])
+        return int(best[0]) if words[0] >= _WORDS and share[0] >= _COVERED else None
 
 
 def numbered_alike(text: str, title: str) -> bool:

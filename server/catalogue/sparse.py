@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
@@ -15,15 +16,14 @@ from server.errors import BundleError
 from server.parts import row_files
 
 Vector = NDArray[np.float32]
-Entries: TypeAlias = "tuple[NDArray[np.signedinteger[Any]], NDArray[np.floating[Any]]]"
-"""Positions of items, some of them several times, and a value for each."""
+Places: TypeAlias = "NDArray[np.signedinteger[Any]]"
 N = TypeVar("N", bound=np.generic)
 
 SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
 # With one entry for so many items or more, counting over all items is faster than sorting the entries. Not in larger
 # catalogues, where nothing else takes a time that grows with the items.
 _DENSE = 8
-_HALF = 32  # bits of a key for the position, and for the place of an entry
+_HALF = 32  # bits of a key for the place of an entry; the others are for its cell
 
 
 class Boosts(NamedTuple):
@@ -81,6 +81,21 @@ AnyBoosts: TypeAlias = Boosts | DenseBoosts
 NO_BOOSTS = Boosts(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
+class Entries(NamedTuple):
+    """Values for items in several requests, [entries] each; a request may have an item several times.
+
+    `owners` are numbers of requests from 0 on, `positions` those of items.
+    """
+
+    owners: Places
+    positions: Places
+    values: NDArray[np.floating[Any]]
+
+    def weighted(self, weights: Vector) -> Entries:
+        """The same with each value multiplied by the weight of its request, [requests]."""
+        return self._replace(values=self.values * weights[self.owners])
+
+
 @dataclass(frozen=True, slots=True)
 class SparseRows:
     """Compressed rows.
@@ -135,13 +150,14 @@ class SparseRows:
         place = int(np.searchsorted(positions, position))
         return place < len(positions) and int(positions[place]) == position
 
-    def gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], Vector, list[int]]:
+    def gather(self, rows: Places) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
         """The entries of `rows`, one row after the other: positions, weights, and how many each row has."""
-        ends = zip(self.starts[rows].tolist(), self.starts[rows + 1].tolist(), strict=True)
-        parts = [slice(begin, end) for begin, end in ends] or [slice(0)]
+        starts, stops = self.starts[rows], self.starts[rows + 1]
+        if not len(rows):
+            return self.positions[:0], self.weights[:0], starts
+        parts = [slice(begin, end) for begin, end in zip(starts.tolist(), stops.tolist(), strict=True)]
         positions = np.concatenate([self.positions[part] for part in parts])
-        weights = np.concatenate([self.weights[part] for part in parts])
-        return positions, weights, [part.stop - part.start for part in parts] if len(rows) else []
+        return positions, np.concatenate([self.weights[part] for part in parts]), stops - starts
 
     def _fault(self, items: int) -> str:
         """The file that does not fit the others or the catalogue, and why; empty if all fit."""
@@ -176,24 +192,49 @@ def _paths(folder: Path, name: str) -> list[Path]:
     return [folder / file for file in row_files(name)]
 
 
-def summed(entries: Sequence[Entries], items: int, start: AnyBoosts = NO_BOOSTS) -> AnyBoosts:
-    """Entries added up by position, beginning with `start`, for a catalogue of `items`."""
-    if len(entries) == 1 and isinstance(entries[0], Boosts) and not len(start.values):
-        return entries[0]
-    if isinstance(start, Boosts) and len(start.positions):
-        return summed([start, *entries], items)
-    count = sum(len(positions) for positions, _ in entries)
-    if isinstance(start, DenseBoosts) or (items < SWITCH_OVER and count * _DENSE >= items):
-        row = start.values.astype(np.float64) if isinstance(start, DenseBoosts) else np.zeros(items)
-        for positions, values in entries:
-            row += np.bincount(positions, values, items)
-        return DenseBoosts(row.astype(np.float32))
-    if not count:
-        return NO_BOOSTS
-    every, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-    keys = (every.astype(np.int64) << _HALF) | np.arange(count)  # sorting whole numbers is faster than their places
+def merged(entries: Entries, requests: int, items: int) -> Entries:
+    """Entries added up: each item of each of `requests` once, ascending, without zeros; for a catalogue of `items`."""
+    if _is_dense(entries, requests, items):
+        grid = _grid(entries, requests, items)
+        cells = np.flatnonzero(grid)
+        return _of_cells(cells, grid[cells], requests, items)
+    if not len(entries.values):
+        return entries
+    keys = (_cells(entries, items) << _HALF) | np.arange(len(entries.values))  # whole numbers are sorted fastest
     keys.sort()
-    positions, order = keys >> _HALF, keys & ((1 << _HALF) - 1)
-    is_first = np.concatenate([[True], positions[1:] != positions[:-1]])
-    total = np.bincount(np.cumsum(is_first) - 1, values[order])
-    return Boosts(positions[is_first], total.astype(np.float32))
+    cells, order = keys >> _HALF, keys & ((1 << _HALF) - 1)
+    is_first = np.concatenate([[True], cells[1:] != cells[:-1]])
+    totals, cells = np.bincount(np.cumsum(is_first) - 1, entries.values[order]), cells[is_first]
+    return _of_cells(cells[totals != 0], totals[totals != 0], requests, items)
+
+
+def summed(parts: Sequence[Entries], requests: int, items: int) -> list[AnyBoosts]:
+    """What is added for each of `requests`: the entries of all parts, added up in their order."""
+    entries = Entries(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    if _is_dense(entries, requests, items):
+        grid = _grid(entries, requests, items).astype(np.float32).reshape(requests, items)
+        return [DenseBoosts(row) for row in grid]
+    owners, positions, values = merged(entries, requests, items)
+    ends = np.searchsorted(owners, np.arange(requests + 1)).tolist()
+    return [Boosts(positions[begin:end], values[begin:end]) for begin, end in pairwise(ends)]
+
+
+def _is_dense(entries: Entries, requests: int, items: int) -> bool:
+    """Whether counting over all items of all requests is faster than sorting; the result is the same."""
+    return items < SWITCH_OVER and len(entries.values) * _DENSE >= requests * items
+
+
+def _cells(entries: Entries, items: int) -> NDArray[np.int64]:
+    return entries.owners * np.int64(items) + entries.positions
+
+
+def _grid(entries: Entries, requests: int, items: int) -> NDArray[np.float64]:
+    """The sum for each item of each request, [requests * items]."""
+    return np.bincount(_cells(entries, items), entries.values, requests * items).astype(np.float64, copy=False)
+
+
+def _of_cells(cells: NDArray[np.int64], values: NDArray[np.float64], requests: int, items: int) -> Entries:
+    """Entries of ascending places in the grid of all requests and items."""
+    sizes = np.diff(np.searchsorted(cells, np.arange(requests + 1) * items))
+    owners = np.arange(requests).repeat(sizes)
+    return Entries(owners, cells - owners * items, values.astype(np.float32))

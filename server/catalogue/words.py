@@ -31,8 +31,8 @@ _MAX_UNKNOWN = 8  # unknown words of a text for which near ones are looked for: 
 _MAX_LETTERS = 64  # of a word that count
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED, _CACHED_TEXTS = 65_536, 1_024  # unknown words and texts whose rows are remembered
-_CACHED_LETTERS = 512  # of a text that is
+_CACHED = 65_536  # known words, and unknown ones, whose rows are remembered
+_NO_ROWS: Rows = ((), ())
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _RECOUNTED = 20  # words that most of the rare pairs have, of which all pairs are counted
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -99,7 +99,7 @@ class Words:
     names: Hashes
     named: NDArray[np.int32]
     _near_words: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
-    _texts: dict[str, tuple[Rows, ...]] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -131,16 +131,13 @@ class Words:
         self.postings.save(folder, POSTINGS)
         self.spelled.save(folder, SPELLED)
 
-    def rows_of(self, text: str) -> tuple[Rows, ...]:
+    def rows_of(self, text: str) -> list[Rows]:
         """For each different word of a text the known words that it is or stands for; none for an unknown word."""
-        found = self._texts.get(text)
-        if found is None:
-            found = self._look_up([*dict.fromkeys(split_words(text))][:MAX_WORDS])
-            if len(self._texts) >= _CACHED_TEXTS:
-                self._texts.clear()
-            if len(text) <= _CACHED_LETTERS:
-                self._texts[text] = found
-        return found
+        words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
+        rows = self._known(words)
+        unknown = [word for word in words if word not in rows and len(word) >= _MIN_LETTERS]
+        rows |= {word: self._stand_in(word) for word in unknown[:_MAX_UNKNOWN]}
+        return [rows.get(word, _NO_ROWS) for word in words]
 
     def rarity(self, rows: NDArray[np.int64], items: int) -> NDArray[np.float64]:
         """How much words tell, the more the fewer of `items` items have them."""
@@ -152,26 +149,22 @@ class Words:
         place = _find(self.names, [hash_of(name)])[0] if name else -1
         return int(self.named[place]) if place >= 0 else None
 
-    def _look_up(self, words: Sequence[str]) -> tuple[Rows, ...]:
-        found, unknown = list[Rows](), 0
-        for word, place in zip(words, _find(self.terms, [hash_of(word) for word in words]).tolist(), strict=True):
-            if place >= 0:
-                found.append(((place,), (1.0,)))
-            elif unknown < _MAX_UNKNOWN and len(word) >= _MIN_LETTERS:
-                unknown += 1
-                found.append(self._stand_in(word))
-            else:
-                found.append(((), ()))
-        return tuple(found)
+    def _known(self, words: Sequence[str]) -> dict[str, Rows]:
+        """Those of `words` that are known; remembered."""
+        found = {word: self._found[word] for word in words if word in self._found}
+        new = [word for word in words if word not in found]
+        places = _find(self.terms, [hash_of(word) for word in new]).tolist() if new else []
+        new_rows: dict[str, Rows] = {word: ((n,), (1.0,)) for word, n in zip(new, places, strict=True) if n >= 0}
+        _remember(self._found, new_rows)
+        return found | new_rows
 
     def _stand_in(self, word: str) -> Rows:
         """The known words near an unknown one; remembered."""
         found = self._near_words.get(word)
         if found is None:
-            if len(self._near_words) >= _CACHED:
-                self._near_words.clear()
             rows, shares = self._near(word)
-            found = self._near_words[word] = tuple(rows.tolist()), tuple(shares.tolist())
+            found = tuple(rows.tolist()), tuple(shares.tolist())
+            _remember(self._near_words, {word: found})
         return found
 
     def _near(self, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -221,6 +214,12 @@ class Words:
 
 def _path(folder: Path, name: str) -> Path:
     return folder / word_file(name)
+
+
+def _remember(cache: dict[str, Rows], rows: dict[str, Rows]) -> None:
+    if len(cache) >= _CACHED:
+        cache.clear()
+    cache.update(rows)
 
 
 def _find(hashes: Hashes, wanted: Sequence[int]) -> NDArray[np.int64]:

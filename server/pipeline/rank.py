@@ -15,9 +15,12 @@ from server.pipeline.stages import Stages
 def rank(stages: Stages, batch: Sequence[RequestState]) -> None:
     """Fill in what items are compared with, for each request that tells anything of the user."""
     started = stages.clock()
-    for state in batch:
-        if state.event_count and not state.call.is_cancelled:
-            compose(stages, state)
+    composed = [state for state in batch if state.event_count and compose(stages, state)]
+    if composed:
+        width = stages.catalogue.sentences.shape[1]
+        aims = stages.scoring.aims([state.known(width) for state in composed])
+        for state, aim in zip(composed, aims, strict=True):
+            state.aim = aim
     known = [state for state in batch if state.aim is not None and not state.aim.is_silent]
     stages.rates.score.observe(sum(bool(state.event_count) for state in batch), stages.clock() - started)
     if not known:
@@ -31,19 +34,16 @@ def rank(stages: Stages, batch: Sequence[RequestState]) -> None:
             state.user = state.aim.at(user)
 
 
-def compose(stages: Stages, state: RequestState) -> None:
-    """What the ranker reads, and what the other parts say; texts that mean an item become that item.
-
-    `state.aim` stays None if the call is cancelled meanwhile.
-    """
+def compose(stages: Stages, state: RequestState) -> bool:
+    """Fill in what the ranker reads; texts that mean an item become that item. False if the call is cancelled."""
     encoded = iter(cast("list[Vector]", state.vectors))
     for event in state.history.read:
         if state.call.is_cancelled:  # a long history of texts takes a while to look up
-            return
+            return False
         state.inputs.append(_read(stages, state, event, encoded))
     if state.request.query:
         state.inputs.append(_of_text(stages, Kind.QUERY, next(encoded)))
-    state.aim = stages.scoring.aim(state.known(stages.catalogue.sentences.shape[1]))
+    return not state.call.is_cancelled
 
 
 def _read(stages: Stages, state: RequestState, event: Event, encoded: Iterator[Vector]) -> Input:

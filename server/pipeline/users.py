@@ -46,7 +46,8 @@ def sample_users(
         asked = iter(encode([query for _, query in drawn if query]))
         users = [_user(catalogue, items, query, next(asked) if query else None) for items, query in drawn]
         ranked = ranker.run([sequence for sequence, _ in users])
-        found += [scoring.aim(known).at(user) for (_, known), user in zip(users, ranked, strict=True)]
+        aims = scoring.aims([known for _, known in users])
+        found += [aim.at(user) for aim, user in zip(aims, ranked, strict=True)]
     return np.array(found)
 
 

@@ -81,7 +81,7 @@ def test_the_named_event_is_the_one_without_which_the_memory_adds_least(
     found = told(scoring, asked(history, ""), user, positions)
     near = np.zeros((len(history), _ITEMS))
     for n, item in enumerate(history):
-        columns, values = _MEMORY.near_weights(np.array([item]))
+        _, columns, values = _MEMORY.near_weights([np.array([item])])
         near[n, columns] = neighbours * values
     for item, one in enumerate(found):
         best = near[:, item].max(initial=0.0)

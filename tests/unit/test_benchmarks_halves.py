@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stub import StubSession
 from benchmarks.synthetic import make_bundle
-from server.catalogue.match import Match
+from server.catalogue.match import Matches
 from server.catalogue.memory import Memory
 from server.catalogue.words import Words
 from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
@@ -85,12 +85,12 @@ def test_synthetic_bundle_has_the_tables_of_the_real_one_for_its_items(
     memory, words = Memory.load(tmp_path / "made", 40), Words.load(tmp_path / "made", 40)
     known, index = Memory.load(real.folder, _ITEMS), Words.load(real.folder, _ITEMS)
     for item, base in enumerate(bases.tolist()):
-        positions, chances = memory.next_chances(np.array([item]))
-        wanted, expected = known.next_chances(np.array([base]))
+        _, positions, chances = memory.next_chances([np.array([item])])
+        _, wanted, expected = known.next_chances([np.array([base])])
         assert sorted(bases[positions].tolist()) == sorted(wanted.tolist())
         np.testing.assert_allclose(sorted(chances), sorted(expected))
-        assert len(memory.near_weights(np.array([item]))[0]) == (5 if item < 20 else 0)
-    found, best = Match(words, "word1", 40).boosts, Match(index, "word1", _ITEMS).boosts
+        assert len(memory.near_weights([np.array([item])]).positions) == (5 if item < 20 else 0)
+    found, best = Matches(words, ["word1"], 40).boosts, Matches(index, ["word1"], _ITEMS).boosts
     assert len(found.positions) == 7
     assert {*bases[found.positions].tolist()} <= {*best.positions.tolist()}
     assert words.named_by("title1 word1") is None  # several items have it

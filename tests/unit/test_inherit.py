@@ -48,8 +48,8 @@ def whole(taken: list[NDArray[np.int64]], sentences: NDArray[np.float32] = _SENT
 def weights_of(memory: Memory, event: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What both tables say of every item behind one event."""
     events = np.array([event], dtype=np.int64)
-    both = memory.next_chances(events), memory.near_weights(events)
-    after, near = (np.bincount(positions, weights, _ITEMS).astype(np.float64) for positions, weights in both)
+    both = memory.next_chances([events]), memory.near_weights([events])
+    after, near = (np.bincount(part.positions, part.values, _ITEMS).astype(np.float64) for part in both)
     return after, near
 
 

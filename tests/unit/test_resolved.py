@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from server.catalogue.blend import Aim, Known, Weights
+from server.catalogue.sparse import Entries
 from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.errors import InternalError
 from server.parts import PARTS
@@ -137,14 +137,14 @@ def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) 
 
 
 def test_a_request_that_cannot_be_scored_fails_alone(running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    aim = running.scoring.aim
+    aims = running.scoring.aims
 
-    def fails(known: Known) -> Aim:
-        if known.query == "film bad":
+    def fails(asked: Sequence[Known]) -> list[Aim]:
+        if any(known.query == "film bad" for known in asked):
             raise ValueError("an error of ours")
-        return aim(known)
+        return aims(asked)
 
-    monkeypatch.setattr(running.scoring, "aim", fails)
+    monkeypatch.setattr(running.scoring, "aims", fails)
     requests = [Request(query=query, history=history("Film a0")) for query in ("film c2", "film bad", "film d3")]
     answers = running.recommend(requests)
     assert [isinstance(answer, InternalError) for answer in answers] == [False, True, False]
@@ -187,13 +187,13 @@ def test_event_that_an_item_is_owed_to_is_the_one_of_the_history(tmp_path: Path)
     assert answer is not None
     assert answer.events_used == 16
     np.testing.assert_allclose([sum(one.parts.values()) for one in found], [s for _, s in answer.items], atol=1e-5)
-    near = {place: engine.scoring.memory.near_weights(np.array([n])) for place, n in ((3, 9), (18, 7))}
+    near = {place: engine.scoring.memory.near_weights([np.array([n])]) for place, n in ((3, 9), (18, 7))}
     for (item, _), one in zip(answer.items, found, strict=True):
         assert one.event == strongest(near, int(item.id[1:]))
 
 
-def strongest(near: Mapping[int, tuple[NDArray[np.int32], NDArray[np.float32]]], position: int) -> int | None:
+def strongest(near: Mapping[int, Entries], position: int) -> int | None:
     """The first place whose item adds most to the item at `position`; None if none adds anything."""
-    added = {place: float(values[items == position].sum()) for place, (items, values) in near.items()}
+    added = {place: float(one.values[one.positions == position].sum()) for place, one in near.items()}
     best = max(added, key=added.__getitem__)
     return best if added[best] > 0 else None

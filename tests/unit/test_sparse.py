@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, Boosts, DenseBoosts, SparseRows, summed
+from server.catalogue.sparse import (
+    NO_BOOSTS,
+    SWITCH_OVER,
+    Boosts,
+    DenseBoosts,
+    Entries,
+    SparseRows,
+    merged,
+    summed,
+)
 from server.errors import BundleError
 
 _ROWS, _ITEMS = 6, 40
@@ -26,13 +35,18 @@ def rows_of(entries: list[tuple[int, int, float]]) -> SparseRows:
     return SparseRows.of(np.array(rows, np.int64), np.array(positions, np.int64), np.array(weights, float), _ROWS)
 
 
+def of_one(positions: NDArray[np.signedinteger[Any]], values: NDArray[np.floating[Any]]) -> Entries:
+    """Entries of one request."""
+    return Entries(np.zeros(len(positions), np.int64), positions, values)
+
+
 @given(_ENTRIES, st.lists(st.integers(0, _ROWS - 1)))
 def test_gathering_gives_the_entries_of_each_row_in_the_order_asked(
     entries: list[tuple[int, int, float]], asked: list[int]
 ) -> None:
     positions, weights, sizes = rows_of(entries).gather(np.array(asked, np.int64))
     wanted = [sorted((p, np.float32(w)) for r, p, w in entries if r == row) for row in asked]
-    assert sizes == [len(row) for row in wanted]
+    assert sizes.tolist() == [len(row) for row in wanted]
     assert list(zip(positions.tolist(), weights, strict=True)) == [pair for row in wanted for pair in row]
 
 
@@ -41,10 +55,10 @@ def test_gathering_gives_the_entries_of_each_row_in_the_order_asked(
 def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
     items: int, entries: list[tuple[int, int, float]]
 ) -> None:
-    positions, weights, _ = rows_of(entries).gather(np.arange(_ROWS))
-    found = summed([(positions, weights)], items)
-    dense = np.bincount(positions, weights, items)
-    assert isinstance(found, DenseBoosts) == (8 * len(positions) >= items)
+    part = of_one(*rows_of(entries).gather(np.arange(_ROWS))[:2])
+    (found,) = summed([part], 1, items)
+    dense = np.bincount(part.positions, part.values, items)
+    assert isinstance(found, DenseBoosts) == (8 * len(part.values) >= items)
     assert found.listed().positions.tolist() == np.flatnonzero(dense).tolist()
     assert found.listed().values.tolist() == dense[dense != 0].astype(np.float32).tolist()
     scores = np.ones(items, dtype=np.float32)
@@ -56,17 +70,32 @@ def test_sums_are_the_same_whatever_the_size_of_the_catalogue(
 @pytest.mark.parametrize(("items", "is_dense"), [(SWITCH_OVER - 1, True), (SWITCH_OVER, False)])
 def test_no_work_grows_with_a_catalogue_that_has_an_index(items: int, is_dense: bool) -> None:
     random = np.random.default_rng(1)
-    positions = random.integers(items, size=30_000).astype(np.int32)
+    positions = random.integers(items, size=30_000)
     weights = random.normal(size=len(positions)).astype(np.float32)
-    found = summed([(positions, weights)], items)
+    (found,) = summed([of_one(positions, weights)], 1, items)
     assert isinstance(found, DenseBoosts) is is_dense
     wanted = np.bincount(positions, weights, items)
     np.testing.assert_array_equal(found.at(np.arange(items)), wanted.astype(np.float32))
 
 
-def test_one_sum_alone_is_not_summed_again() -> None:
-    one = Boosts(np.array([5]), np.array([2], np.float32))
-    assert summed([one], 10) is one
+@pytest.mark.parametrize("items", [9, 90, SWITCH_OVER])
+@given(requests=st.lists(st.lists(st.tuples(st.integers(0, 8), st.sampled_from([0, 0.1, 0.3, 1e9, -0.3]))), min_size=1))
+def test_sums_of_a_request_are_the_same_bits_alone_and_beside_others(
+    items: int, requests: list[list[tuple[int, float]]]
+) -> None:
+    parts = [of_one(np.array([p for p, _ in one], np.int64), np.array([v for _, v in one])) for one in requests]
+    batch = Entries(
+        np.arange(len(parts)).repeat([len(part.values) for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+    together = summed([batch, batch], len(parts), items)
+    for one, found in zip(parts, together, strict=True):
+        (alone,) = summed([one, one], 1, items)
+        assert [list(row) for row in found.listed()] == [list(row) for row in alone.listed()]
+    merge = merged(batch, len(parts), items)
+    assert not np.isin(0, merge.values)
+    assert (np.diff(merge.owners * items + merge.positions) > 0).all()
 
 
 def test_nothing_is_added_without_boosts() -> None:

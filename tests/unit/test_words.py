@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.blend.names import same_item_threshold
 from export.blend.words import make_words
 from server.catalogue.blend import Blend, Known, Row, Scoring, Weights
-from server.catalogue.match import Match
+from server.catalogue.match import Matches
 from server.catalogue.memory import Memory
 from server.catalogue.names import NEVER, Names
 from server.catalogue.sparse import SparseRows
@@ -31,6 +31,7 @@ _TITLES = [
 ]
 _KINDS = ["Animation", "Action", "Romance", "Horror", "Horror", "Crime", "Drama"]
 _TEXTS = [f"{title}. {kind}" for title, kind in zip(_TITLES, _KINDS, strict=True)]
+_SEVENTH = np.array([7])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def named(words: Words, threshold: float) -> Names:
 
 
 def best(words: Words, text: str) -> int | None:
-    found = Match(words, text, len(_TITLES)).boosts
+    found = Matches(words, [text], len(_TITLES)).boosts
     return int(found.positions[np.argmax(found.values)]) if len(found.positions) else None
 
 
@@ -62,7 +63,7 @@ def test_a_typing_error_finds_the_item_all_the_same(words: Words, text: str, ite
 
 
 def test_a_near_word_counts_less_than_the_word_itself(words: Words) -> None:
-    exact, near = (Match(words, text, len(_TITLES)).boosts.values.max() for text in ("matrix", "matirx"))
+    exact, near = (Matches(words, [text], len(_TITLES)).boosts.values.max() for text in ("matrix", "matirx"))
     assert 0 < near < exact
 
 
@@ -84,7 +85,7 @@ def test_a_title_names_its_item_with_and_without_the_bracket_and_a_whole_text_do
     [("toy story", True), ("the matirx", True), ("horror", False), ("animation action", False), ("qqqq", False)],
 )
 def test_a_text_whose_words_stand_in_titles_is_one(words: Words, text: str, *, is_title: bool) -> None:
-    assert Match(words, text, len(_TITLES)).is_title == is_title
+    assert Matches(words, [text], len(_TITLES)).is_title.tolist() == [is_title]
 
 
 def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_short_one() -> None:
@@ -151,8 +152,8 @@ def test_a_saved_index_answers_the_same(words: Words, tmp_path: Path) -> None:
     found = Words.load(tmp_path, len(_TITLES))
     for text in (*_TITLES, "matirx", "horror"):
         assert (
-            Match(found, text, len(_TITLES)).boosts.values.tolist()
-            == Match(words, text, len(_TITLES)).boosts.values.tolist()
+            Matches(found, [text], len(_TITLES)).boosts.values.tolist()
+            == Matches(words, [text], len(_TITLES)).boosts.values.tolist()
         )
         assert found.named_by(text) == words.named_by(text)
 
@@ -205,12 +206,15 @@ def test_a_word_of_more_items_than_the_index_keeps_counts_as_often_as_it_is(monk
     whole = make_words(titles, titles)
     monkeypatch.setattr("export.blend.words.MAX_POSTINGS", 3)
     cut = make_words(titles, titles)
-    matches = [Match(words, "story 7x7", 20) for words in (whole, cut)]
+    matches = [Matches(words, ["story 7x7"], 20) for words in (whole, cut)]
     assert cut.often.tolist() == whole.often.tolist()
     assert len(matches[1].boosts.positions) < len(matches[0].boosts.positions)
-    assert [match.cover(7)[0] for match in matches] == [1, 1]  # whether it has "story" is not known, and does not count
-    assert all(match.is_title for match in matches)
-    assert [Match(words, "7x7 unheard", 20).cover(7)[0] < 1 for words in (whole, cut)] == [True, True]
+    assert [match.cover(_SEVENTH)[0].tolist() for match in matches] == [
+        [1],
+        [1],
+    ]  # whether it has "story" is not known, and does not count
+    assert all(match.is_title.all() for match in matches)
+    assert [Matches(words, ["7x7 unheard"], 20).cover(_SEVENTH)[0][0] < 1 for words in (whole, cut)] == [True, True]
 
 
 def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Words, tmp_path: Path) -> None:
@@ -229,7 +233,7 @@ def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(mo
 
     monkeypatch.setattr(Words, "_near", counted)
     text = " ".join(["matirx", *(f"unheard{n}" for n in range(60))])
-    assert Match(words, text, len(_TITLES)).boosts.positions.tolist() == [1]
+    assert Matches(words, [text], len(_TITLES)).boosts.positions.tolist() == [1]
     assert asked == ["matirx", *(f"unheard{n}" for n in range(7))]
     assert len(words.rows_of(f"toy {text}")) == 62
     assert len(asked) == 8  # the same ones, and these are remembered
@@ -249,7 +253,9 @@ def test_near_words_are_the_same_where_only_rare_pairs_are_looked_at(monkeypatch
 def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, gather = list[int](), SparseRows.gather
 
-    def counted(self: SparseRows, rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32], list[int]]:
+    def counted(
+        self: SparseRows, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
         if self is words.postings:
             calls.append(len(rows))
         return gather(self, rows)
