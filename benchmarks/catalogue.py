@@ -44,7 +44,8 @@ from server.models.bundle import find_bundle, load_bundle
 from server.models.encoder import EncoderModel, ranker_half, sentence_half
 from server.models.ranker import Kind, RankerModel, UserSequence, Vector
 from server.models.session import open_session
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 from server.pipeline.users import sample_users
 
 BASE_ITEMS = 2_000
@@ -166,9 +167,9 @@ def _one_size(settings: CatalogueSettings) -> list[dict[str, Any]]:
             histories(real, make_bundle(real, folder, size, settings.seed), settings.users, settings.seed)
             for folder, size in ((small, BASE_ITEMS), (large, items))
         ]
-        with Engine(load_bundle(small), options) as base:
+        with Recommender(load_bundle(small), options) as base:
             before_mb, started = _resident_mb(), time.monotonic()
-            with Engine(load_bundle(large), options) as engine:
+            with Recommender(load_bundle(large), options) as engine:
                 load_s = time.monotonic() - started
                 trial = Trial(base, engine, pasts, queries, settings)
                 return [asdict(row) for row in trial.rows(load_s, before_mb)]
@@ -198,8 +199,8 @@ class Trial:
 
     def __init__(
         self,
-        base: Engine,
-        engine: Engine,
+        base: Recommender,
+        engine: Recommender,
         pasts: Sequence[Sequence[Sequence[str]]],
         queries: Sequence[str],
         settings: CatalogueSettings,

@@ -33,7 +33,7 @@ from server.models.tokenizer import Tokenizer
 from server.parts import PARTS, check_parts, parts_off
 from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
-from server.pipeline.engine import load_scoring
+from server.pipeline.recommender import load_scoring
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 _WARMUP_TEXTS = 64

@@ -19,7 +19,8 @@ from benchmarks.texts import texts
 from server.domain import ItemEvent, Request
 from server.models.bundle import load_bundle
 from server.parts import PARTS
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 
 KINDS = ("history", "query", "both")
 _EVENTS, _TEXTS = 20, 15
@@ -41,7 +42,7 @@ def run(settings: PartsSettings) -> int:
     """Write the table."""
     bundle = load_bundle(settings.bundle)
     engines = [
-        Engine(bundle, EngineOptions(sessions=1, parts_off=off))
+        Recommender(bundle, EngineOptions(sessions=1, parts_off=off))
         for off in (frozenset[str](), frozenset(PARTS) - {"ranker"})
     ]
     for engine in engines:
@@ -60,7 +61,7 @@ def run(settings: PartsSettings) -> int:
     return 0
 
 
-def _requests(settings: PartsSettings, engine: Engine, kind: str) -> list[Request]:
+def _requests(settings: PartsSettings, engine: Recommender, kind: str) -> list[Request]:
     """Requests with a history of items, a query, or both."""
     rng = random.Random(settings.seed)  # noqa: S311 (no secret)
     ids = [item.id for item in engine.catalogue.items]
@@ -74,12 +75,12 @@ def _requests(settings: PartsSettings, engine: Engine, kind: str) -> list[Reques
     ]
 
 
-def _rounds(engines: Sequence[Engine], requests: Sequence[Request], repeats: int) -> list[list[float]]:
+def _rounds(engines: Sequence[Recommender], requests: Sequence[Request], repeats: int) -> list[list[float]]:
     """CPU microseconds a request of each engine, [rounds][engines]; a first round is not counted."""
     return [[_cpu_us(engine, requests) for engine in engines] for _ in range(1 + repeats)][1:]
 
 
-def _cpu_us(engine: Engine, requests: Sequence[Request]) -> float:
+def _cpu_us(engine: Recommender, requests: Sequence[Request]) -> float:
     started = time.process_time()
     for request in requests:
         engine.recommend([request])

@@ -39,7 +39,8 @@ from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
 from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
-from server.pipeline.engine import Engine, start_threads
+from server.pipeline.engine import start_threads
+from server.pipeline.recommender import Recommender
 from server.probe import probe
 from server.readiness import Readiness
 from server.sizes import DEFAULT_BYTES, MessageLimits
@@ -114,7 +115,7 @@ class App:
         self._hurried = threading.Event()
         self._stops, self._has_stopped = threading.Lock(), False
         self._collected = gc.get_threshold()
-        self.registry: Registry[Engine] = Registry(
+        self.registry: Registry[Recommender] = Registry(
             self._open_engine,
             lambda folder: probe(folder, engine_options(settings), settings.probe_timeout_s),
             changed=self._bundles_changed,
@@ -203,11 +204,11 @@ class App:
         if self._traces:
             self._traces.hurry()
 
-    def _open_engine(self, bundle: Bundle) -> Engine:
+    def _open_engine(self, bundle: Bundle) -> Recommender:
         manifest = bundle.manifest
         recorder = BundleRecorder(self.metrics, manifest.name, manifest.version)
         options = engine_options(self._settings, bundle)
-        engine = Engine(bundle, options, recorder=recorder, open_session=self._open_session)
+        engine = Recommender(bundle, options, recorder=recorder, open_session=self._open_session)
         engine.start()
         return engine
 

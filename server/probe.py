@@ -14,7 +14,8 @@ from pathlib import Path
 
 from server.errors import BundleError
 from server.models.bundle import load_bundle
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 
 _SENTENCE_CHARS = 1_000  # clients refuse trailers that are much longer
 _PREFIX = "server: "  # how the child's sentence begins, in server.__main__
@@ -72,7 +73,7 @@ def try_bundle(folder: Path, options: EngineOptions) -> None:
     Raises:
         BundleError, ProviderError: the bundle cannot be served.
     """
-    Engine(load_bundle(folder), replace(options, index="exact")).warm_up()  # an index is made of what is tried here
+    Recommender(load_bundle(folder), replace(options, index="exact")).start()  # an index is made of what is tried here
 
 
 def end_with_parent() -> None:

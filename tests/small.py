@@ -17,7 +17,8 @@ from server.domain import Recommendation, Request
 from server.models.bundle import FORMAT, MANIFEST, RANKER, Manifest, file_hash, load_bundle
 from server.models.session import Session
 from server.models.tokenizer import Tokenizer
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 from tests import tables
 from tests.bundles import stand_in
 from tests.checkpoints import save_tokenizer
@@ -97,13 +98,13 @@ def engine(
     folder: Path,
     parts_off: Collection[str] = (),
     open_session: Callable[[Path, str, int], Session] = open_tiny,
-) -> Engine:
+) -> Recommender:
     """An engine of the bundle that has not started; without a cache, so that equal texts are encoded again."""
     options = EngineOptions(sessions=1, cache_bytes=0, parts_off=frozenset(parts_off))
-    return Engine(load_bundle(folder), options, open_session=open_session)
+    return Recommender(load_bundle(folder), options, open_session=open_session)
 
 
-def ask(running: Engine, *requests: Request) -> list[Recommendation]:
+def ask(running: Recommender, *requests: Request) -> list[Recommendation]:
     """What the engine answers to one list of requests."""
     answers = running.recommend(requests)
     assert all(isinstance(answer, Recommendation) for answer in answers), answers

@@ -16,7 +16,8 @@ from server.models.bundle import RANKER, load_bundle
 from server.models.lease import Lease, Served
 from server.models.registry import Registry
 from server.models.session import Session
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 from server.sizes import MessageLimits
 from server.telemetry.metrics import Metrics
 from server.ticket import Reply, Ticket
@@ -94,11 +95,11 @@ class SmallEngine:
             return self.ranker if path.name == RANKER else self.encoder
 
         options = EngineOptions(sessions=1, cache_bytes=cache_bytes, limits=limits or Limits())
-        self.engine = Engine(load_bundle(folder), options, open_session=open_session, clock=self.clock)
+        self.engine = Recommender(load_bundle(folder), options, open_session=open_session, clock=self.clock)
         self.engine.start()
         self.served = Served(self.engine)
 
-    def use(self, name: str = "", version: int = 0) -> Lease[Engine]:
+    def use(self, name: str = "", version: int = 0) -> Lease[Recommender]:
         """As a registry with this bundle alone."""
         if name not in {"", "small"} or version not in {0, 1}:
             raise NotFound(f"no bundle {name} is loaded")
@@ -117,7 +118,7 @@ class SmallEngine:
 
     def services(self, sizes: MessageLimits | None = None) -> Services:
         """What the methods work with."""
-        return Services(cast("Registry[Engine]", self), InputLimits(), sizes or MessageLimits(), Metrics())
+        return Services(cast("Registry[Recommender]", self), InputLimits(), sizes or MessageLimits(), Metrics())
 
     def worker(self, limits: Limits | None = None, *, reject: Reject = reject) -> Worker:
         """A worker with the methods of swiftrec.v1."""

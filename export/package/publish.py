@@ -39,7 +39,8 @@ from server.models.bundle import (
     load_bundle,
     versions,
 )
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 from server.tuning.machine import machine
 
 _ANSWER_S = 120.0
@@ -66,7 +67,7 @@ def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outco
     Raises:
         GateError: they differ in more than the order of near ties can explain.
     """
-    with Engine(bundle, EngineOptions()) as engine:
+    with Recommender(bundle, EngineOptions()) as engine:
         requests = [Request(history=tuple(map(TextEvent, row["texts"]))) for row in expected]
         answers = engine.recommend(requests)
     shares = []

@@ -13,7 +13,7 @@ from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import Ranked
 from server.catalogue.filters import Allowed
 from server.catalogue.history import Event, History
-from server.domain import Recommendation, Request, Timings
+from server.domain import Request, Timings
 from server.errors import SwiftrecError
 from server.models.ranker import Kind, UserSequence
 
@@ -104,12 +104,11 @@ class RequestState(TextState):
         aim: what other parts than the ranker say.
         user: what items are compared with [width]; None where nothing is known of the user.
         allowed: the items that may be recommended.
-        items: the answer, best first, with scores.
-        result: the recommendation.
+        items: the answer, best first, with scores; None while it is not found.
     """
 
     __slots__ = (
-        *("aim", "allowed", "event_count", "filter_work", "history", "ignored", "inputs", "items", "request", "result"),
+        *("aim", "allowed", "event_count", "filter_work", "history", "ignored", "inputs", "items", "request"),
         *("unknown_filter_values", "user"),
     )
 
@@ -129,8 +128,7 @@ class RequestState(TextState):
         self.aim: Aim | None = None
         self.user: Vector | None = None
         self.allowed: Allowed | None = None
-        self.items: Ranked = []
-        self.result: Recommendation | None = None
+        self.items: Ranked | None = None
 
     @property
     def response_work(self) -> int:

@@ -41,7 +41,6 @@ class StageRates:
     filtered_search: Rate = field(default_factory=lambda: Rate(2e-4))  # one with a filter, which is built first
     filter: Rate = field(default_factory=lambda: Rate(1e-9))  # a word that is read to resolve a filter
     popular: Rate = field(default_factory=lambda: Rate(2e-5))  # a request that is answered by popularity
-    respond: Rate = field(default_factory=lambda: Rate(2e-6))  # an item of a response, `TextState.response_work`
 
     def of(self, state: RequestState) -> Rate:
         """Of the retrieval of a request."""
@@ -77,7 +76,7 @@ class Stages:
     rates: StageRates = field(default_factory=StageRates)
 
     def predict(self, state: TextState) -> None:
-        """Set the tokens and the predicted time of a request: texts that are not cached, ranking, search, response."""
+        """Set the tokens and the predicted time of a request: texts that are not cached, ranking, search."""
         limits = self.limits
         lengths = [len(row) for row, vector in zip(state.rows, state.vectors, strict=True) if vector is None]
         cost = self.encoder.cost
@@ -90,4 +89,3 @@ class Stages:
                 state.batch_s += self.ranker.cost.batch_s
                 state.cost_s += self.rates.score(1)
             state.cost_s += self.rates.of(state)(1) + self.rates.filter(state.filter_work)
-        state.cost_s += self.rates.respond(state.response_work)

@@ -17,7 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.batching.scheduler import Limits
 from server.models.bundle import Bundle, load_bundle
-from server.pipeline.engine import Engine, EngineOptions
+from server.pipeline.engine import EngineOptions
+from server.pipeline.recommender import Recommender
 from server.tuning.machine import machine
 from server.tuning.tuned import Trial, Tuned, tuned_path
 
@@ -89,7 +90,7 @@ def _candidates(settings: TuneSettings) -> Iterator[EngineOptions]:
 
 def _texts_per_s(bundle: Bundle, options: EngineOptions, seconds: float) -> float:
     """Encode texts of mixed length, a step of the worker at a time."""
-    with Engine(bundle, options) as engine:
+    with Recommender(bundle, options) as engine:
         words = [word for item in engine.catalogue.items for word in item.text.split()]
         rng = random.Random(7)  # noqa: S311 (the same texts for every setting)
         texts = [" ".join(rng.choices(words, k=rng.randint(3, 60))) for _ in range(_TEXTS)]

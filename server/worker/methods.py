@@ -17,7 +17,7 @@ from server.models.encoder import ranker_half
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.engine import Engine, answer_of
+from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState
 from server.sizes import FLOAT_BYTES, MessageLimits
 from server.status import code_of, sentence
@@ -51,7 +51,7 @@ class Services:
         metrics: where the time of stages is counted.
     """
 
-    registry: Registry[Engine]
+    registry: Registry[Recommender]
     limits: InputLimits
     sizes: MessageLimits
     metrics: Metrics
@@ -76,8 +76,8 @@ class Recommendation(Work):
 
     def _add(self, message: pb.RecommendRequest) -> None:
         request = to_request(message, self._services.limits)
-        engine = self.hold(self._services.registry.use(message.bundle, to_version(message.version)))
-        self.add(engine, [engine.resolve(request)], "ranker", request.priority)
+        recommender = self.hold(self._services.registry.use(message.bundle, to_version(message.version)))
+        self.add(recommender, [recommender.resolve(request)], "ranker", request.priority)
 
     def _write(self, message: pb.RecommendResponse, now: float) -> None:
         _write(self._services, self.tasks[0], message)
@@ -111,7 +111,7 @@ class BatchRecommendation(Work):
         super().__init__(ticket, arrival)
         self._services = services
         self._entries: list[Task | SwiftrecError] = []
-        self._engines: dict[tuple[str, int], Engine] = {}
+        self._recommenders: dict[tuple[str, int], Recommender] = {}
 
     def open(self) -> None:
         """A request for each entry that is valid."""
@@ -161,10 +161,10 @@ class BatchRecommendation(Work):
         try:
             request = to_request(entry, self._services.limits)
             key = entry.bundle, to_version(entry.version)
-            if key not in self._engines:
-                self._engines[key] = self.hold(self._services.registry.use(*key))
-            engine = self._engines[key]
-            self.add(engine, [engine.resolve(request)], "ranker", request.priority)
+            if key not in self._recommenders:
+                self._recommenders[key] = self.hold(self._services.registry.use(*key))
+            recommender = self._recommenders[key]
+            self.add(recommender, [recommender.resolve(request)], "ranker", request.priority)
         except (InvalidRequest, NotFound) as error:
             return error
         except SwiftrecError:  # it concerns every request alike
@@ -189,13 +189,13 @@ class Encoding(Work):
         check_entries(len(message.texts), "texts", limits)
         texts = list(check_each("texts", message.texts, partial(check_text, field="", limits=limits)))
         priority, version = to_priority(message.priority), to_version(message.version)
-        engine = self.hold(self._services.registry.use(check_name(message.bundle, "bundle"), version))
-        self._services.sizes.check_response(FLOAT_BYTES * len(texts) * engine.bundle.manifest.dimensions)
-        self.add(engine, engine.resolve_texts(texts), "encoder", priority)
+        recommender = self.hold(self._services.registry.use(check_name(message.bundle, "bundle"), version))
+        self._services.sizes.check_response(FLOAT_BYTES * len(texts) * recommender.bundle.manifest.dimensions)
+        self.add(recommender, recommender.resolve_texts(texts), "encoder", priority)
 
     def respond(self, now: float) -> bytes:
         """The vectors for the ranker."""
-        vectors, manifest = vectors_of(self.tasks), self.tasks[0].engine.bundle.manifest
+        vectors, manifest = vectors_of(self.tasks), self.tasks[0].recommender.bundle.manifest
         message = encoder_pb2.EncodeResponse(
             vectors=vectors.astype("<f4", copy=False).tobytes(),
             rows=vectors.shape[0],
@@ -228,7 +228,7 @@ def vectors_of(tasks: list[Task]) -> NDArray[np.float32]:
         if task.state.error:
             raise task.state.error
     rows = np.array([task.state.vectors[0] for task in tasks], dtype=np.float32)
-    return ranker_half(rows, tasks[0].engine.catalogue.dimensions)
+    return ranker_half(rows, tasks[0].recommender.catalogue.dimensions)
 
 
 def _write(services: Services, task: Task, message: pb.RecommendResponse) -> int:
@@ -237,11 +237,11 @@ def _write(services: Services, task: Task, message: pb.RecommendResponse) -> int
     Raises:
         SwiftrecError: what it met.
     """
-    answer = answer_of(cast("RequestState", task.state))
+    answer = task.recommender.answer(cast("RequestState", task.state))
     if isinstance(answer, SwiftrecError):
         raise answer
     services.metrics.observe_steps(answer.timings)
-    manifest = task.engine.bundle.manifest
+    manifest = task.recommender.bundle.manifest
     return write_response(message, answer, manifest.name, manifest.version)
 
 

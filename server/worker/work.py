@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from server.batching.request_queue import QueuedRequest
 from server.errors import SwiftrecError
 from server.models.lease import Lease
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState, TextState
 from server.telemetry.recorder import ModelRecorder
 from server.telemetry.traces import note
@@ -19,17 +19,19 @@ class Task(QueuedRequest):
 
     Args:
         work: the call.
-        engine: answers it.
+        recommender: answers it.
         state: the request as the pipeline knows it.
         model: records it: that of the encoder or of the ranker.
         priority: 1 (most urgent) to 9.
     """
 
-    __slots__ = ("engine", "model", "state", "work")
+    __slots__ = ("model", "recommender", "state", "work")
 
-    def __init__(self, work: Work, engine: Engine, state: TextState, model: ModelRecorder, priority: int) -> None:
+    def __init__(
+        self, work: Work, recommender: Recommender, state: TextState, model: ModelRecorder, priority: int
+    ) -> None:
         super().__init__(priority)
-        self.work, self.engine, self.state, self.model = work, engine, state, model
+        self.work, self.recommender, self.state, self.model = work, recommender, state, model
         self.tokens, self.cost_s, self.batch_s = state.tokens, state.cost_s, state.batch_s
 
 
@@ -53,19 +55,19 @@ class Work:
         self.tasks: list[Task] = []
         self.missing = 0
         self.is_over = False
-        self._leases: list[Lease[Engine]] = []
+        self._leases: list[Lease[Recommender]] = []
 
-    def hold(self, lease: Lease[Engine]) -> Engine:
-        """Use an engine until the call is over."""
+    def hold(self, lease: Lease[Recommender]) -> Recommender:
+        """Use an recommender until the call is over."""
         self._leases.append(lease)
         return lease.__enter__()
 
-    def add(self, engine: Engine, states: Sequence[TextState], model: str, priority: int) -> None:
-        """Add requests that `engine` answers; `model` is "encoder" or "ranker"."""
-        recorder = engine.recorder.models[model]
+    def add(self, recommender: Recommender, states: Sequence[TextState], model: str, priority: int) -> None:
+        """Add requests that `recommender` answers; `model` is "encoder" or "ranker"."""
+        recorder = recommender.recorder.models[model]
         for state in states:
             state.call, state.arrival = self.ticket, self.arrival
-            self.tasks.append(Task(self, engine, state, recorder, priority))
+            self.tasks.append(Task(self, recommender, state, recorder, priority))
         self.missing = len(self.tasks)
 
     def open(self) -> None:
@@ -94,7 +96,7 @@ class Work:
             task.model.statistics.failed(now - self.arrival)
 
     def release(self) -> None:
-        """The call is over: let go of its engines, and of its requests, which hold it."""
+        """The call is over: let go of its recommenders, and of its requests, which hold it."""
         self.is_over, self.tasks = True, []
         for lease in self._leases:
             lease.__exit__()
@@ -118,5 +120,5 @@ class Work:
         """Note the steps of requests in the trace, if the call is traced."""
         if self.ticket.works is not None:
             for task in tasks:
-                recorder = task.engine.recorder
+                recorder = task.recommender.recorder
                 note(self.ticket.works, recorder.bundle, recorder.version, self.arrival, now, task.state.timings)

@@ -14,11 +14,12 @@ from server.batching.cost_model import Rate
 from server.batching.request_queue import RequestQueue
 from server.batching.scheduler import Limits
 from server.errors import DeadlineExceeded, SwiftrecError, internal_error
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.ticket import Ticket
 from server.worker.work import Task, Work
 
 _log = logging.getLogger(__name__)
+_ITEM_S = 2e-6  # of writing an item of a response, until it is measured
 _MIN_DRIFT = 0.1  # a step is at most ten times longer than its requests are predicted to take
 _MIN_PREDICTED_S = 1e-9
 _BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
@@ -63,6 +64,7 @@ class Worker:
         self._queue: RequestQueue[Task] = RequestQueue(limits.aging_s)
         self._works: dict[Ticket, Work] = {}
         self._drift = Rate(1.0, limits.step_s)  # real seconds for each predicted one
+        self._response = Rate(_ITEM_S)  # seconds for each item of a response
         self._last_drift = 1.0  # of the last step: after a slow step the next one is short
         self._admitted_s = 0.0  # that admitting calls has taken since the last step
         self._step_s = 0.0
@@ -99,6 +101,8 @@ class Worker:
         if error is None:
             try:
                 work.open()
+                for task in work.tasks:
+                    task.cost_s += self._response(task.state.response_work)
                 error = self._rejection(ticket, work.tasks, now)
             except Exception as failure:  # noqa: BLE001 (whatever it is concerns this call alone)
                 error = failure
@@ -140,8 +144,8 @@ class Worker:
         for task in tasks:
             task.state.started = started
             task.model.started(started - task.work.arrival)
-        for engine, batch in _by_engine(tasks).items():
-            self._run(engine, batch)
+        for recommender, batch in _by_recommender(tasks).items():
+            self._run(recommender, batch)
         self._respond(tasks)
         took_s = self._clock() - started
         self._last_drift = took_s / max(predicted_s, _MIN_PREDICTED_S)
@@ -155,9 +159,9 @@ class Worker:
             self.cancel(task.work.ticket)
         return not task.work.is_over
 
-    def _run(self, engine: Engine, tasks: Sequence[Task]) -> None:
+    def _run(self, recommender: Recommender, tasks: Sequence[Task]) -> None:
         try:
-            engine.run([task.state for task in tasks])
+            recommender.run([task.state for task in tasks])
         except Exception as failure:  # noqa: BLE001 (the errors have it as their cause)
             for task in tasks:
                 task.state.error = internal_error(failure)
@@ -168,9 +172,8 @@ class Worker:
         done = [task.work for task in tasks if self._is_done(task)]
         if done:
             work = sum(task.state.response_work for one in done for task in one.tasks)
-            rate = done[0].tasks[0].engine.stages.rates.respond
             self._finish(done)
-            rate.observe(work, self._clock() - started)
+            self._response.observe(work, self._clock() - started)
 
     def _rejection(self, ticket: Ticket, tasks: Sequence[Task], now: float) -> SwiftrecError | None:
         """Why a call with these requests is not accepted; None if it is."""
@@ -280,8 +283,8 @@ def _deliver(ticket: Ticket, reply: bytes | SwiftrecError) -> None:
         _log.exception("a reply was not taken")
 
 
-def _by_engine(tasks: Sequence[Task]) -> dict[Engine, list[Task]]:
-    found: dict[Engine, list[Task]] = {}
+def _by_recommender(tasks: Sequence[Task]) -> dict[Recommender, list[Task]]:
+    found: dict[Recommender, list[Task]] = {}
     for task in tasks:
-        found.setdefault(task.engine, []).append(task)
+        found.setdefault(task.recommender, []).append(task)
     return found

@@ -20,7 +20,7 @@ from server.decode import decode
 from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, Unsupported
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.ticket import Reply, Ticket
 from server.worker import methods
 from server.worker.open_inference.infer import inference_methods
@@ -62,7 +62,7 @@ class Shelf(SmallEngine):
     def index(self) -> list[object]:
         return []
 
-    def ready(self) -> list[Engine]:
+    def ready(self) -> list[Recommender]:
         return [self.engine]
 
 
@@ -88,7 +88,7 @@ class Checker:
 
     def __init__(self) -> None:
         shelf, self._errors = _shelf(), _Errors()
-        registry, services = cast("Registry[Engine]", shelf), shelf.services()
+        registry, services = cast("Registry[Recommender]", shelf), shelf.services()
         repository = ModelRepository(registry, lambda: True, _MAX_ENTRIES)
         self._methods = methods.recommender_methods(services) | inference_methods(services, repository)
         self._worker = Worker(self._methods, Limits(), clock=shelf.clock)

@@ -19,9 +19,8 @@ from server.errors import DeadlineExceeded
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import TextState
-from server.pipeline.stages import StageRates
 from server.telemetry.metrics import Metrics
 from server.telemetry.recorder import BundleRecorder
 from server.ticket import Reply, Ticket
@@ -40,8 +39,6 @@ class Ticking:
         self.late: list[float] = []
         self.ran = 0
         self.recorder = BundleRecorder(Metrics(), "ticking", 1)
-        self.rates = StageRates()
-        self.stages = self  # it is all that a worker asks of an engine
 
     def clock(self) -> float:
         return self.now
@@ -60,7 +57,7 @@ def works_of(engine: Ticking, rng: random.Random) -> type[Work]:
         def open(self) -> None:
             state = TextState([[1] * rng.randint(1, 60)])
             state.tokens, state.cost_s = len(state.rows[0]), 0.001
-            self.add(cast("Engine", engine), [state], "encoder", rng.randint(1, 9))
+            self.add(cast("Recommender", engine), [state], "encoder", rng.randint(1, 9))
 
         def respond(self, now: float) -> bytes:
             return b"done"

@@ -22,8 +22,9 @@ from server.models.bundle import Bundle
 from server.models.session import Session
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.engine import Engine, EngineOptions, answer_of
+from server.pipeline.engine import EngineOptions
 from server.pipeline.recommend import explain
+from server.pipeline.recommender import Recommender
 from tests.until import until
 
 _LONG = 30.0
@@ -47,7 +48,7 @@ def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: 
 
     opened = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", kept)
-    Engine(bundle, EngineOptions())
+    Recommender(bundle, EngineOptions())
     assert {options.intra_op_num_threads for options in given} == {1}
     assert len(given) == 2
 
@@ -65,11 +66,11 @@ def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
     def open_slow(path: Path, _device: str, _threads: int) -> Session:
         return Timed.of(path, 0.02 if path.name.startswith("encoder") else 0.04)
 
-    engine = Engine(bundle, EngineOptions(), open_session=open_slow, clock=lambda: now[0])
+    engine = Recommender(bundle, EngineOptions(), open_session=open_slow, clock=lambda: now[0])
     sizes = ((1, 5), (8, 40), (20, 10))
     encoder, ranker = engine.stages.encoder.cost, engine.stages.ranker.cost
     assert all(cost(*size) < 0.01 for cost in (encoder, ranker) for size in sizes)
-    engine.warm_up()
+    engine.start()
     for size in sizes:
         assert 0.015 < encoder(*size) < 0.04
         assert 0.03 < ranker(*size) < 0.08
@@ -126,7 +127,7 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
 
 
 def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -> None:
-    engine = Engine(
+    engine = Recommender(
         bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda path, *_: StubSession.of(path, 0.0)
     )
     engine.start()
@@ -149,13 +150,13 @@ def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -
 
 def test_what_each_part_adds_sums_to_the_score_of_the_quick_bundle(bundle: Bundle) -> None:
     """For items that histories, titles and descriptions find; the event is one that is in the history."""
-    with Engine(bundle, EngineOptions(sessions=1)) as engine:
+    with Recommender(bundle, EngineOptions(sessions=1)) as engine:
         first, second = engine.catalogue.items[0], engine.catalogue.items[7]
         history = (ItemEvent("unknown"), TextEvent(first.title), ItemEvent(second.id), TextEvent("old westerns"))
         for request in (Request(history=history), Request(query=first.title), Request(history=history, query="space")):
             state = engine.resolve(request)
             engine.run([state])
-            answer = answer_of(state)
+            answer = engine.answer(state)
             assert isinstance(answer, Recommendation)
             found = explain(engine.stages, state)
             assert len(found) == len(answer.items) == request.top_k

@@ -95,7 +95,7 @@ def _named(path: str) -> Callable[..., Any]:
 
 _STEPS = [
     "server.worker.methods.to_request",
-    "server.pipeline.engine.resolve",
+    "server.pipeline.recommender.resolve",
     "server.pipeline.recommend.encode",
     "server.pipeline.recommend.rank",
     "server.pipeline.recommend.retrieve",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from server.errors import ModelFailed
-from server.pipeline.encode import encode
+from server.pipeline.recommend import encode
 from server.pipeline.request_state import TextState
 from server.pipeline.vector_cache import VectorCache
 from tests import small

@@ -52,7 +52,7 @@ class Overload:
         patch.setattr(catalogue, "search_many", self._slowed("search", catalogue.search_many, len))
         patch.setattr(catalogue, "mask", self._slowed("filter", catalogue.mask, lambda filtered: not filtered.is_empty))
         patch.setattr(catalogue, "popular", self._slowed("popularity", catalogue.popular))
-        patch.setattr(scoring, "aim", self._slowed("score", scoring.aim))
+        patch.setattr(scoring, "aims", self._slowed("score", scoring.aims, len))
 
     def message(self, n: int) -> tuple[str, Message]:
         """A call that the slow stage is part of, once."""

@@ -68,7 +68,7 @@ def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> No
         known.append(Known(len(items), items, sentences, query, sentence))
     before = [(one.items.copy(), one.sentences.copy()) for one in known]
     aims = [first.aim(one) for one in known]
-    for aim, again in zip(aims, reversed([second.aim(one) for one in reversed(known)]), strict=True):
+    for aim, again in zip(aims, reversed(second.aims(known[::-1])), strict=True):
         assert aim.ranker == again.ranker
         np.testing.assert_array_equal(aim.rest, again.rest)
         every = np.arange(small.ITEMS_COUNT)

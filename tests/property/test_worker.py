@@ -109,12 +109,12 @@ def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     made = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=request.param)
     made.encoder.row_s = 1 / 256
     made.encoder.fails, made.encoder.nans = {made.row("q")[1]}, {made.row("w")[1]}
-    aim, search = made.engine.scoring.aim, made.engine.catalogue.search_many
+    aims, search = made.engine.scoring.aims, made.engine.catalogue.search_many
 
-    def buggy_aim(known: Known) -> Aim:
-        if known.query.startswith("x"):
+    def buggy_aims(asked: Sequence[Known]) -> list[Aim]:
+        if any(known.query.startswith("x") for known in asked):
             raise KeyError("an error of ours")
-        return aim(known)
+        return aims(asked)
 
     def buggy_search(*arguments: list[object]) -> list[Ranked]:
         if _BUG_TOP_K in arguments[2]:
@@ -122,7 +122,7 @@ def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         return search(*arguments)  # type: ignore[arg-type] # as they came
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made.engine.scoring, "aim", buggy_aim)
+        patch.setattr(made.engine.scoring, "aims", buggy_aims)
         patch.setattr(made.engine.catalogue, "search_many", buggy_search)
         yield made
 

@@ -16,7 +16,7 @@ from server.catalogue.history import History
 from server.domain import Request, Strategy, TextEvent
 from server.models.encoder import EncoderModel
 from server.models.ranker import RankerModel
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from tests import small
 
 _WIDTH = small.RANKER_WIDTH + small.SENTENCE_WIDTH
@@ -47,12 +47,12 @@ def test_events_too_old_to_be_read_are_items_by_their_name_only() -> None:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recommender]:
     with small.engine(small.write_bundle(tmp_path_factory.mktemp("small") / "1", same_item=0.9)) as engine:
         yield engine
 
 
-def evaluated(running: Engine) -> Subject:
+def evaluated(running: Recommender) -> Subject:
     """The engine's parts as the evaluation puts them together."""
     catalogue, names = running.catalogue, running.stages.names
     encoder, ranker = EncoderModel(small.TinyEncoder()), RankerModel(small.TinyRanker(), small.RANKER_WIDTH)
@@ -66,7 +66,7 @@ def evaluated(running: Engine) -> Subject:
     return Subject(encode, lambda jobs: np.array(ranker.run(jobs)), items, _MAX_HISTORY, retrieval=retrieval)
 
 
-def test_the_server_leaves_out_what_the_tasks_mask_and_scores_alike(running: Engine) -> None:
+def test_the_server_leaves_out_what_the_tasks_mask_and_scores_alike(running: Recommender) -> None:
     titles = small.titles()
     texts = [*titles, *(title.split(" (")[0] for title in titles), "Flim a0", "unheard of", small.BY_MEANING, "Film"]
     random, subject = np.random.default_rng(3), evaluated(running)

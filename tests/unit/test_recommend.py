@@ -15,6 +15,9 @@ from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEven
 from server.errors import ModelFailed
 from server.models.encoder import ranker_half
 from server.pb.swiftrec.v1 import encoder_pb2
+from server.pipeline.recommend import compose
+from server.pipeline.request_state import RequestState
+from server.pipeline.stages import Stages
 from server.ticket import Ticket
 from tests import small
 from tests.workers import ENCODE, Row, SmallEngine, answer_alone
@@ -180,18 +183,23 @@ def test_texts_are_not_looked_up_any_more_once_the_call_is_over(
 def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
     one: SmallEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call, scored, aim = ticket(), list[str](), one.engine.scoring.aim
-    mine, other = (Request(query=text) for text in ("ab", "ef"))
-    states = [one.engine.resolve(request) for request in (mine, Request(query="cd"), other)]
-    states[0].call = states[1].call = call
+    before, after, scored, aims = ticket(), ticket(), list[str](), one.engine.scoring.aims
+    other = Request(query="ef")
+    states = [one.engine.resolve(request) for request in (Request(query="ab"), Request(query="cd"), other)]
+    states[0].call, states[1].call = before, after
 
-    def cancelling(known: Known) -> Aim:
-        scored.append(known.query)
-        call.is_cancelled = True
-        return aim(known)
+    def compose_and_cancel(stages: Stages, state: RequestState) -> None:
+        compose(stages, state)
+        before.is_cancelled = True
 
-    monkeypatch.setattr(one.engine.scoring, "aim", cancelling)
+    def score_and_cancel(asked: Sequence[Known]) -> list[Aim]:
+        scored.extend(known.query for known in asked)
+        after.is_cancelled = True
+        return aims(asked)
+
+    monkeypatch.setattr("server.pipeline.recommend.compose", compose_and_cancel)
+    monkeypatch.setattr(one.engine.scoring, "aims", score_and_cancel)
     one.engine.run(states)
-    assert scored == ["ab", "ef"]
+    assert scored == ["cd", "ef"]
     assert [bool(state.items) for state in states] == [False, False, True]
     assert states[2].items == answers(one, other)[0].items

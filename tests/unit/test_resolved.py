@@ -14,14 +14,14 @@ from server.catalogue.sparse import Entries
 from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.errors import InternalError
 from server.parts import PARTS
-from server.pipeline.engine import Engine
 from server.pipeline.recommend import explain
+from server.pipeline.recommender import Recommender
 from server.worker.respond import to_response
 from tests import small
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recommender]:
     with small.engine(small.write_bundle(tmp_path_factory.mktemp("small") / "1", same_item=0.9)) as engine:
         yield engine
 
@@ -31,7 +31,7 @@ def history(*events: str) -> tuple[ItemEvent | TextEvent, ...]:
     return tuple(ItemEvent(e.removeprefix("id:")) if e.startswith("id:") else TextEvent(e) for e in events)
 
 
-def answer(running: Engine, *events: str, query: str = "", exclude: bool | None = None) -> Recommendation:
+def answer(running: Recommender, *events: str, query: str = "", exclude: bool | None = None) -> Recommendation:
     request = Request(history=history(*events), query=query, top_k=small.ITEMS_COUNT, exclude_history=exclude)
     return small.ask(running, request)[0]
 
@@ -48,7 +48,7 @@ def answer(running: Engine, *events: str, query: str = "", exclude: bool | None 
         ("a film that nobody has heard of", None),
     ],
 )
-def test_text_counts_as_the_item_that_it_names(running: Engine, text: str, item: str | None) -> None:
+def test_text_counts_as_the_item_that_it_names(running: Recommender, text: str, item: str | None) -> None:
     found = answer(running, text)
     assert found.resolved == ([] if item is None else [(0, item)])
     assert (item in {one.id for one, _ in found.items}) is False
@@ -58,7 +58,7 @@ def test_text_counts_as_the_item_that_it_names(running: Engine, text: str, item:
     assert len(found.items) == small.ITEMS_COUNT - (item is not None)
 
 
-def test_named_items_are_told_in_the_order_of_the_history(running: Engine) -> None:
+def test_named_items_are_told_in_the_order_of_the_history(running: Recommender) -> None:
     found = answer(running, small.BY_MEANING, "id:i7", "unheard of", "Film c2", "id:nothing", "Film b1 (1951)")
     assert found.resolved == [(0, "i3"), (3, "i2"), (5, "i1")]
     assert found.ignored == ["nothing"]
@@ -67,14 +67,14 @@ def test_named_items_are_told_in_the_order_of_the_history(running: Engine) -> No
     assert [(event.index, event.item_id) for event in message.resolved_events] == found.resolved
 
 
-def test_named_items_may_be_recommended_where_the_history_is_not_left_out(running: Engine) -> None:
+def test_named_items_may_be_recommended_where_the_history_is_not_left_out(running: Recommender) -> None:
     found = answer(running, "Film a0", "id:i5", exclude=False)
     assert {"i0", "i5"} <= {item.id for item, _ in found.items}
     assert found.resolved == [(0, "i0")]
     assert {"i0", "i5"}.isdisjoint(item.id for item, _ in answer(running, "Film a0", "id:i5", exclude=True).items)
 
 
-def test_an_id_and_its_title_are_one_item_twice(running: Engine) -> None:
+def test_an_id_and_its_title_are_one_item_twice(running: Recommender) -> None:
     found, same = answer(running, "id:i4", "Film e4 (1954)"), answer(running, "id:i4", "id:i4")
     assert found.resolved == [(1, "i4")]
     assert found.items == same.items
@@ -82,13 +82,13 @@ def test_an_id_and_its_title_are_one_item_twice(running: Engine) -> None:
     assert len(found.items) == small.ITEMS_COUNT - 1
 
 
-def test_a_query_is_no_event_even_if_it_is_a_title(running: Engine) -> None:
+def test_a_query_is_no_event_even_if_it_is_a_title(running: Recommender) -> None:
     found = answer(running, query="Film a0 (1950)")
     assert found.resolved == []
     assert "i0" in {item.id for item, _ in found.items}
 
 
-def test_named_items_are_not_encoded(running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_items_are_not_encoded(running: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded, tokenise = list[str](), running.tokenizer.encode
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
@@ -100,7 +100,7 @@ def test_named_items_are_not_encoded(running: Engine, monkeypatch: pytest.Monkey
     assert encoded == ["unheard of", "Film c2"]
 
 
-def test_what_is_too_old_to_be_read_is_left_out_all_the_same(running: Engine) -> None:
+def test_what_is_too_old_to_be_read_is_left_out_all_the_same(running: Recommender) -> None:
     long = ["Film a0", *(f"id:i{n}" for n in range(1, 20))]
     found = answer(running, *long)
     assert found.events_used == 16
@@ -136,7 +136,7 @@ def test_parts_that_are_switched_off_score_as_with_weights_of_0(tmp_path: Path) 
     assert np.isfinite([score for _, score in listed[0]]).all()
 
 
-def test_a_request_that_cannot_be_scored_fails_alone(running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_cannot_be_scored_fails_alone(running: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     aims = running.scoring.aims
 
     def fails(asked: Sequence[Known]) -> list[Aim]:
@@ -182,9 +182,9 @@ def test_event_that_an_item_is_owed_to_is_the_one_of_the_history(tmp_path: Path)
     with small.engine(folder) as engine:
         state = engine.resolve(asked)
         engine.run([state])
-        answer = state.result
+        answer = engine.answer(state)
         found = explain(engine.stages, state)
-    assert answer is not None
+    assert isinstance(answer, Recommendation)
     assert answer.events_used == 16
     np.testing.assert_allclose([sum(one.parts.values()) for one in found], [s for _, s in answer.items], atol=1e-5)
     near = {place: engine.scoring.memory.near_weights([np.array([n])]) for place, n in ((3, 9), (18, 7))}

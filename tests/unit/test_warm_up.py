@@ -51,11 +51,11 @@ def test_model_without_numbers_is_refused_at_warm_up_by_name(
     engine = small.engine(folder, open_session=open_session)
     name = RANKER if is_ranker else engine.bundle.encoder("cpu", None).name
     with pytest.raises(BundleError, match=rf"^{folder / name}: the model answers {said}: export it again$"):
-        engine.warm_up()
+        engine.start()
 
 
 def test_sound_models_warm_up(tmp_path: Path) -> None:
-    small.engine(small.write_bundle(tmp_path / "1")).warm_up()
+    small.engine(small.write_bundle(tmp_path / "1")).start()
 
 
 class Interrupted:
@@ -80,6 +80,6 @@ def test_run_that_loses_the_cpu_is_not_learned(tmp_path: Path) -> None:
 
     engine = small.engine(folder, open_session=open_session)
     engine._clock = lambda: clock[0]
-    engine.warm_up()
+    engine.start()
     for cost in (engine.stages.encoder.cost, engine.stages.ranker.cost):
         assert cost(1, 4) < 0.01

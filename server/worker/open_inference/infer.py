@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from server.decode import decode
 from server.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
-from server.pipeline.engine import Engine, answer_of
+from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState
 from server.sizes import FLOAT_BYTES
 from server.status import sentence
@@ -54,16 +54,16 @@ class Inference(Work):
         self._message = message = decode(pb.ModelInferRequest, self.ticket.message)
         self._spec, _ = find_model(message.model_name)
         version, self._asked = read_version(message.model_version), read_parameters(message.parameters)
-        engine = self.hold(self._repository.use(message.model_name, version, self._asked.bundle))
+        recommender = self.hold(self._repository.use(message.model_name, version, self._asked.bundle))
         max_batch = self._repository.max_batch(message.model_name, self._asked.bundle)
         inputs = read_inputs(message, message.model_name, self._spec.inputs, max_batch)
         self._outputs = _outputs(message, self._spec)
         if self._asked.timeout_s is not None:
             self.ticket.deadline = min(self.ticket.deadline, self.arrival + self._asked.timeout_s)
         if self._spec is ENCODER:
-            self._add_texts(engine, cast("Sequence[str]", inputs["TEXT"].elements))
+            self._add_texts(recommender, cast("Sequence[str]", inputs["TEXT"].elements))
         else:
-            self._add_requests(engine, inputs)
+            self._add_requests(recommender, inputs)
 
     def respond(self, now: float) -> bytes:
         """The outputs that were asked for."""
@@ -74,7 +74,7 @@ class Inference(Work):
         return _in_tritons_words(error)
 
     def _response(self, now: float) -> pb.ModelInferResponse:
-        message, manifest = self._message, self.tasks[0].engine.bundle.manifest
+        message, manifest = self._message, self.tasks[0].recommender.bundle.manifest
         outputs: dict[str, Output] = {"EMBEDDING": vectors_of(self.tasks)} if self._spec is ENCODER else self._ranked()
         response = pb.ModelInferResponse(
             model_name=message.model_name, model_version=str(manifest.version), id=message.id
@@ -86,18 +86,18 @@ class Inference(Work):
         self.count(self.tasks, now)
         return response
 
-    def _add_texts(self, engine: Engine, texts: Sequence[str]) -> None:
+    def _add_texts(self, recommender: Recommender, texts: Sequence[str]) -> None:
         checked = [_checked(text, "TEXT", n, self._services.limits) for n, text in enumerate(texts)]
-        self._check_size(len(texts), engine.bundle.manifest.dimensions)
-        self.add(engine, engine.resolve_texts(checked), "encoder", self._asked.priority)
+        self._check_size(len(texts), recommender.bundle.manifest.dimensions)
+        self.add(recommender, recommender.resolve_texts(checked), "encoder", self._asked.priority)
 
-    def _add_requests(self, engine: Engine, inputs: dict[str, Tensor]) -> None:
+    def _add_requests(self, recommender: Recommender, inputs: dict[str, Tensor]) -> None:
         requests = self._requests(inputs)
         self._width = max(request.top_k for request in requests)
         self._check_size(len(requests), self._width)
         _check_totals(requests, self._width, self._services.limits)
         for request in requests:
-            self.add(engine, [engine.resolve(request)], "ranker", self._asked.priority)
+            self.add(recommender, [recommender.resolve(request)], "ranker", self._asked.priority)
 
     def _check_size(self, rows: int, columns: int) -> None:
         """Refuse what is too large before the models run: each element, a text too, has four bytes or more."""
@@ -112,7 +112,7 @@ class Inference(Work):
         """
         answers: list[Recommendation] = []
         for task in self.tasks:
-            answer = answer_of(cast("RequestState", task.state))
+            answer = task.recommender.answer(cast("RequestState", task.state))
             if isinstance(answer, SwiftrecError):
                 raise answer
             self._services.metrics.observe_steps(answer.timings)

@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 from server.batching.scheduler import DEFAULT_PRIORITY, PRIORITIES
 from server.errors import InvalidInput, NotFound
 from server.models.registry import BUNDLE_NAME
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.worker.open_inference.tensors import TensorSpec
 
 _PLATFORM = "onnxruntime_onnx"
@@ -26,7 +26,7 @@ class ModelSpec:
     """A model: what goes in and what comes out; -2 stands for the bundle's dimensions."""
 
     name: str
-    watched: str  # the part of the engine whose statistics are the model's
+    watched: str  # the part of the recommender whose statistics are the model's
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     notes: tuple[tuple[str, str], ...] = ()  # parameters of the configuration, which say how to use an input
@@ -96,12 +96,12 @@ def read_version(text: str) -> int:
     return int(text)
 
 
-def metadata(spec: ModelSpec, name: str, versions: list[int], engine: Engine) -> pb.ModelMetadataResponse:
+def metadata(spec: ModelSpec, name: str, versions: list[int], recommender: Recommender) -> pb.ModelMetadataResponse:
     """What clients ask first."""
 
     def tensors(specs: tuple[TensorSpec, ...]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
         return [
-            pb.ModelMetadataResponse.TensorMetadata(name=s.name, datatype=s.datatype, shape=_shape(s, engine))
+            pb.ModelMetadataResponse.TensorMetadata(name=s.name, datatype=s.datatype, shape=_shape(s, recommender))
             for s in specs
         ]
 
@@ -114,9 +114,9 @@ def metadata(spec: ModelSpec, name: str, versions: list[int], engine: Engine) ->
     )
 
 
-def configuration(spec: ModelSpec, name: str, engine: Engine, max_batch: int) -> config_pb.ModelConfig:
+def configuration(spec: ModelSpec, name: str, recommender: Recommender, max_batch: int) -> config_pb.ModelConfig:
     """The model as a Triton configuration, its dynamic batching included."""
-    limits = engine.options.limits
+    limits = recommender.options.limits
     return config_pb.ModelConfig(
         name=name,
         platform=_PLATFORM,
@@ -124,16 +124,16 @@ def configuration(spec: ModelSpec, name: str, engine: Engine, max_batch: int) ->
         max_batch_size=max_batch,
         input=[
             config_pb.ModelInput(
-                name=s.name, data_type=_TYPES[s.datatype], dims=_shape(s, engine)[1:], optional=s.is_optional
+                name=s.name, data_type=_TYPES[s.datatype], dims=_shape(s, recommender)[1:], optional=s.is_optional
             )
             for s in spec.inputs
         ],
         output=[
-            config_pb.ModelOutput(name=s.name, data_type=_TYPES[s.datatype], dims=_shape(s, engine)[1:])
+            config_pb.ModelOutput(name=s.name, data_type=_TYPES[s.datatype], dims=_shape(s, recommender)[1:])
             for s in spec.outputs
         ],
         parameters={name: config_pb.ModelParameter(string_value=text) for name, text in spec.notes},
-        response_cache=config_pb.ModelResponseCache(enable=True) if _has_cache(spec, engine) else None,
+        response_cache=config_pb.ModelResponseCache(enable=True) if _has_cache(spec, recommender) else None,
         dynamic_batching=config_pb.ModelDynamicBatching(
             max_queue_delay_microseconds=0,
             priority_levels=PRIORITIES[-1],
@@ -147,19 +147,19 @@ def configuration(spec: ModelSpec, name: str, engine: Engine, max_batch: int) ->
         instance_group=[
             config_pb.ModelInstanceGroup(
                 name=f"{name}_0",
-                count=engine.options.session_count(),
+                count=recommender.options.session_count(),
                 kind=config_pb.ModelInstanceGroup.KIND_CPU
-                if engine.options.device == "cpu"
+                if recommender.options.device == "cpu"
                 else config_pb.ModelInstanceGroup.KIND_GPU,
             )
         ],
     )
 
 
-def _has_cache(spec: ModelSpec, engine: Engine) -> bool:
+def _has_cache(spec: ModelSpec, recommender: Recommender) -> bool:
     """Whether a model has a response cache in Triton's sense: a request may be answered without running the model."""
-    return spec is ENCODER and engine.options.cache_bytes > 0
+    return spec is ENCODER and recommender.options.cache_bytes > 0
 
 
-def _shape(spec: TensorSpec, engine: Engine) -> list[int]:
-    return [engine.bundle.manifest.dimensions if size == -2 else size for size in spec.shape]
+def _shape(spec: TensorSpec, recommender: Recommender) -> list[int]:
+    return [recommender.bundle.manifest.dimensions if size == -2 else size for size in spec.shape]

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError
 from server.models.lease import Lease
 from server.models.registry import Entry, Registry
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.worker.open_inference.models import MODELS, ModelSpec, find_model, read_version
 
 _SHOWN_CHARS = 64
@@ -31,12 +31,12 @@ class ModelRepository:
         max_batch: rows of one request, at most; loading a model with a `config` may lower it.
     """
 
-    def __init__(self, registry: Registry[Engine], is_ready: Callable[[], bool], max_batch: int) -> None:
+    def __init__(self, registry: Registry[Recommender], is_ready: Callable[[], bool], max_batch: int) -> None:
         self._registry, self._is_ready, self._max_batch = registry, is_ready, max_batch
         self._lowered: dict[str, int] = {}  # max_batch_size of each bundle that was loaded with one
 
-    def use(self, name: str, version: int = 0, bundle: str = "") -> Lease[Engine]:
-        """The engine of a model.
+    def use(self, name: str, version: int = 0, bundle: str = "") -> Lease[Recommender]:
+        """The recommender of a model.
 
         Args:
             name: of the model.
@@ -55,18 +55,18 @@ class ModelRepository:
                 raise NotFound(f"Request for unknown model: '{name}' is not found") from None
             raise
 
-    def engines(self, name: str, version: int = 0) -> list[Engine]:
-        """The engine of a version of a model, or those of all its versions that serve, the newest last.
+    def recommenders(self, name: str, version: int = 0) -> list[Recommender]:
+        """The recommender of a version of a model, or those of all its versions that serve, the newest last.
 
         Raises:
             NotFound, NotServing: as `use`.
         """
-        with self.use(name, version) as engine:
+        with self.use(name, version) as recommender:
             if version:
-                return [engine]
-            bundle = engine.bundle.manifest.name
-        serving = [engine for engine in self._registry.ready() if engine.bundle.manifest.name == bundle]
-        return sorted(serving, key=lambda engine: engine.bundle.manifest.version)
+                return [recommender]
+            bundle = recommender.bundle.manifest.name
+        serving = [recommender for recommender in self._registry.ready() if recommender.bundle.manifest.name == bundle]
+        return sorted(serving, key=lambda recommender: recommender.bundle.manifest.version)
 
     def max_batch(self, name: str, bundle: str = "") -> int:
         """Rows of one request to a model; arguments as in `use`."""
@@ -94,12 +94,12 @@ class ModelRepository:
                         reason="" if is_entry_ready else entry.reason or "not loaded",
                     )
 
-    def all_models(self) -> Iterator[tuple[str, ModelSpec, Engine]]:
+    def all_models(self) -> Iterator[tuple[str, ModelSpec, Recommender]]:
         """Both models of each bundle that serves, by their shortest names that tell them apart."""
-        for engine in self._registry.ready():
-            bundle = engine.bundle.manifest.name
+        for recommender in self._registry.ready():
+            bundle = recommender.bundle.manifest.name
             for spec in MODELS.values():
-                yield spec.name if bundle == self._registry.default else f"{bundle}.{spec.name}", spec, engine
+                yield spec.name if bundle == self._registry.default else f"{bundle}.{spec.name}", spec, recommender
 
     def load(self, name: str, parameters: Mapping[str, pb.ModelRepositoryParameter], wait_s: float) -> None:
         """Load the bundle of a model: its newest version, or the one that the parameter "version" names.

@@ -63,16 +63,16 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     ) -> pb.ModelMetadataResponse:
         """Tensors and versions of a model."""
         spec, _ = find_model(request.name)
-        with self._repository.use(request.name, read_version(request.version)) as engine:
-            versions = [one.bundle.manifest.version for one in self._repository.engines(request.name)]
-            return metadata(spec, request.name, versions, engine)
+        with self._repository.use(request.name, read_version(request.version)) as recommender:
+            versions = [one.bundle.manifest.version for one in self._repository.recommenders(request.name)]
+            return metadata(spec, request.name, versions, recommender)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         """The model as a Triton configuration."""
         spec, _ = find_model(request.name)
-        with self._repository.use(request.name, read_version(request.version)) as engine:
+        with self._repository.use(request.name, read_version(request.version)) as recommender:
             max_batch = self._repository.max_batch(request.name)
-            return pb.ModelConfigResponse(config=configuration(spec, request.name, engine, max_batch))
+            return pb.ModelConfigResponse(config=configuration(spec, request.name, recommender, max_batch))
 
     def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
@@ -80,8 +80,8 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         """Counts of one model in one version or in all of them, or of every model of every bundle."""
         if request.name:
             spec, _ = find_model(request.name)
-            engines = self._repository.engines(request.name, read_version(request.version))
-            counts = [model_statistics(request.name, spec, engine) for engine in engines]
+            recommenders = self._repository.recommenders(request.name, read_version(request.version))
+            counts = [model_statistics(request.name, spec, recommender) for recommender in recommenders]
         else:
             counts = [model_statistics(*model) for model in self._repository.all_models()]
         return pb.ModelStatisticsResponse(model_stats=counts)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from tritonclient.grpc import service_pb2 as pb
 
-from server.pipeline.engine import Engine
+from server.pipeline.recommender import Recommender
 from server.worker.open_inference.models import ModelSpec
 
 
-def model_statistics(name: str, spec: ModelSpec, engine: Engine) -> pb.ModelStatistics:
+def model_statistics(name: str, spec: ModelSpec, recommender: Recommender) -> pb.ModelStatistics:
     """Statistics since the bundle was loaded. Requests count under the model that was asked, batches where they ran.
 
     As in Triton, success and queue count every answered request, cache hits included; the compute durations count the
     others, whose number is that of the cache misses.
     """
-    seen = engine.recorder.models[spec.watched].statistics.snapshot()
+    seen = recommender.recorder.models[spec.watched].statistics.snapshot()
 
     def duration(count: int, ns: int) -> pb.StatisticDuration:
         return pb.StatisticDuration(count=count, ns=ns)
 
     return pb.ModelStatistics(
         name=name,
-        version=str(engine.bundle.manifest.version),
+        version=str(recommender.bundle.manifest.version),
         last_inference=seen.last_ms,
         inference_count=seen.inferences,
         execution_count=seen.executions,

@@ -1,0 +1,164 @@
+"""A bundle that is loaded: it resolves requests and has its engine answer them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.catalogue.blend import Blend, Scoring
+from server.catalogue.catalogue import Catalogue
+from server.catalogue.memory import Memory
+from server.catalogue.words import Words
+from server.domain import Recommendation, Request
+from server.errors import BundleError, SwiftrecError
+from server.models.bundle import MANIFEST, Bundle
+from server.models.session import Session, open_session
+from server.models.tokenizer import Tokenizer
+from server.pipeline.engine import Engine, EngineOptions, LocalEngine
+from server.pipeline.recommend import answer, resolve, resolve_texts
+from server.pipeline.request_state import RequestState, TextState
+from server.telemetry.collector import Snapshot
+from server.telemetry.metrics import Metrics
+from server.telemetry.recorder import BundleRecorder
+
+
+class Recommender:
+    """One bundle, loaded. `start` before the first `run`.
+
+    Free of gRPC and of queues; resolved and run by one thread.
+
+    Args:
+        bundle: a verified bundle.
+        options: where and how the models run.
+        recorder: records what happens.
+        open_session: opens the model at a path on a device.
+        clock: seconds, monotonic.
+
+    Attributes:
+        engine: runs the models and the search.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: EngineOptions,
+        *,
+        recorder: BundleRecorder | None = None,
+        open_session: Callable[[Path, str, int], Session] = open_session,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        manifest = bundle.manifest
+        self._clock = clock
+        self.bundle, self.options = bundle, options
+        self.recorder = recorder or BundleRecorder(Metrics(), manifest.name, manifest.version)
+        self.tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", manifest.max_tokens)
+        self.catalogue = Catalogue.load(bundle.folder, manifest.sentence_dimensions)
+        self._check_dimensions()
+        self.scoring = load_scoring(bundle, self.catalogue, options.parts_off)
+        local = LocalEngine(
+            bundle,
+            options,
+            self.tokenizer,
+            self.catalogue,
+            self.scoring,
+            recorder=self.recorder,
+            open_session=open_session,
+            clock=clock,
+        )
+        self.engine: Engine = local
+        self.stages = local.stages
+
+    def resolve(self, request: Request) -> RequestState:
+        """The request with its items and tokens; see `server.pipeline.recommend`, which also says what is raised."""
+        return resolve(self.stages, request)
+
+    def resolve_texts(self, texts: Sequence[str]) -> list[TextState]:
+        """The texts with their tokens, one state each."""
+        return resolve_texts(self.stages, texts)
+
+    def run(self, batch: Sequence[TextState]) -> None:
+        """Find what a batch of resolved requests asks for."""
+        self.engine.run(batch)
+
+    def answer(self, state: RequestState) -> Recommendation | SwiftrecError:
+        """How a request ended that was run."""
+        return answer(self.stages, state)
+
+    def recommend(self, requests: Sequence[Request]) -> list[Recommendation | SwiftrecError]:
+        """Answer requests now, as one batch, in this thread: for tools that have no server."""
+        found = [self._resolve_now(request) for request in requests]
+        self.run([state for state in found if isinstance(state, RequestState)])
+        return [self.answer(state) if isinstance(state, RequestState) else state for state in found]
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts now, in this thread: both halves, float32 [texts, encoder dimensions].
+
+        Raises:
+            ModelFailed: the encoder cannot run one of them.
+        """
+        states = self.resolve_texts(texts)
+        self.run(states)
+        for state in states:
+            if state.error:
+                raise state.error
+        return np.array([state.vectors[0] for state in states], dtype=np.float32)
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """What each model has done and the cache holds, for the metrics."""
+        manifest = self.bundle.manifest
+        for model, recorder in self.recorder.models.items():
+            cached = self.stages.cache.size_bytes if model == "encoder" else 0
+            waiting = recorder.waiting_jobs, recorder.waiting_tokens
+            yield Snapshot(manifest.name, manifest.version, model, *waiting, cached, recorder.statistics.snapshot())
+
+    def start(self) -> None:
+        """Start the engine."""
+        self.engine.start()
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Stop the engine."""
+        self.engine.stop(timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _resolve_now(self, request: Request) -> RequestState | SwiftrecError:
+        try:
+            state = self.resolve(request)
+        except SwiftrecError as error:
+            return error
+        state.arrival = self._clock()
+        return state
+
+    def _check_dimensions(self) -> None:
+        manifest, catalogue = self.bundle.manifest, self.catalogue
+        found = catalogue.dimensions, catalogue.sentences.shape[1]
+        if found != (manifest.dimensions, manifest.sentence_dimensions):
+            raise BundleError(
+                f"{self.bundle.folder}: item vectors have {found[0]} + {found[1]} dimensions, the manifest says "
+                f"{manifest.dimensions} + {manifest.sentence_dimensions}: export it again"
+            )
+
+
+def load_scoring(bundle: Bundle, catalogue: Catalogue, parts_off: Collection[str] = ()) -> Scoring:
+    """The parts of a bundle's score beside the ranker, without those that are switched off.
+
+    Raises:
+        BundleError: a table is missing or does not fit the catalogue, or the weights are of another form.
+    """
+    items = len(catalogue.items)
+    try:
+        blend = Blend.read(bundle.manifest.blend).without(parts_off)
+    except ValueError as error:
+        raise BundleError(f"{bundle.folder / MANIFEST}: blend: {error}: export it again") from None
+    return Scoring(blend, Memory.load(bundle.folder, items), Words.load(bundle.folder, items), items)
