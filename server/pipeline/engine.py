@@ -36,9 +36,7 @@ from server.pipeline.resolve import resolve, resolve_texts
 from server.pipeline.stages import Stages
 from server.pipeline.users import sample_users
 from server.pipeline.vector_cache import VectorCache
-from server.telemetry.collector import Snapshot
-from server.telemetry.metrics import Metrics
-from server.telemetry.recorder import BundleRecorder
+from server.telemetry.metrics import BundleRecorder, Metrics
 
 P = TypeVar("P")
 _GRID_JOBS = (1, 2, 8, 32)
@@ -109,6 +107,8 @@ class Engine:
                 model, options.limits, sessions=sessions, executor=self._executor, clock=clock, recorder=models[name]
             )
 
+        cache = VectorCache(options.cache_bytes)
+        self.recorder.cache_bytes = lambda: cache.size_bytes
         self.stages = Stages(
             tokenizer=self.tokenizer,
             encoder=runner(self._encoder, "encoder"),
@@ -116,7 +116,7 @@ class Engine:
             catalogue=self.catalogue,
             scoring=self.scoring,
             names=Names(self.scoring.words, self.catalogue.sentences, manifest.same_item, self.catalogue.title),
-            cache=VectorCache(options.cache_bytes),
+            cache=cache,
             limits=options.limits,
             max_history=manifest.max_history,
             exclude_history=manifest.exclude_history,
@@ -155,14 +155,6 @@ class Engine:
             if state.error:
                 raise state.error
         return np.array([state.vectors[0] for state in states], dtype=np.float32)
-
-    def snapshots(self) -> Iterator[Snapshot]:
-        """What each model has done and the cache holds, for the metrics."""
-        manifest = self.bundle.manifest
-        for model, recorder in self.recorder.models.items():
-            cached = self.stages.cache.size_bytes if model == "encoder" else 0
-            waiting = recorder.waiting_jobs, recorder.waiting_tokens
-            yield Snapshot(manifest.name, manifest.version, model, *waiting, cached, recorder.statistics.snapshot())
 
     def start(self) -> None:
         """Start the threads of the models and warm up."""

@@ -22,8 +22,7 @@ from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.pipeline.engine import Engine
 from server.pipeline.request_state import TextState
 from server.pipeline.stages import StageRates
-from server.telemetry.metrics import Metrics
-from server.telemetry.recorder import BundleRecorder
+from server.telemetry.metrics import BundleRecorder, Metrics
 from server.ticket import Reply, Ticket
 from server.worker.work import Work
 from server.worker.worker import Worker
