@@ -51,6 +51,11 @@ class Histogram(Buffer[float]):
         self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
         self._sum = 0.0
 
+    def extend(self, values: list[float]) -> None:
+        """Add one or more, without a delay."""
+        with self.folded():
+            self.fold(values)
+
     def read(self) -> tuple[list[int], float]:
         """Cumulative counts, the last one of all observations, and their sum."""
         with self.folded():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -113,14 +113,8 @@ class Statistics:
         return sum(size.batches for size in self.sizes.values())
 
 
-class Batch(NamedTuple):
-    """A batch that a model ran: rows, their tokens without and with padding, and its time in seconds."""
-
-    model: ModelRecorder
-    rows: int
-    tokens: int
-    padded: int
-    seconds: float
+# A batch that a model ran: rows, their tokens without and with padding, and its time in seconds.
+Batch: TypeAlias = "tuple[ModelRecorder, int, int, int, float]"
 
 
 class Batches(Buffer[Batch]):
@@ -128,8 +122,8 @@ class Batches(Buffer[Batch]):
 
     def fold(self, records: list[Batch]) -> None:
         """Count each for its model."""
-        for batch in records:
-            batch.model.count(batch)
+        for model in {model for model, *_ in records}:
+            model.count([batch for batch in records if batch[0] is model])
 
 
 class Metrics(Collector):
@@ -153,7 +147,7 @@ class Metrics(Collector):
         steps = self._histogram(
             "swiftrec_step_seconds", "Time of a recommendation's steps, waiting included", _SECONDS, "step"
         )
-        self._steps = [(f"{step}_ms", steps.labels(step)) for step in _STEPS]
+        self._tokenise, self._encode, self._rank, self._retrieve, self._total = map(steps.labels, _STEPS)
         per_model = ("bundle", "model")
         self.queue = self._histogram("swiftrec_queue_seconds", "Time that a job waited", _SECONDS, *per_model)
         self.batch_jobs = self._histogram("swiftrec_batch_jobs", "Jobs in a batch", _COUNTS, *per_model)
@@ -169,8 +163,11 @@ class Metrics(Collector):
 
     def observe_steps(self, timings: Steps) -> None:
         """Count the time of each step of a recommendation."""
-        for name, histogram in self._steps:
-            histogram.add(getattr(timings, name) / 1e3)
+        self._tokenise.add(timings.tokenise_ms / 1e3)
+        self._encode.add(timings.encode_ms / 1e3)
+        self._rank.add(timings.rank_ms / 1e3)
+        self._retrieve.add(timings.retrieve_ms / 1e3)
+        self._total.add(timings.total_ms / 1e3)
 
     def stepped(self, reason: Enum) -> None:
         """A step of the worker begins; why it has no more requests."""
@@ -207,7 +204,7 @@ class ModelRecorder:
     def __init__(self, metrics: Metrics, bundle: str, model: str) -> None:
         self.statistics = Statistics()
         self.waiting_jobs = self.waiting_tokens = 0
-        self._metrics, self._labels = metrics, (bundle, model)
+        self._batches, self._dropped, self._labels = metrics.batches, metrics.dropped, (bundle, model)
         self._queue, self._jobs, self._tokens, self._padding = (
             family.labels(bundle, model)
             for family in (metrics.queue, metrics.batch_jobs, metrics.batch_tokens, metrics.padding)
@@ -230,25 +227,26 @@ class ModelRecorder:
 
     def dropped(self, reason: str) -> None:
         """A request that waited was not run: "expired" or "cancelled"."""
-        self._metrics.dropped.labels(*self._labels, reason).inc()
+        self._dropped.labels(*self._labels, reason).inc()
 
     def ran(self, rows: int, tokens: int, padded: int, seconds: float) -> None:
         """A batch ran; called by any thread."""
-        self._metrics.batches.add(Batch(self, rows, tokens, padded, seconds))
+        self._batches.add((self, rows, tokens, padded, seconds))
 
-    def count(self, batch: Batch) -> None:
-        """Add a batch up."""
-        self._jobs.add(batch.rows)
-        self._tokens.add(batch.padded)
-        self._padding.add(1 - batch.tokens / batch.padded)
-        self._busy.inc(batch.seconds)
+    def count(self, batches: Sequence[Batch]) -> None:
+        """Add batches up."""
+        self._jobs.extend([rows for _, rows, *_ in batches])
+        self._tokens.extend([padded for *_, padded, _ in batches])
+        self._padding.extend([1 - tokens / padded for *_, tokens, padded, _ in batches])
+        self._busy.inc(sum(seconds for *_, seconds in batches))
         sizes = self.statistics.sizes
-        batches, compute_ns = sizes.get(batch.rows, (0, 0))
-        sizes[batch.rows] = BatchSize(batches + 1, compute_ns + int(batch.seconds * 1e9))
+        for _, rows, _, _, seconds in batches:
+            number, compute_ns = sizes.get(rows, (0, 0))
+            sizes[rows] = BatchSize(number + 1, compute_ns + int(seconds * 1e9))
 
     def snapshot(self) -> Statistics:
         """The statistics of now."""
-        with self._metrics.batches.folded():
+        with self._batches.folded():
             return self.statistics.copy()
 
 

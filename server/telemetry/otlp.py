@@ -93,10 +93,8 @@ class OtlpTraces:
         )
         for work in works:
             attributes = _bundle(work) | {"swiftrec.requests": work.requests}
-            for name, (
-                started,
-                ended,
-            ) in work.steps.copy().items():  # the worker may add to it: a call may be cancelled
+            steps = work.steps.copy()  # the worker adds to those of a call that is cancelled
+            for name, (started, ended) in steps.items():
                 yield ReadableSpan(
                     name,
                     _context(trace_id, secrets.randbits(64) or 1),

@@ -16,11 +16,15 @@ from server.telemetry.histogram import Histogram, HistogramFamily
 _BOUNDS = (0.1, 1.0, 10.0)
 
 
-@given(st.lists(st.floats(0, 20), max_size=3_000))
-def test_histogram_counts_what_is_at_most_each_bound(values: list[float]) -> None:
-    histogram = Histogram(_BOUNDS)
-    for value in values:
+@given(
+    singly=st.lists(st.floats(0, 20), max_size=3_000),
+    together=st.lists(st.floats(0, 20), min_size=1, max_size=1_000),
+)
+def test_histogram_counts_what_is_at_most_each_bound(singly: list[float], together: list[float]) -> None:
+    histogram, values = Histogram(_BOUNDS), singly + together
+    for value in singly:
         histogram.add(value)
+    histogram.extend(together)
     counts, total = histogram.read()
     assert counts == [*(sum(value <= bound for value in values) for bound in _BOUNDS), len(values)]
     assert abs(total - sum(values)) < 1e-6 * max(1.0, total)
