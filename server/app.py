@@ -44,10 +44,8 @@ from server.pipeline.recommender import Recommender
 from server.probe import probe
 from server.readiness import Readiness
 from server.sizes import DEFAULT_BYTES, MessageLimits
-from server.telemetry.collector import EngineCollector
 from server.telemetry.http import MonitoringServer
-from server.telemetry.metrics import Metrics
-from server.telemetry.recorder import BundleRecorder, WorkerRecorder
+from server.telemetry.metrics import BundleRecorder, Metrics
 from server.telemetry.traces import Traces
 from server.ticket import Reply, Ticket
 from server.tuning.tuned import engine_options, queue_limits
@@ -121,9 +119,7 @@ class App:
             changed=self._bundles_changed,
             repository=settings.repository,
         )
-        self.metrics.registry.register(
-            EngineCollector(lambda: [one for engine in self.registry.ready() for one in engine.snapshots()])
-        )
+        self.metrics.bundles = lambda: [engine.recorder for engine in self.registry.ready()]
         self.repository = ModelRepository(self.registry, self._readiness.is_ready, settings.max_entries)
         self.worker = self._worker()
         self.link = WorkerThread(self.worker, self._readiness.fail, settings.hang_timeout_ms / 1e3)
@@ -217,7 +213,7 @@ class App:
         services = Services(self.registry, input_limits(settings), self._sizes, self.metrics)
         methods = recommender_methods(services) | inference_methods(services, self.repository)
         self._worker_methods = methods
-        return Worker(methods, queue_limits(settings), recorder=WorkerRecorder(self.metrics))
+        return Worker(methods, queue_limits(settings), recorder=self.metrics)
 
     def _limiters(self) -> Limiters:
         def wait_s() -> float:

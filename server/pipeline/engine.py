@@ -31,7 +31,7 @@ from server.pipeline.request_state import TextState
 from server.pipeline.stages import Stages
 from server.pipeline.users import sample_users
 from server.pipeline.vector_cache import VectorCache
-from server.telemetry.recorder import BundleRecorder
+from server.telemetry.metrics import BundleRecorder
 
 P = TypeVar("P")
 _GRID_JOBS = (1, 2, 8, 32)
@@ -112,6 +112,8 @@ class LocalEngine:
                 model, options.limits, sessions=sessions, executor=self._executor, clock=clock, recorder=models[name]
             )
 
+        cache = VectorCache(options.cache_bytes)
+        recorder.cache_bytes = lambda: cache.size_bytes
         self.stages = Stages(
             tokenizer=tokenizer,
             encoder=runner(self._encoder, "encoder"),
@@ -119,7 +121,7 @@ class LocalEngine:
             catalogue=catalogue,
             scoring=scoring,
             names=Names(scoring.words, catalogue.sentences, manifest.same_item, catalogue.title),
-            cache=VectorCache(options.cache_bytes),
+            cache=cache,
             limits=options.limits,
             max_history=manifest.max_history,
             exclude_history=manifest.exclude_history,

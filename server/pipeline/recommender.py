@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,9 +23,7 @@ from server.models.tokenizer import Tokenizer
 from server.pipeline.engine import Engine, EngineOptions, LocalEngine
 from server.pipeline.recommend import answer, resolve, resolve_texts
 from server.pipeline.request_state import RequestState, TextState
-from server.telemetry.collector import Snapshot
-from server.telemetry.metrics import Metrics
-from server.telemetry.recorder import BundleRecorder
+from server.telemetry.metrics import BundleRecorder, Metrics
 
 
 class Recommender:
@@ -108,14 +106,6 @@ class Recommender:
             if state.error:
                 raise state.error
         return np.array([state.vectors[0] for state in states], dtype=np.float32)
-
-    def snapshots(self) -> Iterator[Snapshot]:
-        """What each model has done and the cache holds, for the metrics."""
-        manifest = self.bundle.manifest
-        for model, recorder in self.recorder.models.items():
-            cached = self.stages.cache.size_bytes if model == "encoder" else 0
-            waiting = recorder.waiting_jobs, recorder.waiting_tokens
-            yield Snapshot(manifest.name, manifest.version, model, *waiting, cached, recorder.statistics.snapshot())
 
     def start(self) -> None:
         """Start the engine."""

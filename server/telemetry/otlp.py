@@ -1,47 +1,33 @@
-"""Spans by OTLP over gRPC, made of recorded times by a thread of their own, long after the answers have left."""
+"""Spans by OTLP over gRPC: made of recorded times, queued and sent by OpenTelemetry."""
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from google.rpc import code_pb2
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from server.telemetry.traces import Ended, Parent, Work
 
-_log = logging.getLogger(__name__)
-_MOST = 2_048  # calls that wait to be exported; more are dropped
-_BATCH = 128  # calls of one export
-_DELAY_S = 1.0  # that a call waits for more
+MAX_WAITING_SPANS = 8_192  # more drop the oldest; a call has about five
+_EXPORT_SPANS = 512
+_DELAY_MS = 1_000.0  # that a span waits for more
 _TIMEOUT_S = 5.0  # of one export, retries included
 _LOW = (1 << 64) - 1  # the bits of a trace id that the ratio looks at, as OpenTelemetry's samplers do
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """A call that will be exported; `epoch_ns` is when the monotonic clock was zero."""
-
-    call: Ended
-    works: list[Work]
-    trace_id: int
-    parent: Parent | None
-    epoch_ns: int
-
-
 class OtlpTraces:
-    """Makes and exports the spans of calls. A collector that is slow, gone or broken costs spans, never an answer.
+    """Makes the spans of calls and has them exported. A collector that is slow, gone or broken costs spans alone.
 
     Args:
         exporter: sends them.
@@ -50,122 +36,92 @@ class OtlpTraces:
     """
 
     def __init__(self, exporter: SpanExporter, ratio: float, version: str) -> None:
-        self._exporter, self._bound = exporter, round(ratio * (_LOW + 1))
+        self._exporter, self._bound = _StoppableExporter(exporter), round(ratio * (_LOW + 1))
         self._resource = Resource.create({"service.name": "swiftrec", "service.version": version})
         self._scope = InstrumentationScope("swiftrec", version)
-        self._waiting: deque[_Record] = deque()  # append and popleft are atomic
-        self._dropped = 0
-        self._some, self._many = threading.Event(), threading.Event()
-        self._is_closing = self._has_given_up = False
-        self._thread = threading.Thread(target=self._loop, name="traces", daemon=True)
+        self._processor: BatchSpanProcessor | None = None
 
     def start(self) -> None:
         """Begin to export."""
-        self._thread.start()
+        self._processor = BatchSpanProcessor(self._exporter, MAX_WAITING_SPANS, _DELAY_MS, _EXPORT_SPANS)
 
-    def ended(self, call: Ended, parent: Parent | None, works: list[Work]) -> str:
+    def ended(self, call: Ended, parent: Parent | None, works: Sequence[Work]) -> str:
         """Take the call; its trace id, or "" if it is not traced."""
         trace_id = parent.trace_id if parent else secrets.randbits(128) or 1
-        if not (parent.is_sampled if parent else trace_id & _LOW < self._bound):
+        if self._processor is None or not (parent.is_sampled if parent else trace_id & _LOW < self._bound):
             return ""
-        if len(self._waiting) >= _MOST:
-            self._dropped += 1
-        else:
-            epoch_ns = time.time_ns() - time.monotonic_ns()
-            self._waiting.append(_Record(call, works, trace_id, parent, epoch_ns))
-        if not self._some.is_set():
-            self._some.set()
-        elif len(self._waiting) >= _BATCH and not self._many.is_set():
-            self._many.set()
+        for span in self._spans(call, parent, works, trace_id):
+            self._processor.on_end(span)
         return f"{trace_id:032x}"
 
     def hurry(self) -> None:
         """Give up what is not exported yet."""
-        if not self._has_given_up:
-            self._has_given_up = True
-            self._exporter.shutdown()
+        self._exporter.shutdown()
 
     def stop(self, within_s: float) -> None:
         """Export what is there, no longer than that."""
-        self._is_closing = True
-        self._some.set()
-        self._many.set()
-        if self._thread.ident is not None:
-            self._thread.join(within_s)
+        if self._processor:
+            drain = threading.Thread(target=self._processor.shutdown, name="traces", daemon=True)
+            with suppress(RuntimeError):  # the system allows no more threads: the spans are given up
+                drain.start()
+                drain.join(within_s)
         self.hurry()
 
-    def _loop(self) -> None:
-        is_last = False
-        while not is_last:
-            self._some.wait()
-            self._many.wait(_DELAY_S)
-            is_last = self._is_closing
-            self._some.clear()
-            self._many.clear()
-            while self._waiting and not self._has_given_up:
-                self._export([self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))])
-
-    def _export(self, records: list[_Record]) -> None:
-        try:
-            self._exporter.export([span for record in records for span in self._spans(record)])
-        except Exception as error:  # noqa: BLE001 (whatever it is: the next export may work)
-            _log.error("spans not exported", extra={"fields": {"calls": len(records), "error": type(error).__name__}})
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            _log.warning("spans dropped: the collector does not keep up", extra={"fields": {"calls": dropped}})
-
-    def _spans(self, record: _Record) -> list[ReadableSpan]:
+    def _spans(
+        self, call: Ended, parent: Parent | None, works: Sequence[Work], trace_id: int
+    ) -> Iterator[ReadableSpan]:
         """The call's span and one for each step of its work."""
-        call, parent = record.call, record.parent
-        service, _, method = call.method.removeprefix("/").partition("/")
-        attributes: dict[str, str | int] = {
-            "rpc.system": "grpc",
-            "rpc.service": service,
-            "rpc.method": method,
-            "rpc.grpc.status_code": code_pb2.Code.Value(call.code),
-            "swiftrec.request_id": call.request_id,
-        }
-        if call.code != "OK":
-            attributes["error.type"] = call.code
-        if record.works:
-            attributes |= _bundle(record.works[-1])
-        above = _context(record.trace_id, parent.span_id, is_remote=True) if parent else None
-        own = _context(record.trace_id, secrets.randbits(64) or 1)
-        status = Status() if call.code == "OK" else Status(StatusCode.ERROR, call.code)
-        times = (call.started, call.ended)
-        spans = [self._span(record, f"{service}/{method}", own, above, SpanKind.SERVER, times, attributes, status)]
-        for work in record.works:
-            facts = _bundle(work) | {"swiftrec.requests": work.requests}
-            for name, times in work.steps.items():
-                child = _context(record.trace_id, secrets.randbits(64) or 1)
-                spans.append(self._span(record, name, child, own, SpanKind.INTERNAL, times, facts, Status()))
-        return spans
+        epoch_ns = time.time_ns() - time.monotonic_ns()  # when the monotonic clock was zero
 
-    def _span(
-        self,
-        record: _Record,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        times: tuple[float, float],
-        attributes: Mapping[str, str | int],
-        status: Status,
-    ) -> ReadableSpan:
-        # Steps are placed by adding up their times, so that rounding may put an end a little after the call's.
-        start, end = (max(record.call.started, min(at, record.call.ended)) for at in times)
-        return ReadableSpan(
-            name,
-            context,
-            parent,
+        def at_ns(at: float) -> int:
+            # Steps are placed by adding up their times, so that rounding may put an end a little after the call's.
+            return epoch_ns + round(1e9 * max(call.started, min(at, call.ended)))
+
+        own = _context(trace_id, secrets.randbits(64) or 1)
+        above = _context(trace_id, parent.span_id, is_remote=True) if parent else None
+        yield ReadableSpan(
+            call.method.removeprefix("/"),
+            own,
+            above,
             self._resource,
-            attributes,
-            kind=kind,
-            status=status,
-            start_time=record.epoch_ns + round(start * 1e9),
-            end_time=record.epoch_ns + round(end * 1e9),
+            _attributes(call, works),
+            kind=SpanKind.SERVER,
+            status=Status() if call.code == "OK" else Status(StatusCode.ERROR, call.code),
+            start_time=at_ns(call.started),
+            end_time=at_ns(call.ended),
             instrumentation_scope=self._scope,
         )
+        for work in works:
+            attributes = _bundle(work) | {"swiftrec.requests": work.requests}
+            steps = work.steps.copy()  # the worker adds to those of a call that is cancelled
+            for name, (started, ended) in steps.items():
+                yield ReadableSpan(
+                    name,
+                    _context(trace_id, secrets.randbits(64) or 1),
+                    own,
+                    self._resource,
+                    attributes,
+                    start_time=at_ns(started),
+                    end_time=at_ns(ended),
+                    instrumentation_scope=self._scope,
+                )
+
+
+class _StoppableExporter(SpanExporter):
+    """An exporter that may be shut down twice, and is silent from then on."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner, self._is_shut_down = inner, False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans."""
+        return SpanExportResult.FAILURE if self._is_shut_down else self._inner.export(spans)
+
+    def shutdown(self) -> None:
+        """End the export that runs, and send nothing more."""
+        if not self._is_shut_down:
+            self._is_shut_down = True
+            self._inner.shutdown()
 
 
 def open_traces(endpoint: str, ratio: float, version: str) -> OtlpTraces:
@@ -175,6 +131,20 @@ def open_traces(endpoint: str, ratio: float, version: str) -> OtlpTraces:
     OTEL_RESOURCE_ATTRIBUTES.
     """
     return OtlpTraces(OTLPSpanExporter(endpoint, timeout=_TIMEOUT_S), ratio, version)
+
+
+def _attributes(call: Ended, works: Sequence[Work]) -> dict[str, str | int]:
+    service, _, method = call.method.removeprefix("/").partition("/")
+    attributes: dict[str, str | int] = {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": method,
+        "rpc.grpc.status_code": code_pb2.Code.Value(call.code),
+        "swiftrec.request_id": call.request_id,
+    }
+    if call.code != "OK":
+        attributes["error.type"] = call.code
+    return attributes | (_bundle(works[-1]) if works else {})
 
 
 def _context(trace_id: int, span_id: int, *, is_remote: bool = False) -> SpanContext:

@@ -6,10 +6,18 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.telemetry.metrics import Steps
-
 _MOST_WORKS = 32  # of one call: a stream may have any number of messages
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+
+class Steps(Protocol):
+    """Wall time of a recommendation's steps, in milliseconds."""
+
+    tokenise_ms: float
+    encode_ms: float
+    rank_ms: float
+    retrieve_ms: float
+    total_ms: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from server.errors import SwiftrecError
 from server.models.lease import Lease
 from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState, TextState
-from server.telemetry.recorder import ModelRecorder
+from server.telemetry.metrics import ModelRecorder
 from server.telemetry.traces import note
 from server.ticket import Reply, Ticket
 

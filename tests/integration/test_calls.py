@@ -113,11 +113,11 @@ def test_late_request_is_refused_and_never_run(app: App) -> None:
         is_answered.set()
 
     with app.registry.use() as engine:
-        before = engine.recorder.models["ranker"].statistics.snapshot()
+        before = engine.recorder.models["ranker"].snapshot()
         data = pb.RecommendRequest(query="a good western").SerializeToString()
         app.link.send(Ticket(_RECOMMEND, data, time.monotonic() - 1, done))
         assert is_answered.wait(LONG)
-        after = engine.recorder.models["ranker"].statistics.snapshot()
+        after = engine.recorder.models["ranker"].snapshot()
     assert [type(reply) for reply in replies] == [DeadlineExceeded]
     assert (after.success, after.executions) == (before.success, before.executions)
 

@@ -21,8 +21,7 @@ from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import TextState
-from server.telemetry.metrics import Metrics
-from server.telemetry.recorder import BundleRecorder
+from server.telemetry.metrics import BundleRecorder, Metrics
 from server.ticket import Reply, Ticket
 from server.worker.work import Work
 from server.worker.worker import Worker

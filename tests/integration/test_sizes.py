@@ -109,7 +109,7 @@ def test_stream_says_so_in_its_place_and_goes_on(app: App) -> None:
 def test_size_that_is_known_before_is_refused_before_the_models_run(app: App) -> None:
     def executions() -> int:
         with app.registry.use() as engine:
-            return sum(model.statistics.executions for model in engine.recorder.models.values())
+            return sum(model.snapshot().executions for model in engine.recorder.models.values())
 
     with connected(app) as channel:
         before = executions()
@@ -165,7 +165,7 @@ def test_small_requests_for_much_are_refused_before_anything_runs(bundle: Bundle
         (reply,) = theirs.ModelStreamInfer(iter([triton_many]), timeout=LONG)
         assert "--max-items (20000)" in reply.error_message
         with app.registry.use() as engine:
-            assert [model.statistics.executions for model in engine.recorder.models.values()] == [0, 0]
+            assert [model.snapshot().executions for model in engine.recorder.models.values()] == [0, 0]
         assert len(ours.BatchRecommend(batch(20, 1_000), timeout=LONG).results) == 20
         assert len(ours.BatchRecommend(events_of(200, 100), timeout=LONG).results) == 200
         assert theirs.ModelInfer(infer_events(200, 100), timeout=LONG).outputs

@@ -9,10 +9,7 @@ from prometheus_client.core import Metric
 
 from server.batching.admission import RejectReason
 from server.batching.scheduler import Reason
-from server.telemetry.collector import EngineCollector, Snapshot
-from server.telemetry.metrics import Metrics
-from server.telemetry.recorder import BundleRecorder, WorkerRecorder
-from server.telemetry.statistics import Statistics
+from server.telemetry.metrics import BundleRecorder, Metrics
 from tests.conftest import ROOT
 
 _ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
@@ -22,13 +19,11 @@ def declared() -> dict[str, Metric]:
     """Every metric of a server with one bundle, by the name that /metrics shows."""
     metrics = Metrics()
     metrics.calls.labels("Recommend", "OK").add(0.1)
-    model = BundleRecorder(metrics, "b", 1).models["encoder"]
-    model.dropped("expired")
-    worker = WorkerRecorder(metrics)
-    worker.stepped(Reason.FULL)
-    worker.rejected(RejectReason.FULL)
-    now = Snapshot("b", 1, "encoder", 0, 0, 0, Statistics())
-    metrics.registry.register(EngineCollector(lambda: [now]))
+    bundle = BundleRecorder(metrics, "b", 1)
+    bundle.models["encoder"].dropped("expired")
+    metrics.stepped(Reason.FULL)
+    metrics.rejected(RejectReason.FULL)
+    metrics.bundles = lambda: [bundle]
     found = list(metrics.registry.collect())
     return {f"{one.name}_total" if one.type == "counter" else one.name: one for one in found}
 

@@ -14,7 +14,7 @@ def model_statistics(name: str, spec: ModelSpec, recommender: Recommender) -> pb
     As in Triton, success and queue count every answered request, cache hits included; the compute durations count the
     others, whose number is that of the cache misses.
     """
-    seen = recommender.recorder.models[spec.watched].statistics.snapshot()
+    seen = recommender.recorder.models[spec.watched].snapshot()
 
     def duration(count: int, ns: int) -> pb.StatisticDuration:
         return pb.StatisticDuration(count=count, ns=ns)
@@ -38,9 +38,9 @@ def model_statistics(name: str, spec: ModelSpec, recommender: Recommender) -> pb
         batch_stats=[
             pb.InferBatchStatistics(
                 batch_size=size,
-                compute_input=duration(one.count, 0),
-                compute_infer=duration(one.count, one.compute_ns),
-                compute_output=duration(one.count, 0),
+                compute_input=duration(one.batches, 0),
+                compute_infer=duration(one.batches, one.compute_ns),
+                compute_output=duration(one.batches, 0),
             )
             for size, one in sorted(seen.sizes.items())
         ],
