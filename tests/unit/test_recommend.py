@@ -10,17 +10,18 @@ import pytest
 
 from server.batching.cost_model import CostModel
 from server.catalogue.blend import Aim, Known
-from server.catalogue.catalogue import AttributeValues, Filter
+from server.catalogue.catalogue import AttributeValues, Filter, Item
 from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.errors import ModelFailed
 from server.models.encoder import ranker_half
 from server.pb.swiftrec.v1 import encoder_pb2
+from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pipeline.recommend import compose
-from server.pipeline.request_state import RequestState
+from server.pipeline.request_state import RequestState, TextState
 from server.pipeline.stages import Stages
 from server.ticket import Ticket
 from tests import small
-from tests.workers import ENCODE, Row, SmallEngine, answer_alone
+from tests.workers import ENCODE, RECOMMEND, Row, SmallEngine, answer_alone
 
 
 @pytest.fixture
@@ -203,3 +204,34 @@ def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
     assert scored == ["cd", "ef"]
     assert [bool(state.items) for state in states] == [False, False, True]
     assert states[2].items == answers(one, other)[0].items
+
+
+class FirstItem:
+    """An engine that finds the first item for whoever asks."""
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def run(self, users: Sequence[TextState]) -> None:
+        for user in users:
+            if isinstance(user, RequestState):
+                user.items = [(self._item, 1.0)]
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Nothing."""
+
+
+def test_models_and_search_are_reached_through_the_engine_alone(
+    one: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one.engine, "engine", FirstItem(one.engine.catalogue.items[0]))
+    for name in ("encoder", "ranker"):
+        monkeypatch.setattr(getattr(one, name), "run", None)
+    monkeypatch.setattr(one.engine.catalogue, "search_many", None)
+    message = pb.RecommendRequest(query="ab", history=[pb.Event(item_id="i3"), pb.Event(text="Film a0")])
+    reply = answer_alone(one.worker(), RECOMMEND, message.SerializeToString())
+    assert isinstance(reply, bytes)
+    assert [item.item_id for item in pb.RecommendResponse.FromString(reply).items] == ["i0"]
