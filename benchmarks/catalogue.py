@@ -35,14 +35,12 @@ from benchmarks.synthetic import KEEP, SHARES, histories, make_bundle
 from benchmarks.texts import texts
 from server.catalogue.blend import Known
 from server.catalogue.catalogue import NARROW, AttributeValues, Filter, IndexMode
-from server.catalogue.filters import Positions
 from server.catalogue.items import ItemTable
-from server.catalogue.sparse import AnyBoosts
+from server.catalogue.sparse import AnyBoosts, Positions
 from server.domain import ItemEvent, Request
 from server.errors import BundleError
 from server.models.bundle import find_bundle, load_bundle
-from server.models.encoder import EncoderModel, ranker_half, sentence_half
-from server.models.ranker import Kind, RankerModel, UserSequence, Vector
+from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector, ranker_half, sentence_half
 from server.models.session import open_session
 from server.pipeline.engine import EngineOptions
 from server.pipeline.recommender import Recommender

@@ -26,8 +26,7 @@ from benchmarks.workload import Asked, Name, make
 from server.catalogue.blend import Known
 from server.catalogue.catalogue import Catalogue, Filter
 from server.models.bundle import load_bundle
-from server.models.encoder import EncoderModel
-from server.models.ranker import Kind, RankerModel, UserSequence
+from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 from server.parts import PARTS, check_parts, parts_off

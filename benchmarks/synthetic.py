@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue.catalogue import ITEMS, VECTORS
-from server.catalogue.memory import Memory
-from server.catalogue.sparse import SparseRows
+from server.catalogue.sparse import Memory, SparseRows
 from server.catalogue.words import Words
 from server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
 from server.parts import TABLES

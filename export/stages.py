@@ -31,14 +31,13 @@ class Stage:
     code: tuple[str, ...] = ()
 
 
-_TOKENS = ("server.models.tokenizer", "server.models.words")
+_TOKENS = ("server.models.tokenizer",)
 _SESSIONS = (
-    *("server.models.encoder", "server.models.ranker", "server.models.session"),
-    *("server.models.denormals", "server.models.providers", "server.models.runtime"),
+    *("server.models.networks", "server.models.session"),
+    *("server.models.providers", "server.models.runtime"),
 )
 _SCORE = (
-    *("server.catalogue.blend", "server.catalogue.filters", "server.catalogue.history", "server.catalogue.match"),
-    *("server.catalogue.memory", "server.catalogue.names", "server.catalogue.sparse", "server.catalogue.words"),
+    *("server.catalogue.blend", "server.catalogue.history", "server.catalogue.sparse", "server.catalogue.words"),
     "server.parts",
 )
 
@@ -62,7 +61,7 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "protocol", "repeats", "max_history"),
         ("data", "finetune"),
         (
-            *(*_SCORE, "server.models.encoder", "server.models.ranker"),
+            *(*_SCORE, "server.models.networks"),
             *("export.evaluate.models", "export.evaluate.subject"),
         ),
     ),

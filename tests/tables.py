@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from export.blend.words import make_words
 from server.catalogue.blend import QUERIES, Blend, Row, Scoring, Weights
-from server.catalogue.memory import Memory
-from server.catalogue.names import NEVER, Names
-from server.catalogue.sparse import SparseRows
+from server.catalogue.history import NEVER, Names
+from server.catalogue.sparse import Memory, SparseRows
 
 
 def write_tables(folder: Path, titles: Sequence[str], texts: Sequence[str] | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from server.batching.admission import reject
 from server.batching.scheduler import Limits
 from server.errors import NotFound
 from server.models.bundle import RANKER, load_bundle
-from server.models.lease import Lease, Served
+from server.models.engines import Lease, Served
 from server.models.registry import Registry
 from server.models.session import Session
 from server.pipeline.engine import EngineOptions
@@ -103,7 +103,7 @@ class SmallEngine:
         """As a registry with this bundle alone."""
         if name not in {"", "small"} or version not in {0, 1}:
             raise NotFound(f"no bundle {name} is loaded")
-        assert self.served.take()
+        assert self.served.acquire()
         return Lease(self.served)
 
     def row(self, text: str) -> Row:
@@ -112,7 +112,7 @@ class SmallEngine:
 
     def check_unused(self) -> None:
         """No lease is left."""
-        self.served.leave()
+        self.served.retire()
         assert self.served.idle.is_set()
         self.served = Served(self.engine)
 

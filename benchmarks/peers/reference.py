@@ -13,8 +13,7 @@ from benchmarks.peers.servers.job import TOP
 from server.catalogue.catalogue import VECTORS
 from server.catalogue.items import ItemTable
 from server.models.bundle import Bundle
-from server.models.encoder import EncoderModel, ranker_half
-from server.models.ranker import Kind, RankerModel, UserSequence
+from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, ranker_half
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 

@@ -19,8 +19,7 @@ from scipy import sparse
 
 from export.blend.memory import MAX_SQUARE, Histories, fit_memory
 from export.data.order import BY_TIME, Order
-from server.catalogue.memory import Memory
-from server.catalogue.sparse import SparseRows
+from server.catalogue.sparse import Memory, SparseRows
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]

@@ -8,8 +8,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from export.data.order import BY_TIME, UNORDERED, Order
-from server.catalogue.memory import Memory
-from server.catalogue.sparse import SparseRows
+from server.catalogue.sparse import Memory, SparseRows
 
 Histories = list[NDArray[np.int64]]
 Square = NDArray[np.float32]

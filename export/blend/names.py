@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.names import NEVER
+from server.catalogue.history import NEVER
 from server.catalogue.words import split_words
 
 Vectors = NDArray[np.float32]

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from server.catalogue.blend import Query
-from server.catalogue.names import NEVER
+from server.catalogue.history import NEVER
 
 BLEND = "blend.json"
 

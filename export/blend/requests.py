@@ -9,7 +9,7 @@ import numpy as np
 
 from export.data.split import Cases
 from server.catalogue.blend import QUERIES, Query
-from server.catalogue.filters import Positions
+from server.catalogue.sparse import Positions
 
 MAX_REQUESTS = 400  # of a group
 

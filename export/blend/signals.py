@@ -17,8 +17,7 @@ from export.blend.fit import Choices
 from export.blend.inherit import Heirs, with_itself
 from export.blend.requests import Asked
 from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
-from server.catalogue.memory import FLOOR
-from server.catalogue.sparse import Boosts, Entries
+from server.catalogue.sparse import FLOOR, Boosts, Entries
 
 Vectors = NDArray[np.float32]
 

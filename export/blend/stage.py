@@ -33,11 +33,10 @@ from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
 from export.train.validate import some_users
 from server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
-from server.catalogue.memory import Memory
-from server.catalogue.names import Names
+from server.catalogue.history import Names
+from server.catalogue.sparse import Memory
 from server.catalogue.words import Words
-from server.models.encoder import ranker_half, sentence_half
-from server.models.ranker import Kind, UserSequence
+from server.models.networks import Kind, UserSequence, ranker_half, sentence_half
 from server.parts import PARTS
 
 Vectors = NDArray[np.float32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from server.catalogue.sparse import SparseRows
-from server.catalogue.words import Hashes, Words, hash_of, names_of, pairs, split_words
+from server.catalogue.words import Hashes, Words, hash_of, pairs, split_words
 
 MAX_POSTINGS = 4_000  # items of a word, those where it weighs most: words of more items tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25
 _TITLE = 1  # times that a word of the title counts beside its place in the text
 _BLOCK_ENTRIES = 1_000_000  # words of items that are weighed together
 _AMBIGUOUS = -1
+_LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
 
 
 def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
@@ -146,7 +148,7 @@ def _naming(titles: Sequence[str], texts: Sequence[str]) -> tuple[Hashes, NDArra
     """What names exactly one item: a whole title or text first, then a title without a bracket at its end."""
     whole, short = (array("Q"), array("i")), (array("Q"), array("i"))
     for item, (title, text) in enumerate(zip(titles, texts, strict=True)):
-        names = names_of(title)
+        names = _names_of(title)
         for claims, own in ((whole, {" ".join(split_words(text)), *names[:1]} - {""}), (short, {*names[1:]})):
             claims[0].extend(map(hash_of, own))
             claims[1].extend([item] * len(own))
@@ -156,6 +158,12 @@ def _naming(titles: Sequence[str], texts: Sequence[str]) -> tuple[Hashes, NDArra
     order = np.argsort(keys)
     order = order[items[order] != _AMBIGUOUS]
     return keys[order], items[order]
+
+
+def _names_of(title: str) -> list[str]:
+    """What a text may be to name an item of this title: its words, with and without a bracket at the end."""
+    names = [" ".join(split_words(title)), " ".join(split_words(_LAST_BRACKET.sub("", title)))]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _claimed(names: array[int], items: array[int]) -> tuple[Hashes, NDArray[np.int32]]:

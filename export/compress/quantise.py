@@ -26,7 +26,7 @@ from export.gates import Outcome
 from export.stage import Job
 from export.variants import Variant, save_variants
 from server.errors import ProviderError
-from server.models.encoder import EncoderModel
+from server.models.networks import EncoderModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 

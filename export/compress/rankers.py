@@ -13,7 +13,7 @@ from torch import nn
 
 from export.compress.fidelity import difference
 from export.train.ranker import TorchSession
-from server.models.ranker import Kind, RankerModel, UserSequence
+from server.models.networks import Kind, RankerModel, UserSequence
 from server.models.session import open_session
 
 BIG, SMALL = "ranker", "ranker.small"

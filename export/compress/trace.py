@@ -39,7 +39,7 @@ from export.train.small import load_small
 from export.train.static import StaticEncoder
 from export.train.teacher import load_teacher
 from export.train.words import multiplied
-from server.models.encoder import EncoderModel
+from server.models.networks import EncoderModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 

@@ -32,8 +32,8 @@ from export.train.encoder import teacher_checkpoint
 from export.train.finetune import load_plain
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import load_teacher
-from server.catalogue.memory import Memory
-from server.models.ranker import UserSequence
+from server.catalogue.sparse import Memory
+from server.models.networks import UserSequence
 
 _MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, with popularity once more
 _ALL = 1 << 30

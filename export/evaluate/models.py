@@ -17,8 +17,7 @@ from export.train.ranker import TorchSession
 from export.train.sentences import sentence_vectors
 from export.train.teacher import Teacher, load_teacher
 from server.errors import BundleError, ProviderError
-from server.models.encoder import EncoderModel
-from server.models.ranker import RankerModel
+from server.models.networks import EncoderModel, RankerModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 

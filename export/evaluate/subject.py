@@ -13,11 +13,9 @@ from export.evaluate.metrics import Ranked, Score, Scores, rank
 from export.evaluate.query_tasks import QueryTask
 from export.evaluate.tasks import Tasks
 from server.catalogue.blend import FACTS, QUERIES, Aim, Blend, Known, Row, Scoring, Weights, item_vectors
-from server.catalogue.history import History, Resolver
-from server.catalogue.names import Names
+from server.catalogue.history import History, Names, Resolver
 from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
-from server.models.encoder import ranker_half, sentence_half
-from server.models.ranker import Kind, UserSequence
+from server.models.networks import Kind, UserSequence, ranker_half, sentence_half
 
 Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]

@@ -40,7 +40,7 @@ from export.train.sentences import load_sentences
 from export.train.small import distil_ranker
 from export.variants import graphs
 from server.catalogue.catalogue import VECTORS
-from server.catalogue.memory import Memory
+from server.catalogue.sparse import Memory
 from server.models.bundle import RANKER, SENTENCES
 from server.models.tokenizer import Tokenizer
 

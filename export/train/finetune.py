@@ -36,7 +36,7 @@ from export.train.trainer import Trainer
 from export.train.trunk import MovingTrunk, first_moving
 from export.train.validate import some_users, users_of
 from export.train.world import World, negatives_of, with_noise
-from server.models.ranker import Kind
+from server.models.networks import Kind
 
 _PLAIN = "plain.npy"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from export.train.examples import Windows
 from export.train.targets import Among
 from export.train.teacher import Teacher
-from server.models.ranker import Kind
+from server.models.networks import Kind
 
 
 class Guides:

@@ -15,7 +15,7 @@ from export.train.examples import Asked, Queries, Windows
 from export.train.guide import Guides
 from export.train.targets import Among, against
 from export.train.teacher import Bank, Teacher
-from server.models.ranker import Kind
+from server.models.networks import Kind
 
 _DROP_RESIDUAL = 0.2
 _TEXT_HISTORY = 0.25  # share of histories that come as texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn, where
 from torch.nn import functional
 
-from server.models.ranker import Kind
+from server.models.networks import Kind
 
 
 class MeanRanker(nn.Module):

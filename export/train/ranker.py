@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-_KINDS = 3  # item, text, query: server.models.ranker.Kind
+_KINDS = 3  # item, text, query: server.models.networks.Kind
 _MASKED = -1e9
 
 

@@ -14,7 +14,7 @@ from export.evaluate.metrics import ndcg
 from export.train.encoder import pad
 from export.train.ranker import LastUser
 from export.train.teacher import Bank, Teacher
-from server.models.ranker import Kind
+from server.models.networks import Kind
 
 _BATCH = 64
 _MAX_SCORES = 200_000_000  # users times items: 200 users of a million items, some seconds

@@ -22,9 +22,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.exact import Vector, Vectors, compare, rank
-from server.catalogue.filters import Allowed, Positions
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts
+from server.catalogue.exact import Allowed, Vectors, compare, rank
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Positions, Vector
 
 _log = logging.getLogger(__name__)
 
@@ -93,10 +92,6 @@ class ApproximateIndex:
         """What it takes beside the vectors: codes, positions and centroids."""
         code, position, number = int(self._lists.code_size), 8, 4
         return len(self._vectors) * (code + position) + int(self._lists.nlist) * _KEPT * number
-
-    def reading(self, lists: int) -> ApproximateIndex:
-        """The same, but so many lists are read."""
-        return ApproximateIndex(self._vectors, self._metric, self._lists, (lists,) * len(_DEPTHS))
 
     def search(self, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS) -> tuple[Positions, Vector]:
         """The best `k` of the allowed items that it finds, and their exact scores; ties go to the earlier item.

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.filters import Positions
-from server.catalogue.match import Matches
-from server.catalogue.memory import FLOOR, Memory
-from server.catalogue.sparse import AnyBoosts, Boosts, Entries, merged, summed
-from server.catalogue.words import Words
+from server.catalogue.sparse import FLOOR, AnyBoosts, Boosts, Entries, Memory, Positions, merged, summed
+from server.catalogue.words import Matches, Words
 from server.parts import PARTS
 
 Vector = NDArray[np.float32]
@@ -76,7 +73,7 @@ _INSTEAD: Mapping[Query, Sequence[Query]] = {
 class Row:
     """The weights of requests of a kind that have at least so many events.
 
-    Whether a query is a title, `server.catalogue.match.Match.is_title` tells.
+    Whether a query is a title, `server.catalogue.words.Matches.is_title` tells.
     """
 
     query: Query
@@ -85,7 +82,7 @@ class Row:
 
 
 def _row(number: int, row: Mapping[str, Any]) -> Row:
-    """One row as `Blend.written` gives it.
+    """One row of the manifest.
 
     Raises:
         ValueError: says what is wrong with it.
@@ -115,7 +112,7 @@ class Blend:
 
     @classmethod
     def read(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
-        """As `written` gives it; without rows the ranker alone counts.
+        """Of the manifest: rows with the fields of `Row`; without any the ranker alone counts.
 
         Raises:
             ValueError: says what it lacks or what is wrong with which row.
@@ -129,10 +126,6 @@ class Blend:
         if found and not any(query != "none" and not events for query, events in groups):
             raise ValueError("no row is of requests with a query and no event")
         return cls(found)
-
-    def written(self) -> list[dict[str, Any]]:
-        """For the manifest."""
-        return [asdict(row) for row in self.rows]
 
     def without(self, parts: Collection[str]) -> Blend:
         """The same with these parts switched off; the ranker alone counts even where the fit gave it no weight."""

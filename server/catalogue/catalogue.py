@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.catalogue import exact
-from server.catalogue.attributes import AttributeIndex
 from server.catalogue.blend import item_vectors
-from server.catalogue.filters import Allowed, AttributeValues, Filter, Positions
+from server.catalogue.exact import Allowed, all_but
+from server.catalogue.filters import AttributeIndex, AttributeValues, Filter
 from server.catalogue.items import ITEMS, Item, ItemTable
-from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts
+from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts, Positions, Vector
 from server.errors import BundleError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ NARROW = 10_000  # allowed items up to which comparing each is as fast
 
 IndexMode = Literal["auto", "exact", "approximate"]
 Ranked: TypeAlias = "list[tuple[Item, float]]"  # best first, with scores
-Vector = NDArray[np.float32]
 TOGETHER = 4  # users from which on it is worth it to search for them together
 _FEW = 100  # wanted items up to which it is
 _CHUNK = 65_536  # rows that are checked at once
@@ -47,10 +46,10 @@ class Catalogue:
     def __init__(
         self, items: Sequence[Item], vectors: NDArray[np.float32], sentences: NDArray[np.float32] | None = None
     ) -> None:
-        self.items, self.dimensions = items, vectors.shape[1]
+        self.items, self._count, self.dimensions = items, len(items), vectors.shape[1]
         self._item: Callable[[int], Item] = items.at if isinstance(items, ItemTable) else items.__getitem__
         self._position: dict[str, int] = {}
-        popularity = np.zeros(len(items), dtype=np.float32)
+        popularity = np.zeros(self._count, dtype=np.float32)
 
         def attributes() -> Iterable[dict[str, list[str]]]:
             for n, item in enumerate(items):
@@ -66,9 +65,9 @@ class Catalogue:
         self._popularity = popularity
         self._by_popularity = np.argsort(-popularity, kind="stable").astype(np.int32)  # positions, most popular first
         self._popularity_rank = np.empty_like(self._by_popularity)  # of the item at each position
-        self._popularity_rank[self._by_popularity] = np.arange(len(items), dtype=np.int32)
+        self._popularity_rank[self._by_popularity] = np.arange(self._count, dtype=np.int32)
         self._shares = np.cumsum(popularity + 1.0, dtype=np.float64)
-        self._longest = _longest(self._vectors) if len(items) < SWITCH_OVER else 0.0
+        self._longest = _longest(self._vectors) if self._count < SWITCH_OVER else 0.0
         self._index: ApproximateIndex | None = None
         self._narrow = NARROW
 
@@ -127,7 +126,7 @@ class Catalogue:
         Raises:
             BundleError: the sample has numbers that are not finite.
         """
-        if mode == "exact" or not self.items or (mode == "auto" and len(self.items) < SWITCH_OVER):
+        if mode == "exact" or not self._count or (mode == "auto" and self._count < SWITCH_OVER):
             return None
         # Only here: it takes 0.3 s and 40 MB that most bundles can do without, and tells where it looked for itself.
         logging.getLogger("faiss.loader").setLevel(logging.WARNING)
@@ -144,7 +143,7 @@ class Catalogue:
 
     def draw(self, number: int, random: np.random.Generator) -> Positions:
         """Random items, int64 [number], every other one as likely as it is popular."""
-        uniform = random.integers(len(self.items), size=number)
+        uniform = random.integers(self._count, size=number)
         popular = np.searchsorted(self._shares, self._shares[-1] * random.random(number), side="right")
         return np.where(np.arange(number) % 2, popular, uniform)
 
@@ -154,6 +153,8 @@ class Catalogue:
         Raises:
             InvalidRequest: an attribute is named that no item has.
         """
+        if conditions.is_empty:
+            return all_but(self._count, seen)
         denied = [*self._known(conditions.denied), *seen]
         return self._attributes.allow(conditions, self._known(conditions.allowed), denied)
 
@@ -189,26 +190,14 @@ class Catalogue:
         return self._named(positions, scores)
 
     def search_many(
-        self,
-        users: Sequence[Vector],
-        allowed: Sequence[Allowed],
-        k: Sequence[int],
-        boosts: Sequence[AnyBoosts] | None = None,
+        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[AnyBoosts]
     ) -> list[Ranked]:
         """For each user what `search` finds; faster together where no filter narrows and the search is exact."""
-        added = [NO_BOOSTS] * len(users) if boosts is None else boosts
-        found = self.search_together(users, allowed, k, added)
-        return [
-            self.search(user, some, most, own) if items is None else items
-            for user, some, most, own, items in zip(users, allowed, k, added, found, strict=True)
-        ]
-
-    def search_together(
-        self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[AnyBoosts]
-    ) -> list[Ranked | None]:
-        """For each user what `search` finds, or None for those for whom it is no faster to be searched for together."""
         found = self._together(users, allowed, k, boosts)
-        return [self._named(*found[n]) if n in found else None for n in range(len(users))]
+        for n, request in enumerate(zip(users, allowed, k, boosts, strict=True)):
+            if n not in found:
+                found[n] = self._search(*request)
+        return [self._named(*found[n]) for n in range(len(users))]
 
     def popular(self, allowed: Allowed, k: int) -> Ranked:
         """The `k` items with the most interactions; ties go to the earlier item.
@@ -234,9 +223,9 @@ class Catalogue:
         self, users: Sequence[Vector], allowed: Sequence[Allowed], k: Sequence[int], boosts: Sequence[AnyBoosts]
     ) -> dict[int, tuple[Positions, Vector]]:
         """Positions and scores for those users who are better searched for together, by their place."""
-        if len(users) < TOGETHER or self._index or len(self.items) >= SWITCH_OVER:
+        if len(users) < TOGETHER or self._index or self._count >= SWITCH_OVER:
             return {}
-        few = min(_FEW, len(self.items) - 1)
+        few = min(_FEW, self._count - 1)
         places = [n for n, some in enumerate(allowed) if some.bits is None and 1 <= k[n] <= few]
         if len(places) < TOGETHER:
             return {}

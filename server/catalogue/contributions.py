@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.blend import FACTS, Known, Scoring, Weights
 from server.catalogue.catalogue import Catalogue
-from server.catalogue.filters import Positions
-from server.catalogue.memory import DECAY, EVENTS, FLOOR
-from server.catalogue.sparse import Entries
+from server.catalogue.sparse import DECAY, EVENTS, FLOOR, Positions, values_at
 from server.parts import PARTS
 
 Vector = NDArray[np.float32]
@@ -85,19 +83,11 @@ def _by_event(scoring: Scoring, weights: Weights, known: Known, positions: Posit
     for n, item in enumerate(known.items[:, None]):
         age = count - 1 - n
         if age < EVENTS:
-            chances[n] = DECAY**age * _at(scoring.memory.next_chances([item]), positions)
-        near[n] = _at(scoring.memory.near_weights([item]), positions)
+            _, items, values = scoring.memory.next_chances([item])
+            chances[n] = DECAY**age * values_at(items, values, positions)
+        _, items, values = scoring.memory.near_weights([item])
+        near[n] = values_at(items, values, positions)
     total = chances.sum(axis=0)
     odds = np.log1p(total / FLOOR) / np.where(total, total, 1)
     found: Values = weights.transitions * odds * chances + weights.neighbours * near
-    return found
-
-
-def _at(entries: Entries, positions: Positions) -> Values:
-    """The values of one row's entries at `positions`; 0 where there is none."""
-    _, columns, values = entries
-    found = np.zeros(len(positions))
-    if len(columns):
-        places = np.minimum(np.searchsorted(columns, positions), len(columns) - 1)
-        found = np.where(columns[places] == positions, values[places], 0.0)
     return found

@@ -1,4 +1,4 @@
-"""Exact search: every allowed item is compared.
+"""Exact search: which items may be answered, and the best of them; every allowed item is compared.
 
 Scores are dot products row by row. A product of matrix and vector would be faster for a few thousand items, but its
 result depends, in the last bits, on where a row stands, and its threads wait spinning for each other when the models
@@ -7,23 +7,88 @@ hold the cores. This way equal vectors have equal scores wherever they stand, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.filters import Allowed, Positions
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
+from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Positions, Vector, find_sorted
 
-Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
+Bits = NDArray[np.uint8]
+
+WORD_BITS = 64
 
 _CHUNK = 16_384  # rows that are copied at once
 _USERS = 32  # that are compared with all items at once
 _PARTS = 8  # for each wanted item: then it is rare that two of the best share one
 _HUGE = 1e37  # a product of lengths from which on sums may overflow
 _CROWD = 8  # times more candidates than wanted: items are all but equal, and nothing is gained
+_MAX_DENIED_LIST = 512  # more denied items are bits: a search over a list fetches as many candidates more
 _DENSE = 4  # reading all rows in order is as fast as picking one of four
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Which of `items` may be answered, and how many: those whose bit is set; without bits all but `denied` (few).
+
+    `denied` are ascending. `missing`: how many hold the conditions, but are denied. They may be the best of all: what a
+    user has seen is.
+    """
+
+    items: int
+    count: int
+    bits: Bits | None
+    denied: Positions
+    missing: int
+
+    def holds(self, positions: Positions) -> NDArray[np.bool_]:
+        """Whether each of them may be answered."""
+        return ~is_among(positions, self.denied) if self.bits is None else has_bit(positions, self.bits)
+
+    def positions(self) -> Positions:
+        """All of them, ascending."""
+        if self.bits is None:
+            return np.delete(np.arange(self.items), self.denied)
+        return np.flatnonzero(np.unpackbits(self.bits, bitorder="little", count=self.items).view(np.bool_))
+
+
+def all_but(items: int, denied: Iterable[int]) -> Allowed:
+    """All of `items` may be answered but the denied positions, which may be in any order and named twice."""
+    places = ascending(denied)
+    count = items - len(places)
+    if len(places) <= _MAX_DENIED_LIST:
+        return Allowed(items, count, None, places, len(places))
+    return Allowed(items, count, pack(np.delete(np.arange(items), places), items), places[:0], len(places))
+
+
+def ascending(positions: Iterable[int]) -> Positions:
+    """A few positions in order, each once; for a few this is faster than numpy."""
+    return np.array(sorted(set(positions)), dtype=np.int64)
+
+
+def pack(positions: NDArray[np.int32] | Positions, items: int) -> Bits:
+    """A bit for each of `items`, set for the given positions, with zeros up to a whole number of words."""
+    flags = np.zeros(-(-items // WORD_BITS) * WORD_BITS, dtype=np.bool_)
+    flags[positions] = True
+    return np.packbits(flags, bitorder="little")
+
+
+def count_bits(bits: Bits) -> int:
+    """How many bits are set."""
+    return int(np.bitwise_count(bits.view(np.uint64)).sum())
+
+
+def has_bit(positions: NDArray[np.int32] | Positions, bits: Bits) -> NDArray[np.bool_]:
+    """Whether the bit of each position is set."""
+    is_set: NDArray[np.bool_] = (bits[positions >> 3] >> (positions & 7) & 1).astype(np.bool_)
+    return is_set
+
+
+def is_among(positions: NDArray[np.int32] | Positions, ascending: NDArray[np.int32] | Positions) -> NDArray[np.bool_]:
+    """Whether each position is one of the ascending ones."""
+    return find_sorted(ascending, positions)[1]
 
 
 def search(
@@ -47,7 +112,7 @@ def search_many(
     users: Vectors,
     denied: Sequence[Positions],
     k: int,
-    boosts: Sequence[AnyBoosts] | None = None,
+    boosts: Sequence[AnyBoosts],
 ) -> list[tuple[Positions, Vector] | None]:
     """For each of `users` [users, dimensions] what `search` finds, to the bit, for less.
 
@@ -60,17 +125,16 @@ def search_many(
         users: one or more.
         denied: positions of what each may not be answered.
         k: wanted for each, less than there are items.
-        boosts: of each, if there are any.
+        boosts: of each.
 
     Returns:
         Positions and scores; None where there is nothing to be gained: search for that one alone.
     """
     found: list[tuple[Positions, Vector] | None] = []
-    added = [NO_BOOSTS] * len(users) if boosts is None else boosts
     for start in range(0, len(users), _USERS):
         part = slice(start, start + _USERS)
-        candidates = _candidates(vectors, longest, users[part], denied[part], k, added[part])
-        found += _ranked(vectors, users[part], candidates, k, added[part])
+        candidates = _candidates(vectors, longest, users[part], denied[part], k, boosts[part])
+        found += _ranked(vectors, users[part], candidates, k, boosts[part])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Rows of few entries: for each row, positions of items and a weight for each of them, mapped from disk."""
+"""What says something of few items only: sparse tables, the memory among them, and the boosts of scores."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.filters import Positions
 from server.errors import BundleError
-from server.parts import row_files
+from server.parts import NEIGHBOURS, TRANSITIONS, row_files
 
+Positions = NDArray[np.int64]
 Vector = NDArray[np.float32]
 Places: TypeAlias = "NDArray[np.signedinteger[Any]]"
 N = TypeVar("N", bound=np.generic)
+F = TypeVar("F", bound=np.floating[Any])
 
 SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
 # With one entry for so many items or more, counting over all items is faster than sorting the entries. Not in larger
 # catalogues, where nothing else takes a time that grows with the items.
 _DENSE = 8
 _HALF = 32  # bits of a key for the place of an entry; the others are for its cell
+
+EVENTS = 10  # last ones that transitions look at
+DECAY = 0.6  # of an event's weight with each event after it
+FLOOR = 0.003  # of a chance: what is added before the logarithm is taken
+_AGES = DECAY ** np.arange(EVENTS)[::-1]
 
 
 class Boosts(NamedTuple):
@@ -34,10 +40,7 @@ class Boosts(NamedTuple):
 
     def at(self, positions: Positions) -> Vector:
         """What is added at `positions`; 0 where nothing is."""
-        if not len(self.positions):
-            return np.zeros(len(positions), dtype=np.float32)
-        places = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
-        return np.where(self.positions[places] == positions, self.values[places], np.float32(0))
+        return values_at(self.positions, self.values, positions)
 
     def where(self, is_kept: NDArray[np.bool_]) -> Boosts:
         """Those for which it holds, [boosts]."""
@@ -98,13 +101,7 @@ class Entries(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SparseRows:
-    """Compressed rows.
-
-    Args:
-        starts: int64 [rows + 1], where each row's entries begin.
-        positions: int32 [entries], positions of items.
-        weights: float32 [entries].
-    """
+    """Rows of few entries: where each row begins [rows + 1], and the items' positions and weights [entries]."""
 
     starts: NDArray[np.int64]
     positions: NDArray[np.int32]
@@ -124,7 +121,7 @@ class SparseRows:
         Raises:
             BundleError: names the file that is missing, is no such table, or names an item beyond `items`.
         """
-        starts, positions, weights = _paths(folder, name)
+        starts, positions, weights = (folder / file for file in row_files(name))
         found = cls(map_array(starts, np.int64), map_array(positions, np.int32), map_array(weights, np.float32))
         if fault := found._fault(items):
             raise BundleError(f"{folder / name}-{fault}: export it again")
@@ -132,17 +129,12 @@ class SparseRows:
 
     def save(self, folder: Path, name: str) -> None:
         """Write `NAME-starts.npy`, `NAME-positions.npy` and `NAME-weights.npy`."""
-        starts, positions, weights = _paths(folder, name)
-        np.save(starts, self.starts, allow_pickle=False)
-        np.save(positions, self.positions, allow_pickle=False)
-        np.save(weights, self.weights, allow_pickle=False)
+        arrays: tuple[NDArray[Any], ...] = (self.starts, self.positions, self.weights)
+        for file, array in zip(row_files(name), arrays, strict=True):
+            np.save(folder / file, array, allow_pickle=False)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
-
-    def size_of(self, row: int) -> int:
-        """How many entries a row has."""
-        return int(self.starts[row + 1] - self.starts[row])
 
     def holds(self, row: int, position: int) -> bool:
         """Whether a row has an entry of this position."""
@@ -182,14 +174,25 @@ def map_array(path: Path, dtype: type[N]) -> NDArray[N]:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: no table ({error}): export it again") from None
     if found.dtype != dtype or found.ndim != 1:
-        raise BundleError(
-            f"{path}: {found.dtype}{list(found.shape)} in place of a list of {np.dtype(dtype)}: export it again"
-        )
+        shown = f"{found.dtype}{list(found.shape)}"
+        raise BundleError(f"{path}: {shown} in place of a list of {np.dtype(dtype)}: export it again")
     return found
 
 
-def _paths(folder: Path, name: str) -> list[Path]:
-    return [folder / file for file in row_files(name)]
+def find_sorted(ascending: NDArray[N], wanted: NDArray[Any]) -> tuple[Positions, NDArray[np.bool_]]:
+    """Where each wanted value stands among ascending ones, and whether it is one of them."""
+    if not len(ascending):
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return places, ascending[places] == wanted
+
+
+def values_at(ascending: Places, values: NDArray[F], wanted: Positions) -> NDArray[F]:
+    """The values of the wanted positions, of which the ascending ones have one each; 0 for others."""
+    if not len(ascending):
+        return np.zeros(len(wanted), dtype=values.dtype)
+    places, is_found = find_sorted(ascending, wanted)
+    return np.where(is_found, values[places], values.dtype.type(0))
 
 
 def merged(entries: Entries, requests: int, items: int) -> Entries:
@@ -238,3 +241,60 @@ def _of_cells(cells: NDArray[np.int64], values: NDArray[np.float64], requests: i
     sizes = np.diff(np.searchsorted(cells, np.arange(requests + 1) * items))
     owners = np.arange(requests).repeat(sizes)
     return Entries(owners, cells - owners * items, values.astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What people took next after an item, and beside it: two tables with a row for each item.
+
+    `transitions` hold the chance that an item follows another within a few events; the last events of a history count,
+    each with a weight that falls with its age. `neighbours` hold the weights of a linear item-to-item model (EASE:
+    Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), of which the strongest are kept; there
+    every event counts alike.
+    """
+
+    transitions: SparseRows
+    neighbours: SparseRows
+
+    @classmethod
+    def load(cls, folder: Path, items: int) -> Self:
+        """Map what `save` wrote.
+
+        Raises:
+            BundleError: a file is missing or does not fit.
+        """
+        tables = {name: SparseRows.load(folder, name, items) for name in (TRANSITIONS, NEIGHBOURS)}
+        for name, table in tables.items():
+            if len(table) != items:
+                raise BundleError(f"{folder}/{name}-starts.npy: {len(table)} rows for {items} items: export it again")
+        return cls(*tables.values())
+
+    @classmethod
+    def empty(cls, items: int) -> Self:
+        """Of a catalogue without interactions."""
+        nothing = np.empty(0, np.int64)
+        rows = SparseRows.of(nothing, nothing, nothing.astype(np.float64), items)
+        return cls(rows, rows)
+
+    def save(self, folder: Path) -> None:
+        """Write both tables."""
+        self.transitions.save(folder, TRANSITIONS)
+        self.neighbours.save(folder, NEIGHBOURS)
+
+    def next_chances(self, histories: Sequence[Positions]) -> Entries:
+        """Items that came after the last events of each history (oldest first), with the weighted chance by each."""
+        last = [events[-EVENTS:] for events in histories]
+        ages = np.concatenate([_AGES[EVENTS - len(events) :] for events in last])
+        found, sizes = _entries(self.transitions, last)
+        return found._replace(values=found.values * ages.repeat(sizes))
+
+    def near_weights(self, histories: Sequence[Positions]) -> Entries:
+        """Items near the events of each history, with the weight by each of them."""
+        return _entries(self.neighbours, histories)[0]
+
+
+def _entries(table: SparseRows, histories: Sequence[Positions]) -> tuple[Entries, NDArray[np.int64]]:
+    """What a table has of the events of histories, one or more, and how many entries each event has."""
+    positions, values, sizes = table.gather(np.concatenate(histories))
+    owners = np.arange(len(histories)).repeat([len(events) for events in histories])
+    return Entries(owners.repeat(sizes), positions, values), sizes

@@ -12,20 +12,27 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import SparseRows, map_array
+from server.catalogue.sparse import Entries, SparseRows, find_sorted, map_array, merged
 from server.errors import BundleError
 from server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
 Hashes = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
 Rows: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
 """Places among the known words that a word of a text is or stands for, and the share by which each counts."""
 
+_DTYPES: dict[str, type[np.generic]] = dict(
+    zip(WORD_ARRAYS, (np.uint64, np.int32, np.float32, np.int32, np.uint64, np.uint64, np.int32), strict=True)
+)
 MAX_WORDS = 64  # of a text that are looked up
 _MAX_UNKNOWN = 8  # unknown words of a text for which near ones are looked for: one may take a millisecond
 _MAX_LETTERS = 64  # of a word that count
@@ -38,7 +45,7 @@ _RECOUNTED = 20  # words that most of the rare pairs have, of which all pairs ar
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
 _IS_CJK = re.compile(f"[{_CJK}]")
-_LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
+_TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
 
 
 def split_words(text: str) -> list[str]:
@@ -65,12 +72,6 @@ def pairs(word: str) -> set[str]:
 def hash_of(word: str) -> int:
     """64 bits that stand for a word."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-
-
-def names_of(title: str) -> list[str]:
-    """What a text may be to name an item of this title: its words, with and without a bracket at the end."""
-    names = [" ".join(split_words(title)), " ".join(split_words(_LAST_BRACKET.sub("", title)))]
-    return [name for name in dict.fromkeys(names) if name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +109,19 @@ class Words:
         Raises:
             BundleError: a file is missing or does not fit.
         """
-        terms = map_array(_path(folder, "terms"), np.uint64)
-        found = cls(
-            terms=terms,
-            postings=SparseRows.load(folder, POSTINGS, items),
-            often=map_array(_path(folder, "often"), np.int32),
-            titled=map_array(_path(folder, "titled"), np.float32),
-            sizes=map_array(_path(folder, "sizes"), np.int32),
-            pairs=map_array(_path(folder, "pairs"), np.uint64),
-            spelled=SparseRows.load(folder, SPELLED, len(terms)),
-            names=map_array(_path(folder, "names"), np.uint64),
-            named=map_array(_path(folder, "named"), np.int32),
-        )
+        arrays: dict[str, NDArray[Any]] = {
+            name: map_array(folder / word_file(name), dtype) for name, dtype in _DTYPES.items()
+        }
+        postings = SparseRows.load(folder, POSTINGS, items)
+        found = cls(**arrays, postings=postings, spelled=SparseRows.load(folder, SPELLED, len(arrays["terms"])))
         if fault := found._fault(items):
             raise BundleError(f"{folder}/words-{fault}: export it again")
         return found
 
     def save(self, folder: Path) -> None:
         """Write every table as `words-NAME.npy`."""
-        for name in WORD_ARRAYS:
-            np.save(_path(folder, name), getattr(self, name), allow_pickle=False)
+        for name in _DTYPES:
+            np.save(folder / word_file(name), getattr(self, name), allow_pickle=False)
         self.postings.save(folder, POSTINGS)
         self.spelled.save(folder, SPELLED)
 
@@ -138,10 +132,6 @@ class Words:
         unknown = [word for word in words if word not in rows and len(word) >= _MIN_LETTERS]
         rows |= {word: self._stand_in(word) for word in unknown[:_MAX_UNKNOWN]}
         return [rows.get(word, _NO_ROWS) for word in words]
-
-    def rarity(self, rows: NDArray[np.int64], items: int) -> NDArray[np.float64]:
-        """How much words tell, the more the fewer of `items` items have them."""
-        return np.log1p(items / (1.0 + self.often[rows]))
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
@@ -162,19 +152,18 @@ class Words:
         """The known words near an unknown one; remembered."""
         found = self._near_words.get(word)
         if found is None:
-            rows, shares = self._near(word)
-            found = tuple(rows.tolist()), tuple(shares.tolist())
+            found = self._near(word)
             _remember(self._near_words, {word: found})
         return found
 
-    def _near(self, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _near(self, word: str) -> Rows:
         """Known words that share most letter pairs with an unknown one, and Dice's coefficient of the two sets."""
         pieces = pairs(word)
         places = _find(self.pairs, [hash_of(piece) for piece in pieces])
         places = places[places >= 0]
         rare = self._rare(places)
         if not len(rare):
-            return np.empty(0, np.int64), np.empty(0)
+            return _NO_ROWS
         words, _, _ = self.spelled.gather(rare)
         found, common = np.unique(words, return_counts=True)
         if len(rare) < len(places):
@@ -183,7 +172,7 @@ class Words:
         dice = 2 * common / (self.sizes[found] + len(pieces))
         best = np.argsort(-dice, kind="stable")[:_NEAR]
         best = best[dice[best] >= _LEAST]
-        return found[best].astype(np.int64), np.minimum(dice[best], 1.0)
+        return tuple(found[best].tolist()), tuple(np.minimum(dice[best], 1.0).tolist())
 
     def _rare(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The pairs that few words have, as many as may be looked at; all where the vocabulary is small."""
@@ -193,27 +182,22 @@ class Words:
 
     def _fault(self, items: int) -> str:
         """The file that does not fit the others or the catalogue, and why; empty if all fit."""
-        if len(self.terms) != len(self.postings):
-            return f"terms.npy: its {len(self.terms)} words do not fit {len(self.postings)} rows of postings"
-        if len(self.often) != len(self.terms):
-            return f"often.npy: its {len(self.often)} numbers do not fit {len(self.terms)} words"
+        words = len(self.terms)
+        for name, size, values, wanted, rows in (
+            ("terms", words, "words", len(self.postings), "rows of postings"),
+            ("often", len(self.often), "numbers", words, "words"),
+            ("titled", len(self.titled), "shares", words, "words"),
+            ("sizes", len(self.sizes), "sizes", words, "words"),
+            ("pairs", len(self.pairs), "pairs", len(self.spelled), "rows of words"),
+            ("named", len(self.named), "items", len(self.names), "names"),
+        ):
+            if size != wanted:
+                return f"{name}.npy: its {size} {values} do not fit {wanted} {rows}"
         if (self.often < np.diff(self.postings.starts)).any():
             return "often.npy: words have more items in the index than there are"
-        if len(self.titled) != len(self.terms):
-            return f"titled.npy: its {len(self.titled)} shares do not fit {len(self.terms)} words"
-        if len(self.sizes) != len(self.terms):
-            return f"sizes.npy: its {len(self.sizes)} sizes do not fit {len(self.terms)} words"
-        if len(self.pairs) != len(self.spelled):
-            return f"pairs.npy: its {len(self.pairs)} pairs do not fit {len(self.spelled)} rows of words"
-        if len(self.named) != len(self.names):
-            return f"named.npy: its {len(self.named)} items do not fit {len(self.names)} names"
         if len(self.named) and not (self.named.min() >= 0 and self.named.max() < items):
             return f"named.npy: its items do not fit a catalogue of {items}"
         return ""
-
-
-def _path(folder: Path, name: str) -> Path:
-    return folder / word_file(name)
 
 
 def _remember(cache: dict[str, Rows], rows: dict[str, Rows]) -> None:
@@ -224,8 +208,93 @@ def _remember(cache: dict[str, Rows], rows: dict[str, Rows]) -> None:
 
 def _find(hashes: Hashes, wanted: Sequence[int]) -> NDArray[np.int64]:
     """Places of `wanted` in ascending hashes; -1 where there is none."""
-    if not len(hashes):
-        return np.full(len(wanted), -1)
-    asked = np.array(wanted, dtype=np.uint64)
-    places = np.minimum(np.searchsorted(hashes, asked), len(hashes) - 1)
-    return np.where(hashes[places] == asked, places, -1)
+    places, is_found = find_sorted(hashes, np.array(wanted, dtype=np.uint64))
+    return np.where(is_found, places, -1)
+
+
+class Matches:
+    """Texts against the index, each as if it were alone: the items that have their words, and whether each is a title.
+
+    A row is a known word that a word of a text is or stands for: most words have one, an unknown word has some or none.
+
+    Args:
+        index: of words.
+        texts: maybe empty ones.
+        items: size of the catalogue.
+
+    Attributes:
+        boosts: BM25 of each text against each item that has a word of it.
+    """
+
+    def __init__(self, index: Words, texts: Sequence[str], items: int) -> None:
+        self._index, self._items, self._texts = index, items, len(texts)
+        words = [index.rows_of(text) for text in texts]
+        every = [word for some in words for word in some]
+        self._text_of_word = np.arange(self._texts).repeat([len(some) for some in words])
+        self._sizes = np.array([len(rows) for rows, _ in every], dtype=np.int64)
+        self._rows = np.array([row for rows, _ in every for row in rows], dtype=np.int64)
+        self._shares = np.array([share for _, shares in every for share in shares], dtype=np.float64)
+        self._text_of_row = self._text_of_word.repeat(self._sizes)
+        self._rarity = np.log1p(items / (1.0 + index.often[self._rows]))  # the more, the fewer items have the word
+        positions, weights, self._postings = index.postings.gather(self._rows)
+        self._positions, self._text_of_posting = positions, self._text_of_row.repeat(self._postings)
+        values = weights * self._shares.repeat(self._postings)
+        self.boosts = merged(Entries(self._text_of_posting, positions, values), self._texts, items)
+
+    @cached_property
+    def is_title(self) -> Flags:
+        """Whether each text looks like a title: most of its words stand in titles, and one item has most of them.
+
+        Words are weighed by how rare they are.
+        """
+        weights = self._shares * self._rarity
+        titled = self._sum(weights * self._index.titled[self._rows]) >= _TITLED * self._sum(weights)
+        return titled & (self.best >= 0) & (self.cover(self.best)[0] >= _COVERED)
+
+    @cached_property
+    def best(self) -> Numbers:
+        """Position of the item with the best match for each text, the first one of equals; -1 for none."""
+        owners, positions, values = self.boosts
+        best, sizes = np.full(self._texts, -1), np.bincount(owners, minlength=self._texts)
+        if len(values):
+            starts = (np.cumsum(sizes) - sizes)[sizes > 0]
+            is_best = np.flatnonzero(values == np.maximum.reduceat(values, starts).repeat(sizes[sizes > 0]))
+            best[sizes > 0] = positions[is_best[np.searchsorted(is_best, starts)]]
+        return best
+
+    def cover(self, items: Numbers) -> tuple[Floats, Numbers]:
+        """Share of the words of each text, weighed by how rare they are, that an item has, and how many these are.
+
+        Words of which the index cannot tell whether the item has them do not count.
+
+        Args:
+            items: position of an item for each text.
+        """
+        has = np.zeros(len(self._rows))
+        has[self._row_of_posting[self._positions == items[self._text_of_posting]]] = 1
+        found = self._of_words(self._shares * has, 0.0)
+        is_told = (found > 0) | (self._of_words(self._is_partial, 0.0) == 0)
+        rarity = self._of_words(self._rarity, float(np.log1p(self._items))) * is_told
+        whole = np.bincount(self._text_of_word, rarity, self._texts)
+        had = np.bincount(self._text_of_word, found * rarity, self._texts)
+        return had / np.where(whole, whole, 1), np.bincount(self._text_of_word[found > 0], minlength=self._texts)
+
+    @cached_property
+    def _is_partial(self) -> Floats:
+        """1 for each row of which the index lacks some items, 0 for the others."""
+        return (self._postings < self._index.often[self._rows]).astype(np.float64)
+
+    @cached_property
+    def _row_of_posting(self) -> Numbers:
+        return np.arange(len(self._rows)).repeat(self._postings)
+
+    def _sum(self, values: Floats) -> Floats:
+        """The sum of the rows' values for each text."""
+        return np.bincount(self._text_of_row, values, self._texts).astype(np.float64, copy=False)
+
+    def _of_words(self, values: Floats, missing: float) -> Floats:
+        """The largest of the rows' values for each word; `missing` for a word without rows."""
+        found, is_known = np.full(len(self._sizes), missing), self._sizes > 0
+        if len(values):
+            found[is_known] = np.maximum.reduceat(values, (np.cumsum(self._sizes) - self._sizes)[is_known])
+        return found

@@ -19,6 +19,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {"cpu": (_CPU,), "cuda": (_CUDA,), "tensor
 def choose_providers(device: str, available: Sequence[str], cache: Path) -> list[Provider]:
     """The providers for `device`, first the one that must run the model; engines that TensorRT builds go to `cache`.
 
+    TensorRT loads engines from `cache` without a check, so only those who may replace the bundle may write there.
     What TensorRT cannot take (the fused operators; see `--tensorrt` of the export) runs on CUDA beside it.
 
     Raises:

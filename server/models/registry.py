@@ -1,7 +1,7 @@
-"""Which versions of which bundles serve: load, swap, unload while requests run.
+"""Loads, swaps and unloads bundles while requests run.
 
-An engine is opened and warmed beside the others before anyone is sent to it, and stopped when its last user has left,
-so that every answer comes wholly from one version.
+An engine is opened and warmed beside the others before any request gets it, and stopped when its last user has left, so
+that every answer comes wholly from one version.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
 
-from server.errors import BundleError, Busy, NotFound, NotServing, ProviderError, ShuttingDown
+from server.errors import BundleError, Busy, NotFound, ProviderError
 from server.models.bundle import Bundle, check_version, folders_in, load_bundle, versions
-from server.models.lease import E, Lease, Served
+from server.models.engines import E, EngineTable, Served
 from server.models.trials import Trials
 
 _log = logging.getLogger(__name__)
@@ -45,8 +44,8 @@ class Entry:
     reason: str = ""
 
 
-class Registry(Generic[E]):
-    """The engines by bundle name and version.
+class Registry(EngineTable[E]):
+    """The engines that serve, and where their bundles come from.
 
     Args:
         open_engine: opens and warms the engine of a verified bundle.
@@ -64,20 +63,13 @@ class Registry(Generic[E]):
         repository: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._open, self._changed, self._repository = open_engine, changed, repository
         self._trials = Trials(probe)
         self._clock = clock
         self._changes = threading.Lock()  # one change of what serves at a time; a trial is none
-        self._served: dict[str, dict[int, Served[E]]] = {}  # replaced as a whole, so that readers need no lock
-        self._writing, self._is_closed = threading.Lock(), False  # once it is closed, nothing is added to the above
-        self._sources: dict[str, Source] = {}  # replaced as a whole, too
+        self._sources: dict[str, Source] = {}  # replaced as a whole, so that readers need no lock
         self._failures: dict[tuple[str, int], str] = {}
-        self._default = ""
-
-    @property
-    def default(self) -> str:
-        """The bundle that a request means when it names none: the first that was added."""
-        return self._default
 
     def add(self, path: Path) -> None:
         """Serve the bundle at `path`: a version's folder stays at that version, a folder of versions at the highest.
@@ -94,50 +86,49 @@ class Registry(Generic[E]):
                 raise BundleError(
                     f"{path}: a bundle named {name!r} is served already, from {self._sources[name].folder}"
                 )
-            self._put(bundle)
+            self._serve(bundle)
             source = Source(path.parent, bundle) if is_pinned else Source(path)
             self._sources = self._sources | {name: source}
+            if is_pinned:
+                self._pinned = self._pinned | {name: bundle.manifest.version}
             self._default = self._default or name
             self._changed()
 
-    def use(self, name: str = "", version: int = 0) -> Lease[E]:
-        """The engine of a bundle, which stays until the end of the block; by default the default and its newest.
-
-        Raises:
-            NotFound: no such bundle or version serves.
-            NotServing: none has served yet: the server is starting.
-        """
-        if not self._default:
-            raise NotServing("no bundle is loaded yet: the server is starting")
-        while not (served := self._find(name or self._default, version)).take():
-            pass  # it was swapped at this moment, and is in the table no more
-        return Lease(served)
-
-    def load(self, name: str, version: int = 0, wait_s: float = TURN_S) -> None:
+    def load(
+        self, name: str, version: int = 0, wait_s: float = TURN_S, served: Callable[[], None] = lambda: None
+    ) -> None:
         """Load `version` beside what serves; without a version the pinned or highest one, which replaces the others.
 
-        What fails leaves everything as it was.
+        What fails leaves everything as it was. Returns once the users of engines that were replaced have left.
+
+        Args:
+            name: of the bundle.
+            version: 0 for the pinned or highest one.
+            wait_s: longest wait for another change, before the trial of the bundle and after it.
+            served: called when the version serves, before any later change.
 
         Raises:
             NotFound: no bundle of that name was given to this server.
             BundleError: it cannot be served.
-            Busy: another change has not ended within `wait_s`, before the trial of the bundle or after it.
+            Busy: another change has not ended within `wait_s`.
             ShuttingDown: the server stopped meanwhile.
         """
         with self._turn(wait_s):
             folder = self._existing_folder(name, version)
-        is_loaded = False
-        while not is_loaded:
+        leaving: list[Served[E]] | None = None
+        while leaving is None:
             with self._failures_noted(name, version, folder):
                 self._trials.run(folder, wait_s)
             with self._turn(wait_s):
                 newest = self._existing_folder(name, version)
-                if is_loaded := newest == folder:
-                    self._load_tried(name, version, folder)
+                if newest == folder:
+                    leaving = self._load_tried(name, version, folder)
+                    served()
             folder = newest  # of a version that appeared during the trial
+        self._stop(leaving)
 
     def unload(self, name: str, wait_s: float = TURN_S) -> None:
-        """Stop serving a bundle, once its users have left.
+        """Stop serving a bundle, and return once its users have left.
 
         Raises:
             NotFound: no such bundle serves.
@@ -145,8 +136,9 @@ class Registry(Generic[E]):
         """
         with self._turn(wait_s):
             self._find(name, 0)
-            self._retire(name, keep=None)
+            leaving = self._retire(name, keep=None)
             self._changed()
+        self._stop(leaving)
 
     def index(self) -> list[Entry]:
         """Every version that serves, was refused, or lies on disk."""
@@ -162,20 +154,13 @@ class Registry(Generic[E]):
         """The bundles that serve or can be loaded."""
         return set(self._folders())
 
-    def ready(self) -> list[E]:
-        """Every engine that serves."""
-        return [served.engine for engines in self._served.values() for served in engines.values()]
-
     def close(self, timeout_s: float) -> None:
         """Stop every engine, without waiting longer than `timeout_s` for all models that run; nothing is loaded later.
 
         It does not wait for a load that is under way: that ends with ShuttingDown.
         """
-        with self._writing:
-            self._is_closed = True
-            engines, self._served = self.ready(), {}
         end = self._clock() + timeout_s
-        for engine in engines:
+        for engine in self._close():
             engine.stop(max(0.0, end - self._clock()))
 
     @contextmanager
@@ -197,29 +182,18 @@ class Registry(Generic[E]):
             _log.error("bundle not loaded", extra={"fields": {"bundle": name, "reason": str(error)}})
             raise
 
-    def _load_tried(self, name: str, version: int, folder: Path) -> None:
-        """Load the bundle of a folder whose trial has succeeded."""
+    def _load_tried(self, name: str, version: int, folder: Path) -> list[Served[E]]:
+        """Load the bundle of a folder whose trial has succeeded; the engines that it replaces."""
         with self._failures_noted(name, version, folder):
             bundle = load_bundle(folder)
             if bundle.manifest.name != name:
                 raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
             self._check_version(bundle, version)
-            self._put(bundle)
+            self._serve(bundle)
         self._failures.pop((name, bundle.manifest.version), None)
-        if not version:
-            self._retire(name, keep=bundle.manifest.version)
+        leaving = [] if version else self._retire(name, keep=bundle.manifest.version)
         self._changed()
-
-    def _find(self, name: str, version: int) -> Served[E]:
-        engines = self._served.get(name, {})
-        source = self._sources.get(name)
-        pinned = source.pinned.manifest.version if source and source.pinned else 0
-        found = engines.get(version or (pinned if pinned in engines else max(engines, default=0)))
-        if found is None:
-            have = ", ".join(f"{n} {v}" for n in sorted(self._served) for v in sorted(self._served[n]))
-            wanted = f"{name} version {version}" if version else name
-            raise NotFound(f"no bundle {wanted} is loaded; loaded: {have or 'none'}")
-        return found
+        return leaving
 
     def _folders(self) -> dict[str, Path]:
         """The folder of each bundle's versions: those in the repository, and those that were added."""
@@ -266,33 +240,18 @@ class Registry(Generic[E]):
         self._sources = self._sources | {name: source}
         return source
 
-    def _put(self, bundle: Bundle) -> None:
-        facts = bundle.manifest
-        if facts.version in self._served.get(facts.name, {}):
-            return
-        opened = Served(self._open(bundle))
-        with self._writing:
-            if not self._is_closed:
-                engines = self._served.get(facts.name, {}) | {facts.version: opened}
-                self._served = self._served | {facts.name: engines}
-        if self._is_closed:
-            opened.engine.stop(0.0)
-            raise ShuttingDown("the server is stopping: load the bundle on another server")
-        _log.info("bundle loaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})
+    def _serve(self, bundle: Bundle) -> None:
+        """Open the engine of a bundle, if that version does not serve already."""
+        manifest = bundle.manifest
+        if manifest.version not in self._served.get(manifest.name, {}):
+            self._put(self._open(bundle))
+            _log.info("bundle loaded", extra={"fields": {"bundle": manifest.name, "version": manifest.version}})
 
-    def _retire(self, name: str, keep: int | None) -> None:
-        engines = self._served.get(name, {})
-        leaving = [served for version, served in engines.items() if version != keep]
-        staying = {version: served for version, served in engines.items() if version == keep}
-        with self._writing:
-            others = {other: table for other, table in self._served.items() if other != name}
-            self._served = others | ({name: staying} if staying else {})
-        self._changed()  # before the wait: who asks for it is told at once that it serves no more
-        for served in leaving:
-            served.leave()
+    def _stop(self, leaving: Iterable[Served[E]]) -> None:
+        """Stop engines once their users have left. Other changes need not wait for this."""
         end = self._clock() + _PATIENCE_S
         for served in leaving:
             served.idle.wait(max(0.0, end - self._clock()))
             served.engine.stop(max(0.0, end - self._clock()))
-            facts = served.engine.bundle.manifest
-            _log.info("bundle unloaded", extra={"fields": {"bundle": facts.name, "version": facts.version}})
+            manifest = served.engine.bundle.manifest
+            _log.info("bundle unloaded", extra={"fields": {"bundle": manifest.name, "version": manifest.version}})

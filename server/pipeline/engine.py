@@ -18,11 +18,10 @@ from server.batching.cost_model import Observation
 from server.batching.scheduler import Limits
 from server.catalogue.blend import Scoring
 from server.catalogue.catalogue import Catalogue, IndexMode
-from server.catalogue.names import Names
+from server.catalogue.history import Names
 from server.errors import BundleError, ConfigError
 from server.models.bundle import RANKER, Bundle
-from server.models.encoder import EncoderModel, Vector
-from server.models.ranker import Kind, RankerModel, UserSequence
+from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector
 from server.models.session import Session
 from server.models.tokenizer import Tokenizer
 from server.pipeline.model_runner import Model, ModelRunner

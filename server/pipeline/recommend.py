@@ -13,8 +13,7 @@ from server.catalogue.contributions import Contribution, contributions
 from server.catalogue.history import Event, History
 from server.domain import Recommendation, Request, Strategy, TextEvent
 from server.errors import InternalError, SwiftrecError, internal_error
-from server.models.encoder import ranker_half, sentence_half
-from server.models.ranker import Kind
+from server.models.networks import Kind, ranker_half, sentence_half
 from server.pipeline.request_state import Input, RequestState, TextState, Vector
 from server.pipeline.stages import Stages
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from server.catalogue.blend import Blend, Scoring
 from server.catalogue.catalogue import Catalogue
-from server.catalogue.memory import Memory
+from server.catalogue.sparse import Memory
 from server.catalogue.words import Words
 from server.domain import Recommendation, Request
 from server.errors import BundleError, SwiftrecError

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import Ranked
-from server.catalogue.filters import Allowed
+from server.catalogue.exact import Allowed
 from server.catalogue.history import Event, History
 from server.domain import Request, Timings
 from server.errors import SwiftrecError
-from server.models.ranker import Kind, UserSequence
+from server.models.networks import Kind, UserSequence
 
 Vector: TypeAlias = "NDArray[np.float32]"
 

@@ -11,8 +11,8 @@ from server.batching.cost_model import Rate
 from server.batching.scheduler import Limits, batch_capacity
 from server.catalogue.blend import Scoring
 from server.catalogue.catalogue import Catalogue
-from server.catalogue.names import Names
-from server.models.ranker import UserSequence
+from server.catalogue.history import Names
+from server.models.networks import UserSequence
 from server.pipeline.model_runner import ModelRunner
 from server.pipeline.request_state import RequestState, TextState
 from server.pipeline.vector_cache import VectorCache

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from server.catalogue.blend import Known, Scoring
 from server.catalogue.catalogue import Catalogue, Item
-from server.catalogue.filters import Positions
-from server.models.encoder import ranker_half, sentence_half
-from server.models.ranker import Kind, RankerModel, UserSequence
+from server.catalogue.sparse import Positions
+from server.models.networks import Kind, RankerModel, UserSequence, ranker_half, sentence_half
 
 _BATCHES, _USERS = 64, 32
 _POOL, _NEAR = 1_024, 16  # items that a batch of users chooses from, and those of them that count as near one

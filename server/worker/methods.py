@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from server.decode import decode
 from server.errors import InvalidRequest, NotFound, SwiftrecError, internal_error
-from server.models.encoder import ranker_half
+from server.models.networks import ranker_half
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from server.batching.request_queue import QueuedRequest
 from server.errors import SwiftrecError
-from server.models.lease import Lease
+from server.models.engines import Lease
 from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState, TextState
 from server.telemetry.metrics import ModelRecorder

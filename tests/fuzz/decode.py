@@ -53,7 +53,7 @@ class Shelf(SmallEngine):
     def names(self) -> set[str]:
         return {SERVED}
 
-    def load(self, name: str, version: int, wait_s: float) -> None:
+    def load(self, name: str, version: int, wait_s: float, served: Callable[[], None]) -> None:
         raise NotFound(f"no bundle {name!r} can be loaded")
 
     def unload(self, name: str, wait_s: float) -> None:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
 from server.catalogue.catalogue import Catalogue, Filter, Item
 from server.catalogue.contributions import Contribution, contributions
-from server.catalogue.filters import Positions
-from server.catalogue.memory import EVENTS
+from server.catalogue.sparse import EVENTS, Positions
 from server.parts import PARTS
 from tests import tables
 

@@ -16,17 +16,15 @@ from benchmarks.synthetic import around
 from export.blend.words import make_words
 from server.catalogue import exact
 from server.catalogue.approximate import ApproximateIndex, lists_for
-from server.catalogue.attributes import AttributeIndex
 from server.catalogue.blend import Blend, Scoring, item_vectors
 from server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
-from server.catalogue.filters import Allowed
+from server.catalogue.exact import Allowed
+from server.catalogue.filters import AttributeIndex
 from server.catalogue.items import ItemTable
-from server.catalogue.memory import Memory
-from server.catalogue.sparse import Boosts
+from server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
 from server.errors import BundleError
 from server.models.bundle import RANKER, SENTENCES, Bundle
-from server.models.encoder import EncoderModel
-from server.models.ranker import RankerModel
+from server.models.networks import EncoderModel, RankerModel
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 from server.pipeline.users import sample_users
@@ -142,7 +140,7 @@ def test_candidates_of_the_rough_search_are_within_its_error() -> None:
     vectors = (random.standard_normal(64) + 1e-7 * random.standard_normal((5_000, 64))).astype(np.float32)
     users = random.standard_normal((8, 64), dtype=np.float32)
     everything = Allowed(5_000, 5_000, None, np.empty(0, dtype=np.int64), 0)
-    found = exact.search_many(vectors, 100.0, users, [everything.denied] * 8, 10)
+    found = exact.search_many(vectors, 100.0, users, [everything.denied] * 8, 10, [NO_BOOSTS] * 8)
     assert found == [None] * 8  # all are candidates: nothing is gained
     rough = np.argsort(-(users @ vectors.T), axis=1)[:, :10]
     best = [exact.search(vectors, user, everything, 10)[0] for user in users]
@@ -153,7 +151,7 @@ def test_a_user_to_whom_all_items_are_equal_gets_no_other_users_items() -> None:
     catalogue, random = plain(_FEW), np.random.default_rng(1)
     users = [np.zeros(16, dtype=np.float32), *random.standard_normal((4, 16), dtype=np.float32)]
     everything = catalogue.mask(Filter(), ())
-    found = catalogue.search_many(users, [everything] * 5, [3] * 5)
+    found = catalogue.search_many(users, [everything] * 5, [3] * 5, [NO_BOOSTS] * 5)
     assert [item.id for item, _ in found[0]] == ["0", "1", "2"]
     assert found == [catalogue.search(user, everything, 3) for user in users]
 
@@ -168,7 +166,7 @@ def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users:
         catalogue = Catalogue([Item(str(n), "", "", {}, n) for n in range(400)], vectors)
         allowed = [catalogue.mask(Filter(), range(n, 200)) for n in range(8)]
         alone = [catalogue.search(user, some, 10) for user, some in zip(users, allowed, strict=True)]
-        found = catalogue.search_many(list(users), allowed, [10] * 8)
+        found = catalogue.search_many(list(users), allowed, [10] * 8, [NO_BOOSTS] * 8)
     assert [[item.id for item, _ in one] for one in found] == [[item.id for item, _ in one] for one in alone]
 
 
@@ -283,7 +281,9 @@ def test_who_looks_deeper_reads_no_fewer_lists(reach: list[int], depths: list[fl
 
 def test_index_that_reads_too_few_lists_is_caught(many: Many) -> None:
     """Negative control: the recall test must see an index that hardly looks."""
-    assert many.recall(many.index.reading(4), "all") < 0.9
+    index = many.index
+    hasty = ApproximateIndex(many.vectors, index._metric, index._lists, reach=(4, 4, 4))
+    assert many.recall(hasty, "all") < 0.9
 
 
 def test_index_made_for_other_users_is_caught(many: Many) -> None:

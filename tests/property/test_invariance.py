@@ -12,8 +12,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 from server.catalogue.catalogue import VECTORS, Catalogue, Filter
 from server.models.bundle import Bundle
-from server.models.encoder import EncoderModel
-from server.models.ranker import Kind, RankerModel, UserSequence
+from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
 from server.models.session import open_session
 from server.models.tokenizer import Tokenizer
 

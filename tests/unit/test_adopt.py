@@ -27,7 +27,7 @@ from export.train.mean import MeanRanker
 from export.train.ranker import LastUser
 from export.train.sentences import load_sentence_map, load_sentences
 from export.train.teacher import Teacher, load_teacher, save_teacher
-from server.models.ranker import Kind
+from server.models.networks import Kind
 from tests.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
 
 _ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]

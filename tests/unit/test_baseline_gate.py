@@ -31,7 +31,7 @@ from export.evaluate.tasks import make_tasks
 from export.quality import MIN_COLD_CASES
 from export.stage import Job
 from export.train import distil
-from server.models.ranker import UserSequence
+from server.models.networks import UserSequence
 from tests.tiny import dataset, job, write_data
 
 _CASES = 200

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.stub import StubSession
 from benchmarks.synthetic import make_bundle
-from server.catalogue.match import Matches
-from server.catalogue.memory import Memory
-from server.catalogue.words import Words
+from server.catalogue.sparse import Memory
+from server.catalogue.words import Matches, Words
 from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
 from tests import tables
 from tests.bundles import stand_in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -146,7 +146,7 @@ def test_without_choices_the_ranker_alone_counts() -> None:
 )
 def test_weights_go_by_the_kind_of_request_and_its_events(events: int, query: Query, ranker: float) -> None:
     rows = [Row("none", 1, Weights(1)), Row("none", 5, Weights(5)), Row("title", 0, Weights(9))]
-    blend = Blend.read(Blend(rows).written())
+    blend = Blend.read([asdict(row) for row in rows])
     assert blend.weights(events, query).ranker == ranker
 
 

@@ -23,7 +23,7 @@ from export.data.head import Head
 from export.data.heads import read_head
 from export.errors import CheckpointError
 from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from server.models.encoder import EncoderModel
+from server.models.networks import EncoderModel
 from server.models.session import open_session
 from tests.checkpoints import FAMILIES, HIDDEN, WORDS, save_model, save_sentence_transformer
 

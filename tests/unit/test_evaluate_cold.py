@@ -37,7 +37,7 @@ from export.package.rows import as_json
 from export.quality import COLD_GATE
 from export.quality import Quality as Gates
 from export.train import distil, finetune
-from server.models.ranker import Kind, UserSequence
+from server.models.networks import Kind, UserSequence
 from tests.tiny import StoppedJob, dataset, job
 
 _ITEMS, _CASES = 60, 300

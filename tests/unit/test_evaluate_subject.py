@@ -8,8 +8,8 @@ from export.blend.words import make_words
 from export.data.split import Cases
 from export.evaluate.subject import Retrieval, Subject, Vectors
 from server.catalogue.blend import Blend, Scoring
-from server.catalogue.memory import Memory
-from server.catalogue.names import Names
+from server.catalogue.history import Names
+from server.catalogue.sparse import Memory
 
 _TITLES = ["red chair", "blue lamp", "green vase", "red chair"]  # two items have one title
 _RECENT = 2

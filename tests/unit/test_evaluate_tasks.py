@@ -21,7 +21,7 @@ from export.evaluate.ground import Ground
 from export.evaluate.subject import Aimed, Subject
 from export.evaluate.tasks import TASKS, Tasks, make_tasks
 from server.catalogue.sparse import NO_BOOSTS
-from server.models.ranker import UserSequence
+from server.models.networks import UserSequence
 
 _ITEMS, _USERS = 40, 60
 

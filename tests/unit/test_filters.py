@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.attributes import AttributeIndex
 from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
-from server.catalogue.filters import Allowed, Positions
+from server.catalogue.exact import Allowed
+from server.catalogue.filters import AttributeIndex, PostingList
+from server.catalogue.sparse import Positions
 from server.errors import InvalidRequest
 from tests.operations import count_array_operations
 
@@ -40,6 +41,14 @@ def catalogue(popularity: Iterable[float] = ()) -> Catalogue:
     counts = [*popularity] or [1.0] * _ITEMS
     items = [Item(str(n), "", "", row, counts[n]) for n, row in enumerate(_ROWS[: len(counts)])]
     return Catalogue(items, np.zeros((len(items), 2), dtype=np.float32))
+
+
+def test_filter_is_empty_without_any_condition_only() -> None:
+    ids = frozenset({"1"})
+    full = [Filter(allowed=ids), Filter(denied=ids), *(kind("few", "f1") for kind in (any_of, all_of, none_of))]
+    assert Filter().is_empty
+    assert not any(conditions.is_empty for conditions in full)
+    assert Filter(denied=ids) == Filter(denied=ids) != Filter()
 
 
 @pytest.mark.parametrize("kind", [any_of, all_of, none_of])
@@ -161,6 +170,40 @@ def test_unknown_attribute_is_refused_without_any_work(field: str, conditions: F
     good = Filter(any_of=conditions.any_of[:1], all_of=conditions.all_of[:1], none_of=conditions.none_of[:1])
     assert count_array_operations(lambda: made.check_filter(good)) == 0
     assert made.filter_work(good) > 0  # so it was not resolved
+
+
+class CountingLists(dict[str, PostingList]):
+    """The posting lists of an attribute; counts how often a value is asked for."""
+
+    lookups = 0
+
+    def __contains__(self, value: object) -> bool:
+        self.lookups += 1
+        return super().__contains__(value)
+
+
+def test_unknown_values_take_one_lookup_each_and_none_where_the_bits_are_cached() -> None:
+    index = AttributeIndex(_ROWS)
+    index._lists["few"] = lists = CountingLists(index._lists["few"])
+    conditions = any_of("few", *_FEW, *(f"unknown{n}" for n in range(50)))
+    unknown = index.unknown_values(conditions)
+    assert unknown == [f"few=unknown{n}" for n in range(50)]
+    assert lists.lookups == 850
+    index.allow(conditions, (), ())
+    lists.lookups = 0
+    assert index.unknown_values(conditions) == unknown
+    assert lists.lookups == 0
+    assert index.unknown_values(any_of("few", "other")) == ["few=other"]
+
+
+def test_catalogue_without_a_filter_needs_no_index_of_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = catalogue()
+    monkeypatch.setattr(made, "_attributes", None)
+    for seen, is_list in (([5, 3, 5], True), (range(513), False)):
+        allowed = made.mask(Filter(), seen)
+        assert (allowed.bits is None) == is_list
+        assert (allowed.count, allowed.missing) == (_ITEMS - len({*seen}), len({*seen}))
+        assert allowed.positions().tolist() == [n for n in range(_ITEMS) if n not in {*seen}]
 
 
 def test_threads_share_the_cache() -> None:

@@ -31,7 +31,7 @@ from export.stage import Job
 from export.stages import STAGES
 from export.train import distil, finetune
 from export.train.refit import best_epoch
-from server.catalogue.memory import Memory
+from server.catalogue.sparse import Memory
 from server.models.bundle import load_bundle
 from tests.tiny import StoppedJob, dataset, job
 

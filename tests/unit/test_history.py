@@ -14,8 +14,7 @@ from server.catalogue.blend import Weights
 from server.catalogue.filters import Filter
 from server.catalogue.history import History
 from server.domain import Request, Strategy, TextEvent
-from server.models.encoder import EncoderModel
-from server.models.ranker import RankerModel
+from server.models.networks import EncoderModel, RankerModel
 from server.pipeline.recommender import Recommender
 from tests import small
 

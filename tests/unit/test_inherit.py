@@ -19,7 +19,7 @@ from export.data.split import Cases, trainable
 from export.evaluate.cold import Newcomers, level
 from export.evaluate.metrics import Score, figure
 from server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
-from server.catalogue.memory import Memory
+from server.catalogue.sparse import Memory
 
 _SERIES, _PARTS = 12, 4
 _ITEMS = _SERIES * _PARTS

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from export.blend import memory as fitted
 from export.blend.memory import ease, fit_memory, followers, gram
 from export.data.order import UNORDERED
-from server.catalogue.memory import DECAY, EVENTS, Memory
-from server.catalogue.sparse import Entries
+from server.catalogue.sparse import DECAY, EVENTS, Entries, Memory
 from server.errors import BundleError
 from tests.peak import peak_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.blend.words import make_words
-from server.catalogue.names import Names, numbered_alike
+from server.catalogue.history import Names, numbered_alike
 
 _TITLES = [
     "Die Hard (1988)",

@@ -24,7 +24,7 @@ from export.errors import ExportError
 from export.train.encoder import TextEncoder
 from export.train.static import StaticEncoder
 from export.train.words import factorise, multiplied
-from server.models.encoder import EncoderModel, ranker_half, sentence_half
+from server.models.networks import EncoderModel, ranker_half, sentence_half
 from server.models.session import open_session
 from tests.checkpoints import bert
 

@@ -30,7 +30,7 @@ from export.train.examples import QuerySampler, windows
 from export.train.teacher import Bank, load_teacher
 from export.train.validate import Validation, users_of
 from export.train.world import World
-from server.models.ranker import Kind
+from server.models.networks import Kind
 from tests.tiny import dataset, job, write_checkpoint, write_data
 
 Rows = list[dict[str, Any]]

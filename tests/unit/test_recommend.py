@@ -13,7 +13,7 @@ from server.catalogue.blend import Aim, Known
 from server.catalogue.catalogue import AttributeValues, Filter, Item
 from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
 from server.errors import ModelFailed
-from server.models.encoder import ranker_half
+from server.models.networks import ranker_half
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pipeline.recommend import compose

@@ -175,6 +175,56 @@ def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundl
     leaving.join()
 
 
+@pytest.mark.parametrize("change", ["unload", "swap"])
+def test_users_of_an_engine_that_leaves_hold_up_no_other_change(bundle: Bundle, tmp_path: Path, change: str) -> None:
+    for name, version in (("other", 1), ("other", 2), ("third", 1)):
+        bundles.seal(bundles.copy(bundle, tmp_path / name / str(version), light=True), version, name)
+    told = threading.Event()
+    registry: Registry[Engine] = Registry(Engine, changed=told.set, repository=tmp_path)
+    registry.add(bundle.folder.parent)
+    registry.load("other", 1)
+    told.clear()
+    with registry.use("other") as engine:
+        leaving = threading.Thread(target=registry.unload if change == "unload" else registry.load, args=("other",))
+        leaving.start()
+        assert told.wait(_LONG)
+        registry.load("third", wait_s=0.01)
+        registry.load("other", 1, wait_s=0.01)  # an engine beside the one that leaves
+        registry.unload("third", wait_s=0.01)
+        assert leaving.is_alive()
+        assert not engine.is_stopped
+    leaving.join()
+    assert engine.is_stopped
+    with registry.use("other", 1) as again:
+        assert again is not engine
+        assert not again.is_stopped
+
+
+def test_load_tells_its_caller_what_serves_before_later_changes(bundle: Bundle, tmp_path: Path) -> None:
+    for version in (1, 2):
+        bundles.seal(bundles.copy(bundle, tmp_path / "other" / str(version), light=True), version, "other")
+    registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
+    registry.add(bundle.folder.parent)
+    registry.load("other", 1)
+    first = threading.Event()
+    told: list[str] = []
+
+    def tell_first() -> None:
+        told.append("first")
+        first.set()
+
+    with registry.use("other"):
+        loading = threading.Thread(target=lambda: registry.load("other", served=tell_first))
+        loading.start()
+        assert first.wait(_LONG)  # version 1 still has a user
+        registry.load("other", served=lambda: told.append("second"))
+        assert loading.is_alive()
+    loading.join()
+    with pytest.raises(NotFound):
+        registry.load(bundle.manifest.name, 99, served=lambda: told.append("never"))
+    assert told == ["first", "second"]
+
+
 @pytest.mark.parametrize("is_pinned", [False, True])
 def test_version_that_its_folder_does_not_hold_is_refused(bundle: Bundle, tmp_path: Path, is_pinned: bool) -> None:
     home, registry = tmp_path / "other", Registry(Engine)

@@ -41,7 +41,7 @@ from export.train.static import StaticEncoder
 from export.variants import Variant
 from server.errors import BundleError
 from server.models.bundle import FORMAT, Bundle, Manifest
-from server.models.encoder import EncoderModel
+from server.models.networks import EncoderModel
 from server.models.session import open_session
 from server.parts import PARTS
 from tests.tiny import job

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from server.catalogue.blend import FACTS, Blend, Row, Scoring, Weights
 from server.catalogue.catalogue import Catalogue, Item
-from server.catalogue.memory import Memory
-from server.models.ranker import UserSequence
+from server.catalogue.sparse import Memory
+from server.models.networks import UserSequence
 from server.pipeline.users import sample_users
 from tests import tables
 

@@ -23,7 +23,7 @@ _NO_RESULT = {
 _NO_COMPUTATION = {  # by stage
     "data": {"export.train.teacher"},  # reads one that came in
     # Kinds of events, and what the package has for students: words, and a refusal that writes nothing.
-    "finetune": {"server.models.ranker", "server.catalogue.words", "export.evaluate.baseline_gate"},
+    "finetune": {"server.models.networks", "server.catalogue.words", "export.evaluate.baseline_gate"},
     "blend": {"server.models.session"},  # opens the encoders of the server, blend has PyTorch's
     "distil": {"export.evaluate.baseline_gate"},
     "verify": {"export.final.record"},
@@ -78,7 +78,7 @@ def test_code_that_a_stage_computes_with_is_in_its_key(stage: Stage) -> None:
 def test_code_that_is_missing_in_a_key_is_found() -> None:
     (blend,) = (one for one in STAGES if one.name == "blend")
     bare = Stage(blend.name, blend.module, blend.settings, blend.needs)
-    assert {"server.catalogue.blend", "server.catalogue.memory", "export.evaluate.subject"} <= missing(bare)
+    assert {"server.catalogue.blend", "server.catalogue.sparse", "export.evaluate.subject"} <= missing(bare)
 
 
 def test_every_module_of_a_key_exists() -> None:

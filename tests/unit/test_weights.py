@@ -51,7 +51,7 @@ _DAMAGES = [
 
 
 def test_weights_that_are_some_are_read() -> None:
-    assert Blend.read(_ROWS).written() == [_ROWS[1], _ROWS[0], _ROWS[2]]
+    assert [asdict(row) for row in Blend.read(_ROWS).rows] == [_ROWS[1], _ROWS[0], _ROWS[2]]
     assert Blend.read([]).weights(3, "title") == Weights()
 
 

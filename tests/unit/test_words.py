@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from export.blend.names import same_item_threshold
 from export.blend.words import make_words
 from server.catalogue.blend import Blend, Known, Row, Scoring, Weights
-from server.catalogue.match import Matches
-from server.catalogue.memory import Memory
-from server.catalogue.names import NEVER, Names
-from server.catalogue.sparse import SparseRows
-from server.catalogue.words import Words, split_words
+from server.catalogue.history import NEVER, Names
+from server.catalogue.sparse import Memory, SparseRows
+from server.catalogue.words import Matches, Rows, Words, split_words
 from server.errors import BundleError
 from tests.peak import peak_of
 
@@ -227,7 +225,7 @@ def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Wor
 def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     words, asked, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
 
-    def counted(self: Words, word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def counted(self: Words, word: str) -> Rows:
         asked.append(word)
         return near(self, word)
 

@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
 from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError
-from server.models.lease import Lease
+from server.models.engines import Lease
 from server.models.registry import Entry, Registry
 from server.pipeline.recommender import Recommender
 from server.worker.open_inference.models import MODELS, ModelSpec, find_model, read_version
@@ -110,13 +110,9 @@ class ModelRepository:
         try:
             version, max_batch = self._read(parameters)
             bundle = self._bundle(name)
-            self._registry.load(bundle, version, wait_s)
+            self._registry.load(bundle, version, wait_s, lambda: self._lower(bundle, max_batch))
         except SwiftrecError as error:
             raise _prefixed(error, f"failed to load '{name[:_SHOWN_CHARS]}': ") from None
-        if max_batch:
-            self._lowered[bundle] = max_batch
-        else:
-            self._lowered.pop(bundle, None)
 
     def unload(self, name: str, wait_s: float) -> None:
         """Stop serving the bundle of a model, all its versions.
@@ -125,11 +121,16 @@ class ModelRepository:
             SwiftrecError: it stays as it was; the sentence begins as Triton's does.
         """
         try:
-            bundle = self._bundle(name)
-            self._registry.unload(bundle, wait_s)
+            self._registry.unload(self._bundle(name), wait_s)
         except SwiftrecError as error:
             raise _prefixed(error, f"failed to unload '{name[:_SHOWN_CHARS]}': ") from None
-        self._lowered.pop(bundle, None)
+
+    def _lower(self, bundle: str, max_batch: int) -> None:
+        """Set the rows of one request to a bundle; 0 is the server's own limit."""
+        if max_batch:
+            self._lowered[bundle] = max_batch
+        else:
+            self._lowered.pop(bundle, None)
 
     def _bundle(self, name: str) -> str:
         bundle = find_model(name)[1] or self._registry.default

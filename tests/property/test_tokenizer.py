@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from server.models import words as module
+from server.models import tokenizer as module
 from server.models.bundle import Bundle
-from server.models.tokenizer import Tokenizer
-from server.models.words import Words
+from server.models.tokenizer import Tokenizer, WordPieceCache
 
 _SHORT = 16
 _PLAIN = ["Toy", "Story", "(1995)", "don't", "unbelievably-long", "x" * 120, "...", "42"]
@@ -45,8 +44,8 @@ def test_a_tokenizer_whose_words_do_not_stand_by_themselves_would_be_caught(bund
     """Negative control: an added token with a space in it, which `fits` refuses, gives other ids."""
     backend = alone(bundle, 512)
     backend.add_tokens(["toy story"])
-    assert not Words.fits(backend)
-    words = Words(backend, 512)
+    assert not WordPieceCache.fits(backend)
+    words = WordPieceCache(backend, 512)
     for known in ("toy", "story"):
         words.encode(known)
     assert words.encode("toy story") != backend.encode("toy story").ids
@@ -55,7 +54,7 @@ def test_a_tokenizer_whose_words_do_not_stand_by_themselves_would_be_caught(bund
 def test_words_are_kept_within_bounds(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_WORDS", 8)
     backend = alone(bundle, _SHORT)
-    kept = Words(backend, _SHORT)
+    kept = WordPieceCache(backend, _SHORT)
     for n in range(100):
         text = f"word{n} other{n} {'x' * 200}"
         assert kept.encode(text) == backend.encode(text).ids
@@ -65,6 +64,6 @@ def test_words_are_kept_within_bounds(bundle: Bundle, monkeypatch: pytest.Monkey
 
 def test_tokenizers_of_another_kind_do_it_alone(bundle: Bundle) -> None:
     backend = alone(bundle, _SHORT)
-    assert Words.fits(backend)
-    assert not Words.fits(Backend(BPE()))
-    assert not Words.fits(Backend.from_str(backend.to_str().replace('"lstrip":false', '"lstrip":true', 1)))
+    assert WordPieceCache.fits(backend)
+    assert not WordPieceCache.fits(Backend(BPE()))
+    assert not WordPieceCache.fits(Backend.from_str(backend.to_str().replace('"lstrip":false', '"lstrip":true', 1)))

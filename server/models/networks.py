@@ -1,0 +1,82 @@
+"""The two networks of a bundle: the encoder makes vectors of texts, the ranker makes user vectors of those.
+
+Both take a batch of rows of different length, pad them to the longest and run an ONNX session. The encoder's vector has
+two halves, each of length 1: the first `dimensions` entries are for the ranker and for clients, the rest is the text's
+sentence vector, which is compared with those of the items' texts. A bundle may have no sentence half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.models.session import Session
+
+Vector = NDArray[np.float32]
+
+
+def ranker_half(vectors: Vector, dimensions: int) -> Vector:
+    """What the ranker and clients read of the encoder's vectors [..., both halves]: [..., dimensions]."""
+    return vectors[..., :dimensions]
+
+
+def sentence_half(vectors: Vector, dimensions: int) -> Vector:
+    """What is compared with the items' sentence vectors: [..., sentence dimensions]."""
+    return vectors[..., dimensions:]
+
+
+class EncoderModel:
+    """Token ids of texts to vectors, both halves."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(self, jobs: Sequence[Sequence[int]]) -> list[Vector]:
+        """Pad to the longest and run."""
+        ids = np.zeros((len(jobs), max(map(len, jobs))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for n, job in enumerate(jobs):
+            ids[n, : len(job)] = job
+            mask[n, : len(job)] = 1
+        return list(self._session.run({"input_ids": ids, "attention_mask": mask}))
+
+
+class Kind(IntEnum):
+    """What a vector in a sequence stands for; the numbers are the ranker's embedding rows."""
+
+    ITEM = 0
+    TEXT = 1
+    QUERY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class UserSequence:
+    """One user: vectors, oldest first, and what each stands for. At least one."""
+
+    vectors: list[Vector]
+    kinds: list[Kind]
+
+
+class RankerModel:
+    """Sequences of vectors to user vectors [dimensions]."""
+
+    def __init__(self, session: Session, dimensions: int) -> None:
+        self._session = session
+        self._dimensions = dimensions
+
+    def run(self, jobs: Sequence[UserSequence]) -> list[Vector]:
+        """Pad to the longest and run."""
+        time = max(len(job.kinds) for job in jobs)
+        vectors = np.zeros((len(jobs), time, self._dimensions), dtype=np.float32)
+        kinds = np.zeros((len(jobs), time), dtype=np.int64)
+        mask = np.zeros_like(kinds)
+        for n, job in enumerate(jobs):
+            length = len(job.kinds)
+            vectors[n, :length] = job.vectors
+            kinds[n, :length] = job.kinds
+            mask[n, :length] = 1
+        return list(self._session.run({"vectors": vectors, "kinds": kinds, "mask": mask}))
