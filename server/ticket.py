@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from server.errors import SwiftrecError
+from server.errors import DeadlineExceeded, SwiftrecError
 from server.telemetry.traces import Work
 
+_log = logging.getLogger(__name__)
 Reply: TypeAlias = "bytes | SwiftrecError"
 
 
@@ -34,3 +36,21 @@ class Ticket:
     ) -> None:
         self.method, self.message, self.deadline, self.done, self.works = method, message, deadline, done, works
         self.is_cancelled = False
+
+    def check(self, now: float) -> None:
+        """Check that somebody still waits for the reply.
+
+        Raises:
+            DeadlineExceeded: nobody does.
+        """
+        if self.is_cancelled or self.deadline <= now:
+            raise DeadlineExceeded("the deadline passed before the response was ready")
+
+    def deliver(self, reply: Reply) -> None:
+        """Hand over the reply; whatever fails then concerns this call alone."""
+        if self.is_cancelled:
+            return
+        try:
+            self.done(reply)
+        except Exception:  # noqa: BLE001
+            _log.exception("a reply was not taken")

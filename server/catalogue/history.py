@@ -12,6 +12,7 @@ The server and the evaluation both use this, so that the evaluation leaves out w
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -64,13 +65,18 @@ class History:
     Args:
         names: tells which item a text is.
         max_events: the last ones that the ranker reads; texts before them are items by their name only.
+
+    Attributes:
+        read: the events that the ranker reads.
     """
 
-    __slots__ = ("_events", "_max_events", "_names", "_recognised")
+    __slots__ = ("_items_before", "_max_events", "_names", "_recognised", "_resolved_before", "read")
 
     def __init__(self, names: Resolver, max_events: int) -> None:
         self._names, self._max_events = names, max_events
-        self._events: list[Event] = []
+        self.read: list[Event] = []
+        self._items_before = array("q")  # positions alone: a list of long histories may wait
+        self._resolved_before: list[tuple[int, int]] = []
         self._recognised: list[Event] = []
 
     def restart(self) -> None:
@@ -81,16 +87,11 @@ class History:
 
     def add_item(self, place: int, position: int) -> None:
         """Add an item."""
-        self._events.append(Event(place, "", position))
+        self._add(Event(place, "", position))
 
     def add_text(self, place: int, text: str) -> None:
         """Add a text; it is an item if it has the name of one."""
-        self._events.append(Event(place, text, self._names.by_name(text)))
-
-    @property
-    def read(self) -> list[Event]:
-        """The events that the ranker reads."""
-        return self._events[-self._max_events :]
+        self._add(Event(place, text, self._names.by_name(text)))
 
     def recognise(self, event: Event, sentence: Vector) -> int | None:
         """The item that an event is which the ranker reads; of a text, by its sentence vector [s], the one it means."""
@@ -103,12 +104,22 @@ class History:
     @property
     def items(self) -> list[int]:
         """Positions of all events that are items, read or not: those that may be left out of the answer."""
-        return [event.position for event in self._events if event.position is not None]
+        return [*self._items_before, *(event.position for event in self.read if event.position is not None)]
 
     @property
     def resolved(self) -> list[tuple[int, int]]:
         """The texts that are items: their place in the history, and the item's position."""
-        return [(event.place, event.position) for event in self._events if event.text and event.position is not None]
+        read = [(event.place, event.position) for event in self.read if event.text and event.position is not None]
+        return self._resolved_before + read
+
+    def _add(self, event: Event) -> None:
+        self.read.append(event)
+        if len(self.read) > self._max_events:
+            first = self.read.pop(0)
+            if first.position is not None:
+                self._items_before.append(first.position)
+                if first.text:
+                    self._resolved_before.append((first.place, first.position))
 
 
 class Names:

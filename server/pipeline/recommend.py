@@ -17,6 +17,8 @@ from server.models.networks import Kind, ranker_half, sentence_half
 from server.pipeline.request_state import Input, RequestState, TextState, Vector
 from server.pipeline.stages import Stages
 
+_KEPT = 32  # events of a request that may wait with it; of a longer one, what is needed is in its `History`
+
 
 def resolve(stages: Stages, request: Request) -> RequestState:
     """Look up the items of a request, check its filter, tokenise its texts and predict its cost.
@@ -38,7 +40,7 @@ def resolve(stages: Stages, request: Request) -> RequestState:
         texts.append(request.query)
     started = stages.clock()
     tokens = stages.tokenizer.encode(texts) if texts else []
-    state = RequestState(request, history, tokens)
+    state = RequestState(replace(request, history=()) if len(request.history) > _KEPT else request, history, tokens)
     state.timings.tokenise_ms = 1e3 * (stages.clock() - started) if texts else 0.0
     state.ignored = ignored
     if not request.conditions.is_empty:
@@ -172,10 +174,10 @@ def retrieve(stages: Stages, batch: Sequence[RequestState]) -> None:
         if states:
             started = stages.clock()
             words = sum(state.filter_work for state in states)
-            _resolve_filters(stages, states)
+            allowed = _resolve_filters(stages, states)
             rates.filter.observe(words, stages.clock() - started)
-            find(stages, states)
-            rate.observe(len(states), max(0.0, stages.clock() - started - rates.filter(words)))
+            find(stages, allowed)
+            rate.observe(len(allowed), max(0.0, stages.clock() - started - rates.filter(words)))
 
 
 def answer(stages: Stages, state: RequestState) -> Recommendation | SwiftrecError:
@@ -250,12 +252,18 @@ def _of_text(stages: Stages, kind: Kind, vector: Vector) -> Input:
     return Input(kind, ranker_half(vector, dimensions), sentence_half(vector, dimensions))
 
 
-def _resolve_filters(stages: Stages, batch: Sequence[RequestState]) -> None:
-    """Fill in which items each request may have: none of its history where they may not be recommended again."""
+def _resolve_filters(stages: Stages, batch: Sequence[RequestState]) -> list[RequestState]:
+    """Fill in which items each request may have: none of its history where they may not be recommended again.
+
+    Returns those whose call is not cancelled meanwhile: a filter may take a while.
+    """
     for state in batch:
+        if state.call.is_cancelled:
+            continue
         excludes = state.request.exclude_history
         left_out = state.history.items if (stages.exclude_history if excludes is None else excludes) else []
         state.allowed = stages.catalogue.mask(state.request.conditions, left_out)
+    return [state for state in batch if state.allowed is not None]
 
 
 def _search(stages: Stages, batch: Sequence[RequestState]) -> None:
@@ -271,5 +279,5 @@ def _search(stages: Stages, batch: Sequence[RequestState]) -> None:
 
 def _most_popular(stages: Stages, batch: Sequence[RequestState]) -> None:
     for state in batch:
-        if state.allowed is not None:
+        if state.allowed is not None and not state.call.is_cancelled:
             state.items = stages.catalogue.popular(state.allowed, state.request.top_k)

@@ -16,6 +16,7 @@ from server.worker.worker import Worker
 _log = logging.getLogger(__name__)
 _NO_LOAD = Load(0, 0, 0.0)
 HANG_TIMEOUT_S = 10.0
+_ADMIT_S = 0.02  # that calls are admitted before a step
 _LOOKS = 4  # of the watchdog within that time
 _PREDICTED_STEPS = 4  # times the predicted length of a step that is slow but ends
 
@@ -23,7 +24,7 @@ _PREDICTED_STEPS = 4  # times the predicted length of a step that is slow but en
 class WorkerThread:
     """A worker in this process: `server.front.link.Link`.
 
-    A step that does not end, such as a model that hangs, cannot be interrupted; a second thread says so.
+    A step that does not end, such as one whose model hangs, cannot be interrupted; a second thread says so.
 
     Args:
         worker: used by this thread alone.
@@ -76,11 +77,12 @@ class WorkerThread:
     def _run(self) -> None:
         try:
             while not self._is_stopping or self._worker.has_work or not self._inbox.empty():
-                self._admit()
+                ticket = self._inbox.get() if not self._worker.has_work else None
+                self._busy_since = time.monotonic()
+                self._admit(ticket)
                 if self._worker.has_work:
-                    self._busy_since = time.monotonic()
                     self._worker.step()
-                    self._busy_since = None
+                self._busy_since = None
                 self._load = self._worker.load
         except BaseException:  # noqa: BLE001 (whatever it is: health must say so)
             _log.exception("the worker's thread died")
@@ -107,17 +109,19 @@ class WorkerThread:
                 return
 
     def is_hanging(self, now: float) -> bool:
-        """Whether the step that runs should have ended by now."""
+        """Whether what the worker does should have ended by now."""
         limit_s = max(self._hang_timeout_s, _PREDICTED_STEPS * self._worker.step_s)
         since = self._busy_since
         return since is not None and now - since > limit_s
 
-    def _admit(self) -> None:
-        """Admit everything that was sent; where nothing is left to do, wait for a call."""
-        ticket = self._inbox.get() if not self._worker.has_work else None
+    def _admit(self, ticket: Ticket | None) -> None:
+        """Admit `ticket` and what was sent; if there is something to do, for a time only."""
+        ends = time.monotonic() + _ADMIT_S
         if ticket is not None:
             self._worker.admit(ticket)
         for _ in range(self._inbox.qsize()):  # this thread alone takes
             ticket = self._inbox.get()
             if ticket is not None:
                 self._worker.admit(ticket)
+            if self._worker.has_work and time.monotonic() > ends:
+                return

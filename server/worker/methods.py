@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.decode import decode
-from server.errors import InvalidRequest, NotFound, SwiftrecError, internal_error
+from server.errors import Cancelled, InvalidRequest, NotFound, SwiftrecError, internal_error
 from server.models.networks import ranker_half
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2
@@ -64,9 +64,10 @@ class Recommendation(Work):
         super().__init__(ticket, arrival)
         self._services = services
 
-    def open(self) -> None:
+    def open(self) -> Iterable[float]:
         """One request."""
         self._add(decode(pb.RecommendRequest, self.ticket.message))
+        return ()
 
     def respond(self, now: float) -> bytes:
         """The ranking."""
@@ -87,9 +88,10 @@ class Recommendation(Work):
 class StreamedRecommendation(Recommendation):
     """One message of `RecommenderService.StreamRecommend`; an error concerns its own message only."""
 
-    def open(self) -> None:
+    def open(self) -> Iterable[float]:
         """One request."""
         self._add(decode(pb.StreamRecommendRequest, self.ticket.message).request)
+        return ()
 
     def respond(self, now: float) -> bytes:
         """The ranking, as a message of the stream."""
@@ -113,19 +115,20 @@ class BatchRecommendation(Work):
         self._entries: list[Task | SwiftrecError] = []
         self._recommenders: dict[tuple[str, int], Recommender] = {}
 
-    def open(self) -> None:
+    def open(self) -> Iterator[float]:
         """A request for each entry that is valid."""
         message = decode(pb.BatchRecommendRequest, self.ticket.message)
         check_list(message.requests, self._services.limits)
         for entry in message.requests:
-            if self.ticket.is_cancelled:
-                return
             self._entries.append(self._open(entry))
+            yield len(self._entries) / len(message.requests)
 
     def respond(self, now: float) -> bytes:
         """A result for each request, in order."""
         message, size = pb.BatchRecommendResponse(), 0
         for entry in self._entries:
+            if self.ticket.is_cancelled:
+                raise Cancelled
             result = message.results.add()
             written = entry if isinstance(entry, SwiftrecError) else self._write(entry, result.response, now)
             if isinstance(written, SwiftrecError):
@@ -183,7 +186,7 @@ class Encoding(Work):
         super().__init__(ticket, arrival)
         self._services = services
 
-    def open(self) -> None:
+    def open(self) -> Iterator[float]:
         """A request for each text, so that a long list is no longer a step than any other."""
         limits, message = self._services.limits, decode(encoder_pb2.EncodeRequest, self.ticket.message)
         check_entries(len(message.texts), "texts", limits)
@@ -191,7 +194,7 @@ class Encoding(Work):
         priority, version = to_priority(message.priority), to_version(message.version)
         recommender = self.hold(self._services.registry.use(check_name(message.bundle, "bundle"), version))
         self._services.sizes.check_response(FLOAT_BYTES * len(texts) * recommender.bundle.manifest.dimensions)
-        self.add(recommender, recommender.resolve_texts(texts), "encoder", priority)
+        yield from self.add_texts(recommender, texts, priority)
 
     def respond(self, now: float) -> bytes:
         """The vectors for the ranker."""

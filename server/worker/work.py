@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 
 from server.batching.request_queue import QueuedRequest
-from server.errors import SwiftrecError
+from server.errors import SwiftrecError, internal_error
 from server.models.engines import Lease
 from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState, TextState
 from server.telemetry.metrics import ModelRecorder
 from server.telemetry.traces import note
 from server.ticket import Reply, Ticket
+
+_log = logging.getLogger(__name__)
+_TEXTS = 16  # that are resolved in one go
 
 
 class Task(QueuedRequest):
@@ -44,7 +48,9 @@ class Work:
 
     Attributes:
         tasks: its requests.
-        missing: how many of them have no result yet.
+        opening: what is left of `open`; None before it was called.
+        opened: the share of the message that is open.
+        missing: how many of the requests have no result yet.
         is_over: whether it was released.
     """
 
@@ -53,6 +59,8 @@ class Work:
     def __init__(self, ticket: Ticket, arrival: float) -> None:
         self.ticket, self.arrival = ticket, arrival
         self.tasks: list[Task] = []
+        self.opening: Iterator[float] | None = None
+        self.opened = 0.0
         self.missing = 0
         self.is_over = False
         self._leases: list[Lease[Recommender]] = []
@@ -70,8 +78,18 @@ class Work:
             self.tasks.append(Task(self, recommender, state, recorder, priority))
         self.missing = len(self.tasks)
 
-    def open(self) -> None:
+    def add_texts(self, recommender: Recommender, texts: Sequence[str], priority: int) -> Iterator[float]:
+        """Add a request for each text; tells after some of them which share is done."""
+        for start in range(0, len(texts), _TEXTS):
+            states = recommender.resolve_texts(texts[start : start + _TEXTS])
+            self.add(recommender, states, "encoder", priority)
+            yield len(self.tasks) / len(texts)
+
+    def open(self) -> Iterable[float]:
         """Decode, validate and resolve the message; add its requests.
+
+        Of a message with many entries this may take a second: it tells after some of them which share is done, and goes
+        on when it is asked for the next.
 
         Raises:
             SwiftrecError: the call is refused.
@@ -89,6 +107,19 @@ class Work:
     def fail(self, error: SwiftrecError) -> Reply:
         """The reply to a call that has failed: the error, or a message of a stream that says it."""
         return error
+
+    def refusal(self, error: Exception) -> Reply:
+        """The reply to a call that has failed by any error; one of ours is hidden behind "internal error"."""
+        if not isinstance(error, SwiftrecError):
+            error = internal_error(error)
+        try:
+            reply = self.fail(error)
+        except Exception as failure:  # noqa: BLE001 (the error has it as its cause)
+            reply = internal_error(failure)
+        is_message = not isinstance(reply, SwiftrecError)  # of a stream: no status and no log line of the call has it
+        if error.__cause__ and is_message:
+            _log.error("a message failed", exc_info=error.__cause__)
+        return reply
 
     def failed(self, now: float) -> None:
         """Count a call without a response."""

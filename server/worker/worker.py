@@ -16,10 +16,12 @@ from server.batching.scheduler import Limits
 from server.errors import DeadlineExceeded, SwiftrecError, internal_error
 from server.pipeline.recommender import Recommender
 from server.ticket import Ticket
+from server.worker.opening import Opening
 from server.worker.work import Task, Work
 
 _log = logging.getLogger(__name__)
 _ITEM_S = 2e-6  # of writing an item of a response, until it is measured
+_OPEN_SHARE = 0.5  # of a step's time that is spent on messages that are not open, before each step
 _MIN_DRIFT = 0.1  # a step is at most ten times longer than its requests are predicted to take
 _MIN_PREDICTED_S = 1e-9
 _BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
@@ -62,7 +64,8 @@ class Worker:
         self._methods, self._limits, self._recorder, self._clock = methods, limits, recorder, clock
         self._reject = reject
         self._queue: RequestQueue[Task] = RequestQueue(limits.aging_s)
-        self._works: dict[Ticket, Work] = {}
+        self._works: dict[Ticket, Work] = {}  # calls whose requests are queued
+        self._opening = Opening(clock)
         self._drift = Rate(1.0, limits.step_s)  # real seconds for each predicted one
         self._response = Rate(_ITEM_S)  # seconds for each item of a response
         self._last_drift = 1.0  # of the last step: after a slow step the next one is short
@@ -72,13 +75,13 @@ class Worker:
     @property
     def has_work(self) -> bool:
         """Whether anything waits for a step."""
-        return self._queue.waiting.requests > 0
+        return self._queue.waiting.requests > 0 or bool(self._opening)
 
     @property
     def load(self) -> Load:
         """What waits, and for how long."""
         waiting = self._queue.waiting
-        return Load(waiting.requests, waiting.tokens, self._drift(waiting.cost_s))
+        return Load(waiting.requests, waiting.tokens, self._drift(waiting.cost_s) + self._opening.wait_s)
 
     @property
     def step_s(self) -> float:
@@ -88,7 +91,7 @@ class Worker:
     @property
     def calls(self) -> int:
         """Calls that were admitted and have no reply yet."""
-        return len(self._works)
+        return len(self._works) + len(self._opening)
 
     def admit(self, ticket: Ticket) -> None:
         """Decode, validate, resolve and predict a call; then refuse it at once or queue it."""
@@ -97,19 +100,10 @@ class Worker:
             return
         now = self._clock()
         work = self._methods[ticket.method](ticket, now)
-        error: Exception | None = self._rejection(ticket, (), now)  # before anything is decoded
-        if error is None:
-            try:
-                work.open()
-                for task in work.tasks:
-                    task.cost_s += self._response(task.state.response_work)
-                error = self._rejection(ticket, work.tasks, now)
-            except Exception as failure:  # noqa: BLE001 (whatever it is concerns this call alone)
-                error = failure
-        if error:
+        if error := self._rejection(ticket, (), now):  # before anything is decoded
             self._refuse(work, error)
         else:
-            self._queue_all(work)
+            self._open(work)
         self._admitted_s += self._clock() - now
 
     def cancel(self, ticket: Ticket) -> None:
@@ -121,12 +115,14 @@ class Worker:
 
     def refuse_all(self, error: SwiftrecError) -> None:
         """End every call that was admitted; nothing can be answered any more."""
-        works, self._works = list(self._works.values()), {}
+        works, self._works = [*self._works.values(), *self._opening.clear()], {}
         for work in works:
             self._refuse(work, error)
 
     def step(self) -> None:
-        """Answer the most urgent requests as one batch."""
+        """Go on with what is not open, and answer the most urgent requests as one batch."""
+        if self._opening:
+            self._open_more()
         started = self._clock()
         longest_s = self._limits.step_s / max(self._drift(1.0), self._last_drift, _MIN_DRIFT)
         step = self._queue.next_step(replace(self._limits, step_s=longest_s), started)
@@ -136,6 +132,7 @@ class Worker:
             self._expire(task)
         tasks = [task for task in step.requests if self._is_wanted(task)]
         if not tasks:
+            self._admitted_s = 0.0
             return
         if self._recorder:
             self._recorder.stepped(step.reason)
@@ -151,6 +148,56 @@ class Worker:
         self._last_drift = took_s / max(predicted_s, _MIN_PREDICTED_S)
         self._drift.observe(predicted_s, took_s + self._admitted_s)
         self._admitted_s = 0.0
+
+    def _open_more(self) -> None:
+        """Open large messages in turn, for a time; a short one need not wait for the whole of a long one."""
+        started = self._clock()
+        ends = started + _OPEN_SHARE * self._limits.step_s
+        while self._opening and self._clock() < ends:
+            work = self._opening.pop()
+            if work.ticket.deadline <= self._clock():
+                self._refuse(work, DeadlineExceeded("the deadline passed while the message was read"))
+            else:
+                self._open(work)
+        self._admitted_s += self._clock() - started
+
+    def _open(self, work: Work) -> None:
+        """Open a message, or a part of it; once it is open, queue its requests or refuse the call."""
+        is_new = work.opening is None
+        try:
+            is_open = self._opening.open_part(work)
+            error = self._rejection_of(work) if is_open else self._rejection_of_part(work) if is_new else None
+        except Exception as failure:  # noqa: BLE001 (whatever it is concerns this call alone)
+            is_open, error = True, failure
+        if work.ticket.is_cancelled:
+            self._opening.push(work)
+            self.cancel(work.ticket)
+        elif error:
+            self._refuse(work, error)
+        elif is_open:
+            self._queue_all(work)
+        else:
+            self._opening.push(work)
+
+    def _rejection_of(self, work: Work) -> Exception | None:
+        """Why a call whose message is open is not accepted; None if it is."""
+        for task in work.tasks:
+            task.cost_s += self._response(task.state.response_work)
+        return self._rejection(work.ticket, work.tasks, self._clock())
+
+    def _rejection_of_part(self, work: Work) -> Exception | None:
+        """Why a large message is not read on: too many others are being opened; None if it is."""
+        load = Load(len(self._opening), 0, self._opening.wait_s)
+        left_s = work.ticket.deadline - self._clock()
+        return self._judged(self._reject(load, 0, self._opening.left_s(work), left_s, self._limits), load)
+
+    def _judged(self, reason: RejectReason | None, load: Load) -> SwiftrecError | None:
+        """The error of a call that is rejected."""
+        if reason is None:
+            return None
+        if self._recorder:
+            self._recorder.rejected(reason)
+        return rejection(reason, load, self._limits)
 
     def _is_wanted(self, task: Task) -> bool:
         """Whether a request still has a caller: the message of a cancel may wait behind this step."""
@@ -180,12 +227,7 @@ class Worker:
         tokens, cost_s = sum(task.tokens for task in tasks), sum(task.cost_s for task in tasks)
         load, meanwhile_s = self._load_before(len(tasks), cost_s, now)
         run_s = self._drift(cost_s + meanwhile_s)
-        reason = self._reject(load, tokens, run_s, ticket.deadline - now, self._limits)
-        if reason is None:
-            return None
-        if self._recorder:
-            self._recorder.rejected(reason)
-        return rejection(reason, load, self._limits)
+        return self._judged(self._reject(load, tokens, run_s, ticket.deadline - now, self._limits), load)
 
     def _load_before(self, requests: int, cost_s: float, now: float) -> tuple[Load, float]:
         """The load that a call with `requests` requests finds, and the predicted time of other work between them.
@@ -226,7 +268,7 @@ class Worker:
 
     def _take_back(self, ticket: Ticket, reason: str) -> Work | None:
         """Take the requests of a call out of the queue; the call, if it has no reply yet."""
-        work = self._works.pop(ticket, None)
+        work = self._works.pop(ticket, None) or self._opening.remove(ticket)
         for task in work.tasks if work else ():
             if task.is_queued:
                 self._queue.remove(task)
@@ -246,41 +288,18 @@ class Worker:
                 continue
             now = self._clock()
             try:
-                _check_deadline(work.ticket, now)
+                work.ticket.check(now)
                 reply = work.respond(now)
             except Exception as error:  # noqa: BLE001 (whatever it is concerns this call alone)
                 self._refuse(work, error)
                 continue
             work.release()
-            _deliver(work.ticket, reply)
+            work.ticket.deliver(reply)
 
     def _refuse(self, work: Work, error: Exception) -> None:
         work.failed(self._clock())
         work.release()
-        if not isinstance(error, SwiftrecError):
-            error = internal_error(error)
-        try:
-            reply = work.fail(error)
-        except Exception as failure:  # noqa: BLE001 (the error has it as its cause)
-            reply = internal_error(failure)
-        is_message = not isinstance(reply, SwiftrecError)  # of a stream: no status and no log line of the call has it
-        if error.__cause__ and is_message:
-            _log.error("a message failed", exc_info=error.__cause__)
-        _deliver(work.ticket, reply)
-
-
-def _check_deadline(ticket: Ticket, now: float) -> None:
-    if ticket.is_cancelled or ticket.deadline <= now:
-        raise DeadlineExceeded("the deadline passed before the response was ready")
-
-
-def _deliver(ticket: Ticket, reply: bytes | SwiftrecError) -> None:
-    if ticket.is_cancelled:
-        return
-    try:
-        ticket.done(reply)
-    except Exception:  # noqa: BLE001 (it concerns this call alone)
-        _log.exception("a reply was not taken")
+        work.ticket.deliver(work.refusal(error))
 
 
 def _by_recommender(tasks: Sequence[Task]) -> dict[Recommender, list[Task]]:

@@ -74,7 +74,7 @@ def test_inference_takes_the_earliest_of_client_request_and_default(
         replies.append,
     )
     work = app._worker_methods[ticket.method](ticket, now)
-    work.open()
+    assert list(work.open()) == [1.0]
     work.release()
     assert ticket.deadline == pytest.approx(now + seconds)
 

@@ -53,10 +53,11 @@ def works_of(engine: Ticking, rng: random.Random) -> type[Work]:
     class OneText(Work):
         """A call with one text."""
 
-        def open(self) -> None:
+        def open(self) -> tuple[()]:
             state = TextState([[1] * rng.randint(1, 60)])
             state.tokens, state.cost_s = len(state.rows[0]), 0.001
             self.add(cast("Recommender", engine), [state], "encoder", rng.randint(1, 9))
+            return ()
 
         def respond(self, now: float) -> bytes:
             return b"done"

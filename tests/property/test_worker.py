@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ _STREAMS = (STREAM_RECOMMEND, "/bug/fail")
 class BuggyOpen(Recommendation):
     """An error of ours when the call is admitted, after it holds an engine."""
 
-    def open(self) -> None:
+    def open(self) -> Iterable[float]:
         """Fails."""
         super().open()
         raise KeyError("an error of ours")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -49,7 +49,7 @@ class Inference(Work):
         super().__init__(ticket, arrival)
         self._services, self._repository = services, repository
 
-    def open(self) -> None:
+    def open(self) -> Iterator[float]:
         """A request for each row; all of them count as one."""
         self._message = message = decode(pb.ModelInferRequest, self.ticket.message)
         self._spec, _ = find_model(message.model_name)
@@ -61,9 +61,9 @@ class Inference(Work):
         if self._asked.timeout_s is not None:
             self.ticket.deadline = min(self.ticket.deadline, self.arrival + self._asked.timeout_s)
         if self._spec is ENCODER:
-            self._add_texts(recommender, cast("Sequence[str]", inputs["TEXT"].elements))
+            yield from self._add_texts(recommender, cast("Sequence[str]", inputs["TEXT"].elements))
         else:
-            self._add_requests(recommender, inputs)
+            yield from self._add_requests(recommender, inputs)
 
     def respond(self, now: float) -> bytes:
         """The outputs that were asked for."""
@@ -86,18 +86,19 @@ class Inference(Work):
         self.count(self.tasks, now)
         return response
 
-    def _add_texts(self, recommender: Recommender, texts: Sequence[str]) -> None:
+    def _add_texts(self, recommender: Recommender, texts: Sequence[str]) -> Iterator[float]:
         checked = [_checked(text, "TEXT", n, self._services.limits) for n, text in enumerate(texts)]
         self._check_size(len(texts), recommender.bundle.manifest.dimensions)
-        self.add(recommender, recommender.resolve_texts(checked), "encoder", self._asked.priority)
+        return self.add_texts(recommender, checked, self._asked.priority)
 
-    def _add_requests(self, recommender: Recommender, inputs: dict[str, Tensor]) -> None:
+    def _add_requests(self, recommender: Recommender, inputs: dict[str, Tensor]) -> Iterator[float]:
         requests = self._requests(inputs)
         self._width = max(request.top_k for request in requests)
         self._check_size(len(requests), self._width)
         _check_totals(requests, self._width, self._services.limits)
         for request in requests:
             self.add(recommender, [recommender.resolve(request)], "ranker", self._asked.priority)
+            yield len(self.tasks) / len(requests)
 
     def _check_size(self, rows: int, columns: int) -> None:
         """Refuse what is too large before the models run: each element, a text too, has four bytes or more."""
