@@ -11,9 +11,11 @@ from pydantic_settings import BaseSettings
 from threadpoolctl import threadpool_limits
 
 from benchmarks import (
+    against,
     catalogue,
     contention,
     echo,
+    fair,
     floor,
     load,
     overload,
@@ -21,6 +23,7 @@ from benchmarks import (
     ratio,
     record,
     stub,
+    swaps,
     teacher,
     teacher_server,
 )
@@ -35,11 +38,13 @@ from server.flags import with_flags
 from server.version import VERSION_FLAG, version_line
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
+    "against": (against.AgainstSettings, against.run),
     "bench": (BenchSettings, suite.run),
     "catalogue": (catalogue.CatalogueSettings, catalogue.run),
     "compare": (compare.CompareSettings, compare.run),
     "contention": (contention.ContentionSettings, contention.run),
     "echo": (echo.EchoSettings, echo.run),
+    "fair": (fair.FairSettings, fair.run),
     "floor": (floor.FloorSettings, floor.run),
     "load": (load.LoadSettings, load.run),
     "overload": (overload.OverloadSettings, overload.run),
@@ -51,6 +56,7 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "schema": (schema.SchemaSettings, schema.run),
     "stub": (stub.StubSettings, stub.run),
     "summary": (digest.SummaryConfig, digest.run),
+    "swaps": (swaps.SwapsSettings, swaps.run),
     "targets": (aims.TargetsSettings, aims.run),
     "teacher": (teacher.TeacherSettings, teacher.run),
     "teacher-serve": (teacher_server.TeacherServeSettings, teacher_server.run),

@@ -73,8 +73,10 @@ class Served:
 
 
 @contextmanager
-def serving(arguments: Sequence[str], core: int | None = SERVER_CORE) -> Iterator[Served]:
+def serving(arguments: Sequence[str], core: int | None = SERVER_CORE, folder: Path | None = None) -> Iterator[Served]:
     """Run `python ARGUMENTS` on a core until the block ends; it must print "... on HOST:PORT" when ready.
+
+    `python -m` takes modules from the working directory first: `folder` runs the source tree that is there.
 
     Raises:
         RuntimeError: it ended instead (with the last line of its stderr), or does not end on SIGTERM.
@@ -83,7 +85,7 @@ def serving(arguments: Sequence[str], core: int | None = SERVER_CORE) -> Iterato
     with tempfile.TemporaryFile() as errors, ExitStack() as stack:
         with nullcontext() if core is None else pinned(core):
             process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder)  # noqa: S603
             )
         try:
             address, metrics = _addresses(process, command, errors)

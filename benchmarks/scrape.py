@@ -13,7 +13,7 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """Samples by name and model (or where a vector came from), summed over all other labels."""
+    """Samples by name and model (or where a vector came from, or status code), summed over all other labels."""
 
     values: dict[tuple[str, str], float]
     buckets: dict[tuple[str, str], dict[float, float]]
@@ -38,7 +38,7 @@ def scrape(address: str) -> Scrape:
     buckets: defaultdict[tuple[str, str], dict[float, float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            which = sample.labels.get("model") or sample.labels.get("where") or ""
+            which = next((sample.labels[name] for name in ("model", "where", "code") if sample.labels.get(name)), "")
             if "le" in sample.labels:
                 edge = float(sample.labels["le"])
                 here = buckets[sample.name.removesuffix("_bucket"), which]

@@ -31,6 +31,10 @@ class Items:
             rows = [json.loads(line) for line in lines]
         self.ids = [str(row["id"]) for row in rows]
         self.texts = [str(row["text"]) for row in rows]
+        self.attributes: dict[str, list[str]] = {}
+        for row in rows:
+            for name, values in row["attributes"].items():
+                self.attributes.setdefault(name, []).extend(values)
 
 
 class TokenCounter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.catalogue import Row, Search, Whole
+from benchmarks.catalogue_trial import Row, Search, Whole
 from benchmarks.peers.results import Entry, Results
 from benchmarks.suite.result import Point, Repeated, Result, Workload
 from tests.peers import BUNDLE_ID, fake, figures

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.overload import OPEN_DOOR, Step, step, stub_server
+from benchmarks.overload import OPEN_DOOR, Step, Target, step, stub_server
 from benchmarks.process import Served
 from server.models.bundle import Bundle
 
@@ -23,14 +23,14 @@ def server(bundle: Bundle) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def below(server: Served, bundle: Bundle) -> Step:
     """A load that the server can take."""
-    return step(server, bundle.folder, 0.9, _SECONDS, _WARMUP_S)
+    return step(Target(server, bundle.folder), 0.9, _SECONDS, _WARMUP_S)
 
 
 @pytest.fixture(scope="module")
 def open_door(bundle: Bundle) -> Step:
     """Three times the capacity without admission: what the others are compared with."""
     with stub_server(bundle.folder, *OPEN_DOOR) as running:
-        return step(running, bundle.folder, 3.0, _SECONDS, _WARMUP_S)
+        return step(Target(running, bundle.folder), 3.0, _SECONDS, _WARMUP_S)
 
 
 @pytest.mark.parametrize("times", [2.0, 5.0, 10.0])
@@ -38,8 +38,8 @@ def test_overload_costs_neither_throughput_nor_latency(
     server: Served, bundle: Bundle, below: Step, open_door: Step, times: float
 ) -> None:
     """Ratios within this run; `python -m benchmarks overload` has the bounds in milliseconds."""
-    found = step(server, bundle.folder, times, _SECONDS, _WARMUP_S)
-    assert found.others == []
+    found = step(Target(server, bundle.folder), times, _SECONDS, _WARMUP_S)
+    assert (found.others, found.counts) == ([], {})
     assert found.refused > 0
     assert found.goodput > 0.8 * below.goodput
     assert found.accepted_ms < _SHARE * open_door.accepted_ms
@@ -51,8 +51,8 @@ def test_load_below_capacity_is_answered_whole(below: Step) -> None:
 
 
 def test_server_is_normal_again_after_an_overload(server: Served, bundle: Bundle, open_door: Step) -> None:
-    step(server, bundle.folder, 10.0, seconds=1.0, warmup_s=0.5)
-    after = step(server, bundle.folder, 0.5, _SECONDS, _WARMUP_S)
+    step(Target(server, bundle.folder), 10.0, seconds=1.0, warmup_s=0.5)
+    after = step(Target(server, bundle.folder), 0.5, _SECONDS, _WARMUP_S)
     assert (after.others, after.refused) == ([], 0)
     assert after.accepted_ms < _SHARE * open_door.accepted_ms
 

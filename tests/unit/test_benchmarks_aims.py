@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.catalogue import Row, Search, Whole
+from benchmarks.catalogue_trial import Row, Search, Whole
 from benchmarks.peers.results import Entry, Results
 from benchmarks.peers.targets import OURS, targets
 from benchmarks.suite import aims, store

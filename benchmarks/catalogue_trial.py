@@ -1,0 +1,212 @@
+"""One size of the catalogue beside the base: recall, time and memory, exact and with the index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.synthetic import KEEP, SHARES
+from server.catalogue.blend import Known
+from server.catalogue.catalogue import AttributeValues, Filter, IndexMode
+from server.catalogue.sparse import AnyBoosts, Positions
+from server.domain import ItemEvent, Request
+from server.errors import BundleError
+from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector, ranker_half, sentence_half
+from server.models.session import open_session
+from server.pipeline.recommender import Recommender
+from server.pipeline.users import sample_users
+
+_DEPTH, _TOP = 100, 10  # of the recall, and of the searches that a Recommend makes unless it is told another top_k
+Answers = list[tuple[list[str], float]]
+"""Of each user the ids that were found, and the milliseconds that it took."""
+
+_BOTH = "history and query"
+_KINDS = ("history", "query", _BOTH)
+WARM = 10  # requests that are sent twice, the first time uncounted
+_REQUESTS = {kind: (kind, Filter()) for kind in _KINDS} | {
+    f"{_BOTH}, {share} %": (_BOTH, Filter(any_of=(AttributeValues(KEEP, (str(share),)),))) for share in SHARES
+}
+"""The kind of each request, and its filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Filter and search of one kind of request; recall is against the exact search, of the best 100.
+
+    `recall_10`: of the best ten when ten are searched for. Nothing that the user has seen is left out.
+    """
+
+    recall: float
+    recall_10: float
+    worst: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole Recommend but gRPC, in one process, one at a time.
+
+    `ratio`: in each round, its median by that of the same requests with 2,000 items.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    base_p50_ms: float
+    ratio: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One size and one index; memory of the process is what the bundle added to it, in MB."""
+
+    items: int
+    index: IndexMode
+    load_s: float
+    build_s: float
+    memory_mb: float
+    index_mb: float
+    search: dict[str, Search]
+    whole: dict[str, Whole]
+
+
+class Trial:
+    """One size beside the base: exact first, then with the index.
+
+    Args:
+        base: serves 2,000 items.
+        engine: serves what is measured.
+        pasts: for each of the two the item ids of each user.
+        queries: one of each user.
+        repeats: rounds of whole Recommends.
+        narrow: allowed items up to which a search stays exact despite the index.
+    """
+
+    def __init__(
+        self,
+        base: Recommender,
+        engine: Recommender,
+        pasts: Sequence[Sequence[Sequence[str]]],
+        queries: Sequence[str],
+        repeats: int,
+        narrow: int,
+    ) -> None:
+        self._repeats, self._narrow = repeats, narrow
+        self._engines, self._pasts, self._queries = (base, engine), pasts, queries
+        self._catalogue, self._scoring, facts = engine.catalogue, engine.scoring, engine.bundle.manifest
+        self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), facts.dimensions)
+        self._max_history = facts.max_history
+        self._encoder = EncoderModel(open_session(engine.bundle.encoder("cpu", None)))
+        users = [(self._events(ids), query) for ids, query in zip(pasts[1], queries, strict=True) if ids]
+        nothing = np.empty(0, dtype=np.int64)
+        self._users = {
+            "history": [self._user(events, "") for events, _ in users],
+            "query": [self._user(nothing, query) for _, query in users],
+            _BOTH: [self._user(events, query) for events, query in users],
+        }
+
+    def rows(self, load_s: float, before_mb: float) -> list[Row]:
+        """What was measured.
+
+        Raises:
+            BundleError: the catalogue is too small for an index.
+        """
+        items, rows = len(self._catalogue.items), []
+        truth = self._all_answers(_DEPTH)
+        top = {name: [(ids[:_TOP], took) for ids, took in answers] for name, answers in truth.items()}
+        found, found_top, build_s, index_mb = truth, top, 0.0, 0.0
+        for mode in ("exact", "approximate"):
+            if mode == "approximate":
+                started = time.monotonic()
+                index = self._catalogue.index(mode, self._sample, narrow=self._narrow)
+                if index is None:
+                    raise BundleError(f"{items} items are too few for an index: give larger --items")
+                build_s, index_mb = time.monotonic() - started, index.size_bytes / 2**20
+                found, found_top = self._all_answers(_DEPTH), self._all_answers(_TOP)
+            search = {
+                name: _search(found[name], truth[name], _recalls(found_top[name], top[name])) for name in _REQUESTS
+            }
+            memory_mb = resident_mb() - before_mb
+            rows.append(Row(items, mode, load_s, build_s, memory_mb, index_mb, search, self._wholes()))
+        return rows
+
+    def _all_answers(self, depth: int) -> dict[str, Answers]:
+        """Of each kind of request."""
+        return {name: self._answers(self._users[kind], some, depth) for name, (kind, some) in _REQUESTS.items()}
+
+    def _answers(self, users: Sequence[tuple[Vector, AnyBoosts]], conditions: Filter, depth: int) -> Answers:
+        """The best ids for each user, and how long filter and search took, in milliseconds."""
+        answers = []
+        for user, boosts in (*users[:WARM], *users):
+            started = time.perf_counter()
+            found = self._catalogue.search(user, self._catalogue.mask(conditions, ()), depth, boosts)
+            answers.append(([item.id for item, _ in found], 1e3 * (time.perf_counter() - started)))
+        return answers[WARM:]
+
+    def _wholes(self) -> dict[str, Whole]:
+        return {name: self._whole(*_REQUESTS[name]) for name in (*_KINDS, f"{_BOTH}, 10 %")}
+
+    def _whole(self, kind: str, conditions: Filter) -> Whole:
+        rounds = [self._round(kind, conditions) for _ in range(self._repeats)]
+        base, own = (np.concatenate(times) for times in zip(*rounds, strict=True))
+        ratio = [float(np.median(theirs) / np.median(ours)) for ours, theirs in rounds]
+        return Whole(float(np.median(own)), float(np.percentile(own, 99)), float(np.median(base)), ratio)
+
+    def _round(self, kind: str, conditions: Filter) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Milliseconds of each request, with the base and with what is measured."""
+        taken: tuple[list[float], list[float]] = ([], [])
+        for number, query in enumerate(self._queries):
+            for engine, past, into in zip(self._engines, self._pasts, taken, strict=True):
+                events = () if kind == "query" else tuple(map(ItemEvent, past[number]))
+                request = Request(history=events, query="" if kind == "history" else query, conditions=conditions)
+                started = time.perf_counter()
+                engine.recommend([request])
+                into.append(1e3 * (time.perf_counter() - started))
+        return np.array(taken[0][WARM:]), np.array(taken[1][WARM:])
+
+    def _sample(self) -> NDArray[np.float32]:
+        return sample_users(self._ranker, self._encode, self._catalogue, self._scoring, self._max_history)
+
+    def _encode(self, texts: list[str]) -> list[Vector]:
+        return self._encoder.run(self._engines[1].tokenizer.encode(texts))
+
+    def _events(self, ids: Sequence[str]) -> Positions:
+        """The items of a history that the ranker reads."""
+        found = [position for item_id in ids if (position := self._catalogue.position(item_id)) is not None]
+        return np.array(found[-self._max_history :], dtype=np.int64)
+
+    def _user(self, items: Positions, query: str) -> tuple[Vector, AnyBoosts]:
+        """What items are compared with for a user of this history and query, and what is added."""
+        vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
+        kinds, sentences = [Kind.ITEM] * len(vectors), self._catalogue.sentences[items]
+        known = Known(len(items), items, sentences)
+        if query:
+            vector = self._encode([query])[0]
+            vectors.append(ranker_half(vector, self._catalogue.dimensions))
+            kinds.append(Kind.QUERY)
+            sentence = sentence_half(vector, self._catalogue.dimensions)
+            known = replace(known, query=query, query_sentence=sentence)
+        user, aim = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.aim(known)
+        return aim.at(user), aim.boosts
+
+
+def _recalls(found: Answers, truth: Answers) -> list[float]:
+    """Of each user."""
+    return [len({*ids} & {*best}) / max(1, len(best)) for (ids, _), (best, _) in zip(found, truth, strict=True)]
+
+
+def _search(found: Answers, truth: Answers, of_top: Sequence[float]) -> Search:
+    recalls, times = _recalls(found, truth), [took for _, took in found]
+    p50, p99 = np.percentile(times, [50, 99])
+    return Search(float(np.mean(recalls)), float(np.mean(of_top)), min(recalls), float(p50), float(p99))
+
+
+def resident_mb() -> float:
+    """Memory of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 2**10
