@@ -12,7 +12,6 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import grpc
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,19 +21,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from server.addresses import join_address, listen_problem
 from server.config import ServerSettings
 from server.errors import ConfigError, SwiftrecError
-from server.front.access_log import AccessLog
-from server.front.arrivals import Arrivals
-from server.front.endpoint import Endpoint, bind
-from server.front.exchange import Exchanges
-from server.front.front import Front, Limiters
-from server.front.grpc_adapter import UnaryDispatcher, is_supported
-from server.front.limiter import ConcurrencyLimiter
+from server.front.endpoint import Endpoint, Server, bind, open_server
+from server.front.front import Front
+from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
 from server.front.methods import Methods
 from server.front.middleware import Middleware
-from server.front.outcomes import Outcomes
+from server.front.outcomes import AccessLog, Outcomes
 from server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
-from server.front.timers import Timers
-from server.front.unsent import Unsent
+from server.front.waits import Exchanges, Timers
 from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
@@ -229,26 +223,17 @@ class App:
         )
 
     def _thread_count(self) -> int:
-        """Of the pool: streams and control hold one each; all calls do where grpcio lacks what they need."""
-        limiters = self.limiters
-        holding = [limiters.streams, limiters.watches, limiters.control]
-        holding += [] if is_supported() else [limiters.calls, limiters.probes]
+        """Of the pool: streams and control hold one each."""
+        holding = [self.limiters.streams, self.limiters.watches, self.limiters.control]
         return sum(limiter.limit for limiter in holding) + _SPARE_THREADS
 
-    def _grpc_server(self) -> grpc.Server:
+    def _grpc_server(self) -> Server:
         settings = self._settings
         interceptors: list[Any] = []
         if settings.token_file:
             few = max(1, settings.max_calls // 8)
             interceptors.append(TokenAuthInterceptor(Tokens(settings.token_file), ALL_SERVICES, self._outcomes, few))
-        server = grpc.server(
-            self._threads,
-            interceptors=interceptors,
-            options=[
-                ("grpc.so_reuseport", 0),  # a second server on this port must fail to start
-                *connection_limits(settings),
-            ],
-        )
+        server = open_server(self._threads, connection_limits(settings), interceptors)
         self.methods.install(server)
         return server
 
@@ -276,8 +261,7 @@ class App:
         )
 
     def _all_methods(self) -> Methods:
-        dispatcher = UnaryDispatcher() if is_supported() else None
-        middleware = Middleware(self._front(), _REQUESTS, frozenset(self._worker_methods), _PROBES, dispatcher)
+        middleware = Middleware(self._front(), _REQUESTS, frozenset(self._worker_methods), _PROBES)
         methods = Methods(middleware.wrap)
         server = methods.as_server()
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(

@@ -13,6 +13,7 @@ import pytest
 
 from server.app import App
 from server.config import ServerSettings
+from server.front import grpc_adapter
 from server.models.bundle import Bundle, load_bundle
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
@@ -21,6 +22,24 @@ ROOT = Path(__file__).parent.parent
 _ENVIRONMENT = dict(os.environ)
 # Nothing has imported torch yet. In tiny trainings its threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--front aio` runs everything that starts a server in this process over grpc.aio."""
+    parser.addoption("--front", choices=["default", "aio"], default="default", help="adapter of the gRPC server")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As with a grpcio that lacks the private names."""
+    if config.getoption("--front") == "aio":
+        grpc_adapter._private = None
+
+
+@pytest.fixture(params=["grpc.server", "grpc.aio"])
+def each_front(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test with servers of its own runs with each adapter."""
+    if request.param == "grpc.aio":
+        monkeypatch.setattr(grpc_adapter, "_private", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

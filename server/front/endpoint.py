@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import grpc
 
 from server.addresses import join_address, listen_problem
 from server.errors import ConfigError
-from server.front.arrivals import Arrivals
+from server.front.aio_server import AioServer
+from server.front.grpc_adapter import is_supported
+from server.front.limits import Arrivals
 
 _QUIET_S = 0.05  # without a call: those that gRPC's core held have been taken
 _MAX_QUIET_WAIT_S = 0.5  # where clients go on calling
 _SPARE_S = 1.0  # after the grace, for gRPC to end what it has cancelled
 _log = logging.getLogger(__name__)
+Server: TypeAlias = "grpc.Server | AioServer"
 
 
 class Endpoint:
@@ -28,7 +33,7 @@ class Endpoint:
         on_death: called with the reason if gRPC's polling thread ends: no call is answered any more.
     """
 
-    def __init__(self, server: grpc.Server, arrivals: Arrivals, on_death: Callable[[str], None]) -> None:
+    def __init__(self, server: Server, arrivals: Arrivals, on_death: Callable[[str], None]) -> None:
         self._server, self._arrivals, self._on_death = server, arrivals, on_death
         self._poller: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -36,9 +41,7 @@ class Endpoint:
 
     def start(self) -> None:
         """Take calls."""
-        others = set(threading.enumerate())
-        self._server.start()
-        self._poller = next(iter(set(threading.enumerate()) - others), None)  # the one thread that gRPC starts
+        self._poller = start(self._server)
         if self._poller:
             self._watch.start()
 
@@ -87,7 +90,29 @@ class Endpoint:
             self._on_death("gRPC's polling thread has ended")
 
 
-def bind(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+def open_server(
+    threads: ThreadPoolExecutor,
+    options: Sequence[tuple[str, Any]],
+    interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (),
+) -> Server:
+    """A gRPC server without methods and port; over grpc.aio where grpcio lacks what `grpc_adapter` uses."""
+    options = [("grpc.so_reuseport", 0), *options]  # a second server on this port must fail to start
+    if is_supported():
+        return grpc.server(threads, interceptors=list(interceptors), options=options)
+    _log.warning("this grpcio lacks private names that the server uses: serving over grpc.aio, which takes more CPU")
+    return AioServer(threads, options, interceptors)
+
+
+def start(server: Server) -> threading.Thread | None:
+    """Start a server; the thread that takes its calls."""
+    if isinstance(server, AioServer):
+        return server.start()
+    others = set(threading.enumerate())
+    server.start()
+    return next(iter(set(threading.enumerate()) - others), None)  # the one thread that gRPC starts
+
+
+def bind(server: Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
     """Take a port; 0 takes a free one. Its number.
 
     Raises:

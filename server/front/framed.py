@@ -1,4 +1,4 @@
-"""Calls that hold a thread: streams, and unary calls where grpcio lacks what a `UnaryCall` needs."""
+"""Calls that hold a thread: streams, and calls that are refused before they reach their method."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from typing import Any
 import grpc
 
 from server.errors import Cancelled, RequestMissing, SwiftrecError
-from server.front.arrivals import Arrivals
-from server.front.call_record import REQUEST_ID, CallRecord, client_code, request_id
-from server.front.exchange import Exchange
 from server.front.front import Front
 from server.front.grpc_adapter import was_cancelled
-from server.front.limiter import ConcurrencyLimiter
-from server.front.outcomes import Outcomes
+from server.front.limits import Arrivals, ConcurrencyLimiter
+from server.front.outcomes import REQUEST_ID, CallRecord, Outcomes, client_code, request_id
 from server.front.streams import Patience, PunctualMessages, map_ordered
+from server.front.waits import Exchange
 from server.ticket import Reply
 
 Stream = Callable[[Iterator[Any], grpc.ServicerContext, CallRecord], Iterator[Any]]
-Unary = Callable[[bytes, grpc.ServicerContext, CallRecord], bytes]
 
 
 def framed_stream(
@@ -49,17 +46,6 @@ def framed_stream(
         context.abort_with_status(record.refuse(error))
 
 
-def unary_in_thread(front: Front, behaviour: Unary) -> Stream:
-    """A unary method as a stream: gRPC waits for the request of a unary one without end."""
-
-    def answer(messages: Iterator[bytes], context: grpc.ServicerContext, record: CallRecord) -> Iterator[bytes]:
-        message = first_message(front, messages, context)
-        front.sizes.check_request(len(message))
-        yield behaviour(message, context, record)
-
-    return answer
-
-
 def replies(
     front: Front, name: str, messages: Iterator[bytes], context: grpc.ServicerContext, record: CallRecord
 ) -> Iterator[bytes]:
@@ -67,9 +53,10 @@ def replies(
 
     def send(message: bytes, on_reply: Callable[[Reply], None]) -> Exchange:
         front.sizes.check_request(len(message))
+        front.unsent.check()
         return front.exchanges.send(name, message, context.time_remaining(), on_reply, record.works)
 
-    return map_ordered(messages, send, front.readers, patience(front), context.add_callback)
+    return map_ordered(messages, send, front.readers, patience(front), context.add_callback, front.unsent)
 
 
 def patience(front: Front) -> Patience:

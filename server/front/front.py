@@ -5,34 +5,12 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from server.front.arrivals import Arrivals
-from server.front.exchange import Exchanges
-from server.front.limiter import ConcurrencyLimiter
+from server.front.limits import Arrivals, Limiters, Unsent
 from server.front.outcomes import Outcomes
-from server.front.timers import FIRST_MESSAGE_TIMEOUT_S, Timers
-from server.front.unsent import Unsent
+from server.front.waits import FIRST_MESSAGE_TIMEOUT_S, Exchanges, Timers
 from server.sizes import MessageLimits
 
 NEXT_MESSAGE_TIMEOUT_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limiters:
-    """What bounds the calls that run at once. Those of health are never taken by other calls.
-
-    Args:
-        calls: that a worker answers.
-        control: of other methods, each of which holds a thread.
-        streams: each holds two threads as long as it is open.
-        probes: of health; they block nothing, so a saturated server still says that it is alive.
-        watches: of health, each of which holds a thread.
-    """
-
-    calls: ConcurrencyLimiter
-    control: ConcurrencyLimiter
-    streams: ConcurrencyLimiter
-    probes: ConcurrencyLimiter
-    watches: ConcurrencyLimiter
 
 
 @dataclass(frozen=True, slots=True)

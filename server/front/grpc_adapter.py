@@ -5,7 +5,7 @@ Nothing else uses the private names of grpcio.
 grpc.server gives every call a thread of its pool that waits for the request and then for the response. Here the request
 is read in gRPC's polling thread and the response is sent by the thread that has made it, so waiting needs no thread.
 The parts used are those of gRPC's own unary path (grpc/_server.py, `_unary_response_in_pool`); where a version of
-grpcio does not have them, `is_supported` is false and calls take threads as usual.
+grpcio does not have them, `is_supported` is false and `aio_server` serves.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import importlib
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import grpc
 
+from server.front.calls import CancellableContext, Metadata, Method
+
 _log = logging.getLogger(__name__)
-Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 # Functions with the names of their parameters, attributes of a call's state, operations.
 _FUNCTIONS = {
     "_Context": ("rpc_event", "state", "request_deserializer"),
@@ -69,30 +70,14 @@ def is_supported() -> bool:
 
 def was_cancelled(context: grpc.ServicerContext) -> bool:
     """Whether the client did not see how a call that is over was answered: it has cancelled, or its deadline passed."""
+    if isinstance(context, CancellableContext):
+        return context.is_cancelled
     state = getattr(context, "_state", None)
-    if _private is None or state is None:
-        return False
-    return bool(state.client is _private._CANCELLED)
-
-
-class UnaryMethod(Protocol):
-    """A method whose calls come here."""
-
-    def begin(self, call: UnaryCall, /) -> None:
-        """A call has come; its request has not. Called by gRPC's polling thread: must not block."""
-
-    def receive(self, call: UnaryCall, message: bytes, /) -> None:
-        """The request has arrived. Called by gRPC's polling thread: must not block."""
-
-    def missed(self, call: UnaryCall, /) -> None:
-        """The request never comes: the client has ended its side or the call. As above."""
-
-    def over(self, call: UnaryCall, /) -> None:
-        """The call has ended for gRPC, whatever was sent. As above."""
+    return state is not None and bool(state.client is _private._CANCELLED)
 
 
 class UnaryCall:
-    """One call. For gRPC it is the future of a thread's work.
+    """One unary call: `server.front.calls.Call`. For gRPC it is the future of a thread's work.
 
     Attributes:
         started: when the call came, on the monotonic clock.
@@ -102,7 +87,7 @@ class UnaryCall:
 
     __slots__ = ("_event", "_is_ended", "_keep", "_method", "_on_end", "_state", "is_answered", "note", "started")
 
-    def __init__(self, event: Any, state: Any, method: UnaryMethod) -> None:  # noqa: ANN401 (gRPC's have no types)
+    def __init__(self, event: Any, state: Any, method: Method) -> None:  # noqa: ANN401 (gRPC's have no types)
         self._event, self._state, self._method = event, state, method
         self.started, self.is_answered = time.monotonic(), False
         self._keep = _private._receive_message(state, event.call, None)
@@ -233,3 +218,15 @@ class UnaryDispatcher(ThreadPoolExecutor):
         call = UnaryCall(event, state, behaviour.method)
         call.start()
         return call
+
+
+class Dispatched:
+    """A unary method as gRPC finds it: grpc.server gives its calls to the dispatcher, `aio_server` to the method."""
+
+    def __init__(self, method: Method, dispatcher: UnaryDispatcher) -> None:
+        self.method = method
+        self.experimental_thread_pool = dispatcher  # the name that gRPC looks for
+
+    def __call__(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        """Never called: the dispatcher has the calls."""
+        raise NotImplementedError

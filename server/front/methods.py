@@ -43,8 +43,8 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is g
         """For generated code, which asks nothing else of a server than the two methods above."""
         return cast("grpc.Server", self)
 
-    def install(self, server: grpc.Server) -> None:
+    def install(self, server: Any) -> None:  # noqa: ANN401 (the stub of grpc.Server lacks a method)
         """Give everything to the server."""
         server.add_generic_rpc_handlers((self,))
         for service, handlers in self._services.items():
-            server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined] # not in the stub yet
+            server.add_registered_method_handlers(service, handlers)

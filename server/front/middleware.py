@@ -9,15 +9,14 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from server.front.arrivals import Arrivals
-from server.front.call_record import CallRecord
-from server.front.framed import Stream, first_message, framed_stream, patience, replies, unary_in_thread
+from server.front.framed import Stream, first_message, framed_stream, patience, replies
 from server.front.front import Front
-from server.front.grpc_adapter import UnaryDispatcher
-from server.front.limiter import ConcurrencyLimiter
+from server.front.grpc_adapter import Dispatched, UnaryDispatcher
+from server.front.limits import Arrivals, ConcurrencyLimiter
 from server.front.methods import Handler
+from server.front.outcomes import CallRecord
 from server.front.streams import PunctualMessages
-from server.front.unary import Behaviour, Dispatched, LocalMethod, UnaryMethod, WorkerMethod
+from server.front.unary import Behaviour, LocalMethod, UnaryMethod, WorkerMethod
 
 
 class Middleware:
@@ -30,7 +29,6 @@ class Middleware:
         requests: full method name -> request type.
         worker_methods: full names of the methods that the worker answers.
         probes: full names of those that never block, and of health's stream.
-        dispatcher: takes unary calls; None: each takes a thread.
     """
 
     def __init__(
@@ -39,19 +37,16 @@ class Middleware:
         requests: Mapping[str, type[Message]],
         worker_methods: frozenset[str],
         probes: frozenset[str],
-        dispatcher: UnaryDispatcher | None = None,
     ) -> None:
         self._front, self._requests, self._worker_methods = front, requests, worker_methods
-        self._probes, self._dispatcher = probes, dispatcher
+        self._probes, self._dispatcher = probes, UnaryDispatcher()
 
     def wrap(self, name: str, handler: Handler) -> Handler:
         """The method with everything around it."""
         limiters = self._front.limiters
         if handler.unary_unary is not None and name in self._requests:
             method = self._unary(name, handler.unary_unary)
-            if self._dispatcher:
-                return grpc.unary_unary_rpc_method_handler(Dispatched(method, self._dispatcher))
-            return self._framed(name, method.limiter, unary_in_thread(self._front, method.in_thread))
+            return grpc.unary_unary_rpc_method_handler(Dispatched(method, self._dispatcher))
         if handler.stream_stream is not None and name in self._worker_methods:
             return self._framed(name, limiters.streams, partial(replies, self._front, name))
         limiter = limiters.watches if name in self._probes else limiters.streams

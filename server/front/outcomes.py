@@ -1,13 +1,212 @@
-"""Counts and logs how calls ended, in one place for all of them."""
+"""How a call ended: its record, the code that its client saw, and the count, the log line and the span of it.
+
+Neither log nor span ever has a text, an item id or a token.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
+import secrets
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from server.front.access_log import AccessLog
-from server.front.call_record import CallRecord
+import grpc
+from google.rpc import code_pb2
+from grpc_status import rpc_status
+
+from server.errors import (
+    BundleError,
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidInput,
+    InvalidRequest,
+    MessageTooLarge,
+    ModelFailed,
+    NotFound,
+    NotServing,
+    Overloaded,
+    RequestMissing,
+    ShuttingDown,
+    SwiftrecError,
+    Unauthenticated,
+    Unsupported,
+)
+from server.front.calls import Metadata
+from server.status import code_of, to_status
 from server.telemetry.histogram import Histogram
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import Ended, Parent, Traces, Work, read_traceparent
+
+REQUEST_ID = "x-request-id"
+_REQUEST_ID_CHARS = 64
+_INTERNAL = "internal error; the server's log has the reason under request id "
+# A new id is this process's random part and a number: a system call for each request would cost more.
+_ID_PREFIX = secrets.token_hex(4)
+_id_numbers = itertools.count()
+_MAX_ID_NUMBER = 0xFFFFFFFF
+_NETWORK_JITTER_S = 0.005  # by which the first bytes of a call may travel longer than its last
+_log = logging.getLogger(__name__)
+# What the log says of a refused call. The sentences for clients quote requests, so these stand in for them.
+_REASONS: dict[type[SwiftrecError], str] = {
+    Unauthenticated: "no valid token",
+    RequestMissing: "the request is missing, or did not come in time",
+    InvalidInput: "an input or parameter is wrong",
+    MessageTooLarge: "the request or its response is over the limit of bytes",
+    NotFound: "no such bundle, version or model is loaded",
+    NotServing: "no bundle is loaded yet",
+    Busy: "another bundle is being loaded or unloaded",
+    BundleError: "the bundle is missing, damaged or does not fit",
+    Unsupported: "not supported",
+    Overloaded: "the server is full",
+    DeadlineExceeded: "the deadline passed, or would have passed",
+    Cancelled: "the call was cancelled",
+    ShuttingDown: "the server stops",
+    ModelFailed: "the model failed on this input",
+}
+# Codes of calls that the client or its deadline ended, which may have been answered too late.
+_ENDED_BY_CLIENT = {"CANCELLED": Cancelled(), "DEADLINE_EXCEEDED": DeadlineExceeded()}
+_INPUT_FIELDS = frozenset({"TEXT", "QUERY", "HISTORY", "K", "timeout", "priority", "bundle", "exclude_history"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(grpc.Status):
+    """The status of a call that was refused."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """What is known of one call.
+
+    Args:
+        method: full name.
+        started: on the monotonic clock.
+        metadata: what the client sent beside the request.
+        identity: the request id.
+        code: name of the status that was sent, or that was tried.
+        error: why the call was refused, if it was.
+        exception: behind an internal error.
+        works: what workers noted for the trace.
+    """
+
+    method: str
+    started: float
+    metadata: Metadata
+    identity: str
+    code: str = "OK"
+    error: SwiftrecError | None = None
+    exception: BaseException | None = None
+    works: list[Work] = field(default_factory=list)
+
+    def refuse(self, error: Exception) -> Refusal:
+        """The status of an error, which becomes the call's."""
+        if not isinstance(error, SwiftrecError):  # our bug: the log gets the traceback, the client a sentence
+            self.exception, error = error, InternalError()
+        if isinstance(error, InternalError):
+            self.exception = self.exception or error.__cause__
+            error = InternalError(_INTERNAL + self.identity)
+        self.error, self.code = error, code_pb2.Code.Name(code_of(error))
+        status = rpc_status.to_status(to_status(error))
+        extra: list[tuple[str, str | bytes]] = [(REQUEST_ID, self.identity)]
+        if isinstance(error, Overloaded):
+            extra.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after * 1e3)))))
+        return Refusal(status.code, status.details, (*status.trailing_metadata, *extra))
+
+
+def client_code(started: float, time_left_s: float | None) -> str:
+    """The code that a client saw whose call gRPC cancelled: it cancels what has expired, too.
+
+    A client whose own timer fires cancels before the deadline that it told, since it tells it rounded up, by at most a
+    hundredth (grpc-timeout). A client that cancels that late by itself looks the same.
+    """
+    if time_left_s is None:
+        return "CANCELLED"
+    timeout_s = time.monotonic() - started + time_left_s
+    return "DEADLINE_EXCEEDED" if time_left_s < _NETWORK_JITTER_S + timeout_s / 100 else "CANCELLED"
+
+
+def request_id(metadata: Metadata) -> str:
+    """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
+    value = metadata_value(metadata, REQUEST_ID)
+    if value and value.isascii() and value.isprintable():
+        return value[:_REQUEST_ID_CHARS]
+    return f"{_ID_PREFIX}{next(_id_numbers) & _MAX_ID_NUMBER:08x}"
+
+
+def metadata_value(metadata: Iterable[tuple[str, str | bytes]], name: str) -> str | None:
+    """The first value of that name in a call's metadata, if it is a text."""
+    for key, value in metadata:
+        if key == name and isinstance(value, str):
+            return value
+    return None
+
+
+class AccessLog:
+    """Writes of calls that have ended.
+
+    Args:
+        traces: makes spans of them; None: no spans.
+    """
+
+    def __init__(self, traces: Traces | None = None) -> None:
+        self._traces = traces
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls that went well leave a line or a span."""
+        return self._traces is not None or _log.isEnabledFor(logging.DEBUG)
+
+    def log_call(self, call: CallRecord, ended: float) -> None:
+        """A call has ended: at level debug, or error if the fault is ours."""
+        level = logging.ERROR if call.code == "INTERNAL" else logging.DEBUG
+        is_logged = _log.isEnabledFor(level)
+        if not is_logged and self._traces is None:
+            return
+        value = metadata_value(call.metadata, "traceparent")
+        parent = read_traceparent(value) if value else None
+        trace_id = self._trace(call, ended, parent) if self._traces else ""
+        if is_logged:
+            fields: dict[str, object] = {
+                "method": call.method,
+                "code": call.code,
+                "ms": round(1e3 * (ended - call.started), 3),
+                "request_id": call.identity,
+            }
+            if error := _shown_error(call):
+                fields |= reason_of(error)
+            if trace_id or parent:
+                fields["trace_id"] = trace_id or f"{parent.trace_id:032x}" if parent else trace_id
+            message = "call failed" if level == logging.ERROR else "call"
+            _log.log(level, message, exc_info=call.exception, extra={"fields": fields})
+
+    def _trace(self, call: CallRecord, ended: float, parent: Parent | None) -> str:
+        if self._traces is None:
+            return ""
+        return self._traces.ended(Ended(call.method, call.code, call.started, ended, call.identity), parent, call.works)
+
+
+def _shown_error(call: CallRecord) -> SwiftrecError | None:
+    """The reason in the log; what the client or its deadline ended may have been answered too late."""
+    if call.error is None or isinstance(call.error, Cancelled):
+        return _ENDED_BY_CLIENT.get(call.code, call.error)
+    return call.error
+
+
+def reason_of(error: SwiftrecError) -> dict[str, str]:
+    """Why a call was refused, as fields of a log line that quote nothing of the request; "field" may be empty."""
+    if isinstance(error, InvalidInput):
+        field = error.field if error.field in _INPUT_FIELDS else ""
+        return {"reason": _REASONS[InvalidInput], "field": field}
+    if isinstance(error, InvalidRequest):
+        return {"reason": error.rule, "field": error.field}
+    return {"reason": next((_REASONS[kind] for kind in type(error).__mro__ if kind in _REASONS), "internal error")}
 
 
 class Outcomes:

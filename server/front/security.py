@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 from server.config import ServerSettings
 from server.errors import ConfigError, SwiftrecError, Unauthenticated
 from server.front.framed import refuse_call
-from server.front.limiter import ConcurrencyLimiter
+from server.front.limits import ConcurrencyLimiter
 from server.front.methods import Handler
 from server.front.outcomes import Outcomes
 from server.sizes import read_bytes
@@ -129,11 +129,12 @@ class TokenAuthInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # 
             return self._limited(method, continuation(handler_call_details))
         name = method if method in self._names else "unknown"  # which the client may have made up
 
-        def deny(_: object, context: grpc.ServicerContext) -> None:
+        def deny(_: object, context: grpc.ServicerContext) -> Iterator[Any]:
             refuse_call(self._outcomes, name, Unauthenticated(DENIAL), context)
+            return iter(())
 
         # A streaming handler fits calls of each kind and, unlike a unary one, does not wait for the request.
-        return grpc.stream_unary_rpc_method_handler(deny)
+        return grpc.stream_stream_rpc_method_handler(deny)
 
     def _limited(self, name: str, handler: Handler | None) -> Handler | None:
         """The same method within the bound, if its calls hold threads."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.errors import Cancelled, DeadlineExceeded, SwiftrecError
-from server.front.exchange import Exchange
-from server.front.timers import Timers
+from server.front.limits import Unsent
+from server.front.waits import Exchange, Timers
 from server.ticket import Reply
 
 MAX_IN_FLIGHT = 32  # messages of one stream that are worked on at once
@@ -68,11 +68,13 @@ class PunctualMessages(Iterator[M], Generic[M]):
 
 
 class _InFlight:
-    """A message whose reply is waited for."""
+    """A message whose reply is waited for. A reply that waits for its turn counts as unsent."""
 
-    def __init__(self, message: bytes, send: Send) -> None:
+    def __init__(self, message: bytes, send: Send, unsent: Unsent) -> None:
+        self._unsent, self._lock = unsent, threading.Lock()
+        self._held_bytes, self._is_over = 0, False
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._exchange = send(message, self._replies.put)
+        self._exchange = send(message, self._replied)
 
     def result(self) -> bytes:
         """Wait for the reply; the wait ends at the message's deadline, or with `cancel`.
@@ -81,6 +83,7 @@ class _InFlight:
             SwiftrecError: the stream ends with it.
         """
         reply = self._replies.get()
+        self._release()
         if isinstance(reply, SwiftrecError):
             raise reply
         return reply
@@ -88,15 +91,29 @@ class _InFlight:
     def cancel(self) -> None:
         """Drop the result: the client has gone."""
         self._exchange.cancel()
+        self._release()
         self._replies.put(Cancelled("the client has gone"))
+
+    def _replied(self, reply: Reply) -> None:
+        with self._lock:
+            if isinstance(reply, bytes) and not self._is_over:
+                self._held_bytes = len(reply)
+                self._unsent.hold(self._held_bytes)
+        self._replies.put(reply)
+
+    def _release(self) -> None:
+        with self._lock:
+            self._is_over = True
+            self._unsent.release(self._held_bytes)
+            self._held_bytes = 0
 
 
 class _Reader:
     """Reads ahead in another thread: the one that answers cannot wait for the next message meanwhile."""
 
-    def __init__(self, messages: Iterator[bytes], send: Send, width: int, patience: Patience) -> None:
+    def __init__(self, messages: Iterator[bytes], send: Send, width: int, patience: Patience, unsent: Unsent) -> None:
         self._messages = PunctualMessages(messages, patience, lambda: self._sent.put(patience.error()))
-        self._send = send
+        self._send, self._unsent = send, unsent
         self._room = threading.Semaphore(width)
         self._is_over = False
         self._sent: queue.SimpleQueue[_InFlight | Exception | None] = queue.SimpleQueue()
@@ -129,7 +146,7 @@ class _Reader:
         """Read and send every message."""
         try:
             while self._room.acquire() and not self._is_over:
-                sent = _InFlight(next(self._messages), self._send)
+                sent = _InFlight(next(self._messages), self._send, self._unsent)
                 self._in_flight.append(sent)
                 self._sent.put(sent)
                 if self._is_over:  # `close` may have looked before
@@ -147,6 +164,7 @@ def map_ordered(
     threads: Executor,
     patience: Patience,
     on_end: Callable[[Callable[[], None]], bool],
+    unsent: Unsent,
     width: int = MAX_IN_FLIGHT,
 ) -> Iterator[bytes]:
     """The replies to messages, in order, while up to `width` of them are worked on.
@@ -157,13 +175,14 @@ def map_ordered(
         threads: read.
         patience: for silence between messages.
         on_end: takes what must be called when the client has gone; False if it has.
+        unsent: counts the replies that wait for their turn.
         width: messages.
 
     Raises:
         DeadlineExceeded: the stream was silent for too long; what was sent before is answered first.
         SwiftrecError: a reply that ends the stream.
     """
-    reader = _Reader(messages, send, width, patience)
+    reader = _Reader(messages, send, width, patience, unsent)
     if not on_end(reader.close):
         raise Cancelled("the client has gone")
     threads.submit(reader.read)

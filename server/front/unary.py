@@ -12,14 +12,11 @@ from google.protobuf.message import Message
 
 from server.decode import decode
 from server.errors import Overloaded, RequestMissing
-from server.front.arrivals import Arrivals
-from server.front.call_record import REQUEST_ID, CallRecord, Refusal, client_code, request_id
-from server.front.exchange import Exchange
-from server.front.framed import replies
+from server.front.calls import Call
 from server.front.front import Front
-from server.front.grpc_adapter import UnaryCall, UnaryDispatcher
-from server.front.limiter import ConcurrencyLimiter
-from server.front.timers import Timer
+from server.front.limits import Arrivals, ConcurrencyLimiter
+from server.front.outcomes import REQUEST_ID, CallRecord, Refusal, client_code, request_id
+from server.front.waits import Exchange, Timer
 from server.ticket import Reply
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -59,7 +56,7 @@ class UnaryMethod:
     def __init__(self, front: Front, name: str, limiter: ConcurrencyLimiter, arrivals: Arrivals) -> None:
         self._front, self.name, self.limiter, self._arrivals = front, name, limiter, arrivals
 
-    def begin(self, call: UnaryCall) -> None:
+    def begin(self, call: Call) -> None:
         """Wait for the request, for a time."""
         call.note = _Call(None)
         if not self._arrivals.admit(partial(self._refuse, call, call.note)):
@@ -70,7 +67,7 @@ class UnaryMethod:
         if crowded is not None and crowded.note.claim():
             self._refuse(crowded, crowded.note, Overloaded(_RETRY_S, _CROWDED))
 
-    def receive(self, call: UnaryCall, message: bytes) -> None:
+    def receive(self, call: Call, message: bytes) -> None:
         """The request has arrived: take a place and answer it."""
         self._arrivals.leave(call)
         note: _Call = call.note
@@ -86,13 +83,13 @@ class UnaryMethod:
         except Exception as error:  # noqa: BLE001 (mapped to a status, whatever it is)
             self._refuse(call, note, error)
 
-    def missed(self, call: UnaryCall) -> None:
+    def missed(self, call: Call) -> None:
         """The client has ended its side, or the call, without a request."""
         self._arrivals.leave(call)
         if call.note.claim() and call.has_half_closed:
             self._end_silent(call, call.note, grpc.StatusCode.UNIMPLEMENTED, _NO_REQUEST)
 
-    def over(self, call: UnaryCall) -> None:
+    def over(self, call: Call) -> None:
         """Give back the place and count the code that the client saw."""
         self._arrivals.leave(call)
         note: _Call = call.note or _Call(None)  # nothing was noted of a call that could not be begun
@@ -114,60 +111,53 @@ class UnaryMethod:
             record = dataclasses.replace(record, code=code, error=None)
         self._front.outcomes.end(record)
 
-    def in_thread(self, message: bytes, context: grpc.ServicerContext, record: CallRecord) -> bytes:
-        """Answer in this thread, where grpcio lacks what a `UnaryCall` needs."""
+    def _answer(self, call: Call, note: _Call, record: CallRecord, message: bytes) -> None:
         raise NotImplementedError
 
-    def _answer(self, call: UnaryCall, note: _Call, record: CallRecord, message: bytes) -> None:
-        raise NotImplementedError
-
-    def _silent(self, call: UnaryCall, note: _Call) -> None:
+    def _silent(self, call: Call, note: _Call) -> None:
         self._end_silent(call, note, grpc.StatusCode.DEADLINE_EXCEEDED, _SILENT)
 
-    def _end_silent(self, call: UnaryCall, note: _Call, code: grpc.StatusCode, details: str) -> None:
+    def _end_silent(self, call: Call, note: _Call, code: grpc.StatusCode, details: str) -> None:
         record = self._record(call, note)
         record.code, record.error = code.name, RequestMissing()
         self._send_status(call, note, Refusal(code, details, ((REQUEST_ID, record.identity),)))
 
-    def _refuse(self, call: UnaryCall, note: _Call, error: Exception) -> None:
+    def _refuse(self, call: Call, note: _Call, error: Exception) -> None:
         record = note.record or self._record(call, note)
         self._send_status(call, note, record.refuse(error))
 
-    def _respond(self, call: UnaryCall, note: _Call, response: bytes) -> None:
+    def _respond(self, call: Call, note: _Call, response: bytes) -> None:
         self._hand_over(call, note, len(response))
         call.respond(response)
 
-    def _send_status(self, call: UnaryCall, note: _Call, refusal: Refusal) -> None:
+    def _send_status(self, call: Call, note: _Call, refusal: Refusal) -> None:
         self._hand_over(call, note, 0)
         call.refuse(refusal.code, refusal.details, refusal.trailing_metadata)
 
-    def _hand_over(self, call: UnaryCall, note: _Call, size: int) -> None:
+    def _hand_over(self, call: Call, note: _Call, size: int) -> None:
         """From now on the answer waits for the client."""
         note.unsent = self._front.unsent.add(size, call.abort_transport)
         if note.is_over:  # the client has gone meanwhile
             self._front.unsent.remove(note.unsent)
 
-    def _record(self, call: UnaryCall, note: _Call) -> CallRecord:
-        note.record = CallRecord(self.name, call.started, call.metadata, request_id(call.metadata))
+    def _record(self, call: Call, note: _Call) -> CallRecord:
+        metadata = call.metadata
+        note.record = CallRecord(self.name, call.started, metadata, request_id(metadata))
         return note.record
 
 
 class WorkerMethod(UnaryMethod):
     """A unary method that the worker answers."""
 
-    def _answer(self, call: UnaryCall, note: _Call, record: CallRecord, message: bytes) -> None:
+    def _answer(self, call: Call, note: _Call, record: CallRecord, message: bytes) -> None:
         on_reply = partial(self._reply, call, note)
         note.exchange = self._front.exchanges.send(self.name, message, call.time_left_s, on_reply, record.works)
 
-    def _reply(self, call: UnaryCall, note: _Call, reply: Reply) -> None:
+    def _reply(self, call: Call, note: _Call, reply: Reply) -> None:
         if isinstance(reply, bytes):
             self._respond(call, note, reply)
         else:
             self._refuse(call, note, reply)
-
-    def in_thread(self, message: bytes, context: grpc.ServicerContext, record: CallRecord) -> bytes:
-        """Wait for the worker's reply."""
-        return next(replies(self._front, self.name, iter((message,)), context, record))
 
 
 class LocalMethod(UnaryMethod):
@@ -187,20 +177,13 @@ class LocalMethod(UnaryMethod):
         super().__init__(front, name, limiter, arrivals)
         self._kind, self._behaviour, self._may_block = kind, behaviour, may_block
 
-    def in_thread(self, message: bytes, context: grpc.ServicerContext, record: CallRecord) -> bytes:
-        """Answer in this thread."""
-        response = self._run(message, context)
-        code = context.code()  # type: ignore[attr-defined] # not in the stub
-        record.code = code.name if code else "OK"
-        return response
-
-    def _answer(self, call: UnaryCall, note: _Call, record: CallRecord, message: bytes) -> None:
+    def _answer(self, call: Call, note: _Call, record: CallRecord, message: bytes) -> None:
         if self._may_block:
             self._front.threads.submit(self._work, call, note, record, message)
         else:
             self._work(call, note, record, message)
 
-    def _work(self, call: UnaryCall, note: _Call, record: CallRecord, message: bytes) -> None:
+    def _work(self, call: Call, note: _Call, record: CallRecord, message: bytes) -> None:
         try:
             response = self._run(message, call.context())
         except Exception as error:  # noqa: BLE001 (mapped to a status, whatever it is)
@@ -211,15 +194,3 @@ class LocalMethod(UnaryMethod):
 
     def _run(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         return self._front.sizes.encode(self._behaviour(decode(self._kind, message), context))
-
-
-class Dispatched:
-    """A unary method as gRPC finds it; gRPC gives its calls to the dispatcher."""
-
-    def __init__(self, method: UnaryMethod, dispatcher: UnaryDispatcher) -> None:
-        self.method = method
-        self.experimental_thread_pool = dispatcher  # the name that gRPC looks for
-
-    def __call__(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        """Never called: the dispatcher has the calls."""
-        raise NotImplementedError

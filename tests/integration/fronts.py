@@ -13,17 +13,13 @@ import grpc
 
 from server.batching.admission import Load
 from server.errors import SwiftrecError
-from server.front.access_log import AccessLog
-from server.front.arrivals import Arrivals
-from server.front.exchange import Exchanges
-from server.front.front import Front, Limiters
-from server.front.grpc_adapter import UnaryDispatcher
-from server.front.limiter import ConcurrencyLimiter
+from server.front.endpoint import open_server, start
+from server.front.front import Front
+from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
 from server.front.methods import Handler, Methods
 from server.front.middleware import Middleware
-from server.front.outcomes import Outcomes
-from server.front.timers import Timers
-from server.front.unsent import Unsent
+from server.front.outcomes import AccessLog, Outcomes
+from server.front.waits import Exchanges, Timers
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 from server.sizes import MessageLimits
 from server.telemetry.metrics import Metrics
@@ -129,8 +125,6 @@ def front_of(link: ManualLink, metrics: Metrics, **given: Any) -> Iterator[Front
 def serving(
     answer: Answer = lambda _ticket: None,
     handler: Handler | None = None,
-    *,
-    in_threads: bool = False,
     **given: Any,  # noqa: ANN401
 ) -> Iterator[Running]:
     """A server whose worker answers both methods so; or with `handler`, a method that the worker does not answer."""
@@ -138,7 +132,7 @@ def serving(
     with front_of(link, metrics, **given) as front:
         names = frozenset() if handler else frozenset({PATH, STREAM})
         requests = {} if handler and handler.response_streaming else {PATH: RecommendRequest}
-        middleware = Middleware(front, requests, names, frozenset(), None if in_threads else UnaryDispatcher())
+        middleware = Middleware(front, requests, names, frozenset())
         methods = Methods(middleware.wrap)
         plain = {
             "Ask": grpc.unary_unary_rpc_method_handler(lambda *_: b""),
@@ -146,10 +140,10 @@ def serving(
         }
         methods.add_registered_method_handlers("test.Service", {"Ask": handler} if handler else plain)
         assert isinstance(front.threads, ThreadPoolExecutor)
-        server = grpc.server(front.threads, options=[("grpc.so_reuseport", 0)])
+        server = open_server(front.threads, [])
         methods.install(server)
         port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
+        start(server)
         with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
             yield Running(front, link, metrics, channel, port)
         server.stop(0).wait()

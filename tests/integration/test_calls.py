@@ -13,8 +13,7 @@ from tritonclient.grpc import service_pb2
 from server.app import App
 from server.batching.admission import Load
 from server.errors import DeadlineExceeded, SwiftrecError
-from server.front.exchange import Exchanges
-from server.front.timers import Timers
+from server.front.waits import Exchanges, Timers
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.ticket import Reply, Ticket

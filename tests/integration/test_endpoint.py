@@ -14,12 +14,14 @@ import pytest
 
 from server.app import App
 from server.config import ServerSettings
-from server.front import grpc_adapter
+from server.front import aio_server, grpc_adapter
 from server.models.bundle import RANKER
 from server.models.session import Session
 from server.pb.swiftrec.v1 import encoder_pb2 as pb
 from tests import small
 from tests.until import LONG, until
+
+pytestmark = pytest.mark.usefixtures("each_front")
 
 _CALLS = 200
 _UNARY = "/swiftrec.v1.EncoderService/Encode"
@@ -104,17 +106,15 @@ def test_streams_go_on_until_the_end_of_the_grace_and_new_ones_are_unavailable(t
 def test_end_of_grpcs_polling_thread_is_a_fault_and_the_server_stops_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Fatal(BaseException):
-        """What ends the thread, as an error of the interpreter does."""
-
     def die(*_: object) -> None:
-        raise Fatal
+        raise SystemExit  # passes every handler of errors
 
     faulty = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
     with running(tmp_path) as app:
         app.on_fault(faulty.set)
         monkeypatch.setattr(grpc_adapter.UnaryCall, "start", die)
+        monkeypatch.setattr(aio_server.AioCall, "run", die)
         with connect(app) as channel:
             call = channel.unary_unary(_UNARY, None, None).future(_REQUEST, timeout=LONG)
             assert faulty.wait(LONG)

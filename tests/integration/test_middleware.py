@@ -16,6 +16,8 @@ from tests.http2 import Peer
 from tests.integration.fronts import PATH, STREAM, Running, echo, serving
 from tests.until import LONG, until
 
+pytestmark = pytest.mark.usefixtures("each_front")
+
 
 def ended_streams(one: Running) -> dict[str, int]:
     """Counts of streams by code, once no stream runs."""
@@ -147,8 +149,7 @@ def test_local_stream_gets_its_next_message_in_time(shape: str) -> None:
         messages.put(None)
 
 
-@pytest.mark.parametrize("in_threads", [False, True])
-def test_unary_method_that_is_answered_here_has_a_status_for_its_errors(in_threads: bool) -> None:
+def test_unary_method_that_is_answered_here_has_a_status_for_its_errors() -> None:
     def answer(_message: object, given: grpc.ServicerContext) -> Any:  # noqa: ANN401 (a message of the contract)
         metadata = dict(given.invocation_metadata())
         if metadata.get("do") == "fail":
@@ -156,7 +157,7 @@ def test_unary_method_that_is_answered_here_has_a_status_for_its_errors(in_threa
         given.set_code(grpc.StatusCode.NOT_FOUND)
         return SimpleNamespace(SerializeToString=lambda: b"there")
 
-    with serving(handler=grpc.unary_unary_rpc_method_handler(answer), in_threads=in_threads) as one:
+    with serving(handler=grpc.unary_unary_rpc_method_handler(answer)) as one:
         with pytest.raises(grpc.RpcError) as malformed:
             one.ask(b"\xff", timeout=LONG)
         assert isinstance(malformed.value, grpc.Call)

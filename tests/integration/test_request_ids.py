@@ -60,10 +60,10 @@ def unary(channel: grpc.Channel, name: str, *metadata: tuple[str, str | bytes]) 
     return returned(call)
 
 
-@pytest.fixture(scope="module", params=["dispatched", "threads"])
+@pytest.fixture(scope="module", params=["grpc.server", "grpc.aio"])
 def served(request: pytest.FixtureRequest, app: App, bundle: Bundle) -> Iterator[grpc.Channel]:
-    """Channels to servers of both kinds: with unary calls that hold no thread, and where grpcio does not allow that."""
-    if request.param == "dispatched":
+    """Channels to servers with each adapter."""
+    if request.param == "grpc.server":
         with connected(app) as channel:
             yield channel
         return
@@ -241,7 +241,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, 
     """Log calls; gives a function that waits for the only line and returns its fields."""
 
     def lines() -> list[dict[str, Any]]:
-        return [vars(record)["fields"] for record in list(caplog.records) if record.name == "server.front.access_log"]
+        return [vars(record)["fields"] for record in list(caplog.records) if record.name == "server.front.outcomes"]
 
     def line() -> dict[str, Any]:
         until(lambda: bool(lines()))
@@ -249,5 +249,5 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, 
         return fields
 
     caplog.clear()
-    with caplog.at_level(logging.DEBUG, logger="server.front.access_log"):
+    with caplog.at_level(logging.DEBUG, logger="server.front.outcomes"):
         yield line

@@ -245,6 +245,7 @@ def test_reflection_is_off_with_authentication(bundle: Bundle, token_file: Path,
         assert code(guarded, method, *bearer(TOKEN)) is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.usefixtures("each_front")
 def test_tokens_rotate_without_a_restart(bundle: Bundle, token_file: Path) -> None:
     with serving(bundle, token_file=token_file) as app, connected(app) as channel:
         assert code(channel, ENCODE, *bearer(TOKEN)) is not UNAUTHENTICATED

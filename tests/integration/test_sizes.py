@@ -28,11 +28,9 @@ INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 
-@pytest.fixture(params=[True, False], ids=["dispatched", "in threads"])
-def app(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """A server whose responses may have 16 kB, on each of the two ways that a call can take."""
-    if not request.param:
-        monkeypatch.setattr("server.app.is_supported", lambda: False)
+@pytest.fixture
+def app(bundle: Bundle, each_front: None) -> Iterator[App]:
+    """A server whose responses may have 16 kB, with each adapter."""
     with serving(bundle, max_response_bytes=_LIMIT, max_message_bytes=_LIMIT) as running:
         yield running
 

@@ -69,6 +69,7 @@ def test_client_certificate_does_not_replace_the_token(
         assert code(channel, ENCODE, *bearer(TOKEN)) is not UNAUTHENTICATED
 
 
+@pytest.mark.usefixtures("each_front")
 def test_certificate_rotates_without_a_restart(bundle: Bundle, identity: Identity) -> None:
     old = identity.root
     with serving(bundle, tls_cert=identity.cert, tls_key=identity.key) as app:

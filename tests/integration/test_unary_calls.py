@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 
 import grpc
 import pytest
 
-from server.app import App
-from server.config import ServerSettings
 from server.errors import InvalidRequest, SwiftrecError
-from server.front import grpc_adapter
-from server.front.grpc_adapter import is_supported
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from server.ticket import Reply, Ticket
 from tests.http2 import Peer
 from tests.integration.fronts import PATH, echo, serving, write_error
 from tests.until import LONG, until
 
 _MANY = 300
+pytestmark = pytest.mark.usefixtures("each_front")
 
 
 def code_of(call: object) -> grpc.StatusCode:
@@ -93,24 +86,6 @@ def test_call_that_cannot_be_begun_ends_alone_and_the_polling_thread_lives(monke
                 one.ask(b"one", timeout=LONG)
         assert code_of(caught.value) in {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
         assert one.ask(b"two", timeout=LONG) == b"two"
-
-
-def test_response_that_cannot_be_sent_concerns_its_own_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    status, failures = grpc_adapter._private._status, [ValueError("the first one fails")]
-
-    def failing(*work: object) -> None:
-        if failures:
-            raise failures.pop()
-        status(*work)
-
-    monkeypatch.setattr(grpc_adapter._private, "_status", failing)
-    with serving(echo, calls=1) as one:
-        with pytest.raises(grpc.RpcError) as caught:
-            one.ask(b"one", timeout=LONG)
-        assert code_of(caught.value) is grpc.StatusCode.CANCELLED  # said at once, not at the client's deadline
-        one.until_counted("CANCELLED")
-        assert one.ask(b"two", timeout=LONG) == b"two"  # its place was given back, and gRPC's polling thread lives
-        one.until_counted("OK")
 
 
 def test_client_that_goes_is_told_to_the_worker_and_gives_its_place_back() -> None:
@@ -214,37 +189,3 @@ def test_call_beyond_the_limit_is_refused_with_its_retry_and_counted() -> None:
         assert "grpc-retry-pushback-ms" in dict(caught.value.trailing_metadata())
         one.until_counted("RESOURCE_EXHAUSTED")
         assert not held.done()
-
-
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        ("_FUNCTIONS", {"_what_a_later_grpcio_lacks": ()}),
-        ("_FUNCTIONS", {"_abort": ("state", "another")}),
-        ("_STATE", ("what_a_later_grpcio_lacks",)),
-        ("_cygrpc", SimpleNamespace()),
-        ("_private", None),
-        ("_cygrpc", None),
-    ],
-)
-def test_parts_that_a_grpcio_lacks_are_found_missing(monkeypatch: pytest.MonkeyPatch, part: str, value: object) -> None:
-    monkeypatch.setattr(grpc_adapter, part, value)
-    assert not is_supported()
-
-
-def test_this_grpcio_has_the_parts() -> None:
-    assert is_supported()
-
-
-def test_server_answers_through_threads_where_grpcio_lacks_the_parts(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grpc_adapter, "_private", None)
-    app = App(ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[]))
-    app.start()
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{app.port}") as channel:
-            stub = RecommenderServiceStub(channel)
-            assert stub.Recommend(pb.RecommendRequest(query="a western"), timeout=LONG).items
-    finally:
-        app.stop()

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from server.errors import Cancelled, DeadlineExceeded, NotFound
-from server.front.exchange import Exchange, Exchanges
+from server.front.limits import Unsent
 from server.front.streams import Patience, Send, map_ordered
-from server.front.timers import Timers
+from server.front.waits import Exchange, Exchanges, Timers
 from server.ticket import Reply, Ticket
 from tests.integration.fronts import ManualLink, echo, write_error
 from tests.until import LONG
@@ -22,7 +22,9 @@ OnEnd = Callable[[Callable[[], None]], bool]
 
 
 @contextmanager
-def sender(link: ManualLink, timeout_s: float = 60.0) -> Iterator[tuple[Send, ThreadPoolExecutor, Patience, OnEnd]]:
+def sender(
+    link: ManualLink, timeout_s: float = 60.0
+) -> Iterator[tuple[Send, ThreadPoolExecutor, Patience, OnEnd, Unsent]]:
     """What sends messages to the link, and what a stream needs beside it."""
     timers = Timers()
     exchanges = Exchanges(link, timers, write_error, timeout_s)
@@ -32,7 +34,7 @@ def sender(link: ManualLink, timeout_s: float = 60.0) -> Iterator[tuple[Send, Th
 
     timers.start()
     with ThreadPoolExecutor(4) as threads:
-        yield send, threads, Patience(timers, 60.0, 60.0), lambda _close: True
+        yield send, threads, Patience(timers, 60.0, 60.0), lambda _close: True, Unsent(1_000, 60.0, timers)
     timers.stop()
 
 
@@ -107,6 +109,7 @@ def test_message_whose_deadline_passes_does_not_hold_up_the_next() -> None:
             threads,
             Patience(timers, 60.0, 60.0),
             lambda _close: True,
+            Unsent(1_000, 60.0, timers),
         )
         assert list(answers) == [b"DeadlineExceeded", b"1", b"2"]
     timers.stop()
@@ -128,9 +131,9 @@ def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int
     silence: queue.Queue[bytes] = queue.Queue()
     for message in numbered(sent):
         silence.put(message)
-    with sender(ManualLink(echo)) as (send, threads, patience, on_end):
+    with sender(ManualLink(echo)) as (send, threads, patience, on_end, unsent):
         limits = Patience(patience.timers, 0.05 if not sent else 60.0, 0.05)
-        answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end)
+        answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end, unsent)
         assert [next(answers) for _ in range(sent)] == numbered(sent)
         with pytest.raises(DeadlineExceeded, match="no message came"):
             next(answers)
@@ -150,8 +153,8 @@ def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) 
         over.wait(LONG)
 
     over = threading.Event()
-    with sender(link) as (send, threads, patience, _), ThreadPoolExecutor(1) as other:
-        answers = map_ordered(messages(), send, threads, patience, on_end, width=in_flight)
+    with sender(link) as (send, threads, patience, _, unsent), ThreadPoolExecutor(1) as other:
+        answers = map_ordered(messages(), send, threads, patience, on_end, unsent, width=in_flight)
         waiting = other.submit(next, answers)
         tickets = [link.next() for _ in range(in_flight)]
         goes.get(timeout=LONG)()
@@ -163,6 +166,27 @@ def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) 
 
 def test_client_that_has_gone_has_nothing_sent() -> None:
     link = ManualLink()
-    with sender(link) as (send, threads, patience, _), pytest.raises(Cancelled):
-        next(map_ordered(iter(numbered(3)), send, threads, patience, lambda _close: False))
+    with sender(link) as (send, threads, patience, _, unsent), pytest.raises(Cancelled):
+        next(map_ordered(iter(numbered(3)), send, threads, patience, lambda _close: False, unsent))
     assert link.tickets.empty()
+
+
+def test_replies_that_wait_for_their_turn_count_as_unsent_until_the_stream_ends() -> None:
+    link = ManualLink()
+    with sender(link) as given, ThreadPoolExecutor(1) as other:
+        unsent = given[-1]
+        answers = map_ordered(iter([b"1" * 100, b"2" * 10, b"3"]), *given)
+        first = other.submit(next, answers)
+        tickets = [link.next() for _ in range(3)]
+        for ticket in tickets[1:]:
+            echo(ticket)
+        assert unsent.bytes == 11
+        echo(tickets[0])
+        assert first.result(LONG) == b"1" * 100
+        assert unsent.bytes == 11
+        assert next(answers) == b"2" * 10
+        assert unsent.bytes == 1
+        answers.close()  # type: ignore[attr-defined] # it is a generator
+        assert unsent.bytes == 0
+        echo(tickets[2])
+        assert unsent.bytes == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.errors import Overloaded
-from server.front.timers import Timers
-from server.front.unsent import Unsent
+from server.front.limits import Unsent
+from server.front.waits import Timers
 
 
 class Clock:

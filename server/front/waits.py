@@ -1,4 +1,4 @@
-"""Timers: one thread calls what is due. A heap in which cancelled timers stay until they are many."""
+"""The waits of a front, each of which ends: timers, and the exchange of one message with a worker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from server.errors import DeadlineExceeded, SwiftrecError
+from server.front.link import Link
+from server.telemetry.traces import Work
+from server.ticket import Reply, Ticket
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0  # how long a call may wait for its request
 _SPARE_TIMERS = 1_000  # cancelled timers that may stay in the heap beside as many as live
+_LATE = "the deadline passed before the response was ready"
 _log = logging.getLogger(__name__)
 
 
@@ -125,3 +132,89 @@ class Timers:
     def _pause_s(self) -> float:
         following = self._heap[0].due - self._clock() if self._heap else threading.TIMEOUT_MAX
         return max(0.0, min(following, threading.TIMEOUT_MAX))
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanges:
+    """What sends messages to a worker.
+
+    Args:
+        link: the worker.
+        timers: end the wait for a reply.
+        write_error: an error as the reply to a message; the error itself where the call ends with a status.
+        default_timeout_s: of a message without a deadline, and the longest that a client may ask for.
+        is_traced: whether workers note what they do.
+    """
+
+    link: Link
+    timers: Timers
+    write_error: Callable[[Ticket, SwiftrecError], Reply]
+    default_timeout_s: float
+    is_traced: bool = False
+
+    def send(
+        self,
+        method: str,
+        message: bytes,
+        time_left_s: float | None,
+        on_reply: Callable[[Reply], None],
+        works: list[Work],
+    ) -> Exchange:
+        """Have a message answered; `on_reply` is called once, by any thread, unless the exchange is cancelled.
+
+        Workers note in `works` what they do, if calls are traced.
+        """
+        left_s = self.default_timeout_s if time_left_s is None else min(time_left_s, self.default_timeout_s)
+        exchange = Exchange(self, on_reply)
+        deadline = time.monotonic() + left_s
+        exchange.start(Ticket(method, message, deadline, exchange.settle, works if self.is_traced else None))
+        return exchange
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """A message and the wait for its reply."""
+
+    _exchanges: Exchanges
+    _on_reply: Callable[[Reply], None]
+    _claims: list[None] = field(default_factory=lambda: [None])  # pop is atomic: who has it settles the exchange
+    ticket: Ticket = field(init=False)
+    _timer: Timer = field(init=False)
+
+    def start(self, ticket: Ticket) -> None:
+        """Send the message."""
+        self.ticket = ticket
+        self._timer = self._exchanges.timers.schedule(ticket.deadline, self._expire)
+        self._exchanges.link.send(ticket)
+
+    def settle(self, reply: Reply) -> None:
+        """The reply is there."""
+        if on_reply := self._claim():
+            on_reply(reply)
+
+    def cancel(self) -> None:
+        """Drop the reply: the client has gone."""
+        if self._claim():
+            self._exchanges.link.cancel(self.ticket)
+
+    def _expire(self) -> None:
+        if on_reply := self._claim():
+            self._exchanges.link.cancel(self.ticket)
+            on_reply(self._exchanges.write_error(self.ticket, DeadlineExceeded(_LATE)))
+
+    def _claim(self) -> Callable[[Reply], None] | None:
+        """The callback, for the first caller only.
+
+        Breaks the reference cycles of the exchange: gRPC keeps a stream open while anything refers to its call.
+        """
+        try:
+            self._claims.pop()
+        except IndexError:
+            return None
+        self._timer.cancel()
+        on_reply, self._on_reply, self.ticket.done = self._on_reply, _ignore, _ignore
+        return on_reply
+
+
+def _ignore(_reply: Reply) -> None:
+    """The exchange is settled."""

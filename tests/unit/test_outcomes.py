@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from server import errors
-from server.front.access_log import reason_of
-from server.front.call_record import client_code
+from server.front.outcomes import client_code, reason_of
 from server.status import code_of
 
 

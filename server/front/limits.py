@@ -1,0 +1,210 @@
+"""The bounds of a front: calls that run, calls whose request has not arrived, answers that clients have not read."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.errors import Overloaded, ShuttingDown, SwiftrecError
+from server.front.calls import Call
+from server.front.waits import Timers
+
+_MIN_RETRY_S = 0.01
+_UNSENT_RETRY_S = 1.0
+_STOPPING = "the server is stopping: send the call to another server, or again later"
+_UNSENT = "Exceeds maximum queue size: too many bytes of earlier answers have not been read by their clients"
+
+
+class ConcurrencyLimiter:
+    """How many calls may run at once.
+
+    Args:
+        limit: calls.
+        wait_s: predicted seconds after which a retry makes sense.
+
+    Attributes:
+        limit: as given.
+    """
+
+    def __init__(self, limit: int, wait_s: Callable[[], float] = lambda: 0.0) -> None:
+        self.limit, self._wait_s = limit, wait_s
+        self._places = deque(range(limit))  # pop and append are atomic
+
+    @property
+    def in_use(self) -> int:
+        """How many run."""
+        return self.limit - len(self._places)
+
+    def acquire(self) -> int:
+        """Take a place.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        try:
+            return self._places.pop()
+        except IndexError:
+            raise Overloaded(max(_MIN_RETRY_S, self._wait_s())) from None
+
+    def release(self, place: int) -> None:
+        """Give the place back."""
+        self._places.append(place)
+
+
+@dataclass(frozen=True, slots=True)
+class Limiters:
+    """What bounds the calls that run at once. Those of health are never taken by other calls.
+
+    Args:
+        calls: that a worker answers.
+        control: of other methods, each of which holds a thread.
+        streams: each holds two threads as long as it is open.
+        probes: of health; they block nothing, so a saturated server still says that it is alive.
+        watches: of health, each of which holds a thread.
+    """
+
+    calls: ConcurrencyLimiter
+    control: ConcurrencyLimiter
+    streams: ConcurrencyLimiter
+    probes: ConcurrencyLimiter
+    watches: ConcurrencyLimiter
+
+
+class Arrivals:
+    """Bounds calls without a request. gRPC's polling thread alone enters and removes calls.
+
+    A request normally follows its call at once. If too many calls have none, the oldest of them is refused, so clients
+    that never send requests do not block others.
+
+    Args:
+        limit: calls that may wait for their request.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self._waiting: dict[Call, None] = {}  # in the order of arrival
+        self._last = clock()
+        self._late: queue.SimpleQueue[Callable[[SwiftrecError], object]] = queue.SimpleQueue()
+        self._is_closed = self._is_refusing = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last call arrived."""
+        return self._clock() - self._last
+
+    def close(self) -> None:
+        """Hold new calls until `refuse`, so that their clients do not retry meanwhile."""
+        self._is_closed = True
+
+    def refuse(self) -> None:
+        """Refuse the calls that were held since `close`, and every later one."""
+        self._is_refusing = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._late.get_nowait()(ShuttingDown(_STOPPING))
+
+    def admit(self, refuse: Callable[[SwiftrecError], object]) -> bool:
+        """Note a new call; False after `close`: then `refuse` is called with the reason."""
+        self._last = self._clock()
+        if not self._is_closed:
+            return True
+        self._late.put(refuse)
+        if self._is_refusing:
+            self.refuse()
+        return False
+
+    def enter(self, call: Call) -> Call | None:
+        """Wait for the request of a call; returns the call that must be refused to make room, if any."""
+        self._waiting[call] = None
+        if len(self._waiting) <= self._limit:
+            return None
+        oldest = next(iter(self._waiting))
+        del self._waiting[oldest]
+        return oldest
+
+    def leave(self, call: Call) -> None:
+        """The request has arrived, or never will."""
+        self._waiting.pop(call, None)
+
+
+class Unsent:
+    """Bounds answers on their way to clients; one that gRPC has and that is not taken in time is cancelled.
+
+    Args:
+        limit: bytes of answers beyond which calls are refused.
+        timeout_s: how long a client may take to read an answer.
+        timers: look at what is late.
+        clock: seconds, monotonic; the one of the timers.
+    """
+
+    def __init__(
+        self, limit: int, timeout_s: float, timers: Timers, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit, self._timeout_s, self._timers, self._clock = limit, timeout_s, timers, clock
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, tuple[float, int, Callable[[], object]]] = {}  # in the order of their time
+        self._has_timer = False
+        self.bytes = 0
+
+    def check(self) -> None:
+        """Whether another call may be answered.
+
+        Raises:
+            Overloaded: too many bytes wait.
+        """
+        if self.bytes > self._limit:
+            raise Overloaded(_UNSENT_RETRY_S, _UNSENT)
+
+    def add(self, size: int, cancel: Callable[[], object]) -> int:
+        """An answer is given to gRPC; `cancel` is called if it is not taken in time. A number for `remove`."""
+        number = next(self._numbers)
+        due = self._clock() + self._timeout_s
+        with self._lock:
+            self._answers[number] = due, size, cancel
+            self.bytes += size
+            is_first, self._has_timer = not self._has_timer, True
+        if is_first:
+            self._timers.schedule(due, self._sweep)
+        return number
+
+    def hold(self, size: int) -> None:
+        """Count an answer of a stream that waits for its turn until `release`, however long that is."""
+        with self._lock:
+            self.bytes += size
+
+    def release(self, size: int) -> None:
+        """Count that answer no more."""
+        self.hold(-size)
+
+    def remove(self, number: int) -> None:
+        """The answer was taken, or its call has ended."""
+        with self._lock:
+            _, size, _ = self._answers.pop(number, (0.0, 0, None))
+            self.bytes -= size
+
+    def _sweep(self) -> None:
+        """Cancel what is late, and look again when the next may be."""
+        late: list[Callable[[], object]] = []
+        with self._lock:
+            now, following = self._clock(), None
+            for due, _, cancel in self._answers.values():
+                if due > now:
+                    following = due
+                    break
+                late.append(cancel)
+            self._has_timer = following is not None or bool(late)
+        for cancel in late:
+            cancel()
+        if self._has_timer:
+            self._timers.schedule(following or now + self._timeout_s, self._sweep)
