@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.admission import reject
+from server.batching.admission import Reject, reject
 from server.batching.scheduler import Limits
 from server.errors import NotFound
 from server.models.bundle import RANKER, load_bundle
@@ -23,7 +23,7 @@ from server.telemetry.metrics import Metrics
 from server.ticket import Reply, Ticket
 from server.worker.methods import Services, recommender_methods
 from server.worker.validate import InputLimits
-from server.worker.worker import Reject, Worker
+from server.worker.worker import Worker
 from tests import small
 
 RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from server.batching.cost_model import Rate
+from server.batching.request_queue import RequestQueue
 from server.batching.scheduler import Limits
 from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 
 MIN_RETRY_S = 0.01
 BUDGET_MARGIN = 0.92  # of the budget: a wait is predicted from means, and no wait should be longer than the budget
+BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
+_BATCH_CALLS_AHEAD = 2.5  # times what is left of the lists that are here: about half has run, and others will come
 
 
 class RejectReason(Enum):
@@ -56,3 +61,67 @@ def rejection(reason: RejectReason, load: Load, limits: Limits) -> SwiftrecError
     if reason is RejectReason.DEADLINE:
         return Overloaded(max(MIN_RETRY_S, load.wait_s), "the response would not be ready before the deadline")
     return Overloaded(max(MIN_RETRY_S, load.wait_s))
+
+
+Reject: TypeAlias = "Callable[[Load, int, float, float, Limits], RejectReason | None]"
+
+
+class AdmissionRecorder(Protocol):
+    """Records calls that are rejected."""
+
+    def rejected(self, reason: Enum, /) -> None:
+        """A call was not accepted."""
+
+
+class Admission:
+    """Judges calls by what waits in a queue.
+
+    Args:
+        queue: where they would wait.
+        drift: real seconds for each predicted one.
+        limits: of the queue.
+        recorder: records what is rejected.
+        reject: the rule.
+    """
+
+    def __init__(
+        self,
+        queue: RequestQueue[Any],
+        drift: Rate,
+        limits: Limits,
+        recorder: AdmissionRecorder | None,
+        reject: Reject,
+    ) -> None:
+        self._queue, self._drift, self._limits = queue, drift, limits
+        self._recorder, self._reject = recorder, reject
+
+    def rejection(
+        self, requests: int, tokens: int, cost_s: float, time_left_s: float, calls: int, now: float
+    ) -> SwiftrecError | None:
+        """Why a call with `requests` requests is not accepted beside `calls` others; None if it is."""
+        load, meanwhile_s = self._load_before(requests, cost_s, calls, now)
+        return self.judge(load, tokens, self._drift(cost_s + meanwhile_s), time_left_s)
+
+    def judge(self, load: Load, tokens: int, run_s: float, time_left_s: float) -> SwiftrecError | None:
+        """Why a call that finds this load is not accepted; None if it is."""
+        reason = self._reject(load, tokens, run_s, time_left_s, self._limits)
+        if reason is None:
+            return None
+        if self._recorder:
+            self._recorder.rejected(reason)
+        return rejection(reason, load, self._limits)
+
+    def _load_before(self, requests: int, cost_s: float, calls: int, now: float) -> tuple[Load, float]:
+        """The load that a call with `requests` requests finds, and the predicted time of other work between them.
+
+        A call does not wait for the later requests of other batch calls. A batch call takes turns with them, and with
+        those that arrive in the meantime, in `BATCH_CALLS_SHARE` of the time. The limits of the queue count all.
+        """
+        self._queue.look(now)
+        waiting, later = self._queue.waiting, self._queue.later
+        wait_s = self._drift(waiting.cost_s - later.cost_s)
+        if requests > 1:
+            others_s = min(_BATCH_CALLS_AHEAD * later.cost_s, cost_s * calls)
+            meanwhile_s = (cost_s + others_s) / BATCH_CALLS_SHARE - cost_s if others_s else 0.0
+            return Load(waiting.requests, waiting.tokens, wait_s), meanwhile_s
+        return Load(waiting.requests - later.requests, waiting.tokens - later.tokens, wait_s), 0.0

@@ -26,16 +26,20 @@ class QueuedRequest:
         arrival: when it was queued.
         lag_s: how much later than the first request of its batch call it counts as having arrived, so that other calls
             do not wait for the whole batch.
+        is_entry: whether its call has other requests.
         is_queued: whether it waits in the queue.
         is_later: whether its turn was not due when the queue looked last.
     """
 
-    __slots__ = ("arrival", "batch_s", "cost_s", "deadline", "is_later", "is_queued", "lag_s", "priority", "tokens")
+    __slots__ = (
+        *("arrival", "batch_s", "cost_s", "deadline", "is_entry", "is_later", "is_queued", "lag_s", "priority"),
+        "tokens",
+    )
 
     def __init__(self, priority: int) -> None:
         self.priority, self.deadline, self.tokens = priority, NEVER, 0
         self.arrival = self.cost_s = self.batch_s = self.lag_s = 0.0
-        self.is_queued = self.is_later = False
+        self.is_entry = self.is_queued = self.is_later = False
 
     @property
     def turn(self) -> float:
@@ -124,23 +128,31 @@ class RequestQueue(Generic[Q]):
                 self._by_turn = [entry for entry in self._by_turn if entry[-1].is_later]
                 heapq.heapify(self._by_turn)
 
-    def next_step(self, limits: Limits, now: float) -> Step[Q]:
-        """Take what runs next: the most urgent, as many as the limits of a step allow."""
+    def next_step(self, limits: Limits, now: float, entries_s: float | None = None) -> Step[Q]:
+        """Take what runs next: the most urgent, as many as the limits of a step allow.
+
+        Args:
+            limits: of the step.
+            now: requests whose deadline has passed by then are expired.
+            entries_s: predicted length to which entries of batch calls may extend the step; None: as all others.
+        """
+        entries_s = limits.step_s if entries_s is None else min(entries_s, limits.step_s)
         chosen: list[Q] = []
         expired: list[Q] = []
-        predicted_s, limit_s, reason = 0.0, 0.0, Reason.DRAINED
+        predicted_s, fixed_s, reason = 0.0, 0.0, Reason.DRAINED
         while self._heap:
             request = self._heap[0][-1]
             is_live = request.is_queued and request.deadline > now
             if is_live and len(chosen) == limits.jobs:
                 reason = Reason.FULL
                 break
-            if is_live and chosen and predicted_s + request.cost_s > limit_s:
+            longest_s = fixed_s + (entries_s if request.is_entry else limits.step_s)
+            if is_live and chosen and predicted_s + request.cost_s > longest_s:
                 reason = Reason.CUT
                 break
             heapq.heappop(self._heap)
             if is_live and not chosen:
-                limit_s = limits.step_s + request.batch_s
+                fixed_s = request.batch_s
             if request.is_queued:
                 self._forget(request)
                 (chosen if is_live else expired).append(request)

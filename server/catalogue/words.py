@@ -38,7 +38,7 @@ _MAX_UNKNOWN = 8  # unknown words of a text for which near ones are looked for: 
 _MAX_LETTERS = 64  # of a word that count
 _MIN_LETTERS = 4  # of a word that may be a misspelt one
 _NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED = 65_536  # known words, and unknown ones, whose rows are remembered
+_CACHED = 65_536  # words whose rows are remembered, and unknown words whose near ones are
 _NO_ROWS: Rows = ((), ())
 _MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
 _RECOUNTED = 20  # words that most of the rare pairs have, of which all pairs are counted
@@ -129,9 +129,9 @@ class Words:
         """For each different word of a text the known words that it is or stands for; none for an unknown word."""
         words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
         rows = self._known(words)
-        unknown = [word for word in words if word not in rows and len(word) >= _MIN_LETTERS]
+        unknown = [word for word in words if rows[word] is _NO_ROWS and len(word) >= _MIN_LETTERS]
         rows |= {word: self._stand_in(word) for word in unknown[:_MAX_UNKNOWN]}
-        return [rows.get(word, _NO_ROWS) for word in words]
+        return [rows[word] for word in words]
 
     def named_by(self, text: str) -> int | None:
         """Position of the one item that has this title or text; None if there is none or there are several."""
@@ -140,13 +140,15 @@ class Words:
         return int(self.named[place]) if place >= 0 else None
 
     def _known(self, words: Sequence[str]) -> dict[str, Rows]:
-        """Those of `words` that are known; remembered."""
-        found = {word: self._found[word] for word in words if word in self._found}
-        new = [word for word in words if word not in found]
-        places = _find(self.terms, [hash_of(word) for word in new]).tolist() if new else []
-        new_rows: dict[str, Rows] = {word: ((n,), (1.0,)) for word, n in zip(new, places, strict=True) if n >= 0}
-        _remember(self._found, new_rows)
-        return found | new_rows
+        """The row of each word that is known, none for the others; remembered."""
+        found = {word: rows for word in words if (rows := self._found.get(word)) is not None}
+        if new := [word for word in words if word not in found]:
+            places = _find(self.terms, [hash_of(word) for word in new]).tolist()
+            rows_of: dict[str, Rows] = dict.fromkeys(new, _NO_ROWS)
+            rows_of |= {word: ((n,), (1.0,)) for word, n in zip(new, places, strict=True) if n >= 0}
+            _remember(self._found, rows_of)
+            found |= rows_of
+        return found
 
     def _stand_in(self, word: str) -> Rows:
         """The known words near an unknown one; remembered."""

@@ -27,7 +27,7 @@ OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Healt
 DENIAL = "a valid token is needed: send it as metadata, authorization: Bearer TOKEN"
 MIN_TOKEN_CHARS = 16
 
-_MAX_PENDING_CALLS = 16_384
+_MAX_PENDING_CALLS = 65_536  # of 64 connections that are full; each takes a few KB
 _LAST_RESPONSE_MS = 5_000  # to send the response of a call that took all of its deadline
 
 _log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Protocol, cast
 
-from server.batching.admission import Load, RejectReason, reject, rejection
+from server.batching.admission import BATCH_CALLS_SHARE, Admission, AdmissionRecorder, Load, Reject, reject
 from server.batching.cost_model import Rate
 from server.batching.request_queue import RequestQueue
 from server.batching.scheduler import Limits
@@ -22,23 +22,21 @@ from server.worker.work import Task, Work
 _log = logging.getLogger(__name__)
 _ITEM_S = 2e-6  # of writing an item of a response, until it is measured
 _OPEN_SHARE = 0.5  # of a step's time that is spent on messages that are not open, before each step
+_BYTE_S = 1e-6  # of a batch call, until it is measured
+_LARGE_BYTES = 2_048  # of a message from which on it counts as a batch call before it is open
+_EARLY_SHARE = 0.7  # of what a call is predicted to cost by its bytes, so that few are refused that would do
+_LATELY_S = 0.25  # within which a single call was queued: others will follow
+_MIN_ENTRIES_S = 0.001  # of a step that batch calls share with single calls
+_SINGLE_FADE = 0.1
 _MIN_DRIFT = 0.1  # a step is at most ten times longer than its requests are predicted to take
 _MIN_PREDICTED_S = 1e-9
-_BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
-_BATCH_CALLS_AHEAD = 2.5  # times what is left of the lists that are here: about half has run, and others will come
 
 
-class WorkerRecorder(Protocol):
+class WorkerRecorder(AdmissionRecorder, Protocol):
     """Records what a worker decides."""
 
     def stepped(self, reason: Enum, /) -> None:
         """A step begins; why it has no more requests."""
-
-    def rejected(self, reason: Enum, /) -> None:
-        """A call was not accepted."""
-
-
-Reject: TypeAlias = "Callable[[Load, int, float, float, Limits], RejectReason | None]"
 
 
 class Worker:
@@ -62,15 +60,18 @@ class Worker:
         reject: Reject = reject,
     ) -> None:
         self._methods, self._limits, self._recorder, self._clock = methods, limits, recorder, clock
-        self._reject = reject
         self._queue: RequestQueue[Task] = RequestQueue(limits.aging_s)
         self._works: dict[Ticket, Work] = {}  # calls whose requests are queued
         self._opening = Opening(clock)
         self._drift = Rate(1.0, limits.step_s)  # real seconds for each predicted one
+        self._admission = Admission(self._queue, self._drift, limits, recorder, reject)
+        self._byte = Rate(_BYTE_S)  # predicted seconds of a batch call for each byte of its message
         self._response = Rate(_ITEM_S)  # seconds for each item of a response
         self._last_drift = 1.0  # of the last step: after a slow step the next one is short
         self._admitted_s = 0.0  # that admitting calls has taken since the last step
         self._step_s = 0.0
+        self._single_at = -_LATELY_S  # when a call with one request was queued last
+        self._single_s = 0.0  # how long the step of such a call takes alone
 
     @property
     def has_work(self) -> bool:
@@ -90,7 +91,7 @@ class Worker:
 
     @property
     def calls(self) -> int:
-        """Calls that were admitted and have no reply yet."""
+        """Calls without a reply."""
         return len(self._works) + len(self._opening)
 
     def admit(self, ticket: Ticket) -> None:
@@ -100,7 +101,7 @@ class Worker:
             return
         now = self._clock()
         work = self._methods[ticket.method](ticket, now)
-        if error := self._rejection(ticket, (), now):  # before anything is decoded
+        if error := self._early_rejection(ticket, now):
             self._refuse(work, error)
         else:
             self._open(work)
@@ -124,8 +125,9 @@ class Worker:
         if self._opening:
             self._open_more()
         started = self._clock()
-        longest_s = self._limits.step_s / max(self._drift(1.0), self._last_drift, _MIN_DRIFT)
-        step = self._queue.next_step(replace(self._limits, step_s=longest_s), started)
+        drift = max(self._drift(1.0), self._last_drift, _MIN_DRIFT)
+        limits = replace(self._limits, step_s=self._limits.step_s / drift)
+        step = self._queue.next_step(limits, started, self._entries_s(started) / drift)
         for task in (*step.requests, *step.expired):
             task.model.left_queue(task.tokens)
         for task in step.expired:
@@ -141,20 +143,27 @@ class Worker:
         for task in tasks:
             task.state.started = started
             task.model.started(started - task.work.arrival)
-        for recommender, batch in _by_recommender(tasks).items():
-            self._run(recommender, batch)
+        for recommender in dict.fromkeys(task.recommender for task in tasks):
+            self._run(recommender, [task for task in tasks if task.recommender is recommender])
         self._respond(tasks)
         took_s = self._clock() - started
         self._last_drift = took_s / max(predicted_s, _MIN_PREDICTED_S)
         self._drift.observe(predicted_s, took_s + self._admitted_s)
         self._admitted_s = 0.0
 
+    def _entries_s(self, now: float) -> float:
+        """How long batch calls may make a step: about as long as a single call's where there were some lately."""
+        if now - self._single_at > _LATELY_S:
+            return self._limits.step_s
+        return min(self._limits.step_s, max(_MIN_ENTRIES_S, self._single_s))
+
     def _open_more(self) -> None:
         """Open large messages in turn, for a time; a short one need not wait for the whole of a long one."""
         started = self._clock()
-        ends = started + _OPEN_SHARE * self._limits.step_s
-        while self._opening and self._clock() < ends:
-            work = self._opening.pop()
+        ends = started + _OPEN_SHARE * self._entries_s(started)
+        is_first = True
+        while self._opening and (is_first or self._clock() < ends):
+            work, is_first = self._opening.pop(), False
             if work.ticket.deadline <= self._clock():
                 self._refuse(work, DeadlineExceeded("the deadline passed while the message was read"))
             else:
@@ -163,10 +172,10 @@ class Worker:
 
     def _open(self, work: Work) -> None:
         """Open a message, or a part of it; once it is open, queue its requests or refuse the call."""
-        is_new = work.opening is None
+        is_new, error = work.opening is None, cast("Exception | None", None)
         try:
             is_open = self._opening.open_part(work)
-            error = self._rejection_of(work) if is_open else self._rejection_of_part(work) if is_new else None
+            error = self._rejection(work, is_open=is_open) if is_open or is_new else None
         except Exception as failure:  # noqa: BLE001 (whatever it is concerns this call alone)
             is_open, error = True, failure
         if work.ticket.is_cancelled:
@@ -179,25 +188,25 @@ class Worker:
         else:
             self._opening.push(work)
 
-    def _rejection_of(self, work: Work) -> Exception | None:
-        """Why a call whose message is open is not accepted; None if it is."""
+    def _rejection(self, work: Work, *, is_open: bool) -> SwiftrecError | None:
+        """Why a call is not accepted, now that its message, or a first part of it, is open; None if it is."""
+        left_s = work.ticket.deadline - self._clock()
+        if not is_open:
+            load = Load(len(self._opening), 0, self._opening.wait_s)
+            return self._admission.judge(load, 0, self._opening.left_s(work), left_s)
         for task in work.tasks:
             task.cost_s += self._response(task.state.response_work)
-        return self._rejection(work.ticket, work.tasks, self._clock())
+        tokens, cost_s = sum(task.tokens for task in work.tasks), sum(task.cost_s for task in work.tasks)
+        if len(work.tasks) > 1:
+            self._byte.observe(len(work.ticket.message), cost_s)
+        return self._admission.rejection(len(work.tasks), tokens, cost_s, left_s, len(self._works), self._clock())
 
-    def _rejection_of_part(self, work: Work) -> Exception | None:
-        """Why a large message is not read on: too many others are being opened; None if it is."""
-        load = Load(len(self._opening), 0, self._opening.wait_s)
-        left_s = work.ticket.deadline - self._clock()
-        return self._judged(self._reject(load, 0, self._opening.left_s(work), left_s, self._limits), load)
-
-    def _judged(self, reason: RejectReason | None, load: Load) -> SwiftrecError | None:
-        """The error of a call that is rejected."""
-        if reason is None:
-            return None
-        if self._recorder:
-            self._recorder.rejected(reason)
-        return rejection(reason, load, self._limits)
+    def _early_rejection(self, ticket: Ticket, now: float) -> SwiftrecError | None:
+        """Why a call is not accepted before anything of it is decoded; None if it may be."""
+        is_large = len(ticket.message) >= _LARGE_BYTES
+        cost_s = _EARLY_SHARE * self._byte(len(ticket.message)) if is_large else 0.0
+        left_s = ticket.deadline - now
+        return self._admission.rejection(2 if is_large else 0, 0, cost_s, left_s, len(self._works), now)
 
     def _is_wanted(self, task: Task) -> bool:
         """Whether a request still has a caller: the message of a cancel may wait behind this step."""
@@ -222,39 +231,23 @@ class Worker:
             self._finish(done)
             self._response.observe(work, self._clock() - started)
 
-    def _rejection(self, ticket: Ticket, tasks: Sequence[Task], now: float) -> SwiftrecError | None:
-        """Why a call with these requests is not accepted; None if it is."""
-        tokens, cost_s = sum(task.tokens for task in tasks), sum(task.cost_s for task in tasks)
-        load, meanwhile_s = self._load_before(len(tasks), cost_s, now)
-        run_s = self._drift(cost_s + meanwhile_s)
-        return self._judged(self._reject(load, tokens, run_s, ticket.deadline - now, self._limits), load)
-
-    def _load_before(self, requests: int, cost_s: float, now: float) -> tuple[Load, float]:
-        """The load that a call with `requests` requests finds, and the predicted time of other work between them.
-
-        A call does not wait for the later requests of other batch calls. A batch call takes turns with them, and with
-        those that arrive in the meantime, in `_BATCH_CALLS_SHARE` of the time. The limits of the queue count all.
-        """
-        self._queue.look(now)
-        waiting, later = self._queue.waiting, self._queue.later
-        wait_s = self._drift(waiting.cost_s - later.cost_s)
-        if requests > 1:
-            others_s = min(_BATCH_CALLS_AHEAD * later.cost_s, cost_s * len(self._works))
-            meanwhile_s = (cost_s + others_s) / _BATCH_CALLS_SHARE - cost_s if others_s else 0.0
-            return Load(waiting.requests, waiting.tokens, wait_s), meanwhile_s
-        return Load(waiting.requests - later.requests, waiting.tokens - later.tokens, wait_s), 0.0
-
     def _queue_all(self, work: Work) -> None:
         """Queue all requests of a call.
 
         Those of a batch call have turns at intervals, so that all batch calls leave half of the time to single calls.
         """
         self._works[work.ticket] = work
+        if len(work.tasks) == 1:
+            self._single_at = self._clock()
+            self._single_s += _SINGLE_FADE * (
+                self._drift(work.tasks[0].cost_s + work.tasks[0].batch_s) - self._single_s
+            )
         batch_calls = sum(len(one.tasks) > 1 for one in self._works.values()) if len(work.tasks) > 1 else 0
         now, lag_s = self._clock(), 0.0  # opening a large batch takes time, too
         for task in work.tasks:
             task.arrival, task.lag_s, task.deadline = now, lag_s, work.ticket.deadline
-            lag_s += self._drift(task.cost_s) * batch_calls / _BATCH_CALLS_SHARE
+            task.is_entry = len(work.tasks) > 1
+            lag_s += self._drift(task.cost_s) * batch_calls / BATCH_CALLS_SHARE
             self._queue.push(task)
             task.model.queued(task.tokens)
         if not work.tasks:
@@ -300,10 +293,3 @@ class Worker:
         work.failed(self._clock())
         work.release()
         work.ticket.deliver(work.refusal(error))
-
-
-def _by_recommender(tasks: Sequence[Task]) -> dict[Recommender, list[Task]]:
-    found: dict[Recommender, list[Task]] = {}
-    for task in tasks:
-        found.setdefault(task.recommender, []).append(task)
-    return found

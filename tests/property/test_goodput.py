@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from google.protobuf.message import Message
 
-from server.batching.admission import RejectReason, reject
+from server.batching.admission import Reject, RejectReason, reject
 from server.batching.scheduler import Limits
 from server.errors import Overloaded
 from server.pb.swiftrec.v1 import encoder_pb2
@@ -17,7 +17,7 @@ from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.sizes import MessageLimits
 from server.ticket import Reply, Ticket
 from server.worker.methods import recommender_methods
-from server.worker.worker import Reject, Worker
+from server.worker.worker import Worker
 from tests import small
 from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
 
