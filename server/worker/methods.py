@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.decode import decode
-from server.errors import Cancelled, InvalidRequest, NotFound, SwiftrecError, internal_error
+from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, internal_error
 from server.models.networks import ranker_half
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2
@@ -113,6 +114,7 @@ class BatchRecommendation(Work):
         super().__init__(ticket, arrival)
         self._services = services
         self._entries: list[Task | SwiftrecError] = []
+        self._results: dict[Task, bytes | SwiftrecError] = {}
         self._recommenders: dict[tuple[str, int], Recommender] = {}
 
     def open(self) -> Iterator[float]:
@@ -123,41 +125,41 @@ class BatchRecommendation(Work):
             self._entries.append(self._open(entry))
             yield len(self._entries) / len(message.requests)
 
-    def respond(self, now: float) -> bytes:
-        """A result for each request, in order."""
-        message, size = pb.BatchRecommendResponse(), 0
-        for entry in self._entries:
-            if self.ticket.is_cancelled:
-                raise Cancelled
-            result = message.results.add()
-            written = entry if isinstance(entry, SwiftrecError) else self._write(entry, result.response, now)
-            if isinstance(written, SwiftrecError):
-                _refuse(written, result)
-                if written.__cause__:
-                    _log.error("a request of a batch failed", exc_info=written.__cause__)
-                continue
-            size += written
-            self._services.sizes.check_response(size)
-        return self._services.sizes.encode(message)
-
-    def _write(self, task: Task, message: pb.RecommendResponse, now: float) -> int | SwiftrecError:
-        """Write the result of a request and count it; the bytes of its items, or why there is no result."""
+    def finished(self, task: Task) -> None:
+        """Write the result of a request: all of them at the end would keep other calls waiting."""
+        time.sleep(0)  # let go of the interpreter: gRPC's thread would wait 5 ms for it, and a probe twice
         try:
-            size = _write(self._services, task, message)
+            message = pb.BatchRecommendResponse()
+            _write(self._services, task, message.results.add().response)
+            self._results[task] = self._services.sizes.encode(message)
         except SwiftrecError as error:
-            found = error
+            self._results[task] = error
         except Exception as failure:  # noqa: BLE001 (it concerns this request alone)
-            found = internal_error(failure)
-        else:
-            self.count([task], now)
-            return size
-        task.model.statistics.failed(now - self.arrival)
-        return found
+            self._results[task] = internal_error(failure)
+
+    def respond(self, now: float) -> bytes:
+        """A result for each request, in order: messages one after the other are one with all their results."""
+        found = [self._results[entry] if isinstance(entry, Task) else entry for entry in self._entries]
+        for result in found:
+            if isinstance(result, MessageTooLarge):
+                raise result
+        self._services.sizes.check_response(sum(len(result) for result in found if isinstance(result, bytes)))
+        data = b"".join(result if isinstance(result, bytes) else _refused(result) for result in found)
+        self._services.sizes.check_response(len(data))
+        self._count(now)
+        return data
+
+    def _count(self, now: float) -> None:
+        for task in self.tasks:
+            if isinstance(self._results[task], bytes):
+                self.count([task], now)
+            else:
+                task.model.statistics.failed(now - self.arrival)
 
     def release(self) -> None:
         """Let go of the requests, too."""
         super().release()
-        self._entries = []
+        self._entries, self._results = [], {}
 
     def _open(self, entry: pb.RecommendRequest) -> Task | SwiftrecError:
         """A request in the queue, or why there is none."""
@@ -246,6 +248,15 @@ def _write(services: Services, task: Task, message: pb.RecommendResponse) -> int
     services.metrics.observe_steps(answer.timings)
     manifest = task.recommender.bundle.manifest
     return write_response(message, answer, manifest.name, manifest.version)
+
+
+def _refused(error: SwiftrecError) -> bytes:
+    """The result of a request of a batch that has failed."""
+    if error.__cause__:
+        _log.error("a request of a batch failed", exc_info=error.__cause__)
+    message = pb.BatchRecommendResponse()
+    _refuse(error, message.results.add())
+    return message.SerializeToString()
 
 
 def _refuse(error: SwiftrecError, result: pb.BatchRecommendResult) -> None:

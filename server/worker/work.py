@@ -96,6 +96,9 @@ class Work:
         """
         raise NotImplementedError
 
+    def finished(self, task: Task) -> None:
+        """A request has run; never raises."""
+
     def respond(self, now: float) -> bytes:
         """The response, once no result is missing.
 

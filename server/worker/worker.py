@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Protocol, cast
@@ -223,13 +223,13 @@ class Worker:
                 task.state.error = internal_error(failure)
 
     def _respond(self, tasks: Sequence[Task]) -> None:
-        """Send the responses of calls whose last request has run, and learn what that costs."""
+        """Write results, send the responses of calls whose last request has run, and learn what that costs."""
         started = self._clock()
-        done = [task.work for task in tasks if self._is_done(task)]
-        if done:
-            work = sum(task.state.response_work for one in done for task in one.tasks)
-            self._finish(done)
-            self._response.observe(work, self._clock() - started)
+        for task in tasks:
+            task.work.missing -= 1
+            task.work.finished(task)
+        self._finish(dict.fromkeys(task.work for task in tasks if not task.work.missing))
+        self._response.observe(sum(task.state.response_work for task in tasks), self._clock() - started)
 
     def _queue_all(self, work: Work) -> None:
         """Queue all requests of a call.
@@ -269,12 +269,7 @@ class Worker:
                 task.model.dropped(reason)
         return work
 
-    def _is_done(self, task: Task) -> bool:
-        """Whether this was the last request of its call."""
-        task.work.missing -= 1
-        return not task.work.missing
-
-    def _finish(self, works: Sequence[Work]) -> None:
+    def _finish(self, works: Iterable[Work]) -> None:
         """Send the responses of calls of which every request has run."""
         for work in works:
             if self._works.pop(work.ticket, None) is None:
