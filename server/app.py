@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from server.addresses import join_address, listen_problem
 from server.config import ServerSettings
-from server.errors import ConfigError, SwiftrecError
+from server.errors import BundleError, ConfigError, SwiftrecError
 from server.front.endpoint import Endpoint, Server, bind, open_server
 from server.front.front import Front
 from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
@@ -162,7 +162,10 @@ class App:
         self._readiness.on_fault = action
 
     def stop(self) -> None:
-        """NOT_SERVING, the drain, accepted calls within the grace, the engines; a second caller waits for the first."""
+        """Say NOT_SERVING, drain unless there is a fault, end accepted calls within the grace, and close the engines.
+
+        A second caller waits for the first.
+        """
         with self._stops:
             if not self._has_stopped:
                 self._has_stopped = True
@@ -171,7 +174,7 @@ class App:
     def _stop(self) -> None:
         _log.info("stopping")
         self._readiness.stop()
-        self._hurried.wait(self._settings.drain_ms / 1e3)  # calls are answered until load balancers know
+        self._readiness.drain(self._settings.drain_ms / 1e3)
         grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
         self._endpoint.stop(self._settings.grace_ms / 1e3)
         left_s = 0.0 if self._hurried.is_set() else max(_MIN_STOP_S, grace_ends - time.monotonic())
@@ -190,6 +193,7 @@ class App:
     def hurry(self) -> None:
         """End the drain and the grace now: calls that are not answered yet are cancelled."""
         self._hurried.set()
+        self._readiness.end_drain()
         self._endpoint.hurry()
         if self._traces:
             self._traces.hurry()
@@ -198,8 +202,15 @@ class App:
         manifest = bundle.manifest
         recorder = BundleRecorder(self.metrics, manifest.name, manifest.version)
         options = engine_options(self._settings, bundle)
-        engine = Recommender(bundle, options, recorder=recorder, open_session=self._open_session)
-        engine.start()
+        try:
+            engine = Recommender(bundle, options, recorder=recorder, open_session=self._open_session)
+            engine.start()
+        except SwiftrecError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is: the bundle is refused, and the log has the cause)
+            _log.exception("a bundle cannot be loaded")
+            reason = f"{bundle.folder}: cannot be loaded ({type(error).__name__}: {error}): export it again"
+            raise BundleError(reason) from None
         return engine
 
     def _worker(self) -> Worker:

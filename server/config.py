@@ -138,7 +138,12 @@ class ServerSettings(BaseSettings):
         "grpc.max_receive_message_length",
     )
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
-    max_streams: int = Field(1_024, ge=1, le=65_536, description="calls in flight on one connection; more wait")
+    max_streams: int = Field(
+        1_024,
+        ge=1,
+        le=65_536,
+        description="calls in flight on one connection; a client makes more of them wait, gRPC refuses those it sends",
+    )
     max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
     max_connection_idle_s: float = Field(
         300, ge=0, le=_MAX_LIFETIME_S, description="time after which a connection without a call is closed; 0: no limit"
@@ -148,7 +153,7 @@ class ServerSettings(BaseSettings):
         ge=0,
         le=_MAX_LIFETIME_S,
         description="age, varied by 10 %, at which a connection takes no new calls, so that clients connect again and "
-        "find new servers; its calls are finished, streams cut after --default-timeout-ms; 0: no limit",
+        "find new servers; its calls are finished, streams cut 5 s after --default-timeout-ms; 0: no limit",
     )
     max_stream_idle_s: float = Field(
         300,

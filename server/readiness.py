@@ -23,6 +23,7 @@ class Readiness:
         self._fault, self._is_stopping = "", False
         self.on_fault: Callable[[], object] = lambda: None  # called when the process should be restarted
         self._publishing = threading.Lock()  # so that no state is published after a newer one
+        self._drain_ended = threading.Event()
         self.has_started = False  # every bundle that was asked for at the start is loaded
 
     def stop(self) -> None:
@@ -30,10 +31,19 @@ class Readiness:
         self._is_stopping = True
         self.publish()
 
+    def drain(self, seconds: float) -> None:
+        """Wait until load balancers know that the server stops: for this time, or until `end_drain` or a fault."""
+        self._drain_ended.wait(seconds)
+
+    def end_drain(self) -> None:
+        """End the drain, or leave it out."""
+        self._drain_ended.set()
+
     def fail(self, reason: str = "a thread has died") -> None:
         """The process should be restarted: a thread has died, or a model does not answer."""
         self._fault = f"{reason}: restart the server"
         self.publish()
+        self.end_drain()  # a server with a fault answers no calls: waiting would only delay its restart
         self.on_fault()
 
     def fault(self) -> str:

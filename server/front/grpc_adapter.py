@@ -85,11 +85,17 @@ class UnaryCall:
         note: data of its method.
     """
 
-    __slots__ = ("_event", "_is_ended", "_keep", "_method", "_on_end", "_state", "is_answered", "note", "started")
+    __slots__ = (
+        *("_deadline", "_event", "_is_ended", "_keep", "_method", "_on_end", "_state"),
+        *("is_answered", "note", "started"),
+    )
 
     def __init__(self, event: Any, state: Any, method: Method) -> None:  # noqa: ANN401 (gRPC's have no types)
         self._event, self._state, self._method = event, state, method
         self.started, self.is_answered = time.monotonic(), False
+        self._deadline = (
+            self.started + float(event.call_details.deadline) - time.time()
+        )  # the wall clock may jump later
         self._keep = _private._receive_message(state, event.call, None)
         self._on_end: Callable[[object], None] | None = None
         self._is_ended = False
@@ -104,7 +110,7 @@ class UnaryCall:
     @property
     def time_left_s(self) -> float:
         """Seconds until the client's deadline; huge if it set none."""
-        return float(self._event.call_details.deadline) - time.time()
+        return self._deadline - time.monotonic()
 
     @property
     def is_cancelled(self) -> bool:

@@ -164,6 +164,7 @@ def file_hash(path: Path) -> str:
 
 
 def _manifest(path: Path) -> Manifest:
+    _check_regular(path)
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -182,6 +183,7 @@ def _check(folder: Path, name: str, wanted: str) -> None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"{path}: lies outside the bundle")
+    _check_regular(path)
     try:
         found = file_hash(path)
     except OSError as error:
@@ -190,6 +192,12 @@ def _check(folder: Path, name: str, wanted: str) -> None:
         raise BundleError(
             f"{path}: truncated or changed (SHA-256 {found[:12]}, expected {wanted[:12]}): export it again"
         )
+
+
+def _check_regular(path: Path) -> None:
+    """Reading a pipe or a device might never end."""
+    if path.exists() and not path.is_file():
+        raise BundleError(f"{path}: is a folder, a pipe or a device, not a regular file: export it again")
 
 
 def _check_external(folder: Path, name: str, manifest: Manifest) -> None:

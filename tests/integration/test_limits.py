@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.app import App
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import encoder_pb2
+from tests.http2 import Peer, refused_stream
 from tests.integration.secure import CHECK, ENCODE, OK, UNAVAILABLE, code, connected, outcome, serving
 
 
@@ -35,6 +36,16 @@ def test_streams_over_the_limit_wait_on_their_connection_only(bundle: Bundle) ->
         held[0].cancel()
         assert third.result().status == health_pb2.HealthCheckResponse.SERVING
         held[1].cancel()
+
+
+def test_streams_that_come_over_the_limit_all_the_same_are_refused_by_grpc(bundle: Bundle) -> None:
+    """As a client sends them that has not read the limit yet; it sees UNAVAILABLE."""
+    with serving(bundle, max_streams=2) as app, connected(app) as other, Peer(app.port) as peer:
+        for n in range(5):
+            peer.call(2 * n + 1, CHECK)
+        seen = peer.ping()
+        assert [stream for stream in (1, 3, 5, 7, 9) if refused_stream(stream) in seen] == [5, 7, 9]
+        assert code(other, CHECK) is OK
 
 
 def test_connections_over_the_limit_are_closed(bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from google.protobuf.message import Message
 
-from server.batching.admission import Reject, RejectReason, reject
+from server.batching.admission import BUDGET_MARGIN, MIN_RETRY_S, Reject, RejectReason, reject
 from server.batching.scheduler import Limits
 from server.errors import Overloaded
 from server.pb.swiftrec.v1 import encoder_pb2
@@ -25,6 +25,7 @@ R = TypeVar("R")
 _SLOW_S, _QUICK_S = 0.045, 1e-4  # of a stage, for each request
 _CAPACITY_CALLS = 600  # that could be answered while calls arrive
 _TIMEOUT_S = 1.0
+_WAITING = 100  # requests, when another comes
 _LEARNING_S = 4.0  # in which a stage has become 90 times slower and calls are accepted that end too late
 
 
@@ -88,6 +89,7 @@ class Ledger:
     good: int = 0
     late_s: list[float] = field(default_factory=list)  # when
     refused: list[Overloaded] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)  # predicted when they were refused
     refusals_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -114,6 +116,7 @@ def offer(overload: Overload, times: float, reject: Reject, entries: int = 1, ti
                 ledger.good += 1
             elif isinstance(reply, Overloaded):
                 ledger.refused.append(reply)
+                ledger.waits_s.append(worker.load.wait_s)
                 ledger.refusals_s.append(one.clock.now - arrival)
             else:
                 ledger.late_s.append(one.clock.now - began)
@@ -152,6 +155,12 @@ def admit_all(*_: object) -> RejectReason | None:
     return None
 
 
+def _retry_s(refusal: Overloaded, wait_s: float, limits: Limits) -> float:
+    """When a call may come again that found this wait: when the queue is within its budget, or empty."""
+    is_late = "deadline" in str(refusal)
+    return max(MIN_RETRY_S, wait_s if is_late else wait_s - BUDGET_MARGIN * limits.budget_s)
+
+
 @pytest.mark.parametrize("times", [2.0, 10.0])
 @pytest.mark.parametrize("stage", STAGES)
 def test_goodput_stays_at_capacity_and_the_rest_is_refused(
@@ -161,8 +170,40 @@ def test_goodput_stays_at_capacity_and_the_rest_is_refused(
     ledger = offer(Overload(one, stage, patch), times, reject)
     assert ledger.good >= 0.95 * ledger.seconds / _SLOW_S
     assert all(at < _LEARNING_S for at in ledger.late_s)
-    assert all(0 < refusal.retry_after < _TIMEOUT_S for refusal in ledger.refused[-100:])
+    for refusal, wait_s in list(zip(ledger.refused, ledger.waits_s, strict=True))[-100:]:
+        assert refusal.retry_after == pytest.approx(_retry_s(refusal, wait_s, Limits()))
     assert max(ledger.refusals_s[-100:]) <= Limits().step_s + _SLOW_S  # no refusal waits for more than a step
+
+
+@pytest.mark.parametrize("budget_s", [1.0, 3_600.0])
+@pytest.mark.parametrize("stage", STAGES)
+def test_retry_is_when_what_waits_for_the_slow_stage_has_run(
+    one: SmallEngine, patch: pytest.MonkeyPatch, stage: str, budget_s: float
+) -> None:
+    """Refused by the budget, or by the deadline where the budget is large."""
+    overload, limits = Overload(one, stage, patch), Limits(budget_s=budget_s)
+    rules: list[Reject] = [admit_all, reject]
+    worker = Worker(
+        recommender_methods(one.services(overload.sizes)),
+        limits,
+        clock=one.clock,
+        reject=lambda *given: rules[0](*given),
+    )
+    for waiting in (0, _WAITING):  # first what the stage costs is learned
+        for n in range(2 * _WAITING):
+            method, message = overload.message(n)
+            worker.admit(Ticket(method, message.SerializeToString(), 1e9, lambda _reply: None))
+        while worker.load.jobs > waiting:
+            worker.step()
+    del rules[0]
+    refused: list[Reply] = []
+    method, message = overload.message(_WAITING)
+    worker.admit(Ticket(method, message.SerializeToString(), one.clock.now + _TIMEOUT_S, refused.append))
+    (refusal,) = refused
+    assert isinstance(refusal, Overloaded)
+    wait_s = worker.load.jobs * _SLOW_S
+    assert refusal.retry_after == pytest.approx(_retry_s(refusal, wait_s, limits), rel=0.1)
+    assert ("deadline" in str(refusal)) == (budget_s > wait_s)
 
 
 @pytest.mark.parametrize("stage", ["encode", "rank", "search", "filter"])

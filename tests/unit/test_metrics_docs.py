@@ -1,8 +1,9 @@
-"""docs/metrics.md has a row for each metric, with its labels, and none for a metric that there is not."""
+"""docs/metrics.md has a row for each metric, with its labels; no page names a metric that there is not."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.core import Metric
@@ -13,6 +14,9 @@ from server.telemetry.metrics import BundleRecorder, Metrics
 from tests.conftest import ROOT
 
 _ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+
+_SERIES = ("_bucket", "_count", "_sum")
+_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def declared() -> dict[str, Metric]:
@@ -60,7 +64,22 @@ def test_values_of_a_label_are_explained(name: str, words: type[RejectReason] | 
     assert {word.value for word in words if not re.search(rf"\b{word.value}\b", _ROWS[name])} == set()
 
 
-def test_alerts_name_only_metrics_that_there_are() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text().partition("## Five alerts")[2]
-    used = set(re.findall(r"\b((?:swiftrec|nv|process)_\w+?)(?:_bucket|_count|_sum)?\b", page))
-    assert used <= set(_DECLARED)
+def unknown_metrics(page: str) -> set[str]:
+    """Metrics that a page names and that there are not; a name may be that of a histogram's series, or end with *."""
+    used = set(re.findall(r"\b(?:swiftrec|nv|process)_\w+\*?", page))
+    series = {f"{name}{end}" for name, one in _DECLARED.items() if one.type == "histogram" for end in _SERIES}
+    return {name for name in used - set(_DECLARED) - series if not _is_prefix(name)}
+
+
+def _is_prefix(name: str) -> bool:
+    return name.endswith("*") and any(one.startswith(name.removesuffix("*")) for one in _DECLARED)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_pages_name_only_metrics_that_there_are(page: Path) -> None:
+    assert unknown_metrics(page.read_text()) == set()
+
+
+def test_check_catches_a_metric_that_there_is_not() -> None:
+    page = "`swiftrec_jobs_refused_total`, rate(swiftrec_call_seconds_count[5m]), nv_cache_*, nv_caches_*"
+    assert unknown_metrics(page) == {"swiftrec_jobs_refused_total", "nv_caches_*"}
