@@ -33,7 +33,7 @@ class Items:
         self.texts = [str(row["text"]) for row in rows]
         self.attributes: dict[str, list[str]] = {}
         for row in rows:
-            for name, values in row["attributes"].items():
+            for name, values in row.get("attributes", {}).items():
                 self.attributes.setdefault(name, []).extend(values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -65,7 +66,7 @@ def test_this_grpcio_has_the_parts() -> None:
 def test_grpc_aio_serves_where_grpcio_lacks_the_parts_and_the_log_tells(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, caplog.at_level(logging.WARNING):
         assert not isinstance(open_server(threads, []), AioServer)
         assert caplog.messages == []
         monkeypatch.setattr(grpc_adapter, "_private", None)
