@@ -21,11 +21,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from server.addresses import join_address, listen_problem
 from server.config import ServerSettings
 from server.errors import BundleError, ConfigError, SwiftrecError
+from server.front.calls import OpenCalls
 from server.front.endpoint import Endpoint, Server, bind, open_server
 from server.front.front import Front
 from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
 from server.front.methods import Methods
-from server.front.middleware import Middleware
+from server.front.middleware import Kinds, Middleware
 from server.front.outcomes import AccessLog, Outcomes
 from server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
 from server.front.waits import Exchanges, Timers
@@ -53,8 +54,9 @@ from server.worker.validate import InputLimits
 from server.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
-_SPARE_THREADS = 8  # for calls of unknown methods and calls without a valid token, which are refused
+_SPARE_THREADS = 8  # for calls that have given back their place and are about to end
 _CONTROL_CALLS = 16  # at once; each holds a thread
+_CHANGES = 8  # loads and unloads at once; each holds a thread
 _PROBE_CALLS = 64
 _MIN_STOP_S = 1.0  # for a model that runs when the grace is used up
 _ARRIVING_CALLS = 1_024  # calls whose request has not come
@@ -79,6 +81,12 @@ _PROBES = frozenset(
         "/grpc.health.v1.Health/Watch",
         "/inference.GRPCInferenceService/ServerLive",
         "/inference.GRPCInferenceService/ServerReady",
+    }
+)
+_CHANGING = frozenset(
+    {
+        "/inference.GRPCInferenceService/RepositoryModelLoad",
+        "/inference.GRPCInferenceService/RepositoryModelUnload",
     }
 )
 
@@ -121,12 +129,15 @@ class App:
         self._threads = ThreadPoolExecutor(self._thread_count(), thread_name_prefix="call")
         self._reader_count = self.limiters.streams.limit + _SPARE_THREADS
         self._readers = ThreadPoolExecutor(self._reader_count, thread_name_prefix="read")
-        self._arrivals = Arrivals(_ARRIVING_CALLS)
+        self._arrivals, self._open_calls = Arrivals(_ARRIVING_CALLS), OpenCalls()
         self._timers = Timers(on_death=self._readiness.fail)
         self._outcomes = Outcomes(self.metrics, AccessLog(self._traces))
+        self._middleware = Middleware(
+            self._front(), _REQUESTS, Kinds(frozenset(self._worker_methods), _PROBES, _CHANGING)
+        )
         self.methods = self._all_methods()
         self._server = self._grpc_server()
-        self._endpoint = Endpoint(self._server, self._arrivals, self._readiness.fail)
+        self._endpoint = Endpoint(self._server, self._arrivals, self._open_calls, self._readiness.fail)
         self.port = 0
         self.metrics_port = 0
 
@@ -191,7 +202,7 @@ class App:
         _log.info("stopped")
 
     def hurry(self) -> None:
-        """End the drain and the grace now: calls that are not answered yet are cancelled."""
+        """End the drain and the grace now: calls that are not answered yet are refused."""
         self._hurried.set()
         self._readiness.end_drain()
         self._endpoint.hurry()
@@ -228,22 +239,26 @@ class App:
         return Limiters(
             calls=ConcurrencyLimiter(settings.max_calls, wait_s),
             control=ConcurrencyLimiter(_CONTROL_CALLS),
-            streams=ConcurrencyLimiter(max(1, settings.max_calls // 4), wait_s),
+            changes=ConcurrencyLimiter(_CHANGES),
+            streams=ConcurrencyLimiter(max(1, settings.max_calls // 4)),
             probes=ConcurrencyLimiter(_PROBE_CALLS),
-            watches=ConcurrencyLimiter(_PROBE_CALLS),
+            watches=ConcurrencyLimiter(2 * _PROBE_CALLS),
+            open_watches=ConcurrencyLimiter(2 * min(_PROBE_CALLS, max(1, settings.max_calls // 8))),
         )
 
     def _thread_count(self) -> int:
-        """Of the pool: streams and control hold one each."""
-        holding = [self.limiters.streams, self.limiters.watches, self.limiters.control]
+        """Of the pool: streams, watches, control, loads and unloads hold one each."""
+        limiters = self.limiters
+        watches = [limiters.watches, limiters.open_watches] if self._settings.token_file else [limiters.watches]
+        holding = [limiters.streams, *watches, limiters.control, limiters.changes]
         return sum(limiter.limit for limiter in holding) + _SPARE_THREADS
 
     def _grpc_server(self) -> Server:
         settings = self._settings
         interceptors: list[Any] = []
         if settings.token_file:
-            few = max(1, settings.max_calls // 8)
-            interceptors.append(TokenAuthInterceptor(Tokens(settings.token_file), ALL_SERVICES, self._outcomes, few))
+            tokens = Tokens(settings.token_file)
+            interceptors.append(TokenAuthInterceptor(tokens, ALL_SERVICES, self._middleware))
         server = open_server(self._threads, connection_limits(settings), interceptors)
         self.methods.install(server)
         return server
@@ -262,6 +277,7 @@ class App:
             timers=self._timers,
             outcomes=self._outcomes,
             limiters=self.limiters,
+            open_calls=self._open_calls,
             arrivals=self._arrivals,
             probe_arrivals=Arrivals(_ARRIVING_CALLS),
             unsent=Unsent(unsent_bytes, settings.send_timeout_ms / 1e3, self._timers),
@@ -272,8 +288,7 @@ class App:
         )
 
     def _all_methods(self) -> Methods:
-        middleware = Middleware(self._front(), _REQUESTS, frozenset(self._worker_methods), _PROBES)
-        methods = Methods(middleware.wrap)
+        methods = Methods(self._middleware.wrap)
         server = methods.as_server()
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
             recommender_pb2_grpc.RecommenderServiceServicer(),  # type: ignore[abstract] # the worker has its methods

@@ -1,10 +1,8 @@
-"""Calls of grpc.aio for methods that hold a thread, as streams do; the event loop reads and sends."""
+"""A call of grpc.aio for threads, which wait while the event loop reads and sends."""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -13,33 +11,31 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
-from server.front.calls import CancellableContext, Metadata
-from server.front.outcomes import Refusal
+from server.front.calls import Metadata
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined] # not in the stub
-INTERNAL = Refusal(grpc.StatusCode.INTERNAL, "internal error", ())
-CANCELLED = Refusal(grpc.StatusCode.CANCELLED, "the server has cancelled the call", ())
-_LAST_TURNS = 4  # of the event loop before a stream ends well: a cancel that has arrived takes this long to be seen
-_log = logging.getLogger(__name__)
 AioContext: TypeAlias = Any  # the stub of grpc.aio.ServicerContext lacks parts
-Behaviour: TypeAlias = "Callable[[Iterator[Any], grpc.ServicerContext], Iterator[Any]]"
 
 
-class BlockingContext(CancellableContext):
-    """A context for methods that hold a thread, and the messages of its client; the event loop reads and sends."""
+class BlockingContext(grpc.ServicerContext):
+    """A context for methods that hold a thread, and the later messages of its client.
 
-    def __init__(self, context: AioContext, loop: asyncio.AbstractEventLoop) -> None:
-        self._context, self._loop = context, loop
+    Args:
+        context: of grpc.aio.
+        loop: reads and sends.
+        abort: ends the call with CANCELLED.
+    """
+
+    def __init__(self, context: AioContext, loop: asyncio.AbstractEventLoop, abort: Callable[[], None]) -> None:
+        self._context, self._loop, self._abort = context, loop, abort
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
-        self._is_over = self._is_lost = self.is_cancelled = False
-        self._status: Refusal | None = None
-        self._ending: asyncio.Future[Refusal | None] = loop.create_future()
+        self._is_over = False
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[bytes]:
         return self
 
-    def __next__(self) -> Any:  # noqa: ANN401 (what the method's deserialiser makes)
+    def __next__(self) -> bytes:
         """The client's next message.
 
         Raises:
@@ -51,17 +47,15 @@ class BlockingContext(CancellableContext):
         try:
             message = asyncio.run_coroutine_threadsafe(read(self._context), self._loop).result()
         except Exception as error:
-            if self.is_active():  # the message cannot be deserialised
-                raise
             raise grpc.RpcError from error
-        if message is not EOF:
-            return message
-        if self.is_active():
+        if not self.is_active():
+            raise grpc.RpcError
+        if message is EOF:
             raise StopIteration
-        raise grpc.RpcError
+        return bytes(message)
 
-    def write(self, response: Any) -> None:  # noqa: ANN401 (what the method's serialiser takes)
-        """Send a response, and wait until the client takes it.
+    def write(self, response: bytes) -> bool:
+        """Send a response, and wait until the client takes it; False if it never will.
 
         Raises:
             RpcError: the call has ended.
@@ -69,42 +63,11 @@ class BlockingContext(CancellableContext):
         if not self.is_active():
             raise grpc.RpcError
         try:
-            is_taken = asyncio.run_coroutine_threadsafe(write(self._context, response), self._loop).result()
+            return asyncio.run_coroutine_threadsafe(write(self._context, response), self._loop).result()
         except grpc.aio.BaseError as error:
             raise grpc.RpcError from error
-        if not is_taken:
-            self._is_lost = True
-            raise grpc.RpcError
 
-    async def run(self, behaviour: Behaviour, threads: concurrent.futures.Executor) -> None:
-        """Answer a stream from its arrival to its end, in a thread of the pool."""
-        threads.submit(self._answer, behaviour)
-        try:
-            status = await self._ending
-            if status:
-                await self._context.abort(status.code, status.details, status.trailing_metadata)
-            for _ in range(_LAST_TURNS):
-                await asyncio.sleep(0)
-        except grpc.aio.AbortError:
-            raise
-        except BaseException:  # the client has gone
-            self.is_cancelled = True
-            raise
-
-    def _answer(self, behaviour: Behaviour) -> None:
-        """Send the responses of a stream; holds the thread until it ends."""
-        status: Refusal | None = None
-        try:
-            for response in behaviour(self, self):
-                self.write(response)
-        except Exception:  # noqa: BLE001 (it concerns this call alone)
-            status = self._status or INTERNAL
-            if self._status is None and self.is_active():
-                _log.exception("a stream was not answered")
-        if not self._is_lost:  # otherwise gRPC cancels the coroutine
-            call_soon(self._loop, self._end, status)
-
-    def over(self, _context: object = None) -> None:
+    def over(self) -> None:
         """The call has ended for gRPC."""
         with self._lock:
             self._is_over = True
@@ -114,16 +77,16 @@ class BlockingContext(CancellableContext):
 
     def is_active(self) -> bool:
         """Whether the call has not ended."""
-        return not self._is_over and not self.is_cancelled
+        return not self._is_over
 
     def time_remaining(self) -> float:
         """Seconds until the client's deadline; infinite if it set none."""
-        return time_left_s(self._context)
+        left_s: float | None = self._context.time_remaining()
+        return math.inf if left_s is None else left_s
 
     def cancel(self) -> None:
         """End the call with CANCELLED."""
-        self.is_cancelled = True
-        call_soon(self._loop, self._end, CANCELLED)
+        self._abort()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Call something when the call has ended; False if it has."""
@@ -146,13 +109,15 @@ class BlockingContext(CancellableContext):
         asyncio.run_coroutine_threadsafe(sending, self._loop).result()
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        """End the call with a status; raises what a method must not catch."""
-        self.abort_with_status(Refusal(code, details, ()))
+        """Set a status; raises what a method must not catch."""
+        self.set_code(code)
+        self.set_details(details)
+        raise grpc.aio.AbortError
 
     def abort_with_status(self, status: grpc.Status) -> NoReturn:
-        """End the call with a status; raises what a method must not catch."""
-        self._status = Refusal(status.code, status.details, tuple(status.trailing_metadata or ()))
-        raise grpc.aio.AbortError
+        """Set a status; raises what a method must not catch."""
+        self.set_trailing_metadata(tuple(status.trailing_metadata or ()))
+        self.abort(status.code, status.details)
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """Code of the status."""
@@ -178,12 +143,8 @@ class BlockingContext(CancellableContext):
         """Properties of the client's certificate."""
         return self._context.auth_context()
 
-    def _end(self, status: Refusal | None) -> None:
-        if not self._ending.done():
-            self._ending.set_result(status)
 
-
-async def read(context: AioContext) -> Any:  # noqa: ANN401 (what the method's deserialiser makes)
+async def read(context: AioContext) -> Any:  # noqa: ANN401 (EOF is a constant)
     """The client's next message, or EOF.
 
     A call that is cancelled reads EOF as well, just before gRPC cancels the coroutine; by a second read it has.
@@ -192,24 +153,10 @@ async def read(context: AioContext) -> Any:  # noqa: ANN401 (what the method's d
     return await context.read() if message is EOF else message
 
 
-async def write(context: AioContext, message: Any) -> bool:  # noqa: ANN401 (what the method's serialiser takes)
+async def write(context: AioContext, message: bytes) -> bool:
     """Send a response, and wait until the client takes it; False if it never will."""
     try:
         await context.write(message)
     except grpc.aio.InternalError:
         return False
     return True
-
-
-def time_left_s(context: AioContext) -> float:
-    """Seconds until the client's deadline; infinite if it set none."""
-    left_s: float | None = context.time_remaining()
-    return math.inf if left_s is None else left_s
-
-
-def call_soon(loop: asyncio.AbstractEventLoop, action: Callable[..., object], *arguments: object) -> None:
-    """Call something in the event loop, by any thread."""
-    try:
-        loop.call_soon_threadsafe(action, *arguments)
-    except RuntimeError:  # the loop has ended, and every call with it
-        return

@@ -12,14 +12,16 @@ from typing import Any, TypeAlias
 import grpc
 
 from server.addresses import join_address, listen_problem
-from server.errors import ConfigError
+from server.errors import ConfigError, ShuttingDown
 from server.front.aio_server import AioServer
+from server.front.calls import OpenCalls
 from server.front.grpc_adapter import is_supported
 from server.front.limits import Arrivals
 
 _QUIET_S = 0.05  # without a call: those that gRPC's core held have been taken
 _MAX_QUIET_WAIT_S = 0.5  # where clients go on calling
-_SPARE_S = 1.0  # after the grace, for gRPC to end what it has cancelled
+_SPARE_S = 1.0  # after the grace, for clients to take their answers, and for gRPC to end what it has cancelled
+_CUT = "the server stops and cannot wait for the answer any longer: send the call to another server, or again later"
 _log = logging.getLogger(__name__)
 Server: TypeAlias = "grpc.Server | AioServer"
 
@@ -30,11 +32,12 @@ class Endpoint:
     Args:
         server: with its methods and its port.
         arrivals: of the calls that are refused once the server stops.
+        calls: those that have not ended.
         on_death: called with the reason if gRPC's polling thread ends: no call is answered any more.
     """
 
-    def __init__(self, server: Server, arrivals: Arrivals, on_death: Callable[[str], None]) -> None:
-        self._server, self._arrivals, self._on_death = server, arrivals, on_death
+    def __init__(self, server: Server, arrivals: Arrivals, calls: OpenCalls, on_death: Callable[[str], None]) -> None:
+        self._server, self._arrivals, self._calls, self._on_death = server, arrivals, calls, on_death
         self._poller: threading.Thread | None = None
         self._stopping = threading.Event()
         self._watch = threading.Thread(target=self._wait_for_poller, name="poller watch", daemon=True)
@@ -46,31 +49,36 @@ class Endpoint:
             self._watch.start()
 
     def stop(self, grace_s: float) -> None:
-        """Take the calls that have arrived, refuse later ones, and wait for the answers no longer than the grace."""
+        """Take what has arrived, refuse later calls, and at the end of the grace those that have no answer."""
         ends = time.monotonic() + grace_s
         if self._is_polling():
-            self._until_quiet(ends)
+            self._until_quiet()
             self._arrivals.close()
-            self._until_quiet(ends)
+            self._until_quiet()
         self._stopping.set()
-        left_s = max(0.0, ends - time.monotonic())
-        has_ended = self._shut_down(left_s)
+        has_ended = self._shut_down(max(0.0, ends - time.monotonic()) + _SPARE_S)
         self._arrivals.refuse()
-        if self._is_polling() and not has_ended.wait(left_s + _SPARE_S):
-            _log.error("gRPC did not end its calls")
+        if self._is_polling():
+            self._calls.wait(max(0.0, ends - time.monotonic()))
+            self._calls.refuse(ShuttingDown(_CUT))
+            self._until_ended(has_ended)
 
     def hurry(self) -> None:
-        """End the grace: cancel the calls that have no answer."""
-        self._stopping.set()
-        self._shut_down(0)
-        self._arrivals.refuse()
+        """End the grace: refuse the calls that have no answer."""
+        self._calls.hurry()
 
-    def _until_quiet(self, ends: float) -> None:
+    def _until_quiet(self) -> None:
         """Wait until the calls in gRPC's core were taken: it cancels them when it shuts down."""
-        ends = min(ends, time.monotonic() + _MAX_QUIET_WAIT_S)
+        ends = time.monotonic() + _MAX_QUIET_WAIT_S
         while (left_s := min(_QUIET_S - self._arrivals.quiet_s, ends - time.monotonic())) > 0:
-            if self._stopping.wait(left_s):
-                return
+            self._stopping.wait(left_s)
+
+    def _until_ended(self, has_ended: threading.Event) -> None:
+        """Wait until clients have their answers, for a time; gRPC cancels the calls of those that do not read."""
+        if not has_ended.wait(_SPARE_S):
+            self._shut_down(0)
+            if not has_ended.wait(_SPARE_S):
+                _log.error("gRPC did not end its calls")
 
     def _shut_down(self, grace_s: float) -> threading.Event:
         try:
@@ -100,7 +108,7 @@ def open_server(
     if is_supported():
         return grpc.server(threads, interceptors=list(interceptors), options=options)
     _log.warning("this grpcio lacks private names that the server uses: serving over grpc.aio, which takes more CPU")
-    return AioServer(threads, options, interceptors)
+    return AioServer(options, interceptors)
 
 
 def start(server: Server) -> threading.Thread | None:

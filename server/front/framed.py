@@ -1,123 +1,230 @@
-"""Calls that hold a thread: streams, and calls that are refused before they reach their method."""
+"""What every method has around its answer: the wait for the request, the place, the status, the count; and unary ones.
+
+No call holds a thread while it waits for its request.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import queue
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
-from server.errors import Cancelled, RequestMissing, SwiftrecError
+from server.decode import decode
+from server.errors import RequestMissing, SwiftrecError
+from server.front.calls import Call
 from server.front.front import Front
-from server.front.grpc_adapter import was_cancelled
 from server.front.limits import Arrivals, ConcurrencyLimiter
-from server.front.outcomes import REQUEST_ID, CallRecord, Outcomes, client_code, request_id
-from server.front.streams import Patience, PunctualMessages, map_ordered
-from server.front.waits import Exchange
+from server.front.outcomes import REQUEST_ID, CallRecord, Refusal, client_code, request_id
+from server.front.waits import Exchange, Timer
 from server.ticket import Reply
 
-Stream = Callable[[Iterator[Any], grpc.ServicerContext, CallRecord], Iterator[Any]]
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+_NO_REQUEST = "the method takes one request, none came"
+_SILENT = "the request did not come in time"
 
 
-def framed_stream(
-    front: Front,
-    name: str,
-    limiter: ConcurrencyLimiter,
-    arrivals: Arrivals,
-    behaviour: Stream,
-    messages: Iterator[Any],
-    context: grpc.ServicerContext,
-) -> Iterator[Any]:
-    """The responses of a stream: limited, with a status for errors, counted."""
-    record = begin(front.outcomes, name, context)
-    try:
-        _admit(arrivals)
-        place = limiter.acquire()
-        try:
-            yield from _sent(front, behaviour(messages, context, record), context)
-        finally:
-            limiter.release(place)
-    except grpc.RpcError:  # what reading the next message raises when the client has gone
-        context.abort_with_status(record.refuse(Cancelled("the client has gone")))
-    except Exception as error:  # noqa: BLE001 (mapped to a status, whatever it is)
-        context.abort_with_status(record.refuse(error))
+class Note:
+    """What a method keeps of a call.
 
-
-def replies(
-    front: Front, name: str, messages: Iterator[bytes], context: grpc.ServicerContext, record: CallRecord
-) -> Iterator[bytes]:
-    """The worker's replies to the messages of a stream, in order."""
-
-    def send(message: bytes, on_reply: Callable[[Reply], None]) -> Exchange:
-        front.sizes.check_request(len(message))
-        front.unsent.check()
-        return front.exchanges.send(name, message, context.time_remaining(), on_reply, record.works)
-
-    return map_ordered(messages, send, front.readers, patience(front), context.add_callback, front.unsent)
-
-
-def patience(front: Front) -> Patience:
-    """How long the streams of this server may be silent."""
-    return Patience(front.timers, front.first_message_timeout_s, front.next_message_timeout_s)
-
-
-def first_message(front: Front, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-    """The request of a call that takes one.
-
-    Raises:
-        RequestMissing: the client has ended its side without one.
-        Cancelled: the client has cancelled, or the request did not come in time, which cancels the call.
+    Attributes:
+        record: how the call ends.
+        timer: ends the wait for the request.
+        place: of the limiter.
+        exchange: the message that a worker has.
+        unsent: number of the answer that the client has not taken.
     """
-    try:
-        return next(PunctualMessages(messages, patience(front), context.cancel))
-    except StopIteration:
-        raise RequestMissing("the request is missing") from None
-    except grpc.RpcError:  # what gRPC raises of a call that has ended
-        raise Cancelled("the call was cancelled before its request came") from None
+
+    __slots__ = ("exchange", "is_over", "place", "record", "timer", "unsent")
+
+    def __init__(self, record: CallRecord) -> None:
+        self.record, self.is_over = record, False
+        self.timer: Timer | None = None
+        self.place: int | None = None
+        self.exchange: Exchange | None = None
+        self.unsent = 0
+
+    def end_wait(self) -> bool:
+        """Whether the call waited for its request until now."""
+        return self.timer is not None and self.timer.cancel()
 
 
-def begin(outcomes: Outcomes, name: str, context: grpc.ServicerContext) -> CallRecord:
-    """The record of a call that has come, which is counted and logged when the call is over for gRPC."""
-    metadata = context.invocation_metadata() or ()
-    record = CallRecord(name, time.monotonic(), metadata, request_id(metadata))
-    context.set_trailing_metadata(((REQUEST_ID, record.identity),))
+class FramedMethod:
+    """What every method has around its answer.
 
-    def over() -> None:
-        ended = record
-        if was_cancelled(context):  # a copy: another thread may still try to answer
-            code = client_code(record.started, context.time_remaining())
-            ended = dataclasses.replace(record, code=code, error=None)
-        outcomes.end(ended)
-
-    if not context.add_callback(over):
-        over()
-    return record
-
-
-def refuse_call(outcomes: Outcomes, name: str, error: SwiftrecError, context: grpc.ServicerContext) -> None:
-    """End a call before it reaches its method; never returns."""
-    context.abort_with_status(begin(outcomes, name, context).refuse(error))
-
-
-def _admit(arrivals: Arrivals) -> None:
-    """Note that a call has come.
-
-    Raises:
-        ShuttingDown: it is too late for it.
+    Args:
+        front: what methods share.
+        name: full name.
+        limiter: bounds the calls that have their request.
+        arrivals: bound those that do not.
     """
-    late: queue.SimpleQueue[SwiftrecError] = queue.SimpleQueue()
-    if not arrivals.admit(late.put):
-        raise late.get()
 
+    def __init__(self, front: Front, name: str, limiter: ConcurrencyLimiter, arrivals: Arrivals) -> None:
+        self._front, self.name, self.limiter, self._arrivals = front, name, limiter, arrivals
 
-def _sent(front: Front, responses: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-    """The responses, each of which the client must take in time."""
-    for response in responses:
-        number = front.unsent.add(len(response) if isinstance(response, bytes) else 0, context.cancel)
+    def begin(self, call: Call) -> None:
+        """Wait for the request, for a time."""
+        note = self._note(call)
+        if not self._arrivals.admit(partial(self.refuse, call)):
+            return
+        due = call.started + self._front.first_message_timeout_s
+        note.timer = self._front.timers.schedule(due, partial(self._silent, call, note))
+        self._arrivals.enter(call, self)
+
+    def receive(self, call: Call, message: bytes) -> None:
+        """The request has arrived: take a place and answer it."""
+        self._arrivals.leave(call)
+        if call.note.end_wait():  # otherwise the request comes too late
+            self._take(call, message)
+
+    def missed(self, call: Call) -> None:
+        """The client has ended its side, or the call, without a request."""
+        self._arrivals.leave(call)
+        if call.note.end_wait() and call.has_half_closed:
+            self._end_silent(call, call.note, grpc.StatusCode.UNIMPLEMENTED, _NO_REQUEST)
+
+    def over(self, call: Call) -> None:
+        """Give back the place and count the code that the client saw."""
+        self._arrivals.leave(call)
+        note: Note = call.note or self._note(call)  # nothing was noted of a call that could not be begun
+        self._front.open_calls.remove(call)
+        call.note = None  # they hold each other, and gRPC keeps a stream open as long as its call is there
+        note.end_wait()
+        note.is_over = True
+        exchange, note.exchange = note.exchange, None  # these two hold each other as well
+        if exchange:
+            exchange.cancel()
+        self._front.unsent.remove(note.unsent)
+        if note.place is not None:
+            self.limiter.release(note.place)
+        record = note.record
+        if call.claim():
+            record.code = "INTERNAL"  # unless the client has ended it: nothing was sent
+        if call.is_cancelled:  # a copy: another thread may be trying to answer
+            code = client_code(call.started, call.time_left_s)
+            record = dataclasses.replace(record, code=code, error=None)
+        self._front.outcomes.end(record)
+
+    def refuse(self, call: Call, error: Exception) -> None:
+        """End a call that has no answer with the status of an error, by any thread."""
+        note: Note | None = call.note
+        if note is not None and call.claim():
+            note.end_wait()
+            self._send_status(call, note, note.record.refuse(error))
+
+    def _take(self, call: Call, message: bytes | None) -> None:
+        """Take a place, and answer."""
+        note: Note = call.note
         try:
-            yield response
-        finally:
-            front.unsent.remove(number)
+            self._front.sizes.check_request(len(message or b""))
+            note.place = self.limiter.acquire()
+            self._front.unsent.check()
+            self._answer(call, note, message)
+        except Exception as error:  # noqa: BLE001 (mapped to a status, whatever it is)
+            self.refuse(call, error)
+
+    def _answer(self, call: Call, note: Note, message: bytes | None) -> None:
+        raise NotImplementedError
+
+    def _silent(self, call: Call, note: Note) -> None:
+        self._end_silent(call, note, grpc.StatusCode.DEADLINE_EXCEEDED, _SILENT)
+
+    def _end_silent(self, call: Call, note: Note, code: grpc.StatusCode, details: str) -> None:
+        if call.claim():
+            note.record.code, note.record.error = code.name, RequestMissing()
+            self._send_status(call, note, Refusal(code, details, ((REQUEST_ID, note.record.identity),)))
+
+    def _respond(self, call: Call, note: Note, response: bytes | None) -> None:
+        """End a call well, unless it has been refused."""
+        if call.claim():
+            note.record.code = call.code
+            self._hand_over(call, note, len(response or b""))
+            call.respond(response)
+
+    def _send_status(self, call: Call, note: Note, refusal: Refusal) -> None:
+        self._hand_over(call, note, 0)
+        call.refuse(refusal.code, refusal.details, refusal.trailing_metadata)
+
+    def _hand_over(self, call: Call, note: Note, size: int) -> None:
+        """From now on the answer waits for the client."""
+        note.unsent = self._front.unsent.add(size, call.abort_transport)
+        if note.is_over:  # the client has gone meanwhile
+            self._front.unsent.remove(note.unsent)
+
+    def _note(self, call: Call) -> Note:
+        metadata = call.metadata
+        record = CallRecord(self.name, call.started, metadata, request_id(metadata))
+        call.note = note = Note(record)
+        call.set_trailing_metadata(((REQUEST_ID, record.identity),))
+        self._front.open_calls.add(call, self)
+        return note
+
+
+class RefusedMethod(FramedMethod):
+    """Refuses every call when it arrives.
+
+    Args:
+        front: what methods share.
+        name: by which calls are counted.
+        error: why they are refused.
+    """
+
+    def __init__(self, front: Front, name: str, error: SwiftrecError) -> None:
+        super().__init__(front, name, front.limiters.control, front.arrivals)
+        self._error = error
+
+    def begin(self, call: Call) -> None:
+        """Refuse the call."""
+        self._note(call)
+        self.refuse(call, self._error)
+
+
+class WorkerMethod(FramedMethod):
+    """A unary method that the worker answers."""
+
+    def _answer(self, call: Call, note: Note, message: bytes | None) -> None:
+        on_reply = partial(self._reply, call, note)
+        exchanges, works = self._front.exchanges, note.record.works
+        note.exchange = exchanges.send(self.name, message or b"", call.time_left_s, on_reply, works)
+
+    def _reply(self, call: Call, note: Note, reply: Reply) -> None:
+        if isinstance(reply, bytes):
+            self._respond(call, note, reply)
+        else:
+            self.refuse(call, reply)
+
+
+class LocalMethod(FramedMethod):
+    """A unary method that is answered here: control of the server, and probes."""
+
+    def __init__(
+        self,
+        front: Front,
+        name: str,
+        limiter: ConcurrencyLimiter,
+        arrivals: Arrivals,
+        kind: type[Message],
+        behaviour: Behaviour,
+        *,
+        may_block: bool,
+    ) -> None:
+        super().__init__(front, name, limiter, arrivals)
+        self._kind, self._behaviour, self._may_block = kind, behaviour, may_block
+
+    def _answer(self, call: Call, note: Note, message: bytes | None) -> None:
+        if self._may_block:
+            self._front.threads.submit(self._work, call, note, message or b"")
+        else:
+            self._work(call, note, message or b"")
+
+    def _work(self, call: Call, note: Note, message: bytes) -> None:
+        try:
+            response = self._behaviour(decode(self._kind, message), call.context())
+            data = self._front.sizes.encode(response)
+        except Exception as error:  # noqa: BLE001 (mapped to a status, whatever it is)
+            self.refuse(call, error)
+        else:
+            self._respond(call, note, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from server.front.calls import OpenCalls
 from server.front.limits import Arrivals, Limiters, Unsent
 from server.front.outcomes import Outcomes
 from server.front.waits import FIRST_MESSAGE_TIMEOUT_S, Exchanges, Timers
@@ -22,6 +23,7 @@ class Front:
         timers: end calls whose request does not come.
         outcomes: count and log.
         limiters: bound what runs.
+        open_calls: what has not ended.
         arrivals: bound the calls whose request has not come, and refuse calls when the server stops.
         probe_arrivals: the same for probes, which are answered while the server stops.
         unsent: bounds the answers that clients have not taken.
@@ -36,6 +38,7 @@ class Front:
     timers: Timers
     outcomes: Outcomes
     limiters: Limiters
+    open_calls: OpenCalls
     arrivals: Arrivals
     probe_arrivals: Arrivals
     unsent: Unsent

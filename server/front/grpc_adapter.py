@@ -1,11 +1,12 @@
-"""Unary calls as gRPC's core has them: bytes come in, bytes or a status go out.
+"""Calls as gRPC's core has them: bytes come in, bytes or a status go out.
 
 Nothing else uses the private names of grpcio.
 
 grpc.server gives every call a thread of its pool that waits for the request and then for the response. Here the request
-is read in gRPC's polling thread and the response is sent by the thread that has made it, so waiting needs no thread.
-The parts used are those of gRPC's own unary path (grpc/_server.py, `_unary_response_in_pool`); where a version of
-grpcio does not have them, `is_supported` is false and `aio_server` serves.
+is read in gRPC's polling thread and the response is sent by the thread that has made it, so waiting needs no thread;
+a stream needs one from its first message on. The parts used are those of gRPC's own paths (grpc/_server.py,
+`_unary_response_in_pool` and `_stream_response_in_pool`); where a version of grpcio does not have them, `is_supported`
+is false and `aio_server` serves.
 """
 
 from __future__ import annotations
@@ -14,29 +15,31 @@ import importlib
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
-from server.front.calls import CancellableContext, Metadata, Method
+from server.front.calls import Metadata, Method
 
 _log = logging.getLogger(__name__)
+_IN_POOL = ("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer")
 # Functions with the names of their parameters, attributes of a call's state, operations.
 _FUNCTIONS = {
     "_Context": ("rpc_event", "state", "request_deserializer"),
+    "_RequestIterator": ("state", "call", "request_deserializer"),
     "_abort": ("state", "call", "code", "details"),
     "_is_rpc_state_active": ("state",),
     "_receive_message": ("state", "call", "request_deserializer"),
+    "_send_response": ("rpc_event", "state", "serialized_response"),
     "_select_thread_pool_for_behavior": ("behavior", "default_thread_pool"),
     "_status": ("rpc_event", "state", "serialized_response"),
-    "_unary_response_in_pool": (
-        *("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer"),
-    ),
+    "_stream_response_in_pool": _IN_POOL,
+    "_unary_response_in_pool": _IN_POOL,
 }
 _STATE = ("callbacks", "client", "code", "condition", "due", "request", "statused", "trailing_metadata")
-_ARGUMENTS = len(_FUNCTIONS["_unary_response_in_pool"])
+_ARGUMENTS = len(_IN_POOL)
 
 
 def _part(name: str) -> Any:  # noqa: ANN401 (it has no types)
@@ -68,34 +71,26 @@ def is_supported() -> bool:
         return False
 
 
-def was_cancelled(context: grpc.ServicerContext) -> bool:
-    """Whether the client did not see how a call that is over was answered: it has cancelled, or its deadline passed."""
-    if isinstance(context, CancellableContext):
-        return context.is_cancelled
-    state = getattr(context, "_state", None)
-    return state is not None and bool(state.client is _private._CANCELLED)
-
-
-class UnaryCall:
-    """One unary call: `server.front.calls.Call`. For gRPC it is the future of a thread's work.
+class GrpcCall:
+    """One call: `server.front.calls.Call`. For gRPC it is the future of a thread's work.
 
     Attributes:
         started: when the call came, on the monotonic clock.
-        is_answered: whether a response or a status was sent.
         note: data of its method.
     """
 
     __slots__ = (
-        *("_deadline", "_event", "_is_ended", "_keep", "_method", "_on_end", "_state"),
-        *("is_answered", "note", "started"),
+        *("_claims", "_deadline", "_event", "_is_ended", "_keep", "_method", "_on_end", "_state"),
+        *("note", "started"),
     )
 
     def __init__(self, event: Any, state: Any, method: Method) -> None:  # noqa: ANN401 (gRPC's have no types)
         self._event, self._state, self._method = event, state, method
-        self.started, self.is_answered = time.monotonic(), False
+        self.started = time.monotonic()
         self._deadline = (
             self.started + float(event.call_details.deadline) - time.time()
         )  # the wall clock may jump later
+        self._claims = [None]  # pop is atomic: who has it ends the call
         self._keep = _private._receive_message(state, event.call, None)
         self._on_end: Callable[[object], None] | None = None
         self._is_ended = False
@@ -128,6 +123,12 @@ class UnaryCall:
         code: grpc.StatusCode | None = self._state.code
         return code.name if code else "OK"
 
+    @property
+    def messages(self) -> Iterator[bytes]:
+        """The messages after the first one; blocks."""
+        messages: Iterator[bytes] = _private._RequestIterator(self._state, self._event.call, None)
+        return messages
+
     def context(self) -> grpc.ServicerContext:
         """For methods that are written against gRPC's own interface."""
         context: grpc.ServicerContext = _private._Context(self._event, self._state, None)
@@ -151,20 +152,27 @@ class UnaryCall:
         """What is sent with the status."""
         self._state.trailing_metadata = tuple(metadata)
 
-    def respond(self, message: bytes) -> bool:
-        """Send the response; whether it was the first answer to a call that is not over."""
-        if not self._claim():
+    def claim(self) -> bool:
+        """Whether the caller is the first to decide how the call ends."""
+        try:
+            self._claims.pop()
+        except IndexError:
             return False
+        return True
+
+    def send(self, response: bytes) -> bool:
+        """Send a response of a stream and wait until the client takes it; False if it never will."""
+        return bool(_private._send_response(self._event, self._state, response))
+
+    def respond(self, message: bytes | None) -> None:
+        """End the call well."""
         try:
             _private._status(self._event, self._state, message)
         except Exception:  # noqa: BLE001 (it concerns this call alone)
             self._abort_transport("a response could not be sent")
-        return True
 
-    def refuse(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> bool:
-        """Send a status; whether it was the first answer to a call that is not over."""
-        if not self._claim():
-            return False
+    def refuse(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> None:
+        """End the call with a status."""
         try:
             with self._state.condition:
                 self.set_trailing_metadata(metadata)
@@ -172,16 +180,10 @@ class UnaryCall:
                     _private._abort(self._state, self._event.call, code.value[0], details.encode())
         except Exception:  # noqa: BLE001 (it concerns this call alone)
             self._abort_transport("a status could not be sent")
-        return True
 
     def abort_transport(self) -> None:
         """Cancel the call: nothing can be sent to the client any more."""
         self._event.call.cancel()
-
-    def _claim(self) -> bool:
-        with self._state.condition:
-            is_first, self.is_answered = not self.is_answered, True
-            return is_first
 
     def _received(self, event: Any) -> Any:  # noqa: ANN401 (gRPC's)
         """The message has arrived, or never will; an error must not reach gRPC's polling thread."""
@@ -195,7 +197,8 @@ class UnaryCall:
                 self._method.receive(self, message)
         except Exception:  # noqa: BLE001 (it concerns this call alone)
             _log.exception("a call was not taken")
-            self.refuse(grpc.StatusCode.INTERNAL, "internal error", ())
+            if self.claim():
+                self.refuse(grpc.StatusCode.INTERNAL, "internal error", ())
         return following
 
     def _over(self) -> None:
@@ -212,7 +215,7 @@ class UnaryCall:
         self.abort_transport()
 
 
-class UnaryDispatcher(ThreadPoolExecutor):
+class Dispatcher(ThreadPoolExecutor):
     """Given to gRPC in place of a method's thread pool; takes calls, and runs nothing itself."""
 
     def __init__(self) -> None:
@@ -221,18 +224,18 @@ class UnaryDispatcher(ThreadPoolExecutor):
     def submit(self, *work: Any) -> Any:  # type: ignore[override] # noqa: ANN401 (gRPC alone calls it)
         """Take a call, from what gRPC would have a thread run; called by its polling thread under the call's lock."""
         event, state, behaviour = work[-_ARGUMENTS : 3 - _ARGUMENTS]
-        call = UnaryCall(event, state, behaviour.method)
+        call = GrpcCall(event, state, behaviour.method)
         call.start()
         return call
 
 
 class Dispatched:
-    """A unary method as gRPC finds it: grpc.server gives its calls to the dispatcher, `aio_server` to the method."""
+    """A method as gRPC finds it: grpc.server gives its calls to the dispatcher, `aio_server` to the method."""
 
-    def __init__(self, method: Method, dispatcher: UnaryDispatcher) -> None:
+    def __init__(self, method: Method, dispatcher: Dispatcher) -> None:
         self.method = method
         self.experimental_thread_pool = dispatcher  # the name that gRPC looks for
 
-    def __call__(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+    def __call__(self, messages: object, context: grpc.ServicerContext) -> NoReturn:
         """Never called: the dispatcher has the calls."""
         raise NotImplementedError

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.errors import Overloaded, ShuttingDown, SwiftrecError
-from server.front.calls import Call
+from server.front.calls import Call, Method
 from server.front.waits import Timers
 
 _MIN_RETRY_S = 0.01
-_UNSENT_RETRY_S = 1.0
+_RETRY_S = 1.0  # where nothing predicts the wait
 _STOPPING = "the server is stopping: send the call to another server, or again later"
+_CROWDED = "Exceeds maximum queue size: too many calls wait for their request"
 _UNSENT = "Exceeds maximum queue size: too many bytes of earlier answers have not been read by their clients"
 
 
@@ -32,7 +33,7 @@ class ConcurrencyLimiter:
         limit: as given.
     """
 
-    def __init__(self, limit: int, wait_s: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, limit: int, wait_s: Callable[[], float] = lambda: _RETRY_S) -> None:
         self.limit, self._wait_s = limit, wait_s
         self._places = deque(range(limit))  # pop and append are atomic
 
@@ -64,20 +65,51 @@ class Limiters:
     Args:
         calls: that a worker answers.
         control: of other methods, each of which holds a thread.
-        streams: each holds two threads as long as it is open.
+        changes: loads and unloads of bundles, each of which holds a thread, for minutes if need be.
+        streams: each holds two threads from its first message on.
         probes: of health; they block nothing, so a saturated server still says that it is alive.
         watches: of health, each of which holds a thread.
+        open_watches: the same for those without a token, where tokens are needed.
     """
 
     calls: ConcurrencyLimiter
     control: ConcurrencyLimiter
+    changes: ConcurrencyLimiter
     streams: ConcurrencyLimiter
     probes: ConcurrencyLimiter
     watches: ConcurrencyLimiter
+    open_watches: ConcurrencyLimiter
 
 
-class Arrivals:
-    """Bounds calls without a request. gRPC's polling thread alone enters and removes calls.
+class Crowd:
+    """Bounds calls by refusing the oldest when there are too many. One thread alone enters and removes calls.
+
+    Args:
+        limit: calls.
+        reason: for the client of a call that is refused.
+    """
+
+    def __init__(self, limit: int, reason: str) -> None:
+        self._limit, self._reason = limit, reason
+        self._calls: dict[Call, Method] = {}  # in the order of arrival
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def enter(self, call: Call, method: Method) -> None:
+        """Count a call."""
+        self._calls[call] = method
+        if len(self._calls) > self._limit:
+            oldest = next(iter(self._calls))
+            self._calls.pop(oldest).refuse(oldest, Overloaded(_RETRY_S, self._reason))
+
+    def leave(self, call: Call) -> None:
+        """Count the call no more."""
+        self._calls.pop(call, None)
+
+
+class Arrivals(Crowd):
+    """Bounds calls without a request.
 
     A request normally follows its call at once. If too many calls have none, the oldest of them is refused, so clients
     that never send requests do not block others.
@@ -88,14 +120,11 @@ class Arrivals:
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._clock = limit, clock
-        self._waiting: dict[Call, None] = {}  # in the order of arrival
+        super().__init__(limit, _CROWDED)
+        self._clock = clock
         self._last = clock()
         self._late: queue.SimpleQueue[Callable[[SwiftrecError], object]] = queue.SimpleQueue()
         self._is_closed = self._is_refusing = False
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     @property
     def quiet_s(self) -> float:
@@ -122,19 +151,6 @@ class Arrivals:
         if self._is_refusing:
             self.refuse()
         return False
-
-    def enter(self, call: Call) -> Call | None:
-        """Wait for the request of a call; returns the call that must be refused to make room, if any."""
-        self._waiting[call] = None
-        if len(self._waiting) <= self._limit:
-            return None
-        oldest = next(iter(self._waiting))
-        del self._waiting[oldest]
-        return oldest
-
-    def leave(self, call: Call) -> None:
-        """The request has arrived, or never will."""
-        self._waiting.pop(call, None)
 
 
 class Unsent:
@@ -164,7 +180,7 @@ class Unsent:
             Overloaded: too many bytes wait.
         """
         if self.bytes > self._limit:
-            raise Overloaded(_UNSENT_RETRY_S, _UNSENT)
+            raise Overloaded(_RETRY_S, _UNSENT)
 
     def add(self, size: int, cancel: Callable[[], object]) -> int:
         """An answer is given to gRPC; `cancel` is called if it is not taken in time. A number for `remove`."""

@@ -7,19 +7,17 @@ import hmac
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf import descriptor_pool
 
 from server.config import ServerSettings
-from server.errors import ConfigError, SwiftrecError, Unauthenticated
-from server.front.framed import refuse_call
-from server.front.limits import ConcurrencyLimiter
+from server.errors import ConfigError, Unauthenticated
 from server.front.methods import Handler
-from server.front.outcomes import Outcomes
+from server.front.middleware import Middleware
 from server.sizes import read_bytes
 
 # The only methods that need no token: probes of load balancers and orchestrators carry none.
@@ -107,13 +105,11 @@ class TokenAuthInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # 
     Args:
         tokens: the valid ones.
         services: full names of the services whose methods are recorded by name; any other is "unknown".
-        outcomes: count and log refused calls.
-        max_open_calls: calls of each open method without a token that may hold a thread.
+        middleware: has the handlers for calls without a token.
     """
 
-    def __init__(self, tokens: Tokens, services: Iterable[str], outcomes: Outcomes, max_open_calls: int) -> None:
-        self._tokens, self._outcomes = tokens, outcomes
-        self._open = {method: ConcurrencyLimiter(max_open_calls) for method in OPEN_METHODS}
+    def __init__(self, tokens: Tokens, services: Iterable[str], middleware: Middleware) -> None:
+        self._tokens, self._middleware = tokens, middleware
         self._names = frozenset(methods_of(services))
 
     def intercept_service(
@@ -126,33 +122,9 @@ class TokenAuthInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # 
         if self._tokens.accept(handler_call_details.invocation_metadata):
             return continuation(handler_call_details)
         if method in OPEN_METHODS:
-            return self._limited(method, continuation(handler_call_details))
+            return self._middleware.open[method]
         name = method if method in self._names else "unknown"  # which the client may have made up
-
-        def deny(_: object, context: grpc.ServicerContext) -> Iterator[Any]:
-            refuse_call(self._outcomes, name, Unauthenticated(DENIAL), context)
-            return iter(())
-
-        # A streaming handler fits calls of each kind and, unlike a unary one, does not wait for the request.
-        return grpc.stream_stream_rpc_method_handler(deny)
-
-    def _limited(self, name: str, handler: Handler | None) -> Handler | None:
-        """The same method within the bound, if its calls hold threads."""
-        if handler is None or handler.stream_stream is None:
-            return handler
-        limiter, stream = self._open[name], handler.stream_stream
-
-        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-            try:
-                place = limiter.acquire()
-            except SwiftrecError as error:
-                refuse_call(self._outcomes, name, error, context)
-            try:
-                yield from stream(requests, context)
-            finally:
-                limiter.release(place)
-
-        return grpc.stream_stream_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        return self._middleware.refusing(name, Unauthenticated(DENIAL))
 
 
 def methods_of(services: Iterable[str]) -> list[str]:

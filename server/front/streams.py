@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -27,19 +27,16 @@ class Patience:
 
     Args:
         timers: end it.
-        first_s: until its first message.
         next_s: between two messages; 0 for no limit.
     """
 
     timers: Timers
-    first_s: float
     next_s: float
 
     def error(self) -> SwiftrecError:
         """Why a silent stream ends."""
         return DeadlineExceeded(
-            f"no message came for {self.first_s:g} s at the start, or for {self.next_s:g} s after another "
-            "(--max-stream-idle-s): end streams that are not used"
+            f"no message came for {self.next_s:g} s after another (--max-stream-idle-s): end streams that are not used"
         )
 
 
@@ -54,13 +51,12 @@ class PunctualMessages(Iterator[M], Generic[M]):
 
     def __init__(self, messages: Iterator[M], patience: Patience, on_silence: Callable[[], object]) -> None:
         self._messages, self._patience, self._on_silence = messages, patience, on_silence
-        self._limit_s = patience.first_s
 
     def __next__(self) -> M:
-        limit_s, self._limit_s = self._limit_s, self._patience.next_s
-        if not limit_s:
+        if not self._patience.next_s:
             return next(self._messages)
-        silence = self._patience.timers.schedule(time.monotonic() + limit_s, self._on_silence)
+        due = time.monotonic() + self._patience.next_s
+        silence = self._patience.timers.schedule(due, self._on_silence)
         try:
             return next(self._messages)
         finally:
@@ -166,7 +162,7 @@ def map_ordered(
     on_end: Callable[[Callable[[], None]], bool],
     unsent: Unsent,
     width: int = MAX_IN_FLIGHT,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """The replies to messages, in order, while up to `width` of them are worked on.
 
     Args:

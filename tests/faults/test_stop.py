@@ -76,8 +76,17 @@ def test_second_sigterm_or_the_end_of_the_grace_cuts_it_short(
             assert until_refused(channel)  # the first signal is being obeyed
             process.send_signal(signal.SIGTERM)
         assert process.wait(LONG) == 0  # the model would take ten minutes
-        with pytest.raises(grpc.RpcError):
-            call.result(LONG)
+        assert refusal(call).startswith("the server stops and cannot wait for the answer")
+
+
+def refusal(call: grpc.Future) -> str:  # type: ignore[type-arg]
+    """The sentence with which the server refused a call."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result(LONG)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "x-request-id" in dict(caught.value.trailing_metadata())
+    return caught.value.details() or ""
 
 
 def until_refused(channel: grpc.Channel) -> bool:
@@ -132,8 +141,7 @@ def test_bundle_that_is_being_loaded_does_not_hold_the_process_beyond_the_grace(
             process = psutil.Process(server.pid)
             process.terminate()
             process.wait(LONG)
-            with pytest.raises(grpc.RpcError):
-                call.result(LONG)
+            assert refusal(call).startswith("the server stops and cannot wait for the answer")
         finally:
             child.kill()
 

@@ -13,11 +13,12 @@ import grpc
 
 from server.batching.admission import Load
 from server.errors import SwiftrecError
+from server.front.calls import OpenCalls
 from server.front.endpoint import open_server, start
 from server.front.front import Front
 from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
 from server.front.methods import Handler, Methods
-from server.front.middleware import Middleware
+from server.front.middleware import Kinds, Middleware
 from server.front.outcomes import AccessLog, Outcomes
 from server.front.waits import Exchanges, Timers
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
@@ -108,7 +109,8 @@ def front_of(link: ManualLink, metrics: Metrics, **given: Any) -> Iterator[Front
         "exchanges": Exchanges(link, timers, given.pop("write_error", write_error), given.pop("timeout_s", 60.0)),
         "timers": timers,
         "outcomes": Outcomes(metrics, AccessLog()),
-        "limiters": Limiters(*(ConcurrencyLimiter(calls) for _ in range(5))),
+        "limiters": Limiters(*(ConcurrencyLimiter(calls) for _ in range(7))),
+        "open_calls": OpenCalls(),
         "arrivals": Arrivals(waiting),
         "probe_arrivals": Arrivals(waiting),
         "unsent": unsent,
@@ -132,7 +134,7 @@ def serving(
     with front_of(link, metrics, **given) as front:
         names = frozenset() if handler else frozenset({PATH, STREAM})
         requests = {} if handler and handler.response_streaming else {PATH: RecommendRequest}
-        middleware = Middleware(front, requests, names, frozenset())
+        middleware = Middleware(front, requests, Kinds(names))
         methods = Methods(middleware.wrap)
         plain = {
             "Ask": grpc.unary_unary_rpc_method_handler(lambda *_: b""),

@@ -7,18 +7,23 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 
 from server.app import App
 from server.config import ServerSettings
-from server.front import aio_server, grpc_adapter
+from server.front import aio_call, grpc_adapter
 from server.models.bundle import RANKER
 from server.models.session import Session
 from server.pb.swiftrec.v1 import encoder_pb2 as pb
+from server.pb.swiftrec.v1 import recommender_pb2
 from tests import small
+from tests.http2 import Peer
 from tests.until import LONG, until
 
 pytestmark = pytest.mark.usefixtures("each_front")
@@ -103,6 +108,83 @@ def test_streams_go_on_until_the_end_of_the_grace_and_new_ones_are_unavailable(t
         assert first.code() is grpc.StatusCode.OK
 
 
+@pytest.mark.parametrize(("grace_ms", "is_hurried"), [(0, False), (300, False), (int(1e3 * LONG), True)])
+def test_calls_without_an_answer_at_the_end_of_the_grace_are_unavailable_for_client_and_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace_ms: int, is_hurried: bool
+) -> None:
+    gate, silence = threading.Event(), queue.SimpleQueue[bytes | None]()
+    with running(tmp_path, grace_ms=grace_ms) as app, connect(app) as channel:
+        monkeypatch.setattr(small.TinyEncoder, "run", lambda *_: gate.wait(LONG))
+        try:
+            calls = _open_calls(channel, silence)
+            until(lambda: len(app._open_calls._methods) == len(calls))
+            until(lambda: app.limiters.calls.in_use == 2)
+            stopping = threading.Thread(target=app.stop)
+            stopping.start()
+            if is_hurried:
+                until(lambda: app._arrivals._is_refusing)
+                app.hurry()
+            for call in calls:
+                with pytest.raises(grpc.RpcError):
+                    list(call)
+            assert [call.code().name for call in calls] == ["UNAVAILABLE"] * len(calls)
+            for n, call in enumerate(calls):
+                assert call.details().startswith("the server stops and cannot wait")
+                assert dict(call.trailing_metadata())["x-request-id"] == f"mine {n}"
+        finally:
+            gate.set()
+        stopping.join(LONG)
+        assert not stopping.is_alive()
+        for _ in calls:
+            silence.put(None)
+        ended = {"Encode": 4, "StreamRecommend": 2, "Watch": 1, "ServerReflectionInfo": 1}
+        until(lambda: {name: app.metrics.calls.count(name, "UNAVAILABLE") for name in ended} == ended)
+        assert not any(app.metrics.calls.count(name, "CANCELLED") for name in ended)
+        assert app.metrics.calls.count("Encode", "OK") == 0
+
+
+def _open_calls(channel: grpc.Channel, silence: queue.SimpleQueue[bytes | None]) -> list[Any]:
+    """Two calls that the worker has, two without a request; streams in a step, at rest, of health and of reflection."""
+    calls: list[Any] = []
+
+    def call(method: str, *messages: bytes, is_silent: bool = True, answers: int = 0) -> None:
+        rest = iter(silence.get, None) if is_silent else iter(())
+        metadata = (("x-request-id", f"mine {len(calls)}"),)
+        calls.append(channel.stream_stream(method, None, None)(chain(messages, rest), timeout=LONG, metadata=metadata))
+        for _ in range(answers):
+            next(calls[-1])
+
+    stream = "/swiftrec.v1.RecommenderService/StreamRecommend"
+    call(stream, b"", answers=1)
+    query = recommender_pb2.RecommendRequest(query="film")
+    call(stream, recommender_pb2.StreamRecommendRequest(request=query).SerializeToString())
+    call("/grpc.health.v1.Health/Watch", b"", is_silent=False, answers=1)
+    listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    call("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", listing, answers=1)
+    for _ in range(2):
+        call(_UNARY, _REQUEST, is_silent=False)
+        call(_UNARY)
+    return calls
+
+
+def test_client_that_does_not_read_its_answer_is_cancelled_after_the_grace(tmp_path: Path) -> None:
+    long = pb.EncodeRequest(texts=["film"] * 200).SerializeToString()
+    with running(tmp_path, grace_ms=int(1e3 * LONG)) as app, Peer(app.port, window=10) as peer:
+        peer.call(1, _UNARY)
+        peer.send(1, long)
+        peer.call(3, "/swiftrec.v1.RecommenderService/StreamRecommend")
+        peer.send(3, b"", ends=False)
+        until(lambda: len(app._middleware._front.unsent._answers) == 2)
+        stopping = threading.Thread(target=app.stop)
+        stopping.start()
+        until(lambda: app._arrivals._is_refusing)
+        app.hurry()
+        stopping.join(LONG)
+        assert not stopping.is_alive()
+        until(lambda: app.metrics.calls.count("Encode", "CANCELLED") == 1)
+        until(lambda: app.metrics.calls.count("StreamRecommend", "CANCELLED") == 1)
+
+
 def test_end_of_grpcs_polling_thread_is_a_fault_and_the_server_stops_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,8 +195,8 @@ def test_end_of_grpcs_polling_thread_is_a_fault_and_the_server_stops_all_the_sam
     monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
     with running(tmp_path) as app:
         app.on_fault(faulty.set)
-        monkeypatch.setattr(grpc_adapter.UnaryCall, "start", die)
-        monkeypatch.setattr(aio_server.AioCall, "run", die)
+        monkeypatch.setattr(grpc_adapter.GrpcCall, "start", die)
+        monkeypatch.setattr(aio_call.AioCall, "run", die)
         with connect(app) as channel:
             call = channel.unary_unary(_UNARY, None, None).future(_REQUEST, timeout=LONG)
             assert faulty.wait(LONG)

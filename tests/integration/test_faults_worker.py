@@ -22,8 +22,8 @@ from server.app import App
 from server.batching.cost_model import Observation
 from server.config import ServerSettings
 from server.domain import Recommendation, Request
-from server.front.grpc_adapter import UnaryCall
-from server.front.unary import WorkerMethod
+from server.front.framed import WorkerMethod
+from server.front.grpc_adapter import GrpcCall
 from server.models.bundle import Bundle
 from server.models.session import Session
 from server.pb.swiftrec.v1 import encoder_pb2
@@ -285,7 +285,7 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
     """They come while gRPC's polling thread is busy, so that they wait in gRPC's core."""
     gate, begin = threading.Event(), WorkerMethod.begin
 
-    def begin_later(method: WorkerMethod, call: UnaryCall) -> None:
+    def begin_later(method: WorkerMethod, call: GrpcCall) -> None:
         assert gate.wait(LONG)
         begin(method, call)
 
@@ -327,10 +327,10 @@ def test_loads_take_no_place_of_other_calls(bundle: Bundle, tmp_path: Path, monk
     with bench(bundle, repository=tmp_path, max_calls=8) as one:
         load = triton.RepositoryModelLoadRequest(model_name="other")
         loads = [one.inference.RepositoryModelLoad.future(load, timeout=LONG) for _ in range(300)]
-        control = one.app.limiters.control
+        changes = one.app.limiters.changes
         try:
-            until(lambda: control.in_use == control.limit)
-            until(lambda: sum(call.done() for call in loads) == 300 - control.limit)
+            until(lambda: changes.in_use == changes.limit)
+            until(lambda: sum(call.done() for call in loads) == 300 - changes.limit)
             accepted = [call for call in loads if not call.done()]
             assert {code_of(call) for call in loads if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             _check_everything(one)
@@ -341,10 +341,14 @@ def test_loads_take_no_place_of_other_calls(bundle: Bundle, tmp_path: Path, monk
 
 
 def _check_everything(one: Bench) -> None:
-    """As many calls as may be in flight, a stream and health are answered."""
+    """As many calls as may be in flight, a stream, control and health are answered."""
     calls = [one.recommend() for _ in range(8)]
     assert all(call.result(LONG).items for call in calls)
     messages = iter([pb.StreamRecommendRequest(request=request())])
     assert len(list(one.recommender.StreamRecommend(messages, timeout=LONG))) == 1
     assert one.inference.ServerLive(triton.ServerLiveRequest(), timeout=LONG).live
+    assert one.inference.ServerMetadata(triton.ServerMetadataRequest(), timeout=LONG).name == "swiftrec"
+    assert one.inference.ModelReady(triton.ModelReadyRequest(name="encoder"), timeout=LONG).ready
+    assert one.inference.ModelMetadata(triton.ModelMetadataRequest(name="encoder"), timeout=LONG).inputs
+    assert one.inference.RepositoryIndex(triton.RepositoryIndexRequest(), timeout=LONG).models
     assert one.is_healthy()

@@ -71,6 +71,7 @@ def test_stream_whose_last_answer_its_client_does_not_wait_for_is_not_counted_as
     handler = grpc.stream_stream_rpc_method_handler(behaviour)
     with serving(handler=handler) as one, Peer(one.port) as peer:
         peer.call(1, PATH)
+        peer.send(1, b"", ends=False)
         one.until_counted("CANCELLED")
         assert one.counts() == {"CANCELLED": 1}
 
@@ -111,6 +112,7 @@ def test_method_of_any_shape_is_limited_counted_and_its_errors_have_a_status(sha
         ask = one.channel.stream_stream(PATH, None, None)
         call: Any = ask(iter([b"good"]), timeout=LONG, metadata=(("x-request-id", "mine"),))
         assert list(call) == answers
+        until(lambda: one.front.limiters.streams.in_use == 0)
         assert ("x-request-id", "mine") in [tuple(entry) for entry in call.trailing_metadata()]
         for message, code in ((b"bad", "INVALID_ARGUMENT"), (b"bug", "INTERNAL")):
             with pytest.raises(grpc.RpcError) as caught:
@@ -119,6 +121,7 @@ def test_method_of_any_shape_is_limited_counted_and_its_errors_have_a_status(sha
             assert caught.value.code().name == code
             assert "x-request-id" in dict(caught.value.trailing_metadata())
             assert "ZeroDivision" not in (caught.value.details() or "")
+            until(lambda: one.front.limiters.streams.in_use == 0)
         place = one.front.limiters.streams.acquire()
         with pytest.raises(grpc.RpcError) as full:
             list(ask(iter([b"good"]), timeout=LONG))
@@ -133,8 +136,8 @@ def test_method_of_any_shape_is_limited_counted_and_its_errors_have_a_status(sha
 def test_method_of_any_shape_gets_its_first_message_in_time(shape: str) -> None:
     with serving(handler=_SHAPES[shape][0], first_message_timeout_s=0.1) as one:
         call, messages = one.silent(timeout=LONG)
-        assert call.code() is grpc.StatusCode.CANCELLED
-        one.until_counted("CANCELLED")
+        assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        one.until_counted("DEADLINE_EXCEEDED")
         messages.put(None)
         until(lambda: one.front.limiters.streams.in_use == 0)
 
@@ -144,8 +147,9 @@ def test_local_stream_gets_its_next_message_in_time(shape: str) -> None:
     with serving(handler=_SHAPES[shape][0], next_message_timeout_s=0.1) as one:
         call, messages = one.silent(timeout=LONG)
         messages.put(b"good")
-        assert call.code() is grpc.StatusCode.CANCELLED
-        one.until_counted("CANCELLED")
+        assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "--max-stream-idle-s" in call.details()
+        one.until_counted("DEADLINE_EXCEEDED")
         messages.put(None)
 
 

@@ -38,7 +38,7 @@ from tests.integration.secure import (
     outcome,
     serving,
 )
-from tests.until import until
+from tests.until import LONG, until
 
 _MANY = 300
 METHODS = methods_of(ALL_SERVICES)
@@ -145,17 +145,17 @@ def test_silent_health_calls_without_a_token_do_not_keep_others_out(bundle: Bund
         until(lambda: app.metrics.calls.count("Check", "CANCELLED") == _MANY)
 
 
-@pytest.mark.parametrize(("method", "ended"), [(CHECK, "DEADLINE_EXCEEDED"), (WATCH, "CANCELLED")])
+@pytest.mark.parametrize("method", [CHECK, WATCH])
 def test_silent_health_call_gives_its_place_back(
-    bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch, method: str, ended: str
+    bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     never: queue.Queue[bytes | None] = queue.Queue()
     monkeypatch.setattr("server.app.Front", partial(Front, first_message_timeout_s=0.3))
     with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
         silent = channel.stream_unary(method, bytes, bytes).future(iter(never.get, None), timeout=60)
         assert isinstance(silent, grpc.Call)
-        assert silent.code().name == ended
-        until(lambda: code(channel, method) is OK)  # of Watch there was one place
+        assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert code(channel, method) is OK
         never.put(None)
         watching = _watch(health_pb2_grpc.HealthStub(channel))  # a watcher that has sent its request may stay
         with pytest.raises(grpc.RpcError):
@@ -186,11 +186,23 @@ def test_watchers_without_a_token_take_neither_every_thread_nor_the_places_of_ch
         stub = health_pb2_grpc.HealthStub(channel)
         watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(32)]
         assert all(next(call).status == health_pb2.HealthCheckResponse.SERVING for call in watching)
-        assert code(channel, WATCH) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        known = stub.Watch(health_pb2.HealthCheckRequest(), metadata=bearer(TOKEN), timeout=LONG)
+        assert next(known).status == health_pb2.HealthCheckResponse.SERVING
+        for _ in range(3):  # each takes the place of the oldest
+            watching.append(stub.Watch(health_pb2.HealthCheckRequest(), timeout=LONG))
+            assert next(watching[-1]).status == health_pb2.HealthCheckResponse.SERVING
+        for call in watching[:3]:
+            with pytest.raises(grpc.RpcError):
+                list(call)
+            assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "newer calls of this method" in call.details()
+        assert [call.is_active() for call in watching[3:]] == [True] * 32
+        assert known.is_active()
         assert code(channel, CHECK) is OK
-        assert code(channel, WATCH, *bearer(TOKEN)) is OK
         assert code(channel, CHECK, *bearer(TOKEN)) is OK
-        for call in watching:
+        until(lambda: app.metrics.calls.count("Watch", "RESOURCE_EXHAUSTED") == 3)
+        known.cancel()
+        for call in watching[3:]:
             call.cancel()
 
 

@@ -61,6 +61,44 @@ def test_silent_calls_hold_no_thread_and_those_that_are_cancelled_are_counted_as
         assert one.counts() == {"CANCELLED": _MANY, "OK": 2}
 
 
+@pytest.mark.usefixtures("each_front")
+def test_silent_streams_hold_neither_thread_nor_place() -> None:
+    with serving(echo, calls=1, waiting=_MANY) as one, Peer(one.port) as peer:
+        stream = one.channel.stream_stream(STREAM, None, None)
+        assert list(stream(iter([b"x"]), timeout=LONG)) == [b"x"]
+        before = threading.active_count()
+        for n in range(_MANY):
+            peer.call(2 * n + 1, STREAM)
+        until_arrived(one, _MANY)
+        assert threading.active_count() <= before
+        until(lambda: one.front.limiters.streams.in_use == 0)
+        assert list(stream(iter([b"x"]), timeout=LONG)) == [b"x"]  # the oldest made room for it
+        one.until_counted("OK", 2, "Stream")
+        for n in range(_MANY):
+            peer.cancel(2 * n + 1)
+        one.until_counted("CANCELLED", _MANY - 1, "Stream")
+        assert one.counts("Stream") == {"OK": 2, "CANCELLED": _MANY - 1, "RESOURCE_EXHAUSTED": 1}
+
+
+def test_stream_that_is_refused_is_asked_to_come_again_in_a_second() -> None:
+    with serving(echo, calls=1) as one:
+        place = one.front.limiters.streams.acquire()
+        stream: Any = one.channel.stream_stream(STREAM, None, None)(iter([b"x"]), timeout=LONG)
+        assert stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "try again in 1.00 s" in stream.details()
+        assert dict(stream.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+        one.front.limiters.streams.release(place)
+
+
+def test_silent_calls_are_counted_by_their_method_whichever_call_they_make_room_for() -> None:
+    with serving(echo, waiting=1) as one, Peer(one.port) as peer:
+        peer.call(1, STREAM)
+        until_arrived(one, 1)
+        peer.call(3, PATH)
+        one.until_counted("RESOURCE_EXHAUSTED", method="Stream")
+        assert one.counts() == {}
+
+
 def test_silent_call_whose_deadline_passes_is_counted_as_that() -> None:
     with serving(echo) as one:
         silent, messages = one.silent(timeout=0.3)
@@ -130,7 +168,8 @@ def test_stream_whose_messages_do_not_come_is_ended_after_its_answers() -> None:
             silence.put(None)
             assert isinstance(caught.value, grpc.Call)
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "--max-stream-idle-s" in (caught.value.details() or "")
+            reason = "--max-stream-idle-s" if messages else "the request did not come in time"
+            assert reason in (caught.value.details() or "")
             assert replies == messages
             one.until_counted("DEADLINE_EXCEEDED", method="Stream")
             until(lambda one=one: one.front.limiters.streams.in_use == 0)
@@ -186,30 +225,21 @@ def _running(bundle: Bundle, calls: int) -> Iterator[tuple[App, grpc.Channel]]:
         app.stop()
 
 
-def test_watchers_that_ask_nothing_are_ended_and_hold_no_more_than_their_places(
+def test_watchers_that_ask_nothing_are_ended_and_hold_neither_place_nor_thread(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.app.Front", partial(Front, first_message_timeout_s=0.3))
-    never: queue.Queue[bytes | None] = queue.Queue()
-    with _running(bundle, calls=4) as (_, channel):
-        silent = [channel.stream_stream(WATCH, None, None)(iter(never.get, None), timeout=60) for _ in range(_MANY)]
+    with _running(bundle, calls=4) as (app, channel), Peer(app.port) as peer:
         assert channel.unary_unary(CHECK, None, None)(b"", timeout=LONG)
-        assert {call.code().name for call in silent} <= {"CANCELLED", "RESOURCE_EXHAUSTED"}
-        until(lambda: _watches(channel))
-        for _ in silent:
-            never.put(None)
-
-
-def _watches(channel: grpc.Channel) -> bool:
-    """Whether the server takes another watcher."""
-    watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
-    try:
-        return bool(next(watching).status == health_pb2.HealthCheckResponse.SERVING)
-    except grpc.RpcError:
-        assert watching.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        return False
-    finally:
+        before = threading.active_count()
+        for n in range(_MANY):
+            peer.call(2 * n + 1, WATCH)
+        peer.ping()
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG)
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+        assert threading.active_count() < before + _MANY / 2  # the channel has a few of its own
         watching.cancel()
+        until(lambda: app.metrics.calls.count("Watch", "DEADLINE_EXCEEDED") == _MANY)
 
 
 def test_full_server_is_alive(bundle: Bundle) -> None:

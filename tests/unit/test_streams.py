@@ -34,7 +34,7 @@ def sender(
 
     timers.start()
     with ThreadPoolExecutor(4) as threads:
-        yield send, threads, Patience(timers, 60.0, 60.0), lambda _close: True, Unsent(1_000, 60.0, timers)
+        yield send, threads, Patience(timers, 60.0), lambda _close: True, Unsent(1_000, 60.0, timers)
     timers.stop()
 
 
@@ -86,7 +86,7 @@ def test_stream_that_is_closed_cancels_what_was_sent() -> None:
         tickets = [link.next() for _ in range(3)]
         echo(tickets[0])
         waiting.join(LONG)
-        answers.close()  # type: ignore[attr-defined] # it is a generator
+        answers.close()
         assert [ticket.is_cancelled for ticket in tickets] == [False, True, True]
         over.set()
 
@@ -107,7 +107,7 @@ def test_message_whose_deadline_passes_does_not_hold_up_the_next() -> None:
             iter(numbered(3)),
             lambda message, on_reply: exchanges.send("/test.Service/Stream", message, None, on_reply, []),
             threads,
-            Patience(timers, 60.0, 60.0),
+            Patience(timers, 60.0),
             lambda _close: True,
             Unsent(1_000, 60.0, timers),
         )
@@ -132,7 +132,7 @@ def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int
     for message in numbered(sent):
         silence.put(message)
     with sender(ManualLink(echo)) as (send, threads, patience, on_end, unsent):
-        limits = Patience(patience.timers, 0.05 if not sent else 60.0, 0.05)
+        limits = Patience(patience.timers, 0.05)
         answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end, unsent)
         assert [next(answers) for _ in range(sent)] == numbered(sent)
         with pytest.raises(DeadlineExceeded, match="no message came"):
@@ -186,7 +186,7 @@ def test_replies_that_wait_for_their_turn_count_as_unsent_until_the_stream_ends(
         assert unsent.bytes == 11
         assert next(answers) == b"2" * 10
         assert unsent.bytes == 1
-        answers.close()  # type: ignore[attr-defined] # it is a generator
+        answers.close()
         assert unsent.bytes == 0
         echo(tickets[2])
         assert unsent.bytes == 0
