@@ -30,6 +30,7 @@ from server.front.middleware import Kinds, Middleware
 from server.front.outcomes import AccessLog, Outcomes
 from server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
 from server.front.waits import Exchanges, Timers
+from server.messages import DEFAULT_BYTES, MessageLimits
 from server.models.bundle import Bundle
 from server.models.registry import Registry
 from server.models.session import Session, open_session
@@ -38,7 +39,6 @@ from server.pipeline.engine import start_threads
 from server.pipeline.recommender import Recommender
 from server.probe import probe
 from server.readiness import Readiness
-from server.sizes import DEFAULT_BYTES, MessageLimits
 from server.telemetry.http import MonitoringServer
 from server.telemetry.metrics import BundleRecorder, Metrics
 from server.telemetry.traces import Traces

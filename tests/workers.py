@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from server.batching.admission import Reject, reject
 from server.batching.scheduler import Limits
 from server.errors import NotFound
+from server.messages import MessageLimits
 from server.models.bundle import RANKER, load_bundle
 from server.models.engines import Lease, Served
 from server.models.registry import Registry
 from server.models.session import Session
 from server.pipeline.engine import EngineOptions
 from server.pipeline.recommender import Recommender
-from server.sizes import MessageLimits
 from server.telemetry.metrics import Metrics
 from server.ticket import Reply, Ticket
 from server.worker.methods import Services, recommender_methods

@@ -13,13 +13,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from server.decode import decode
 from server.errors import RequestMissing, SwiftrecError
 from server.front.calls import Call
 from server.front.front import Front
 from server.front.limits import Arrivals, ConcurrencyLimiter
 from server.front.outcomes import REQUEST_ID, CallRecord, Refusal, client_code, request_id
 from server.front.waits import Exchange, Timer
+from server.messages import decode
 from server.ticket import Reply
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]

@@ -9,7 +9,7 @@ from server.front.calls import OpenCalls
 from server.front.limits import Arrivals, Limiters, Unsent
 from server.front.outcomes import Outcomes
 from server.front.waits import FIRST_MESSAGE_TIMEOUT_S, Exchanges, Timers
-from server.sizes import MessageLimits
+from server.messages import MessageLimits
 
 NEXT_MESSAGE_TIMEOUT_S = 300.0
 

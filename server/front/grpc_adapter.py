@@ -87,9 +87,7 @@ class GrpcCall:
     def __init__(self, event: Any, state: Any, method: Method) -> None:  # noqa: ANN401 (gRPC's have no types)
         self._event, self._state, self._method = event, state, method
         self.started = time.monotonic()
-        self._deadline = (
-            self.started + float(event.call_details.deadline) - time.time()
-        )  # the wall clock may jump later
+        self._deadline = self.started + float(event.call_details.deadline) - time.time()  # the wall clock may jump
         self._claims = [None]  # pop is atomic: who has it ends the call
         self._keep = _private._receive_message(state, event.call, None)
         self._on_end: Callable[[object], None] | None = None

@@ -18,7 +18,7 @@ from server.config import ServerSettings
 from server.errors import ConfigError, Unauthenticated
 from server.front.methods import Handler
 from server.front.middleware import Middleware
-from server.sizes import read_bytes
+from server.messages import read_bytes
 
 # The only methods that need no token: probes of load balancers and orchestrators carry none.
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})

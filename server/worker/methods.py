@@ -12,15 +12,14 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from server.decode import decode
 from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, internal_error
+from server.messages import FLOAT_BYTES, MessageLimits, decode
 from server.models.networks import ranker_half
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState
-from server.sizes import FLOAT_BYTES, MessageLimits
 from server.status import code_of, sentence
 from server.telemetry.metrics import Metrics
 from server.ticket import Reply, Ticket

@@ -16,8 +16,8 @@ import grpc
 from tritonclient.grpc import service_pb2 as triton
 
 from server.batching.scheduler import Limits
-from server.decode import decode
 from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, Unsupported
+from server.messages import decode
 from server.models.registry import Registry
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.pipeline.recommender import Recommender

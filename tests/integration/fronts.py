@@ -21,8 +21,8 @@ from server.front.methods import Handler, Methods
 from server.front.middleware import Kinds, Middleware
 from server.front.outcomes import AccessLog, Outcomes
 from server.front.waits import Exchanges, Timers
+from server.messages import MessageLimits
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
-from server.sizes import MessageLimits
 from server.telemetry.metrics import Metrics
 from server.ticket import Reply, Ticket
 from tests.until import LONG, until

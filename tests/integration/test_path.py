@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.integration.secure import connected, serving
 from tests.until import LONG, until
 
-_MAX_FILES, _MAX_THREADS = 39, 2
+_MAX_FILES, _MAX_THREADS = 40, 2
 _PERIODIC = {"monitoring", "watchdog"}  # threads that look at something at times, whether or not there is a call
 _SERVER = str(ROOT / "server") + "/"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from server.app import _SERVICES
-from server.decode import decode as decode_message
 from server.errors import InvalidRequest, NotFound
 from server.front.outcomes import request_id
 from server.front.security import methods_of
+from server.messages import decode as decode_message
 from server.models.bundle import Bundle
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.status import to_status

@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 from server.batching.admission import BUDGET_MARGIN, MIN_RETRY_S, Reject, RejectReason, reject
 from server.batching.scheduler import Limits
 from server.errors import Overloaded
+from server.messages import MessageLimits
 from server.pb.swiftrec.v1 import encoder_pb2
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.sizes import MessageLimits
 from server.ticket import Reply, Ticket
 from server.worker.methods import recommender_methods
 from server.worker.worker import Worker

@@ -7,8 +7,8 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.decode import decode
 from server.errors import InvalidRequest
+from server.messages import decode
 from server.pb.swiftrec.v1 import recommender_pb2 as pb
 from server.worker.validate import InputLimits, to_request
 

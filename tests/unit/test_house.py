@@ -14,9 +14,9 @@ from tests.conftest import ROOT
 
 # What the files of a room may import of server beside their own room and the errors: rooms, files at the top, a module.
 _MAY_IMPORT = {
-    "front": {"addresses", "batching.admission", "config", "decode", "sizes", "status", "telemetry", "ticket"},
+    "front": {"addresses", "batching.admission", "config", "messages", "status", "telemetry", "ticket"},
     "worker": {
-        *("batching", "catalogue", "decode", "domain", "models", "pb", "pipeline", "sizes", "status", "telemetry"),
+        *("batching", "catalogue", "messages", "domain", "models", "pb", "pipeline", "status", "telemetry"),
         *("text", "ticket"),
     },
     "pipeline": {"batching", "catalogue", "domain", "models", "telemetry"},
@@ -27,8 +27,7 @@ _MAY_IMPORT = {
     "domain": {"batching.scheduler", "catalogue"},
     "telemetry": {"output"},
     "ticket": {"telemetry"},
-    "decode": set(),
-    "sizes": set(),
+    "messages": set(),
     "status": set(),
     "config": {"addresses", "output", "parts", "variables", "version"},
     "errors": set(),

@@ -11,12 +11,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from server.decode import decode
 from server.domain import ItemEvent, Recommendation, Request, TextEvent
 from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
+from server.messages import FLOAT_BYTES, decode
 from server.pipeline.recommender import Recommender
 from server.pipeline.request_state import RequestState
-from server.sizes import FLOAT_BYTES
 from server.status import sentence
 from server.text import is_blank
 from server.ticket import Reply, Ticket

@@ -1,4 +1,4 @@
-"""How many bytes a request and a response may have.
+"""Messages from bytes and to bytes, and how many bytes they may have.
 
 gRPC's own refusal of a message that is too large, on either side, has the status of a full server: clients try again.
 So the server reads somewhat larger requests than it accepts, and looks at each response before it is sent.
@@ -7,11 +7,13 @@ So the server reads somewhat larger requests than it accepts, and looks at each 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from server.errors import MessageTooLarge
+from server.errors import InvalidRequest, MessageTooLarge
 
+M = TypeVar("M", bound=Message)
 DEFAULT_BYTES = 4_194_304  # what gRPC reads on both sides, unless it is told otherwise
 FLOAT_BYTES = 4
 _READ_FACTOR = 4
@@ -69,3 +71,16 @@ class MessageLimits:
 def read_bytes(request_bytes: int) -> int:
     """What gRPC itself reads of a message, if one may have `request_bytes`: beyond it gRPC refuses."""
     return min(_READ_FACTOR * request_bytes, _LARGEST_OPTION)
+
+
+def decode(kind: type[M], data: bytes) -> M:
+    """Parse a message.
+
+    Raises:
+        InvalidRequest: it is malformed.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.name
+        raise InvalidRequest("", f"malformed protobuf: not a {name}, or a text in it is not UTF-8") from None
