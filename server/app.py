@@ -21,10 +21,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from server.addresses import join_address, listen_problem
 from server.config import ServerSettings
 from server.errors import BundleError, ConfigError, SwiftrecError
-from server.front.calls import OpenCalls
 from server.front.endpoint import Endpoint, Server, bind, open_server
 from server.front.front import Front
-from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
+from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
 from server.front.methods import Methods
 from server.front.middleware import Kinds, Middleware
 from server.front.outcomes import AccessLog, Outcomes

@@ -5,8 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from server.front.calls import OpenCalls
-from server.front.limits import Arrivals, Limiters, Unsent
+from server.front.limits import Arrivals, Limiters, OpenCalls, Unsent
 from server.front.outcomes import Outcomes
 from server.front.waits import FIRST_MESSAGE_TIMEOUT_S, Exchanges, Timers
 from server.messages import MessageLimits

@@ -1,4 +1,4 @@
-"""The bounds of a front: calls that run, calls whose request has not arrived, answers that clients have not read."""
+"""The bounds of a front: calls that run, calls without a request, calls that have not ended, unread answers."""
 
 from __future__ import annotations
 
@@ -151,6 +151,45 @@ class Arrivals(Crowd):
         if self._is_refusing:
             self.refuse()
         return False
+
+
+class OpenCalls:
+    """The calls that have not ended, so that a server that stops can wait for them, and refuse them at last."""
+
+    def __init__(self) -> None:
+        self._methods: dict[Call, Method] = {}  # adding and removing are atomic
+        self._changed = threading.Condition()
+        self._is_waiting = self._is_hurried = False
+
+    def add(self, call: Call, method: Method) -> None:
+        """A call has arrived."""
+        self._methods[call] = method
+
+    def remove(self, call: Call) -> None:
+        """A call has ended."""
+        self._methods.pop(call, None)
+        if self._is_waiting and not self._methods:
+            self._notify()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until all calls have ended, the time is up, or `hurry` is called."""
+        with self._changed:
+            self._is_waiting = True
+            self._changed.wait_for(lambda: self._is_hurried or not self._methods, timeout_s)
+
+    def hurry(self) -> None:
+        """End the wait, now or when it begins."""
+        self._is_hurried = True
+        self._notify()
+
+    def refuse(self, error: SwiftrecError) -> None:
+        """Refuse every call that has no answer."""
+        for call, method in list(self._methods.items()):  # a copy, which no other thread can interrupt
+            method.refuse(call, error)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 class Unsent:

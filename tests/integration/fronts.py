@@ -13,10 +13,9 @@ import grpc
 
 from server.batching.admission import Load
 from server.errors import SwiftrecError
-from server.front.calls import OpenCalls
 from server.front.endpoint import open_server, start
 from server.front.front import Front
-from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, Unsent
+from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
 from server.front.methods import Handler, Methods
 from server.front.middleware import Kinds, Middleware
 from server.front.outcomes import AccessLog, Outcomes

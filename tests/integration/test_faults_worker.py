@@ -291,7 +291,7 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
 
     monkeypatch.setattr(WorkerMethod, "begin", begin_later)
     data = encoder_pb2.EncodeRequest(texts=["a western"]).SerializeToString()
-    with bench(bundle, max_calls=64) as one, ExitStack() as stack:
+    with bench(bundle, max_calls=8) as one, ExitStack() as stack:
         channels = [stack.enter_context(connected(one.app)) for _ in range(6)]
         for channel in channels:
             grpc.channel_ready_future(channel).result(LONG)

@@ -217,19 +217,21 @@ def test_call_that_is_denied_has_its_line(bundle: Bundle, tmp_path: Path, caplog
         assert TOKEN not in str(fields)
 
 
-def test_call_without_a_token_beyond_the_bound_has_its_id_and_its_line(
+def test_watch_without_a_token_that_makes_room_for_another_has_its_id_and_its_line(
     bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = put(tmp_path / "tokens", TOKEN.encode())
     with serving(bundle, token_file=tokens, max_calls=8) as app, connected(app) as channel:  # one in eight
-        watching: Any = channel.unary_stream(WATCH, None, None)(b"", timeout=60)
-        next(watching)
+        watch = channel.unary_stream(WATCH, None, None)
+        older: Any = watch(b"", timeout=60, metadata=(("x-request-id", "full"),))
+        next(older)
         with logged(caplog) as line:
-            other = channel.unary_stream(WATCH, None, None)(b"", timeout=60, metadata=(("x-request-id", "full"),))
+            newer: Any = watch(b"", timeout=60)
+            next(newer)
             with pytest.raises(grpc.RpcError) as caught:
-                list(other)
+                list(older)
             fields = line()
-        watching.cancel()
+        newer.cancel()
     assert isinstance(caught.value, grpc.Call)
     assert returned(caught.value) == fields["request_id"] == "full"
     assert fields["code"] == "RESOURCE_EXHAUSTED"
