@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import FLOOR, AnyBoosts, Boosts, Entries, Memory, Positions, merged, summed
+from server.catalogue.sparse import FLOOR, NO_BOOSTS, AnyBoosts, Boosts, Entries, Memory, Positions, merged, summed
 from server.catalogue.words import Matches, Words
 from server.parts import PARTS
 
@@ -200,6 +200,8 @@ class Scoring:
 
     def aims(self, asked: Sequence[Known]) -> list[Aim]:
         """Of one or more requests; the same for each whatever stands beside it."""
+        if not self.blend.rows:  # the ranker alone counts: what is off costs nothing
+            return [Aim(1.0, np.zeros(known.sentences.shape[1] + FACTS, np.float32), NO_BOOSTS) for known in asked]
         matches = self._matches(asked)
         weights = self._weights(asked, matches)
         boosts = summed([*self._added(weights, asked, matches).values()], len(asked), self._items)

@@ -8,7 +8,7 @@ from server.batching.cost_model import Rate
 from server.ticket import Ticket
 from server.worker.work import Work
 
-_PART_S = 0.002  # that one message is opened at a time
+_PART_S = 0.001  # that one message is opened at a time
 _BYTE_S = 3e-7  # of opening a byte, until it is measured
 
 

@@ -18,7 +18,7 @@ from server.ticket import Reply, Ticket
 from tests import small
 from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
 
-_TOKENISE_S = 0.0012  # a text; two are more than a part
+_TOKENISE_S = 0.0006  # a text; two are more than a part
 _LONG_S = 1e6
 _PARTS = 20  # entries of a large list
 
@@ -123,12 +123,12 @@ def test_message_is_not_read_on_once_nobody_waits(
 
 def test_large_messages_are_refused_while_too_many_others_are_read(one: SmallEngine) -> None:
     worker = one.worker(Limits(budget_s=0.3))
-    lists = [asked(one, BATCH_RECOMMEND, queries(n, 100).SerializeToString()) for n in range(6)]
+    lists = [asked(one, BATCH_RECOMMEND, queries(n, 100).SerializeToString()) for n in range(12)]
     for ticket, _ in lists:
         worker.admit(ticket)
     (_, accepted), *_, (_, refused) = lists
     assert isinstance(refused[0], Overloaded)
-    assert 0.01 < refused[0].retry_after < 6 * 100 * _TOKENISE_S
+    assert 0.01 < refused[0].retry_after < 12 * 100 * _TOKENISE_S
     assert not accepted
     assert worker.load.wait_s > 0.3, "what is not open counts as waiting"
     until(lambda: accepted, worker.step)
