@@ -128,9 +128,9 @@ def test_large_messages_are_refused_while_too_many_others_are_read(one: SmallEng
         worker.admit(ticket)
     (_, accepted), *_, (_, refused) = lists
     assert isinstance(refused[0], Overloaded)
-    assert 0.01 < refused[0].retry_after < 12 * 100 * _TOKENISE_S
+    assert 0.01 <= refused[0].retry_after < 12 * 100 * _TOKENISE_S
     assert not accepted
-    assert worker.load.wait_s > 0.3, "what is not open counts as waiting"
+    assert worker.load.wait_s > 0.27, "what is not open counts as waiting"
     until(lambda: accepted, worker.step)
     assert isinstance(accepted[0], bytes)
 
