@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 from unittest.mock import patch
 
 from pydantic import Field
@@ -33,6 +34,8 @@ from server.models.bundle import MANIFEST, Bundle, Manifest, file_hash, load_bun
 from server.pb.swiftrec.v1.recommender_pb2 import RecommendResponse
 
 _NAME = "swapped"
+_TIE = 1e-4  # by which scores differ between batches: items that near may change places
+Ranking: TypeAlias = "list[tuple[str, float]]"
 _TIMEOUT_MS = 30_000  # of a request: the server may be busy with a swap
 
 
@@ -51,9 +54,9 @@ class SwapsSettings(BaseSettings):
 
 @dataclass(slots=True)
 class Ledger:
-    """What came back: `own` has the item ids of each request by version, modulo 2; the rest counts."""
+    """What came back: `own` has the ranking of each request by version, modulo 2; the rest counts."""
 
-    own: tuple[dict[bytes, list[str]], dict[bytes, list[str]]]
+    own: tuple[dict[bytes, Ranking], dict[bytes, Ranking]]
     answers: int = 0
     mixed: int = 0
     errors: Counter[int] = field(default_factory=Counter)
@@ -67,7 +70,7 @@ class Ledger:
         answer = RecommendResponse.FromString(reply)
         self.answers += 1
         self.versions.add(answer.version)
-        self.mixed += [item.item_id for item in answer.items] != self.own[answer.version % 2][request]
+        self.mixed += not _is_own(_ranked(answer), self.own[answer.version % 2][request])
 
     def through(self, send: Send) -> Send:
         """Send, and note the answer."""
@@ -151,7 +154,7 @@ def _swapped(settings: SwapsSettings, versions: Versions, asked: Asked) -> Ledge
         versions.add(2)
         app.registry.load(_NAME)
         ledger = Ledger((_own(send, asked), odd))
-        if same := sum(ledger.own[0][request] == odd[request] for request in asked.payloads):
+        if same := sum(_is_own(ledger.own[0][request], odd[request]) for request in asked.payloads):
             raise RuntimeError(f"{same} requests have the same answer from both versions: the catalogue is too small")
         loop = ClosedLoop(ledger.through(send), Log(asked), settings.in_flight, cycle=True)
         loop.start()
@@ -185,13 +188,24 @@ def _serving(folder: Path) -> Iterator[App]:
             app.stop()
 
 
-def _own(send: Send, asked: Asked) -> dict[bytes, list[str]]:
-    """The item ids that each request is answered with, asked alone."""
-    found: dict[bytes, list[str]] = {}
+def _ranked(answer: RecommendResponse) -> Ranking:
+    return [(item.item_id, item.score) for item in answer.items]
+
+
+def _is_own(found: Ranking, own: Ranking) -> bool:
+    """Whether a ranking is that of a version, but for places of items whose scores are all but equal."""
+    is_whole = {name for name, _ in found[:-1]} <= {name for name, _ in own}
+    pairs = zip(found, own, strict=False)
+    return is_whole and len(found) == len(own) and all(a == b or abs(x - y) < _TIE for (a, x), (b, y) in pairs)
+
+
+def _own(send: Send, asked: Asked) -> dict[bytes, Ranking]:
+    """The ranking that each request is answered with, asked alone."""
+    found: dict[bytes, Ranking] = {}
 
     def keep(request: bytes, answered: Answered) -> None:
         def note(code: int, reply: bytes) -> None:
-            found[request] = [item.item_id for item in RecommendResponse.FromString(reply if code == OK else b"").items]
+            found[request] = _ranked(RecommendResponse.FromString(reply if code == OK else b""))
             answered(code, b"")
 
         send(request, note)

@@ -41,20 +41,25 @@ def test_share_of_another_commit_is_held_against_its_goal(server_us: float, alon
     assert against.goal_of("words", "static-int8") is None
 
 
+_SCORES = (4.0, 3.0, 2.99995, 1.0)
+
+
 def _answer(version: int, *ids: str) -> bytes:
-    items = [RankedItem(item_id=one) for one in ids]
+    items = [RankedItem(item_id=one, score=score) for one, score in zip(ids, _SCORES, strict=False)]
     return RecommendResponse(version=version, items=items).SerializeToString()
 
 
 def test_answer_with_the_items_of_another_version_is_mixed() -> None:
-    ledger = swaps.Ledger(({b"q": ["a", "b"]}, {b"q": ["c", "d"]}))
-    ledger.note(b"q", OK, _answer(4, "a", "b"))
-    ledger.note(b"q", OK, _answer(5, "c", "d"))
-    assert (ledger.answers, ledger.mixed, ledger.versions) == (2, 0, {4, 5})
-    ledger.note(b"q", OK, _answer(4, "c", "d"))
-    ledger.note(b"q", OK, _answer(5, "c", "b"))
+    even, odd = ([*zip(ids, _SCORES, strict=True)] for ids in ("abcd", "efgh"))
+    ledger = swaps.Ledger(({b"q": even}, {b"q": odd}))
+    ledger.note(b"q", OK, _answer(4, *"abcd"))
+    ledger.note(b"q", OK, _answer(5, *"efgh"))
+    ledger.note(b"q", OK, _answer(5, *"egfh"))  # f and g are all but equal
+    assert (ledger.answers, ledger.mixed, ledger.versions) == (3, 0, {4, 5})
+    for ids in ("efgh", "ebcd", "bacd", "abdc", "abc"):
+        ledger.note(b"q", OK, _answer(4, *ids))
     ledger.note(b"q", 14, b"gone")
-    assert (ledger.mixed, dict(ledger.errors)) == (2, {14: 1})
+    assert (ledger.mixed, dict(ledger.errors)) == (5, {14: 1})
 
 
 def _beside(health_ms: float, others_ms: float, failed: list[int]) -> fair.Beside:
