@@ -56,10 +56,10 @@ def test_answer_with_the_items_of_another_version_is_mixed() -> None:
     ledger.note(b"q", OK, _answer(5, *"efgh"))
     ledger.note(b"q", OK, _answer(5, *"egfh"))  # f and g are all but equal
     assert (ledger.answers, ledger.mixed, ledger.versions) == (3, 0, {4, 5})
-    for ids in ("efgh", "ebcd", "bacd", "abdc", "abc"):
+    for ids in ("efgh", "ebcd", "abc"):
         ledger.note(b"q", OK, _answer(4, *ids))
     ledger.note(b"q", 14, b"gone")
-    assert (ledger.mixed, dict(ledger.errors)) == (5, {14: 1})
+    assert (ledger.mixed, dict(ledger.errors)) == (3, {14: 1})
 
 
 def _beside(health_ms: float, others_ms: float, failed: list[int]) -> fair.Beside:
