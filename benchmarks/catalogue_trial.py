@@ -21,7 +21,7 @@ from server.models.session import open_session
 from server.pipeline.recommender import Recommender
 from server.pipeline.users import sample_users
 
-_DEPTH, _TOP = 100, 10  # of the recall, and of the searches that a Recommend makes unless it is told another top_k
+_DEPTH, _TOP = 100, 10  # recall is measured at both; Recommend returns 10 items by default
 Answers = list[tuple[list[str], float]]
 """Of each user the ids that were found, and the milliseconds that it took."""
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks echo`: a bare gRPC server that answers with a reply of the same size and no model.
 
 Encode on a thread pool or on grpc.aio. With a bundle also Recommend and BatchRecommend, on the thread pool: the request
-is decoded, the reply (the catalogue's first ten items) serialised anew.
+is decoded, the reply (the catalogue's first ten items) serialised for each call.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def _measurements(settings: FairSettings) -> Iterator[Beside]:
 
 
 def _noticed(served: Served, settings: FairSettings, number: int) -> Noticed:
-    """Send health checks and small requests at their rates, each over a connection of its own."""
+    """Send health checks and small requests at their rates, each over a separate connection."""
     seed = settings.seed + number
     due = arrivals(settings.rate, settings.seconds, seed)
     checks = arrivals(settings.health_rate, settings.seconds, seed + 1)
@@ -186,7 +186,7 @@ def _noticed(served: Served, settings: FairSettings, number: int) -> Noticed:
 
 @contextmanager
 def _client(served: Served, method: str) -> Iterator[Send]:
-    """A client with a connection of its own: gRPC's channels share one otherwise."""
+    """A client with a separate connection: by default gRPC's channels share one."""
     options = [ANY_SIZE, ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(served.address, options) as channel:
         wait_ready(channel, served.address)

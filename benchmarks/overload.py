@@ -75,7 +75,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One load, as a multiple of the capacity that was wanted and that was sent.
+    """One load: the multiple of the capacity that was asked for, and the one that was reached.
 
     Goodput as a share of the capacity, p99 of answers and of refusals in ms, other status codes seen; `counts` are the
     client's and the server's of each status code, where they differ.

@@ -76,7 +76,7 @@ class Served:
 def serving(arguments: Sequence[str], core: int | None = SERVER_CORE, folder: Path | None = None) -> Iterator[Served]:
     """Run `python ARGUMENTS` on a core until the block ends; it must print "... on HOST:PORT" when ready.
 
-    `python -m` takes modules from the working directory first: `folder` runs the source tree that is there.
+    `python -m` looks for modules in the working directory first, so `folder` decides which source tree runs.
 
     Raises:
         RuntimeError: it ended instead (with the last line of its stderr), or does not end on SIGTERM.

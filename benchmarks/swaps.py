@@ -1,7 +1,7 @@
 """`python -m benchmarks swaps`: a bundle changes again and again while requests run.
 
 Two versions have the same models and the same items in another order, so that they answer each request with other ids.
-The server runs in this process and reads each version in full; only the trial of a new version in a process of its own,
+The server runs in this process and reads each version in full; only the trial of a new version in a separate process,
 a second each, is left out.
 """
 

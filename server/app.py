@@ -115,7 +115,7 @@ class App:
         self._stops, self._has_stopped = threading.Lock(), False
         self._collected = gc.get_threshold()
         self.registry: Registry[Recommender] = Registry(
-            self._open_engine,
+            self._open_recommender,
             lambda folder: probe(folder, engine_options(settings), settings.probe_timeout_s),
             changed=self._bundles_changed,
             repository=settings.repository,
@@ -208,7 +208,7 @@ class App:
         if self._traces:
             self._traces.hurry()
 
-    def _open_engine(self, bundle: Bundle) -> Recommender:
+    def _open_recommender(self, bundle: Bundle) -> Recommender:
         manifest = bundle.manifest
         recorder = BundleRecorder(self.metrics, manifest.name, manifest.version)
         options = engine_options(self._settings, bundle)

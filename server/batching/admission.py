@@ -14,7 +14,7 @@ from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 MIN_RETRY_S = 0.01
 BUDGET_MARGIN = 0.92  # of the budget: a wait is predicted from means, and no wait should be longer than the budget
 BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
-_BATCH_CALLS_AHEAD = 2.5  # times what is left of the lists that are here: about half has run, and others will come
+_BATCH_CALLS_AHEAD = 2.5  # times what is left of the lists in the queue: about half of each has run, and more will come
 
 
 class RejectReason(Enum):

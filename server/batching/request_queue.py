@@ -91,7 +91,7 @@ class RequestQueue(Generic[Q]):
 
     Attributes:
         waiting: of all that wait.
-        later: the same for requests of batch calls whose turn has not come; a new request runs before them.
+        later: the same for entries of batch calls that are not due yet; a new request runs before them.
     """
 
     def __init__(self, aging_s: float) -> None:
@@ -114,7 +114,7 @@ class RequestQueue(Generic[Q]):
             heapq.heappush(self._by_turn, (request.turn, self._number, request))
 
     def look(self, now: float) -> None:
-        """Move requests whose turn has come out of `later`."""
+        """Take requests that are due out of `later`."""
         while self._by_turn and self._by_turn[0][0] <= now:
             self._end_lag(heapq.heappop(self._by_turn)[-1])
 

@@ -199,7 +199,7 @@ class Scoring:
         return self.aims([known])[0]
 
     def aims(self, asked: Sequence[Known]) -> list[Aim]:
-        """Of one or more requests; the same for each whatever stands beside it."""
+        """Of one or more requests; what a request gets does not depend on the others."""
         if not self.blend.rows:  # the ranker alone counts: what is off costs nothing
             return [Aim(1.0, np.zeros(known.sentences.shape[1] + FACTS, np.float32), NO_BOOSTS) for known in asked]
         matches = self._matches(asked)

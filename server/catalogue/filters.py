@@ -59,7 +59,7 @@ class Filter:
 
     @property
     def on_attributes(self) -> _Conditions:
-        """The conditions on attributes: the same items hold them whoever the user is."""
+        """The conditions on attributes: they are the same items for every user."""
         return self.any_of, self.all_of, self.none_of
 
 

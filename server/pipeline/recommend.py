@@ -63,7 +63,7 @@ def resolve_texts(stages: Stages, texts: Sequence[str]) -> list[TextState]:
 
 
 def run(stages: Stages, batch: Sequence[TextState]) -> None:
-    """Find the vectors of each text and the items of each request, or an error of its own.
+    """Find the vectors of each text and the items of each request, or its error.
 
     An exception in our own code is met by running the batch again one by one, so that only its request fails.
     """

@@ -127,7 +127,7 @@ class Batches(Buffer[Batch]):
 
 
 class Metrics(Collector):
-    """The server's metrics, in a registry of their own.
+    """The server's metrics, in a registry apart from the default one.
 
     Attributes:
         bundles: the recorders of the bundles that serve now.

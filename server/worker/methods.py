@@ -142,7 +142,6 @@ class BatchRecommendation(Work):
         for result in found:
             if isinstance(result, MessageTooLarge):
                 raise result
-        self._services.sizes.check_response(sum(len(result) for result in found if isinstance(result, bytes)))
         data = b"".join(result if isinstance(result, bytes) else _refused(result) for result in found)
         self._services.sizes.check_response(len(data))
         self._count(now)

@@ -112,7 +112,7 @@ class Work:
         return error
 
     def refusal(self, error: Exception) -> Reply:
-        """The reply to a call that has failed by any error; one of ours is hidden behind "internal error"."""
+        """The reply to a call that has failed; clients see "internal error" in place of an unexpected exception."""
         if not isinstance(error, SwiftrecError):
             error = internal_error(error)
         try:

@@ -207,7 +207,7 @@ def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
 
 
 class FirstItem:
-    """An engine that finds the first item for whoever asks."""
+    """An engine that answers every request with the first item."""
 
     def __init__(self, item: Item) -> None:
         self._item = item
