@@ -47,7 +47,7 @@ $(call pass,fuzz,REQUESTS,REQUESTS_TYPED)
 $(call pass,fuzz,DECODE,DECODE_TYPED)
 $(call pass,$(READY) lock,PYTHON,PYTHON_TYPED)
 
-override EXPORT := $(BIN)/python -m export
+override EXPORT := $(BIN)/swiftrec export
 override FLAGS := --flags-from EXPORT_FLAGS_TYPED
 
 .DEFAULT_GOAL := help
@@ -74,9 +74,9 @@ $(READY): pyproject.toml constraints.txt $(shell test -x $(BIN)/python || echo b
 	@touch $@
 
 proto: setup ## regenerate server/pb from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=. --grpc_python_out=. \
+	$(BIN)/python -m grpc_tools.protoc -Iswiftrec/server/pb=proto --python_out=. --grpc_python_out=. \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		--mypy_out=. --mypy_grpc_out=. $(shell find proto -name '*.proto' | sed 's,^proto/,server/pb/,')
+		--mypy_out=. --mypy_grpc_out=. $(shell find proto -name '*.proto' | sed 's,^proto/,swiftrec/server/pb/,')
 
 check: setup ## lint, types, contract lint, stub drift, import arrows
 	$(BIN)/ruff check .
@@ -103,28 +103,28 @@ export: setup ## data -> finetune -> blend -> distil -> onnx -> quantise -> veri
 
 serve: setup ## export where needed, then serve (BUNDLE=dir serves that one as it is)
 	@if test -z "$$BUNDLE_TYPED$$SWIFTREC_BUNDLE"; then BUNDLE_TYPED="$$($(EXPORT) $(FLAGS))" || exit; fi; \
-		exec $(BIN)/python -m server $${BUNDLE_TYPED:+--bundle="$$BUNDLE_TYPED"} --flags-from SERVE_FLAGS_TYPED
+		exec $(BIN)/swiftrec serve $${BUNDLE_TYPED:+--bundle="$$BUNDLE_TYPED"} --flags-from SERVE_FLAGS_TYPED
 
 tune: setup ## find sessions, threads and batch budget for the bundle on this machine; the server then uses them
 	@if test -z "$$BUNDLE_TYPED$$SWIFTREC_BUNDLE"; then BUNDLE_TYPED="$$($(EXPORT) where $(FLAGS))" || exit; fi; \
-		exec $(BIN)/python -m server tune $${BUNDLE_TYPED:+--bundle="$$BUNDLE_TYPED"}
+		exec $(BIN)/swiftrec tune $${BUNDLE_TYPED:+--bundle="$$BUNDLE_TYPED"}
 
 report: setup ## the ladder of a bundle: layers, size, speed and quality on five tasks (JSON=1 as JSON)
 	@$(EXPORT) report $(FLAGS) $(if $(value JSON),--json)
 
 ask: setup ## ask a running server: make ask Q="a good western" HISTORY="Toy Story (1995)|50"
-	@$(BIN)/python -m examples.ask \
+	@$(BIN)/swiftrec ask \
 		$(if $(value HOST)$(value PORT),--address="$${HOST_TYPED:-127.0.0.1}:$${PORT_TYPED:-8001}") --flags-from ASK_FLAGS_TYPED
 
 bench: setup ## measure the bundle's server, 10 minutes at most; BENCH=smoke only tries it out (BENCH_FLAGS)
-	@bundle="$${BUNDLE_TYPED:-$$($(EXPORT) $(FLAGS))}" && exec $(BIN)/python -m benchmarks bench --bundle="$$bundle" \
+	@bundle="$${BUNDLE_TYPED:-$$($(EXPORT) $(FLAGS))}" && exec $(BIN)/swiftrec bench --bundle="$$bundle" \
 		$${BENCH_TYPED:+--size="$$BENCH_TYPED"} $${DEVICE_TYPED:+--device="$$DEVICE_TYPED"} --flags-from BENCH_FLAGS_TYPED
 
 bench-compare: setup ## the newest result against BASE=folder: non-zero if something is worse by more than chance explains
-	@$(BIN)/python -m benchmarks compare --base="$$BASE_TYPED"
+	@$(BIN)/swiftrec bench compare --base="$$BASE_TYPED"
 
 bench-peers: setup ## other servers on the same job, side by side with this one (PEERS_FLAGS="--targets mosec --variant int8")
-	@bundle="$${BUNDLE_TYPED:-$$($(EXPORT) $(FLAGS))}" && exec $(BIN)/python -m benchmarks.peers --bundle="$$bundle" \
+	@bundle="$${BUNDLE_TYPED:-$$($(EXPORT) $(FLAGS))}" && exec $(BIN)/swiftrec bench peers --bundle="$$bundle" \
 		$${DEVICE_TYPED:+--device="$$DEVICE_TYPED"} --flags-from PEERS_FLAGS_TYPED
 
 lock: ## renew constraints.txt from pyproject.toml in a throw-away environment

@@ -1,1 +1,1 @@
-"""Latency and throughput tools; `python -m benchmarks --help` lists them."""
+"""Latency and throughput tools; `swiftrec bench --help` lists them."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: the measuring tools."""
+"""`swiftrec bench COMMAND`: the measuring tools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_settings import BaseSettings
 from threadpoolctl import threadpool_limits
 
-from benchmarks import (
+from swiftrec.benchmarks import (
     against,
     catalogue,
     contention,
@@ -27,15 +27,16 @@ from benchmarks import (
     teacher,
     teacher_server,
 )
-from benchmarks.extra import sentence
-from benchmarks.quality import command as quality
-from benchmarks.suite import aims, compare, digest, readme, schema
-from benchmarks.suite import run as suite
-from benchmarks.suite.settings import BenchSettings
-from server.config import read_settings
-from server.errors import SwiftrecError
-from server.flags import with_flags
-from server.version import VERSION_FLAG, version_line
+from swiftrec.benchmarks.extra import sentence
+from swiftrec.benchmarks.peers.__main__ import main as peers
+from swiftrec.benchmarks.quality import command as quality
+from swiftrec.benchmarks.suite import aims, compare, digest, readme, schema
+from swiftrec.benchmarks.suite import run as suite
+from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.server.config import read_settings
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.flags import with_flags
+from swiftrec.server.version import version_line
 
 _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "against": (against.AgainstSettings, against.run),
@@ -65,13 +66,19 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
 
 def main(arguments: list[str]) -> int:
     """Exit code 0, or 2 with one sentence on stderr."""
-    name, *rest = arguments or ["--help"]
-    if name == VERSION_FLAG:
-        sys.stdout.write(f"{version_line()}\n")
-        return 0
+    match arguments:
+        case ["--version"]:
+            sys.stdout.write(f"{version_line()}\n")
+            return 0
+        case ["-h" | "--help"]:
+            sys.stdout.write(_usage())
+            return 0
+        case ["peers", *rest]:
+            return peers(rest)
+    name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["bench", *arguments]
     if name not in _COMMANDS:
-        (sys.stdout if name in {"-h", "--help"} else sys.stderr).write(_usage())
-        return 0 if name in {"-h", "--help"} else 2
+        sys.stderr.write(_usage())
+        return 2
     kind, command = _COMMANDS[name]
     try:
         with threadpool_limits(1, "blas"):  # as the server has it, so that what runs here is what runs there
@@ -83,7 +90,8 @@ def main(arguments: list[str]) -> int:
 
 def _usage() -> str:
     rows = (f"  {name:13} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
-    return "\n".join(["usage: python -m benchmarks [--version] COMMAND [--help]", *rows, ""])
+    usage = "usage: swiftrec bench [TOOL] [FLAGS]; the tool is `bench` if none is named; `peers` compares with other servers"
+    return "\n".join([usage, *rows, ""])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m benchmarks against`: this server beside that of another commit, in turn within one run.
+"""`swiftrec bench against`: this server beside that of another commit, in turn within one run.
 
 Both get the same requests from the same client, each server has a core to itself, and the order changes from round to
 round. In each turn 64 requests are in flight, then one.
@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.extra import gathered
-from benchmarks.measure import load
-from benchmarks.process import more_flags, serving
-from benchmarks.workload import KINDS, Name, make
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.extra import gathered
+from swiftrec.benchmarks.measure import load
+from swiftrec.benchmarks.process import more_flags, serving
+from swiftrec.benchmarks.workload import KINDS, Name, make
 
 GOALS: dict[str, float] = {"query": 0.68, "mixed": 0.70, "list": 0.80}
 _TRANSFORMER_GOAL, _ALONE_GOAL = 0.75, 1.0
@@ -29,7 +29,7 @@ _ALONE_REQUESTS = 0.6  # of those at hand
 class AgainstSettings(BaseSettings):
     """CPU of a request and p50 by another commit's; goals: query .68, mixed .70, list .80, bert .75, p50 1.0."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks against", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench against", cli_kebab_case=True)
 
     tree: Path = Field(description="source tree of the other commit, e.g. made by `git worktree add`")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
@@ -133,7 +133,7 @@ def _turn(settings: AgainstSettings, name: Name, seed: int, *, is_ours: bool) ->
     flags += more_flags(settings.variant, settings.server_flags if is_ours else "", has_cache=kind.repeats)
     common: dict[str, Any] = {"workload": name, "bundle": bundle, "warmup_s": settings.warmup_s}
     requests = settings.requests // kind.entries
-    with serving(["-m", "server", *flags], folder=None if is_ours else settings.tree) as served:
+    with serving(["-m", "swiftrec.server", *flags], folder=None if is_ours else settings.tree) as served:
         full = load(
             served,
             in_flight=max(1, settings.in_flight // kind.entries),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from server.models.bundle import Manifest
+from swiftrec.server.models.bundle import Manifest
 
 _KEY_CHARACTERS = 12  # of the export key, in sentences
 

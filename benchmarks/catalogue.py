@@ -1,4 +1,4 @@
-"""`python -m benchmarks catalogue`: the catalogue from 1,000 to 1,000,000 items, exact against approximate.
+"""`swiftrec bench catalogue`: the catalogue from 1,000 to 1,000,000 items, exact against approximate.
 
 The whole score is measured, boosts of memory and words included, for requests with a history, a query or both; half of
 the queries are titles, the others words of texts.
@@ -24,19 +24,19 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.bundle_id import BundleId
-from benchmarks.catalogue_trial import WARM, Trial, resident_mb
-from benchmarks.suite import apart
-from benchmarks.suite.joined import join
-from benchmarks.suite.settings import RESULTS
-from benchmarks.synthetic import histories, make_bundle
-from benchmarks.texts import texts
-from server.catalogue.catalogue import NARROW
-from server.catalogue.items import ItemTable
-from server.models.bundle import find_bundle, load_bundle
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.catalogue_trial import WARM, Trial, resident_mb
+from swiftrec.benchmarks.suite import apart
+from swiftrec.benchmarks.suite.joined import join
+from swiftrec.benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks.synthetic import histories, make_bundle
+from swiftrec.benchmarks.texts import texts
+from swiftrec.server.catalogue.catalogue import NARROW
+from swiftrec.server.catalogue.items import ItemTable
+from swiftrec.server.models.bundle import find_bundle, load_bundle
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
 
 BASE_ITEMS = 2_000
 _WORDS = 8  # of a query that is no title
@@ -45,7 +45,7 @@ _WORDS = 8  # of a query that is no title
 class CatalogueSettings(BaseSettings):
     """Recall, speed, memory and build time of the catalogue's index, by its size and under filters."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks catalogue", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench catalogue", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     items: list[int] = Field([1_000, 10_000, 100_000, 1_000_000], description="sizes of the catalogue")
@@ -84,7 +84,7 @@ def _each_size(settings: CatalogueSettings) -> tuple[list[dict[str, Any]], str]:
 def _measure_sizes(settings: CatalogueSettings, rows: list[dict[str, Any]]) -> str:
     """Add the rows of each size; why one ended early, if it did."""
     for items in settings.items:
-        command = [sys.executable, "-m", "benchmarks", "catalogue", "--items", str(items)]
+        command = [sys.executable, "-m", "swiftrec.benchmarks", "catalogue", "--items", str(items)]
         for name in ("bundle", "users", "repeats", "narrow", "seed"):
             command += [f"--{name}", str(getattr(settings, name))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603

@@ -10,16 +10,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.synthetic import KEEP, SHARES
-from server.catalogue.blend import Known
-from server.catalogue.catalogue import AttributeValues, Filter, IndexMode
-from server.catalogue.sparse import AnyBoosts, Positions
-from server.domain import ItemEvent, Request
-from server.errors import BundleError
-from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector, ranker_half, sentence_half
-from server.models.session import open_session
-from server.pipeline.recommender import Recommender
-from server.pipeline.users import sample_users
+from swiftrec.benchmarks.synthetic import KEEP, SHARES
+from swiftrec.server.catalogue.blend import Known
+from swiftrec.server.catalogue.catalogue import AttributeValues, Filter, IndexMode
+from swiftrec.server.catalogue.sparse import AnyBoosts, Positions
+from swiftrec.server.domain import ItemEvent, Request
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.networks import (
+    EncoderModel,
+    Kind,
+    RankerModel,
+    UserSequence,
+    Vector,
+    ranker_half,
+    sentence_half,
+)
+from swiftrec.server.models.session import open_session
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.pipeline.users import sample_users
 
 _DEPTH, _TOP = 100, 10  # recall is measured at both; Recommend returns 10 items by default
 Answers = list[tuple[list[str], float]]

@@ -21,11 +21,11 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.access import PLAIN, Access, Metadata
-from benchmarks.first import wait_ready
-from benchmarks.replies import refusals
-from benchmarks.summary import OK, UNAVAILABLE, Rows
-from benchmarks.workload import Asked
+from swiftrec.benchmarks.access import PLAIN, Access, Metadata
+from swiftrec.benchmarks.first import wait_ready
+from swiftrec.benchmarks.replies import refusals
+from swiftrec.benchmarks.summary import OK, UNAVAILABLE, Rows
+from swiftrec.benchmarks.workload import Asked
 
 TIMEOUT_S = 30.0
 ANY_SIZE = ("grpc.max_receive_message_length", -1)  # gRPC's own limit is 4 MB

@@ -1,4 +1,4 @@
-"""`python -m benchmarks contention`: what a busy process beside it does to training.
+"""`swiftrec bench contention`: what a busy process beside it does to training.
 
 The stage `finetune` spends its time in two kinds of operators: BERT over texts, and a small head over histories. Both
 run here in child processes, alone and beside one busy loop in turn, with the threads and the waiting that the export
@@ -20,8 +20,8 @@ from typing import NamedTuple
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from export.threads import choose_threads
+from swiftrec.benchmarks import report
+from swiftrec.export.threads import choose_threads
 
 _BUSY_LOOP = "while True: pass"
 _HEAD_WIDTH, _HEAD_ITEMS, _HEAD_BATCH, _HEAD_EVENTS = 128, 1_682, 32, 64  # those of the quick preset on MovieLens
@@ -32,7 +32,7 @@ WORK = ("BERT over texts", "head")
 class ContentionSettings(BaseSettings):
     """Time and CPU time of training beside a busy process, as multiples of those alone."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks contention", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench contention", cli_kebab_case=True)
 
     data: Path = Field(
         Path("artifacts/.stages/movielens-quick/data"), description="folder of the export's stage data: BERT and texts"
@@ -92,7 +92,7 @@ def spend(settings: ContentionSettings, way: str, work: str) -> Spent:
     if way == WAITING[0]:
         choose_threads(environment)
     size = settings.texts if work == WORK[0] else settings.steps
-    command = [sys.executable, "-m", "benchmarks.contention", work, str(settings.data), str(size)]
+    command = [sys.executable, "-m", "swiftrec.benchmarks.contention", work, str(settings.data), str(size)]
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout  # noqa: S603
     return Spent(*json.loads(printed))
 
@@ -107,10 +107,10 @@ def _work(work: str, data: Path, size: int) -> Spent:
 
 
 def _bert_task(data: Path, size: int) -> Iterator[None]:
-    from export.data.phrases import Texts  # torch is for the children only
-    from export.train.encoder import load_tokenizer
-    from export.train.tokens import TokenRows
-    from export.train.trunk import MovingTrunk
+    from swiftrec.export.data.phrases import Texts  # torch is for the children only
+    from swiftrec.export.train.encoder import load_tokenizer
+    from swiftrec.export.train.tokens import TokenRows
+    from swiftrec.export.train.trunk import MovingTrunk
 
     texts = list(Texts.load(data).variants[0])
     rows = TokenRows(load_tokenizer(data / "checkpoint", 128), [texts[n % len(texts)] for n in range(size)])

@@ -1,4 +1,4 @@
-"""`python -m benchmarks echo`: a bare gRPC server that answers with a reply of the same size and no model.
+"""`swiftrec bench echo`: a bare gRPC server that answers with a reply of the same size and no model.
 
 Encode on a thread pool or on grpc.aio. With a bundle also Recommend and BatchRecommend, on the thread pool: the request
 is decoded, the reply (the catalogue's first ten items) serialised for each call.
@@ -20,14 +20,14 @@ import grpc.aio
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks.stall import Stall
-from server.catalogue.items import ItemTable
-from server.domain import Recommendation, Strategy, Timings
-from server.models.bundle import find_bundle, load_bundle
-from server.pb.swiftrec.v1 import encoder_pb2_grpc, recommender_pb2_grpc
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest, EncodeResponse
-from server.worker.respond import to_response
+from swiftrec.benchmarks.stall import Stall
+from swiftrec.server.catalogue.items import ItemTable
+from swiftrec.server.domain import Recommendation, Strategy, Timings
+from swiftrec.server.models.bundle import find_bundle, load_bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2_grpc, recommender_pb2_grpc
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest, EncodeResponse
+from swiftrec.server.worker.respond import to_response
 
 _OPTIONS = (("grpc.so_reuseport", 0),)
 _DIMENSIONS = 128
@@ -37,9 +37,7 @@ _VECTOR = bytes(4 * _DIMENSIONS)
 class EchoSettings(BaseSettings):
     """Answer without a model; prints its address when ready and ends on SIGTERM."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks echo", cli_kebab_case=True, cli_implicit_flags=True
-    )
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench echo", cli_kebab_case=True, cli_implicit_flags=True)
 
     front: Literal["threads", "aio"] = Field("threads", description="grpc.server with a thread pool, or grpc.aio")
     workers: int = Field(256, ge=1, description="threads of the pool (front threads)")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks fair`: what everybody else notices while one client sends the dearest valid requests in a loop.
+"""`swiftrec bench fair`: what everybody else notices while one client sends the dearest valid requests in a loop.
 
 Health checks and small recommendations come at a fixed rate, alone and beside each of the dear requests, in turn within
 one run. The dear requests are as large as the server's default limits allow.
@@ -19,16 +19,16 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.client import ANY_SIZE, ClosedLoop, Log, Send, arrivals, open_loop, unary
-from benchmarks.extra import gathered
-from benchmarks.first import wait_ready
-from benchmarks.machine import pinned
-from benchmarks.process import Served, load_cores, more_flags, serving
-from benchmarks.summary import OK, p99_of
-from benchmarks.texts import Items, mixed_texts
-from benchmarks.workload import PATHS, Asked, Method, make
-from server.pb.swiftrec.v1.recommender_pb2 import (
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.client import ANY_SIZE, ClosedLoop, Log, Send, arrivals, open_loop, unary
+from swiftrec.benchmarks.extra import gathered
+from swiftrec.benchmarks.first import wait_ready
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import Served, load_cores, more_flags, serving
+from swiftrec.benchmarks.summary import OK, p99_of
+from swiftrec.benchmarks.texts import Items, mixed_texts
+from swiftrec.benchmarks.workload import PATHS, Asked, Method, make
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,
     BatchRecommendRequest,
     Event,
@@ -48,7 +48,7 @@ _FIGURES = [(what, when) for what in ("health_ms", "others_ms") for when in ("al
 class FairSettings(BaseSettings):
     """Health and small requests beside the dearest one in a loop; goals: health's p99 +2 ms, the others' p50 x2."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks fair", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench fair", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder; the bundle's default if not given")
@@ -153,7 +153,7 @@ def _measurements(settings: FairSettings) -> Iterator[Beside]:
     flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0"]
     flags += more_flags(settings.variant, "", has_cache=False)
     dear = dear_requests(settings.bundle, settings.seed)
-    with serving(["-m", "server", *flags]) as served, pinned(load_cores()):
+    with serving(["-m", "swiftrec.server", *flags]) as served, pinned(load_cores()):
         _noticed(served, settings, 0)  # the first calls of a server are slower
         for number in range(settings.repeats):
             for name, asked in dear.items():

@@ -8,15 +8,15 @@ from typing import Any
 
 import grpc
 
-from benchmarks.access import PLAIN, Access, Metadata
-from benchmarks.workload import Method
-from server.models.bundle import MANIFEST, Manifest, find_bundle
-from server.pb.swiftrec.v1.recommender_pb2 import (
+from swiftrec.benchmarks.access import PLAIN, Access, Metadata
+from swiftrec.benchmarks.workload import Method
+from swiftrec.server.models.bundle import MANIFEST, Manifest, find_bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     BatchRecommendRequest,
     RecommendRequest,
     RecommendResponse,
 )
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 _CONNECT_S = 10.0
 _LOOK_S = 1.0

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.window import Window, joined
+from swiftrec.benchmarks.window import Window, joined
 
 if TYPE_CHECKING:
-    from benchmarks.load import LoadSettings
+    from swiftrec.benchmarks.load import LoadSettings
 
 _READY = "ready"
 _LEAD_S = 0.2
@@ -54,7 +54,7 @@ def _client(settings: LoadSettings, part: int, path: Path) -> subprocess.Popen[s
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     flags += ["--cycle"] if settings.cycle else []
     return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "benchmarks", "load", *flags],
+        [sys.executable, "-m", "swiftrec.benchmarks", "load", *flags],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

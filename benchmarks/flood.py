@@ -18,9 +18,9 @@ from contextlib import ExitStack, closing
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.client import TIMEOUT_S, Log
-from benchmarks.summary import OK, Rows
-from benchmarks.workload import PATHS
+from swiftrec.benchmarks.client import TIMEOUT_S, Log
+from swiftrec.benchmarks.summary import OK, Rows
+from swiftrec.benchmarks.workload import PATHS
 
 _CONNECTIONS = 64
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8

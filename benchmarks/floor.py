@@ -1,4 +1,4 @@
-"""`python -m benchmarks floor`: what the same requests cost offline, at best: the lower limit for any server.
+"""`swiftrec bench floor`: what the same requests cost offline, at best: the lower limit for any server.
 
 One thread on one core, with the tokenizer, the sessions and the catalogue of the server: all texts are tokenised,
 sorted by length and encoded, all users ranked, scored by every part of the score, and searched for. Of each step the
@@ -19,20 +19,20 @@ import numpy as np
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.machine import pinned
-from benchmarks.process import SERVER_CORE
-from benchmarks.workload import Asked, Name, make
-from server.catalogue.blend import Known
-from server.catalogue.catalogue import Catalogue, Filter
-from server.models.bundle import load_bundle
-from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
-from server.parts import PARTS, check_parts, parts_off
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
-from server.pipeline.recommender import load_scoring
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import SERVER_CORE
+from swiftrec.benchmarks.workload import Asked, Name, make
+from swiftrec.server.catalogue.blend import Known
+from swiftrec.server.catalogue.catalogue import Catalogue, Filter
+from swiftrec.server.models.bundle import load_bundle
+from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.parts import PARTS, check_parts, parts_off
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
+from swiftrec.server.pipeline.recommender import load_scoring
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 _WARMUP_TEXTS = 64
@@ -44,7 +44,7 @@ TOP_K = 10
 class FloorSettings(BaseSettings):
     """CPU time per request offline: one thread, sorted by length, best batch size."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks floor", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench floor", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder, e.g. bert3-int8; the bundle's default if not given")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.extra import need
-from benchmarks.summary import Rows
+from swiftrec.benchmarks.extra import need
+from swiftrec.benchmarks.summary import Rows
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks load`: requests with many in flight, from processes of their own.
+"""`swiftrec bench load`: requests with many in flight, from processes of their own.
 
 Closed loop: each answer is followed by the next request, N in flight. Open loop: Poisson or constant arrivals at a
 rate, sent whether or not answers come, latency counted from the intended time. A run whose client was the bottleneck
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from benchmarks import first, fleet, replies, report
-from benchmarks.access import AccessSettings
-from benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
-from benchmarks.hdr import write_log
-from benchmarks.machine import Meter
-from benchmarks.recording import Recording
-from benchmarks.summary import UNAVAILABLE, Rows
-from benchmarks.window import Window, figures
-from benchmarks.workload import KINDS, PATHS, Asked, Method, Name, make
+from swiftrec.benchmarks import first, fleet, replies, report
+from swiftrec.benchmarks.access import AccessSettings
+from swiftrec.benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
+from swiftrec.benchmarks.hdr import write_log
+from swiftrec.benchmarks.machine import Meter
+from swiftrec.benchmarks.recording import Recording
+from swiftrec.benchmarks.summary import UNAVAILABLE, Rows
+from swiftrec.benchmarks.window import Window, figures
+from swiftrec.benchmarks.workload import KINDS, PATHS, Asked, Method, Name, make
 
 _REPLY_EVERY = 8  # of one-entry requests; of lists every reply is looked at
 _LEAD_S = 0.05
@@ -38,9 +38,7 @@ _LAST = 3  # requests that tell whether the server is still there
 class LoadSettings(AccessSettings):
     """Send requests with many in flight; the last line is the summary as JSON."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks load", cli_kebab_case=True, cli_implicit_flags=True
-    )
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench load", cli_kebab_case=True, cli_implicit_flags=True)
 
     target: str = Field(description="HOST:PORT of the server")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose words and item ids are sent")

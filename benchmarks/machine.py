@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from server.models.runtime import onnxruntime
-from server.tuning.machine import processor
+from swiftrec.server.models.runtime import onnxruntime
+from swiftrec.server.tuning.machine import processor
 
 _PACKAGES = ("grpcio", "numpy", "protobuf", "tokenizers")
 _SCHEDULER_CLOCK = 2  # CPUCLOCK_SCHED in the kernel's posix-timers.h

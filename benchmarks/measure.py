@@ -7,9 +7,9 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.machine import pinned
-from benchmarks.process import Served, load_cores
-from benchmarks.summary import OK, RESOURCE_EXHAUSTED, UNAVAILABLE
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import Served, load_cores
+from swiftrec.benchmarks.summary import OK, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 NO_LIMIT = 9.0  # of the client's share of its cores: for a bare server, which the client is no faster than
 _MEASURED = {0, 1}  # 1: figures that say of the client, or of a server that has gone; what of them counts is seen below
@@ -70,7 +70,7 @@ def floor(**flags: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def _command(name: str, **flags: Any) -> list[str]:  # noqa: ANN401
     """A tool of this package with flags: True is the flag alone, a list the flag again and again, None no flag."""
-    command = [sys.executable, "-m", "benchmarks", name]
+    command = [sys.executable, "-m", "swiftrec.benchmarks", name]
     for field, value in flags.items():
         flag = f"--{field.replace('_', '-')}"
         if isinstance(value, bool):

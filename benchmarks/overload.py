@@ -1,4 +1,4 @@
-"""`python -m benchmarks overload`: what a server keeps when far more is asked than it can do.
+"""`swiftrec bench overload`: what a server keeps when far more is asked than it can do.
 
 Without --variant the server runs with models of a fixed service time, so its capacity is known. With it the bundle's
 own models run on one core, and the capacity is what a closed loop got right before. An open loop asks for a multiple.
@@ -18,15 +18,15 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import measure, report
-from benchmarks.client import Log, arrivals
-from benchmarks.extra import gathered
-from benchmarks.flood import flood
-from benchmarks.machine import pinned
-from benchmarks.process import Served, load_cores, more_flags, serving
-from benchmarks.scrape import Scrape, scrape
-from benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
-from benchmarks.workload import KINDS, Name, make
+from swiftrec.benchmarks import measure, report
+from swiftrec.benchmarks.client import Log, arrivals
+from swiftrec.benchmarks.extra import gathered
+from swiftrec.benchmarks.flood import flood
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import Served, load_cores, more_flags, serving
+from swiftrec.benchmarks.scrape import Scrape, scrape
+from swiftrec.benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
+from swiftrec.benchmarks.workload import KINDS, Name, make
 
 SERVICE_MS, _BATCH, BUDGET_MS = 50.0, 4, 400.0
 CAPACITY = 1e3 * _BATCH / SERVICE_MS  # requests a second of the stub
@@ -49,7 +49,7 @@ _CODES = {code.name: code.value[0] for code in grpc.StatusCode}
 class OverloadSettings(BaseSettings):
     """Ask for .5 to 10 times the capacity; goals: goodput .95, refusals' p99 50 ms, counts equal, no other status."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks overload", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench overload", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose words and item ids are sent")
     times: list[float] = Field([0.5, 1.0, 1.5, 2.0, 5.0, 10.0], description="load as a multiple of the capacity")
@@ -137,7 +137,7 @@ def _served_steps(settings: OverloadSettings) -> Iterator[tuple[str, Step]]:
         flags = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--log-level", "error"]
         for name in settings.workload:
             more = more_flags(variant, "", has_cache=KINDS[name].repeats)
-            with serving(["-m", "server", *flags, *more]) as server, pinned(load_cores()):
+            with serving(["-m", "swiftrec.server", *flags, *more]) as server, pinned(load_cores()):
                 for times in settings.times:
                     capacity = _capacity(settings, server, name)
                     target = Target(server, settings.bundle, name, capacity, inf)

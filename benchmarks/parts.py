@@ -1,4 +1,4 @@
-"""`python -m benchmarks parts`: CPU time of a request with every part of the score, and with the ranker alone.
+"""`swiftrec bench parts`: CPU time of a request with every part of the score, and with the ranker alone.
 
 Both engines run in this process, without gRPC, one request after the other, in rounds that alternate. Texts come again,
 so the cache answers for the encoder, and what is compared is everything else.
@@ -14,13 +14,13 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.texts import texts
-from server.domain import ItemEvent, Request
-from server.models.bundle import load_bundle
-from server.parts import PARTS
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.texts import texts
+from swiftrec.server.domain import ItemEvent, Request
+from swiftrec.server.models.bundle import load_bundle
+from swiftrec.server.parts import PARTS
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
 
 KINDS = ("history", "query", "both")
 _EVENTS, _TEXTS = 20, 15
@@ -29,7 +29,7 @@ _EVENTS, _TEXTS = 20, 15
 class PartsSettings(BaseSettings):
     """CPU time of a request with every part of the score beside that with the ranker alone."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks parts", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench parts", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     requests: int = Field(300, ge=1, description="in a round, of each kind")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from benchmarks.machine import pinned
+from swiftrec.benchmarks.machine import pinned
 
 SERVER_CORE = 0
 _READY = re.compile(r" on (\S+:\d+)(?:, metrics on (\S+:\d+))?")

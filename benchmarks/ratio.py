@@ -1,4 +1,4 @@
-"""`python -m benchmarks ratio`: how much of a server's CPU time is the work itself.
+"""`swiftrec bench ratio`: how much of a server's CPU time is the work itself.
 
 Work ratio = (floor per text + echo per request) / server per request. Echo is grpcio's server with its thread pool;
 one without can pass it, so 1.0 is no limit. With --stub: the server with models that cost nothing, divided by echo;
@@ -17,11 +17,11 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.extra import gathered
-from benchmarks.measure import NO_LIMIT, floor, load
-from benchmarks.process import more_flags, serving
-from benchmarks.workload import KINDS, Name
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.extra import gathered
+from swiftrec.benchmarks.measure import NO_LIMIT, floor, load
+from swiftrec.benchmarks.process import more_flags, serving
+from swiftrec.benchmarks.workload import KINDS, Name
 
 _STUB_TARGET = 1.5
 _SERVER_FIGURES = ("server_us", "throughput", "mix", "p50_ms", "p99_ms")
@@ -32,7 +32,7 @@ class RatioSettings(BaseSettings):
     """Work ratio of the server: (floor + echo) / server, CPU time per request, measured side by side."""
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks ratio", cli_kebab_case=True, cli_implicit_flags=True
+        cli_prog_name="swiftrec bench ratio", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
@@ -100,7 +100,7 @@ def run(settings: RatioSettings) -> int:
 
 def _round(settings: RatioSettings, seed: int) -> Round:
     floor_us = _floor(settings, seed)
-    echo = _load(settings, seed, ["-m", "benchmarks", "echo", *_echo(settings)], cycle=True)
+    echo = _load(settings, seed, ["-m", "swiftrec.benchmarks", "echo", *_echo(settings)], cycle=True)
     server = _load(settings, seed, _server(settings))
     return Round(floor_us, echo["server_us"], **{name: server[name] for name in _SERVER_FIGURES})
 

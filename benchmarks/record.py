@@ -1,4 +1,4 @@
-"""`python -m benchmarks record`: stands between clients and a live server, passes everything on, notes one method."""
+"""`swiftrec bench record`: stands between clients and a live server, passes everything on, notes one method."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from google.protobuf.message import DecodeError
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from benchmarks.access import TlsSettings
-from benchmarks.client import ANY_SIZE
-from benchmarks.extra import sentence
-from benchmarks.first import wait_ready
-from benchmarks.recording import FORMAT, Marks
-from benchmarks.texts import TokenCounter
-from benchmarks.workload import PATHS, Method
-from server.models.bundle import find_bundle
-from server.signals import on_signals
+from swiftrec.benchmarks.access import TlsSettings
+from swiftrec.benchmarks.client import ANY_SIZE
+from swiftrec.benchmarks.extra import sentence
+from swiftrec.benchmarks.first import wait_ready
+from swiftrec.benchmarks.recording import FORMAT, Marks
+from swiftrec.benchmarks.texts import TokenCounter
+from swiftrec.benchmarks.workload import PATHS, Method
+from swiftrec.server.models.bundle import find_bundle
+from swiftrec.server.signals import on_signals
 
 _OURS = ("grpc-", "user-agent")  # metadata that the channel writes itself
 
@@ -34,7 +34,7 @@ class RecordSettings(TlsSettings):
     """Pass calls on to a server and write a recording of one method, by default without any text or id."""
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks record", cli_kebab_case=True, cli_implicit_flags=True
+        cli_prog_name="swiftrec bench record", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     target: str = Field(description="HOST:PORT of the server")

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.texts import Items, TokenCounter, TokenTexts
-from benchmarks.workload import Asked, Method
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1.recommender_pb2 import (
+from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts
+from swiftrec.benchmarks.workload import Asked, Method
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,
     BatchRecommendRequest,
     Event,
@@ -138,7 +138,7 @@ class Recording:
             rows.sort(key=lambda row: row["t"])  # written as calls came, by several threads
             found = cls(head["method"], np.array([row["t"] for row in rows]), [row["requests"] for row in rows])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RuntimeError(f"{path}: no recording ({error}): make one with python -m benchmarks record") from None
+            raise RuntimeError(f"{path}: no recording ({error}): make one with swiftrec bench record") from None
         if head.get("format") != FORMAT or not rows:
             raise RuntimeError(f"{path}: {'holds no call' if not rows else 'of another format'}: record it again")
         return found

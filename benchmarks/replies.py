@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.summary import RESOURCE_EXHAUSTED
-from benchmarks.workload import Method
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeResponse
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendResponse, RecommendResponse
+from swiftrec.benchmarks.summary import RESOURCE_EXHAUSTED
+from swiftrec.benchmarks.workload import Method
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeResponse
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendResponse, RecommendResponse
 
 STEPS = ("tokenise", "encode", "rank", "retrieve", "total")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import fingerprint
+from swiftrec.benchmarks.machine import fingerprint
 
 _WHOLE_FROM = 50  # larger figures are printed without decimals
 

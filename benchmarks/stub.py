@@ -1,4 +1,4 @@
-"""`python -m benchmarks stub`: the real server with models that cost nothing: what is left is the serving."""
+"""`swiftrec bench stub`: the real server with models that cost nothing: what is left is the serving."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from server.addresses import join_address
-from server.app import App
-from server.config import ServerSettings
-from server.models.bundle import MANIFEST, RANKER, Manifest
-from server.models.session import Session
-from server.signals import stop_on_signals
+from swiftrec.server.addresses import join_address
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import MANIFEST, RANKER, Manifest
+from swiftrec.server.models.session import Session
+from swiftrec.server.signals import stop_on_signals
 
 
 class StubSettings(ServerSettings):
     """The server with models that answer zeros at once, or after a fixed time. Takes every flag of the server."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks stub")
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench stub")
 
     service_ms: float = Field(0.0, ge=0, description="time that a model takes for a batch, whatever its size")
     held_ms: float = Field(0.0, ge=0, description="the same once the server is warm: a model that became slow")

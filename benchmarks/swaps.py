@@ -1,4 +1,4 @@
-"""`python -m benchmarks swaps`: a bundle changes again and again while requests run.
+"""`swiftrec bench swaps`: a bundle changes again and again while requests run.
 
 Two versions have the same models and the same items in another order, so that they answer each request with other ids.
 The server runs in this process and reads each version in full; only the trial of a new version in a separate process,
@@ -23,15 +23,15 @@ from unittest.mock import patch
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.client import Answered, ClosedLoop, Log, Send, connected
-from benchmarks.summary import OK
-from benchmarks.workload import PATHS, Asked, make
-from server.app import App
-from server.catalogue.catalogue import ITEMS
-from server.config import ServerSettings
-from server.models.bundle import MANIFEST, Bundle, Manifest, file_hash, load_bundle
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendResponse
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.client import Answered, ClosedLoop, Log, Send, connected
+from swiftrec.benchmarks.summary import OK
+from swiftrec.benchmarks.workload import PATHS, Asked, make
+from swiftrec.server.app import App
+from swiftrec.server.catalogue.catalogue import ITEMS
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import MANIFEST, Bundle, Manifest, file_hash, load_bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendResponse
 
 _NAME = "swapped"
 _TIE = 1e-4  # by which scores differ between batches: items that near may change places
@@ -42,7 +42,7 @@ _TIMEOUT_MS = 30_000  # of a request: the server may be busy with a swap
 class SwapsSettings(BaseSettings):
     """Answers while a bundle is replaced a thousand times; goals: no error, no answer that mixes two versions."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks swaps", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench swaps", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder; the bundle's default if not given")
@@ -179,7 +179,7 @@ def _serving(folder: Path) -> Iterator[App]:
         queue_budget_ms=_TIMEOUT_MS,
         _cli_parse_args=[],
     )
-    with patch("server.app.probe", lambda *_: None):
+    with patch("swiftrec.server.app.probe", lambda *_: None):
         app = App(settings)
         app.start()
         try:
@@ -214,5 +214,5 @@ def _own(send: Send, asked: Asked) -> dict[bytes, Ranking]:
     loop.start()
     loop.rows()
     if not all(found.values()):
-        raise RuntimeError("a request had no answer before the first swap: try `python -m benchmarks load`")
+        raise RuntimeError("a request had no answer before the first swap: try `swiftrec bench load`")
     return found

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.catalogue import ITEMS, VECTORS
-from server.catalogue.sparse import Memory, SparseRows
-from server.catalogue.words import Words
-from server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
-from server.parts import TABLES
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
+from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.words import Words
+from swiftrec.server.models.bundle import MANIFEST, RANKER, SENTENCES, Bundle, file_hash
+from swiftrec.server.parts import TABLES
 
 KEEP, SHARES = "keep", (50, 10, 1)  # an attribute, and the percentages of the items that have each of its values
 _NOISE = 0.5  # of the catalogue's own spread

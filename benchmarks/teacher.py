@@ -1,4 +1,4 @@
-"""`python -m benchmarks teacher`: the served student against the PyTorch teacher behind the same server.
+"""`swiftrec bench teacher`: the served student against the PyTorch teacher behind the same server.
 
 For each the highest rate is sought whose p99 keeps a bound (Poisson arrivals), from shares of its own capacity measured
 in the same round, both on the same core, in turn. CPU time per request is compared, too: it survives a noisy machine.
@@ -18,20 +18,20 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import measure, report
-from benchmarks.bundle_id import BundleId
-from benchmarks.client import TIMEOUT_S
-from benchmarks.extra import gathered
-from benchmarks.first import no_answer
-from benchmarks.process import Served, serving
-from benchmarks.suite.joined import join
-from benchmarks.suite.settings import RESULTS
-from benchmarks.suite.start import check_device
-from benchmarks.workload import Name, make
-from server.models.bundle import load_bundle
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from swiftrec.benchmarks import measure, report
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.client import TIMEOUT_S
+from swiftrec.benchmarks.extra import gathered
+from swiftrec.benchmarks.first import no_answer
+from swiftrec.benchmarks.process import Served, serving
+from swiftrec.benchmarks.suite.joined import join
+from swiftrec.benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks.suite.start import check_device
+from swiftrec.benchmarks.workload import Name, make
+from swiftrec.server.models.bundle import load_bundle
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 
 _TARGET = 10.0
 _ALIKE_TEXTS = 32
@@ -40,7 +40,7 @@ _ALIKE_TEXTS = 32
 class TeacherSettings(BaseSettings):
     """Requests per second at a bounded p99: served student over PyTorch teacher behind the same server."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks teacher", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench teacher", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle; its stages hold the teacher")
     variant: str | None = Field(None, description="encoder of the student; the bundle's default if not given")
@@ -53,7 +53,7 @@ class TeacherSettings(BaseSettings):
     shares: list[float] = Field(
         [0.9, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2, 0.1, 0.05], description="of the capacity, tried from the highest on"
     )
-    teacher_flags: str = Field("", description="more flags of python -m benchmarks teacher-serve, as one word")
+    teacher_flags: str = Field("", description="more flags of swiftrec bench teacher-serve, as one word")
     seed: int = Field(7, ge=0, description="of requests and arrivals")
     results: Path = Field(
         RESULTS, description="folder of results: the figures join the newest of this commit and bundle"
@@ -103,8 +103,8 @@ def _commands(settings: TeacherSettings) -> tuple[list[str], list[str]]:
     common = ["--bundle", str(settings.bundle), "--port", "0", "--metrics-port", "0", "--sessions", "1"]
     common += ["--log-level", "error", "--default-timeout-ms", f"{1e3 * TIMEOUT_S:.0f}"]
     variant = ["--variant", settings.variant] if settings.variant else []
-    student = ["-m", "server", *common, "--device", settings.device, *variant]
-    return student, ["-m", "benchmarks", "teacher-serve", *common, *shlex.split(settings.teacher_flags)]
+    student = ["-m", "swiftrec.server", *common, "--device", settings.device, *variant]
+    return student, ["-m", "swiftrec.benchmarks", "teacher-serve", *common, *shlex.split(settings.teacher_flags)]
 
 
 def _measure(settings: TeacherSettings, served: Served, seed: int) -> Found:

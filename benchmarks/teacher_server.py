@@ -1,4 +1,4 @@
-"""`python -m benchmarks teacher-serve`: the PyTorch teacher behind the same gRPC server.
+"""`swiftrec bench teacher-serve`: the PyTorch teacher behind the same gRPC server.
 
 Its batches are whole steps, up to the server's limits: with a cost model in which padding costs nothing, texts are not
 separated by length. Server, tokenizer and catalogue are the same.
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from server.addresses import join_address
-from server.app import App
-from server.batching.cost_model import CostModel
-from server.config import ServerSettings
-from server.models.bundle import find_bundle, load_bundle
-from server.models.session import Session
-from server.signals import stop_on_signals
+from swiftrec.server.addresses import join_address
+from swiftrec.server.app import App
+from swiftrec.server.batching.cost_model import CostModel
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import find_bundle, load_bundle
+from swiftrec.server.models.session import Session
+from swiftrec.server.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from export.stage import Job
+    from swiftrec.export.stage import Job
 
 _KEEP = 0.99
 
@@ -35,7 +35,7 @@ _KEEP = 0.99
 class TeacherServeSettings(ServerSettings):
     """The server with the PyTorch teacher of a bundle, batches as they come. Takes every flag of the server."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks teacher-serve")
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench teacher-serve")
 
     smart: bool = Field(False, description="group texts by length, as the server does for the student")
 
@@ -112,9 +112,9 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
     try:
         import torch
 
-        from export.train.one_pass import one_pass_teacher
-        from export.train.ranker import LastUser
-        from export.train.teacher import load_teacher
+        from swiftrec.export.train.one_pass import one_pass_teacher
+        from swiftrec.export.train.ranker import LastUser
+        from swiftrec.export.train.teacher import load_teacher
     except ImportError as error:
         raise RuntimeError(f"the teacher needs the extra export ({error.name} is missing): make setup") from None
     job = _job(bundle)
@@ -126,8 +126,8 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
 
 
 def _job(bundle: Path) -> Job:
-    from export.config import ExportSettings
-    from export.stage import Job
+    from swiftrec.export.config import ExportSettings
+    from swiftrec.export.stage import Job
 
     name, folder = load_bundle(bundle).manifest.name, find_bundle(bundle)
     return Job(ExportSettings(name=name, artifacts=folder.parent.parent, _cli_parse_args=[]))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.catalogue import ITEMS
-from server.models.bundle import MANIFEST, Manifest, find_bundle
-from server.models.tokenizer import Tokenizer
+from swiftrec.server.catalogue.catalogue import ITEMS
+from swiftrec.server.models.bundle import MANIFEST, Manifest, find_bundle
+from swiftrec.server.models.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 

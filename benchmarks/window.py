@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import Reading
-from benchmarks.replies import Sample
-from benchmarks.summary import COLUMNS, LATE_MS, OK, Rows, summarise
+from swiftrec.benchmarks.machine import Reading
+from swiftrec.benchmarks.replies import Sample
+from swiftrec.benchmarks.summary import COLUMNS, LATE_MS, OK, Rows, summarise
 
 _MAX_LATE_SHARE = 0.25  # of the p99: beyond it the p99 is the lateness of the client
 

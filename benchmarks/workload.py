@@ -24,10 +24,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
-from server.models.bundle import MANIFEST, Manifest
-from server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
+from swiftrec.server.models.bundle import MANIFEST, Manifest
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 
 Method = Literal["encode", "recommend", "batch"]
 Name = Literal["words", "query", "short", "mixed", "history", "hot", "list"]

@@ -1,4 +1,4 @@
-"""`python -m export`: run the stages that are not fresh, or one, or another command (`--help` lists them).
+"""`swiftrec export`: run the stages that are not fresh, or one, or another command (`--help` lists them).
 
 A run that ends with a bundle prints the bundle's folder on standard output, and so does `where`, which runs nothing.
 """
@@ -11,21 +11,21 @@ import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from export.config import ExportSettings
-from export.data import doctor
-from export.errors import ExportError
-from export.package import targets
-from export.package.ladder import report
-from export.planted import command as planted
-from export.stage import Job, run_all, run_one
-from export.threads import prepare_threads
-from server.config import read_settings
-from server.errors import ConfigError
-from server.flags import with_flags
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data import doctor
+from swiftrec.export.errors import ExportError
+from swiftrec.export.package import targets
+from swiftrec.export.package.ladder import report
+from swiftrec.export.planted import command as planted
+from swiftrec.export.stage import Job, run_all, run_one
+from swiftrec.export.threads import prepare_threads
+from swiftrec.server.config import read_settings
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.flags import with_flags
 
 
 def _measure_seeds(argv: list[str]) -> int:
-    from export.seeds.command import main  # torch takes seconds to import
+    from swiftrec.export.seeds.command import main  # torch takes seconds to import
 
     return main(argv)
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         elif settings.stage == "where":
             sys.stdout.write(f"{settings.bundle}\n")
         elif settings.stage == "teacher":
-            from export.evaluate.teacher import compare_teacher  # torch takes seconds to import
+            from swiftrec.export.evaluate.teacher import compare_teacher  # torch takes seconds to import
 
             compare_teacher(job)
         elif settings.stage == "report":
@@ -65,8 +65,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def program(argv: list[str]) -> int:
+    """`main` in a process that does nothing else: threads and logging are set for the whole process."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
     logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
     prepare_threads()
-    sys.exit(main(sys.argv[1:]))
+    return main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(program(sys.argv[1:]))

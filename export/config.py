@@ -12,13 +12,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from export.data.columns import COLUMN_HELP, ColumnFlags
-from export.data.order import BY_ROW, BY_TIME, Order
-from export.data.repeats import EXCLUDE, Repeats
-from export.gates import GATES
-from export.quality import MIN_COLD_CASES, QUALITY
-from export.train.options import TrainingSettings
-from server.config import require_utf8
+from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
+from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
+from swiftrec.export.data.repeats import EXCLUDE, Repeats
+from swiftrec.export.gates import GATES
+from swiftrec.export.quality import MIN_COLD_CASES, QUALITY
+from swiftrec.export.train.options import TrainingSettings
+from swiftrec.server.config import require_utf8
 
 StageName = Literal[
     "data",
@@ -79,19 +79,19 @@ class ExportSettings(TrainingSettings):
     Without STAGE every stage runs that is not fresh. With STAGE only that one runs; the stages before it must be there.
 
     Other commands:
-      python -m export doctor DATA  list what is wrong in a data set, where it is and how to fix it
-      python -m export teacher      compare the teacher with the baselines; runs the first two stages if they are not up
+      swiftrec doctor DATA  list what is wrong in a data set, where it is and how to fix it
+      swiftrec export teacher      compare the teacher with the baselines; runs the first two stages if they are not up
                                     to date
-      python -m export seeds        the same for several seeds; with --whole also students and the default variant
-      python -m export planted DIR  write a made-up data set whose best possible figures are known
-      python -m export report       size, speed and quality of each variant of the newest bundle
-      python -m export targets      compare each promised figure with what was measured
-      python -m export where        print the folder of the bundle that these settings name; runs nothing
+      swiftrec export seeds        the same for several seeds; with --whole also students and the default variant
+      swiftrec export planted DIR  write a made-up data set whose best possible figures are known
+      swiftrec report       size, speed and quality of each variant of the newest bundle
+      swiftrec export targets      compare each promised figure with what was measured
+      swiftrec export where        print the folder of the bundle that these settings name; runs nothing
     """
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_EXPORT_",
-        cli_prog_name="python -m export",
+        cli_prog_name="swiftrec export",
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from export.errors import ExportError
+from swiftrec.export.errors import ExportError
 
 _CACHED_FILES = 100_000
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from export.errors import GateError
+from swiftrec.export.errors import GateError
 
 
 @dataclass(frozen=True, slots=True)

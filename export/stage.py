@@ -25,12 +25,12 @@ from typing import Any
 
 from rich.console import Console
 
-from export import fingerprint
-from export.config import ExportSettings
-from export.errors import ExportError
-from export.folders import recover, replace_folder
-from export.progress import LINE_INTERVAL_S, Forecast, StageProgress, every, in_words
-from export.stages import EVALUATION, STAGES, Stage
+from swiftrec.export import fingerprint
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.errors import ExportError
+from swiftrec.export.folders import recover, replace_folder
+from swiftrec.export.progress import LINE_INTERVAL_S, Forecast, StageProgress, every, in_words
+from swiftrec.export.stages import EVALUATION, STAGES, Stage
 
 _RECORD = "stage.json"
 _PATHS = ("data", "checkpoint")  # settings that name what lies on disk; a bundle may be called as a folder is
@@ -153,7 +153,7 @@ def run_one(job: Job, name: str) -> None:
         for need in stage.needs:
             if not job.is_fresh(by_name[need]):
                 raise ExportError(
-                    f"stage {name} needs stage {need}, which is missing or stale: run python -m export {need}"
+                    f"stage {name} needs stage {need}, which is missing or stale: run swiftrec export {need}"
                 )
         job.console.print(f"[bold]{stage.name}[/bold]")
         _run(job, stage, _progress(job, stage, 0, []))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.train.options import TRAINING
+from swiftrec.export.train.options import TRAINING
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,73 +31,80 @@ class Stage:
     code: tuple[str, ...] = ()
 
 
-_TOKENS = ("server.models.tokenizer",)
+_TOKENS = ("swiftrec.server.models.tokenizer",)
 _SESSIONS = (
-    *("server.models.networks", "server.models.session"),
-    *("server.models.providers", "server.models.runtime"),
+    *("swiftrec.server.models.networks", "swiftrec.server.models.session"),
+    *("swiftrec.server.models.providers", "swiftrec.server.models.runtime"),
 )
 _SCORE = (
-    *("server.catalogue.blend", "server.catalogue.history", "server.catalogue.sparse", "server.catalogue.words"),
-    "server.parts",
+    *(
+        "swiftrec.server.catalogue.blend",
+        "swiftrec.server.catalogue.history",
+        "swiftrec.server.catalogue.sparse",
+        "swiftrec.server.catalogue.words",
+    ),
+    "swiftrec.server.parts",
 )
 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "data",
-        "export.data.collect",
+        "swiftrec.export.data.collect",
         ("data", "checkpoint", "adopt", "on_error", "repeats", "order", "column", "seed", "max_tokens"),
         (),
-        ("export.evaluate.metrics", "export.train.encoder", "server.text", *_TOKENS),
+        ("swiftrec.export.evaluate.metrics", "swiftrec.export.train.encoder", "swiftrec.server.text", *_TOKENS),
     ),
     Stage(
         "finetune",
-        "export.train.finetune",
+        "swiftrec.export.train.finetune",
         ("seed", "finetune_epochs", "dimensions", "max_history", "max_tokens", "protocol", "repeats", *TRAINING),
         ("data",),
     ),
     Stage(
         "blend",
-        "export.blend.stage",
+        "swiftrec.export.blend.stage",
         ("seed", "protocol", "repeats", "max_history"),
         ("data", "finetune"),
         (
-            *(*_SCORE, "server.models.networks"),
-            *("export.evaluate.models", "export.evaluate.subject"),
+            *(*_SCORE, "swiftrec.server.models.networks"),
+            *("swiftrec.export.evaluate.models", "swiftrec.export.evaluate.subject"),
         ),
     ),
     Stage(
         "distil",
-        "export.train.distil",
+        "swiftrec.export.train.distil",
         ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary", "has_small_ranker"),
         ("data", "finetune", "blend"),
     ),
     Stage(
         "onnx",
-        "export.compress.trace",
+        "swiftrec.export.compress.trace",
         ("max_history", "max_tokens", "tensorrt", "gates"),
         ("data", "finetune", "distil"),
         _SESSIONS,
     ),
     Stage(
         "quantise",
-        "export.compress.quantise",
+        "swiftrec.export.compress.quantise",
         ("seed", "max_tokens", "dimensions", "int8_target", "allow_lossy", "tensorrt", "gates"),
         ("data", "finetune", "onnx"),
     ),
     Stage(
         "verify",
-        "export.evaluate.verify",
+        "swiftrec.export.evaluate.verify",
         ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates", "small_ranker"),
         ("data", "finetune", "blend", "distil", "onnx", "quantise"),
     ),
     Stage(
         "final",
-        "export.final.stage",
+        "swiftrec.export.final.stage",
         ("seed", "protocol", "repeats", "max_history", "max_tokens", "distil_epochs", "gates", *TRAINING),
         ("data", "finetune", "blend", "distil", "onnx", "quantise", "verify"),
     ),
-    Stage("package", "export.package.publish", ("name", "repeats", "gates"), ("blend", "verify", "final")),
+    Stage("package", "swiftrec.export.package.publish", ("name", "repeats", "gates"), ("blend", "verify", "final")),
 )
 
-EVALUATION = Stage("teacher", "export.evaluate.teacher", ("seed", "protocol", "repeats"), ("data", "finetune", "blend"))
-"""What `python -m export teacher` and `python -m export seeds` run behind the stages up to the teacher."""
+EVALUATION = Stage(
+    "teacher", "swiftrec.export.evaluate.teacher", ("seed", "protocol", "repeats"), ("data", "finetune", "blend")
+)
+"""What `swiftrec export teacher` and `swiftrec export seeds` run behind the stages up to the teacher."""

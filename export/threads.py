@@ -3,7 +3,7 @@
 An operator splits its work over the cores and waits for the slowest part. By default OpenMP waits in a loop, for up to
 milliseconds; where another process holds one of the cores, the thread that loops takes the other from the one it waits
 for, so that training beside a single busy process took 2 to 12 times its CPU time. A loop of some microseconds before
-the thread sleeps is as fast on a quiet machine (`python -m benchmarks contention`, benchmarks/LOG.md).
+the thread sleeps is as fast on a quiet machine (`swiftrec bench contention`, benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-from server.tuning.cores import usable_cores
+from swiftrec.server.tuning.cores import usable_cores
 
 _SPIN_COUNT = "2000"  # rounds of the waiting loop of libgomp, which PyTorch's wheels bring
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from export.gates import Outcome
+from swiftrec.export.gates import Outcome
 
 VARIANTS = "variants.json"
 

@@ -1,4 +1,4 @@
-"""`python -m server --bundle DIR`: serve until SIGTERM or Ctrl-C. `python -m server tune --bundle DIR`: see --help."""
+"""`swiftrec serve --bundle DIR`: serve until SIGTERM or Ctrl-C. `swiftrec tune --bundle DIR`: see --help."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from server.addresses import join_address
-from server.app import App
-from server.catalogue.catalogue import Filter
-from server.config import ServerSettings, read_settings
-from server.errors import SwiftrecError
-from server.flags import with_flags
-from server.hint import SAMPLED_ITEMS, hint
-from server.output import make_nonblocking, write_text
-from server.probe import end_with_parent, try_bundle
-from server.signals import stop_on_signals
-from server.telemetry.logs import set_up_logs
-from server.tuning.tune import TuneSettings, tune
-from server.tuning.tuned import engine_options
+from swiftrec.server.addresses import join_address
+from swiftrec.server.app import App
+from swiftrec.server.catalogue.catalogue import Filter
+from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.flags import with_flags
+from swiftrec.server.hint import SAMPLED_ITEMS, hint
+from swiftrec.server.output import make_nonblocking, write_text
+from swiftrec.server.probe import end_with_parent, try_bundle
+from swiftrec.server.signals import stop_on_signals
+from swiftrec.server.telemetry.logs import set_up_logs
+from swiftrec.server.tuning.tune import TuneSettings, tune
+from swiftrec.server.tuning.tuned import engine_options
 
 EXIT_FAULT = 70  # the process has stopped by itself and should be started again
 

@@ -18,39 +18,39 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from server.addresses import join_address, listen_problem
-from server.config import ServerSettings
-from server.errors import BundleError, ConfigError, SwiftrecError
-from server.front.endpoint import Endpoint, Server, bind, open_server
-from server.front.front import Front
-from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
-from server.front.methods import Methods
-from server.front.middleware import Kinds, Middleware
-from server.front.outcomes import AccessLog, Outcomes
-from server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
-from server.front.waits import Exchanges, Timers
-from server.messages import DEFAULT_BYTES, MessageLimits
-from server.models.bundle import Bundle
-from server.models.registry import Registry
-from server.models.session import Session, open_session
-from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
-from server.pipeline.engine import start_threads
-from server.pipeline.recommender import Recommender
-from server.probe import probe
-from server.readiness import Readiness
-from server.telemetry.http import MonitoringServer
-from server.telemetry.metrics import BundleRecorder, Metrics
-from server.telemetry.traces import Traces
-from server.ticket import Reply, Ticket
-from server.tuning.tuned import engine_options, queue_limits
-from server.worker.loop import WorkerThread
-from server.worker.methods import Services, recommender_methods
-from server.worker.open_inference.infer import inference_methods
-from server.worker.open_inference.repository import ModelRepository
-from server.worker.open_inference.servicer import InferenceServicer
-from server.worker.respond import clear_item_cache
-from server.worker.validate import InputLimits
-from server.worker.worker import Worker
+from swiftrec.server.addresses import join_address, listen_problem
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import BundleError, ConfigError, SwiftrecError
+from swiftrec.server.front.endpoint import Endpoint, Server, bind, open_server
+from swiftrec.server.front.front import Front
+from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
+from swiftrec.server.front.methods import Methods
+from swiftrec.server.front.middleware import Kinds, Middleware
+from swiftrec.server.front.outcomes import AccessLog, Outcomes
+from swiftrec.server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
+from swiftrec.server.front.waits import Exchanges, Timers
+from swiftrec.server.messages import DEFAULT_BYTES, MessageLimits
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.registry import Registry
+from swiftrec.server.models.session import Session, open_session
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from swiftrec.server.pipeline.engine import start_threads
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.probe import probe
+from swiftrec.server.readiness import Readiness
+from swiftrec.server.telemetry.http import MonitoringServer
+from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
+from swiftrec.server.telemetry.traces import Traces
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.tuning.tuned import engine_options, queue_limits
+from swiftrec.server.worker.loop import WorkerThread
+from swiftrec.server.worker.methods import Services, recommender_methods
+from swiftrec.server.worker.open_inference.infer import inference_methods
+from swiftrec.server.worker.open_inference.repository import ModelRepository
+from swiftrec.server.worker.open_inference.servicer import InferenceServicer
+from swiftrec.server.worker.respond import clear_item_cache
+from swiftrec.server.worker.validate import InputLimits
+from swiftrec.server.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 _SPARE_THREADS = 8  # for calls that have given back their place and are about to end
@@ -345,7 +345,7 @@ def _open_traces(settings: ServerSettings) -> Traces | None:
     if settings.otlp_endpoint is None:
         return None
     try:
-        from server.telemetry.otlp import open_traces
+        from swiftrec.server.telemetry.otlp import open_traces
     except ImportError:
         raise ConfigError(
             "--otlp-endpoint needs the extra otel: python -m pip install -c constraints.txt -e '.[otel]'"

@@ -21,12 +21,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from server.addresses import MAX_PORT, is_loopback, parse_host
-from server.errors import ConfigError
-from server.output import write_text
-from server.parts import PARTS, check_parts
-from server.variables import is_service_link, unread_variables
-from server.version import add_version_flag
+from swiftrec.server.addresses import MAX_PORT, is_loopback, parse_host
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.output import write_text
+from swiftrec.server.parts import PARTS, check_parts
+from swiftrec.server.variables import is_service_link, unread_variables
+from swiftrec.server.version import add_version_flag
 
 S = TypeVar("S", bound=BaseSettings)
 _LEAST_RESPONSE_BYTES = 1_024
@@ -37,12 +37,12 @@ class ServerSettings(BaseSettings):
     """Serve a bundle over gRPC. Each flag can be set as an environment variable: --port is SWIFTREC_PORT.
 
     Other commands:
-      python -m server tune   find the fastest settings for a bundle on this machine
-      python -m server probe  try a bundle without serving it: exit code 0, or 2 with the reason
+      swiftrec tune   find the fastest settings for a bundle on this machine
+      swiftrec probe  try a bundle without serving it: exit code 0, or 2 with the reason
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SWIFTREC_", cli_prog_name="python -m server", cli_kebab_case=True, cli_implicit_flags=True
+        env_prefix="SWIFTREC_", cli_prog_name="swiftrec serve", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     bundle: Annotated[list[Path], NoDecode] = Field(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from server.batching.scheduler import DEFAULT_PRIORITY
-from server.catalogue.catalogue import Filter, Item
+from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY
+from swiftrec.server.catalogue.catalogue import Filter, Item
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from server.errors import ConfigError
+from swiftrec.server.errors import ConfigError
 
 _FLAG = "--flags-from"
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from server.addresses import reachable_host
-from server.catalogue.items import Item
-from server.certificates import certified_host
-from server.config import ServerSettings
-from server.text import is_blank
+from swiftrec.server.addresses import reachable_host
+from swiftrec.server.catalogue.items import Item
+from swiftrec.server.certificates import certified_host
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.text import is_blank
 
 SAMPLED_ITEMS = 100
 _WORD_CHARS = 80  # of a title or value that is shown

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from server.errors import InvalidRequest, MessageTooLarge
+from swiftrec.server.errors import InvalidRequest, MessageTooLarge
 
 M = TypeVar("M", bound=Message)
 DEFAULT_BYTES = 4_194_304  # what gRPC reads on both sides, unless it is told otherwise

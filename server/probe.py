@@ -12,10 +12,10 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from server.errors import BundleError
-from server.models.bundle import load_bundle
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import load_bundle
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
 
 _SENTENCE_CHARS = 1_000  # clients refuse trailers that are much longer
 _PREFIX = "server: "  # how the child's sentence begins, in server.__main__
@@ -27,7 +27,16 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
     Raises:
         BundleError: the child failed; says why, in one sentence.
     """
-    command = [sys.executable, "-m", "server", "probe", "--bundle", str(folder.resolve()), "--device", options.device]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.server",
+        "probe",
+        "--bundle",
+        str(folder.resolve()),
+        "--device",
+        options.device,
+    ]
     if options.variant:
         command += ["--variant", options.variant]
     theirs, ours = os.pipe()  # it closes when this process ends, however that ends: the child goes too
@@ -62,7 +71,7 @@ def _reason(folder: Path, code: int, stderr: str) -> str:
     if sentences:
         return textwrap.shorten(sentences[-1].removeprefix(_PREFIX), _SENTENCE_CHARS, placeholder=" ...")
     return (
-        f"{folder}: loading it failed with exit code {code}: run python -m server probe --bundle {folder} to see why, "
+        f"{folder}: loading it failed with exit code {code}: run swiftrec probe --bundle {folder} to see why, "
         "or export it again"
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from server.app import App
+    from swiftrec.server.app import App
 
 _log = logging.getLogger(__name__)
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)

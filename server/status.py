@@ -8,7 +8,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from server.errors import (
+from swiftrec.server.errors import (
     BundleError,
     Busy,
     Cancelled,

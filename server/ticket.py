@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from server.errors import DeadlineExceeded, SwiftrecError
-from server.telemetry.traces import Work
+from swiftrec.server.errors import DeadlineExceeded, SwiftrecError
+from swiftrec.server.telemetry.traces import Work
 
 _log = logging.getLogger(__name__)
 Reply: TypeAlias = "bytes | SwiftrecError"

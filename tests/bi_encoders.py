@@ -11,8 +11,8 @@ from sentence_transformers import SentenceTransformer
 from torch.nn import functional
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from export.data.checkpoint import locate, write_bert
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.data.checkpoint import locate, write_bert
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from tests.checkpoints import HIDDEN, add_modules, save_model
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789éÉß北'.,:-_"

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from server.catalogue.catalogue import ITEMS
-from server.models.bundle import MANIFEST, Bundle, Manifest, file_hash
+from swiftrec.server.catalogue.catalogue import ITEMS
+from swiftrec.server.models.bundle import MANIFEST, Bundle, Manifest, file_hash
 
 
 def write_manifest(folder: Path, name: str = "mine", version: int = 1, max_tokens: int = 1) -> Path:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from export.data.layout import ITEMS
-from export.data.mistakes import Mistakes
-from export.data.rows import find
-from export.data.tables import read
+from swiftrec.export.data.layout import ITEMS
+from swiftrec.export.data.mistakes import Mistakes
+from swiftrec.export.data.rows import find
+from swiftrec.export.data.tables import read
 
 _CHUNK = 10_000
 

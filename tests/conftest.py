@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from server.app import App
-from server.config import ServerSettings
-from server.front import grpc_adapter
-from server.models.bundle import Bundle, load_bundle
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.front import grpc_adapter
+from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,7 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
     """The quick bundle, exported first where it is missing or stale."""
-    subprocess.run([sys.executable, "-m", "export", "--preset", "quick"], cwd=ROOT, check=True, env=_ENVIRONMENT)
+    subprocess.run(
+        [sys.executable, "-m", "swiftrec.export", "--preset", "quick"], cwd=ROOT, check=True, env=_ENVIRONMENT
+    )
     return load_bundle(ROOT / "artifacts" / "movielens-quick")
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.peers import messages
-from benchmarks.peers.measure import Figures, Plan
-from benchmarks.peers.reference import Scores
-from benchmarks.peers.rounds import Setting
-from benchmarks.peers.targets import DOCUMENTED, Batching, Target
-from benchmarks.peers.wire import Wire
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.peers import messages
+from swiftrec.benchmarks.peers.measure import Figures, Plan
+from swiftrec.benchmarks.peers.reference import Scores
+from swiftrec.benchmarks.peers.rounds import Setting
+from swiftrec.benchmarks.peers.targets import DOCUMENTED, Batching, Target
+from swiftrec.benchmarks.peers.wire import Wire
+from swiftrec.server.models.bundle import Bundle
 
 BUNDLE_ID = BundleId("b", "1", "5f3a")
 CORE = min(os.sched_getaffinity(0))
@@ -27,11 +27,11 @@ IDS = [str(n) for n in range(20)]
 TEXTS = [f"text {n} " + "word " * (n % 7) for n in range(64)]
 TOKENS = [len(text.split()) + 2 for text in TEXTS]
 PLAN = Plan(seconds=0.3, warmup_s=0.1, in_flight=4)
-ECHO = [sys.executable, "-m", "benchmarks.peers.servers.http_echo"]
+ECHO = [sys.executable, "-m", "swiftrec.benchmarks.peers.servers.http_echo"]
 # Answers like the echo server, but dies with exit code 3 on its hundredth request.
 DYING = [sys.executable, "-c", """
 import asyncio, os
-from benchmarks.peers.servers import http_echo
+from swiftrec.benchmarks.peers.servers import http_echo
 seen = 0
 class Dying(http_echo.Echo):
     def data_received(self, data):

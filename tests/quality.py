@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem, Trial
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem, Trial
 
 ITEMS = 6
 DISCOUNT = 1 / np.log2(3)  # of the second place

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.catalogue_trial import Row, Search, Whole
-from benchmarks.peers.results import Entry, Results
-from benchmarks.suite.result import Point, Repeated, Result, Workload
+from swiftrec.benchmarks.catalogue_trial import Row, Search, Whole
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.suite.result import Point, Repeated, Result, Workload
 from tests.peers import BUNDLE_ID, fake, figures
 
 BUNDLE = BUNDLE_ID.fields() | {"variant": "int8"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.suite import store
-from benchmarks.suite.measured import Run
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Point, Repeated, Workload
-from benchmarks.summary import Rows
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.measured import Run
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
+from swiftrec.benchmarks.summary import Rows
 from tests.results import result
 
 _SECONDS = 4.0

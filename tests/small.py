@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import QUERIES, Weights
-from server.catalogue.catalogue import ITEMS, SENTENCES, VECTORS
-from server.domain import Recommendation, Request
-from server.models.bundle import FORMAT, MANIFEST, RANKER, Manifest, file_hash, load_bundle
-from server.models.session import Session
-from server.models.tokenizer import Tokenizer
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
+from swiftrec.server.catalogue.blend import QUERIES, Weights
+from swiftrec.server.catalogue.catalogue import ITEMS, SENTENCES, VECTORS
+from swiftrec.server.domain import Recommendation, Request
+from swiftrec.server.models.bundle import FORMAT, MANIFEST, RANKER, Manifest, file_hash, load_bundle
+from swiftrec.server.models.session import Session
+from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
 from tests import tables
 from tests.bundles import stand_in
 from tests.checkpoints import save_tokenizer

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.blend.words import make_words
-from server.catalogue.blend import QUERIES, Blend, Row, Scoring, Weights
-from server.catalogue.history import NEVER, Names
-from server.catalogue.sparse import Memory, SparseRows
+from swiftrec.export.blend.words import make_words
+from swiftrec.server.catalogue.blend import QUERIES, Blend, Row, Scoring, Weights
+from swiftrec.server.catalogue.history import NEVER, Names
+from swiftrec.server.catalogue.sparse import Memory, SparseRows
 
 
 def write_tables(folder: Path, titles: Sequence[str], texts: Sequence[str] | None = None) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from export.config import ExportSettings
-from export.data.dataset import Dataset, Item
-from export.data.phrases import write_texts
-from export.stage import Job
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.phrases import write_texts
+from swiftrec.export.stage import Job
 from tests.checkpoints import save_bert
 
 _NOUNS = ["river", "night", "garden", "engine", "letter", "winter", "island", "mirror"]

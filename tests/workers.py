@@ -9,21 +9,21 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.admission import Reject, reject
-from server.batching.scheduler import Limits
-from server.errors import NotFound
-from server.messages import MessageLimits
-from server.models.bundle import RANKER, load_bundle
-from server.models.engines import Lease, Served
-from server.models.registry import Registry
-from server.models.session import Session
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
-from server.telemetry.metrics import Metrics
-from server.ticket import Reply, Ticket
-from server.worker.methods import Services, recommender_methods
-from server.worker.validate import InputLimits
-from server.worker.worker import Worker
+from swiftrec.server.batching.admission import Reject, reject
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import NotFound
+from swiftrec.server.messages import MessageLimits
+from swiftrec.server.models.bundle import RANKER, load_bundle
+from swiftrec.server.models.engines import Lease, Served
+from swiftrec.server.models.registry import Registry
+from swiftrec.server.models.session import Session
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.telemetry.metrics import Metrics
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.methods import Services, recommender_methods
+from swiftrec.server.worker.validate import InputLimits
+from swiftrec.server.worker.worker import Worker
 from tests import small
 
 RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"

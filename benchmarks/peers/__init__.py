@@ -1,1 +1,1 @@
-"""Other servers on the same job, side by side with this one: `python -m benchmarks.peers`."""
+"""Other servers on the same job, side by side with this one: `swiftrec bench peers`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers`: other servers on the same job, side by side with this one."""
+"""`swiftrec bench peers`: other servers on the same job, side by side with this one."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.extra import sentence
-from benchmarks.peers.measure import Plan
-from benchmarks.peers.reference import right_scores
-from benchmarks.peers.results import Results
-from benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
-from benchmarks.peers.targets import targets, tried, tuned
-from benchmarks.suite import apart, joined
-from benchmarks.suite.settings import RESULTS
-from benchmarks.suite.start import check_device
-from benchmarks.texts import TokenCounter
-from benchmarks.texts import texts as texts_of
-from server.config import read_settings
-from server.errors import SwiftrecError
-from server.flags import with_flags
-from server.models.bundle import Bundle, load_bundle
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.extra import sentence
+from swiftrec.benchmarks.peers.measure import Plan
+from swiftrec.benchmarks.peers.reference import right_scores
+from swiftrec.benchmarks.peers.results import Results
+from swiftrec.benchmarks.peers.rounds import Setting, floor, install_all, run_rounds
+from swiftrec.benchmarks.peers.targets import targets, tried, tuned
+from swiftrec.benchmarks.suite import apart, joined
+from swiftrec.benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks.suite.start import check_device
+from swiftrec.benchmarks.texts import TokenCounter
+from swiftrec.benchmarks.texts import texts as texts_of
+from swiftrec.server.config import read_settings
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.flags import with_flags
+from swiftrec.server.models.bundle import Bundle, load_bundle
 
 
 class PeersSettings(BaseSettings):
     """Triton, MLServer, BentoML, Ray Serve, LitServe, mosec and this server: the same job, one core each, in turn."""
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks.peers", cli_kebab_case=True, cli_implicit_flags=True
+        cli_prog_name="swiftrec bench peers", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         named = [bundle.variant("cpu", wanted) for wanted in settings.variant]
         variants = list(dict.fromkeys(named or [bundle.variant("cpu", None)]))
     except (SwiftrecError, RuntimeError, ValueError) as error:
-        sys.stderr.write(f"benchmarks.peers: {sentence(error)}\n")
+        sys.stderr.write(f"swiftrec bench peers: {sentence(error)}\n")
         return 2
     results, has_ended = Results(settings.model_dump(mode="json"), measured), False
     try:
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was measured is kept\n")
     except (RuntimeError, OSError) as error:
-        sys.stderr.write(f"benchmarks.peers: partial: {sentence(error)}\n")
+        sys.stderr.write(f"swiftrec.benchmarks.peers: partial: {sentence(error)}\n")
     if settings.tries:
         sys.stdout.write(f"{apart.tries(results.tries())}\n")
     code = finish(results, settings.file)
@@ -122,11 +122,13 @@ def finish(results: Results, out: Path) -> int:
     try:
         results.save(out)
     except OSError as error:
-        sys.stderr.write(f"benchmarks.peers: {out} cannot be written: {sentence(error)}; --out takes another place\n")
+        sys.stderr.write(
+            f"swiftrec bench peers: {out} cannot be written: {sentence(error)}; --out takes another place\n"
+        )
         return 1
     sys.stdout.write(f"written to {out}\n")
     for label in (limits := results.limits()):
-        sys.stderr.write(f"benchmarks.peers: the client is the bottleneck: {label}\n")
+        sys.stderr.write(f"swiftrec bench peers: the client is the bottleneck: {label}\n")
     return 1 if results.is_partial or limits else 0
 
 
@@ -135,7 +137,7 @@ def join(section: dict[str, Any], bundle: BundleId) -> int:
     try:
         joined.join("peers", section, RESULTS, bundle)
     except (OSError, RuntimeError) as error:
-        sys.stderr.write(f"benchmarks.peers: {RESULTS} cannot be written: {sentence(error)}\n")
+        sys.stderr.write(f"swiftrec bench peers: {RESULTS} cannot be written: {sentence(error)}\n")
         return 1
     return 0
 

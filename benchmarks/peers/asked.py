@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from benchmarks.client import Send
-from benchmarks.peers.reference import Scores
-from benchmarks.peers.targets import Target
-from benchmarks.summary import OK
+from swiftrec.benchmarks.client import Send
+from swiftrec.benchmarks.peers.reference import Scores
+from swiftrec.benchmarks.peers.targets import Target
+from swiftrec.benchmarks.summary import OK
 
 _MOST_WORDS = 200  # characters of what a server says of a failure
 

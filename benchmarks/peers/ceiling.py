@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from benchmarks.peers import messages
-from benchmarks.peers.asked import Asked
-from benchmarks.peers.family import free_ports, launched
-from benchmarks.peers.install import HOME
-from benchmarks.peers.measure import Plan, closed_loop, is_answering
-from benchmarks.peers.reference import Scores
-from benchmarks.peers.targets import Target
-from benchmarks.peers.wire import connected
-from benchmarks.process import SERVER_CORE, load_cores
-from benchmarks.workload import PATHS
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.benchmarks.peers import messages
+from swiftrec.benchmarks.peers.asked import Asked
+from swiftrec.benchmarks.peers.family import free_ports, launched
+from swiftrec.benchmarks.peers.install import HOME
+from swiftrec.benchmarks.peers.measure import Plan, closed_loop, is_answering
+from swiftrec.benchmarks.peers.reference import Scores
+from swiftrec.benchmarks.peers.targets import Target
+from swiftrec.benchmarks.peers.wire import connected
+from swiftrec.benchmarks.process import SERVER_CORE, load_cores
+from swiftrec.benchmarks.workload import PATHS
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 _START_S = 30.0
 
@@ -33,7 +33,10 @@ def client_costs(texts: Sequence[str], tokens: Sequence[int], scores: Scores, pl
 
 def _cost(target: Target, asked: Asked, plan: Plan) -> float:
     (port,) = free_ports(1)
-    bare = {"grpc": ["benchmarks", "echo", "--port", str(port)], "http": ["benchmarks.peers.servers.http_echo"]}
+    bare = {
+        "grpc": ["swiftrec.benchmarks", "echo", "--port", str(port)],
+        "http": ["swiftrec.benchmarks.peers.servers.http_echo"],
+    }
     command = [sys.executable, "-m", *bare[target.wire]]
     environment = {**os.environ, "PEER_PORT": str(port)}
     HOME.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import cpu_seconds, pinned
+from swiftrec.benchmarks.machine import cpu_seconds, pinned
 
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 _LOOK_S = 0.1

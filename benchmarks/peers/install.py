@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.extra import sentence
+from swiftrec.benchmarks.extra import sentence
 
 HOME = Path("artifacts/.peers")
 _PINS = Path(__file__).parent / "requirements"

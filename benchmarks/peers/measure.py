@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import workload
-from benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
-from benchmarks.peers.asked import Answer, Asked
-from benchmarks.peers.family import Family, PeerError
-from benchmarks.summary import AT_70, Rows, p99_of, summarise
+from swiftrec.benchmarks import workload
+from swiftrec.benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
+from swiftrec.benchmarks.peers.asked import Answer, Asked
+from swiftrec.benchmarks.peers.family import Family, PeerError
+from swiftrec.benchmarks.summary import AT_70, Rows, p99_of, summarise
 
 _ALONE = 64  # texts that are asked alone and again with others
 _SLO_MS = 100.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tritonclient.grpc import service_pb2 as oip
 
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"
 LIST = "/swiftrec.v1.RecommenderService/BatchRecommend"

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.servers.job import TOP
-from server.catalogue.catalogue import VECTORS
-from server.catalogue.items import ItemTable
-from server.models.bundle import Bundle
-from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, ranker_half
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
+from swiftrec.benchmarks.peers.servers.job import TOP
+from swiftrec.server.catalogue.catalogue import VECTORS
+from swiftrec.server.catalogue.items import ItemTable
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, ranker_half
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _TOLERANCE = 3e-4  # of the largest score: vectors may differ by 1e-4, so near-equal items may change places
 _TIE = 1e-5

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report
-from benchmarks.bundle_id import BundleId
-from benchmarks.machine import fingerprint
-from benchmarks.peers.measure import Figures, p99_or_none
-from benchmarks.peers.targets import Batching, Target
-from benchmarks.suite import apart
-from benchmarks.suite.result import Peers
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.peers.measure import Figures, p99_or_none
+from swiftrec.benchmarks.peers.targets import Batching, Target
+from swiftrec.benchmarks.suite import apart
+from swiftrec.benchmarks.suite.result import Peers
 
 _BUSY = 0.95
 

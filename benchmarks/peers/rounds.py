@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import floor as measure_floor
-from benchmarks.peers.asked import Asked
-from benchmarks.peers.ceiling import client_costs
-from benchmarks.peers.family import PeerError, StartError, free_ports, launched
-from benchmarks.peers.install import HOME, InstallError, python_of
-from benchmarks.peers.measure import Figures, Plan, is_answering, measure
-from benchmarks.peers.reference import Scores
-from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.targets import SEPARATOR, Target
-from benchmarks.peers.wire import connected
-from benchmarks.process import SERVER_CORE, load_cores
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.measure import floor as measure_floor
+from swiftrec.benchmarks.peers.asked import Asked
+from swiftrec.benchmarks.peers.ceiling import client_costs
+from swiftrec.benchmarks.peers.family import PeerError, StartError, free_ports, launched
+from swiftrec.benchmarks.peers.install import HOME, InstallError, python_of
+from swiftrec.benchmarks.peers.measure import Figures, Plan, is_answering, measure
+from swiftrec.benchmarks.peers.reference import Scores
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.peers.targets import SEPARATOR, Target
+from swiftrec.benchmarks.peers.wire import connected
+from swiftrec.benchmarks.process import SERVER_CORE, load_cores
+from swiftrec.server.models.bundle import Bundle
 
 _START_S = 90.0
 _SPARE_PORTS = 3
@@ -119,12 +119,12 @@ def our_command(setting: Setting, port: int) -> list[str]:
     flags |= {"sessions": 1, "threads": 1, "cache-mb": 0, "log-level": "error", "parts": _PARTS}
     flags |= {"queue-budget-ms": _PATIENCE_MS, "default-timeout-ms": _PATIENCE_MS}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "server", *words]
+    return [sys.executable, "-m", "swiftrec.server", *words]
 
 
 def peer_command(target: Target) -> list[str]:
     """Its server, in its own environment."""
-    return [str(python_of(target.name)), "-m", f"benchmarks.peers.servers.{target.name}_server"]
+    return [str(python_of(target.name)), "-m", f"swiftrec.benchmarks.peers.servers.{target.name}_server"]
 
 
 def peer_environment(setting: Setting, target: Target, port: int, spare: Sequence[int]) -> dict[str, str]:

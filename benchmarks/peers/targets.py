@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.peers import messages
-from benchmarks.peers.wire import Wire
-from benchmarks.workload import LIST_ENTRIES
+from swiftrec.benchmarks.peers import messages
+from swiftrec.benchmarks.peers.wire import Wire
+from swiftrec.benchmarks.workload import LIST_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)

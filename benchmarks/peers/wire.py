@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import grpc
 
-from benchmarks.client import Answered, Send, unary
-from benchmarks.machine import pinned
-from benchmarks.summary import OK, UNAVAILABLE
+from swiftrec.benchmarks.client import Answered, Send, unary
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.summary import OK, UNAVAILABLE
 
 UNKNOWN = 2  # grpc.StatusCode
 Wire = Literal["grpc", "http", "stream"]

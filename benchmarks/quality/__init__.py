@@ -1,1 +1,1 @@
-"""Recommenders of other libraries on a bundle's own split: `python -m benchmarks quality`."""
+"""Recommenders of other libraries on a bundle's own split: `swiftrec bench quality`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks quality`: recommenders of other libraries on a bundle's own split, beside ours."""
+"""`swiftrec bench quality`: recommenders of other libraries on a bundle's own split, beside ours."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.extra import sentence
-from benchmarks.machine import fingerprint
-from benchmarks.peers.install import InstallError, python_of
-from benchmarks.quality.exchange import Answer
-from benchmarks.quality.figures import Row, own_rows, row_of, table
-from benchmarks.quality.tuning import in_words
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.extra import sentence
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.peers.install import InstallError, python_of
+from swiftrec.benchmarks.quality.exchange import Answer
+from swiftrec.benchmarks.quality.figures import Row, own_rows, row_of, table
+from swiftrec.benchmarks.quality.tuning import in_words
 
 if TYPE_CHECKING:
-    from benchmarks.quality.evaluation import Evaluation
+    from swiftrec.benchmarks.quality.evaluation import Evaluation
 
 RowName = Literal["sasrec", "als", "item-item"]
 ENVIRONMENTS: dict[RowName, str] = {"sasrec": "rectools", "als": "implicit", "item-item": "implicit"}
@@ -51,7 +51,7 @@ class QualitySettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks quality",
+        cli_prog_name="swiftrec bench quality",
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_shortcuts={"as-json": "json"},
@@ -127,7 +127,7 @@ def measure(name: RowName, folder: Path, seeds: Sequence[int]) -> Answer:
         python = python_of(environment, PINS, selection="--rows", needs_dependencies=True)
     except InstallError as error:
         raise RuntimeError(f"{environment} {error}") from None
-    module = f"benchmarks.quality.peers_{environment}"
+    module = f"swiftrec.benchmarks.quality.peers_{environment}"
     command = [str(python), "-m", module, str(folder.absolute()), name, "--seeds", *map(str, seeds)]
     code, last_line = _run(command)
     if code:
@@ -140,7 +140,7 @@ def measure(name: RowName, folder: Path, seeds: Sequence[int]) -> Answer:
 
 def _load(bundle: Path) -> Evaluation:
     try:
-        from benchmarks.quality.evaluation import load_evaluation  # needs the extra export
+        from swiftrec.benchmarks.quality.evaluation import load_evaluation  # needs the extra export
     except ImportError as error:
         raise RuntimeError(f"the split needs the extra export ({error.name} is missing): make setup") from None
     return load_evaluation(bundle)

@@ -12,18 +12,18 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.quality.exchange import Positions, Problem
-from export.config import ExportSettings
-from export.data.dataset import Dataset
-from export.data.repeats import EXCLUDE, counted
-from export.data.split import Protocol, Split
-from export.errors import ExportError
-from export.evaluate.ranks import RANKS, RecordedRanks
-from export.evaluate.tasks import some_cases
-from export.stage import Job
-from export.train.adopt import parts_of
-from server.models.bundle import Bundle, load_bundle
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.quality.exchange import Positions, Problem
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.repeats import EXCLUDE, counted
+from swiftrec.export.data.split import Protocol, Split
+from swiftrec.export.errors import ExportError
+from swiftrec.export.evaluate.ranks import RANKS, RecordedRanks
+from swiftrec.export.evaluate.tasks import some_cases
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import parts_of
+from swiftrec.server.models.bundle import Bundle, load_bundle
 
 TASK = "ids"
 _CPU = "cpu"
@@ -122,4 +122,4 @@ def _recorded(folder: Path, default: str, bundle: Bundle) -> RecordedRanks:
 
 
 def _again(bundle: Bundle) -> str:
-    return f"run `python -m export --name {bundle.manifest.name}` with the flags that the bundle was made with"
+    return f"run `swiftrec export --name {bundle.manifest.name}` with the flags that the bundle was made with"

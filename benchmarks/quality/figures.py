@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import report
-from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem
-from export.evaluate.metrics import TOP, Figure, Ranked, Values, figure
-from export.evaluate.ranks import NOT_FOUND
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem
+from swiftrec.export.evaluate.metrics import TOP, Figure, Ranked, Values, figure
+from swiftrec.export.evaluate.ranks import NOT_FOUND
 
 if TYPE_CHECKING:
-    from benchmarks.quality.evaluation import Evaluation
+    from swiftrec.benchmarks.quality.evaluation import Evaluation
 
 Ranks = NDArray[np.int64]
 

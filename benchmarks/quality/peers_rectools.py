@@ -17,8 +17,17 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Histories, Lists, Problem, Trial, ndcg, without_masked
-from benchmarks.quality.tuning import Parameters, Recommender, main
+from swiftrec.benchmarks.quality.exchange import (
+    LIST_LENGTH,
+    NO_ITEM,
+    Histories,
+    Lists,
+    Problem,
+    Trial,
+    ndcg,
+    without_masked,
+)
+from swiftrec.benchmarks.quality.tuning import Parameters, Recommender, main
 
 _WINDOW_EVENTS = 100
 _MODEL: dict[str, Any] = {

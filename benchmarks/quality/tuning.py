@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.exchange import Answer, Histories, Lists, Problem, Trial
+from swiftrec.benchmarks.quality.exchange import Answer, Histories, Lists, Problem, Trial
 
 Parameters = Mapping[str, Any]
 Tune = Callable[[Problem, int], Iterable[Trial]]

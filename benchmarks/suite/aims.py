@@ -1,4 +1,4 @@
-"""`python -m benchmarks targets`: what this project promises of its speed, each beside what was measured.
+"""`swiftrec bench targets`: what this project promises of its speed, each beside what was measured.
 
 Ratios within one run, round by round; the median decides. Machine and bundle are those of the newest full run. Each
 figure is from the newest result of both that has it: work ratio and cache from `make bench` (with `--variant` for the
@@ -17,13 +17,13 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.peers.results import is_clean, is_client_limited
-from benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SEPARATOR, SPLIT, STREAM, UNARY
-from benchmarks.suite import store
-from benchmarks.suite.result import Result, Workload
-from benchmarks.suite.selection import Selection, newest_run, no_full_run, partial_catalogue, partial_teacher
-from benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.peers.results import is_clean, is_client_limited
+from swiftrec.benchmarks.peers.targets import DOCUMENTED, LIST, OURS, SEPARATOR, SPLIT, STREAM, UNARY
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.result import Result, Workload
+from swiftrec.benchmarks.suite.selection import Selection, newest_run, no_full_run, partial_catalogue, partial_teacher
+from swiftrec.benchmarks.suite.settings import RESULTS
 
 FRONTS = ("pytriton", "mlserver", "litserve", "bentoml", "ray")  # gRPC, or a front in Python
 TRITON, RUST = "pytriton", "mosec"
@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 class TargetsSettings(BaseSettings):
     """Each promised figure beside what was measured; exit code 1 unless all are met."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks targets", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench targets", cli_kebab_case=True)
 
     results: Path = Field(RESULTS, description="folder of results")
 
@@ -145,13 +145,13 @@ def _teacher(selection: Selection) -> Iterator[Aim]:
     values = [value for value in (found.teacher["rate_ratio"] if found else []) if value is not None]
     bound_ms = found.teacher["p99_bound_ms"] if found else 100.0
     name = f"student / PyTorch teacher, requests/s at p99 <= {bound_ms:g} ms"
-    yield Aim(name, _TEACHER, values, at, why="python -m benchmarks teacher")
+    yield Aim(name, _TEACHER, values, at, why="swiftrec bench teacher")
 
 
 def _catalogue(selection: Selection) -> Iterator[Aim]:
     at, found = _newest(selection, lambda one: bool(_large(one)), flaw=partial_catalogue)
     row = _large(found) if found else {}
-    why = "python -m benchmarks catalogue"
+    why = "swiftrec bench catalogue"
     for depth, field in ((100, "recall"), (10, "recall_10")):
         recalls = [one[field] for one in row.get("search", {}).values() if field in one]  # older results have one only
         name = f"recall@{depth} at {_MANY:,} items, worst filter"

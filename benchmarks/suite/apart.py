@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import report
-from benchmarks.peers.targets import SEPARATOR
-from benchmarks.suite.result import Result
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.peers.targets import SEPARATOR
+from swiftrec.benchmarks.suite.result import Result
 
 _PEERS = [
     "server", "variant", "mode", "batches", "wire", "requests/s", "of floor", "by CPU", "p50 ms alone",

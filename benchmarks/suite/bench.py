@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure
-from benchmarks.floor import FloorMeter
-from benchmarks.process import Served
-from benchmarks.scrape import Scrape, between, scrape
-from benchmarks.suite import store
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Point, Result
-from benchmarks.suite.settings import BenchSettings
-from benchmarks.summary import AT_70, FEWEST_P99, Rows
-from benchmarks.workload import KINDS, Name
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.floor import FloorMeter
+from swiftrec.benchmarks.process import Served
+from swiftrec.benchmarks.scrape import Scrape, between, scrape
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Point, Result
+from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.summary import AT_70, FEWEST_P99, Rows
+from swiftrec.benchmarks.workload import KINDS, Name
 
 _FEW = 0.01  # refusals that do not matter
 

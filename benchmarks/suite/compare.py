@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare`: an earlier result against a later one, each change beside the smallest visible one.
+"""`swiftrec bench compare`: an earlier result against a later one, each change beside the smallest visible one.
 
 `figures` says what is compared, `bootstrap` how far it varies by chance. A change for the worse is a regression if it
 is larger than the smallest change that can be told from chance. That is set so that of 20 comparisons of a server with
@@ -19,13 +19,13 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.suite import store
-from benchmarks.suite.bootstrap import Bootstrap, Estimate, t_quantile
-from benchmarks.suite.figures import MEMORY, Figure, Figures
-from benchmarks.suite.measured import Run
-from benchmarks.suite.result import Result
-from benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.bootstrap import Bootstrap, Estimate, t_quantile
+from swiftrec.benchmarks.suite.figures import MEMORY, Figure, Figures
+from swiftrec.benchmarks.suite.measured import Run
+from swiftrec.benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite.settings import RESULTS
 
 FALSE_ALARMS = 0.05  # share of comparisons of a server with itself that find a regression
 _LEAST_CHANGE = 0.02  # a change below 2 % is none, whatever the rounds say
@@ -36,7 +36,7 @@ _SAID = (("machine", "onnxruntime"), ("settings", "seed"))
 class CompareSettings(BaseSettings):
     """Compare a result with an earlier one; exit code 1 if something is worse by more than chance explains."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks compare", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench compare", cli_kebab_case=True)
 
     base: Path = Field(description="folder or result.json of the earlier run")
     head: Path | None = Field(

@@ -1,4 +1,4 @@
-"""`python -m benchmarks summary`: the newest run in a few figures, ours and those that were measured apart.
+"""`swiftrec bench summary`: the newest run in a few figures, ours and those that were measured apart.
 
 Rates and latencies of one map are of one job by one clock: once other servers were measured, theirs and the rows of
 this server in the same comparison; before that what `make bench` has of *mixed* and *list*, per CPU second.
@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks import report
-from benchmarks.suite import store
-from benchmarks.suite.apart import few_rounds
-from benchmarks.suite.result import Peers, Result
-from benchmarks.suite.selection import Found, Selection, newest_run, partial_catalogue, partial_teacher, smoke
-from benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.apart import few_rounds
+from swiftrec.benchmarks.suite.result import Peers, Result
+from swiftrec.benchmarks.suite.selection import Found, Selection, newest_run, partial_catalogue, partial_teacher, smoke
+from swiftrec.benchmarks.suite.settings import RESULTS
 
 OURS, OUR_LIST = "swiftrec", "swiftrec BatchRecommend"
 KEYS = (
@@ -38,7 +38,7 @@ class SummaryConfig(BaseSettings):
     """The newest run's figures; with --json as one line."""
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks summary", cli_kebab_case=True, cli_implicit_flags=True
+        cli_prog_name="swiftrec bench summary", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     as_json: bool = Field(False, alias="json", description="one line of JSON")

@@ -14,11 +14,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
-from benchmarks.suite.measured import Run
-from benchmarks.suite.result import Point, Repeated, Workload
-from benchmarks.suite.scenarios import by_share, knee
-from benchmarks.summary import AT_70, FEWEST_P99, OK, Rows
+from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
+from swiftrec.benchmarks.suite.measured import Run
+from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
+from swiftrec.benchmarks.suite.scenarios import by_share, knee
+from swiftrec.benchmarks.summary import AT_70, FEWEST_P99, OK, Rows
 
 MEMORY = "memory"  # kind of the figure that has no rounds
 _FEWEST_ROUNDS = 2

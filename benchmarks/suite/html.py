@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.extra import need
-from benchmarks.replies import STEPS
-from benchmarks.suite import terminal
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Result
-from benchmarks.suite.scenarios import by_share
+from swiftrec.benchmarks.extra import need
+from swiftrec.benchmarks.replies import STEPS
+from swiftrec.benchmarks.suite import terminal
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite.scenarios import by_share
 
 REPORT = "report.html"
 _NINES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.machine import fingerprint
-from benchmarks.peers.targets import SEPARATOR
-from benchmarks.suite import html, store
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Peers, Result
-from benchmarks.suite.selection import Selection, smoke
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.peers.targets import SEPARATOR
+from swiftrec.benchmarks.suite import html, store
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Peers, Result
+from swiftrec.benchmarks.suite.selection import Selection, smoke
 
 
 def join(section: str, value: Any, results: Path, bundle: BundleId) -> Path:  # noqa: ANN401 (whatever the section holds)

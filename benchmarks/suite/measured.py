@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.suite import store
-from benchmarks.suite.raw import PARQUET, Raw
-from benchmarks.suite.result import Point, Result
-from benchmarks.summary import Rows
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.raw import PARQUET, Raw
+from swiftrec.benchmarks.suite.result import Point, Result
+from swiftrec.benchmarks.summary import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.floor import TOP_K, FloorMeter
-from benchmarks.machine import pinned
-from benchmarks.process import SERVER_CORE
-from benchmarks.texts import Items, TokenCounter, TokenTexts
-from server.batching.request_queue import QueuedRequest, RequestQueue
-from server.batching.scheduler import DEFAULT_PRIORITY, Limits
-from server.catalogue.catalogue import Filter
-from server.domain import Recommendation, Strategy, Timings
-from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
-from server.worker.respond import to_response
-from server.worker.validate import InputLimits, to_request
+from swiftrec.benchmarks.floor import TOP_K, FloorMeter
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import SERVER_CORE
+from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts
+from swiftrec.server.batching.request_queue import QueuedRequest, RequestQueue
+from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY, Limits
+from swiftrec.server.catalogue.catalogue import Filter
+from swiftrec.server.domain import Recommendation, Strategy, Timings
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from swiftrec.server.worker.respond import to_response
+from swiftrec.server.worker.validate import InputLimits, to_request
 
 _LENGTHS, _BATCHES = (8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32)
 _REQUESTS = 2_000

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.extra import need
-from benchmarks.hdr import write_log
-from benchmarks.suite.result import Point
-from benchmarks.summary import COLUMNS, Rows
+from swiftrec.benchmarks.extra import need
+from swiftrec.benchmarks.hdr import write_log
+from swiftrec.benchmarks.suite.result import Point
+from swiftrec.benchmarks.summary import COLUMNS, Rows
 
 PARQUET = "rows.parquet"
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks readme`: the results table of README.md, made from the committed reference, never typed."""
+"""`swiftrec bench readme`: the results table of README.md, made from the committed reference, never typed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.suite import store
-from benchmarks.suite.apart import IN_PROCESS, few_rounds, label, recall_10
-from benchmarks.suite.digest import digest
-from benchmarks.suite.result import Repeated, Result
-from benchmarks.suite.selection import no_full_run
-from benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.apart import IN_PROCESS, few_rounds, label, recall_10
+from swiftrec.benchmarks.suite.digest import digest
+from swiftrec.benchmarks.suite.result import Repeated, Result
+from swiftrec.benchmarks.suite.selection import no_full_run
+from swiftrec.benchmarks.suite.settings import RESULTS
 
 REFERENCE = RESULTS / "reference.json"
 BEGIN, END = (
-    "<!-- benchmarks: made by `.venv/bin/python -m benchmarks readme`, do not edit -->",
+    "<!-- benchmarks: made by `.venv/bin/swiftrec bench readme`, do not edit -->",
     "<!-- end of benchmarks -->",
 )
-_COMMAND = ".venv/bin/python -m benchmarks readme"
+_COMMAND = ".venv/bin/swiftrec bench readme"
 _NOTHING = f"No reference run yet: `make bench` on a quiet machine, then `{_COMMAND} --reference FOLDER`"
 _UNKNOWN_BUNDLE = "; this reference does not name its bundle's export key, so their bundle may be another"
 _FIELDS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core", "p99_ms_at_70")
@@ -33,7 +33,7 @@ class ReadmeSettings(BaseSettings):
     """Write README's results table from the reference; --reference RESULT takes another run as the reference first."""
 
     model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks readme", cli_kebab_case=True, cli_implicit_flags=True
+        cli_prog_name="swiftrec bench readme", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     check: bool = Field(False, description="only say whether the table is in step (exit code 1 if not)")
@@ -54,7 +54,7 @@ def run(settings: ReadmeSettings) -> int:
     if wanted == text:
         return 0
     if settings.check:
-        sys.stderr.write(f"{settings.readme} is not in step with {settings.file}: run python -m benchmarks readme\n")
+        sys.stderr.write(f"{settings.readme} is not in step with {settings.file}: run swiftrec bench readme\n")
         return 1
     settings.readme.write_text(wanted, encoding="utf-8")
     return 0
@@ -132,7 +132,7 @@ def _teacher(found: dict[str, Any]) -> list[str]:
     rate, cpu = (Repeated(values=found[name]) for name in ("rate_ratio", "cpu_ratio"))
     return [
         f"Against the PyTorch teacher behind the same server: {_cell(rate, 1)} times the rate at p99 <= "
-        f"{found['p99_bound_ms']:.0f} ms, {_cell(cpu, 1)} times less CPU a request (`python -m benchmarks teacher`).",
+        f"{found['p99_bound_ms']:.0f} ms, {_cell(cpu, 1)} times less CPU a request (`swiftrec bench teacher`).",
     ]
 
 

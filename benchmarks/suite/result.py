@@ -1,4 +1,4 @@
-"""`result.json`: what a run found. `python -m benchmarks schema` prints these classes as a JSON schema."""
+"""`result.json`: what a run found. `swiftrec bench schema` prints these classes as a JSON schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
-from benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.bundle_id import BundleId
 
 SCHEMA = 1
 
@@ -149,9 +149,9 @@ class Result(_Part):
     )
     scenarios: dict[str, dict[str, Figure]] = Field({}, description="MLPerf's SingleStream, Server, Offline")
     parts: dict[str, Any] = Field({}, description="tokeniser, session grid, batcher, index, serialisation, alone")
-    teacher: dict[str, Any] = Field({}, description="written by python -m benchmarks teacher")
+    teacher: dict[str, Any] = Field({}, description="written by swiftrec bench teacher")
     peers: Peers = Peers()
-    catalogue: list[dict[str, Any]] = Field([], description="rows by catalogue size: python -m benchmarks catalogue")
+    catalogue: list[dict[str, Any]] = Field([], description="rows by catalogue size: swiftrec bench catalogue")
 
     @property
     def bundle_id(self) -> BundleId | None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import pinned
-from benchmarks.process import SERVER_CORE
-from benchmarks.scrape import batch_sizes
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.result import Repeated, Workload
-from benchmarks.summary import AT_70, p99_of
-from benchmarks.workload import KINDS, Name, make
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import SERVER_CORE
+from swiftrec.benchmarks.scrape import batch_sizes
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.result import Repeated, Workload
+from swiftrec.benchmarks.summary import AT_70, p99_of
+from swiftrec.benchmarks.workload import KINDS, Name, make
 
 _REST_S = 80.0  # what follows the rounds in a full run
 _COSTS = ("floor_us", "echo_us", "server_us", "work_ratio", "per_s_core")

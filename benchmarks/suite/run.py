@@ -1,4 +1,4 @@
-"""`python -m benchmarks bench`: the whole run; what was found is kept whatever happens."""
+"""`swiftrec bench`: the whole run; what was found is kept whatever happens."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.extra import need, sentence
-from benchmarks.machine import fingerprint
-from benchmarks.process import load_cores
-from benchmarks.suite import html, scenarios, store, terminal
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.parts import measure_parts
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Result
-from benchmarks.suite.rounds import Rounds
-from benchmarks.suite.settings import BenchSettings
-from benchmarks.suite.start import ceiling, check_device, start
-from server.errors import SwiftrecError
+from swiftrec.benchmarks.extra import need, sentence
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.process import load_cores
+from swiftrec.benchmarks.suite import html, scenarios, store, terminal
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.parts import measure_parts
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite.rounds import Rounds
+from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.suite.start import ceiling, check_device, start
+from swiftrec.server.errors import SwiftrecError
 
 _EXTRA = ("plotly", "pyarrow", "hdrh.histogram")
 

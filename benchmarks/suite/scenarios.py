@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.result import Point
-from benchmarks.summary import Rows
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.result import Point
+from swiftrec.benchmarks.summary import Rows
 
 _KNEE = 3.0
 _KEPT = 0.95  # a rate is kept if this share of it is answered

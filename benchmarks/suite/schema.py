@@ -1,4 +1,4 @@
-"""`python -m benchmarks schema`: what stands in result.json, as a JSON schema."""
+"""`swiftrec bench schema`: what stands in result.json, as a JSON schema."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite.result import Result
 
 
 class SchemaSettings(BaseSettings):
     """Print the JSON schema of result.json."""
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m benchmarks schema")
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench schema")
 
 
 def run(_settings: SchemaSettings) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.suite import store
-from benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.result import Result
 
 Found = tuple[Path, Result]
 Reason = Callable[[Result], str]

@@ -9,8 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from benchmarks.access import AccessSettings
-from benchmarks.workload import Name
+from swiftrec.benchmarks.access import AccessSettings
+from swiftrec.benchmarks.workload import Name
 
 RESULTS = Path("benchmarks/results")
 
@@ -68,9 +68,7 @@ PLANS: dict[str, Plan] = {
 class BenchSettings(AccessSettings):
     """Measure a bundle's server and write a report: 10 minutes at most on 2 cores; --size smoke only tries it out."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="python -m benchmarks bench", cli_kebab_case=True, cli_implicit_flags=True
-    )
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec bench", cli_kebab_case=True, cli_implicit_flags=True)
 
     size: Literal["full", "smoke"] = Field("full", description="smoke: seconds, its figures say nothing")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")

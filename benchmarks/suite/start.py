@@ -8,20 +8,20 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.access import PLAIN, Access
-from benchmarks.bundle_id import BundleId
-from benchmarks.first import check_bundle, no_answer, wait_ready
-from benchmarks.floor import FloorMeter
-from benchmarks.machine import pinned
-from benchmarks.process import SERVER_CORE, Served, load_cores, more_flags, serving
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.result import Client, Repeated
-from benchmarks.suite.settings import BenchSettings
-from benchmarks.workload import KINDS
-from server.models.bundle import Bundle, load_bundle
-from server.models.runtime import onnxruntime
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest, RecommendResponse
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.benchmarks.access import PLAIN, Access
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.first import check_bundle, no_answer, wait_ready
+from swiftrec.benchmarks.floor import FloorMeter
+from swiftrec.benchmarks.machine import pinned
+from swiftrec.benchmarks.process import SERVER_CORE, Served, load_cores, more_flags, serving
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.result import Client, Repeated
+from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.workload import KINDS
+from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.models.runtime import onnxruntime
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest, RecommendResponse
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 UNKNOWN = "unknown"  # the encoder of a server that ran already
 _FIRST_S = 30.0
@@ -61,7 +61,7 @@ def start(bench: Bench, stack: ExitStack) -> None:
         bench.result.notes += _of_a_stranger(settings.variant, default)
     else:
         _start_ours(bench, stack, bundle)
-    bench.echo = stack.enter_context(serving(["-m", "benchmarks", "echo", "--bundle", str(settings.bundle)]))
+    bench.echo = stack.enter_context(serving(["-m", "swiftrec.benchmarks", "echo", "--bundle", str(settings.bundle)]))
     with pinned(SERVER_CORE):
         bench.floor = FloorMeter(settings.bundle, settings.variant, settings.device)
 
@@ -97,7 +97,7 @@ def _start_ours(bench: Bench, stack: ExitStack, bundle: Bundle) -> None:
 def _server(settings: BenchSettings, *, has_cache: bool) -> list[str]:
     flags = ["--bundle", str(settings.bundle), "--device", settings.device, "--port", "0", "--metrics-port", "0"]
     more = more_flags(settings.variant, settings.server_flags, has_cache=has_cache)
-    return ["-m", "server", *flags, "--log-level", "error", *more]
+    return ["-m", "swiftrec.server", *flags, "--log-level", "error", *more]
 
 
 def first_answer(target: str, bundle: Bundle, access: Access = PLAIN) -> RecommendResponse:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.suite.result import SCHEMA, Result
+from swiftrec.benchmarks.suite.result import SCHEMA, Result
 
 RESULT = "result.json"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from benchmarks import report
-from benchmarks.suite import apart
-from benchmarks.suite.result import Point, Repeated, Result
+from swiftrec.benchmarks import report
+from swiftrec.benchmarks.suite import apart
+from swiftrec.benchmarks.suite.result import Point, Repeated, Result
 
 
 def block(result: Result) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from export.errors import ExportError
-from server.catalogue.blend import SIGNALS, Weights
+from swiftrec.export.errors import ExportError
+from swiftrec.server.catalogue.blend import SIGNALS, Weights
 
 Floats = NDArray[np.float64]
 Loss = Callable[[Floats], tuple[float, Floats]]
@@ -146,5 +146,5 @@ def _lowest(loss: Loss, start: Floats, bounds: list[Bounds]) -> Floats:
             return start
     raise ExportError(
         f"blend: the optimiser found no weights for the parts of the score, it stopped at a loss of {value:.4g} with a "
-        f"slope of {steepest:.3g} ({found.message}): check --data with `python -m export doctor`, or use another --seed"
+        f"slope of {steepest:.3g} ({found.message}): check --data with `swiftrec doctor`, or use another --seed"
     )

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from export.blend.memory import MAX_SQUARE, Histories, fit_memory
-from export.data.order import BY_TIME, Order
-from server.catalogue.sparse import Memory, SparseRows
+from swiftrec.export.blend.memory import MAX_SQUARE, Histories, fit_memory
+from swiftrec.export.data.order import BY_TIME, Order
+from swiftrec.server.catalogue.sparse import Memory, SparseRows
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]

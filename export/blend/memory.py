@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import lapack
 
-from export.data.order import BY_TIME, UNORDERED, Order
-from server.catalogue.sparse import Memory, SparseRows
+from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
+from swiftrec.server.catalogue.sparse import Memory, SparseRows
 
 Histories = list[NDArray[np.int64]]
 Square = NDArray[np.float32]

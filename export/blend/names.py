@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.history import NEVER
-from server.catalogue.words import split_words
+from swiftrec.server.catalogue.history import NEVER
+from swiftrec.server.catalogue.words import split_words
 
 Vectors = NDArray[np.float32]
 

@@ -16,8 +16,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.blend.fit import Choices
-from server.catalogue.blend import SIGNALS, Weights
+from swiftrec.export.blend.fit import Choices
+from swiftrec.server.catalogue.blend import SIGNALS, Weights
 
 BUDGET = 0.01  # of NDCG@10 where a known item is wanted
 _TOP = 10

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from server.catalogue.blend import Query
-from server.catalogue.history import NEVER
+from swiftrec.server.catalogue.blend import Query
+from swiftrec.server.catalogue.history import NEVER
 
 BLEND = "blend.json"
 

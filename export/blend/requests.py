@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.data.split import Cases
-from server.catalogue.blend import QUERIES, Query
-from server.catalogue.sparse import Positions
+from swiftrec.export.data.split import Cases
+from swiftrec.server.catalogue.blend import QUERIES, Query
+from swiftrec.server.catalogue.sparse import Positions
 
 MAX_REQUESTS = 400  # of a group
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.blend.fit import Choices
-from export.blend.inherit import Heirs, with_itself
-from export.blend.requests import Asked
-from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
-from server.catalogue.sparse import FLOOR, Boosts, Entries
+from swiftrec.export.blend.fit import Choices
+from swiftrec.export.blend.inherit import Heirs, with_itself
+from swiftrec.export.blend.requests import Asked
+from swiftrec.server.catalogue.blend import SIGNALS, Known, Scoring, Weights
+from swiftrec.server.catalogue.sparse import FLOOR, Boosts, Entries
 
 Vectors = NDArray[np.float32]
 

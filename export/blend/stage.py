@@ -9,35 +9,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.blend.fit import Choices, fit_weights, likelihood
-from export.blend.inherit import fit_whole_memory
-from export.blend.memory import fit_memory
-from export.blend.names import same_item_threshold
-from export.blend.newcomers import raise_newcomers
-from export.blend.queries import Queries
-from export.blend.record import BLEND, BlendRecord, GroupRecord
-from export.blend.requests import GROUPS, Asked, Group, requests_of
-from export.blend.signals import Items, Signals
-from export.blend.words import make_words
-from export.data.dataset import Dataset
-from export.data.phrases import Texts
-from export.data.popularity import events_of, popularity
-from export.data.split import Cases, Split
-from export.evaluate.models import PooledTexts, teacher_encode, teacher_items, torch_rank
-from export.evaluate.subject import Encode, Rank, Retrieval
-from export.stage import Job
-from export.train.adopt import parts_of
-from export.train.encoder import teacher_checkpoint
-from export.train.newcomers import FOLDS, Placed
-from export.train.sentences import load_sentence_map, load_sentences
-from export.train.teacher import load_teacher
-from export.train.validate import some_users
-from server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
-from server.catalogue.history import Names
-from server.catalogue.sparse import Memory
-from server.catalogue.words import Words
-from server.models.networks import Kind, UserSequence, ranker_half, sentence_half
-from server.parts import PARTS
+from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
+from swiftrec.export.blend.inherit import fit_whole_memory
+from swiftrec.export.blend.memory import fit_memory
+from swiftrec.export.blend.names import same_item_threshold
+from swiftrec.export.blend.newcomers import raise_newcomers
+from swiftrec.export.blend.queries import Queries
+from swiftrec.export.blend.record import BLEND, BlendRecord, GroupRecord
+from swiftrec.export.blend.requests import GROUPS, Asked, Group, requests_of
+from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.words import make_words
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.popularity import events_of, popularity
+from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.evaluate.models import PooledTexts, teacher_encode, teacher_items, torch_rank
+from swiftrec.export.evaluate.subject import Encode, Rank, Retrieval
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import parts_of
+from swiftrec.export.train.encoder import teacher_checkpoint
+from swiftrec.export.train.newcomers import FOLDS, Placed
+from swiftrec.export.train.sentences import load_sentence_map, load_sentences
+from swiftrec.export.train.teacher import load_teacher
+from swiftrec.export.train.validate import some_users
+from swiftrec.server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
+from swiftrec.server.catalogue.history import Names
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.words import Words
+from swiftrec.server.models.networks import Kind, UserSequence, ranker_half, sentence_half
+from swiftrec.server.parts import PARTS
 
 Vectors = NDArray[np.float32]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from server.catalogue.sparse import SparseRows
-from server.catalogue.words import Hashes, Words, hash_of, pairs, split_words
+from swiftrec.server.catalogue.sparse import SparseRows
+from swiftrec.server.catalogue.words import Hashes, Words, hash_of, pairs, split_words
 
 MAX_POSTINGS = 4_000  # items of a word, those where it weighs most: words of more items tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from export.compress.graph import Floats
+from swiftrec.export.compress.graph import Floats
 
 
 @dataclass(frozen=True, slots=True)

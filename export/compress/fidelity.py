@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from export.compress.race import Encoder
+from swiftrec.export.compress.race import Encoder
 
 _BATCH = 16
 _NONE = 1e9  # what a value that is not a number differs by: beyond every gate, and JSON can say it

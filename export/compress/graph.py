@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from export.compress.onnx_file import save_graph
-from export.errors import ExportError
+from swiftrec.export.compress.onnx_file import save_graph
+from swiftrec.export.errors import ExportError
 
 Array = NDArray[np.generic]
 Floats = NDArray[np.float32]

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.compress.onnx_file import save_graph
-from export.errors import ExportError
+from swiftrec.export.compress.onnx_file import save_graph
+from swiftrec.export.errors import ExportError
 
 
 def to_half(fused: Path, target: Path) -> None:

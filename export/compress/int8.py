@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from export.compress.calibrate import Range, calibrate
-from export.compress.graph import Floats, Graph, gather_rows, to_int8
-from export.compress.norms import Norms
-from export.compress.onnx_file import CONTRIB
-from export.compress.outliers import Split, balance, split_neurons
+from swiftrec.export.compress.calibrate import Range, calibrate
+from swiftrec.export.compress.graph import Floats, Graph, gather_rows, to_int8
+from swiftrec.export.compress.norms import Norms
+from swiftrec.export.compress.onnx_file import CONTRIB
+from swiftrec.export.compress.outliers import Split, balance, split_neurons
 
 _PRODUCERS = {"EmbedLayerNormalization", "SkipLayerNormalization", "Attention", "BiasGelu", "FastGelu"}
 _ATTENTION = {"num_heads", "mask_filter_value", "scale"}

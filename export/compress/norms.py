@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from export.compress.graph import Floats, Graph, gather_rows
+from swiftrec.export.compress.graph import Floats, Graph, gather_rows
 
 
 class Norms:

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto
 
-from export.errors import ExportError
+from swiftrec.export.errors import ExportError
 
 CONTRIB = "com.microsoft"
 IR_VERSION = 9  # the newest format that ONNX Runtime 1.16 reads; nothing in these graphs needs a newer one

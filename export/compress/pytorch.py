@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.stage import Job
-from export.train.encoder import pad
-from export.train.one_pass import one_pass_teacher
+from swiftrec.export.stage import Job
+from swiftrec.export.train.encoder import pad
+from swiftrec.export.train.one_pass import one_pass_teacher
 
 
 class TorchTeacher:

@@ -12,23 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from export import gates
-from export.compress.fidelity import Vectors, alone, difference, invariance, mean_cosine
-from export.compress.half import to_half
-from export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
-from export.compress.norms import vectorise_norms
-from export.compress.pytorch import TorchTeacher, one_thread
-from export.compress.race import Encoder, Pace, race, rounds
-from export.compress.students import Student, read_students
-from export.compress.texts import calibration_texts, joined_texts
-from export.data.phrases import Texts
-from export.gates import Outcome
-from export.stage import Job
-from export.variants import Variant, save_variants
-from server.errors import ProviderError
-from server.models.networks import EncoderModel
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
+from swiftrec.export import gates
+from swiftrec.export.compress.fidelity import Vectors, alone, difference, invariance, mean_cosine
+from swiftrec.export.compress.half import to_half
+from swiftrec.export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
+from swiftrec.export.compress.norms import vectorise_norms
+from swiftrec.export.compress.pytorch import TorchTeacher, one_thread
+from swiftrec.export.compress.race import Encoder, Pace, race, rounds
+from swiftrec.export.compress.students import Student, read_students
+from swiftrec.export.compress.texts import calibration_texts, joined_texts
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.gates import Outcome
+from swiftrec.export.stage import Job
+from swiftrec.export.variants import Variant, save_variants
+from swiftrec.server.errors import ProviderError
+from swiftrec.server.models.networks import EncoderModel
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _CALIBRATION_TEXTS = 256
 _MEASURED_TEXTS = 58  # joined ones, each length from 3 to 60 words once

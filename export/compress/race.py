@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.tokenizer import Tokenizer
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _BATCHES = (1, 4, 16)
 _ROUNDS = 5

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from export.compress.fidelity import difference
-from export.train.ranker import TorchSession
-from server.models.networks import Kind, RankerModel, UserSequence
-from server.models.session import open_session
+from swiftrec.export.compress.fidelity import difference
+from swiftrec.export.train.ranker import TorchSession
+from swiftrec.server.models.networks import Kind, RankerModel, UserSequence
+from swiftrec.server.models.session import open_session
 
 BIG, SMALL = "ranker", "ranker.small"
 _RECORD = "rankers.json"

@@ -17,11 +17,11 @@ from optimum.onnxruntime.configuration import OptimizationConfig
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from export import gates
-from export.compress.fidelity import difference
-from export.compress.graph import count_operators
-from export.compress.onnx_file import save_graph
-from export.compress.rankers import (
+from swiftrec.export import gates
+from swiftrec.export.compress.fidelity import difference
+from swiftrec.export.compress.graph import count_operators
+from swiftrec.export.compress.onnx_file import save_graph
+from swiftrec.export.compress.rankers import (
     BIG,
     SMALL,
     RankerGraph,
@@ -29,19 +29,19 @@ from export.compress.rankers import (
     save_rankers,
     time_rankers,
 )
-from export.compress.students import Student, graph_file, save_students, traced_file
-from export.data.phrases import Texts
-from export.stage import Job
-from export.train.distil import load_students
-from export.train.encoder import TextEncoder, pad
-from export.train.ranker import Served
-from export.train.small import load_small
-from export.train.static import StaticEncoder
-from export.train.teacher import load_teacher
-from export.train.words import multiplied
-from server.models.networks import EncoderModel
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.compress.students import Student, graph_file, save_students, traced_file
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.stage import Job
+from swiftrec.export.train.distil import load_students
+from swiftrec.export.train.encoder import TextEncoder, pad
+from swiftrec.export.train.ranker import Served
+from swiftrec.export.train.small import load_small
+from swiftrec.export.train.static import StaticEncoder
+from swiftrec.export.train.teacher import load_teacher
+from swiftrec.export.train.words import multiplied
+from swiftrec.server.models.networks import EncoderModel
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _OPSET = 17
 _PARITY_TEXTS = 256

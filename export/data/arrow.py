@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, types
 
-from export.data.layout import Role
-from export.data.order import OTHER_ORDERS
+from swiftrec.export.data.layout import Role
+from swiftrec.export.data.order import OTHER_ORDERS
 
 _ALL = frozenset(Role)
 _NUMBERS = _ALL - {Role.ID}

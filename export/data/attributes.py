@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.data.dataset import Probe
+from swiftrec.export.data.dataset import Probe
 
 _MAX_COUNTED = 10_000  # values of one attribute; beyond them it names items rather than kinds of items
 _MIN_PROBE_ITEMS = 10

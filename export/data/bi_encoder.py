@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
-from export.data.families import read_config
-from export.data.fields import Config, read_object, read_objects, require_known, require_values
-from export.data.head import Head, Shape
-from export.data.weights import WEIGHTS, read_tensors
-from export.errors import CheckpointError
+from swiftrec.export.data.families import read_config
+from swiftrec.export.data.fields import Config, read_object, read_objects, require_known, require_values
+from swiftrec.export.data.head import Head, Shape
+from swiftrec.export.data.weights import WEIGHTS, read_tensors
+from swiftrec.export.errors import CheckpointError
 
 MODULES = "modules.json"
 _MAIN = "config_sentence_transformers.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.dataset import Item
+from swiftrec.export.data.dataset import Item
 
 MAX_VALUES = 60  # of one attribute; beyond it a value says too little to be asked for
 TAGS = "tags"  # the column that is kept from training: the evaluation asks for its values

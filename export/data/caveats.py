@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import MIN_EVENTS
+from swiftrec.export.data.split import MIN_EVENTS
 
 _NDCG_DEVIATION = 0.25  # of one user's NDCG@10, measured on MovieLens-100K; its mean there is .1
 _NORMAL_95 = 1.96

@@ -6,12 +6,12 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from export.data.ids import id_fault
-from export.data.layout import RATING, Role
-from export.data.literals import denoted
-from export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE, Mistakes
-from export.data.rows import Cells, Table
-from server.text import is_blank
+from swiftrec.export.data.ids import id_fault
+from swiftrec.export.data.layout import RATING, Role
+from swiftrec.export.data.literals import denoted
+from swiftrec.export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE, Mistakes
+from swiftrec.export.data.rows import Cells, Table
+from swiftrec.server.text import is_blank
 
 _SHOWN_CHARS = 60
 

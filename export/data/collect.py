@@ -8,22 +8,22 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.config import ExportSettings
-from export.data import movielens, tables
-from export.data.bi_encoder import is_bi_encoder, remarks
-from export.data.checkpoint import Checkpoint, locate, write_bert
-from export.data.dataset import Dataset
-from export.data.facts import NOTHING, RATINGS, REPEATED, in_words
-from export.data.fetch import RECBOLE, fetch
-from export.data.head import Head
-from export.data.mistakes import FEW_ITEMS, Mistakes
-from export.data.order import UNORDERED
-from export.data.original import open_original
-from export.data.parts import has_table
-from export.data.phrases import unseen, write_texts
-from export.data.reference import Reference
-from export.data.split import leave_one_out
-from export.stage import Job
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data import movielens, tables
+from swiftrec.export.data.bi_encoder import is_bi_encoder, remarks
+from swiftrec.export.data.checkpoint import Checkpoint, locate, write_bert
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.facts import NOTHING, RATINGS, REPEATED, in_words
+from swiftrec.export.data.fetch import RECBOLE, fetch
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.mistakes import FEW_ITEMS, Mistakes
+from swiftrec.export.data.order import UNORDERED
+from swiftrec.export.data.original import open_original
+from swiftrec.export.data.parts import has_table
+from swiftrec.export.data.phrases import unseen, write_texts
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.data.split import leave_one_out
+from swiftrec.export.stage import Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
-from export.data.layout import INTERACTIONS, ITEMS, TIMESTAMP, Layout
-from export.data.order import OTHER_ORDERS
+from swiftrec.export.data.layout import INTERACTIONS, ITEMS, TIMESTAMP, Layout
+from swiftrec.export.data.order import OTHER_ORDERS
 
 _MAX_CANDIDATES = 2
 _NAMES = tuple(dict.fromkeys([*ITEMS.needed, *ITEMS.optional, *INTERACTIONS.needed, *INTERACTIONS.optional]))

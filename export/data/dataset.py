@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.lines import LineFile
-from export.data.order import BY_TIME, UNORDERED, Order
+from swiftrec.export.data.lines import LineFile
+from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 
 _ITEMS = "items.jsonl"
 _SHUFFLE_SEED = 2_026  # whatever the export's seed is, so that bundles stay comparable

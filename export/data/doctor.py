@@ -1,4 +1,4 @@
-"""`python -m export doctor DATA`: check a data set without training."""
+"""`swiftrec doctor DATA`: check a data set without training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from export.data.columns import COLUMN_HELP, ColumnFlags
-from export.data.facts import RATINGS
-from export.data.order import BY_TIME, Order
-from export.data.repeats import EXCLUDE, Repeats
-from export.data.tables import Scan
-from export.errors import DataError
-from server.config import read_settings
+from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
+from swiftrec.export.data.facts import RATINGS
+from swiftrec.export.data.order import BY_TIME, Order
+from swiftrec.export.data.repeats import EXCLUDE, Repeats
+from swiftrec.export.data.tables import Scan
+from swiftrec.export.errors import DataError
+from swiftrec.server.config import read_settings
 
 _FEWEST, _MOST = 50, 1_000_000
 
@@ -29,7 +29,7 @@ class DoctorSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_EXPORT_",
         env_ignore_empty=True,
-        cli_prog_name="python -m export doctor",
+        cli_prog_name="swiftrec doctor",
         cli_kebab_case=True,
     )
 

@@ -10,9 +10,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from export.data.order import BY_TIME, Order
-from export.data.order import in_words as order_in_words
-from export.data.repeats import Repeats
+from swiftrec.export.data.order import BY_TIME, Order
+from swiftrec.export.data.order import in_words as order_in_words
+from swiftrec.export.data.repeats import Repeats
 
 NOTHING = "nothing"
 REPEATED = "repeated events"

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BertConfig, BertModel
 
-from export.data.fields import Config, read_object, require_values
-from export.data.quiet import first_line
-from export.data.weights import Weights
-from export.errors import CheckpointError
+from swiftrec.export.data.fields import Config, read_object, require_values
+from swiftrec.export.data.quiet import first_line
+from swiftrec.export.data.weights import Weights
+from swiftrec.export.errors import CheckpointError
 
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TYPES = "embeddings.token_type_embeddings.weight"

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import FetchError
+from swiftrec.export.errors import FetchError
 
 
 @dataclass(frozen=True, slots=True)

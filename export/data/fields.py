@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.errors import CheckpointError
+from swiftrec.export.errors import CheckpointError
 
 Config = dict[str, Any]
 

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.data.weights import read_tensors
-from export.errors import CheckpointError
+from swiftrec.export.data.weights import read_tensors
+from swiftrec.export.errors import CheckpointError
 
 _FACTS, _TENSORS = "head.json", "head.safetensors"
 

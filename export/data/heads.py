@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from export.data.bi_encoder import is_bi_encoder, read_bi_encoder, transformer_folder
-from export.data.families import read_config
-from export.data.head import Head, Shape
-from export.data.ids import id_fault
-from export.data.weights import read_tensors, read_weights
-from export.errors import CheckpointError
+from swiftrec.export.data.bi_encoder import is_bi_encoder, read_bi_encoder, transformer_folder
+from swiftrec.export.data.families import read_config
+from swiftrec.export.data.head import Head, Shape
+from swiftrec.export.data.ids import id_fault
+from swiftrec.export.data.weights import read_tensors, read_weights
+from swiftrec.export.errors import CheckpointError
 
 CheckpointKind = Literal["classifier", "bi-encoder", "encoder"]
 

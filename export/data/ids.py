@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
-from export.data.literals import denoted, is_list_of_texts
+from swiftrec.export.data.literals import denoted, is_list_of_texts
 
 MAX_ID_BYTES = 512
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from export.data.dataset import Item
+from swiftrec.export.data.dataset import Item
 
 MIN_ITEMS = 2  # texts with a word; in fewer it may be a name or a typing error
 _MAX_SHARE = 0.05  # of the texts; a word in more of them says little

@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection
 
-from export.data.ids import known_spelling
-from export.data.mistakes import LABELS, LOST, Mistakes
+from swiftrec.export.data.ids import known_spelling
+from swiftrec.export.data.mistakes import LABELS, LOST, Mistakes
 
 
 class Lost:

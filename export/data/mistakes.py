@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.data.order import OTHER_ORDERS
-from export.errors import DataError
+from swiftrec.export.data.order import OTHER_ORDERS
+from swiftrec.export.errors import DataError
 
 SHOWN = 20  # places named of each kind; beyond them a mistake is only counted
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from export.data.dataset import Dataset, Item, Probe
-from export.data.lost import Lost, has_label
-from export.data.mistakes import Mistakes
-from export.data.users import user_groups
+from swiftrec.export.data.dataset import Dataset, Item, Probe
+from swiftrec.export.data.lost import Lost, has_label
+from swiftrec.export.data.mistakes import Mistakes
+from swiftrec.export.data.users import user_groups
 
 _FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
 _TRAILING_ARTICLE = re.compile(

@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding, PreTrainedModel
 from transformers import __version__ as transformers_version
 
-from export.data.bi_encoder import is_bi_encoder
-from export.data.families import bert_config, read_config
-from export.data.heads import CLASSIFIERS, CheckpointKind, is_own, trunk_folder
-from export.data.quiet import first_line, quiet
-from export.errors import CheckpointError
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.teacher import load_teacher
+from swiftrec.export.data.bi_encoder import is_bi_encoder
+from swiftrec.export.data.families import bert_config, read_config
+from swiftrec.export.data.heads import CLASSIFIERS, CheckpointKind, is_own, trunk_folder
+from swiftrec.export.data.quiet import first_line, quiet
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.train.teacher import load_teacher
 
 _BATCH = 32
 ResultT = TypeVar("ResultT")

@@ -8,7 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from export.data.mistakes import NO_TABLE, UNREADABLE, Mistakes
+from swiftrec.export.data.mistakes import NO_TABLE, UNREADABLE, Mistakes
 
 Format = Literal["csv", "jsonl", "parquet"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.dataset import Dataset, Item
-from export.data.lines import Joined, TextFile
-from export.data.noise import mistyped
-from export.data.queries import ATTRIBUTE, training_queries
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.lines import Joined, TextFile
+from swiftrec.export.data.noise import mistyped
+from swiftrec.export.data.queries import ATTRIBUTE, training_queries
 
 FULL, TITLE, TITLE_WORDS, NOISY = range(4)
 """Ways to write an item: its text, its title, some words of the title; and, of every other item, the text without some

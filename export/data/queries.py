@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.data.carriers import Carriers, Positions, find_carriers, fulfilling
-from export.data.dataset import Dataset, Item
-from export.data.keywords import Keywords
-from export.data.popularity import events_of
-from export.data.split import always_trained
-from export.data.templates import TRAINING, spoken_title
+from swiftrec.export.data.carriers import Carriers, Positions, find_carriers, fulfilling
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.keywords import Keywords
+from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.split import always_trained
+from swiftrec.export.data.templates import TRAINING, spoken_title
 
 ATTRIBUTE, CONDITIONS, NEGATION, WORDS, SIMILAR = "attribute", "conditions", "negation", "words", "similar"
 # How many phrases of each kind are read at most: each costs one text through BERT.

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from export.data.dataset import Item
-from export.data.original import Original
-from export.evaluate.metrics import best
+from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.original import Original
+from swiftrec.export.evaluate.metrics import best
 
 _MAX_ITEMS = 10_000  # whose texts are encoded once more; of a larger catalogue every n-th is compared
 _FACTS, _ARRAYS = "reference.json", "reference.npz"

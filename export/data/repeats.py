@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.dataset import Dataset
+from swiftrec.export.data.dataset import Dataset
 
 Repeats = Literal["exclude", "allow"]
 Positions = NDArray[np.int64]

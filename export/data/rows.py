@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from export.data.columns import ColumnMap, missing
-from export.data.fields import object_of
-from export.data.layout import Layout, Role
-from export.data.literals import Conversions
-from export.data.mistakes import (
+from swiftrec.export.data.columns import ColumnMap, missing
+from swiftrec.export.data.fields import object_of
+from swiftrec.export.data.layout import Layout, Role
+from swiftrec.export.data.literals import Conversions
+from swiftrec.export.data.mistakes import (
     BAD_COLUMN,
     BAD_TYPE,
     BROKEN,
@@ -26,7 +26,7 @@ from export.data.mistakes import (
     Kind,
     Mistakes,
 )
-from export.data.parts import Format, Part, find_parts
+from swiftrec.export.data.parts import Format, Part, find_parts
 
 MAX_LINE_BYTES = 1 << 24  # a longer line, or a longer cell of CSV, is no table of texts
 _BATCH_ROWS = 4_096
@@ -255,7 +255,7 @@ def _parquet(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
     import pyarrow
     from pyarrow import parquet
 
-    from export.data.arrow import values_of
+    from swiftrec.export.data.arrow import values_of
 
     number = 0
     try:
@@ -282,7 +282,7 @@ def _parquet(reader: _PartReader) -> Iterator[tuple[int, Cells]]:
 
 def _roles(reader: _PartReader, schema: Any) -> dict[str, Role]:  # noqa: ANN401 (pyarrow ships no types)
     """Column -> role of those that are read; notes the columns whose type cannot be read."""
-    from export.data.arrow import type_fault
+    from swiftrec.export.data.arrow import type_fault
 
     roles: dict[str, Role] = {}
     for column in schema:

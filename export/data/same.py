@@ -8,12 +8,12 @@ import torch
 from tokenizers import Tokenizer as Backend
 from torch.nn import functional
 
-from export.data.head import Head
-from export.data.heads import CheckpointKind, is_own, trunk_folder
-from export.data.original import vectors_by_library
-from export.data.tokenizer import probes
-from export.errors import CheckpointError
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.heads import CheckpointKind, is_own, trunk_folder
+from swiftrec.export.data.original import vectors_by_library
+from swiftrec.export.data.tokenizer import probes
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 
 _TOLERANCE = 1e-3  # of a vector's length; rounding makes 1e-5
 

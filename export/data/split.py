@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.dataset import Dataset
-from export.data.order import BY_TIME, Order
-from export.data.ratings import Worth, worth_of
-from export.data.repeats import EXCLUDE, Repeats, counted, masked
-from export.errors import DataError
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.order import BY_TIME, Order
+from swiftrec.export.data.ratings import Worth, worth_of
+from swiftrec.export.data.repeats import EXCLUDE, Repeats, counted, masked
+from swiftrec.export.errors import DataError
 
 Histories = list[NDArray[np.int64]]
 Protocol = Literal["leave-one-out", "time"]

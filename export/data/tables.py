@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data import caveats
-from export.data.attributes import Attributes
-from export.data.cells import (
+from swiftrec.export.data import caveats
+from swiftrec.export.data.attributes import Attributes
+from swiftrec.export.data.cells import (
     attribute_names,
     group_of,
     has_values,
@@ -32,20 +32,38 @@ from export.data.cells import (
     title_of,
     values_of,
 )
-from export.data.columns import ColumnMap
-from export.data.dataset import Dataset, Item, ItemFile, line_of
-from export.data.events import Events
-from export.data.facts import Facts, Lengths, Spread
-from export.data.ids import known_spelling
-from export.data.layout import INTERACTIONS, ITEMS, RATING, TEXTS, TIMESTAMP, UNTIMED_INTERACTIONS, USERS, Layout
-from export.data.lost import Lost, has_label
-from export.data.mistakes import FEW_ITEMS, FEW_USERS, NO_COLUMN, NO_ORDER, TWICE, UNKNOWN, USER_TWICE, Mistakes
-from export.data.order import BY_TIME, UNORDERED, Order
-from export.data.repeats import ALLOW, EXCLUDE, Repeats
-from export.data.rows import Cells, Table, find
-from export.data.split import MIN_EVENTS, MIN_USERS
-from export.data.times import TimeStatistics
-from export.data.users import user_groups
+from swiftrec.export.data.columns import ColumnMap
+from swiftrec.export.data.dataset import Dataset, Item, ItemFile, line_of
+from swiftrec.export.data.events import Events
+from swiftrec.export.data.facts import Facts, Lengths, Spread
+from swiftrec.export.data.ids import known_spelling
+from swiftrec.export.data.layout import (
+    INTERACTIONS,
+    ITEMS,
+    RATING,
+    TEXTS,
+    TIMESTAMP,
+    UNTIMED_INTERACTIONS,
+    USERS,
+    Layout,
+)
+from swiftrec.export.data.lost import Lost, has_label
+from swiftrec.export.data.mistakes import (
+    FEW_ITEMS,
+    FEW_USERS,
+    NO_COLUMN,
+    NO_ORDER,
+    TWICE,
+    UNKNOWN,
+    USER_TWICE,
+    Mistakes,
+)
+from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
+from swiftrec.export.data.repeats import ALLOW, EXCLUDE, Repeats
+from swiftrec.export.data.rows import Cells, Table, find
+from swiftrec.export.data.split import MIN_EVENTS, MIN_USERS
+from swiftrec.export.data.times import TimeStatistics
+from swiftrec.export.data.users import user_groups
 
 MIN_ITEMS = 2
 _MAX_TEXTS = 20_000

@@ -18,11 +18,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
-from export.data.families import check_config
-from export.data.fields import read_object
-from export.data.quiet import first_line, quiet
-from export.errors import CheckpointError
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.data.families import check_config
+from swiftrec.export.data.fields import read_object
+from swiftrec.export.data.quiet import first_line, quiet
+from swiftrec.export.errors import CheckpointError
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _OTHER = "use a checkpoint that has it so"
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"

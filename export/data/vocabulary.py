@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from export.errors import ExportError
+from swiftrec.export.errors import ExportError
 
 Facts = dict[str, Any]
 

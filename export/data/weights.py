@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from export.data.fields import read_object
-from export.errors import CheckpointError
+from swiftrec.export.data.fields import read_object
+from swiftrec.export.errors import CheckpointError
 
 Weights = dict[str, Tensor]
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from export.data.reference import Reference
-from export.evaluate.assemble import assemble_agreement
-from export.evaluate.metrics import Figure, best, common, figure
-from export.evaluate.models import encode_here, teacher_items
-from export.evaluate.record import RECORD
-from export.evaluate.subject import Vectors
-from export.stage import Job
-from export.variants import graphs
-from server.catalogue.catalogue import VECTORS
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.evaluate.assemble import assemble_agreement
+from swiftrec.export.evaluate.metrics import Figure, best, common, figure
+from swiftrec.export.evaluate.models import encode_here, teacher_items
+from swiftrec.export.evaluate.record import RECORD
+from swiftrec.export.evaluate.subject import Vectors
+from swiftrec.export.stage import Job
+from swiftrec.export.variants import graphs
+from swiftrec.server.catalogue.catalogue import VECTORS
+from swiftrec.server.models.tokenizer import Tokenizer
 
 
 def run(job: Job, out: Path) -> None:

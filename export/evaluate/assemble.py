@@ -7,26 +7,33 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from export.blend.record import BlendRecord
-from export.compress.rankers import SMALL, read_rankers
-from export.data.reference import Reference
-from export.data.vocabulary import Vocabulary
-from export.evaluate.baselines import POPULARITY, TRANSITIONS
-from export.evaluate.choose import Judged, defaults, fronts, judge
-from export.evaluate.compare import Evaluation, other_protocol
-from export.evaluate.comparisons import cold_fault, compare_cold, compare_groups, compare_named, compare_tasks, pairs_of
-from export.evaluate.exposure import by_popularity
-from export.evaluate.ground import Ground, teacher_size
-from export.evaluate.metrics import Figure, Ranked, overlap, share
-from export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
-from export.evaluate.rankers import teachers_ranker
-from export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
-from export.evaluate.tasks import SHARED_TASKS, Tasks
-from export.quality import COLD_GATE, Check
-from export.stage import Job
-from export.train.encoder import teacher_checkpoint
-from export.variants import Variant
-from server.tuning.machine import machine
+from swiftrec.export.blend.record import BlendRecord
+from swiftrec.export.compress.rankers import SMALL, read_rankers
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.data.vocabulary import Vocabulary
+from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
+from swiftrec.export.evaluate.choose import Judged, defaults, fronts, judge
+from swiftrec.export.evaluate.compare import Evaluation, other_protocol
+from swiftrec.export.evaluate.comparisons import (
+    cold_fault,
+    compare_cold,
+    compare_groups,
+    compare_named,
+    compare_tasks,
+    pairs_of,
+)
+from swiftrec.export.evaluate.exposure import by_popularity
+from swiftrec.export.evaluate.ground import Ground, teacher_size
+from swiftrec.export.evaluate.metrics import Figure, Ranked, overlap, share
+from swiftrec.export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
+from swiftrec.export.evaluate.rankers import teachers_ranker
+from swiftrec.export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
+from swiftrec.export.evaluate.tasks import SHARED_TASKS, Tasks
+from swiftrec.export.quality import COLD_GATE, Check
+from swiftrec.export.stage import Job
+from swiftrec.export.train.encoder import teacher_checkpoint
+from swiftrec.export.variants import Variant
+from swiftrec.server.tuning.machine import machine
 
 Answers = Mapping[str, Mapping[str, Ranked]]
 

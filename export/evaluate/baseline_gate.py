@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from export.data.dataset import Dataset
-from export.errors import DataError, GateError
-from export.evaluate.baselines import POPULARITY
-from export.evaluate.compare import Evaluation
-from export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks, pairs_of
-from export.evaluate.ground import Ground, frozen_fault
-from export.evaluate.record import FROZEN, TEACHER, Comparison
-from export.evaluate.table import cold_table, figures_table
-from export.evaluate.tasks import SHARED_TASKS
-from export.quality import MIN_COLD_CASES
-from export.stage import Job
-from export.train.adopt import parts_of
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.errors import DataError, GateError
+from swiftrec.export.evaluate.baselines import POPULARITY
+from swiftrec.export.evaluate.compare import Evaluation
+from swiftrec.export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks, pairs_of
+from swiftrec.export.evaluate.ground import Ground, frozen_fault
+from swiftrec.export.evaluate.record import FROZEN, TEACHER, Comparison
+from swiftrec.export.evaluate.table import cold_table, figures_table
+from swiftrec.export.evaluate.tasks import SHARED_TASKS
+from swiftrec.export.quality import MIN_COLD_CASES
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import parts_of
 
 
 def require_baselines(job: Job, evaluation: Evaluation, comparisons: Sequence[Comparison]) -> None:

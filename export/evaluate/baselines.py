@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from export.blend.memory import ease, gram, most_taken, taken
-from export.data.order import BY_TIME, UNORDERED, Order
+from swiftrec.export.blend.memory import ease, gram, most_taken, taken
+from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 
 Scores = NDArray[np.float32]
 Histories = list[NDArray[np.int64]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from export.errors import GateError
-from export.quality import QUALITY, Check, is_task, least_of
-from export.variants import Variant
+from swiftrec.export.errors import GateError
+from swiftrec.export.quality import QUALITY, Check, is_task, least_of
+from swiftrec.export.variants import Variant
 
 _DEVICES = ("cpu", "cuda")
 _NEAR_SHARE = 0.95  # of the fastest variant's texts/s: two rounds of one variant differ by as much

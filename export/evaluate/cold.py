@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Cases
-from export.evaluate.metrics import TOP, Ranked, Score, Scores, Values, masked_scores, rank
+from swiftrec.export.data.split import Cases
+from swiftrec.export.evaluate.metrics import TOP, Ranked, Score, Scores, Values, masked_scores, rank
 
 
 @dataclass(frozen=True, slots=True)

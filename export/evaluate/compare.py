@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from export.data.split import COLD_SHARE, Cases, Protocol, split
-from export.errors import DataError
-from export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
-from export.evaluate.cold import Levelled, level
-from export.evaluate.ground import Ground, add_popularity
-from export.evaluate.metrics import Ranked, Score, figure, rank
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEXT_ALONE, OtherProtocol
-from export.evaluate.subject import Aimed, Subject
-from export.evaluate.tasks import SHARED_TASKS, some_cases
-from server.catalogue.blend import Weights
+from swiftrec.export.data.split import COLD_SHARE, Cases, Protocol, split
+from swiftrec.export.errors import DataError
+from swiftrec.export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
+from swiftrec.export.evaluate.cold import Levelled, level
+from swiftrec.export.evaluate.ground import Ground, add_popularity
+from swiftrec.export.evaluate.metrics import Ranked, Score, figure, rank
+from swiftrec.export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEXT_ALONE, OtherProtocol
+from swiftrec.export.evaluate.subject import Aimed, Subject
+from swiftrec.export.evaluate.tasks import SHARED_TASKS, some_cases
+from swiftrec.server.catalogue.blend import Weights
 
 ORACLE = "popularity, cold counted"
 Answers = dict[str, Ranked]
 
 _DISHONEST = {
-    "time": "The teacher is not here: its one training saw events after the cut. `python -m export teacher "
+    "time": "The teacher is not here: its one training saw events after the cut. `swiftrec export teacher "
     "--protocol time` trains one of its own.",
     "leave-one-out": "The teacher is not here: before the cut it was trained on some users' last items.",
 }

@@ -14,11 +14,11 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from export.evaluate.cold import Levelled
-from export.evaluate.compare import ORACLE, Evaluation
-from export.evaluate.metrics import Ranked, Values, figure
-from export.evaluate.record import FROZEN, NAMED, ColdPair, Comparison
-from export.quality import MIN_COLD_CASES
+from swiftrec.export.evaluate.cold import Levelled
+from swiftrec.export.evaluate.compare import ORACLE, Evaluation
+from swiftrec.export.evaluate.metrics import Ranked, Values, figure
+from swiftrec.export.evaluate.record import FROZEN, NAMED, ColdPair, Comparison
+from swiftrec.export.quality import MIN_COLD_CASES
 
 Answers = Mapping[str, Ranked]
 

@@ -12,28 +12,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.blend.stage import load_retrieval
-from export.data.dataset import Dataset
-from export.data.phrases import TITLE, Texts
-from export.data.popularity import popularity
-from export.data.repeats import counted
-from export.data.split import Split
-from export.data.users import quarters_of
-from export.evaluate.cold import Newcomers
-from export.evaluate.exposure import exposure
-from export.evaluate.metrics import Figure, Ranked, best, figure
-from export.evaluate.models import PooledTexts, plain_encode, teacher_encode, teacher_items, torch_rank
-from export.evaluate.record import Group, Lists
-from export.evaluate.subject import Subject, Vectors
-from export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks, make_tasks
-from export.stage import Job
-from export.train.adopt import parts_of
-from export.train.encoder import teacher_checkpoint
-from export.train.finetune import load_plain
-from export.train.sentences import load_sentence_map, load_sentences
-from export.train.teacher import load_teacher
-from server.catalogue.sparse import Memory
-from server.models.networks import UserSequence
+from swiftrec.export.blend.stage import load_retrieval
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import TITLE, Texts
+from swiftrec.export.data.popularity import popularity
+from swiftrec.export.data.repeats import counted
+from swiftrec.export.data.split import Split
+from swiftrec.export.data.users import quarters_of
+from swiftrec.export.evaluate.cold import Newcomers
+from swiftrec.export.evaluate.exposure import exposure
+from swiftrec.export.evaluate.metrics import Figure, Ranked, best, figure
+from swiftrec.export.evaluate.models import PooledTexts, plain_encode, teacher_encode, teacher_items, torch_rank
+from swiftrec.export.evaluate.record import Group, Lists
+from swiftrec.export.evaluate.subject import Subject, Vectors
+from swiftrec.export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks, make_tasks
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import parts_of
+from swiftrec.export.train.encoder import teacher_checkpoint
+from swiftrec.export.train.finetune import load_plain
+from swiftrec.export.train.sentences import load_sentence_map, load_sentences
+from swiftrec.export.train.teacher import load_teacher
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.models.networks import UserSequence
 
 _MAX_FROZEN_BYTES = 1 << 30  # for the frozen encoder's vectors of items, with popularity once more
 _ALL = 1 << 30

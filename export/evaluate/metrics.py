@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Cases
-from export.errors import ExportError
+from swiftrec.export.data.split import Cases
+from swiftrec.export.errors import ExportError
 
 Scores = NDArray[np.float32]
 Values = NDArray[np.float64]

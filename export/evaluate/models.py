@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.evaluate.subject import Encode, Rank, Vectors
-from export.train.batches import by_length
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.ranker import TorchSession
-from export.train.sentences import sentence_vectors
-from export.train.teacher import Teacher, load_teacher
-from server.errors import BundleError, ProviderError
-from server.models.networks import EncoderModel, RankerModel
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.evaluate.subject import Encode, Rank, Vectors
+from swiftrec.export.train.batches import by_length
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.train.ranker import TorchSession
+from swiftrec.export.train.sentences import sentence_vectors
+from swiftrec.export.train.teacher import Teacher, load_teacher
+from swiftrec.server.errors import BundleError, ProviderError
+from swiftrec.server.models.networks import EncoderModel, RankerModel
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _BATCH = 16
 _CPU = "cpu"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from export.evaluate.choose import Judged
-from export.evaluate.metrics import Figure
-from export.gates import Outcome
-from export.quality import Check
-from export.variants import Variant
+from swiftrec.export.evaluate.choose import Judged
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.gates import Outcome
+from swiftrec.export.quality import Check
+from swiftrec.export.variants import Variant
 
 
 class Model(BaseModel):

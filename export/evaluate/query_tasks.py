@@ -16,12 +16,12 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.carriers import TAGS, Carriers
-from export.data.dataset import Item
-from export.data.keywords import Keywords, words_of
-from export.data.noise import mistyped
-from export.data.split import Cases, Histories
-from export.data.templates import EVALUATION, spoken_title
+from swiftrec.export.data.carriers import TAGS, Carriers
+from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.keywords import Keywords, words_of
+from swiftrec.export.data.noise import mistyped
+from swiftrec.export.data.split import Cases, Histories
+from swiftrec.export.data.templates import EVALUATION, spoken_title
 
 MAX_ASKED = 500  # cases of each of these tasks
 _MAX_READ = 10_000  # items that are looked at for tags

@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Cases
-from export.evaluate.metrics import Ranked
+from swiftrec.export.data.split import Cases
+from swiftrec.export.evaluate.metrics import Ranked
 
 RANKS = "ranks.npz"
 NOT_FOUND = int(np.iinfo(np.int32).max)

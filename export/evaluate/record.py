@@ -6,16 +6,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from export.blend.record import BlendRecord
-from export.data.order import BY_TIME, Order
-from export.data.repeats import EXCLUDE, Repeats
-from export.evaluate.baselines import TRANSITIONS
-from export.evaluate.choose import Default
-from export.evaluate.exposure import Exposure
-from export.evaluate.metrics import Figure
-from export.evaluate.models_record import Model, Pieces, RankerRecord, TeacherRecord, VariantRecord
-from export.final.record import FinalRecord
-from export.gates import Outcome
+from swiftrec.export.blend.record import BlendRecord
+from swiftrec.export.data.order import BY_TIME, Order
+from swiftrec.export.data.repeats import EXCLUDE, Repeats
+from swiftrec.export.evaluate.baselines import TRANSITIONS
+from swiftrec.export.evaluate.choose import Default
+from swiftrec.export.evaluate.exposure import Exposure
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.models_record import Model, Pieces, RankerRecord, TeacherRecord, VariantRecord
+from swiftrec.export.final.record import FinalRecord
+from swiftrec.export.gates import Outcome
 
 RECORD = "quality.json"
 TEACHER = "teacher"
@@ -110,7 +110,7 @@ class Comparison(Model):
 
 
 class Compared(Model):
-    """`compared.json`: what `python -m export teacher` found.
+    """`compared.json`: what `swiftrec export teacher` found.
 
     `tasks` is NDCG@10 and `shares` what `Quality.shares` has, by subject; `cases` counts the cases of *ids*.
     `comparisons` are of the teacher with the best yardstick of each task, `named_comparisons` as those of `Quality`,

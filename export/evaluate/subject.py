@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Cases, Histories
-from export.evaluate.metrics import Ranked, Score, Scores, rank
-from export.evaluate.query_tasks import QueryTask
-from export.evaluate.tasks import Tasks
-from server.catalogue.blend import FACTS, QUERIES, Aim, Blend, Known, Row, Scoring, Weights, item_vectors
-from server.catalogue.history import History, Names, Resolver
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts
-from server.models.networks import Kind, UserSequence, ranker_half, sentence_half
+from swiftrec.export.data.split import Cases, Histories
+from swiftrec.export.evaluate.metrics import Ranked, Score, Scores, rank
+from swiftrec.export.evaluate.query_tasks import QueryTask
+from swiftrec.export.evaluate.tasks import Tasks
+from swiftrec.server.catalogue.blend import FACTS, QUERIES, Aim, Blend, Known, Row, Scoring, Weights, item_vectors
+from swiftrec.server.catalogue.history import History, Names, Resolver
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts
+from swiftrec.server.models.networks import Kind, UserSequence, ranker_half, sentence_half
 
 Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from export.evaluate.metrics import Figure
-from export.evaluate.record import ColdPair, Quality
-from export.evaluate.tasks import SHARES, present
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.record import ColdPair, Quality
+from swiftrec.export.evaluate.tasks import SHARES, present
 
 COLD_COLUMNS = ("new items as ranked", "cold", "ids", "new items with offset", "cold", "ids")
 

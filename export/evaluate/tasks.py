@@ -23,12 +23,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from export.data.carriers import find_carriers
-from export.data.dataset import Dataset
-from export.data.noise import corrupt
-from export.data.phrases import TITLE, Texts
-from export.data.split import Cases, Split
-from export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
+from swiftrec.export.data.carriers import find_carriers
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.noise import corrupt
+from swiftrec.export.data.phrases import TITLE, Texts
+from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
 
 TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))
 SHARED_TASKS = ("ids", "cold")  # answered from item vectors and the ranker alone, so alike by every variant

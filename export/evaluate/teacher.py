@@ -1,6 +1,6 @@
-"""`python -m export teacher`: the teacher beside the baselines, by the protocol that it was trained for.
+"""`swiftrec export teacher`: the teacher beside the baselines, by the protocol that it was trained for.
 
-The evaluation is a stage, which only this command and `python -m export seeds` run.
+The evaluation is a stage, which only this command and `swiftrec export seeds` run.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from export.evaluate.baseline_gate import evaluate_teacher
-from export.evaluate.compare import Answers, Evaluation
-from export.evaluate.comparisons import compare_named, compare_tasks, pairs_of
-from export.evaluate.ground import Ground
-from export.evaluate.record import COMPARED, RANKER_ALONE, TEACHER, TEXT_ALONE, Compared, Comparison
-from export.evaluate.table import cold_table, figures_table, shares_table
-from export.stage import Job, run_all, teacher_job
-from export.stages import EVALUATION
+from swiftrec.export.evaluate.baseline_gate import evaluate_teacher
+from swiftrec.export.evaluate.compare import Answers, Evaluation
+from swiftrec.export.evaluate.comparisons import compare_named, compare_tasks, pairs_of
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.record import COMPARED, RANKER_ALONE, TEACHER, TEXT_ALONE, Compared, Comparison
+from swiftrec.export.evaluate.table import cold_table, figures_table, shares_table
+from swiftrec.export.stage import Job, run_all, teacher_job
+from swiftrec.export.stages import EVALUATION
 
 _PARTS = (RANKER_ALONE, TEXT_ALONE)
 _WIDTH = 260  # whatever the terminal: a subject is one line

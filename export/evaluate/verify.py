@@ -6,30 +6,30 @@ from pathlib import Path
 
 import numpy as np
 
-from export.data.dataset import Dataset
-from export.errors import GateError
-from export.evaluate import agreement
-from export.evaluate.assemble import assemble
-from export.evaluate.baseline_gate import (
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate import agreement
+from swiftrec.export.evaluate.assemble import assemble
+from swiftrec.export.evaluate.baseline_gate import (
     print_table,
     require_baselines,
     require_cold,
     require_interactions,
     require_teacher,
 )
-from export.evaluate.compare import Evaluation
-from export.evaluate.ground import Ground
-from export.evaluate.metrics import Figure
-from export.evaluate.models import encode_here, served_rank
-from export.evaluate.rankers import judge_rankers
-from export.evaluate.ranks import RecordedRanks
-from export.evaluate.record import FROZEN, RECORD, TEACHER
-from export.evaluate.subject import Subject
-from export.evaluate.table import show
-from export.stage import Job
-from export.variants import Variant, graphs
-from server.catalogue.catalogue import VECTORS
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.evaluate.compare import Evaluation
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.models import encode_here, served_rank
+from swiftrec.export.evaluate.rankers import judge_rankers
+from swiftrec.export.evaluate.ranks import RecordedRanks
+from swiftrec.export.evaluate.record import FROZEN, RECORD, TEACHER
+from swiftrec.export.evaluate.subject import Subject
+from swiftrec.export.evaluate.table import show
+from swiftrec.export.stage import Job
+from swiftrec.export.variants import Variant, graphs
+from swiftrec.server.catalogue.catalogue import VECTORS
+from swiftrec.server.models.tokenizer import Tokenizer
 
 
 def run(job: Job, out: Path) -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.dataset import Item
-from export.data.split import Cases
-from export.errors import GateError
-from export.evaluate.metrics import Ranked, figure, overlap, rank
-from export.evaluate.subject import Subject
-from export.final.record import HeldOut
+from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.split import Cases
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate.metrics import Ranked, figure, overlap, rank
+from swiftrec.export.evaluate.subject import Subject
+from swiftrec.export.final.record import HeldOut
 
 _SAMPLE = 32  # requests whose answers the packaged bundle must repeat
 

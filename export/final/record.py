@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from export.data.order import UNORDERED, Order
-from export.data.split import Protocol
-from export.evaluate.metrics import Figure
-from export.gates import Outcome
+from swiftrec.export.data.order import UNORDERED, Order
+from swiftrec.export.data.split import Protocol
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.gates import Outcome
 
 FINAL, EXPECTED, POPULARITY = "final.json", "expected.json", "popularity.json"
 

@@ -16,33 +16,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.blend.inherit import fit_whole_memory
-from export.blend.stage import load_retrieval
-from export.compress.rankers import SMALL
-from export.compress.trace import trace_ranker
-from export.data.dataset import Dataset
-from export.data.phrases import TITLE, Texts
-from export.data.popularity import popularity
-from export.data.reference import Reference
-from export.data.repeats import counted
-from export.data.split import Cases, Split, everything, trainable
-from export.evaluate.models import served_encode, served_rank, teacher_items
-from export.evaluate.record import RECORD, Quality
-from export.evaluate.subject import Encode, Subject, Vectors
-from export.evaluate.tasks import some_cases
-from export.final.compare import expected_answers, likeness, require_learned
-from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, taken_as_it_is, trained_again
-from export.gates import ranker_parity
-from export.stage import Job
-from export.train.adopt import is_adopted, parts_of
-from export.train.refit import train_on_all
-from export.train.sentences import load_sentences
-from export.train.small import distil_ranker
-from export.variants import graphs
-from server.catalogue.catalogue import VECTORS
-from server.catalogue.sparse import Memory
-from server.models.bundle import RANKER, SENTENCES
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.blend.inherit import fit_whole_memory
+from swiftrec.export.blend.stage import load_retrieval
+from swiftrec.export.compress.rankers import SMALL
+from swiftrec.export.compress.trace import trace_ranker
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import TITLE, Texts
+from swiftrec.export.data.popularity import popularity
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.data.repeats import counted
+from swiftrec.export.data.split import Cases, Split, everything, trainable
+from swiftrec.export.evaluate.models import served_encode, served_rank, teacher_items
+from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.evaluate.subject import Encode, Subject, Vectors
+from swiftrec.export.evaluate.tasks import some_cases
+from swiftrec.export.final.compare import expected_answers, likeness, require_learned
+from swiftrec.export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, taken_as_it_is, trained_again
+from swiftrec.export.gates import ranker_parity
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import is_adopted, parts_of
+from swiftrec.export.train.refit import train_on_all
+from swiftrec.export.train.sentences import load_sentences
+from swiftrec.export.train.small import distil_ranker
+from swiftrec.export.variants import graphs
+from swiftrec.server.catalogue.catalogue import VECTORS
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.models.bundle import RANKER, SENTENCES
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _RANKER_NAME = "the ranker trained on all events"
 

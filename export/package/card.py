@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.data.repeats import EXCLUDE
-from export.evaluate.record import TEACHER, Quality
-from export.evaluate.table import COLD_COLUMNS, share_rows
-from export.evaluate.tasks import present
-from export.package.ladder import remarks, served_lines
-from export.variants import Variant
-from server.models.bundle import Manifest
-from server.parts import PARTS
+from swiftrec.export.data.repeats import EXCLUDE
+from swiftrec.export.evaluate.record import TEACHER, Quality
+from swiftrec.export.evaluate.table import COLD_COLUMNS, share_rows
+from swiftrec.export.evaluate.tasks import present
+from swiftrec.export.package.ladder import remarks, served_lines
+from swiftrec.export.variants import Variant
+from swiftrec.server.models.bundle import Manifest
+from swiftrec.server.parts import PARTS
 
 
 def write_card(path: Path, manifest: Manifest, quality: Quality) -> None:

@@ -1,4 +1,4 @@
-"""`python -m export report [--json]`: the ladder of the newest bundle as one table, or as JSON."""
+"""`swiftrec report [--json]`: the ladder of the newest bundle as one table, or as JSON."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from export.config import ExportSettings
-from export.data.order import BY_TIME, in_words
-from export.errors import ExportError
-from export.evaluate.metrics import Figure
-from export.evaluate.models_record import TeacherRecord, VariantRecord
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER, Quality
-from export.evaluate.table import absent_tasks, shares_table
-from export.evaluate.tasks import TASKS, present
-from export.package.rows import as_json
-from export.variants import Variant
-from server.errors import BundleError
-from server.models.bundle import load_bundle
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.order import BY_TIME, in_words
+from swiftrec.export.errors import ExportError
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.models_record import TeacherRecord, VariantRecord
+from swiftrec.export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER, Quality
+from swiftrec.export.evaluate.table import absent_tasks, shares_table
+from swiftrec.export.evaluate.tasks import TASKS, present
+from swiftrec.export.package.rows import as_json
+from swiftrec.export.variants import Variant
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import load_bundle
 
 WIDTH = 260  # of the printed table, whatever the terminal: a rung is one line
 

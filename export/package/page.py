@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from export.evaluate.baselines import POPULARITY
-from export.evaluate.metrics import Figure
-from export.evaluate.models_record import VariantRecord
-from export.evaluate.record import TEACHER, Quality
-from export.evaluate.table import COLD_COLUMNS, share_rows
-from export.evaluate.tasks import present
-from export.package import svg
-from export.package.ladder import remarks, served_lines
-from server.models.bundle import Manifest
+from swiftrec.export.evaluate.baselines import POPULARITY
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.models_record import VariantRecord
+from swiftrec.export.evaluate.record import TEACHER, Quality
+from swiftrec.export.evaluate.table import COLD_COLUMNS, share_rows
+from swiftrec.export.evaluate.tasks import present
+from swiftrec.export.package import svg
+from swiftrec.export.package.ladder import remarks, served_lines
+from swiftrec.server.models.bundle import Manifest
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d232a; --paper: #fff; --line: #d9dee3; }

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from export.blend.record import BlendRecord
-from export.data.dataset import Dataset, Item
-from export.data.repeats import EXCLUDE
-from export.errors import GateError
-from export.evaluate.metrics import common
-from export.evaluate.record import RECORD, Quality
-from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord
-from export.gates import Outcome, packaged, require
-from export.package.card import write_card
-from export.package.page import write_page
-from export.package.triton import SOURCE, write_repository
-from export.stage import Job
-from export.stages import STAGES
-from export.variants import graphs
-from server.catalogue.catalogue import ITEMS, VECTORS
-from server.domain import Recommendation, Request, TextEvent
-from server.errors import BundleError
-from server.models.bundle import (
+from swiftrec.export.blend.record import BlendRecord
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.repeats import EXCLUDE
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate.metrics import common
+from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord
+from swiftrec.export.gates import Outcome, packaged, require
+from swiftrec.export.package.card import write_card
+from swiftrec.export.package.page import write_page
+from swiftrec.export.package.triton import SOURCE, write_repository
+from swiftrec.export.stage import Job
+from swiftrec.export.stages import STAGES
+from swiftrec.export.variants import graphs
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
+from swiftrec.server.domain import Recommendation, Request, TextEvent
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import (
     FORMAT,
     MANIFEST,
     RANKER,
@@ -39,9 +39,9 @@ from server.models.bundle import (
     load_bundle,
     versions,
 )
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
-from server.tuning.machine import machine
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.tuning.machine import machine
 
 _ANSWER_S = 120.0
 _TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers", "numpy")

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from export.config import ExportSettings
-from export.data.order import BY_TIME
-from export.data.repeats import EXCLUDE
-from export.evaluate.baselines import POPULARITY, TRANSITIONS
-from export.evaluate.metrics import Figure, random_ndcg
-from export.evaluate.record import FROZEN, NAMED, TEACHER, Comparison, Quality
-from export.evaluate.tasks import FIRST, IN_TEN
-from export.package.target import Target
-from export.quality import MIN_COLD_CASES
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.order import BY_TIME
+from swiftrec.export.data.repeats import EXCLUDE
+from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
+from swiftrec.export.evaluate.metrics import Figure, random_ndcg
+from swiftrec.export.evaluate.record import FROZEN, NAMED, TEACHER, Comparison, Quality
+from swiftrec.export.evaluate.tasks import FIRST, IN_TEN
+from swiftrec.export.package.target import Target
+from swiftrec.export.quality import MIN_COLD_CASES
 
 _IDS_BY_PRESET: Mapping[str, float] = MappingProxyType({"quick": 0.122, "full": 0.135})
 _TEXT = 0.10
@@ -49,7 +49,7 @@ def _of_movielens(quality: Quality, settings: ExportSettings) -> Iterator[Target
     tasks, pair = quality.tasks.get(name, {}), quality.cold_pairs.get(name)
     is_movielens = settings.data is None and (quality.protocol, quality.order) == ("leave-one-out", BY_TIME)
     is_judged = is_movielens and quality.repeats == EXCLUDE and settings.preset in _IDS_BY_PRESET
-    how = "" if is_judged else "python -m export --preset full, then python -m export targets --preset full"
+    how = "" if is_judged else "swiftrec export --preset full, then swiftrec export targets --preset full"
     figures: dict[str, tuple[float, Figure | None]] = {
         "ids": (_IDS_BY_PRESET.get(settings.preset, _IDS_BY_PRESET["full"]), tasks.get("ids")),
         "text": (_TEXT, tasks.get("text")),

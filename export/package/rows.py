@@ -1,13 +1,13 @@
-"""`python -m export report --json`: the record as rows, under the names that other programs read."""
+"""`swiftrec report --json`: the record as rows, under the names that other programs read."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from export.evaluate.metrics import Figure
-from export.evaluate.models_record import VariantRecord
-from export.evaluate.record import TEACHER, Comparison, Quality
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.models_record import VariantRecord
+from swiftrec.export.evaluate.record import TEACHER, Comparison, Quality
 
 
 def as_json(quality: Quality) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.metrics import Figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""`python -m export targets`: what this project promises of an export, each beside what was measured.
+"""`swiftrec export targets`: what this project promises of an export, each beside what was measured.
 
 Means, and of speeds medians, are judged; their intervals, of speeds the lowest and the highest round, are for the
 reader, but where a promise names an end of one. What is promised of the teacher on the global time split is judged by
-teachers that learned by it with several seeds, which `python -m export seeds --protocol time` trains.
+teachers that learned by it with several seeds, which `swiftrec export seeds --protocol time` trains.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from export.config import ExportSettings
-from export.evaluate.models_record import VariantRecord
-from export.evaluate.record import Quality
-from export.evaluate.tasks import SHARED_TASKS, TASKS
-from export.package.ladder import load_quality
-from export.package.quality_targets import quality_targets
-from export.package.target import Target
-from export.seeds.records import recorded_teachers
-from server.catalogue.catalogue import VECTORS
-from server.config import read_settings
-from server.models.bundle import find_bundle
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.evaluate.models_record import VariantRecord
+from swiftrec.export.evaluate.record import Quality
+from swiftrec.export.evaluate.tasks import SHARED_TASKS, TASKS
+from swiftrec.export.package.ladder import load_quality
+from swiftrec.export.package.quality_targets import quality_targets
+from swiftrec.export.package.target import Target
+from swiftrec.export.seeds.records import recorded_teachers
+from swiftrec.server.catalogue.catalogue import VECTORS
+from swiftrec.server.config import read_settings
+from swiftrec.server.models.bundle import find_bundle
 
 _RETAINED = 0.98
 _SPEEDUP, _STATIC_SPEEDUP, _INVARIANCE = 8.0, 100.0, 1e-4
@@ -70,7 +70,7 @@ def by_time(settings: ExportSettings) -> Target:
     if len(leads) < _MIN_SEEDS:
         flags = {"data": settings.data, "checkpoint": settings.checkpoint, "preset": settings.preset}
         given = [word for flag, value in flags.items() if value for word in (f"--{flag}", str(value))]
-        how = shlex.join(["python", "-m", "export", "seeds", "--protocol", "time", "--name", name, *given])
+        how = shlex.join(["python", "-m", "swiftrec.export", "seeds", "--protocol", "time", "--name", name, *given])
         return Target(said, 0.0, None, how=f"{_MIN_SEEDS} seeds are needed: {how}")
     differences = [lead.difference.mean for lead in leads]
     return Target(said, 0.0, sum(differences) / len(differences), (min(differences), max(differences)))

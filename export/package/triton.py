@@ -20,9 +20,9 @@ from google.protobuf import text_format
 from onnx import helper, numpy_helper
 from tritonclient.grpc import model_config_pb2 as config_pb
 
-from export.compress.onnx_file import save_graph
-from export.folders import recover, replace_folder
-from server.models.bundle import RANKER, Bundle
+from swiftrec.export.compress.onnx_file import save_graph
+from swiftrec.export.folders import recover, replace_folder
+from swiftrec.server.models.bundle import RANKER, Bundle
 
 SOURCE = "bundle.json"  # names the bundle that the repository was made from; Triton reads folders only
 _MAX_BATCH = 64

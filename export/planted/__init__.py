@@ -1,1 +1,1 @@
-"""A made-up data set with planted structure: `python -m export planted`."""
+"""A made-up data set with planted structure: `swiftrec export planted`."""

@@ -1,4 +1,4 @@
-"""`python -m export planted DIR`: write a made-up data set, and print the best figures that can be had on it."""
+"""`swiftrec export planted DIR`: write a made-up data set, and print the best figures that can be had on it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
-from export.data.dataset import Dataset
-from export.data.split import leave_one_out
-from export.errors import DataError
-from export.evaluate.metrics import Figure, Scores, figure, rank
-from export.planted.world import MAX_ITEMS, Shares, World, draw_dataset
-from server.config import read_settings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.split import leave_one_out
+from swiftrec.export.errors import DataError
+from swiftrec.export.evaluate.metrics import Figure, Scores, figure, rank
+from swiftrec.export.planted.world import MAX_ITEMS, Shares, World, draw_dataset
+from swiftrec.server.config import read_settings
 
 FACTS = "planted.json"
 _MIN_ITEMS, _MIN_USERS, _MAX_USERS = 100, 50, 1_000_000
@@ -35,7 +35,7 @@ class PlantedSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SWIFTREC_PLANTED_", cli_prog_name="python -m export planted", cli_kebab_case=True
+        env_prefix="SWIFTREC_PLANTED_", cli_prog_name="swiftrec export planted", cli_kebab_case=True
     )
 
     folder: CliPositionalArg[Path] = Field(description="folder to write, which must not exist; export it with --data")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     events = sum(map(len, dataset.histories))
     said = [f"{settings.folder}: {settings.items:,} items, {settings.users:,} users, {events:,} interactions"]
     said += [f"best possible NDCG@10 on ids by {name}: {found}" for name, found in best.items()]
-    said.append(f"export it with: python -m export --data {settings.folder}")
+    said.append(f"export it with: swiftrec export --data {settings.folder}")
     sys.stdout.write("\n".join(said) + "\n")
     return 0
 

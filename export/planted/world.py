@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.dataset import Dataset, Item
-from export.planted.topics import ADJECTIVES, KINDS, TOPICS
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.planted.topics import ADJECTIVES, KINDS, TOPICS
 
 Chances = NDArray[np.float64]
 Histories = list[NDArray[np.int64]]
@@ -109,7 +109,7 @@ def draw_dataset(world: World, users: int, rng: np.random.Generator) -> Dataset:
         times += when
     seconds = [np.floor(_FIRST_SECOND + t * _SECONDS) for t in times]
     items = _items(world, rng)
-    return Dataset(items, histories, ["title"], [], "made up by python -m export planted", "none", seconds)
+    return Dataset(items, histories, ["title"], [], "made up by swiftrec export planted", "none", seconds)
 
 
 def _others(item: int, weights: Chances, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,1 +1,1 @@
-"""An export measured over several seeds: `python -m export seeds`."""
+"""An export measured over several seeds: `swiftrec export seeds`."""

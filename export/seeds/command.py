@@ -1,4 +1,4 @@
-"""`python -m export seeds`: run the export of each seed as far as asked for, and print what they have in common."""
+"""`swiftrec export seeds`: run the export of each seed as far as asked for, and print what they have in common."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 
 from rich.console import Console
 
-from export.evaluate.teacher import teacher_figures
-from export.package.ladder import load_quality
-from export.seeds.records import of_seed
-from export.seeds.settings import SeedsSettings
-from export.seeds.summary import Measured, Summary
-from export.seeds.tables import as_json, tables
-from export.stage import Job, run_all
-from server.config import read_settings
+from swiftrec.export.evaluate.teacher import teacher_figures
+from swiftrec.export.package.ladder import load_quality
+from swiftrec.export.seeds.records import of_seed
+from swiftrec.export.seeds.settings import SeedsSettings
+from swiftrec.export.seeds.summary import Measured, Summary
+from swiftrec.export.seeds.tables import as_json, tables
+from swiftrec.export.stage import Job, run_all
+from swiftrec.server.config import read_settings
 
 _WIDTH = 320  # whatever the terminal: a subject is one line
 

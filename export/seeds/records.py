@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-from export.config import ExportSettings
-from export.evaluate.record import COMPARED, Compared
-from export.stage import Job, teacher_job
-from export.stages import EVALUATION
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.evaluate.record import COMPARED, Compared
+from swiftrec.export.stage import Job, teacher_job
+from swiftrec.export.stages import EVALUATION
 
 _MARK = "-seed-"
 Settings = TypeVar("Settings", bound=ExportSettings)
@@ -25,7 +25,7 @@ def recorded_teachers(
 
     Args:
         settings: those of the export, but for what follows.
-        name: which `python -m export seeds` was given.
+        name: which `swiftrec export seeds` was given.
         protocol: which the teachers were trained by.
     """
     base = settings.model_copy(update={"name": name, "protocol": protocol})

@@ -1,4 +1,4 @@
-"""Settings of `python -m export seeds`: those of an export, the seeds, and how far each export goes."""
+"""Settings of `swiftrec export seeds`: those of an export, the seeds, and how far each export goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from export.config import ExportSettings
+from swiftrec.export.config import ExportSettings
 
 _Seed = Annotated[int, Field(ge=0)]
 
@@ -23,7 +23,7 @@ class SeedsSettings(ExportSettings):
     errors. The last events of each user and the cold items are the same for every seed.
     """
 
-    model_config = SettingsConfigDict(cli_prog_name="python -m export seeds")
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec export seeds")
 
     seeds: list[_Seed] = Field([7, 8, 9], min_length=1, description="seeds to measure, such as 7,8,9")
     whole: bool = Field(

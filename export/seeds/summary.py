@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, ColdPair, Compared, Comparison, Quality
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.record import TEACHER, ColdPair, Compared, Comparison, Quality
 
 DEFAULT, BEST = "default variant", "best yardstick"
 _Row = Mapping[str, Figure]

@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from export.evaluate.metrics import Figure
-from export.evaluate.record import Comparison
-from export.evaluate.tasks import TASKS
-from export.seeds.summary import Paired, Spread, Spreads, Summary
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.record import Comparison
+from swiftrec.export.evaluate.tasks import TASKS
+from swiftrec.export.seeds.summary import Paired, Spread, Spreads, Summary
 
 _SAME = (
     "The seed changes training and what the evaluation draws; each user's last events and the cold items are the same "

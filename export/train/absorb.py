@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from export.data.phrases import TITLE
-from export.progress import Bars, no_bars
-from export.train.adversary import no_shift, worst_shift
-from export.train.batches import shuffled
-from export.train.optimise import Descent, trunk_groups
-from export.train.options import TrainingSettings
-from export.train.resume import Facts
-from export.train.teacher import Bank, Teacher
-from export.train.trunk import MovingTrunk, batches_of
-from export.train.validate import Validation, some_users, validate
-from export.train.world import World
+from swiftrec.export.data.phrases import TITLE
+from swiftrec.export.progress import Bars, no_bars
+from swiftrec.export.train.adversary import no_shift, worst_shift
+from swiftrec.export.train.batches import shuffled
+from swiftrec.export.train.optimise import Descent, trunk_groups
+from swiftrec.export.train.options import TrainingSettings
+from swiftrec.export.train.resume import Facts
+from swiftrec.export.train.teacher import Bank, Teacher
+from swiftrec.export.train.trunk import MovingTrunk, batches_of
+from swiftrec.export.train.validate import Validation, some_users, validate
+from swiftrec.export.train.world import World
 
 MAX_PASS_BATCHES = 500  # of a pass, as of an epoch over the histories: 32,000 texts
 _PASS_BAR, _ENCODE_BAR = "texts of a pass", "encode texts"

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.data.dataset import Dataset
-from export.data.head import Head
-from export.data.heads import OWN
-from export.data.phrases import Texts
-from export.data.split import COLD_SHARE, Split, split
-from export.errors import CheckpointError
-from export.stage import Job
-from export.train.encoder import load_tokenizer
-from export.train.teacher import Teacher, load_teacher, save_teacher
-from export.train.tokens import TokenRows
-from export.train.trunk import MovingTrunk
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.heads import OWN
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import COLD_SHARE, Split, split
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.stage import Job
+from swiftrec.export.train.encoder import load_tokenizer
+from swiftrec.export.train.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.export.train.tokens import TokenRows
+from swiftrec.export.train.trunk import MovingTrunk
 
 
 def is_adopted(job: Job) -> bool:

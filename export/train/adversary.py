@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.train.trunk import MovingTrunk
+from swiftrec.export.train.trunk import MovingTrunk
 
 
 def uphill(rows: Tensor, gradient: Tensor, strength: float) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.train.adversary import no_shift, worst_shift
-from export.train.trunk import MovingTrunk
+from swiftrec.export.train.adversary import no_shift, worst_shift
+from swiftrec.export.train.trunk import MovingTrunk
 
 
 @dataclass(frozen=True, slots=True)

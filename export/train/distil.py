@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.data.phrases import Texts
-from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
-from export.evaluate import baseline_gate
-from export.stage import Job
-from export.train import small
-from export.train.encoder import TextEncoder, load_tokenizer, teacher_checkpoint
-from export.train.lesson import Lesson, frequent_words
-from export.train.narrow import narrow
-from export.train.one_pass import one_pass_teacher
-from export.train.resume import forget, resume_of
-from export.train.sentences import load_sentences, sample_rows
-from export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
-from export.train.students import (
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
+from swiftrec.export.evaluate import baseline_gate
+from swiftrec.export.stage import Job
+from swiftrec.export.train import small
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, teacher_checkpoint
+from swiftrec.export.train.lesson import Lesson, frequent_words
+from swiftrec.export.train.narrow import narrow
+from swiftrec.export.train.one_pass import one_pass_teacher
+from swiftrec.export.train.resume import forget, resume_of
+from swiftrec.export.train.sentences import load_sentences, sample_rows
+from swiftrec.export.train.static import StaticEncoder, fit, piece_batches, piece_vectors
+from swiftrec.export.train.students import (
     LADDER,
     STATIC,
     Record,
@@ -35,10 +35,10 @@ from export.train.students import (
     save_student,
     spread,
 )
-from export.train.teacher import load_teacher
-from export.train.tokens import TokenRows
-from export.train.words import factorise, keep_pieces, word_table
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.train.teacher import load_teacher
+from swiftrec.export.train.tokens import TokenRows
+from swiftrec.export.train.words import factorise, keep_pieces, word_table
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _NOISY = 0.6  # share of the texts that come with noise
 _SAMPLE = 512  # texts whose states say which directions a narrow student needs

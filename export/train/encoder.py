@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertModel
 
-from export.data.head import Head
-from export.errors import CheckpointError
-from export.stage import Job
-from export.train.pooling import attach_pooling, pool_tokens, pooled_width
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.data.head import Head
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.stage import Job
+from swiftrec.export.train.pooling import attach_pooling, pool_tokens, pooled_width
+from swiftrec.server.models.tokenizer import Tokenizer
 
 
 def teacher_checkpoint(job: Job) -> Path:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from export.train.record import Curve, Row
-from export.train.resume import Facts, Resume, cut, under
-from export.train.validate import Validation
+from swiftrec.export.train.record import Curve, Row
+from swiftrec.export.train.resume import Facts, Resume, cut, under
+from swiftrec.export.train.validate import Validation
 
 
 class Learner(Protocol):

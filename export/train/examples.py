@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
-from export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS
-from export.data.ratings import Worth
+from swiftrec.export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
+from swiftrec.export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS
+from swiftrec.export.data.ratings import Worth
 
 QUERY_HISTORY = 16  # events before a query, at most
 QueryKind = int | str  # a way to write an item, or a kind of phrase

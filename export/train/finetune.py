@@ -12,31 +12,31 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig
 
-from export.data.dataset import Dataset
-from export.data.phrases import Texts
-from export.data.split import Cases, Histories
-from export.data.vocabulary import read_tokenizer
-from export.stage import Job
-from export.train import small
-from export.train.absorb import Absorber
-from export.train.adopt import adopt, is_adopted, parts_of
-from export.train.bank import MovingBank
-from export.train.encoder import load_tokenizer, save_checkpoint
-from export.train.epochs import Epochs
-from export.train.guide import Guides
-from export.train.newcomers import Choice, Crowd, Placed, Vectors, can_place, place_again, place_newcomers
-from export.train.newcomers import Texts as TextVectors
-from export.train.record import Curve
-from export.train.resume import forget, resume_of
-from export.train.sentences import save_sentences
-from export.train.students import ladder
-from export.train.teacher import Teacher, save_teacher
-from export.train.tokens import TokenRows, chunks
-from export.train.trainer import Trainer
-from export.train.trunk import MovingTrunk, first_moving
-from export.train.validate import some_users, users_of
-from export.train.world import World, negatives_of, with_noise
-from server.models.networks import Kind
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import Cases, Histories
+from swiftrec.export.data.vocabulary import read_tokenizer
+from swiftrec.export.stage import Job
+from swiftrec.export.train import small
+from swiftrec.export.train.absorb import Absorber
+from swiftrec.export.train.adopt import adopt, is_adopted, parts_of
+from swiftrec.export.train.bank import MovingBank
+from swiftrec.export.train.encoder import load_tokenizer, save_checkpoint
+from swiftrec.export.train.epochs import Epochs
+from swiftrec.export.train.guide import Guides
+from swiftrec.export.train.newcomers import Choice, Crowd, Placed, Vectors, can_place, place_again, place_newcomers
+from swiftrec.export.train.newcomers import Texts as TextVectors
+from swiftrec.export.train.record import Curve
+from swiftrec.export.train.resume import forget, resume_of
+from swiftrec.export.train.sentences import save_sentences
+from swiftrec.export.train.students import ladder
+from swiftrec.export.train.teacher import Teacher, save_teacher
+from swiftrec.export.train.tokens import TokenRows, chunks
+from swiftrec.export.train.trainer import Trainer
+from swiftrec.export.train.trunk import MovingTrunk, first_moving
+from swiftrec.export.train.validate import some_users, users_of
+from swiftrec.export.train.world import World, negatives_of, with_noise
+from swiftrec.server.models.networks import Kind
 
 _PLAIN = "plain.npy"
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from export.train.examples import Windows
-from export.train.targets import Among
-from export.train.teacher import Teacher
-from server.models.networks import Kind
+from swiftrec.export.train.examples import Windows
+from swiftrec.export.train.targets import Among
+from swiftrec.export.train.teacher import Teacher
+from swiftrec.server.models.networks import Kind
 
 
 class Guides:

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer as Vocabulary
 from torch import Tensor
 from torch.nn import functional
 
-from export.data.noise import corrupt
-from export.data.templates import TRAINING, VALIDATION
-from export.train.batches import shuffled
-from export.train.encoder import pad
-from server.catalogue.words import split_words
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.data.noise import corrupt
+from swiftrec.export.data.templates import TRAINING, VALIDATION
+from swiftrec.export.train.batches import shuffled
+from swiftrec.export.train.encoder import pad
+from swiftrec.server.catalogue.words import split_words
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _SHARPNESS = 10.0  # of the softmax over the catalogue in which teacher and student are compared
 _COSINE_WEIGHT = 10.0

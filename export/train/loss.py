@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from export.train.examples import Asked, Queries, Windows
-from export.train.guide import Guides
-from export.train.targets import Among, against
-from export.train.teacher import Bank, Teacher
-from server.models.networks import Kind
+from swiftrec.export.train.examples import Asked, Queries, Windows
+from swiftrec.export.train.guide import Guides
+from swiftrec.export.train.targets import Among, against
+from swiftrec.export.train.teacher import Bank, Teacher
+from swiftrec.server.models.networks import Kind
 
 _DROP_RESIDUAL = 0.2
 _TEXT_HISTORY = 0.25  # share of histories that come as texts

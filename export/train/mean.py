@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn, where
 from torch.nn import functional
 
-from server.models.networks import Kind
+from swiftrec.server.models.networks import Kind
 
 
 class MeanRanker(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
-from export.errors import ExportError
-from export.train.encoder import TextEncoder, pad
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train.encoder import TextEncoder, pad
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.split import Histories
+from swiftrec.export.data.split import Histories
 
 Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.stage import Job
-from export.train.encoder import TextEncoder, load_trunk, teacher_checkpoint
-from export.train.sentences import load_sentences, sample_rows
-from export.train.teacher import load_teacher
+from swiftrec.export.stage import Job
+from swiftrec.export.train.encoder import TextEncoder, load_trunk, teacher_checkpoint
+from swiftrec.export.train.sentences import load_sentences, sample_rows
+from swiftrec.export.train.teacher import load_teacher
 
 _RIDGE = 1e-3  # of the mean square of the pooled vectors
 

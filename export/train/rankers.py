@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.train.mean import MeanRanker
-from export.train.ranker import Entry, Ranker
+from swiftrec.export.train.mean import MeanRanker
+from swiftrec.export.train.ranker import Entry, Ranker
 
 
 class GruRanker(nn.Module):

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.data.phrases import Texts
-from export.data.split import Cases, Split
-from export.stage import Job
-from export.train.encoder import load_tokenizer, teacher_checkpoint
-from export.train.finetune import guide_of, load_plain, place_untaken_again
-from export.train.guide import Guides
-from export.train.newcomers import Choice
-from export.train.teacher import Teacher, load_teacher
-from export.train.tokens import TokenRows
-from export.train.trainer import Trainer
-from export.train.trunk import MovingTrunk
-from export.train.validate import some_users
-from export.train.world import World, negatives_of, with_noise
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.stage import Job
+from swiftrec.export.train.encoder import load_tokenizer, teacher_checkpoint
+from swiftrec.export.train.finetune import guide_of, load_plain, place_untaken_again
+from swiftrec.export.train.guide import Guides
+from swiftrec.export.train.newcomers import Choice
+from swiftrec.export.train.teacher import Teacher, load_teacher
+from swiftrec.export.train.tokens import TokenRows
+from swiftrec.export.train.trainer import Trainer
+from swiftrec.export.train.trunk import MovingTrunk
+from swiftrec.export.train.validate import some_users
+from swiftrec.export.train.world import World, negatives_of, with_noise
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from export.folders import recover, replace_folder
-from export.stage import Job
+from swiftrec.export.folders import recover, replace_folder
+from swiftrec.export.stage import Job
 
 Facts = dict[str, Any]
 

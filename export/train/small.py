@@ -17,18 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.config import ExportSettings
-from export.data.dataset import Dataset
-from export.data.phrases import Texts
-from export.data.split import Split
-from export.errors import ExportError
-from export.stage import Job
-from export.train.adopt import is_adopted, parts_of, ranker_of
-from export.train.examples import steps_per_epoch
-from export.train.loss import Seen, Step
-from export.train.rankers import SMALL, make_small
-from export.train.teacher import Bank, Teacher, load_teacher
-from export.train.world import MAX_STEP_BYTES, World, negatives_of, step_bytes
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import Split
+from swiftrec.export.errors import ExportError
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import is_adopted, parts_of, ranker_of
+from swiftrec.export.train.examples import steps_per_epoch
+from swiftrec.export.train.loss import Seen, Step
+from swiftrec.export.train.rankers import SMALL, make_small
+from swiftrec.export.train.teacher import Bank, Teacher, load_teacher
+from swiftrec.export.train.world import MAX_STEP_BYTES, World, negatives_of, step_bytes
 
 _WEIGHTS, _SHAPE = "ranker.safetensors", "ranker.json"
 _BATCH, _RATE = 32, 2e-3

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from export.train.encoder import TextEncoder, normalise_halves, pad
+from swiftrec.export.train.encoder import TextEncoder, normalise_halves, pad
 
 _PIECES = 256  # word pieces through the teacher at a time
 _PRIME = 1_000_003

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from export.errors import ExportError
-from export.train.encoder import TextEncoder
-from export.train.static import StaticEncoder
-from export.train.words import Factorised, put_factors
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train.encoder import TextEncoder
+from swiftrec.export.train.static import StaticEncoder
+from swiftrec.export.train.words import Factorised, put_factors
 
 STATIC = "static"
 LADDER = "students.json"

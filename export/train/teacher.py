@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.data.phrases import Texts
-from export.errors import CheckpointError
-from export.train.rankers import make_ranker
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.rankers import make_ranker
 
 PRIOR_EVENTS = 3.0  # events of an item that its text is worth: with as many its residual counts half
 

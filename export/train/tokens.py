@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 
-from export.data.lines import Lazy
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.data.lines import Lazy
+from swiftrec.server.models.tokenizer import Tokenizer
 
 CHUNK = 4_096  # texts between two steps of progress
 

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.train.adversary import against_them
-from export.train.bank import Encoded, MovingBank
-from export.train.examples import steps_per_epoch
-from export.train.guide import Guides
-from export.train.loss import Batch, Step
-from export.train.optimise import Descent, head_groups, trunk_groups
-from export.train.options import TrainingSettings
-from export.train.resume import Facts, cut, under
-from export.train.teacher import Bank, Teacher
-from export.train.validate import Validation, validate
-from export.train.world import World
+from swiftrec.export.train.adversary import against_them
+from swiftrec.export.train.bank import Encoded, MovingBank
+from swiftrec.export.train.examples import steps_per_epoch
+from swiftrec.export.train.guide import Guides
+from swiftrec.export.train.loss import Batch, Step
+from swiftrec.export.train.optimise import Descent, head_groups, trunk_groups
+from swiftrec.export.train.options import TrainingSettings
+from swiftrec.export.train.resume import Facts, cut, under
+from swiftrec.export.train.teacher import Bank, Teacher
+from swiftrec.export.train.validate import Validation, validate
+from swiftrec.export.train.world import World
 
 
 class Trainer:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertModel
 
-from export.errors import ExportError
-from export.train.batches import by_length
-from export.train.encoder import load_trunk, pad
-from export.train.pooling import pool_tokens, pooled_width
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train.batches import by_length
+from swiftrec.export.train.encoder import load_trunk, pad
+from swiftrec.export.train.pooling import pool_tokens, pooled_width
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.data.split import Cases, Histories, Split
-from export.evaluate.metrics import ndcg
-from export.train.encoder import pad
-from export.train.ranker import LastUser
-from export.train.teacher import Bank, Teacher
-from server.models.networks import Kind
+from swiftrec.export.data.split import Cases, Histories, Split
+from swiftrec.export.evaluate.metrics import ndcg
+from swiftrec.export.train.encoder import pad
+from swiftrec.export.train.ranker import LastUser
+from swiftrec.export.train.teacher import Bank, Teacher
+from swiftrec.server.models.networks import Kind
 
 _BATCH = 64
 _MAX_SCORES = 200_000_000  # users times items: 200 users of a million items, some seconds

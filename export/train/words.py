@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertModel
 
-from export.train.encoder import TextEncoder
+from swiftrec.export.train.encoder import TextEncoder
 
 
 class Factorised(nn.Module):

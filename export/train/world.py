@@ -13,18 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.config import ExportSettings
-from export.data.noise import corrupt
-from export.data.order import UNORDERED
-from export.data.phrases import Texts
-from export.data.popularity import events_of, is_taken
-from export.data.split import Split
-from export.data.synonyms import learn, replaced
-from export.errors import ExportError
-from export.train.examples import QUERY_HISTORY, Asked, LoneQuerySampler, Queries, QuerySampler, Windows, windows
-from export.train.loss import Batch
-from export.train.options import FULL_ITEMS
-from export.train.targets import Among, Negatives
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.noise import corrupt
+from swiftrec.export.data.order import UNORDERED
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.popularity import events_of, is_taken
+from swiftrec.export.data.split import Split
+from swiftrec.export.data.synonyms import learn, replaced
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train.examples import (
+    QUERY_HISTORY,
+    Asked,
+    LoneQuerySampler,
+    Queries,
+    QuerySampler,
+    Windows,
+    windows,
+)
+from swiftrec.export.train.loss import Batch
+from swiftrec.export.train.options import FULL_ITEMS
+from swiftrec.export.train.targets import Among, Negatives
 
 # Batches in an epoch at most. MovieLens-100K has 133; from some hundred thousand events on, an epoch reads a sample of
 # the histories, and the time of training no longer grows with their number.

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from server.batching.cost_model import Rate
-from server.batching.request_queue import RequestQueue
-from server.batching.scheduler import Limits
-from server.errors import DeadlineExceeded, Overloaded, SwiftrecError
+from swiftrec.server.batching.cost_model import Rate
+from swiftrec.server.batching.request_queue import RequestQueue
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 
 MIN_RETRY_S = 0.01
 BUDGET_MARGIN = 0.92  # of the budget: a wait is predicted from means, and no wait should be longer than the budget

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.batching.scheduler import Limits, Reason
+from swiftrec.server.batching.scheduler import Limits, Reason
 
 NEVER = float("inf")
 

@@ -22,8 +22,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.exact import Allowed, Vectors, compare, rank
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Positions, Vector
+from swiftrec.server.catalogue.exact import Allowed, Vectors, compare, rank
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Boosts, Positions, Vector
 
 _log = logging.getLogger(__name__)
 

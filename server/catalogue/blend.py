@@ -17,9 +17,19 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import FLOOR, NO_BOOSTS, AnyBoosts, Boosts, Entries, Memory, Positions, merged, summed
-from server.catalogue.words import Matches, Words
-from server.parts import PARTS
+from swiftrec.server.catalogue.sparse import (
+    FLOOR,
+    NO_BOOSTS,
+    AnyBoosts,
+    Boosts,
+    Entries,
+    Memory,
+    Positions,
+    merged,
+    summed,
+)
+from swiftrec.server.catalogue.words import Matches, Words
+from swiftrec.server.parts import PARTS
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue import exact
-from server.catalogue.blend import item_vectors
-from server.catalogue.exact import Allowed, all_but
-from server.catalogue.filters import AttributeIndex, AttributeValues, Filter
-from server.catalogue.items import ITEMS, Item, ItemTable
-from server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts, Positions, Vector
-from server.errors import BundleError
+from swiftrec.server.catalogue import exact
+from swiftrec.server.catalogue.blend import item_vectors
+from swiftrec.server.catalogue.exact import Allowed, all_but
+from swiftrec.server.catalogue.filters import AttributeIndex, AttributeValues, Filter
+from swiftrec.server.catalogue.items import ITEMS, Item, ItemTable
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, SWITCH_OVER, AnyBoosts, Positions, Vector
+from swiftrec.server.errors import BundleError
 
 if TYPE_CHECKING:
-    from server.catalogue.approximate import ApproximateIndex
+    from swiftrec.server.catalogue.approximate import ApproximateIndex
 
 __all__ = ["ITEMS", "VECTORS", "AttributeValues", "Catalogue", "Filter", "IndexMode", "Item", "Ranked"]
 
@@ -130,13 +130,13 @@ class Catalogue:
             return None
         # Only here: it takes 0.3 s and 40 MB that most bundles can do without, and tells where it looked for itself.
         logging.getLogger("faiss.loader").setLevel(logging.WARNING)
-        from server.catalogue.approximate import ApproximateIndex
+        from swiftrec.server.catalogue.approximate import ApproximateIndex
 
         users = sample()
         if not np.isfinite(users).all():
             raise BundleError(
                 "a model of the bundle answers NaN or infinity, so that no index can be made: export it again "
-                "(python -m server probe names the model's file)"
+                "(swiftrec probe names the model's file)"
             )
         self._index, self._narrow = ApproximateIndex.build(self._vectors, users), narrow
         return self._index

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import FACTS, Known, Scoring, Weights
-from server.catalogue.catalogue import Catalogue
-from server.catalogue.sparse import DECAY, EVENTS, FLOOR, Positions, values_at
-from server.parts import PARTS
+from swiftrec.server.catalogue.blend import FACTS, Known, Scoring, Weights
+from swiftrec.server.catalogue.catalogue import Catalogue
+from swiftrec.server.catalogue.sparse import DECAY, EVENTS, FLOOR, Positions, values_at
+from swiftrec.server.parts import PARTS
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]

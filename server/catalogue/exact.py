@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Positions, Vector, find_sorted
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts, Positions, Vector, find_sorted
 
 Vectors = NDArray[np.float32]
 Bits = NDArray[np.uint8]

@@ -16,9 +16,19 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.exact import WORD_BITS, Allowed, Bits, all_but, ascending, count_bits, has_bit, is_among, pack
-from server.catalogue.lru import LruCache
-from server.errors import InvalidRequest
+from swiftrec.server.catalogue.exact import (
+    WORD_BITS,
+    Allowed,
+    Bits,
+    all_but,
+    ascending,
+    count_bits,
+    has_bit,
+    is_among,
+    pack,
+)
+from swiftrec.server.catalogue.lru import LruCache
+from swiftrec.server.errors import InvalidRequest
 
 _CACHE_BYTES = 16 * 2**20
 _ENTRY_BYTES, _CONDITION_BYTES, _VALUE_BYTES = 400, 200, 8  # of a cached filter beside its bits and its texts

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.words import Matches, Words, split_words
+from swiftrec.server.catalogue.words import Matches, Words, split_words
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]

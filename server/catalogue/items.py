@@ -11,7 +11,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import overload
 
-from server.errors import BundleError
+from swiftrec.server.errors import BundleError
 
 ITEMS = "items.jsonl"
 KEPT = 16_384  # items that stay decoded: those that are answered most

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import BundleError
-from server.parts import NEIGHBOURS, TRANSITIONS, row_files
+from swiftrec.server.errors import BundleError
+from swiftrec.server.parts import NEIGHBOURS, TRANSITIONS, row_files
 
 Positions = NDArray[np.int64]
 Vector = NDArray[np.float32]

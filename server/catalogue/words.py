@@ -19,9 +19,9 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import Entries, SparseRows, find_sorted, map_array, merged
-from server.errors import BundleError
-from server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
+from swiftrec.server.catalogue.sparse import Entries, SparseRows, find_sorted, map_array, merged
+from swiftrec.server.errors import BundleError
+from swiftrec.server.parts import POSTINGS, SPELLED, WORD_ARRAYS, word_file
 
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from server.front.aio_context import EOF, AioContext, BlockingContext, read, write
-from server.front.calls import Metadata, Method
-from server.front.outcomes import Refusal
+from swiftrec.server.front.aio_context import EOF, AioContext, BlockingContext, read, write
+from swiftrec.server.front.calls import Metadata, Method
+from swiftrec.server.front.outcomes import Refusal
 
 _INTERNAL = Refusal(grpc.StatusCode.INTERNAL, "internal error", ())
 _CANCELLED = Refusal(grpc.StatusCode.CANCELLED, "the server has cancelled the call", ())

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
-from server.front.calls import Metadata
+from swiftrec.server.front.calls import Metadata
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined] # not in the stub
 AioContext: TypeAlias = Any  # the stub of grpc.aio.ServicerContext lacks parts

@@ -19,11 +19,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from server.front.aio_call import AioCall
-from server.front.aio_context import AioContext
-from server.front.calls import Method
-from server.front.grpc_adapter import Dispatched
-from server.front.methods import Handler
+from swiftrec.server.front.aio_call import AioCall
+from swiftrec.server.front.aio_context import AioContext
+from swiftrec.server.front.calls import Method
+from swiftrec.server.front.grpc_adapter import Dispatched
+from swiftrec.server.front.methods import Handler
 
 _BEGIN_STOP_S = 1.0
 _log = logging.getLogger(__name__)

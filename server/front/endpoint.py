@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from server.addresses import join_address, listen_problem
-from server.errors import ConfigError, ShuttingDown
-from server.front.aio_server import AioServer
-from server.front.grpc_adapter import is_supported
-from server.front.limits import Arrivals, OpenCalls
+from swiftrec.server.addresses import join_address, listen_problem
+from swiftrec.server.errors import ConfigError, ShuttingDown
+from swiftrec.server.front.aio_server import AioServer
+from swiftrec.server.front.grpc_adapter import is_supported
+from swiftrec.server.front.limits import Arrivals, OpenCalls
 
 _QUIET_S = 0.05  # without a call: those that gRPC's core held have been taken
 _MAX_QUIET_WAIT_S = 0.5  # where clients go on calling

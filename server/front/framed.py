@@ -13,14 +13,14 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from server.errors import RequestMissing, SwiftrecError
-from server.front.calls import Call
-from server.front.front import Front
-from server.front.limits import Arrivals, ConcurrencyLimiter
-from server.front.outcomes import REQUEST_ID, CallRecord, Refusal, client_code, request_id
-from server.front.waits import Exchange, Timer
-from server.messages import decode
-from server.ticket import Reply
+from swiftrec.server.errors import RequestMissing, SwiftrecError
+from swiftrec.server.front.calls import Call
+from swiftrec.server.front.front import Front
+from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter
+from swiftrec.server.front.outcomes import REQUEST_ID, CallRecord, Refusal, client_code, request_id
+from swiftrec.server.front.waits import Exchange, Timer
+from swiftrec.server.messages import decode
+from swiftrec.server.ticket import Reply
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 _NO_REQUEST = "the method takes one request, none came"

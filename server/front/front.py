@@ -5,10 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from server.front.limits import Arrivals, Limiters, OpenCalls, Unsent
-from server.front.outcomes import Outcomes
-from server.front.waits import FIRST_MESSAGE_TIMEOUT_S, Exchanges, Timers
-from server.messages import MessageLimits
+from swiftrec.server.front.limits import Arrivals, Limiters, OpenCalls, Unsent
+from swiftrec.server.front.outcomes import Outcomes
+from swiftrec.server.front.waits import FIRST_MESSAGE_TIMEOUT_S, Exchanges, Timers
+from swiftrec.server.messages import MessageLimits
 
 NEXT_MESSAGE_TIMEOUT_S = 300.0
 

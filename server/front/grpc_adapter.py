@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from server.front.calls import Metadata, Method
+from swiftrec.server.front.calls import Metadata, Method
 
 _log = logging.getLogger(__name__)
 _IN_POOL = ("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer")

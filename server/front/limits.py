@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.errors import Overloaded, ShuttingDown, SwiftrecError
-from server.front.calls import Call, Method
-from server.front.waits import Timers
+from swiftrec.server.errors import Overloaded, ShuttingDown, SwiftrecError
+from swiftrec.server.front.calls import Call, Method
+from swiftrec.server.front.waits import Timers
 
 _MIN_RETRY_S = 0.01
 _RETRY_S = 1.0  # where nothing predicts the wait

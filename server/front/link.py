@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from server.batching.admission import Load
-from server.ticket import Ticket
+from swiftrec.server.batching.admission import Load
+from swiftrec.server.ticket import Ticket
 
 
 class Link(Protocol):

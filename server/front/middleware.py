@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.message import Message
 
-from server.errors import SwiftrecError
-from server.front.calls import Method
-from server.front.framed import Behaviour, LocalMethod, RefusedMethod, WorkerMethod
-from server.front.front import Front
-from server.front.grpc_adapter import Dispatched, Dispatcher
-from server.front.limits import Arrivals
-from server.front.methods import Handler
-from server.front.stream_methods import LocalStream, WatchMethod, WorkerStream
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.front.calls import Method
+from swiftrec.server.front.framed import Behaviour, LocalMethod, RefusedMethod, WorkerMethod
+from swiftrec.server.front.front import Front
+from swiftrec.server.front.grpc_adapter import Dispatched, Dispatcher
+from swiftrec.server.front.limits import Arrivals
+from swiftrec.server.front.methods import Handler
+from swiftrec.server.front.stream_methods import LocalStream, WatchMethod, WorkerStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import grpc
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
-from server.errors import (
+from swiftrec.server.errors import (
     BundleError,
     Busy,
     Cancelled,
@@ -35,11 +35,11 @@ from server.errors import (
     Unauthenticated,
     Unsupported,
 )
-from server.front.calls import Metadata
-from server.status import code_of, to_status
-from server.telemetry.histogram import Histogram
-from server.telemetry.metrics import Metrics
-from server.telemetry.traces import Ended, Parent, Traces, Work, read_traceparent
+from swiftrec.server.front.calls import Metadata
+from swiftrec.server.status import code_of, to_status
+from swiftrec.server.telemetry.histogram import Histogram
+from swiftrec.server.telemetry.metrics import Metrics
+from swiftrec.server.telemetry.traces import Ended, Parent, Traces, Work, read_traceparent
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID_CHARS = 64

@@ -14,11 +14,11 @@ from typing import Generic, TypeAlias, TypeVar, cast
 import grpc
 from google.protobuf import descriptor_pool
 
-from server.config import ServerSettings
-from server.errors import ConfigError, Unauthenticated
-from server.front.methods import Handler
-from server.front.middleware import Middleware
-from server.messages import read_bytes
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import ConfigError, Unauthenticated
+from swiftrec.server.front.methods import Handler
+from swiftrec.server.front.middleware import Middleware
+from swiftrec.server.messages import read_bytes
 
 # The only methods that need no token: probes of load balancers and orchestrators carry none.
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})

@@ -10,16 +10,16 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from server.errors import Cancelled, InvalidRequest, RequestMissing
-from server.front.calls import Call
-from server.front.framed import FramedMethod, Note
-from server.front.front import Front
-from server.front.limits import Arrivals, ConcurrencyLimiter, Crowd
-from server.front.methods import Handler
-from server.front.outcomes import CallRecord
-from server.front.streams import Patience, PunctualMessages, map_ordered
-from server.front.waits import Exchange
-from server.ticket import Reply
+from swiftrec.server.errors import Cancelled, InvalidRequest, RequestMissing
+from swiftrec.server.front.calls import Call
+from swiftrec.server.front.framed import FramedMethod, Note
+from swiftrec.server.front.front import Front
+from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Crowd
+from swiftrec.server.front.methods import Handler
+from swiftrec.server.front.outcomes import CallRecord
+from swiftrec.server.front.streams import Patience, PunctualMessages, map_ordered
+from swiftrec.server.front.waits import Exchange
+from swiftrec.server.ticket import Reply
 
 _NEWER_WATCHES = "Exceeds maximum queue size: newer calls of this method have taken the places"
 

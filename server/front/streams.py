@@ -11,10 +11,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.errors import Cancelled, DeadlineExceeded, SwiftrecError
-from server.front.limits import Unsent
-from server.front.waits import Exchange, Timers
-from server.ticket import Reply
+from swiftrec.server.errors import Cancelled, DeadlineExceeded, SwiftrecError
+from swiftrec.server.front.limits import Unsent
+from swiftrec.server.front.waits import Exchange, Timers
+from swiftrec.server.ticket import Reply
 
 MAX_IN_FLIGHT = 32  # messages of one stream that are worked on at once
 Send = Callable[[bytes, Callable[[Reply], None]], Exchange]

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from server.errors import DeadlineExceeded, SwiftrecError
-from server.front.link import Link
-from server.telemetry.traces import Work
-from server.ticket import Reply, Ticket
+from swiftrec.server.errors import DeadlineExceeded, SwiftrecError
+from swiftrec.server.front.link import Link
+from swiftrec.server.telemetry.traces import Work
+from swiftrec.server.ticket import Reply, Ticket
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0  # how long a call may wait for its request
 _SPARE_TIMERS = 1_000  # cancelled timers that may stay in the heap beside as many as live

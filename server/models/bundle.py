@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.errors import BundleError
-from server.models.external_data import external_files
-from server.parts import TABLES
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.external_data import external_files
+from swiftrec.server.parts import TABLES
 
 MANIFEST = "manifest.json"
 FORMAT = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Generic, Protocol, TypeVar
 
-from server.errors import NotFound, NotServing, ShuttingDown
-from server.models.bundle import Bundle
+from swiftrec.server.errors import NotFound, NotServing, ShuttingDown
+from swiftrec.server.models.bundle import Bundle
 
 
 class Runs(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from server.errors import BundleError
+from swiftrec.server.errors import BundleError
 
 _Bytes: TypeAlias = "bytes | mmap.mmap"
 

@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from server.models.session import Session
+from swiftrec.server.models.session import Session
 
 Vector = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.errors import ProviderError
+from swiftrec.server.errors import ProviderError
 
 Provider = tuple[str, dict[str, str]]
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.errors import BundleError, Busy, NotFound, ProviderError
-from server.models.bundle import Bundle, check_version, folders_in, load_bundle, versions
-from server.models.engines import E, EngineTable, Served
-from server.models.trials import Trials
+from swiftrec.server.errors import BundleError, Busy, NotFound, ProviderError
+from swiftrec.server.models.bundle import Bundle, check_version, folders_in, load_bundle, versions
+from swiftrec.server.models.engines import E, EngineTable, Served
+from swiftrec.server.models.trials import Trials
 
 _log = logging.getLogger(__name__)
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

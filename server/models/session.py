@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import BundleError
-from server.models.providers import check_providers, choose_providers
-from server.models.runtime import onnxruntime
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.providers import check_providers, choose_providers
+from swiftrec.server.models.runtime import onnxruntime
 
 _Environment = ctypes.c_char * 32  # fenv_t of Linux on x86-64, glibc and musl alike
 _MXCSR = 28  # where the register stands in it

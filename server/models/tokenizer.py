@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from server.errors import BundleError
+from swiftrec.server.errors import BundleError
 
 _CONFIG = "tokenizer_config.json"  # beside a checkpoint's tokenizer; a bundle has none
 _MOST_WORDS = 32_768  # kept at once

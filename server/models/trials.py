@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from server.errors import Busy
+from swiftrec.server.errors import Busy
 
 MAX_TRIALS = 4  # each holds a bundle in memory
 

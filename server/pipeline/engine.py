@@ -14,23 +14,23 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.cost_model import Observation
-from server.batching.scheduler import Limits
-from server.catalogue.blend import Scoring
-from server.catalogue.catalogue import Catalogue, IndexMode
-from server.catalogue.history import Names
-from server.errors import BundleError, ConfigError
-from server.models.bundle import RANKER, Bundle
-from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector
-from server.models.session import Session
-from server.models.tokenizer import Tokenizer
-from server.pipeline.model_runner import Model, ModelRunner
-from server.pipeline.recommend import run
-from server.pipeline.request_state import TextState
-from server.pipeline.stages import Stages
-from server.pipeline.users import sample_users
-from server.pipeline.vector_cache import VectorCache
-from server.telemetry.metrics import BundleRecorder
+from swiftrec.server.batching.cost_model import Observation
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.catalogue.blend import Scoring
+from swiftrec.server.catalogue.catalogue import Catalogue, IndexMode
+from swiftrec.server.catalogue.history import Names
+from swiftrec.server.errors import BundleError, ConfigError
+from swiftrec.server.models.bundle import RANKER, Bundle
+from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector
+from swiftrec.server.models.session import Session
+from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.pipeline.model_runner import Model, ModelRunner
+from swiftrec.server.pipeline.recommend import run
+from swiftrec.server.pipeline.request_state import TextState
+from swiftrec.server.pipeline.stages import Stages
+from swiftrec.server.pipeline.users import sample_users
+from swiftrec.server.pipeline.vector_cache import VectorCache
+from swiftrec.server.telemetry.metrics import BundleRecorder
 
 P = TypeVar("P")
 _GRID_JOBS = (1, 2, 8, 32)

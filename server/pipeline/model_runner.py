@@ -12,9 +12,9 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.cost_model import CostModel
-from server.batching.scheduler import Limits, form_batches
-from server.errors import ModelFailed
+from swiftrec.server.batching.cost_model import CostModel
+from swiftrec.server.batching.scheduler import Limits, form_batches
+from swiftrec.server.errors import ModelFailed
 
 Vector = NDArray[np.float32]
 P_contra = TypeVar("P_contra", contravariant=True)

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
-from server.catalogue.contributions import Contribution, contributions
-from server.catalogue.history import Event, History
-from server.domain import Recommendation, Request, Strategy, TextEvent
-from server.errors import InternalError, SwiftrecError, internal_error
-from server.models.networks import Kind, ranker_half, sentence_half
-from server.pipeline.request_state import Input, RequestState, TextState, Vector
-from server.pipeline.stages import Stages
+from swiftrec.server.catalogue.contributions import Contribution, contributions
+from swiftrec.server.catalogue.history import Event, History
+from swiftrec.server.domain import Recommendation, Request, Strategy, TextEvent
+from swiftrec.server.errors import InternalError, SwiftrecError, internal_error
+from swiftrec.server.models.networks import Kind, ranker_half, sentence_half
+from swiftrec.server.pipeline.request_state import Input, RequestState, TextState, Vector
+from swiftrec.server.pipeline.stages import Stages
 
 _KEPT = 32  # events of a request that may wait with it; of a longer one, what is needed is in its `History`
 

@@ -11,19 +11,19 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import Blend, Scoring
-from server.catalogue.catalogue import Catalogue
-from server.catalogue.sparse import Memory
-from server.catalogue.words import Words
-from server.domain import Recommendation, Request
-from server.errors import BundleError, SwiftrecError
-from server.models.bundle import MANIFEST, Bundle
-from server.models.session import Session, open_session
-from server.models.tokenizer import Tokenizer
-from server.pipeline.engine import Engine, EngineOptions, LocalEngine
-from server.pipeline.recommend import answer, resolve, resolve_texts
-from server.pipeline.request_state import RequestState, TextState
-from server.telemetry.metrics import BundleRecorder, Metrics
+from swiftrec.server.catalogue.blend import Blend, Scoring
+from swiftrec.server.catalogue.catalogue import Catalogue
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.words import Words
+from swiftrec.server.domain import Recommendation, Request
+from swiftrec.server.errors import BundleError, SwiftrecError
+from swiftrec.server.models.bundle import MANIFEST, Bundle
+from swiftrec.server.models.session import Session, open_session
+from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.pipeline.engine import Engine, EngineOptions, LocalEngine
+from swiftrec.server.pipeline.recommend import answer, resolve, resolve_texts
+from swiftrec.server.pipeline.request_state import RequestState, TextState
+from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
 
 
 class Recommender:

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import Aim, Known
-from server.catalogue.catalogue import Ranked
-from server.catalogue.exact import Allowed
-from server.catalogue.history import Event, History
-from server.domain import Request, Timings
-from server.errors import SwiftrecError
-from server.models.networks import Kind, UserSequence
+from swiftrec.server.catalogue.blend import Aim, Known
+from swiftrec.server.catalogue.catalogue import Ranked
+from swiftrec.server.catalogue.exact import Allowed
+from swiftrec.server.catalogue.history import Event, History
+from swiftrec.server.domain import Request, Timings
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.models.networks import Kind, UserSequence
 
 Vector: TypeAlias = "NDArray[np.float32]"
 

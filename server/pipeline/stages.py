@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from server.batching.cost_model import Rate
-from server.batching.scheduler import Limits, batch_capacity
-from server.catalogue.blend import Scoring
-from server.catalogue.catalogue import Catalogue
-from server.catalogue.history import Names
-from server.models.networks import UserSequence
-from server.pipeline.model_runner import ModelRunner
-from server.pipeline.request_state import RequestState, TextState
-from server.pipeline.vector_cache import VectorCache
+from swiftrec.server.batching.cost_model import Rate
+from swiftrec.server.batching.scheduler import Limits, batch_capacity
+from swiftrec.server.catalogue.blend import Scoring
+from swiftrec.server.catalogue.catalogue import Catalogue
+from swiftrec.server.catalogue.history import Names
+from swiftrec.server.models.networks import UserSequence
+from swiftrec.server.pipeline.model_runner import ModelRunner
+from swiftrec.server.pipeline.request_state import RequestState, TextState
+from swiftrec.server.pipeline.vector_cache import VectorCache
 
 
 class TextTokenizer(Protocol):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import Known, Scoring
-from server.catalogue.catalogue import Catalogue, Item
-from server.catalogue.sparse import Positions
-from server.models.networks import Kind, RankerModel, UserSequence, ranker_half, sentence_half
+from swiftrec.server.catalogue.blend import Known, Scoring
+from swiftrec.server.catalogue.catalogue import Catalogue, Item
+from swiftrec.server.catalogue.sparse import Positions
+from swiftrec.server.models.networks import Kind, RankerModel, UserSequence, ranker_half, sentence_half
 
 _BATCHES, _USERS = 64, 32
 _POOL, _NEAR = 1_024, 16  # items that a batch of users chooses from, and those of them that count as near one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.lru import LruCache
+from swiftrec.server.catalogue.lru import LruCache
 
 Vector = NDArray[np.float32]
 _ENTRY_BYTES = 360  # of an entry beside its key and its numbers: the objects and the dictionary's share

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from types import TracebackType
 
-from server.output import has_room
+from swiftrec.server.output import has_room
 
 MAX_WAITING_LINES = 1_000  # beyond them, lines are dropped
 _FLUSH_S = 1.0

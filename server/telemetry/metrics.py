@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.telemetry.histogram import Buffer, HistogramFamily
-from server.telemetry.traces import Steps
+from swiftrec.server.telemetry.histogram import Buffer, HistogramFamily
+from swiftrec.server.telemetry.traces import Steps
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

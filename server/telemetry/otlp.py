@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
-from server.telemetry.traces import Ended, Parent, Work
+from swiftrec.server.telemetry.traces import Ended, Parent, Work
 
 MAX_WAITING_SPANS = 8_192  # more drop the oldest; a call has about five
 _EXPORT_SPANS = 512

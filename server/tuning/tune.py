@@ -1,4 +1,4 @@
-"""`python -m server tune`: tries sessions x threads x token budgets on a bundle and this machine; writes what won."""
+"""`swiftrec tune`: tries sessions x threads x token budgets on a bundle and this machine; writes what won."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.batching.scheduler import Limits
-from server.models.bundle import Bundle, load_bundle
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommender import Recommender
-from server.tuning.machine import machine
-from server.tuning.tuned import Trial, Tuned, tuned_path
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.tuning.machine import machine
+from swiftrec.server.tuning.tuned import Trial, Tuned, tuned_path
 
 _BUDGETS = (128, 256, 512, 1_024, 2_048, 4_096)
 _TEXTS, _STEP_TEXTS = 1_920, 64  # that are encoded again and again; those of one step
@@ -31,7 +31,7 @@ class TuneSettings(BaseSettings):
     """Find sessions, threads and batch budget for a bundle on this machine; written beside the bundle's folder."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SWIFTREC_", cli_prog_name="python -m server tune", cli_kebab_case=True, cli_implicit_flags=True
+        env_prefix="SWIFTREC_", cli_prog_name="swiftrec tune", cli_kebab_case=True, cli_implicit_flags=True
     )
 
     bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")

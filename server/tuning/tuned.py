@@ -1,4 +1,4 @@
-"""What `python -m server tune` found for a bundle on this machine, and the engine options that follow from it."""
+"""What `swiftrec tune` found for a bundle on this machine, and the engine options that follow from it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.batching.scheduler import Limits
-from server.config import ServerSettings
-from server.models.bundle import Bundle
-from server.parts import parts_off
-from server.pipeline.engine import EngineOptions
-from server.tuning.machine import machine
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.parts import parts_off
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.tuning.machine import machine
 
 _log = logging.getLogger(__name__)
 _CPU_TOKENS = 1_024
@@ -58,7 +58,7 @@ def read_tuned(folder: Path, device: str, variant: str) -> Tuned | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError):
-        _log.warning("%s cannot be read and is ignored: run python -m server tune again", path)
+        _log.warning("%s cannot be read and is ignored: run swiftrec tune again", path)
         return None
     return tuned if (tuned.machine, tuned.device, tuned.variant) == (machine(), device, variant) else None
 

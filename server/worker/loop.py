@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from server.batching.admission import Load
-from server.errors import ShuttingDown
-from server.ticket import Ticket
-from server.worker.worker import Worker
+from swiftrec.server.batching.admission import Load
+from swiftrec.server.errors import ShuttingDown
+from swiftrec.server.ticket import Ticket
+from swiftrec.server.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 _NO_LOAD = Load(0, 0, 0.0)

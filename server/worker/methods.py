@@ -12,19 +12,19 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, internal_error
-from server.messages import FLOAT_BYTES, MessageLimits, decode
-from server.models.networks import ranker_half
-from server.models.registry import Registry
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.recommender import Recommender
-from server.pipeline.request_state import RequestState
-from server.status import code_of, sentence
-from server.telemetry.metrics import Metrics
-from server.ticket import Reply, Ticket
-from server.worker.respond import write_response
-from server.worker.validate import (
+from swiftrec.server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, internal_error
+from swiftrec.server.messages import FLOAT_BYTES, MessageLimits, decode
+from swiftrec.server.models.networks import ranker_half
+from swiftrec.server.models.registry import Registry
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.pipeline.request_state import RequestState
+from swiftrec.server.status import code_of, sentence
+from swiftrec.server.telemetry.metrics import Metrics
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.respond import write_response
+from swiftrec.server.worker.validate import (
     InputLimits,
     check_each,
     check_entries,
@@ -35,7 +35,7 @@ from server.worker.validate import (
     to_request,
     to_version,
 )
-from server.worker.work import Task, Work
+from swiftrec.server.worker.work import Task, Work
 
 _log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from server.batching.cost_model import Rate
-from server.ticket import Ticket
-from server.worker.work import Work
+from swiftrec.server.batching.cost_model import Rate
+from swiftrec.server.ticket import Ticket
+from swiftrec.server.worker.work import Work
 
 _PART_S = 0.001  # that one message is opened at a time
 _BYTE_S = 3e-7  # of opening a byte, until it is measured

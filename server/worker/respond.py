@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from struct import Struct
 
-from server.catalogue.items import KEPT, Item
-from server.domain import Recommendation, Strategy
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.catalogue.items import KEPT, Item
+from swiftrec.server.domain import Recommendation, Strategy
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 _MAX_UNKNOWN_VALUES, _UNKNOWN_VALUE_CHARS = 100, 200  # of a filter, named in a response
 _float = Struct("<f").pack

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
-from server.batching.request_queue import QueuedRequest
-from server.errors import SwiftrecError, internal_error
-from server.models.engines import Lease
-from server.pipeline.recommender import Recommender
-from server.pipeline.request_state import RequestState, TextState
-from server.telemetry.metrics import ModelRecorder
-from server.telemetry.traces import note
-from server.ticket import Reply, Ticket
+from swiftrec.server.batching.request_queue import QueuedRequest
+from swiftrec.server.errors import SwiftrecError, internal_error
+from swiftrec.server.models.engines import Lease
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.pipeline.request_state import RequestState, TextState
+from swiftrec.server.telemetry.metrics import ModelRecorder
+from swiftrec.server.telemetry.traces import note
+from swiftrec.server.ticket import Reply, Ticket
 
 _log = logging.getLogger(__name__)
 _TEXTS = 16  # that are resolved in one go

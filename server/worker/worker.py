@@ -9,15 +9,15 @@ from dataclasses import replace
 from enum import Enum
 from typing import Protocol, cast
 
-from server.batching.admission import BATCH_CALLS_SHARE, Admission, AdmissionRecorder, Load, Reject, reject
-from server.batching.cost_model import Rate
-from server.batching.request_queue import RequestQueue
-from server.batching.scheduler import Limits
-from server.errors import DeadlineExceeded, SwiftrecError, internal_error
-from server.pipeline.recommender import Recommender
-from server.ticket import Ticket
-from server.worker.opening import Opening
-from server.worker.work import Task, Work
+from swiftrec.server.batching.admission import BATCH_CALLS_SHARE, Admission, AdmissionRecorder, Load, Reject, reject
+from swiftrec.server.batching.cost_model import Rate
+from swiftrec.server.batching.request_queue import RequestQueue
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import DeadlineExceeded, SwiftrecError, internal_error
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.ticket import Ticket
+from swiftrec.server.worker.opening import Opening
+from swiftrec.server.worker.work import Task, Work
 
 _log = logging.getLogger(__name__)
 _ITEM_S = 2e-6  # of writing an item of a response, until it is measured

@@ -19,10 +19,10 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from server.__main__ import main
-from server.app import App
-from server.models.bundle import RANKER
-from server.models.session import Session
+from swiftrec.server.__main__ import main
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import RANKER
+from swiftrec.server.models.session import Session
 from tests import small
 from tests.conftest import ROOT
 
@@ -76,7 +76,7 @@ def run(fault: str, flags: list[str]) -> int:
     def open_session(path: Path, _device: str, _threads: int) -> Session:
         return small.TinyRanker() if path.name == RANKER else _Encoder(gate)
 
-    with patch("server.__main__.App", partial(_FaultyApp, fault, gate, open_session=open_session)):
+    with patch("swiftrec.server.__main__.App", partial(_FaultyApp, fault, gate, open_session=open_session)):
         return main(flags)
 
 

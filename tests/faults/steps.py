@@ -7,9 +7,9 @@ import os
 import signal
 from pathlib import Path
 
-from export.config import ExportSettings
-from export.stage import Job, run_all
-from export.stages import Stage
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.stage import Job, run_all
+from swiftrec.export.stages import Stage
 
 STAGES = (Stage("one", "tests.faults.steps", ("seed",)), Stage("two", "tests.faults.steps", (), ("one",)))
 

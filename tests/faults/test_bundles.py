@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.__main__ import main
-from server.errors import BundleError
-from server.models.bundle import MANIFEST, RANKER, Bundle, load_bundle
-from server.models.external_data import external_files
-from server.pipeline.engine import EngineOptions
-from server.probe import probe, try_bundle
+from swiftrec.server.__main__ import main
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import MANIFEST, RANKER, Bundle, load_bundle
+from swiftrec.server.models.external_data import external_files
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.probe import probe, try_bundle
 from tests import bundles
 from tests.integration.test_swap import Askers, add_version, serving
 from tests.until import LONG
@@ -42,7 +42,7 @@ def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes | None
 def test_500_mutated_files_are_refused_by_name_and_the_old_version_serves(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.probe", lambda *_: None)
+    monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)
     rng = random.Random(7)
     add_version(bundle, tmp_path, 1)
     good = add_version(bundle, tmp_path, 2)
@@ -123,7 +123,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     path = tmp_path / "child"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o700)
-    monkeypatch.setattr("server.probe.sys.executable", str(path))
+    monkeypatch.setattr("swiftrec.server.probe.sys.executable", str(path))
 
 
 def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +139,9 @@ def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatc
         (r"\377\376\nserver: a is damaged: export it again\n\377\n\n", "a is damaged: export it again"),
         (
             r"Traceback\n  (\nMemoryError: )\n)",
-            "FOLDER: loading it failed with exit code 3: run python -m server probe",
+            "FOLDER: loading it failed with exit code 3: run swiftrec probe",
         ),
-        (r"", "FOLDER: loading it failed with exit code 3: run python -m server probe --bundle FOLDER to see why"),
+        (r"", "FOLDER: loading it failed with exit code 3: run swiftrec probe --bundle FOLDER to see why"),
     ],
 )
 def test_reason_is_a_sentence_however_the_child_ends(
@@ -170,8 +170,8 @@ def test_reason_of_several_lines_is_one_sentence(
     def leave(code: int) -> NoReturn:
         raise SystemExit(code)
 
-    monkeypatch.setattr("server.__main__._run", fail)
-    monkeypatch.setattr("server.__main__.os._exit", leave)
+    monkeypatch.setattr("swiftrec.server.__main__._run", fail)
+    monkeypatch.setattr("swiftrec.server.__main__.os._exit", leave)
     with pytest.raises(SystemExit):
         main(["probe"])
     assert capsys.readouterr().err == "server: a: a model cannot be run (Error: at node 7 )\n"

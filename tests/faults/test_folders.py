@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.folders import recover, replace_folder
-from export.train.resume import Resume
+from swiftrec.export.folders import recover, replace_folder
+from swiftrec.export.train.resume import Resume
 from tests.conftest import ROOT
 
 _DIES = """
 import os, sys
 from pathlib import Path
-from export.folders import replace_folder
+from swiftrec.export.folders import replace_folder
 left = [int(sys.argv[1])]
 def dying(call):
     def count(*args, **named):
@@ -102,7 +102,7 @@ def killed_between_the_renames(monkeypatch: pytest.MonkeyPatch, act: Callable[[]
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr("export.train.resume.replace_folder", killed)
+        patched.setattr("swiftrec.export.train.resume.replace_folder", killed)
         with pytest.raises(SystemExit):
             act()
 

@@ -17,10 +17,10 @@ import pytest
 from tritonclient.grpc import service_pb2 as triton
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from server.app import App
-from server.models.bundle import MANIFEST, Manifest, file_hash
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import MANIFEST, Manifest, file_hash
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests import bundles, small
 from tests.integration.test_endpoint import connect, running
 from tests.until import LONG
@@ -193,7 +193,7 @@ def server(home: Path) -> Iterator[App]:
     """A server of version 1, which loads other versions without trying them in a process first."""
     (home / "outside").write_bytes(b"x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.app.probe", lambda *_: None)
+        patch.setattr("swiftrec.server.app.probe", lambda *_: None)
         with running(home / "small", repository=home) as app:
             yield app
 

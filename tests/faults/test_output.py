@@ -17,9 +17,9 @@ import grpc
 import psutil
 import pytest
 
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import encoder_pb2 as pb
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
 from tests.unit.test_logs import pipe
 from tests.until import LONG, until
@@ -30,7 +30,17 @@ _CALLS = 20
 @contextmanager
 def server(bundle: Bundle, redirections: str, stream: int) -> Iterator[tuple[int, int, str]]:
     """A server that logs every call: its process, gRPC port and address of metrics; SIGTERM must end it with code 0."""
-    command = [sys.executable, "-m", "server", "--bundle", str(bundle.folder), "--port", "0", "--metrics-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.server",
+        "--bundle",
+        str(bundle.folder),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
     shell = ["sh", "-c", f'exec "$@" {redirections}', "sh", *command, "--log-level", "debug", "--sessions", "1"]
     with subprocess.Popen(shell, cwd=ROOT, stdout=stream, stderr=stream) as process:
         try:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import __main__ as command
-from benchmarks.peers import family, install, rounds
-from benchmarks.peers.family import PeerError
-from benchmarks.peers.measure import Figures
-from benchmarks.peers.reference import Scores
-from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.rounds import Setting, run_rounds
-from benchmarks.peers.targets import DOCUMENTED, SPLIT, Target
-from benchmarks.suite import store
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.peers import __main__ as command
+from swiftrec.benchmarks.peers import family, install, rounds
+from swiftrec.benchmarks.peers.family import PeerError
+from swiftrec.benchmarks.peers.measure import Figures
+from swiftrec.benchmarks.peers.reference import Scores
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.peers.rounds import Setting, run_rounds
+from swiftrec.benchmarks.peers.targets import DOCUMENTED, SPLIT, Target
+from swiftrec.benchmarks.suite import store
+from swiftrec.server.models.bundle import Bundle
 from tests.peers import BUNDLE_ID, CORE, DYING, ECHO, IDS, fake, figures, scores, setting
 
 

@@ -15,11 +15,11 @@ from typing import IO
 import pytest
 from rich.console import Console
 
-from export.config import ExportSettings
-from export.data.fetch import Wheel, fetch
-from export.errors import ExportError, FetchError
-from export.stage import Job, run_all, run_one
-from export.stages import Stage
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.fetch import Wheel, fetch
+from swiftrec.export.errors import ExportError, FetchError
+from swiftrec.export.stage import Job, run_all, run_one
+from swiftrec.export.stages import Stage
 from tests.conftest import ROOT
 from tests.faults.steps import STAGES
 
@@ -132,7 +132,7 @@ def test_stage_whose_data_is_edited_while_it_runs_is_refused_and_runs_again(
 
 def test_stage_whose_code_is_edited_while_it_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = iter(["before", "after"])
-    monkeypatch.setattr("export.fingerprint.of_code", lambda _module: next(codes, "after"))
+    monkeypatch.setattr("swiftrec.export.fingerprint.of_code", lambda _module: next(codes, "after"))
     folder = job(tmp_path)
     folder.stages = STAGES[:1]
     with pytest.raises(ExportError, match=r"^its code changed while stage one ran"):
@@ -176,7 +176,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.M
     def refuse(*_: object) -> str:
         raise PermissionError(errno.EACCES, "Permission denied", "given/file")
 
-    monkeypatch.setattr("export.fingerprint._hash", refuse)
+    monkeypatch.setattr("swiftrec.export.fingerprint._hash", refuse)
     with pytest.raises(ExportError, match=r"^given/file cannot be read \(Permission denied\): make it readable"):
         run_all(reading(tmp_path, "data"))
 
@@ -263,7 +263,7 @@ class Unlocking(Console):
 
 
 def test_export_that_waits_for_another_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.stage.LINE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("swiftrec.export.stage.LINE_INTERVAL_S", 0.0)
     root = tmp_path / ".stages" / "tiny"
     root.mkdir(parents=True)
     with (root / ".lock").open("w") as lock:

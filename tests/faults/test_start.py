@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ServerSettings, read_settings
-from server.errors import BundleError, ConfigError, ProviderError
-from server.models.bundle import Bundle, load_bundle
-from server.models.session import open_session
-from server.parts import TABLES
+from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.errors import BundleError, ConfigError, ProviderError
+from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.models.session import open_session
+from swiftrec.server.parts import TABLES
 from tests.conftest import ROOT
 
 _FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder", "items.jsonl", "vectors.npy", *TABLES)
 
 
 def start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "server", *flags]
+    command = [sys.executable, "-m", "swiftrec.server", *flags]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, env=os.environ | environment
     )
@@ -165,5 +165,5 @@ def test_help_names_every_setting() -> None:
 
 def test_help_names_the_other_commands() -> None:
     text = start("--help").stdout
-    assert "python -m server tune" in text
-    assert "python -m server probe" in text
+    assert "swiftrec tune" in text
+    assert "swiftrec probe" in text

@@ -18,9 +18,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import encoder_pb2 as pb
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.conftest import ROOT
 from tests.integration.process import Server, serving
 from tests.until import LONG, until
@@ -29,7 +29,7 @@ from tests.until import LONG, until
 @contextmanager
 def slow_server(bundle: Bundle, held_ms: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A process whose models take `held_ms`, its address, and that of its metrics."""
-    command = [sys.executable, "-m", "benchmarks", "stub", "--bundle", str(bundle.folder), "--port", "0"]
+    command = [sys.executable, "-m", "swiftrec.benchmarks", "stub", "--bundle", str(bundle.folder), "--port", "0"]
     command += ["--metrics-port", "0", "--held-ms", f"{held_ms}", *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -153,7 +153,17 @@ def test_process_that_tries_a_bundle_ends_with_the_server(bundle: Bundle) -> Non
 
 
 def test_sigterm_during_the_first_load_ends_the_process_with_code_0(bundle: Bundle) -> None:
-    command = [sys.executable, "-m", "server", "--bundle", str(bundle.folder), "--port", "0", "--metrics-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.server",
+        "--bundle",
+        str(bundle.folder),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         until(lambda: catches_sigterm(process.pid))
         process.terminate()

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from server.models.bundle import load_bundle
+from swiftrec.server.models.bundle import load_bundle
 from tests.conftest import ROOT
 from tests.fuzz import decode, wire
 from tests.fuzz.mutators import Cases

@@ -15,18 +15,18 @@ from typing import Any, cast
 import grpc
 from tritonclient.grpc import service_pb2 as triton
 
-from server.batching.scheduler import Limits
-from server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, Unsupported
-from server.messages import decode
-from server.models.registry import Registry
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.recommender import Recommender
-from server.ticket import Reply, Ticket
-from server.worker import methods
-from server.worker.open_inference.infer import inference_methods
-from server.worker.open_inference.repository import ModelRepository
-from server.worker.open_inference.servicer import InferenceServicer
-from server.worker.worker import Worker
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import InvalidRequest, MessageTooLarge, NotFound, SwiftrecError, Unsupported
+from swiftrec.server.messages import decode
+from swiftrec.server.models.registry import Registry
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker import methods
+from swiftrec.server.worker.open_inference.infer import inference_methods
+from swiftrec.server.worker.open_inference.repository import ModelRepository
+from swiftrec.server.worker.open_inference.servicer import InferenceServicer
+from swiftrec.server.worker.worker import Worker
 from tests import small
 from tests.fuzz.mutators import Case, Cases, kinds
 from tests.workers import BATCH_RECOMMEND, STREAM_RECOMMEND, SmallEngine

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from benchmarks import stub
-from server.config import read_settings
-from server.domain import Request
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.worker import methods
-from server.worker.validate import InputLimits, to_request
+from swiftrec.benchmarks import stub
+from swiftrec.server.config import read_settings
+from swiftrec.server.domain import Request
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.worker import methods
+from swiftrec.server.worker.validate import InputLimits, to_request
 
 
 def confused(message: pb.RecommendRequest, limits: InputLimits) -> Request:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as triton
 
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 RECOMMENDER, ENCODER, INFERENCE = (
     "/swiftrec.v1.RecommenderService/",

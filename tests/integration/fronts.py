@@ -11,19 +11,19 @@ from typing import Any
 
 import grpc
 
-from server.batching.admission import Load
-from server.errors import SwiftrecError
-from server.front.endpoint import open_server, start
-from server.front.front import Front
-from server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
-from server.front.methods import Handler, Methods
-from server.front.middleware import Kinds, Middleware
-from server.front.outcomes import AccessLog, Outcomes
-from server.front.waits import Exchanges, Timers
-from server.messages import MessageLimits
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
-from server.telemetry.metrics import Metrics
-from server.ticket import Reply, Ticket
+from swiftrec.server.batching.admission import Load
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.front.endpoint import open_server, start
+from swiftrec.server.front.front import Front
+from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
+from swiftrec.server.front.methods import Handler, Methods
+from swiftrec.server.front.middleware import Kinds, Middleware
+from swiftrec.server.front.outcomes import AccessLog, Outcomes
+from swiftrec.server.front.waits import Exchanges, Timers
+from swiftrec.server.messages import MessageLimits
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from swiftrec.server.telemetry.metrics import Metrics
+from swiftrec.server.ticket import Reply, Ticket
 from tests.until import LONG, until
 
 PATH, STREAM = "/test.Service/Ask", "/test.Service/Stream"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from server.worker.worker import Worker
+from swiftrec.server.worker.worker import Worker
 from tests.until import LONG
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.conftest import ROOT
 
 
@@ -28,7 +28,7 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path, *flags: str, module: str = "server") -> Iterator[Server]:
+def serving(bundle: Path, *flags: str, module: str = "swiftrec.server") -> Iterator[Server]:
     """Serve on free ports; at the end SIGTERM must end it with code 0."""
     command = [
         sys.executable,

@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 import trustme
 
-from server.app import App
-from server.config import ServerSettings
-from server.models.bundle import Bundle
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import Bundle
 from tests.files import put
 
 TOKEN, OTHER = "0123456789abcdef-token", "fedcba9876543210-token"

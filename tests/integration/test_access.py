@@ -12,14 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from benchmarks import first
-from benchmarks.__main__ import main
-from benchmarks.process import serving as tool
-from benchmarks.recording import Recording
-from server.app import App
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.benchmarks import first
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.process import serving as tool
+from swiftrec.benchmarks.recording import Recording
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.conftest import ROOT
 from tests.files import put
 from tests.integration.secure import OTHER, TOKEN, UNAUTHENTICATED, Identity, bearer, serving
@@ -60,7 +60,14 @@ def flags(app: App, bundle: Bundle, files: Files, ca: str = "", token: str = "")
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_load_reaches_a_server_with_tls_and_token(secured: App, bundle: Bundle, files: Files, processes: str) -> None:
     more = ["--warmup-s", "0", "--seconds", "0.5", "--in-flight", "2", "--processes", processes, "--max-busy", "9"]
-    command = [sys.executable, "-m", "benchmarks", "load", *flags(secured, bundle, files, "ca", "token"), *more]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.benchmarks",
+        "load",
+        *flags(secured, bundle, files, "ca", "token"),
+        *more,
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
@@ -113,7 +120,7 @@ def test_record_passes_its_clients_tokens_on_over_tls(
     path = tmp_path / "calls.jsonl"
     given = [*flags(secured, bundle, files, "ca"), "--output", str(path)]
     with (
-        tool(["-m", "benchmarks", "record", *given], core=None) as proxy,
+        tool(["-m", "swiftrec.benchmarks", "record", *given], core=None) as proxy,
         grpc.insecure_channel(proxy.address) as channel,
     ):
         stub, request = RecommenderServiceStub(channel), RecommendRequest(query="a good western")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from export.train.encoder import load_tokenizer
-from server.models.bundle import SENTENCES, load_bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.export.train.encoder import load_tokenizer
+from swiftrec.server.models.bundle import SENTENCES, load_bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.checkpoints import WORDS, save_model, save_sentence_transformer
 from tests.conftest import ROOT
 from tests.integration.process import serving
@@ -40,7 +40,7 @@ def write_data(folder: Path, *, events: int = 0) -> None:
 
 
 def export(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "--name", "own", "--artifacts", str(folder / "artifacts")]
+    command = [sys.executable, "-m", "swiftrec.export", "--name", "own", "--artifacts", str(folder / "artifacts")]
     command += ["--data", str(folder / "data"), "--checkpoint", str(folder / "checkpoint"), *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -17,12 +17,12 @@ from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 from pyarrow import parquet
 
-from benchmarks.process import Served, serving
-from benchmarks.recording import FORMAT, Recording
-from benchmarks.suite import store
-from benchmarks.suite.result import Result
-from benchmarks.summary import Rows
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.process import Served, serving
+from swiftrec.benchmarks.recording import FORMAT, Recording
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.result import Result
+from swiftrec.benchmarks.summary import Rows
+from swiftrec.server.models.bundle import Bundle
 from tests.bundles import copy, seal
 from tests.conftest import ROOT
 
@@ -31,7 +31,7 @@ _STALL = ("--stall-after-s", "0.5", "--stall-s", f"{_STALL_S}")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    whole = [sys.executable, "-m", "benchmarks", *arguments]
+    whole = [sys.executable, "-m", "swiftrec.benchmarks", *arguments]
     return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -47,7 +47,7 @@ def figures(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def echo(bundle: Bundle) -> Iterator[Served]:
-    with serving(["-m", "benchmarks", "echo", "--bundle", str(bundle.folder)], core=None) as served:
+    with serving(["-m", "swiftrec.benchmarks", "echo", "--bundle", str(bundle.folder)], core=None) as served:
         yield served
 
 
@@ -149,7 +149,7 @@ def test_more_clients_than_requests_are_no_matter(echo: Served, bundle: Bundle, 
 
 def stalled(bundle: Bundle, rows: Path, *loop: str) -> int:
     """How many requests waited for more than half of the server's stall."""
-    with serving(["-m", "benchmarks", "echo", *_STALL], core=None) as server:
+    with serving(["-m", "swiftrec.benchmarks", "echo", *_STALL], core=None) as server:
         load(server, bundle, *loop, "--seconds", "2", "--rows", str(rows))
     found = Rows.load(rows)
     return int((found.done - found.intended > _STALL_S / 2).sum())
@@ -189,7 +189,7 @@ def test_several_clients_share_one_schedule(echo: Served, bundle: Bundle) -> Non
 def test_recorded_calls_are_replayed_without_their_texts(echo: Served, bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     flags = ["--target", echo.address, "--output", str(path), "--bundle", str(bundle.folder)]
-    with serving(["-m", "benchmarks", "record", *flags], core=None) as proxy:
+    with serving(["-m", "swiftrec.benchmarks", "record", *flags], core=None) as proxy:
         sent = load(proxy, bundle, "--workload", "hot", "--loop", "open", "--rate", "100", "--seconds", "1")
     replayed = load(echo, bundle, "--recording", str(path), "--speed", "2")
     assert figures(sent)["failed"] == figures(replayed)["failed"] == 0
@@ -219,8 +219,8 @@ def test_another_bundle_than_the_servers_is_a_sentence(echo: Served, bundle: Bun
 
 def test_a_server_that_dies_leaves_a_partial_result(bundle: Bundle, tmp_path: Path) -> None:
     flags = ["--size", "smoke", "--bundle", str(bundle.folder), "--results", str(tmp_path)]
-    with serving(["-m", "benchmarks", "echo", "--bundle", str(bundle.folder)], core=None) as server:
-        whole = [sys.executable, "-m", "benchmarks", "bench", *flags, "--target", server.address]
+    with serving(["-m", "swiftrec.benchmarks", "echo", "--bundle", str(bundle.folder)], core=None) as server:
+        whole = [sys.executable, "-m", "swiftrec.benchmarks", "bench", *flags, "--target", server.address]
         with subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
             assert run.stderr is not None
             assert run.stdout is not None

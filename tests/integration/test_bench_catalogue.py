@@ -1,4 +1,4 @@
-"""`python -m benchmarks catalogue` with a small one."""
+"""`swiftrec bench catalogue` with a small one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import json
 import subprocess
 import sys
 
-from server.models.bundle import Bundle
+from swiftrec.server.models.bundle import Bundle
 from tests.conftest import ROOT
 
 
 def test_exact_and_approximate_stand_side_by_side_under_every_filter(bundle: Bundle) -> None:
-    command = [sys.executable, "-m", "benchmarks", "catalogue", "--bundle", str(bundle.folder), "--items", "3000"]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.benchmarks",
+        "catalogue",
+        "--bundle",
+        str(bundle.folder),
+        "--items",
+        "3000",
+    ]
     ended = subprocess.run(
         [*command, "--users", "20", "--repeats", "1"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measure
-from benchmarks.__main__ import main
-from benchmarks.fair import dear_requests
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.fair import dear_requests
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
 from tests.conftest import ROOT
 
 Run = Callable[..., dict[str, Any]]

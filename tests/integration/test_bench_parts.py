@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks import parts
-from server.models.bundle import Bundle
+from swiftrec.benchmarks import parts
+from swiftrec.server.models.bundle import Bundle
 
 
 def test_every_kind_of_request_is_measured_with_all_parts_and_with_the_ranker_alone(

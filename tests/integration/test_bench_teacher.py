@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure
-from benchmarks.__main__ import main
-from benchmarks.suite import store
-from server.models.bundle import Bundle
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.suite import store
+from swiftrec.server.models.bundle import Bundle
 
 
 def test_student_and_teacher_are_measured_side_by_side(

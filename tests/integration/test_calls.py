@@ -10,13 +10,13 @@ from contextlib import contextmanager
 import pytest
 from tritonclient.grpc import service_pb2
 
-from server.app import App
-from server.batching.admission import Load
-from server.errors import DeadlineExceeded, SwiftrecError
-from server.front.waits import Exchanges, Timers
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.ticket import Reply, Ticket
+from swiftrec.server.app import App
+from swiftrec.server.batching.admission import Load
+from swiftrec.server.errors import DeadlineExceeded, SwiftrecError
+from swiftrec.server.front.waits import Exchanges, Timers
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.ticket import Reply, Ticket
 from tests.until import LONG
 
 _RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"

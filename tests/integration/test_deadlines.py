@@ -10,21 +10,21 @@ from typing import cast
 
 import grpc
 
-from benchmarks.stub import StubSession
-from server.app import App
-from server.batching.admission import Load, RejectReason
-from server.batching.scheduler import Limits
-from server.config import ServerSettings
-from server.errors import DeadlineExceeded
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.recommender import Recommender
-from server.pipeline.request_state import TextState
-from server.telemetry.metrics import BundleRecorder, Metrics
-from server.ticket import Reply, Ticket
-from server.worker.work import Work
-from server.worker.worker import Worker
+from swiftrec.benchmarks.stub import StubSession
+from swiftrec.server.app import App
+from swiftrec.server.batching.admission import Load, RejectReason
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import DeadlineExceeded
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.pipeline.request_state import TextState
+from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.work import Work
+from swiftrec.server.worker.worker import Worker
 from tests.until import until
 
 _NUMBER, _LONG = 10_000, 60.0

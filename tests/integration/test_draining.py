@@ -10,10 +10,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from server.app import _SERVICES
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.app import _SERVICES
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.integration.test_isolation import Bench, bench, code
 
 _LONG = 30.0
@@ -51,7 +51,7 @@ def test_each_service_is_not_serving_after_the_worker_died(bundle: Bundle, monke
 def test_calls_are_answered_during_the_drain_and_hurrying_ends_it(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.probe", lambda *_: None)
+    monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)
     with bench(bundle, grace_ms=_GRACE_MS, drain_ms=3_600_000) as one:
         watcher = one.health.Watch(health_pb2.HealthCheckRequest(), timeout=_LONG)
         assert next(watcher).status == _SERVING

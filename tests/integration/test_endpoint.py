@@ -15,13 +15,13 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.app import App
-from server.config import ServerSettings
-from server.front import aio_call, grpc_adapter
-from server.models.bundle import RANKER
-from server.models.session import Session
-from server.pb.swiftrec.v1 import encoder_pb2 as pb
-from server.pb.swiftrec.v1 import recommender_pb2
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.front import aio_call, grpc_adapter
+from swiftrec.server.models.bundle import RANKER
+from swiftrec.server.models.session import Session
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2
 from tests import small
 from tests.http2 import Peer
 from tests.until import LONG, until

@@ -14,17 +14,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.stub import StubSession
-from server.app import App
-from server.config import ServerSettings
-from server.domain import ItemEvent, Recommendation, Request, TextEvent
-from server.models.bundle import Bundle
-from server.models.session import Session
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.engine import EngineOptions
-from server.pipeline.recommend import explain
-from server.pipeline.recommender import Recommender
+from swiftrec.benchmarks.stub import StubSession
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.domain import ItemEvent, Recommendation, Request, TextEvent
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import Session
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommend import explain
+from swiftrec.server.pipeline.recommender import Recommender
 from tests.until import until
 
 _LONG = 30.0

@@ -17,19 +17,19 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as triton
 
-from benchmarks.stub import StubSession
-from server.app import App
-from server.batching.cost_model import Observation
-from server.config import ServerSettings
-from server.domain import Recommendation, Request
-from server.front.framed import WorkerMethod
-from server.front.grpc_adapter import GrpcCall
-from server.models.bundle import Bundle
-from server.models.session import Session
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.pipeline.request_state import RequestState
+from swiftrec.benchmarks.stub import StubSession
+from swiftrec.server.app import App
+from swiftrec.server.batching.cost_model import Observation
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.domain import Recommendation, Request
+from swiftrec.server.front.framed import WorkerMethod
+from swiftrec.server.front.grpc_adapter import GrpcCall
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import Session
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.pipeline.request_state import RequestState
 from tests.integration.secure import CHECK, code, connected
 from tests.integration.test_isolation import Bench, bench, refused_of
 from tests.integration.test_isolation import code as code_of
@@ -57,7 +57,9 @@ def request(top_k: int = 10) -> pb.RecommendRequest:
 # 1. The server's own deadline
 
 
-@pytest.mark.parametrize("step", ["server.pipeline.recommend.retrieve", "server.worker.methods.write_response"])
+@pytest.mark.parametrize(
+    "step", ["swiftrec.server.pipeline.recommend.retrieve", "swiftrec.server.worker.methods.write_response"]
+)
 def test_no_call_is_answered_after_the_servers_own_deadline(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -94,12 +96,12 @@ def _named(path: str) -> Callable[..., Any]:
 # 2. An exception in our own code
 
 _STEPS = [
-    "server.worker.methods.to_request",
-    "server.pipeline.recommender.resolve",
-    "server.pipeline.recommend.encode",
-    "server.pipeline.recommend.rank",
-    "server.pipeline.recommend.retrieve",
-    "server.worker.methods.write_response",
+    "swiftrec.server.worker.methods.to_request",
+    "swiftrec.server.pipeline.recommender.resolve",
+    "swiftrec.server.pipeline.recommend.encode",
+    "swiftrec.server.pipeline.recommend.rank",
+    "swiftrec.server.pipeline.recommend.retrieve",
+    "swiftrec.server.worker.methods.write_response",
 ]
 
 
@@ -322,7 +324,7 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
 
 def test_loads_take_no_place_of_other_calls(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    monkeypatch.setattr("server.app.probe", lambda *_: gate.wait(LONG))
+    monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: gate.wait(LONG))
     add_version(bundle, tmp_path, 1, "other")
     with bench(bundle, repository=tmp_path, max_calls=8) as one:
         load = triton.RepositoryModelLoadRequest(model_name="other")

@@ -11,16 +11,16 @@ import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 
-from benchmarks.machine import cpu_seconds
-from export.compress.onnx_file import IR_VERSION, used_domains
-from export.evaluate.record import Quality
-from export.evaluate.tasks import SHARED_TASKS
-from export.gates import GATES
-from export.quality import EVERY_TASK, QUALITY
-from export.variants import Variant
-from server.models.bundle import Bundle
-from server.models.session import open_session
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.benchmarks.machine import cpu_seconds
+from swiftrec.export.compress.onnx_file import IR_VERSION, used_domains
+from swiftrec.export.evaluate.record import Quality
+from swiftrec.export.evaluate.tasks import SHARED_TASKS
+from swiftrec.export.gates import GATES
+from swiftrec.export.quality import EVERY_TASK, QUALITY
+from swiftrec.export.variants import Variant
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import open_session
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
 from tests.integration.process import serving
 
@@ -69,7 +69,7 @@ def _gates_of_a_graph(variant: Variant) -> set[str]:
 
 
 def test_report_is_one_command(bundle: Bundle) -> None:
-    command = [sys.executable, "-m", "export", "report", "--preset", "quick", "--json"]
+    command = [sys.executable, "-m", "swiftrec.export", "report", "--preset", "quick", "--json"]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     found = json.loads(printed)
     assert {row["name"] for row in found["variants"]} == set(bundle.manifest.variants)

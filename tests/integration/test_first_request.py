@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server.catalogue.catalogue import ITEMS
-from server.models.bundle import Bundle
+from swiftrec.server.catalogue.catalogue import ITEMS
+from swiftrec.server.models.bundle import Bundle
 from tests import bundles
 from tests.conftest import ROOT
 from tests.files import put
@@ -30,7 +30,17 @@ def test_printed_command_works_with_tls_and_token(bundle: Bundle, tmp_path: Path
     rename_items(folder, _TITLE)
     bundles.seal(folder, 1)
     identity, tokens = Identity(tmp_path), put(tmp_path / "tokens", f"# ours\n{TOKEN}\n".encode())
-    command = [sys.executable, "-m", "server", "--bundle", str(folder.parent), "--port", "0", "--metrics-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.server",
+        "--bundle",
+        str(folder.parent),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
     command += ["--tls-cert", str(identity.cert), "--tls-key", str(identity.key), "--token-file", str(tokens)]
     command += ["--host", "[::1]"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from server.app import App
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests import http2
 from tests.http2 import Peer
 from tests.integration.secure import Identity, connected

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from server.front import grpc_adapter
-from server.front.aio_server import AioServer, new_loop
-from server.front.endpoint import open_server
-from server.front.grpc_adapter import is_supported
+from swiftrec.server.front import grpc_adapter
+from swiftrec.server.front.aio_server import AioServer, new_loop
+from swiftrec.server.front.endpoint import open_server
+from swiftrec.server.front.grpc_adapter import is_supported
 from tests.integration.fronts import echo, serving
 from tests.until import LONG
 

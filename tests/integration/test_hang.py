@@ -12,15 +12,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from server.app import App
-from server.batching.admission import Load
-from server.config import ServerSettings
-from server.errors import SwiftrecError
-from server.models.bundle import RANKER
-from server.models.session import Session
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.worker.loop import WorkerThread
+from swiftrec.server.app import App
+from swiftrec.server.batching.admission import Load
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.models.bundle import RANKER
+from swiftrec.server.models.session import Session
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.worker.loop import WorkerThread
 from tests import small
 from tests.until import LONG, until
 

@@ -18,14 +18,14 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from server.app import App
-from server.config import ServerSettings
-from server.models.bundle import Bundle
-from server.models.session import Session
-from server.pb.swiftrec.v1 import encoder_pb2 as pb
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
-from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import Session
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.until import LONG, until
 
 _LATE_S = 2.0  # a deadline that passes while its call waits, and not before it does

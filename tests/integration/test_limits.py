@@ -8,9 +8,9 @@ import struct
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.app import App
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from tests.http2 import Peer, refused_stream
 from tests.integration.secure import CHECK, ENCODE, OK, UNAVAILABLE, code, connected, outcome, serving
 

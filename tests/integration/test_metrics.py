@@ -9,9 +9,9 @@ import grpc
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2
 
-from server.app import App
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
 from tests.integration.test_isolation import bench, code, refused_of
 from tests.until import LONG, until
 

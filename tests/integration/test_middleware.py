@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from server.errors import InvalidRequest, NotFound
-from server.front.methods import Handler
+from swiftrec.server.errors import InvalidRequest, NotFound
+from swiftrec.server.front.methods import Handler
 from tests.http2 import Peer
 from tests.integration.fronts import PATH, STREAM, Running, echo, serving
 from tests.until import LONG, until

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.overload import OPEN_DOOR, Step, Target, step, stub_server
-from benchmarks.process import Served
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.overload import OPEN_DOOR, Step, Target, step, stub_server
+from swiftrec.benchmarks.process import Served
+from swiftrec.server.models.bundle import Bundle
 
 _SECONDS, _WARMUP_S = 2.0, 0.5
 _SHARE = 0.5  # of what an answer takes at most without admission, by when the queue has grown for two seconds
@@ -37,7 +37,7 @@ def open_door(bundle: Bundle) -> Step:
 def test_overload_costs_neither_throughput_nor_latency(
     server: Served, bundle: Bundle, below: Step, open_door: Step, times: float
 ) -> None:
-    """Ratios within this run; `python -m benchmarks overload` has the bounds in milliseconds."""
+    """Ratios within this run; `swiftrec bench overload` has the bounds in milliseconds."""
     found = step(Target(server, bundle.folder), times, _SECONDS, _WARMUP_S)
     assert (found.others, found.counts) == ([], {})
     assert found.refused > 0

@@ -13,18 +13,18 @@ import grpc
 import numpy as np
 import pytest
 
-from export.config import ExportSettings
-from export.errors import GateError
-from export.evaluate import verify
-from export.package.publish import check_answers
-from export.quality import Quality
-from export.stage import Job
-from server.catalogue.catalogue import ITEMS, VECTORS
-from server.models.bundle import SENTENCES, file_hash, load_bundle
-from server.parts import TABLES
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate import verify
+from swiftrec.export.package.publish import check_answers
+from swiftrec.export.quality import Quality
+from swiftrec.export.stage import Job
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
+from swiftrec.server.models.bundle import SENTENCES, file_hash, load_bundle
+from swiftrec.server.parts import TABLES
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
 from tests.checkpoints import save_bert
 from tests.conftest import ROOT
 from tests.integration.process import serving
@@ -52,7 +52,7 @@ def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
     flags += ["--trunk", "1", "--int8-target", "avx2", "--data", str(own / "data"), "--checkpoint", str(own / "bert")]
     flags += ["--vocabulary", "used", "--small-ranker", "always", "--ladder", "bert1,bert1x32e8,static"]
-    return [sys.executable, "-m", "export", *flags, "--allow-lossy"]
+    return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
 
 
 def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) -> None:
@@ -89,7 +89,7 @@ def test_no_variant_within_the_gates_is_an_error_with_each_reason(
 ) -> None:
     flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
     job = Job(ExportSettings(_cli_parse_args=flags))
-    monkeypatch.setattr("export.evaluate.choose.QUALITY", Quality(shipped={"overlap": 1.1}, default={}))
+    monkeypatch.setattr("swiftrec.export.evaluate.choose.QUALITY", Quality(shipped={"overlap": 1.1}, default={}))
     with pytest.raises(GateError, match=r"bert1-fp32: overlap [\d.]+, [\d.]+ short of 1\.100"):
         verify.run(job, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,10 +9,10 @@ from types import FrameType
 
 import pytest
 
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.text import is_blank
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.text import is_blank
 from tests.conftest import ROOT
 from tests.integration.secure import connected, serving
 from tests.until import LONG, until

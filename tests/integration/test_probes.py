@@ -10,10 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from server.app import App
-from server.config import ServerSettings
-from server.models.bundle import Bundle
-from server.models.session import Session, open_session
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import Session, open_session
 from tests.integration.test_isolation import bench, code
 from tests.until import LONG, until
 

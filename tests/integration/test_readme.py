@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.models.bundle import Bundle
+from swiftrec.server.models.bundle import Bundle
 from tests.conftest import ROOT
 
 _BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

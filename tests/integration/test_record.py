@@ -13,11 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from benchmarks.process import Served, serving
-from benchmarks.recording import Recording
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.benchmarks.process import Served, serving
+from swiftrec.benchmarks.recording import Recording
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.conftest import ROOT
 
 _LIMITED = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
@@ -26,7 +26,7 @@ _RUN = "runpy.run_module('benchmarks', run_name='__main__')"
 
 @pytest.fixture(scope="module")
 def echo(bundle: Bundle) -> Iterator[Served]:
-    with serving(["-m", "benchmarks", "echo", "--bundle", str(bundle.folder)], core=None) as served:
+    with serving(["-m", "swiftrec.benchmarks", "echo", "--bundle", str(bundle.folder)], core=None) as served:
         yield served
 
 

@@ -12,11 +12,11 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from server.app import App
-from server.batching.admission import Load
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.worker.loop import WorkerThread
+from swiftrec.server.app import App
+from swiftrec.server.batching.admission import Load
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.worker.loop import WorkerThread
 from tests.integration.held import hold_steps
 from tests.integration.test_endpoint import connect, running
 from tests.until import LONG, until

@@ -14,18 +14,18 @@ from rich.console import Console
 from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
-from export.config import ExportSettings
-from export.data.dataset import Dataset
-from export.data.repeats import Repeats
-from export.errors import GateError
-from export.evaluate.record import Quality
-from export.final.record import EXPECTED
-from export.stage import Job, run_all
-from server.app import App
-from server.config import ServerSettings
-from server.models.bundle import Bundle, load_bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.repeats import Repeats
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate.record import Quality
+from swiftrec.export.final.record import EXPECTED
+from swiftrec.export.stage import Job, run_all
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.checkpoints import WORDS, save_bert
 
 _ITEMS, _USERS, _SEEN = 50, 40, 46

@@ -12,8 +12,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from server.app import App
-from server.models.bundle import Bundle
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import Bundle
 from tests import bundles
 from tests.integration.test_swap import add_version, serving
 
@@ -32,7 +32,7 @@ def client_of(app: App) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.app.probe", lambda *_: None)  # test_swap has a test of it
+    monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)  # test_swap has a test of it
 
 
 def states(client: Any) -> dict[tuple[str, str], str]:  # noqa: ANN401 (tritonclient ships no types)

@@ -15,11 +15,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2
 
-from server.app import App
-from server.front import grpc_adapter
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.app import App
+from swiftrec.server.front import grpc_adapter
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.files import put
 from tests.integration.secure import CHECK, ENCODE, TOKEN, WATCH, bearer, connected, serving
 from tests.integration.test_triton import text_input
@@ -243,7 +243,9 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, 
     """Log calls; gives a function that waits for the only line and returns its fields."""
 
     def lines() -> list[dict[str, Any]]:
-        return [vars(record)["fields"] for record in list(caplog.records) if record.name == "server.front.outcomes"]
+        return [
+            vars(record)["fields"] for record in list(caplog.records) if record.name == "swiftrec.server.front.outcomes"
+        ]
 
     def line() -> dict[str, Any]:
         until(lambda: bool(lines()))
@@ -251,5 +253,5 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], dict[str, 
         return fields
 
     caplog.clear()
-    with caplog.at_level(logging.DEBUG, logger="server.front.outcomes"):
+    with caplog.at_level(logging.DEBUG, logger="swiftrec.server.front.outcomes"):
         yield line

@@ -17,11 +17,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from server.app import ALL_SERVICES, App
-from server.front.front import Front
-from server.front.security import DENIAL, OPEN_METHODS, methods_of
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
+from swiftrec.server.app import ALL_SERVICES, App
+from swiftrec.server.front.front import Front
+from swiftrec.server.front.security import DENIAL, OPEN_METHODS, methods_of
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
 from tests.files import put
 from tests.http2 import Peer
 from tests.integration.secure import (
@@ -150,7 +150,7 @@ def test_silent_health_call_gives_its_place_back(
     bundle: Bundle, token_file: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     never: queue.Queue[bytes | None] = queue.Queue()
-    monkeypatch.setattr("server.app.Front", partial(Front, first_message_timeout_s=0.3))
+    monkeypatch.setattr("swiftrec.server.app.Front", partial(Front, first_message_timeout_s=0.3))
     with serving(bundle, token_file=token_file, max_calls=8) as app, connected(app) as channel:
         silent = channel.stream_unary(method, bytes, bytes).future(iter(never.get, None), timeout=60)
         assert isinstance(silent, grpc.Call)

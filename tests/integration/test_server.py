@@ -11,10 +11,10 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from server.app import App
-from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 _METHOD = "/swiftrec.v1.RecommenderService/Recommend"
 

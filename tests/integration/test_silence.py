@@ -13,12 +13,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.app import App
-from server.config import ServerSettings
-from server.front.front import Front
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.front.front import Front
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.http2 import Peer
 from tests.integration.fronts import PATH, STREAM, Running, echo, serving
 from tests.integration.secure import CHECK, WATCH
@@ -228,7 +228,7 @@ def _running(bundle: Bundle, calls: int) -> Iterator[tuple[App, grpc.Channel]]:
 def test_watchers_that_ask_nothing_are_ended_and_hold_neither_place_nor_thread(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.Front", partial(Front, first_message_timeout_s=0.3))
+    monkeypatch.setattr("swiftrec.server.app.Front", partial(Front, first_message_timeout_s=0.3))
     with _running(bundle, calls=4) as (app, channel), Peer(app.port) as peer:
         assert channel.unary_unary(CHECK, None, None)(b"", timeout=LONG)
         before = threading.active_count()

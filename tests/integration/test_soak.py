@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.models.bundle import Bundle
+from swiftrec.server.models.bundle import Bundle
 from tests.integration.process import serving
 from tests.soak.run import soak
 

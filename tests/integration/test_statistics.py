@@ -11,11 +11,16 @@ import pytest
 from tritonclient.grpc import service_pb2 as triton
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest, StreamRecommendRequest
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
+    BatchRecommendRequest,
+    Event,
+    RecommendRequest,
+    StreamRecommendRequest,
+)
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.integration.secure import connected, serving
 from tests.until import LONG
 

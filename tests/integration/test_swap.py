@@ -12,14 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from benchmarks.stub import StubSession
-from server.app import App
-from server.config import ServerSettings
-from server.errors import BundleError, NotFound
-from server.models.bundle import Bundle
-from server.models.session import Session
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.benchmarks.stub import StubSession
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import BundleError, NotFound
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import Session
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests import bundles
 from tests.until import until
 
@@ -107,7 +107,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_versions(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_version(bundle, tmp_path, 1)
-    monkeypatch.setattr("server.app.probe", lambda *_: None)  # its own process is tested below
+    monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)  # its own process is tested below
     with serving([tmp_path / _NAME]) as app:
         threads = session_threads()
         engines = [weakref.ref(engine) for engine in app.registry.ready()]
@@ -145,7 +145,7 @@ def test_swap_tries_the_bundle_in_a_process_of_its_own_first(bundle: Bundle, tmp
 def test_versions_and_bundles_serve_side_by_side(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.probe", lambda *_: None)
+    monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: None)
     pinned = add_version(bundle, tmp_path, 1)
     add_version(bundle, tmp_path, 2)
     add_version(bundle, tmp_path, 5, "other")

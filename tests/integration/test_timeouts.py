@@ -12,11 +12,11 @@ import pytest
 from google.rpc import code_pb2
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from server.app import App
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.ticket import Ticket
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.ticket import Ticket
 from tests.integration.test_isolation import Bench, bench
 from tests.until import until
 

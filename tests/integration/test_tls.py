@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.models.bundle import Bundle
+from swiftrec.server.models.bundle import Bundle
 from tests.files import put
 from tests.integration.secure import (
     CHECK,

@@ -20,15 +20,15 @@ from google.rpc import code_pb2
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from server.app import App
-from server.config import ServerSettings
-from server.errors import ConfigError
-from server.models.bundle import Bundle
-from server.models.session import open_session
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from server.telemetry.logs import JsonFormatter
-from server.telemetry.traces import read_traceparent
+from swiftrec.server.app import App
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.session import open_session
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.telemetry.logs import JsonFormatter
+from swiftrec.server.telemetry.traces import read_traceparent
 from tests.conftest import ROOT
 from tests.integration.collector import Collector, collecting, facts
 
@@ -211,7 +211,7 @@ def test_opentelemetry_is_not_imported_when_off() -> None:
 
 
 def test_missing_extra_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "server.telemetry.otlp", None)
+    monkeypatch.setitem(sys.modules, "swiftrec.server.telemetry.otlp", None)
     with pytest.raises(ConfigError, match=r"extra otel: .*\[otel\]"), serving(bundle, "http://127.0.0.1:1"):
         pass
 

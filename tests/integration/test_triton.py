@@ -13,10 +13,10 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from server.app import App
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.app import App
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, encoder_pb2_grpc, recommender_pb2
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.conftest import ROOT
 from tests.integration.process import serving
 

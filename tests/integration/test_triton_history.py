@@ -10,9 +10,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as triton
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from server.models.bundle import Bundle, load_bundle
-from server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.models.bundle import Bundle, load_bundle
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import Event, RecommendRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests import bundles
 from tests.integration.secure import connected, serving
 from tests.integration.test_triton import packed

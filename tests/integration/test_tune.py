@@ -1,4 +1,4 @@
-"""`python -m server tune` writes what won beside the bundle, and the server takes it on this machine only."""
+"""`swiftrec tune` writes what won beside the bundle, and the server takes it on this machine only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server.models.bundle import Bundle
-from server.tuning.tune import choose
-from server.tuning.tuned import Trial, read_tuned
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.tuning.tune import choose
+from swiftrec.server.tuning.tuned import Trial, read_tuned
 from tests.conftest import ROOT
 
 
@@ -27,7 +27,18 @@ def test_smallest_of_the_good_batches_wins() -> None:
 def test_tune_measures_every_setting_and_writes_the_best(bundle: Bundle, tmp_path: Path, version: str) -> None:
     folder = tmp_path / version
     folder.symlink_to(bundle.folder, target_is_directory=True)
-    command = [sys.executable, "-m", "server", "tune", "--bundle", str(folder), "--seconds", "0.05", "--repeats", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.server",
+        "tune",
+        "--bundle",
+        str(folder),
+        "--seconds",
+        "0.05",
+        "--repeats",
+        "1",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "<- chosen" in done.stdout

@@ -7,8 +7,8 @@ import threading
 import grpc
 import pytest
 
-from server.errors import InvalidRequest, SwiftrecError
-from server.ticket import Reply, Ticket
+from swiftrec.server.errors import InvalidRequest, SwiftrecError
+from swiftrec.server.ticket import Reply, Ticket
 from tests.http2 import Peer
 from tests.integration.fronts import PATH, echo, serving, write_error
 from tests.until import LONG, until

@@ -5,8 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from server.front import grpc_adapter
-from server.ticket import Ticket
+from swiftrec.server.front import grpc_adapter
+from swiftrec.server.ticket import Ticket
 from tests.http2 import Peer
 from tests.integration.fronts import PATH, STREAM, Running, serving
 from tests.until import LONG, until

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.blend import SIGNALS, Known, Scoring, Weights
-from server.catalogue.catalogue import Catalogue, Filter, Item
-from server.catalogue.contributions import Contribution, contributions
-from server.catalogue.sparse import EVENTS, Positions
-from server.parts import PARTS
+from swiftrec.server.catalogue.blend import SIGNALS, Known, Scoring, Weights
+from swiftrec.server.catalogue.catalogue import Catalogue, Filter, Item
+from swiftrec.server.catalogue.contributions import Contribution, contributions
+from swiftrec.server.catalogue.sparse import EVENTS, Positions
+from swiftrec.server.parts import PARTS
 from tests import tables
 
 _ITEMS, _RANKER, _SENTENCE = 50, 6, 4

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.batching.cost_model import CostModel, Observation, Rate
+from swiftrec.server.batching.cost_model import CostModel, Observation, Rate
 
 
 @given(st.floats(1e-5, 1e-2), st.floats(0, 1e-4), st.floats(1e-7, 1e-4), st.floats(0, 1e-7), st.floats(0, 1e-8))

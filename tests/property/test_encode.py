@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.errors import ModelFailed
-from server.pipeline.recommend import encode
-from server.pipeline.request_state import TextState
-from server.pipeline.vector_cache import VectorCache
+from swiftrec.server.errors import ModelFailed
+from swiftrec.server.pipeline.recommend import encode
+from swiftrec.server.pipeline.request_state import TextState
+from swiftrec.server.pipeline.vector_cache import VectorCache
 from tests import small
 from tests.workers import Row, SmallEngine
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from server.app import _SERVICES
-from server.errors import InvalidRequest, NotFound
-from server.front.outcomes import request_id
-from server.front.security import methods_of
-from server.messages import decode as decode_message
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.status import to_status
-from server.worker import methods
+from swiftrec.server.app import _SERVICES
+from swiftrec.server.errors import InvalidRequest, NotFound
+from swiftrec.server.front.outcomes import request_id
+from swiftrec.server.front.security import methods_of
+from swiftrec.server.messages import decode as decode_message
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.status import to_status
+from swiftrec.server.worker import methods
 from tests.fuzz import decode, wire
 from tests.fuzz.faulty import confused
 from tests.fuzz.mutators import Cases

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import pytest
 from google.protobuf.message import Message
 
-from server.batching.admission import BUDGET_MARGIN, MIN_RETRY_S, Reject, RejectReason, reject
-from server.batching.scheduler import Limits
-from server.errors import Overloaded
-from server.messages import MessageLimits
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.ticket import Reply, Ticket
-from server.worker.methods import recommender_methods
-from server.worker.worker import Worker
+from swiftrec.server.batching.admission import BUDGET_MARGIN, MIN_RETRY_S, Reject, RejectReason, reject
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import Overloaded
+from swiftrec.server.messages import MessageLimits
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.methods import recommender_methods
+from swiftrec.server.worker.worker import Worker
 from tests import small
 from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
 

@@ -15,16 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from export.data.dataset import Dataset
-from export.data.ids import MAX_ID_BYTES, id_fault
-from export.data.popularity import events_of
-from export.data.tables import Scan, read
-from export.package.publish import write_items
-from server.catalogue.catalogue import ITEMS, VECTORS, Catalogue
-from server.domain import ItemEvent, Recommendation, Strategy, Timings
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.worker.respond import to_response
-from server.worker.validate import InputLimits, to_request
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.ids import MAX_ID_BYTES, id_fault
+from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.tables import Scan, read
+from swiftrec.export.package.publish import write_items
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS, Catalogue
+from swiftrec.server.domain import ItemEvent, Recommendation, Strategy, Timings
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.worker.respond import to_response
+from swiftrec.server.worker.validate import InputLimits, to_request
 
 FORMATS = ["csv", "jsonl", "parquet"]
 _BLANKS = "\u00a0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # every white space but controls

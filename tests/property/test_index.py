@@ -12,22 +12,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.synthetic import around
-from export.blend.words import make_words
-from server.catalogue import exact
-from server.catalogue.approximate import ApproximateIndex, lists_for
-from server.catalogue.blend import Blend, Scoring, item_vectors
-from server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
-from server.catalogue.exact import Allowed
-from server.catalogue.filters import AttributeIndex
-from server.catalogue.items import ItemTable
-from server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
-from server.errors import BundleError
-from server.models.bundle import RANKER, SENTENCES, Bundle
-from server.models.networks import EncoderModel, RankerModel
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
-from server.pipeline.users import sample_users
+from swiftrec.benchmarks.synthetic import around
+from swiftrec.export.blend.words import make_words
+from swiftrec.server.catalogue import exact
+from swiftrec.server.catalogue.approximate import ApproximateIndex, lists_for
+from swiftrec.server.catalogue.blend import Blend, Scoring, item_vectors
+from swiftrec.server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
+from swiftrec.server.catalogue.exact import Allowed
+from swiftrec.server.catalogue.filters import AttributeIndex
+from swiftrec.server.catalogue.items import ItemTable
+from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import RANKER, SENTENCES, Bundle
+from swiftrec.server.models.networks import EncoderModel, RankerModel
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.pipeline.users import sample_users
 
 Floats = NDArray[np.float32]
 _ITEMS, _FEW = 20_000, 700
@@ -308,7 +308,7 @@ def test_answer_is_the_same_alone_and_beside_others(many: Many) -> None:
 def test_index_is_made_when_it_is_wanted(
     monkeypatch: pytest.MonkeyPatch, mode: IndexMode, items: int, is_made: bool
 ) -> None:
-    monkeypatch.setattr("server.catalogue.catalogue.SWITCH_OVER", 80)
+    monkeypatch.setattr("swiftrec.server.catalogue.catalogue.SWITCH_OVER", 80)
     rows = [Item(str(n), "", "", {}, 0) for n in range(items)]
     catalogue = Catalogue(rows, np.random.default_rng(0).standard_normal((items, 16), dtype=np.float32))
     made = catalogue.index(mode, lambda: np.ones((8, 16), dtype=np.float32))

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnxruntime.quantization import quantize_dynamic
 
-from server.catalogue.catalogue import VECTORS, Catalogue, Filter
-from server.models.bundle import Bundle
-from server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
-from server.models.session import open_session
-from server.models.tokenizer import Tokenizer
+from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, Filter
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
+from swiftrec.server.models.session import open_session
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _WORDS = st.sampled_from(
     ["a", "good", "western", "film", "toys", "space", "love", "murder", "zebra", "1995", "Casablanca"]

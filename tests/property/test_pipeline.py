@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.catalogue.blend import Known
-from server.catalogue.catalogue import AttributeValues, Filter
-from server.domain import ItemEvent, Recommendation, Request, TextEvent
+from swiftrec.server.catalogue.blend import Known
+from swiftrec.server.catalogue.catalogue import AttributeValues, Filter
+from swiftrec.server.domain import ItemEvent, Recommendation, Request, TextEvent
 from tests import small
 
 _TEXTS = ["Film a0 (1950)", "film c2", small.BY_MEANING, "unheard of", "Film", "genre g1 fiml c2"]

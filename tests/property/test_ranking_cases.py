@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.data.dataset import Dataset, Item
-from export.data.repeats import Repeats, counted, is_first
-from export.data.split import Cases, Split, split
-from export.errors import DataError
-from export.evaluate.metrics import TOP, rank
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.repeats import Repeats, counted, is_first
+from swiftrec.export.data.split import Cases, Split, split
+from swiftrec.export.errors import DataError
+from swiftrec.export.evaluate.metrics import TOP, rank
 
 _PROTOCOLS: tuple[Literal["leave-one-out", "time"], ...] = ("leave-one-out", "time")
 

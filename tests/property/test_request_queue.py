@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.batching.request_queue import NEVER, QueuedRequest, RequestQueue, Step
-from server.batching.scheduler import Limits, Reason
+from swiftrec.server.batching.request_queue import NEVER, QueuedRequest, RequestQueue, Step
+from swiftrec.server.batching.scheduler import Limits, Reason
 
 _AGING_S = 0.125
 _MOMENTS = st.integers(0, 2_000).map(lambda n: n / 256)  # exact in binary, so that no sum is rounded

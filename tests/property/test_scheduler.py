@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.batching.cost_model import CostModel, Observation
-from server.batching.scheduler import MIN_SPLIT_S, Limits, batch_capacity, form_batches
+from swiftrec.server.batching.cost_model import CostModel, Observation
+from swiftrec.server.batching.scheduler import MIN_SPLIT_S, Limits, batch_capacity, form_batches
 
 _LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=80)
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from server.models import tokenizer as module
-from server.models.bundle import Bundle
-from server.models.tokenizer import Tokenizer, WordPieceCache
+from swiftrec.server.models import tokenizer as module
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.tokenizer import Tokenizer, WordPieceCache
 
 _SHORT = 16
 _PLAIN = ["Toy", "Story", "(1995)", "don't", "unbelievably-long", "x" * 120, "...", "42"]

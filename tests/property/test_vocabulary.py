@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from export.data.vocabulary import choose_pieces, cut_tokenizer
+from swiftrec.export.data.vocabulary import choose_pieces, cut_tokenizer
 
 _LETTERS, _SPECIAL = "abc", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ALPHABET = (*_LETTERS, *(f"##{letter}" for letter in _LETTERS))

@@ -7,10 +7,10 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import InvalidRequest
-from server.messages import decode
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.worker.validate import InputLimits, to_request
+from swiftrec.server.errors import InvalidRequest
+from swiftrec.server.messages import decode
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.worker.validate import InputLimits, to_request
 
 _VALID = pb.RecommendRequest(
     history=[pb.Event(item_id="50"), pb.Event(text="Toy Story")],

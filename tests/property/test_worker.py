@@ -12,16 +12,16 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.batching.scheduler import Limits
-from server.catalogue.blend import Aim, Known
-from server.catalogue.catalogue import Ranked
-from server.errors import SwiftrecError
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.status import code_of
-from server.ticket import Reply, Ticket
-from server.worker.methods import Recommendation, StreamedRecommendation, recommender_methods
-from server.worker.worker import Worker
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.catalogue.blend import Aim, Known
+from swiftrec.server.catalogue.catalogue import Ranked
+from swiftrec.server.errors import SwiftrecError
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.status import code_of
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.methods import Recommendation, StreamedRecommendation, recommender_methods
+from swiftrec.server.worker.worker import Worker
 from tests import small
 from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, STREAM_RECOMMEND, Row, SmallEngine, answer_alone
 

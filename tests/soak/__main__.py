@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from server.models.bundle import find_bundle
+from swiftrec.server.models.bundle import find_bundle
 from tests.integration.process import serving
 from tests.soak.run import LIMIT_MB, Outcome, soak
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks import stub
-from server.config import read_settings
-from server.worker import methods
+from swiftrec.benchmarks import stub
+from swiftrec.server.config import read_settings
+from swiftrec.server.worker import methods
 
 _KEPT: list[object] = []
 _BYTES = 4_096  # for each request: what a forgotten context or tensor would hold

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 from tritonclient.grpc import service_pb2
 
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.integration.process import Server
 
 IN_FLIGHT = 32

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.data.dataset import Dataset
-from export.data.phrases import Texts
-from export.train.absorb import Absorber
-from export.train.adopt import parts_of
-from export.train.adversary import no_shift, worst_shift
-from export.train.bank import MovingBank
-from export.train.encoder import load_tokenizer
-from export.train.teacher import Bank, Teacher
-from export.train.trunk import MovingTrunk
-from export.train.validate import validate
-from export.train.world import World
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.train.absorb import Absorber
+from swiftrec.export.train.adopt import parts_of
+from swiftrec.export.train.adversary import no_shift, worst_shift
+from swiftrec.export.train.bank import MovingBank
+from swiftrec.export.train.encoder import load_tokenizer
+from swiftrec.export.train.teacher import Bank, Teacher
+from swiftrec.export.train.trunk import MovingTrunk
+from swiftrec.export.train.validate import validate
+from swiftrec.export.train.world import World
 from tests.tiny import job
 
 _PLAIN = ("--trunk", "2", "--passes", "4", "--texts-per-step", "16")
@@ -137,7 +137,7 @@ def test_validation_encodes_only_the_titles_that_its_histories_name(tmp_path: Pa
 def test_pass_reads_a_bounded_number_of_texts_and_its_rate_falls_to_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("export.train.absorb.MAX_PASS_BATCHES", most)
+    monkeypatch.setattr("swiftrec.export.train.absorb.MAX_PASS_BATCHES", most)
     shown: list[tuple[str, int]] = []
     steps: list[None] = []
 

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from server.addresses import is_loopback, join_address, listen_problem, parse_host, reachable_host
-from server.config import ServerSettings, read_settings
-from server.errors import ConfigError
+from swiftrec.server.addresses import is_loopback, join_address, listen_problem, parse_host, reachable_host
+from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.errors import ConfigError
 
 
 @pytest.mark.parametrize(

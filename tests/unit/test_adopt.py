@@ -10,24 +10,24 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from export.config import ExportSettings
-from export.data import reference as reference_module
-from export.data.checkpoint import locate, write_bert
-from export.data.dataset import Dataset, Item
-from export.data.original import open_original
-from export.data.phrases import Texts, unseen, write_texts
-from export.data.reference import Reference
-from export.errors import CheckpointError
-from export.evaluate.agreement import agreement
-from export.evaluate.metrics import best
-from export.stage import Job
-from export.train.adopt import adopt
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.mean import MeanRanker
-from export.train.ranker import LastUser
-from export.train.sentences import load_sentence_map, load_sentences
-from export.train.teacher import Teacher, load_teacher, save_teacher
-from server.models.networks import Kind
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data import reference as reference_module
+from swiftrec.export.data.checkpoint import locate, write_bert
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.original import open_original
+from swiftrec.export.data.phrases import Texts, unseen, write_texts
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.evaluate.agreement import agreement
+from swiftrec.export.evaluate.metrics import best
+from swiftrec.export.stage import Job
+from swiftrec.export.train.adopt import adopt
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.train.mean import MeanRanker
+from swiftrec.export.train.ranker import LastUser
+from swiftrec.export.train.sentences import load_sentence_map, load_sentences
+from swiftrec.export.train.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.server.models.networks import Kind
 from tests.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
 
 _ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]

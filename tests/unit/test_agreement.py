@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from export import gates
-from export.blend import stage as blend
-from export.compress import quantise, trace
-from export.data.checkpoint import locate, write_bert
-from export.data.original import open_original
-from export.data.phrases import Texts, unseen
-from export.data.reference import Reference
-from export.errors import GateError
-from export.evaluate import verify
-from export.evaluate.record import RECORD, Quality
-from export.final import stage as final
-from export.final.record import EXPECTED, FINAL, FinalRecord
-from export.gates import GATES
-from export.package import publish
-from export.train import distil, finetune
-from server.models.bundle import load_bundle
+from swiftrec.export import gates
+from swiftrec.export.blend import stage as blend
+from swiftrec.export.compress import quantise, trace
+from swiftrec.export.data.checkpoint import locate, write_bert
+from swiftrec.export.data.original import open_original
+from swiftrec.export.data.phrases import Texts, unseen
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate import verify
+from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.final import stage as final
+from swiftrec.export.final.record import EXPECTED, FINAL, FinalRecord
+from swiftrec.export.gates import GATES
+from swiftrec.export.package import publish
+from swiftrec.export.train import distil, finetune
+from swiftrec.server.models.bundle import load_bundle
 from tests.checkpoints import add_modules
 from tests.tiny import StoppedJob, dataset, job, write_checkpoint
 

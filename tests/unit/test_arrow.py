@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from export.data.layout import Role
-from export.data.tables import Scan
+from swiftrec.export.data.layout import Role
+from swiftrec.export.data.tables import Scan
 
 _DAYS = [date(2026, 1, day) for day in (1, 2, 3, 4)]
 _MOMENTS = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (1, 2, 3, 4)]

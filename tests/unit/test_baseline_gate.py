@@ -13,25 +13,25 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from export.config import ExportSettings
-from export.data.dataset import Dataset
-from export.data.phrases import write_texts
-from export.data.split import leave_one_out
-from export.errors import DataError, GateError
-from export.evaluate import baseline_gate
-from export.evaluate.baseline_gate import check, require_baselines, require_cold, require_teacher
-from export.evaluate.cold import Levelled
-from export.evaluate.compare import ORACLE, Evaluation
-from export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks
-from export.evaluate.ground import Ground
-from export.evaluate.metrics import Ranked, figure
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER
-from export.evaluate.subject import Subject
-from export.evaluate.tasks import make_tasks
-from export.quality import MIN_COLD_CASES
-from export.stage import Job
-from export.train import distil
-from server.models.networks import UserSequence
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import write_texts
+from swiftrec.export.data.split import leave_one_out
+from swiftrec.export.errors import DataError, GateError
+from swiftrec.export.evaluate import baseline_gate
+from swiftrec.export.evaluate.baseline_gate import check, require_baselines, require_cold, require_teacher
+from swiftrec.export.evaluate.cold import Levelled
+from swiftrec.export.evaluate.compare import ORACLE, Evaluation
+from swiftrec.export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.metrics import Ranked, figure
+from swiftrec.export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER
+from swiftrec.export.evaluate.subject import Subject
+from swiftrec.export.evaluate.tasks import make_tasks
+from swiftrec.export.quality import MIN_COLD_CASES
+from swiftrec.export.stage import Job
+from swiftrec.export.train import distil
+from swiftrec.server.models.networks import UserSequence
 from tests.tiny import dataset, job, write_data
 
 _CASES = 200
@@ -266,7 +266,7 @@ def test_untrained_encoder_that_finds_new_items_better_stops_distillation_before
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("baseline_gate", "comparisons"):
-        monkeypatch.setattr(f"export.evaluate.{module}.MIN_COLD_CASES", 10)
+        monkeypatch.setattr(f"swiftrec.export.evaluate.{module}.MIN_COLD_CASES", 10)
     one = job(tmp_path)
     often().save(one.folder("data"))
     one.console = Console(width=200, record=True, file=io.StringIO())

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure
-from benchmarks.client import Answered, ClosedLoop, Log, arrivals, connected, open_loop
-from benchmarks.echo import reply
-from benchmarks.machine import cpu_seconds, pinned
-from benchmarks.process import Served, serving
-from benchmarks.ratio import Round
-from benchmarks.stub import StubSession
-from benchmarks.summary import Rows, summarise
-from benchmarks.texts import FEWEST_WORDS, MOST_WORDS, mixed_texts
-from benchmarks.workload import PATHS, Asked
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.client import Answered, ClosedLoop, Log, arrivals, connected, open_loop
+from swiftrec.benchmarks.echo import reply
+from swiftrec.benchmarks.machine import cpu_seconds, pinned
+from swiftrec.benchmarks.process import Served, serving
+from swiftrec.benchmarks.ratio import Round
+from swiftrec.benchmarks.stub import StubSession
+from swiftrec.benchmarks.summary import Rows, summarise
+from swiftrec.benchmarks.texts import FEWEST_WORDS, MOST_WORDS, mixed_texts
+from swiftrec.benchmarks.workload import PATHS, Asked
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 _SOURCES = [f"title{n} ({1900 + n}). drama, comedy" for n in range(200)]
 
@@ -39,7 +39,7 @@ def asked(payloads: list[bytes]) -> Asked:
 
 @pytest.fixture(scope="module", params=["threads", "aio"])
 def echo(request: pytest.FixtureRequest) -> Iterator[Served]:
-    with serving(["-m", "benchmarks", "echo", "--front", request.param], core=None) as served:
+    with serving(["-m", "swiftrec.benchmarks", "echo", "--front", request.param], core=None) as served:
         yield served
 
 
@@ -138,7 +138,10 @@ def test_open_loop_sends_everything_not_before_it_is_due(echo: Served) -> None:
 
 
 def test_a_dead_server_ends_the_loop_with_its_code() -> None:
-    with serving(["-m", "benchmarks", "echo"], core=None) as served, connected(served.address, PATHS["encode"]) as send:
+    with (
+        serving(["-m", "swiftrec.benchmarks", "echo"], core=None) as served,
+        connected(served.address, PATHS["encode"]) as send,
+    ):
         os.kill(served.pid or 0, 9)
         loop = ClosedLoop(send, Log(asked([b""] * 20)), in_flight=4)
         loop.start()

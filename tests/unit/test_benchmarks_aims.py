@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.catalogue_trial import Row, Search, Whole
-from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.targets import OURS, targets
-from benchmarks.suite import aims, store
-from benchmarks.suite.aims import Aim
-from benchmarks.suite.result import Peers, Result
+from swiftrec.benchmarks.catalogue_trial import Row, Search, Whole
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.peers.targets import OURS, targets
+from swiftrec.benchmarks.suite import aims, store
+from swiftrec.benchmarks.suite.aims import Aim
+from swiftrec.benchmarks.suite.result import Peers, Result
 from tests.peers import BUNDLE_ID, figures
 from tests.results import BUNDLE, repeated, result, workload
 

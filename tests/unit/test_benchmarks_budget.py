@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Point
-from benchmarks.suite.rounds import Rounds
-from benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Point
+from swiftrec.benchmarks.suite.rounds import Rounds
+from swiftrec.benchmarks.suite.settings import BenchSettings
 from tests.conftest import ROOT
 from tests.results import point, result
 
@@ -70,5 +70,5 @@ def test_whole_rounds_are_measured_while_they_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["bench", "bench-peers"])
 def test_bundle_is_exported_first_unless_one_is_given(target: str) -> None:
     recipe = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert 'bundle="${BUNDLE_TYPED:-$(.venv/bin/python -m export' in recipe
+    assert 'bundle="${BUNDLE_TYPED:-$(.venv/bin/swiftrec export' in recipe
     assert '--bundle="$bundle"' in recipe

@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare` from folder to exit code."""
+"""`swiftrec bench compare` from folder to exit code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.suite import store
-from benchmarks.suite.raw import PARQUET
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks.suite.raw import PARQUET
 from tests.results import BUNDLE, MACHINE
 from tests.runs import Server, saved, simulate
 

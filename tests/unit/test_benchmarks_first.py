@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import first
-from benchmarks.first import check_source
-from benchmarks.workload import PATHS, Method
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.benchmarks import __main__ as command
+from swiftrec.benchmarks import first
+from swiftrec.benchmarks.first import check_source
+from swiftrec.benchmarks.workload import PATHS, Method
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.bundles import write_manifest
 
 
@@ -98,7 +98,7 @@ def test_no_server_is_a_sentence_with_what_to_do(
     calls.write_text("\n".join(map(json.dumps, [{"format": 1, "method": "encode"}, {"t": 0, "requests": [["m", 5]]}])))
     flags = ["--target", "127.0.0.1:9", "--bundle", str(write_manifest(tmp_path / "bundle"))]
     if tool == "record":
-        monkeypatch.setattr("benchmarks.record.TokenCounter", lambda _: SimpleNamespace(count=len))
+        monkeypatch.setattr("swiftrec.benchmarks.record.TokenCounter", lambda _: SimpleNamespace(count=len))
         flags += ["--output", str(tmp_path / "out")]
     assert (
         command.main(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.floor import BATCHES, Floor, FloorMeter, Part, fastest, growing
-from benchmarks.workload import make
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.floor import BATCHES, Floor, FloorMeter, Part, fastest, growing
+from swiftrec.benchmarks.workload import make
+from swiftrec.server.models.bundle import Bundle
 
 
 class Clock:

@@ -14,13 +14,13 @@ import grpc
 import numpy as np
 import pytest
 
-from benchmarks import against, fair, overload, swaps
-from benchmarks.client import Log
-from benchmarks.flood import flood
-from benchmarks.process import Served
-from benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
-from benchmarks.workload import PATHS, Asked, Method
-from server.pb.swiftrec.v1.recommender_pb2 import RankedItem, RecommendResponse
+from swiftrec.benchmarks import against, fair, overload, swaps
+from swiftrec.benchmarks.client import Log
+from swiftrec.benchmarks.flood import flood
+from swiftrec.benchmarks.process import Served
+from swiftrec.benchmarks.summary import OK, RESOURCE_EXHAUSTED, Rows
+from swiftrec.benchmarks.workload import PATHS, Asked, Method
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RankedItem, RecommendResponse
 
 _THEIRS = against.Turn(server_us=100.0, throughput=10.0, p50_ms=10.0, alone_ms=1.0)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.stub import StubSession
-from benchmarks.synthetic import make_bundle
-from server.catalogue.sparse import Memory
-from server.catalogue.words import Matches, Words
-from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
+from swiftrec.benchmarks.stub import StubSession
+from swiftrec.benchmarks.synthetic import make_bundle
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.catalogue.words import Matches, Words
+from swiftrec.server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
 from tests import tables
 from tests.bundles import stand_in
 
@@ -78,8 +78,8 @@ def test_synthetic_bundle_has_sentence_vectors_for_its_items(real: Bundle, tmp_p
 def test_synthetic_bundle_has_the_tables_of_the_real_one_for_its_items(
     real: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.synthetic._HEAD", 20)
-    monkeypatch.setattr("benchmarks.synthetic._POSTINGS", 7)
+    monkeypatch.setattr("swiftrec.benchmarks.synthetic._HEAD", 20)
+    monkeypatch.setattr("swiftrec.benchmarks.synthetic._POSTINGS", 7)
     bases = make_bundle(real, tmp_path / "made", 40, seed=1)
     memory, words = Memory.load(tmp_path / "made", 40), Words.load(tmp_path / "made", 40)
     known, index = Memory.load(real.folder, _ITEMS), Words.load(real.folder, _ITEMS)

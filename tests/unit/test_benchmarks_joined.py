@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.machine import fingerprint
-from benchmarks.suite import html, store
-from benchmarks.suite.aims import aims
-from benchmarks.suite.compare import newest
-from benchmarks.suite.digest import SummaryConfig, digest
-from benchmarks.suite.digest import run as summary
-from benchmarks.suite.joined import join, merged
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import SCHEMA, Peers
-from benchmarks.summary import Rows
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.suite import html, store
+from swiftrec.benchmarks.suite.aims import aims
+from swiftrec.benchmarks.suite.compare import newest
+from swiftrec.benchmarks.suite.digest import SummaryConfig, digest
+from swiftrec.benchmarks.suite.digest import run as summary
+from swiftrec.benchmarks.suite.joined import join, merged
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import SCHEMA, Peers
+from swiftrec.benchmarks.summary import Rows
 from tests.peers import BUNDLE_ID
 from tests.results import BUNDLE, MACHINE, catalogue_row, peer, point, result, workload
 

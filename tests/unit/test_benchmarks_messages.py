@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as command
-from benchmarks import load, measure, overload, ratio
-from benchmarks.extra import gathered, sentence
-from benchmarks.peers import install
-from benchmarks.process import Served
-from benchmarks.record import Recorder
-from benchmarks.recording import Marks, Recording
-from benchmarks.summary import OK, UNAVAILABLE, Rows
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.benchmarks import __main__ as command
+from swiftrec.benchmarks import load, measure, overload, ratio
+from swiftrec.benchmarks.extra import gathered, sentence
+from swiftrec.benchmarks.peers import install
+from swiftrec.benchmarks.process import Served
+from swiftrec.benchmarks.record import Recorder
+from swiftrec.benchmarks.recording import Marks, Recording
+from swiftrec.benchmarks.summary import OK, UNAVAILABLE, Rows
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "rows.npz")
 
@@ -122,7 +122,7 @@ def test_tool_whose_server_dies_shows_what_it_has_marked_partial(
             yield each()
 
     monkeypatch.setattr(module, of, each if tool == "ratio" else several)
-    monkeypatch.setattr("benchmarks.report.fingerprint", dict)
+    monkeypatch.setattr("swiftrec.benchmarks.report.fingerprint", dict)
     assert module.run(settings) == 1
     said = capsys.readouterr()
     assert said.err == f"benchmarks {tool}: partial: the server ended\n"

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.suite.bootstrap import Bootstrap, Estimate, sliced, t_quantile
-from benchmarks.suite.compare import Change, changes, missing
-from benchmarks.suite.figures import Figure, Figures
-from benchmarks.suite.measured import Run
+from swiftrec.benchmarks.suite.bootstrap import Bootstrap, Estimate, sliced, t_quantile
+from swiftrec.benchmarks.suite.compare import Change, changes, missing
+from swiftrec.benchmarks.suite.figures import Figure, Figures
+from swiftrec.benchmarks.suite.measured import Run
 from tests.results import repeated, workload
 from tests.runs import Server, simulate
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import catalogue, teacher
-from benchmarks.process import Served
+from swiftrec.benchmarks import catalogue, teacher
+from swiftrec.benchmarks.process import Served
 from tests.peers import BUNDLE_ID, scores, setting
 from tests.results import catalogue_row
 

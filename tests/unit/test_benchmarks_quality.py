@@ -10,13 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.quality import tuning
-from benchmarks.quality.evaluation import Evaluation
-from benchmarks.quality.exchange import LIST_LENGTH, Answer, Histories, Lists, Problem, Trial, ndcg, without_masked
-from benchmarks.quality.figures import own_rows, ranks_of, row_of, table
-from export.evaluate.metrics import Ranked
-from export.evaluate.ranks import NOT_FOUND
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.quality import tuning
+from swiftrec.benchmarks.quality.evaluation import Evaluation
+from swiftrec.benchmarks.quality.exchange import (
+    LIST_LENGTH,
+    Answer,
+    Histories,
+    Lists,
+    Problem,
+    Trial,
+    ndcg,
+    without_masked,
+)
+from swiftrec.benchmarks.quality.figures import own_rows, ranks_of, row_of, table
+from swiftrec.export.evaluate.metrics import Ranked
+from swiftrec.export.evaluate.ranks import NOT_FOUND
 from tests.quality import DISCOUNT, ITEMS, LISTS, MISSES, PROBLEM, TARGETS, answer, lists_of, positions
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks quality`: the split of a bundle's export, the environments of other libraries, the errors."""
+"""`swiftrec bench quality`: the split of a bundle's export, the environments of other libraries, the errors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as program
-from benchmarks.peers import install
-from benchmarks.quality import command
-from benchmarks.quality.evaluation import load_evaluation
-from benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Problem, ndcg
-from export.data.dataset import Dataset
-from export.data.repeats import ALLOW, EXCLUDE, Repeats
-from export.data.split import Protocol, split
-from export.evaluate.metrics import Ranked
-from export.evaluate.ranks import RANKS, RecordedRanks
-from server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
-from server.parts import TABLES
+from swiftrec.benchmarks import __main__ as program
+from swiftrec.benchmarks.peers import install
+from swiftrec.benchmarks.quality import command
+from swiftrec.benchmarks.quality.evaluation import load_evaluation
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Problem, ndcg
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.repeats import ALLOW, EXCLUDE, Repeats
+from swiftrec.export.data.split import Protocol, split
+from swiftrec.export.evaluate.metrics import Ranked
+from swiftrec.export.evaluate.ranks import RANKS, RecordedRanks
+from swiftrec.server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
+from swiftrec.server.parts import TABLES
 from tests.bundles import stand_in
 from tests.quality import ITEMS, answer, positions
 from tests.tiny import dataset, job, write_data
@@ -102,7 +102,7 @@ def test_missing_stage_is_named_with_what_to_run(
     out = tmp_path / "out.json"
     assert program.main(["quality", "--bundle", str(exported), "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert re.match(rf"benchmarks quality: \S*{file} is missing, .*: run `python -m export --name tiny` with", said)
+    assert re.match(rf"benchmarks quality: \S*{file} is missing, .*: run `swiftrec export --name tiny` with", said)
     assert said.count("\n") == 1
     assert not out.exists()
 
@@ -110,13 +110,13 @@ def test_missing_stage_is_named_with_what_to_run(
 @pytest.mark.parametrize("file", ["package/stage.json", "verify/ranks.npz"])
 def test_damaged_stage_is_named(file: str, exported: Path) -> None:
     (exported.parents[1] / ".stages" / "tiny" / file).write_bytes(b"[]")
-    with pytest.raises(RuntimeError, match=rf"{file} cannot be read: run `python -m export"):
+    with pytest.raises(RuntimeError, match=rf"{file} cannot be read: run `swiftrec export"):
         load_evaluation(exported)
 
 
 def test_damaged_data_are_named(exported: Path) -> None:
     (exported.parents[1] / ".stages" / "tiny" / "data" / "histories.npz").write_bytes(b"[]")
-    with pytest.raises(RuntimeError, match=r"tiny/data cannot be split \(.*\): run `python -m export"):
+    with pytest.raises(RuntimeError, match=r"tiny/data cannot be split \(.*\): run `swiftrec export"):
         load_evaluation(exported)
 
 
@@ -160,8 +160,8 @@ def interpreter(folder: Path, body: str) -> Path:
 
 _ANSWERS = """
 from pathlib import Path
-from benchmarks.quality.exchange import Problem
-from benchmarks.quality.tuning import Recommender, Trial, answer
+from swiftrec.benchmarks.quality.exchange import Problem
+from swiftrec.benchmarks.quality.tuning import Recommender, Trial, answer
 import numpy as np
 problem = Problem.load(Path(folder))
 lists = np.full((len(problem.test), 100), -1)
@@ -269,7 +269,7 @@ def installed_only(environment: str) -> pytest.MarkDecorator:
     """Tests of a script in its own environment, which takes a network and up to 1.3 GB."""
     return pytest.mark.skipif(
         not (install.HOME / environment / install.READY).exists(),
-        reason=f"needs {install.HOME / environment}: python -m benchmarks quality installs it",
+        reason=f"needs {install.HOME / environment}: swiftrec bench quality installs it",
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.peers.results import Entry, Results
-from benchmarks.suite import readme, store
-from benchmarks.suite.result import Peers
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.suite import readme, store
+from swiftrec.benchmarks.suite.result import Peers
 from tests.conftest import ROOT
 from tests.peers import BUNDLE_ID, fake, figures
 from tests.results import BUNDLE, catalogue_row, result

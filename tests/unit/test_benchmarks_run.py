@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measure
-from benchmarks.bundle_id import BundleId
-from benchmarks.process import Served
-from benchmarks.suite import run as suite
-from benchmarks.suite import scenarios, store
-from benchmarks.suite import start as before
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.result import Client, Result
-from benchmarks.suite.settings import BenchSettings
-from benchmarks.summary import Rows
-from server.models.bundle import Bundle
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.process import Served
+from swiftrec.benchmarks.suite import run as suite
+from swiftrec.benchmarks.suite import scenarios, store
+from swiftrec.benchmarks.suite import start as before
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.result import Client, Result
+from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.summary import Rows
+from swiftrec.server.models.bundle import Bundle
 from tests.results import BUNDLE, point, result, workload
 
 CLIENT = Client(ceiling_per_s=6_000, reached_per_s=5_000, client_us=166, processes=1)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bundle_id import BundleId
-from benchmarks.machine import fingerprint
-from benchmarks.suite import joined, store
-from benchmarks.suite.aims import aims
-from benchmarks.suite.digest import SummaryConfig, digest
-from benchmarks.suite.digest import run as summary
-from benchmarks.suite.result import Peers
+from swiftrec.benchmarks.bundle_id import BundleId
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.suite import joined, store
+from swiftrec.benchmarks.suite.aims import aims
+from swiftrec.benchmarks.suite.digest import SummaryConfig, digest
+from swiftrec.benchmarks.suite.digest import run as summary
+from swiftrec.benchmarks.suite.result import Peers
 from tests.peers import BUNDLE_ID
 from tests.results import BUNDLE, catalogue_row, peer, result
 

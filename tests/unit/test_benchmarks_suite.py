@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure
-from benchmarks.__main__ import main
-from benchmarks.extra import need, sentence
-from benchmarks.process import Served, more_flags
-from benchmarks.scrape import Scrape, batch_sizes, between
-from benchmarks.suite import store, terminal
-from benchmarks.suite.bench import Bench
-from benchmarks.suite.compare import incomparable
-from benchmarks.suite.raw import Raw
-from benchmarks.suite.rounds import Offline, Rounds
-from benchmarks.suite.run import _report
-from benchmarks.suite.scenarios import by_share, knee, read_curve
-from benchmarks.suite.settings import BenchSettings
-from benchmarks.summary import Rows
-from benchmarks.window import bottleneck
-from benchmarks.workload import KINDS, Name
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.extra import need, sentence
+from swiftrec.benchmarks.process import Served, more_flags
+from swiftrec.benchmarks.scrape import Scrape, batch_sizes, between
+from swiftrec.benchmarks.suite import store, terminal
+from swiftrec.benchmarks.suite.bench import Bench
+from swiftrec.benchmarks.suite.compare import incomparable
+from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.rounds import Offline, Rounds
+from swiftrec.benchmarks.suite.run import _report
+from swiftrec.benchmarks.suite.scenarios import by_share, knee, read_curve
+from swiftrec.benchmarks.suite.settings import BenchSettings
+from swiftrec.benchmarks.summary import Rows
+from swiftrec.benchmarks.window import bottleneck
+from swiftrec.benchmarks.workload import KINDS, Name
 from tests.results import BUNDLE, MACHINE, point, repeated, result, workload
 
 

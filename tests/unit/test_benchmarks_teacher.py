@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.teacher_server import FlatCost
-from server.batching.cost_model import CostModel
-from server.batching.scheduler import Limits, form_batches
+from swiftrec.benchmarks.teacher_server import FlatCost
+from swiftrec.server.batching.cost_model import CostModel
+from swiftrec.server.batching.scheduler import Limits, form_batches
 
 _LENGTHS = [8, 120, 9, 110, 8, 115, 9, 128]
 _LIMITS = Limits(jobs=8, tokens=100_000)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.client import TIMEOUT_S
-from benchmarks.overload import OPEN_DOOR
-from benchmarks.peers.rounds import our_command
-from benchmarks.teacher import TeacherSettings, _commands
-from server.config import ServerSettings, read_settings
+from swiftrec.benchmarks.client import TIMEOUT_S
+from swiftrec.benchmarks.overload import OPEN_DOOR
+from swiftrec.benchmarks.peers.rounds import our_command
+from swiftrec.benchmarks.teacher import TeacherSettings, _commands
+from swiftrec.server.config import ServerSettings, read_settings
 from tests.peers import scores, setting
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from benchmarks.recording import FORMAT, Marks, Recording
-from benchmarks.suite.parts import _tokeniser
-from benchmarks.texts import TOKENIZER, Items, TokenCounter, TokenTexts
-from benchmarks.workload import Name, make
-from server.catalogue.catalogue import ITEMS
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
+from swiftrec.benchmarks.recording import FORMAT, Marks, Recording
+from swiftrec.benchmarks.suite.parts import _tokeniser
+from swiftrec.benchmarks.texts import TOKENIZER, Items, TokenCounter, TokenTexts
+from swiftrec.benchmarks.workload import Name, make
+from swiftrec.server.catalogue.catalogue import ITEMS
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
 from tests.bundles import write_manifest
 
 MAX_TOKENS = 64

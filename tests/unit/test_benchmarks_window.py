@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import measure
-from benchmarks.client import Log
-from benchmarks.machine import Reading
-from benchmarks.process import Served
-from benchmarks.replies import STEPS, read
-from benchmarks.summary import Rows
-from benchmarks.window import Window, figures, joined
-from benchmarks.workload import Asked
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.benchmarks import measure
+from swiftrec.benchmarks.client import Log
+from swiftrec.benchmarks.machine import Reading
+from swiftrec.benchmarks.process import Served
+from swiftrec.benchmarks.replies import STEPS, read
+from swiftrec.benchmarks.summary import Rows
+from swiftrec.benchmarks.window import Window, figures, joined
+from swiftrec.benchmarks.workload import Asked
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 
 def window(intended: list[float], done: list[float], codes: list[int] | None = None, **facts: Any) -> Window:  # noqa: ANN401

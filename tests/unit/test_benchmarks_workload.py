@@ -11,19 +11,19 @@ import grpc
 import numpy as np
 import pytest
 
-from benchmarks import workload
-from benchmarks.client import ANY_SIZE, Log
-from benchmarks.record import Recorder, proxy
-from benchmarks.recording import FORMAT, Marks, Recording
-from benchmarks.replies import read
-from benchmarks.stall import Stall
-from benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths
-from benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Method, Name, make, zipf
-from server.models.bundle import Bundle
-from server.models.tokenizer import Tokenizer
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
-from server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
+from swiftrec.benchmarks import workload
+from swiftrec.benchmarks.client import ANY_SIZE, Log
+from swiftrec.benchmarks.record import Recorder, proxy
+from swiftrec.benchmarks.recording import FORMAT, Marks, Recording
+from swiftrec.benchmarks.replies import read
+from swiftrec.benchmarks.stall import Stall
+from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths
+from swiftrec.benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Method, Name, make, zipf
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
 
 _PRIVATE = "a film that nobody may know of"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import benchmarks.__main__ as benchmarks
-import server.__main__ as server
-from benchmarks.floor import FloorSettings
+import swiftrec.benchmarks.__main__ as benchmarks
+import swiftrec.server.__main__ as server
+from swiftrec.benchmarks.floor import FloorSettings
 
 
 def blas_threads(*_settings: object) -> int:

@@ -12,20 +12,31 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from export.blend import fit
-from export.blend.fit import Choices, fit_weights, likelihood
-from export.blend.memory import fit_memory
-from export.blend.newcomers import BUDGET, _Lists, raise_newcomers
-from export.blend.queries import Queries
-from export.blend.requests import Asked, Group, requests_of
-from export.blend.signals import Items, Signals
-from export.blend.words import make_words
-from export.data.dataset import Item
-from export.data.phrases import Texts
-from export.data.split import Cases
-from export.errors import ExportError
-from server.catalogue.blend import FACTS, QUERIES, SIGNALS, Blend, Known, Query, Row, Scoring, Weights, item_vectors
-from server.parts import PARTS
+from swiftrec.export.blend import fit
+from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
+from swiftrec.export.blend.memory import fit_memory
+from swiftrec.export.blend.newcomers import BUDGET, _Lists, raise_newcomers
+from swiftrec.export.blend.queries import Queries
+from swiftrec.export.blend.requests import Asked, Group, requests_of
+from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.words import make_words
+from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import Cases
+from swiftrec.export.errors import ExportError
+from swiftrec.server.catalogue.blend import (
+    FACTS,
+    QUERIES,
+    SIGNALS,
+    Blend,
+    Known,
+    Query,
+    Row,
+    Scoring,
+    Weights,
+    item_vectors,
+)
+from swiftrec.server.parts import PARTS
 from tests.peak import peak_of
 
 _ITEMS, _RANKER, _SENTENCE = 30, 4, 3
@@ -202,8 +213,8 @@ def test_items_that_count_as_new_have_no_memory_of_their_own_no_popularity_and_t
 
 
 def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.blend.signals._SAMPLED", 4)
-    monkeypatch.setattr("export.blend.signals._NAMED", 6)
+    monkeypatch.setattr("swiftrec.export.blend.signals._SAMPLED", 4)
+    monkeypatch.setattr("swiftrec.export.blend.signals._NAMED", 6)
     items = Items(_VECTORS, _VECTORS, np.arange(_ITEMS) % 10, _SENTENCES, _POPULARITY.astype(np.float64))
     made = Signals(items, scoring(), 10, seed=1)
     history = np.array([0, 1, 2])

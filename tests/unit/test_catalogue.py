@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.catalogue import exact
-from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
-from server.catalogue.filters import AttributeIndex
-from server.catalogue.items import ITEMS, ItemTable
-from server.errors import BundleError, InvalidRequest
+from swiftrec.server.catalogue import exact
+from swiftrec.server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
+from swiftrec.server.catalogue.filters import AttributeIndex
+from swiftrec.server.catalogue.items import ITEMS, ItemTable
+from swiftrec.server.errors import BundleError, InvalidRequest
 
 _COLOURS = ("red", "green", "blue")
 _ROWS = [{"colour": [_COLOURS[n % 3]], "size": ["s", "m"][: n % 3]} for n in range(150)]

@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from export import gates
-from export.compress.fidelity import alone as by_itself
-from export.compress.fidelity import invariance, mean_cosine
-from export.compress.graph import count_operators
-from export.compress.int8 import FORMS, observe, quantise_bert
-from export.compress.trace import fuse, trace
-from export.data.checkpoint import locate, write_bert
-from export.data.head import Head
-from export.data.heads import read_head
-from export.errors import CheckpointError
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from server.models.networks import EncoderModel
-from server.models.session import open_session
+from swiftrec.export import gates
+from swiftrec.export.compress.fidelity import alone as by_itself
+from swiftrec.export.compress.fidelity import invariance, mean_cosine
+from swiftrec.export.compress.graph import count_operators
+from swiftrec.export.compress.int8 import FORMS, observe, quantise_bert
+from swiftrec.export.compress.trace import fuse, trace
+from swiftrec.export.data.checkpoint import locate, write_bert
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.heads import read_head
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.server.models.networks import EncoderModel
+from swiftrec.server.models.session import open_session
 from tests.checkpoints import FAMILIES, HIDDEN, WORDS, save_model, save_sentence_transformer
 
 _TEXTS = [" ".join(random.Random(n).choices(WORDS, k=1 + n % 9)) for n in range(24)]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.data.checkpoint import locate, write_bert
-from export.data.head import Head
-from export.data.heads import read_head
-from export.errors import CheckpointError
-from export.train.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.export.data.checkpoint import locate, write_bert
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.heads import read_head
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.teacher import Teacher, load_teacher, save_teacher
 from tests.bi_encoders import change, require_same
 from tests.checkpoints import HIDDEN, WORDS, add_modules, save_model, save_sentence_transformer
 

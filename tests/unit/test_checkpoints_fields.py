@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from export import gates
-from export.compress.graph import count_operators
-from export.compress.trace import fuse, trace
-from export.data.checkpoint import locate
-from export.data.families import FUSED_ACTIVATIONS
-from export.data.original import open_original
-from export.errors import CheckpointError
-from export.train.encoder import TextEncoder, load_trunk
+from swiftrec.export import gates
+from swiftrec.export.compress.graph import count_operators
+from swiftrec.export.compress.trace import fuse, trace
+from swiftrec.export.data.checkpoint import locate
+from swiftrec.export.data.families import FUSED_ACTIVATIONS
+from swiftrec.export.data.original import open_original
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.encoder import TextEncoder, load_trunk
 from tests.bi_encoders import (
     ABSENT,
     CONFIG,
@@ -203,7 +203,7 @@ def test_setting_that_no_table_names_is_caught_by_its_vectors(
     folder = Path(shutil.copytree(plain, tmp_path / "given"))
     change(folder, SENTENCE, {"do_lower_case": True})
     change(folder, TOKENS, {"do_lower_case": False})
-    monkeypatch.setattr("export.data.tokenizer._lower_case", lambda _: None)
+    monkeypatch.setattr("swiftrec.export.data.tokenizer._lower_case", lambda _: None)
     with pytest.raises(CheckpointError, match="gets another vector here than by the library"):
         written(folder)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from export.data.checkpoint import locate, write_bert
-from export.errors import CheckpointError
-from export.train.encoder import load_tokenizer
+from swiftrec.export.data.checkpoint import locate, write_bert
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.encoder import load_tokenizer
 from tests.bi_encoders import (
     ABSENT,
     DENSE,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from export.data.tokenizer import _as_file
-from export.errors import CheckpointError
-from export.train.encoder import load_tokenizer
-from server.errors import BundleError
+from swiftrec.export.data.tokenizer import _as_file
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.train.encoder import load_tokenizer
+from swiftrec.server.errors import BundleError
 from tests.bi_encoders import (
     CONFIG,
     TEXTS,
@@ -156,7 +156,7 @@ def test_special_token_with_another_id_is_caught(plain: Path, tmp_path: Path, mo
         facts["added_tokens"] = [token for token in facts["added_tokens"] if token["content"] != "[MASK]"]
         return json.dumps(facts)
 
-    monkeypatch.setattr("export.data.tokenizer._as_file", changed)
+    monkeypatch.setattr("swiftrec.export.data.tokenizer._as_file", changed)
     with pytest.raises(CheckpointError, match=r"\[MASK\] b' has other token ids here than by AutoTokenizer"):
         written(folder)
 

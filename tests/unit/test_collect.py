@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from export.config import ExportSettings
-from export.data.collect import run
-from export.data.dataset import Dataset
-from export.data.facts import RATINGS
-from export.data.head import Head
-from export.data.phrases import Texts, unseen
-from export.data.reference import Reference
-from export.errors import CheckpointError, DataError
-from export.stage import Job
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.collect import run
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.facts import RATINGS
+from swiftrec.export.data.head import Head
+from swiftrec.export.data.phrases import Texts, unseen
+from swiftrec.export.data.reference import Reference
+from swiftrec.export.errors import CheckpointError, DataError
+from swiftrec.export.stage import Job
 from tests.checkpoints import save_model, save_sentence_transformer
 from tests.tiny import dataset as tiny_dataset
 
@@ -113,8 +113,8 @@ def test_export_refuses_a_fake_order_and_trains_without_one_on_demand(
 
 def test_movielens_can_be_trained_without_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model("bert", tmp_path / "checkpoint")
-    monkeypatch.setattr("export.data.collect.fetch", lambda *_: tmp_path)
-    monkeypatch.setattr("export.data.movielens.read", lambda *_: tiny_dataset())
+    monkeypatch.setattr("swiftrec.export.data.collect.fetch", lambda *_: tmp_path)
+    monkeypatch.setattr("swiftrec.export.data.movielens.read", lambda *_: tiny_dataset())
     (tmp_path / "out").mkdir()
     flags = ["--checkpoint", str(tmp_path / "checkpoint"), "--order", "none"]
     run(Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=flags)), tmp_path / "out")
@@ -204,7 +204,7 @@ def test_checkpoint_that_cannot_be_used_is_refused_before_data_are_read(
     write(tmp_path / "data", events=False)
     save_sentence_transformer("bert", tmp_path / "checkpoint")
     said = unsupported(tmp_path / "checkpoint", kind)
-    monkeypatch.setattr("export.data.tables.read", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr("swiftrec.export.data.tables.read", lambda *_, **__: pytest.fail("data were read"))
     with pytest.raises(CheckpointError) as caught:
         collected(tmp_path)
     assert said in str(caught.value)

@@ -14,11 +14,11 @@ import pytest
 from pyarrow import parquet
 from rich.console import Console
 
-from export.config import ExportSettings
-from export.data.columns import candidates
-from export.data.doctor import examine
-from export.data.tables import read
-from export.errors import DataError
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.columns import candidates
+from swiftrec.export.data.doctor import examine
+from swiftrec.export.data.tables import read
+from swiftrec.export.errors import DataError
 from tests.conftest import ROOT
 
 Rows = list[dict[str, Any]]
@@ -112,7 +112,7 @@ def test_column_with_a_blank_is_quoted_in_the_guess(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["movieId", "id=movieId", "item_id="])
 def test_flag_that_maps_nothing_is_refused(tmp_path: Path, given: str) -> None:
-    command = [sys.executable, "-m", "export", "doctor", str(tmp_path), "--column", given]
+    command = [sys.executable, "-m", "swiftrec.export", "doctor", str(tmp_path), "--column", given]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert f"{given!r} is not NAME=COLUMN, where NAME is one of item_id, text, title, user_id" in result.stderr

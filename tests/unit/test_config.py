@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from server.config import ServerSettings, read_settings
-from server.errors import ConfigError
-from server.parts import PARTS
+from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.parts import PARTS
 
 
 class Numbers(BaseSettings):

@@ -14,8 +14,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from server.config import ServerSettings
-from server.front.security import connection_limits
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.front.security import connection_limits
 from tests.http2 import ACK, Peer
 from tests.until import LONG
 

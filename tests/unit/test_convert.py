@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from server.catalogue.items import Item
-from server.domain import Recommendation, Strategy, Timings
-from server.errors import InvalidRequest
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.worker.respond import to_response, write_response
-from server.worker.validate import InputLimits, check_list, to_request
+from swiftrec.server.catalogue.items import Item
+from swiftrec.server.domain import Recommendation, Strategy, Timings
+from swiftrec.server.errors import InvalidRequest
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.worker.respond import to_response, write_response
+from swiftrec.server.worker.validate import InputLimits, check_list, to_request
 
 
 def _answer(*items: tuple[Item, float]) -> pb.RecommendResponse:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from export.data.doctor import examine
-from export.data.facts import RATINGS
+from swiftrec.export.data.doctor import examine
+from swiftrec.export.data.facts import RATINGS
 from tests.catalogues import write_catalogue
 from tests.conftest import ROOT
 
@@ -20,7 +20,7 @@ _MAX_MB = {"csv": 90, "parquet": 190}  # measured: 61 and 135, of which about 75
 
 
 def doctor(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "export", "doctor", str(folder)]
+    command = [sys.executable, "-m", "swiftrec.export", "doctor", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -7,12 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.data.split import Cases
-from export.errors import ExportError
-from export.evaluate import metrics
-from export.evaluate.baselines import fit_baselines
-from export.evaluate.exposure import by_popularity, exposure, gini
-from export.evaluate.metrics import NO_ITEM, Ranked, best, common, figure, ndcg, overlap, random_ndcg, rank, share
+from swiftrec.export.data.split import Cases
+from swiftrec.export.errors import ExportError
+from swiftrec.export.evaluate import metrics
+from swiftrec.export.evaluate.baselines import fit_baselines
+from swiftrec.export.evaluate.exposure import by_popularity, exposure, gini
+from swiftrec.export.evaluate.metrics import (
+    NO_ITEM,
+    Ranked,
+    best,
+    common,
+    figure,
+    ndcg,
+    overlap,
+    random_ndcg,
+    rank,
+    share,
+)
 
 _HISTORIES = [np.array(h) for h in ([0, 1, 2], [0, 1, 3], [1, 2, 0], [0, 1])]
 
@@ -143,8 +154,8 @@ def test_baselines_give_what_the_plain_formulas_give() -> None:
 
 @pytest.mark.parametrize("rows", [2, 512])
 def test_item_knn_is_the_sum_of_the_nearest_cosines(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.evaluate.baselines._KNN_ROWS", rows)
-    monkeypatch.setattr("export.evaluate.baselines._KNN_NEIGHBOURS", 2)
+    monkeypatch.setattr("swiftrec.export.evaluate.baselines._KNN_ROWS", rows)
+    monkeypatch.setattr("swiftrec.export.evaluate.baselines._KNN_NEIGHBOURS", 2)
     matrix = np.zeros((4, 5))
     for row, history in zip(matrix, _HISTORIES, strict=True):
         row[history] = 1
@@ -161,7 +172,7 @@ def test_square_baselines_know_only_the_most_popular_items_of_a_large_catalogue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = fit_baselines(_HISTORIES, 5)
-    monkeypatch.setattr("export.blend.memory.MAX_SQUARE", 3)
+    monkeypatch.setattr("swiftrec.export.blend.memory.MAX_SQUARE", 3)
     part = fit_baselines(_HISTORIES, 5)
     for name in ("EASE", "item kNN"):
         asked = [np.array([0, 1])]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.errors import GateError
-from export.evaluate.choose import Judged, defaults, judge, pareto
-from export.quality import EVERY_TASK, QUALITY
-from export.variants import Variant
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate.choose import Judged, defaults, judge, pareto
+from swiftrec.export.quality import EVERY_TASK, QUALITY
+from swiftrec.export.variants import Variant
 
 _GOOD = {"text": 1.0, "query": 1.0, "noisy": 1.0, "another task": 1.0, "overlap": 0.9}
 

@@ -15,29 +15,29 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
-from export.blend import stage
-from export.compress import quantise, trace
-from export.data.phrases import Texts
-from export.data.split import Cases
-from export.data.users import quarters_of
-from export.errors import GateError
-from export.evaluate import ground, metrics, verify
-from export.evaluate.baseline_gate import check
-from export.evaluate.cold import Newcomers, level, offset_for
-from export.evaluate.compare import Evaluation
-from export.evaluate.comparisons import cold_fault, pairs_of
-from export.evaluate.ground import Ground, add_popularity
-from export.evaluate.metrics import Score, Scores, figure, rank
-from export.evaluate.models import PooledTexts, plain_encode
-from export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, RECORD, TEACHER, TEXT_ALONE, Quality
-from export.evaluate.subject import Subject
-from export.evaluate.table import show
-from export.package.ladder import remarks
-from export.package.rows import as_json
-from export.quality import COLD_GATE
-from export.quality import Quality as Gates
-from export.train import distil, finetune
-from server.models.networks import Kind, UserSequence
+from swiftrec.export.blend import stage
+from swiftrec.export.compress import quantise, trace
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import Cases
+from swiftrec.export.data.users import quarters_of
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate import ground, metrics, verify
+from swiftrec.export.evaluate.baseline_gate import check
+from swiftrec.export.evaluate.cold import Newcomers, level, offset_for
+from swiftrec.export.evaluate.compare import Evaluation
+from swiftrec.export.evaluate.comparisons import cold_fault, pairs_of
+from swiftrec.export.evaluate.ground import Ground, add_popularity
+from swiftrec.export.evaluate.metrics import Score, Scores, figure, rank
+from swiftrec.export.evaluate.models import PooledTexts, plain_encode
+from swiftrec.export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, RECORD, TEACHER, TEXT_ALONE, Quality
+from swiftrec.export.evaluate.subject import Subject
+from swiftrec.export.evaluate.table import show
+from swiftrec.export.package.ladder import remarks
+from swiftrec.export.package.rows import as_json
+from swiftrec.export.quality import COLD_GATE
+from swiftrec.export.quality import Quality as Gates
+from swiftrec.export.train import distil, finetune
+from swiftrec.server.models.networks import Kind, UserSequence
 from tests.tiny import StoppedJob, dataset, job
 
 _ITEMS, _CASES = 60, 300
@@ -259,7 +259,7 @@ def test_catalogue_too_large_for_the_frozen_encoder_has_no_gate_and_says_why(
     tiny: StoppedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("baseline_gate", "comparisons"):
-        monkeypatch.setattr(f"export.evaluate.{module}.MIN_COLD_CASES", 1)
+        monkeypatch.setattr(f"swiftrec.export.evaluate.{module}.MIN_COLD_CASES", 1)
     few = Evaluation(Ground.load(tiny))
     few.add_baselines()
     assert cold_fault(few) == ""  # control
@@ -279,7 +279,7 @@ def test_catalogue_too_large_for_the_frozen_encoder_has_no_gate_and_says_why(
 def test_teacher_with_enough_cases_has_its_gate(
     tiny: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.evaluate.comparisons.MIN_COLD_CASES", 1)
+    monkeypatch.setattr("swiftrec.export.evaluate.comparisons.MIN_COLD_CASES", 1)
     verify.run(tiny, tmp_path)
     found = Quality.model_validate_json((tmp_path / RECORD).read_text())
     (gate,) = found.teacher.gates
@@ -294,7 +294,7 @@ def test_refusal_of_every_student_comes_with_the_whole_table(
     console = Console(width=200, record=True, file=io.StringIO())
     monkeypatch.setattr(tiny, "console", console)
     monkeypatch.setattr(tiny.settings, "allow_lossy", False)
-    monkeypatch.setattr("export.evaluate.choose.QUALITY", Gates(shipped={"overlap": 1.1}, default={}))
+    monkeypatch.setattr("swiftrec.export.evaluate.choose.QUALITY", Gates(shipped={"overlap": 1.1}, default={}))
     with pytest.raises(GateError, match=r"static-fp32: overlap .* short of 1\.100"):
         verify.run(tiny, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.data.dataset import Dataset, Item
-from export.data.queries import SIMILAR, training_queries
-from export.data.repeats import Repeats
-from export.data.split import Protocol, Split, always_trained, cold_items, leave_one_out, time_split
-from export.data.split import split as split_by
-from export.data.users import user_groups
-from export.errors import DataError
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.queries import SIMILAR, training_queries
+from swiftrec.export.data.repeats import Repeats
+from swiftrec.export.data.split import Protocol, Split, always_trained, cold_items, leave_one_out, time_split
+from swiftrec.export.data.split import split as split_by
+from swiftrec.export.data.users import user_groups
+from swiftrec.export.errors import DataError
 
 _ITEMS, _USERS = 60, 80
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.blend.words import make_words
-from export.data.split import Cases
-from export.evaluate.subject import Retrieval, Subject, Vectors
-from server.catalogue.blend import Blend, Scoring
-from server.catalogue.history import Names
-from server.catalogue.sparse import Memory
+from swiftrec.export.blend.words import make_words
+from swiftrec.export.data.split import Cases
+from swiftrec.export.evaluate.subject import Retrieval, Subject, Vectors
+from swiftrec.server.catalogue.blend import Blend, Scoring
+from swiftrec.server.catalogue.history import Names
+from swiftrec.server.catalogue.sparse import Memory
 
 _TITLES = ["red chair", "blue lamp", "green vase", "red chair"]  # two items have one title
 _RECENT = 2

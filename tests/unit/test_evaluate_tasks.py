@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.data.dataset import Dataset, Item
-from export.data.noise import corrupt
-from export.data.phrases import write_texts
-from export.data.repeats import Repeats
-from export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
-from export.evaluate.compare import other_protocol
-from export.evaluate.ground import Ground
-from export.evaluate.subject import Aimed, Subject
-from export.evaluate.tasks import TASKS, Tasks, make_tasks
-from server.catalogue.sparse import NO_BOOSTS
-from server.models.networks import UserSequence
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.noise import corrupt
+from swiftrec.export.data.phrases import write_texts
+from swiftrec.export.data.repeats import Repeats
+from swiftrec.export.data.split import COLD_SHARE, Protocol, Split, leave_one_out, split
+from swiftrec.export.evaluate.compare import other_protocol
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.subject import Aimed, Subject
+from swiftrec.export.evaluate.tasks import TASKS, Tasks, make_tasks
+from swiftrec.server.catalogue.sparse import NO_BOOSTS
+from swiftrec.server.models.networks import UserSequence
 
 _ITEMS, _USERS = 40, 60
 
@@ -60,8 +60,8 @@ def test_noise_changes_every_title_that_can_be_told_from_another(tasks: Tasks) -
 
 
 def test_large_catalogue_is_asked_less(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.evaluate.tasks._MIN_CASES", 10)
-    monkeypatch.setattr("export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks._MIN_CASES", 10)
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
     few = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
     assert len(few.warm.wanted) == len(few.warm.histories) == len(few.queries["query"].texts) == 20
 
@@ -69,8 +69,8 @@ def test_large_catalogue_is_asked_less(dataset: Dataset, monkeypatch: pytest.Mon
 def test_other_protocol_is_asked_as_little(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     ground = cast(Ground, SimpleNamespace(dataset=dataset, seed=1, split=leave_one_out(dataset)))
     assert other_protocol(ground, "time").cases == _USERS
-    monkeypatch.setattr("export.evaluate.tasks._MIN_CASES", 10)
-    monkeypatch.setattr("export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks._MIN_CASES", 10)
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
     few = other_protocol(ground, "time")
     assert few.cases == 20
     assert few.ndcg.keys() >= {"popularity", "EASE"}
@@ -86,7 +86,7 @@ def test_other_protocol_keeps_nothing_from_a_recommender_that_came_in_trained(
         told.append(cold_share)
         return split(data, name, cold_share=cold_share, repeats=repeats)
 
-    monkeypatch.setattr("export.evaluate.compare.split", seen)
+    monkeypatch.setattr("swiftrec.export.evaluate.compare.split", seen)
     parts = leave_one_out(dataset, cold_share=share)
     other_protocol(cast(Ground, SimpleNamespace(dataset=dataset, seed=1, split=parts)), "time")
     assert told == [share]

@@ -1,4 +1,4 @@
-"""`python -m export teacher`: two stages and a table; the best baseline is named with the distance to it."""
+"""`swiftrec export teacher`: two stages and a table; the best baseline is named with the distance to it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.config import ExportSettings
-from export.evaluate.metrics import Ranked
-from export.evaluate.record import COMPARED, RANKER_ALONE, TEXT_ALONE, Compared
-from export.evaluate.teacher import compare_teacher, lead, teacher_figures
-from export.stage import Job, teacher_job
-from export.stages import EVALUATION
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.evaluate.metrics import Ranked
+from swiftrec.export.evaluate.record import COMPARED, RANKER_ALONE, TEXT_ALONE, Compared
+from swiftrec.export.evaluate.teacher import compare_teacher, lead, teacher_figures
+from swiftrec.export.stage import Job, teacher_job
+from swiftrec.export.stages import EVALUATION
 from tests.checkpoints import WORDS, save_model
 
 

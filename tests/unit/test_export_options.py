@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from export.__main__ import main
-from export.config import ExportSettings
-from export.planted.command import PlantedSettings
-from export.seeds.settings import SeedsSettings
-from export.train.options import TRAINING
-from server.config import read_settings
-from server.errors import ConfigError
+from swiftrec.export.__main__ import main
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.planted.command import PlantedSettings
+from swiftrec.export.seeds.settings import SeedsSettings
+from swiftrec.export.train.options import TRAINING
+from swiftrec.server.config import read_settings
+from swiftrec.server.errors import ConfigError
 from tests.conftest import ROOT
 
 _OPTIONS = sorted({*TRAINING, *ExportSettings.model_fields} - {"stage", "as_json"})
@@ -75,7 +75,7 @@ def test_where_prints_the_bundles_folder_and_runs_nothing(
 def test_finished_export_prints_the_bundles_folder_alone_on_stdout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("export.__main__.run_all", lambda job: job.console.print("progress"))
+    monkeypatch.setattr("swiftrec.export.__main__.run_all", lambda job: job.console.print("progress"))
     assert main(["--artifacts", str(tmp_path), "--name", "mine"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/mine\n"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from export.config import ExportSettings
-from export.evaluate.choose import Default, judge
-from export.evaluate.metrics import Figure, random_ndcg
-from export.evaluate.models_record import TeacherRecord, VariantRecord
-from export.evaluate.record import (
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.evaluate.choose import Default, judge
+from swiftrec.export.evaluate.metrics import Figure, random_ndcg
+from swiftrec.export.evaluate.models_record import TeacherRecord, VariantRecord
+from swiftrec.export.evaluate.record import (
     COMPARED,
     FROZEN,
     FROZEN_POPULAR,
@@ -22,11 +22,11 @@ from export.evaluate.record import (
     OtherProtocol,
     Quality,
 )
-from export.package import targets as module
-from export.package.targets import by_time, targets
-from export.seeds.records import of_seed
-from export.stage import Job, teacher_job
-from export.variants import Variant
+from swiftrec.export.package import targets as module
+from swiftrec.export.package.targets import by_time, targets
+from swiftrec.export.seeds.records import of_seed
+from swiftrec.export.stage import Job, teacher_job
+from swiftrec.export.variants import Variant
 
 
 def near(mean: float) -> Figure:
@@ -158,7 +158,7 @@ def test_figures_of_movielens_are_judged_on_movielens_alone(flags: list[str], ju
     if judged:
         assert all(words in line for words, line in zip(judged, found, strict=True))
     else:
-        how = "not measured: python -m export --preset full, then python -m export targets --preset full"
+        how = "not measured: swiftrec export --preset full, then swiftrec export targets --preset full"
         assert all(line.endswith(how) for line in found)
 
 
@@ -273,7 +273,7 @@ def test_teacher_by_time_that_was_not_measured_says_how_to(tmp_path: Path, left:
     found = by_time(settings(tmp_path))
     assert not found.is_met
     assert str(found).endswith(
-        "not measured: 3 seeds are needed: python -m export seeds --protocol time --name movielens-quick-time "
+        "not measured: 3 seeds are needed: swiftrec export seeds --protocol time --name movielens-quick-time "
         "--preset quick"
     )
 

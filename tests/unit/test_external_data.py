@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from server.errors import BundleError
-from server.models.bundle import MANIFEST, RANKER, Manifest, file_hash, load_bundle
-from server.models.external_data import MESSAGES, external_files
-from server.models.session import open_session
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import MANIFEST, RANKER, Manifest, file_hash, load_bundle
+from swiftrec.server.models.external_data import MESSAGES, external_files
+from swiftrec.server.models.session import open_session
 from tests.unit.test_manifest import write
 
 _WEIGHTS = "ranker.onnx.data"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.ticket import Reply, Ticket
-from server.worker.worker import Worker
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.worker import Worker
 from tests import small
 from tests.workers import BATCH_RECOMMEND, RECOMMEND, SmallEngine
 

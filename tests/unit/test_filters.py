@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
-from server.catalogue.exact import Allowed
-from server.catalogue.filters import AttributeIndex, PostingList
-from server.catalogue.sparse import Positions
-from server.errors import InvalidRequest
+from swiftrec.server.catalogue.catalogue import AttributeValues, Catalogue, Filter, Item
+from swiftrec.server.catalogue.exact import Allowed
+from swiftrec.server.catalogue.filters import AttributeIndex, PostingList
+from swiftrec.server.catalogue.sparse import Positions
+from swiftrec.server.errors import InvalidRequest
 from tests.operations import count_array_operations
 
 _ITEMS = 6_400

@@ -11,28 +11,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.blend import stage as blend
-from export.compress import quantise, trace
-from export.data.dataset import Dataset
-from export.data.head import Head, Shape
-from export.data.order import Order
-from export.data.popularity import events_of
-from export.data.split import Cases, Protocol, leave_one_out
-from export.errors import GateError
-from export.evaluate import verify
-from export.evaluate.subject import Rank, Subject
-from export.final import compare
-from export.final import stage as final
-from export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
-from export.package import publish
-from export.package.ladder import load_quality, report
-from export.package.rows import as_json
-from export.stage import Job
-from export.stages import STAGES
-from export.train import distil, finetune
-from export.train.refit import best_epoch
-from server.catalogue.sparse import Memory
-from server.models.bundle import load_bundle
+from swiftrec.export.blend import stage as blend
+from swiftrec.export.compress import quantise, trace
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.head import Head, Shape
+from swiftrec.export.data.order import Order
+from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.split import Cases, Protocol, leave_one_out
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate import verify
+from swiftrec.export.evaluate.subject import Rank, Subject
+from swiftrec.export.final import compare
+from swiftrec.export.final import stage as final
+from swiftrec.export.final.record import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
+from swiftrec.export.package import publish
+from swiftrec.export.package.ladder import load_quality, report
+from swiftrec.export.package.rows import as_json
+from swiftrec.export.stage import Job
+from swiftrec.export.stages import STAGES
+from swiftrec.export.train import distil, finetune
+from swiftrec.export.train.refit import best_epoch
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.models.bundle import load_bundle
 from tests.tiny import StoppedJob, dataset, job
 
 _STAGES: dict[str, Callable[[Job, Path], None]] = {

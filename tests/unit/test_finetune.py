@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.config import ExportSettings
-from export.data.phrases import Texts
-from export.errors import ExportError
-from export.train import finetune
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
-from export.train.newcomers import FOLDS, Crowd, Placed, Vectors, place_newcomers
-from export.train.teacher import Bank, load_teacher
-from export.train.trainer import Trainer
-from export.train.validate import Validation
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train import finetune
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
+from swiftrec.export.train.newcomers import FOLDS, Crowd, Placed, Vectors, place_newcomers
+from swiftrec.export.train.teacher import Bank, load_teacher
+from swiftrec.export.train.trainer import Trainer
+from swiftrec.export.train.validate import Validation
 from tests.tiny import StoppedJob, dataset, job
 
 
@@ -109,7 +109,9 @@ def spaces(one: StoppedJob) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_texts_move_to_their_items_and_items_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.train.absorb.validate", lambda *_: Validation(0.0, 0.0))  # the last pass is kept
+    monkeypatch.setattr(
+        "swiftrec.export.train.absorb.validate", lambda *_: Validation(0.0, 0.0)
+    )  # the last pass is kept
     items, titles = spaces(job(tmp_path / "frozen"))
     same_items, moved = spaces(job(tmp_path / "moved", "--trunk", "2", "--passes", "20"))
     torch.testing.assert_close(items, same_items, atol=1e-5, rtol=1e-4)
@@ -257,8 +259,8 @@ def test_newcomers_are_mapped_from_what_bert_said_before_it_moved(
 
 def test_large_catalogue_asks_fewer_users_about_newcomers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [(_, whole)] = asked_of_newcomers(job(tmp_path / "a"), monkeypatch)
-    monkeypatch.setattr("export.train.validate._MIN_USERS", 3)
-    monkeypatch.setattr("export.train.validate._MAX_SCORES", 4 * 24)
+    monkeypatch.setattr("swiftrec.export.train.validate._MIN_USERS", 3)
+    monkeypatch.setattr("swiftrec.export.train.validate._MAX_SCORES", 4 * 24)
     [(_, part)] = asked_of_newcomers(job(tmp_path / "b"), monkeypatch)
     assert (len(whole.vectors), len(part.vectors)) == (12, 4)
     assert len(part.masked) == len(part.wanted) == 4

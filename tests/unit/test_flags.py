@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.errors import ConfigError
-from server.flags import with_flags
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.flags import with_flags
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.errors import Overloaded
-from server.front.limits import Unsent
-from server.front.waits import Timers
+from swiftrec.server.errors import Overloaded
+from swiftrec.server.front.limits import Unsent
+from swiftrec.server.front.waits import Timers
 
 
 class Clock:

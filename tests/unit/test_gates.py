@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from export import gates
-from export.errors import GateError
+from swiftrec.export import gates
+from swiftrec.export.errors import GateError
 
 _FUSED = {"EmbedLayerNormalization": 1, "Attention": 3, "SkipLayerNormalization": 6, "BiasGelu": 3}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from examples.ask import read_token
-from server.catalogue.items import Item
-from server.config import ServerSettings
-from server.hint import Example, example, hint
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.ask import read_token
+from swiftrec.server.catalogue.items import Item
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.hint import Example, example, hint
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
 from tests.files import put
 from tests.integration.secure import TOKEN, Identity

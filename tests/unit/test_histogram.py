@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from server.telemetry.histogram import Histogram, HistogramFamily
+from swiftrec.server.telemetry.histogram import Histogram, HistogramFamily
 
 _BOUNDS = (0.1, 1.0, 10.0)
 

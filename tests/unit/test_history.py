@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.data.split import Cases
-from export.evaluate.subject import Retrieval, Subject, Vectors
-from server.catalogue.blend import Weights
-from server.catalogue.filters import Filter
-from server.catalogue.history import History
-from server.domain import Request, Strategy, TextEvent
-from server.models.networks import EncoderModel, RankerModel
-from server.pipeline.recommender import Recommender
+from swiftrec.export.data.split import Cases
+from swiftrec.export.evaluate.subject import Retrieval, Subject, Vectors
+from swiftrec.server.catalogue.blend import Weights
+from swiftrec.server.catalogue.filters import Filter
+from swiftrec.server.catalogue.history import History
+from swiftrec.server.domain import Request, Strategy, TextEvent
+from swiftrec.server.models.networks import EncoderModel, RankerModel
+from swiftrec.server.pipeline.recommender import Recommender
 from tests import small
 
 _WIDTH = small.RANKER_WIDTH + small.SENTENCE_WIDTH

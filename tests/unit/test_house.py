@@ -60,7 +60,7 @@ def forbidden(file: str, source: str) -> set[str]:
     room = file.partition("/")[0].removesuffix(".py")
     wrong = set()
     for name in imports(source):
-        package, _, module = name.partition(".")
+        package, _, module = name.removeprefix("swiftrec.").partition(".")
         if package in _HEAVY or (package in _GRPC and not file.startswith(_MAY_USE_GRPC)):
             wrong.add(name)
         if package == "server" and room in _MAY_IMPORT:
@@ -112,8 +112,10 @@ def test_one_file_names_what_grpcio_keeps_private() -> None:
 
 
 def test_stubs_are_the_contracts(tmp_path: Path) -> None:
-    protos = [str(Path("server/pb") / p.relative_to(ROOT / "proto")) for p in (ROOT / "proto").rglob("*.proto")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iserver/pb=proto"]
+    protos = [
+        str(Path("swiftrec/server/pb") / p.relative_to(ROOT / "proto")) for p in (ROOT / "proto").rglob("*.proto")
+    ]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-Iswiftrec/server/pb=proto"]
     command += [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
     subprocess.run([*command, *protos], cwd=ROOT, check=True)
     for made in tmp_path.rglob("*.py"):

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.blend import inherit
-from export.blend.inherit import Heirs, fit_whole_memory, with_heirs, with_itself
-from export.blend.memory import fit_memory
-from export.blend.requests import Asked
-from export.blend.signals import Items, Signals
-from export.blend.words import make_words
-from export.data.popularity import popularity
-from export.data.split import Cases, trainable
-from export.evaluate.cold import Newcomers, level
-from export.evaluate.metrics import Score, figure
-from server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
-from server.catalogue.sparse import Memory
+from swiftrec.export.blend import inherit
+from swiftrec.export.blend.inherit import Heirs, fit_whole_memory, with_heirs, with_itself
+from swiftrec.export.blend.memory import fit_memory
+from swiftrec.export.blend.requests import Asked
+from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.words import make_words
+from swiftrec.export.data.popularity import popularity
+from swiftrec.export.data.split import Cases, trainable
+from swiftrec.export.evaluate.cold import Newcomers, level
+from swiftrec.export.evaluate.metrics import Score, figure
+from swiftrec.server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
+from swiftrec.server.catalogue.sparse import Memory
 
 _SERIES, _PARTS = 12, 4
 _ITEMS = _SERIES * _PARTS

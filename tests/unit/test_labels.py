@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from export.data.heads import read_head
-from export.data.lost import has_label
-from export.data.mistakes import Mistakes
-from export.data.tables import read
-from export.errors import CheckpointError
+from swiftrec.export.data.heads import read_head
+from swiftrec.export.data.lost import has_label
+from swiftrec.export.data.mistakes import Mistakes
+from swiftrec.export.data.tables import read
+from swiftrec.export.errors import CheckpointError
 from tests.checkpoints import save_model
 
 _LABELS = ["AC  DC", "a\u00a0b", " c ", "1.0", "1", "x|y,z"]

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from export.config import PRESETS, ExportSettings
-from export.data.lines import Joined, TextFile
-from export.data.phrases import NOISY, TITLE_WORDS, Phrase, Texts, write_texts
-from export.data.queries import NEGATION, SIMILAR
-from export.data.split import Cases, Split
-from export.errors import ExportError
-from export.train import distil, finetune, small
-from export.train.batches import by_length, shuffled
-from export.train.encoder import load_tokenizer
-from export.train.examples import QuerySampler
-from export.train.ranker import LastUser
-from export.train.teacher import Bank, Teacher
-from export.train.tokens import TokenRows, chunks
-from export.train.trunk import MovingTrunk
-from export.train.validate import validate
-from export.train.world import negatives_of
+from swiftrec.export.config import PRESETS, ExportSettings
+from swiftrec.export.data.lines import Joined, TextFile
+from swiftrec.export.data.phrases import NOISY, TITLE_WORDS, Phrase, Texts, write_texts
+from swiftrec.export.data.queries import NEGATION, SIMILAR
+from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train import distil, finetune, small
+from swiftrec.export.train.batches import by_length, shuffled
+from swiftrec.export.train.encoder import load_tokenizer
+from swiftrec.export.train.examples import QuerySampler
+from swiftrec.export.train.ranker import LastUser
+from swiftrec.export.train.teacher import Bank, Teacher
+from swiftrec.export.train.tokens import TokenRows, chunks
+from swiftrec.export.train.trunk import MovingTrunk
+from swiftrec.export.train.validate import validate
+from swiftrec.export.train.world import negatives_of
 from tests.tiny import dataset, job, write_checkpoint
 
 _TEXTS = ["river 1", "", "night\u2028 2. war", "garden", "日本"]
@@ -56,7 +56,7 @@ def test_token_rows_are_the_tokenizers_and_progress_comes_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path / "checkpoint")
-    monkeypatch.setattr("export.train.tokens.CHUNK", 2)
+    monkeypatch.setattr("swiftrec.export.train.tokens.CHUNK", 2)
     tokenizer = load_tokenizer(tmp_path / "checkpoint", 32)
     steps: list[None] = []
     rows = TokenRows(tokenizer, _TEXTS, lambda: steps.append(None))
@@ -74,7 +74,7 @@ def test_vectors_that_are_too_large_for_memory_lie_on_disk(tmp_path: Path, monke
     trunk = MovingTrunk(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
     held = trunk.all()
     before = unnamed_files()
-    monkeypatch.setattr("export.train.trunk._MAX_IN_MEMORY", 10)
+    monkeypatch.setattr("swiftrec.export.train.trunk._MAX_IN_MEMORY", 10)
     steps: list[None] = []
     on_disk = trunk.all(lambda: steps.append(None))
     assert torch.equal(held, on_disk)
@@ -96,7 +96,7 @@ def test_batches_hold_every_text_once_and_similar_lengths_together() -> None:
 def test_loss_looks_at_a_sample_of_a_large_catalogue(
     loss: str, items: int, drawn: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.train.world.FULL_ITEMS", 10)
+    monkeypatch.setattr("swiftrec.export.train.world.FULL_ITEMS", 10)
     settings = ExportSettings(_cli_parse_args=["--loss", loss])
     assert negatives_of(settings, items) == drawn
 
@@ -157,15 +157,15 @@ def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch
             found: torch.Tensor = super().forward(*args)
             return found
 
-    monkeypatch.setattr("export.train.validate.LastUser", Counting)
-    monkeypatch.setattr("export.train.validate._MIN_USERS", 5)
-    monkeypatch.setattr("export.train.validate._MAX_SCORES", 60)
+    monkeypatch.setattr("swiftrec.export.train.validate.LastUser", Counting)
+    monkeypatch.setattr("swiftrec.export.train.validate._MIN_USERS", 5)
+    monkeypatch.setattr("swiftrec.export.train.validate._MAX_SCORES", 60)
     histories, none = [np.arange(3)] * 20, Cases(np.empty(0, np.int64), [], np.empty(0, np.int64))
     split = Split(histories, np.full(20, 4), none, none)
     teacher, rows = Teacher(8, 4, 6, 5), torch.randn(2, 6, 8)
     validate(teacher, Bank(rows, rows[0]), split, 4)
     assert sum(asked) == 2 * 10  # ids and text of every second user: 60 scores are 10 users of 6 items
-    monkeypatch.setattr("export.train.validate._MAX_SCORES", 1_000)
+    monkeypatch.setattr("swiftrec.export.train.validate._MAX_SCORES", 1_000)
     asked.clear()
     validate(teacher, Bank(rows, rows[0]), split, 4)
     assert sum(asked) == 2 * 20
@@ -179,8 +179,8 @@ def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, m
     texts = Texts.load(one.folder("data"))
     _, whole = distil._lesson(one)
     assert len(whole.texts) == len(texts.all)
-    monkeypatch.setattr("export.train.distil._MAX_TEXTS", 30)
-    monkeypatch.setattr("export.train.distil._MAX_ITEMS", 7)
+    monkeypatch.setattr("swiftrec.export.train.distil._MAX_TEXTS", 30)
+    monkeypatch.setattr("swiftrec.export.train.distil._MAX_ITEMS", 7)
     _, part = distil._lesson(one)
     rest = len(texts.phrases) + len(texts.others)
     assert (len(part.texts), len(part.rows), len(part.wanted), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
@@ -199,7 +199,7 @@ def test_epoch_of_students_reads_a_part_of_many_texts_and_another_one_each_time(
     _, lesson = distil._lesson(one)
     whole = [lesson.spelled(number, 0.6) for number in range(2)]
     assert [sorted(rows) for rows in whole] == [[*range(len(lesson.rows))]] * 2
-    monkeypatch.setattr("export.train.lesson.MAX_EPOCH_TEXTS", 20)
+    monkeypatch.setattr("swiftrec.export.train.lesson.MAX_EPOCH_TEXTS", 20)
     first, second = ({*lesson.spelled(number, 0.6)} for number in range(2))
     assert len(first) == len(second) == 20
     assert first != second

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from export.data.ids import id_fault
-from export.data.literals import denoted
+from swiftrec.export.data.ids import id_fault
+from swiftrec.export.data.literals import denoted
 from tests.unit.test_tables import collect, refused, write
 
 _EVENTS: list[dict[str, Any]] = [

@@ -13,8 +13,8 @@ from typing import TextIO
 
 import pytest
 
-from server.output import make_nonblocking, write_text
-from server.telemetry.logs import MAX_WAITING_LINES, JsonFormatter, LineHandler
+from swiftrec.server.output import make_nonblocking, write_text
+from swiftrec.server.telemetry.logs import MAX_WAITING_LINES, JsonFormatter, LineHandler
 
 _EXTRA = 50
 
@@ -117,7 +117,7 @@ def opened(descriptor: int) -> TextIO:
 
 
 def test_text_is_written_where_there_is_room_and_lost_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.output._PATIENCE_S", 0.01)
+    monkeypatch.setattr("swiftrec.server.output._PATIENCE_S", 0.01)
     with pipe(is_blocking=True) as (reader, writer), opened(writer) as stream:
         assert write_text(stream, "ready\n")
         assert os.read(reader, 100) == b"ready\n"

@@ -20,7 +20,7 @@ names = {names!r}
 found = {{n: v.encode(errors="surrogateescape").hex() for n, v in os.environ.items() if n.startswith(names)}}
 with open("calls", "a") as file:
     file.write(json.dumps({{"argv": sys.argv[1:], "env": found}}) + "\\n")
-if sys.argv[1:3] == ["-m", "export"]:
+if sys.argv[1:3] == ["-m", "swiftrec.export"]:
     print("artifacts/found by the export")
 """
 _NAMES = ("SWIFTREC_", *(f"{n}_TYPED" for n in ("EXPORT_FLAGS", "SERVE_FLAGS", "ASK_FLAGS", "BENCH_FLAGS", "BUNDLE")))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.errors import BundleError
-from server.models.bundle import FORMAT, MANIFEST, SENTENCES, Manifest, file_hash, load_bundle
-from server.parts import TABLES
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import FORMAT, MANIFEST, SENTENCES, Manifest, file_hash, load_bundle
+from swiftrec.server.parts import TABLES
 from tests import tables
 
 

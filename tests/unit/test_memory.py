@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.blend import memory as fitted
-from export.blend.memory import ease, fit_memory, followers, gram
-from export.data.order import UNORDERED
-from server.catalogue.sparse import DECAY, EVENTS, Entries, Memory
-from server.errors import BundleError
+from swiftrec.export.blend import memory as fitted
+from swiftrec.export.blend.memory import ease, fit_memory, followers, gram
+from swiftrec.export.data.order import UNORDERED
+from swiftrec.server.catalogue.sparse import DECAY, EVENTS, Entries, Memory
+from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
 
 _ITEMS = 6

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.core import Metric
 
-from server.batching.admission import RejectReason
-from server.batching.scheduler import Reason
-from server.telemetry.metrics import BundleRecorder, Metrics
+from swiftrec.server.batching.admission import RejectReason
+from swiftrec.server.batching.scheduler import Reason
+from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
 from tests.conftest import ROOT
 
 _ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))

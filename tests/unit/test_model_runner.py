@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batching.scheduler import Limits
-from server.errors import ModelFailed
-from server.pipeline.model_runner import ModelRunner
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import ModelFailed
+from swiftrec.server.pipeline.model_runner import ModelRunner
 from tests.until import LONG
 
 Vector = NDArray[np.float32]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from server.telemetry.http import MAX_CONNECTIONS, MonitoringServer
+from swiftrec.server.telemetry.http import MAX_CONNECTIONS, MonitoringServer
 from tests.until import LONG
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.blend.words import make_words
-from server.catalogue.history import Names, numbered_alike
+from swiftrec.export.blend.words import make_words
+from swiftrec.server.catalogue.history import Names, numbered_alike
 
 _TITLES = [
     "Die Hard (1988)",

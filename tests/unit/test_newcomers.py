@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.train import newcomers
-from export.train.newcomers import (
+from swiftrec.export.train import newcomers
+from swiftrec.export.train.newcomers import (
     FOLDS,
     STRENGTHS,
     Choice,

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from export.compress.onnx_file import CONTRIB, IR_VERSION, save_graph, used_domains
-from export.errors import ExportError
+from swiftrec.export.compress.onnx_file import CONTRIB, IR_VERSION, save_graph, used_domains
+from swiftrec.export.errors import ExportError
 
 _FLOAT = TensorProto.FLOAT
 _MANY = {"": 17, "ai.onnx.ml": 5, "ai.onnx.preview.training": 1, "com.microsoft.nchwc": 1, "org.pytorch.aten": 1}

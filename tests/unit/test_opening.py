@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from server.batching.scheduler import Limits
-from server.domain import Request
-from server.errors import DeadlineExceeded, Overloaded
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.request_state import RequestState
-from server.ticket import Reply, Ticket
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.domain import Request
+from swiftrec.server.errors import DeadlineExceeded, Overloaded
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pipeline.request_state import RequestState
+from swiftrec.server.ticket import Reply, Ticket
 from tests import small
 from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
 

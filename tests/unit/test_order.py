@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from export.config import ExportSettings
-from export.data.caveats import few_users, short_histories, tied_times
-from export.data.dataset import Dataset
-from export.data.doctor import examine
-from export.data.order import Order
-from export.data.phrases import Phrase, Texts
-from export.data.split import Split, leave_one_out
-from export.data.tables import Scan
-from export.evaluate.baselines import RECENT_POPULARITY, fit_baselines
-from export.stage import Job
-from export.stages import STAGES
-from export.train.world import World
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.caveats import few_users, short_histories, tied_times
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.doctor import examine
+from swiftrec.export.data.order import Order
+from swiftrec.export.data.phrases import Phrase, Texts
+from swiftrec.export.data.split import Split, leave_one_out
+from swiftrec.export.data.tables import Scan
+from swiftrec.export.evaluate.baselines import RECENT_POPULARITY, fit_baselines
+from swiftrec.export.stage import Job
+from swiftrec.export.stages import STAGES
+from swiftrec.export.train.world import World
 from tests.tiny import dataset
 
 
@@ -190,10 +190,10 @@ def test_what_does_not_depend_on_the_order_is_counted_once_for_all_epochs(
 ) -> None:
     made = world(order)
     windows_of(made, 1, epochs=1)
-    monkeypatch.setattr("export.train.world.QuerySampler", None)  # to be made again is an error
-    monkeypatch.setattr("export.train.world.LoneQuerySampler", None)
-    monkeypatch.setattr("export.train.world.Negatives", None)
-    monkeypatch.setattr("export.train.world.Among", None)
+    monkeypatch.setattr("swiftrec.export.train.world.QuerySampler", None)  # to be made again is an error
+    monkeypatch.setattr("swiftrec.export.train.world.LoneQuerySampler", None)
+    monkeypatch.setattr("swiftrec.export.train.world.Negatives", None)
+    monkeypatch.setattr("swiftrec.export.train.world.Among", None)
     monkeypatch.setattr(np, "bincount", None)
     windows_of(made, 2, epochs=2)
 

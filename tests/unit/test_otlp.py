@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from server.telemetry.otlp import MAX_WAITING_SPANS, OtlpTraces
-from server.telemetry.traces import Ended, Work
+from swiftrec.server.telemetry.otlp import MAX_WAITING_SPANS, OtlpTraces
+from swiftrec.server.telemetry.traces import Ended, Work
 from tests.until import LONG, until
 
 _STEPS = {"tokenise": (1.0, 1.25), "encode": (1.25, 2.0)}
@@ -130,7 +130,7 @@ def test_call_that_ends_while_the_worker_notes_its_steps_is_exported(
         work.merge(Work("b", 1, 3.0, steps={f"step {number}": (1.0, 2.0)}))
         return number
 
-    monkeypatch.setattr("server.telemetry.otlp.secrets.randbits", note_meanwhile)
+    monkeypatch.setattr("swiftrec.server.telemetry.otlp.secrets.randbits", note_meanwhile)
     traces.ended(Ended("/package.Service/Method", "CANCELLED", 1.0, 3.0, "cancelled"), None, [work])
     traces.stop(LONG)
     assert {"tokenise", "encode"} < {span.name for span in exporter.spans}

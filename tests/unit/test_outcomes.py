@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from server import errors
-from server.front.outcomes import client_code, reason_of
-from server.status import code_of
+from swiftrec.server import errors
+from swiftrec.server.front.outcomes import client_code, reason_of
+from swiftrec.server.status import code_of
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from export.data.order import BY_ROW, BY_TIME, Order
-from export.data.tables import Scan
+from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
+from swiftrec.export.data.tables import Scan
 
 Rows = list[dict[str, Any]]
 

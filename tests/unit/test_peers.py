@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
-from benchmarks.peers import family, install, messages, rounds
-from benchmarks.peers.asked import Answer, Asked
-from benchmarks.peers.measure import measure, rate_of
-from benchmarks.peers.reference import right_scores
-from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.servers.job import Job, read_ids, split_by_length
-from benchmarks.peers.targets import Target, targets, tried
-from benchmarks.peers.wire import UNKNOWN
-from benchmarks.suite import apart
-from benchmarks.summary import OK
-from benchmarks.texts import texts as texts_of
-from export.data.dataset import Item, write_items
-from server.models.bundle import Bundle
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.benchmarks.peers import family, install, messages, rounds
+from swiftrec.benchmarks.peers.asked import Answer, Asked
+from swiftrec.benchmarks.peers.measure import measure, rate_of
+from swiftrec.benchmarks.peers.reference import right_scores
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.peers.servers.job import Job, read_ids, split_by_length
+from swiftrec.benchmarks.peers.targets import Target, targets, tried
+from swiftrec.benchmarks.peers.wire import UNKNOWN
+from swiftrec.benchmarks.suite import apart
+from swiftrec.benchmarks.summary import OK
+from swiftrec.benchmarks.texts import texts as texts_of
+from swiftrec.export.data.dataset import Item, write_items
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.peers import BUNDLE_ID, IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
 
 

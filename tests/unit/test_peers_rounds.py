@@ -12,18 +12,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.peers import family
-from benchmarks.peers.asked import Asked
-from benchmarks.peers.measure import measure, p99_or_none
-from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.targets import OURS, UNARY
-from benchmarks.suite import apart, readme, store, terminal
-from benchmarks.suite.aims import Compared
-from benchmarks.suite.digest import digest
-from benchmarks.suite.joined import merged
-from benchmarks.suite.result import Peers
-from benchmarks.summary import FEWEST_P99, OK
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.peers import family
+from swiftrec.benchmarks.peers.asked import Asked
+from swiftrec.benchmarks.peers.measure import measure, p99_or_none
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.peers.targets import OURS, UNARY
+from swiftrec.benchmarks.suite import apart, readme, store, terminal
+from swiftrec.benchmarks.suite.aims import Compared
+from swiftrec.benchmarks.suite.digest import digest
+from swiftrec.benchmarks.suite.joined import merged
+from swiftrec.benchmarks.suite.result import Peers
+from swiftrec.benchmarks.summary import FEWEST_P99, OK
 from tests.peers import BUNDLE_ID, IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
 from tests.results import result
 

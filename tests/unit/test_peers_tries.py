@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.machine import fingerprint
-from benchmarks.peers import __main__ as command
-from benchmarks.peers import rounds
-from benchmarks.peers.family import PeerError
-from benchmarks.peers.measure import Figures
-from benchmarks.peers.results import Entry, Results
-from benchmarks.peers.rounds import Setting
-from benchmarks.peers.targets import Batching, Target, targets, tried, tuned
-from benchmarks.suite import joined, store
-from server.models.bundle import Bundle
+from swiftrec.benchmarks.machine import fingerprint
+from swiftrec.benchmarks.peers import __main__ as command
+from swiftrec.benchmarks.peers import rounds
+from swiftrec.benchmarks.peers.family import PeerError
+from swiftrec.benchmarks.peers.measure import Figures
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.peers.rounds import Setting
+from swiftrec.benchmarks.peers.targets import Batching, Target, targets, tried, tuned
+from swiftrec.benchmarks.suite import joined, store
+from swiftrec.server.models.bundle import Bundle
 from tests.peers import BUNDLE_ID, figures, scores, setting
 from tests.results import result
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import family
-from benchmarks.peers.family import StartError, descendants, free_ports, launched
-from benchmarks.peers.wire import UNKNOWN, Wire, connected
-from benchmarks.summary import OK, UNAVAILABLE
+from swiftrec.benchmarks.peers import family
+from swiftrec.benchmarks.peers.family import StartError, descendants, free_ports, launched
+from swiftrec.benchmarks.peers.wire import UNKNOWN, Wire, connected
+from swiftrec.benchmarks.summary import OK, UNAVAILABLE
 from tests.peers import CORE
 
 # Ignores SIGTERM and has a grandchild that left its session, whose parent is gone.

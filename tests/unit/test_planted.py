@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.__main__ import main
-from export.blend.fit import fit_weights
-from export.blend.memory import fit_memory
-from export.blend.requests import Group, requests_of
-from export.blend.signals import Items, Signals
-from export.blend.words import make_words
-from export.data import doctor, tables
-from export.data.split import leave_one_out
-from export.evaluate.metrics import random_ndcg, rank
-from export.evaluate.subject import Retrieval, Subject
-from export.planted.command import FACTS, ceilings
-from export.planted.topics import ADJECTIVES, TOPICS
-from export.planted.world import Shares, World, draw_dataset
-from export.train.newcomers import FOLDS
-from server.catalogue.blend import Blend, Known, Scoring, Weights
+from swiftrec.export.__main__ import main
+from swiftrec.export.blend.fit import fit_weights
+from swiftrec.export.blend.memory import fit_memory
+from swiftrec.export.blend.requests import Group, requests_of
+from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.words import make_words
+from swiftrec.export.data import doctor, tables
+from swiftrec.export.data.split import leave_one_out
+from swiftrec.export.evaluate.metrics import random_ndcg, rank
+from swiftrec.export.evaluate.subject import Retrieval, Subject
+from swiftrec.export.planted.command import FACTS, ceilings
+from swiftrec.export.planted.topics import ADJECTIVES, TOPICS
+from swiftrec.export.planted.world import Shares, World, draw_dataset
+from swiftrec.export.train.newcomers import FOLDS
+from swiftrec.server.catalogue.blend import Blend, Known, Scoring, Weights
 from tests.tables import names
 
 Vectors = NDArray[np.float32]

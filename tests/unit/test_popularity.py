@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from export.data.phrases import write_texts
-from export.data.popularity import events_of, is_taken, popularity
-from export.data.split import everything, leave_one_out, trainable
-from export.train.world import World
-from server.catalogue.blend import item_vectors
+from swiftrec.export.data.phrases import write_texts
+from swiftrec.export.data.popularity import events_of, is_taken, popularity
+from swiftrec.export.data.split import everything, leave_one_out, trainable
+from swiftrec.export.train.world import World
+from swiftrec.server.catalogue.blend import item_vectors
 from tests.tiny import dataset
 
 _ITEMS = 24

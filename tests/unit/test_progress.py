@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from export.config import ExportSettings
-from export.progress import LINE_INTERVAL_S, TYPICAL_SHARES, Forecast, StageProgress, every, in_words
-from export.stage import Job, run_all
-from export.stages import STAGES
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.progress import LINE_INTERVAL_S, TYPICAL_SHARES, Forecast, StageProgress, every, in_words
+from swiftrec.export.stage import Job, run_all
+from swiftrec.export.stages import STAGES
 from tests.faults.steps import STAGES as TINY
 
 _LONG_S = 60.0
@@ -91,7 +91,7 @@ def test_every_stage_has_a_typical_share() -> None:
 def test_lines_are_printed_until_the_stage_ends(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
     shown = progress(Clock(), is_terminal=is_terminal, term="dumb")  # a terminal that cannot redraw a line
     has_printed = threading.Event()
-    monkeypatch.setattr("export.progress.LINE_INTERVAL_S", 0.0)
+    monkeypatch.setattr("swiftrec.export.progress.LINE_INTERVAL_S", 0.0)
     monkeypatch.setattr(shown, "_print", has_printed.set)
     with shown.show():
         assert has_printed.wait(_LONG_S)

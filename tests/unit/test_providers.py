@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, save
 
-from server.errors import ProviderError
-from server.models.providers import check_providers, choose_providers
-from server.models.session import BoundSession, OnnxSession, open_session
+from swiftrec.server.errors import ProviderError
+from swiftrec.server.models.providers import check_providers, choose_providers
+from swiftrec.server.models.session import BoundSession, OnnxSession, open_session
 
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _ALL = [_TENSORRT, _CUDA, _CPU]

@@ -11,21 +11,21 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
-from export import gates
-from export.compress.calibrate import Range
-from export.compress.fidelity import Vectors, alone, invariance, mean_cosine
-from export.compress.graph import Graph, count_operators
-from export.compress.half import check_half, to_half
-from export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
-from export.compress.norms import vectorise_norms
-from export.compress.onnx_file import IR_VERSION, used_domains
-from export.compress.trace import fuse, measure_parity, trace
-from export.errors import ExportError
-from export.train.encoder import TextEncoder
-from export.train.static import StaticEncoder
-from export.train.words import factorise, multiplied
-from server.models.networks import EncoderModel, ranker_half, sentence_half
-from server.models.session import open_session
+from swiftrec.export import gates
+from swiftrec.export.compress.calibrate import Range
+from swiftrec.export.compress.fidelity import Vectors, alone, invariance, mean_cosine
+from swiftrec.export.compress.graph import Graph, count_operators
+from swiftrec.export.compress.half import check_half, to_half
+from swiftrec.export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
+from swiftrec.export.compress.norms import vectorise_norms
+from swiftrec.export.compress.onnx_file import IR_VERSION, used_domains
+from swiftrec.export.compress.trace import fuse, measure_parity, trace
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train.encoder import TextEncoder
+from swiftrec.export.train.static import StaticEncoder
+from swiftrec.export.train.words import factorise, multiplied
+from swiftrec.server.models.networks import EncoderModel, ranker_half, sentence_half
+from swiftrec.server.models.session import open_session
 from tests.checkpoints import bert
 
 _LAYERS, _WORDS, _OUTLIER = 2, 300, 20.0

@@ -11,12 +11,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from export.compress.outliers import split_neurons
-from export.compress.quantise import choose, describe
-from export.compress.race import Encoder, Pace, race, rounds
-from export.compress.texts import calibration_texts, joined_texts
-from export.variants import Variant
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.compress.outliers import split_neurons
+from swiftrec.export.compress.quantise import choose, describe
+from swiftrec.export.compress.race import Encoder, Pace, race, rounds
+from swiftrec.export.compress.texts import calibration_texts, joined_texts
+from swiftrec.export.variants import Variant
+from swiftrec.server.models.tokenizer import Tokenizer
 
 _TEXTS = ["a b", "b", "c a b a", "d", "a c"]
 

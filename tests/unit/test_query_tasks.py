@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.data.carriers import TAGS, find_carriers, fulfilling
-from export.data.dataset import Dataset, Item
-from export.data.keywords import Keywords, is_for_training, words_of
-from export.data.noise import mistyped
-from export.data.phrases import Texts, write_texts
-from export.data.split import Cases, leave_one_out
-from export.data.templates import EVALUATION, TRAINING, VALIDATION, spoken_title
-from export.evaluate.compare import Evaluation
-from export.evaluate.ground import Ground
-from export.evaluate.metrics import Ranked, rank
-from export.evaluate.query_tasks import MAKERS, normalised
-from export.evaluate.subject import Subject
-from export.evaluate.tasks import FIRST, IN_TEN, SHARES, TASKS, VIOLATING, Tasks, make_tasks
+from swiftrec.export.data.carriers import TAGS, find_carriers, fulfilling
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.keywords import Keywords, is_for_training, words_of
+from swiftrec.export.data.noise import mistyped
+from swiftrec.export.data.phrases import Texts, write_texts
+from swiftrec.export.data.split import Cases, leave_one_out
+from swiftrec.export.data.templates import EVALUATION, TRAINING, VALIDATION, spoken_title
+from swiftrec.export.evaluate.compare import Evaluation
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.metrics import Ranked, rank
+from swiftrec.export.evaluate.query_tasks import MAKERS, normalised
+from swiftrec.export.evaluate.subject import Subject
+from swiftrec.export.evaluate.tasks import FIRST, IN_TEN, SHARES, TASKS, VIOLATING, Tasks, make_tasks
 
 _ITEMS, _USERS = 120, 50
 _COLOURS = [f"colour{n}" for n in range(6)]
@@ -240,7 +240,7 @@ def test_tasks_are_bounded_and_the_same_for_the_same_seed(
     for task in MAKERS:
         assert again.queries[task].texts == tasks.queries[task].texts
         assert task == "title" or other.queries[task].texts != tasks.queries[task].texts
-    monkeypatch.setattr("export.evaluate.tasks.MAX_ASKED", 7)
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks.MAX_ASKED", 7)
     assert {len(query.texts) for task, query in tasks_of(dataset).queries.items() if task != "query"} == {7}
 
 

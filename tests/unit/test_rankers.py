@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
-from export import gates, quality
-from export.blend import stage as blend
-from export.compress.rankers import (
+from swiftrec.export import gates, quality
+from swiftrec.export.blend import stage as blend
+from swiftrec.export.compress.rankers import (
     BIG,
     SMALL,
     RankerGraph,
@@ -25,21 +25,21 @@ from export.compress.rankers import (
     save_rankers,
     time_rankers,
 )
-from export.compress.trace import _rankers, trace_ranker
-from export.config import ExportSettings
-from export.data.dataset import Dataset
-from export.data.head import Head, Shape
-from export.errors import ExportError, GateError
-from export.evaluate.assemble import _curves
-from export.evaluate.ground import Ground
-from export.evaluate.rankers import judge_rankers
-from export.train import distil, finetune, small
-from export.train.adopt import parts_of
-from export.train.ranker import Ranker
-from export.train.rankers import SMALL as KINDS
-from export.train.rankers import make_ranker, make_small
-from export.train.small import load_small
-from export.train.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.export.compress.trace import _rankers, trace_ranker
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.head import Head, Shape
+from swiftrec.export.errors import ExportError, GateError
+from swiftrec.export.evaluate.assemble import _curves
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.rankers import judge_rankers
+from swiftrec.export.train import distil, finetune, small
+from swiftrec.export.train.adopt import parts_of
+from swiftrec.export.train.ranker import Ranker
+from swiftrec.export.train.rankers import SMALL as KINDS
+from swiftrec.export.train.rankers import make_ranker, make_small
+from swiftrec.export.train.small import load_small
+from swiftrec.export.train.teacher import Teacher, load_teacher, save_teacher
 from tests.tiny import StoppedJob, dataset, job
 
 _WIDTH, _LONGEST = 16, 12
@@ -158,7 +158,7 @@ def test_small_ranker_serves_within_its_gates_or_if_it_must(
     tiny: StoppedJob, monkeypatch: pytest.MonkeyPatch, wish: str, gate: float, serves: str
 ) -> None:
     rule = quality.Quality(shipped={}, default={}, ranker={"ids": gate})
-    monkeypatch.setattr("export.evaluate.rankers.QUALITY", rule)
+    monkeypatch.setattr("swiftrec.export.evaluate.rankers.QUALITY", rule)
     monkeypatch.setattr(tiny.settings, "small_ranker", wish)
     ground = Ground.load(tiny)
     teacher = ground.teacher.answers(ground.tasks, ground.teacher.of_items(ground.tasks))

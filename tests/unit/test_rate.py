@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.batching.cost_model import Rate
+from swiftrec.server.batching.cost_model import Rate
 
 
 def learned(*seconds: float) -> float:

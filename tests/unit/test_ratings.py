@@ -15,22 +15,22 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from export.config import ExportSettings
-from export.data import collect, movielens
-from export.data.dataset import Dataset
-from export.data.mistakes import Mistakes
-from export.data.phrases import Phrase, Texts
-from export.data.ratings import LEAST, worth_of
-from export.data.split import Cases, Split, leave_one_out, time_split
-from export.data.tables import Collected, read
-from export.errors import DataError
-from export.stage import Job
-from export.train import finetune
-from export.train.examples import QuerySampler, windows
-from export.train.teacher import Bank, load_teacher
-from export.train.validate import Validation, users_of
-from export.train.world import World
-from server.models.networks import Kind
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data import collect, movielens
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.mistakes import Mistakes
+from swiftrec.export.data.phrases import Phrase, Texts
+from swiftrec.export.data.ratings import LEAST, worth_of
+from swiftrec.export.data.split import Cases, Split, leave_one_out, time_split
+from swiftrec.export.data.tables import Collected, read
+from swiftrec.export.errors import DataError
+from swiftrec.export.stage import Job
+from swiftrec.export.train import finetune
+from swiftrec.export.train.examples import QuerySampler, windows
+from swiftrec.export.train.teacher import Bank, load_teacher
+from swiftrec.export.train.validate import Validation, users_of
+from swiftrec.export.train.world import World
+from swiftrec.server.models.networks import Kind
 from tests.tiny import dataset, job, write_checkpoint, write_data
 
 Rows = list[dict[str, Any]]
@@ -262,7 +262,7 @@ def test_mse_ranks_what_is_rated_high_above_what_is_rated_low_and_softmax_does_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, tells: bool
 ) -> None:
     # Validation looks at no ratings; without it the last epoch is kept.
-    monkeypatch.setattr("export.train.trainer.validate", lambda *_: Validation(0.0, 0.0))
+    monkeypatch.setattr("swiftrec.export.train.trainer.validate", lambda *_: Validation(0.0, 0.0))
     up, down = (
         margin(tuned(tmp_path / name, told_apart(*ratings), "--loss", loss, "--epochs", "8"))
         for name, ratings in (("up", (5, 1)), ("down", (1, 5)))
@@ -289,7 +289,9 @@ def test_mse_with_the_same_rating_everywhere_is_mse_without_ratings(tmp_path: Pa
 
 
 def test_rated_tables_become_a_teacher_by_mse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.train.trainer.validate", lambda *_: Validation(0.0, 0.0))  # the last epoch is kept
+    monkeypatch.setattr(
+        "swiftrec.export.train.trainer.validate", lambda *_: Validation(0.0, 0.0)
+    )  # the last epoch is kept
     data = tmp_path / "data"
     data.mkdir()
     items = [{"item_id": item.id, "text": item.text} for item in dataset().items]

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from server.readiness import Readiness
+from swiftrec.server.readiness import Readiness
 
 _BLOCKED_S = 0.1  # for which the other thread may run, or wait for this one
 _CONTEXT = cast(grpc.ServicerContext, None)  # of calls for a service that is known, it is not used

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.batching.cost_model import CostModel
-from server.catalogue.blend import Aim, Known
-from server.catalogue.catalogue import AttributeValues, Filter, Item
-from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
-from server.errors import ModelFailed
-from server.models.networks import ranker_half
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pipeline.recommend import compose
-from server.pipeline.request_state import RequestState, TextState
-from server.pipeline.stages import Stages
-from server.ticket import Ticket
+from swiftrec.server.batching.cost_model import CostModel
+from swiftrec.server.catalogue.blend import Aim, Known
+from swiftrec.server.catalogue.catalogue import AttributeValues, Filter, Item
+from swiftrec.server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
+from swiftrec.server.errors import ModelFailed
+from swiftrec.server.models.networks import ranker_half
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pipeline.recommend import compose
+from swiftrec.server.pipeline.request_state import RequestState, TextState
+from swiftrec.server.pipeline.stages import Stages
+from swiftrec.server.ticket import Ticket
 from tests import small
 from tests.workers import ENCODE, RECOMMEND, Row, SmallEngine, answer_alone
 
@@ -198,7 +198,7 @@ def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
         after.is_cancelled = True
         return aims(asked)
 
-    monkeypatch.setattr("server.pipeline.recommend.compose", compose_and_cancel)
+    monkeypatch.setattr("swiftrec.server.pipeline.recommend.compose", compose_and_cancel)
     monkeypatch.setattr(one.engine.scoring, "aims", score_and_cancel)
     one.engine.run(states)
     assert scored == ["cd", "ef"]

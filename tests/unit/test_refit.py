@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from export.config import ExportSettings
-from export.data.dataset import Dataset
-from export.data.phrases import Texts
-from export.data.split import Split, everything, leave_one_out
-from export.train import finetune
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.newcomers import Choice
-from export.train.refit import _with_noisy, best_epoch, refit, train_on_all
-from export.train.teacher import Teacher, load_teacher
-from export.train.trainer import Trainer
-from export.train.world import World, with_noise
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.split import Split, everything, leave_one_out
+from swiftrec.export.train import finetune
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.train.newcomers import Choice
+from swiftrec.export.train.refit import _with_noisy, best_epoch, refit, train_on_all
+from swiftrec.export.train.teacher import Teacher, load_teacher
+from swiftrec.export.train.trainer import Trainer
+from swiftrec.export.train.world import World, with_noise
 from tests.tiny import StoppedJob, dataset, job
 
 

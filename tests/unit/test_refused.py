@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from transformers import PretrainedConfig
 
-from export.compress import quantise, trace
-from export.compress.fidelity import difference, mean_cosine
-from export.compress.int8 import form_of
-from export.compress.students import Student, read_students, save_students
-from export.evaluate.choose import defaults, judge
-from export.gates import Outcome, at_most
-from export.train import distil, finetune
-from export.variants import Variant, load_variants
+from swiftrec.export.compress import quantise, trace
+from swiftrec.export.compress.fidelity import difference, mean_cosine
+from swiftrec.export.compress.int8 import form_of
+from swiftrec.export.compress.students import Student, read_students, save_students
+from swiftrec.export.evaluate.choose import defaults, judge
+from swiftrec.export.gates import Outcome, at_most
+from swiftrec.export.train import distil, finetune
+from swiftrec.export.variants import Variant, load_variants
 from tests.tiny import StoppedJob, job
 
 _FUSION = {"EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu or FastGelu"}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import BundleError, Busy, NotFound, ShuttingDown
-from server.models.bundle import Bundle
-from server.models.registry import _PATIENCE_S, Registry
-from server.models.trials import MAX_TRIALS
+from swiftrec.server.errors import BundleError, Busy, NotFound, ShuttingDown
+from swiftrec.server.models.bundle import Bundle
+from swiftrec.server.models.registry import _PATIENCE_S, Registry
+from swiftrec.server.models.trials import MAX_TRIALS
 from tests import bundles
 
 _LONG = 30.0

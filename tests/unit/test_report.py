@@ -18,32 +18,32 @@ from onnx import TensorProto, helper, save
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
-from export.blend.record import BlendRecord, GroupRecord
-from export.compress.trace import trace
-from export.errors import ExportError
-from export.evaluate.assemble import _curves
-from export.evaluate.choose import Default, judge, pareto
-from export.evaluate.exposure import Exposure
-from export.evaluate.metrics import Figure
-from export.evaluate.models_record import Pieces, RankerRecord, TeacherRecord, VariantRecord
-from export.evaluate.query_tasks import MAKERS
-from export.evaluate.record import ColdPair, Comparison, Lists, OtherProtocol, Quality
-from export.evaluate.table import show
-from export.evaluate.tasks import SHARES, TASKS, present
-from export.gates import packaged
-from export.package import svg
-from export.package.card import write_card
-from export.package.ladder import WIDTH, load_quality, remarks, table
-from export.package.page import write_page
-from export.package.rows import as_json
-from export.package.triton import write_repository
-from export.train.static import StaticEncoder
-from export.variants import Variant
-from server.errors import BundleError
-from server.models.bundle import FORMAT, Bundle, Manifest
-from server.models.networks import EncoderModel
-from server.models.session import open_session
-from server.parts import PARTS
+from swiftrec.export.blend.record import BlendRecord, GroupRecord
+from swiftrec.export.compress.trace import trace
+from swiftrec.export.errors import ExportError
+from swiftrec.export.evaluate.assemble import _curves
+from swiftrec.export.evaluate.choose import Default, judge, pareto
+from swiftrec.export.evaluate.exposure import Exposure
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.models_record import Pieces, RankerRecord, TeacherRecord, VariantRecord
+from swiftrec.export.evaluate.query_tasks import MAKERS
+from swiftrec.export.evaluate.record import ColdPair, Comparison, Lists, OtherProtocol, Quality
+from swiftrec.export.evaluate.table import show
+from swiftrec.export.evaluate.tasks import SHARES, TASKS, present
+from swiftrec.export.gates import packaged
+from swiftrec.export.package import svg
+from swiftrec.export.package.card import write_card
+from swiftrec.export.package.ladder import WIDTH, load_quality, remarks, table
+from swiftrec.export.package.page import write_page
+from swiftrec.export.package.rows import as_json
+from swiftrec.export.package.triton import write_repository
+from swiftrec.export.train.static import StaticEncoder
+from swiftrec.export.variants import Variant
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import FORMAT, Bundle, Manifest
+from swiftrec.server.models.networks import EncoderModel
+from swiftrec.server.models.session import open_session
+from swiftrec.server.parts import PARTS
 from tests.tiny import job
 
 _TASKS = ("ids", "text", "query", "noisy", "cold")
@@ -426,7 +426,7 @@ def test_report_of_a_bundle_of_an_older_export_says_to_export_it_again(
         """The manifest of any export is read: its quality is whatever was written."""
         return Bundle(folder, Manifest.model_validate(manifest.model_dump() | {"quality": rows}))
 
-    monkeypatch.setattr("export.package.ladder.load_bundle", load)
+    monkeypatch.setattr("swiftrec.export.package.ladder.load_bundle", load)
     assert load_quality(tmp_path) == quality  # control
     for row in rows["variants"]:
         row["noisy_of_clean"] = None  # a figure that older exports had

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.catalogue.blend import Aim, Known, Weights
-from server.catalogue.sparse import Entries
-from server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
-from server.errors import InternalError
-from server.parts import PARTS
-from server.pipeline.recommend import explain
-from server.pipeline.recommender import Recommender
-from server.worker.respond import to_response
+from swiftrec.server.catalogue.blend import Aim, Known, Weights
+from swiftrec.server.catalogue.sparse import Entries
+from swiftrec.server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
+from swiftrec.server.errors import InternalError
+from swiftrec.server.parts import PARTS
+from swiftrec.server.pipeline.recommend import explain
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.worker.respond import to_response
 from tests import small
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.models.runtime import every_cpu
+from swiftrec.server.models.runtime import every_cpu
 from tests.conftest import ROOT
 
 _FAKE = "import json, os, sys\nseen = sorted(os.sched_getaffinity(0))\n"

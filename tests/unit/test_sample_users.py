@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from server.catalogue.blend import FACTS, Blend, Row, Scoring, Weights
-from server.catalogue.catalogue import Catalogue, Item
-from server.catalogue.sparse import Memory
-from server.models.networks import UserSequence
-from server.pipeline.users import sample_users
+from swiftrec.server.catalogue.blend import FACTS, Blend, Row, Scoring, Weights
+from swiftrec.server.catalogue.catalogue import Catalogue, Item
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.models.networks import UserSequence
+from swiftrec.server.pipeline.users import sample_users
 from tests import tables
 
 _ITEMS, _RANKER, _SENTENCE = 60, 5, 4

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from server.config import ServerSettings
-from server.errors import ConfigError
-from server.front.security import Tokens, server_credentials
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.front.security import Tokens, server_credentials
 from tests.files import put
 
 _OLD, _NEW = "old-token-0123456789", "new-token-9876543210"

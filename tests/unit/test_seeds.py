@@ -1,4 +1,4 @@
-"""`python -m export seeds`: mean and spread over seeds, paired differences, and a rerun that trains nothing."""
+"""`swiftrec export seeds`: mean and spread over seeds, paired differences, and a rerun that trains nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from export.__main__ import main
-from export.config import ExportSettings
-from export.evaluate.metrics import Figure
-from export.evaluate.record import TEACHER, ColdPair, Compared, Comparison
-from export.seeds.records import of_seed, recorded_teachers
-from export.seeds.settings import SeedsSettings
-from export.seeds.summary import BEST, DEFAULT, Measured, Summary
-from export.seeds.tables import as_json, tables
-from export.stage import Job
-from export.stages import EVALUATION
+from swiftrec.export.__main__ import main
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.record import TEACHER, ColdPair, Compared, Comparison
+from swiftrec.export.seeds.records import of_seed, recorded_teachers
+from swiftrec.export.seeds.settings import SeedsSettings
+from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, Summary
+from swiftrec.export.seeds.tables import as_json, tables
+from swiftrec.export.stage import Job
+from swiftrec.export.stages import EVALUATION
 from tests.unit.test_evaluate_teacher import write
 from tests.unit.test_export_targets import BERT, STATIC, record
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from export.blend import stage as blend
-from export.compress.pytorch import TorchTeacher
-from export.data.phrases import Texts
-from export.evaluate.ground import Ground
-from export.evaluate.models import PooledTexts, plain_encode
-from export.evaluate.subject import Vectors
-from export.train import finetune
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.sentences import (
+from swiftrec.export.blend import stage as blend
+from swiftrec.export.compress.pytorch import TorchTeacher
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.evaluate.models import PooledTexts, plain_encode
+from swiftrec.export.evaluate.subject import Vectors
+from swiftrec.export.train import finetune
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.train.sentences import (
     MAX_SENTENCE_DIMENSIONS,
     fit_sentence_map,
     load_sentence_map,
@@ -27,7 +27,7 @@ from export.train.sentences import (
     save_sentences,
     sentence_vectors,
 )
-from export.train.teacher import load_teacher
+from swiftrec.export.train.teacher import load_teacher
 from tests.tiny import StoppedJob, job, write_checkpoint
 
 _HIDDEN = 16  # of the tiny checkpoint
@@ -161,7 +161,7 @@ def test_one_pass_teacher_gives_the_same_ranker_half_and_unit_sentences(moved: S
 
 def test_pooled_texts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "checkpoint")
-    monkeypatch.setattr("export.evaluate.models._KEPT_TEXTS", 3)
+    monkeypatch.setattr("swiftrec.export.evaluate.models._KEPT_TEXTS", 3)
     encoded: list[str] = []
 
     class Counted(PooledTexts):

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, save
 
-from server.models.runtime import onnxruntime
-from server.models.session import IS_SUPPORTED, Flushed, open_session
+from swiftrec.server.models.runtime import onnxruntime
+from swiftrec.server.models.session import IS_SUPPORTED, Flushed, open_session
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="denormals are flushed on Linux on x86-64 only")
 _ROWS = 1 << 20  # enough for ONNX Runtime to share them among its threads

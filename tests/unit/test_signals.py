@@ -11,13 +11,13 @@ from typing import cast
 
 import pytest
 
-from server import signals
-from server.app import App
+from swiftrec.server import signals
+from swiftrec.server.app import App
 from tests.conftest import ROOT
 
 _PROGRAM = """
 import signal, sys, threading
-from server.signals import on_signals
+from swiftrec.server.signals import on_signals
 
 stop = threading.Event()
 if sys.argv[1] == "ours":
@@ -52,13 +52,13 @@ def test_signal_while_it_starts_stops_what_serves_and_leaves(
     told: list[Callable[[], None]] = []
     left = threading.Event()
     done: list[str] = []
-    monkeypatch.setattr("server.signals.on_signals", told.append)
+    monkeypatch.setattr("swiftrec.server.signals.on_signals", told.append)
 
     def leave(code: int) -> None:
         done.append(f"exit {code}")
         left.set()
 
-    monkeypatch.setattr("server.signals.os._exit", leave)
+    monkeypatch.setattr("swiftrec.server.signals.os._exit", leave)
     app = SimpleNamespace(
         has_started=False,
         registry=SimpleNamespace(ready=lambda: ["engine"] if serves else []),

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from export.data import movielens
-from export.data.facts import in_words
-from export.data.mistakes import SHOWN, Mistakes
-from export.data.tables import Collected, read
-from export.errors import DataError
+from swiftrec.export.data import movielens
+from swiftrec.export.data.facts import in_words
+from swiftrec.export.data.mistakes import SHOWN, Mistakes
+from swiftrec.export.data.tables import Collected, read
+from swiftrec.export.errors import DataError
 from tests.unit.test_tables import collect, refused, write
 
 Rows = list[dict[str, Any]]

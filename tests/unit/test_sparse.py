@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.catalogue.sparse import (
+from swiftrec.server.catalogue.sparse import (
     NO_BOOSTS,
     SWITCH_OVER,
     Boosts,
@@ -21,7 +21,7 @@ from server.catalogue.sparse import (
     merged,
     summed,
 )
-from server.errors import BundleError
+from swiftrec.server.errors import BundleError
 
 _ROWS, _ITEMS = 6, 40
 _ENTRIES = st.lists(

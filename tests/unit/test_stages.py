@@ -9,24 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from export.stages import STAGES, Stage
+from swiftrec.export.stages import STAGES, Stage
 from tests.conftest import ROOT
 
 # What stages import only constants and types from, or what says something of this machine and of no result.
 _NO_RESULT = {
-    "server.catalogue.catalogue",  # names of files
-    "server.config",
-    "server.errors",
-    "server.models.bundle",  # names of files, and what the bundle that is written must look like
-    "server.tuning.machine",
+    "swiftrec.server.catalogue.catalogue",  # names of files
+    "swiftrec.server.config",
+    "swiftrec.server.errors",
+    "swiftrec.server.models.bundle",  # names of files, and what the bundle that is written must look like
+    "swiftrec.server.tuning.machine",
 }
 _NO_COMPUTATION = {  # by stage
-    "data": {"export.train.teacher"},  # reads one that came in
+    "data": {"swiftrec.export.train.teacher"},  # reads one that came in
     # Kinds of events, and what the package has for students: words, and a refusal that writes nothing.
-    "finetune": {"server.models.networks", "server.catalogue.words", "export.evaluate.baseline_gate"},
-    "blend": {"server.models.session"},  # opens the encoders of the server, blend has PyTorch's
-    "distil": {"export.evaluate.baseline_gate"},
-    "verify": {"export.final.record"},
+    "finetune": {
+        "swiftrec.server.models.networks",
+        "swiftrec.server.catalogue.words",
+        "swiftrec.export.evaluate.baseline_gate",
+    },
+    "blend": {"swiftrec.server.models.session"},  # opens the encoders of the server, blend has PyTorch's
+    "distil": {"swiftrec.export.evaluate.baseline_gate"},
+    "verify": {"swiftrec.export.final.record"},
 }
 _SHARED = {"config", "errors", "fingerprint", "folders", "gates", "progress", "quality", "stage", "stages", "variants"}
 
@@ -78,7 +82,11 @@ def test_code_that_a_stage_computes_with_is_in_its_key(stage: Stage) -> None:
 def test_code_that_is_missing_in_a_key_is_found() -> None:
     (blend,) = (one for one in STAGES if one.name == "blend")
     bare = Stage(blend.name, blend.module, blend.settings, blend.needs)
-    assert {"server.catalogue.blend", "server.catalogue.sparse", "export.evaluate.subject"} <= missing(bare)
+    assert {
+        "swiftrec.server.catalogue.blend",
+        "swiftrec.server.catalogue.sparse",
+        "swiftrec.export.evaluate.subject",
+    } <= missing(bare)
 
 
 def test_every_module_of_a_key_exists() -> None:
@@ -89,4 +97,4 @@ def test_every_module_of_a_key_exists() -> None:
 def test_pipeline_and_api_of_the_server_make_no_stage_stale() -> None:
     served = {module for stage in STAGES for module in stage.code if module.startswith("server.")}
     others = {module for module in served if module.split(".")[1] not in {"catalogue", "models", "parts"}}
-    assert others == {"server.text"}  # says which cells of a table are empty
+    assert others == {"swiftrec.server.text"}  # says which cells of a table are empty

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.batching.scheduler import Limits
-from server.pb.swiftrec.v1 import encoder_pb2
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.telemetry.metrics import BundleRecorder, Metrics, Statistics
-from server.ticket import Reply, Ticket
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics, Statistics
+from swiftrec.server.ticket import Reply, Ticket
 from tests import small
 from tests.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, SmallEngine
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from server.errors import Cancelled, DeadlineExceeded, NotFound
-from server.front.limits import Unsent
-from server.front.streams import Patience, Send, map_ordered
-from server.front.waits import Exchange, Exchanges, Timers
-from server.ticket import Reply, Ticket
+from swiftrec.server.errors import Cancelled, DeadlineExceeded, NotFound
+from swiftrec.server.front.limits import Unsent
+from swiftrec.server.front.streams import Patience, Send, map_ordered
+from swiftrec.server.front.waits import Exchange, Exchanges, Timers
+from swiftrec.server.ticket import Reply, Ticket
 from tests.integration.fronts import ManualLink, echo, write_error
 from tests.until import LONG
 

@@ -19,22 +19,22 @@ from tokenizers import Tokenizer as Vocabulary
 from tokenizers.models import WordLevel
 from torch import nn
 
-from export import config
-from export.config import ExportSettings
-from export.data.noise import corrupt
-from export.data.phrases import Phrase, Texts
-from export.errors import ExportError
-from export.stage import Job
-from export.train import distil
-from export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from export.train.lesson import Lesson, frequent_words
-from export.train.narrow import narrow
-from export.train.sentences import save_sentences
-from export.train.static import StaticEncoder, fit
-from export.train.students import Rung, drop_layers, ladder, load_one, spread
-from export.train.teacher import Teacher, save_teacher
-from export.train.words import factorise, multiplied, word_table
-from server.models.tokenizer import Tokenizer
+from swiftrec.export import config
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.noise import corrupt
+from swiftrec.export.data.phrases import Phrase, Texts
+from swiftrec.export.errors import ExportError
+from swiftrec.export.stage import Job
+from swiftrec.export.train import distil
+from swiftrec.export.train.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.train.lesson import Lesson, frequent_words
+from swiftrec.export.train.narrow import narrow
+from swiftrec.export.train.sentences import save_sentences
+from swiftrec.export.train.static import StaticEncoder, fit
+from swiftrec.export.train.students import Rung, drop_layers, ladder, load_one, spread
+from swiftrec.export.train.teacher import Teacher, save_teacher
+from swiftrec.export.train.words import factorise, multiplied, word_table
+from swiftrec.server.models.tokenizer import Tokenizer
 from tests.checkpoints import bert, save_bert
 
 _COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from export.config import ExportSettings
-from export.data.phrases import Texts
-from export.data.synonyms import learn, replaced
-from export.train.world import with_noise
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.synonyms import learn, replaced
+from swiftrec.export.train.world import with_noise
 
 _THINGS, _COLOURS = ("river", "garden", "engine", "letter"), ("crimson", "scarlet")
 
@@ -42,7 +42,7 @@ def test_rare_words_and_tiny_catalogues_have_none(texts: list[str]) -> None:
 
 
 def test_large_catalogue_is_read_in_part(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.data.synonyms._MAX_TEXTS", 16)
+    monkeypatch.setattr("swiftrec.export.data.synonyms._MAX_TEXTS", 16)
     assert learn(texts, len(texts)).keys() < learn(texts[::9], 1).keys() | {"film", "movie", *_THINGS, *_COLOURS}
 
 

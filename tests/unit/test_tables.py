@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from export.data.dataset import Dataset, Item, write_items
-from export.data.mistakes import SHOWN
-from export.data.rows import MAX_LINE_BYTES
-from export.data.tables import Collected, read
-from export.errors import DataError
+from swiftrec.export.data.dataset import Dataset, Item, write_items
+from swiftrec.export.data.mistakes import SHOWN
+from swiftrec.export.data.rows import MAX_LINE_BYTES
+from swiftrec.export.data.tables import Collected, read
+from swiftrec.export.errors import DataError
 
 Rows = list[dict[str, Any]]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import InvalidRequest
-from server.text import is_blank
-from server.worker.validate import InputLimits, check_text
+from swiftrec.server.errors import InvalidRequest
+from swiftrec.server.text import is_blank
+from swiftrec.server.worker.validate import InputLimits, check_text
 
 INVISIBLE = [
     "\u200b",
@@ -61,7 +61,7 @@ def test_text_over_the_limit_is_refused_before_each_character_is_looked_at(monke
         looked.append(text)
         return False
 
-    monkeypatch.setattr("server.worker.validate.is_blank", is_blank)
+    monkeypatch.setattr("swiftrec.server.worker.validate.is_blank", is_blank)
     limits = InputLimits()
     with pytest.raises(InvalidRequest, match="at most 2000 characters, got 4000000"):
         check_text(" " * 4_000_000, "query", limits)

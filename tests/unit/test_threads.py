@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
-from export.threads import choose_threads, prepare_threads
-from server.tuning.cores import usable_cores
+from swiftrec.benchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
+from swiftrec.export.threads import choose_threads, prepare_threads
+from swiftrec.server.tuning.cores import usable_cores
 
 _FACTOR = 1.4  # the default way of waiting takes 2 to 7 times the CPU time
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from export.data.tables import Scan
-from export.data.times import TimeStatistics
+from swiftrec.export.data.tables import Scan
+from swiftrec.export.data.times import TimeStatistics
 
 _NOW = 1_800_000_000.0  # 2027-01-15
 _DAY = 86_400

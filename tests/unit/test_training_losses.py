@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
-from export.data.queries import ATTRIBUTE, SIMILAR
-from export.train.examples import ALONE, BEHIND, Asked, LoneQuerySampler, Queries, QueryKind, Windows
-from export.train.guide import Guides
-from export.train.loss import Batch, Step
-from export.train.targets import Among, Negatives, sampled_softmax, softmax, squared_error
-from export.train.teacher import Bank, Teacher
+from swiftrec.export.data.phrases import NOISY, TITLE, TITLE_WORDS, Phrase
+from swiftrec.export.data.queries import ATTRIBUTE, SIMILAR
+from swiftrec.export.train.examples import ALONE, BEHIND, Asked, LoneQuerySampler, Queries, QueryKind, Windows
+from swiftrec.export.train.guide import Guides
+from swiftrec.export.train.loss import Batch, Step
+from swiftrec.export.train.targets import Among, Negatives, sampled_softmax, softmax, squared_error
+from swiftrec.export.train.teacher import Bank, Teacher
 
 _ITEMS = 40
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.train.adversary import against_them
-from export.train.bank import MovingBank
-from export.train.encoder import load_tokenizer
-from export.train.epochs import Epochs
-from export.train.optimise import Average, Rate
-from export.train.ranker import LastUser, Ranker, Served
-from export.train.rankers import RANKERS, make_ranker
-from export.train.record import Curve
-from export.train.resume import Facts, Resume
-from export.train.trunk import MovingTrunk
-from export.train.validate import Validation
-from server.models.session import open_session
+from swiftrec.export.train.adversary import against_them
+from swiftrec.export.train.bank import MovingBank
+from swiftrec.export.train.encoder import load_tokenizer
+from swiftrec.export.train.epochs import Epochs
+from swiftrec.export.train.optimise import Average, Rate
+from swiftrec.export.train.ranker import LastUser, Ranker, Served
+from swiftrec.export.train.rankers import RANKERS, make_ranker
+from swiftrec.export.train.record import Curve
+from swiftrec.export.train.resume import Facts, Resume
+from swiftrec.export.train.trunk import MovingTrunk
+from swiftrec.export.train.validate import Validation
+from swiftrec.server.models.session import open_session
 from tests.tiny import write_checkpoint
 
 _TEXTS = ["river 1", "night 2. war", "garden", "engine and letter 5. comedy", "winter", "island 7"]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ServerSettings
-from server.errors import BundleError
-from server.models.bundle import Bundle, Manifest
-from server.tuning.machine import machine
-from server.tuning.tuned import Trial, Tuned, engine_options, read_tuned, tuned_path
+from swiftrec.server.config import ServerSettings
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import Bundle, Manifest
+from swiftrec.server.tuning.machine import machine
+from swiftrec.server.tuning.tuned import Trial, Tuned, engine_options, read_tuned, tuned_path
 
 _DEFAULT_TOKENS = 1_024
 

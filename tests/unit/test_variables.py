@@ -10,19 +10,19 @@ from importlib.metadata import version
 import pytest
 from pydantic_settings import BaseSettings
 
-from benchmarks import __main__ as benchmarks
-from benchmarks.peers.__main__ import PeersSettings
-from examples.ask import AskSettings
-from export.config import ExportSettings
-from export.data import doctor
-from export.package import targets
-from export.planted.command import PlantedSettings
-from export.seeds.settings import SeedsSettings
-from server.__main__ import main as server_main
-from server.config import ServerSettings, read_settings
-from server.errors import ConfigError
-from server.tuning.tune import TuneSettings
-from server.variables import unread_variables
+from swiftrec.ask import AskSettings
+from swiftrec.benchmarks import __main__ as benchmarks
+from swiftrec.benchmarks.peers.__main__ import PeersSettings
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data import doctor
+from swiftrec.export.package import targets
+from swiftrec.export.planted.command import PlantedSettings
+from swiftrec.export.seeds.settings import SeedsSettings
+from swiftrec.server.__main__ import main as server_main
+from swiftrec.server.config import ServerSettings, read_settings
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.tuning.tune import TuneSettings
+from swiftrec.server.variables import unread_variables
 from tests.conftest import ROOT
 
 _VERSION = f"swiftrec {version('swiftrec')}\n"
@@ -85,7 +85,7 @@ def test_variable_that_resembles_none_points_to_the_help(
 ) -> None:
     monkeypatch.setenv("SWIFTREC_QQQQQQQQ", "1")
     read_settings(ServerSettings, ["--bundle", "x"])
-    assert "SWIFTREC_QQQQQQQQ is no setting and is ignored: python -m server --help" in capsys.readouterr().err
+    assert "SWIFTREC_QQQQQQQQ is no setting and is ignored: swiftrec serve --help" in capsys.readouterr().err
 
 
 def test_settings_of_the_program_and_of_its_neighbours_are_not_named(
@@ -164,7 +164,7 @@ def test_program_without_variables_names_none() -> None:
     assert list(unread_variables({"SWIFTREC_X": "1"}, "", ["x"])) == []
 
 
-@pytest.mark.parametrize("program", ["server", "export", "benchmarks", "benchmarks.peers", "examples.ask"])
+@pytest.mark.parametrize("program", ["server", "export", "benchmarks", "swiftrec.benchmarks.peers", "examples.ask"])
 def test_version_is_printed_by_every_program(program: str) -> None:
     command = [sys.executable, "-m", program, "--version"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.blend import stage as blend
-from export.compress import quantise, trace
-from export.data.dataset import Dataset
-from export.data.split import split
-from export.evaluate import models, verify
-from export.evaluate.ranks import RecordedRanks
-from export.evaluate.record import RECORD, Quality
-from export.train import distil, finetune
-from export.variants import load_variants
-from server.errors import BundleError, ProviderError
-from server.models.session import OnnxSession, open_session
+from swiftrec.export.blend import stage as blend
+from swiftrec.export.compress import quantise, trace
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.split import split
+from swiftrec.export.evaluate import models, verify
+from swiftrec.export.evaluate.ranks import RecordedRanks
+from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.train import distil, finetune
+from swiftrec.export.variants import load_variants
+from swiftrec.server.errors import BundleError, ProviderError
+from swiftrec.server.models.session import OnnxSession, open_session
 from tests.tiny import StoppedJob, job
 
 _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"}

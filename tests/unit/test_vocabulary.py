@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from export.config import PRESETS, ExportSettings
-from export.data.phrases import Texts
-from export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
-from export.errors import ExportError
-from export.train import distil, finetune
-from export.train.encoder import load_tokenizer, pad
-from export.train.students import load_one
-from server.models.tokenizer import Tokenizer
+from swiftrec.export.config import PRESETS, ExportSettings
+from swiftrec.export.data.phrases import Texts
+from swiftrec.export.data.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
+from swiftrec.export.errors import ExportError
+from swiftrec.export.train import distil, finetune
+from swiftrec.export.train.encoder import load_tokenizer, pad
+from swiftrec.export.train.students import load_one
+from swiftrec.server.models.tokenizer import Tokenizer
 from tests.tiny import StoppedJob, job, write_checkpoint
 
 _UNUSED = ("gardens", "##zq", "日")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from server.front.waits import Timers
+from swiftrec.server.front.waits import Timers
 from tests.until import LONG
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.errors import BundleError
-from server.models.bundle import RANKER
-from server.models.session import Session
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import RANKER
+from swiftrec.server.models.session import Session
 from tests import small
 
 

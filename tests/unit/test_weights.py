@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from server.catalogue.blend import Blend, Weights
-from server.errors import BundleError
-from server.models.bundle import MANIFEST, Manifest
+from swiftrec.server.catalogue.blend import Blend, Weights
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import MANIFEST, Manifest
 from tests import small
 
 _WEIGHTS = asdict(Weights())

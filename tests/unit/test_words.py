@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.blend.names import same_item_threshold
-from export.blend.words import make_words
-from server.catalogue.blend import Blend, Known, Row, Scoring, Weights
-from server.catalogue.history import NEVER, Names
-from server.catalogue.sparse import Memory, SparseRows
-from server.catalogue.words import Matches, Rows, Words, split_words
-from server.errors import BundleError
+from swiftrec.export.blend.names import same_item_threshold
+from swiftrec.export.blend.words import make_words
+from swiftrec.server.catalogue.blend import Blend, Known, Row, Scoring, Weights
+from swiftrec.server.catalogue.history import NEVER, Names
+from swiftrec.server.catalogue.sparse import Memory, SparseRows
+from swiftrec.server.catalogue.words import Matches, Rows, Words, split_words
+from swiftrec.server.errors import BundleError
 from tests.peak import peak_of
 
 _TITLES = [
@@ -97,8 +97,8 @@ def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_shor
 
 @pytest.mark.parametrize("entries", [7, 10**6])
 def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.blend.words.MAX_POSTINGS", 5)
-    monkeypatch.setattr("export.blend.words._BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("swiftrec.export.blend.words.MAX_POSTINGS", 5)
+    monkeypatch.setattr("swiftrec.export.blend.words._BLOCK_ENTRIES", entries)
     random = np.random.default_rng(1)
     texts = [" ".join(f"w{n}" for n in random.integers(0, 9, random.integers(1, 12))) for _ in range(40)]
     made = make_words([""] * 40, texts)
@@ -117,7 +117,7 @@ def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, mon
 
 
 def test_making_the_index_holds_little_for_each_word_of_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.blend.words._BLOCK_ENTRIES", 10_000)
+    monkeypatch.setattr("swiftrec.export.blend.words._BLOCK_ENTRIES", 10_000)
     random, size = np.random.default_rng(0), 1_000
     texts = [" ".join(f"w{n}x" for n in random.permutation(size)[:100]) for _ in range(size)]
     assert peak_of(lambda: make_words(["title"] * size, texts)) < 40 * size * 100
@@ -202,7 +202,7 @@ def test_letters_of_every_script_are_whole(text: str, words: list[str]) -> None:
 def test_a_word_of_more_items_than_the_index_keeps_counts_as_often_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     titles = [f"Story {n}x{n}" for n in range(20)]
     whole = make_words(titles, titles)
-    monkeypatch.setattr("export.blend.words.MAX_POSTINGS", 3)
+    monkeypatch.setattr("swiftrec.export.blend.words.MAX_POSTINGS", 3)
     cut = make_words(titles, titles)
     matches = [Matches(words, ["story 7x7"], 20) for words in (whole, cut)]
     assert cut.often.tolist() == whole.often.tolist()
@@ -242,7 +242,7 @@ def test_near_words_are_the_same_where_only_rare_pairs_are_looked_at(monkeypatch
     titles = [f"{first}{middle}ation" for first in ("an", "cre", "st", "n", "f") for middle in ("im", "z", "p", "qu")]
     found = []
     for limit in (20_000, 12):
-        monkeypatch.setattr("server.catalogue.words._MAX_CANDIDATES", limit)
+        monkeypatch.setattr("swiftrec.server.catalogue.words._MAX_CANDIDATES", limit)
         found.append([make_words(titles, titles).rows_of(text) for text in ("anmiation", "crezatoin", "fquaton")])
     assert found[0] == found[1]
     assert all(rows for text in found[0] for rows, _ in text)

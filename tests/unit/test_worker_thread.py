@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from server.batching.scheduler import Limits
-from server.errors import ShuttingDown
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.ticket import Reply, Ticket
-from server.worker.loop import WorkerThread
-from server.worker.methods import recommender_methods
-from server.worker.worker import Worker
+from swiftrec.server.batching.scheduler import Limits
+from swiftrec.server.errors import ShuttingDown
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.loop import WorkerThread
+from swiftrec.server.worker.methods import recommender_methods
+from swiftrec.server.worker.worker import Worker
 from tests import small
 from tests.until import LONG
 from tests.workers import RECOMMEND, SmallEngine

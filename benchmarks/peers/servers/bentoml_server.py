@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bentoml
 
-from benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import Job, number
 
 _BATCH = number("BATCH")
 
@@ -37,4 +37,4 @@ class Recommend:
 if __name__ == "__main__":
     program = str(Path(sys.executable).with_name("bentoml"))
     address = ["--host", "127.0.0.1", "--port", str(number("PORT"))]
-    os.execv(program, [program, "serve", "benchmarks.peers.servers.bentoml_server:Recommend", *address])  # noqa: S606
+    os.execv(program, [program, "serve", "swiftrec.benchmarks.peers.servers.bentoml_server:Recommend", *address])  # noqa: S606

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from server.models.runtime import onnxruntime
+from swiftrec.server.models.runtime import onnxruntime
 
 TOP = 10
 _QUERY = 2  # kind of the ranker's input

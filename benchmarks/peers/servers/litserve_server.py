@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import litserve
 
-from benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import Job, number
 
 
 class Recommend(litserve.LitAPI):

@@ -15,7 +15,7 @@ from mlserver.codecs import StringCodec
 from mlserver.settings import ModelParameters, ModelSettings, Settings
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import Job, number
 
 
 class Recommend(MLModel):

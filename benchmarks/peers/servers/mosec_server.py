@@ -12,7 +12,7 @@ import sys
 
 from mosec import Server, Worker
 
-from benchmarks.peers.servers.job import Job, number
+from swiftrec.benchmarks.peers.servers.job import Job, number
 
 
 class Recommend(Worker):

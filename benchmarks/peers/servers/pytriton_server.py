@@ -20,7 +20,7 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from benchmarks.peers.servers.job import TOP, Job, number
+from swiftrec.benchmarks.peers.servers.job import TOP, Job, number
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ import ray
 from ray import serve
 from ray.serve.config import gRPCOptions
 
-from benchmarks.peers.servers.job import Job, number
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.benchmarks.peers.servers.job import Job, number
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
-_SERVICE = "server.pb.swiftrec.v1.recommender_pb2_grpc.add_RecommenderServiceServicer_to_server"
+_SERVICE = "swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc.add_RecommenderServiceServicer_to_server"
 _STORE_BYTES = 100_000_000
 
 

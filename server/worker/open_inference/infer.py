@@ -11,20 +11,20 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from server.domain import ItemEvent, Recommendation, Request, TextEvent
-from server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
-from server.messages import FLOAT_BYTES, decode
-from server.pipeline.recommender import Recommender
-from server.pipeline.request_state import RequestState
-from server.status import sentence
-from server.text import is_blank
-from server.ticket import Reply, Ticket
-from server.worker.methods import Services, vectors_of
-from server.worker.open_inference.models import ENCODER, ModelSpec, find_model, read_version
-from server.worker.open_inference.parameters import read_parameters, whole
-from server.worker.open_inference.repository import ModelRepository
-from server.worker.open_inference.tensors import Tensor, classes, raw_bytes, read_inputs
-from server.worker.validate import (
+from swiftrec.server.domain import ItemEvent, Recommendation, Request, TextEvent
+from swiftrec.server.errors import DeadlineExceeded, InvalidInput, InvalidRequest, SwiftrecError, Unsupported
+from swiftrec.server.messages import FLOAT_BYTES, decode
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.pipeline.request_state import RequestState
+from swiftrec.server.status import sentence
+from swiftrec.server.text import is_blank
+from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.methods import Services, vectors_of
+from swiftrec.server.worker.open_inference.models import ENCODER, ModelSpec, find_model, read_version
+from swiftrec.server.worker.open_inference.parameters import read_parameters, whole
+from swiftrec.server.worker.open_inference.repository import ModelRepository
+from swiftrec.server.worker.open_inference.tensors import Tensor, classes, raw_bytes, read_inputs
+from swiftrec.server.worker.validate import (
     DEFAULT_TOP_K,
     MAX_TOP_K,
     InputLimits,
@@ -33,7 +33,7 @@ from server.worker.validate import (
     check_name,
     check_text,
 )
-from server.worker.work import Work
+from swiftrec.server.worker.work import Work
 
 _TEXT, _ID = "text:", "id:"  # prefixes of the elements of HISTORY
 Output = NDArray[np.float32] | list[list[bytes]]

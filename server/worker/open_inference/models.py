@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
-from server.batching.scheduler import DEFAULT_PRIORITY, PRIORITIES
-from server.errors import InvalidInput, NotFound
-from server.models.registry import BUNDLE_NAME
-from server.pipeline.recommender import Recommender
-from server.worker.open_inference.tensors import TensorSpec
+from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY, PRIORITIES
+from swiftrec.server.errors import InvalidInput, NotFound
+from swiftrec.server.models.registry import BUNDLE_NAME
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.worker.open_inference.tensors import TensorSpec
 
 _PLATFORM = "onnxruntime_onnx"
 _TYPES = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import service_pb2 as pb
 
-from server.batching.scheduler import DEFAULT_PRIORITY
-from server.errors import InvalidInput, InvalidRequest
-from server.worker.validate import check_name, to_priority
+from swiftrec.server.batching.scheduler import DEFAULT_PRIORITY
+from swiftrec.server.errors import InvalidInput, InvalidRequest
+from swiftrec.server.worker.validate import check_name, to_priority
 
 FINAL = "triton_enable_empty_final_response"
 

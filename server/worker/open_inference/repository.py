@@ -13,11 +13,11 @@ from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
-from server.errors import InvalidInput, NotFound, NotServing, SwiftrecError
-from server.models.engines import Lease
-from server.models.registry import Entry, Registry
-from server.pipeline.recommender import Recommender
-from server.worker.open_inference.models import MODELS, ModelSpec, find_model, read_version
+from swiftrec.server.errors import InvalidInput, NotFound, NotServing, SwiftrecError
+from swiftrec.server.models.engines import Lease
+from swiftrec.server.models.registry import Entry, Registry
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.worker.open_inference.models import MODELS, ModelSpec, find_model, read_version
 
 _SHOWN_CHARS = 64
 

@@ -9,12 +9,12 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from server.errors import InvalidInput, Unsupported
-from server.models.registry import TURN_S
-from server.worker.open_inference.models import configuration, find_model, metadata, read_version
-from server.worker.open_inference.repository import ModelRepository
-from server.worker.open_inference.settings import log_settings, trace_setting
-from server.worker.open_inference.statistics import model_statistics
+from swiftrec.server.errors import InvalidInput, Unsupported
+from swiftrec.server.models.registry import TURN_S
+from swiftrec.server.worker.open_inference.models import configuration, find_model, metadata, read_version
+from swiftrec.server.worker.open_inference.repository import ModelRepository
+from swiftrec.server.worker.open_inference.settings import log_settings, trace_setting
+from swiftrec.server.worker.open_inference.statistics import model_statistics
 
 _EXTENSIONS = (
     "classification",

@@ -6,7 +6,7 @@ import logging
 
 from tritonclient.grpc import service_pb2 as pb
 
-from server.errors import InvalidInput, Unsupported
+from swiftrec.server.errors import InvalidInput, Unsupported
 
 _LEVELS = (("log_info", logging.INFO), ("log_warning", logging.WARNING), ("log_error", logging.ERROR))
 _TRACE = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tritonclient.grpc import service_pb2 as pb
 
-from server.pipeline.recommender import Recommender
-from server.worker.open_inference.models import ModelSpec
+from swiftrec.server.pipeline.recommender import Recommender
+from swiftrec.server.worker.open_inference.models import ModelSpec
 
 
 def model_statistics(name: str, spec: ModelSpec, recommender: Recommender) -> pb.ModelStatistics:

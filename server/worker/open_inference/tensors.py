@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from server.errors import InvalidInput, Unsupported
+from swiftrec.server.errors import InvalidInput, Unsupported
 
 _MOST_ELEMENTS = 2**24
 _TYPED = {"BYTES": "bytes_contents", "INT32": "int_contents"}

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from server.pb.swiftrec.v1 import encoder_pb2 as server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2
 
 GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + f' but the generated code in server/pb/swiftrec/v1/encoder_pb2_grpc.py depends on'
+        + f' but the generated code in swiftrec/server/pb/swiftrec/v1/encoder_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -37,8 +37,8 @@ class EncoderServiceStub(object):
         """
         self.Encode = channel.unary_unary(
                 '/swiftrec.v1.EncoderService/Encode',
-                request_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
+                request_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
                 _registered_method=True)
 
 
@@ -58,8 +58,8 @@ def add_EncoderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
-                    request_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeRequest.FromString,
-                    response_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeResponse.SerializeToString,
+                    request_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeRequest.FromString,
+                    response_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,8 +88,8 @@ class EncoderService(object):
             request,
             target,
             '/swiftrec.v1.EncoderService/Encode',
-            server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
-            server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_encoder__pb2.EncodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

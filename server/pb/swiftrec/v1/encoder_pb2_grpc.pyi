@@ -5,7 +5,7 @@ The public contract of the encoder: texts in, vectors out."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from server.pb.swiftrec.v1 import encoder_pb2 as _encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as _encoder_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

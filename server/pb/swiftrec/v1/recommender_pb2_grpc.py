@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from server.pb.swiftrec.v1 import recommender_pb2 as server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2
 
 GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + f' but the generated code in server/pb/swiftrec/v1/recommender_pb2_grpc.py depends on'
+        + f' but the generated code in swiftrec/server/pb/swiftrec/v1/recommender_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -37,18 +37,18 @@ class RecommenderServiceStub(object):
         """
         self.Recommend = channel.unary_unary(
                 '/swiftrec.v1.RecommenderService/Recommend',
-                request_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+                request_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
+                response_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
                 _registered_method=True)
         self.BatchRecommend = channel.unary_unary(
                 '/swiftrec.v1.RecommenderService/BatchRecommend',
-                request_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.FromString,
+                request_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
+                response_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.FromString,
                 _registered_method=True)
         self.StreamRecommend = channel.stream_stream(
                 '/swiftrec.v1.RecommenderService/StreamRecommend',
-                request_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.FromString,
+                request_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.SerializeToString,
+                response_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.FromString,
                 _registered_method=True)
 
 
@@ -84,18 +84,18 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Recommend': grpc.unary_unary_rpc_method_handler(
                     servicer.Recommend,
-                    request_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
-                    response_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendResponse.SerializeToString,
+                    request_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
+                    response_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendResponse.SerializeToString,
             ),
             'BatchRecommend': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchRecommend,
-                    request_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.FromString,
-                    response_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.SerializeToString,
+                    request_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.FromString,
+                    response_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.SerializeToString,
             ),
             'StreamRecommend': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamRecommend,
-                    request_deserializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.FromString,
-                    response_serializer=server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.SerializeToString,
+                    request_deserializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.FromString,
+                    response_serializer=swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -124,8 +124,8 @@ class RecommenderService(object):
             request,
             target,
             '/swiftrec.v1.RecommenderService/Recommend',
-            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
-            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -151,8 +151,8 @@ class RecommenderService(object):
             request,
             target,
             '/swiftrec.v1.RecommenderService/BatchRecommend',
-            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
-            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.FromString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendRequest.SerializeToString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.BatchRecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -178,8 +178,8 @@ class RecommenderService(object):
             request_iterator,
             target,
             '/swiftrec.v1.RecommenderService/StreamRecommend',
-            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.SerializeToString,
-            server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.FromString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendRequest.SerializeToString,
+            swiftrec_dot_server_dot_pb_dot_swiftrec_dot_v1_dot_recommender__pb2.StreamRecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,

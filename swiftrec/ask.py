@@ -1,4 +1,4 @@
-"""`python -m examples.ask`: ask a running server and print a ranked table."""
+"""`swiftrec ask`: ask a running server and print a ranked table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from server.addresses import MAX_PORT, join_address, parse_host
-from server.config import read_settings, require_utf8
-from server.errors import ConfigError
-from server.flags import with_flags
-from server.pb.swiftrec.v1 import recommender_pb2 as pb
-from server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from swiftrec.server.addresses import MAX_PORT, join_address, parse_host
+from swiftrec.server.config import read_settings, require_utf8
+from swiftrec.server.errors import ConfigError
+from swiftrec.server.flags import with_flags
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 _ID, _TEXT = "id:", "text:"
 
@@ -32,7 +32,7 @@ class AskSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_ASK_",
-        cli_prog_name="python -m examples.ask",
+        cli_prog_name="swiftrec ask",
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
