@@ -83,19 +83,19 @@ check: setup ## lint, types, contract lint, stub drift, import arrows
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf lint
-	$(BIN)/python -m pytest tests/unit/test_house.py
+	$(BIN)/python -m pytest tests/test_house.py
 
 # The export runs beside the first tests. Those that need its bundle wait for it; `cat` makes its progress plain lines.
 test: setup ## run every test (exports the quick bundle where it is missing)
 	@{ $(EXPORT) --preset quick 2>&1 | cat; } & \
-		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/property tests/faults tests/integration; \
+		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests; \
 		code=$$?; wait; exit $$code
 
 soak: setup ## 200,000 mixed requests while the server's memory is watched (SOAK=n)
-	@$(BIN)/python -m tests.soak $${SEED_TYPED:+--seed="$$SEED_TYPED"} $${SOAK_TYPED:+--requests="$$SOAK_TYPED"}
+	@$(BIN)/python -m tests.server.soak $${SEED_TYPED:+--seed="$$SEED_TYPED"} $${SOAK_TYPED:+--requests="$$SOAK_TYPED"}
 
 fuzz: setup ## 50,000 mutated requests over the wire, 1,000,000 through decode and validate (SEED=n)
-	@$(BIN)/python -m tests.fuzz $${SEED_TYPED:+--seed="$$SEED_TYPED"} \
+	@$(BIN)/python -m tests.server.fuzz $${SEED_TYPED:+--seed="$$SEED_TYPED"} \
 		$${REQUESTS_TYPED:+--requests="$$REQUESTS_TYPED"} $${DECODE_TYPED:+--decode="$$DECODE_TYPED"}
 
 export: setup ## data -> finetune -> blend -> distil -> onnx -> quantise -> verify -> final -> package

@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 def _usage() -> str:
     rows = (f"  {name:13} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
-    usage = "usage: swiftrec bench [TOOL] [FLAGS]; the tool is `bench` if none is named; `peers` compares with other servers"
+    usage = "usage: swiftrec bench [TOOL] [FLAGS]; without a tool `bench`; `peers` compares with other servers"
     return "\n".join([usage, *rows, ""])
 
 

@@ -107,10 +107,10 @@ def _work(work: str, data: Path, size: int) -> Spent:
 
 
 def _bert_task(data: Path, size: int) -> Iterator[None]:
-    from swiftrec.export.data.phrases import Texts  # torch is for the children only
-    from swiftrec.export.train.encoder import load_tokenizer
-    from swiftrec.export.train.tokens import TokenRows
-    from swiftrec.export.train.trunk import MovingTrunk
+    from swiftrec.export.data.text_variants import Texts  # torch is for the children only
+    from swiftrec.export.data.token_store import TokenRows
+    from swiftrec.export.models.backbone import MovingTrunk
+    from swiftrec.export.models.encoder import load_tokenizer
 
     texts = list(Texts.load(data).variants[0])
     rows = TokenRows(load_tokenizer(data / "checkpoint", 128), [texts[n % len(texts)] for n in range(size)])

@@ -27,7 +27,7 @@ from swiftrec.server.signals import stop_on_signals
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from swiftrec.export.stage import Job
+    from swiftrec.export.stages.runner import Job
 
 _KEEP = 0.99
 
@@ -112,9 +112,9 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
     try:
         import torch
 
-        from swiftrec.export.train.one_pass import one_pass_teacher
-        from swiftrec.export.train.ranker import LastUser
-        from swiftrec.export.train.teacher import load_teacher
+        from swiftrec.export.models.one_pass import one_pass_teacher
+        from swiftrec.export.models.ranker import LastUser
+        from swiftrec.export.models.teacher import load_teacher
     except ImportError as error:
         raise RuntimeError(f"the teacher needs the extra export ({error.name} is missing): make setup") from None
     job = _job(bundle)
@@ -127,7 +127,7 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
 
 def _job(bundle: Path) -> Job:
     from swiftrec.export.config import ExportSettings
-    from swiftrec.export.stage import Job
+    from swiftrec.export.stages.runner import Job
 
     name, folder = load_bundle(bundle).manifest.name, find_bundle(bundle)
     return Job(ExportSettings(name=name, artifacts=folder.parent.parent, _cli_parse_args=[]))

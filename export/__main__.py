@@ -14,10 +14,10 @@ from types import MappingProxyType
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import doctor
 from swiftrec.export.errors import ExportError
-from swiftrec.export.package import targets
-from swiftrec.export.package.ladder import report
 from swiftrec.export.planted import command as planted
-from swiftrec.export.stage import Job, run_all, run_one
+from swiftrec.export.report import promises
+from swiftrec.export.report.ladder import report
+from swiftrec.export.stages.runner import Job, run_all, run_one
 from swiftrec.export.threads import prepare_threads
 from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
@@ -31,7 +31,7 @@ def _measure_seeds(argv: list[str]) -> int:
 
 
 _COMMANDS: Mapping[str, Callable[[list[str]], int]] = MappingProxyType(
-    {"doctor": doctor.main, "planted": planted.main, "seeds": _measure_seeds, "targets": targets.main}
+    {"doctor": doctor.main, "planted": planted.main, "seeds": _measure_seeds, "targets": promises.main}
 )
 
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         elif settings.stage == "where":
             sys.stdout.write(f"{settings.bundle}\n")
         elif settings.stage == "teacher":
-            from swiftrec.export.evaluate.teacher import compare_teacher  # torch takes seconds to import
+            from swiftrec.export.stages.teacher import compare_teacher  # torch takes seconds to import
 
             compare_teacher(job)
         elif settings.stage == "report":

@@ -21,8 +21,8 @@ from swiftrec.export.data.split import Protocol, Split
 from swiftrec.export.errors import ExportError
 from swiftrec.export.evaluate.ranks import RANKS, RecordedRanks
 from swiftrec.export.evaluate.tasks import some_cases
-from swiftrec.export.stage import Job
-from swiftrec.export.train.adopt import parts_of
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.pretrained import parts_of
 from swiftrec.server.models.bundle import Bundle, load_bundle
 
 TASK = "ids"

@@ -10,10 +10,10 @@ import random
 from collections.abc import Iterator, Sequence
 
 from swiftrec.export.data.carriers import Carriers, find_carriers
+from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.dataset import Item
-from swiftrec.export.data.noise import corrupt
-from swiftrec.export.data.phrases import Texts
 from swiftrec.export.data.templates import VALIDATION, spoken_title
+from swiftrec.export.data.text_variants import Texts
 
 _SEED = 15_000  # beyond the seeds of training's noise, and not the evaluation's
 _TRIES = 3  # ways to ask for one item

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from swiftrec.export.compress.calibrate import Range, calibrate
-from swiftrec.export.compress.graph import Floats, Graph, gather_rows, to_int8
-from swiftrec.export.compress.norms import Norms
+from swiftrec.export.compress.calibration import Range, calibrate
+from swiftrec.export.compress.graph_rewriter import Floats, Graph, gather_rows, to_int8
+from swiftrec.export.compress.layernorm import Norms
 from swiftrec.export.compress.onnx_file import CONTRIB
 from swiftrec.export.compress.outliers import Split, balance, split_neurons
 

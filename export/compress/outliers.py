@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.compress.calibrate import Range
-from swiftrec.export.compress.graph import Floats
+from swiftrec.export.compress.calibration import Range
+from swiftrec.export.compress.graph_rewriter import Floats
 
 _BALANCE = 0.1  # 0 makes the channels of an activation equal, 1 the rows of its weights
 _ORDINARY = 0.99  # share of a layer's neurons that are written once

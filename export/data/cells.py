@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from swiftrec.export.data.ids import id_fault
+from swiftrec.export.data.issues import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE, Mistakes
 from swiftrec.export.data.layout import RATING, Role
 from swiftrec.export.data.literals import denoted
-from swiftrec.export.data.mistakes import BAD_ID, CELL, EMPTY, RATED, TIME, VALUE, Mistakes
 from swiftrec.export.data.rows import Cells, Table
 from swiftrec.server.text import is_blank
 

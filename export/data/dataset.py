@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.data.lines import LineFile
+from swiftrec.export.data.lazy import LineFile
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 
 _ITEMS = "items.jsonl"

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
-from swiftrec.export.data.facts import RATINGS
+from swiftrec.export.data.loader import Scan
 from swiftrec.export.data.order import BY_TIME, Order
+from swiftrec.export.data.profile import RATINGS
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
-from swiftrec.export.data.tables import Scan
 from swiftrec.export.errors import DataError
 from swiftrec.server.config import read_settings
 

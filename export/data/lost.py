@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Collection
 
 from swiftrec.export.data.ids import known_spelling
-from swiftrec.export.data.mistakes import LABELS, LOST, Mistakes
+from swiftrec.export.data.issues import LABELS, LOST, Mistakes
 
 
 class Lost:

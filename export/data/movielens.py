@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from swiftrec.export.data.dataset import Dataset, Item, Probe
+from swiftrec.export.data.issues import Mistakes
 from swiftrec.export.data.lost import Lost, has_label
-from swiftrec.export.data.mistakes import Mistakes
-from swiftrec.export.data.users import user_groups
+from swiftrec.export.data.user_groups import user_groups
 
 _FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
 _TRAILING_ARTICLE = re.compile(

@@ -12,21 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from swiftrec.export.checkpoints.fields import object_of
 from swiftrec.export.data.columns import ColumnMap, missing
-from swiftrec.export.data.fields import object_of
+from swiftrec.export.data.issues import BAD_COLUMN, BAD_TYPE, BROKEN, ENCODING, NO_COLUMN, UNREADABLE, Kind, Mistakes
 from swiftrec.export.data.layout import Layout, Role
 from swiftrec.export.data.literals import Conversions
-from swiftrec.export.data.mistakes import (
-    BAD_COLUMN,
-    BAD_TYPE,
-    BROKEN,
-    ENCODING,
-    NO_COLUMN,
-    UNREADABLE,
-    Kind,
-    Mistakes,
-)
-from swiftrec.export.data.parts import Format, Part, find_parts
+from swiftrec.export.data.part_files import Format, Part, find_parts
 
 MAX_LINE_BYTES = 1 << 24  # a longer line, or a longer cell of CSV, is no table of texts
 _BATCH_ROWS = 4_096

@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from swiftrec.export.blend.record import BlendRecord
-from swiftrec.export.compress.rankers import SMALL, read_rankers
-from swiftrec.export.data.reference import Reference
-from swiftrec.export.data.vocabulary import Vocabulary
+from swiftrec.export.checkpoints.reference import Reference
+from swiftrec.export.checkpoints.vocabulary import Vocabulary
+from swiftrec.export.compress.ranker_graphs import SMALL, read_rankers
 from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
-from swiftrec.export.evaluate.choose import Judged, defaults, fronts, judge
+from swiftrec.export.evaluate.beyond_accuracy import by_popularity
 from swiftrec.export.evaluate.compare import Evaluation, other_protocol
 from swiftrec.export.evaluate.comparisons import (
     cold_fault,
@@ -22,16 +22,16 @@ from swiftrec.export.evaluate.comparisons import (
     compare_tasks,
     pairs_of,
 )
-from swiftrec.export.evaluate.exposure import by_popularity
-from swiftrec.export.evaluate.ground import Ground, teacher_size
+from swiftrec.export.evaluate.context import Ground, teacher_size
 from swiftrec.export.evaluate.metrics import Figure, Ranked, overlap, share
 from swiftrec.export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
 from swiftrec.export.evaluate.rankers import teachers_ranker
 from swiftrec.export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
+from swiftrec.export.evaluate.selection import Judged, defaults, fronts, judge
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, Tasks
+from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.quality import COLD_GATE, Check
-from swiftrec.export.stage import Job
-from swiftrec.export.train.encoder import teacher_checkpoint
+from swiftrec.export.stages.runner import Job
 from swiftrec.export.variants import Variant
 from swiftrec.server.tuning.machine import machine
 

@@ -15,13 +15,13 @@ from swiftrec.export.errors import DataError, GateError
 from swiftrec.export.evaluate.baselines import POPULARITY
 from swiftrec.export.evaluate.compare import Evaluation
 from swiftrec.export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks, pairs_of
-from swiftrec.export.evaluate.ground import Ground, frozen_fault
+from swiftrec.export.evaluate.context import Ground, frozen_fault
 from swiftrec.export.evaluate.record import FROZEN, TEACHER, Comparison
-from swiftrec.export.evaluate.table import cold_table, figures_table
 from swiftrec.export.evaluate.tasks import SHARED_TASKS
 from swiftrec.export.quality import MIN_COLD_CASES
-from swiftrec.export.stage import Job
-from swiftrec.export.train.adopt import parts_of
+from swiftrec.export.report.tables import cold_table, figures_table
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.pretrained import parts_of
 
 
 def require_baselines(job: Job, evaluation: Evaluation, comparisons: Sequence[Comparison]) -> None:

@@ -9,10 +9,10 @@ from swiftrec.export.data.split import COLD_SHARE, Cases, Protocol, split
 from swiftrec.export.errors import DataError
 from swiftrec.export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_baselines, popularity
 from swiftrec.export.evaluate.cold import Levelled, level
-from swiftrec.export.evaluate.ground import Ground, add_popularity
+from swiftrec.export.evaluate.context import Ground, add_popularity
 from swiftrec.export.evaluate.metrics import Ranked, Score, figure, rank
+from swiftrec.export.evaluate.recommender import Aimed, Subject
 from swiftrec.export.evaluate.record import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEXT_ALONE, OtherProtocol
-from swiftrec.export.evaluate.subject import Aimed, Subject
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, some_cases
 from swiftrec.server.catalogue.blend import Weights
 

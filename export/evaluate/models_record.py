@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from swiftrec.export.evaluate.choose import Judged
 from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.selection import Judged
 from swiftrec.export.gates import Outcome
 from swiftrec.export.quality import Check
 from swiftrec.export.variants import Variant

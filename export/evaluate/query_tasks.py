@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.data.carriers import TAGS, Carriers
+from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.keywords import Keywords, words_of
-from swiftrec.export.data.noise import mistyped
 from swiftrec.export.data.split import Cases, Histories
 from swiftrec.export.data.templates import EVALUATION, spoken_title
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from swiftrec.export.compress.rankers import RankerGraph, read_rankers
-from swiftrec.export.evaluate.ground import Ground
+from swiftrec.export.compress.ranker_graphs import RankerGraph, read_rankers
+from swiftrec.export.evaluate.backends import served_rank
+from swiftrec.export.evaluate.context import Ground
 from swiftrec.export.evaluate.metrics import Figure, Ranked, share
-from swiftrec.export.evaluate.models import served_rank
 from swiftrec.export.evaluate.models_record import RankerRecord
 from swiftrec.export.gates import at_least, ranker_parity
 from swiftrec.export.quality import QUALITY, Check, least_of
-from swiftrec.export.stage import Job
+from swiftrec.export.stages.runner import Job
 
 
 def judge_rankers(job: Job, ground: Ground, teacher: Mapping[str, Ranked]) -> list[RankerRecord]:

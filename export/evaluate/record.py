@@ -10,11 +10,11 @@ from swiftrec.export.blend.record import BlendRecord
 from swiftrec.export.data.order import BY_TIME, Order
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
 from swiftrec.export.evaluate.baselines import TRANSITIONS
-from swiftrec.export.evaluate.choose import Default
-from swiftrec.export.evaluate.exposure import Exposure
+from swiftrec.export.evaluate.beyond_accuracy import Exposure
+from swiftrec.export.evaluate.final_record import FinalRecord
 from swiftrec.export.evaluate.metrics import Figure
 from swiftrec.export.evaluate.models_record import Model, Pieces, RankerRecord, TeacherRecord, VariantRecord
-from swiftrec.export.final.record import FinalRecord
+from swiftrec.export.evaluate.selection import Default
 from swiftrec.export.gates import Outcome
 
 RECORD = "quality.json"

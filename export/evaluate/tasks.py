@@ -24,10 +24,10 @@ from types import MappingProxyType
 import numpy as np
 
 from swiftrec.export.data.carriers import find_carriers
+from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.dataset import Dataset
-from swiftrec.export.data.noise import corrupt
-from swiftrec.export.data.phrases import TITLE, Texts
 from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.data.text_variants import TITLE, Texts
 from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
 
 TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))

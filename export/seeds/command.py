@@ -7,13 +7,13 @@ import sys
 
 from rich.console import Console
 
-from swiftrec.export.evaluate.teacher import teacher_figures
-from swiftrec.export.package.ladder import load_quality
+from swiftrec.export.report.ladder import load_quality
 from swiftrec.export.seeds.records import of_seed
 from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.seeds.summary import Measured, Summary
 from swiftrec.export.seeds.tables import as_json, tables
-from swiftrec.export.stage import Job, run_all
+from swiftrec.export.stages.runner import Job, run_all
+from swiftrec.export.stages.teacher import teacher_figures
 from swiftrec.server.config import read_settings
 
 _WIDTH = 320  # whatever the terminal: a subject is one line

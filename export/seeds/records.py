@@ -6,8 +6,8 @@ from typing import Literal, TypeVar
 
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.evaluate.record import COMPARED, Compared
-from swiftrec.export.stage import Job, teacher_job
-from swiftrec.export.stages import EVALUATION
+from swiftrec.export.stages.order import EVALUATION
+from swiftrec.export.stages.runner import Job, teacher_job
 
 _MARK = "-seed-"
 Settings = TypeVar("Settings", bound=ExportSettings)

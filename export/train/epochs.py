@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from swiftrec.export.train.record import Curve, Row
+from swiftrec.export.train.curve import Curve, Row
 from swiftrec.export.train.resume import Facts, Resume, cut, under
-from swiftrec.export.train.validate import Validation
+from swiftrec.export.train.validation import Validation
 
 
 class Learner(Protocol):

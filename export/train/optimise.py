@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swiftrec.export.models.teacher import Teacher
 from swiftrec.export.train.options import TrainingSettings
 from swiftrec.export.train.resume import cut, under
-from swiftrec.export.train.teacher import Teacher
 
 Group = dict[str, Any]  # parameters with a rate and a decay of their own, as PyTorch's optimisers take them
 SPARSE = "sparse"  # key of a group whose gradients have rows for some items only

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swiftrec.export.data.phrases import Texts
 from swiftrec.export.data.split import Cases, Split
-from swiftrec.export.stage import Job
-from swiftrec.export.train.encoder import load_tokenizer, teacher_checkpoint
-from swiftrec.export.train.finetune import guide_of, load_plain, place_untaken_again
-from swiftrec.export.train.guide import Guides
-from swiftrec.export.train.newcomers import Choice
-from swiftrec.export.train.teacher import Teacher, load_teacher
-from swiftrec.export.train.tokens import TokenRows
+from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.token_store import TokenRows
+from swiftrec.export.models.backbone import MovingTrunk
+from swiftrec.export.models.encoder import load_tokenizer, teacher_checkpoint
+from swiftrec.export.models.teacher import Teacher, load_teacher
+from swiftrec.export.stages.finetune import guide_of, load_plain, place_untaken_again
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.cold_start import Choice
+from swiftrec.export.train.ensemble import Guides
 from swiftrec.export.train.trainer import Trainer
-from swiftrec.export.train.trunk import MovingTrunk
-from swiftrec.export.train.validate import some_users
-from swiftrec.export.train.world import World, negatives_of, with_noise
+from swiftrec.export.train.training_data import World, negatives_of, with_noise
+from swiftrec.export.train.validation import some_users
 
 
 @dataclass(frozen=True, slots=True)

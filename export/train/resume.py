@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from swiftrec.export.folders import recover, replace_folder
-from swiftrec.export.stage import Job
+from swiftrec.export.stages.runner import Job
 
 Facts = dict[str, Any]
 

@@ -19,16 +19,16 @@ from torch.nn import functional
 
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
-from swiftrec.export.data.phrases import Texts
 from swiftrec.export.data.split import Split
+from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
-from swiftrec.export.stage import Job
-from swiftrec.export.train.adopt import is_adopted, parts_of, ranker_of
-from swiftrec.export.train.examples import steps_per_epoch
-from swiftrec.export.train.loss import Seen, Step
-from swiftrec.export.train.rankers import SMALL, make_small
-from swiftrec.export.train.teacher import Bank, Teacher, load_teacher
-from swiftrec.export.train.world import MAX_STEP_BYTES, World, negatives_of, step_bytes
+from swiftrec.export.models.rankers import SMALL, make_small
+from swiftrec.export.models.teacher import Bank, Teacher, load_teacher
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.losses import Seen, Step
+from swiftrec.export.train.pretrained import is_adopted, parts_of, ranker_of
+from swiftrec.export.train.samplers import steps_per_epoch
+from swiftrec.export.train.training_data import MAX_STEP_BYTES, World, negatives_of, step_bytes
 
 _WEIGHTS, _SHAPE = "ranker.safetensors", "ranker.json"
 _BATCH, _RATE = 32, 2e-3

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swiftrec.export.train.adversary import against_them
-from swiftrec.export.train.bank import Encoded, MovingBank
-from swiftrec.export.train.examples import steps_per_epoch
-from swiftrec.export.train.guide import Guides
-from swiftrec.export.train.loss import Batch, Step
+from swiftrec.export.models.teacher import Bank, Teacher
+from swiftrec.export.train.ensemble import Guides
+from swiftrec.export.train.fgm import against_them
+from swiftrec.export.train.losses import Batch, Step
+from swiftrec.export.train.memory_bank import Encoded, MovingBank
 from swiftrec.export.train.optimise import Descent, head_groups, trunk_groups
 from swiftrec.export.train.options import TrainingSettings
 from swiftrec.export.train.resume import Facts, cut, under
-from swiftrec.export.train.teacher import Bank, Teacher
-from swiftrec.export.train.validate import Validation, validate
-from swiftrec.export.train.world import World
+from swiftrec.export.train.samplers import steps_per_epoch
+from swiftrec.export.train.training_data import World
+from swiftrec.export.train.validation import Validation, validate
 
 
 class Trainer:

@@ -1,0 +1,1 @@
+"""Checkpoints as their makers write them, read or refused by name."""

@@ -1,0 +1,102 @@
+"""The rankers as graphs: the teacher's, and the small one if it was trained; held against PyTorch, and timed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from swiftrec.export.compress.equivalence import difference
+from swiftrec.export.models.ranker import TorchSession
+from swiftrec.server.models.networks import Kind, RankerModel, UserSequence
+from swiftrec.server.models.session import open_session
+
+BIG, SMALL = "ranker", "ranker.small"
+_RECORD = "rankers.json"
+_SEQUENCES, _BATCH, _ROUNDS, _TIMED = 48, 16, 5, 64
+
+
+@dataclass(frozen=True, slots=True)
+class RankerGraph:
+    """One ranker and what was measured of it.
+
+    Args:
+        name: "ranker", or "ranker.small".
+        megabytes: size of the graph, 10^6 bytes.
+        parity: see `measure_ranker_parity`.
+        ms_batch1: median CPU milliseconds of one user with a full history alone, one thread.
+        users_per_s_core: the same in batches.
+    """
+
+    name: str
+    megabytes: float
+    parity: float
+    ms_batch1: float
+    users_per_s_core: float
+
+    @property
+    def file(self) -> str:
+        """The graph, beside the record."""
+        return f"{self.name}.onnx"
+
+
+def save_rankers(found: Sequence[RankerGraph], folder: Path) -> None:
+    """Write `rankers.json`."""
+    (folder / _RECORD).write_text(json.dumps([asdict(graph) for graph in found], indent=1))
+
+
+def read_rankers(folder: Path) -> list[RankerGraph]:
+    """Read what `save_rankers` wrote, the teacher's first."""
+    return [RankerGraph(**row) for row in json.loads((folder / _RECORD).read_text())]
+
+
+def made_users(number: int, dimensions: int, longest: int, *, shortest: int = 1) -> list[UserSequence]:
+    """Random sequences of every length, some with a query at the end; the same each time."""
+    rng = np.random.default_rng(0)
+    found = []
+    for length in np.linspace(shortest, longest, number).round().astype(int).tolist():
+        vectors = rng.normal(size=(length, dimensions)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        kinds = [Kind(int(kind)) for kind in rng.integers(0, 2, length - 1)]
+        found.append(UserSequence(list(vectors), [*kinds, Kind.QUERY if rng.random() < 0.5 else Kind.ITEM]))
+    return found
+
+
+def measure_ranker_parity(ranker: nn.Module, graph: Path, dimensions: int, longest: int) -> float:
+    """Largest difference of a user vector's entries, PyTorch alone against the graph in batches of all lengths.
+
+    As a share of the largest entry: user vectors have no fixed length.
+    """
+    users = made_users(_SEQUENCES, dimensions, longest)
+    module, served = RankerModel(TorchSession(ranker), dimensions), RankerModel(open_session(graph), dimensions)
+    exact = np.array([module.run([user])[0] for user in users])
+    places = [slice(n, None, len(users) // _BATCH) for n in range(len(users) // _BATCH)]
+    largest = max(difference(np.array(served.run(users[place])), exact[place]) for place in places)
+    return largest / float(np.abs(exact).max())
+
+
+def time_rankers(graphs: Mapping[str, Path], dimensions: int, longest: int) -> dict[str, tuple[float, float]]:
+    """Name -> CPU milliseconds of a user alone, and users/s in batches; round by round, so that noise hits all."""
+    users = made_users(_TIMED, dimensions, longest, shortest=longest)
+    models = {name: RankerModel(open_session(path), dimensions) for name, path in graphs.items()}
+    alone: dict[str, list[float]] = {name: [] for name in models}
+    together: dict[str, list[float]] = {name: [] for name in models}
+    for model in models.values():
+        _sweep(model, users, _BATCH)  # warms up
+    for _ in range(_ROUNDS):
+        for name, model in models.items():
+            alone[name].append(1e3 * _sweep(model, users, 1) / len(users))
+            together[name].append(len(users) / _sweep(model, users, _BATCH))
+    return {name: (float(np.median(alone[name])), float(np.median(together[name]))) for name in models}
+
+
+def _sweep(model: RankerModel, users: Sequence[UserSequence], size: int) -> float:
+    started = time.process_time()
+    for n in range(0, len(users), size):
+        model.run(users[n : n + size])
+    return time.process_time() - started

@@ -1,0 +1,83 @@
+"""The served model beside the measured one: how alike they answer, and whether training on all events worked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftrec.export.data.dataset import Item
+from swiftrec.export.data.split import Cases
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate.final_record import HeldOut
+from swiftrec.export.evaluate.metrics import Ranked, figure, overlap, rank
+from swiftrec.export.evaluate.recommender import Subject
+
+_SAMPLE = 32  # requests whose answers the packaged bundle must repeat
+
+
+def likeness(measured: Subject, served: Subject, cases: Cases) -> float:
+    """Share of the top ten that both have in common, averaged over cases with histories as ids."""
+    return overlap(_ranked(measured, cases), _ranked(served, cases))
+
+
+def require_learned(
+    measured: Subject, served: Subject, cases: Cases, is_known: NDArray[np.bool_], seed: int
+) -> HeldOut:
+    """Compare both rankers, without the other parts, on events that only the served one was trained on.
+
+    Args:
+        measured: the model whose metrics are reported.
+        served: the one that was trained again.
+        cases: the test of the measured one.
+        is_known: items with events in the training of the measured one, bool [items]; only these are ranked. The
+            others have raised vectors there, which fill a list unless the weights of the other parts hold them down.
+        seed: of the intervals.
+
+    Raises:
+        GateError: the served one is worse by more than chance, so its training went wrong.
+    """
+    before, after = (_ranked(replace(one, retrieval=None), cases, is_known).ndcg for one in (measured, served))
+    held_out = HeldOut(
+        measured=figure(before, seed),
+        served=figure(after, seed),
+        difference=figure(after - before, seed),
+        cases=len(cases.wanted),
+    )
+    if held_out.difference.high < 0:
+        raise GateError(
+            "the ranker that was trained again on all events finds the test's items worse than the measured one, "
+            f"although it was trained on them (NDCG@10 {held_out.served} and {held_out.measured}, difference "
+            f"{held_out.difference} over the same {held_out.cases} cases): use a lower --learning-rate or another "
+            "--seed"
+        )
+    return held_out
+
+
+def expected_answers(
+    served: Subject, histories: Cases, texts: Sequence[str], items: Sequence[Item]
+) -> list[dict[str, list[str]]]:
+    """What the packaged bundle must answer to the first histories as texts.
+
+    Args:
+        served: the default variant, the ranker and everything else as packaged.
+        histories: positions in `texts`; what they want is not read.
+        texts: e.g. the titles of the items.
+        items: the catalogue.
+    """
+    cases = histories.take(np.arange(min(_SAMPLE, len(histories.histories))))
+    aimed, seen = served.of_texts(cases, texts)
+    answers = rank(served.scores({"text": aimed})["text"], seen, len(items))
+    return [
+        {"texts": [texts[n] for n in history.tolist()], "top": [items[n].id for n in top.tolist()]}
+        for history, top in zip(cases.histories, answers.lists, strict=True)
+    ]
+
+
+def _ranked(subject: Subject, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> Ranked:
+    """Answers to histories as ids, from all items or those of `is_ranked` [items]."""
+    score = subject.scores({"ids": subject.of_histories(cases.histories)})["ids"]
+    shown = np.ones(len(subject.items), dtype=bool) if is_ranked is None else is_ranked
+    return rank(lambda part: np.where(shown, score(part), np.float32(-np.inf)), cases, len(subject.items))

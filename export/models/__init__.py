@@ -1,0 +1,1 @@
+"""The PyTorch modules: encoder, ranker, teacher and students."""

@@ -1,0 +1,85 @@
+"""The other rankers: a GRU, and a small perceptron; and which of them a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swiftrec.export.models.mean import MeanRanker
+from swiftrec.export.models.ranker import Entry, Ranker
+
+
+class GruRanker(nn.Module):
+    """A gated recurrent unit over the events (Hidasi et al., ICLR 2016). Called as `Ranker` is."""
+
+    def __init__(self, dimensions: int, max_length: int, *, widening: int = 2, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
+        super().__init__()
+        width = widening * dimensions
+        self.entry = Entry(dimensions, dropout)
+        self.gru = nn.GRU(dimensions, width, batch_first=True)
+        self.norm_out = nn.LayerNorm(width)
+        self.out = nn.Linear(width, dimensions)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG002 (padding comes last)
+        """See `Ranker.forward`."""
+        states, _ = self.gru(self.entry(vectors, kinds))
+        user: Tensor = self.out(self.drop(self.norm_out(states)))
+        return user
+
+
+class MlpRanker(nn.Module):
+    """The last event beside a mean of all with learned weights by distance, through a perceptron.
+
+    Called as `Ranker` is. One layer, no attention to content: the smallest and fastest.
+    """
+
+    causal: Tensor
+    distance_index: Tensor
+
+    def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.entry = Entry(dimensions, dropout)
+        self.distance = nn.Parameter(-0.2 * torch.arange(max_length).float())
+        self.up, self.out = nn.Linear(2 * dimensions, 4 * dimensions), nn.Linear(4 * dimensions, dimensions)
+        self.drop = nn.Dropout(dropout)
+        steps = torch.arange(max_length)
+        self.register_buffer("distance_index", (steps[:, None] - steps[None]).clamp(min=0), persistent=False)
+        self.register_buffer("causal", torch.triu(torch.full((max_length, max_length), -1e9), 1), persistent=False)
+
+    def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
+        """See `Ranker.forward`."""
+        time = vectors.shape[1]
+        x = self.entry(vectors, kinds)
+        near = self.distance[self.distance_index[:time, :time]] + self.causal[:time, :time]
+        near = near.unsqueeze(0) + ((1 - mask) * -1e9).to(vectors.dtype)[:, None, :]
+        both = torch.cat([near.softmax(-1) @ x, x], dim=-1)
+        user: Tensor = self.out(self.drop(functional.gelu(self.up(both))))
+        return user
+
+
+RANKERS: dict[str, Callable[..., nn.Module]] = {
+    "transformer": Ranker,
+    "gru": GruRanker,
+    "mlp": MlpRanker,
+    "mean": MeanRanker,
+}
+
+SMALL: dict[str, Callable[..., nn.Module]] = {  # half as many layers, half the state
+    "transformer": partial(Ranker, layers=1),
+    "gru": partial(GruRanker, widening=1),
+}
+
+
+def make_small(kind: str, dimensions: int, max_length: int) -> nn.Module:
+    """The small form of a ranker of that kind, with fresh weights; called as that is."""
+    return SMALL[kind](dimensions, max_length, dropout=0.0)
+
+
+def make_ranker(kind: str, dimensions: int, max_length: int, dropout: float = 0.2) -> nn.Module:
+    """The ranker that `kind` means, with fresh weights; all of them map (vectors, kinds, mask) to user vectors."""
+    return RANKERS[kind](dimensions, max_length, dropout=dropout)

@@ -1,0 +1,70 @@
+"""Results of `make bench` with figures that are known, for the tests of its report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swiftrec.benchmarks.catalogue_trial import Row, Search, Whole
+from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.suite.result import Point, Repeated, Result, Workload
+from tests.benchmarks.peers import BUNDLE_ID, fake, figures
+
+BUNDLE = BUNDLE_ID.fields() | {"variant": "int8"}
+MACHINE = {"cpu": "Test (family 1)", "cores": "2", "load": "0", "commit": "abc"}
+
+
+def repeated(*values: float) -> Repeated:
+    return Repeated(values=list(values))
+
+
+def workload(
+    floor: float = 1_000.0, server: float = 1_250.0, p99: float = 50.0, noise: float = 0.01, echo: float = 150.0
+) -> Workload:
+    spread = (1 - noise, 1.0, 1 + noise)
+    figures: dict[str, Repeated] = {name: repeated() for name in ("batch_jobs", "padding", "cache_hits")}
+    return Workload(
+        version=1,
+        floor_us=repeated(floor, floor, floor),
+        echo_us=repeated(echo, echo, echo),
+        server_us=repeated(*(server * n for n in spread)),
+        work_ratio=repeated(*((floor + echo) / (server * n) for n in spread)),
+        per_s_core=repeated(*(1e6 / (server * n) for n in spread)),
+        p99_ms_at_70=repeated(*(p99 * n for n in spread)),
+        **figures,
+    )
+
+
+def result(**changed: object) -> Result:
+    values: dict[str, Any] = {
+        "is_partial": False,
+        "reason": "",
+        "started": "2026-01-01T00:00:00Z",
+        "machine": MACHINE,
+        "commit": "abc",
+        "settings": {"size": "full"},
+        "bundle": BUNDLE,
+        "startup_s": repeated(3.0, 3.1, 3.2),
+        "workloads": {"mixed": workload()},
+        "scenarios": {"SingleStream": {"p50_ms": 2.0}, "Offline": {"per_s": 400.0}},
+    }
+    return Result(**(values | changed))
+
+
+def point(share: float, p99_ms: float, round_: int = 1, failed: int = 0) -> Point:
+    return Point(
+        workload="mixed", loop="open", pattern="poisson", round=round_, share=share, rate=100 * share, in_flight=0,
+        requests=1_000, failed=failed, throughput=100 * share, goodput=0, p50_ms=1, p95_ms=1, p99_ms=p99_ms, p999_ms=1,
+        late=0, late_ms=0, busy=0.1, server_us=None, server_busy=None, steps={}, server={},
+    )  # fmt: skip
+
+
+def peer(target: str, variant: str = "bert3-int8") -> dict[str, Any]:
+    results = Results({}, BUNDLE_ID)
+    results.add(variant, fake(target), Entry(figures(), 1_000.0))
+    return results.rows()[0]
+
+
+def catalogue_row() -> Row:
+    return Row(
+        1_000, "exact", 1, 0, 10, 0, {"all": Search(0.99512, 0.99634, 0.9, 1, 2)}, {"ids": Whole(1, 2, 1, [1.0, 1.2])}
+    )

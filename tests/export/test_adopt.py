@@ -1,0 +1,164 @@
+"""A trained recommender as the teacher: its ranking is kept to the item, its ranker is its own or an average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from swiftrec.export.checkpoints import reference as reference_module
+from swiftrec.export.checkpoints.checkpoint import locate, write_bert
+from swiftrec.export.checkpoints.original import open_original
+from swiftrec.export.checkpoints.reference import Reference
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.text_variants import Texts, unseen, write_texts
+from swiftrec.export.errors import CheckpointError
+from swiftrec.export.evaluate.fidelity import agreement
+from swiftrec.export.evaluate.metrics import best
+from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.mean import MeanRanker
+from swiftrec.export.models.ranker import LastUser
+from swiftrec.export.models.sentence_space import load_sentence_map, load_sentences
+from swiftrec.export.models.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.pretrained import adopt
+from swiftrec.server.models.networks import Kind
+from tests.export.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
+
+_ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]
+
+
+def adopted(folder: Path, *, preset: str = "smoke") -> tuple[Teacher, torch.Tensor, list[str], Path]:
+    """Adopt `folder/original` for twelve items: the teacher, its text vectors of the items, the texts, the stage."""
+    job = Job(ExportSettings(artifacts=folder, name="tiny", _cli_parse_args=["--preset", preset]))
+    data, out = job.folder("data"), folder / "out"
+    data.mkdir(parents=True)
+    out.mkdir()
+    dataset = Dataset(_ITEMS, [], ["lamp"], [], "made up", "none")
+    dataset.save(data)
+    texts = write_texts(dataset, 0)
+    texts.save(data)
+    found = locate(str(folder / "original"), folder, folder)
+    write_bert(found, data / "checkpoint", adopt=True, max_tokens=128)
+    adopt(job, out)
+    teacher = load_teacher(out)
+    pooled = torch.from_numpy(np.load(out / "pooled.npy"))
+    assert len(pooled) == len(texts.all)
+    return teacher, teacher.text_vectors(pooled[: len(_ITEMS)]), [*texts.variants[0]], out
+
+
+def logits(model: Any, folder: Path, texts: list[str]) -> torch.Tensor:  # noqa: ANN401
+    ids, mask = pad(load_tokenizer(folder, 128).encode(texts))
+    found: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
+    return found
+
+
+def test_classifier_as_teacher_ranks_by_its_logits(tmp_path: Path) -> None:
+    labels = {row: f"i{len(WORDS) - row}" for row in range(len(WORDS) + 1)}  # one label is no item
+    model = save_model("distilbert", tmp_path / "original", "ForSequenceClassification", id2label=labels)
+    teacher, vectors, texts, out = adopted(tmp_path)
+    with torch.inference_mode():
+        scores = vectors @ (vectors + teacher.residual).T
+        wanted = logits(model, tmp_path / "original", texts)[:, [len(WORDS) - n for n in range(len(WORDS))]]
+    assert (scores.argsort(descending=True) == wanted.argsort(descending=True)).all()
+    assert (out / "checkpoint" / "model.safetensors").exists()
+    assert load_sentence_map(out) is None
+    assert load_sentences(out, len(_ITEMS)).shape == (len(_ITEMS), 0)
+
+
+def test_own_teacher_keeps_its_projection_and_ranker(tmp_path: Path) -> None:
+    save_model("bert", tmp_path / "original" / "checkpoint")
+    own = Teacher(HIDDEN, 8, 3, 17, ranker="gru", dropout=0.0)
+    save_teacher(own, tmp_path / "original")
+    teacher, vectors, _, _ = adopted(tmp_path)
+    assert vectors.shape == (len(_ITEMS), 8)
+    assert not teacher.residual.any()
+    for name, weight in own.ranker.state_dict().items():
+        assert torch.equal(weight, teacher.ranker.state_dict()[name])
+
+
+def test_own_teacher_of_shorter_histories_is_refused(tmp_path: Path) -> None:
+    save_model("bert", tmp_path / "original" / "checkpoint")
+    save_teacher(Teacher(HIDDEN, 8, 3, 17), tmp_path / "original")
+    with pytest.raises(CheckpointError, match="takes 16 events, 64 are needed: use the preset"):
+        adopted(tmp_path, preset="quick")
+
+
+def test_dot_product_keeps_the_length_of_item_vectors(tmp_path: Path) -> None:
+    save_sentence_transformer("bert", tmp_path / "original", dense=5, unit=False)
+    (tmp_path / "original" / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
+    teacher, vectors, _, out = adopted(tmp_path)
+    pooled = torch.from_numpy(np.load(out / "pooled.npy"))[: len(_ITEMS)]
+    assert torch.allclose(vectors + teacher.residual, pooled, atol=1e-6)
+    assert not torch.allclose(vectors, pooled, atol=1e-2)
+
+
+def test_average_is_of_the_events_so_far_and_a_query_stands_alone() -> None:
+    ranker = LastUser(MeanRanker(2, 9))
+    vectors = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]], [[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]]])
+    kinds = torch.tensor([[Kind.ITEM, Kind.TEXT, Kind.ITEM], [Kind.ITEM, Kind.ITEM, Kind.QUERY]], dtype=torch.int64)
+    users = ranker(vectors, kinds, torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert torch.allclose(users, torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
+
+
+def test_agreement_tells_the_same_from_another() -> None:
+    rng = np.random.default_rng(0)
+    vectors, others, items = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 40, 200))
+    vectors, others = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors, others))
+    some = np.arange(0, 200, 2)
+    top = np.stack([best(vector @ items[some].T) for vector in vectors])
+    reference = Reference("a library", ["text"] * 40, vectors, some, top)
+    same, different = agreement(reference, vectors, items, 0), agreement(reference, others, items, 0)
+    assert (round(same["cosine"].mean, 4), same["overlap"].mean) == (1.0, 1.0)
+    assert different["cosine"].mean < 0.2
+    assert different["overlap"].mean < 0.2
+
+
+@pytest.mark.parametrize("kind", ["classifier", "bi-encoder", "own"])
+def test_reference_of_an_adopted_checkpoint_is_what_its_own_library_says(tmp_path: Path, kind: str) -> None:
+    folder, texts = tmp_path / "original", ["red lamp", "a good soft vase", "chair"]
+    if kind == "classifier":
+        labels = {row: f"i{len(WORDS) - 1 - row}" for row in range(len(WORDS))}
+        model = save_model("electra", folder, "ForSequenceClassification", id2label=labels)
+        with torch.inference_mode():
+            scores = logits(model, folder, texts).flip(1)
+    elif kind == "bi-encoder":
+        save_sentence_transformer("roberta", folder, dense=9)
+        encode = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode
+        scores = torch.from_numpy(encode(texts) @ encode([item.text for item in _ITEMS]).T)
+    else:
+        save_model("bert", folder / "checkpoint")
+        save_teacher(own := Teacher(HIDDEN, 8, 3, 17, ranker="gru", dropout=0.0), folder)
+        encoder = TextEncoder(load_trunk(folder / "checkpoint"), 8)
+        encoder.projection = own.projection
+        rows = load_tokenizer(folder / "checkpoint", 128).encode([*texts, *(item.text for item in _ITEMS)])
+        with torch.inference_mode():
+            found = encoder.eval()(*pad(rows))
+        scores = found[:3] @ found[3:].T
+    name = locate(str(folder), folder, folder).kind
+    Reference.of(open_original(folder, name, 128), texts, _ITEMS).save(tmp_path)
+    reference = Reference.load(tmp_path)
+    assert (reference.top == scores.argsort(descending=True, stable=True)[:, :10].numpy()).all()
+    assert np.allclose(np.linalg.norm(reference.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_large_catalogue_is_compared_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reference_module, "_MAX_ITEMS", 5)
+    save_sentence_transformer("bert", tmp_path / "original")
+    original = open_original(tmp_path / "original", "bi-encoder", 128)
+    assert Reference.of(original, ["red"], _ITEMS).items.tolist() == [0, 3, 6, 9]
+
+
+def test_texts_for_the_proof_are_not_among_those_that_are_taught() -> None:
+    dataset = Dataset(_ITEMS, [], ["lamp"], [], "made up", "none")
+    few, many = write_texts(dataset, 0, ["a", "b"]), write_texts(dataset, 0, [f"text {n}" for n in range(1_000)])
+    for texts in (few, many):
+        assert not {*unseen(texts, 0)} & {*texts.all}
+    assert unseen(many, 0) == [f"text {n}" for n in range(0, 1_000, 10)]
+    assert "a" in unseen(few, 0)
+    assert isinstance(few, Texts)

@@ -1,0 +1,300 @@
+"""Stage `final`: the served model has seen all events, the metrics are of the measured one, and both are said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from swiftrec.export.checkpoints.head import Head, Shape
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.order import Order
+from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.split import Cases, Protocol, leave_one_out
+from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate import final_comparison
+from swiftrec.export.evaluate.final_record import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
+from swiftrec.export.evaluate.recommender import Rank, Subject
+from swiftrec.export.report.ladder import load_quality, report
+from swiftrec.export.report.rows import as_json
+from swiftrec.export.stages import blend as blend
+from swiftrec.export.stages import distil, finetune, onnx, package, quantise, verify
+from swiftrec.export.stages import final as final
+from swiftrec.export.stages.order import STAGES
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.refit import best_epoch
+from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.models.bundle import load_bundle
+from tests.export.tiny import StoppedJob, dataset, job
+
+_STAGES: dict[str, Callable[[Job, Path], None]] = {
+    "finetune": finetune.run,
+    "blend": blend.run,
+    "distil": distil.run,
+    "onnx": onnx.run,
+    "quantise": quantise.run,
+    "verify": verify.run,
+    "final": final.run,
+}
+_FLAGS = ("--ladder", "static", "--allow-lossy")
+
+
+def made(folder: Path, *flags: str, adopted: bool = False) -> StoppedJob:
+    """A job with every stage up to `final`, on a data set with one cold item."""
+    one = job(folder, *_FLAGS, *flags)
+    data = one.folder("data")
+    dataset(users=40, events=12).save(data)
+    (data / "sources.json").write_text("{}")
+    if adopted:
+        Head(Shape("bi-encoder", "mean")).save(data / "checkpoint")
+    for name, run in _STAGES.items():
+        one.folder(name).mkdir()
+        run(one, one.folder(name))
+    return one
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
+    """A head that was trained, behind BERT as it came."""
+    return made(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: StoppedJob) -> Path:
+    """The bundle of that job; its answers are held against expected.json."""
+    return package._write(trained, trained.settings.bundle, "key")
+
+
+def record_of(one: Job) -> FinalRecord:
+    return FinalRecord.model_validate_json((one.folder("final") / FINAL).read_text())
+
+
+def cold_item(one: Job) -> int:
+    """The item whose events the measured model never saw."""
+    (cold,) = leave_one_out(Dataset.load(one.folder("data"))).cold.tolist()
+    return int(cold)
+
+
+def test_bundle_has_the_ranker_vectors_and_memory_of_all_events(trained: StoppedJob, bundle: Path) -> None:
+    own, measured = trained.folder("final"), trained.folder("verify")
+    graph = (own / "ranker.onnx").read_bytes()
+    assert (bundle / "ranker.onnx").read_bytes() == graph != (trained.folder("onnx") / "ranker.onnx").read_bytes()
+    vectors = (own / "vectors.npy").read_bytes()
+    assert (bundle / "vectors.npy").read_bytes() == vectors != (measured / "vectors.npy").read_bytes()
+    for name in ("transitions-starts.npy", "neighbours-weights.npy"):
+        assert (bundle / name).read_bytes() == (own / name).read_bytes()
+    assert (bundle / "transitions-starts.npy").read_bytes() != (
+        trained.folder("blend") / "transitions-starts.npy"
+    ).read_bytes()
+    sentences = np.load(trained.folder("finetune") / "sentences.npy")[:24]
+    assert np.array_equal(np.load(bundle / "sentences.npy"), sentences)
+
+
+def test_popularity_of_the_bundle_is_that_of_the_served_model(trained: StoppedJob, bundle: Path) -> None:
+    counts = events_of(Dataset.load(trained.folder("data")).histories, 24).tolist()
+    rows = map(json.loads, (bundle / "items.jsonl").read_text().splitlines())
+    assert (
+        [row["popularity"] for row in rows] == counts == json.loads((trained.folder("final") / POPULARITY).read_text())
+    )
+
+
+def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trained: StoppedJob) -> None:
+    cold = cold_item(trained)
+    before, after = (Memory.load(trained.folder(stage), 24) for stage in ("blend", "final"))
+    events = np.array([cold])
+    assert not len(before.next_chances([events]).positions)
+    assert len(after.next_chances([events]).positions)
+    assert not len(before.near_weights([events]).positions)
+    assert len(after.near_weights([events]).positions)
+    measured, served = (np.load(trained.folder(stage) / "vectors.npy")[cold] for stage in ("verify", "final"))
+    assert not np.allclose(measured, served)
+
+
+def test_record_says_how_the_served_model_was_trained_and_how_alike_both_answer(trained: StoppedJob) -> None:
+    found = record_of(trained)
+    data = Dataset.load(trained.folder("data"))
+    assert (found.events, found.measured_events) == (
+        sum(map(len, data.histories)),
+        sum(map(len, leave_one_out(data).train)),
+    )
+    assert found.epochs == best_epoch(trained.folder("finetune"))
+    assert found.loss is not None
+    assert found.loss > 0
+    assert found.parity is not None
+    assert found.parity.passed
+    assert found.overlap is not None
+    assert 0 < found.overlap <= 1
+    assert f"have {10 * found.overlap:.1f} of the ten best items in common" in found.likeness
+    assert found.held_out is not None
+    assert found.held_out.cases == 40
+
+
+def test_expected_answers_are_those_of_the_served_model(trained: StoppedJob) -> None:
+    expected = json.loads((trained.folder("final") / EXPECTED).read_text())
+    assert len(expected) == 32
+    titles = {item.title: item.id for item in Dataset.load(trained.folder("data")).items}
+    for row in expected:
+        assert len(row["top"]) == 10
+        assert not {*row["top"]} & {titles[text] for text in row["texts"]}  # a title is its item
+
+
+def test_card_page_report_and_json_say_which_figures_are_of_which_model(
+    trained: StoppedJob, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = record_of(trained)
+    sentence = (
+        "Figures were measured on a model trained without each user's last two events and the events of 1 of the 24 "
+        "items; it is that of the epoch which validated best. The served ranker, item vectors and memory were then "
+        "trained once more on all 480 events with the same settings and as many epochs "
+        f"({found.epochs}), without validation; the served model's own quality cannot be measured on events that it "
+        "has seen, and was not measured on others."
+    )
+    assert found.figures == sentence
+    page = (bundle / "report.html").read_text().replace("&#x27;", "'")
+    for text in ((bundle / "MODEL_CARD.md").read_text(), page):
+        assert found.figures in text
+        assert found.likeness in text
+    report(trained.settings)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert found.figures in printed
+    assert as_json(load_quality(bundle))["final"] == found.model_dump()
+    assert load_bundle(bundle).manifest.quality["final"]["epochs"] == found.epochs
+
+
+@pytest.mark.parametrize(
+    ("protocol", "order", "cold", "without"),
+    [
+        ("leave-one-out", "time", 0, "each user's last two events;"),
+        ("leave-one-out", "time", 67, "each user's last two events and the events of 67 of the 1,682 items;"),
+        ("leave-one-out", "none", 0, "two events of each user drawn at random;"),
+        ("time", "time", 0, "the last fifth of the events;"),
+    ],
+)
+def test_sentence_names_what_the_measured_model_was_trained_without(
+    protocol: Protocol, order: Order, cold: int, without: str
+) -> None:
+    found = trained_again(protocol, order, cold, 1682, 100_000, 11)
+    assert f"Figures were measured on a model trained without {without}" in found
+    assert "on all 100,000 events with the same settings and as many epochs (11), without validation" in found
+
+
+def test_small_ranker_that_is_shipped_is_distilled_from_the_ranker_of_all_events(
+    trained: StoppedJob, tmp_path: Path
+) -> None:
+    one = made(tmp_path, "--small-ranker", "always")
+    served, measured = one.folder("final") / "ranker.onnx", one.folder("onnx") / "ranker.small.onnx"
+    assert served.stat().st_size == measured.stat().st_size
+    assert served.stat().st_size < (trained.folder("final") / "ranker.onnx").stat().st_size
+    assert served.read_bytes() != measured.read_bytes()
+    package._write(one, one.settings.bundle, "key")  # answers as expected
+
+
+def test_recommender_that_came_in_trained_is_served_as_it_was_measured(tmp_path: Path) -> None:
+    one = made(tmp_path, adopted=True)
+    found, own = record_of(one), one.folder("final")
+    assert (found.epochs, found.loss, found.held_out) == (0, None, None)
+    assert (own / "ranker.onnx").read_bytes() == (one.folder("onnx") / "ranker.onnx").read_bytes()
+    assert (own / "vectors.npy").read_bytes() == (one.folder("verify") / "vectors.npy").read_bytes()
+    assert (own / "transitions-weights.npy").read_bytes() != (
+        one.folder("blend") / "transitions-weights.npy"
+    ).read_bytes()
+    assert not (own / "sentences.npy").exists()
+    assert "the recommender as it came in, which is served unchanged" in found.figures
+    assert "know all 480 events" in found.figures
+    assert found.overlap is not None
+    package._write(one, one.settings.bundle, "key")
+
+
+def fixed(users: NDArray[np.float32]) -> Rank:
+    """A ranker that gives the row of the last event, whatever came before."""
+    return lambda jobs: np.array([users[int(one.vectors[-1].argmax())] for one in jobs])
+
+
+def subject(right: float, users: int = 40) -> tuple[Subject, Cases]:
+    """A recommender that puts the item after the last event first for a share `right` of the users."""
+    items = 24
+    vectors = np.eye(items, dtype=np.float32)
+    histories = [np.array([n % items]) for n in range(users)]
+    wanted = np.array([(n + 1) % items for n in range(users)])
+    answers = np.array([vectors[(n + 1) % items if n < right * items else n] for n in range(items)])
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        raise AssertionError(texts)
+
+    return Subject(encode, fixed(answers), vectors, 16), Cases(np.arange(users), histories, wanted)
+
+
+def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> None:
+    (good, cases), (bad, _) = subject(1.0), subject(0.2)
+    known = np.ones(24, dtype=bool)
+    found = final_comparison.require_learned(bad, good, cases, known, 7)
+    assert found.difference.low > 0
+    assert final_comparison.require_learned(good, good, cases, known, 7).difference.mean == 0
+    with pytest.raises(GateError, match=r"trained again on all events finds the test's items worse .* --learning-rate"):
+        final_comparison.require_learned(good, bad, cases, known, 7)
+
+
+def test_items_that_only_the_served_model_knows_do_not_hide_that_training_went_wrong() -> None:
+    """In the measured model ten raised items are above everything, so that alone it finds nothing else."""
+    (good, cases), (bad, _) = subject(1.0), subject(0.2)
+    raised = good.items.copy()
+    raised[12:] = 9.0
+    is_known = np.arange(24) < 12
+    early = cases.take(np.flatnonzero((cases.wanted > 0) & (cases.wanted < 12)))
+    measured = replace(good, items=raised)
+    assert final_comparison.require_learned(measured, good, early, is_known, 7).measured.mean == 1
+    with pytest.raises(GateError, match="trained again on all events"):
+        final_comparison.require_learned(measured, bad, early, is_known, 7)
+
+
+def test_models_that_answer_alike_have_everything_in_common() -> None:
+    (good, cases), (bad, _) = subject(1.0), subject(0.0)
+    assert final_comparison.likeness(good, good, cases) == 1
+    assert final_comparison.likeness(good, bad, cases) < 1
+
+
+def with_records(folder: Path, *flags: str) -> Job:
+    """A job whose stages before `final` have records that name a key."""
+    one = job(folder, *_FLAGS, *flags)
+    for stage in STAGES:
+        one.folder(stage.name).mkdir(parents=True, exist_ok=True)
+        (one.folder(stage.name) / "stage.json").write_text(json.dumps({"key": stage.name}))
+    return one
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--seed", "8"),
+        ("--repeats", "allow"),
+        ("--protocol", "time"),
+        ("--batch", "8"),
+        ("--learning-rate", "0.0001"),
+        ("--preset", "quick"),
+    ],
+)
+def test_stage_is_stale_when_a_setting_that_it_reads_changes(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    stage = next(s for s in STAGES if s.name == "final")
+    assert with_records(tmp_path).key(stage) != with_records(tmp_path, *flags).key(stage)
+    assert with_records(tmp_path).key(stage) == with_records(tmp_path).key(stage)
+
+
+@pytest.mark.parametrize("before", ["data", "finetune", "blend", "distil", "onnx", "quantise", "verify"])
+def test_stage_is_stale_when_a_stage_before_it_has_run_again_and_so_is_the_bundle(tmp_path: Path, before: str) -> None:
+    stages = {stage.name: stage for stage in STAGES}
+    one = with_records(tmp_path)
+    keys = one.key(stages["final"]), one.key(stages["package"])
+    (one.folder(before) / "stage.json").write_text(json.dumps({"key": "another"}))
+    assert one.key(stages["final"]) != keys[0]
+    (one.folder("final") / "stage.json").write_text(json.dumps({"key": "another"}))
+    assert one.key(stages["package"]) != keys[1]
+
+
+def test_measured_model_is_not_asked_for_what_the_bundle_answers(trained: StoppedJob) -> None:
+    assert not (trained.folder("verify") / EXPECTED).exists()
+    assert [stage.name for stage in STAGES][-3:] == ["verify", "final", "package"]

@@ -1,0 +1,158 @@
+"""Ids are kept byte for byte from a table of any format to the server's answer, or refused by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from swiftrec.export.data.dataset import Dataset
+from swiftrec.export.data.ids import MAX_ID_BYTES, id_fault
+from swiftrec.export.data.loader import Scan, read
+from swiftrec.export.data.popularity import events_of
+from swiftrec.export.stages.package import write_items
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS, Catalogue
+from swiftrec.server.domain import ItemEvent, Recommendation, Strategy, Timings
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.worker.respond import to_response
+from swiftrec.server.worker.validate import InputLimits, to_request
+
+FORMATS = ["csv", "jsonl", "parquet"]
+_BLANKS = "\u00a0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # every white space but controls
+_TELLING = [" ", "  ", "|", ",", '"', "'", ";", "\\", "text:", "\ufeff", "\u200b", "e\u0301", "\U0001d11e", *_BLANKS]
+_parts = st.one_of(
+    st.sampled_from(_TELLING), st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=4)
+)
+_sound = st.lists(_parts, min_size=1, max_size=8).map("".join).filter(lambda text: id_fault(text) is None)
+_controls = [chr(n) for n in (*range(0x20), *range(0x7F, 0xA0))]
+_slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def write(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows of texts in the format that the path ends with."""
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([names, *rows])
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=len(row[0]) % 2 == 0) for row in rows]
+        path.write_bytes("\n".join(lines).encode())
+    else:
+        parquet.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], list(names)), path)
+
+
+def write_tables(folder: Path, suffix: str, items: Sequence[str], users: Sequence[str]) -> None:
+    """Items called `items`; each user takes every item."""
+    write(folder / f"items.{suffix}", ["item_id", "text"], [[item, f"thing {n}"] for n, item in enumerate(items)])
+    rows = [[user, item, str(time)] for user in users for time, item in enumerate(items)]
+    write(folder / f"interactions.{suffix}", ["user_id", "item_id", "timestamp"], rows)
+
+
+def served(dataset: Dataset, folder: Path) -> Catalogue:
+    """The catalogue that the server loads from the files of a bundle; item n has the vector (n, 1)."""
+    write_items(dataset.items, events_of(dataset.histories, len(dataset.items)).tolist(), folder / ITEMS)
+    numbers = np.arange(len(dataset.items), dtype=np.float32)
+    np.save(folder / VECTORS, np.stack([numbers, np.ones_like(numbers)], axis=1))
+    return Catalogue.load(folder, 0)
+
+
+def asked_for(item_id: str) -> str:
+    """The id that the server reads from a request for `item_id`."""
+    message = pb.RecommendRequest(history=[pb.Event(item_id=item_id)])
+    message.filter.allowed_item_ids.append(item_id)
+    request = to_request(pb.RecommendRequest.FromString(message.SerializeToString()), InputLimits())
+    (event,) = request.history
+    assert isinstance(event, ItemEvent)
+    assert request.conditions.allowed == {event.item_id}
+    return event.item_id
+
+
+def answered(catalogue: Catalogue, place: int) -> str:
+    """The id that a client reads from an answer with the item at `place`."""
+    answer = Recommendation([(catalogue.items[place], 1.0)], [], Strategy.MODEL, 1, Timings())
+    return pb.RecommendResponse.FromString(to_response(answer, "b", 1).SerializeToString()).items[0].item_id
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_accepted_ids_come_back_byte_for_byte(suffix: str) -> None:
+    @_slow
+    @given(st.lists(_sound, min_size=4, max_size=8, unique=True), st.lists(_sound, min_size=2, max_size=3, unique=True))
+    def holds(items: list[str], users: list[str]) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write_tables(folder, suffix, items, users)
+            (folder / "out").mkdir()
+            dataset = read(folder, folder / "out").dataset
+            dataset.save(folder / "out")
+            catalogue = served(Dataset.load(folder / "out"), folder)
+            assert [history.tolist() for history in dataset.histories] == [[*range(len(items))]] * len(users)
+            for place, item in enumerate(items):
+                position = catalogue.position(asked_for(item))
+                assert position == place
+                assert catalogue.event_vector(position).tolist() == [place, 1]
+                assert answered(catalogue, place) == item
+
+    holds()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_users_keep_their_ids(tmp_path: Path, suffix: str) -> None:
+    users = ["u", " u", "u ", "u\u00a0", "u  v", "u v", "1", "1.0", "01"]
+    write_tables(tmp_path, suffix, ["a", "b", "c", "d"], users)
+    scan = Scan(tmp_path, lambda _: None)
+    assert (scan.events.users, scan.mistakes.report()) == (users, "")
+
+
+_WRONG = st.one_of(
+    st.tuples(_sound, st.sampled_from(_controls), _sound).map("".join),
+    st.text(st.sampled_from(" \u00a0\u2009\u2028\u3000"), min_size=1, max_size=5),
+    st.integers(MAX_ID_BYTES + 1, 2 * MAX_ID_BYTES).map("x".__mul__),
+    st.integers(MAX_ID_BYTES // 2 + 1, MAX_ID_BYTES).map("\u00e9".__mul__),
+)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_no_id_is_refused_by_name_and_place(suffix: str) -> None:
+    @_slow
+    @given(_WRONG)
+    def holds(wrong: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write_tables(folder, suffix, ["a", wrong, "c", "d", "e"], ["u", "v", wrong])
+            scan = Scan(folder, lambda _: None)
+            report, line = scan.mistakes.report(), {"csv": "line 3", "jsonl": "line 2", "parquet": "row 2"}[suffix]
+            assert f"items.{suffix}, {line}: item_id " in report
+            assert str(id_fault(wrong)) in report
+            assert f"interactions.{suffix}, " in report
+            assert ": user_id " in report
+            assert scan.events.users == ["u", "v"]
+
+    holds()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "is empty or white space only"),
+        ("\u2003", "is empty or white space only"),
+        ("a\tb", "holds the control character U+0009"),
+        ("a\x85", "holds the control character U+0085"),
+        ("a\x00", "holds the control character U+0000"),
+        ("\ud800", "holds half of a surrogate pair, which is not Unicode text"),
+        ("\u00e9" * 257, "has 514 bytes as UTF-8, at most 512 are allowed"),
+        ("\u00e9" * 256, None),
+        ("a  b", None),
+        (" a ", None),
+        ("a\u00a0b|c,d", None),
+    ],
+)
+def test_fault_of_an_id(text: str, fault: str | None) -> None:
+    assert id_fault(text) == fault

@@ -1,0 +1,228 @@
+"""Large catalogues: texts and token ids that are not held, samples instead of all, errors instead of full memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from swiftrec.export.config import PRESETS, ExportSettings
+from swiftrec.export.data.lazy import Joined, TextFile
+from swiftrec.export.data.queries import NEGATION, SIMILAR
+from swiftrec.export.data.split import Cases, Split
+from swiftrec.export.data.text_variants import NOISY, TITLE_WORDS, Phrase, Texts, write_texts
+from swiftrec.export.data.token_store import TokenRows, chunks
+from swiftrec.export.errors import ExportError
+from swiftrec.export.models.backbone import MovingTrunk
+from swiftrec.export.models.bucketing import by_length, shuffled
+from swiftrec.export.models.encoder import load_tokenizer
+from swiftrec.export.models.ranker import LastUser
+from swiftrec.export.models.teacher import Bank, Teacher
+from swiftrec.export.stages import distil, finetune
+from swiftrec.export.train import small
+from swiftrec.export.train.samplers import QuerySampler
+from swiftrec.export.train.training_data import negatives_of
+from swiftrec.export.train.validation import validate
+from tests.export.tiny import dataset, job, write_checkpoint
+
+_TEXTS = ["river 1", "", "night\u2028 2. war", "garden", "日本"]
+
+
+def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    held, made = write_texts(dataset(), 3, ["one", "two"]), write_texts(dataset(), 3, ["one", "two"], tmp_path)
+    assert all(isinstance(way, TextFile) for way in made.variants)
+    assert [*made.all] == [*held.all]
+    assert [(p.text, list(p.items)) for p in made.phrases] == [(p.text, list(p.items)) for p in held.phrases]
+    made.save(tmp_path)
+    found = Texts.load(tmp_path)
+    assert [*found.all] == [*held.all]
+    assert [(p.text, list(p.items)) for p in found.phrases] == [(p.text, list(p.items)) for p in held.phrases]
+    assert (found.others, found.held) == (held.others, held.held)
+    assert len({id(p.items) for p in found.phrases}) < len(found.phrases)  # those that ask the same share their items
+
+
+def test_lines_and_joined_parts_answer_as_lists_do(tmp_path: Path) -> None:
+    joined = Joined([TextFile.write(_TEXTS, tmp_path / "texts"), [], ["x", "y"]])
+    wanted = [*_TEXTS, "x", "y"]
+    assert [joined[n] for n in range(-7, 7)] == [wanted[n] for n in range(-7, 7)]
+    assert (len(joined), [*joined], joined[1::2], joined[-3:]) == (7, wanted, wanted[1::2], wanted[-3:])
+    with pytest.raises(IndexError):
+        joined[7]
+
+
+def test_token_rows_are_the_tokenizers_and_progress_comes_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "checkpoint")
+    monkeypatch.setattr("swiftrec.export.data.token_store.CHUNK", 2)
+    tokenizer = load_tokenizer(tmp_path / "checkpoint", 32)
+    steps: list[None] = []
+    rows = TokenRows(tokenizer, _TEXTS, lambda: steps.append(None))
+    assert [*rows] == tokenizer.encode(_TEXTS)
+    assert len(steps) == chunks(_TEXTS) == 3
+
+
+def unnamed_files() -> int:
+    """Files that this process has mapped and that no folder names."""
+    return Path("/proc/self/maps").read_text().count("(deleted)")
+
+
+def test_vectors_that_are_too_large_for_memory_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "checkpoint")
+    trunk = MovingTrunk(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
+    held = trunk.all()
+    before = unnamed_files()
+    monkeypatch.setattr("swiftrec.export.models.backbone._MAX_IN_MEMORY", 10)
+    steps: list[None] = []
+    on_disk = trunk.all(lambda: steps.append(None))
+    assert torch.equal(held, on_disk)
+    assert len(steps) == trunk.batches == 1
+    assert unnamed_files() == before + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_batches_hold_every_text_once_and_similar_lengths_together() -> None:
+    rng, lengths = np.random.default_rng(0), np.random.default_rng(1).integers(1, 60, 1_000)
+    for batches in (by_length(lengths, 16), shuffled(rng.permutation(1_000), lengths, 16, rng)):
+        assert sorted(n for batch in batches for n in batch) == list(range(1_000))
+        assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 12
+
+
+@pytest.mark.parametrize(
+    ("loss", "items", "drawn"), [("auto", 9, None), ("auto", 11, 512), ("softmax", 11, None), ("mse", 9, 512)]
+)
+def test_loss_looks_at_a_sample_of_a_large_catalogue(
+    loss: str, items: int, drawn: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swiftrec.export.train.training_data.FULL_ITEMS", 10)
+    settings = ExportSettings(_cli_parse_args=["--loss", loss])
+    assert negatives_of(settings, items) == drawn
+
+
+@pytest.mark.parametrize(
+    ("flags", "items", "words"),
+    [
+        (["--batch", "1024"], 20_000, "--loss auto over 20,000 items with --batch 1024 needs 16 GB a step"),
+        (["--batch", "1024", "--loss", "sampled"], 20_000, "use --batch 256 --accumulate 4$"),
+        (["--batch", "1024", "--loss", "sampled"], 1_000_000, "--loss sampled over 1,000,000 items"),
+        (["--batch", "512", "--loss", "mse", "--accumulate", "2"], 20_000, "use --batch 128 --accumulate 8$"),
+        (["--loss", "softmax"], 1_000_000, "needs 12 GB a step.*use --batch 8 --accumulate 2, or --loss auto$"),
+    ],
+)
+def test_step_that_would_not_fit_is_refused_with_the_batch_that_does(flags: list[str], items: int, words: str) -> None:
+    with pytest.raises(ExportError, match=words):
+        negatives_of(ExportSettings(_cli_parse_args=flags), items)
+
+
+@pytest.mark.parametrize("loss", ["auto", "softmax", "sampled", "mse"])
+@pytest.mark.parametrize("items", [1_000, 20_000, 300_000])
+def test_advised_batch_fits(loss: str, items: int) -> None:
+    flags = ["--loss", loss, "--batch", "100000", "--teachers", "3"]
+    with pytest.raises(ExportError) as caught:
+        negatives_of(ExportSettings(_cli_parse_args=flags), items)
+    found = re.search(r"use --batch (\d+) --accumulate (\d+)", str(caught.value))
+    assert found
+    batch, accumulate = map(int, found.groups())
+    assert batch * accumulate >= 100_000
+    flags[3] = str(batch)
+    negatives_of(ExportSettings(_cli_parse_args=flags), items)
+
+
+def test_auto_samples_what_does_not_fit_whole() -> None:
+    fits, does_not = (["--batch", batch, "--teachers", "3"] for batch in ("32", "220"))
+    assert negatives_of(ExportSettings(_cli_parse_args=fits), 20_000) is None
+    assert negatives_of(ExportSettings(_cli_parse_args=does_not), 20_000) == 512
+
+
+def test_presets_batch_sees_the_whole_catalogue_up_to_20_000_items() -> None:
+    for preset in PRESETS:
+        assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
+
+
+def test_small_ranker_samples_a_catalogue_too_large_for_its_batch() -> None:
+    settings = ExportSettings(_cli_parse_args=["--loss", "softmax", "--batch", "4"])
+    assert negatives_of(settings, 1_000_000) is None
+    assert small._negatives(settings, 1_000_000) == 512
+    assert small._negatives(settings, 100_000) is None
+
+
+def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counting(LastUser):
+        def forward(self, *args: torch.Tensor) -> torch.Tensor:
+            asked.append(len(args[0]))
+            found: torch.Tensor = super().forward(*args)
+            return found
+
+    monkeypatch.setattr("swiftrec.export.train.validation.LastUser", Counting)
+    monkeypatch.setattr("swiftrec.export.train.validation._MIN_USERS", 5)
+    monkeypatch.setattr("swiftrec.export.train.validation._MAX_SCORES", 60)
+    histories, none = [np.arange(3)] * 20, Cases(np.empty(0, np.int64), [], np.empty(0, np.int64))
+    split = Split(histories, np.full(20, 4), none, none)
+    teacher, rows = Teacher(8, 4, 6, 5), torch.randn(2, 6, 8)
+    validate(teacher, Bank(rows, rows[0]), split, 4)
+    assert sum(asked) == 2 * 10  # ids and text of every second user: 60 scores are 10 users of 6 items
+    monkeypatch.setattr("swiftrec.export.train.validation._MAX_SCORES", 1_000)
+    asked.clear()
+    validate(teacher, Bank(rows, rows[0]), split, 4)
+    assert sum(asked) == 2 * 20
+
+
+def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = job(tmp_path)
+    out = one.folder("finetune")
+    out.mkdir()
+    finetune.run(one, out)
+    texts = Texts.load(one.folder("data"))
+    _, whole = distil._lesson(one)
+    assert len(whole.texts) == len(texts.all)
+    monkeypatch.setattr("swiftrec.export.stages.distil._MAX_TEXTS", 30)
+    monkeypatch.setattr("swiftrec.export.stages.distil._MAX_ITEMS", 7)
+    _, part = distil._lesson(one)
+    rest = len(texts.phrases) + len(texts.others)
+    assert (len(part.texts), len(part.rows), len(part.wanted), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
+    assert part.texts[30:] == [*texts.all][-rest:]
+    place = [whole.texts.index(text) for text in part.texts[30:]]
+    torch.testing.assert_close(part.wanted[30:], whole.wanted[place])
+
+
+def test_epoch_of_students_reads_a_part_of_many_texts_and_another_one_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job(tmp_path)
+    out = one.folder("finetune")
+    out.mkdir()
+    finetune.run(one, out)
+    _, lesson = distil._lesson(one)
+    whole = [lesson.spelled(number, 0.6) for number in range(2)]
+    assert [sorted(rows) for rows in whole] == [[*range(len(lesson.rows))]] * 2
+    monkeypatch.setattr("swiftrec.export.train.distillation_data.MAX_EPOCH_TEXTS", 20)
+    first, second = ({*lesson.spelled(number, 0.6)} for number in range(2))
+    assert len(first) == len(second) == 20
+    assert first != second
+    batches = [*lesson.epoch(0, 8, 0.6)]
+    assert len(batches) == lesson.steps(8) == 3
+    wanted = torch.cat([wanted for _, _, wanted in batches])
+    rows = {tuple(row.tolist()) for row in lesson.wanted[sorted(first)]}
+    assert {tuple(row.tolist()) for row in wanted} == rows
+
+
+def test_queries_fit_the_item_that_they_ask_for() -> None:
+    phrases = [
+        Phrase("a", [0, 2]),
+        Phrase("b", np.array([2], np.int32)),
+        Phrase("c", [3], NEGATION),
+        Phrase("like 2", [2], SIMILAR),
+    ]
+    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, 5, ways=4).draw(2_000, np.random.default_rng(0))
+    phrase, way = (drawn.text - 4 * 5).tolist(), (drawn.text // 5).tolist()
+    wanted = drawn.wanted.tolist()
+    assert {(w, p) for w, p in zip(wanted, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
+    assert {*way} == {TITLE_WORDS, NOISY, 4}
+    assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), wanted, phrase, strict=True) if p < 0)
+    lengths = [n for n, p in zip(drawn.lengths.tolist(), phrase, strict=True) if p == 3]
+    assert {*lengths} == {0}  # "like 2" asks for what came after 2, and is all that is known

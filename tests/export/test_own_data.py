@@ -1,0 +1,117 @@
+"""Own data and an own checkpoint through every stage: tiny, random, but the real programs."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.errors import GateError
+from swiftrec.export.quality import Quality
+from swiftrec.export.stages import verify
+from swiftrec.export.stages.package import check_answers
+from swiftrec.export.stages.runner import Job
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
+from swiftrec.server.models.bundle import SENTENCES, file_hash, load_bundle
+from swiftrec.server.parts import TABLES
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
+from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from tests.conftest import ROOT
+from tests.export.checkpoints import save_bert
+from tests.server.process import serving
+
+_WORDS = ["red", "green", "blue", "small", "large", "round", "flat", "soft", "lamp", "chair", "table", "vase"]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` (60 items, 40 users) and `bert` (2 layers, 64 wide, random weights)."""
+    folder, rng = tmp_path_factory.mktemp("own"), random.Random(1)
+    data = folder / "data"
+    data.mkdir()
+    items = [{"item_id": f"i{n}", "text": " ".join(rng.sample(_WORDS, 3)), "colour": _WORDS[n % 3]} for n in range(60)]
+    events = [
+        {"user_id": f"u{u}", "item_id": f"i{rng.randrange(60)}", "timestamp": t} for u in range(40) for t in range(8)
+    ]
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    (data / "interactions.jsonl").write_text("\n".join(map(json.dumps, events)))
+    save_bert(folder / "bert", [*_WORDS, "good", "a"], width=64)
+    return folder
+
+
+def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
+    flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
+    flags += ["--trunk", "1", "--int8-target", "avx2", "--data", str(own / "data"), "--checkpoint", str(own / "bert")]
+    flags += ["--vocabulary", "used", "--small-ranker", "always", "--ladder", "bert1,bert1x32e8,static"]
+    return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
+
+
+def test_own_data_and_checkpoint_become_a_served_bundle_after_a_kill(own: Path) -> None:
+    with subprocess.Popen(command(own), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "distil" in line)  # the stage has begun
+        process.send_signal(signal.SIGKILL)
+    stages = own / "artifacts" / ".stages" / "own"
+    before = (stages / "finetune" / "stage.json").stat().st_mtime_ns
+    assert not (stages / "distil").exists()
+    subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert (stages / "finetune" / "stage.json").stat().st_mtime_ns == before
+    with serving(own / "artifacts" / "own") as server:
+        reply = server.stub.Recommend(pb.RecommendRequest(query="a good red lamp", top_k=3), timeout=10)
+        assert (len(reply.items), reply.bundle, reply.version) == (3, "own", 1)
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            encoded = EncoderServiceStub(channel).Encode(EncodeRequest(texts=["red lamp", "a blue chair"]), timeout=10)
+    bundle = load_bundle(own / "artifacts" / "own")
+    assert bundle.manifest.files["ranker.onnx"] == file_hash(stages / "final" / "ranker.onnx")
+    assert (bundle.manifest.dimensions, bundle.manifest.sentence_dimensions) == (32, 64)
+    sentences = np.load(bundle.folder / SENTENCES)
+    assert (sentences.dtype, sentences.shape) == (np.float32, (60, 64))
+    np.testing.assert_allclose(np.linalg.norm(sentences, axis=1), 1, atol=1e-5)
+    answered = np.frombuffer(encoded.vectors, "<f4").reshape(encoded.rows, encoded.dimensions)
+    assert answered.shape == (2, 32)  # what the ranker reads, not the sentence half behind it
+    np.testing.assert_allclose(np.linalg.norm(answered, axis=1), 1, atol=1e-5)
+    assert bundle.manifest.quality["pieces"] == {"kept": 18, "of": 18}  # whole words alone: none could be spelled
+    subprocess.run(command(own), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert not (own / "artifacts" / "own" / "2").exists()  # nothing that is done is done twice
+
+
+def test_no_variant_within_the_gates_is_an_error_with_each_reason(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
+    job = Job(ExportSettings(_cli_parse_args=flags))
+    monkeypatch.setattr("swiftrec.export.evaluate.selection.QUALITY", Quality(shipped={"overlap": 1.1}, default={}))
+    with pytest.raises(GateError, match=r"bert1-fp32: overlap [\d.]+, [\d.]+ short of 1\.100"):
+        verify.run(job, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
+    bundle = load_bundle(own / "artifacts" / "own")
+    wrong = [{"texts": ["red lamp"], "seen": [], "top": ["no", "such"]}]
+    with pytest.raises(GateError, match="evaluated top ten"):
+        check_answers(bundle, wrong)
+
+
+def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
+    """SHA-256 of each file of the bundle that says nothing of speeds or of the day; exported if it is not there."""
+    subprocess.run(command(own, artifacts, seed), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    files = load_bundle(own / artifacts / "own").manifest.files
+    return {name: digest for name, digest in files.items() if name not in ("MODEL_CARD.md", "report.html")}
+
+
+def test_same_seed_gives_the_same_bundle_and_another_seed_does_not(own: Path) -> None:
+    first, again, other = made(own, "artifacts", 7), made(own, "again", 7), made(own, "other", 8)
+    encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32e8-fp32", "static-fp32")}
+    assert {"ranker.onnx", "tokenizer.json", ITEMS, VECTORS} | encoders <= {*first}
+    assert first == again
+    assert {name for name in first if first[name] == other[name]} == {"tokenizer.json", ITEMS, *TABLES}

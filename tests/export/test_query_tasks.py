@@ -1,0 +1,296 @@
+"""Tasks that ask by a text alone: what they ask for is what they want, in words that training never reads."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from swiftrec.export.data.carriers import TAGS, find_carriers, fulfilling
+from swiftrec.export.data.corruption import mistyped
+from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.keywords import Keywords, is_for_training, words_of
+from swiftrec.export.data.split import Cases, leave_one_out
+from swiftrec.export.data.templates import EVALUATION, TRAINING, VALIDATION, spoken_title
+from swiftrec.export.data.text_variants import Texts, write_texts
+from swiftrec.export.evaluate.compare import Evaluation
+from swiftrec.export.evaluate.context import Ground
+from swiftrec.export.evaluate.metrics import Ranked, rank
+from swiftrec.export.evaluate.query_tasks import MAKERS, normalised
+from swiftrec.export.evaluate.recommender import Subject
+from swiftrec.export.evaluate.tasks import FIRST, IN_TEN, SHARES, TASKS, VIOLATING, Tasks, make_tasks
+
+_ITEMS, _USERS = 120, 50
+_COLOURS = [f"colour{n}" for n in range(6)]
+_SHAPES = [f"shape{n}" for n in range(8)]
+_WORDS = [f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(240)]
+
+
+def made(*, attributes: bool = True, texts: bool = True, tags: bool = False) -> Dataset:
+    """Items with colours and shapes, a text with words of its own, and titles of which every tenth is another's."""
+    rng = np.random.default_rng(3)
+    items = []
+    for n in range(_ITEMS):
+        named = n - 1 if n % 10 == 1 else n
+        title = f"Story of Winter {named} ({1900 + named % 50})"
+        colours = rng.choice(_COLOURS, 2, replace=False).tolist()
+        own: dict[str, list[str]] = {"colour": colours, "shape": [str(rng.choice(_SHAPES))]} if attributes else {}
+        if tags:
+            own[TAGS] = [f"Tag {n % 15}", "winter"]
+        words = " ".join(rng.choice(_WORDS, 6, replace=False)) if texts else ""
+        items.append(Item(str(n), title, f"{title}. {words}", own))
+    histories = [rng.permutation(_ITEMS)[:15].astype(np.int64) for _ in range(_USERS)]
+    return Dataset(items, histories, ["story", "tale"], [], "", "")
+
+
+def tasks_of(dataset: Dataset, texts: Texts | None = None, seed: int = 1) -> Tasks:
+    return make_tasks(dataset, texts or write_texts(dataset, 1), leave_one_out(dataset), seed)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def tasks(dataset: Dataset) -> Tasks:
+    return tasks_of(dataset)
+
+
+def test_every_task_is_asked_of_a_data_set_that_can_have_it(tasks: Tasks) -> None:
+    assert tasks.absent == {}
+    assert {*tasks.cases} == {*TASKS}
+    assert all(len(query.texts) == len(query.cases.wanted) > 20 for query in tasks.queries.values())
+
+
+def test_templates_of_training_validation_and_evaluation_are_disjoint() -> None:
+    parts = (TRAINING, VALIDATION, EVALUATION)
+    plain = [" ".join(template.lower().split()) for part in parts for template in part.all]
+    assert len(plain) == len({*plain})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_request_is_among_the_texts_that_training_reads(seed: int) -> None:
+    for dataset in (made(), made(tags=True)):
+        texts = write_texts(dataset, seed)
+        read = {*texts.all}
+        asked = tasks_of(dataset, texts, seed).queries
+        assert {*asked["title"].texts} <= read  # control: exact titles are
+        assert not {text for task, query in asked.items() if task != "title" for text in query.texts} & read
+
+
+def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Tasks) -> None:
+    texts = write_texts(dataset, 1)
+    seen = tasks.queries["negation"].texts[0]
+    fewer = tasks_of(dataset, replace(texts, others=[seen, *tasks.queries["conditions"].texts]))
+    kept = [text for text in tasks.queries["negation"].texts if text != seen]
+    assert fewer.queries["negation"].texts == kept
+    assert len(fewer.queries["negation"].violating) == len(fewer.queries["negation"].cases.wanted) == len(kept)
+    assert "conditions" not in fewer.queries
+    assert "training reads" in fewer.absent["conditions"]
+
+
+def test_titles_are_exact_and_same_titles_count_as_found(dataset: Dataset, tasks: Tasks) -> None:
+    asked = tasks.queries["title"]
+    for n, text in enumerate(asked.texts):
+        item = int(asked.cases.wanted[n])
+        assert text == dataset.items[item].title
+        same = {m for m, other in enumerate(dataset.items) if normalised(other.title) == normalised(text)}
+        assert {item, *asked.cases.same[n].tolist()} == same
+    assert any(len(same) for same in asked.cases.same)
+    assert normalised("The  Matrix (1999)") == normalised("the matrix, 1999") != normalised("the matrix")
+    assert normalised("?!") == "?!"
+
+
+def test_typing_errors_are_one_or_two_and_keep_the_item(dataset: Dataset, tasks: Tasks) -> None:
+    asked = tasks.queries["typos"]
+    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+        pairs = zip(text.split(), dataset.items[item].title.split(), strict=True)
+        assert sum(a != b for a, b in pairs) in (1, 2)
+    assert mistyped("M (1931)", random.Random(0)) == "M (1931)"  # nothing that could be recognised with an error
+
+
+def test_conditions_are_fulfilled_by_what_is_wanted(dataset: Dataset, tasks: Tasks) -> None:
+    carriers, asked = find_carriers(dataset.items), tasks.queries["conditions"]
+    sizes = set()
+    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+        values = [value for value in carriers if value in words_and_numbers(text)]
+        sizes.add(len(values))
+        assert item in fulfilling(carriers, values)
+    assert sizes == {2, 3}
+
+
+def test_negation_is_fulfilled_by_what_is_wanted_and_says_which_items_violate_it(
+    dataset: Dataset, tasks: Tasks
+) -> None:
+    carriers, asked = find_carriers(dataset.items), tasks.queries["negation"]
+    for text, item, out in zip(asked.texts, asked.cases.wanted.tolist(), asked.violating, strict=True):
+        wanted, without = sorted(
+            (value for value in carriers if value in words_and_numbers(text)), key=lambda v: item not in carriers[v]
+        )
+        assert item in fulfilling(carriers, [wanted], [without])
+        assert out.tolist() == carriers[without].tolist()
+        assert len(fulfilling(carriers, [wanted, without]))  # else the negation would ask for nothing
+
+
+def words_and_numbers(text: str) -> set[str]:
+    return {word.strip(",.:") for word in text.split()}
+
+
+def test_paraphrase_wants_what_came_next(dataset: Dataset, tasks: Tasks) -> None:
+    asked = tasks.queries["paraphrase"]
+    pairs = [(int(h[-1]), int(w)) for h, w in zip(tasks.warm.histories, tasks.warm.wanted, strict=True)]
+    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+        assert any(spoken_title(dataset.items[named].title) in text for named, wanted in pairs if wanted == item)
+
+
+def test_who_asks_by_text_alone_has_no_history_that_could_be_left_out(tasks: Tasks) -> None:
+    """As served: nothing is known of him."""
+    assert not any(len(masked) for query in tasks.queries.values() for masked in query.cases.masked)
+
+
+def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
+    again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
+    parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), cold_share=0, repeats="allow")
+    found = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
+    assert 0 < len(found.wanted) <= _USERS - 30
+    assert all(item not in out for item, out in zip(found.wanted.tolist(), found.masked, strict=True))
+    only = make_tasks(dataset, write_texts(dataset, 1), replace(parts, warm=parts.warm.take(np.arange(30))), 1)
+    assert "the same item again" in only.absent["paraphrase"]
+
+
+def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_by(
+    dataset: Dataset, tasks: Tasks
+) -> None:
+    asked = tasks.queries["tags"]
+    by_training = {w for p in write_texts(dataset, 1).phrases if p.kind == "words" for w in p.text.split()}
+    assert by_training
+    assert all(map(is_for_training, by_training))
+    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+        words = {*text.split()}
+        assert words <= words_of(dataset.items[item].text) - words_of(dataset.items[item].title)
+        assert not words & by_training
+
+
+def test_query_asks_by_attributes_and_never_by_the_title_in_lower_case(dataset: Dataset) -> None:
+    """Every second item has no attributes: whoever wants it has nothing to ask by."""
+    items = [replace(item, attributes=item.attributes if n % 2 else {}) for n, item in enumerate(dataset.items)]
+    found = tasks_of(replace(dataset, items=items))
+    asked = found.queries["query"]
+    assert asked.cases.wanted.tolist() == [n for n in found.warm.wanted.tolist() if n % 2]
+    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+        values = [value for found in items[item].attributes.values() for value in found]
+        assert sorted(text.split()) == sorted([*values, "story"])
+
+
+def test_every_item_that_is_described_by_what_is_asked_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
+    tagged = tasks_of(made(tags=True)).queries["tags"]
+    for text, item, same in zip(tagged.texts, tagged.cases.wanted.tolist(), tagged.cases.same, strict=True):
+        assert {item, *same.tolist()} == {n for n in range(_ITEMS) if f"tag {n % 15}" == text}
+    asked = tasks.queries["tags"]
+    for text, item, same in zip(asked.texts, asked.cases.wanted.tolist(), asked.cases.same, strict=True):
+        described = {n for n, other in enumerate(dataset.items) if {*text.split()} <= words_of(other.text)}
+        assert {item, *same.tolist()} == described
+    assert any(len(same) for same in asked.cases.same)
+
+
+def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
+    dataset = made(tags=True)
+    texts = write_texts(dataset, 1)
+    assert not [text for text in texts.all if "tag " in text.lower()]
+    asked = tasks_of(dataset, texts).queries
+    for text, item in zip(asked["tags"].texts, asked["tags"].cases.wanted.tolist(), strict=True):
+        assert text == f"tag {item % 15}"  # "winter" is in every title
+    assert not [text for task, query in asked.items() if task != "tags" for text in query.texts if "tag " in text]
+    assert any("tag " in value for value in find_carriers([Item("1", "a", "a", {"other": ["tag 1"]})]))  # control
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task", "why"),
+    [
+        (made(texts=False), "tags", "no column tags"),
+        (made(attributes=False), "query", "no wanted item has an attribute value"),
+        (made(attributes=False), "conditions", "no wanted item has two attribute values"),
+        (made(attributes=False), "negation", "no attribute value of a wanted item"),
+    ],
+)
+def test_task_that_a_data_set_cannot_have_is_absent_with_one_sentence_why(
+    dataset: Dataset, task: str, why: str
+) -> None:
+    found = tasks_of(dataset)
+    assert why in found.absent[task]
+    assert "\n" not in found.absent[task]
+    assert task not in found.queries
+    assert task not in found.cases
+
+
+def test_titles_without_a_long_word_have_no_typos(dataset: Dataset) -> None:
+    items = [replace(item, title=str(n)) for n, item in enumerate(dataset.items)]
+    assert "no title has a word of four letters" in tasks_of(replace(dataset, items=items)).absent["typos"]
+
+
+def test_tasks_are_bounded_and_the_same_for_the_same_seed(
+    dataset: Dataset, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, other = tasks_of(dataset), tasks_of(dataset, seed=2)
+    for task in MAKERS:
+        assert again.queries[task].texts == tasks.queries[task].texts
+        assert task == "title" or other.queries[task].texts != tasks.queries[task].texts
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks.MAX_ASKED", 7)
+    assert {len(query.texts) for task, query in tasks_of(dataset).queries.items() if task != "query"} == {7}
+
+
+def test_keywords_are_rare_but_not_unique() -> None:
+    common = [Item(str(n), "a title", f"a title everywhere pair{'ab'[n % 2]}", {}) for n in range(240)]
+    rare = [Item("x", "a title", "a title everywhere strange", {}), Item("y", "a title", "strange single", {})]
+    assert {*Keywords.of([*common, *rare]).counts} == {"strange"}
+
+
+def test_best_of_the_items_that_count_as_wanted_is_ranked() -> None:
+    scores = np.array([[3, 1, 2, 2, 0], [3, 1, 2, 2, 0]], dtype=np.float32)
+    nothing: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * 2
+    same = [np.array([3, 2]), np.empty(0, np.int64)]
+    cases = Cases(np.arange(2), nothing, np.array([4, 4]), same=same)
+    found = rank(lambda part: scores[part], cases, 5)
+    assert found.ranks.tolist() == [1, 4]
+    taken = rank(lambda _: scores[:1], cases.take(np.array([0])), 5)
+    assert taken.ranks.tolist() == [1]
+    masked = replace(cases, histories=[np.array([3, 2]), np.array([4])])
+    assert rank(lambda part: scores[part], masked, 5).recall.tolist() == [1, 0]
+
+
+def test_violating_is_the_share_of_the_list_that_is_excluded() -> None:
+    top = np.array([[0, 1, 2, 3, *[-1] * 6], [-1] * 10])
+    found = Ranked(np.array([0, 7]), top).violating([np.array([1, 3, 9]), np.array([0])])
+    assert found.tolist() == [0.5, 0.0]
+    assert Ranked(np.array([0, 1, 9]), np.zeros((3, 10), np.int64)).first.tolist() == [1, 0, 0]
+
+
+def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: Dataset, tasks: Tasks) -> None:
+    parts = leave_one_out(dataset)
+    nothing = cast(Subject, None)
+    ground = Ground(
+        1, dataset, parts, tasks, np.ones(_ITEMS, np.int64), np.ones((_ITEMS, 1), np.float32), nothing, None
+    )
+    evaluation = Evaluation(ground)
+    evaluation.add_baselines()
+    found = evaluation.answers
+    assert {*found["popularity"]} == {*TASKS}
+    assert {*found["transitions"]} == {"ids", "cold"}
+    counts = np.bincount(np.concatenate(parts.known), minlength=_ITEMS).astype(np.float32)
+    asked = tasks.queries["title"].cases
+    wanted = [np.argsort(-counts, kind="stable").tolist().index(n) for n in asked.wanted.tolist()]
+    assert (found["popularity"]["title"].ranks <= wanted).all()
+    assert found["popularity"]["title"].ranks[[not len(same) for same in asked.same]].tolist() == [
+        rank for rank, same in zip(wanted, asked.same, strict=True) if not len(same)
+    ]
+    shares = ground.shares(found["popularity"])
+    assert {task: tuple(names) for task, names in shares.items()} == {
+        task: tuple(names) for task, names in SHARES.items()
+    }
+    assert 0 < shares["negation"][VIOLATING].mean < 1
+    assert shares["title"][FIRST].mean <= shares["title"][IN_TEN].mean < 0.3

@@ -1,0 +1,120 @@
+"""A student whose graph is wrong is refused by name, and the others go on; every variant records its gates."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PretrainedConfig
+
+from swiftrec.export.compress.equivalence import difference, mean_cosine
+from swiftrec.export.compress.int8 import form_of
+from swiftrec.export.compress.students import Student, read_students, save_students
+from swiftrec.export.evaluate.selection import defaults, judge
+from swiftrec.export.gates import Outcome, at_most
+from swiftrec.export.stages import distil, finetune, onnx, quantise
+from swiftrec.export.variants import Variant, load_variants
+from tests.export.tiny import StoppedJob, job
+
+_FUSION = {"EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu or FastGelu"}
+_BERT = {f"fusion: {name}, times" for name in _FUSION} | {"parity with PyTorch"}
+_STATIC = {"fusion: table look-ups", "fusion: MatMul, times", "parity with PyTorch"}
+_SMALLER = {"cosine to fp32", "size against fp32"}
+
+
+def careless(traced: Path, config: PretrainedConfig, target: Path) -> None:
+    """Fuses nothing, as an optimiser does that does not know the layers' pattern."""
+    if traced != target:
+        shutil.copyfile(traced, target)
+
+
+def quantised(made: StoppedJob) -> dict[str, Variant]:
+    """The variants of a job whose students are there."""
+    for name, stage in (("onnx", onnx), ("quantise", quantise)):
+        made.folder(name).mkdir(exist_ok=True)
+        stage.run(made, made.folder(name))
+    return {variant.name: variant for variant in load_variants(made.folder("quantise"))}
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
+    """A tiny BERT student and a static one; whatever is lost by the way may be shipped."""
+    made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "bert1,static", "--allow-lossy")
+    for stage in (finetune, distil):
+        folder = made.folder(stage.__name__.rpartition(".")[2])
+        folder.mkdir()
+        stage.run(made, folder)
+    return made
+
+
+def test_student_that_was_not_fused_is_refused_and_the_others_go_on(
+    students: StoppedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "fuse", careless)
+    found = quantised(students)
+    assert set(found) == {f"{s}-{p}" for s in ("bert1", "static") for p in ("fp32", "int8", "fp16")}
+    for precision in ("fp32", "int8", "fp16"):
+        wrong = found[f"bert1-{precision}"]
+        assert wrong.refused.startswith("fusion: EmbedLayerNormalization, times 0, needs 1; ")
+        assert not (students.folder("quantise") / wrong.file).exists()
+        assert "REFUSED (fusion" in quantise.describe(wrong)
+        assert not found[f"static-{precision}"].refused
+        assert (students.folder("quantise") / found[f"static-{precision}"].file).exists()
+    kept = {"text": 1.0, "query": 1.0, "noisy": 1.0, "overlap": 1.0}
+    judged = [judge(one, {} if one.refused else kept, allow_lossy=True) for one in found.values()]
+    assert {j.variant.student for j in judged if j.is_shipped} == {"static"}
+    assert defaults(judged)["cpu"].name.startswith("static-")
+
+
+def test_every_variant_records_every_gate_of_its_graph(students: StoppedJob) -> None:
+    found = quantised(students)
+    names = {name: {outcome.gate for outcome in variant.gates} for name, variant in found.items()}
+    bert, static = _BERT | {"parity with the fused graph", "batch invariance"}, _STATIC | {"batch invariance"}
+    assert names == {
+        "bert1-fp32": bert,
+        "bert1-int8": bert | _SMALLER | {"speed against fp32"},
+        "bert1-fp16": bert | _SMALLER,
+        "static-fp32": static,
+        "static-int8": static | _SMALLER | {"speed against fp32"},
+        "static-fp16": static | _SMALLER,
+    }
+    for variant in found.values():
+        failed = [str(outcome) for outcome in variant.gates if not outcome.passed]
+        assert "; ".join(failed) == "; ".join(filter(None, (variant.refused, variant.exception)))
+
+
+def test_rewritten_graph_that_differs_takes_the_student_out(
+    students: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of full rank is said to be two narrow factors."""
+    quantised(students)
+    material = quantise.Material.of(students)
+    bert = next(student for student in read_students(students.folder("onnx")) if student.layers)
+    wrong = replace(bert, words=2)
+    made = quantise._make(students, wrong, material, form_of("vnni"), tmp_path)
+    assert [graph.is_there for graph in made] == [False, False, False]
+    (variant,) = {quantise._variant(students, graph, graph.gates).refused for graph in made}
+    assert variant.startswith("parity with the fused graph ")
+    assert variant.endswith(", at most 0.0001")
+
+
+def test_vectors_that_are_no_numbers_fail_their_gates() -> None:
+    good, bad = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
+    bad[1, 2] = np.nan
+    assert difference(good, good) == 0
+    assert mean_cosine(good, good, 3) == 3
+    assert not at_most("parity", max([difference(good, good), difference(good, bad)]), 1e-4).passed
+    assert mean_cosine(good, bad, 2) == mean_cosine(good, bad, 3) == -1
+
+
+def test_students_are_read_as_they_were_written(tmp_path: Path) -> None:
+    refused = at_most("parity with PyTorch", 1e-3, 1e-4)
+    found = [Student("bert3", 3, 384, 128, 8, (refused,)), Student("static", 0, 256, 128)]
+    save_students(found, tmp_path)
+    assert read_students(tmp_path) == found
+    assert read_students(tmp_path)[0].gates == (
+        Outcome("parity with PyTorch", 1e-3, 1e-4, "at most", is_loss=False, passed=False),
+    )

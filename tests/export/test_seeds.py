@@ -1,0 +1,193 @@
+"""`swiftrec export seeds`: mean and spread over seeds, paired differences, and a rerun that trains nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from swiftrec.export.__main__ import main
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.evaluate.metrics import Figure
+from swiftrec.export.evaluate.record import TEACHER, ColdPair, Compared, Comparison
+from swiftrec.export.seeds.records import of_seed, recorded_teachers
+from swiftrec.export.seeds.settings import SeedsSettings
+from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, Summary
+from swiftrec.export.seeds.tables import as_json, tables
+from swiftrec.export.stages.order import EVALUATION
+from swiftrec.export.stages.runner import Job
+from tests.export.test_evaluate_teacher import write
+from tests.export.test_export_targets import BERT, STATIC, record
+
+
+def near(mean: float) -> Figure:
+    return Figure(mean, mean - 0.01, mean + 0.01)
+
+
+def compared(task: str, baseline: str, mean: float, *, is_level: bool = False) -> Comparison:
+    return Comparison(
+        task=task, subject=TEACHER, own=0, baseline=baseline, other=0, difference=near(mean), cases=9, is_level=is_level
+    )
+
+
+def teacher(ids: float, best: str = "EASE") -> Compared:
+    """The teacher with that NDCG@10 on ids; EASE has .1, and transitions .2 less than the teacher."""
+    pair = ColdPair(share=0.03, cold=near(ids / 2), ids=near(ids), own_share=0.1, own_cold=near(0), own_ids=near(0))
+    return Compared(
+        protocol="leave-one-out",
+        cases=9,
+        tasks={"EASE": {"ids": near(0.1)}, TEACHER: {"ids": near(ids), "text": near(ids / 2)}},
+        shares={TEACHER: {"title": {"first": near(ids + 0.5)}}},
+        absent={},
+        comparisons=[compared("ids", best, ids - 0.1)],
+        named_comparisons=[
+            compared("ids", "transitions", 0.2),
+            compared("cold", "frozen encoder", ids / 10, is_level=True),
+        ],
+        lead=compared("ids", best, ids - 0.1),
+        cold_pairs={TEACHER: pair},
+        cold_share=0.03,
+    )
+
+
+TEACHERS = [Measured(7, teacher(0.1)), Measured(8, teacher(0.2, "item kNN")), Measured(9, teacher(0.6))]
+
+
+def shown(summary: Summary) -> str:
+    console = Console(width=300, record=True, file=io.StringIO())
+    for table in tables(summary, "mine"):
+        console.print(table)
+    return console.export_text()
+
+
+def test_figures_are_mean_lowest_and_highest_over_the_seeds() -> None:
+    summary = Summary.of(TEACHERS)
+    spread = summary.tasks[TEACHER]["ids"]
+    assert spread.mean == pytest.approx(0.3)
+    assert (spread.low, spread.high, spread.seeds) == (0.1, 0.6, 3)
+    assert summary.shares[TEACHER]["title first"].mean == pytest.approx(0.8)
+    assert summary.cold[TEACHER]["cold"].high == pytest.approx(0.3)
+    assert DEFAULT not in summary.tasks
+    assert not summary.retained
+
+
+def test_differences_are_of_each_seed_with_the_yardstick_that_was_best_there() -> None:
+    found = {(one.subject, one.yardstick, one.task): one for one in Summary.of(TEACHERS).paired}
+    best = found[TEACHER, BEST, "ids"]
+    assert [one.baseline for one in best.by_seed if one] == ["EASE", "item kNN", "EASE"]
+    assert best.mean == pytest.approx(0.2)
+    assert found[TEACHER, "transitions", "ids"].mean == pytest.approx(0.2)
+    assert found[TEACHER, "frozen encoder", "cold at the same share of new items"].mean == pytest.approx(0.03)
+
+
+def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
+    wholes = [record(BERT, STATIC, ids=0.1), record(STATIC, BERT, ids=0.3)]  # another default with another seed
+    summary = Summary.of([Measured(n, teacher(0.1), quality) for n, quality in enumerate(wholes)])
+    assert summary.tasks[DEFAULT]["ids"].mean == pytest.approx(0.2)
+    assert summary.shares[DEFAULT]["title in ten"].mean == pytest.approx(1.0)
+    assert summary.cold[DEFAULT]["cold"].mean == pytest.approx(0.02)
+    assert summary.retained["bert3-int8"]["text"].seeds == 2
+    assert (DEFAULT, "transitions", "ids") in {(one.subject, one.yardstick, one.task) for one in summary.paired}
+
+
+def test_a_task_that_one_seed_has_alone_is_shown_with_a_gap() -> None:
+    other = teacher(0.2).model_copy(update={"comparisons": [compared("tags", "EASE", 0.3)]})
+    summary = Summary.of([TEACHERS[0], Measured(8, other)])
+    (tags,) = [one for one in summary.paired if one.task == "tags"]
+    assert tags.by_seed[0] is None
+    assert tags.mean == pytest.approx(0.3)
+    assert "+0.3000 [+0.290, +0.310]" in shown(summary)
+
+
+def test_tables_say_what_the_seed_changes_and_what_the_spread_is() -> None:
+    text = shown(Summary.of(TEACHERS))
+    assert "mine: NDCG@10, mean over seeds 7, 8, 9 [lowest, highest]" in text
+    assert "0.3000 [0.1000, 0.6000]" in text
+    assert "+0.1000 [+0.090, +0.110] item kNN" in text
+    assert "each user's last events and the cold items are the same for every seed." in " ".join(text.split())
+
+
+def test_json_has_every_figure_of_the_tables() -> None:
+    found = json.loads(json.dumps(as_json(Summary.of(TEACHERS), {"name": "mine"})))
+    assert (found["name"], found["seeds"]) == ("mine", [7, 8, 9])
+    assert found["tasks"][TEACHER]["ids"] == {"mean": pytest.approx(0.3), "low": 0.1, "high": 0.6, "seeds": 3}
+    best = next(one for one in found["paired"] if one["yardstick"] == BEST)
+    assert best["by_seed"]["8"]["baseline"] == "item kNN"
+    assert {"mean", "low", "high"} < {*best["by_seed"]["7"]}
+
+
+def test_each_seed_trains_another_teacher_and_a_rerun_trains_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--data", str(write(tmp_path)), "--checkpoint", str(tmp_path / "bert")]
+    argv = ["seeds", "--seeds", "1,2", "--name", "mine", "--artifacts", str(tmp_path / "made"), *flags]
+    assert main(argv) == 0
+    first = capsys.readouterr()
+    assert "seed 2 (2 of 2), in " in " ".join(first.err.split())
+    assert "mine, leave-one-out: NDCG@10, mean over seeds 1, 2 [lowest, highest]" in " ".join(first.out.split())
+    stages = tmp_path / "made" / ".stages"
+    assert {path.name for path in stages.iterdir()} == {"mine-seed-1", "mine-seed-2"}
+    weights = [(stages / f"mine-seed-{seed}" / "finetune" / "teacher.safetensors").read_bytes() for seed in (1, 2)]
+    assert weights[0] != weights[1]
+    cases = [(stages / f"mine-seed-{seed}" / "data" / "histories.npz").read_bytes() for seed in (1, 2)]
+    assert cases[0] == cases[1]
+    assert main([*argv, "--json"]) == 0
+    again = capsys.readouterr()
+    assert "finetune" not in again.err
+    found = json.loads(again.out)
+    assert (found["seeds"], found["preset"]) == ([1, 2], "smoke")
+    assert {TEACHER, "transitions", "ranker alone", "text match alone"} <= found["tasks"].keys()
+    settings = ExportSettings(artifacts=tmp_path / "made", _cli_parse_args=flags)
+    assert recorded_teachers(settings, "mine", "leave-one-out").keys() == {1, 2}
+    assert not recorded_teachers(settings, "mine", "time")
+    (stages / "mine-seed-2" / "blend" / "stage.json").unlink()
+    assert recorded_teachers(settings, "mine", "leave-one-out").keys() == {1}
+
+
+def test_whole_export_of_a_seed_goes_as_far_as_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--preset", "smoke", "--data", str(write(tmp_path)), "--checkpoint", str(tmp_path / "bert")]
+    argv = [
+        "seeds",
+        "--seeds",
+        "1",
+        "--whole",
+        "--allow-lossy",
+        "--name",
+        "mine",
+        "--artifacts",
+        str(tmp_path / "made"),
+    ]
+    assert main([*argv, "--json", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "made" / "mine-seed-1" / "1" / "manifest.json").exists()
+    assert {"ids", "text"} <= found["tasks"][DEFAULT].keys()
+    assert any(name.startswith("static-") for name in found["retained"])
+    pairs = {(one["subject"], one["yardstick"], one["task"]) for one in found["paired"]}
+    assert {(TEACHER, BEST, "ids"), (DEFAULT, BEST, "ids"), (DEFAULT, "transitions", "ids")} <= pairs
+
+
+def test_seed_has_a_name_of_its_bundle_and_stages() -> None:
+    settings = SeedsSettings(_cli_parse_args=["--protocol", "time"])
+    made = of_seed(settings, 8)
+    assert (made.name, made.seed) == ("movielens-quick-time-seed-8", 8)
+    assert Job(made).folder(EVALUATION.name).as_posix() == "artifacts/.stages/movielens-quick-time-seed-8/teacher"
+    assert settings.seeds == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--seed", "3"], "--seed 3: give --seeds 3 instead"),
+        (["--seeds", "7,7"], "--seeds 7,7: a seed is given twice"),
+        (["--seeds", "-1"], "--seeds: Input should be greater than or equal to 0"),
+        (["verify"], "seeds runs no single stage, got verify: leave it out"),
+    ],
+)
+def test_refusals_are_one_sentence(capsys: pytest.CaptureFixture[str], flags: list[str], words: str) -> None:
+    assert main(["seeds", *flags]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1

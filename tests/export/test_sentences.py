@@ -1,0 +1,178 @@
+"""The sentence space: what it keeps of the checkpoint's vectors, and that every stage hands on both halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from swiftrec.export.compress.pytorch import TorchTeacher
+from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.evaluate.backends import PooledTexts, plain_encode
+from swiftrec.export.evaluate.context import Ground
+from swiftrec.export.evaluate.recommender import Vectors
+from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.sentence_space import (
+    MAX_SENTENCE_DIMENSIONS,
+    fit_sentence_map,
+    load_sentence_map,
+    load_sentences,
+    sample_rows,
+    save_sentences,
+    sentence_vectors,
+)
+from swiftrec.export.models.teacher import load_teacher
+from swiftrec.export.stages import blend as blend
+from swiftrec.export.stages import finetune
+from tests.export.tiny import StoppedJob, job, write_checkpoint
+
+_HIDDEN = 16  # of the tiny checkpoint
+
+
+def tuned(artifacts: Path, *flags: str) -> StoppedJob:
+    """A job whose stage `finetune` has run."""
+    one = job(artifacts, *flags)
+    one.folder("finetune").mkdir(parents=True)
+    finetune.run(one, one.folder("finetune"))
+    return one
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
+    """A tiny teacher whose BERT was fine-tuned with the rest, and the parts that are scored beside its ranker."""
+    one = tuned(tmp_path_factory.mktemp("moved"), "--trunk", "all", "--moves", "along")
+    one.folder("blend").mkdir()
+    blend.run(one, one.folder("blend"))
+    return one
+
+
+def pooled_by(checkpoint: Path, texts: list[str]) -> torch.Tensor:
+    """The checkpoint's pooled vectors, text by text."""
+    encoder = TextEncoder(load_trunk(checkpoint), 1).eval()
+    with torch.inference_mode():
+        return torch.cat([encoder.pool(*pad([row])) for row in load_tokenizer(checkpoint, 128).encode(texts)])
+
+
+@pytest.mark.parametrize(("hidden", "wanted"), [(24, 24), (200, MAX_SENTENCE_DIMENSIONS)])
+def test_map_has_orthonormal_columns_and_at_most_128(hidden: int, wanted: int) -> None:
+    pooled = torch.randn(400, hidden, generator=torch.Generator().manual_seed(0))
+    found = fit_sentence_map(pooled, 7)
+    assert found.shape == (hidden, wanted)
+    torch.testing.assert_close(found.T @ found, torch.eye(wanted), atol=1e-5, rtol=0)
+    assert torch.equal(found, fit_sentence_map(pooled, 7))
+
+
+def test_map_keeps_the_cosines_of_vectors_that_need_no_more() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pooled = torch.randn(300, 100, generator=generator) @ torch.randn(100, 256, generator=generator)
+    unit, reduced = functional.normalize(pooled, dim=-1), sentence_vectors(pooled, fit_sentence_map(pooled, 0))
+    torch.testing.assert_close(reduced @ reduced.T, unit @ unit.T, atol=1e-4, rtol=0)
+    random = torch.linalg.qr(torch.randn(256, MAX_SENTENCE_DIMENSIONS, generator=generator)).Q
+    other = sentence_vectors(pooled, random)
+    assert (other @ other.T - unit @ unit.T).abs().max() > 0.1  # control
+
+
+def test_map_of_very_many_texts_is_fitted_on_some_of_them() -> None:
+    assert sample_rows(9, 0).tolist() == list(range(9))
+    drawn = sample_rows(200_000, 0)
+    assert len(drawn) == 50_000
+    assert (np.diff(drawn) > 0).all()
+    assert (drawn != sample_rows(200_000, 1)).any()
+
+
+def test_sentences_are_unit_vectors_and_come_back(tmp_path: Path) -> None:
+    pooled = torch.randn(40, _HIDDEN, generator=torch.Generator().manual_seed(0))
+    save_sentences(pooled, tmp_path, 0)
+    found, sentence_map = load_sentences(tmp_path, 40), load_sentence_map(tmp_path)
+    assert sentence_map is not None
+    assert found.dtype == np.float32
+    assert found.shape == (40, _HIDDEN)
+    np.testing.assert_allclose(found, sentence_vectors(pooled, sentence_map).numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_stage_without_sentences_has_none(tmp_path: Path) -> None:
+    assert load_sentence_map(tmp_path) is None
+    assert load_sentences(tmp_path, 5).shape == (5, 0)
+
+
+@pytest.mark.parametrize("flags", [("--trunk", "2"), ("--teachers", "2", "--augment", "1")])
+def test_finetune_writes_the_untouched_checkpoints_vectors(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    check_sentences(tuned(tmp_path, *flags))
+
+
+def test_finetune_writes_them_although_the_whole_of_bert_moves_along(moved: StoppedJob) -> None:
+    check_sentences(moved)
+    every, folder = Texts.load(moved.folder("data")).all, moved.folder("finetune")
+    after = sentence_vectors(pooled_by(folder / "checkpoint", [*every]), cast(torch.Tensor, load_sentence_map(folder)))
+    assert np.abs(load_sentences(folder, len(every)) - after.numpy()).max() > 1e-2  # control: it has moved
+
+
+def check_sentences(one: StoppedJob) -> None:
+    every, folder = [*Texts.load(one.folder("data")).all], one.folder("finetune")
+    sentence_map = load_sentence_map(folder)
+    assert sentence_map is not None
+    wanted = sentence_vectors(pooled_by(one.folder("data") / "checkpoint", every), sentence_map)
+    np.testing.assert_allclose(load_sentences(folder, len(every)), wanted.numpy(), atol=1e-4)
+
+
+def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
+    ground, folder = Ground.load(moved), moved.folder("finetune")
+    texts = ["river 3", "a text that nobody has written", "river 3"]
+    found = ground.teacher.encode(texts)
+    teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
+    assert sentence_map is not None
+    size = ground.teacher.dimensions
+    assert found.shape == (3, size + _HIDDEN)
+    with torch.inference_mode():
+        ranker = teacher.text_vectors(pooled_by(folder / "checkpoint", texts)).numpy()
+        sentences = sentence_vectors(pooled_by(moved.folder("data") / "checkpoint", texts), sentence_map).numpy()
+    np.testing.assert_allclose(ground.teacher.ranker_half(found), ranker, atol=1e-4)
+    np.testing.assert_allclose(found[:, size:], sentences, atol=1e-4)
+    assert ground.teacher.retrieval is not None
+    items = ground.teacher.retrieval.sentences
+    assert items.dtype == np.float32
+    assert items.shape == (len(ground.dataset.items), _HIDDEN)
+    np.testing.assert_allclose(
+        items, ground.teacher.encode([i.text for i in ground.dataset.items])[:, size:], atol=1e-4
+    )
+
+
+def test_teachers_known_titles_are_what_it_encodes(moved: StoppedJob) -> None:
+    ground, some = Ground.load(moved), np.array([4, 0, 9])
+    assert ground.teacher.titles is not None
+    encoded = ground.teacher.encode([ground.tasks.titles[n] for n in some])
+    np.testing.assert_allclose(ground.teacher.titles(some), encoded, atol=1e-4)
+
+
+def test_one_pass_teacher_gives_the_same_ranker_half_and_unit_sentences(moved: StoppedJob) -> None:
+    rows = load_tokenizer(moved.folder("data") / "checkpoint", 128).encode(["river 3", "winter garden"])
+    found = np.array(TorchTeacher(moved).run(rows))
+    wanted = Ground.load(moved).teacher.encode(["river 3", "winter garden"])
+    size = wanted.shape[1] - _HIDDEN
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found[:, :size], wanted[:, :size], atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(found[:, size:], axis=1), 1, atol=1e-5)
+
+
+def test_pooled_texts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "checkpoint")
+    monkeypatch.setattr("swiftrec.export.evaluate.backends._KEPT_TEXTS", 3)
+    encoded: list[str] = []
+
+    class Counted(PooledTexts):
+        def _encode(self, texts: list[str]) -> Vectors:
+            encoded.extend(texts)
+            return super()._encode(texts)
+
+    pooled = Counted(tmp_path / "checkpoint", 128)
+    exact = pooled_by(tmp_path / "checkpoint", ["night", "river", "night"])
+    torch.testing.assert_close(pooled(["night", "river", "night"]), exact, atol=1e-5, rtol=0)
+    plain_encode(pooled)(["river", "garden"])
+    assert encoded == ["night", "river", "garden"]
+    pooled(["night", "winter"])  # one too many: those before are forgotten
+    assert encoded == ["night", "river", "garden", "night", "winter"]

@@ -1,0 +1,274 @@
+"""The export survives kills, full disks and missing networks: what is there is whole, and the next run goes on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+from rich.console import Console
+
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.fetch import Wheel, fetch
+from swiftrec.export.errors import ExportError, FetchError
+from swiftrec.export.stages.order import Stage
+from swiftrec.export.stages.runner import Job, run_all, run_one
+from tests.conftest import ROOT
+from tests.export.steps import STAGES
+
+
+def job(folder: Path, seed: int = 7) -> Job:
+    return Job(ExportSettings(artifacts=folder, name="tiny", seed=seed, _cli_parse_args=[]), stages=STAGES)
+
+
+def runs(folder: Path) -> list[str]:
+    return (folder / "runs").read_text().split()
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_killed_export_goes_on_from_the_last_whole_stage(tmp_path: Path, stage: str) -> None:
+    environment = os.environ | {"FAULT": f"kill:{stage}", "ARTIFACTS": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.export.steps"]
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == -signal.SIGKILL
+    root = tmp_path / ".stages" / "tiny"
+    assert not (root / stage).exists()
+    run_all(job(tmp_path))
+    assert runs(tmp_path) == (["one", "one", "two"] if stage == "one" else ["one", "two", "two"])
+    assert sorted(p.name for p in root.iterdir()) == [".lock", "one", "two"]
+
+
+def test_fresh_stages_are_skipped_and_stale_ones_run(tmp_path: Path) -> None:
+    run_all(job(tmp_path))
+    run_all(job(tmp_path))
+    assert runs(tmp_path) == ["one", "two"]
+    run_all(job(tmp_path, seed=8))
+    assert runs(tmp_path) == ["one", "two"] * 2
+    (tmp_path / ".stages" / "tiny" / "two" / "whole").write_text("changed")
+    run_all(job(tmp_path, seed=8))
+    assert runs(tmp_path) == ["one", "two", "one", "two", "two"]
+
+
+def test_name_that_is_a_folder_too_makes_nothing_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    settings = ExportSettings(artifacts=tmp_path, name="docs", _cli_parse_args=[])
+    stages = (*STAGES, Stage("package", "tests.export.steps", ("name",), ("two",)))
+    for number in range(2):
+        (tmp_path / "docs" / f"page-{number}").touch()
+        run_all(Job(settings, stages=stages))
+    assert runs(tmp_path) == ["one", "two", "package"]
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_data_and_checkpoint_stand_for_what_lies_there(tmp_path: Path, given: str) -> None:
+    (tmp_path / "given").mkdir()
+    settings = ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[f"--{given}", str(tmp_path / "given")])
+    for number in range(2):
+        (tmp_path / "given" / f"file-{number}").touch()
+        run_all(Job(settings, stages=(Stage("one", "tests.export.steps", (given,)),)))
+    assert runs(tmp_path) == ["one", "one"]
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_touched_files_with_the_same_bytes_make_nothing_stale(tmp_path: Path, given: str) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    for number in range(2):
+        file.write_text("the same")
+        os.utime(file, (number, number))
+        run_all(reading(tmp_path, given))
+    assert runs(tmp_path) == ["one"]
+
+
+def test_touched_output_of_a_stage_makes_nothing_stale(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "file").write_text("the same")
+    for number in range(2):
+        run_all(reading(tmp_path, "data"))
+        for file in reading(tmp_path, "data").folder("one").iterdir():
+            os.utime(file, (number, number))
+    assert runs(tmp_path) == ["one"]
+
+
+def test_same_size_and_time_with_other_bytes_is_a_change(tmp_path: Path) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    for text in ("bytes", "other"):
+        file.write_text(text)
+        os.utime(file, (1, 1))
+        run_all(reading(tmp_path, "data"))
+    assert runs(tmp_path) == ["one", "one"]
+
+
+def reading(folder: Path, given: str) -> Job:
+    """A job of one stage that reads the folder `given` as its data or checkpoint."""
+    settings = ExportSettings(artifacts=folder, name="tiny", _cli_parse_args=[f"--{given}", str(folder / "given")])
+    return Job(settings, stages=(Stage("one", "tests.export.steps", (given,)),))
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_stage_whose_data_is_edited_while_it_runs_is_refused_and_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    file.write_text("as it was")
+    monkeypatch.setenv("FAULT", f"edit:one:{file}")
+    with pytest.raises(ExportError, match=f"^--{given} {file.parent} changed while stage one ran.*run again$"):
+        run_all(reading(tmp_path, given))
+    assert [p.name for p in (tmp_path / ".stages" / "tiny").iterdir()] == [".lock"]
+    monkeypatch.delenv("FAULT")
+    for _ in range(2):
+        run_all(reading(tmp_path, given))
+    assert runs(tmp_path) == ["one", "one"]
+
+
+def test_stage_whose_code_is_edited_while_it_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = iter(["before", "after"])
+    monkeypatch.setattr("swiftrec.export.fingerprint.of_code", lambda _module: next(codes, "after"))
+    folder = job(tmp_path)
+    folder.stages = STAGES[:1]
+    with pytest.raises(ExportError, match=r"^its code changed while stage one ran"):
+        run_one(folder, "one")
+    assert not (tmp_path / ".stages" / "tiny" / "one").exists()
+
+
+def test_edited_module_of_a_key_makes_the_stage_stale_and_its_neighbour_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    one = job(tmp_path)
+    one.stages = (STAGES[0], Stage("two", "tests.export.steps", (), ("one",), ("scoring_of_the_server",)))
+    for name, text in (("scoring", "1"), ("pipeline", "1"), ("pipeline", "12"), ("scoring", "12")):
+        (tmp_path / "pipeline_of_the_server.py").touch()
+        (tmp_path / f"{name}_of_the_server.py").write_text(text)
+        run_all(one)
+    assert runs(tmp_path) == ["one", "two", "two"]
+
+
+def test_data_edited_during_a_later_stage_makes_that_stage_stale_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "given" / "file"
+    file.parent.mkdir()
+    file.write_text("as it was")
+    whole = reading(tmp_path, "data")
+    whole.stages = (*whole.stages, STAGES[1])
+    monkeypatch.setenv("FAULT", f"edit:two:{file}")
+    run_all(whole)
+    monkeypatch.delenv("FAULT")
+    assert [whole.is_fresh(stage) for stage in whole.stages] == [False, False]
+    run_all(whole)
+    assert runs(tmp_path) == ["one", "two"] * 2
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "file").write_text("text")
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", "given/file")
+
+    monkeypatch.setattr("swiftrec.export.fingerprint._hash", refuse)
+    with pytest.raises(ExportError, match=r"^given/file cannot be read \(Permission denied\): make it readable"):
+        run_all(reading(tmp_path, "data"))
+
+
+@pytest.mark.parametrize("trained", ["finetune", "final"])
+@pytest.mark.parametrize("has_cuda", [False, True])
+def test_device_that_is_not_there_is_refused_before_any_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool, trained: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_cuda)
+    stages = (STAGES[0], Stage(trained, "tests.export.steps", (), ("one",)))
+    settings = ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=["--train-device", "cuda"])
+    if has_cuda:
+        run_all(Job(settings, stages=stages))
+        assert runs(tmp_path) == ["one", trained]
+        return
+    with pytest.raises(ExportError, match="no CUDA device here: use --train-device cpu"):
+        run_all(Job(settings, stages=stages))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["full", "wrapped"])
+def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("FAULT", f"{kind}:one")
+    with pytest.raises(ExportError, match="disk full in stage one"):
+        run_all(job(tmp_path))
+    assert [p.name for p in (tmp_path / ".stages" / "tiny").iterdir()] == [".lock"]
+
+
+def test_single_stage_needs_the_ones_before_it(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="needs stage one"):
+        run_one(job(tmp_path), "two")
+
+
+def test_missing_network_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
+    with pytest.raises(FetchError, match=rf"put some-1.whl into {tmp_path}"):
+        fetch(Wheel("no-such-package-of-ours==1", "some-1.whl", ""), tmp_path)
+
+
+def test_wrong_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "some-1.whl").write_bytes(b"something else")
+    with pytest.raises(FetchError, match="SHA-256"):
+        fetch(Wheel("some==1", "some-1.whl", "00"), tmp_path)
+
+
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_artifacts_inside_the_given_folder_are_no_part_of_it(tmp_path: Path, given: str) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    settings = ExportSettings(artifacts=folder / "artifacts", name="tiny", _cli_parse_args=[f"--{given}", str(folder)])
+    stages = (Stage("one", "tests.export.steps", (given,)),)
+    for _ in range(2):
+        run_all(Job(settings, stages=stages))
+    assert runs(folder / "artifacts") == ["one"]
+    (folder / "file").touch()
+    run_all(Job(settings, stages=stages))
+    assert runs(folder / "artifacts") == ["one", "one"]
+
+
+def test_checkpoint_inside_the_artifacts_stands_for_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts" / "earlier"
+    folder.mkdir(parents=True)
+    settings = ExportSettings(artifacts=tmp_path / "artifacts", _cli_parse_args=["--checkpoint", str(folder)])
+    for number in range(2):
+        (folder / f"file-{number}").touch()
+        run_all(Job(settings, stages=(Stage("one", "tests.export.steps", ("checkpoint",)),)))
+    assert runs(tmp_path / "artifacts") == ["one", "one"]
+
+
+class Unlocking(Console):
+    """A console that lets go of a lock when it has printed three lines."""
+
+    def __init__(self, lock: IO[str]) -> None:
+        super().__init__(file=io.StringIO())
+        self.lock, self.lines = lock, list[str]()
+
+    def print(self, *objects: object, **_: object) -> None:
+        """Keep the line."""
+        self.lines.append(str(objects[0]))
+        if len(self.lines) == 3:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)
+
+
+def test_export_that_waits_for_another_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftrec.export.stages.runner.LINE_INTERVAL_S", 0.0)
+    root = tmp_path / ".stages" / "tiny"
+    root.mkdir(parents=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        console = Unlocking(lock)
+        run_all(Job(ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[]), console, STAGES))
+    assert console.lines[:3] == ["another export of tiny is running: waiting for its end"] * 3
+    assert runs(tmp_path) == ["one", "two"]

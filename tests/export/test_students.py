@@ -1,0 +1,415 @@
+"""The ladder of students: what each maps, what it starts from, and that training brings it to the teacher."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer as Vocabulary
+from tokenizers.models import WordLevel
+from torch import nn
+
+from swiftrec.export import config
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.corruption import corrupt
+from swiftrec.export.data.text_variants import Phrase, Texts
+from swiftrec.export.errors import ExportError
+from swiftrec.export.models.embeddings import factorise, multiplied, word_table
+from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.sentence_space import save_sentences
+from swiftrec.export.models.static import StaticEncoder, fit
+from swiftrec.export.models.students import Rung, drop_layers, ladder, load_one, spread
+from swiftrec.export.models.teacher import Teacher, save_teacher
+from swiftrec.export.stages import distil
+from swiftrec.export.stages.runner import Job
+from swiftrec.export.train.distillation_data import Lesson, frequent_words
+from swiftrec.export.train.width_pruning import narrow
+from swiftrec.server.models.tokenizer import Tokenizer
+from tests.export.checkpoints import bert, save_bert
+
+_COLOURS, _THINGS = ("red", "green", "blue", "black"), ("lamp", "chair", "table", "clock", "stone")
+_WORDS = ["good", "a", *_COLOURS, *_THINGS]
+_WORDS += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+_TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
+
+
+_NO_TOKENIZER: Any = None
+_LADDER = ("bert3", "bert2x16", "bert2x16e8", "bert1", "static")
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """What the stages before this one leave: texts, a tiny teacher and its pooled vectors."""
+    torch.manual_seed(1)
+    job = Job(
+        ExportSettings(
+            artifacts=tmp_path_factory.mktemp("artifacts"), preset="smoke", allow_lossy=True, _cli_parse_args=[]
+        )
+    )
+    save_bert(job.folder("data") / "checkpoint", _WORDS, layers=4)
+    variants = [_TITLES, _TITLES, [title.split()[0] for title in _TITLES], _TITLES]
+    texts = Texts(variants, [Phrase(colour, [n]) for n, colour in enumerate(_COLOURS)])
+    texts.save(job.folder("data"))
+    encoder = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 1).eval()
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(texts.all)
+    with torch.inference_mode():
+        pooled = encoder.pool(*pad(rows)).numpy()
+    job.folder("finetune").mkdir()
+    np.save(job.folder("finetune") / "pooled.npy", pooled)
+    save_teacher(Teacher(32, 32, len(_TITLES), 17), job.folder("finetune"))
+    save_sentences(torch.from_numpy(pooled), job.folder("finetune"), 0)
+    return job
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smoke preset with every kind of student."""
+    whole = replace(config.PRESETS["smoke"], students=_LADDER, distil_epochs=2, static_epochs=4)
+    monkeypatch.setitem(config.PRESETS, "smoke", whole)
+
+
+def run(job: Job, out: Path) -> dict[str, nn.Module]:
+    out.mkdir()
+    distil.run(job, out)
+    return {name: load_one(out / name) for name in json.loads((out / "students.json").read_text())}
+
+
+def vectors(student: nn.Module, rows: list[list[int]]) -> torch.Tensor:
+    with torch.inference_mode():
+        out: torch.Tensor = student(*pad(rows))
+    return out
+
+
+def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, tmp_path: Path, plan: None) -> None:
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(["red", "a good red lamp", "日本 ☃", ""])
+    students = run(job, tmp_path / "distil")
+    assert tuple(students) == _LADDER
+    for student in students.values():
+        assert not student.training
+        together = vectors(student, rows)
+        alone = torch.cat([vectors(student, [row]) for row in rows])
+        assert (together.dtype, together.shape) == (torch.float32, (4, 64))
+        for half in (together[:, :32], together[:, 32:]):
+            torch.testing.assert_close(half.norm(dim=1), torch.ones(4))
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) -> None:
+    run(job, tmp_path / "distil")
+    records = [json.loads((tmp_path / "distil" / n / "student.json").read_text()) for n in _LADDER]
+    assert [(r["kind"], r["layers"], r["hidden"]) for r in records] == [
+        ("bert", [0, 1, 3], 32),
+        ("bert", [0, 3], 16),
+        ("bert", [0, 3], 16),
+        ("bert", [0], 32),
+        ("static", [], 64),
+    ]
+    assert {(r["dimensions"], r["sentence_dimensions"]) for r in records} == {(32, 32)}
+    assert [len(r["losses"]) for r in records] == [2, 2, 2, 2, 4]
+
+
+def test_same_seed_same_students_and_other_seed_others(job: Job, tmp_path: Path, plan: None) -> None:
+    first, again = run(job, tmp_path / "first"), run(job, tmp_path / "again")
+    other = run(Job(job.settings.model_copy(update={"seed": 8})), tmp_path / "other")
+    for name, student in first.items():
+        for key, value in student.state_dict().items():
+            assert torch.equal(value, again[name].state_dict()[key]), (name, key)
+        assert not torch.equal(vectors(student, [[2, 5, 3]]), vectors(other[name], [[2, 5, 3]]))
+
+
+class Stopped(Job):
+    """A job that is interrupted when a student of that name would be trained; it notes which were."""
+
+    def __init__(self, settings: ExportSettings, stop_at: str = "") -> None:
+        super().__init__(settings)
+        self.stop_at, self.trained = stop_at, list[str]()
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar of the stage; those of students say their names."""
+        self.trained.append(label.removeprefix("distil "))
+        if self.trained[-1] == self.stop_at:
+            raise KeyboardInterrupt
+        yield lambda: None
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stop(job: Job, out: Path, name: str) -> None:
+    """Run the stage up to the training of the student of that name."""
+    stopped = Stopped(job.settings, stop_at=name)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, out)
+    assert stopped.trained == [*_LADDER[: _LADDER.index(name)], name]
+
+
+@pytest.mark.parametrize("name", _LADDER[1:4])
+def test_stopped_stage_goes_on_behind_the_students_that_were_finished(
+    job: Job, tmp_path: Path, plan: None, name: str
+) -> None:
+    run(job, tmp_path / "whole")
+    stop(job, tmp_path / "stopped", name)
+    again = Stopped(job.settings)
+    run(again, tmp_path / "again")
+    assert again.trained == [*_LADDER[_LADDER.index(name) : -1], "word pieces", "static"]
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    assert not job.folder("distil.resume").exists()
+
+
+def test_students_of_other_settings_are_not_gone_on_with(job: Job, tmp_path: Path, plan: None) -> None:
+    stop(job, tmp_path / "stopped", "bert2x16")
+    other = Job(job.settings.model_copy(update={"seed": 8}))
+    run(other, tmp_path / "other")
+    stop(job, tmp_path / "again", "bert3")  # nothing of the seeds before is left
+    run(other, tmp_path / "whole")
+    assert contents(tmp_path / "other") == contents(tmp_path / "whole")
+
+
+def test_training_brings_students_to_the_teacher(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: None
+) -> None:
+    teacher, lesson = distil._lesson(job)
+    start = vectors(teacher, [*lesson.rows])
+    assert torch.allclose(start[:, :32], lesson.wanted[:, :32], atol=1e-5)
+    assert float((start[:, 32:] * lesson.wanted[:, 32:]).sum(1).min()) > 0.99
+    longer = replace(config.PRESETS["smoke"], distil_epochs=30, static_epochs=60)
+    monkeypatch.setitem(config.PRESETS, "smoke", longer)
+    for name in run(job, tmp_path / "distil"):
+        losses = json.loads((tmp_path / "distil" / name / "student.json").read_text())["losses"]
+        assert losses[-1] < 0.9 * losses[0], name
+
+
+def test_static_student_is_one_look_up_without_a_product(tmp_path: Path) -> None:
+    student = StaticEncoder(50, 64, 8).eval()
+    nn.init.normal_(student.table.weight)
+    path, ids = tmp_path / "static.onnx", torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    axes = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
+    torch.onnx.export(
+        student,
+        (ids, mask),
+        path,
+        input_names=list(axes),
+        output_names=["vectors"],
+        dynamic_axes=axes | {"vectors": {0: "batch"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert (operators.count("Gather"), operators.count("MatMul"), operators.count("Gemm")) == (1, 0, 0)
+    session = onnxruntime.InferenceSession(path)
+    for length in (2, 3, 4):
+        feeds = {"input_ids": ids[:, :length].numpy(), "attention_mask": mask[:, :length].numpy()}
+        (got,) = session.run(None, feeds)
+        np.testing.assert_allclose(got, student(ids[:, :length], mask[:, :length]).detach().numpy(), atol=1e-6)
+
+
+def test_static_student_ignores_padding_and_sees_the_order_of_words() -> None:
+    student = StaticEncoder(50, 64, 8).eval()
+    nn.init.normal_(student.table.weight)
+    padded = student(torch.tensor([[2, 7, 9, 3, 11, 12]]), torch.tensor([[1, 1, 1, 1, 0, 0]]))
+    torch.testing.assert_close(padded, vectors(student, [[2, 7, 9, 3]]))
+    assert not torch.allclose(vectors(student, [[2, 7, 9, 3]]), vectors(student, [[2, 9, 7, 3]]))
+
+
+def test_fit_finds_the_linear_map_that_there_is() -> None:
+    generator = torch.Generator().manual_seed(3)
+    pieces, way = torch.randn(40, 6, generator=generator), torch.randn(6, 4, generator=generator)
+    rows = [torch.randint(0, 20, (5,), generator=generator).tolist() for _ in range(300)]
+    wanted = torch.stack([(pieces[row] @ way).mean(0) for row in rows])
+    torch.testing.assert_close(fit(pieces, rows, wanted), pieces @ way, atol=0.05, rtol=0.05)
+
+
+def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> None:
+    tokenizer = load_tokenizer(job.folder("data") / "checkpoint", 128)
+    lesson = Lesson(_TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), seed=5)
+
+    def seen(number: int, noisy: float) -> dict[int, list[int]]:
+        batches = list(lesson.epoch(number, 4, noisy))
+        assert len(batches) == lesson.steps(4)
+        pairs = [(w, i, m) for ids, mask, wanted in batches for w, i, m in zip(wanted, ids, mask, strict=True)]
+        return {int(w.argmax()): i[m == 1].tolist() for w, i, m in pairs}
+
+    clean = dict(enumerate(lesson.rows))
+    assert seen(0, 0.0) == clean
+    assert seen(0, 1.0) == seen(0, 1.0) != seen(1, 1.0)
+    assert sum(row == clean[n] for n, row in seen(0, 1.0).items()) == 0
+
+
+def test_loss_is_least_at_the_teachers_vectors() -> None:
+    wanted = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
+    assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
+    assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
+
+
+def test_loss_sees_a_wrong_sentence_half() -> None:
+    halves = nn.functional.normalize(torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    wanted = torch.cat([*halves], dim=1)
+    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
+    assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
+    assert float(lesson.loss(torch.cat([halves[0], halves[1].roll(1, 0)], dim=1), wanted)) > 1
+    without = replace(lesson, wanted=halves[0])
+    assert float(lesson.loss(torch.cat([halves[0].roll(1, 0), halves[1]], dim=1), wanted)) == pytest.approx(
+        float(without.loss(halves[0].roll(1, 0), halves[0])), rel=1e-5
+    )
+
+
+def test_relations_ask_for_the_angles_between_texts_and_not_for_their_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1)
+    plain = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
+    related = replace(plain, relations=10.0)
+    turned = wanted @ torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    apart = float(related.loss(wanted.roll(1, 0), wanted)) - float(plain.loss(wanted.roll(1, 0), wanted))
+    assert apart == pytest.approx(
+        10 * (wanted.roll(1, 0) @ wanted.roll(1, 0).T - wanted @ wanted.T).square().mean().item()
+    )
+    assert apart > 0.1
+    assert float(related.loss(turned, wanted)) == pytest.approx(float(plain.loss(turned, wanted)), rel=1e-5)
+
+
+def test_relations_reach_the_lesson(job: Job) -> None:
+    asked = Job(job.settings.model_copy(update={"relations": 3.0}))
+    assert [distil._lesson(each)[1].relations for each in (job, asked)] == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("name", ["bert3", "bert2x192", "bert2x192e64", "static"])
+def test_names_read_as_they_are_written(name: str) -> None:
+    assert Rung.parse(name).name == name
+
+
+@pytest.mark.parametrize("name", ["bert", "bert0", "bert2x", "gru", "static2", "bert-3", "bert2e64", "bert2x192e"])
+def test_name_that_is_no_student_is_refused(name: str) -> None:
+    with pytest.raises(ExportError, match="is no student"):
+        Rung.parse(name)
+
+
+def test_table_as_wide_as_the_student_is_refused() -> None:
+    with pytest.raises(ExportError, match="narrower than the student"):
+        Rung.parse("bert2x64e64")
+
+
+def test_ladder_fits_the_teacher() -> None:
+    names = ("bert4", "bert3", "bert2x192", "static")
+    assert [r.name for r in ladder(names, 6, 384)] == list(names)
+    assert [r.name for r in ladder(names, 2, 128)] == ["bert2", "static"]
+
+
+def test_ladder_that_goes_down_and_up_is_refused() -> None:
+    with pytest.raises(ExportError, match="from deep to shallow"):
+        ladder(("bert1", "static", "bert3"), 6, 384)
+
+
+def test_spread_keeps_first_and_last() -> None:
+    assert [spread(6, 4), spread(6, 3), spread(4, 2), spread(3, 1), spread(2, 5)] == [
+        [0, 1, 3, 5],
+        [0, 2, 5],
+        [0, 3],
+        [0],
+        [0, 1],
+    ]
+
+
+def test_dropping_layers_leaves_the_deeper_one_whole(job: Job) -> None:
+    deep = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    shallow = drop_layers(deep, [0, 3])
+    assert (len(deep.trunk.encoder.layer), len(shallow.trunk.encoder.layer)) == (4, 2)
+    assert deep.trunk.config.num_hidden_layers == 4
+
+
+def test_narrow_student_of_full_width_is_the_wide_one(job: Job) -> None:
+    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(_TITLES)
+    torch.testing.assert_close(vectors(narrow(wide, 32, rows), rows), vectors(wide, rows))
+
+
+def test_narrow_student_keeps_heads_of_their_width(job: Job) -> None:
+    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    trunk = narrow(wide, 16, [[2, 5, 3]]).trunk
+    assert (trunk.config.hidden_size, trunk.config.num_attention_heads, trunk.config.intermediate_size) == (16, 2, 32)
+    assert len(wide.trunk.encoder.layer) == len(trunk.encoder.layer) == 4
+    with pytest.raises(ExportError, match="multiple of 8"):
+        narrow(wide, 12, [[2, 5, 3]])
+
+
+def test_factors_are_the_nearest_product_and_multiply_to_one_table(job: Job) -> None:
+    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    whole = wide.trunk.embeddings.word_embeddings.weight.detach().clone()
+    rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(_TITLES)
+    before = vectors(wide, rows)
+    factorise(wide.trunk, 32)  # nothing is lost at the full rank
+    torch.testing.assert_close(vectors(wide, rows), before, atol=1e-5, rtol=0)
+    short = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    factorise(short.trunk, 8)
+    assert word_table(short.trunk).weight.shape == (len(whole), 8)
+    one = multiplied(short)
+    torch.testing.assert_close(vectors(one, rows), vectors(short, rows), atol=1e-5, rtol=0)
+    lost = (one.trunk.embeddings.word_embeddings.weight - whole).square().sum()
+    torch.testing.assert_close(lost, torch.linalg.svdvals(whole)[8:].square().sum(), atol=1e-5, rtol=1e-3)
+    assert multiplied(one) is one
+
+
+def test_noise_is_the_seeds_and_never_nothing() -> None:
+    texts = [*_TITLES, "The Shawshank Redemption (1994)", "me", ""]
+    noisy = [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
+    assert noisy == [corrupt(text, random.Random(n)) for n, text in enumerate(texts)]
+    assert all(new != old for new, old in zip(noisy[:-2], texts[:-2], strict=True))
+    assert noisy[-2:] == ["me", ""]
+    assert len({corrupt("The Shawshank Redemption (1994)", random.Random(n)) for n in range(50)}) > 30
+
+
+def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
+    pooling = {"mode": "cls", "width": 24, "activation": "tanh", "with_one": True}
+    wide = TextEncoder(bert(60, pooling=pooling), 25).eval()
+    rows = [[2, 5 + n, 9 + n, 3] for n in range(20)]
+    student = narrow(wide, 16, rows)
+    with torch.inference_mode():
+        assert student(*pad(rows)).shape == (20, 25)
+    old, new = (encoder.trunk.get_submodule("pooling.dense") for encoder in (wide, student))
+    assert isinstance(old, nn.Linear)
+    assert isinstance(new, nn.Linear)
+    assert new.weight.shape == (24, 16)
+    assert torch.equal(new.bias, old.bias)
+    assert torch.equal(student.projection.weight, wide.projection.weight)
+
+
+def test_fillers_are_frequent_words_that_say_nothing(tmp_path: Path) -> None:
+    """No word of a text, no negation and nothing that goes with one, also where no phrase has them."""
+    words = ["[PAD]", "house", "drama", "not", "no", "without", "except", "and", "also", "##ing"]
+    vocabulary = Vocabulary(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[PAD]"))
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    assert frequent_words(tmp_path / "tokenizer.json", ["A Drama"]) == ["house", "also"]
+    assert "drama" in frequent_words(tmp_path / "tokenizer.json", [])  # control
+
+
+def test_fillers_stand_between_the_words_of_noisy_texts_only() -> None:
+    texts = ["river garden"] * 40
+    seen: list[str] = []
+
+    class Spy(Tokenizer):
+        def encode(self, some: Sequence[str]) -> list[list[int]]:
+            seen.extend(some)
+            return [[0]] * len(some)
+
+    spy = Spy.__new__(Spy)
+    lesson = Lesson(texts, [[0]] * 40, spy, torch.ones(40, 4), torch.ones(3, 4), seed=1, fillers=["also", "some"])
+    lesson.spelled(0, 1.0)
+    filled = [text for text in seen if {"also", "some"} & set(text.split())]
+    assert 20 < len(filled) < 40
+    assert all(len(text.split()) <= 2 + 6 for text in seen)
+    seen.clear()
+    replace(lesson, fillers=()).spelled(0, 1.0)
+    assert not any({"also", "some"} & set(text.split()) for text in seen)

@@ -1,0 +1,69 @@
+"""Synonyms from the catalogue: words of the same places, and nothing else; the same seed, the same text."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.synonyms import learn, replaced
+from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.train.training_data import with_noise
+
+_THINGS, _COLOURS = ("river", "garden", "engine", "letter"), ("crimson", "scarlet")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Film and movie stand in the same places, and so do two colours; the rest has places of its own."""
+    pairs = [
+        f"the {colour} {kind} about a {thing} {n}"
+        for n in range(8)
+        for colour in _COLOURS
+        for kind in ("Film", "Movie")
+        for thing in _THINGS
+    ]
+    return [*pairs, *(f"bread with butter {n}" for n in range(8))]
+
+
+def test_words_of_the_same_places_are_synonyms(texts: list[str]) -> None:
+    synonyms = learn(texts, len(texts))
+    assert synonyms["film"][0] == "movie"
+    assert synonyms["scarlet"][0] == "crimson"
+    assert set(synonyms["river"]) == {"garden", "engine", "letter"}
+    assert not {"bread", "butter", "the"} & synonyms.keys()
+    assert learn(texts[:-8], len(texts) - 8)["film"] == synonyms["film"]
+
+
+def test_rare_words_and_tiny_catalogues_have_none(texts: list[str]) -> None:
+    assert learn(texts[:3], 3) == {}
+    assert learn([], 0) == {}
+
+
+def test_large_catalogue_is_read_in_part(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swiftrec.export.data.synonyms._MAX_TEXTS", 16)
+    assert learn(texts, len(texts)).keys() < learn(texts[::9], 1).keys() | {"film", "movie", *_THINGS, *_COLOURS}
+
+
+def test_share_of_the_words_is_exchanged_and_capitals_stay(texts: list[str]) -> None:
+    synonyms = {"film": ("movie",)}
+    assert replaced("Film, a film. Filming", synonyms, 1.0, random.Random(0)) == "Movie, a movie. Filming"
+    assert replaced("Film, a film", synonyms, 0.0, random.Random(0)) == "Film, a film"
+    some = replaced("film " * 200, synonyms, 0.25, random.Random(0)).count("movie")
+    assert 30 < some < 70
+
+
+def test_more_ways_hold_synonyms_only_where_they_are_asked_for(texts: list[str]) -> None:
+    known = Texts([texts, texts], [])
+    plain, exchanged, again = (with_noise(known, 2, 7, share).variants for share in (0.0, 0.5, 0.5))
+    assert exchanged == again
+    assert [*exchanged[:2]] == [texts, texts]
+    crimson = sum("scarlet" in text for text, before in zip(exchanged[2], texts, strict=True) if "crimson" in before)
+    assert crimson > 5
+    assert not any("scarlet" in text for text, before in zip(plain[2], texts, strict=True) if "crimson" in before)
+
+
+def test_synonyms_without_ways_to_write_them_into_are_refused() -> None:
+    with pytest.raises(ValueError, match="synonyms needs ways"):
+        ExportSettings(_cli_parse_args=["--synonyms", "0.2"])

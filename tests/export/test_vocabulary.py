@@ -1,0 +1,236 @@
+"""A cut vocabulary: what is kept, students that agree with the tokenizer, and what cannot be cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
+
+from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
+from swiftrec.export.config import PRESETS, ExportSettings
+from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.errors import ExportError
+from swiftrec.export.models.encoder import load_tokenizer, pad
+from swiftrec.export.models.students import load_one
+from swiftrec.export.stages import distil, finetune
+from swiftrec.server.models.tokenizer import Tokenizer
+from tests.export.tiny import StoppedJob, job, write_checkpoint
+
+_UNUSED = ("gardens", "##zq", "日")
+_RANKER = PRESETS["smoke"].dimensions
+_UNSEEN = ("a letter of the garden", "gardens", "x-ray 42", "日本 ☃", "")
+
+
+def tokens(folder: Path) -> Tokenizer:
+    return Tokenizer.load(folder / "tokenizer.json", 32)
+
+
+def facts(tiny: StoppedJob) -> dict[str, Any]:
+    return read_tokenizer(tiny.folder("data") / "checkpoint" / "tokenizer.json")
+
+
+def pieces(rows: list[list[int]], found: dict[str, Any]) -> list[list[str]]:
+    names = {n: piece for piece, n in found["model"]["vocab"].items()}
+    return [[names[n] for n in row] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The ladder distilled with every piece and with those that are used; with words that no text has in both."""
+    folders: dict[str, Path] = {}
+    with pytest.MonkeyPatch.context() as patched:  # the words that no text has are frequent in so small a vocabulary
+        patched.setattr(distil, "frequent_words", lambda *_: ["river", "drama"])
+        _train(tmp_path_factory, folders)
+    return folders
+
+
+def _train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> None:
+    for vocabulary in ("all", "used"):
+        tiny = job(tmp_path_factory.mktemp(vocabulary), "--vocabulary", vocabulary, "--ladder", "bert2,bert1x8,static")
+        shutil.rmtree(tiny.folder("data") / "checkpoint")
+        write_checkpoint(tiny.folder("data") / "checkpoint", more=_UNUSED)
+        finetune.run(tiny, _made(tiny.folder("finetune")))
+        distil.run(tiny, _made(tiny.folder("distil")))
+        folders[vocabulary] = tiny.folder("distil")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_pieces_that_no_text_uses_are_gone_from_tokenizer_and_tables(trained: dict[str, Path]) -> None:
+    whole, cut = (Vocabulary.load(trained[name]) for name in ("all", "used"))
+    assert whole.kept == whole.of == cut.of == cut.kept + 2
+    assert len(read_tokenizer(trained["used"] / "tokenizer.json")["model"]["vocab"]) == cut.kept
+    for name in ("bert2", "bert1x8"):
+        assert (
+            load_one(trained["used"] / name).state_dict()["trunk.embeddings.word_embeddings.weight"].shape[0]
+            == cut.kept
+        )
+    static = [load_one(trained[name] / "static").state_dict()["table.weight"].shape[0] for name in ("all", "used")]
+    assert static[0] - static[1] == whole.kept - cut.kept
+
+
+def test_students_learn_the_same_with_a_cut_vocabulary(trained: dict[str, Path]) -> None:
+    """The texts are cut into the same pieces, so a BERT reads the same rows of its table, whatever their numbers."""
+    for name in ("bert2", "bert1x8"):
+        vectors, losses = [], []
+        for folder in trained.values():
+            with torch.inference_mode():
+                vectors.append(load_one(folder / name)(*pad(tokens(folder).encode(["river 0", "garden 6. drama"]))))
+            losses.append(json.loads((folder / name / "student.json").read_text())["losses"])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        torch.testing.assert_close(*vectors, atol=1e-4, rtol=0)
+
+
+def test_unseen_text_is_spelled_and_the_students_take_it(trained: dict[str, Path]) -> None:
+    rows = tokens(trained["used"]).encode(_UNSEEN)
+    for name in ("bert2", "bert1x8", "static"):
+        with torch.inference_mode():
+            vectors = load_one(trained["used"] / name)(*pad(rows))
+        for half in (vectors[:, :_RANKER], vectors[:, _RANKER:]):
+            torch.testing.assert_close(half.norm(dim=1), torch.ones(len(rows)))
+    whole, cut = (read_tokenizer(folder / "tokenizer.json") for folder in trained.values())
+    unknown = [
+        [row.count("[UNK]") for row in pieces(tokens(folder).encode(_UNSEEN), found)]
+        for folder, found in zip(trained.values(), (whole, cut), strict=True)
+    ]
+    assert unknown[0] == unknown[1]
+    assert sum(unknown[0]) > 0
+
+
+def test_number_keeps_the_first_of_the_others_and_never_less_than_is_needed(tmp_path: Path) -> None:
+    tiny = job(tmp_path)
+    found, rows = facts(tiny), load_tokenizer(tiny.folder("data") / "checkpoint", 32).encode(["river"])
+    vocabulary: dict[str, int] = found["model"]["vocab"]
+    needed = choose_pieces(found, rows, 0)
+    assert {vocabulary[piece] for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "q", "##q")} < {*needed}
+    assert vocabulary["night"] not in needed
+    assert choose_pieces(found, rows, 3) == needed
+    more = choose_pieces(found, rows, len(needed) + 2)
+    assert {*more} - {*needed} == {vocabulary["night"], vocabulary["garden"]}
+
+
+def test_piece_that_cannot_be_spelled_is_kept_and_what_is_no_text_is_not(tmp_path: Path) -> None:
+    found = facts(job(tmp_path))
+    vocabulary: dict[str, int] = found["model"]["vocab"]
+    for piece in ("dé", "##né", "[unused1]", "ab"):
+        vocabulary[piece] = len(vocabulary)
+    kept = choose_pieces(found, [], len(vocabulary))
+    assert {vocabulary["dé"], vocabulary["##né"], vocabulary["ab"]} < {*kept}
+    assert vocabulary["[unused1]"] not in kept
+    assert vocabulary["ab"] not in choose_pieces(found, [], 0)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+            ],
+            "pair": [],
+            "special_tokens": {
+                "[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]},
+            },
+        },
+    ],
+    ids=["bert", "template"],
+)
+@pytest.mark.parametrize("is_in_sequence", [False, True])
+def test_special_tokens_stand_around_a_text_under_their_new_numbers(
+    tmp_path: Path, part: dict[str, Any], *, is_in_sequence: bool
+) -> None:
+    found = facts(job(tmp_path))
+    vocabulary: dict[str, int] = {f"[unused{n}]": n for n in range(2)}  # ids move
+    vocabulary |= {piece: n + 2 for piece, n in found["model"]["vocab"].items()}
+    text = json.dumps(part).replace("3]", "5]").replace("2]", "4]")
+    part = json.loads(text)
+    found["model"]["vocab"], found["added_tokens"] = vocabulary, []
+    found["post_processor"] = {"type": "Sequence", "processors": [part]} if is_in_sequence else part
+    kept = choose_pieces(found, [], 0)
+    cut = Backend.from_str(json.dumps(cut_tokenizer(found, kept)))
+    assert cut.encode("river").tokens == ["[CLS]", "r", "##i", "##v", "##e", "##r", "[SEP]"]
+    assert cut.encode("river").ids == [cut.token_to_id(token) for token in cut.encode("river").tokens]
+
+
+def test_added_token_keeps_its_meaning(tmp_path: Path) -> None:
+    tiny = job(tmp_path)
+    backend = Backend.from_str(json.dumps(facts(tiny)))
+    backend.add_tokens(["swiftrec"])
+    found = json.loads(backend.to_str())
+    cut = Backend.from_str(json.dumps(cut_tokenizer(found, choose_pieces(found, [], 0))))
+    assert cut.encode("a swiftrec b").tokens == backend.encode("a swiftrec b").tokens
+    assert cut.token_to_id("swiftrec") == cut.get_vocab_size() - 1
+
+
+def test_tokenizer_of_another_kind_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    tiny = job(tmp_path, "--vocabulary", "used")
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
+    backend.save(str(tiny.folder("data") / "checkpoint" / "tokenizer.json"))
+    with pytest.raises(ExportError, match=r"--vocabulary .* is BPE: leave it at 'all'"):
+        finetune.run(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("value", ["none", "0", "-3", "1e4", ""])
+def test_vocabulary_is_all_used_or_a_number(value: str) -> None:
+    with pytest.raises(ValidationError):
+        ExportSettings(vocabulary=value, _cli_parse_args=[])
+
+
+def test_texts_of_the_catalogue_are_cut_as_before(trained: dict[str, Path]) -> None:
+    texts = Texts.load(trained["all"].parent / "data").all
+    before, after = (
+        pieces(tokens(folder).encode(texts), read_tokenizer(folder / "tokenizer.json")) for folder in trained.values()
+    )
+    assert before == after
+
+
+def test_pieces_of_texts_that_were_not_drawn_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distil, "_MAX_TEXTS", 5)
+    tiny = job(tmp_path, "--vocabulary", "used", "--ladder", "static")
+    finetune.run(tiny, _made(tiny.folder("finetune")))
+    distil.run(tiny, _made(tiny.folder("distil")))
+    whole, cut = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
+    texts = Texts.load(tiny.folder("data"))
+    before = pieces(whole.encode(texts.all), facts(tiny))
+    assert before == pieces(cut.encode(texts.all), read_tokenizer(tiny.folder("distil") / "tokenizer.json"))
+    _, lesson = distil._lesson(tiny)
+    drawn = {n for row in lesson.rows for n in row}
+    assert {n for row in whole.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
+
+
+def test_token_ids_of_all_texts_are_never_held_at_once(tmp_path: Path) -> None:
+    given: list[ref[Row]] = []
+    held = []
+
+    class Row(list[int]):
+        """Token ids that can be watched."""
+
+    def rows() -> Iterator[Row]:
+        for n in range(50):
+            row = Row([n % 9])
+            given.append(ref(row))
+            held.append(sum(one() is not None for one in given))
+            yield row
+            del row
+
+    choose_pieces(facts(job(tmp_path)), rows(), 0)
+    assert len(held) == 50
+    assert max(held) <= 3
