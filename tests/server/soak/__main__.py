@@ -1,4 +1,4 @@
-"""`python -m tests.server.soak`: many requests against a server in a process of its own; exit code 1 if its memory grows."""
+"""`python -m tests.server.soak`: many requests against a server process; exit code 1 if its memory grows."""
 
 from __future__ import annotations
 
