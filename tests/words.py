@@ -47,7 +47,6 @@ TERMS: Mapping[str, str] = MappingProxyType(
         "ladder": "variants by size",
         "mistakes": "issues",
         # benchmarks
-        "stub": "null model server",
         "aims": "promises",
         "digest": "summary",
         # everywhere
