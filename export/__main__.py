@@ -1,6 +1,7 @@
-"""`swiftrec export`: run the stages that are not fresh, or one, or another command (`--help` lists them).
+"""The commands `swiftrec export`, `swiftrec doctor` and `swiftrec report`.
 
-A run that ends with a bundle prints the bundle's folder on standard output, and so does `where`, which runs nothing.
+An export that ends with a bundle prints the bundle's folder on standard output; `swiftrec export where` prints it
+without running anything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+
+from pydantic_settings import CliSuppress, SettingsConfigDict
 
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import doctor
@@ -24,6 +27,22 @@ from swiftrec.server.errors import ConfigError
 from swiftrec.server.flags import with_flags
 
 
+class ReportSettings(ExportSettings):
+    """Print layers, size, speed and quality of each variant of the newest bundle, on five tasks; with --json as JSON.
+
+    The bundle is named by --name, or by the flags that it was exported with.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec report")
+
+    stage: CliSuppress[None] = None
+
+
+def _report(argv: list[str]) -> int:
+    report(read_settings(ReportSettings, argv))
+    return 0
+
+
 def _measure_seeds(argv: list[str]) -> int:
     from swiftrec.export.seeds.command import main  # torch takes seconds to import
 
@@ -31,12 +50,23 @@ def _measure_seeds(argv: list[str]) -> int:
 
 
 _COMMANDS: Mapping[str, Callable[[list[str]], int]] = MappingProxyType(
-    {"doctor": doctor.main, "planted": planted.main, "seeds": _measure_seeds, "targets": promises.main}
+    {
+        "doctor": doctor.main,
+        "planted": planted.main,
+        "report": _report,
+        "seeds": _measure_seeds,
+        "targets": promises.main,
+    }
 )
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0, or 1 where `targets` finds one missed, or 2 with one sentence on stderr, or 130 after Ctrl-C."""
+    """Run the stages that are not up to date, or the command that `argv` begins with.
+
+    Returns:
+        Exit code 0; 1 if `targets` finds a promise that is not kept; 2 with one sentence on stderr; 130 after Ctrl-C.
+    """
+    program = f"swiftrec {argv[0]}" if argv and argv[0] in {"doctor", "report"} else "swiftrec export"
     try:
         arguments = with_flags(argv, os.environ)
         if arguments and arguments[0] in _COMMANDS:
@@ -52,23 +82,21 @@ def main(argv: list[str]) -> int:
             from swiftrec.export.stages.teacher import compare_teacher  # torch takes seconds to import
 
             compare_teacher(job)
-        elif settings.stage == "report":
-            report(settings)
         else:
             run_one(job, settings.stage)
     except (ExportError, ConfigError) as error:
-        sys.stderr.write(f"export: {error}\n")
+        sys.stderr.write(f"{program}: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("\nexport: stopped; the next run goes on from what is finished\n")
+        sys.stderr.write(f"\n{program}: interrupted; the next run resumes after the last finished stage\n")
         return 130
     return 0
 
 
 def program(argv: list[str]) -> int:
-    """`main` in a process that does nothing else: threads and logging are set for the whole process."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on unused weights are not news
-    logging.disable(logging.WARNING)  # of libraries; what matters here is printed or raised
+    """`main` as the only program of this process: sets threads and logging for the whole process."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # warnings about unused weights are expected
+    logging.disable(logging.WARNING)  # of libraries: our own messages are printed or raised
     prepare_threads()
     return main(argv)
 

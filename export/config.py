@@ -31,7 +31,6 @@ StageName = Literal[
     "final",
     "package",
     "teacher",
-    "report",
     "where",
 ]
 
@@ -76,17 +75,17 @@ PRESETS: dict[str, Preset] = {
 class ExportSettings(TrainingSettings):
     """Fine-tune, distil, export to ONNX, quantise, verify and package a BERT text recommender.
 
-    Without STAGE every stage runs that is not fresh. With STAGE only that one runs; the stages before it must be there.
+    Without STAGE, runs every stage that is not up to date. With STAGE, runs only that one; the stages before it must
+    have run.
 
     Other commands:
-      swiftrec doctor DATA  list what is wrong in a data set, where it is and how to fix it
-      swiftrec export teacher      compare the teacher with the baselines; runs the first two stages if they are not up
-                                    to date
+      swiftrec export teacher      compare the teacher with the baselines; runs the stages that it needs first
       swiftrec export seeds        the same for several seeds; with --whole also students and the default variant
-      swiftrec export planted DIR  write a made-up data set whose best possible figures are known
-      swiftrec report       size, speed and quality of each variant of the newest bundle
-      swiftrec export targets      compare each promised figure with what was measured
+      swiftrec export planted DIR  write a synthetic data set whose best possible metrics are known
+      swiftrec export targets      compare each promised metric with what was measured
       swiftrec export where        print the folder of the bundle that these settings name; runs nothing
+
+    swiftrec doctor checks a data set, swiftrec report prints size, speed and quality of a bundle.
     """
 
     model_config = SettingsConfigDict(

@@ -1,4 +1,4 @@
-"""`swiftrec serve --bundle DIR`: serve until SIGTERM or Ctrl-C. `swiftrec tune --bundle DIR`: see --help."""
+"""The commands `swiftrec serve`, `swiftrec tune` and `swiftrec probe`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from swiftrec.server.catalogue.catalogue import Filter
 from swiftrec.server.config import ServerSettings, read_settings
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.flags import with_flags
-from swiftrec.server.hint import SAMPLED_ITEMS, hint
+from swiftrec.server.hint import SAMPLED_ITEMS, hint, program_as_typed
 from swiftrec.server.output import make_nonblocking, write_text
-from swiftrec.server.probe import end_with_parent, try_bundle
+from swiftrec.server.probe import ProbeSettings, end_with_parent, try_bundle
 from swiftrec.server.signals import stop_on_signals
 from swiftrec.server.telemetry.logs import set_up_logs
 from swiftrec.server.tuning.tune import TuneSettings, tune
@@ -27,14 +27,19 @@ EXIT_FAULT = 70  # the process has stopped by itself and should be started again
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0 after a clean end, 2 with one sentence on stderr if it cannot start."""
+    """Serve, or run the command that `argv` begins with: "tune" or "probe".
+
+    Returns:
+        Exit code 0 after a clean end; 2 with one sentence on stderr if it cannot start.
+    """
+    command = argv[0] if argv and argv[0] in {"tune", "probe"} else "serve"
     try:
         with threadpool_limits(1, "blas"):  # its threads wait spinning for each other while the models hold the cores
             _run(with_flags(argv, os.environ))
     except SwiftrecError as error:
         sentence = " ".join(line.strip() for line in str(error).splitlines())  # libraries' reasons have several lines
         logging.shutdown()
-        write_text(sys.stderr, f"server: {sentence}\n")
+        write_text(sys.stderr, f"swiftrec {command}: {sentence}\n")
         os._exit(2)  # a half-started gRPC server's threads would hold the process
     return 0
 
@@ -44,12 +49,12 @@ def _run(argv: list[str]) -> None:
         case ["tune", *flags]:
             set_up_logs("warning")
             tune(read_settings(TuneSettings, flags, [ServerSettings]))
-        case ["probe", *flags]:  # what the server runs in a process of its own before it loads a bundle
+        case ["probe", *flags]:  # which a running server runs in a child process before it loads a bundle
             set_up_logs("error")
             end_with_parent()
-            settings = read_settings(ServerSettings, flags, [TuneSettings])
-            for folder in settings.bundle:
-                try_bundle(folder, engine_options(settings))
+            probed = read_settings(ProbeSettings, flags, [TuneSettings])
+            for folder in probed.bundle:
+                try_bundle(folder, engine_options(probed))
         case _:
             _serve(read_settings(ServerSettings, argv, [TuneSettings]))
 
@@ -71,7 +76,7 @@ def _serve(settings: ServerSettings) -> None:
         f"ready in {time.monotonic() - started:.1f} s: {facts.name} version {facts.version} on "
         f"{join_address(settings.host, app.port)}, "
         f"metrics on {join_address(settings.metrics_host, app.metrics_port)}\n"
-        f"try: {hint(settings, app.port, [item for item, _ in popular])}\n",
+        f"try: {hint(settings, app.port, [item for item, _ in popular], program_as_typed(sys.argv[0]))}\n",
     )
     stop.wait()
     app.stop()

@@ -348,6 +348,6 @@ def _open_traces(settings: ServerSettings) -> Traces | None:
         from swiftrec.server.telemetry.otlp import open_traces
     except ImportError:
         raise ConfigError(
-            "--otlp-endpoint needs the extra otel: python -m pip install -c constraints.txt -e '.[otel]'"
+            "--otlp-endpoint needs packages that are not installed: pip install 'swiftrec[otel]'"
         ) from None
     return open_traces(settings.otlp_endpoint, settings.trace_ratio, installed("swiftrec"))

@@ -25,6 +25,7 @@ from swiftrec.server.addresses import MAX_PORT, is_loopback, parse_host
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.output import write_text
 from swiftrec.server.parts import PARTS, check_parts
+from swiftrec.server.renames import flag_of, old_variables, renames_of, with_new_flags
 from swiftrec.server.variables import is_service_link, unread_variables
 from swiftrec.server.version import add_version_flag
 
@@ -34,12 +35,7 @@ _MAX_LIFETIME_S = 86_400 * 20  # of a connection: gRPC counts milliseconds in 32
 
 
 class ServerSettings(BaseSettings):
-    """Serve a bundle over gRPC. Each flag can be set as an environment variable: --port is SWIFTREC_PORT.
-
-    Other commands:
-      swiftrec tune   find the fastest settings for a bundle on this machine
-      swiftrec probe  try a bundle without serving it: exit code 0, or 2 with the reason
-    """
+    """Serve a bundle over gRPC. Each flag can be set as an environment variable: --port is SWIFTREC_PORT."""
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_", cli_prog_name="swiftrec serve", cli_kebab_case=True, cli_implicit_flags=True
@@ -288,7 +284,8 @@ class ServerSettings(BaseSettings):
 def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequence[type[BaseSettings]] = ()) -> S:
     """Read settings from flags and the environment; warn on stderr of variables that begin like ours and set nothing.
 
-    An empty variable counts as not set.
+    An empty variable counts as not set. Flags and variables of fields that `kind` lists in `RENAMED` still work under
+    their old name, with a warning (`server.renames`).
 
     `--help` and `--version` print and end the process.
 
@@ -298,16 +295,21 @@ def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequ
         others: settings of other commands whose variables begin alike.
 
     Raises:
-        ConfigError: one sentence for each setting that is wrong.
+        ConfigError: an argument is unknown, or one sentence for each setting that is wrong.
     """
     source: CliSettingsSource[Any] = CliSettingsSource(kind)
     source.root_parser.description = inspect.cleandoc(kind.__doc__ or "")
     add_version_flag(source.root_parser)
-    namespace = source.root_parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    arguments, warnings = with_new_flags(sys.argv[1:] if argv is None else argv, renames_of(kind))
+    namespace, unknown = source.root_parser.parse_known_args(arguments)
+    if unknown:
+        raise ConfigError(f"unknown argument {unknown[0]}: {_program(kind)} --help lists the flags")
+    for warning in warnings:
+        write_text(sys.stderr, f"{_program(kind)}: warning: {warning}\n")
     _warn_of_unread_variables([kind, *others])
-    lists = _take_lists(kind, namespace)
+    given = _renamed_variables(kind) | _take_lists(kind, namespace)
     try:
-        return kind(_cli_settings_source=source(parsed_args=namespace), _env_ignore_empty=True, **lists)
+        return kind(_cli_settings_source=source(parsed_args=namespace), _env_ignore_empty=True, **given)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
     except SettingsError as error:  # a flag or variable of a list that is no list
@@ -336,12 +338,33 @@ def _take_lists(kind: type[BaseSettings], namespace: argparse.Namespace) -> dict
     return lists
 
 
+def _program(kind: type[BaseSettings]) -> str:
+    return str(kind.model_config.get("cli_prog_name") or "")
+
+
+def _renamed_variables(kind: type[BaseSettings]) -> dict[str, str]:
+    """New field -> value of the variables that are set under an old name only; warns of all set under an old name."""
+    prefix, renames = kind.model_config.get("env_prefix", ""), renames_of(kind)
+    is_set = {name.upper() for name, value in os.environ.items() if value}
+    values = {}
+    for name, old, value in old_variables(os.environ, prefix, renames):
+        new = f"{prefix}{renames[old]}".upper()
+        write_text(
+            sys.stderr,
+            f"{_program(kind)}: warning: {name} is now {new}: the old name will not work in the next release\n",
+        )
+        if new not in is_set:
+            values[renames[old]] = value
+    return values
+
+
 def _warn_of_unread_variables(kinds: Sequence[type[BaseSettings]]) -> None:
-    config = kinds[0].model_config
-    program = str(config.get("cli_prog_name") or "").removeprefix("python -m ")
+    prefix, program = kinds[0].model_config.get("env_prefix", ""), _program(kinds[0])
     fields = [name for kind in kinds for name in kind.model_fields]
-    for name, similar in unread_variables(os.environ, config.get("env_prefix", ""), fields):
-        hint = f"did you mean {similar}?" if similar else f"python -m {program} --help lists the settings"
+    old = {name for kind in kinds for name, _, _ in old_variables(os.environ, prefix, renames_of(kind))}
+    environment = {name: value for name, value in os.environ.items() if name not in old}
+    for name, similar in unread_variables(environment, prefix, fields):
+        hint = f"did you mean {similar}?" if similar else f"{program} --help lists the settings"
         write_text(sys.stderr, f"{program}: warning: {name} is no setting and is ignored: {hint}\n")
 
 
@@ -371,5 +394,5 @@ def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
     if not place:
         return message
-    flag = f"--{str(place[0]).replace('_', '-')}"
+    flag = flag_of(str(place[0]))
     return f"{flag} is required" if message == "Field required" else f"{flag}: {message}, got {value!r}"

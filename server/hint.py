@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from swiftrec.server.addresses import reachable_host
+from swiftrec.server.addresses import join_address, reachable_host
 from swiftrec.server.catalogue.items import Item
 from swiftrec.server.certificates import certified_host
 from swiftrec.server.config import ServerSettings
@@ -14,14 +16,15 @@ from swiftrec.server.text import is_blank
 
 SAMPLED_ITEMS = 100
 _WORD_CHARS = 80  # of a title or value that is shown
-_DEFAULT_HOST, _DEFAULT_PORT = "127.0.0.1", 8001  # of `make ask`
+_DEFAULT_ADDRESS = "127.0.0.1:8001"  # of `swiftrec ask`
+_PROGRAM = "swiftrec"
 _MARKS = ("id:", "text:")  # with which an event of a history may begin, to say what it is
 _SEPARATOR, _ESCAPE = "|", "\\"  # between the events of a history, and what before one keeps it inside an event
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A request: a query, and a history as `make ask` takes it."""
+    """A request: a query, and a history in the syntax of `swiftrec ask`."""
 
     query: str = ""
     history: str = ""
@@ -45,17 +48,30 @@ def example(items: Iterable[Item]) -> Example:
     return best
 
 
-def hint(settings: ServerSettings, port: int, items: Iterable[Item]) -> str:
-    """The command, quoted for a shell; make passes on what it gets as it is."""
-    host, flags = reachable_host(settings.host), _access(settings)
+def hint(settings: ServerSettings, port: int, items: Iterable[Item], program: str = _PROGRAM) -> str:
+    """The command, quoted for a shell.
+
+    Args:
+        settings: of the server.
+        port: that it listens on.
+        items: of the bundle, from which the request is made.
+        program: `swiftrec` as it can be typed in the shell that started the server.
+    """
+    host = reachable_host(settings.host)
     if settings.tls_cert and settings.tls_key:
         host = certified_host(settings.tls_cert, settings.tls_key, host)
-    first = example(items)
-    values = {"HOST": host, "PORT": str(port), "Q": first.query, "HISTORY": first.history}
-    defaults = {"HOST": _DEFAULT_HOST, "PORT": str(_DEFAULT_PORT)}
-    values["ASK_FLAGS"] = shlex.join(flags)
-    given = {name: value for name, value in values.items() if value != defaults.get(name, "")}
-    return " ".join(["make ask", *(f"{name}={shlex.quote(value)}" for name, value in given.items())])
+    address, request = join_address(host, port), example(items)
+    values = {"address": address, "query": request.query, "history": request.history}
+    values = {name: value for name, value in values.items() if value and value != _DEFAULT_ADDRESS}
+    flags = [f"--{name}={shlex.quote(value)}" for name, value in values.items()]
+    return " ".join([shlex.quote(program), "ask", *flags, *map(shlex.quote, _access(settings))])
+
+
+def program_as_typed(path: str) -> str:
+    """How a shell runs the program that was started as `path`: by its name if it is found on PATH."""
+    if Path(path).name != _PROGRAM:  # a module, as in python -m swiftrec
+        return _PROGRAM
+    return _PROGRAM if shutil.which(_PROGRAM) == path else path
 
 
 def _access(settings: ServerSettings) -> list[str]:

@@ -12,13 +12,25 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic_settings import SettingsConfigDict
+
+from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 
 _SENTENCE_CHARS = 1_000  # clients refuse trailers that are much longer
-_PREFIX = "server: "  # how the child's sentence begins, in server.__main__
+_PREFIX = "swiftrec probe: "  # of the child's error, written by server.__main__
+
+
+class ProbeSettings(ServerSettings):
+    """Load and warm up a bundle as the server would, without opening a port: exit code 0, or 2 with the reason.
+
+    Takes the flags and variables of swiftrec serve, so that a bundle can be tried with the settings that will serve it.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec probe")
 
 
 def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
@@ -30,7 +42,7 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
     command = [
         sys.executable,
         "-m",
-        "swiftrec.server",
+        "swiftrec",
         "probe",
         "--bundle",
         str(folder.resolve()),
@@ -47,7 +59,7 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
             capture_output=True,
             check=False,
             timeout=timeout_s,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],  # where the package swiftrec is, in a checkout that is not installed, too
             start_new_session=True,  # Ctrl-C is for the server
             env={name: value for name, value in os.environ.items() if not name.startswith("SWIFTREC_")},
         )

@@ -1,4 +1,4 @@
-"""`swiftrec ask`: ask a running server and print a ranked table."""
+"""`swiftrec ask`: send a request to a running server and print the ranked items."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Self
@@ -24,11 +25,15 @@ from swiftrec.server.flags import with_flags
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
-_ID, _TEXT = "id:", "text:"
+_ID, _TEXT = "id:", "text:"  # prefixes of an event of --history
+_TIMEOUT_S = 10.0
 
 
 class AskSettings(BaseSettings):
-    """Ask a running server and print a ranked table. Each flag is a variable, too: --query is SWIFTREC_ASK_QUERY."""
+    """Send a request to a running server and print the ranked items.
+
+    Each flag can be set as an environment variable: --query is SWIFTREC_ASK_QUERY.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_ASK_",
@@ -39,24 +44,26 @@ class AskSettings(BaseSettings):
     )
 
     address: str = Field("127.0.0.1:8001", description="host:port of the server")
-    query: str = Field("", description="what is wanted, in plain words")
+    query: str = Field("", description="text that describes the items to find, such as: a good western")
     history: str = Field(
         "",
-        description="events, oldest first, separated by |: digits are an item id, other words a text; id:ABC is the "
-        r"item id ABC and text:1984 the text 1984, with all blanks; \| is a bar inside an event",
+        description="the user's events, oldest first, separated by |: digits are an item id, anything else is a text; "
+        r"id:ABC is the item id ABC and text:1984 the text 1984, blanks included; \| is a bar within an event",
     )
     repeat: int = Field(
         1,
         ge=1,
-        description="send the request so many times, one by one, and print the latency (a server with a cache encodes "
-        "the text once)",
+        description="number of times to send the request, one after the other; prints the latency (a server with a "
+        "cache encodes the text only once)",
     )
-    top_k: int = Field(10, description="how many items")
-    tls_ca: Path | None = Field(None, description="PEM authority of the server's certificate: turns TLS on")
-    tls_cert: Path | None = Field(None, description="PEM certificate of this client, with --tls-key (mTLS)")
+    top_k: int = Field(10, description="number of items")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of the authority that signed the server's certificate; turns TLS on"
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate of this client (mTLS); needs --tls-key")
     tls_key: Path | None = Field(None, description="PEM private key of --tls-cert")
-    token_file: Path | None = Field(None, description="file with the bearer token: its first line that has one")
-    bundle: str = Field("", description="name of the bundle that should answer (default: the server's first)")
+    token_file: Path | None = Field(None, description="file with the bearer token; the first token in it is used")
+    bundle: str = Field("", description="name of the bundle to use; the server's first one if not given")
 
     @field_validator("address", "query", "history", "bundle")
     @classmethod
@@ -66,7 +73,7 @@ class AskSettings(BaseSettings):
     @field_validator("address")
     @classmethod
     def _has_host_and_port(cls, value: str) -> str:
-        """As gRPC takes it: an IPv6 address gets its brackets."""
+        """Add the brackets that gRPC needs around an IPv6 address."""
         host, _, port = value.rpartition(":")
         if not host or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= MAX_PORT):
             raise ValueError(
@@ -78,37 +85,42 @@ class AskSettings(BaseSettings):
     def _tls_is_complete(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_cert and not self.tls_ca):
             raise ValueError(
-                "--tls-cert and --tls-key go together, and with --tls-ca: give all three, or only --tls-ca"
+                "--tls-cert and --tls-key belong together, and need --tls-ca: give all three, or only --tls-ca"
             )
         return self
 
 
 def main(argv: list[str]) -> int:
-    """Exit code 0, or 1 with the server's sentence on stderr, or 2 if a flag is wrong."""
+    """Send the request and print the response.
+
+    Returns:
+        Exit code 0; 1 with the server's error on stderr; 2 if a flag is wrong.
+    """
     try:
         settings = read_settings(AskSettings, with_flags(argv, os.environ))
         token = read_token(settings.token_file) if settings.token_file else ""
         channel = connect(settings.address, settings.tls_ca, settings.tls_cert, settings.tls_key)
     except ConfigError as error:
-        sys.stderr.write(f"ask: {error}\n")
+        sys.stderr.write(f"swiftrec ask: {error}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"ask: {error.filename}: {error.strerror}: name a file that can be read\n")
+        sys.stderr.write(f"swiftrec ask: {error.filename}: {error.strerror}: name a file that can be read\n")
         return 2
     request = pb.RecommendRequest(
         history=to_events(settings.history), query=settings.query, top_k=settings.top_k, bundle=settings.bundle
     )
     with channel:
         try:
-            reply, latencies = ask(RecommenderServiceStub(channel), request, settings.repeat, token)
+            response, latencies_ms = ask(RecommenderServiceStub(channel), request, settings.repeat, token)
         except grpc.RpcError as error:
-            sys.stderr.write(f"ask: {settings.address}: {error.code().name}: {error.details()}\n")
+            sys.stderr.write(f"swiftrec ask: {settings.address}: {error.code().name}: {error.details()}\n")
             return 1
-    show(reply)
+    show(response)
     if settings.repeat > 1:
-        low, middle, high = quantiles(latencies, n=100)[0], median(latencies), quantiles(latencies, n=100)[98]
+        percentiles = quantiles(latencies_ms, n=100)
         sys.stdout.write(
-            f"{settings.repeat} calls, one by one: p1 {low:.2f} ms, p50 {middle:.2f} ms, p99 {high:.2f} ms\n"
+            f"{settings.repeat} requests, one after the other: p1 {percentiles[0]:.2f} ms, "
+            f"p50 {median(latencies_ms):.2f} ms, p99 {percentiles[98]:.2f} ms\n"
         )
     return 0
 
@@ -116,65 +128,84 @@ def main(argv: list[str]) -> int:
 def connect(
     address: str, authority: Path | None, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.Channel:
-    """A channel: with TLS if an authority is given, and with a certificate of the client's own if that is, too."""
+    """Open a channel.
+
+    Args:
+        address: host:port of the server.
+        authority: PEM file of the server's authority; turns TLS on.
+        certificate: PEM certificate of the client, for servers that require one.
+        key: its private key.
+    """
     if authority is None:
         return grpc.insecure_channel(address)
-    own = [path.read_bytes() if path else None for path in (key, certificate)]
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes(), *own))
+    pair = [path.read_bytes() if path else None for path in (key, certificate)]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes(), *pair))
 
 
 def read_token(path: Path) -> str:
-    """The first token of a file as the server reads it: empty lines and lines that begin with # do not count."""
+    """The first token of a token file, or ""; the server, too, skips empty lines and lines that begin with #."""
     lines = (line.strip() for line in path.read_bytes().splitlines())
     return next((line.decode() for line in lines if line and not line.startswith(b"#")), "")
 
 
 def ask(
-    stub: RecommenderServiceStub, request: pb.RecommendRequest, times: int, token: str = ""
+    service: RecommenderServiceStub, request: pb.RecommendRequest, times: int, token: str = ""
 ) -> tuple[pb.RecommendResponse, list[float]]:
-    """Send the request `times` times; return the last reply and the latency of each call in milliseconds."""
-    latencies = []
+    """Send the request `times` times.
+
+    Returns:
+        The last response, and the latency of each call in milliseconds.
+
+    Raises:
+        grpc.RpcError: a call failed.
+    """
+    latencies_ms = []
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     for _ in range(times):
         started = time.perf_counter()
-        reply = stub.Recommend(request, timeout=10, metadata=metadata)
-        latencies.append(1e3 * (time.perf_counter() - started))
-    return reply, latencies
+        response = service.Recommend(request, timeout=_TIMEOUT_S, metadata=metadata)
+        latencies_ms.append(1e3 * (time.perf_counter() - started))
+    return response, latencies_ms
 
 
 def to_events(history: str) -> list[pb.Event]:
-    """The events of `--history`, as its help explains; empty ones are left out."""
+    """Parse `--history`, in the syntax that its help explains; empty events are left out."""
     parts = (part.replace(r"\|", "|") for part in re.split(r"(?<!\\)\|", history))
     return [_to_event(part) for part in parts if part.strip()]
 
 
 def _to_event(part: str) -> pb.Event:
-    marked, words = part.lstrip(), part.strip()
-    if marked.startswith(_ID):
-        return pb.Event(item_id=marked.removeprefix(_ID))
-    if marked.startswith(_TEXT):
-        return pb.Event(text=marked.removeprefix(_TEXT))
-    return pb.Event(item_id=words) if words.isdecimal() else pb.Event(text=words)
+    unpadded, text = part.lstrip(), part.strip()
+    if unpadded.startswith(_ID):
+        return pb.Event(item_id=unpadded.removeprefix(_ID))
+    if unpadded.startswith(_TEXT):
+        return pb.Event(text=unpadded.removeprefix(_TEXT))
+    return pb.Event(item_id=text) if text.isdecimal() else pb.Event(text=text)
 
 
-def show(reply: pb.RecommendResponse) -> None:
-    """Print items, then how the answer came about."""
+def show(response: pb.RecommendResponse) -> None:
+    """Print the items, the time of each step and how the request was understood."""
     console, table = Console(), Table("", "title", "score", "attributes")
-    for n, item in enumerate(reply.items, 1):
+    for rank, item in enumerate(response.items, 1):
         attributes = "; ".join(f"{a.name} {', '.join(a.values)}" for a in item.attributes)
-        table.add_row(str(n), escape(item.title), f"{item.score:.2f}", escape(attributes))
+        table.add_row(str(rank), escape(item.title), f"{item.score:.2f}", escape(attributes))
     console.print(table)
-    t = reply.timings
+    t = response.timings
     console.print(
         f"tokenise {t.tokenise_ms:.2f} ms, encode {t.encode_ms:.2f} ms, rank {t.rank_ms:.2f} ms, "
         f"retrieve {t.retrieve_ms:.2f} ms, total {t.total_ms:.2f} ms"
     )
-    ignored = f"; ignored: {', '.join(reply.ignored)}" if reply.ignored else ""
-    named = [f"event {event.index + 1} is item {event.item_id}" for event in reply.resolved_events]
-    strategy = pb.Strategy.Name(reply.strategy).removeprefix("STRATEGY_").lower()
-    told = f"{reply.bundle} version {reply.version}, by {strategy}, {reply.events_used} events read{ignored}"
-    told = "; ".join([told, *named])
-    console.print(told, markup=False)
+    console.print("; ".join(_summary(response)), markup=False, soft_wrap=True)
+
+
+def _summary(response: pb.RecommendResponse) -> Iterator[str]:
+    strategy = pb.Strategy.Name(response.strategy).removeprefix("STRATEGY_").lower()
+    yield f"{response.bundle} version {response.version}"
+    yield f"ranked by {strategy}"
+    yield f"events used: {response.events_used}"
+    if response.ignored:
+        yield f"unknown item ids: {', '.join(response.ignored)}"
+    yield from (f"event {event.index + 1} is item {event.item_id}" for event in response.resolved_events)
 
 
 if __name__ == "__main__":

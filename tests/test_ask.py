@@ -1,4 +1,4 @@
-"""The client of `make ask`: what it sends of what was typed, and its certificate where a server wants one."""
+"""`swiftrec ask`: parsing of its flags, the request it sends, TLS and what it prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServi
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """An authority, and a certificate of it with its key, which server and client share here."""
+    """PEM files of an authority and of one certificate with its key, which server and client share."""
     authority, paths = trustme.CA(), {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key")}
     issued = authority.issue_cert("localhost")
     authority.cert_pem.write_to_path(paths["ca"])
@@ -28,7 +28,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def address(files: dict[str, Path]) -> Iterator[str]:
-    """A server that wants certificates and has no method: it answers every call with UNIMPLEMENTED."""
+    """Address of a server that requires client certificates and answers every call with UNIMPLEMENTED."""
     pair = (files["key"].read_bytes(), files["cert"].read_bytes())
     credentials = grpc.ssl_server_credentials([pair], files["ca"].read_bytes(), require_client_auth=True)
     with ThreadPoolExecutor(1) as threads:
@@ -39,7 +39,7 @@ def address(files: dict[str, Path]) -> Iterator[str]:
         server.stop(0).wait()
 
 
-def code_of_a_call(channel: grpc.Channel) -> grpc.StatusCode:
+def status_of_call(channel: grpc.Channel) -> grpc.StatusCode:
     with channel, pytest.raises(grpc.RpcError) as caught:
         RecommenderServiceStub(channel).Recommend(pb.RecommendRequest(), timeout=10)
     code = caught.value.code()
@@ -47,21 +47,21 @@ def code_of_a_call(channel: grpc.Channel) -> grpc.StatusCode:
     return code
 
 
-def test_certificate_opens_the_door(address: str, files: dict[str, Path]) -> None:
+def test_server_accepts_a_client_certificate(address: str, files: dict[str, Path]) -> None:
     channel = ask.connect(address, files["ca"], files["cert"], files["key"])
-    assert code_of_a_call(channel) is grpc.StatusCode.UNIMPLEMENTED
+    assert status_of_call(channel) is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_door_stays_shut_without_a_certificate(address: str, files: dict[str, Path]) -> None:
-    assert code_of_a_call(ask.connect(address, files["ca"])) is grpc.StatusCode.UNAVAILABLE
+def test_server_rejects_a_client_without_a_certificate(address: str, files: dict[str, Path]) -> None:
+    assert status_of_call(ask.connect(address, files["ca"])) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
     "flags", [("--tls-cert", "c"), ("--tls-ca", "a", "--tls-key", "k"), ("--tls-cert", "c", "--tls-key", "k")]
 )
-def test_half_of_a_pair_is_refused(capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]) -> None:
+def test_incomplete_tls_files_are_rejected(capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]) -> None:
     assert ask.main([*flags]) == 2
-    assert "go together" in capsys.readouterr().err
+    assert "belong together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_half_of_a_pair_is_refused(capsys: pytest.CaptureFixture[str], flags: tu
         ("", []),
     ],
 )
-def test_history_is_ids_and_texts(history: str, events: list[str]) -> None:
+def test_history_is_parsed_into_ids_and_texts(history: str, events: list[str]) -> None:
     sent = [
         f"id {e.item_id}" if e.WhichOneof("event") == "item_id" else f"text {e.text}" for e in ask.to_events(history)
     ]
@@ -87,59 +87,62 @@ def test_history_is_ids_and_texts(history: str, events: list[str]) -> None:
     ("given", "address"),
     [("::1:8001", "[::1]:8001"), ("[::1]:8001", "[::1]:8001"), ("localhost:1", "localhost:1")],
 )
-def test_address_of_ipv6_gets_its_brackets(given: str, address: str) -> None:
+def test_ipv6_address_gets_brackets(given: str, address: str) -> None:
     assert ask.AskSettings(_cli_parse_args=["--address", given]).address == address
 
 
 @pytest.mark.parametrize(
     "given", ["localhost", "localhost:", ":8001", "localhost:http", "`x`", "127.0.0.1:0", "127.0.0.1:99999"]
 )
-def test_address_without_host_or_port_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_address_without_host_or_port_is_rejected(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main(["--address", given]) == 2
-    assert capsys.readouterr().err.startswith("ask: --address: must be host:port, such as localhost:8001")
+    assert capsys.readouterr().err.startswith("swiftrec ask: --address: must be host:port, such as localhost:8001")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("unix:/tmp/x:1", "Unix sockets are not served"),
         ("[::1:1", "give an address, such as 127.0.0.1 or ::1"),
         ("http://localhost:1", "without scheme, port or path"),
     ],
 )
-def test_host_that_is_none_is_refused(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_host_is_rejected(given: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main(["--address", given]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["query", "history", "bundle", "address"])
-def test_text_that_is_not_utf8_is_refused_by_name(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_that_is_not_utf8_is_rejected_with_its_flag(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main([f"--{flag}", b"caf\xe9:1".decode(errors="surrogateescape")]) == 2
-    assert capsys.readouterr().err.startswith(f"ask: --{flag}: is not UTF-8: type it in a terminal ")
+    assert capsys.readouterr().err.startswith(f"swiftrec ask: --{flag}: is not UTF-8: type it in a terminal ")
 
 
 def test_missing_token_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main(["--token-file", "no/such/file"]) == 2
-    assert capsys.readouterr().err == "ask: no/such/file: No such file or directory: name a file that can be read\n"
+    assert (
+        capsys.readouterr().err
+        == "swiftrec ask: no/such/file: No such file or directory: name a file that can be read\n"
+    )
 
 
 class Echo:
-    """Answers with the request's own words, as titles that look like markup."""
+    """Answers with the query as a title that looks like markup, and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[pb.RecommendRequest] = []
 
     def recommend(self, request: pb.RecommendRequest, _: grpc.ServicerContext) -> pb.RecommendResponse:
         self.requests.append(request)
-        items, named = [pb.RankedItem(title=f"[red]{request.query}")], [pb.ResolvedEvent(index=1, item_id="42")]
-        return pb.RecommendResponse(items=items, resolved_events=named if len(request.history) > 1 else [])
+        items, resolved = [pb.RankedItem(title=f"[red]{request.query}")], [pb.ResolvedEvent(index=1, item_id="42")]
+        return pb.RecommendResponse(items=items, resolved_events=resolved if len(request.history) > 1 else [])
 
 
 @pytest.fixture
 def echo() -> Iterator[tuple[Echo, int]]:
-    """A server in plain text, and its port."""
+    """An echo server without TLS, and its port."""
     method = grpc.unary_unary_rpc_method_handler(
-        (kept := Echo()).recommend,
+        (server_echo := Echo()).recommend,
         request_deserializer=pb.RecommendRequest.FromString,
         response_serializer=pb.RecommendResponse.SerializeToString,
     )
@@ -148,11 +151,11 @@ def echo() -> Iterator[tuple[Echo, int]]:
         server = grpc.server(threads, handlers=[service])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        yield kept, port
+        yield server_echo, port
         server.stop(0).wait()
 
 
-def test_words_of_the_environment_are_sent_and_shown_as_they_are(
+def test_text_from_the_environment_is_sent_and_printed_unchanged(
     echo: tuple[Echo, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = '[bold] -x `y` $HOME "z" é'
@@ -167,6 +170,6 @@ def test_words_of_the_environment_are_sent_and_shown_as_they_are(
     assert f"[red]{words}" in capsys.readouterr().out
 
 
-def test_texts_that_are_items_are_shown(echo: tuple[Echo, int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_that_name_items_are_printed(echo: tuple[Echo, int], capsys: pytest.CaptureFixture[str]) -> None:
     assert ask.main(["--address", f"127.0.0.1:{echo[1]}", "--history", "50|Toy Story"]) == 0
     assert "; event 2 is item 42" in capsys.readouterr().out.replace("\n", " ")

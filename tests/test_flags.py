@@ -1,4 +1,4 @@
-"""`--flags-from VARIABLE` puts the variable's words in its place, and runs nothing."""
+"""`--flags-from VARIABLE` is replaced by the words of the variable, and runs nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_variable_is_split_as_a_shell_would(text: str, words: list[str]) -> None
     assert with_flags(["x", "--flags-from", "MORE", "y"], {"MORE": text}) == ["x", *words, "y"]
 
 
-def test_nothing_is_read_unless_it_is_asked_for() -> None:
+def test_variable_is_read_only_with_the_flag() -> None:
     assert with_flags(["x"], {"MORE": "y"}) == ["x"]
     assert with_flags(["x", "--flags-from", "MORE"], {}) == ["x"]
     assert with_flags(["--flags-from"], {}) == []
 
 
-def test_open_quote_is_refused_by_name() -> None:
+def test_open_quote_is_rejected_with_the_name_of_the_variable() -> None:
     with pytest.raises(ConfigError, match=r"^MORE: No closing quotation, got .*: close the quote"):
         with_flags(["--flags-from", "MORE"], {"MORE": "it's"})

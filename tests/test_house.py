@@ -29,7 +29,7 @@ _MAY_IMPORT = {
     "ticket": {"telemetry"},
     "messages": set(),
     "status": set(),
-    "config": {"addresses", "output", "parts", "variables", "version"},
+    "config": {"addresses", "output", "parts", "renames", "variables", "version"},
     "errors": set(),
     "output": set(),
     "addresses": set(),
@@ -126,17 +126,3 @@ def test_stubs_are_the_contracts(tmp_path: Path) -> None:
 def test_importing_the_server_brings_no_torch() -> None:
     code = "import sys, server.app; sys.exit(bool({'torch', 'transformers', 'optimum', 'onnx'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def test_makefile_leaves_defaults_to_the_programs_and_passes_every_variable_on() -> None:
-    text = (ROOT / "Makefile").read_text()
-    assert "?=" not in text
-    (listed,) = re.findall(r"^override VARIABLES := ((?:.*\\\n)*.*)$", text, re.MULTILINE)
-    names = listed.replace("\\", "").split()
-    assert len(names) > 20
-    assert len(names) == len(set(names))
-    passed = re.findall(r"^\$\(call pass,([^,]+),(\w+),(\w+)\)$", text, re.MULTILINE)
-    used = {name for _, name, _ in passed} | set(re.findall(r"\$\(value ([A-Z_]+)\)", text))
-    assert used == set(names)
-    assert len(passed) == len(set(passed))
-    assert not re.findall(rf"\$[({{](?:{'|'.join(names)})[)}}]", text)  # which make would expand

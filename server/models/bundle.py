@@ -109,7 +109,7 @@ def find_bundle(path: Path) -> Path:
     found = versions(path)
     if not found:
         raise BundleError(
-            f"{path}: no {MANIFEST} and no version folder there: run make export, or give another --bundle"
+            f"{path}: no {MANIFEST} and no version folder there: run swiftrec export, or give another --bundle"
         )
     return path / str(max(found))
 

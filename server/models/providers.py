@@ -27,9 +27,10 @@ def choose_providers(device: str, available: Sequence[str], cache: Path) -> list
     """
     for name in _NEEDED[device]:
         if name not in available:
-            extra = "cpu" if device == "cpu" else "cuda"
+            other, extra = ("onnxruntime-gpu", "cpu") if device == "cpu" else ("onnxruntime", "gpu")
             raise ProviderError(
-                f"device {device} needs {name}, which this onnxruntime does not have: make setup DEVICE={extra}"
+                f"device {device} needs {name}, which this onnxruntime does not have: pip uninstall {other}, then "
+                f"pip install 'swiftrec[{extra}]'"
             )
     return [(name, _options(name, cache)) for name in _NEEDED[device]]
 

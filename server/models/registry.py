@@ -222,7 +222,7 @@ class Registry(EngineTable[E]):
             return source.folder / str(version)
         on_disk = versions(source.folder)
         if not on_disk:
-            raise BundleError(f"{source.folder}: no version folder there: run make export")
+            raise BundleError(f"{source.folder}: no version folder there: run swiftrec export")
         return source.folder / str(max(on_disk))
 
     def _existing_folder(self, name: str, version: int) -> Path:

@@ -214,7 +214,7 @@ def test_another_bundle_than_the_servers_is_a_sentence(echo: Served, bundle: Bun
     assert "give the same --bundle" in ended.stderr
     missing = command("bench", "--size", "smoke", "--bundle", str(tmp_path / "nothing"))
     assert missing.returncode == 2
-    assert "run make export" in missing.stderr
+    assert "run swiftrec export" in missing.stderr
 
 
 def test_a_server_that_dies_leaves_a_partial_result(bundle: Bundle, tmp_path: Path) -> None:

@@ -167,4 +167,4 @@ def test_a_variant_that_is_not_there_is_a_sentence(bundle: Bundle, capsys: pytes
 
 def test_a_bundle_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command.main(["--bundle", str(tmp_path)]) == 2
-    assert "run make export" in capsys.readouterr().err
+    assert "run swiftrec export" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_refusals_are_one_sentence_and_leave_the_folder_alone(
     (folder / "note").write_text("mine")
     assert main(["planted", str(folder), *flags]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("export: ")
+    assert said.startswith("swiftrec export: ")
     assert words in said
     assert len(said.splitlines()) == 1
     assert [path.name for path in folder.iterdir()] == ["note"]

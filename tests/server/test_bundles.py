@@ -135,8 +135,11 @@ def test_child_that_crashes_is_reported_by_its_signal(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        (r"server: a: ranker.onnx is damaged: export it again\n)\n", "a: ranker.onnx is damaged: export it again"),
-        (r"\377\376\nserver: a is damaged: export it again\n\377\n\n", "a is damaged: export it again"),
+        (
+            r"swiftrec probe: a: ranker.onnx is damaged: export it again\n)\n",
+            "a: ranker.onnx is damaged: export it again",
+        ),
+        (r"\377\376\nswiftrec probe: a is damaged: export it again\n\377\n\n", "a is damaged: export it again"),
         (
             r"Traceback\n  (\nMemoryError: )\n)",
             "FOLDER: loading it failed with exit code 3: run swiftrec probe",
@@ -155,7 +158,7 @@ def test_reason_is_a_sentence_however_the_child_ends(
 
 
 def test_reason_fits_the_trailers_of_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path, monkeypatch, "echo server: $(seq 9000) >&2; exit 2")
+    program(tmp_path, monkeypatch, "echo swiftrec probe: $(seq 9000) >&2; exit 2")
     with pytest.raises(BundleError) as caught:
         probe(tmp_path, EngineOptions(), LONG)
     assert len(str(caught.value)) <= 1_000
@@ -174,7 +177,7 @@ def test_reason_of_several_lines_is_one_sentence(
     monkeypatch.setattr("swiftrec.server.__main__.os._exit", leave)
     with pytest.raises(SystemExit):
         main(["probe"])
-    assert capsys.readouterr().err == "server: a: a model cannot be run (Error: at node 7 )\n"
+    assert capsys.readouterr().err == "swiftrec probe: a: a model cannot be run (Error: at node 7 )\n"
 
 
 def test_child_that_does_not_end_is_stopped_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

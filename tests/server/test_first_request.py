@@ -52,6 +52,6 @@ def test_printed_command_works_with_tls_and_token(bundle: Bundle, tmp_path: Path
             printed = run(tried.removeprefix("try: ").strip())
         finally:
             process.terminate()
-    assert "by model, 2 events read" in printed
+    assert "ranked by model; events used: 2" in printed
     assert "`id` $HOME" in printed
     assert TOKEN not in tried

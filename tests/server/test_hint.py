@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pytest
 from swiftrec.ask import read_token
 from swiftrec.server.catalogue.items import Item
 from swiftrec.server.config import ServerSettings
-from swiftrec.server.hint import Example, example, hint
+from swiftrec.server.hint import Example, example, hint, program_as_typed
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
 from tests.files import put
@@ -76,9 +77,10 @@ def settings(**given: object) -> ServerSettings:
 
 
 def run(command: str) -> str:
-    """What the command prints in a shell; make takes the environment as it is."""
-    made = command.replace("make ask", "make --old-file .venv/.ready-cpu ask", 1)
-    ended = subprocess.run(made, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    """What the command prints in a shell."""
+    program = f"{shlex.quote(sys.executable)} -m swiftrec ask"
+    typed = command.replace("swiftrec ask", program, 1)
+    ended = subprocess.run(typed, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -94,9 +96,22 @@ def test_words_of_the_bundle_arrive_as_they_are(word: str) -> None:
 
 def test_command_names_what_is_not_the_default() -> None:
     film = Item("50", "Star Wars (1977)", "", {"genre": ["Action"]}, 1.0)
-    assert hint(settings(), 8001, [film]) == "make ask Q=Action HISTORY='Star Wars (1977)|50'"
-    assert hint(settings(), 9000, [film]).startswith("make ask PORT=9000 Q=Action")
-    assert hint(settings(host="localhost"), 8001, [film]).startswith("make ask HOST=localhost Q=Action")
+    assert hint(settings(), 8001, [film]) == "swiftrec ask --query=Action --history='Star Wars (1977)|50'"
+    assert hint(settings(), 9000, [film]).startswith("swiftrec ask --address=127.0.0.1:9000 --query=Action")
+    assert hint(settings(host="localhost"), 8001, [film]).startswith("swiftrec ask --address=localhost:8001 --query")
+
+
+def test_program_is_named_as_it_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "swiftrec"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    assert program_as_typed(str(program)) == str(program)
+    assert program_as_typed(".venv/bin/swiftrec") == ".venv/bin/swiftrec"
+    assert program_as_typed("/a/checkout/swiftrec/__main__.py") == "swiftrec"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert program_as_typed(str(program)) == "swiftrec"
+    assert hint(settings(), 8001, [], program="a folder/swiftrec") == "'a folder/swiftrec' ask"
 
 
 def test_ipv6_and_wildcards_are_addresses_that_a_client_can_use() -> None:
@@ -130,7 +145,7 @@ def test_host_is_one_that_the_certificate_names(tmp_path: Path) -> None:
     assert len(recorder.requests) == 1
     other = Identity(tmp_path, "recommender.example")
     command = hint(settings(tls_cert=other.cert, tls_key=other.key), 8001, [film])
-    assert "HOST=recommender.example" in shlex.split(command)
+    assert "--address=recommender.example:8001" in shlex.split(command)
 
 
 def test_client_certificates_are_asked_for(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_tensorrt_runs_in_fp16_and_keeps_its_engines() -> None:
     [("cuda", [_CPU], _CUDA), ("tensorrt", [_CUDA, _CPU], _TENSORRT), ("tensorrt", [_TENSORRT, _CPU], _CUDA)],
 )
 def test_provider_that_is_not_built_in_is_named(device: str, available: list[str], lacking: str) -> None:
-    with pytest.raises(ProviderError, match=f"device {device} needs {lacking}.*make setup DEVICE=cuda"):
+    with pytest.raises(ProviderError, match=f"device {device} needs {lacking}.*pip install 'swiftrec\\[gpu\\]'"):
         choose_providers(device, available, Path("cache"))
 
 

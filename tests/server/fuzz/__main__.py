@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--start", type=int, default=0, help="number of the first case")
     parser.add_argument("--bundle", type=Path, default=ROOT / "artifacts" / "movielens-quick")
-    parser.add_argument("--module", default="server", help="what is run: server, or benchmarks.stub")
+    parser.add_argument("--module", default="swiftrec.server", help="module of the server to test")
     flags = parser.parse_args()
     failures: list[str] = []
     summary: dict[str, object] = {"seed": flags.seed}

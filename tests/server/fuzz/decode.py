@@ -138,7 +138,7 @@ class _Errors(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self._last: BaseException | None = None
-        logging.getLogger("server").addHandler(self)
+        logging.getLogger("swiftrec.server").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep it."""
