@@ -107,12 +107,12 @@ def _work(work: str, data: Path, size: int) -> Spent:
 
 
 def _bert_task(data: Path, size: int) -> Iterator[None]:
-    from swiftrec.export.data.text_variants import Texts  # torch is for the children only
+    from swiftrec.export.data.text_variants import Texts, TextVariant  # torch is for the children only
     from swiftrec.export.data.token_store import TokenRows
     from swiftrec.export.models.backbone import MovingTrunk
     from swiftrec.export.models.encoder import load_tokenizer
 
-    texts = list(Texts.load(data).variants[0])
+    texts = list(Texts.load(data).variants[TextVariant.FULL])
     rows = TokenRows(load_tokenizer(data / "checkpoint", 128), [texts[n % len(texts)] for n in range(size)])
     trunk = MovingTrunk(data / "checkpoint", rows, layers=0)
     trunk(list(range(8)))

@@ -72,7 +72,7 @@ def load_evaluation(path: Path) -> Evaluation:
     )
     parts, items = _parts(Job(settings), bundle)
     cases = some_cases(parts.warm, items, settings.seed)
-    if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.wanted, recorded.targets)):
+    if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.targets, recorded.targets)):
         raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
     others = {record["variant"]["name"] for record in quality["variants"]} - {default}
     return Evaluation(
@@ -81,7 +81,7 @@ def load_evaluation(path: Path) -> Evaluation:
         seed=settings.seed,
         default=default,
         problem=Problem(items, cases.repeats == EXCLUDE, parts.train, parts.valid, cases.histories),
-        targets=cases.wanted,
+        targets=cases.targets,
         ranks={name: row[TASK] for name, row in recorded.ranks.items() if TASK in row and name not in others},
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from swiftrec.export.data.carriers import Carriers, find_carriers
+from swiftrec.export.data.attributes import AttributeIndex, index_attributes
 from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.templates import VALIDATION, spoken_title
@@ -32,7 +32,7 @@ class Queries:
     def __init__(self, items: Sequence[Item], nouns: Sequence[str], seed: int) -> None:
         self._items, self._nouns = items, nouns
         self._rng = random.Random(seed + _SEED)  # noqa: S311 (no secret)
-        self._carriers = find_carriers(items)
+        self._carriers = index_attributes(items)
         self._values = _values_of(self._carriers)
 
     def ask(self, wanted: Sequence[int], texts: Texts) -> list[str]:
@@ -71,7 +71,7 @@ class Queries:
         return self._rng.choice(templates).format(**named, noun=self._rng.choice(self._nouns))
 
 
-def _values_of(carriers: Carriers) -> dict[int, list[str]]:
+def _values_of(carriers: AttributeIndex) -> dict[int, list[str]]:
     """Item -> its values that may be asked for."""
     found: dict[int, list[str]] = {}
     for value, item in _pairs(carriers):
@@ -79,5 +79,5 @@ def _values_of(carriers: Carriers) -> dict[int, list[str]]:
     return found
 
 
-def _pairs(carriers: Carriers) -> Iterator[tuple[str, int]]:
+def _pairs(carriers: AttributeIndex) -> Iterator[tuple[str, int]]:
     return ((value, item) for value, items in carriers.items() for item in items.tolist())

@@ -77,4 +77,4 @@ def requests_of(
         history = cases.histories[n]
         last = history[:0] if group.events == 0 else history[-group.last :]
         left_out = masked[n] if len(last) else masked[n][:0]
-        yield Asked(last, queries[n] if has_query else "", int(cases.wanted[n]), left_out)
+        yield Asked(last, queries[n] if has_query else "", int(cases.targets[n]), left_out)

@@ -1,1 +1,1 @@
-"""Checkpoints as their makers write them, read or refused by name."""
+"""Checkpoints of the supported formats, read and checked."""

@@ -1,8 +1,8 @@
-"""BERT's relatives as what they are: a BERT. Renamed weights let every later stage know one architecture.
+"""Model families that can be expressed as a BERT: weights are renamed, so all later stages see one architecture.
 
-RoBERTa (Liu et al., 2019) and its kin count positions from the padding id on: their table of positions is cut by that.
-DistilBERT (Sanh et al., 2019) has no token types: a table of one row of zeros stands in. ELECTRA (Clark et al., ICLR
-2020) is a BERT where its embeddings are as wide as its layers. The vectors are the same to rounding; a test holds it.
+RoBERTa (Liu et al., 2019) and its variants count positions from the padding id on: the rows of the position table
+before that are removed. DistilBERT (Sanh et al., 2019) has no token types: its table gets one row of zeros. ELECTRA
+(Clark et al., ICLR 2020) is a BERT if its embeddings are as wide as its layers. A test compares the vectors.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _KINDS = {
     "architectures": list,
     "id2label": dict,
 }
-# What a BERT as it is written here cannot express. Other fields of a config.json either follow from the weights, or
-# change only training, or what a call returns beside the vectors; what is not known is caught by the comparison with
-# the maker's own library (export/checkpoints/original.py).
+# Fields that a BERT cannot express. Other fields of a config.json follow from the weights, or affect only training or
+# outputs other than the vectors; unknown ones are found by comparing vectors with those of the checkpoint's own library
+# (export/evaluate/checkpoint_library.py).
 _SUPPORTED: dict[str, tuple[object, ...]] = {
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
@@ -59,23 +59,23 @@ _SUPPORTED: dict[str, tuple[object, ...]] = {
     "quantization_config": (None,),
     "auto_map": (None, {}),
 }
-_OTHER = "use a checkpoint that has it so"
-FUSED_ACTIVATIONS = (  # those that ONNX Runtime's fusions know, exact or by tanh
+_OTHER = "use a checkpoint with that value"
+FUSED_ACTIVATIONS = (  # supported by the fusions of ONNX Runtime, exact or by tanh
     *("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"),
 )
-_TRUNK = re.compile(r"^(embeddings\.(word|position|token_type)_embeddings|embeddings\.LayerNorm|encoder\.layer\.)")
+_BACKBONE = re.compile(r"^(embeddings\.(word|position|token_type)_embeddings|embeddings\.LayerNorm|encoder\.layer\.)")
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ModelFamily:
     """How one kind of checkpoint differs from BERT.
 
     Args:
-        prefix: of its trunk's tensors where it has a head.
+        prefix: prefix of the backbone's tensors in a checkpoint with a head.
         names: (old, new) patterns of tensor names.
-        counts_from_padding: positions are counted from the padding id on.
+        counts_from_padding: whether positions are counted from the padding id on.
         activation: the field of config.json that names the activation.
-        eps: of its layer norms, if config.json does not say it.
+        eps: epsilon of its layer norms if config.json does not have it.
         inner: the field of config.json with the width inside a layer.
     """
 
@@ -87,19 +87,19 @@ class Family:
     inner: str = "intermediate_size"
 
 
-_ROBERTA = Family("roberta.", counts_from_padding=True)
-FAMILIES: dict[str, Family] = {
-    "bert": Family("bert."),
-    "distilbert": Family("distilbert.", _DISTILBERT, activation="activation", eps=1e-12, inner="hidden_dim"),
+_ROBERTA = ModelFamily("roberta.", counts_from_padding=True)
+FAMILIES: dict[str, ModelFamily] = {
+    "bert": ModelFamily("bert."),
+    "distilbert": ModelFamily("distilbert.", _DISTILBERT, activation="activation", eps=1e-12, inner="hidden_dim"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": Family("electra."),
+    "electra": ModelFamily("electra."),
 }
 
 
 def read_config(path: Path) -> Config:
-    """A `config.json` in which each field that is read here is of its kind.
+    """Read `config.json`; the fields that the export uses have the right types.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -107,11 +107,11 @@ def read_config(path: Path) -> Config:
     return read_object(path, _KINDS)
 
 
-def family_of(config: Config, where: Path) -> Family:
+def family_of(config: Config, where: Path) -> ModelFamily:
     """The family that `config` names; `where` is its file.
 
     Raises:
-        CheckpointError: no relative of BERT, or a form of one that BERT cannot express.
+        CheckpointError: the family is not supported, or BERT cannot express a field.
     """
     kind = config.get("model_type")
     if kind not in FAMILIES:
@@ -121,7 +121,7 @@ def family_of(config: Config, where: Path) -> Family:
 
 
 def bert_config(config: Config, where: Path) -> Config:
-    """The same encoder as a BERT's config.json; what `config` does not say is as transformers has it for the family.
+    """The config.json of the same encoder as a BERT; missing fields have the defaults of transformers for the family.
 
     Raises:
         CheckpointError: it is not supported, or contradicts itself.
@@ -136,7 +136,9 @@ def bert_config(config: Config, where: Path) -> Config:
             f"{where}: num_attention_heads is {heads}, needs to divide the width {hidden}: correct it"
         )
     if getattr(full, "embedding_size", hidden) != hidden:
-        raise CheckpointError(f"{where}: embedding_size differs from hidden_size: use a checkpoint where they are one")
+        raise CheckpointError(
+            f"{where}: embedding_size differs from hidden_size: use a checkpoint where they are equal"
+        )
     shape = {
         "vocab_size": full.vocab_size,
         "hidden_size": hidden,
@@ -155,10 +157,10 @@ def bert_config(config: Config, where: Path) -> Config:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a config.json that transformers cannot read, by a field that does not concern the encoder.
+    """Refuse a config.json that transformers cannot read because of a field that is not the encoder's.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: transformers cannot read it.
     """
     try:
         AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -168,10 +170,10 @@ def check_config(folder: Path) -> None:
 
 
 def padding_id(config: Config, where: Path) -> int | None:
-    """The padding id from which the family counts positions; None if it does not.
+    """The padding id if the family counts positions from it; else None.
 
     Raises:
-        CheckpointError: there is none, although the family needs one.
+        CheckpointError: the family needs one and there is none.
     """
     if not FAMILIES[config["model_type"]].counts_from_padding:
         return None
@@ -181,56 +183,56 @@ def padding_id(config: Config, where: Path) -> int | None:
     return int(padding)
 
 
-def trunk_weights(tensors: Weights, config: Config, shape: Config, where: Path) -> Weights:
-    """The trunk's tensors under BERT's names, float32; heads and layers beyond `shape` are left out.
+def backbone_weights(tensors: Weights, config: Config, shape: Config, where: Path) -> Weights:
+    """The backbone's tensors under BERT's names, float32; heads and layers beyond `shape` are left out.
 
     Args:
-        tensors: as they were read.
-        config: of the checkpoint.
-        shape: what `bert_config` made of it.
-        where: the folder of both.
+        tensors: the checkpoint's tensors.
+        config: the checkpoint's config.json.
+        shape: the result of `bert_config`.
+        where: the checkpoint's folder.
 
     Raises:
-        CheckpointError: tensors are missing, or have another shape than `config` says.
+        CheckpointError: tensors are missing, or their shapes differ from `config`.
     """
     family = FAMILIES[config["model_type"]]
     named = {_renamed(name, family): tensor for name, tensor in tensors.items()}
-    weights = {name: tensor.float().contiguous() for name, tensor in named.items() if _TRUNK.match(name)}
+    weights = {name: tensor.float().contiguous() for name, tensor in named.items() if _BACKBONE.match(name)}
     if _POSITIONS in weights:
         weights[_POSITIONS] = weights[_POSITIONS][_padding_rows(config, where / "config.json") :].contiguous()
     if config["model_type"] == "distilbert":
         weights[_TYPES] = torch.zeros(1, shape["hidden_size"])
-    wanted = _shapes(shape)
-    for name, size in wanted.items():
+    shapes = _shapes(shape)
+    for name, size in shapes.items():
         if name not in weights:
             raise CheckpointError(f"{where}: holds no {name}: save the whole model with save_pretrained")
         if (stored := tuple(weights[name].shape)) != size:
             raise CheckpointError(
-                f"{where / 'config.json'}: by its sizes {name} has the shape {size}, the weights have {stored}: they "
-                "are not of one checkpoint"
+                f"{where / 'config.json'}: {name} should have the shape {size}, the weights have {stored}: they "
+                "are not from the same checkpoint"
             )
-    return {name: weights[name] for name in wanted}
+    return {name: weights[name] for name in shapes}
 
 
 def _with_defaults(config: Config) -> Any:  # noqa: ANN401 (a configuration class of transformers)
-    """The fields that give the encoder its shape; those that are absent as transformers has them for the family."""
+    """The fields for the encoder's shape; missing ones have the defaults of transformers for the family."""
     return AutoConfig.for_model(**{name: value for name, value in config.items() if name in _SHAPING})
 
 
 def _padding_rows(config: Config, where: Path) -> int:
-    """Rows of the table of positions that no token has."""
+    """Number of unused rows of the position table."""
     padding = padding_id(config, where)
     return 0 if padding is None else padding + 1
 
 
 def _shapes(shape: Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the BERT, without memory for any."""
+    """Name and shape of every tensor of the BERT; allocates no memory."""
     with torch.device("meta"):
         model = BertModel(BertConfig(**shape), add_pooling_layer=False)  # type: ignore[no-untyped-call]
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _renamed(name: str, family: Family) -> str:
+def _renamed(name: str, family: ModelFamily) -> str:
     name = name.removeprefix(family.prefix)
     for old, new in family.names:
         name = re.sub(old, new, name)

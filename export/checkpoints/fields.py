@@ -1,4 +1,4 @@
-"""The JSON files of a checkpoint: what is read of them is checked first, so that damage ends in a sentence."""
+"""JSON files of a checkpoint: fields are checked before they are used, so that damage is reported in a sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftrec.export.errors import CheckpointError
+from swiftrec.export.strict_json import unique_object
 
 Config = dict[str, Any]
 
@@ -23,30 +24,30 @@ _NAMES = {
 
 
 def read_object(path: Path, kinds: Mapping[str, type] | None = None) -> Config:
-    """The object at `path`; fields that are null are kept.
+    """Read the object at `path`; fields that are null are kept.
 
     Args:
         path: a JSON file.
-        kinds: str, int, float, bool, list or dict for each field whose kind matters if it is neither absent nor null.
+        kinds: str, int, float, bool, list or dict for each field that is checked if it is neither absent nor null.
 
     Raises:
-        CheckpointError: it cannot be read, or a field is of another kind.
+        CheckpointError: it cannot be read, or a field has another type.
     """
-    fields: Config = _needed(_read(path), dict, str(path))
+    fields: Config = _require(_read(path), dict, str(path))
     for name, kind in (kinds or {}).items():
         if fields.get(name) is not None:
-            _needed(fields[name], kind, f"{path}: {name}")
+            _require(fields[name], kind, f"{path}: {name}")
     return fields
 
 
 def require_values(path: Path, fields: Config, values: Mapping[str, Sequence[object]], remedy: str) -> None:
-    """Refuse a field of `fields`, read from `path`, whose value is none of those that are supported.
+    """Refuse a field of `fields`, read from `path`, with an unsupported value.
 
     Args:
-        path: the file that the refusal names.
-        fields: what was read from it.
-        values: field -> its supported values; a field that is absent has a supported one.
-        remedy: what to do about it.
+        path: the file, for the message.
+        fields: the object in it.
+        values: field -> its supported values; an absent field is supported.
+        remedy: how to fix it.
 
     Raises:
         CheckpointError: a field has another value.
@@ -58,10 +59,10 @@ def require_values(path: Path, fields: Config, values: Mapping[str, Sequence[obj
 
 
 def require_known(path: Path, fields: Config, known: Collection[str], remedy: str) -> None:
-    """Refuse a field that is not among `known`: nobody can say what it would change.
+    """Refuse a field that is not among `known`, since its effect is unknown.
 
     Raises:
-        CheckpointError: there is one.
+        CheckpointError: there is such a field.
     """
     for name, value in fields.items():
         if name not in known:
@@ -78,39 +79,26 @@ def _shown(value: object) -> str:
 
 
 def read_objects(path: Path, texts: tuple[str, ...]) -> list[Config]:
-    """The list of objects at `path`, each with at least the fields `texts`, which are strings.
+    """Read the list of objects at `path`, each with at least the fields `texts`, which are strings.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: it is not such a list.
     """
-    rows: list[Config] = _needed(_read(path), list, str(path))
+    rows: list[Config] = _require(_read(path), list, str(path))
     for number, row in enumerate(rows):
         for name in texts:
-            _needed(_needed(row, dict, f"{path}: entry {number}").get(name), str, f"{path}: {name} of entry {number}")
+            _require(_require(row, dict, f"{path}: entry {number}").get(name), str, f"{path}: {name} of entry {number}")
     return rows
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401 (JSON)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_of)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_object)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}): {_REMEDY}") from None
 
 
-def object_of(pairs: list[tuple[str, Any]]) -> Config:
-    """The object of these names and values, for `json.loads`, which by itself would keep the last of two values.
-
-    Raises:
-        ValueError: it has a name twice.
-    """
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return fields
-
-
-def _needed(value: Any, kind: type, what: str) -> Any:  # noqa: ANN401 (JSON)
+def _require(value: Any, kind: type, what: str) -> Any:  # noqa: ANN401 (JSON)
     is_one = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
     if not is_one:
         shown = "missing" if value is None else _shown(value)

@@ -1,4 +1,4 @@
-"""What a recommender that comes in trained has on top of its trunk: pooling, perhaps a dense layer, item rows."""
+"""The head of a trained recommender: pooling, an optional dense layer, and item rows of a classifier."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from swiftrec.export.checkpoints.weights import read_tensors
 from swiftrec.export.errors import CheckpointError
 
-_FACTS, _TENSORS = "head.json", "head.safetensors"
+_FIELDS, _TENSORS = "head.json", "head.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """How token vectors become one vector, and what it is compared with.
+class HeadShape:
+    """How token vectors become one vector, and how vectors are compared.
 
     Args:
         kind: "classifier" (its labels are the items) or "bi-encoder" (an item's vector is its text's).
         mode: "cls" takes the first token's vector, "mean" the mean over the tokens.
-        activation: behind the dense layer, if there is one: "tanh", "relu", "gelu" or "identity".
-        with_one: append 1, so that a classifier's bias is one more entry of its rows and a unit vector ranks alike.
-        similarity: "cosine", or "dot" where the length of an item's vector counts.
+        activation: of the dense layer, if there is one: "tanh", "relu", "gelu" or "identity".
+        with_one: append 1, so that a classifier's bias is the last entry of its rows, and unit vectors rank the same.
+        similarity: "cosine", or "dot" if the length of an item's vector matters.
     """
 
     kind: Literal["classifier", "bi-encoder"]
@@ -37,7 +37,7 @@ class Shape:
     similarity: Literal["cosine", "dot"] = "cosine"
 
 
-_SHAPE = TypeAdapter(Shape)
+_SHAPE = TypeAdapter(HeadShape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Head:
     Args:
         shape: how it pools.
         weight: dense layer, float32 [width, hidden], or None.
-        bias: of the dense layer, float32 [width], or None.
+        bias: bias of the dense layer, float32 [width], or None.
         labels: a classifier's item ids, in the order of its rows.
-        rows: a classifier's weights of each label with the bias behind them, float32 [labels, width + 1], or None.
+        rows: a classifier's weights of each label, then its bias, float32 [labels, width + 1], or None.
     """
 
-    shape: Shape
+    shape: HeadShape
     weight: Tensor | None = None
     bias: Tensor | None = None
     labels: tuple[str, ...] = ()
@@ -60,37 +60,37 @@ class Head:
 
     @property
     def pooling(self) -> dict[str, object]:
-        """How it pools, for the trunk's config.json: whatever is built from that pools alike."""
+        """The pooling, for the backbone's config.json, so that models built from it pool in the same way."""
         width = 0 if self.weight is None else len(self.weight)
         shape = self.shape
         return {"mode": shape.mode, "width": width, "activation": shape.activation, "with_one": shape.with_one}
 
     def save(self, folder: Path) -> None:
         """Write `head.json` and `head.safetensors`."""
-        (folder / _FACTS).write_text(json.dumps(asdict(self.shape) | {"labels": self.labels}))
+        (folder / _FIELDS).write_text(json.dumps(asdict(self.shape) | {"labels": self.labels}))
         parts = {"weight": self.weight, "bias": self.bias, "rows": self.rows}
         save_file({name: part.contiguous() for name, part in parts.items() if part is not None}, folder / _TENSORS)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read what `save` wrote; None where the checkpoint is a plain encoder.
+        """Read what `save` wrote; None if the checkpoint is a plain encoder.
 
         Raises:
-            CheckpointError: it is damaged (it may lie in a teacher's folder that came in as a checkpoint).
+            CheckpointError: it is damaged (the folder may be an earlier teacher that is used as a checkpoint).
         """
-        if not (folder / _FACTS).exists():
+        if not (folder / _FIELDS).exists():
             return None
         try:
-            facts = json.loads((folder / _FACTS).read_text())
-            labels = tuple(facts.pop("labels"))
-            return cls(_SHAPE.validate_python(facts), labels=labels, **read_tensors(folder / _TENSORS))
+            fields = json.loads((folder / _FIELDS).read_text())
+            labels = tuple(fields.pop("labels"))
+            return cls(_SHAPE.validate_python(fields), labels=labels, **read_tensors(folder / _TENSORS))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = " ".join(str(error).split())
-            raise CheckpointError(f"{folder / _FACTS}: cannot be read ({said}): export that teacher again") from None
+            raise CheckpointError(f"{folder / _FIELDS}: cannot be read ({said}): export that teacher again") from None
 
     def rows_of(self, items: list[str]) -> Tensor:
-        """A classifier's rows in the order of `items`, each of which is one of the labels."""
+        """A classifier's rows in the order of `items`, all of which must be labels."""
         if self.rows is None:
             raise ValueError("a bi-encoder has no rows")
-        place = {label: n for n, label in enumerate(self.labels)}
-        return self.rows[torch.tensor([place[item] for item in items])]
+        numbers = {label: n for n, label in enumerate(self.labels)}
+        return self.rows[torch.tensor([numbers[item] for item in items])]

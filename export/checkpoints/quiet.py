@@ -1,4 +1,4 @@
-"""Loading a checkpoint without the remarks of the libraries on the terminal, and their errors as one line."""
+"""Loading a checkpoint without the libraries' messages on the terminal, and their errors as one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LENGTH = 160  # characters of a message
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the remarks, warnings and progress bars of transformers; errors are still raised."""
+    """Silence messages, warnings and progress bars of transformers; errors are still raised."""
     level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""A folder of sentence-transformers: each field of its files is honoured, or refused by name.
+"""Folders of sentence-transformers: each field of their files is supported, or refused by name.
 
-It is a row of modules (Reimers and Gurevych, EMNLP 2019): Transformer, Pooling, perhaps Dense, perhaps Normalize. Both
-forms of the files are read, that of version 5.4 and later and the one before.
+A folder is a sequence of modules (Reimers and Gurevych, EMNLP 2019): Transformer, Pooling, then optionally Dense and
+Normalize. The file formats before and since version 5.4 are read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from swiftrec.export.checkpoints.families import read_config
 from swiftrec.export.checkpoints.fields import Config, read_object, read_objects, require_known, require_values
-from swiftrec.export.checkpoints.head import Head, Shape
+from swiftrec.export.checkpoints.head import Head, HeadShape
 from swiftrec.export.checkpoints.weights import WEIGHTS, read_tensors
 from swiftrec.export.errors import CheckpointError
 
@@ -23,7 +23,7 @@ _MAIN = "config_sentence_transformers.json"
 _PACKAGE = "sentence_transformers."
 _KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
 _ENDS: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])
-_NEVER = "use another checkpoint, or --adopt never to use only its encoder"
+_NEVER = "use another checkpoint, or use only its encoder with --adopt never"
 _OTHER = "use a checkpoint without it"
 
 # The first file that exists is read; old versions name it after the family.
@@ -44,10 +44,10 @@ _TRANSFORMER: dict[str, tuple[object, ...]] = {
         for kind in ("args", "kwargs")
     },
 }
-# `unpad_inputs` changes how a batch is laid out in memory, not its vectors.
+# `unpad_inputs` changes the memory layout of a batch, not its vectors.
 _TRANSFORMER_KNOWN = {*_TRANSFORMER, "max_seq_length", "do_lower_case", "unpad_inputs"}
 
-# `kwargs` names arguments of `encode()` that a module takes; the vectors are those without any.
+# `kwargs` names arguments of `encode()` that a module accepts; the export uses none.
 _MODULE_KNOWN = ("idx", "name", "path", "type", "kwargs")
 _MAIN_VALUES: dict[str, tuple[object, ...]] = {
     "model_type": ("SentenceTransformer",),
@@ -66,7 +66,7 @@ _OLD_MODES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _WIDTHS = ("embedding_dimension", "word_embedding_dimension")
-# `include_prompt` matters only with a prompt, and one that is used by default is refused.
+# `include_prompt` matters only with a prompt, and default prompts are refused.
 _POOLING_KINDS: dict[str, type] = {
     **dict.fromkeys(_OLD_MODES, bool),
     **dict.fromkeys(_WIDTHS, int),
@@ -89,7 +89,7 @@ _DENSE_KNOWN = {*_DENSE, "in_features", "out_features", "bias", "activation_func
 
 @dataclass(frozen=True, slots=True)
 class TextSettings:
-    """Whether texts are put into lower case, and the number of tokens they are cut to, as `file` has it."""
+    """Settings of texts in `file`: whether they are lower-cased, and the number of tokens they are truncated to."""
 
     lower: bool = False
     max_tokens: int | None = None
@@ -108,25 +108,25 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def read_text_settings(folder: Path) -> TextSettings:
-    """What the file of the Transformer module has about texts; `folder` is `transformer_folder`.
+    """The settings of texts in the file of the Transformer module; `folder` is `transformer_folder`.
 
     Raises:
-        CheckpointError: a field of it is not supported.
+        CheckpointError: a field is not supported.
     """
     file = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).exists()), None)
     if file is None:
         return TextSettings()
     fields = read_object(file, {"max_seq_length": int, "do_lower_case": bool})
     require_known(file, fields, _TRANSFORMER_KNOWN, _OTHER)
-    require_values(file, fields, _TRANSFORMER, "use a checkpoint that has it so")
+    require_values(file, fields, _TRANSFORMER, "use a checkpoint with that value")
     return TextSettings(bool(fields.get("do_lower_case")), fields.get("max_seq_length"), file)
 
 
 def read_bi_encoder(folder: Path) -> Head:
-    """How the folder makes one vector of a text's token vectors, and how vectors are compared.
+    """How the folder's modules pool and compare vectors.
 
     Raises:
-        CheckpointError: it has a form that is not supported; the sentence says which.
+        CheckpointError: the form is not supported; the sentence names it.
     """
     modules = _modules(folder)
     for module in modules:
@@ -135,25 +135,25 @@ def read_bi_encoder(folder: Path) -> Head:
     if names[:2] != ["Transformer", "Pooling"] or names[2:] not in _ENDS:
         shown = " > ".join(names) or "no module"
         raise CheckpointError(
-            f"{folder / MODULES}: {shown} is not known here; known: Transformer > Pooling [> Dense] "
-            "[> Normalize]. --adopt never uses only the encoder"
+            f"{folder / MODULES}: {shown} is not supported, supported is Transformer > Pooling [> Dense] "
+            f"[> Normalize]: {_NEVER}"
         )
     similarity = _similarity(folder, names)
     mode = _mode(folder / modules[1]["path"] / "config.json", _width(folder))
     if "Dense" not in names:
-        return Head(Shape("bi-encoder", mode, similarity=similarity))
+        return Head(HeadShape("bi-encoder", mode, similarity=similarity))
     return _dense(folder / modules[2]["path"], mode, similarity)
 
 
 def remarks(folder: Path, max_tokens: int) -> list[str]:
-    """Settings of the folder that an export does not follow, a line each; it cuts texts to `max_tokens` tokens."""
+    """Settings of the folder that the export does not use, one line each; it truncates texts to `max_tokens` tokens."""
     lines = []
     longest = read_text_settings(transformer_folder(folder)).max_tokens
     if longest is not None and longest != max_tokens:
-        lines.append(f"texts are cut to {max_tokens} tokens here; max_seq_length of the checkpoint is {longest}")
+        lines.append(f"texts are truncated to {max_tokens} tokens; max_seq_length of the checkpoint is {longest}")
     main = read_object(folder / _MAIN, {"prompts": dict}) if (folder / _MAIN).exists() else {}
     if prompts := [name for name, text in (main.get("prompts") or {}).items() if text]:
-        lines.append(f"prompts of the checkpoint are not put before texts here: {', '.join(prompts)}")
+        lines.append(f"prompts of the checkpoint are not used: {', '.join(prompts)}")
     return lines
 
 
@@ -164,7 +164,7 @@ def _width(folder: Path) -> int | None:
 
 
 def _mode(path: Path, width: int | None) -> Literal["cls", "mean"]:
-    """How token vectors are pooled: by `pooling_mode`, or in the old form by the flag that is true (none: the mean)."""
+    """The pooling: `pooling_mode`, or in the old format the flag that is true (none: the mean)."""
     fields = read_object(path, _POOLING_KINDS)
     require_known(path, fields, _POOLING_KNOWN, _NEVER)
     flags = [name for name in _OLD_MODES if fields.get(name)]
@@ -177,7 +177,7 @@ def _mode(path: Path, width: int | None) -> Literal["cls", "mean"]:
     for name in _WIDTHS:
         if width is not None and fields.get(name, width) != width:
             raise CheckpointError(
-                f"{path}: {name} is {fields[name]}, the encoder gives {width}: they are not of one checkpoint"
+                f"{path}: {name} is {fields[name]}, the encoder gives {width}: they are not from the same checkpoint"
             )
     return _MODES[chosen[0]]
 
@@ -192,12 +192,12 @@ def _similarity(folder: Path, modules: list[str]) -> Literal["cosine", "dot"]:
 
 
 def _check_prompt(path: Path, fields: Config) -> None:
-    """Refuse a prompt that is put before every text."""
+    """Refuse a default prompt."""
     name, prompts = fields.get("default_prompt_name"), fields.get("prompts") or {}
     if name is not None and (name not in prompts or prompts[name]):
         raise CheckpointError(
-            f"{path}: default_prompt_name is {name!r}, but no prompt is put before texts here: set it to null if the "
-            "vectors may be those without it, or --adopt never"
+            f"{path}: default_prompt_name is {name!r}, but the export uses no prompts: set it to null if vectors "
+            "without it are acceptable, or use --adopt never"
         )
 
 
@@ -216,10 +216,10 @@ def _dense(folder: Path, mode: Literal["cls", "mean"], similarity: Literal["cosi
     stored = (*weight.shape, bias is not None)
     if declared != stored:
         raise CheckpointError(
-            f"{path}: out_features, in_features and bias are {declared}, {WEIGHTS} has {stored}: they are not of one "
-            "checkpoint"
+            f"{path}: out_features, in_features and bias are {declared}, {WEIGHTS} has {stored}: they are not from "
+            "the same checkpoint"
         )
-    shape = Shape("bi-encoder", mode, activation, similarity=similarity)
+    shape = HeadShape("bi-encoder", mode, activation, similarity=similarity)
     return Head(shape, weight, torch.zeros(len(weight)) if bias is None else bias.float())
 
 
@@ -240,7 +240,7 @@ def _modules(folder: Path) -> list[Config]:
 
 
 def _kind(module: Config) -> str:
-    """One of those that are known, if sentence-transformers brings it; else its whole name."""
+    """The module's class name if it is a supported one of sentence-transformers; else its full name."""
     kind = str(module["type"])
     last = kind.rsplit(".", 1)[-1]
     return last if kind.startswith(_PACKAGE) and last in _KNOWN else kind

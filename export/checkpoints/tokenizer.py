@@ -1,8 +1,8 @@
-"""The tokenizer of a checkpoint as one file: what AutoTokenizer makes of every file and field in its folder.
+"""The tokenizer of a checkpoint as one file, as AutoTokenizer builds it from all files of the folder.
 
-`tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` change what `tokenizer.json` says, by rules
-of each tokenizer class. So transformers loads the folder, and what it ends up with is written. What one file cannot
-hold is refused by name, and the ids of some texts are compared.
+`tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` override `tokenizer.json` by rules of each
+tokenizer class, so transformers loads the folder and the resulting tokenizer is written. Settings that one file cannot
+express are refused by name, and the ids of some texts are compared.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from swiftrec.export.checkpoints.quiet import first_line, quiet
 from swiftrec.export.errors import CheckpointError
 from swiftrec.server.models.tokenizer import Tokenizer
 
-_OTHER = "use a checkpoint that has it so"
+_OTHER = "use a checkpoint with that value"
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
-_SOURCES = (_FILE, "vocab.txt", "vocab.json", "*.model")  # any tokenizer is made from one of these
+_SOURCES = (_FILE, "vocab.txt", "vocab.json", "*.model")  # every tokenizer has one of these
 _TEXTS = (
     *(
         "The Quick brown-fox, 12.5 kg!",
@@ -43,18 +43,18 @@ _TEXTS = (
         "Ünïcödé_under-score",
     ),
 )
-_PIECES = 24  # of the vocabulary in the texts that are compared
+_PIECES = 24  # word pieces of the vocabulary in the compared texts
 _EXAMPLE_TOKENS = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """How the rest of a checkpoint uses its tokenizer.
+class TokenizerUse:
+    """How the model uses the tokenizer.
 
     Args:
-        vocabulary: how many ids the model has vectors for.
-        padding: the id that the model takes for padding, or None if any will do.
-        lower: whether texts are put into lower case first (`do_lower_case` of sentence-transformers).
+        vocabulary: the number of ids that the model has vectors for.
+        padding: the model's padding id, or None if any id is fine.
+        lower: whether texts are lower-cased first (`do_lower_case` of sentence-transformers).
     """
 
     vocabulary: int
@@ -62,11 +62,11 @@ class Use:
     lower: bool = False
 
 
-def write_tokenizer(folder: Path, target: Path, use: Use, max_tokens: int) -> int:
-    """Write the tokenizer of `folder` to `target`; return the number of tokens that its maker cuts texts at.
+def write_tokenizer(folder: Path, target: Path, use: TokenizerUse, max_tokens: int) -> int:
+    """Write the tokenizer of `folder` to `target`; return the checkpoint's maximum number of tokens of a text.
 
     Raises:
-        CheckpointError: there is none, or one file and the server's way of encoding cannot express it.
+        CheckpointError: there is none, or a single file and the server's encoding cannot express it.
     """
     fast = _load(folder)
     _check_fields(fast, folder)
@@ -107,9 +107,9 @@ def _load(folder: Path) -> PreTrainedTokenizerFast:
                 folder,
                 use_fast=True,
                 local_files_only=True,
-                trust_remote_code=False,  # code that lies in the folder is never run, nor asked about
+                trust_remote_code=False,  # code in the folder is never run
             )
-    except Exception as error:  # each tokenizer class fails in its own way
+    except Exception as error:  # each tokenizer class raises other errors
         said = first_line(error)
         raise CheckpointError(f"{folder}: no tokenizer can be read ({said}): put its tokenizer.json there") from error
     if not isinstance(fast, PreTrainedTokenizerFast):
@@ -119,7 +119,7 @@ def _load(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def read_tokenizer(file: Path) -> Backend:
-    """The tokenizer at `file`, a tokenizer.json.
+    """Read a tokenizer.json.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -131,14 +131,17 @@ def read_tokenizer(file: Path) -> Backend:
 
 
 def _check_fields(fast: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Refuse settings that tokenizer.json does not hold, or that the server has otherwise."""
+    """Refuse settings that tokenizer.json cannot express or that differ from the server's."""
     config = read_object(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
     for name, supported in {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}.items():
         if (value := getattr(fast, name)) != supported:
             file = folder / (_CONFIG if name in config else _FILE)
             raise CheckpointError(f"{file}: {name} is {value!r}, supported is {supported!r}: {_OTHER}")
     if "attention_mask" not in (inputs := fast.model_input_names):
-        raise CheckpointError(f"{folder / _CONFIG}: model_input_names is {inputs}, needs attention_mask, too: {_OTHER}")
+        raise CheckpointError(
+            f"{folder / _CONFIG}: model_input_names is {inputs}, needs attention_mask, too: use a checkpoint whose "
+            "tokenizer makes it"
+        )
     if any(_encode(fast, folder, "a b", return_token_type_ids=True)["token_type_ids"]):
         raise CheckpointError(
             f"{folder / _FILE}: post_processor gives a text a token type other than 0, supported is 0: {_OTHER}"
@@ -148,14 +151,14 @@ def _check_fields(fast: PreTrainedTokenizerFast, folder: Path) -> None:
 def _encode(fast: PreTrainedTokenizerFast, folder: Path, text: str, **options: Any) -> BatchEncoding:  # noqa: ANN401
     try:
         encoding: BatchEncoding = fast(text, **options)
-    except Exception as error:  # a damaged vocabulary shows only now
+    except Exception as error:  # a damaged vocabulary is found only now
         said = first_line(error)
         raise CheckpointError(f"{folder}: its tokenizer cannot encode a text ({said}): save it again") from error
     return encoding
 
 
 def _lower_case(backend: Backend) -> None:
-    """Put texts into lower case first, unless the tokenizer has a step for it: as sentence-transformers does."""
+    """Lower-case texts first, unless the tokenizer does so already, as sentence-transformers does."""
     normalizer = backend.normalizer
     steps = list(normalizer) if isinstance(normalizer, Sequence) else [] if normalizer is None else [normalizer]
     if not any(isinstance(step, Lowercase) for step in steps):
@@ -163,39 +166,40 @@ def _lower_case(backend: Backend) -> None:
 
 
 def _as_file(fast: PreTrainedTokenizerFast, folder: Path, vocabulary: int) -> str:
-    """Its content as tokenizer.json, without padding and truncation, which are the caller's."""
+    """The tokenizer as tokenizer.json, without padding and truncation, which the caller applies."""
     backend = Backend.from_str(fast.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
-    facts = json.loads(backend.to_str())
+    fields = json.loads(backend.to_str())
     named = read_tokenizer(folder / _FILE).get_vocab() if (folder / _FILE).exists() else {}
     assumed = _assumed_tokens(type(fast)) - named.keys()
-    facts["added_tokens"] = [
-        token for token in facts["added_tokens"] if token["id"] < vocabulary or token["content"] not in assumed
+    fields["added_tokens"] = [
+        token for token in fields["added_tokens"] if token["id"] < vocabulary or token["content"] not in assumed
     ]
-    highest = max((*_ids(facts["model"]), *(token["id"] for token in facts["added_tokens"])), default=0)
+    highest = max((*_ids(fields["model"]), *(token["id"] for token in fields["added_tokens"])), default=0)
     if highest >= vocabulary:
         raise CheckpointError(
-            f"{folder}: the tokenizer has id {highest}, the model knows {vocabulary}: they are not of one checkpoint"
+            f"{folder}: the tokenizer has id {highest}, the model has {vocabulary} ids: they are not from the same "
+            "checkpoint"
         )
-    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 def _assumed_tokens(kind: type[PreTrainedTokenizerFast]) -> set[str]:
-    """Special tokens that the class adds unasked; one that the model has no vector for cannot be meant."""
+    """Special tokens that the class adds by default; those without a vector in the model are not used."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     single = [value for name, value in defaults.items() if name.endswith("_token") and isinstance(value, str)]
     return {*single, *map(str, defaults.get("additional_special_tokens") or ())}
 
 
 def _ids(model: dict[str, Any]) -> Iterable[int]:
-    """Ids of a tokenizer.json's vocabulary: {piece: id}, or (Unigram) a list."""
+    """The ids of a tokenizer.json's vocabulary, which is {piece: id} or (Unigram) a list."""
     vocabulary = model["vocab"]
     return vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
 
 
 def _check_ids(fast: PreTrainedTokenizerFast, target: Path, folder: Path, max_tokens: int, vocabulary: int) -> None:
-    """Compare with AutoTokenizer what the server will make of some texts, one of them too long."""
+    """Check that the server's token ids of some texts, one of them too long, are those of AutoTokenizer."""
     added = fast.backend_tokenizer.get_added_tokens_decoder().items()
     texts = probes(fast.backend_tokenizer)
     texts += [f"a {token.content} b" for number, token in added if number < vocabulary]
@@ -204,6 +208,6 @@ def _check_ids(fast: PreTrainedTokenizerFast, target: Path, folder: Path, max_to
     for text, ids in zip(texts, served, strict=True):
         if ids != _encode(fast, folder, text, truncation=True, max_length=max_tokens)["input_ids"]:
             raise CheckpointError(
-                f"{folder}: the text {text[:60]!r} has other token ids here than by AutoTokenizer: save the tokenizer "
+                f"{folder}: the text {text[:60]!r} gets other token ids than by AutoTokenizer: save the tokenizer "
                 "again with save_pretrained, or use another checkpoint"
             )

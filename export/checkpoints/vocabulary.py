@@ -1,8 +1,8 @@
-"""A smaller vocabulary: the tokenizer forgets word pieces that nothing needs, and tables lose their rows.
+"""Vocabulary pruning: word pieces that no text needs are removed from the tokenizer and from the embeddings.
 
-WordPiece takes the longest piece that fits, so texts whose pieces are all kept are cut as before; any other word is
-spelled with pieces that are left. What is kept in any case: special tokens, every single character and its continued
-form, pieces with a character that has not both forms, and what the texts use.
+WordPiece chooses the longest matching piece, so texts whose pieces are all kept are tokenised as before; other words
+are split into remaining pieces. Always kept: special tokens, each single character and its continuation form, pieces
+with a character that lacks one of these forms, and the pieces of the texts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from swiftrec.export.errors import ExportError
 
-Facts = dict[str, Any]
+TokenizerFields = dict[str, Any]
 
 _RECORD = "vocabulary.json"
 _SPECIAL = frozenset(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
@@ -23,10 +23,10 @@ _SPECIAL = frozenset(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """How many pieces the students know, `of` those that the checkpoint knows."""
+    """The number of word pieces of the students, and of the checkpoint."""
 
     kept: int
-    of: int
+    total: int
 
     def save(self, folder: Path) -> None:
         """Write `vocabulary.json`."""
@@ -38,70 +38,70 @@ class Vocabulary:
         return cls(**json.loads((folder / _RECORD).read_text()))
 
 
-def read_tokenizer(path: Path) -> Facts:
-    """A tokenizer file of the kind that can be cut.
+def read_wordpiece(path: Path) -> TokenizerFields:
+    """Read a tokenizer.json that can be pruned.
 
     Raises:
-        ExportError: it is none of WordPiece.
+        ExportError: the tokenizer is not WordPiece.
     """
-    facts: Facts = json.loads(path.read_text(encoding="utf-8"))
-    kind = facts["model"].get("type")
+    fields: TokenizerFields = json.loads(path.read_text(encoding="utf-8"))
+    kind = fields["model"].get("type")
     if kind != "WordPiece":
         raise ExportError(
-            f"--vocabulary can only cut a WordPiece tokenizer, and this checkpoint's is {kind}: leave it at 'all', or "
-            "give a checkpoint with WordPiece (BERT, DistilBERT, ELECTRA)"
+            f"--vocabulary supports only WordPiece tokenizers, and this checkpoint's is {kind}: use 'all', or "
+            "a checkpoint with WordPiece (BERT, DistilBERT, ELECTRA)"
         )
-    return facts
+    return fields
 
 
-def choose_pieces(facts: Facts, rows: Iterable[Sequence[int]], most: int) -> list[int]:
-    """Ids that are kept, ascending: those needed, and up to `most` in all the first of the others.
+def choose_pieces(fields: TokenizerFields, rows: Iterable[Sequence[int]], limit: int) -> list[int]:
+    """The ids that are kept, ascending: the needed ones and, up to `limit` in all, the first of the others.
 
-    `rows` are the token ids of every text that must be cut as before. Vocabularies have frequent words first.
+    `rows` are the token ids of every text that must be tokenised as before. Vocabularies start with frequent words.
     """
-    vocabulary: dict[str, int] = facts["model"]["vocab"]
-    needed = _needed(facts)
+    vocabulary: dict[str, int] = fields["model"]["vocab"]
+    needed = _needed(fields)
     for row in rows:
         needed.update(row)
     others = sorted(n for piece, n in vocabulary.items() if n not in needed and not piece.startswith("["))  # [unused1]
-    return sorted([*needed, *others[: max(0, most - len(needed))]])
+    return sorted([*needed, *others[: max(0, limit - len(needed))]])
 
 
-def _needed(facts: Facts) -> set[int]:
-    """Special tokens, and what any word can be spelled with."""
-    vocabulary, prefix = facts["model"]["vocab"], facts["model"]["continuing_subword_prefix"]
+def _needed(fields: TokenizerFields) -> set[int]:
+    """Special tokens and the pieces from which any word can be composed."""
+    vocabulary, prefix = fields["model"]["vocab"], fields["model"]["continuing_subword_prefix"]
     both = {piece for piece in vocabulary if len(piece) == 1 and prefix + piece in vocabulary}
-    special = _SPECIAL | {facts["model"]["unk_token"]}
+    special = _SPECIAL | {fields["model"]["unk_token"]}
     spelling = {n for piece, n in vocabulary.items() if _is_letter(piece, prefix, both) or piece in special}
-    return spelling | {token["id"] for token in facts["added_tokens"]}
+    return spelling | {token["id"] for token in fields["added_tokens"]}
 
 
 def _is_letter(piece: str, prefix: str, both: set[str]) -> bool:
-    """Whether it is one character, or has one that cannot be spelled everywhere; what stands in [] is no text."""
+    """Whether it is one character, or has one that lacks a form; pieces in [] are not text."""
     bare = piece.removeprefix(prefix)
     return len(bare) == 1 or not (piece.startswith("[") or both.issuperset(bare))
 
 
-def cut_tokenizer(facts: Facts, kept: Sequence[int]) -> Facts:
-    """The tokenizer with the given pieces only; the new id of a piece is its place in `kept`."""
-    place = {old: new for new, old in enumerate(kept)}
-    vocabulary = {piece: place[n] for piece, n in facts["model"]["vocab"].items() if n in place}
-    return facts | {
-        "model": facts["model"] | {"vocab": vocabulary},
-        "added_tokens": [token | {"id": place[token["id"]]} for token in facts["added_tokens"]],
-        "post_processor": _renumbered(facts["post_processor"], place),
+def cut_tokenizer(fields: TokenizerFields, kept: Sequence[int]) -> TokenizerFields:
+    """The tokenizer with the given pieces only; the new id of a piece is its index in `kept`."""
+    new_ids = {old: new for new, old in enumerate(kept)}
+    vocabulary = {piece: new_ids[n] for piece, n in fields["model"]["vocab"].items() if n in new_ids}
+    return fields | {
+        "model": fields["model"] | {"vocab": vocabulary},
+        "added_tokens": [token | {"id": new_ids[token["id"]]} for token in fields["added_tokens"]],
+        "post_processor": _renumbered(fields["post_processor"], new_ids),
     }
 
 
-def _renumbered(part: Facts | None, place: dict[int, int]) -> Facts | None:
-    """The post-processor, which puts special tokens around a text by their ids."""
+def _renumbered(part: TokenizerFields | None, new_ids: dict[int, int]) -> TokenizerFields | None:
+    """The post-processor, which adds special tokens by their ids."""
     if part is None:
         return None
     if part["type"] == "Sequence":
-        return part | {"processors": [_renumbered(one, place) for one in part["processors"]]}
+        return part | {"processors": [_renumbered(processor, new_ids) for processor in part["processors"]]}
     if part["type"] == "TemplateProcessing":
         special = part["special_tokens"]
-        moved = {name: token | {"ids": [place[n] for n in token["ids"]]} for name, token in special.items()}
+        moved = {name: token | {"ids": [new_ids[n] for n in token["ids"]]} for name, token in special.items()}
         return part | {"special_tokens": moved}
     ends = (end for end in ("cls", "sep") if end in part)
-    return part | {end: [part[end][0], place[part[end][1]]] for end in ends}
+    return part | {end: [part[end][0], new_ids[part[end][1]]] for end in ends}

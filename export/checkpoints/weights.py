@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: one safetensors file, or several that an index names. Pickled weights are never read."""
+"""The tensors of a checkpoint: one safetensors file, or several with an index. Pickled weights are never read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_WEIGHT_NAMES = (".weight", ".bias")  # others are tables of ids, which old versions saved
+_WEIGHT_NAMES = (".weight", ".bias")  # others are tables of ids from old versions
 
 
 def has_weights(folder: Path) -> bool:
@@ -25,7 +25,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def read_weights(folder: Path) -> Weights:
-    """The tensors in `folder`; of one file where there is one, else of those that the index names.
+    """The tensors in `folder`: those of the single file if it exists, else of the files in the index.
 
     Raises:
         CheckpointError: a file is missing or damaged, or a number in it is not finite.
@@ -33,15 +33,15 @@ def read_weights(folder: Path) -> Weights:
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return read_tensors(folder / WEIGHTS)
     index = folder / INDEX
-    places = read_object(index, {"weight_map": dict}).get("weight_map") or {}
+    files = read_object(index, {"weight_map": dict}).get("weight_map") or {}
     tensors: Weights = {}
-    for name in dict.fromkeys(places.values()):
+    for name in dict.fromkeys(files.values()):
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(
                 f"{index}: weight_map names the file {name!r}, needs to be one in this folder: fix it"
             )
         tensors |= read_tensors(folder / name)
-    if missing := [name for name in places if name not in tensors]:
+    if missing := [name for name in files if name not in tensors]:
         raise CheckpointError(f"{index}: no file holds {missing[0]}: save the checkpoint again, whole")
     return tensors
 
@@ -63,5 +63,7 @@ def read_tensors(path: Path) -> Weights:
                 f"{path}: {name} is {kind}, supported are {known}: use a checkpoint that is not quantised"
             )
         if tensor.dtype in _FLOATS and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} has a number that is NaN or infinite: use a checkpoint without any")
+            raise CheckpointError(
+                f"{path}: {name} has a number that is NaN or infinite: use a checkpoint without such numbers"
+            )
     return tensors

@@ -1,1 +1,1 @@
-"""Where items, interactions, query phrases and the checkpoint come from."""
+"""Data sets: items, interactions, training texts and splits."""

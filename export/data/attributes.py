@@ -1,16 +1,28 @@
-"""Attribute values of a catalogue, counted, and the probes that ask for the frequent ones."""
+"""Attribute values of a catalogue: the items with each value, their number, and queries for frequent values."""
 
 from __future__ import annotations
 
-from swiftrec.export.data.dataset import Probe
+from array import array
+from collections.abc import Iterable
 
-_MAX_COUNTED = 10_000  # values of one attribute; beyond them it names items rather than kinds of items
+import numpy as np
+from numpy.typing import NDArray
+
+from swiftrec.export.data.dataset import Item, Probe
+
+MAX_VALUES = 60  # of one attribute; with more, a single value is too specific for a query
+TAGS = "tags"  # the column that training does not use: the evaluation queries its values
+_MAX_COUNTED = 10_000  # values of one attribute; with more, they identify items rather than kinds of items
 _MIN_PROBE_ITEMS = 10
 _MAX_PROBES = 32
 
+Positions = NDArray[np.int32]
+AttributeIndex = dict[str, Positions]
+"""Attribute value in lower case -> positions of the items that have it, ascending."""
 
-class Attributes:
-    """Attribute -> value -> number of items; an attribute with too many values is only known to have them."""
+
+class AttributeCounts:
+    """Attribute -> value -> number of items; for an attribute with too many values only that fact."""
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, int] | None] = {}
@@ -28,11 +40,44 @@ class Attributes:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Attribute -> how many values it has; -1 for too many to count."""
+        """Attribute -> number of its values; -1 for too many to count."""
         return {name: -1 if counts is None else len(counts) for name, counts in self._counts.items()}
 
     def probes(self) -> list[Probe]:
-        """One probe for each value that enough items carry, the most frequent ones first."""
-        counts = {(name, value): n for name, of in self._counts.items() for value, n in (of or {}).items()}
+        """One probe for each value that enough items have, the most frequent values first."""
+        counts = {(name, value): n for name, values in self._counts.items() for value, n in (values or {}).items()}
         frequent = sorted((key for key, n in counts.items() if n >= _MIN_PROBE_ITEMS), key=lambda k: (-counts[k], k))
         return [Probe(f"a good {value.lower()}", name, value) for name, value in frequent[:_MAX_PROBES]]
+
+
+def index_attributes(items: Iterable[Item]) -> AttributeIndex:
+    """The items with each attribute value, 4 bytes for each.
+
+    Attributes with more than `MAX_VALUES` values are left out, and so is the column `TAGS`.
+    """
+    by_name: dict[str, dict[str, array[int]]] = {}
+    for n, item in enumerate(items):
+        for name, values in item.attributes.items():
+            if name == TAGS:
+                continue
+            positions = by_name.setdefault(name, {})
+            if len(positions) <= MAX_VALUES:
+                for value in values:
+                    positions.setdefault(value.lower(), array("i")).append(n)
+    index: AttributeIndex = {}
+    for positions in by_name.values():
+        if len(positions) <= MAX_VALUES:
+            for value, with_value in positions.items():
+                added = np.frombuffer(with_value, np.int32)
+                index[value] = np.union1d(index.get(value, added), added)
+    return index
+
+
+def items_with(index: AttributeIndex, required: Iterable[str], excluded: Iterable[str] = ()) -> Positions:
+    """Positions of the items with every value in `required` and none in `excluded`, ascending."""
+    positions, *others = (index[value] for value in required)
+    for other in others:
+        positions = np.intersect1d(positions, other, assume_unique=True)
+    for value in excluded:
+        positions = np.setdiff1d(positions, index[value], assume_unique=True)
+    return positions

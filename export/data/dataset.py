@@ -1,4 +1,4 @@
-"""A data set on disk and in memory: items, read one by one where they lie, and each user's items oldest first."""
+"""A data set: items, which stay on disk, and each user's history, oldest first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swiftrec.export.data.lazy import LineFile
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 
 _ITEMS = "items.jsonl"
-_SHUFFLE_SEED = 2_026  # whatever the export's seed is, so that bundles stay comparable
+_SHUFFLE_SEED = 2_026  # fixed, so that bundles with other seeds stay comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Item:
 
 
 class ItemFile(LineFile[Item]):
-    """The items of a file that `write_items` wrote: 8 bytes of memory each, read when they are asked for."""
+    """The items of a file that `write_items` wrote: 8 bytes of memory each, read on access."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, _item)
@@ -40,7 +40,7 @@ def _item(line: bytes) -> Item:
 
 
 def write_items(items: Iterable[Item], folder: Path) -> ItemFile:
-    """Write `items.jsonl`, one item after the other."""
+    """Write `items.jsonl` and open it."""
     with (folder / _ITEMS).open("w", encoding="utf-8") as file:
         for item in items:
             file.write(line_of(item))
@@ -55,7 +55,7 @@ def line_of(item: Item) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A request in plain words and the attribute value that a good answer carries."""
+    """A query in plain words and the attribute value of its target items."""
 
     phrase: str
     attribute: str
@@ -66,11 +66,17 @@ class Probe:
 class Dataset:
     """Items and histories.
 
-    `histories[u]` holds item positions (int64, oldest first) of one user; it is empty where there are no interactions.
-    `nouns` are words for "item" in this domain; `licence` and `source` are carried into the bundle. `times[u]` are the
-    seconds of the same events, float64; `users[u]` names the groups that the user belongs to ("gender" -> "F");
-    `ratings[u]` are the ratings of the same events, float64, as they were given, NaN for an event without one. Each of
-    the three may be empty. `order` says what "oldest" means; there are times only if it is by time.
+    Args:
+        items: the catalogue.
+        histories: item positions of each user, int64, oldest first; no histories if there are no interactions.
+        nouns: words for "item" in this domain.
+        probes: queries whose targets are known.
+        source: where the data come from; part of the bundle.
+        licence: of the data; part of the bundle.
+        times: seconds of the same interactions, float64; empty unless `order` is by time.
+        users: attribute -> group of each user ("gender" -> "F"); may be empty.
+        ratings: ratings of the same interactions, float64, NaN for one without; may be empty.
+        order: what decides which interaction of a user is first.
     """
 
     items: Sequence[Item]
@@ -85,7 +91,7 @@ class Dataset:
     order: Order = BY_TIME
 
     def without_order(self) -> Dataset:
-        """The data set with each history shuffled by a fixed seed, its ratings alike, and no times."""
+        """The data set with shuffled histories (and their ratings), by a fixed seed, and without times."""
         rng = np.random.default_rng(_SHUFFLE_SEED)
         orders = [rng.permutation(len(history)) for history in self.histories]
         return replace(
@@ -97,7 +103,7 @@ class Dataset:
         )
 
     def save(self, folder: Path) -> None:
-        """Write `items.jsonl` (unless the items lie there already), `histories.npz` and `dataset.json`."""
+        """Write `items.jsonl` (unless the items are there already), `histories.npz` and `dataset.json`."""
         if not (isinstance(self.items, ItemFile) and self.items.path == folder / _ITEMS):
             write_items(self.items, folder)
         lengths = np.array([len(h) for h in self.histories], dtype=np.int64)
@@ -106,8 +112,8 @@ class Dataset:
         arrays = {"lengths": lengths, "items": flat, "times": times}
         if self.ratings:
             arrays["ratings"] = np.concatenate(self.ratings)
-        np.savez(folder / "histories.npz", **arrays)  # type: ignore[arg-type] # the stub has allow_pickle among them
-        facts = {
+        np.savez(folder / "histories.npz", **arrays)  # type: ignore[arg-type] # its signature has allow_pickle, too
+        fields = {
             "nouns": self.nouns,
             "probes": [asdict(p) for p in self.probes],
             "source": self.source,
@@ -115,7 +121,7 @@ class Dataset:
             "users": self.users,
             "order": self.order,
         }
-        (folder / "dataset.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / "dataset.json").write_text(json.dumps(fields, indent=1, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Dataset:
@@ -125,6 +131,6 @@ class Dataset:
             histories = np.split(arrays["items"], ends) if len(arrays["lengths"]) else []
             times = np.split(arrays["times"], ends) if len(arrays["times"]) else []
             ratings = np.split(arrays["ratings"], ends) if "ratings" in arrays else []
-        facts: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        probes = [Probe(**p) for p in facts.pop("probes")]
-        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, times=times, ratings=ratings, **facts)
+        fields: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        probes = [Probe(**p) for p in fields.pop("probes")]
+        return cls(ItemFile(folder / _ITEMS), histories, probes=probes, times=times, ratings=ratings, **fields)

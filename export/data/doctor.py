@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -13,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
-from swiftrec.export.data.loader import Scan
 from swiftrec.export.data.order import BY_TIME, Order
-from swiftrec.export.data.profile import RATINGS
+from swiftrec.export.data.profile import RATINGS, Profile
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
+from swiftrec.export.data.scan import LoadOptions, Scan
 from swiftrec.export.errors import DataError
 from swiftrec.server.config import read_settings
 
-_FEWEST, _MOST = 50, 1_000_000
+_MIN_TESTED_ITEMS, _MAX_TESTED_ITEMS = 50, 1_000_000
 
 
 class DoctorSettings(BaseSettings):
@@ -34,55 +35,66 @@ class DoctorSettings(BaseSettings):
     )
 
     data: CliPositionalArg[Path] = Field(description="folder with items, interactions and, optionally, texts")
-    repeats: Repeats = Field(EXCLUDE, description="as the export is to be told: exclude or allow repeated interactions")
-    order: Order = Field(BY_TIME, description="as the export is to be told: what the order of a user's interactions is")
+    repeats: Repeats = Field(EXCLUDE, description="the setting of the export: exclude or allow repeated interactions")
+    order: Order = Field(
+        BY_TIME, description="the setting of the export: what decides the order of a user's interactions"
+    )
     column: ColumnFlags = Field([], description=COLUMN_HELP)
 
 
+_CHECKED = LoadOptions(needs_interactions=False, repeats=EXCLUDE)
+
+
 def main(argv: list[str]) -> int:
-    """Print figures and every kind of mistake; 0, or 2 if an export would stop."""
+    """Print figures and issues; 0, or 2 if an export would stop."""
     settings = read_settings(DoctorSettings, argv)
-    return examine(settings.data, Console(), settings.repeats, settings.order, settings.column)
+    options = replace(_CHECKED, repeats=settings.repeats, order=settings.order, columns=settings.column)
+    return examine(settings.data, Console(), options)
 
 
-def examine(
-    folder: Path,
-    console: Console,
-    repeats: Repeats = EXCLUDE,
-    order: Order = BY_TIME,
-    columns: Sequence[str] = (),
-) -> int:
-    """Print what `folder` holds; 0, or 2 if an export would stop."""
+def examine(folder: Path, console: Console, options: LoadOptions = _CHECKED) -> int:
+    """Print figures and issues of `folder`; 0, or 2 if an export would stop."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder: give the one that holds items and interactions")
-    scan = Scan(folder, lambda _: None, needs_interactions=False, repeats=repeats, order=order, columns=columns)
-    facts, report = scan.facts(), scan.mistakes.report()
-    console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
+    scan = Scan(folder, lambda _: None, options)
+    profile, report, is_fatal = scan.profile(), scan.issues.report(), scan.issues.is_fatal
     table = Table(show_header=False)
-    for name, figure in facts.rows().items():
-        table.add_row("would be skipped" if name == "skipped" else name, Text(figure))  # brackets are no markup
+    for name, figure in profile.rows().items():
+        table.add_row("would be skipped" if name == "skipped" else name, Text(figure))
+    _print(console, str(folder))
     console.print(table)
-    if not _FEWEST <= facts.items <= _MOST:
-        console.print(f"exports are tried with {_FEWEST} to {_MOST:,} items: expect little of figures or memory beyond")
-    if facts.ratings:
-        console.print(RATINGS, soft_wrap=True)
-    for warning in (*facts.warnings, *facts.caveats):
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    if not facts.events and not scan.mistakes.is_fatal:
-        console.print("no interactions: only a checkpoint that is a recommender already can be exported from this")
+    for remark in _remarks(profile, is_fatal=is_fatal):
+        _print(console, remark)
     if not report:
-        ready = f"no mistakes: ready for make export DATA=...{_export_flags(repeats, order, columns)}"
-        console.print(ready, markup=False, highlight=False, soft_wrap=True)
+        _print(console, f"no issues: ready for make export DATA=...{_export_flags(options)}")
         return 0
-    console.print(report, markup=False, highlight=False, soft_wrap=True)
-    verdict = "must be put right first" if scan.mistakes.is_fatal else "put these right, or go on with --on-error skip"
-    console.print(verdict, markup=False)
+    _print(console, report)
+    _print(console, "these must be fixed first" if is_fatal else "fix these, or use --on-error skip")
     return 2
 
 
-def _export_flags(repeats: Repeats, order: Order, columns: Sequence[str]) -> str:
-    """The variable of make for the export that was checked for; empty where every setting is the default."""
-    flags = [] if repeats == EXCLUDE else ["--repeats", repeats]
-    flags += [] if order == BY_TIME else ["--order", order]
-    flags += [word for column in columns for word in ("--column", column)]
+def _print(console: Console, line: str) -> None:
+    """Print a line as it is: names of files and columns may have brackets."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _remarks(profile: Profile, *, is_fatal: bool) -> Iterator[str]:
+    """Sentences on the data set that are no issues."""
+    if not _MIN_TESTED_ITEMS <= profile.items <= _MAX_TESTED_ITEMS:
+        yield (
+            f"exports are tested with {_MIN_TESTED_ITEMS} to {_MAX_TESTED_ITEMS:,} items: quality and memory with "
+            "other numbers are unknown"
+        )
+    if profile.ratings:
+        yield RATINGS
+    yield from (f"warning: {warning}" for warning in (*profile.warnings, *profile.caveats))
+    if not profile.interactions and not is_fatal:
+        yield "no interactions: only a checkpoint that is already a recommender can be exported with these data"
+
+
+def _export_flags(options: LoadOptions) -> str:
+    """The make variable for an export with these options; empty if every option has its default."""
+    flags = [] if options.repeats == EXCLUDE else ["--repeats", options.repeats]
+    flags += [] if options.order == BY_TIME else ["--order", options.order]
+    flags += [word for column in options.columns for word in ("--column", column)]
     return f" EXPORT_FLAGS={shlex.quote(shlex.join(flags))}" if flags else ""

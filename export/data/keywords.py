@@ -1,6 +1,6 @@
-"""Words that say what an item is about, beyond its title and attributes: rare ones of its text.
+"""Keywords of items: rare words of the text that are neither in the title nor in an attribute.
 
-They are split in two halves that are the same for every catalogue: training asks by one, the evaluation by the other.
+They are split into two halves, the same for every catalogue: one for queries of training, one for those of evaluation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from swiftrec.export.data.dataset import Item
 
-MIN_ITEMS = 2  # texts with a word; in fewer it may be a name or a typing error
-_MAX_SHARE = 0.05  # of the texts; a word in more of them says little
+MIN_ITEMS = 2  # whose texts have a word; a rarer word may be a name or a typo
+_MAX_SHARE = 0.05  # of the texts; a more frequent word says little
 _MAX_TEXTS = 20_000  # texts whose words are counted, evenly spaced
 _MIN_LETTERS = 4
 _WORD = re.compile(r"[^\W\d_]+")
@@ -22,28 +22,28 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True, slots=True)
 class Keywords:
-    """The informative words of a catalogue; `counts` is in how many of the texts that were read each one is."""
+    """The keywords of a catalogue; `counts` are the numbers of counted texts with each one."""
 
     counts: dict[str, int]
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> Keywords:
         """Count the words of the items' texts."""
-        read = range(0, len(items), -(-len(items) // _MAX_TEXTS))
-        found: Counter[str] = Counter()
-        for n in read:
-            found.update(_own_words(items[n]))
-        most = max(MIN_ITEMS, int(_MAX_SHARE * len(read)))
-        return cls({word: count for word, count in found.items() if MIN_ITEMS <= count <= most})
+        sampled = range(0, len(items), -(-len(items) // _MAX_TEXTS))
+        counts: Counter[str] = Counter()
+        for n in sampled:
+            counts.update(_own_words(items[n]))
+        limit = max(MIN_ITEMS, int(_MAX_SHARE * len(sampled)))
+        return cls({word: count for word, count in counts.items() if MIN_ITEMS <= count <= limit})
 
     def of_item(self, item: Item, *, for_training: bool) -> list[str]:
-        """The item's informative words of one half, the rarest first."""
+        """The item's keywords of one half, the rarest first."""
         own = (w for w in _own_words(item) if w in self.counts and is_for_training(w) == for_training)
         return sorted(own, key=lambda word: (self.counts[word], word))
 
 
 def is_for_training(word: str) -> bool:
-    """Whether training asks by this word, and the evaluation does not."""
+    """Whether queries for training use this word; those for evaluation use the others."""
     return zlib.crc32(word.encode()) % 2 == 0
 
 

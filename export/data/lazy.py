@@ -1,4 +1,4 @@
-"""Long sequences that are not held in memory: what is asked for is made when it is asked for."""
+"""Long sequences that are not held in memory: each element is read or made on access."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ T = TypeVar("T")
 
 
 class Lazy(Sequence[T]):
-    """A sequence whose entries are made one by one; a slice is a list."""
+    """A sequence whose elements are made on access; a slice is a list."""
 
     @abstractmethod
-    def at(self, place: int) -> T:
-        """The entry at `place`, from 0."""
+    def at(self, index: int) -> T:
+        """The element at `index`, from 0."""
 
     @overload
-    def __getitem__(self, place: int) -> T: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
-        places = range(len(self))[place]
-        return [self.at(n) for n in places] if isinstance(places, range) else self.at(places)
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        chosen = range(len(self))[index]
+        return [self.at(n) for n in chosen] if isinstance(chosen, range) else self.at(chosen)
 
 
 class LineFile(Lazy[T]):
-    """The lines of a file, each read where it lies by `decode`: 8 bytes of memory a line."""
+    """The lines of a file, each read and decoded on access: 8 bytes of memory a line."""
 
     def __init__(self, path: Path, decode: Callable[[bytes], T]) -> None:
         self.path, self._decode = path, decode
@@ -43,10 +43,10 @@ class LineFile(Lazy[T]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def at(self, place: int) -> T:
+    def at(self, index: int) -> T:
         """Read one line."""
-        start = int(self._ends[place - 1]) if place else 0
-        return self._decode(os.pread(self._file.fileno(), int(self._ends[place]) - start, start))
+        start = int(self._ends[index - 1]) if index else 0
+        return self._decode(os.pread(self._file.fileno(), int(self._ends[index]) - start, start))
 
     def __iter__(self) -> Iterator[T]:
         with self.path.open("rb") as file:
@@ -54,21 +54,21 @@ class LineFile(Lazy[T]):
 
 
 class TextFile(LineFile[str]):
-    """Texts, one a line as JSON, as `write` leaves them."""
+    """Texts as `write` writes them: one JSON string a line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, json.loads)
 
     @classmethod
     def write(cls, texts: Iterable[str], path: Path) -> TextFile:
-        """Write one text after the other."""
+        """Write the texts and open the file."""
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
         return cls(path)
 
 
 class Joined(Lazy[T]):
-    """Several sequences, one behind the other."""
+    """The concatenation of several sequences."""
 
     def __init__(self, parts: Iterable[Sequence[T]]) -> None:
         self._parts = [part for part in parts if len(part)]
@@ -77,10 +77,10 @@ class Joined(Lazy[T]):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def at(self, place: int) -> T:
-        """Ask the part that has it."""
-        part = bisect_right(self._starts, place) - 1
-        return self._parts[part][place - self._starts[part]]
+    def at(self, index: int) -> T:
+        """The element of the part that contains `index`."""
+        part = bisect_right(self._starts, index) - 1
+        return self._parts[part][index - self._starts[part]]
 
     def __iter__(self) -> Iterator[T]:
         return itertools.chain.from_iterable(self._parts)

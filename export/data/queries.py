@@ -1,125 +1,129 @@
-"""The query phrases that training reads: attribute values, several conditions, negation, words, "films like ..."."""
+"""Phrase phrases for training: attribute values, several conditions, negation, keywords, "films like ..."."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
-from swiftrec.export.data.carriers import Carriers, Positions, find_carriers, fulfilling
+from swiftrec.export.data.attributes import AttributeIndex, Positions, index_attributes, items_with
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.keywords import Keywords
-from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.popularity import interaction_counts
 from swiftrec.export.data.split import always_trained
 from swiftrec.export.data.templates import TRAINING, spoken_title
 
 ATTRIBUTE, CONDITIONS, NEGATION, WORDS, SIMILAR = "attribute", "conditions", "negation", "words", "similar"
-# How many phrases of each kind are read at most: each costs one text through BERT.
+# Phrases of each kind, at most: each is one more text for BERT.
 MAX_PHRASES = MappingProxyType({ATTRIBUTE: 400, CONDITIONS: 800, NEGATION: 200, WORDS: 150, SIMILAR: 150})
-_MIN_FITTING = 3  # items that fulfil several conditions
+_MIN_MATCHES = 3  # items that match several conditions
 _TRIES = 4  # draws for each phrase of three conditions
 
 
-class Made(NamedTuple):
-    """A phrase, its kind, and the items that it fits; for `SIMILAR` the item that it names."""
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A query and the positions of the items that match it; phrases with the same conditions share the array.
+
+    The item of a `SIMILAR` phrase is the one that the phrase names.
+    """
 
     text: str
-    kind: str
-    items: Positions
+    items: Sequence[int] | Positions
+    kind: str = ATTRIBUTE
 
 
-def training_queries(dataset: Dataset, rng: random.Random) -> list[Made]:
-    """Phrases of every kind that the data set can have; those that ask for the same share their items."""
-    made = [*_by_attributes(dataset, rng), *_by_words(dataset.items, rng), *_similar(dataset)]
-    return list({phrase.text: phrase for phrase in made}.values())
+def training_queries(dataset: Dataset, rng: random.Random) -> list[Phrase]:
+    """Phrases of every kind that the data set supports; those with the same conditions share the array of items."""
+    phrases = [*_by_attributes(dataset, rng), *_by_words(dataset.items, rng), *_similar(dataset)]
+    return list({phrase.text: phrase for phrase in phrases}.values())
 
 
-def _by_attributes(dataset: Dataset, rng: random.Random) -> Iterator[Made]:
-    carriers = find_carriers(dataset.items)
+def _by_attributes(dataset: Dataset, rng: random.Random) -> Iterator[Phrase]:
+    index = index_attributes(dataset.items)
     noun = itertools.cycle(dataset.nouns)
-    pairs = _pairs(carriers, len(dataset.items))
-    both = [(a, b) for a, b, common in pairs if common >= _MIN_FITTING]
-    apart = [(a, b) for a, b, common in pairs if common and len(carriers[a]) - common >= _MIN_FITTING]
-    asked = [
-        *_some(ATTRIBUTE, [(t, (value,), ()) for value in carriers for t in TRAINING.single], rng),
-        *_some(
+    pairs = _pairs(index, len(dataset.items))
+    both = [(a, b) for a, b, common in pairs if common >= _MIN_MATCHES]
+    negated = [(a, b) for a, b, common in pairs if common and len(index[a]) - common >= _MIN_MATCHES]
+    drawn = [
+        *_sample(ATTRIBUTE, [(t, (value,), ()) for value in index for t in TRAINING.single], rng),
+        *_sample(
             CONDITIONS,
             [
                 *((t, (a, b), ()) for a, b in both for t in TRAINING.pair),
-                *((t, values, ()) for values in _triples(carriers, both, rng) for t in TRAINING.triple),
+                *((t, values, ()) for values in _triples(index, both, rng) for t in TRAINING.triple),
             ],
             rng,
         ),
-        *_some(NEGATION, [(t, (a,), (b,)) for a, b in apart for t in TRAINING.negation], rng),
+        *_sample(NEGATION, [(t, (a,), (b,)) for a, b in negated for t in TRAINING.negation], rng),
     ]
     shared: dict[tuple[frozenset[str], tuple[str, ...]], Positions] = {}
-    for kind, (template, wanted, excluded) in asked:
-        key = frozenset(wanted), excluded
+    for kind, (template, required, excluded) in drawn:
+        key = frozenset(required), excluded
         if key not in shared:
-            shared[key] = fulfilling(carriers, wanted, excluded)
-        yield Made(_fill(template, (*wanted, *excluded), next(noun)), kind, shared[key])
+            shared[key] = items_with(index, required, excluded)
+        yield Phrase(_fill(template, (*required, *excluded), next(noun)), shared[key], kind)
 
 
-_Asked = tuple[str, tuple[str, ...], tuple[str, ...]]
+_Conditions = tuple[str, tuple[str, ...], tuple[str, ...]]  # template, required and excluded values
 
 
-def _some(kind: str, asked: list[_Asked], rng: random.Random) -> list[tuple[str, _Asked]]:
-    """At most as many as the kind may have, drawn evenly."""
-    most = MAX_PHRASES[kind]
-    return [(kind, one) for one in (asked if len(asked) <= most else rng.sample(asked, most))]
+def _sample(kind: str, choices: list[_Conditions], rng: random.Random) -> list[tuple[str, _Conditions]]:
+    """All choices, or a random sample of `MAX_PHRASES[kind]`."""
+    limit = MAX_PHRASES[kind]
+    return [(kind, choice) for choice in (choices if len(choices) <= limit else rng.sample(choices, limit))]
 
 
 def _fill(template: str, values: Sequence[str], noun: str) -> str:
     return template.format(**dict(zip("abc", values, strict=False)), noun=noun)
 
 
-def _pairs(carriers: Carriers, items: int) -> list[tuple[str, str, int]]:
-    """Every two different values in both orders, with the number of items that carry both."""
+def _pairs(index: AttributeIndex, items: int) -> list[tuple[str, str, int]]:
+    """Every two different values in both orders, with the number of items that have both."""
     pairs = []
-    for first, found in carriers.items():
-        carries = np.zeros(items, dtype=bool)
-        carries[found] = True
-        pairs += [(first, b, int(np.count_nonzero(carries[o]))) for b, o in carriers.items() if b != first]
+    for first, positions in index.items():
+        has_first = np.zeros(items, dtype=bool)
+        has_first[positions] = True
+        pairs += [(first, b, int(np.count_nonzero(has_first[other]))) for b, other in index.items() if b != first]
     return pairs
 
 
-def _triples(carriers: Carriers, both: list[tuple[str, str]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    """Three values that enough items carry at once, drawn from the pairs."""
-    values, found = [*carriers], set[tuple[str, str, str]]()
+def _triples(index: AttributeIndex, both: list[tuple[str, str]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
+    """Three values that enough items have at once, drawn from the pairs."""
+    values, tried = [*index], set[tuple[str, str, str]]()
     if not both:
         return
     for _ in range(_TRIES * MAX_PHRASES[CONDITIONS] // 3):
         (a, b), c = rng.choice(both), rng.choice(values)
         triple = (a, b, c)
-        if len({*triple}) == len(triple) and triple not in found:
-            found.add(triple)
-            if len(fulfilling(carriers, triple)) >= _MIN_FITTING:
+        if len({*triple}) == len(triple) and triple not in tried:
+            tried.add(triple)
+            if len(items_with(index, triple)) >= _MIN_MATCHES:
                 yield triple
 
 
-def _by_words(items: Sequence[Item], rng: random.Random) -> Iterator[Made]:
-    """Two or three informative words of an item's text."""
+def _by_words(items: Sequence[Item], rng: random.Random) -> Iterator[Phrase]:
+    """Two or three keywords of an item."""
     keywords = Keywords.of(items)
     if not keywords.counts:
         return
     for n in rng.sample(range(len(items)), min(MAX_PHRASES[WORDS], len(items))):
         words = keywords.of_item(items[n], for_training=True)
         if len(words) > 1:
-            drawn = rng.sample(words, min(len(words), rng.randint(2, 3)))
-            yield Made(" ".join(drawn), WORDS, np.array([n], np.int32))
+            chosen = rng.sample(words, min(len(words), rng.randint(2, 3)))
+            yield Phrase(" ".join(chosen), np.array([n], np.int32), WORDS)
 
 
-def _similar(dataset: Dataset) -> Iterator[Made]:
-    """What asks for more of the kind of an item, for the items with the most interactions in training."""
+def _similar(dataset: Dataset) -> Iterator[Phrase]:
+    """Queries for items similar to one, for the items with the most interactions in training."""
     if not dataset.histories:
         return
-    counts = events_of(always_trained(dataset), len(dataset.items))
-    often = np.argsort(-counts, kind="stable")[: MAX_PHRASES[SIMILAR]]
+    counts = interaction_counts(always_trained(dataset), len(dataset.items))
+    popular = np.argsort(-counts, kind="stable")[: MAX_PHRASES[SIMILAR]]
     worded = zip(itertools.cycle(TRAINING.similar), itertools.cycle(dataset.nouns), strict=False)
-    for n, (template, noun) in zip(often[counts[often] > 0].tolist(), worded, strict=False):
+    for n, (template, noun) in zip(popular[counts[popular] > 0].tolist(), worded, strict=False):
         text = template.format(title=spoken_title(dataset.items[n].title), noun=noun)
-        yield Made(text, SIMILAR, np.array([n], np.int32))
+        yield Phrase(text, np.array([n], np.int32), SIMILAR)

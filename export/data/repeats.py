@@ -1,9 +1,9 @@
-"""Repeated interactions: a user interacts with an item again, or a row is written twice.
+"""Repeated interactions: a user interacts with an item again, or a row occurs twice.
 
-`--repeats exclude`: recommendations leave out what is in the history, so only a user's first interaction with an item
-counts. The first is the one that a recommender could have caused; at any later one the item is in the history already.
-`--repeats allow`: every interaction counts, and items may be recommended again. One setting decides for training,
-validation, evaluation, baselines and the bundle's default for `exclude_history`.
+`--repeats exclude`: items of the history are not recommended, so only a user's first interaction with an item counts:
+at any later one the item is already in the history. `--repeats allow`: every interaction counts, and items may be
+recommended again. The setting applies to training, validation, evaluation, baselines and the bundle's default of
+`exclude_history`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How requests are worded: by what training reads, by what weights are fitted on, and by what only evaluation uses.
+"""Templates of queries: for training, for fitting the blend's weights, and for evaluation only.
 
-`{a}`, `{b}` and `{c}` stand for attribute values, `{noun}` for a word such as "film", `{title}` for a title as people
-say it. Quality on new wordings is only known if no template of one part is in the other.
+`{a}`, `{b}` and `{c}` are attribute values, `{noun}` is a word such as "film", `{title}` a title as people say it. The
+three sets are disjoint, so that evaluation measures quality on new wordings.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _IN_BRACKETS = re.compile(r"\s*[(\[][^)\]]*[)\]]")
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Templates by kind of request.
+    """Templates by kind of query.
 
     Args:
         single: one attribute value.
-        pair: two values that an item carries at once.
+        pair: two values that an item has at once.
         triple: three of them.
-        negation: an item carries `{a}` and does not carry `{b}`.
-        similar: what people take after an item.
+        negation: an item has `{a}` and does not have `{b}`.
+        similar: the next interactions after an item.
     """
 
     single: tuple[str, ...]
@@ -60,5 +60,5 @@ EVALUATION = Templates(
 
 
 def spoken_title(title: str) -> str:
-    """The title as people type it: in lower case, without what stands in brackets."""
+    """The title as people type it: in lower case, without brackets and their content."""
     return (_IN_BRACKETS.sub("", title).strip() or title).lower()

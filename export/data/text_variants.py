@@ -1,4 +1,4 @@
-"""The texts that training reads: several ways to write each item, and short query phrases with the items they fit."""
+"""The texts that training reads: several variants of each item's text, and short query phrases."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +16,62 @@ from numpy.typing import NDArray
 from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.lazy import Joined, TextFile
-from swiftrec.export.data.queries import ATTRIBUTE, training_queries
+from swiftrec.export.data.queries import Phrase, training_queries
 
-FULL, TITLE, TITLE_WORDS, NOISY = range(4)
-"""Ways to write an item: its text, its title, some words of the title; and, of every other item, the text without some
-words or the title with typing errors. A training may add more with noise behind these."""
-_HELD = 10  # of so many texts of users one is held back
+_HELD_OUT_EVERY = 10  # one of this many user texts is held out
+_DROP_SHARE = 0.25  # of the words
 _MIN_UNSEEN, _MAX_UNSEEN = 50, 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """A query in words and the positions of the items that it fits; phrases that ask the same share them.
+class TextVariant(IntEnum):
+    """The variants of an item's text, in the order of `Texts.variants`; `--augment` appends corrupted copies."""
 
-    `kind` is one of `export.data.queries`; the item of a `SIMILAR` phrase is the one that it names.
+    FULL = 0
+    """The item's text."""
+    TITLE = 1
+    """Its title."""
+    TITLE_WORDS = 2
+    """Some neighbouring words of the title."""
+    DROPPED = 3
+    """The text with words dropped; for every second item the title with typing errors instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """Row numbers of `Texts.all`: the texts of all items in one variant after the other, then phrases, then others.
+
+    Args:
+        items: number of items.
+        variants: number of variants of each item's text.
     """
 
-    text: str
-    items: Sequence[int] | NDArray[np.int32]
-    kind: str = ATTRIBUTE
+    items: int
+    variants: int
+
+    def start(self, variant: int) -> int:
+        """The row of the first item's text in this variant."""
+        return variant * self.items
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """`start` of every variant, int64 [variants]."""
+        return np.arange(self.variants) * self.items
+
+    @property
+    def first_phrase(self) -> int:
+        """The row of the first phrase, which is the number of item texts."""
+        return self.variants * self.items
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """`variants[v][i]` is way `v` to write item `i`: see `FULL`, `TITLE` and the other constants.
+    """All texts of a training run.
 
-    `others` are texts of users that belong to no item: students learn to put them where the teacher puts them. `held`
-    are some more of these that no training reads.
+    Args:
+        variants: `variants[v][i]` is variant `v` of item `i`'s text (see `TextVariant`).
+        phrases: queries with the items that match them.
+        others: texts of users that belong to no item; students learn the teacher's vectors of them.
+        held: user texts that no training reads.
     """
 
     variants: Sequence[Sequence[str]]
@@ -51,21 +81,26 @@ class Texts:
 
     @property
     def all(self) -> Joined[str]:
-        """Every text, variants first (row v * items + i), then phrases, then the others."""
+        """Every text; `rows` says which row holds what."""
         return Joined([*self.variants, [p.text for p in self.phrases], self.others])
 
+    @property
+    def rows(self) -> TextRows:
+        """The row numbers of `all`."""
+        return TextRows(len(self.variants[TextVariant.FULL]), len(self.variants))
+
     def save(self, folder: Path) -> None:
-        """Write a file of texts for each way (unless they lie there already), `texts.json` and `phrases.npz`."""
-        for way, texts in enumerate(self.variants):
-            if not (isinstance(texts, TextFile) and texts.path == _way(folder, way)):
-                TextFile.write(texts, _way(folder, way))
+        """Write one file of texts for each variant (unless it exists there), `texts.json` and `phrases.npz`."""
+        for variant, texts in zip(TextVariant, self.variants, strict=True):
+            if not (isinstance(texts, TextFile) and texts.path == _path(folder, variant)):
+                TextFile.write(texts, _path(folder, variant))
         shared = {id(phrase.items): phrase.items for phrase in self.phrases}
-        place = {key: n for n, key in enumerate(shared)}
+        position = {key: n for n, key in enumerate(shared)}
         flat = np.concatenate([np.empty(0, np.int32), *(np.asarray(items, np.int32) for items in shared.values())])
         lengths = np.array([len(items) for items in shared.values()], dtype=np.int64)
         np.savez(folder / "phrases.npz", items=flat, lengths=lengths)
-        phrases = [{"text": p.text, "kind": p.kind, "fits": place[id(p.items)]} for p in self.phrases]
-        rest = {"ways": len(self.variants), "phrases": phrases, "others": self.others, "held": self.held}
+        phrases = [{"text": p.text, "kind": p.kind, "items": position[id(p.items)]} for p in self.phrases]
+        rest = {"phrases": phrases, "others": self.others, "held": self.held}
         (folder / "texts.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -74,52 +109,58 @@ class Texts:
         raw = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
         with np.load(folder / "phrases.npz", allow_pickle=False) as arrays:
             shared = np.split(arrays["items"], np.cumsum(arrays["lengths"])[:-1])
-        phrases = [Phrase(row["text"], shared[row["fits"]], row["kind"]) for row in raw["phrases"]]
-        ways: list[Sequence[str]] = [TextFile(_way(folder, way)) for way in range(raw["ways"])]
-        return cls(ways, phrases, raw["others"], raw["held"])
+        phrases = [Phrase(row["text"], shared[row["items"]], row["kind"]) for row in raw["phrases"]]
+        variants = [TextFile(_path(folder, variant)) for variant in TextVariant]
+        return cls(variants, phrases, raw["others"], raw["held"])
 
 
-def _way(folder: Path, way: int) -> Path:
-    return folder / f"way-{way}.jsonl"
+def _path(folder: Path, variant: TextVariant) -> Path:
+    return folder / f"text-{variant.name.lower()}.jsonl"
 
 
 def write_texts(dataset: Dataset, seed: int, others: Sequence[str] = (), folder: Path | None = None) -> Texts:
     """Make the texts of a data set; the same seed gives the same texts.
 
-    Those of items are written into `folder` as they are made and stay there; without one they are lists.
+    The item texts are written into `folder` while they are made; without a folder they are kept in lists.
     """
     rng, items = random.Random(seed), dataset.items  # noqa: S311 (no secret)
-    ways: tuple[Iterable[str], ...] = (
-        (item.text for item in items),
-        (item.title for item in items),
-        (_title_words(item, rng) for item in items),
-        (mistyped(item.title, rng) if n % 2 else _dropped_words(item.text, rng) for n, item in enumerate(items)),
-    )
+    made: dict[TextVariant, Iterable[str]] = {
+        TextVariant.FULL: (item.text for item in items),
+        TextVariant.TITLE: (item.title for item in items),
+        TextVariant.TITLE_WORDS: (_title_words(item, rng) for item in items),
+        TextVariant.DROPPED: (
+            mistyped(item.title, rng) if n % 2 else _dropped_words(item.text, rng) for n, item in enumerate(items)
+        ),
+    }
     variants: list[Sequence[str]] = [
-        TextFile.write(texts, _way(folder, way)) if folder else list(texts) for way, texts in enumerate(ways)
+        TextFile.write(made[variant], _path(folder, variant)) if folder else list(made[variant])
+        for variant in TextVariant
     ]
     return Texts(
         variants,
-        phrases=[Phrase(made.text, made.items, made.kind) for made in training_queries(dataset, rng)],
-        others=[text for n, text in enumerate(others) if n % _HELD],
-        held=list(others[::_HELD]),
+        phrases=training_queries(dataset, rng),
+        others=[text for n, text in enumerate(others) if n % _HELD_OUT_EVERY],
+        held=list(others[::_HELD_OUT_EVERY]),
     )
 
 
 def unseen(texts: Texts, seed: int) -> list[str]:
-    """Texts that no training reads: those held back, or, where they are few, items' texts with other words dropped."""
+    """Texts that no training reads: the held-out user texts or, if they are few, item texts with other words dropped.
+
+    At most 2,000; only if every such text is one that training reads, the item texts themselves.
+    """
     if len(texts.held) >= _MIN_UNSEEN:
         return texts.held[:_MAX_UNSEEN]
-    rng = random.Random(seed + 1)  # noqa: S311 (no secret)
-    made = (_dropped_words(text, rng) for text in texts.variants[0])
-    found = dict.fromkeys(itertools.islice(made, 2 * _MAX_UNSEEN))
+    rng, full = random.Random(seed + 1), texts.variants[TextVariant.FULL]  # noqa: S311 (no secret)
+    dropped = (_dropped_words(text, rng) for text in full)
+    made = dict.fromkeys(itertools.islice(dropped, 2 * _MAX_UNSEEN))
     for text in texts.all:
-        found.pop(text, None)
-    return [*texts.held, *found][:_MAX_UNSEEN] or list(texts.variants[0][:_MAX_UNSEEN])
+        made.pop(text, None)
+    return [*texts.held, *made][:_MAX_UNSEEN] or list(full[:_MAX_UNSEEN])
 
 
 def _title_words(item: Item, rng: random.Random) -> str:
-    """Some neighbouring words of the title, in lower case, as one types them into a search box."""
+    """Some neighbouring words of the title, in lower case, as typed into a search box."""
     words = item.title.lower().split()
     length = rng.randint(1, len(words))
     start = rng.randint(0, len(words) - length)
@@ -128,5 +169,5 @@ def _title_words(item: Item, rng: random.Random) -> str:
 
 def _dropped_words(text: str, rng: random.Random) -> str:
     words = text.split()
-    kept = [word for word in words if rng.random() > 0.25]
+    kept = [word for word in words if rng.random() > _DROP_SHARE]
     return " ".join(kept or words)

@@ -1,4 +1,4 @@
-"""The times of interactions: their range, and what is suspicious about them."""
+"""The times of interactions: their range, and warnings about mixed units and times in the future."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CLOCK_SKEW_S = 86_400  # a local time that is taken for UTC is at most so far ahead
+_CLOCK_SKEW_S = 86_400  # the most by which a local time that is read as UTC can be ahead
 
 
 @dataclass(slots=True)
 class _Unit:
-    """Numbers that look like times of one unit: those up to `limit`, which is the year 11,476."""
+    """The times whose size suggests one unit: those up to `limit`, which is the year 11,476."""
 
     name: str
     per_second: int
     count: int = 0
-    least: float = math.inf
-    most: float = -math.inf
+    earliest: float = math.inf
+    latest: float = -math.inf
     first_row: int = 0
     future: int = 0
     first_future_row: int = 0
@@ -28,12 +28,12 @@ class _Unit:
     def limit(self) -> float:
         return 3e11 * self.per_second
 
-    def add(self, value: float, row: int, latest: float) -> None:
+    def add(self, value: float, row: int, now: float) -> None:
         if not self.count:
             self.first_row = row
         self.count += 1
-        self.least, self.most = min(self.least, value), max(self.most, value)
-        if value > latest * self.per_second:
+        self.earliest, self.latest = min(self.earliest, value), max(self.latest, value)
+        if value > now * self.per_second:
             self.first_future_row = self.first_future_row if self.future else row
             self.future += 1
 
@@ -42,58 +42,58 @@ class TimeStatistics:
     """Counts times by the unit that their size suggests; `now` are seconds since 1970."""
 
     def __init__(self, now: float) -> None:
-        self._latest = now + _CLOCK_SKEW_S
+        self._now = now + _CLOCK_SKEW_S
         names = ("seconds", "milliseconds", "microseconds", "nanoseconds")
         self._units = [_Unit(name, 1000**n) for n, name in enumerate(names)]
 
     def add(self, value: float, row: int) -> None:
         """Count one time, found in row number `row`."""
         unit = next((unit for unit in self._units if abs(value) < unit.limit), self._units[-1])
-        unit.add(value, row, self._latest)
+        unit.add(value, row, self._now)
 
     @property
     def _used(self) -> list[_Unit]:
         return [unit for unit in self._units if unit.count]
 
     def constant(self) -> str | None:
-        """The one time that all events have, as it is written and as a date; None if there are several."""
-        if len(self._used) != 1 or self._used[0].least < self._used[0].most:
+        """The time of all interactions if it is the same, as written and as a date; else None."""
+        if len(self._used) != 1 or self._used[0].earliest < self._used[0].latest:
             return None
         unit = self._used[0]
-        return f"{unit.least:.15g} ({_moment(unit.least / unit.per_second)})" if unit.least else "0"
+        return f"{unit.earliest:.15g} ({_moment(unit.earliest / unit.per_second)})" if unit.earliest else "0"
 
     def in_words(self) -> str:
         """The first and the last time as dates, and the unit if it is not seconds."""
         if not self._used:
             return "none"
-        first = min(unit.least / unit.per_second for unit in self._used)
-        last = max(unit.most / unit.per_second for unit in self._used)
+        first = min(unit.earliest / unit.per_second for unit in self._used)
+        last = max(unit.latest / unit.per_second for unit in self._used)
         units = " and ".join(unit.name for unit in self._used)
         return f"{_date(first)} to {_date(last)}, UTC" + ("" if units == "seconds" else f", written in {units}")
 
-    def warnings(self, where: Callable[[int], str]) -> list[str]:
-        """A sentence for each thing that is suspicious; `where` names the place of a row."""
-        return [*self._mixed(where), *self._future(where)]
+    def warnings(self, line_of: Callable[[int], str]) -> list[str]:
+        """A sentence for each suspicious finding; `line_of` gives the line of a row."""
+        return [*self._mixed(line_of), *self._future(line_of)]
 
-    def _mixed(self, where: Callable[[int], str]) -> list[str]:
+    def _mixed(self, line_of: Callable[[int], str]) -> list[str]:
         if len(self._used) < 2:
             return []
         usual, *others = sorted(self._used, key=lambda unit: -unit.count)
-        rest = " and ".join(f"{unit.count:,} like {unit.name} (first: {where(unit.first_row)})" for unit in others)
+        rest = " and ".join(f"{unit.count:,} like {unit.name} (first: {line_of(unit.first_row)})" for unit in others)
         return [
             f"timestamps are in several units: {usual.count:,} look like {usual.name}, {rest}: histories are "
-            "in a wrong order until all are in one unit"
+            "in a wrong order unless all are in one unit"
         ]
 
-    def _future(self, where: Callable[[int], str]) -> list[str]:
-        late = [unit for unit in self._used if unit.future]
-        if not late:
+    def _future(self, line_of: Callable[[int], str]) -> list[str]:
+        future = [unit for unit in self._used if unit.future]
+        if not future:
             return []
-        last = max(unit.most / unit.per_second for unit in late)
-        row, count = min(unit.first_future_row for unit in late), sum(unit.future for unit in late)
+        last = max(unit.latest / unit.per_second for unit in future)
+        row, count = min(unit.first_future_row for unit in future), sum(unit.future for unit in future)
         return [
             f"{count:,} timestamp{'s are' if count > 1 else ' is'} in the future, the latest {_moment(last)} (first: "
-            f"{where(row)}): check their unit and the clock that they are from"
+            f"{line_of(row)}): check their unit and the clock that wrote them"
         ]
 
 

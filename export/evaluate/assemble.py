@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from swiftrec.export.blend.record import BlendRecord
-from swiftrec.export.checkpoints.reference import Reference
 from swiftrec.export.checkpoints.vocabulary import Vocabulary
 from swiftrec.export.compress.ranker_graphs import SMALL, read_rankers
 from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
@@ -27,6 +26,7 @@ from swiftrec.export.evaluate.metrics import Figure, Ranked, overlap, share
 from swiftrec.export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
 from swiftrec.export.evaluate.rankers import teachers_ranker
 from swiftrec.export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
+from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.evaluate.selection import Judged, defaults, fronts, judge
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, Tasks
 from swiftrec.export.models.encoder import teacher_checkpoint
@@ -66,7 +66,7 @@ def assemble(
         tasks={name: ground.figures(row) for name, row in answers.items()},
         probes=probes,
         lists=_lists(ground, answers, students),
-        wanted_by_popularity=by_popularity(warm.wanted, counts),
+        wanted_by_popularity=by_popularity(warm.targets, counts),
         groups=_groups(ground, answers, default),
         other=other_protocol(ground, job.settings.protocol),
         teacher=_judged_teacher(_teacher(job, variants), evaluation),
@@ -93,7 +93,7 @@ def assemble(
 def _cases(tasks: Tasks) -> dict[str, int]:
     """How many cases there are with histories that want warm items ("warm"), cold ones, and of each other task."""
     queries = {task: len(query.texts) for task, query in tasks.queries.items()}
-    return {"warm": len(tasks.warm.wanted), "cold": len(tasks.cold.wanted)} | queries
+    return {"warm": len(tasks.warm.targets), "cold": len(tasks.cold.targets)} | queries
 
 
 def assemble_agreement(
@@ -225,4 +225,4 @@ def _curves(job: Job) -> dict[str, list[dict[str, float | None]]]:
 
 def _pieces(job: Job) -> Pieces:
     found = Vocabulary.load(job.folder("distil"))
-    return Pieces(kept=found.kept, of=found.of)
+    return Pieces(kept=found.kept, of=found.total)

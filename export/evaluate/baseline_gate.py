@@ -113,7 +113,7 @@ def print_table(job: Job, evaluation: Evaluation) -> None:
     ground = evaluation.ground
     figures = {name: ground.figures(row) for name, row in evaluation.answers.items()}
     job.console.print(
-        figures_table(f"NDCG@10, {job.settings.protocol}, {len(ground.tasks.warm.wanted)} users", figures)
+        figures_table(f"NDCG@10, {job.settings.protocol}, {len(ground.tasks.warm.targets)} users", figures)
     )
     if evaluation.levelled:
         job.console.print(cold_table(pairs_of(evaluation), ground.newcomers.share))
@@ -124,7 +124,7 @@ def _has_cold_gate(job: Job) -> bool:
     dataset = Dataset.load(job.folder("data"))
     if not dataset.histories or frozen_fault(job, len(dataset.items)):
         return False
-    return len(parts_of(job, dataset).unseen.wanted) >= MIN_COLD_CASES
+    return len(parts_of(job, dataset).cold_cases.targets) >= MIN_COLD_CASES
 
 
 def _check_cold(job: Job, ground: Ground) -> None:

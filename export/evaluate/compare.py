@@ -50,7 +50,7 @@ class Evaluation:
 
     def level(self, name: str, scores: Mapping[str, Score]) -> None:
         """Rank *ids* and *cold* at the common share of new items, if there are any."""
-        if len(self.ground.tasks.cold.wanted):
+        if len(self.ground.tasks.cold.targets):
             self.levelled[name] = level(scores["ids"], scores["cold"], self.ground.newcomers)
 
     def add_baselines(self) -> None:
@@ -65,7 +65,7 @@ class Evaluation:
             asked = tasks.cases
             by_ids = {task: asked[task] for task in SHARED_TASKS if task in asked}
             self.answers[name] = _answers(score, asked if name in WITHOUT_HISTORY else by_ids, items)
-        if len(tasks.cold.wanted):
+        if len(tasks.cold.targets):
             told = popularity(ground.dataset.histories, items)
             self.answers[ORACLE] = {"cold": _rank(told, tasks.cold, items)}
         if ground.frozen:
@@ -97,7 +97,7 @@ def other_protocol(ground: Ground, trained_by: Protocol) -> OtherProtocol:
         baseline: figure(_rank(score, cases, items).ndcg, ground.seed)
         for baseline, score in fit_baselines(parts.known, items, parts.order).items()
     }
-    return OtherProtocol(protocol=name, cases=len(cases.wanted), ndcg=ndcg, remark=_DISHONEST[name])
+    return OtherProtocol(protocol=name, cases=len(cases.targets), ndcg=ndcg, remark=_DISHONEST[name])
 
 
 def _answers(score: Baseline, asked: Mapping[str, Cases], items: int) -> Answers:

@@ -82,7 +82,7 @@ def compare_cold(subject: str, evaluation: Evaluation) -> Comparison | None:
 
 def cold_fault(evaluation: Evaluation) -> str:
     """Why nothing is compared with the untouched encoder on *cold*; empty if it is."""
-    cases = len(evaluation.ground.tasks.cold.wanted)
+    cases = len(evaluation.ground.tasks.cold.targets)
     if cases < MIN_COLD_CASES:
         return f"{cases} cases want a new item, and fewer than {MIN_COLD_CASES} decide nothing"
     return "" if FROZEN in evaluation.levelled else evaluation.ground.frozen_fault

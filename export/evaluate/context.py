@@ -16,7 +16,7 @@ from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
 from swiftrec.export.data.split import Split
-from swiftrec.export.data.text_variants import TITLE, Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.data.user_groups import quarters_of
 from swiftrec.export.evaluate.backends import PooledTexts, plain_encode, teacher_encode, teacher_items, torch_rank
 from swiftrec.export.evaluate.beyond_accuracy import exposure
@@ -159,8 +159,8 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
 
 def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.int64]) -> Subject:
     """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning, `counts` are items' known events."""
-    folder, size, plan = job.folder("finetune"), len(texts.variants[0]), job.settings.plan
-    blend = job.folder("blend")
+    folder, size, plan = job.folder("finetune"), texts.rows.items, job.settings.plan
+    blend, titles = job.folder("blend"), texts.rows.start(TextVariant.TITLE)
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
     pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
     sentences = load_sentences(folder, len(pooled))
@@ -178,8 +178,8 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
         torch_rank(teacher),
         items,
         plan.max_history,
-        lambda n: np.concatenate([for_ranker(size + n), sentences[size + n]], axis=1),
-        load_retrieval(blend, Memory.load(blend, size), texts.variants[TITLE], sentences[:size], counts),
+        lambda n: np.concatenate([for_ranker(titles + n), sentences[titles + n]], axis=1),
+        load_retrieval(blend, Memory.load(blend, size), texts.variants[TextVariant.TITLE], sentences[:size], counts),
     )
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftrec.export.checkpoints.reference import Reference
 from swiftrec.export.evaluate.assemble import assemble_agreement
 from swiftrec.export.evaluate.backends import encode_here, teacher_items
 from swiftrec.export.evaluate.metrics import Figure, best, common, figure
 from swiftrec.export.evaluate.recommender import Vectors
 from swiftrec.export.evaluate.record import RECORD
+from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.variants import graphs
 from swiftrec.server.catalogue.catalogue import VECTORS

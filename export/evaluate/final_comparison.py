@@ -44,7 +44,7 @@ def require_learned(
         measured=figure(before, seed),
         served=figure(after, seed),
         difference=figure(after - before, seed),
-        cases=len(cases.wanted),
+        cases=len(cases.targets),
     )
     if held_out.difference.high < 0:
         raise GateError(

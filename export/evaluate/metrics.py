@@ -111,7 +111,7 @@ def common(a: Sequence[object], b: Sequence[object]) -> float:
 def rank(score: Score, cases: Cases, items: int) -> Ranked:
     """Rank each case's wanted item among all items that may be recommended; ties go to the earlier item.
 
-    Of the wanted item and those that count as it (`cases.same`) the best rank is taken.
+    Of the wanted item and those that count as it (`cases.equivalents`) the best rank is taken.
 
     What `cases.masked` names may not: it fills no list, and if it is wanted it counts as not found.
 
@@ -123,9 +123,9 @@ def rank(score: Score, cases: Cases, items: int) -> Ranked:
     Raises:
         ExportError: a score is not a number.
     """
-    ranks, tops = [], np.full((len(cases.wanted), TOP), NO_ITEM, dtype=np.int64)
+    ranks, tops = [], np.full((len(cases.targets), TOP), NO_ITEM, dtype=np.int64)
     for part, scores in masked_scores(score, cases, items):
-        ranks.append(_ranks(scores, _nearest_wanted(scores, cases.wanted[part], cases.same[part])))
+        ranks.append(_ranks(scores, _nearest_wanted(scores, cases.targets[part], cases.equivalents[part])))
         for top, row in zip(tops[part], scores, strict=True):
             shown = best(row)
             top[: len(shown)] = shown
@@ -139,7 +139,7 @@ def masked_scores(score: Score, cases: Cases, items: int) -> Iterator[tuple[slic
         ExportError: a score is not a number.
     """
     size, hidden = max(1, _CELLS // items), cases.masked
-    for start in range(0, len(cases.wanted), size):
+    for start in range(0, len(cases.targets), size):
         part = slice(start, start + size)
         scores = np.array(score(part), dtype=np.float32)  # a copy: masking writes
         if np.isnan(scores).any():

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.data.carriers import TAGS, Carriers
+from swiftrec.export.data.attributes import TAGS, AttributeIndex
 from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.keywords import Keywords, words_of
@@ -69,7 +69,7 @@ class Source:
     items: Sequence[Item]
     titles: Sequence[str]
     nouns: Sequence[str]
-    carriers: Carriers
+    carriers: AttributeIndex
     warm: Cases
     size: int
     seed: int
@@ -94,7 +94,7 @@ class Source:
 def query(source: Source) -> QueryTask | str:
     """What somebody types who knows the kind but not the name: "thriller crime 1990s film"."""
     rng, kept, texts = source.random(), [], []
-    for n, wanted in enumerate(source.warm.wanted.tolist()):
+    for n, wanted in enumerate(source.warm.targets.tolist()):
         if values := source.values_of(wanted):
             rng.shuffle(values)
             kept.append(n)
@@ -109,7 +109,7 @@ def title(source: Source) -> QueryTask | str:
     rows = source.drawn(len(source.titles))
     same = _same(source.titles, rows, normalised)
     nothing: Histories = [np.empty(0, np.int64) for _ in rows]
-    cases = Cases(np.arange(len(rows)), nothing, np.array(rows, dtype=np.int64), same=same)
+    cases = Cases(np.arange(len(rows)), nothing, np.array(rows, dtype=np.int64), equivalents=same)
     return QueryTask([source.titles[n] for n in rows], cases)
 
 
@@ -143,7 +143,9 @@ def tags(source: Source) -> QueryTask | str:
     nothing: Histories = [np.empty(0, np.int64) for _ in found]
     asked, wanted = [words for words, _ in found], np.array([n for _, n in found])
     same = _carrying(source.items, asked, wanted.tolist(), described)
-    return QueryTask([" ".join(words) for words in asked], Cases(np.arange(len(found)), nothing, wanted, same=same))
+    return QueryTask(
+        [" ".join(words) for words in asked], Cases(np.arange(len(found)), nothing, wanted, equivalents=same)
+    )
 
 
 def _tags_of(item: Item) -> set[str]:
@@ -188,7 +190,7 @@ def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tu
 def paraphrase(source: Source) -> QueryTask | str:
     """A wording of "something like TITLE": wanted is what the user took after that item."""
     rng, warm = source.random(), source.warm
-    rows = [n for n in source.drawn(len(warm.wanted)) if warm.histories[n][-1] != warm.wanted[n]]
+    rows = [n for n in source.drawn(len(warm.targets)) if warm.histories[n][-1] != warm.targets[n]]
     if not rows:
         return "every user took the same item again"
     named = [int(warm.histories[n][-1]) for n in rows]
@@ -202,8 +204,8 @@ def paraphrase(source: Source) -> QueryTask | str:
 def conditions(source: Source) -> QueryTask | str:
     """Two or three attribute values of the wanted item at once."""
     rng, kept, texts = source.random(), [], []
-    for n in source.drawn(len(source.warm.wanted)):
-        values = source.values_of(int(source.warm.wanted[n]))
+    for n in source.drawn(len(source.warm.targets)):
+        values = source.values_of(int(source.warm.targets[n]))
         if len(values) >= 2:
             asked = rng.sample(values, rng.randint(2, min(3, len(values))))
             kept.append(n)
@@ -218,8 +220,8 @@ def negation(source: Source) -> QueryTask | str:
     rng, kept, texts, excluded = source.random(), [], [], []
     carriers: dict[str, Positions] = {}  # shared by the cases that exclude the same
     partners = _Partners(source.carriers, len(source.items))
-    for n in source.drawn(len(source.warm.wanted)):
-        own = source.values_of(int(source.warm.wanted[n]))
+    for n in source.drawn(len(source.warm.targets)):
+        own = source.values_of(int(source.warm.targets[n]))
         rng.shuffle(own)
         pairs = ((a, {b: count for b, count in partners.of(a).items() if b not in own}) for a in own)
         wanted, others = next(((a, others) for a, others in pairs if others), ("", {}))
@@ -236,7 +238,7 @@ def negation(source: Source) -> QueryTask | str:
 class _Partners:
     """Which values are carried together with a value, and by how many items."""
 
-    def __init__(self, carriers: Carriers, items: int) -> None:
+    def __init__(self, carriers: AttributeIndex, items: int) -> None:
         self._carriers, self._items = carriers, items
         self._known: dict[str, dict[str, int]] = {}
 

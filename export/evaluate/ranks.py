@@ -42,7 +42,7 @@ class RecordedRanks:
             name: {task: np.minimum(ranked.ranks, NOT_FOUND).astype(np.int32) for task, ranked in tasks.items()}
             for name, tasks in answers.items()
         }
-        return cls(ranks, warm.users.astype(np.int32), warm.wanted.astype(np.int32), seed)
+        return cls(ranks, warm.users.astype(np.int32), warm.targets.astype(np.int32), seed)
 
     def save(self, folder: Path) -> None:
         """Write `ranks.npz`."""

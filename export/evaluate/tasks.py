@@ -23,11 +23,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from swiftrec.export.data.carriers import find_carriers
+from swiftrec.export.data.attributes import index_attributes
 from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Cases, Split
-from swiftrec.export.data.text_variants import TITLE, Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
 
 TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))
@@ -70,7 +70,7 @@ class Tasks:
         """Task -> its cases, in the order of `TASKS`; those without cases are left out."""
         found = dict.fromkeys(("ids", "text", "noisy"), self.warm) | {"cold": self.cold}
         found |= {task: query.cases for task, query in self.queries.items()}
-        return {task: found[task] for task in TASKS if task in found and len(found[task].wanted)}
+        return {task: found[task] for task in TASKS if task in found and len(found[task].targets)}
 
 
 def present(tasks: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -81,24 +81,28 @@ def present(tasks: Mapping[str, Mapping[str, object]]) -> list[str]:
 def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks:
     """The same seed gives the same tasks."""
     rng = random.Random(seed + _NOISE_SEED)  # noqa: S311 (no secret)
-    warm, titles, items = some_cases(split.warm, len(dataset.items), seed), texts.variants[TITLE], dataset.items
+    warm, titles, items = (
+        some_cases(split.warm, len(dataset.items), seed),
+        texts.variants[TextVariant.TITLE],
+        dataset.items,
+    )
     noisy = [corrupt(title, rng) for title in titles]
     size = min(MAX_ASKED, most_cases(len(items)))
-    source = Source(items, titles, dataset.nouns, find_carriers(items), warm, size, seed + _NOISE_SEED)
+    source = Source(items, titles, dataset.nouns, index_attributes(items), warm, size, seed + _NOISE_SEED)
     made = {task: make(source) for task, make in MAKERS.items()}
     absent = {task: why for task, why in made.items() if isinstance(why, str)}
     queries = {task: query for task, query in made.items() if isinstance(query, QueryTask)}
     kept = _without_training_texts(queries, texts)
     absent |= dict.fromkeys(queries.keys() - kept.keys(), "training reads every text that it could ask with")
-    return Tasks(warm, some_cases(split.unseen, len(items), seed), titles, noisy, kept, absent)
+    return Tasks(warm, some_cases(split.cold_cases, len(items), seed), titles, noisy, kept, absent)
 
 
 def some_cases(cases: Cases, items: int, seed: int) -> Cases:
     """All cases, or as many drawn as may be ranked among so many items."""
     most = most_cases(items)
-    if len(cases.wanted) <= most:
+    if len(cases.targets) <= most:
         return cases
-    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases.wanted))[:most]))
+    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases.targets))[:most]))
 
 
 def most_cases(items: int) -> int:

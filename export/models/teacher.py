@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.text_variants import TextRows, Texts
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.models.rankers import make_ranker
 
@@ -74,7 +74,7 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Pooled BERT vectors of every training text: `variants` [ways, items, hidden], `phrases` [phrases, hidden]."""
+    """Pooled BERT vectors of every training text: `variants` [variants, items, hidden], `phrases` [phrases, hidden]."""
 
     variants: Tensor
     phrases: Tensor
@@ -87,8 +87,14 @@ class Bank:
     @classmethod
     def cut(cls, rows: Tensor, texts: Texts) -> Bank:
         """The same, of a tensor; the bank is a view of it."""
-        ways, items = len(texts.variants), len(texts.variants[0])
-        return cls(rows[: ways * items].view(ways, items, -1), rows[ways * items :])
+        at = texts.rows
+        return cls(rows[: at.first_phrase].view(at.variants, at.items, -1), rows[at.first_phrase :])
+
+    @property
+    def rows(self) -> TextRows:
+        """The row numbers of the texts."""
+        variants, items, _ = self.variants.shape
+        return TextRows(items, variants)
 
 
 def save_teacher(teacher: Teacher, folder: Path) -> None:

@@ -20,9 +20,9 @@ from swiftrec.export.blend.requests import GROUPS, Asked, Group, requests_of
 from swiftrec.export.blend.signals import Items, Signals
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.dataset import Dataset
-from swiftrec.export.data.popularity import events_of, popularity
+from swiftrec.export.data.popularity import interaction_counts, popularity
 from swiftrec.export.data.split import Cases, Split
-from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.evaluate.backends import PooledTexts, teacher_encode, teacher_items, torch_rank
 from swiftrec.export.evaluate.recommender import Encode, Rank, Retrieval
 from swiftrec.export.models.encoder import teacher_checkpoint
@@ -48,11 +48,11 @@ def run(job: Job, out: Path) -> None:
     """Write the tables of memory and words as the bundle has them, and blend.json."""
     dataset, texts = Dataset.load(job.folder("data")), Texts.load(job.folder("data"))
     items = len(dataset.items)
-    words = make_words(texts.variants[1], texts.variants[0])
+    words = make_words(texts.variants[TextVariant.TITLE], texts.variants[TextVariant.FULL])
     words.save(out)
     sentences = load_sentences(job.folder("finetune"), len(texts.all))
-    titles = sentences[items : 2 * items]
-    same = same_item_threshold(titles, sentences[:items], list(texts.variants[1]), job.settings.seed)
+    titles = sentences[texts.rows.start(TextVariant.TITLE) :][:items]
+    same = same_item_threshold(titles, sentences[:items], list(texts.variants[TextVariant.TITLE]), job.settings.seed)
     if not dataset.histories:
         Memory.empty(items).save(out)
         record = BlendRecord(same_item=same)
@@ -146,17 +146,17 @@ class _Source:
 
     @classmethod
     def load(cls, job: Job, dataset: Dataset, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
-        folder, plan, seed, size = job.folder("finetune"), job.settings.plan, job.settings.seed, len(texts.variants[0])
+        folder, plan, seed, size = job.folder("finetune"), job.settings.plan, job.settings.seed, texts.rows.items
         teacher = load_teacher(folder)
         vectors = teacher_items(folder)
         placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
-        counts = events_of(split.train, size).astype(np.float64)
+        counts = interaction_counts(split.train, size).astype(np.float64)
         items = Items(vectors, placed.vectors, placed.folds, sentences[:size], counts)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         untouched = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
         tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
         cases = some_users(split.validation, size)
-        queries = Queries(dataset.items, dataset.nouns, seed).ask(cases.wanted.tolist(), texts)
+        queries = Queries(dataset.items, dataset.nouns, seed).ask(cases.targets.tolist(), texts)
         return cls(
             cases,
             queries,

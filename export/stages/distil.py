@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
+from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_wordpiece
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.data.token_store import TokenRows
 from swiftrec.export.evaluate import baseline_gate
@@ -91,9 +91,9 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
     tokenizer = load_tokenizer(teacher_checkpoint(job), job.settings.plan.max_tokens)
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="r", allow_pickle=False)
     sentences = load_sentences(job.folder("finetune"), len(pooled))
-    rng, size = np.random.default_rng(job.settings.seed), len(texts.variants[0])
-    known, items = _drawn(size * len(texts.variants), _MAX_TEXTS, rng), _drawn(size, _MAX_ITEMS, rng)
-    chosen = np.concatenate([known, np.arange(size * len(texts.variants), len(pooled))])
+    rng, size = np.random.default_rng(job.settings.seed), texts.rows.items
+    known, items = _drawn(texts.rows.first_phrase, _MAX_TEXTS, rng), _drawn(size, _MAX_ITEMS, rng)
+    chosen = np.concatenate([known, np.arange(texts.rows.first_phrase, len(pooled))])
     with torch.no_grad():
         for_ranker = teacher.text_vectors(torch.from_numpy(pooled[chosen]))
         wanted = torch.cat([for_ranker, torch.from_numpy(sentences[chosen])], dim=1)
@@ -125,7 +125,7 @@ def _cut(job: Job, teacher: TextEncoder, lesson: Lesson, out: Path) -> tuple[Tex
     if most is None:
         Vocabulary(size, size).save(out)
         return teacher, lesson
-    facts = read_tokenizer(path)
+    facts = read_wordpiece(path)
     every = Texts.load(job.folder("data")).all  # the lesson may have drawn some of them
     texts = (row for text in every for row in lesson.tokenizer.encode([text]))
     spelled = (

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.blend.inherit import fit_whole_memory
-from swiftrec.export.checkpoints.reference import Reference
 from swiftrec.export.compress.ranker_graphs import SMALL
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
 from swiftrec.export.data.split import Cases, Split, everything, trainable
-from swiftrec.export.data.text_variants import TITLE, Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.evaluate.backends import served_encode, served_rank, teacher_items
 from swiftrec.export.evaluate.final_comparison import expected_answers, likeness, require_learned
 from swiftrec.export.evaluate.final_record import (
@@ -36,6 +35,7 @@ from swiftrec.export.evaluate.final_record import (
 )
 from swiftrec.export.evaluate.recommender import Encode, Subject, Vectors
 from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.evaluate.tasks import some_cases
 from swiftrec.export.gates import ranker_parity
 from swiftrec.export.models.sentence_space import load_sentences
@@ -81,7 +81,7 @@ def run(job: Job, out: Path) -> None:
     served = _subject(job, source, _Model(out / VECTORS, out / RANKER, out, counts))
     if histories:
         record = _compare(job, source, served, record)
-        cases, texts = source.cases, Texts.load(job.folder("data")).variants[TITLE]
+        cases, texts = source.cases, Texts.load(job.folder("data")).variants[TextVariant.TITLE]
     else:
         texts = Reference.load(job.folder("data")).texts
         cases = Cases(np.arange(len(texts)), [np.array([n]) for n in range(len(texts))], np.zeros(len(texts), np.int64))
@@ -178,7 +178,7 @@ def _subject(job: Job, source: _Source, model: _Model) -> Subject:
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
     sentences = load_sentences(job.folder("finetune"), items)[:items]
-    titles = Texts.load(job.folder("data")).variants[TITLE]
+    titles = Texts.load(job.folder("data")).variants[TextVariant.TITLE]
     retrieval = load_retrieval(blend, Memory.load(model.memory, items), titles, sentences, model.popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
     return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)

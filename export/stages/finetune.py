@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig
 
-from swiftrec.export.checkpoints.vocabulary import read_tokenizer
+from swiftrec.export.checkpoints.vocabulary import read_wordpiece
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Cases, Histories
 from swiftrec.export.data.text_variants import Texts
@@ -54,7 +54,7 @@ def run(job: Job, out: Path) -> None:
     """
     settings, data = job.settings, job.folder("data")
     if settings.most_pieces is not None:
-        read_tokenizer(data / "checkpoint" / "tokenizer.json")
+        read_wordpiece(data / "checkpoint" / "tokenizer.json")
     if settings.has_small_ranker:
         small.check(job)
     if is_adopted(job):
@@ -65,7 +65,7 @@ def run(job: Job, out: Path) -> None:
     ladder(settings.students, config.num_hidden_layers, config.hidden_size)
     texts = Texts.load(data)
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
-    world = World(parts_of(job, Dataset.load(data)), texts, ways, negatives_of(settings, len(texts.variants[0])))
+    world = World(parts_of(job, Dataset.load(data)), texts, ways, negatives_of(settings, texts.rows.items))
     several = settings.teachers if settings.teachers > 1 else 0
     # As a mode it costs time in every call: only where it is needed.
     with torch.device(settings.train_device) if settings.train_device != "cpu" else contextlib.nullcontext():
@@ -171,7 +171,7 @@ def place_untaken(
     if not can_place(is_taken):
         return None
     texts, items, users = _vectors_of(teacher, world, pooled, cases.histories)
-    crowd = Crowd(users, cases.masked, cases.wanted)
+    crowd = Crowd(users, cases.masked, cases.targets)
     placed = place_newcomers(_unmoved(plain), items, is_taken, crowd, seed)
     if placed is not None:
         _put(teacher, world, texts, placed.vectors[~is_taken])

@@ -61,7 +61,7 @@ def _compared(job: Job, evaluation: Evaluation) -> Compared:
     others = sorted(answers.keys() - {TEACHER})
     return Compared(
         protocol=job.settings.protocol,
-        cases=len(ground.tasks.warm.wanted),
+        cases=len(ground.tasks.warm.targets),
         tasks={name: ground.figures(row) for name, row in answers.items()},
         shares={name: found for name, row in answers.items() if (found := ground.shares(row))},
         absent=dict(ground.tasks.absent),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from swiftrec.export.data.text_variants import TITLE
+from swiftrec.export.data.text_variants import TextVariant
 from swiftrec.export.models.backbone import MovingTrunk, batches_of
 from swiftrec.export.models.bucketing import shuffled
 from swiftrec.export.models.teacher import Bank, Teacher
@@ -51,7 +51,7 @@ class Absorber:
         self.pooled, self._rng = pooled, np.random.default_rng(seed)
         with torch.no_grad():
             self._items = teacher.item_vectors(teacher.text_vectors(pooled[: world.items]))
-            phrases = teacher.text_vectors(pooled[len(world.ways.variants) * world.items :])
+            phrases = teacher.text_vectors(pooled[world.ways.rows.first_phrase :])
             self._goals = torch.cat([functional.normalize(self._items, dim=-1), phrases])
         moving = {name: p for name, p in trunk.named_parameters() if p.requires_grad}
         groups = trunk_groups(settings, moving)
@@ -92,7 +92,7 @@ class Absorber:
 
     def goals_of(self, texts: list[int]) -> Tensor:
         """Where these texts are drawn: to their items; phrases stay. Unit vectors, [texts, dimensions]."""
-        rows, written = torch.as_tensor(texts), len(self._world.ways.variants) * self._world.items
+        rows, written = torch.as_tensor(texts), self._world.ways.rows.first_phrase
         goals = torch.where(rows < written, rows % self._world.items, rows - written + self._world.items)
         return self._goals[goals]
 
@@ -143,7 +143,7 @@ def _titles_that_validate(world: World, max_history: int) -> NDArray[np.int64]:
     """Rows of `world.ways.all` that `validate` reads as events."""
     histories = some_users(world.split.validation, world.items).histories
     items = np.unique(np.concatenate([history[-max_history:] for history in histories]))
-    return TITLE * world.items + items
+    return world.ways.rows.start(TextVariant.TITLE) + items
 
 
 def _shares(world: World) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

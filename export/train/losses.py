@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from swiftrec.export.data.text_variants import TextVariant
 from swiftrec.export.models.teacher import Bank, Teacher
 from swiftrec.export.train.ensemble import Guides
 from swiftrec.export.train.samplers import Asked, Queries, Windows
@@ -65,7 +66,7 @@ class Step:
         self._teacher, self._bank, self._batch, self._kind, self._guides = teacher, bank, batch, kind, guides
         items = batch.among.items
         kept = (torch.rand(len(items), 1) > _DROP_RESIDUAL).float()
-        own = teacher.text_vectors(bank.variants[0, items])
+        own = teacher.text_vectors(bank.variants[TextVariant.FULL, items])
         residuals = teacher.residuals(items)
         self.items = own + residuals * kept
         self._whole = (own + residuals).detach()
@@ -98,7 +99,7 @@ class Step:
         """
         users = self._teacher.ranker(*self._alone(asked))[:, 0]
         loss = self._against(users, asked.item, asked.worth)
-        is_item = asked.text < self._bank.variants.shape[0] * self._bank.variants.shape[1]
+        is_item = asked.text < self._bank.rows.first_phrase
         if self._kind == "mse" or not is_item.any():
             return loss
         near = functional.cross_entropy(users[is_item] @ self.items.T, self._near(asked.text[is_item]))
@@ -108,7 +109,7 @@ class Step:
         """How near each item's text is to each query by BERT's own vectors, as chances [queries, among]."""
         with torch.no_grad():
             queries = functional.normalize(self._pooled(text), dim=-1)
-            items = functional.normalize(self._bank.variants[0, self._batch.among.items], dim=-1)
+            items = functional.normalize(self._bank.variants[TextVariant.FULL, self._batch.among.items], dim=-1)
             return functional.softmax(queries @ items.T / _NEAR_TEMPERATURE, dim=-1)
 
     def wanted(self, batch: Queries) -> Tensor:

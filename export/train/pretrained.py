@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swiftrec.export.checkpoints.formats import OWN
 from swiftrec.export.checkpoints.head import Head
-from swiftrec.export.checkpoints.heads import OWN
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import COLD_SHARE, Split, split
 from swiftrec.export.data.text_variants import Texts

@@ -57,7 +57,7 @@ def train_on_all(job: Job, split: Split) -> Refitted:
     settings, folder = job.settings, job.folder("finetune")
     texts = Texts.load(job.folder("data"))
     ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
-    world = World(split, texts, ways, negatives_of(settings, len(texts.variants[0])))
+    world = World(split, texts, ways, negatives_of(settings, texts.rows.items))
     own = torch.from_numpy(np.load(folder / "pooled.npy", mmap_mode="c", allow_pickle=False))  # PyTorch wants to write
     measured, epochs = load_teacher(folder), best_epoch(folder)
     several = settings.teachers if settings.teachers > 1 else 0
@@ -121,14 +121,14 @@ def refit(
 
 def _with_noisy(job: Job, world: World, own: Tensor) -> Tensor:
     """Pooled vectors of the rows of `world.ways.all`: `own` are known, those of `--augment` are encoded here."""
-    known, items = len(world.texts.variants), world.items
+    known, written = len(world.texts.variants), world.texts.rows.first_phrase
     noisy = [text for way in world.ways.variants[known:] for text in way]
     if not noisy:
         return own
     checkpoint = teacher_checkpoint(job)
     trunk = MovingTrunk(checkpoint, TokenRows(load_tokenizer(checkpoint, job.settings.plan.max_tokens), noisy), 0)
     with job.progress("encode texts", trunk.batches) as step:
-        return torch.cat([own[: known * items], trunk.all(step).cpu(), own[known * items :]])
+        return torch.cat([own[:written], trunk.all(step).cpu(), own[written:]])
 
 
 def _whole(split: Split) -> Cases:

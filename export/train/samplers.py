@@ -12,19 +12,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swiftrec.export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS
-from swiftrec.export.data.ratings import Worth
-from swiftrec.export.data.text_variants import NOISY, TITLE, TITLE_WORDS, Phrase
+from swiftrec.export.data.queries import ATTRIBUTE, CONDITIONS, NEGATION, SIMILAR, WORDS, Phrase
+from swiftrec.export.data.relevance import Relevance
+from swiftrec.export.data.text_variants import TextRows, TextVariant
 
 QUERY_HISTORY = 16  # events before a query, at most
-QueryKind = int | str  # a way to write an item, or a kind of phrase
+QueryKind = TextVariant | str  # a variant of an item's text, or a kind of phrase
 # How often each kind of query is drawn behind a history and without one, of those that the data set has; chosen on
 # validation: more titles cost more of the answers to attributes and to histories than they give.
 BEHIND: Mapping[QueryKind, float] = MappingProxyType(
-    {TITLE_WORDS: 0.2, NOISY: 0.05, ATTRIBUTE: 0.15, CONDITIONS: 0.45, NEGATION: 0.05, WORDS: 0.05, SIMILAR: 0.05}
+    {
+        TextVariant.TITLE_WORDS: 0.2,
+        TextVariant.DROPPED: 0.05,
+        ATTRIBUTE: 0.15,
+        CONDITIONS: 0.45,
+        NEGATION: 0.05,
+        WORDS: 0.05,
+        SIMILAR: 0.05,
+    }
 )
 ALONE: Mapping[QueryKind, float] = MappingProxyType(
-    {TITLE: 0.08, TITLE_WORDS: 0.06, NOISY: 0.06, ATTRIBUTE: 0.15, CONDITIONS: 0.5, NEGATION: 0.1, WORDS: 0.05}
+    {
+        TextVariant.TITLE: 0.08,
+        TextVariant.TITLE_WORDS: 0.06,
+        TextVariant.DROPPED: 0.06,
+        ATTRIBUTE: 0.15,
+        CONDITIONS: 0.5,
+        NEGATION: 0.1,
+        WORDS: 0.05,
+    }
 )
 
 
@@ -68,7 +84,7 @@ class Asked:
 
 
 def windows(
-    histories: list[NDArray[np.int64]], length: int, size: int, rng: np.random.Generator, worth: Worth | None = None
+    histories: list[NDArray[np.int64]], length: int, size: int, rng: np.random.Generator, worth: Relevance | None = None
 ) -> Iterator[Windows]:
     """One epoch: every step of every history once as a target, cut at random places into at most `length` steps.
 
@@ -95,7 +111,7 @@ def steps_per_epoch(histories: list[NDArray[np.int64]], length: int, size: int) 
     return -(-cuts // size)
 
 
-def _stack(cuts: list[NDArray[np.int64]], worth: Worth) -> Windows:
+def _stack(cuts: list[NDArray[np.int64]], worth: Relevance) -> Windows:
     time = max(map(len, cuts)) - 1
     items, wanted = torch.zeros(len(cuts), time, dtype=torch.int64), torch.ones(len(cuts), time)
     targets, mask = torch.full_like(items, -100), torch.zeros_like(items)
@@ -112,7 +128,7 @@ class _Drawer:
     """Draws kinds of queries by their shares: those of phrases only if there are some of the kind."""
 
     def __init__(self, shares: Mapping[QueryKind, float], phrases: Collection[str]) -> None:
-        self.kinds = [kind for kind in shares if isinstance(kind, int) or kind in phrases]
+        self.kinds = [kind for kind in shares if isinstance(kind, TextVariant) or kind in phrases]
         self._ends = np.cumsum([shares[kind] for kind in self.kinds])
 
     def draw(self, rng: np.random.Generator) -> QueryKind:
@@ -139,24 +155,23 @@ class QuerySampler:
     """Draws queries that fit the item which the user took next, behind up to `QUERY_HISTORY` events.
 
     A `SIMILAR` query names the item that was taken before, and has no history. Where no phrase of a kind fits, one
-    attribute value asks, or else words of the title. `ways` is the number of ways to write an item: rows of phrases
-    begin behind them.
+    attribute value asks, or else words of the title. `rows` are those of the texts.
     """
 
     def __init__(
         self,
         histories: list[NDArray[np.int64]],
         phrases: list[Phrase],
-        items: int,
-        worth: Worth | None = None,
-        *,
-        ways: int,
+        rows: TextRows,
+        worth: Relevance | None = None,
     ) -> None:
-        self._histories, self._worth, self._items, self._ways = histories, worth, items, ways
+        self._histories, self._worth, self._rows = histories, worth, rows
         self._drawer = _Drawer(BEHIND, {phrase.kind for phrase in phrases})
-        self._fitting = {kind: _Fitting(phrases, kind, items) for kind in self._drawer.kinds if isinstance(kind, str)}
+        self._fitting = {
+            kind: _Fitting(phrases, kind, rows.items) for kind in self._drawer.kinds if isinstance(kind, str)
+        }
 
-    def behind(self, histories: list[NDArray[np.int64]], worth: Worth) -> QuerySampler:
+    def behind(self, histories: list[NDArray[np.int64]], worth: Relevance) -> QuerySampler:
         """A sampler of the same phrases behind other histories, such as the same ones in another order."""
         other = copy.copy(self)
         other._histories, other._worth = histories, worth
@@ -183,19 +198,19 @@ class QuerySampler:
 
     def _text(self, kind: QueryKind, item: int, previous: int, rng: np.random.Generator) -> int:
         """The row of a text that asks for `item`."""
-        if isinstance(kind, int):
-            return written(kind, self._ways, rng) * self._items + item
+        if isinstance(kind, TextVariant):
+            return written(kind, self._rows, rng) + item
         fitting = self._fitting[kind].of(previous if kind == SIMILAR else item)
         if not len(fitting) and ATTRIBUTE in self._fitting:
             fitting = self._fitting[ATTRIBUTE].of(item)
         if not len(fitting):
-            return TITLE_WORDS * self._items + item
-        return self._ways * self._items + int(rng.choice(fitting))
+            return self._rows.start(TextVariant.TITLE_WORDS) + item
+        return self._rows.first_phrase + int(rng.choice(fitting))
 
 
-def written(way: int, ways: int, rng: np.random.Generator) -> int:
-    """The way itself; of `NOISY` and those that training has added behind it any."""
-    return int(rng.integers(NOISY, ways)) if way == NOISY else way
+def written(variant: TextVariant, rows: TextRows, rng: np.random.Generator) -> int:
+    """The first row of a variant; for `DROPPED` that of any variant from it on, so also of the corrupted copies."""
+    return rows.start(int(rng.integers(variant, rows.variants)) if variant is TextVariant.DROPPED else variant)
 
 
 class LoneQuerySampler:
@@ -203,13 +218,13 @@ class LoneQuerySampler:
 
     Items of phrases are drawn by popularity, and phrases that fit nothing that was taken are left out; titles and other
     ways to write an item are drawn by the square root of its popularity. `worth` [items] is how much each item is
-    wanted; `ways` is the number of ways to write an item.
+    wanted; `rows` are those of the texts.
     """
 
     def __init__(
-        self, phrases: list[Phrase], popularity: NDArray[np.float64], worth: NDArray[np.float32], *, ways: int
+        self, phrases: list[Phrase], popularity: NDArray[np.float64], worth: NDArray[np.float32], rows: TextRows
     ) -> None:
-        self._worth, self._ways = worth, ways
+        self._worth, self._rows = worth, rows
         self._items = [np.asarray(phrase.items) for phrase in phrases]
         self._sums = [np.cumsum(popularity[items]) for items in self._items]
         self._by_item = np.cumsum(np.sqrt(popularity))
@@ -227,12 +242,12 @@ class LoneQuerySampler:
 
     def _one(self, rng: np.random.Generator) -> tuple[int, int]:
         """The row of a text and an item that it fits."""
-        kind, size = self._drawer.draw(rng), len(self._by_item)
-        if isinstance(kind, int):
+        kind = self._drawer.draw(rng)
+        if isinstance(kind, TextVariant):
             item = _pick(self._by_item, rng)
-            return written(kind, self._ways, rng) * size + item, item
+            return written(kind, self._rows, rng) + item, item
         number = int(rng.choice(self._usable[kind]))
-        return self._ways * size + number, int(self._items[number][_pick(self._sums[number], rng)])
+        return self._rows.first_phrase + number, int(self._items[number][_pick(self._sums[number], rng)])
 
 
 def _pick(sums: NDArray[np.float64], rng: np.random.Generator) -> int:

@@ -110,7 +110,7 @@ def load_small(folder: Path) -> nn.Module | None:
 
 def _lesson(job: Job, teacher: Teacher, split: Split) -> _Lesson:
     texts, settings = Texts.load(job.folder("data")), job.settings
-    world = World(split, texts, texts, _negatives(settings, len(texts.variants[0])))
+    world = World(split, texts, texts, _negatives(settings, texts.rows.items))
     pooled = np.load(job.folder("finetune") / "pooled.npy", mmap_mode="c", allow_pickle=False)  # PyTorch wants to write
     bank = Bank.of(pooled, texts)
     return _Lesson(world, bank, teacher.requires_grad_(requires_grad=False))

@@ -16,10 +16,10 @@ from torch import Tensor
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.order import UNORDERED
-from swiftrec.export.data.popularity import events_of, is_taken
+from swiftrec.export.data.popularity import interaction_counts, is_trained
 from swiftrec.export.data.split import Split
 from swiftrec.export.data.synonyms import learn, replaced
-from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import ExportError
 from swiftrec.export.train.losses import Batch
 from swiftrec.export.train.options import FULL_ITEMS
@@ -37,6 +37,7 @@ from swiftrec.export.train.targets import Among, Negatives
 # Batches in an epoch at most. MovieLens-100K has 133; from some hundred thousand events on, an epoch reads a sample of
 # the histories, and the time of training no longer grows with their number.
 EPOCH_BATCHES = 500
+_CORRUPTED = (TextVariant.FULL, TextVariant.TITLE)  # whose copies take turns in `--augment`
 MAX_STEP_BYTES = 6_442_450_944  # for the scores of one step
 # How often a step holds its scores, measured: forward and backward; with --loss mse; how often more with --teachers.
 _COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = 3, 5, 3
@@ -58,40 +59,39 @@ class World:
     @property
     def items(self) -> int:
         """Number of items in the catalogue."""
-        return len(self.texts.variants[0])
+        return self.texts.rows.items
 
     def originals(self, rows: Tensor) -> Tensor:
         """The rows of `texts.all` among those of `ways.all`, [texts, ...]; no copy where they are the same."""
-        own, every = len(self.texts.variants) * self.items, len(self.ways.variants) * self.items
+        own, every = self.texts.rows.first_phrase, self.ways.rows.first_phrase
         return rows if own == every else torch.cat([rows[:own], rows[every:]])
 
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
         """How often each item was taken in training."""
-        return events_of(self.split.train, self.items).astype(np.float64)
+        return interaction_counts(self.split.train, self.items).astype(np.float64)
 
     @cached_property
     def worth(self) -> NDArray[np.float32]:
         """How much each item was wanted by those who took it in training, on average, [items]; 1 without ratings."""
-        if not self.split.worth:
+        if not self.split.relevance:
             return np.ones(self.items, np.float32)
-        total = np.bincount(np.concatenate(self.split.train), np.concatenate(self.split.worth), self.items)
+        total = np.bincount(np.concatenate(self.split.train), np.concatenate(self.split.relevance), self.items)
         mean: NDArray[np.float32] = (total / self.popularity.clip(min=1)).astype(np.float32)
         return mean
 
     @cached_property
     def is_taken(self) -> Tensor:
         """Whether anybody took the item in training, bool [items]."""
-        return torch.as_tensor(is_taken(self.split.train, self.items))
+        return torch.as_tensor(is_trained(self.split.train, self.items))
 
     @cached_property
     def _queries(self) -> QuerySampler:
-        ways = len(self.ways.variants)
-        return QuerySampler(self.split.train, self.texts.phrases, self.items, self.split.worth, ways=ways)
+        return QuerySampler(self.split.train, self.texts.phrases, self.ways.rows, self.split.relevance)
 
     @cached_property
     def _asked(self) -> LoneQuerySampler:
-        return LoneQuerySampler(self.texts.phrases, self.popularity, self.worth, ways=len(self.ways.variants))
+        return LoneQuerySampler(self.texts.phrases, self.popularity, self.worth, self.ways.rows)
 
     @cached_property
     def _taken(self) -> Among:
@@ -107,8 +107,8 @@ class World:
         Without order each history is shuffled.
         """
         read = self.split.reordered(rng) if self.split.order == UNORDERED else self.split
-        queries = self._queries.behind(read.train, read.worth)
-        for window in islice(windows(read.train, length, size, rng, read.worth), self.epoch_batches):
+        queries = self._queries.behind(read.train, read.relevance)
+        for window in islice(windows(read.train, length, size, rng, read.relevance), self.epoch_batches):
             yield self._batch(window, queries.draw(size, rng), self._asked.draw(size, rng), rng)
 
     def _batch(self, windows: Windows, queries: Queries, asked: Asked, rng: np.random.Generator) -> Batch:
@@ -124,7 +124,8 @@ class World:
     def _read(self, windows: Windows, queries: Queries, asked: Asked, among: Among, ways: Tensor) -> NDArray[np.int64]:
         """Rows of the bank: full text and drawn text of the windows' items, and what is asked."""
         items = torch.unique(torch.cat([windows.items[windows.mask > 0], windows.targets[windows.targets >= 0]]))
-        rows = torch.cat([items, ways[among.place[items]] * self.items + items, queries.text, asked.text])
+        starts = torch.as_tensor(self.ways.rows.starts)[ways]
+        rows = torch.cat([items, starts[among.place[items]] + items, queries.text, asked.text])
         return rows.cpu().numpy()
 
 
@@ -177,8 +178,9 @@ def with_noise(texts: Texts, ways: int, seed: int, synonyms: float = 0.0) -> Tex
     A share `synonyms` of the words that have one in the catalogue is exchanged before.
     """
     rng = random.Random(seed)  # noqa: S311 (no secret)
-    known = learn(texts.variants[0], len(texts.variants[0])) if ways and synonyms else {}
+    known = learn(texts.variants[TextVariant.FULL], texts.rows.items) if ways and synonyms else {}
     noisy = [
-        [corrupt(replaced(text, known, synonyms, rng), rng) for text in texts.variants[n % 2]] for n in range(ways)
+        [corrupt(replaced(text, known, synonyms, rng), rng) for text in texts.variants[_CORRUPTED[n % 2]]]
+        for n in range(ways)
     ]
     return Texts([*texts.variants, *noisy], texts.phrases, texts.others)

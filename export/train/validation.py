@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from swiftrec.export.data.split import Cases, Histories, Split
+from swiftrec.export.data.text_variants import TextVariant
 from swiftrec.export.evaluate.metrics import ndcg
 from swiftrec.export.models.encoder import pad
 from swiftrec.export.models.ranker import LastUser
@@ -39,11 +40,11 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
     """How well the next item of each training history is found; with many users and items every n-th user is asked."""
     teacher.eval()
     cases = some_users(split.validation, len(teacher.residual))
-    items = teacher.item_vectors(teacher.text_vectors(bank.variants[0]))
-    titles = teacher.text_vectors(bank.variants[1])
+    items = teacher.item_vectors(teacher.text_vectors(bank.variants[TextVariant.FULL]))
+    titles = teacher.text_vectors(bank.variants[TextVariant.TITLE])
     found: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
     for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
-        asked = zip(cases.masked, cases.wanted.tolist(), strict=True)
+        asked = zip(cases.masked, cases.targets.tolist(), strict=True)
         for users in users_of(teacher, vectors, kind, cases.histories, max_history):
             scores = (users @ items.T).float().cpu().numpy()
             found[kind] += [ndcg(row, *next(asked)) for row in scores]
@@ -52,8 +53,8 @@ def validate(teacher: Teacher, bank: Bank, split: Split, max_history: int) -> Va
 
 def some_users(cases: Cases, items: int) -> Cases:
     """The cases of every user, or of every n-th where users times `items` are too many."""
-    step = max(1, -(-len(cases.wanted) // max(_MIN_USERS, _MAX_SCORES // items)))
-    return cases.take(np.arange(0, len(cases.wanted), step))
+    step = max(1, -(-len(cases.targets) // max(_MIN_USERS, _MAX_SCORES // items)))
+    return cases.take(np.arange(0, len(cases.targets), step))
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def export(artifacts: Path, protocol: Protocol = "leave-one-out", repeats: Repea
     write_data(artifacts / ".stages" / "tiny" / "data", timed())
     made = job(artifacts)
     cases = split(timed(), protocol, repeats=repeats).warm
-    found = Ranked(np.arange(len(cases.wanted)), np.empty((len(cases.wanted), 0), np.int64))
+    found = Ranked(np.arange(len(cases.targets)), np.empty((len(cases.targets), 0), np.int64))
     answers = {name: {"ids": found, "text": found} for name in ("transitions", "static-fp32", "bert1-fp32")}
     for stage in ("verify", "package"):
         made.folder(stage).mkdir()
@@ -86,7 +86,7 @@ def test_evaluation_is_the_exports_own_split_of_task_ids(protocol: Protocol, rep
     parts = split(timed(), protocol, repeats=repeats)
     assert (found.protocol, found.default) == (protocol, "static-fp32")
     assert set(found.ranks) == {"transitions", "static-fp32"}  # other variants answer ids alike
-    assert found.targets.tolist() == parts.warm.wanted.tolist()
+    assert found.targets.tolist() == parts.warm.targets.tolist()
     assert found.problem.valid.tolist() == parts.valid.tolist()
     assert [h.tolist() for h in found.problem.train] == [h.tolist() for h in parts.train]
     assert [h.tolist() for h in found.problem.known] == [h.tolist() for h in parts.known]

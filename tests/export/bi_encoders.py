@@ -11,8 +11,9 @@ from sentence_transformers import SentenceTransformer
 from torch.nn import functional
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from swiftrec.export.checkpoints.checkpoint import locate, write_bert
+from swiftrec.export.checkpoints.checkpoint import locate
 from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.stages.data import write_verified
 from tests.export.checkpoints import HIDDEN, add_modules, save_model
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789éÉß北'.,:-_"
@@ -29,7 +30,7 @@ TRUNCATION = {"direction": "Right", "max_length": 128, "strategy": "LongestFirst
 
 
 def bi_encoder(folder: Path, *, dense: int = 0) -> Path:
-    """A random bi-encoder whose vocabulary tells case and accents apart."""
+    """A random bi-encoder whose vocabulary distinguishes case and accents."""
     save_model("bert", folder, vocab_size=len(_PIECES), num_hidden_layers=2)
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("\n".join(_PIECES) + "\n", encoding="utf-8")
@@ -54,15 +55,15 @@ def auto_tokenizer(folder: Path) -> Any:  # noqa: ANN401
 
 
 def written(folder: Path) -> Path:
-    out = folder.with_name(f"{folder.name}-as-bert")
-    write_bert(locate(str(folder), folder, folder), out, adopt=True, max_tokens=128)
-    return out
+    target = folder.with_name(f"{folder.name}-as-bert")
+    write_verified(locate(str(folder), folder, folder), target, adopt=True, max_tokens=128)
+    return target
 
 
 def require_same(folder: Path, texts: list[str] = TEXTS) -> None:
     """Vectors equal those of `encode()`."""
-    out = written(folder)
+    target = written(folder)
     theirs = torch.from_numpy(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts))
     with torch.inference_mode():
-        ours = TextEncoder(load_trunk(out), 1).eval().pool(*pad(load_tokenizer(out, 128).encode(texts)))
+        ours = TextEncoder(load_trunk(target), 1).eval().pool(*pad(load_tokenizer(target, 128).encode(texts)))
     assert functional.cosine_similarity(ours, theirs).min() > 0.99999

@@ -1,4 +1,4 @@
-"""Synthetic catalogues, and the memory that reading one takes: `python -m tests.catalogues FOLDER stream|all`."""
+"""Synthetic catalogues, and the memory for reading one: `python -m tests.export.catalogues FOLDER stream|all`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from swiftrec.export.data.issues import Mistakes
-from swiftrec.export.data.layout import ITEMS
-from swiftrec.export.data.loader import read
-from swiftrec.export.data.rows import find
+from swiftrec.export.data.columns import ITEMS
+from swiftrec.export.data.issues import Issues
+from swiftrec.export.data.loader import load
+from swiftrec.export.data.tables import find_table
 
 _CHUNK = 10_000
 
@@ -62,16 +62,16 @@ def _peak_mb() -> float:
 
 def _read_all(folder: Path) -> Iterator[object]:
     """The control: every row of the items in memory at once."""
-    table = find(folder, "items", ITEMS, Mistakes())
+    table = find_table(folder, "items", ITEMS, Issues())
     assert table is not None
     yield list(table.rows())
 
 
 def main(folder: Path, how: str) -> None:
-    """Print how much memory (10^6 bytes) and how many seconds reading took, beyond what the imports take."""
+    """Print the peak of memory (10^6 bytes), beyond the imports, and the seconds of reading."""
     before, started = _peak_mb(), time.monotonic()
-    with tempfile.TemporaryDirectory() as out:
-        result = read(folder, Path(out)) if how == "stream" else next(_read_all(folder))
+    with tempfile.TemporaryDirectory() as target:
+        result = load(folder, Path(target)) if how == "stream" else next(_read_all(folder))
         sys.stdout.write(f"{_peak_mb() - before:.1f} {time.monotonic() - started:.1f}\n")
         del result
 

@@ -1,4 +1,4 @@
-"""A trained recommender as the teacher: its ranking is kept to the item, its ranker is its own or an average."""
+"""A trained recommender that is adopted as the teacher: its ranking does not change."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from swiftrec.export.checkpoints import reference as reference_module
-from swiftrec.export.checkpoints.checkpoint import locate, write_bert
-from swiftrec.export.checkpoints.original import open_original
-from swiftrec.export.checkpoints.reference import Reference
+from swiftrec.export.checkpoints.checkpoint import locate
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset, Item
-from swiftrec.export.data.text_variants import Texts, unseen, write_texts
+from swiftrec.export.data.text_variants import Texts, TextVariant, unseen, write_texts
 from swiftrec.export.errors import CheckpointError
+from swiftrec.export.evaluate import reference as reference_module
+from swiftrec.export.evaluate.checkpoint_library import load_in_library
 from swiftrec.export.evaluate.fidelity import agreement
 from swiftrec.export.evaluate.metrics import best
+from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from swiftrec.export.models.mean import MeanRanker
 from swiftrec.export.models.ranker import LastUser
 from swiftrec.export.models.sentence_space import load_sentence_map, load_sentences
 from swiftrec.export.models.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.export.stages.data import write_verified
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.pretrained import adopt
 from swiftrec.server.models.networks import Kind
@@ -36,39 +37,39 @@ _ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) 
 def adopted(folder: Path, *, preset: str = "smoke") -> tuple[Teacher, torch.Tensor, list[str], Path]:
     """Adopt `folder/original` for twelve items: the teacher, its text vectors of the items, the texts, the stage."""
     job = Job(ExportSettings(artifacts=folder, name="tiny", _cli_parse_args=["--preset", preset]))
-    data, out = job.folder("data"), folder / "out"
+    data, target = job.folder("data"), folder / "out"
     data.mkdir(parents=True)
-    out.mkdir()
+    target.mkdir()
     dataset = Dataset(_ITEMS, [], ["lamp"], [], "made up", "none")
     dataset.save(data)
     texts = write_texts(dataset, 0)
     texts.save(data)
-    found = locate(str(folder / "original"), folder, folder)
-    write_bert(found, data / "checkpoint", adopt=True, max_tokens=128)
-    adopt(job, out)
-    teacher = load_teacher(out)
-    pooled = torch.from_numpy(np.load(out / "pooled.npy"))
+    checkpoint = locate(str(folder / "original"), folder, folder)
+    write_verified(checkpoint, data / "checkpoint", adopt=True, max_tokens=128)
+    adopt(job, target)
+    teacher = load_teacher(target)
+    pooled = torch.from_numpy(np.load(target / "pooled.npy"))
     assert len(pooled) == len(texts.all)
-    return teacher, teacher.text_vectors(pooled[: len(_ITEMS)]), [*texts.variants[0]], out
+    return teacher, teacher.text_vectors(pooled[: len(_ITEMS)]), [*texts.variants[TextVariant.FULL]], target
 
 
 def logits(model: Any, folder: Path, texts: list[str]) -> torch.Tensor:  # noqa: ANN401
     ids, mask = pad(load_tokenizer(folder, 128).encode(texts))
-    found: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
-    return found
+    scores: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
+    return scores
 
 
 def test_classifier_as_teacher_ranks_by_its_logits(tmp_path: Path) -> None:
     labels = {row: f"i{len(WORDS) - row}" for row in range(len(WORDS) + 1)}  # one label is no item
     model = save_model("distilbert", tmp_path / "original", "ForSequenceClassification", id2label=labels)
-    teacher, vectors, texts, out = adopted(tmp_path)
+    teacher, vectors, texts, target = adopted(tmp_path)
     with torch.inference_mode():
         scores = vectors @ (vectors + teacher.residual).T
-        wanted = logits(model, tmp_path / "original", texts)[:, [len(WORDS) - n for n in range(len(WORDS))]]
-    assert (scores.argsort(descending=True) == wanted.argsort(descending=True)).all()
-    assert (out / "checkpoint" / "model.safetensors").exists()
-    assert load_sentence_map(out) is None
-    assert load_sentences(out, len(_ITEMS)).shape == (len(_ITEMS), 0)
+        expected = logits(model, tmp_path / "original", texts)[:, [len(WORDS) - n for n in range(len(WORDS))]]
+    assert (scores.argsort(descending=True) == expected.argsort(descending=True)).all()
+    assert (target / "checkpoint" / "model.safetensors").exists()
+    assert load_sentence_map(target) is None
+    assert load_sentences(target, len(_ITEMS)).shape == (len(_ITEMS), 0)
 
 
 def test_own_teacher_keeps_its_projection_and_ranker(tmp_path: Path) -> None:
@@ -92,13 +93,13 @@ def test_own_teacher_of_shorter_histories_is_refused(tmp_path: Path) -> None:
 def test_dot_product_keeps_the_length_of_item_vectors(tmp_path: Path) -> None:
     save_sentence_transformer("bert", tmp_path / "original", dense=5, unit=False)
     (tmp_path / "original" / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
-    teacher, vectors, _, out = adopted(tmp_path)
-    pooled = torch.from_numpy(np.load(out / "pooled.npy"))[: len(_ITEMS)]
+    teacher, vectors, _, target = adopted(tmp_path)
+    pooled = torch.from_numpy(np.load(target / "pooled.npy"))[: len(_ITEMS)]
     assert torch.allclose(vectors + teacher.residual, pooled, atol=1e-6)
     assert not torch.allclose(vectors, pooled, atol=1e-2)
 
 
-def test_average_is_of_the_events_so_far_and_a_query_stands_alone() -> None:
+def test_average_of_earlier_events_ignores_the_query() -> None:
     ranker = LastUser(MeanRanker(2, 9))
     vectors = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]], [[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]]])
     kinds = torch.tensor([[Kind.ITEM, Kind.TEXT, Kind.ITEM], [Kind.ITEM, Kind.ITEM, Kind.QUERY]], dtype=torch.int64)
@@ -106,13 +107,13 @@ def test_average_is_of_the_events_so_far_and_a_query_stands_alone() -> None:
     assert torch.allclose(users, torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
 
 
-def test_agreement_tells_the_same_from_another() -> None:
+def test_agreement_is_high_for_the_same_vectors_only() -> None:
     rng = np.random.default_rng(0)
     vectors, others, items = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 40, 200))
     vectors, others = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors, others))
-    some = np.arange(0, 200, 2)
-    top = np.stack([best(vector @ items[some].T) for vector in vectors])
-    reference = Reference("a library", ["text"] * 40, vectors, some, top)
+    shown = np.arange(0, 200, 2)
+    top = np.stack([best(vector @ items[shown].T) for vector in vectors])
+    reference = Reference("a library", ["text"] * 40, vectors, shown, top)
     same, different = agreement(reference, vectors, items, 0), agreement(reference, others, items, 0)
     assert (round(same["cosine"].mean, 4), same["overlap"].mean) == (1.0, 1.0)
     assert different["cosine"].mean < 0.2
@@ -120,7 +121,7 @@ def test_agreement_tells_the_same_from_another() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classifier", "bi-encoder", "own"])
-def test_reference_of_an_adopted_checkpoint_is_what_its_own_library_says(tmp_path: Path, kind: str) -> None:
+def test_reference_has_the_vectors_of_the_checkpoints_library(tmp_path: Path, kind: str) -> None:
     folder, texts = tmp_path / "original", ["red lamp", "a good soft vase", "chair"]
     if kind == "classifier":
         labels = {row: f"i{len(WORDS) - 1 - row}" for row in range(len(WORDS))}
@@ -138,10 +139,10 @@ def test_reference_of_an_adopted_checkpoint_is_what_its_own_library_says(tmp_pat
         encoder.projection = own.projection
         rows = load_tokenizer(folder / "checkpoint", 128).encode([*texts, *(item.text for item in _ITEMS)])
         with torch.inference_mode():
-            found = encoder.eval()(*pad(rows))
-        scores = found[:3] @ found[3:].T
+            vectors = encoder.eval()(*pad(rows))
+        scores = vectors[:3] @ vectors[3:].T
     name = locate(str(folder), folder, folder).kind
-    Reference.of(open_original(folder, name, 128), texts, _ITEMS).save(tmp_path)
+    Reference.make(load_in_library(folder, name, 128), texts, _ITEMS).save(tmp_path)
     reference = Reference.load(tmp_path)
     assert (reference.top == scores.argsort(descending=True, stable=True)[:, :10].numpy()).all()
     assert np.allclose(np.linalg.norm(reference.vectors, axis=1), 1, atol=1e-5)
@@ -150,11 +151,11 @@ def test_reference_of_an_adopted_checkpoint_is_what_its_own_library_says(tmp_pat
 def test_large_catalogue_is_compared_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(reference_module, "_MAX_ITEMS", 5)
     save_sentence_transformer("bert", tmp_path / "original")
-    original = open_original(tmp_path / "original", "bi-encoder", 128)
-    assert Reference.of(original, ["red"], _ITEMS).items.tolist() == [0, 3, 6, 9]
+    original = load_in_library(tmp_path / "original", "bi-encoder", 128)
+    assert Reference.make(original, ["red"], _ITEMS).items.tolist() == [0, 3, 6, 9]
 
 
-def test_texts_for_the_proof_are_not_among_those_that_are_taught() -> None:
+def test_unseen_texts_are_not_in_training() -> None:
     dataset = Dataset(_ITEMS, [], ["lamp"], [], "made up", "none")
     few, many = write_texts(dataset, 0, ["a", "b"]), write_texts(dataset, 0, [f"text {n}" for n in range(1_000)])
     for texts in (few, many):

@@ -101,9 +101,9 @@ def test_classifier_with_interactions_is_adopted_and_evaluated(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("kind", "flags", "message"),
     [
-        ("encoder", [], "no interactions.csv, interactions.jsonl or interactions.parquet there"),
+        ("encoder", [], "no interactions.csv, interactions.jsonl or interactions.parquet"),
         ("bi-encoder", ["--adopt", "never"], "no interactions.csv"),
-        ("classifier", [], "item_id 'i0' is none of the labels in id2label"),
+        ("classifier", [], "item_id 'i0' is not among the labels in id2label"),
     ],
 )
 def test_what_cannot_be_exported_without_interactions_is_named(

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 from swiftrec.export import gates
-from swiftrec.export.checkpoints.checkpoint import locate, write_bert
-from swiftrec.export.checkpoints.original import open_original
-from swiftrec.export.checkpoints.reference import Reference
+from swiftrec.export.checkpoints.checkpoint import locate
 from swiftrec.export.data.text_variants import Texts, unseen
 from swiftrec.export.errors import GateError
+from swiftrec.export.evaluate.checkpoint_library import load_in_library
 from swiftrec.export.evaluate.final_record import EXPECTED, FINAL, FinalRecord
 from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.gates import GATES
 from swiftrec.export.stages import blend as blend
 from swiftrec.export.stages import distil, finetune, onnx, package, quantise, verify
 from swiftrec.export.stages import final as final
+from swiftrec.export.stages.data import write_verified
 from swiftrec.server.models.bundle import load_bundle
 from tests.export.checkpoints import add_modules
 from tests.export.tiny import StoppedJob, dataset, job, write_checkpoint
@@ -34,10 +35,10 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     write_checkpoint(original)
     add_modules(original, hidden=16)
     shutil.rmtree(data / "checkpoint")
-    write_bert(locate(str(original), original, original), data / "checkpoint", adopt=True, max_tokens=128)
+    write_verified(locate(str(original), original, original), data / "checkpoint", adopt=True, max_tokens=128)
     texts, bare = unseen(Texts.load(data), made.settings.seed), replace(dataset(), histories=[])
     bare.save(data)
-    Reference.of(open_original(original, "bi-encoder", 128), texts, bare.items).save(data)
+    Reference.make(load_in_library(original, "bi-encoder", 128), texts, bare.items).save(data)
     (made.folder("data") / "sources.json").write_text("{}")
     stages = {
         "finetune": finetune.run,

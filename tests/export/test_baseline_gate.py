@@ -116,7 +116,7 @@ def test_group_below_popularity_is_said_only_beyond_its_interval() -> None:
 
 def made(*flags: str, answers: dict[str, dict[str, Ranked]] | None = None) -> tuple[Job, Evaluation, Console]:
     console = Console(width=200, record=True, file=io.StringIO())
-    cases = SimpleNamespace(wanted=np.zeros(_CASES))
+    cases = SimpleNamespace(targets=np.zeros(_CASES))
     ground = SimpleNamespace(
         seed=1,
         tasks=SimpleNamespace(warm=cases, cold=cases),
@@ -209,7 +209,7 @@ def test_default_that_loses_on_cold_is_refused_though_the_teacher_does_not() -> 
 def test_gate_on_cold_that_cannot_be_measured_refuses_nobody() -> None:
     one, evaluation, _ = cold_evaluation(hits(0.0))
     assert compare_cold(TEACHER, evaluation) is not None  # control
-    cast(SimpleNamespace, evaluation.ground.tasks).cold = SimpleNamespace(wanted=np.zeros(MIN_COLD_CASES - 1))
+    cast(SimpleNamespace, evaluation.ground.tasks).cold = SimpleNamespace(targets=np.zeros(MIN_COLD_CASES - 1))
     assert compare_cold(TEACHER, evaluation) is None
     one, evaluation, _ = cold_evaluation(hits(0.0))
     del evaluation.levelled[FROZEN]  # too many items for it

@@ -255,7 +255,7 @@ def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
 
 def test_requests_have_the_events_and_queries_of_their_group() -> None:
     cases = Cases(np.arange(3), [np.array([0, 1, 2]), np.array([3]), np.array([4, 5])], np.array([3, 4, 0]))
-    queries = [f"asks for {wanted}" for wanted in cases.wanted]
+    queries = [f"asks for {wanted}" for wanted in cases.targets]
 
     def kind_of(text: str) -> Query:
         return "description" if text.endswith("4") else "title"

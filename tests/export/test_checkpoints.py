@@ -1,30 +1,46 @@
-"""Checkpoints as they come in: BERT's relatives become a BERT with the same vectors, the config tells their kind."""
+"""Checkpoints of every supported format are read as their own library reads them, or refused."""
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertModel
 
 from swiftrec.export import gates
-from swiftrec.export.checkpoints.checkpoint import locate, write_bert
+from swiftrec.export.checkpoints.checkpoint import locate
+from swiftrec.export.checkpoints.formats import read_head
 from swiftrec.export.checkpoints.head import Head
-from swiftrec.export.checkpoints.heads import read_head
 from swiftrec.export.compress.equivalence import alone as by_itself
 from swiftrec.export.compress.equivalence import invariance, mean_cosine
 from swiftrec.export.compress.graph_rewriter import count_operators
 from swiftrec.export.compress.int8 import FORMS, observe, quantise_bert
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.stages.data import write_verified
 from swiftrec.export.stages.onnx import fuse, trace
 from swiftrec.server.models.networks import EncoderModel
 from swiftrec.server.models.session import open_session
+from tests.export.bi_encoders import (
+    ABSENT,
+    DENSE,
+    MAIN,
+    POOLING,
+    SENTENCE,
+    TOKENS,
+    bi_encoder,
+    change,
+    require_same,
+    written,
+)
 from tests.export.checkpoints import FAMILIES, HIDDEN, WORDS, save_model, save_sentence_transformer
 
 _TEXTS = [" ".join(random.Random(n).choices(WORDS, k=1 + n % 9)) for n in range(24)]
@@ -32,9 +48,9 @@ _TEXTS = [" ".join(random.Random(n).choices(WORDS, k=1 + n % 9)) for n in range(
 
 def converted(folder: Path, *, adopt: bool = False) -> Path:
     """The checkpoint at `folder` as the stages read it."""
-    out = folder.with_name(f"{folder.name}-as-bert")
-    write_bert(locate(str(folder), folder, folder), out, adopt=adopt, max_tokens=128)
-    return out
+    target = folder.with_name(f"{folder.name}-as-bert")
+    write_verified(locate(str(folder), folder, folder), target, adopt=adopt, max_tokens=128)
+    return target
 
 
 def encoded(folder: Path) -> list[list[int]]:
@@ -43,7 +59,7 @@ def encoded(folder: Path) -> list[list[int]]:
 
 @pytest.mark.parametrize("task", ["Model", "ForSequenceClassification", "ForMaskedLM"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_relative_of_bert_has_the_same_vectors_as_a_bert(tmp_path: Path, family: str, task: str) -> None:
+def test_every_family_has_the_same_vectors_as_a_bert(tmp_path: Path, family: str, task: str) -> None:
     original = save_model(family, tmp_path / "original", task)
     folder = converted(tmp_path / "original")
     trunk, rows = load_trunk(folder), encoded(folder)
@@ -57,7 +73,7 @@ def test_relative_of_bert_has_the_same_vectors_as_a_bert(tmp_path: Path, family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_fuses_whole_and_does_not_depend_on_its_batch(tmp_path: Path, family: str) -> None:
+def test_every_family_is_fused_and_does_not_depend_on_its_batch(tmp_path: Path, family: str) -> None:
     save_model(family, tmp_path / "original")
     folder = converted(tmp_path / "original")
     encoder, rows = TextEncoder(load_trunk(folder), 16, 8).eval(), encoded(folder)
@@ -81,7 +97,7 @@ def test_half_precision_weights_come_in_as_float32(tmp_path: Path) -> None:
     assert load_trunk(converted(tmp_path / "original")).dtype == torch.float32
 
 
-def test_code_that_lies_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "original"
     save_model("bert", folder)
     (folder / "tokenizer.json").unlink()
@@ -90,7 +106,7 @@ def test_code_that_lies_in_a_checkpoint_never_runs(tmp_path: Path, monkeypatch: 
     (folder / "own.py").write_text(code)
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(own))
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers asks unless it is told not to
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # the answer to a question of transformers
     with pytest.raises(CheckpointError, match=r"(?s)no tokenizer .* put its tokenizer.json there"):
         converted(folder)
     assert not (tmp_path / "ran").exists()
@@ -122,14 +138,14 @@ def test_checkpoint_that_is_no_bert_is_refused(tmp_path: Path, change: dict[str,
 def test_checkpoint_with_missing_or_foreign_parts_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "original"
     save_model("bert", folder, max_position_embeddings=64)
-    with pytest.raises(CheckpointError, match="takes 64 tokens, at least 128"):
+    with pytest.raises(CheckpointError, match="has 64 positions, at least 128"):
         converted(folder)
     save_model("bert", tmp_path / "short", vocab_size=10)
-    with pytest.raises(CheckpointError, match="the tokenizer has id 17, the model knows 10"):
+    with pytest.raises(CheckpointError, match="the tokenizer has id 17, the model has 10 ids"):
         converted(tmp_path / "short")
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        write_bert(locate(str(folder), folder, folder), tmp_path / "other", adopt=False, max_tokens=64)
+        write_verified(locate(str(folder), folder, folder), tmp_path / "other", adopt=False, max_tokens=64)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors missing; weights must be one safetensors file"):
         locate(str(folder), folder, folder)
@@ -156,7 +172,7 @@ def test_adopted_classifier_ranks_as_its_logits_do(tmp_path: Path, family: str) 
 
 
 @pytest.mark.parametrize(("mode", "dense"), [("mean_tokens", 0), ("cls_token", 0), ("mean_tokens", 20)])
-def test_adopted_bi_encoder_pools_as_it_says(tmp_path: Path, mode: str, dense: int) -> None:
+def test_adopted_bi_encoder_pools_as_configured(tmp_path: Path, mode: str, dense: int) -> None:
     original = save_sentence_transformer("distilbert", tmp_path / "original", mode, dense)
     assert locate(str(tmp_path / "original"), tmp_path, tmp_path).kind == "bi-encoder"
     folder = converted(tmp_path / "original", adopt=True)
@@ -165,14 +181,16 @@ def test_adopted_bi_encoder_pools_as_it_says(tmp_path: Path, mode: str, dense: i
     ids, mask = pad(encoded(folder))
     with torch.inference_mode():
         hidden = original(input_ids=ids, attention_mask=mask).last_hidden_state
-        wanted = hidden[:, 0] if mode == "cls_token" else (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        expected = (
+            hidden[:, 0] if mode == "cls_token" else (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        )
         if dense:
             layer = load_file(tmp_path / "original" / "2_Dense" / "model.safetensors")
-            wanted = torch.tanh(wanted @ layer["linear.weight"].T + layer["linear.bias"])
-        assert torch.allclose(encoder.pool(ids, mask), wanted, atol=1e-5)
+            expected = torch.tanh(expected @ layer["linear.weight"].T + layer["linear.bias"])
+        assert torch.allclose(encoder.pool(ids, mask), expected, atol=1e-5)
 
 
-def test_encoder_built_from_the_config_alone_pools_alike(tmp_path: Path) -> None:
+def test_encoder_built_from_the_config_pools_in_the_same_way(tmp_path: Path) -> None:
     save_sentence_transformer("bert", tmp_path / "original", "cls_token", 20)
     folder = converted(tmp_path / "original", adopt=True)
     encoder = TextEncoder(load_trunk(folder), 3).eval()
@@ -184,7 +202,7 @@ def test_encoder_built_from_the_config_alone_pools_alike(tmp_path: Path) -> None
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_head_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_unsupported_head_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "classifier"
     save_model("bert", folder, "ForSequenceClassification", num_labels=3)
     with pytest.raises(CheckpointError, match="id2label names no items: give each row its item_id"):
@@ -201,5 +219,101 @@ def test_head_that_is_not_known_is_refused(tmp_path: Path) -> None:
         read_head(folder, "bi-encoder")
     modules = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps([*modules, {"path": "", "type": "some.LSTM"}]))
-    with pytest.raises(CheckpointError, match=r"Transformer > Pooling > Normalize > some.LSTM is not known"):
+    with pytest.raises(CheckpointError, match=r"Transformer > Pooling > Normalize > some.LSTM is not supported"):
         read_head(folder, "bi-encoder")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bi_encoder(tmp_path_factory.mktemp("fields") / "plain")
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bi_encoder(tmp_path_factory.mktemp("fields") / "dense", dense=7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"activation_function": "torch.nn.modules.activation.ReLU"}, ""),
+        ({"activation_function": "torch.nn.modules.activation.GELU"}, ""),
+        ({"activation_function": "torch.nn.modules.linear.Identity", "module_output_name": None}, ""),
+        ({"activation_function": ABSENT}, ""),
+        ({"activation_function": "torch.nn.modules.activation.SiLU"}, "activation_function"),
+        ({"activation_function": "own.Tanh"}, "activation_function"),
+        ({"activation_function": None}, "activation_function"),
+        ({"in_features": HIDDEN + 1}, "in_features"),
+        ({"bias": False}, "bias"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name"),
+        ({"module_output_name": "elsewhere"}, "module_output_name"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_field_of_a_dense_layer_is_used_or_refused(
+    dense: Path, tmp_path: Path, fields: dict[str, Any], named: str
+) -> None:
+    folder = Path(shutil.copytree(dense, tmp_path / "given"))
+    change(folder, DENSE, fields)
+    if not named:
+        require_same(folder)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        written(folder)
+    assert str(caught.value).startswith(f"{folder / DENSE}: ")
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["own.Pooling", "sentence_transformers.models.LSTM", "../Pooling"])
+def test_module_of_another_kind_or_place_is_refused(plain: Path, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1] |= {"path": kind} if kind.startswith("..") else {"type": kind}
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match=r"modules.json: .*(is not supported|is outside the folder)"):
+        written(folder)
+
+
+def test_field_of_a_module_is_known_or_refused(plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["kwargs"] = ["task"]  # of encode(), which passes none by default
+    (folder / "modules.json").write_text(json.dumps(modules))
+    require_same(folder)
+    shutil.rmtree(tmp_path / "given-as-bert")
+    modules[1]["surprise"] = 1
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match=r"modules.json: the field surprise \(1\) is not supported"):
+        written(folder)
+
+
+def test_folder_saved_again_by_the_installed_version_gives_the_same_vectors(dense: Path, tmp_path: Path) -> None:
+    SentenceTransformer(str(dense), device="cpu", local_files_only=True).save(str(tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / POOLING).read_text())["pooling_mode"] == "mean"
+    assert "base.modules" in (tmp_path / "again" / "modules.json").read_text()
+    require_same(tmp_path / "again")
+
+
+def test_encoder_is_read_from_the_folder_that_its_module_names(plain: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(plain, tmp_path / "given"))
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in ("modules.json", MAIN):
+            path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([modules[0] | {"path": inner.name}, *modules[1:]]))
+    change(inner, SENTENCE, {"do_lower_case": True})
+    change(inner, TOKENS, {"do_lower_case": False})
+    require_same(folder)
+    target = tmp_path / "base"
+    write_verified(locate(str(folder), folder, folder), target, adopt=False, max_tokens=128)
+    ids = load_tokenizer(target, 128).encode(["RED Lamp", "red lamp"])
+    assert ids[0] == ids[1]
+
+
+def test_pickled_weights_are_not_read(dense: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dense, tmp_path / "given"))
+    (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"2_Dense/model.safetensors: cannot be read"):
+        written(folder)

@@ -1,4 +1,4 @@
-"""A damaged checkpoint ends in a sentence that names file, field and remedy, whichever of its files is damaged."""
+"""A damaged checkpoint is refused in a sentence with file, field and remedy; labels name items."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from swiftrec.export.checkpoints.checkpoint import locate, write_bert
+from swiftrec.export.checkpoints.checkpoint import locate
+from swiftrec.export.checkpoints.formats import read_head
 from swiftrec.export.checkpoints.head import Head
-from swiftrec.export.checkpoints.heads import read_head
+from swiftrec.export.data.issues import Issues, has_label
+from swiftrec.export.data.loader import load
+from swiftrec.export.data.scan import LoadOptions
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.models.teacher import Teacher, load_teacher, save_teacher
+from swiftrec.export.stages.data import write_verified
 from tests.export.bi_encoders import change, require_same
 from tests.export.checkpoints import HIDDEN, WORDS, add_modules, save_model, save_sentence_transformer
 
@@ -33,7 +37,7 @@ def save(kind: str, folder: Path) -> Path:
 def refused(folder: Path) -> str:
     """What is said when it is adopted."""
     with pytest.raises(CheckpointError) as caught:
-        write_bert(locate(str(folder), folder, folder), folder.with_name("out"), adopt=True, max_tokens=128)
+        write_verified(locate(str(folder), folder, folder), folder.with_name("out"), adopt=True, max_tokens=128)
     return str(caught.value)
 
 
@@ -86,8 +90,8 @@ def test_field_that_is_damaged_is_named(
         ({"0": "a", "1": "b", "2": "c", "-1": "d"}, "has the key '-1', needs 0 to 3"),
         ({"0": "a", "1": "b", "2": "c"}, "names 3 items, the head has 4 rows"),
         ({str(n): str(n) for n in range(5)}, "names 5 items, the head has 4 rows"),
-        ({"0": "a", "1": None, "2": "c", "3": "d"}, "names None, which is no item_id"),
-        ({"0": "a", "1": {}, "2": "c", "3": "d"}, "names {}, which is no item_id"),
+        ({"0": "a", "1": None, "2": "c", "3": "d"}, "names None, which is not an item_id"),
+        ({"0": "a", "1": {}, "2": "c", "3": "d"}, "names {}, which is not an item_id"),
         ({"0": "1", "1": 1, "2": "c", "3": "d"}, "names an item twice"),
         ({}, "names no items"),
     ],
@@ -98,14 +102,14 @@ def test_labels_that_do_not_name_each_row_are_refused(tmp_path: Path, labels: di
     (folder / "config.json").write_text(json.dumps(config | {"id2label": labels}))
     said = refused(folder)
     assert f"{folder / 'config.json'}: id2label {message}" in said
-    assert "give each row its item_id there, or --adopt never" in said
+    assert "give each row its item_id there, or use --adopt never" in said
 
 
 def test_labels_belong_to_the_rows_that_their_keys_name(tmp_path: Path) -> None:
     folder = save("bert", tmp_path / "given")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"3": "d", "1": 17, "0": "a", "2": "c"}}))
-    write_bert(locate(str(folder), folder, folder), tmp_path / "out", adopt=True, max_tokens=128)
+    write_verified(locate(str(folder), folder, folder), tmp_path / "out", adopt=True, max_tokens=128)
     head = Head.load(tmp_path / "out")
     assert head is not None
     assert head.labels == ("a", "17", "c", "d")
@@ -234,7 +238,9 @@ def test_damaged_tokenizer_is_named(tmp_path: Path, file: str, content: str) -> 
     folder = save("bi-encoder", tmp_path / "given")
     (folder / file).write_text(content)
     if file == "tokenizer_config.json" and content.startswith("{"):
-        write_bert(locate(str(folder), folder, folder), tmp_path / "out", adopt=True, max_tokens=128)  # says nothing
+        write_verified(
+            locate(str(folder), folder, folder), tmp_path / "out", adopt=True, max_tokens=128
+        )  # says nothing
         return
     said = refused(folder)
     assert str(folder / file) in said
@@ -260,12 +266,12 @@ def test_weights_in_several_files_are_those_in_one(tmp_path: Path, kind: str) ->
     for folder in (whole, parts) if kind == "bi-encoder" else ():
         add_modules(folder, HIDDEN)
     for folder in (whole, parts):
-        out = folder.with_name(f"{folder.name}-as-bert")
-        write_bert(locate(str(folder), folder, folder), out, adopt=kind != "encoder", max_tokens=128)
+        target = folder.with_name(f"{folder.name}-as-bert")
+        write_verified(locate(str(folder), folder, folder), target, adopt=kind != "encoder", max_tokens=128)
     for file in ("model.safetensors", "head.safetensors") if kind == "classifier" else ("model.safetensors",):
-        one, other = (load_file(tmp_path / f"{name}-as-bert" / file) for name in ("whole", "parts"))
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        single, split = (load_file(tmp_path / f"{name}-as-bert" / file) for name in ("whole", "parts"))
+        assert single.keys() == split.keys()
+        assert all(torch.equal(single[name], split[name]) for name in single)
 
 
 def test_file_of_several_that_is_missing_damaged_or_elsewhere_is_named(tmp_path: Path) -> None:
@@ -285,3 +291,42 @@ def test_file_of_several_that_is_missing_damaged_or_elsewhere_is_named(tmp_path:
     shutil.rmtree(tmp_path / "out")
     index.write_text(json.dumps(facts | {"weight_map": facts["weight_map"] | {"more": f"../{first.name}"}}))
     assert f"{index}: weight_map names the file '../{first.name}'" in refused(folder)
+
+
+_LABELS = ["AC  DC", "a\u00a0b", " c ", "1.0", "1", "x|y,z"]
+
+
+def test_labels_are_the_ids_of_items_byte_for_byte(tmp_path: Path) -> None:
+    save_model("bert", tmp_path / "bert", "ForSequenceClassification", id2label=dict(enumerate(_LABELS)))
+    head = read_head(tmp_path / "bert", "classifier")
+    assert head is not None
+    assert list(head.labels) == _LABELS
+    (tmp_path / "items.jsonl").write_text("\n".join(json.dumps({"item_id": i, "text": "t"}) for i in _LABELS))
+    (tmp_path / "out").mkdir()
+    collected = load(tmp_path, tmp_path / "out", LoadOptions(needs_interactions=False, labels={*head.labels}))
+    assert [item.id for item in collected.dataset.items] == _LABELS
+
+
+@pytest.mark.parametrize(
+    ("label", "fault"),
+    [
+        ("a\tb", r"id2label names 'a\\tb', which holds the control character U\+0009, so it is not an item_id"),
+        ("  ", "id2label names '  ', which is empty or white space only"),
+        ("x" * 513, "which has 513 bytes as UTF-8, at most 512 are allowed"),
+    ],
+)
+def test_label_that_is_no_id_is_refused_by_name(tmp_path: Path, label: str, fault: str) -> None:
+    save_model("bert", tmp_path / "bert", "ForSequenceClassification", id2label={0: "a", 1: label, 2: "c"})
+    with pytest.raises(CheckpointError, match=fault):
+        read_head(tmp_path / "bert", "classifier")
+
+
+@pytest.mark.parametrize(
+    ("item", "hint"),
+    [("1", ", but '1.0' is: the ids were converted"), ("b", ", but ' b' is: blanks around an id"), ("c", "")],
+)
+def test_item_whose_label_has_another_spelling_gets_a_hint(item: str, hint: str) -> None:
+    issues = Issues()
+    assert not has_label(item, {"1.0", " b"}, "here", issues)
+    assert f"item_id {item!r} is not among the labels in id2label of the checkpoint{hint}" in issues.report()
+    assert (", but" in issues.report()) == bool(hint)

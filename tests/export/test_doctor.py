@@ -1,17 +1,27 @@
-"""`doctor` checks without training, and reading a large catalogue does not take it into memory."""
+"""The command doctor: figures, issues and other names of columns; a large catalogue is not held in memory."""
 
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from rich.console import Console
 
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.data.columns import similar_columns
 from swiftrec.export.data.doctor import examine
+from swiftrec.export.data.loader import load
 from swiftrec.export.data.profile import RATINGS
+from swiftrec.export.data.repeats import EXCLUDE, Repeats
+from swiftrec.export.data.scan import LoadOptions
+from swiftrec.export.errors import DataError
 from tests.conftest import ROOT
 from tests.export.catalogues import write_catalogue
 
@@ -28,11 +38,11 @@ def test_doctor_prints_figures_of_sound_data(tmp_path: Path) -> None:
     write_catalogue(tmp_path / "data", 60, "csv")
     result = doctor(tmp_path / "data")
     assert (result.returncode, result.stderr) == (0, "")
-    for words in ("60, of which 60 have", "kind (50 values)", "6, of which 6 have", "20 to 20", "0.0%", "no mistakes"):
+    for words in ("60, of which 60 have", "kind (50 values)", "6, of which 6 have", "20 to 20", "0.0%", "no issues"):
         assert words in result.stdout
 
 
-def test_doctor_lists_every_mistake_and_says_what_would_be_skipped(tmp_path: Path) -> None:
+def test_doctor_lists_every_issue_and_counts_what_would_be_skipped(tmp_path: Path) -> None:
     write_catalogue(tmp_path / "data", 60, "csv")
     with (tmp_path / "data" / "items.csv").open("a") as file:
         file.write("item-1,again,kind 1\nitem-x,,kind 1\n")
@@ -46,7 +56,7 @@ def test_doctor_lists_every_mistake_and_says_what_would_be_skipped(tmp_path: Pat
     assert "--on-error skip" in result.stdout
 
 
-def test_doctor_shows_the_range_of_times_and_warns_of_what_is_suspicious(tmp_path: Path) -> None:
+def test_doctor_shows_the_range_of_times_and_warns_if_it_is_suspicious(tmp_path: Path) -> None:
     folder = tmp_path / "data, with a comma"
     write_catalogue(folder, 60, "csv")
     result = doctor(folder)
@@ -66,7 +76,7 @@ def test_doctor_shows_the_range_of_times_and_warns_of_what_is_suspicious(tmp_pat
         assert words in result.stdout
 
 
-def test_doctor_of_nothing_names_the_folder(tmp_path: Path) -> None:
+def test_doctor_names_a_missing_folder(tmp_path: Path) -> None:
     result = doctor(tmp_path / "nowhere")
     assert (result.returncode, result.stdout) == (2, "")
     assert f"{tmp_path / 'nowhere'}: no such folder" in result.stderr
@@ -93,7 +103,7 @@ def rate(folder: Path, ratings: bool) -> None:
 
 
 @pytest.mark.parametrize("ratings", [True, False])
-def test_doctor_says_in_one_line_what_ratings_are_used_by_when_there_are_some(tmp_path: Path, ratings: bool) -> None:
+def test_doctor_says_which_loss_uses_ratings_if_there_are_some(tmp_path: Path, ratings: bool) -> None:
     write_catalogue(tmp_path / "data", 60, "csv")
     rate(tmp_path / "data", ratings)
     result = doctor(tmp_path / "data")
@@ -111,15 +121,17 @@ def repeat(folder: Path, rows: int) -> None:
 
 
 @pytest.mark.parametrize(("choice", "words"), [("exclude", "leaves them out"), ("allow", "keeps them")])
-def test_doctor_counts_repeated_events_and_says_what_becomes_of_them(tmp_path: Path, choice: str, words: str) -> None:
+def test_doctor_counts_repeated_interactions_and_names_the_effect_of_the_flag(
+    tmp_path: Path, choice: Repeats, words: str
+) -> None:
     repeat(tmp_path / "data", 3)
     console = Console(width=300, file=io.StringIO(), record=True)
-    assert examine(tmp_path / "data", console, choice) == 0  # type: ignore[arg-type]
+    assert examine(tmp_path / "data", console, LoadOptions(repeats=choice)) == 0
     line = f"6 of the same user and item as an earlier one (--repeats {choice} {words}"
     assert line in console.export_text()
 
 
-def test_doctor_of_data_without_repeats_does_not_speak_of_the_choice(tmp_path: Path) -> None:
+def test_doctor_does_not_mention_the_flag_without_repeats(tmp_path: Path) -> None:
     repeat(tmp_path / "data", 0)
     console = Console(width=300, file=io.StringIO(), record=True)
     examine(tmp_path / "data", console)
@@ -135,7 +147,7 @@ def test_users_need_enough_different_items_unless_repeats_count(tmp_path: Path) 
     assert examine(tmp_path / "data", console) == 2
     few = "found 0 (of 2 users); repeated ones count with --repeats allow only"
     assert few in console.export_text()
-    assert examine(tmp_path / "data", console, "allow") == 0
+    assert examine(tmp_path / "data", console, LoadOptions(repeats="allow")) == 0
 
 
 def test_doctor_shows_brackets_in_names_as_they_are(tmp_path: Path) -> None:
@@ -147,3 +159,117 @@ def test_doctor_shows_brackets_in_names_as_they_are(tmp_path: Path) -> None:
     shown = console.export_text()
     assert str(folder) in shown
     assert "[/b]kind (2 values)" in shown
+
+
+Rows = list[dict[str, Any]]
+
+_ITEMS_COLUMNS: Rows = [{"movieId": key, "overview": f"thing {key}", "genre": "x"} for key in "abcd"]
+_EVENTS: Rows = [{"userId": user, "movieId": key, "ts": n} for user in "uv" for n, key in enumerate("abcd")]
+_FLAGS = ["item_id=movieId", "text=overview", "user_id=userId", "timestamp=ts"]
+
+
+def write(folder: Path, suffix: str, items: Rows = _ITEMS_COLUMNS, events: Rows = _EVENTS) -> None:
+    for name, rows in (("items", items), ("interactions", events)):
+        path = folder / f"{name}.{suffix}"
+        if suffix == "csv":
+            path.write_text("\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]))
+        elif suffix == "jsonl":
+            path.write_text("\n".join(map(json.dumps, rows)))
+        else:
+            parquet.write_table(pa.Table.from_pylist(rows), path)
+
+
+def examined(folder: Path, *columns: str) -> tuple[int, str]:
+    console = Console(width=400, file=io.StringIO(), record=True)
+    return examine(
+        folder, console, LoadOptions(needs_interactions=False, repeats=EXCLUDE, columns=columns)
+    ), console.export_text()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_suggested_flag_is_printed_and_works(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, suffix)
+    code, shown = examined(tmp_path)
+    assert code == 2
+    for flag in _FLAGS:
+        name, _, column = flag.partition("=")
+        assert f"column {name} is missing; {column} looks like it: --column {flag}" in shown
+    code, shown = examined(tmp_path, *_FLAGS)
+    assert code == 0
+    assert "EXPORT_FLAGS='--column item_id=movieId --column text=overview" in shown
+    (tmp_path / "out").mkdir()
+    dataset = load(tmp_path, tmp_path / "out", LoadOptions(columns=_FLAGS)).dataset
+    assert [(item.id, item.text, item.attributes) for item in dataset.items][1] == ("b", "thing b", {"genre": ["x"]})
+    assert [history.tolist() for history in dataset.histories] == [[0, 1, 2, 3]] * 2
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_column_is_mapped_only_in_tables_with_it(tmp_path: Path, suffix: str) -> None:
+    write(
+        tmp_path,
+        suffix,
+        events=[{"user_id": r["userId"], "item_id": r["movieId"], "timestamp": 1 + n} for n, r in enumerate(_EVENTS)],
+    )
+    assert examined(tmp_path, "item_id=movieId", "text=overview")[0] == 0
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_two_columns_for_one_name_are_refused(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, suffix, items=[row | {"text": "own"} for row in _ITEMS_COLUMNS])
+    code, shown = examined(tmp_path, *_FLAGS)
+    assert code == 2
+    assert (
+        "'text' occurs twice" if suffix == "jsonl" else "column text occurs twice (--column text=overview)"
+    ) in shown
+
+
+def test_flag_is_refused_if_no_table_has_its_column(tmp_path: Path) -> None:
+    write(tmp_path, "csv")
+    code, shown = examined(tmp_path, *_FLAGS, "title=nmae")
+    assert code == 2
+    assert f"{tmp_path}: --column title=nmae: no table has the column nmae" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "similar"),
+    [
+        ("item_id", ["user_id", "asin", "text"], ["asin"]),
+        ("item_id", ["wine_id", "customer_id"], ["wine_id"]),
+        ("item_id", ["item_id:token", "movie_title:token_seq"], ["item_id:token"]),
+        ("user_id", ["reviewerID", "asin"], ["reviewerID"]),
+        ("text", ["item_id", "title"], ["title"]),
+        ("timestamp", ["rating", "unixReviewTime"], ["unixReviewTime"]),
+        ("user_id", ["a", "b"], []),
+        ("text", ["Description", "plot", "name"], ["Description", "plot"]),
+    ],
+)
+def test_likely_columns_are_found(name: str, columns: list[str], similar: list[str]) -> None:
+    assert similar_columns(name, columns) == similar
+
+
+def test_column_with_a_blank_is_quoted_in_the_suggestion(tmp_path: Path) -> None:
+    write(tmp_path, "jsonl", items=[{"Item ID": row["movieId"], "text": "x"} for row in _ITEMS_COLUMNS])
+    assert "--column item_id='Item ID'" in examined(tmp_path)[1]
+
+
+@pytest.mark.parametrize("given", ["movieId", "id=movieId", "item_id="])
+def test_malformed_column_flag_is_refused(tmp_path: Path, given: str) -> None:
+    command = [sys.executable, "-m", "swiftrec.export", "doctor", str(tmp_path), "--column", given]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert f"{given!r} is not NAME=COLUMN, where NAME is one of item_id, text, title, user_id" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_column_flag_can_be_repeated_and_set_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--data", str(tmp_path), "--column", "item_id=a", "--column", "text=b"]
+    assert ExportSettings(_cli_parse_args=flags).column == ["item_id=a", "text=b"]
+    monkeypatch.setenv("SWIFTREC_EXPORT_COLUMN", "item_id=a,text=b")
+    assert ExportSettings(_cli_parse_args=flags[:2]).column == ["item_id=a", "text=b"]
+
+
+def test_export_refuses_a_missing_column_with_a_suggestion(tmp_path: Path) -> None:
+    write(tmp_path, "csv")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="movieId looks like it: --column item_id=movieId"):
+        load(tmp_path, tmp_path / "out")

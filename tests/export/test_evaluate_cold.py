@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from swiftrec.export.data.split import Cases
-from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.data.user_groups import quarters_of
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate import context, metrics
@@ -57,8 +57,8 @@ NEWCOMERS = made()
 
 def scores(cases: Cases, knowledge: float, on_new: float = 0.0) -> Scores:
     """Noise, plus `knowledge` on what is wanted, plus `on_new` on every new item."""
-    found = np.random.default_rng(2).normal(size=(len(cases.wanted), _ITEMS)).astype(np.float32)
-    found[np.arange(len(found)), cases.wanted] += knowledge
+    found = np.random.default_rng(2).normal(size=(len(cases.targets), _ITEMS)).astype(np.float32)
+    found[np.arange(len(found)), cases.targets] += knowledge
     found[:, _NEW] += on_new
     return found
 
@@ -249,7 +249,7 @@ def test_frozen_encoder_needs_no_item_encoded_again(tiny: StoppedJob) -> None:
     frozen = Ground.load(tiny).frozen
     assert frozen is not None
     untouched = PooledTexts(tiny.folder("data") / "checkpoint", tiny.settings.plan.max_tokens)
-    texts = [*Texts.load(tiny.folder("data")).variants[0]]
+    texts = [*Texts.load(tiny.folder("data")).variants[TextVariant.FULL]]
     np.testing.assert_allclose(frozen.items, plain_encode(untouched)(texts), atol=1e-5)
 
 

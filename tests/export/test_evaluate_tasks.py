@@ -50,7 +50,7 @@ def test_the_same_seed_asks_the_same(dataset: Dataset, tasks: Tasks) -> None:
 
 
 def test_query_names_the_kind_and_not_the_item(tasks: Tasks) -> None:
-    for query, wanted in zip(tasks.queries["query"].texts, tasks.warm.wanted.tolist(), strict=True):
+    for query, wanted in zip(tasks.queries["query"].texts, tasks.warm.targets.tolist(), strict=True):
         assert sorted(query.split()) == sorted([f"colour{wanted}", "plain", "story"])
 
 
@@ -63,7 +63,7 @@ def test_large_catalogue_is_asked_less(dataset: Dataset, monkeypatch: pytest.Mon
     monkeypatch.setattr("swiftrec.export.evaluate.tasks._MIN_CASES", 10)
     monkeypatch.setattr("swiftrec.export.evaluate.tasks._MAX_SCORES", 20 * _ITEMS)
     few = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
-    assert len(few.warm.wanted) == len(few.warm.histories) == len(few.queries["query"].texts) == 20
+    assert len(few.warm.targets) == len(few.warm.histories) == len(few.queries["query"].texts) == 20
 
 
 def test_other_protocol_is_asked_as_little(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_texts_stand_for_their_items_and_cold_items_are_asked_for_as_they_are_sh
     found = subject.answers(tasks, subject.of_items(tasks))
     assert (found["ids"].ranks == found["text"].ranks).all()
     assert (found["ids"].ranks == found["noisy"].ranks).all()
-    wanted = Aimed(oracle.items[tasks.cold.wanted], [NO_BOOSTS] * len(tasks.cold.wanted))
+    wanted = Aimed(oracle.items[tasks.cold.targets], [NO_BOOSTS] * len(tasks.cold.targets))
     assert (subject.answers(tasks, subject.of_items(tasks) | {"cold": wanted})["cold"].ranks == 0).all()
     hidden = oracle.items.copy()
     hidden[leave_one_out(dataset).cold] = 0

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from swiftrec.export.checkpoints.head import Head, Shape
+from swiftrec.export.checkpoints.head import Head, HeadShape
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.order import Order
-from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.popularity import interaction_counts
 from swiftrec.export.data.split import Cases, Protocol, leave_one_out
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate import final_comparison
@@ -51,7 +51,7 @@ def made(folder: Path, *flags: str, adopted: bool = False) -> StoppedJob:
     dataset(users=40, events=12).save(data)
     (data / "sources.json").write_text("{}")
     if adopted:
-        Head(Shape("bi-encoder", "mean")).save(data / "checkpoint")
+        Head(HeadShape("bi-encoder", "mean")).save(data / "checkpoint")
     for name, run in _STAGES.items():
         one.folder(name).mkdir()
         run(one, one.folder(name))
@@ -96,7 +96,7 @@ def test_bundle_has_the_ranker_vectors_and_memory_of_all_events(trained: Stopped
 
 
 def test_popularity_of_the_bundle_is_that_of_the_served_model(trained: StoppedJob, bundle: Path) -> None:
-    counts = events_of(Dataset.load(trained.folder("data")).histories, 24).tolist()
+    counts = interaction_counts(Dataset.load(trained.folder("data")).histories, 24).tolist()
     rows = map(json.loads, (bundle / "items.jsonl").read_text().splitlines())
     assert (
         [row["popularity"] for row in rows] == counts == json.loads((trained.folder("final") / POPULARITY).read_text())
@@ -245,7 +245,7 @@ def test_items_that_only_the_served_model_knows_do_not_hide_that_training_went_w
     raised = good.items.copy()
     raised[12:] = 9.0
     is_known = np.arange(24) < 12
-    early = cases.take(np.flatnonzero((cases.wanted > 0) & (cases.wanted < 12)))
+    early = cases.take(np.flatnonzero((cases.targets > 0) & (cases.targets < 12)))
     measured = replace(good, items=raised)
     assert final_comparison.require_learned(measured, good, early, is_known, 7).measured.mean == 1
     with pytest.raises(GateError, match="trained again on all events"):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from swiftrec.export.config import ExportSettings
-from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad, teacher_checkpoint
 from swiftrec.export.models.teacher import Bank, load_teacher
@@ -105,7 +105,9 @@ def spaces(one: StoppedJob) -> tuple[torch.Tensor, torch.Tensor]:
     teacher, texts = load_teacher(out), Texts.load(one.folder("data"))
     bank = Bank.of(np.load(out / "pooled.npy"), texts)
     with torch.inference_mode():
-        return teacher.text_vectors(bank.variants[0]) + teacher.residual, teacher.text_vectors(bank.variants[1])
+        return teacher.text_vectors(bank.variants[TextVariant.FULL]) + teacher.residual, teacher.text_vectors(
+            bank.variants[TextVariant.TITLE]
+        )
 
 
 def test_texts_move_to_their_items_and_items_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +248,7 @@ def test_newcomers_are_mapped_from_what_bert_said_before_it_moved(
     one = job(tmp_path, "--trunk", "1", "--moves", moves)
     [(found, _)] = asked_of_newcomers(one, monkeypatch)
     texts = Texts.load(one.folder("data"))
-    rows = load_tokenizer(teacher_checkpoint(one), 128).encode([*texts.variants[0]])
+    rows = load_tokenizer(teacher_checkpoint(one), 128).encode([*texts.variants[TextVariant.FULL]])
     with torch.inference_mode():
         encoder = TextEncoder(load_trunk(one.folder("data") / "checkpoint"), 8).eval()
         plain = torch.nn.functional.normalize(torch.cat([encoder.pool(*pad([row])) for row in rows]), dim=-1)

@@ -1,4 +1,4 @@
-"""Ids are kept byte for byte from a table of any format to the server's answer, or refused by name."""
+"""Ids and literals: ids are kept byte for byte or refused by name; lists and bytes written as text are values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +17,18 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from swiftrec.export.data.dataset import Dataset
-from swiftrec.export.data.ids import MAX_ID_BYTES, id_fault
-from swiftrec.export.data.loader import Scan, read
-from swiftrec.export.data.popularity import events_of
+from swiftrec.export.data.loader import load
+from swiftrec.export.data.popularity import interaction_counts
+from swiftrec.export.data.scan import Scan
+from swiftrec.export.ids import MAX_ID_BYTES, id_fault
+from swiftrec.export.literals import parse_literal
 from swiftrec.export.stages.package import write_items
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS, Catalogue
 from swiftrec.server.domain import ItemEvent, Recommendation, Strategy, Timings
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.worker.respond import to_response
 from swiftrec.server.worker.validate import InputLimits, to_request
+from tests.export.test_loader import collect, refused, write
 
 FORMATS = ["csv", "jsonl", "parquet"]
 _BLANKS = "\u00a0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # every white space but controls
@@ -37,7 +41,7 @@ _controls = [chr(n) for n in (*range(0x20), *range(0x7F, 0xA0))]
 _slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def write(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows of texts in the format that the path ends with."""
     if path.suffix == ".csv":
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -51,14 +55,14 @@ def write(path: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 
 def write_tables(folder: Path, suffix: str, items: Sequence[str], users: Sequence[str]) -> None:
     """Items called `items`; each user takes every item."""
-    write(folder / f"items.{suffix}", ["item_id", "text"], [[item, f"thing {n}"] for n, item in enumerate(items)])
+    write_rows(folder / f"items.{suffix}", ["item_id", "text"], [[item, f"thing {n}"] for n, item in enumerate(items)])
     rows = [[user, item, str(time)] for user in users for time, item in enumerate(items)]
-    write(folder / f"interactions.{suffix}", ["user_id", "item_id", "timestamp"], rows)
+    write_rows(folder / f"interactions.{suffix}", ["user_id", "item_id", "timestamp"], rows)
 
 
 def served(dataset: Dataset, folder: Path) -> Catalogue:
     """The catalogue that the server loads from the files of a bundle; item n has the vector (n, 1)."""
-    write_items(dataset.items, events_of(dataset.histories, len(dataset.items)).tolist(), folder / ITEMS)
+    write_items(dataset.items, interaction_counts(dataset.histories, len(dataset.items)).tolist(), folder / ITEMS)
     numbers = np.arange(len(dataset.items), dtype=np.float32)
     np.save(folder / VECTORS, np.stack([numbers, np.ones_like(numbers)], axis=1))
     return Catalogue.load(folder, 0)
@@ -75,9 +79,9 @@ def asked_for(item_id: str) -> str:
     return event.item_id
 
 
-def answered(catalogue: Catalogue, place: int) -> str:
+def answered(catalogue: Catalogue, position: int) -> str:
     """The id that a client reads from an answer with the item at `place`."""
-    answer = Recommendation([(catalogue.items[place], 1.0)], [], Strategy.MODEL, 1, Timings())
+    answer = Recommendation([(catalogue.items[position], 1.0)], [], Strategy.MODEL, 1, Timings())
     return pb.RecommendResponse.FromString(to_response(answer, "b", 1).SerializeToString()).items[0].item_id
 
 
@@ -90,15 +94,15 @@ def test_accepted_ids_come_back_byte_for_byte(suffix: str) -> None:
             folder = Path(scratch)
             write_tables(folder, suffix, items, users)
             (folder / "out").mkdir()
-            dataset = read(folder, folder / "out").dataset
+            dataset = load(folder, folder / "out").dataset
             dataset.save(folder / "out")
             catalogue = served(Dataset.load(folder / "out"), folder)
             assert [history.tolist() for history in dataset.histories] == [[*range(len(items))]] * len(users)
-            for place, item in enumerate(items):
+            for n, item in enumerate(items):
                 position = catalogue.position(asked_for(item))
-                assert position == place
-                assert catalogue.event_vector(position).tolist() == [place, 1]
-                assert answered(catalogue, place) == item
+                assert position == n
+                assert catalogue.event_vector(position).tolist() == [n, 1]
+                assert answered(catalogue, n) == item
 
     holds()
 
@@ -108,7 +112,7 @@ def test_users_keep_their_ids(tmp_path: Path, suffix: str) -> None:
     users = ["u", " u", "u ", "u\u00a0", "u  v", "u v", "1", "1.0", "01"]
     write_tables(tmp_path, suffix, ["a", "b", "c", "d"], users)
     scan = Scan(tmp_path, lambda _: None)
-    assert (scan.events.users, scan.mistakes.report()) == (users, "")
+    assert (scan.interactions.user_ids, scan.issues.report()) == (users, "")
 
 
 _WRONG = st.one_of(
@@ -120,7 +124,7 @@ _WRONG = st.one_of(
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_what_is_no_id_is_refused_by_name_and_place(suffix: str) -> None:
+def test_invalid_id_is_reported_with_its_line(suffix: str) -> None:
     @_slow
     @given(_WRONG)
     def holds(wrong: str) -> None:
@@ -128,12 +132,12 @@ def test_what_is_no_id_is_refused_by_name_and_place(suffix: str) -> None:
             folder = Path(scratch)
             write_tables(folder, suffix, ["a", wrong, "c", "d", "e"], ["u", "v", wrong])
             scan = Scan(folder, lambda _: None)
-            report, line = scan.mistakes.report(), {"csv": "line 3", "jsonl": "line 2", "parquet": "row 2"}[suffix]
+            report, line = scan.issues.report(), {"csv": "line 3", "jsonl": "line 2", "parquet": "row 2"}[suffix]
             assert f"items.{suffix}, {line}: item_id " in report
             assert str(id_fault(wrong)) in report
             assert f"interactions.{suffix}, " in report
             assert ": user_id " in report
-            assert scan.events.users == ["u", "v"]
+            assert scan.interactions.user_ids == ["u", "v"]
 
     holds()
 
@@ -156,3 +160,120 @@ def test_what_is_no_id_is_refused_by_name_and_place(suffix: str) -> None:
 )
 def test_fault_of_an_id(text: str, fault: str | None) -> None:
     assert id_fault(text) == fault
+
+
+_EVENTS: list[dict[str, Any]] = [
+    {"user_id": user, "item_id": key, "timestamp": n} for user in "uv" for n, key in enumerate("abab")
+]
+
+
+def items(**cells: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (cells of any kind)
+    """Item a with these cells, and item b without."""
+    return [{"item_id": "a", "text": "first", **cells}, {"item_id": "b", "text": "second", **dict.fromkeys(cells, "")}]
+
+
+_LISTS = [
+    ("['Action', 'Drama']", ["Action", "Drama"]),
+    ('["a", "b"]', ["a", "b"]),
+    (' ["rock|pop"] ', ["rock|pop"]),
+    ("['Action' 'Drama'\n \"Film's\"]", ["Action", "Drama", "Film's"]),  # as NumPy writes it
+    ("('b', 'a')", ["b", "a"]),
+    ("{'b', 'a'}", ["b", "a"]),
+    ("[b'caf\\xc3\\xa9', b'x']", ["café", "x"]),
+    ("[1999, 7.5, True, None]", ["1999", "7.5", "true"]),
+    ('["a", null, true]', ["a", "true"]),
+    ("[]", []),
+    ("b'Drama'", ["Drama"]),
+]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("cell", "values"), _LISTS)
+def test_list_written_as_text_is_a_list_of_an_attribute(
+    tmp_path: Path, cell: str, values: list[str], suffix: str
+) -> None:
+    rows = items(genre=cell.replace('"', '""') if suffix == "csv" else cell)
+    path = write(tmp_path, "items", rows, suffix)
+    write(tmp_path, "interactions", _EVENTS)
+    loaded = collect(tmp_path)
+    assert loaded.dataset.items[0].attributes == ({"genre": values} if values else {})
+    (warning,) = loaded.profile.warnings
+    kind = "bytes" if cell.startswith("b") else "lists"
+    assert warning.startswith(f"{path}: {kind} written as text in 1 cell of genre (first: ")
+    assert warning.endswith(f"{cell!r}): read as {kind}")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["[REC]", "[deleted]", "(500) Days", "['a'", "{x}", "b'", "blue", "[a, b]", "[1] [2]", "(1995)", "'a'", "['a'] x"],
+)
+def test_text_that_denotes_no_list_stays_as_it_is(tmp_path: Path, cell: str) -> None:
+    assert parse_literal(cell) is cell
+    write(tmp_path, "items", items(title=cell, genre=cell))
+    write(tmp_path, "interactions", _EVENTS)
+    loaded = collect(tmp_path)
+    assert (loaded.dataset.items[0].title, loaded.dataset.items[0].attributes) == (cell, {"genre": [cell]})
+    assert loaded.profile.warnings == ()
+
+
+@pytest.mark.parametrize("cell", ["[{'id': 16, 'name': 'Animation'}]", "{'id': 16}", "[['a'], ['b']]"])
+def test_objects_written_as_text_are_refused_like_json_objects(tmp_path: Path, cell: str) -> None:
+    path = write(tmp_path, "items", items(genre=cell))
+    write(tmp_path, "interactions", _EVENTS)
+    report = refused(tmp_path)
+    assert f'{path}, line 1: genre is "' in report
+    assert "bad attribute cell, 1 time: give a text, a number or a list of texts" in report
+
+
+def test_bytes_of_texts_titles_and_groups_are_decoded(tmp_path: Path) -> None:
+    cell = "b'Am\\xc3\\xa9lie'"
+    write(tmp_path, "items", [*items(title=cell), {"item_id": "c", "text": cell}])
+    write(tmp_path, "interactions", _EVENTS)
+    write(tmp_path, "users", [{"user_id": user, "city": "b'Lyon'"} for user in "uv"])
+    loaded = collect(tmp_path)
+    assert (loaded.dataset.items[0].title, loaded.dataset.items[2].text) == ("Amélie", "Amélie")
+    assert loaded.dataset.users == [{"city": "Lyon"}] * 2
+    assert [w.partition(": ")[2].partition(" (")[0] for w in loaded.profile.warnings] == [
+        "bytes written as text in 1 cell of title",
+        "bytes written as text in 1 cell of text",
+        "bytes written as text in 2 cells of city",
+    ]
+
+
+@pytest.mark.parametrize("cell", ["['one', 'two']", "b'\\xff'", "{'en': 'a'}"])
+@pytest.mark.parametrize("column", ["text", "title"])
+def test_list_in_a_text_column_is_refused(tmp_path: Path, column: str, cell: str) -> None:
+    write(tmp_path, "items", [*items(), {"item_id": "c", "text": "third", column: cell}])
+    write(tmp_path, "interactions", _EVENTS)
+    report = refused(tmp_path)
+    assert f"items.jsonl, line 3: {column} is {cell!r} (a list, an object or bytes, written as text)" in report
+
+
+def test_empty_list_is_an_empty_text(tmp_path: Path) -> None:
+    write(tmp_path, "items", [*items(title="[]"), {"item_id": "c", "text": "[]"}])
+    write(tmp_path, "interactions", _EVENTS)
+    assert "items.jsonl, line 3: text is empty or missing" in refused(tmp_path)
+    assert collect(tmp_path, skip=True).dataset.items[0].title == "first"
+
+
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("b'12'", "is bytes written as text: write 12"),
+        ("b'\\xff'", "is bytes written as text"),
+        ("['12']", "is a list written as text: write one id"),
+        ('["12"]', "is a list written as text: write one id"),
+        ("[12]", None),
+        ("b12", None),
+        ("b'", None),
+        ("[REC]", None),
+    ],
+)
+def test_id_that_is_a_literal_is_refused(tmp_path: Path, key: str, fault: str | None) -> None:
+    assert id_fault(key) == fault
+    write(tmp_path, "items", [*items(), {"item_id": key, "text": "third"}])
+    write(tmp_path, "interactions", _EVENTS)
+    if fault is None:
+        assert [item.id for item in collect(tmp_path).dataset.items] == ["a", "b", key]
+    else:
+        assert f"items.jsonl, line 3: item_id {key!r} {fault}" in refused(tmp_path)

@@ -156,7 +156,7 @@ def scores_of(memory: Memory, asked: Cases, text: float) -> Score:
     """What memory and text say of every item."""
     words = make_words([""] * _ITEMS, [""] * _ITEMS)
     scoring = Scoring(Blend([Row("none", 0, Weights(0.0, events=text, transitions=0.8))]), memory, words, _ITEMS)
-    rows = np.zeros((len(asked.wanted), _ITEMS), np.float32)
+    rows = np.zeros((len(asked.targets), _ITEMS), np.float32)
     for row, history in zip(rows, asked.histories, strict=True):
         known = Known(len(history), history, _SENTENCES[history])
         row += _SENTENCES @ scoring.aim(known).rest[: _SENTENCES.shape[1]]

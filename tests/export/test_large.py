@@ -11,9 +11,9 @@ import torch
 
 from swiftrec.export.config import PRESETS, ExportSettings
 from swiftrec.export.data.lazy import Joined, TextFile
-from swiftrec.export.data.queries import NEGATION, SIMILAR
+from swiftrec.export.data.queries import NEGATION, SIMILAR, Phrase
 from swiftrec.export.data.split import Cases, Split
-from swiftrec.export.data.text_variants import NOISY, TITLE_WORDS, Phrase, Texts, write_texts
+from swiftrec.export.data.text_variants import TextRows, Texts, TextVariant, write_texts
 from swiftrec.export.data.token_store import TokenRows, chunks
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.backbone import MovingTrunk
@@ -44,7 +44,21 @@ def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     assert len({id(p.items) for p in found.phrases}) < len(found.phrases)  # those that ask the same share their items
 
 
-def test_lines_and_joined_parts_answer_as_lists_do(tmp_path: Path) -> None:
+def test_every_text_is_at_the_row_that_its_variant_says() -> None:
+    data = dataset()
+    texts = write_texts(data, 3, ["one", "two"])
+    every, rows = texts.all, texts.rows
+    for n, item in enumerate(data.items):
+        assert every[rows.start(TextVariant.FULL) + n] == item.text
+        assert every[rows.start(TextVariant.TITLE) + n] == item.title
+        words = every[rows.start(TextVariant.TITLE_WORDS) + n]
+        assert words
+        assert words in item.title.lower()
+    assert rows.starts.tolist() == [rows.start(variant) for variant in TextVariant]
+    assert every[rows.first_phrase] == texts.phrases[0].text
+
+
+def test_line_files_and_joined_parts_behave_like_lists(tmp_path: Path) -> None:
     joined = Joined([TextFile.write(_TEXTS, tmp_path / "texts"), [], ["x", "y"]])
     wanted = [*_TEXTS, "x", "y"]
     assert [joined[n] for n in range(-7, 7)] == [wanted[n] for n in range(-7, 7)]
@@ -218,11 +232,11 @@ def test_queries_fit_the_item_that_they_ask_for() -> None:
         Phrase("c", [3], NEGATION),
         Phrase("like 2", [2], SIMILAR),
     ]
-    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, 5, ways=4).draw(2_000, np.random.default_rng(0))
+    drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, TextRows(5, 4)).draw(2_000, np.random.default_rng(0))
     phrase, way = (drawn.text - 4 * 5).tolist(), (drawn.text // 5).tolist()
     wanted = drawn.wanted.tolist()
     assert {(w, p) for w, p in zip(wanted, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
-    assert {*way} == {TITLE_WORDS, NOISY, 4}
+    assert {*way} == {TextVariant.TITLE_WORDS, TextVariant.DROPPED, 4}
     assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), wanted, phrase, strict=True) if p < 0)
     lengths = [n for n, p in zip(drawn.lengths.tolist(), phrase, strict=True) if p == 3]
     assert {*lengths} == {0}  # "like 2" asks for what came after 2, and is all that is known

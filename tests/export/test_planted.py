@@ -166,7 +166,7 @@ def test_command_writes_a_data_set_that_an_export_takes(tmp_path: Path, capsys: 
     assert facts["shares"] == {"chains": 0.2, "topics": 0.6, "popularity": pytest.approx(0.2)}
     assert doctor.main([str(tmp_path / "one")]) == 0
     (tmp_path / "data").mkdir()
-    read = loader.read(tmp_path / "one", tmp_path / "data", skip=False, needs_interactions=True).dataset
+    read = loader.load(tmp_path / "one", tmp_path / "data").dataset
     assert [len(read.items), len(read.histories)] == [100, 60]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from swiftrec.export.data.carriers import TAGS, find_carriers, fulfilling
+from swiftrec.export.data.attributes import TAGS, index_attributes, items_with
 from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.keywords import Keywords, is_for_training, words_of
@@ -64,7 +64,7 @@ def tasks(dataset: Dataset) -> Tasks:
 def test_every_task_is_asked_of_a_data_set_that_can_have_it(tasks: Tasks) -> None:
     assert tasks.absent == {}
     assert {*tasks.cases} == {*TASKS}
-    assert all(len(query.texts) == len(query.cases.wanted) > 20 for query in tasks.queries.values())
+    assert all(len(query.texts) == len(query.cases.targets) > 20 for query in tasks.queries.values())
 
 
 def test_templates_of_training_validation_and_evaluation_are_disjoint() -> None:
@@ -89,7 +89,7 @@ def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Task
     fewer = tasks_of(dataset, replace(texts, others=[seen, *tasks.queries["conditions"].texts]))
     kept = [text for text in tasks.queries["negation"].texts if text != seen]
     assert fewer.queries["negation"].texts == kept
-    assert len(fewer.queries["negation"].violating) == len(fewer.queries["negation"].cases.wanted) == len(kept)
+    assert len(fewer.queries["negation"].violating) == len(fewer.queries["negation"].cases.targets) == len(kept)
     assert "conditions" not in fewer.queries
     assert "training reads" in fewer.absent["conditions"]
 
@@ -97,44 +97,44 @@ def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Task
 def test_titles_are_exact_and_same_titles_count_as_found(dataset: Dataset, tasks: Tasks) -> None:
     asked = tasks.queries["title"]
     for n, text in enumerate(asked.texts):
-        item = int(asked.cases.wanted[n])
+        item = int(asked.cases.targets[n])
         assert text == dataset.items[item].title
         same = {m for m, other in enumerate(dataset.items) if normalised(other.title) == normalised(text)}
-        assert {item, *asked.cases.same[n].tolist()} == same
-    assert any(len(same) for same in asked.cases.same)
+        assert {item, *asked.cases.equivalents[n].tolist()} == same
+    assert any(len(same) for same in asked.cases.equivalents)
     assert normalised("The  Matrix (1999)") == normalised("the matrix, 1999") != normalised("the matrix")
     assert normalised("?!") == "?!"
 
 
 def test_typing_errors_are_one_or_two_and_keep_the_item(dataset: Dataset, tasks: Tasks) -> None:
     asked = tasks.queries["typos"]
-    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
         pairs = zip(text.split(), dataset.items[item].title.split(), strict=True)
         assert sum(a != b for a, b in pairs) in (1, 2)
     assert mistyped("M (1931)", random.Random(0)) == "M (1931)"  # nothing that could be recognised with an error
 
 
 def test_conditions_are_fulfilled_by_what_is_wanted(dataset: Dataset, tasks: Tasks) -> None:
-    carriers, asked = find_carriers(dataset.items), tasks.queries["conditions"]
+    carriers, asked = index_attributes(dataset.items), tasks.queries["conditions"]
     sizes = set()
-    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
         values = [value for value in carriers if value in words_and_numbers(text)]
         sizes.add(len(values))
-        assert item in fulfilling(carriers, values)
+        assert item in items_with(carriers, values)
     assert sizes == {2, 3}
 
 
 def test_negation_is_fulfilled_by_what_is_wanted_and_says_which_items_violate_it(
     dataset: Dataset, tasks: Tasks
 ) -> None:
-    carriers, asked = find_carriers(dataset.items), tasks.queries["negation"]
-    for text, item, out in zip(asked.texts, asked.cases.wanted.tolist(), asked.violating, strict=True):
+    carriers, asked = index_attributes(dataset.items), tasks.queries["negation"]
+    for text, item, out in zip(asked.texts, asked.cases.targets.tolist(), asked.violating, strict=True):
         wanted, without = sorted(
             (value for value in carriers if value in words_and_numbers(text)), key=lambda v: item not in carriers[v]
         )
-        assert item in fulfilling(carriers, [wanted], [without])
+        assert item in items_with(carriers, [wanted], [without])
         assert out.tolist() == carriers[without].tolist()
-        assert len(fulfilling(carriers, [wanted, without]))  # else the negation would ask for nothing
+        assert len(items_with(carriers, [wanted, without]))  # else the negation would ask for nothing
 
 
 def words_and_numbers(text: str) -> set[str]:
@@ -143,8 +143,8 @@ def words_and_numbers(text: str) -> set[str]:
 
 def test_paraphrase_wants_what_came_next(dataset: Dataset, tasks: Tasks) -> None:
     asked = tasks.queries["paraphrase"]
-    pairs = [(int(h[-1]), int(w)) for h, w in zip(tasks.warm.histories, tasks.warm.wanted, strict=True)]
-    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+    pairs = [(int(h[-1]), int(w)) for h, w in zip(tasks.warm.histories, tasks.warm.targets, strict=True)]
+    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
         assert any(spoken_title(dataset.items[named].title) in text for named, wanted in pairs if wanted == item)
 
 
@@ -157,8 +157,8 @@ def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -
     again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
     parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), cold_share=0, repeats="allow")
     found = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
-    assert 0 < len(found.wanted) <= _USERS - 30
-    assert all(item not in out for item, out in zip(found.wanted.tolist(), found.masked, strict=True))
+    assert 0 < len(found.targets) <= _USERS - 30
+    assert all(item not in out for item, out in zip(found.targets.tolist(), found.masked, strict=True))
     only = make_tasks(dataset, write_texts(dataset, 1), replace(parts, warm=parts.warm.take(np.arange(30))), 1)
     assert "the same item again" in only.absent["paraphrase"]
 
@@ -170,7 +170,7 @@ def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_b
     by_training = {w for p in write_texts(dataset, 1).phrases if p.kind == "words" for w in p.text.split()}
     assert by_training
     assert all(map(is_for_training, by_training))
-    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
         words = {*text.split()}
         assert words <= words_of(dataset.items[item].text) - words_of(dataset.items[item].title)
         assert not words & by_training
@@ -181,21 +181,21 @@ def test_query_asks_by_attributes_and_never_by_the_title_in_lower_case(dataset: 
     items = [replace(item, attributes=item.attributes if n % 2 else {}) for n, item in enumerate(dataset.items)]
     found = tasks_of(replace(dataset, items=items))
     asked = found.queries["query"]
-    assert asked.cases.wanted.tolist() == [n for n in found.warm.wanted.tolist() if n % 2]
-    for text, item in zip(asked.texts, asked.cases.wanted.tolist(), strict=True):
+    assert asked.cases.targets.tolist() == [n for n in found.warm.targets.tolist() if n % 2]
+    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
         values = [value for found in items[item].attributes.values() for value in found]
         assert sorted(text.split()) == sorted([*values, "story"])
 
 
 def test_every_item_that_is_described_by_what_is_asked_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
     tagged = tasks_of(made(tags=True)).queries["tags"]
-    for text, item, same in zip(tagged.texts, tagged.cases.wanted.tolist(), tagged.cases.same, strict=True):
+    for text, item, same in zip(tagged.texts, tagged.cases.targets.tolist(), tagged.cases.equivalents, strict=True):
         assert {item, *same.tolist()} == {n for n in range(_ITEMS) if f"tag {n % 15}" == text}
     asked = tasks.queries["tags"]
-    for text, item, same in zip(asked.texts, asked.cases.wanted.tolist(), asked.cases.same, strict=True):
+    for text, item, same in zip(asked.texts, asked.cases.targets.tolist(), asked.cases.equivalents, strict=True):
         described = {n for n, other in enumerate(dataset.items) if {*text.split()} <= words_of(other.text)}
         assert {item, *same.tolist()} == described
-    assert any(len(same) for same in asked.cases.same)
+    assert any(len(same) for same in asked.cases.equivalents)
 
 
 def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
@@ -203,10 +203,10 @@ def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
     texts = write_texts(dataset, 1)
     assert not [text for text in texts.all if "tag " in text.lower()]
     asked = tasks_of(dataset, texts).queries
-    for text, item in zip(asked["tags"].texts, asked["tags"].cases.wanted.tolist(), strict=True):
+    for text, item in zip(asked["tags"].texts, asked["tags"].cases.targets.tolist(), strict=True):
         assert text == f"tag {item % 15}"  # "winter" is in every title
     assert not [text for task, query in asked.items() if task != "tags" for text in query.texts if "tag " in text]
-    assert any("tag " in value for value in find_carriers([Item("1", "a", "a", {"other": ["tag 1"]})]))  # control
+    assert any("tag " in value for value in index_attributes([Item("1", "a", "a", {"other": ["tag 1"]})]))  # control
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_best_of_the_items_that_count_as_wanted_is_ranked() -> None:
     scores = np.array([[3, 1, 2, 2, 0], [3, 1, 2, 2, 0]], dtype=np.float32)
     nothing: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * 2
     same = [np.array([3, 2]), np.empty(0, np.int64)]
-    cases = Cases(np.arange(2), nothing, np.array([4, 4]), same=same)
+    cases = Cases(np.arange(2), nothing, np.array([4, 4]), equivalents=same)
     found = rank(lambda part: scores[part], cases, 5)
     assert found.ranks.tolist() == [1, 4]
     taken = rank(lambda _: scores[:1], cases.take(np.array([0])), 5)
@@ -283,10 +283,10 @@ def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: 
     assert {*found["transitions"]} == {"ids", "cold"}
     counts = np.bincount(np.concatenate(parts.known), minlength=_ITEMS).astype(np.float32)
     asked = tasks.queries["title"].cases
-    wanted = [np.argsort(-counts, kind="stable").tolist().index(n) for n in asked.wanted.tolist()]
+    wanted = [np.argsort(-counts, kind="stable").tolist().index(n) for n in asked.targets.tolist()]
     assert (found["popularity"]["title"].ranks <= wanted).all()
-    assert found["popularity"]["title"].ranks[[not len(same) for same in asked.same]].tolist() == [
-        rank for rank, same in zip(wanted, asked.same, strict=True) if not len(same)
+    assert found["popularity"]["title"].ranks[[not len(same) for same in asked.equivalents]].tolist() == [
+        rank for rank, same in zip(wanted, asked.equivalents, strict=True) if not len(same)
     ]
     shares = ground.shares(found["popularity"])
     assert {task: tuple(names) for task, names in shares.items()} == {

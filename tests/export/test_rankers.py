@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from swiftrec.export import gates, quality
-from swiftrec.export.checkpoints.head import Head, Shape
+from swiftrec.export.checkpoints.head import Head, HeadShape
 from swiftrec.export.compress.ranker_graphs import (
     BIG,
     SMALL,
@@ -204,7 +204,7 @@ def test_ranker_without_a_small_form_says_so(tmp_path: Path) -> None:
 def adopt_by(made: StoppedJob, ranker: str | None, histories: list[NDArray[np.int64]]) -> None:
     """Turn the job's checkpoint into a recommender that is adopted, with `ranker` or with the mean."""
     checkpoint = made.folder("data") / "checkpoint"
-    Head(Shape("bi-encoder", "mean")).save(checkpoint)
+    Head(HeadShape("bi-encoder", "mean")).save(checkpoint)
     if ranker:
         save_teacher(Teacher(16, 16, 24, 17, ranker=ranker), checkpoint)
     replace(dataset(), histories=histories).save(made.folder("data"))

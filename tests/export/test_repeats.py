@@ -1,4 +1,4 @@
-"""Rows written twice and users who have seen nearly everything: what is evaluated is what the server answers."""
+"""Repeated interactions and users with nearly all items: evaluation ranks as the server does."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_repeats_that_are_allowed_are_recommended_and_expected(allowed: tuple[Jo
 def test_lost_baselines_are_the_last_thing_that_an_export_prints(excluded: tuple[Job, str]) -> None:
     job, printed = excluded
     _, quality = packaged(job)
-    assert [one.task for one in quality.comparisons] == [*quality.tasks["frozen encoder"]]
+    assert [comparison.task for comparison in quality.comparisons] == [*quality.tasks["frozen encoder"]]
     after = printed.partition("  bundle: ")[2]
     assert [line.strip() for line in after.splitlines()[1:-1]] == quality.warnings
 
@@ -142,7 +142,7 @@ def test_required_baselines_stop_an_export_that_loses_and_leave_no_bundle(
 ) -> None:
     """Rows written twice make the last item the next one, which transitions find and an untrained model does not."""
     _, quality = packaged(allowed[0])
-    assert any(one.loses for one in quality.comparisons)
+    assert any(comparison.loses for comparison in quality.comparisons)
     versions = [*(folder / "allowed").iterdir()]
     with pytest.raises(GateError, match=r"--require-baselines: ids: .* loses to "):
         exported(folder, "allowed", "--repeats", "allow", "--require-baselines")
@@ -184,5 +184,5 @@ def test_server_leaves_out_the_history_as_the_bundle_says_on_both_protocols(
     size = infer.inputs.add(name="K", datatype="INT32", shape=[1, 1])
     size.contents.int_contents.append(_ITEMS)
     reply = triton_grpc.GRPCInferenceServiceStub(channel).ModelInfer(infer, timeout=10)
-    scores = np.frombuffer(reply.raw_output_contents[[one.name for one in reply.outputs].index("SCORE")], "<f4")
+    scores = np.frombuffer(reply.raw_output_contents[[output.name for output in reply.outputs].index("SCORE")], "<f4")
     assert np.isfinite(scores).sum() == left

@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from swiftrec.export.config import ExportSettings
-from swiftrec.export.data.fetch import Wheel, fetch
 from swiftrec.export.errors import ExportError, FetchError
+from swiftrec.export.fetch import Wheel, fetch
 from swiftrec.export.stages.order import Stage
 from swiftrec.export.stages.runner import Job, run_all, run_one
 from tests.conftest import ROOT

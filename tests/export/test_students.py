@@ -22,7 +22,8 @@ from torch import nn
 from swiftrec.export import config
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.corruption import corrupt
-from swiftrec.export.data.text_variants import Phrase, Texts
+from swiftrec.export.data.queries import Phrase
+from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.embeddings import factorise, multiplied, word_table
 from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad

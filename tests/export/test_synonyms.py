@@ -1,4 +1,4 @@
-"""Synonyms from the catalogue: words of the same places, and nothing else; the same seed, the same text."""
+"""Synonyms from the catalogue: words in the same contexts only; the same seed gives the same text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _THINGS, _COLOURS = ("river", "garden", "engine", "letter"), ("crimson", "scarle
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """Film and movie stand in the same places, and so do two colours; the rest has places of its own."""
+    """Film and movie occur in the same contexts, and so do two colours; other words have other contexts."""
     pairs = [
         f"the {colour} {kind} about a {thing} {n}"
         for n in range(8)
@@ -27,7 +27,7 @@ def texts() -> list[str]:
     return [*pairs, *(f"bread with butter {n}" for n in range(8))]
 
 
-def test_words_of_the_same_places_are_synonyms(texts: list[str]) -> None:
+def test_words_in_the_same_contexts_are_synonyms(texts: list[str]) -> None:
     synonyms = learn(texts, len(texts))
     assert synonyms["film"][0] == "movie"
     assert synonyms["scarlet"][0] == "crimson"
@@ -46,15 +46,15 @@ def test_large_catalogue_is_read_in_part(texts: list[str], monkeypatch: pytest.M
     assert learn(texts, len(texts)).keys() < learn(texts[::9], 1).keys() | {"film", "movie", *_THINGS, *_COLOURS}
 
 
-def test_share_of_the_words_is_exchanged_and_capitals_stay(texts: list[str]) -> None:
+def test_share_of_the_words_is_replaced_and_capitals_stay(texts: list[str]) -> None:
     synonyms = {"film": ("movie",)}
     assert replaced("Film, a film. Filming", synonyms, 1.0, random.Random(0)) == "Movie, a movie. Filming"
     assert replaced("Film, a film", synonyms, 0.0, random.Random(0)) == "Film, a film"
-    some = replaced("film " * 200, synonyms, 0.25, random.Random(0)).count("movie")
-    assert 30 < some < 70
+    replacements = replaced("film " * 200, synonyms, 0.25, random.Random(0)).count("movie")
+    assert 30 < replacements < 70
 
 
-def test_more_ways_hold_synonyms_only_where_they_are_asked_for(texts: list[str]) -> None:
+def test_corrupted_copies_have_synonyms_only_with_the_flag(texts: list[str]) -> None:
     known = Texts([texts, texts], [])
     plain, exchanged, again = (with_noise(known, 2, 7, share).variants for share in (0.0, 0.5, 0.5))
     assert exchanged == again
@@ -64,6 +64,6 @@ def test_more_ways_hold_synonyms_only_where_they_are_asked_for(texts: list[str])
     assert not any("scarlet" in text for text, before in zip(plain[2], texts, strict=True) if "crimson" in before)
 
 
-def test_synonyms_without_ways_to_write_them_into_are_refused() -> None:
+def test_synonyms_without_augment_are_refused() -> None:
     with pytest.raises(ValueError, match="synonyms needs ways"):
         ExportSettings(_cli_parse_args=["--synonyms", "0.2"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from swiftrec.export.data.queries import ATTRIBUTE, SIMILAR
-from swiftrec.export.data.text_variants import NOISY, TITLE, TITLE_WORDS, Phrase
+from swiftrec.export.data.queries import ATTRIBUTE, SIMILAR, Phrase
+from swiftrec.export.data.text_variants import TextRows, TextVariant
 from swiftrec.export.models.teacher import Bank, Teacher
 from swiftrec.export.train.ensemble import Guides
 from swiftrec.export.train.losses import Batch, Step
@@ -69,7 +69,9 @@ def test_squared_error_wants_what_was_taken_as_much_as_it_is_worth() -> None:
 def test_queries_without_a_history_come_with_items_that_they_fit_by_popularity() -> None:
     popularity, worth = np.array([1.0, 99.0, 0.0, 5.0]), np.array([0.2, 0.4, 0, 1], np.float32)
     phrases = [Phrase("a", [0, 1, 2]), Phrase("nothing", [2]), Phrase("b", [3]), Phrase("like b", [3], SIMILAR)]
-    asked = LoneQuerySampler(phrases, popularity, worth, ways=4).draw(2_000, np.random.default_rng(0))
+    asked = LoneQuerySampler(phrases, popularity, worth, TextRows(len(popularity), 4)).draw(
+        2_000, np.random.default_rng(0)
+    )
     phrase = asked.text - 4 * len(popularity)
     of_a, of_b = asked.item[phrase == 0], asked.item[phrase == 2]
     assert {*of_a.tolist()} == {0, 1}
@@ -79,17 +81,22 @@ def test_queries_without_a_history_come_with_items_that_they_fit_by_popularity()
     assert (of_a == 1).float().mean() > 0.9
     written = asked.text[phrase < 0]
     assert (written % len(popularity)).tolist() == asked.item[phrase < 0].tolist()
-    assert {*(written // len(popularity)).tolist()} == {TITLE, TITLE_WORDS, NOISY}
+    assert {*(written // len(popularity)).tolist()} == {TextVariant.TITLE, TextVariant.TITLE_WORDS, TextVariant.DROPPED}
     assert 2 not in asked.item  # which nobody took
-    alone = LoneQuerySampler([], popularity, worth, ways=4).draw(9, np.random.default_rng(0))
+    alone = LoneQuerySampler([], popularity, worth, TextRows(len(popularity), 4)).draw(9, np.random.default_rng(0))
     assert (alone.text < 4 * len(popularity)).all()
 
 
 def test_kinds_of_queries_have_the_shares_of_the_table() -> None:
     assert [sum(ALONE.values()), sum(BEHIND.values())] == pytest.approx([1, 1])
-    sampler = LoneQuerySampler([Phrase("a", [0])], np.ones(2), np.ones(2, np.float32), ways=6)
+    sampler = LoneQuerySampler([Phrase("a", [0])], np.ones(2), np.ones(2, np.float32), TextRows(2, 6))
     way = (sampler.draw(4_000, np.random.default_rng(1)).text // 2).tolist()
-    rows: dict[QueryKind, list[int]] = {TITLE: [1], TITLE_WORDS: [2], NOISY: [3, 4, 5], ATTRIBUTE: [6]}
+    rows: dict[QueryKind, list[int]] = {
+        TextVariant.TITLE: [1],
+        TextVariant.TITLE_WORDS: [2],
+        TextVariant.DROPPED: [3, 4, 5],
+        ATTRIBUTE: [6],
+    }
     total = sum(ALONE[kind] for kind in rows)
     for kind, ways in rows.items():
         share = sum(one in ways for one in way) / len(way)

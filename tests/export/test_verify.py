@@ -80,7 +80,7 @@ def test_ranks_of_every_recommender_give_its_figures_again(graphs: StoppedJob, t
             assert ranks.dtype == np.int32
     parts = split(Dataset.load(graphs.folder("data")))
     assert recorded.users.tolist() == parts.warm.users.tolist()
-    assert recorded.targets.tolist() == parts.warm.wanted.tolist()
+    assert recorded.targets.tolist() == parts.warm.targets.tolist()
     assert recorded.seed == graphs.settings.seed
 
 

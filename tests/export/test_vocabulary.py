@@ -1,4 +1,4 @@
-"""A cut vocabulary: what is kept, students that agree with the tokenizer, and what cannot be cut."""
+"""Vocabulary pruning: tokenisation of known texts does not change, with examples and generated texts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from weakref import ref
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_tokenizer
+from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_wordpiece
 from swiftrec.export.config import PRESETS, ExportSettings
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
@@ -35,11 +37,11 @@ def tokens(folder: Path) -> Tokenizer:
 
 
 def facts(tiny: StoppedJob) -> dict[str, Any]:
-    return read_tokenizer(tiny.folder("data") / "checkpoint" / "tokenizer.json")
+    return read_wordpiece(tiny.folder("data") / "checkpoint" / "tokenizer.json")
 
 
-def pieces(rows: list[list[int]], found: dict[str, Any]) -> list[list[str]]:
-    names = {n: piece for piece, n in found["model"]["vocab"].items()}
+def pieces(rows: list[list[int]], fields: dict[str, Any]) -> list[list[str]]:
+    names = {n: piece for piece, n in fields["model"]["vocab"].items()}
     return [[names[n] for n in row] for row in rows]
 
 
@@ -68,10 +70,10 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def test_pieces_that_no_text_uses_are_gone_from_tokenizer_and_tables(trained: dict[str, Path]) -> None:
+def test_unused_pieces_are_removed_from_tokenizer_and_embeddings(trained: dict[str, Path]) -> None:
     whole, cut = (Vocabulary.load(trained[name]) for name in ("all", "used"))
-    assert whole.kept == whole.of == cut.of == cut.kept + 2
-    assert len(read_tokenizer(trained["used"] / "tokenizer.json")["model"]["vocab"]) == cut.kept
+    assert whole.kept == whole.total == cut.total == cut.kept + 2
+    assert len(read_wordpiece(trained["used"] / "tokenizer.json")["model"]["vocab"]) == cut.kept
     for name in ("bert2", "bert1x8"):
         assert (
             load_one(trained["used"] / name).state_dict()["trunk.embeddings.word_embeddings.weight"].shape[0]
@@ -93,43 +95,43 @@ def test_students_learn_the_same_with_a_cut_vocabulary(trained: dict[str, Path])
         torch.testing.assert_close(*vectors, atol=1e-4, rtol=0)
 
 
-def test_unseen_text_is_spelled_and_the_students_take_it(trained: dict[str, Path]) -> None:
+def test_unseen_text_is_tokenised_without_unknown_pieces(trained: dict[str, Path]) -> None:
     rows = tokens(trained["used"]).encode(_UNSEEN)
     for name in ("bert2", "bert1x8", "static"):
         with torch.inference_mode():
             vectors = load_one(trained["used"] / name)(*pad(rows))
         for half in (vectors[:, :_RANKER], vectors[:, _RANKER:]):
             torch.testing.assert_close(half.norm(dim=1), torch.ones(len(rows)))
-    whole, cut = (read_tokenizer(folder / "tokenizer.json") for folder in trained.values())
+    whole, cut = (read_wordpiece(folder / "tokenizer.json") for folder in trained.values())
     unknown = [
-        [row.count("[UNK]") for row in pieces(tokens(folder).encode(_UNSEEN), found)]
-        for folder, found in zip(trained.values(), (whole, cut), strict=True)
+        [row.count("[UNK]") for row in pieces(tokens(folder).encode(_UNSEEN), fields)]
+        for folder, fields in zip(trained.values(), (whole, cut), strict=True)
     ]
     assert unknown[0] == unknown[1]
     assert sum(unknown[0]) > 0
 
 
-def test_number_keeps_the_first_of_the_others_and_never_less_than_is_needed(tmp_path: Path) -> None:
+def test_number_keeps_the_needed_pieces_and_the_first_of_the_others(tmp_path: Path) -> None:
     tiny = job(tmp_path)
-    found, rows = facts(tiny), load_tokenizer(tiny.folder("data") / "checkpoint", 32).encode(["river"])
-    vocabulary: dict[str, int] = found["model"]["vocab"]
-    needed = choose_pieces(found, rows, 0)
+    fields, rows = facts(tiny), load_tokenizer(tiny.folder("data") / "checkpoint", 32).encode(["river"])
+    vocabulary: dict[str, int] = fields["model"]["vocab"]
+    needed = choose_pieces(fields, rows, 0)
     assert {vocabulary[piece] for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "q", "##q")} < {*needed}
     assert vocabulary["night"] not in needed
-    assert choose_pieces(found, rows, 3) == needed
-    more = choose_pieces(found, rows, len(needed) + 2)
+    assert choose_pieces(fields, rows, 3) == needed
+    more = choose_pieces(fields, rows, len(needed) + 2)
     assert {*more} - {*needed} == {vocabulary["night"], vocabulary["garden"]}
 
 
-def test_piece_that_cannot_be_spelled_is_kept_and_what_is_no_text_is_not(tmp_path: Path) -> None:
-    found = facts(job(tmp_path))
-    vocabulary: dict[str, int] = found["model"]["vocab"]
+def test_piece_that_cannot_be_composed_is_kept(tmp_path: Path) -> None:
+    fields = facts(job(tmp_path))
+    vocabulary: dict[str, int] = fields["model"]["vocab"]
     for piece in ("dé", "##né", "[unused1]", "ab"):
         vocabulary[piece] = len(vocabulary)
-    kept = choose_pieces(found, [], len(vocabulary))
+    kept = choose_pieces(fields, [], len(vocabulary))
     assert {vocabulary["dé"], vocabulary["##né"], vocabulary["ab"]} < {*kept}
     assert vocabulary["[unused1]"] not in kept
-    assert vocabulary["ab"] not in choose_pieces(found, [], 0)
+    assert vocabulary["ab"] not in choose_pieces(fields, [], 0)
 
 
 @pytest.mark.parametrize(
@@ -153,18 +155,16 @@ def test_piece_that_cannot_be_spelled_is_kept_and_what_is_no_text_is_not(tmp_pat
     ids=["bert", "template"],
 )
 @pytest.mark.parametrize("is_in_sequence", [False, True])
-def test_special_tokens_stand_around_a_text_under_their_new_numbers(
-    tmp_path: Path, part: dict[str, Any], *, is_in_sequence: bool
-) -> None:
-    found = facts(job(tmp_path))
+def test_special_tokens_have_their_new_ids(tmp_path: Path, part: dict[str, Any], *, is_in_sequence: bool) -> None:
+    fields = facts(job(tmp_path))
     vocabulary: dict[str, int] = {f"[unused{n}]": n for n in range(2)}  # ids move
-    vocabulary |= {piece: n + 2 for piece, n in found["model"]["vocab"].items()}
+    vocabulary |= {piece: n + 2 for piece, n in fields["model"]["vocab"].items()}
     text = json.dumps(part).replace("3]", "5]").replace("2]", "4]")
     part = json.loads(text)
-    found["model"]["vocab"], found["added_tokens"] = vocabulary, []
-    found["post_processor"] = {"type": "Sequence", "processors": [part]} if is_in_sequence else part
-    kept = choose_pieces(found, [], 0)
-    cut = Backend.from_str(json.dumps(cut_tokenizer(found, kept)))
+    fields["model"]["vocab"], fields["added_tokens"] = vocabulary, []
+    fields["post_processor"] = {"type": "Sequence", "processors": [part]} if is_in_sequence else part
+    kept = choose_pieces(fields, [], 0)
+    cut = Backend.from_str(json.dumps(cut_tokenizer(fields, kept)))
     assert cut.encode("river").tokens == ["[CLS]", "r", "##i", "##v", "##e", "##r", "[SEP]"]
     assert cut.encode("river").ids == [cut.token_to_id(token) for token in cut.encode("river").tokens]
 
@@ -173,8 +173,8 @@ def test_added_token_keeps_its_meaning(tmp_path: Path) -> None:
     tiny = job(tmp_path)
     backend = Backend.from_str(json.dumps(facts(tiny)))
     backend.add_tokens(["swiftrec"])
-    found = json.loads(backend.to_str())
-    cut = Backend.from_str(json.dumps(cut_tokenizer(found, choose_pieces(found, [], 0))))
+    fields = json.loads(backend.to_str())
+    cut = Backend.from_str(json.dumps(cut_tokenizer(fields, choose_pieces(fields, [], 0))))
     assert cut.encode("a swiftrec b").tokens == backend.encode("a swiftrec b").tokens
     assert cut.token_to_id("swiftrec") == cut.get_vocab_size() - 1
 
@@ -184,7 +184,7 @@ def test_tokenizer_of_another_kind_is_refused_before_anything_is_trained(tmp_pat
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel()
     backend.save(str(tiny.folder("data") / "checkpoint" / "tokenizer.json"))
-    with pytest.raises(ExportError, match=r"--vocabulary .* is BPE: leave it at 'all'"):
+    with pytest.raises(ExportError, match=r"--vocabulary .* is BPE: use 'all'"):
         finetune.run(tiny, tmp_path)
 
 
@@ -194,10 +194,10 @@ def test_vocabulary_is_all_used_or_a_number(value: str) -> None:
         ExportSettings(vocabulary=value, _cli_parse_args=[])
 
 
-def test_texts_of_the_catalogue_are_cut_as_before(trained: dict[str, Path]) -> None:
+def test_texts_of_the_catalogue_are_tokenised_as_before(trained: dict[str, Path]) -> None:
     texts = Texts.load(trained["all"].parent / "data").all
     before, after = (
-        pieces(tokens(folder).encode(texts), read_tokenizer(folder / "tokenizer.json")) for folder in trained.values()
+        pieces(tokens(folder).encode(texts), read_wordpiece(folder / "tokenizer.json")) for folder in trained.values()
     )
     assert before == after
 
@@ -210,7 +210,7 @@ def test_pieces_of_texts_that_were_not_drawn_are_kept(tmp_path: Path, monkeypatc
     whole, cut = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
     texts = Texts.load(tiny.folder("data"))
     before = pieces(whole.encode(texts.all), facts(tiny))
-    assert before == pieces(cut.encode(texts.all), read_tokenizer(tiny.folder("distil") / "tokenizer.json"))
+    assert before == pieces(cut.encode(texts.all), read_wordpiece(tiny.folder("distil") / "tokenizer.json"))
     _, lesson = distil._lesson(tiny)
     drawn = {n for row in lesson.rows for n in row}
     assert {n for row in whole.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
@@ -234,3 +234,50 @@ def test_token_ids_of_all_texts_are_never_held_at_once(tmp_path: Path) -> None:
     choose_pieces(facts(job(tmp_path)), rows(), 0)
     assert len(held) == 50
     assert max(held) <= 3
+
+
+_LETTERS, _SPECIAL = "abc", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ALPHABET = (*_LETTERS, *(f"##{letter}" for letter in _LETTERS))
+_long = st.text(_LETTERS, min_size=2, max_size=5).flatmap(lambda text: st.sampled_from([text, f"##{text}"]))
+_vocabularies = st.lists(_long, unique=True, max_size=30)
+_texts = st.lists(st.one_of(st.text(_LETTERS, max_size=9), st.text(max_size=4)), max_size=6).map(" ".join)
+
+
+def tokenizer(pieces: list[str]) -> Backend:
+    """WordPiece as BERT has it, with letters and the given pieces; ids begin with unused ones."""
+    numbered = {piece: n for n, piece in enumerate(["[PAD]", "[unused1]", *_SPECIAL[1:], *_ALPHABET, *pieces])}
+    made = Backend(models.WordPiece(numbered, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", numbered["[SEP]"]), ("[CLS]", numbered["[CLS]"]))
+    made.add_special_tokens([*_SPECIAL])
+    return made
+
+
+def cut(whole: Backend, texts: list[str], limit: int, *, without: str = "") -> Backend:
+    facts = json.loads(whole.to_str())
+    kept = choose_pieces(facts, [whole.encode(text).ids for text in texts], limit)
+    return Backend.from_str(json.dumps(cut_tokenizer(facts, [n for n in kept if n != whole.token_to_id(without)])))
+
+
+def spelling(backend: Backend, text: str) -> str:
+    """What the pieces say together; unknown words as such."""
+    return "".join(token.removeprefix("##") for token in backend.encode(text).tokens)
+
+
+@given(_vocabularies, st.lists(_texts, max_size=4), _texts, st.integers(0, 40))
+def test_any_text_can_be_tokenised_and_known_ones_as_before(
+    pieces: list[str], own: list[str], other: str, limit: int
+) -> None:
+    whole = tokenizer(pieces)
+    small = cut(whole, own, limit)
+    assert all(small.encode(text).tokens == whole.encode(text).tokens for text in own)
+    assert spelling(small, other) == spelling(whole, other)
+    assert small.get_vocab_size() <= whole.get_vocab_size()
+    assert all(n < small.get_vocab_size() for n in small.encode(other).ids)
+
+
+def test_a_vocabulary_without_a_letter_would_be_caught() -> None:
+    """Negative control."""
+    whole = tokenizer(["ab"])
+    small = cut(whole, [], 0, without="##b")
+    assert spelling(small, "ab") == "[CLS][UNK][SEP]" != spelling(whole, "ab") == "[CLS]ab[SEP]"

@@ -1,4 +1,4 @@
-"""Stage `data`: what is skipped is counted in the record, and the kind of checkpoint decides what is done with it."""
+"""Stage `data`: skipped rows are recorded, and the kind of checkpoint decides whether it is adopted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from swiftrec.export.checkpoints.head import Head
-from swiftrec.export.checkpoints.reference import Reference
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.profile import RATINGS
-from swiftrec.export.data.text_variants import Texts, unseen
+from swiftrec.export.data.text_variants import Texts, TextVariant, unseen
 from swiftrec.export.errors import CheckpointError, DataError
+from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.stages.data import run
 from swiftrec.export.stages.runner import Job
 from tests.export.checkpoints import save_model, save_sentence_transformer
@@ -51,11 +51,11 @@ def test_skipped_rows_are_counted_in_the_record(tmp_path: Path) -> None:
     assert sources["data"]["items"] == "4, of which 4 have interactions"
     assert (sources["checkpoint"]["kind"], sources["checkpoint"]["family"]) == ("encoder", "distilbert")
     texts = Texts.load(tmp_path / "out")
-    assert texts.variants[0][0] == "thing 0 new line"
+    assert texts.variants[TextVariant.FULL][0] == "thing 0 new line"
     assert (len(texts.others), texts.held) == (18, ["text 0", "text 10"])
 
 
-def test_mistakes_stop_the_stage_unless_they_may_be_skipped(tmp_path: Path) -> None:
+def test_issues_stop_the_stage_unless_they_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "data")
     save_model("bert", tmp_path / "checkpoint")
     with pytest.raises(DataError, match="duplicate item_id, 1 time"):
@@ -74,22 +74,22 @@ def test_export_warns_of_suspicious_times_as_the_doctor_does(
         path.write_text(path.read_text().replace('"timestamp": 3', '"timestamp": "2999-01-01"', 1))
     save_model("bert", home / "checkpoint")
     collected(home, "--on-error", "skip")
-    told = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
     warning = f"  warning: {path}: 1 timestamp is in the future, the latest 2999-01-01 00:00:00 (first: line 4)"
-    assert [line.partition(": check")[0] for line in told if "timestamp" in line] == ([warning] if late else [])
-    (chance,) = [line for line in told if "only 2 users" in line]
+    assert [line.partition(": check")[0] for line in warnings if "timestamp" in line] == ([warning] if late else [])
+    (chance,) = [line for line in warnings if "only 2 users" in line]
     assert "the 95 % interval of NDCG@10 will be about +-0.35" in chance
 
 
 @pytest.mark.parametrize(
-    ("times", "found"),
+    ("times", "reason"),
     [
         ([0, 0, 0, 0], "column timestamp is 0 in every row"),
         ([""] * 4, "column timestamp is empty in every row"),
     ],
 )
-def test_export_refuses_a_fake_order_and_trains_without_one_on_demand(
-    tmp_path: Path, times: list[object], found: str
+def test_export_refuses_times_without_order_and_trains_without_it_on_demand(
+    tmp_path: Path, times: list[object], reason: str
 ) -> None:
     write(tmp_path / "data")
     path = tmp_path / "data" / "interactions.jsonl"
@@ -101,7 +101,7 @@ def test_export_refuses_a_fake_order_and_trains_without_one_on_demand(
     save_model("bert", tmp_path / "checkpoint")
     with pytest.raises(DataError) as caught:
         collected(tmp_path, "--on-error", "skip")
-    assert f"{path}: {found}" in str(caught.value)
+    assert f"{path}: {reason}" in str(caught.value)
     assert "--order none trains without order" in str(caught.value)
     (tmp_path / "out").rename(tmp_path / "refused")
     sources = collected(tmp_path, "--on-error", "skip", "--order", "none")
@@ -122,7 +122,7 @@ def test_movielens_can_be_trained_without_order(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("ratings", [True, False])
-def test_export_says_what_ratings_are_used_by_when_there_are_some(
+def test_export_says_which_loss_uses_ratings_if_there_are_some(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ratings: bool
 ) -> None:
     write(tmp_path / "data")
@@ -145,7 +145,7 @@ def test_export_says_what_ratings_are_used_by_when_there_are_some(
         (True, ["--adopt", "never"], False),
     ],
 )
-def test_bi_encoder_is_adopted_where_there_is_nothing_to_tune_it_on(
+def test_bi_encoder_is_adopted_without_interactions(
     tmp_path: Path, events: bool, flags: list[str], is_adopted: bool
 ) -> None:
     write(tmp_path / "data", events=events)
@@ -155,7 +155,7 @@ def test_bi_encoder_is_adopted_where_there_is_nothing_to_tune_it_on(
     assert (Head.load(tmp_path / "out" / "checkpoint") is not None) == is_adopted
 
 
-def test_classifier_is_adopted_whatever_the_data_unless_told_not_to(tmp_path: Path) -> None:
+def test_classifier_is_adopted_unless_the_flag_forbids_it(tmp_path: Path) -> None:
     write(tmp_path / "data")
     save_model("roberta", tmp_path / "checkpoint", "ForSequenceClassification", id2label=dict(enumerate("0123")))
     assert collected(tmp_path, "--on-error", "skip")["checkpoint"]["use"] == "adopted as it is"
@@ -204,14 +204,14 @@ def test_checkpoint_that_cannot_be_used_is_refused_before_data_are_read(
     write(tmp_path / "data", events=False)
     save_sentence_transformer("bert", tmp_path / "checkpoint")
     said = unsupported(tmp_path / "checkpoint", kind)
-    monkeypatch.setattr("swiftrec.export.data.loader.read", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr("swiftrec.export.data.loader.load", lambda *_, **__: pytest.fail("data were read"))
     with pytest.raises(CheckpointError) as caught:
         collected(tmp_path)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_done_otherwise_than_the_checkpoint_says_is_printed(
+def test_settings_of_the_checkpoint_that_are_not_used_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "data", events=False)
@@ -221,14 +221,12 @@ def test_what_is_done_otherwise_than_the_checkpoint_says_is_printed(
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
     collected(tmp_path)
     printed = capsys.readouterr().err.splitlines()
-    assert "  prompts of the checkpoint are not put before texts here: query" in printed
-    assert "  texts are cut to 128 tokens here; max_seq_length of the checkpoint is 256" in printed
+    assert "  prompts of the checkpoint are not used: query" in printed
+    assert "  texts are truncated to 128 tokens; max_seq_length of the checkpoint is 256" in printed
 
 
 @pytest.mark.parametrize("flags", [[], ["--adopt", "never"]])
-def test_head_that_is_not_supported_does_not_matter_where_only_the_encoder_is_used(
-    tmp_path: Path, flags: list[str]
-) -> None:
+def test_unsupported_head_is_ignored_if_only_the_encoder_is_used(tmp_path: Path, flags: list[str]) -> None:
     write(tmp_path / "data")
     save_sentence_transformer("bert", tmp_path / "checkpoint")
     unsupported(tmp_path / "checkpoint", "head")
@@ -236,7 +234,7 @@ def test_head_that_is_not_supported_does_not_matter_where_only_the_encoder_is_us
 
 
 @pytest.mark.parametrize("events", [True, False])
-def test_adopted_checkpoint_without_interactions_leaves_what_it_is_compared_with(tmp_path: Path, events: bool) -> None:
+def test_adopted_checkpoint_without_interactions_writes_a_reference(tmp_path: Path, events: bool) -> None:
     write(tmp_path / "data", events=events)
     save_sentence_transformer("bert", tmp_path / "checkpoint")
     collected(tmp_path, "--on-error", "skip", "--adopt", "always")

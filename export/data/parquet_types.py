@@ -1,4 +1,4 @@
-"""Columns of Parquet files as Python values: which Arrow type can be read for which role, in one table."""
+"""Column types of Parquet files: which one can be read for which role of a column, and their Python values."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, types
 
-from swiftrec.export.data.layout import Role
+from swiftrec.export.data.columns import Role
 from swiftrec.export.data.order import OTHER_ORDERS
 
 _ALL = frozenset(Role)
 _NUMBERS = _ALL - {Role.ID}
 _DAY_S = 86_400
-_UNWRITABLE = "<value out of range"  # what Arrow writes beyond the years -32767 to 32767
+_OUT_OF_RANGE = "<value out of range"  # Arrow's text of a date outside the years -32767 to 32767
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
-# Kind of type -> the roles that a column of it can have. What is not here is refused for each role.
+# Type group -> the roles that a column of such a type can have. All other types are refused.
 READABLE: dict[str, frozenset[Role]] = {
     "text": _ALL,
     "whole": _ALL,  # and decimals without a fraction
     "decimal": _NUMBERS,
     "double": _NUMBERS,
-    "float": _NUMBERS - {Role.TIME},  # 32 and 16 bits: of today's seconds they keep every 128th at best
+    "float": _NUMBERS - {Role.TIME},  # 32 and 16 bits: too coarse for seconds since 1970 (steps of 128 s)
     "bool": frozenset({Role.ATTRIBUTE}),
     "date": frozenset({Role.TIME, Role.ATTRIBUTE}),
     "timestamp": frozenset({Role.TIME, Role.ATTRIBUTE}),
-    "list": frozenset({Role.ATTRIBUTE}),  # of types that an attribute can have
-    "null": frozenset({Role.TITLE, Role.RATING, Role.ATTRIBUTE}),  # no values: as if the column were not there
+    "list": frozenset({Role.ATTRIBUTE}),  # if an attribute can have the type of its values
+    "null": frozenset({Role.TITLE, Role.RATING, Role.ATTRIBUTE}),  # no values: treated as absent
 }
 
 _REMEDIES = {
@@ -56,43 +56,43 @@ _TESTS: tuple[tuple[str, Callable[[Any], bool]], ...] = (
 )
 
 
-def kind_of(arrow_type: pa.DataType) -> str:
-    """The row of `READABLE` that an Arrow type belongs to, or "other"."""
+def type_group(arrow_type: pa.DataType) -> str:
+    """The key of `READABLE` for an Arrow type, or "other"."""
     if types.is_dictionary(arrow_type):
-        return kind_of(arrow_type.value_type)
+        return type_group(arrow_type.value_type)
     return next((kind for kind, test in _TESTS if test(arrow_type)), "other")
 
 
 def type_fault(name: str, arrow_type: pa.DataType, role: Role) -> str | None:
     """Why a column cannot be read for `role`, with the remedy; None if it can."""
-    kind = kind_of(arrow_type)
-    if kind == "null" and role not in READABLE[kind]:
+    group = type_group(arrow_type)
+    if group == "null" and role not in READABLE[group]:
         instead = f" ({OTHER_ORDERS})" if role is Role.TIME else ""
-        return f"column {name} has the type null, that is no value at all: fill it{instead}"
-    is_readable = role in READABLE.get(kind, ())
-    if is_readable and kind == "list":
-        is_readable = kind_of(arrow_type.value_type) != "list" and not type_fault(name, arrow_type.value_type, role)
+        return f"column {name} has the type null, so it has no values: fill it{instead}"
+    is_readable = role in READABLE.get(group, ())
+    if is_readable and group == "list":
+        is_readable = type_group(arrow_type.value_type) != "list" and not type_fault(name, arrow_type.value_type, role)
     return (
         None
         if is_readable
-        else f"column {name} has the type {arrow_type}, no type of {role.value}: {_remedy(kind, role)}"
+        else f"column {name} has the type {arrow_type}, which cannot hold {role.value}: {_remedy(group, role)}"
     )
 
 
-def _remedy(kind: str, role: Role) -> str:
-    if role is Role.ID and kind in ("double", "float"):
-        return f"{_REMEDIES[role]} (pandas: astype('Int64'); a gap in a column of integers makes decimals of them)"
+def _remedy(group: str, role: Role) -> str:
+    if role is Role.ID and group in ("double", "float"):
+        return f"{_REMEDIES[role]} (pandas: astype('Int64'); a missing value turns a column of integers into decimals)"
     return _REMEDIES[role]
 
 
-def values_of(column: pa.Array, role: Role) -> list[Any]:
+def python_values(column: pa.Array, role: Role) -> list[Any]:
     """The cells of an Arrow array as text, int, float, bool, a list of these, or None.
 
-    Times are seconds since 1970 (without a zone: UTC). `type_fault` must have found nothing.
+    Times are seconds since 1970 (without a zone: UTC). `type_fault` must be None.
     """
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    convert = _CONVERTERS.get(kind_of(column.type))
+    convert = _CONVERTERS.get(type_group(column.type))
     return convert(column, role) if convert else column.to_pylist()
 
 
@@ -119,24 +119,24 @@ def _dates(column: pa.Array, role: Role) -> list[float | str | None]:
     if role is Role.TIME:
         days = column.cast(pa.date32()).cast(pa.int32()).to_pylist()
         return [None if day is None else float(day * _DAY_S) for day in days]
-    return list(_written(column.cast(pa.date32())))
+    return list(_iso_texts(column.cast(pa.date32())))
 
 
 def _timestamps(column: pa.Array, role: Role) -> list[float | str | None]:
-    """Seconds, or as text in UTC: Python's datetime has no nanoseconds, and no year 10,000."""
+    """Seconds, or text in UTC: Python's datetime has neither nanoseconds nor a year 10,000."""
     if role is Role.TIME:
         per_second = _PER_SECOND[column.type.unit]
         return [None if value is None else value / per_second for value in column.cast(pa.int64()).to_pylist()]
     zone = "+00:00" if column.type.tz else ""
-    texts = _written(column.cast(pa.timestamp(column.type.unit)))
+    texts = _iso_texts(column.cast(pa.timestamp(column.type.unit)))
     return [None if text is None else _without_zeros(text) + zone for text in texts]
 
 
-def _written(column: pa.Array) -> list[str | None]:
-    """Dates or timestamps as ISO 8601 text; Python's own classes end with the year 9999."""
+def _iso_texts(column: pa.Array) -> list[str | None]:
+    """Dates or timestamps as ISO 8601 text; Python's classes end with the year 9999."""
     texts: list[str | None] = column.cast(pa.string()).to_pylist()
-    if wrong := next((text for text in texts if text and text.startswith(_UNWRITABLE)), None):
-        raise pa.ArrowInvalid(f"{wrong} is a date or time beyond the years that can be written")
+    if invalid := next((text for text in texts if text and text.startswith(_OUT_OF_RANGE)), None):
+        raise pa.ArrowInvalid(f"{invalid} is a date or time outside the years that can be written")
     return texts
 
 
@@ -145,7 +145,7 @@ def _without_zeros(text: str) -> str:
 
 
 def _lists(column: pa.Array, role: Role) -> list[list[Any] | None]:
-    values, lengths = iter(values_of(column.flatten(), role)), compute.list_value_length(column).to_pylist()
+    values, lengths = iter(python_values(column.flatten(), role)), compute.list_value_length(column).to_pylist()
     return [None if length is None else [next(values) for _ in range(length)] for length in lengths]
 
 

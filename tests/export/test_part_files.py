@@ -1,4 +1,4 @@
-"""Tables that are gzipped, or folders of part files as Spark writes them, give what one plain file gives."""
+"""Gzipped tables and folders of part files (as Spark writes them) give the same data as one plain file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from swiftrec.export.data.loader import Scan
 from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
+from swiftrec.export.data.scan import LoadOptions, Scan
 
 Rows = list[dict[str, Any]]
 
@@ -50,17 +50,17 @@ def write_parts(folder: Path, rows: Rows, suffix: str, files: int = 3) -> Path:
 
 
 def report(folder: Path) -> str:
-    return Scan(folder, lambda _: None).mistakes.report()
+    return Scan(folder, lambda _: None).issues.report()
 
 
 def histories(folder: Path, order: Order = BY_TIME) -> list[list[int]]:
-    scan = Scan(folder, lambda _: None, order=order)
-    assert scan.mistakes.report() == ""
-    return [history.tolist() for history in scan.events.histories()]
+    scan = Scan(folder, lambda _: None, LoadOptions(order=order))
+    assert scan.issues.report() == ""
+    return [history.tolist() for history in scan.interactions.histories()]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet"])
-def test_plain_and_gzipped_files_read_alike(tmp_path: Path, suffix: str) -> None:
+def test_plain_and_gzipped_files_give_the_same_data(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS, suffix)
     write(tmp_path, "interactions", _EVENTS, suffix)
     assert histories(tmp_path) == [[0, 1, 2, 3, 0, 1]] * 2
@@ -81,11 +81,11 @@ def test_every_table_may_be_a_folder(tmp_path: Path) -> None:
     write_parts(tmp_path / "users", [{"user_id": u, "age": "old"} for u in "uv"], ".csv", files=2)
     write_parts(tmp_path / "texts.csv", [{"text": t} for t in "xyz"], ".csv")
     scan = Scan(tmp_path, lambda _: None)
-    assert (scan.mistakes.report(), scan.texts, scan.groups) == ("", [*"xyz"], [{"age": "old"}] * 2)
+    assert (scan.issues.report(), scan.texts, scan.groups) == ("", [*"xyz"], [{"age": "old"}] * 2)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
-def test_empty_part_is_passed_over(tmp_path: Path, suffix: str) -> None:
+def test_empty_part_is_skipped(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     folder = write_parts(tmp_path / "interactions", _EVENTS, suffix)
     empty = folder / f"part-00001-x{suffix}"
@@ -100,23 +100,23 @@ def test_empty_part_is_passed_over(tmp_path: Path, suffix: str) -> None:
     ("suffix", "second", "third"),
     [(".csv", "line 3", "line 4"), (".jsonl", "line 2", "line 3"), (".parquet", "row 2", "row 3")],
 )
-def test_mistake_is_named_with_its_part_and_line(tmp_path: Path, suffix: str, second: str, third: str) -> None:
+def test_issue_is_reported_with_its_part_and_line(tmp_path: Path, suffix: str, second: str, third: str) -> None:
     write(tmp_path, "interactions", _EVENTS, ".csv")
     rows = [*_ITEMS, {"item_id": "a", "text": "again"}, {"item_id": "b", "text": "again"}]
     write_parts(tmp_path / "items", rows, suffix, files=2)
     first_part, second_part = (f"part-0000{n}-3f2a.c000{suffix}" for n in range(2))
-    place = f"{tmp_path / 'items' / second_part}, {third}"
-    assert f"{place}: item_id 'b' is there twice, first in {second} of {first_part}" in report(tmp_path)
+    location = f"{tmp_path / 'items' / second_part}, {third}"
+    assert f"{location}: item_id 'b' occurs twice, first in {second} of {first_part}" in report(tmp_path)
 
 
 # What is done to a sound folder `interactions` of CSV parts, and what must be said.
 _WRONG: list[tuple[str, bytes | None, str]] = [
-    ("_temporary/", None, "holds _temporary: the job that writes it has not finished, or failed"),
-    ("day=2026-01-01/", None, "holds the folder day=2026-01-01, needs files alone: write it without partitionBy"),
+    ("_temporary/", None, "holds _temporary: the job that writes it is still running or has failed"),
+    ("day=2026-01-01/", None, "holds the folder day=2026-01-01, needs only files: write it without partitionBy"),
     (
         "part-9.csv.bz2",
         b"x",
-        "part-9.csv.bz2: a part that is no CSV, JSON Lines (.jsonl, .json), gzip of these or Parquet",
+        "part-9.csv.bz2: not a part in CSV, JSON Lines (.jsonl, .json), either of them gzipped, or Parquet",
     ),
     ("part-9.json", b"{}", "holds parts of several formats: keep those of one"),
     (
@@ -124,7 +124,7 @@ _WRONG: list[tuple[str, bytes | None, str]] = [
         b"user_id,item_id,time\n",
         "part-9.csv: column timestamp is missing; time looks like it: --column timestamp=time",
     ),
-    ("part-9.csv", b"u,a,5\n", "part-9.csv: column user_id is missing; there are: u, a, 5"),
+    ("part-9.csv", b"u,a,5\n", "part-9.csv: column user_id is missing; the columns are: u, a, 5"),
     ("part-9.csv", b"user_id,item_id,timestamp,x\n", "part-9.csv: column x is not in every part"),
 ]
 
@@ -173,8 +173,8 @@ def test_gzip_without_its_suffix_is_named(tmp_path: Path) -> None:
         (b"PK\x03\x04", "a zip archive, as Excel writes: save it as CSV, not compressed or by gzip"),
         ("user_id".encode("utf-16"), "UTF-16 or UTF-32, needs UTF-8"),
         ("user_id".encode("utf-32"), "UTF-16 or UTF-32, needs UTF-8"),
-        ("user_id".encode("utf-16-le"), "not text in UTF-8: save it as UTF-8"),
-        ("user_id".encode("utf-16-be"), "not text in UTF-8: save it as UTF-8"),
+        ("user_id".encode("utf-16-le"), "not UTF-8 text: save it as UTF-8"),
+        ("user_id".encode("utf-16-be"), "not UTF-8 text: save it as UTF-8"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl.gz"])
@@ -194,7 +194,7 @@ def test_folder_with_old_rows_beside_the_current_ones_is_refused(tmp_path: Path,
     write_parts(tmp_path / "interactions", _EVENTS, ".parquet")
     assert report(tmp_path) == ""
     (tmp_path / "interactions" / log).mkdir()
-    assert f"{tmp_path / 'interactions'}: a table of {maker}, whose files hold replaced" in report(tmp_path)
+    assert f"{tmp_path / 'interactions'}: a table of {maker}, whose files also hold replaced" in report(tmp_path)
 
 
 def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
@@ -216,11 +216,11 @@ def test_file_of_another_format_is_named(tmp_path: Path) -> None:
     assert "; interactions.csv.zip, interactions.tsv cannot be read: convert it" in report(tmp_path)
 
 
-def test_folder_beside_a_file_of_the_same_table_is_left_alone(tmp_path: Path) -> None:
+def test_folder_with_the_name_of_a_table_is_ignored_if_there_is_a_file(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS, ".csv")
     write(tmp_path, "interactions", _EVENTS, ".csv")
     (tmp_path / "items").mkdir()
     (tmp_path / "items" / "a.jpg").touch()
     assert report(tmp_path) == ""
     write_parts(tmp_path / "items.parquet", _ITEMS, ".parquet")
-    assert "items.csv, items.parquet are all there: keep one" in report(tmp_path)
+    assert "items.csv, items.parquet exist: keep one" in report(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
-from swiftrec.export.data.literals import denoted, is_list_of_texts
+from swiftrec.export.literals import is_list_of_texts, parse_literal
 
 MAX_ID_BYTES = 512
 
@@ -16,9 +16,9 @@ _EXPONENT = re.compile(r"(-?[0-9])(?:\.([0-9]{1,20}))?[eE]\+?([0-9]{1,2})")
 
 
 def id_fault(text: str) -> str | None:
-    """Why `text` cannot be an id, as the end of a sentence; None for a sound one.
+    """Why `text` cannot be an id, as the end of a sentence; None for a valid one.
 
-    Everything else is kept as it is: every kind of blank inside and at the ends, letters of every script, "|" and ",".
+    Any other text is kept as it is: every kind of blank inside and at the ends, letters of every script, "|" and ",".
     """
     if text[:1] in ("b", "[") and (fault := _literal_fault(text)):
         return fault
@@ -26,8 +26,8 @@ def id_fault(text: str) -> str | None:
         return None
     if not text.strip():
         return "is empty or white space only"
-    if found := _CONTROL.search(text):
-        return f"holds the control character U+{ord(found[0]):04X}"
+    if control := _CONTROL.search(text):
+        return f"holds the control character U+{ord(control[0]):04X}"
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
@@ -36,23 +36,23 @@ def id_fault(text: str) -> str | None:
 
 
 def _literal_fault(text: str) -> str | None:
-    """Why it is not the id that is meant but its notation in a program."""
+    """The fault of an id in the notation of a program, such as "b'12'"."""
     if is_list_of_texts(text):
         return "is a list written as text: write one id"
-    found = denoted(text) if text[0] == "b" else text
-    if found == text:
+    value = parse_literal(text) if text[0] == "b" else text
+    if value == text:
         return None
-    return f"is bytes written as text: write {found}" if isinstance(found, str) else "is bytes written as text"
+    return f"is bytes written as text: write {value}" if isinstance(value, str) else "is bytes written as text"
 
 
 def known_spelling(unknown: str, known: Container[str]) -> str:
-    """What to say of an id that is not in `known` although another spelling of it is; else an empty string."""
+    """A hint for an id that is not in `known` if another spelling of it is; else an empty string."""
     number = _as_whole_number(unknown)
     numbers = [number, f"{number}.0"] if number else []
-    if near := _first_known(numbers, known):
-        return f", but {near!r} is: ids became decimal numbers on the way; write them as text in every table"
-    if near := _first_known([unknown.strip(), f"{unknown} ", f" {unknown}"], known):
-        return f", but {near!r} is: blanks around an id count; remove them"
+    if similar := _first_known(numbers, known):
+        return f", but {similar!r} is: the ids were converted to decimal numbers; write them as text in every table"
+    if similar := _first_known([unknown.strip(), f"{unknown} ", f" {unknown}"], known):
+        return f", but {similar!r} is: blanks around an id are part of it; remove them"
     return ""
 
 

