@@ -162,11 +162,6 @@ class ExportSettings(TrainingSettings):
         description="word pieces that students know: 'all'; 'used' by the texts (with every letter, so that any word "
         "can be spelled), when size matters; or these and the most frequent others up to a number",
     )
-    small_ranker: Literal["never", "auto", "always"] = Field(
-        "never",
-        description="train a ranker of half the size on the teacher's, and serve it where it keeps the quality and is "
-        "faster (auto), or whatever it keeps (always): worth it with the static student and long histories",
-    )
     int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
         "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
     )
@@ -219,8 +214,6 @@ class ExportSettings(TrainingSettings):
             raise ValueError("lora needs a trunk that moves: --trunk K or all")
         if self.synonyms and not self.augment:
             raise ValueError("synonyms needs ways to write them into: --augment N")
-        if self.has_small_ranker and self.ranker == "mlp":
-            raise ValueError("small_ranker: the mlp is the smallest there is: --ranker transformer or gru")
         return self
 
     @property
@@ -236,7 +229,7 @@ class ExportSettings(TrainingSettings):
     @property
     def quality_gates(self) -> dict[str, dict[str, float]]:
         """The thresholds that stage `verify` stands on: it is stale when they change."""
-        found = {"shipped": QUALITY.shipped, "default": QUALITY.default, "ranker": QUALITY.ranker}
+        found = {"shipped": QUALITY.shipped, "default": QUALITY.default}
         return {name: dict(gates) for name, gates in found.items()} | {"cold": {"cases": MIN_COLD_CASES}}
 
     @property
@@ -255,11 +248,6 @@ class ExportSettings(TrainingSettings):
         if self.vocabulary == ALL_PIECES:
             return None
         return 0 if self.vocabulary == USED_PIECES else int(self.vocabulary)
-
-    @property
-    def has_small_ranker(self) -> bool:
-        """Whether a small ranker is trained."""
-        return self.small_ranker != "never"
 
     @property
     def plan(self) -> Preset:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 EVERY_TASK = "every task"
 COLD_GATE = "cold minus the frozen encoder"
 MIN_COLD_CASES = 100  # among fewer, a few cases decide: none is refused by them
-_NO_TASKS = ("overlap", "cosine", "speed")
+_NO_TASKS = ("overlap", "cosine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +40,14 @@ class Quality:
             text, `cosine` (only where there are no interactions to measure NDCG by) that of the variant's vectors to
             the teacher's.
         default: the same for a device's default.
-        ranker: what a small ranker must keep to be served in place of the teacher's, and `speed`, how many times as
-            fast it must be.
     """
 
     shipped: Mapping[str, float]
     default: Mapping[str, float]
-    ranker: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, values: Mapping[str, float], *, as_default: bool = False) -> list[Check]:
         """Every gate of an encoder for which there is a value."""
         return _checks(self.default if as_default else self.shipped, values)
-
-    def check_ranker(self, values: Mapping[str, float]) -> list[Check]:
-        """Every gate of a small ranker for which there is a value."""
-        return _checks(self.ranker, values)
 
 
 def is_task(gate: str) -> bool:
@@ -75,5 +68,4 @@ def _checks(wanted: Mapping[str, float], values: Mapping[str, float]) -> list[Ch
 QUALITY = Quality(
     shipped=MappingProxyType({EVERY_TASK: 0.90, "overlap": 0.50, "cosine": 0.90}),
     default=MappingProxyType({EVERY_TASK: 0.98, "overlap": 0.75, "cosine": 0.95}),
-    ranker=MappingProxyType({EVERY_TASK: 0.98, "cold": 0.80, "speed": 1.1}),
 )

@@ -34,6 +34,7 @@ _MAY_IMPORT = {
     "output": set(),
     "addresses": set(),
     "parts": set(),
+    "renames": set(),
     "variables": set(),
     "version": set(),
 }

@@ -1,10 +1,10 @@
-"""The rankers as graphs: the teacher's, and the small one if it was trained; held against PyTorch, and timed."""
+"""The ranker as an ONNX graph: compared with PyTorch, and timed."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,17 +16,16 @@ from swiftrec.export.models.ranker import TorchSession
 from swiftrec.server.models.networks import Kind, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session
 
-BIG, SMALL = "ranker", "ranker.small"
-_RECORD = "rankers.json"
+_RECORD = "ranker.json"
 _SEQUENCES, _BATCH, _ROUNDS, _TIMED = 48, 16, 5, 64
 
 
 @dataclass(frozen=True, slots=True)
 class RankerGraph:
-    """One ranker and what was measured of it.
+    """The ranker's graph and what was measured of it.
 
     Args:
-        name: "ranker", or "ranker.small".
+        name: of its file, without the suffix.
         megabytes: size of the graph, 10^6 bytes.
         parity: see `measure_ranker_parity`.
         ms_batch1: median CPU milliseconds of one user with a full history alone, one thread.
@@ -45,14 +44,14 @@ class RankerGraph:
         return f"{self.name}.onnx"
 
 
-def save_rankers(found: Sequence[RankerGraph], folder: Path) -> None:
-    """Write `rankers.json`."""
-    (folder / _RECORD).write_text(json.dumps([asdict(graph) for graph in found], indent=1))
+def save_ranker(graph: RankerGraph, folder: Path) -> None:
+    """Write `ranker.json`."""
+    (folder / _RECORD).write_text(json.dumps(asdict(graph), indent=1))
 
 
-def read_rankers(folder: Path) -> list[RankerGraph]:
-    """Read what `save_rankers` wrote, the teacher's first."""
-    return [RankerGraph(**row) for row in json.loads((folder / _RECORD).read_text())]
+def read_ranker(folder: Path) -> RankerGraph:
+    """Read what `save_ranker` wrote."""
+    return RankerGraph(**json.loads((folder / _RECORD).read_text()))
 
 
 def made_users(number: int, dimensions: int, longest: int, *, shortest: int = 1) -> list[UserSequence]:
@@ -80,19 +79,14 @@ def measure_ranker_parity(ranker: nn.Module, graph: Path, dimensions: int, longe
     return largest / float(np.abs(exact).max())
 
 
-def time_rankers(graphs: Mapping[str, Path], dimensions: int, longest: int) -> dict[str, tuple[float, float]]:
-    """Name -> CPU milliseconds of a user alone, and users/s in batches; round by round, so that noise hits all."""
+def time_ranker(graph: Path, dimensions: int, longest: int) -> tuple[float, float]:
+    """CPU milliseconds of one user with a full history, and users/s in batches: the medians of some rounds."""
     users = made_users(_TIMED, dimensions, longest, shortest=longest)
-    models = {name: RankerModel(open_session(path), dimensions) for name, path in graphs.items()}
-    alone: dict[str, list[float]] = {name: [] for name in models}
-    together: dict[str, list[float]] = {name: [] for name in models}
-    for model in models.values():
-        _sweep(model, users, _BATCH)  # warms up
-    for _ in range(_ROUNDS):
-        for name, model in models.items():
-            alone[name].append(1e3 * _sweep(model, users, 1) / len(users))
-            together[name].append(len(users) / _sweep(model, users, _BATCH))
-    return {name: (float(np.median(alone[name])), float(np.median(together[name]))) for name in models}
+    model = RankerModel(open_session(graph), dimensions)
+    _sweep(model, users, _BATCH)  # warms up
+    rounds = [(_sweep(model, users, 1), _sweep(model, users, _BATCH)) for _ in range(_ROUNDS)]
+    single, batched = np.median(rounds, axis=0).tolist()
+    return 1e3 * single / len(users), len(users) / batched
 
 
 def _sweep(model: RankerModel, users: Sequence[UserSequence], size: int) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from swiftrec.export.blend.record import BlendRecord
 from swiftrec.export.checkpoints.vocabulary import Vocabulary
-from swiftrec.export.compress.ranker_graphs import SMALL, read_rankers
+from swiftrec.export.compress.ranker_graphs import read_ranker
 from swiftrec.export.evaluate.baselines import POPULARITY, TRANSITIONS
 from swiftrec.export.evaluate.beyond_accuracy import by_popularity
 from swiftrec.export.evaluate.compare import Evaluation, other_protocol
@@ -24,7 +24,6 @@ from swiftrec.export.evaluate.comparisons import (
 from swiftrec.export.evaluate.context import Ground, teacher_size
 from swiftrec.export.evaluate.metrics import Figure, Ranked, overlap, share
 from swiftrec.export.evaluate.models_record import Gate, Pieces, RankerRecord, TeacherRecord, VariantRecord
-from swiftrec.export.evaluate.rankers import teachers_ranker
 from swiftrec.export.evaluate.record import TEACHER, Group, Lists, OtherProtocol, Quality
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.evaluate.selection import Judged, defaults, fronts, judge
@@ -43,7 +42,6 @@ def assemble(
     evaluation: Evaluation,
     variants: Sequence[Variant],
     probes: dict[str, Figure],
-    rankers: list[RankerRecord],
     where: Mapping[str, str],
 ) -> Quality:
     """The whole record; `where` is variant -> the device that its answers come from.
@@ -76,7 +74,7 @@ def assemble(
         curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
-        rankers=rankers,
+        rankers=[RankerRecord.of(read_ranker(job.folder("onnx")))],
         comparisons=compare_tasks(default, answers, sorted(names), ground.seed, evaluation.levelled),
         named_comparisons=compare_named(default, evaluation),
         repeats=job.settings.repeats,
@@ -134,7 +132,7 @@ def assemble_agreement(
         curves=_curves(job),
         machine=machine(),
         pieces=_pieces(job),
-        rankers=[teachers_ranker(read_rankers(job.folder("onnx"))[0], shipped=True)],
+        rankers=[RankerRecord.of(read_ranker(job.folder("onnx")))],
     )
 
 
@@ -208,15 +206,12 @@ def _curve(job: Job) -> list[dict[str, float | None]]:
 
 
 def _curves(job: Job) -> dict[str, list[dict[str, float | None]]]:
-    """BERT moving ("trunk"), further teachers by their number; then losses of students and small ranker by epoch."""
+    """The tuning of BERT, further teachers by their number; then the students' losses by epoch."""
     found: dict[str, list[dict[str, float | None]]] = {
         path.stem.removeprefix("curve-"): json.loads(path.read_text())
         for path in sorted(job.folder("finetune").glob("curve-*.json"))
     }
     distilled = {path.parent.name: path for path in sorted(job.folder("distil").glob("*/student.json"))}
-    ranker = job.folder("distil") / "ranker.json"
-    if ranker.exists():
-        distilled[SMALL] = ranker
     for name, path in distilled.items():
         losses = json.loads(path.read_text())["losses"]
         found[name] = [{"epoch": n, "loss": loss} for n, loss in enumerate(losses, 1)]

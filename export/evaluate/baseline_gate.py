@@ -59,14 +59,10 @@ def require_cold(job: Job, evaluation: Evaluation, subject: str) -> None:
 def require_teacher(job: Job, evaluation: Evaluation) -> None:
     """Both refusals as early as they are known: on *ids* and *cold* every variant answers as the teacher does.
 
-    A small ranker may answer otherwise, so with one nothing is known yet but that new items' vectors are the teacher's.
-
     Raises:
         GateError: see `require_cold` and `require_baselines`.
     """
     require_cold(job, evaluation, TEACHER)
-    if job.settings.has_small_ranker:
-        return
     answers = evaluation.answers
     known = {task: ranked for task, ranked in answers[TEACHER].items() if task in SHARED_TASKS}
     ground, rows = evaluation.ground, {**answers, TEACHER: known}
@@ -93,7 +89,7 @@ def check(job: Job) -> None:
         GateError: see `require_teacher`.
     """
     require_interactions(job)
-    if job.settings.require_baselines and not job.settings.has_small_ranker:
+    if job.settings.require_baselines:
         require_teacher(job, evaluate_teacher(Ground.load(job)))
     elif not job.settings.allow_lossy and _has_cold_gate(job):
         _check_cold(job, Ground.load(job))

@@ -1,12 +1,15 @@
-"""What `quality.json` has of each model: variants, rankers and the teacher, with their gates."""
+"""What `quality.json` has of each model: variants, the ranker and the teacher, with their gates."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from pydantic import BaseModel, ConfigDict
 
+from swiftrec.export.compress.ranker_graphs import RankerGraph
 from swiftrec.export.evaluate.metrics import Figure
 from swiftrec.export.evaluate.selection import Judged
-from swiftrec.export.gates import Outcome
+from swiftrec.export.gates import Outcome, ranker_parity
 from swiftrec.export.quality import Check
 from swiftrec.export.variants import Variant
 
@@ -130,11 +133,10 @@ class Pieces(Model):
 
 
 class RankerRecord(Model):
-    """A ranker: its graph in stage `onnx`, size and speed (`export.compress.rankers`), and whether it is shipped.
+    """The ranker: size and speed of its graph (`export.compress.ranker_graphs`), and the gate of its parity."""
 
-    `retained` is a small one's NDCG@10 behind the teacher's vectors, as a share of the teacher's; `why` its gates in
-    words. `gates` has the parity of its graph first, then those of a small one's answers and speed.
-    """
+    # An older export also wrote what a second, smaller ranker kept of this one's quality.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     file: str
@@ -142,14 +144,13 @@ class RankerRecord(Model):
     parity: float
     ms_batch1: float
     users_per_s_core: float
-    retained: dict[str, Figure]
-    shipped: bool
-    why: str
     gates: tuple[Outcome, ...] = ()
 
+    @classmethod
+    def of(cls, graph: RankerGraph) -> RankerRecord:
+        """The record of a graph, with the gate of its parity."""
+        return cls(**asdict(graph), file=graph.file, gates=(ranker_parity(graph.parity),))
+
     def __str__(self) -> str:
-        kept = "".join(f", keeps of the teacher's {task} {figure}" for task, figure in self.retained.items())
         speed = f"{self.ms_batch1:.3f} ms a user with a full history, {self.users_per_s_core:,.0f} users/s in batches"
-        state = "serves" if self.shipped else "does not serve"
-        words = [f"{self.megabytes:.2f} MB", *map(str, self.gates[:1]), speed]
-        return f"{self.name}.onnx {state}: {', '.join(words)}{kept}{self.why and '; ' + self.why}"
+        return f"{self.file}: {', '.join([f'{self.megabytes:.2f} MB', *map(str, self.gates), speed])}"

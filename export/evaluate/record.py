@@ -163,7 +163,7 @@ class Quality(BaseModel):
     machine: str
     pieces: Pieces | None = None
     curves: dict[str, list[dict[str, float | None]]] = {}  # what else was trained, by name; rows as in `curve`
-    rankers: list[RankerRecord] = []  # an older export wrote none without interactions: the teacher's serves
+    rankers: list[RankerRecord] = []  # one; an older export wrote none without interactions, or two
     packaged: Outcome | None = None
     final: FinalRecord | None = None  # an older export served the measured model
     comparisons: list[Comparison] = []  # an older export wrote none
@@ -187,11 +187,6 @@ class Quality(BaseModel):
     def shipped(self) -> list[VariantRecord]:
         """The variants in the bundle."""
         return [v for v in self.variants if v.shipped]
-
-    @property
-    def ranker(self) -> str:
-        """File of the ranker that is shipped."""
-        return next((ranker.file for ranker in self.rankers if ranker.shipped), "ranker.onnx")
 
     @property
     def default_on_cpu(self) -> VariantRecord:

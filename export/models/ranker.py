@@ -12,6 +12,7 @@ from torch.nn import functional
 
 _KINDS = 3  # item, text, query: server.models.networks.Kind
 _MASKED = -1e9
+_LAYERS, _HEADS = 2, 4
 
 
 class Block(nn.Module):
@@ -78,14 +79,12 @@ class Ranker(nn.Module):
     bias_index: Tensor
     causal: Tensor
 
-    def __init__(
-        self, dimensions: int, max_length: int, *, layers: int = 2, heads: int = 4, dropout: float = 0.2
-    ) -> None:
+    def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:
         super().__init__()
         self.entry = Entry(dimensions, dropout)
-        self.distance = nn.Parameter(torch.zeros(heads, max_length))
+        self.distance = nn.Parameter(torch.zeros(_HEADS, max_length))
         self.norm_out = nn.LayerNorm(dimensions)
-        self.blocks = nn.ModuleList(Block(dimensions, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(dimensions, _HEADS, dropout) for _ in range(_LAYERS))
         self.out = nn.Linear(dimensions, dimensions)
         steps = torch.arange(max_length)
         self.register_buffer("bias_index", (steps[:, None] - steps[None]).clamp(min=0), persistent=False)

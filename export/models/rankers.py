@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,9 @@ from swiftrec.export.models.ranker import Entry, Ranker
 class GruRanker(nn.Module):
     """A gated recurrent unit over the events (Hidasi et al., ICLR 2016). Called as `Ranker` is."""
 
-    def __init__(self, dimensions: int, max_length: int, *, widening: int = 2, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
+    def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
         super().__init__()
-        width = widening * dimensions
+        width = 2 * dimensions
         self.entry = Entry(dimensions, dropout)
         self.gru = nn.GRU(dimensions, width, batch_first=True)
         self.norm_out = nn.LayerNorm(width)
@@ -68,16 +67,6 @@ RANKERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MlpRanker,
     "mean": MeanRanker,
 }
-
-SMALL: dict[str, Callable[..., nn.Module]] = {  # half as many layers, half the state
-    "transformer": partial(Ranker, layers=1),
-    "gru": partial(GruRanker, widening=1),
-}
-
-
-def make_small(kind: str, dimensions: int, max_length: int) -> nn.Module:
-    """The small form of a ranker of that kind, with fresh weights; called as that is."""
-    return SMALL[kind](dimensions, max_length, dropout=0.0)
 
 
 def make_ranker(kind: str, dimensions: int, max_length: int, dropout: float = 0.2) -> nn.Module:

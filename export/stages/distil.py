@@ -34,7 +34,6 @@ from swiftrec.export.models.students import (
 )
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.stages.runner import Job
-from swiftrec.export.train import small
 from swiftrec.export.train.distillation_data import Lesson, frequent_words
 from swiftrec.export.train.resume import forget, resume_of
 from swiftrec.export.train.width_pruning import narrow
@@ -57,7 +56,7 @@ class Course:
 
 
 def run(job: Job, out: Path) -> None:
-    """Write students.json (names in ladder order), a folder for each, their tokenizer, and the small ranker.
+    """Write students.json (names in ladder order), a folder for each, and their tokenizer.
 
     A student that is trained is kept until all are: a stage that was stopped goes on behind it.
 
@@ -74,8 +73,6 @@ def run(job: Job, out: Path) -> None:
         record.losses.extend(_taught(job, rung.name, student, lesson, course))
         save_student(student, record, out / rung.name)
     (out / LADDER).write_text(json.dumps([rung.name for rung in rungs]))
-    if job.settings.has_small_ranker:
-        small.run(job, out)
     forget(job, "distil")
 
 

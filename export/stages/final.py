@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.blend.inherit import fit_whole_memory
-from swiftrec.export.compress.ranker_graphs import SMALL
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
@@ -44,7 +43,6 @@ from swiftrec.export.stages.onnx import trace_ranker
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.pretrained import is_adopted, parts_of
 from swiftrec.export.train.refit import train_on_all
-from swiftrec.export.train.small import distil_ranker
 from swiftrec.export.variants import graphs
 from swiftrec.server.catalogue.catalogue import VECTORS
 from swiftrec.server.catalogue.sparse import Memory
@@ -148,11 +146,9 @@ def _train(job: Job, source: _Source, out: Path) -> tuple[Vectors, FinalRecord]:
     """Train on all events and write the ranker's graph; the item vectors."""
     split = everything(source.dataset, repeats=job.settings.repeats)
     trained = train_on_all(job, split)
-    teacher, ranker, items = trained.teacher, trained.teacher.ranker, len(source.dataset.items)
-    if source.quality.ranker == f"{SMALL}.onnx":
-        ranker, _ = distil_ranker(job, teacher, split)
+    teacher, items = trained.teacher, len(source.dataset.items)
     width = teacher.projection.out_features
-    parity = trace_ranker(_RANKER_NAME, ranker, out / RANKER, width, teacher.max_length)
+    parity = trace_ranker(_RANKER_NAME, teacher.ranker, out / RANKER, width, teacher.max_length)
     cold, epochs = source.quality.cold_items, len(trained.losses)
     record = FinalRecord(
         events=source.events,
@@ -167,7 +163,7 @@ def _train(job: Job, source: _Source, out: Path) -> tuple[Vectors, FinalRecord]:
 
 def _take_measured(job: Job, source: _Source, out: Path) -> tuple[Vectors, FinalRecord]:
     """Copy the ranker of the measured model; its item vectors."""
-    shutil.copyfile(job.folder("onnx") / source.quality.ranker, out / RANKER)
+    shutil.copyfile(job.folder("onnx") / RANKER, out / RANKER)
     figures = taken_as_it_is(source.events, source.measured_events) if source.split else ""
     record = FinalRecord(events=source.events, measured_events=source.measured_events, figures=figures)
     return teacher_items(job.folder("finetune")), record
@@ -188,7 +184,7 @@ def _compare(job: Job, source: _Source, served: Subject, record: FinalRecord) ->
     """The record with what the served and the measured model have in common."""
     if source.split is None:
         return record
-    files = job.folder("verify") / VECTORS, job.folder("onnx") / source.quality.ranker, job.folder("blend")
+    files = job.folder("verify") / VECTORS, job.folder("onnx") / RANKER, job.folder("blend")
     known = popularity(source.split.known, source.split.train, len(source.dataset.items))
     measured = _subject(job, source, _Model(*files, known))
     with job.progress("compare with the measured model", 2) as step:

@@ -23,7 +23,6 @@ from swiftrec.export.models.sentence_space import save_sentences
 from swiftrec.export.models.students import ladder
 from swiftrec.export.models.teacher import Teacher, save_teacher
 from swiftrec.export.stages.runner import Job
-from swiftrec.export.train import small
 from swiftrec.export.train.cold_start import Choice, Crowd, Placed, Vectors, can_place, place_again, place_newcomers
 from swiftrec.export.train.cold_start import Texts as TextVectors
 from swiftrec.export.train.curve import Curve
@@ -55,8 +54,6 @@ def run(job: Job, out: Path) -> None:
     settings, data = job.settings, job.folder("data")
     if settings.most_pieces is not None:
         read_wordpiece(data / "checkpoint" / "tokenizer.json")
-    if settings.has_small_ranker:
-        small.check(job)
     if is_adopted(job):
         adopt(job, out)
         return

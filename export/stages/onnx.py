@@ -21,14 +21,7 @@ from swiftrec.export import gates
 from swiftrec.export.compress.equivalence import difference
 from swiftrec.export.compress.graph_rewriter import count_operators
 from swiftrec.export.compress.onnx_file import save_graph
-from swiftrec.export.compress.ranker_graphs import (
-    BIG,
-    SMALL,
-    RankerGraph,
-    measure_ranker_parity,
-    save_rankers,
-    time_rankers,
-)
+from swiftrec.export.compress.ranker_graphs import RankerGraph, measure_ranker_parity, save_ranker, time_ranker
 from swiftrec.export.compress.students import Student, graph_file, save_students, traced_file
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.models.embeddings import multiplied
@@ -38,7 +31,7 @@ from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.stages.distil import load_students
 from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.small import load_small
+from swiftrec.server.models.bundle import RANKER
 from swiftrec.server.models.networks import EncoderModel
 from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer
@@ -49,12 +42,12 @@ _BATCH = 16
 
 
 def run(job: Job, out: Path) -> None:
-    """Write fused.<student>.onnx, students.json, ranker.onnx (and ranker.small.onnx), rankers.json and tokenizer.json.
+    """Write fused.<student>.onnx, students.json, ranker.onnx, ranker.json and tokenizer.json.
 
     For TensorRT also traced.<student>.onnx.
 
     Raises:
-        GateError: a ranker's graph does not do what the PyTorch module does. A student's is refused in `quantise`.
+        GateError: the ranker's graph does not do what the PyTorch module does. A student's is refused in `quantise`.
     """
     plan, data = job.settings.plan, job.folder("data")
     tokenizer = Tokenizer.load(job.folder("distil") / "tokenizer.json", plan.max_tokens)
@@ -68,23 +61,17 @@ def run(job: Job, out: Path) -> None:
             found.append(_student(name, module, rows, out, keep_traced=job.settings.tensorrt))
             step()
         save_students(found, out)
-        save_rankers(_rankers(job, out), out)
+        save_ranker(_ranker(job, out / RANKER), out)
         step()
 
 
-def _rankers(job: Job, out: Path) -> list[RankerGraph]:
-    """Trace, check and time the teacher's ranker and, if it was trained, the small one."""
+def _ranker(job: Job, path: Path) -> RankerGraph:
+    """Trace, check and time the teacher's ranker."""
     teacher = load_teacher(job.folder("finetune"))
-    width, longest = teacher.projection.out_features, teacher.max_length  # an adopted teacher has a width of its own
-    small = load_small(job.folder("distil"))
-    modules = {BIG: teacher.ranker} | ({SMALL: small} if small else {})
-    graphs = {name: out / f"{name}.onnx" for name in modules}
-    parity = {name: trace_ranker(name, module, graphs[name], width, longest) for name, module in modules.items()}
-    paces = time_rankers(graphs, width, longest)
-    return [
-        RankerGraph(name, round(path.stat().st_size / 1e6, 2), parity[name], round(ms, 3), round(rate, 1))
-        for (name, path), (ms, rate) in zip(graphs.items(), paces.values(), strict=True)
-    ]
+    width, longest = teacher.projection.out_features, teacher.max_length  # not the preset's of a pretrained teacher
+    parity = trace_ranker(path.stem, teacher.ranker, path, width, longest)
+    ms, rate = time_ranker(path, width, longest)
+    return RankerGraph(path.stem, round(path.stat().st_size / 1e6, 2), parity, round(ms, 3), round(rate, 1))
 
 
 def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest: int) -> float:

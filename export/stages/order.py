@@ -73,7 +73,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "distil",
         "swiftrec.export.stages.distil",
-        ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary", "has_small_ranker"),
+        ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary"),
         ("data", "finetune", "blend"),
     ),
     Stage(
@@ -92,7 +92,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "swiftrec.export.stages.verify",
-        ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates", "small_ranker"),
+        ("seed", "protocol", "repeats", "allow_lossy", "require_baselines", "quality_gates"),
         ("data", "finetune", "blend", "distil", "onnx", "quantise"),
     ),
     Stage(

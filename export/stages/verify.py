@@ -21,7 +21,6 @@ from swiftrec.export.evaluate.baseline_gate import (
 from swiftrec.export.evaluate.compare import Evaluation
 from swiftrec.export.evaluate.context import Ground
 from swiftrec.export.evaluate.metrics import Figure
-from swiftrec.export.evaluate.rankers import judge_rankers
 from swiftrec.export.evaluate.ranks import RecordedRanks
 from swiftrec.export.evaluate.recommender import Subject
 from swiftrec.export.evaluate.record import FROZEN, RECORD, TEACHER
@@ -29,6 +28,7 @@ from swiftrec.export.report.tables import show
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.variants import Variant, graphs
 from swiftrec.server.catalogue.catalogue import VECTORS
+from swiftrec.server.models.bundle import RANKER
 from swiftrec.server.models.tokenizer import Tokenizer
 
 
@@ -58,19 +58,17 @@ def run(job: Job, out: Path) -> None:
         evaluation.add(TEACHER, ground.teacher)
         require_teacher(job, evaluation)
         _probe(ground, TEACHER, ground.teacher, probes)
-        rankers = judge_rankers(job, ground, evaluation.answers[TEACHER])
-        ranker = job.folder("onnx") / next(record.file for record in rankers if record.shipped)
         step()
         where: dict[str, str] = {}
         for variant, path in alive:
-            if served := _served(job, ground, variant, path, ranker):
+            if served := _served(job, ground, variant, path):
                 subject, device = served
                 evaluation.add(variant.name, subject, next(iter(where), ""))
                 where[variant.name] = device
                 _probe(ground, variant.name, subject, probes)
             step()
     try:
-        quality = assemble(job, evaluation, [variant for variant, _ in variants], probes, rankers, where)
+        quality = assemble(job, evaluation, [variant for variant, _ in variants], probes, where)
     except GateError:
         print_table(job, evaluation)
         raise
@@ -83,15 +81,15 @@ def run(job: Job, out: Path) -> None:
     (out / RECORD).write_text(quality.model_dump_json(indent=1))
 
 
-def _served(job: Job, ground: Ground, variant: Variant, path: Path, ranker: Path) -> tuple[Subject, str] | None:
-    """A variant behind the shipped ranker and catalogue, as the server runs them, and the device; None if none can."""
+def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> tuple[Subject, str] | None:
+    """A variant behind the ranker and the catalogue, as the server runs them, and the device; None if none can."""
     plan, source, items = job.settings.plan, job.folder("onnx"), ground.teacher.items
     tokenizer = Tokenizer.load(source / "tokenizer.json", plan.max_tokens)
     found = encode_here(path, tokenizer, variant.device)
     if not found:
         return None
     encode, device = found
-    rank, retrieval = served_rank(ranker, items.shape[1]), ground.teacher.retrieval
+    rank, retrieval = served_rank(source / RANKER, items.shape[1]), ground.teacher.retrieval
     return Subject(encode, rank, items, plan.max_history, retrieval=retrieval), device
 
 

@@ -148,8 +148,6 @@ def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> Non
         require_teacher(one, evaluation)
     good = answers | {TEACHER: {"ids": hits(0.9), "text": hits(0)}}  # text: students may differ
     require_teacher(*made("--require-baselines", answers=good)[:2])
-    one, evaluation, _ = made("--require-baselines", "--small-ranker", "auto", answers=answers)
-    require_teacher(one, evaluation)  # another ranker may serve: not known yet
 
 
 def test_group_in_which_the_teacher_loses_to_popularity_is_known_early_too() -> None:
@@ -198,7 +196,7 @@ def test_teacher_not_below_the_frozen_encoder_beyond_the_interval_passes(teacher
 
 
 def test_default_that_loses_on_cold_is_refused_though_the_teacher_does_not() -> None:
-    """A small ranker, or other parts of what is served, may answer otherwise."""
+    """An encoder or other parts of what is served may give other results than the teacher's."""
     one, evaluation, _ = cold_evaluation(hits(0.2))
     evaluation.levelled["own"] = levelled(hits(0.05))
     require_cold(one, evaluation, TEACHER)

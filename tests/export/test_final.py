@@ -183,17 +183,6 @@ def test_sentence_names_what_the_measured_model_was_trained_without(
     assert "on all 100,000 events with the same settings and as many epochs (11), without validation" in found
 
 
-def test_small_ranker_that_is_shipped_is_distilled_from_the_ranker_of_all_events(
-    trained: StoppedJob, tmp_path: Path
-) -> None:
-    one = made(tmp_path, "--small-ranker", "always")
-    served, measured = one.folder("final") / "ranker.onnx", one.folder("onnx") / "ranker.small.onnx"
-    assert served.stat().st_size == measured.stat().st_size
-    assert served.stat().st_size < (trained.folder("final") / "ranker.onnx").stat().st_size
-    assert served.read_bytes() != measured.read_bytes()
-    package._write(one, one.settings.bundle, "key")  # answers as expected
-
-
 def test_recommender_that_came_in_trained_is_served_as_it_was_measured(tmp_path: Path) -> None:
     one = made(tmp_path, adopted=True)
     found, own = record_of(one), one.folder("final")

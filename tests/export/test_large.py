@@ -22,7 +22,6 @@ from swiftrec.export.models.encoder import load_tokenizer
 from swiftrec.export.models.ranker import LastUser
 from swiftrec.export.models.teacher import Bank, Teacher
 from swiftrec.export.stages import distil, finetune
-from swiftrec.export.train import small
 from swiftrec.export.train.samplers import QuerySampler
 from swiftrec.export.train.training_data import negatives_of
 from swiftrec.export.train.validation import validate
@@ -154,13 +153,6 @@ def test_auto_samples_what_does_not_fit_whole() -> None:
 def test_presets_batch_sees_the_whole_catalogue_up_to_20_000_items() -> None:
     for preset in PRESETS:
         assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
-
-
-def test_small_ranker_samples_a_catalogue_too_large_for_its_batch() -> None:
-    settings = ExportSettings(_cli_parse_args=["--loss", "softmax", "--batch", "4"])
-    assert negatives_of(settings, 1_000_000) is None
-    assert small._negatives(settings, 1_000_000) == 512
-    assert small._negatives(settings, 100_000) is None
 
 
 def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:

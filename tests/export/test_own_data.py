@@ -51,7 +51,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
     flags += ["--trunk", "1", "--int8-target", "avx2", "--data", str(own / "data"), "--checkpoint", str(own / "bert")]
-    flags += ["--vocabulary", "used", "--small-ranker", "always", "--ladder", "bert1,bert1x32e8,static"]
+    flags += ["--vocabulary", "used", "--ladder", "bert1,bert1x32e8,static"]
     return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as config_pb
 
 from swiftrec.export.blend.record import BlendRecord, GroupRecord
+from swiftrec.export.compress.ranker_graphs import RankerGraph
 from swiftrec.export.errors import ExportError
 from swiftrec.export.evaluate.assemble import _curves
 from swiftrec.export.evaluate.beyond_accuracy import Exposure
@@ -175,24 +176,16 @@ def test_table_has_every_rung_and_says_who_is_not_shipped_and_why(quality: Quali
     )
 
 
-def ranker(name: str, kept: dict[str, Figure], *, shipped: bool, why: str) -> RankerRecord:
-    figures = {"megabytes": 1.2, "parity": 1e-6, "ms_batch1": 0.31, "users_per_s_core": 4_000.0}
-    return RankerRecord(name=name, file=f"{name}.onnx", retained=kept, shipped=shipped, why=why, **figures)
-
-
-def test_rankers_and_word_pieces_are_told(quality: Quality) -> None:
-    assert quality.ranker == "ranker.onnx"
-    big = ranker("ranker", {}, shipped=False, why="")
-    small = ranker("ranker.small", {"ids": Figure(0.99, 0.95, 1.03)}, shipped=True, why="ids 0.990 (at least 0.98)")
-    told = quality.model_copy(update={"rankers": [big, small], "pieces": Pieces(kept=8_000, of=30_522)})
-    assert told.ranker == "ranker.small.onnx"
+def test_ranker_and_word_pieces_are_reported(quality: Quality) -> None:
+    ranker = RankerRecord.of(RankerGraph("ranker", 1.2, 1e-6, 0.31, 4_000.0))
+    told = quality.model_copy(update={"rankers": [ranker], "pieces": Pieces(kept=8_000, of=30_522)})
     lines = remarks(told)
     assert "The students know 8,000 of the checkpoint's 30,522 word pieces (--vocabulary)." in lines
-    assert any(line.startswith("ranker.onnx does not serve: 1.20 MB, 0.310 ms a user") for line in lines)
-    assert any("keeps of the teacher's ids 0.9900" in line and line.endswith("(at least 0.98).") for line in lines)
+    parity = "parity with PyTorch 1e-06, at most 0.0001"
+    assert any(line.startswith(f"ranker.onnx: 1.20 MB, {parity}, 0.310 ms a user") for line in lines)
     found = as_json(told)
     assert found["pieces"] == {"kept": 8_000, "of": 30_522}
-    assert [(row["name"], row["shipped"]) for row in found["rankers"]] == [("ranker", False), ("ranker.small", True)]
+    assert [(row["name"], row["file"]) for row in found["rankers"]] == [("ranker", "ranker.onnx")]
     assert not any("word pieces" in line for line in remarks(quality))
 
 
@@ -348,12 +341,11 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
 def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
     losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses, "ranker.small": losses}})
+    told = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses}})
     write_page(tmp_path / "page.html", manifest, told)
     page = (tmp_path / "page.html").read_text()
     for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
         assert words in page
-    assert "ranker.small: training loss" in page
     assert "bert3: validation" not in page
 
 
@@ -365,13 +357,11 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
         ("finetune/curve-trunk.json", rows),
         ("finetune/curve-1.json", rows),
         ("distil/bert3/student.json", {"name": "bert3", "losses": [0.5, 0.4]}),
-        ("distil/ranker.json", {"shape": {}, "losses": [0.3]}),
     ):
         (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
         (tiny.root / file).write_text(json.dumps(what))
     student = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    ranker = [{"epoch": 1, "loss": 0.3}]
-    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student, "ranker.small": ranker}
+    assert _curves(tiny) == {"1": rows, "trunk": rows, "bert3": student}
 
 
 def test_record_without_interactions_is_shown_as_agreement(
