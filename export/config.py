@@ -35,7 +35,7 @@ StageName = Literal[
 ]
 
 ALL_PIECES, USED_PIECES = "all", "used"
-_RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*(e[1-9]\d*)?)?)"
+_RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*)?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +146,10 @@ class ExportSettings(TrainingSettings):
         "drawn at random)",
     )
     column: ColumnFlags = Field([], description=COLUMN_HELP)
-    relations: float = Field(
-        0.0,
-        ge=0,
-        description="weight, while students learn, of the cosines between the texts of a batch, 0 for none: when a "
-        "narrow student cannot follow the teacher's vectors and near texts matter more than their place; try 10",
-    )
     ladder: Annotated[str, StringConstraints(pattern=rf"^({_RUNG}(,{_RUNG})*)?$")] = Field(
         "",
-        description="students in order, such as bert3,bert2x192,static (none deeper than one before it); "
-        "bert2x192e64 looks words up in a table of width 64; the preset's if not given",
+        description="students in order, such as bert3,bert2x192,static (none deeper than one before it); the preset's "
+        "if not given",
     )
     vocabulary: Annotated[str, StringConstraints(pattern=r"^(all|used|[1-9]\d*)$")] = Field(
         ALL_PIECES,

@@ -60,10 +60,10 @@ def form_of(target: str) -> Form:
     return Form(_FORM_OF[target])
 
 
-def quantise_bert(fused: Path, target: Path, ranges: dict[str, Range], form: Form, rank: int = 0) -> None:
-    """Write the int8 form of a fused graph; `ranges` as `observe` gave them, `rank` see `Norms.embed`."""
+def quantise_bert(fused: Path, target: Path, ranges: dict[str, Range], form: Form) -> None:
+    """Write the int8 form of a fused graph; `ranges` as `observe` gave them."""
     graph = Graph(fused)
-    _Int8(graph, ranges, form, rank).rewrite()
+    _Int8(graph, ranges, form).rewrite()
     graph.save(target)
 
 
@@ -104,8 +104,7 @@ class _Activation:
 class _Int8:
     """One pass over the graph: rules by operator, everything else is kept."""
 
-    def __init__(self, graph: Graph, ranges: dict[str, Range], form: Form, rank: int) -> None:
-        self._rank = rank
+    def __init__(self, graph: Graph, ranges: dict[str, Range], form: Form) -> None:
         self._graph, self._ranges, self._form, self._emit = graph, ranges, form, Norms(graph)
         self._norms: dict[str, _Norm] = {}
         self._products: dict[str, NodeProto] = {}  # MatMuls that wait for their bias, by output
@@ -132,7 +131,7 @@ class _Int8:
 
     def _embed(self, node: NodeProto) -> None:
         gamma, beta = self._graph.floats(node.input[5]), self._graph.floats(node.input[6])
-        self._norms[node.output[0]] = _Norm(self._emit.embed(node, self._rank, small=True), gamma, beta)
+        self._norms[node.output[0]] = _Norm(self._emit.embed(node, small=True), gamma, beta)
 
     def _attention(self, node: NodeProto) -> None:
         weight, bias = self._graph.floats(node.input[1]), self._graph.floats(node.input[2])

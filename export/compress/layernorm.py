@@ -34,40 +34,29 @@ class Norms:
         scaled = self._graph.emit("Mul", [rows, self._graph.add(gamma, "gamma")])
         return self._graph.emit("Add", [scaled, self._graph.add(beta, "beta")], output)
 
-    def embed(self, node: NodeProto, rank: int, *, small: bool) -> str:
+    def embed(self, node: NodeProto, *, small: bool) -> str:
         """Words and positions, normalised but not scaled, and the lengths that attention reads.
 
-        The trace gives segment 0 to every token. `small`: the words' vectors are int8. `rank` that of the words' table
-        if it shall be written as two factors, else 0.
+        The trace gives segment 0 to every token. `small`: the words' vectors are int8.
         """
         graph = self._graph
         word, position, segment = (graph.floats(name) for name in node.input[2:5])
         positions = graph.add(position + segment[0], "positions")
         places = graph.emit("Slice", [positions, graph.add(np.array([0]), "start"), self._length])
         ids = node.input[0]
-        table, up = _factors(word, rank) if rank else (word, None)
-        words = gather_rows(graph, table, ids) if small else graph.emit("Gather", [graph.add(table, "words"), ids])
-        if up is not None:
-            words = graph.emit("MatMul", [words, graph.add(up, "widen")])
+        words = gather_rows(graph, word, ids) if small else graph.emit("Gather", [graph.add(word, "words"), ids])
         graph.emit("ReduceSum", [node.input[7], graph.add(np.array([1]), "axis")], node.output[1], keepdims=0)
         return self.normalise(graph.emit("Add", [words, places]), node)
 
 
-def _factors(table: Floats, rank: int) -> tuple[Floats, Floats]:
-    """[pieces, rank] and [rank, width], whose product is a table of that rank."""
-    left, strength, right = np.linalg.svd(table, full_matrices=False)
-    root = np.sqrt(strength[:rank])
-    return left[:, :rank] * root, root[:, None] * right[:rank]
-
-
-def vectorise_norms(fused: Path, target: Path, rank: int = 0) -> None:
-    """Write the fused fp32 graph with its normalisations in vectorised operators; `rank` see `Norms.embed`."""
+def vectorise_norms(fused: Path, target: Path) -> None:
+    """Write the fused fp32 graph with its normalisations in vectorised operators."""
     graph = Graph(fused)
     norms = Norms(graph)
     for node in graph.nodes:
         if node.op_type == "EmbedLayerNormalization":
             norms.scale(
-                norms.embed(node, rank, small=False),
+                norms.embed(node, small=False),
                 graph.floats(node.input[5]),
                 graph.floats(node.input[6]),
                 node.output[0],

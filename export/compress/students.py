@@ -17,8 +17,8 @@ _RECORD = "students.json"
 class Student:
     """One student's shape.
 
-    `layers` is 0 for the static one, `words` the rank of its table if it has factors, and `dimensions` the length of
-    the ranker half of its vectors, behind which the sentence half is. `gates` are those that its fused graph went
+    `layers` is 0 for the static one, `dimensions` the length of the ranker half of its vectors, behind which the
+    sentence half is. `gates` are those that its fused graph went
     through; one that failed takes the student out.
     """
 
@@ -26,7 +26,6 @@ class Student:
     layers: int
     hidden: int
     dimensions: int
-    words: int = 0
     gates: tuple[Outcome, ...] = ()
 
     @property

@@ -53,6 +53,16 @@ def load_trunk(folder: Path) -> BertModel:
     return attach_pooling(trunk, Head.load(folder))
 
 
+@torch.no_grad()
+def keep_pieces(trunk: BertModel, kept: list[int]) -> None:
+    """Leave in the embedding table only the word pieces of these ids, in this order."""
+    old = trunk.embeddings.word_embeddings
+    new = nn.Embedding(len(kept), old.embedding_dim, padding_idx=old.padding_idx)
+    new.weight.copy_(old.weight[kept])
+    trunk.embeddings.word_embeddings = new
+    trunk.config.vocab_size = len(kept)
+
+
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     """Load the checkpoint's tokenizer as the server will run it: no fixed padding, truncation at `max_tokens`."""
     return Tokenizer.load(folder / "tokenizer.json", max_tokens)

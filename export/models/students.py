@@ -14,27 +14,25 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from swiftrec.export.errors import ExportError
-from swiftrec.export.models.embeddings import Factorised, put_factors
 from swiftrec.export.models.encoder import TextEncoder
 from swiftrec.export.models.static import StaticEncoder
 
 STATIC = "static"
 LADDER = "students.json"
 _WEIGHTS, _RECORD = "student.safetensors", "student.json"
-_NAME = re.compile(r"bert([1-9]\d*)(?:x([1-9]\d*)(?:e([1-9]\d*))?)?")
+_NAME = re.compile(r"bert([1-9]\d*)(?:x([1-9]\d*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A student's shape: layers (0: no transformer), width (0: the teacher's) and that of its table (0: the same)."""
+    """A student's shape: transformer layers (0: none) and width (0: the teacher's)."""
 
     layers: int
     width: int = 0
-    words: int = 0
 
     @classmethod
     def parse(cls, name: str) -> Rung:
-        """Read "bert3", "bert2x192", "bert2x192e64" or "static".
+        """Read "bert3", "bert2x192" or "static".
 
         Raises:
             ExportError: the name is none of these.
@@ -43,17 +41,15 @@ class Rung:
             return cls(0)
         found = _NAME.fullmatch(name)
         if found is None:
-            raise ExportError(f"{name!r} is no student: bert<layers>[x<width>[e<width of its table>]] or static")
-        rung = cls(int(found[1]), int(found[2] or 0), int(found[3] or 0))
-        if rung.words and rung.words >= rung.width:
-            raise ExportError(f"{name!r}: a table of width {rung.words} must be narrower than the student")
-        return rung
+            raise ExportError(f"{name!r} is no student: use bert<layers>, bert<layers>x<width> or static")
+        return cls(int(found[1]), int(found[2] or 0))
 
     @property
     def name(self) -> str:
         """As `parse` reads it."""
-        width = (f"x{self.width}" if self.width else "") + (f"e{self.words}" if self.words else "")
-        return f"bert{self.layers}{width}" if self.layers else STATIC
+        if not self.layers:
+            return STATIC
+        return f"bert{self.layers}x{self.width}" if self.width else f"bert{self.layers}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +119,6 @@ def load_one(folder: Path) -> TextEncoder | StaticEncoder:
     else:
         config = BertConfig.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
         trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
-        if short := getattr(config, "word_width", 0):
-            put_factors(trunk, Factorised(config.vocab_size, short, config.hidden_size))
         student = TextEncoder(trunk, record.dimensions, record.sentence_dimensions)
     student.load_state_dict(weights)
     return student.eval()

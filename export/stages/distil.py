@@ -16,8 +16,7 @@ from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cu
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.data.token_store import TokenRows
 from swiftrec.export.evaluate import baseline_gate
-from swiftrec.export.models.embeddings import factorise, keep_pieces, word_table
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, teacher_checkpoint
+from swiftrec.export.models.encoder import TextEncoder, keep_pieces, load_tokenizer, teacher_checkpoint
 from swiftrec.export.models.one_pass import one_pass_teacher
 from swiftrec.export.models.sentence_space import load_sentences, sample_rows
 from swiftrec.export.models.static import StaticEncoder, fit, piece_batches, piece_vectors
@@ -104,7 +103,6 @@ def _lesson(job: Job) -> tuple[TextEncoder, Lesson]:
         wanted=wanted,
         items=targets,
         seed=job.settings.seed,
-        relations=job.settings.relations,
         fillers=frequent_words(teacher_checkpoint(job) / "tokenizer.json", read),
     )
 
@@ -151,8 +149,6 @@ def _students(
         student, layers = drop_layers(deeper, keep), [kept[n] for n in keep]
         if rung.width:
             student = narrow(student, rung.width, [*lesson.rows[:: -(-len(lesson.rows) // _SAMPLE)]])
-            if rung.words:
-                factorise(student.trunk, rung.words)
         else:
             deeper, kept = student, layers
         record = Record(rung.name, "bert", layers, student.trunk.config.hidden_size, *sizes)
@@ -211,7 +207,7 @@ def _optimisers(student: TextEncoder | StaticEncoder, course: Course) -> list[to
 
     Rows that no training text touches keep what BERT gave them.
     """
-    table = student.table if isinstance(student, StaticEncoder) else word_table(student.trunk)
+    table = student.table if isinstance(student, StaticEncoder) else student.trunk.embeddings.word_embeddings
     table.sparse = True
     rest = [p for p in student.parameters() if p is not table.weight]
     sparse = torch.optim.SparseAdam([table.weight], lr=course.table_rate)

@@ -24,7 +24,6 @@ from swiftrec.export.compress.onnx_file import save_graph
 from swiftrec.export.compress.ranker_graphs import RankerGraph, measure_ranker_parity, save_ranker, time_ranker
 from swiftrec.export.compress.students import Student, graph_file, save_students, traced_file
 from swiftrec.export.data.text_variants import Texts
-from swiftrec.export.models.embeddings import multiplied
 from swiftrec.export.models.encoder import TextEncoder, pad
 from swiftrec.export.models.ranker import Served
 from swiftrec.export.models.static import StaticEncoder
@@ -94,21 +93,19 @@ def _student(
     """Trace, fuse and measure one student."""
     target = out / graph_file(name)
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
-    whole = multiplied(module) if isinstance(module, TextEncoder) else module
-    trace(whole, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
+    trace(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
     if isinstance(module, StaticEncoder):
-        layers, hidden, words = 0, module.table.embedding_dim, 0
+        layers, hidden = 0, module.table.embedding_dim
         fusion = gates.static_fusion(count_operators(target))
     else:
         trunk = module.trunk
         layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
-        words = getattr(trunk.config, "word_width", 0)
         if keep_traced:
             shutil.copyfile(target, out / traced_file(name))
         fuse(target, trunk.config, target)
         fusion = gates.fusion(count_operators(target), layers)
     parity = gates.at_most("parity with PyTorch", measure_parity(module, target, rows), gates.GATES.max_parity)
-    return Student(name, layers, hidden, module.dimensions, words, gates=(*fusion, parity))
+    return Student(name, layers, hidden, module.dimensions, gates=(*fusion, parity))
 
 
 def measure_parity(module: nn.Module, graph: Path, rows: Sequence[list[int]]) -> float:

@@ -73,7 +73,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "distil",
         "swiftrec.export.stages.distil",
-        ("seed", "students", "distil_epochs", "static_epochs", "relations", "vocabulary"),
+        ("seed", "students", "distil_epochs", "static_epochs", "vocabulary"),
         ("data", "finetune", "blend"),
     ),
     Stage(

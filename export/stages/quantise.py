@@ -129,7 +129,7 @@ def _write_fp32(student: Student, fused: Path, out: Path, material: Material) ->
     if not student.layers:
         shutil.copyfile(fused, target)
         return []
-    vectorise_norms(fused, target, student.words)
+    vectorise_norms(fused, target)
     a, b = (alone(EncoderModel(open_session(path)), material.compared) for path in (fused, target))
     return [gates.at_most("parity with the fused graph", difference(a, b), gates.GATES.max_parity)]
 
@@ -138,7 +138,7 @@ def _write_smaller(job: Job, student: Student, files: dict[str, Path], material:
     """Every precision but fp32."""
     fused = job.folder("onnx") / student.graph
     if student.layers:
-        quantise_bert(fused, files["int8"], observe(fused, material.calibration), form, student.words)
+        quantise_bert(fused, files["int8"], observe(fused, material.calibration), form)
     else:
         quantise_static(fused, files["int8"])
     to_half(fused, files["fp16"])
@@ -162,7 +162,7 @@ def choose_form(job: Job, material: Material, ladder: Sequence[Student]) -> Form
         models: dict[str, Encoder] = {}
         for form in FORMS:
             path = Path(scratch) / f"{form.name}.onnx"
-            quantise_bert(fused, path, ranges, form, berts[0].words)
+            quantise_bert(fused, path, ranges, form)
             models[form.name] = EncoderModel(open_session(path))
         paces = race(models, material.tokenizer, material.timed[::4], step)
     cosines = {name: mean_cosine(alone(model, rows), exact, berts[0].dimensions) for name, model in models.items()}
@@ -220,7 +220,7 @@ def _judge(job: Job, out: Path, graph: Made, paces: dict[str, Pace], cosine: flo
     most = gates.GATES.max_invariance_half if graph.precision in _HALF else gates.GATES.max_invariance
     outcomes = [*graph.gates, gates.at_most("batch invariance", changed, most)]
     if not graph.is_fp32:
-        share = size / _exact(job, out, graph).stat().st_size
+        share = size / (out / f"encoder.{graph.student.name}-fp32.onnx").stat().st_size
         is_rival = _DEVICES[graph.precision] == "cpu"  # where the fp32 graph is timed
         faster = pace.speedup(paces[f"{graph.student.name}-fp32"]) if pace and is_rival else None
         outcomes += gates.smaller_precision(cosine, share, faster, is_static=not graph.student.layers)
@@ -265,13 +265,6 @@ def _variant(job: Job, graph: Made, outcomes: Sequence[Outcome]) -> Variant:
         form=graph.form,
         gates=tuple(outcomes),
     )
-
-
-def _exact(job: Job, out: Path, graph: Made) -> Path:
-    """The fp32 graph that a smaller precision was made of: only fp32 and int8 have a table in two factors."""
-    if graph.student.words and graph.precision != "int8":
-        return job.folder("onnx") / graph.student.graph
-    return out / f"encoder.{graph.student.name}-fp32.onnx"
 
 
 def describe(variant: Variant) -> str:

@@ -47,7 +47,6 @@ class Lesson:
             sentence vector (d2 is 0 if the teacher has none).
         items: the catalogue's vectors for the ranker, float32 [items, d].
         seed: of the noise; the epoch is added to it.
-        relations: weight of the cosines between the texts of a batch.
         fillers: frequent words that noise may put into a text.
     """
 
@@ -57,7 +56,6 @@ class Lesson:
     wanted: Tensor
     items: Tensor
     seed: int
-    relations: float = 0.0
     fillers: Sequence[str] = ()
 
     @property
@@ -112,16 +110,12 @@ class Lesson:
         """Cosine distance of both halves, and for the ranker the KL divergence of the similarities to the catalogue.
 
         The divergence is that of Hinton et al., 2015; it did not help the sentence half (static student, MovieLens).
-        With `relations` also the mean squared difference of the cosines of every two texts of the batch for the ranker
-        (the distances of Park et al., "Relational Knowledge Distillation", CVPR 2019, as cosines).
         """
         own, target = vectors[:, : self.dimensions], wanted[:, : self.dimensions]
         loss = _COSINE_WEIGHT * _cosine_distance(own, target) + self._divergence(own, target)
         if self.sentence_dimensions:
             sentences = _cosine_distance(vectors[:, self.dimensions :], wanted[:, self.dimensions :])
             loss = loss + _COSINE_WEIGHT * sentences
-        if self.relations:
-            loss = loss + self.relations * functional.mse_loss(own @ own.T, target @ target.T)
         return loss
 
     def _divergence(self, vectors: Tensor, wanted: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
     flags += ["--trunk", "1", "--int8-target", "avx2", "--data", str(own / "data"), "--checkpoint", str(own / "bert")]
-    flags += ["--vocabulary", "used", "--ladder", "bert1,bert1x32e8,static"]
+    flags += ["--vocabulary", "used", "--ladder", "bert1,bert1x32,static"]
     return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
 
 
@@ -111,7 +111,7 @@ def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
 
 def test_same_seed_gives_the_same_bundle_and_another_seed_does_not(own: Path) -> None:
     first, again, other = made(own, "artifacts", 7), made(own, "again", 7), made(own, "other", 8)
-    encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32e8-fp32", "static-fp32")}
+    encoders = {f"encoder.{variant}.onnx" for variant in ("bert1-fp32", "bert1-int8", "bert1x32-fp32", "static-fp32")}
     assert {"ranker.onnx", "tokenizer.json", ITEMS, VECTORS} | encoders <= {*first}
     assert first == again
     assert {name for name in first if first[name] == other[name]} == {"tokenizer.json", ITEMS, *TABLES}

@@ -20,7 +20,6 @@ from swiftrec.export.compress.int8 import FORMS, Form, form_of, observe, quantis
 from swiftrec.export.compress.layernorm import vectorise_norms
 from swiftrec.export.compress.onnx_file import IR_VERSION, used_domains
 from swiftrec.export.errors import ExportError
-from swiftrec.export.models.embeddings import factorise, multiplied
 from swiftrec.export.models.encoder import TextEncoder
 from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.stages.onnx import fuse, measure_parity, trace
@@ -135,32 +134,6 @@ def test_int8_keeps_the_vectors_and_is_the_same_in_any_batch(
     vectors = alone(model, rows())
     assert mean_cosine(vectors, exact, _RANKER) >= 0.998
     assert invariance(model, rows(), vectors) <= gates.GATES.max_invariance
-
-
-def test_table_of_low_rank_is_written_as_two_factors(tmp_path: Path) -> None:
-    narrow, rank = module(), 8
-    factorise(narrow.trunk, rank)
-    fused, ids = tmp_path / "fused.onnx", torch.ones(2, 3, dtype=torch.int64)
-    trace(multiplied(narrow), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", fused)
-    fuse(fused, narrow.trunk.config, fused)
-    assert not gates.failures(gates.fusion(count_operators(fused), _LAYERS))
-    vectorise_norms(fused, tmp_path / "fp32.onnx", rank)
-    assert measure_parity(narrow, tmp_path / "fp32.onnx", rows()) <= gates.GATES.max_parity
-    sizes = {}
-    for words in (0, rank):
-        path = tmp_path / f"int8.{words}.onnx"
-        quantise_bert(fused, path, observe(fused, rows()), FORMS[0], words)
-        sizes[words] = path.stat().st_size
-    exact, small = (alone(encoder(tmp_path / name), rows()) for name in ("fp32.onnx", f"int8.{rank}.onnx"))
-    assert mean_cosine(small, exact, _RANKER) >= gates.GATES.min_cosine
-    assert invariance(encoder(path), rows(), small) <= gates.GATES.max_invariance
-    assert sizes[0] - sizes[rank] > 0.5 * _WORDS * (64 - rank)
-
-
-def test_table_of_higher_rank_is_seen_in_the_parity(fused: Path, tmp_path: Path) -> None:
-    """Negative control: two factors cannot say it."""
-    vectorise_norms(fused, tmp_path / "fp32.onnx", 8)
-    assert measure_parity(module(), tmp_path / "fp32.onnx", rows()) > gates.GATES.max_parity
 
 
 def test_int8_multiplies_every_layer_in_integers(fused: Path, tmp_path: Path) -> None:
