@@ -15,8 +15,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
 from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
-from swiftrec.export.gates import GATES
-from swiftrec.export.quality import MIN_COLD_CASES, QUALITY
+from swiftrec.export.gates import GATES, MIN_COLD_CASES, QUALITY
 from swiftrec.export.train.options import TrainingSettings
 from swiftrec.server.config import require_utf8
 

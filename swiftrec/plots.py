@@ -54,7 +54,7 @@ def lines(series: Sequence[Line], x: str, y: str, *, log_x: bool = False, log_y:
     """A line chart, with a legend if there is more than one line.
 
     Args:
-        series: the lines; at most six can be told apart.
+        series: the lines; at most six look different.
         x: name and unit of the horizontal axis.
         y: name and unit of the vertical axis.
         log_x: whether the horizontal axis is logarithmic.
@@ -125,7 +125,7 @@ def bars(rows: Sequence[Bar], unit: str) -> str:
         width = max(across.at(row.value) - 1.0, 1.0)
         marks += [
             _text(0, y + 11, row.label),
-            _text(_WIDTH, y + 11, _number(row.value), "end"),
+            _text(_WIDTH, y + 11, _value(row.value), "end"),
             f'<rect class="bar s{row.colour % 6}" x="1" y="{y + _LINE_HEIGHT}" width="{width:.1f}" '
             f'height="{_BAR_HEIGHT}" rx="2"/>',
         ]
@@ -222,11 +222,11 @@ def _legend(names: Sequence[str]) -> tuple[list[str], float]:
     return marks, y + 8
 
 
-def _labels(wanted: Sequence[tuple[str, float, float]], top: float) -> list[str]:
+def _labels(labels: Sequence[tuple[str, float, float]], top: float) -> list[str]:
     """A label for each point (text, x, y), beside it where that covers neither another label nor a point."""
-    boxes = [(x - 5, y - 5, x + 5, y + 5) for _, x, y in wanted]
+    boxes = [(x - 5, y - 5, x + 5, y + 5) for _, x, y in labels]
     marks = []
-    for text, x, y in wanted:
+    for text, x, y in labels:
         width = len(text) * _CHARACTER_WIDTH
         left_edges, baselines = (x + 8, x - 8 - width, x - width / 2), (y + 4, y - 8, y + 16, y - 20, y + 28)
         places = [(a, b) for b in baselines for a in left_edges if _LEFT <= a <= _WIDTH - width and b - 10 >= top - 8]
@@ -246,6 +246,11 @@ def _number(value: float) -> str:
         if abs(value) >= least:
             return f"{value / unit:.4g}{name}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _value(value: float) -> str:
+    """A number with as many decimals as its neighbours have, if these are shares."""
+    return f"{value:.3f}" if 1e-3 <= abs(value) < 1 else _number(value)
 
 
 def _text(x: float, y: float, text: str, kind: str = "") -> str:

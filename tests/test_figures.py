@@ -13,11 +13,10 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 
 from swiftrec.benchmarks.machine import cpu_seconds
 from swiftrec.export.compress.onnx_file import IR_VERSION, used_domains
-from swiftrec.export.evaluate.record import Quality
 from swiftrec.export.evaluate.tasks import SHARED_TASKS
-from swiftrec.export.gates import GATES
-from swiftrec.export.quality import EVERY_TASK, QUALITY
-from swiftrec.export.variants import Variant
+from swiftrec.export.gates import EVERY_TASK, GATES, QUALITY
+from swiftrec.export.schema.quality import Quality
+from swiftrec.export.schema.variant import Variant
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.session import open_session
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
@@ -41,16 +40,16 @@ def test_quality_is_what_is_promised(bundle: Bundle) -> None:
 
 def test_everything_shipped_is_batch_invariant_and_went_through_every_gate(bundle: Bundle) -> None:
     quality = Quality.model_validate(bundle.manifest.quality)
-    assert {record.variant.name for record in quality.shipped} == set(bundle.manifest.variants)
+    assert {record.name for record in quality.shipped} == set(bundle.manifest.variants)
     for record in quality.shipped:
-        is_half = record.variant.precision in ("fp16", "trt")
-        assert record.variant.batch_invariance <= (GATES.max_invariance_half if is_half else GATES.max_invariance)
+        is_half = record.precision in ("fp16", "trt")
+        assert record.batch_invariance <= (GATES.max_invariance_half if is_half else GATES.max_invariance)
         # The gate on the cosine is for data without interactions.
-        tasks = quality.tasks[record.variant.name].keys() - {*SHARED_TASKS}
+        tasks = quality.tasks[record.name].keys() - {*SHARED_TASKS}
         assert {gate.gate for gate in record.gates} == tasks | (QUALITY.shipped.keys() - {"cosine", EVERY_TASK})
         assert all(gate.passed for gate in record.gates)
-        assert {outcome.gate for outcome in record.variant.gates} == _gates_of_a_graph(record.variant)
-        assert all(outcome.passed for outcome in record.variant.gates)
+        assert {gate.gate for gate in record.graph_gates} == _gates_of_a_graph(record)
+        assert all(gate.passed for gate in record.graph_gates)
 
 
 def _gates_of_a_graph(variant: Variant) -> set[str]:

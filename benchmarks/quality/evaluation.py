@@ -20,7 +20,8 @@ from swiftrec.export.data.repeats import EXCLUDE, counted
 from swiftrec.export.data.split import Protocol, Split
 from swiftrec.export.errors import ExportError
 from swiftrec.export.evaluate.ranks import RANKS, RecordedRanks
-from swiftrec.export.evaluate.tasks import some_cases
+from swiftrec.export.evaluate.tasks import sample_cases
+from swiftrec.export.schema.variant import Variant
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.pretrained import parts_of
 from swiftrec.server.models.bundle import Bundle, load_bundle
@@ -71,10 +72,10 @@ def load_evaluation(path: Path) -> Evaluation:
         _cli_parse_args=[],
     )
     parts, items = _parts(Job(settings), bundle)
-    cases = some_cases(parts.warm, items, settings.seed)
+    cases = sample_cases(parts.warm, items, settings.seed)
     if not (np.array_equal(cases.users, recorded.users) and np.array_equal(cases.targets, recorded.targets)):
         raise RuntimeError(f"{stages / 'verify' / RANKS} is of other cases than the data in {stages}: {_again(bundle)}")
-    others = {record["variant"]["name"] for record in quality["variants"]} - {default}
+    others = {Variant.model_validate(record).name for record in quality["variants"]} - {default}
     return Evaluation(
         bundle=BundleId.of(bundle.manifest),
         protocol=settings.protocol,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks import report
 from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem
-from swiftrec.export.evaluate.metrics import TOP, Figure, Ranked, Values, figure
+from swiftrec.export.evaluate.metrics import TOP, RankedCases, Values, figure
 from swiftrec.export.evaluate.ranks import NOT_FOUND
+from swiftrec.export.schema.record import Figure
 
 if TYPE_CHECKING:
     from swiftrec.benchmarks.quality.evaluation import Evaluation
@@ -107,9 +108,9 @@ def _row(subject: str, library: str, ndcg: Values, recall: Values, evaluation: E
     )
 
 
-def _ranked(ranks: Ranks) -> Ranked:
+def _ranked(ranks: Ranks) -> RankedCases:
     """Ranks with the export's own metrics, which read no more of it than these."""
-    return Ranked(ranks, np.full((len(ranks), TOP), NO_ITEM, dtype=np.int64))
+    return RankedCases(ranks, np.full((len(ranks), TOP), NO_ITEM, dtype=np.int64))
 
 
 def _require_valid(row: str, lists: Lists, problem: Problem) -> None:

@@ -1,4 +1,4 @@
-"""Activation ranges for static int8: what each channel of a linear layer's input reached over calibration texts."""
+"""Activation ranges for static int8: lowest and highest value of each channel of a linear layer's input."""
 
 from __future__ import annotations
 

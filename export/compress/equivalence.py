@@ -1,4 +1,4 @@
-"""How far a graph's vectors are from another's, and from its own when other texts are beside them."""
+"""How far a graph's vectors are from another graph's, and from those that it computes in a batch of other texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from swiftrec.export.compress.throughput import Encoder
 
 _BATCH = 16
-_NONE = 1e9  # what a value that is not a number differs by: beyond every gate, and JSON can say it
+_NONE = 1e9  # difference of a value that is not a number: above every threshold, and valid in JSON
 Vectors = NDArray[np.float32]
 
 
@@ -19,21 +19,21 @@ def alone(encoder: Encoder, rows: Sequence[list[int]]) -> Vectors:
     return np.array([encoder.run([row])[0] for row in rows])
 
 
-def invariance(encoder: Encoder, rows: Sequence[list[int]], by_itself: Vectors) -> float:
+def invariance(encoder: Encoder, rows: Sequence[list[int]], alone_vectors: Vectors) -> float:
     """Largest difference of a vector's entries, alone against in a batch.
 
-    Once among texts of its length, once among all lengths, so that most of the batch is padding.
+    Each text is run once among texts of its length, and once among all lengths, where most of the batch is padding.
     """
     order = np.argsort([len(row) for row in rows], kind="stable")
     batches = -(-len(rows) // _BATCH)
     mixed = order[np.argsort(np.arange(len(rows)) % batches, kind="stable")]
-    return max(_difference(encoder, rows, picked, by_itself) for picked in (order, mixed))
+    return max(_difference(encoder, rows, picked, alone_vectors) for picked in (order, mixed))
 
 
-def _difference(encoder: Encoder, rows: Sequence[list[int]], order: NDArray[np.intp], by_itself: Vectors) -> float:
+def _difference(encoder: Encoder, rows: Sequence[list[int]], order: NDArray[np.intp], alone_vectors: Vectors) -> float:
     batches = [order[n : n + _BATCH] for n in range(0, len(order), _BATCH)]
-    found = np.array([v for batch in batches for v in encoder.run([rows[n] for n in batch])])
-    return difference(found, by_itself[order])
+    batched = np.array([v for batch in batches for v in encoder.run([rows[n] for n in batch])])
+    return difference(batched, alone_vectors[order])
 
 
 def difference(a: Vectors, b: Vectors) -> float:
@@ -43,7 +43,7 @@ def difference(a: Vectors, b: Vectors) -> float:
 
 
 def mean_cosine(a: Vectors, b: Vectors, dimensions: int) -> float:
-    """Mean cosine, row by row, of the half that is further apart; -1 if one is not a number.
+    """Mean cosine, row by row, of the half that differs more; -1 if one is not a number.
 
     Each row holds a unit vector of `dimensions` for the ranker and behind it, if there is more, one of a sentence.
     """

@@ -17,7 +17,7 @@ def to_half(fused: Path, target: Path) -> None:
     """Convert an fp32 graph. Fused operators (Attention, SkipLayerNormalization...) have CUDA kernels in fp16.
 
     Raises:
-        ExportError: a weight or the interface is not what it should be.
+        ExportError: a weight, an input or an output has the wrong type.
     """
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
     save_graph(convert_float_to_float16(onnx.load(fused), keep_io_types=True), target)
@@ -28,7 +28,7 @@ def check_half(path: Path) -> None:
     """Check structurally that every matrix is fp16, the inputs are int64 and the outputs float32.
 
     Raises:
-        ExportError: names what is not.
+        ExportError: names those with another type.
     """
     graph = onnx.load(path).graph
     wrong = [t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]

@@ -79,12 +79,12 @@ class Graph:
         return f"{hint}.{self._names}"
 
 
-def _live(nodes: list[NodeProto], wanted: set[str]) -> list[NodeProto]:
+def _live(nodes: list[NodeProto], needed: set[str]) -> list[NodeProto]:
     """The nodes that an output needs, in order."""
     live = []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
+        if needed.intersection(node.output):
+            needed.update(node.input)
             live.append(node)
     return live[::-1]
 

@@ -20,8 +20,8 @@ class Norms:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._length = graph.emit("Shape", ["input_ids"], start=1, end=2)
-        one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
-        self._ones = graph.emit("ConstantOfShape", [self._length], value=one)
+        unit = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+        self._ones = graph.emit("ConstantOfShape", [self._length], value=unit)
         self._zeros = graph.emit("ConstantOfShape", [self._length])
 
     def normalise(self, total: str, node: NodeProto) -> str:

@@ -42,7 +42,7 @@ def used_domains(model: ModelProto | onnx.FunctionProto) -> set[str]:
 
 
 def _declare(model: ModelProto | onnx.FunctionProto, name: str) -> None:
-    declared = {_standard(one.domain): one.version for one in model.opset_import} | {CONTRIB: _CONTRIB_VERSION}
+    declared = {_standard(opset.domain): opset.version for opset in model.opset_import} | {CONTRIB: _CONTRIB_VERSION}
     used = sorted(used_domains(model))
     if unknown := [domain for domain in used if domain not in declared]:
         raise ExportError(f"{name}: uses operators of {', '.join(unknown)} without the version of that operator set")

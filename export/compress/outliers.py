@@ -1,4 +1,4 @@
-"""BERT's activations have outliers; these keep one static int8 scale per activation precise all the same."""
+"""Two rewritings that keep one static int8 scale per activation precise in spite of BERT's outliers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def balance(reached: Range, weight: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which neuron each column computes, how much is taken from its bias, and where the quantiser saturates."""
+    """Which neuron each column computes, what is subtracted from its bias, and where the quantiser saturates."""
 
     neurons: NDArray[np.int64]
     shifts: Floats
@@ -35,9 +35,9 @@ class Split:
 
 
 def split_neurons(high: Floats) -> Split:
-    """Write a neuron that goes far beyond the others as several, each saturated at `top`.
+    """Replace each neuron whose values are far above the others by several copies, each saturated at `top`.
 
-    A few neurons of BERT reach 27 on [CLS] where others stay below 5; one scale for all would leave these few steps.
+    A few neurons of BERT reach 27 on [CLS] while others stay below 5; with one scale these would have few steps.
     For such values gelu(x) is min(gelu(x), top) + gelu(x - top) to within .17, and saturating costs nothing: the u8
     quantiser does it.
     """

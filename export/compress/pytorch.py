@@ -1,4 +1,4 @@
-"""The PyTorch teacher as one would run it without an export: eager, fp32, one thread, padded to the longest."""
+"""The PyTorch teacher as it runs without an export: eager, fp32, one thread, padded to the longest text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TorchTeacher:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold PyTorch to one thread, as the graphs are."""
+    """Limit PyTorch to one thread, as the graphs are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

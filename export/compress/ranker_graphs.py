@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch import nn
 
 from swiftrec.export.compress.equivalence import difference
 from swiftrec.export.models.ranker import TorchSession
+from swiftrec.export.schema.models import RankerRecord
 from swiftrec.server.models.networks import Kind, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session
 
@@ -20,50 +19,26 @@ _RECORD = "ranker.json"
 _SEQUENCES, _BATCH, _ROUNDS, _TIMED = 48, 16, 5, 64
 
 
-@dataclass(frozen=True, slots=True)
-class RankerGraph:
-    """The ranker's graph and what was measured of it.
-
-    Args:
-        name: of its file, without the suffix.
-        megabytes: size of the graph, 10^6 bytes.
-        parity: see `measure_ranker_parity`.
-        ms_batch1: median CPU milliseconds of one user with a full history alone, one thread.
-        users_per_s_core: the same in batches.
-    """
-
-    name: str
-    megabytes: float
-    parity: float
-    ms_batch1: float
-    users_per_s_core: float
-
-    @property
-    def file(self) -> str:
-        """The graph, beside the record."""
-        return f"{self.name}.onnx"
-
-
-def save_ranker(graph: RankerGraph, folder: Path) -> None:
+def save_ranker(record: RankerRecord, folder: Path) -> None:
     """Write `ranker.json`."""
-    (folder / _RECORD).write_text(json.dumps(asdict(graph), indent=1))
+    (folder / _RECORD).write_text(record.model_dump_json(indent=1))
 
 
-def read_ranker(folder: Path) -> RankerGraph:
+def read_ranker(folder: Path) -> RankerRecord:
     """Read what `save_ranker` wrote."""
-    return RankerGraph(**json.loads((folder / _RECORD).read_text()))
+    return RankerRecord.model_validate_json((folder / _RECORD).read_bytes())
 
 
-def made_users(number: int, dimensions: int, longest: int, *, shortest: int = 1) -> list[UserSequence]:
-    """Random sequences of every length, some with a query at the end; the same each time."""
+def random_users(number: int, dimensions: int, longest: int, *, shortest: int = 1) -> list[UserSequence]:
+    """Random sequences of every length, some with a query at the end; the same at each call."""
     rng = np.random.default_rng(0)
-    found = []
+    users = []
     for length in np.linspace(shortest, longest, number).round().astype(int).tolist():
         vectors = rng.normal(size=(length, dimensions)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         kinds = [Kind(int(kind)) for kind in rng.integers(0, 2, length - 1)]
-        found.append(UserSequence(list(vectors), [*kinds, Kind.QUERY if rng.random() < 0.5 else Kind.ITEM]))
-    return found
+        users.append(UserSequence(list(vectors), [*kinds, Kind.QUERY if rng.random() < 0.5 else Kind.ITEM]))
+    return users
 
 
 def measure_ranker_parity(ranker: nn.Module, graph: Path, dimensions: int, longest: int) -> float:
@@ -71,17 +46,17 @@ def measure_ranker_parity(ranker: nn.Module, graph: Path, dimensions: int, longe
 
     As a share of the largest entry: user vectors have no fixed length.
     """
-    users = made_users(_SEQUENCES, dimensions, longest)
+    users = random_users(_SEQUENCES, dimensions, longest)
     module, served = RankerModel(TorchSession(ranker), dimensions), RankerModel(open_session(graph), dimensions)
     exact = np.array([module.run([user])[0] for user in users])
-    places = [slice(n, None, len(users) // _BATCH) for n in range(len(users) // _BATCH)]
-    largest = max(difference(np.array(served.run(users[place])), exact[place]) for place in places)
+    parts = [slice(n, None, len(users) // _BATCH) for n in range(len(users) // _BATCH)]
+    largest = max(difference(np.array(served.run(users[part])), exact[part]) for part in parts)
     return largest / float(np.abs(exact).max())
 
 
 def time_ranker(graph: Path, dimensions: int, longest: int) -> tuple[float, float]:
     """CPU milliseconds of one user with a full history, and users/s in batches: the medians of some rounds."""
-    users = made_users(_TIMED, dimensions, longest, shortest=longest)
+    users = random_users(_TIMED, dimensions, longest, shortest=longest)
     model = RankerModel(open_session(graph), dimensions)
     _sweep(model, users, _BATCH)  # warms up
     rounds = [(_sweep(model, users, 1), _sweep(model, users, _BATCH)) for _ in range(_ROUNDS)]

@@ -1,4 +1,4 @@
-"""The ladder of students as this room sees it: the shape of each, where its graphs are and whether they are right."""
+"""`students.json`: the shape of each student, and whether its fused graph is right."""
 
 from __future__ import annotations
 
@@ -8,55 +8,58 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from swiftrec.export.gates import Outcome
+from swiftrec.export.gates import Gate
 
 _RECORD = "students.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student's shape.
+    """One student, from which stage `quantise` makes a variant in each precision.
 
-    `layers` is 0 for the static one, `dimensions` the length of the ranker half of its vectors, behind which the
-    sentence half is. `gates` are those that its fused graph went
-    through; one that failed takes the student out.
+    Args:
+        name: "bert3", "bert2x192", "static".
+        layers: transformer layers; 0 for the static student.
+        hidden: width of the token vectors.
+        dimensions: length of the ranker's half of its vectors, which is followed by the sentence half.
+        gates: the gates of its fused graph; if one failed, no variant is made.
     """
 
     name: str
     layers: int
     hidden: int
     dimensions: int
-    gates: tuple[Outcome, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     @property
     def graph(self) -> str:
-        """File of its fused fp32 graph, beside the record."""
+        """File of its fused fp32 graph, in the same folder as the record."""
         return graph_file(self.name)
 
     @property
     def traced(self) -> str:
-        """File of the graph as it was before fusion, if it was kept."""
+        """File of the graph before fusion, if it was kept."""
         return traced_file(self.name)
 
 
 def graph_file(name: str) -> str:
-    """File of the fused fp32 graph of the student of that name."""
+    """File of a student's fused fp32 graph."""
     return f"fused.{name}.onnx"
 
 
 def traced_file(name: str) -> str:
-    """File of its graph before fusion."""
+    """File of a student's graph before fusion."""
     return f"traced.{name}.onnx"
 
 
-_RECORDS = TypeAdapter(list[Student])
+_STUDENTS = TypeAdapter(list[Student])
 
 
-def save_students(found: Sequence[Student], folder: Path) -> None:
+def save_students(students: Sequence[Student], folder: Path) -> None:
     """Write `students.json`."""
-    (folder / _RECORD).write_bytes(_RECORDS.dump_json(list(found), indent=1))
+    (folder / _RECORD).write_bytes(_STUDENTS.dump_json(list(students), indent=1))
 
 
 def read_students(folder: Path) -> list[Student]:
     """Read what `save_students` wrote."""
-    return _RECORDS.validate_json((folder / _RECORD).read_bytes())
+    return _STUDENTS.validate_json((folder / _RECORD).read_bytes())

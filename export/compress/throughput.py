@@ -1,8 +1,7 @@
-"""Speed of encoders side by side: the same texts, one thread, round by round: a slow moment hits all of them.
+"""Throughput of several encoders: the same texts, one thread, in turns, so that a slow moment affects all of them.
 
-Texts go in and vectors come out: the tokenizer's time is in every figure, the PyTorch teacher's too. Texts are sorted
-by length and padded to the longest of their batch. CPU time is counted, which other processes disturb less than the
-clock; of what runs on a GPU the clock's.
+The time is that from texts to vectors, tokenizer included. Texts are sorted by length and padded to the longest of
+their batch. CPU time is measured, which other processes disturb less than wall time; on a GPU, wall time.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """Seconds of each round for all texts in the best batch size, and milliseconds of each text alone."""
 
     seconds: list[float]
@@ -56,29 +55,29 @@ class Pace:
         """Median over the texts."""
         return float(np.median(self.alone_ms))
 
-    def speedup(self, other: Pace) -> float:
-        """How many times as fast as the other; median of the rounds' ratios."""
+    def speedup(self, other: Throughput) -> float:
+        """Speed divided by the other's: the median of the rounds' ratios."""
         return float(np.median(self._ratios(other)))
 
-    def speedup_range(self, other: Pace) -> tuple[float, float]:
+    def speedup_range(self, other: Throughput) -> tuple[float, float]:
         """The lowest and the highest of the rounds' ratios."""
         ratios = self._ratios(other)
         return float(ratios.min()), float(ratios.max())
 
-    def _ratios(self, other: Pace) -> NDArray[np.float64]:
+    def _ratios(self, other: Throughput) -> NDArray[np.float64]:
         return np.divide(other.seconds, self.seconds)
 
 
-def race(
+def measure_throughput(
     encoders: dict[str, Encoder],
     tokenizer: Tokenizer,
     texts: Sequence[str],
     step: Callable[[], None],
     clocks: Mapping[str, Clock] = MappingProxyType({}),
-) -> dict[str, Pace]:
+) -> dict[str, Throughput]:
     """Measure all encoders; `step` is called after each of `rounds()` rounds.
 
-    `clocks` are those of encoders whose CPU time says nothing.
+    `clocks` are for encoders that do not run on the CPU.
     """
     sweeps = {
         name: partial(_sweep, encoder, tokenizer, clock=clocks.get(name, time.process_time))
@@ -93,7 +92,7 @@ def race(
             seconds[name].append(sweep(texts, best[name]))
             alone[name] += [1e3 * sweep([text], 1) for text in texts[n::_ROUNDS]]
         step()
-    return {name: Pace(seconds[name], len(texts), alone[name]) for name in encoders}
+    return {name: Throughput(seconds[name], len(texts), alone[name]) for name in encoders}
 
 
 def rounds() -> int:

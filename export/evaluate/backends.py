@@ -1,4 +1,4 @@
-"""The encoders and rankers that are evaluated: the teacher in PyTorch, a variant by the server's own code."""
+"""The encoders and rankers that are evaluated: the teacher in PyTorch, a variant by the server's code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KEPT_TEXTS = 50_000  # 77 MB at a width of 384
 class PooledTexts:
     """Pooled vectors of texts by the BERT at `checkpoint`, in PyTorch.
 
-    It keeps those of the last texts: the subjects that share it are given the same ones.
+    It caches those of recent texts, because the recommenders that share it encode the same ones.
     """
 
     def __init__(self, checkpoint: Path, max_tokens: int) -> None:
@@ -64,7 +64,7 @@ class PooledTexts:
 
 
 def plain_encode(pooled: PooledTexts) -> Encode:
-    """A checkpoint's own vectors, scaled to 1."""
+    """A checkpoint's vectors, scaled to length 1."""
     return lambda texts: torch.nn.functional.normalize(pooled(texts), dim=-1).numpy()
 
 
@@ -76,8 +76,8 @@ def teacher_encode(tuned: PooledTexts, teacher: Teacher, untouched: PooledTexts,
             vectors = teacher.text_vectors(tuned(texts))
             if sentence_map is not None:
                 vectors = torch.cat([vectors, sentence_vectors(untouched(texts), sentence_map)], dim=1)
-        found: Vectors = vectors.numpy()
-        return found
+        whole: Vectors = vectors.numpy()
+        return whole
 
     return encode
 
@@ -92,8 +92,8 @@ def teacher_items(folder: Path) -> Vectors:
         for start in range(0, size, _ROWS):
             part = slice(start, min(size, start + _ROWS))
             texts[part] = teacher.text_vectors(torch.from_numpy(np.array(pooled[part]))).numpy()
-        found: Vectors = teacher.item_vectors(torch.from_numpy(texts)).numpy()
-    return found
+        items: Vectors = teacher.item_vectors(torch.from_numpy(texts)).numpy()
+    return items
 
 
 def torch_rank(teacher: Teacher) -> Rank:
@@ -115,9 +115,9 @@ def served_encode(path: Path, tokenizer: Tokenizer, device: str) -> Encode:
 
 
 def encode_here(path: Path, tokenizer: Tokenizer, device: str) -> tuple[Encode, str] | None:
-    """The same and the device that runs it: the graph's own, else the CPU; None if the CPU cannot run it either.
+    """The encoder and the device that runs it: the given one, else the CPU; None if the CPU cannot run it either.
 
-    The CPU computes fp16 in fp32 between casts, so quality is known before a GPU has seen the graph; speed is not.
+    The CPU computes fp16 in fp32 between casts, so quality can be measured without a GPU; speed cannot.
     """
     with contextlib.suppress(ProviderError):
         return served_encode(path, tokenizer, device), device

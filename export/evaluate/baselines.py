@@ -1,7 +1,7 @@
-"""What any model must be compared with: fitted on histories once, then asked for scores case by case.
+"""The baselines that every model is compared with: fitted on histories once, then scored in slices of cases.
 
-Memory is bounded whatever the catalogue: kNN and EASE know only the most popular items, of which EASE holds a square
-matrix; kNN and transitions are kept as sparse tables; scores are asked for in slices.
+Memory is bounded for every catalogue: kNN and EASE know only the most popular items, of which EASE holds a square
+matrix; kNN and transitions are kept as sparse tables; scores are computed in slices.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Baseline = Callable[[Histories], Scores]
 """Histories, oldest first -> scores float32 [histories, items]."""
 
 POPULARITY, RECENT_POPULARITY, TRANSITIONS = "popularity", "recent popularity", "transitions"
-WITHOUT_HISTORY = (POPULARITY, RECENT_POPULARITY)  # the same ranking for everybody, whatever is asked
+WITHOUT_HISTORY = (POPULARITY, RECENT_POPULARITY)  # the same ranking for every request
 _RECENT = 10  # last events of each user that "recent popularity" counts
 _KNN_NEIGHBOURS = 100
-_KNN_ROWS = 512  # of the square matrix that are looked at together
+_KNN_ROWS = 512  # of the square matrix that are processed together
 _TRANSITION_DECAY = 0.6
 _TRANSITION_EVENTS = 10
 _TRANSITION_PRIOR = 5
 
 
 def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[str, Baseline]:
-    """Name -> baseline of a catalogue of `items`; without order none of what is recent, and transitions are pairs."""
+    """Name -> baseline of a catalogue of `items`; without order transitions are pairs, and nothing is recent."""
     counts = np.bincount(np.concatenate(known), minlength=items)
     recent = np.bincount(np.concatenate([h[-_RECENT:] for h in known]), minlength=items)
     head = most_taken(known, items)
@@ -47,7 +47,7 @@ def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[
 
 
 def popularity(known: Histories, items: int) -> Baseline:
-    """The most taken first, whoever asks."""
+    """Items by their number of interactions, the same for every request."""
     return _constant(np.bincount(np.concatenate(known), minlength=items).astype(np.float32))
 
 

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.schema.record import Exposure
+
 _TENTHS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """All of it over the top tens of the cases.
-
-    Args:
-        coverage: share of the catalogue that somebody is shown.
-        gini: how unevenly items are shown; 0 all alike, 1 one item to everybody.
-        diversity: 1 - mean cosine between two items of the same list, by the frozen encoder's vectors; lists of one
-            item have none.
-        novelty: mean surprise of an item shown, -log2 of its share of the known events; higher is less known.
-        by_popularity: share of what is shown that falls on each tenth of the catalogue, the most popular first.
-    """
-
-    coverage: float
-    gini: float
-    diversity: float
-    novelty: float
-    by_popularity: list[float]
 
 
 def exposure(lists: Sequence[NDArray[np.int64]], counts: NDArray[np.int64], vectors: NDArray[np.float32]) -> Exposure:

@@ -1,8 +1,8 @@
-"""A recommender beside what could be had instead: the best yardstick of each task, and popularity for each group.
+"""A recommender compared with yardsticks: the best one of each task, fixed ones, and popularity for each group.
 
-A yardstick is any other subject that answers the same task: simple baselines, the untouched encoder, the untouched
-encoder plus popularity. The comparison is paired: both answer the same cases, and the interval is that of the mean
-difference (bootstrap, 95 %). A recommender loses where the whole interval is below 0. Where its mean is lower or equal
+A yardstick is any other recommender with results on the same task: simple baselines, the untouched encoder, the
+untouched encoder plus popularity. The comparison is paired: both rank the same cases, and the interval is that of the
+mean difference (bootstrap, 95 %). A recommender loses if the whole interval is below 0. If its mean is lower or equal
 but the interval reaches 0, it is not above the yardstick, which may be chance. On *cold* both show the same share of
 new items (`export.evaluate.cold`).
 """
@@ -14,118 +14,124 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.evaluate.cold import Levelled
-from swiftrec.export.evaluate.compare import ORACLE, Evaluation
-from swiftrec.export.evaluate.metrics import Ranked, Values, figure
-from swiftrec.export.evaluate.record import FROZEN, NAMED, ColdPair, Comparison
-from swiftrec.export.quality import MIN_COLD_CASES
+from swiftrec.export.evaluate.baselines import TRANSITIONS
+from swiftrec.export.evaluate.cold import Adjusted
+from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
+from swiftrec.export.evaluate.metrics import RankedCases, Values, figure
+from swiftrec.export.gates import MIN_COLD_CASES
+from swiftrec.export.schema.comparison import ColdPair, Comparison
+from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
 
-Answers = Mapping[str, Ranked]
+Results = Mapping[str, RankedCases]
+"""Task -> results of one recommender."""
+
+NAMED = (("ids", TRANSITIONS), ("tags", FROZEN_POPULAR))
+"""Task and yardstick: pairs that are compared whether or not the yardstick is the best of the task."""
 
 _COLD = "cold"
-_GROUP_TASKS = ("ids", "text")  # the tasks that ask by a user's history
+_GROUP_TASKS = ("ids", "text")  # the tasks whose requests have a history
 
 
 def compare_tasks(
-    subject: str,
-    answers: Mapping[str, Answers],
-    names: Collection[str],
+    name: str,
+    results: Mapping[str, Results],
+    yardsticks: Collection[str],
     seed: int,
-    levelled: Mapping[str, Levelled] | None = None,
+    adjusted: Mapping[str, Adjusted] | None = None,
 ) -> list[Comparison]:
-    """Compare `subject` with the best yardstick of each task; tasks without one are left out.
+    """Compare a recommender with the best yardstick of each task; tasks without one are left out.
 
     Args:
-        subject: the recommender that is compared.
-        answers: name -> task -> answers, those of `subject` among them.
-        names: the yardsticks; one that knows the future (`ORACLE`) is none.
+        name: of the recommender.
+        results: recommender -> task -> results; has those of `name`.
+        yardsticks: names to compare with; `ORACLE`, which knows the future, is left out.
         seed: of the intervals.
-        levelled: name -> answers at the common share of new items, by which *cold* is compared if a yardstick has any.
+        adjusted: recommender -> results at the common share of new items, used on *cold* if a yardstick has any.
     """
-    levelled = levelled or {}
-    found = []
-    for task, own in answers[subject].items():
-        others = {name: answers[name][task] for name in names if name != ORACLE and task in answers[name]}
-        level = {name: levelled[name].cold for name in others if name in levelled}
-        is_level = task == _COLD and subject in levelled and bool(level)
+    adjusted = adjusted or {}
+    compared = []
+    for task, own in results[name].items():
+        others = {other: results[other][task] for other in yardsticks if other != ORACLE and task in results[other]}
+        level = {other: adjusted[other].cold for other in others if other in adjusted}
+        is_level = task == _COLD and name in adjusted and bool(level)
         if is_level:
-            own, others = levelled[subject].cold, level
-        compared = [
-            _compare(task, (subject, own.ndcg), (name, other.ndcg), seed, is_level=is_level)
-            for name, other in others.items()
+            own, others = adjusted[name].cold, level
+        pairs = [
+            _compare(task, (name, own.ndcg), (other, ranked.ndcg), seed, is_level=is_level)
+            for other, ranked in others.items()
         ]
-        if compared:
-            found.append(max(compared, key=lambda comparison: (comparison.loses, comparison.other)))
-    return found
+        if pairs:
+            compared.append(max(pairs, key=lambda comparison: (comparison.loses, comparison.other)))
+    return compared
 
 
-def compare_named(subject: str, evaluation: Evaluation) -> list[Comparison]:
-    """Compare `subject` with the yardsticks of `NAMED` that answer their task, and by `compare_cold`."""
-    answers, seed = evaluation.answers, evaluation.ground.seed
-    found = [
-        _compare(task, (subject, answers[subject][task].ndcg), (name, answers[name][task].ndcg), seed)
-        for task, name in NAMED
-        if task in answers[subject] and task in answers.get(name, {})
+def compare_named(name: str, evaluation: Evaluation) -> list[Comparison]:
+    """Compare a recommender with the yardsticks of `NAMED` that have results on their task, and by `compare_cold`."""
+    results, seed = evaluation.results, evaluation.context.seed
+    compared = [
+        _compare(task, (name, results[name][task].ndcg), (yardstick, results[yardstick][task].ndcg), seed)
+        for task, yardstick in NAMED
+        if task in results[name] and task in results.get(yardstick, {})
     ]
-    cold = compare_cold(subject, evaluation)
-    return [*found, cold] if cold else found
+    cold = compare_cold(name, evaluation)
+    return [*compared, cold] if cold else compared
 
 
-def compare_cold(subject: str, evaluation: Evaluation) -> Comparison | None:
-    """Compare `subject` with the untouched encoder on *cold*; None where `cold_fault` says why it cannot be."""
-    levelled, ground = evaluation.levelled, evaluation.ground
-    if cold_fault(evaluation) or not {subject, FROZEN} <= levelled.keys():
+def compare_cold(name: str, evaluation: Evaluation) -> Comparison | None:
+    """Compare a recommender with the untouched encoder on *cold*; None if `cold_fault` says why it cannot be."""
+    adjusted = evaluation.adjusted
+    if cold_fault(evaluation) or not {name, FROZEN} <= adjusted.keys():
         return None
-    own, other = ((name, levelled[name].cold.ndcg) for name in (subject, FROZEN))
-    return _compare(_COLD, own, other, ground.seed, is_level=True)
+    own, other = ((each, adjusted[each].cold.ndcg) for each in (name, FROZEN))
+    return _compare(_COLD, own, other, evaluation.context.seed, is_level=True)
 
 
 def cold_fault(evaluation: Evaluation) -> str:
-    """Why nothing is compared with the untouched encoder on *cold*; empty if it is."""
-    cases = len(evaluation.ground.tasks.cold.targets)
+    """Why no recommender is compared with the untouched encoder on *cold*; empty if they are."""
+    cases = len(evaluation.context.tasks.cold.targets)
     if cases < MIN_COLD_CASES:
-        return f"{cases} cases want a new item, and fewer than {MIN_COLD_CASES} decide nothing"
-    return "" if FROZEN in evaluation.levelled else evaluation.ground.frozen_fault
+        return f"{cases} cases have a new item as target, and at least {MIN_COLD_CASES} are needed"
+    return "" if FROZEN in evaluation.adjusted else evaluation.context.frozen_fault
 
 
-def pairs_of(evaluation: Evaluation) -> dict[str, ColdPair]:
-    """What each subject finds of new items and of known ones, as it ranks and at the common share of new items."""
-    ground, found = evaluation.ground, {}
-    for name, levelled in evaluation.levelled.items():
-        row = evaluation.answers[name]
-        own, common = ground.figures(row), ground.figures({"ids": levelled.ids, "cold": levelled.cold})
-        found[name] = ColdPair(
-            share=levelled.share,
+def cold_pairs(evaluation: Evaluation) -> dict[str, ColdPair]:
+    """Recommender -> its results on new and on known items, unadjusted and at the common share of new items."""
+    context, pairs = evaluation.context, {}
+    for name, adjusted in evaluation.adjusted.items():
+        row = evaluation.results[name]
+        own, common = context.figures(row), context.figures({"ids": adjusted.ids, "cold": adjusted.cold})
+        pairs[name] = ColdPair(
+            share=adjusted.share,
             cold=common["cold"],
             ids=common["ids"],
-            own_share=ground.newcomers.shown(row["ids"]),
+            own_share=context.new_items.share_in(row["ids"]),
             own_cold=own["cold"],
             own_ids=own["ids"],
         )
-    return found
+    return pairs
 
 
 def compare_groups(
-    subject: str,
+    name: str,
     baseline: str,
-    answers: Mapping[str, Answers],
+    results: Mapping[str, Results],
     members: Mapping[tuple[str, str], NDArray[np.bool_]],
     seed: int,
 ) -> list[Comparison]:
-    """Compare `subject` with `baseline` within each group of users, on the tasks that ask by a history.
+    """Compare a recommender with `baseline` within each group of users, on the tasks whose requests have a history.
 
     Args:
-        subject: the recommender that is compared.
-        baseline: what it is compared with.
-        answers: name -> task -> answers.
-        members: (attribute, group) -> which cases of these tasks are the group's.
+        name: of the recommender.
+        baseline: name of the other one.
+        results: recommender -> task -> results.
+        members: (attribute, group) -> which cases of these tasks belong to the group.
         seed: of the intervals.
     """
-    own, other = answers[subject], answers[baseline]
+    own, other = results[name], results[baseline]
     return [
         _compare(
             task,
-            (subject, own[task].ndcg[rows]),
+            (name, own[task].ndcg[rows]),
             (baseline, other[task].ndcg[rows]),
             seed,
             group=f"{attribute} {group}",
@@ -134,6 +140,14 @@ def compare_groups(
         if task in own and task in other
         for (attribute, group), rows in members.items()
     ]
+
+
+def compare_best_baseline(results: Mapping[str, Results], seed: int) -> Comparison:
+    """Compare the teacher with the best baseline on *ids*; parts of the teacher's own score do not count."""
+    parts = (RANKER_ALONE, TEXT_ALONE)
+    ids = {name: {"ids": row["ids"]} for name, row in results.items() if "ids" in row and name not in parts}
+    (comparison,) = compare_tasks(TEACHER, ids, ids.keys() - {TEACHER}, seed)
+    return comparison
 
 
 def _compare(
@@ -145,15 +159,15 @@ def _compare(
     is_level: bool = False,
     group: str = "",
 ) -> Comparison:
-    """Two subjects, each a name and its NDCG@10 case by case."""
-    (subject, values), (baseline, theirs) = own, other
+    """Two recommenders, each with its name and its NDCG@10 case by case."""
+    (name, values), (baseline, other_values) = own, other
     return Comparison(
         task=task,
-        subject=subject,
+        subject=name,
         own=float(values.mean()),
         baseline=baseline,
-        other=float(theirs.mean()),
-        difference=figure(values - theirs, seed),
+        other=float(other_values.mean()),
+        difference=figure(values - other_values, seed),
         cases=len(values),
         group=group,
         is_level=is_level,

@@ -1,4 +1,4 @@
-"""The served model beside the measured one: how alike they answer, and whether training on all events worked."""
+"""The served model compared with the measured one: how similar the results are, and whether training again worked."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.final_record import HeldOut
-from swiftrec.export.evaluate.metrics import Ranked, figure, overlap, rank
-from swiftrec.export.evaluate.recommender import Subject
+from swiftrec.export.evaluate.metrics import RankedCases, figure, overlap, rank
+from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.schema.final import HeldOut
 
-_SAMPLE = 32  # requests whose answers the packaged bundle must repeat
+_SAMPLE = 32  # requests whose results the packaged bundle must repeat
 
 
-def likeness(measured: Subject, served: Subject, cases: Cases) -> float:
+def likeness(measured: Recommender, served: Recommender, cases: Cases) -> float:
     """Share of the top ten that both have in common, averaged over cases with histories as ids."""
     return overlap(_ranked(measured, cases), _ranked(served, cases))
 
 
 def require_learned(
-    measured: Subject, served: Subject, cases: Cases, is_known: NDArray[np.bool_], seed: int
+    measured: Recommender, served: Recommender, cases: Cases, is_known: NDArray[np.bool_], seed: int
 ) -> HeldOut:
     """Compare both rankers, without the other parts, on events that only the served one was trained on.
 
@@ -39,7 +39,7 @@ def require_learned(
     Raises:
         GateError: the served one is worse by more than chance, so its training went wrong.
     """
-    before, after = (_ranked(replace(one, retrieval=None), cases, is_known).ndcg for one in (measured, served))
+    before, after = (_ranked(replace(model, retrieval=None), cases, is_known).ndcg for model in (measured, served))
     held_out = HeldOut(
         measured=figure(before, seed),
         served=figure(after, seed),
@@ -57,27 +57,27 @@ def require_learned(
 
 
 def expected_answers(
-    served: Subject, histories: Cases, texts: Sequence[str], items: Sequence[Item]
+    served: Recommender, histories: Cases, texts: Sequence[str], items: Sequence[Item]
 ) -> list[dict[str, list[str]]]:
-    """What the packaged bundle must answer to the first histories as texts.
+    """The results that the packaged bundle must return for the first histories, given as texts.
 
     Args:
         served: the default variant, the ranker and everything else as packaged.
-        histories: positions in `texts`; what they want is not read.
+        histories: positions in `texts`; the targets are not read.
         texts: e.g. the titles of the items.
         items: the catalogue.
     """
     cases = histories.take(np.arange(min(_SAMPLE, len(histories.histories))))
-    aimed, seen = served.of_texts(cases, texts)
-    answers = rank(served.scores({"text": aimed})["text"], seen, len(items))
+    requests, seen = served.of_texts(cases, texts)
+    ranked = rank(served.scores({"text": requests})["text"], seen, len(items))
     return [
         {"texts": [texts[n] for n in history.tolist()], "top": [items[n].id for n in top.tolist()]}
-        for history, top in zip(cases.histories, answers.lists, strict=True)
+        for history, top in zip(cases.histories, ranked.lists, strict=True)
     ]
 
 
-def _ranked(subject: Subject, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> Ranked:
-    """Answers to histories as ids, from all items or those of `is_ranked` [items]."""
-    score = subject.scores({"ids": subject.of_histories(cases.histories)})["ids"]
-    shown = np.ones(len(subject.items), dtype=bool) if is_ranked is None else is_ranked
-    return rank(lambda part: np.where(shown, score(part), np.float32(-np.inf)), cases, len(subject.items))
+def _ranked(recommender: Recommender, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> RankedCases:
+    """Results for histories as ids, among all items or those of `is_ranked` [items]."""
+    score = recommender.scores({"ids": recommender.of_histories(cases.histories)})["ids"]
+    shown = np.ones(len(recommender.items), dtype=bool) if is_ranked is None else is_ranked
+    return rank(lambda part: np.where(shown, score(part), np.float32(-np.inf)), cases, len(recommender.items))

@@ -1,4 +1,4 @@
-"""Figures of one wanted item among the whole catalogue, with bootstrap intervals."""
+"""Metrics of one target among the whole catalogue, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import ExportError
+from swiftrec.export.schema.record import Figure
 
 Scores = NDArray[np.float32]
 Values = NDArray[np.float64]
@@ -17,28 +18,16 @@ Score = Callable[[slice], Scores]
 
 TOP = 10
 NO_ITEM = -1  # fills up a list of fewer than ten items
-_NO_RANK = 1 << 62  # of an item that no list can show
+_NO_RANK = 1 << 62  # of an item that may not be recommended
 _RESAMPLES = 1_000
 _CELLS = 1 << 23  # scores held at a time, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A mean over users or queries and its 95 % bootstrap interval."""
+class RankedCases:
+    """Results of some cases: `ranks` of the targets (int64 [cases], 0 is best) and `top` (int64 [cases, 10]).
 
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Answers to some cases: `ranks` of the wanted items (int64 [cases], 0 is best) and `top` (int64 [cases, 10]).
-
-    Where fewer than ten items are left to recommend, a row of `top` ends in `NO_ITEM`; see `lists`.
+    If fewer than ten items are left to recommend, a row of `top` ends in `NO_ITEM`; see `lists`.
     """
 
     ranks: NDArray[np.int64]
@@ -46,7 +35,7 @@ class Ranked:
 
     @property
     def lists(self) -> list[NDArray[np.int64]]:
-        """The items that each case is shown, best first: ten, or all that are left."""
+        """The recommended items of each case, best first: ten, or all that are left."""
         return [row[row != NO_ITEM] for row in self.top]
 
     @property
@@ -56,18 +45,18 @@ class Ranked:
 
     @property
     def recall(self) -> Values:
-        """1 where the wanted item is among the first ten."""
+        """1 if the target is among the first ten."""
         return (self.ranks < TOP).astype(np.float64)
 
     @property
     def first(self) -> Values:
-        """1 where the wanted item is the first one."""
+        """1 if the target is the first item."""
         return (self.ranks < 1).astype(np.float64)
 
     def violating(self, excluded: Sequence[NDArray[np.int64]]) -> Values:
         """Share of each case's list that the request excludes; 0 for a list without items."""
         pairs = zip(self.lists, excluded, strict=True)
-        shares = [float(np.isin(row, out).mean()) if len(row) else 0.0 for row, out in pairs]
+        shares = [float(np.isin(row, items).mean()) if len(row) else 0.0 for row, items in pairs]
         return np.array(shares, dtype=np.float64)
 
     @property
@@ -87,7 +76,7 @@ def figure(values: Sequence[float] | Values, seed: int) -> Figure:
 def share(part: Values, whole: Values, seed: int) -> Figure | None:
     """Mean of `part` over mean of `whole`, with an interval over the same cases drawn for both.
 
-    None if `whole` is 0 everywhere: nothing is a share of that.
+    None if `whole` is 0 everywhere.
     """
     if not whole.any():
         return None
@@ -97,8 +86,8 @@ def share(part: Values, whole: Values, seed: int) -> Figure | None:
     return Figure(float(part.mean() / whole.mean()), float(low), float(high))
 
 
-def overlap(a: Ranked, b: Ranked) -> float:
-    """Share of the top ten that two subjects have in common, averaged over cases."""
+def overlap(a: RankedCases, b: RankedCases) -> float:
+    """Share of the top ten that two recommenders have in common, averaged over cases."""
     return float(np.mean([common(x.tolist(), y.tolist()) for x, y in zip(a.lists, b.lists, strict=True)]))
 
 
@@ -108,16 +97,15 @@ def common(a: Sequence[object], b: Sequence[object]) -> float:
     return len({*a} & {*b}) / longest if longest else 1.0
 
 
-def rank(score: Score, cases: Cases, items: int) -> Ranked:
-    """Rank each case's wanted item among all items that may be recommended; ties go to the earlier item.
+def rank(score: Score, cases: Cases, items: int) -> RankedCases:
+    """Rank each case's target among all items that may be recommended; ties go to the earlier item.
 
-    Of the wanted item and those that count as it (`cases.equivalents`) the best rank is taken.
-
-    What `cases.masked` names may not: it fills no list, and if it is wanted it counts as not found.
+    The rank is the best one of the target and of the items that count as it (`cases.equivalents`). Items in
+    `cases.masked` are not recommended; such a target counts as not found.
 
     Args:
-        score: scores float32 [cases in the slice, items]; asked slice by slice, so that memory stays bounded.
-        cases: what is asked.
+        score: returns the scores of a slice of the cases, float32 [cases in the slice, items]; bounds the memory.
+        cases: histories, targets and masked items.
         items: size of the catalogue.
 
     Raises:
@@ -125,15 +113,15 @@ def rank(score: Score, cases: Cases, items: int) -> Ranked:
     """
     ranks, tops = [], np.full((len(cases.targets), TOP), NO_ITEM, dtype=np.int64)
     for part, scores in masked_scores(score, cases, items):
-        ranks.append(_ranks(scores, _nearest_wanted(scores, cases.targets[part], cases.equivalents[part])))
+        ranks.append(_ranks(scores, _best_target(scores, cases.targets[part], cases.equivalents[part])))
         for top, row in zip(tops[part], scores, strict=True):
             shown = best(row)
             top[: len(shown)] = shown
-    return Ranked(np.concatenate(ranks), tops)
+    return RankedCases(np.concatenate(ranks), tops)
 
 
 def masked_scores(score: Score, cases: Cases, items: int) -> Iterator[tuple[slice, Scores]]:
-    """Slice after slice of the cases with its scores, in which -inf stands for what may not be recommended.
+    """Slice after slice of the cases with its scores, with -inf for items that may not be recommended.
 
     Raises:
         ExportError: a score is not a number.
@@ -149,20 +137,20 @@ def masked_scores(score: Score, cases: Cases, items: int) -> Iterator[tuple[slic
         yield part, scores
 
 
-def _nearest_wanted(scores: Scores, wanted: NDArray[np.int64], same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Of each case's wanted item and those that count as it the one with the best score, of equal ones the earlier."""
+def _best_target(scores: Scores, target: NDArray[np.int64], same: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Each case's target, or the item that counts as it and has a better score; ties go to the earlier item."""
     if not any(map(len, same)):
-        return wanted
-    options = [np.sort(np.append(others, item)) for item, others in zip(wanted, same, strict=True)]
+        return target
+    options = [np.sort(np.append(others, item)) for item, others in zip(target, same, strict=True)]
     return np.array([own[np.argmax(row[own])] for row, own in zip(scores, options, strict=True)])
 
 
-def _ranks(scores: Scores, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ranks of `wanted` [cases] in masked scores [cases, items]."""
-    target = scores[np.arange(len(wanted)), wanted][:, None]
-    is_earlier = np.arange(scores.shape[1]) < wanted[:, None]
-    ranks = (scores > target).sum(1) + ((scores == target) & is_earlier).sum(1)
-    return np.where(np.isneginf(target[:, 0]), _NO_RANK, ranks)
+def _ranks(scores: Scores, target: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ranks of `target` [cases] in masked scores [cases, items]."""
+    best_score = scores[np.arange(len(target)), target][:, None]
+    is_earlier = np.arange(scores.shape[1]) < target[:, None]
+    ranks = (scores > best_score).sum(1) + ((scores == best_score) & is_earlier).sum(1)
+    return np.where(np.isneginf(best_score[:, 0]), _NO_RANK, ranks)
 
 
 def best(scores: Scores) -> NDArray[np.int64]:
@@ -177,13 +165,13 @@ def best(scores: Scores) -> NDArray[np.int64]:
 
 
 def random_ndcg(items: int) -> float:
-    """NDCG@10 that an order by chance has on average, one item being wanted of so many."""
+    """Mean NDCG@10 of a random order of `items` items, one of which is the target."""
     return float((1 / np.log2(np.arange(min(TOP, items)) + 2.0)).sum() / items)
 
 
-def ndcg(scores: Scores, masked: NDArray[np.int64], wanted: int) -> float:
-    """NDCG@10 of `wanted` in one row of scores [items]; `masked` items are left out, ties go to the earlier item."""
-    alone = Cases(np.zeros(1, np.int64), [masked], np.array([wanted]))
+def ndcg(scores: Scores, masked: NDArray[np.int64], target: int) -> float:
+    """NDCG@10 of `target` in one row of scores [items]; `masked` items are left out, ties go to the earlier item."""
+    alone = Cases(np.zeros(1, np.int64), [masked], np.array([target]))
     return float(rank(lambda _: scores[None], alone, len(scores)).ndcg[0])
 
 

@@ -1,7 +1,7 @@
-"""The tasks that ask by a text alone, as people do: attributes, titles, tags, "like ...", conditions, negation.
+"""The tasks whose requests are a query alone: attributes, titles, tags, "like ...", conditions, negation.
 
-Their wordings are `export.data.templates.EVALUATION`, which training never reads. A data set that cannot have a task
-gets one sentence why.
+Their wordings are `export.data.templates.EVALUATION`, which training never reads. If a data set cannot have a task, its
+maker returns the reason in one sentence.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from swiftrec.export.data.keywords import Keywords, words_of
 from swiftrec.export.data.split import Cases, Histories
 from swiftrec.export.data.templates import EVALUATION, spoken_title
 
-MAX_ASKED = 500  # cases of each of these tasks
-_MAX_READ = 10_000  # items that are looked at for tags
+MAX_CASES = 500  # cases of each of these tasks
+_MAX_READ = 10_000  # items that are searched for tags
 _MAX_TAG_WORDS = 2
-_RAREST_WORDS = 8  # of an item's text that it may be asked for by
+_RAREST_WORDS = 8  # of an item's text that a query may contain
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
 Positions = NDArray[np.int64]
@@ -34,12 +34,12 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class QueryTask:
-    """Requests by a text each, without a history.
+    """Requests with a query each, without a history.
 
     Args:
-        texts: one for each case.
-        cases: the wanted items; their `histories` are not read, but left out of the recommendations.
-        violating: for each case the items that the request excludes; empty where it excludes none.
+        texts: the query of each case.
+        cases: the targets; their `histories` are not read, but not recommended either.
+        violating: for each case the items that the request excludes; empty if no request excludes any.
     """
 
     texts: list[str]
@@ -47,7 +47,7 @@ class QueryTask:
     violating: Histories = field(default_factory=list)
 
     def take(self, rows: Sequence[int]) -> QueryTask:
-        """Some of the requests."""
+        """The requests of the given rows."""
         excluded = [self.violating[n] for n in rows] if self.violating else []
         return QueryTask([self.texts[n] for n in rows], self.cases.take(np.array(rows, dtype=np.int64)), excluded)
 
@@ -60,8 +60,8 @@ class Source:
         items: the catalogue.
         titles: their titles.
         nouns: words for "item".
-        carriers: which items carry which attribute values.
-        warm: cases with a history, whose wanted items training saw.
+        carriers: attribute value -> the items that have it.
+        warm: cases with a history, whose targets training saw.
         size: how many cases a task has at most.
         seed: beyond those of training.
     """
@@ -84,28 +84,27 @@ class Source:
         return random.Random(self.seed)  # noqa: S311 (no secret)
 
     def values_of(self, item: int) -> list[str]:
-        """The attribute values of an item that can be asked for."""
-        values = (
-            value.lower() for name, found in self.items[item].attributes.items() if name != TAGS for value in found
-        )
+        """The attribute values of an item that a query can name."""
+        named = (values for name, values in self.items[item].attributes.items() if name != TAGS)
+        values = (value.lower() for own in named for value in own)
         return [value for value in dict.fromkeys(values) if value in self.carriers]
 
 
 def query(source: Source) -> QueryTask | str:
-    """What somebody types who knows the kind but not the name: "thriller crime 1990s film"."""
+    """The attributes of the target, as typed by a user who does not know its name: "thriller crime 1990s film"."""
     rng, kept, texts = source.random(), [], []
-    for n, wanted in enumerate(source.warm.targets.tolist()):
-        if values := source.values_of(wanted):
+    for n, target in enumerate(source.warm.targets.tolist()):
+        if values := source.values_of(target):
             rng.shuffle(values)
             kept.append(n)
             texts.append(" ".join([*values, source.nouns[0]]))
     if not kept:
-        return "no wanted item has an attribute value that can be asked for"
+        return "no target has an attribute value that a query can name"
     return QueryTask(texts, source.warm.take(np.array(kept)).without_histories)
 
 
 def title(source: Source) -> QueryTask | str:
-    """The exact title of an item; one with the same title counts as found, too."""
+    """The exact title of an item; an item with the same title counts as the target, too."""
     rows = source.drawn(len(source.titles))
     same = _same(source.titles, rows, normalised)
     nothing: Histories = [np.empty(0, np.int64) for _ in rows]
@@ -126,26 +125,25 @@ def typos(source: Source) -> QueryTask | str:
 
 
 def tags(source: Source) -> QueryTask | str:
-    """A word that an item is described by, but not in its title, its attributes or what training asks.
+    """A tag or words of an item that are not in its title, its attributes or the queries that training reads.
 
-    Every other item with the same tag, or with the same words in its text, counts as found, too.
+    Every other item with the same tag, or with the same words in its text, counts as the target, too.
     """
     order = np.random.default_rng(source.seed).permutation(len(source.items))[:_MAX_READ].tolist()
     rng = source.random()
-    found, described = list(islice(_tagged(source, order, rng), source.size)), _tags_of
-    if not found:
-        found, described = list(islice(_worded(source, order, rng), source.size)), _words_of
-    if not found:
+    pairs, described = list(islice(_tagged(source, order, rng), source.size)), _tags_of
+    if not pairs:
+        pairs, described = list(islice(_worded(source, order, rng), source.size)), _words_of
+    if not pairs:
         return (
             f"the items have no column {TAGS}, and their texts no informative word that is neither in the title nor an "
             "attribute value"
         )
-    nothing: Histories = [np.empty(0, np.int64) for _ in found]
-    asked, wanted = [words for words, _ in found], np.array([n for _, n in found])
-    same = _carrying(source.items, asked, wanted.tolist(), described)
-    return QueryTask(
-        [" ".join(words) for words in asked], Cases(np.arange(len(found)), nothing, wanted, equivalents=same)
-    )
+    nothing: Histories = [np.empty(0, np.int64) for _ in pairs]
+    queries, targets = [words for words, _ in pairs], np.array([n for _, n in pairs])
+    same = _equivalents(source.items, queries, targets.tolist(), described)
+    cases = Cases(np.arange(len(pairs)), nothing, targets, equivalents=same)
+    return QueryTask([" ".join(words) for words in queries], cases)
 
 
 def _tags_of(item: Item) -> set[str]:
@@ -156,16 +154,19 @@ def _words_of(item: Item) -> set[str]:
     return words_of(item.text)
 
 
-def _carrying(
-    items: Sequence[Item], asked: Sequence[Sequence[str]], wanted: Sequence[int], described: Callable[[Item], set[str]]
+def _equivalents(
+    items: Sequence[Item],
+    queries: Sequence[Sequence[str]],
+    targets: Sequence[int],
+    described: Callable[[Item], set[str]],
 ) -> Histories:
-    """For each request the items, but for the wanted one, whose description has all that is asked for."""
-    carriers: dict[str, list[int]] = {word: [] for words in asked for word in words}
+    """For each query the items other than the target whose description has all of its words."""
+    carriers: dict[str, list[int]] = {word: [] for words in queries for word in words}
     for n, item in enumerate(items):
         for word in described(item) & carriers.keys():
             carriers[word].append(n)
-    found = (set(carriers[words[0]]).intersection(*(carriers[word] for word in words[1:])) for words in asked)
-    return [np.array(sorted(same - {item}), dtype=np.int64) for same, item in zip(found, wanted, strict=True)]
+    fitting = (set(carriers[words[0]]).intersection(*(carriers[word] for word in words[1:])) for words in queries)
+    return [np.array(sorted(same - {item}), dtype=np.int64) for same, item in zip(fitting, targets, strict=True)]
 
 
 def _tagged(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
@@ -188,11 +189,11 @@ def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tu
 
 
 def paraphrase(source: Source) -> QueryTask | str:
-    """A wording of "something like TITLE": wanted is what the user took after that item."""
+    """A wording of "something like TITLE"; the target is what the user interacted with after that item."""
     rng, warm = source.random(), source.warm
     rows = [n for n in source.drawn(len(warm.targets)) if warm.histories[n][-1] != warm.targets[n]]
     if not rows:
-        return "every user took the same item again"
+        return "the last interaction of every user repeats the one before it"
     named = [int(warm.histories[n][-1]) for n in rows]
     texts = [
         rng.choice(EVALUATION.similar).format(title=spoken_title(source.titles[n]), noun=rng.choice(source.nouns))
@@ -202,52 +203,52 @@ def paraphrase(source: Source) -> QueryTask | str:
 
 
 def conditions(source: Source) -> QueryTask | str:
-    """Two or three attribute values of the wanted item at once."""
+    """Two or three attribute values of the target at once."""
     rng, kept, texts = source.random(), [], []
     for n in source.drawn(len(source.warm.targets)):
         values = source.values_of(int(source.warm.targets[n]))
         if len(values) >= 2:
-            asked = rng.sample(values, rng.randint(2, min(3, len(values))))
+            named = rng.sample(values, rng.randint(2, min(3, len(values))))
             kept.append(n)
-            texts.append(_worded_values(source, EVALUATION.pair if len(asked) == 2 else EVALUATION.triple, asked, rng))
+            texts.append(_worded_values(source, EVALUATION.pair if len(named) == 2 else EVALUATION.triple, named, rng))
     if not kept:
-        return "no wanted item has two attribute values that can be asked for"
+        return "no target has two attribute values that a query can name"
     return QueryTask(texts, source.warm.take(np.array(kept)).without_histories)
 
 
 def negation(source: Source) -> QueryTask | str:
-    """A value that the wanted item carries, and not another one that often goes with it."""
+    """A value that the target has, and not another one that often occurs with it."""
     rng, kept, texts, excluded = source.random(), [], [], []
-    carriers: dict[str, Positions] = {}  # shared by the cases that exclude the same
+    carriers: dict[str, Positions] = {}  # shared by the cases that exclude the same value
     partners = _Partners(source.carriers, len(source.items))
     for n in source.drawn(len(source.warm.targets)):
         own = source.values_of(int(source.warm.targets[n]))
         rng.shuffle(own)
         pairs = ((a, {b: count for b, count in partners.of(a).items() if b not in own}) for a in own)
-        wanted, others = next(((a, others) for a, others in pairs if others), ("", {}))
+        value, others = next(((a, others) for a, others in pairs if others), ("", {}))
         if others:
             without = rng.choices([*others], [*others.values()])[0]
             kept.append(n)
             excluded.append(carriers.setdefault(without, source.carriers[without].astype(np.int64)))
-            texts.append(_worded_values(source, EVALUATION.negation, [wanted, without], rng))
+            texts.append(_worded_values(source, EVALUATION.negation, [value, without], rng))
     if not kept:
-        return "no attribute value of a wanted item goes with one that it does not carry"
+        return "no attribute value of a target occurs together with one that the target does not have"
     return QueryTask(texts, source.warm.take(np.array(kept)).without_histories, excluded)
 
 
 class _Partners:
-    """Which values are carried together with a value, and by how many items."""
+    """Which values occur together with a value, and in how many items."""
 
     def __init__(self, carriers: AttributeIndex, items: int) -> None:
         self._carriers, self._items = carriers, items
         self._known: dict[str, dict[str, int]] = {}
 
     def of(self, value: str) -> dict[str, int]:
-        """Other value -> items that carry both, if there are any."""
+        """Other value -> number of items that have both, if there are any."""
         if value not in self._known:
             carries = np.zeros(self._items, dtype=bool)
             carries[self._carriers[value]] = True
-            counts = {b: int(np.count_nonzero(carries[found])) for b, found in self._carriers.items() if b != value}
+            counts = {b: int(np.count_nonzero(carries[own])) for b, own in self._carriers.items() if b != value}
             self._known[value] = {b: count for b, count in counts.items() if count}
         return self._known[value]
 
@@ -264,11 +265,11 @@ def normalised(text: str) -> str:
 
 def _same(titles: Sequence[str], rows: Sequence[int], key: Callable[[str], str]) -> Histories:
     """For each of `rows` the other items whose title has the same key."""
-    found: dict[str, list[int]] = {key(titles[n]): [] for n in rows}
+    by_key: dict[str, list[int]] = {key(titles[n]): [] for n in rows}
     for n, text in enumerate(titles):
-        if (other := key(text)) in found:
-            found[other].append(n)
-    return [np.array([m for m in found[key(titles[n])] if m != n], dtype=np.int64) for n in rows]
+        if (other := key(text)) in by_key:
+            by_key[other].append(n)
+    return [np.array([m for m in by_key[key(titles[n])] if m != n], dtype=np.int64) for n in rows]
 
 
 MAKERS: Mapping[str, Callable[[Source], QueryTask | str]] = MappingProxyType(
@@ -282,4 +283,4 @@ MAKERS: Mapping[str, Callable[[Source], QueryTask | str]] = MappingProxyType(
         "negation": negation,
     }
 )
-"""Task -> what makes it, or says in words why the data set cannot have it."""
+"""Task -> makes it, or returns in words why the data set cannot have it."""

@@ -1,7 +1,7 @@
 """`ranks.npz` of stage `verify`: the target's rank in every case, so that other recommenders can be compared in pairs.
 
-Arrays: `<recommender>/<task>` (int32 [cases], 0 is best, `NOT_FOUND` where no list can show the target), `warm_users`
-and `warm_targets` (int32 [warm cases], rows and positions of the data set) and `seed`.
+Arrays: `<recommender>/<task>` (int32 [cases], 0 is best, `NOT_FOUND` if the target may not be recommended),
+`warm_users` and `warm_targets` (int32 [warm cases], rows and positions of the data set) and `seed`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.data.split import Cases
-from swiftrec.export.evaluate.metrics import Ranked
+from swiftrec.export.evaluate.metrics import RankedCases
 
 RANKS = "ranks.npz"
 NOT_FOUND = int(np.iinfo(np.int32).max)
@@ -36,11 +36,11 @@ class RecordedRanks:
     seed: int
 
     @classmethod
-    def of(cls, answers: Mapping[str, Mapping[str, Ranked]], warm: Cases, seed: int) -> Self:
-        """The ranks of what was evaluated."""
+    def of(cls, results: Mapping[str, Mapping[str, RankedCases]], warm: Cases, seed: int) -> Self:
+        """The ranks of recommender -> task -> results."""
         ranks = {
             name: {task: np.minimum(ranked.ranks, NOT_FOUND).astype(np.int32) for task, ranked in tasks.items()}
-            for name, tasks in answers.items()
+            for name, tasks in results.items()
         }
         return cls(ranks, warm.users.astype(np.int32), warm.targets.astype(np.int32), seed)
 
@@ -48,7 +48,7 @@ class RecordedRanks:
         """Write `ranks.npz`."""
         arrays = {f"{name}{_SEPARATOR}{task}": row for name, tasks in self.ranks.items() for task, row in tasks.items()}
         arrays |= {_USERS: self.users, _TARGETS: self.targets, _SEED: np.array(self.seed)}
-        np.savez_compressed(folder / RANKS, **arrays)  # type: ignore[arg-type] # the stub has allow_pickle among them
+        np.savez_compressed(folder / RANKS, **arrays)  # type: ignore[arg-type] # the type of the keywords includes allow_pickle
 
     @classmethod
     def load(cls, folder: Path) -> Self:

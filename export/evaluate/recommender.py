@@ -1,4 +1,4 @@
-"""What is evaluated: something that turns texts into vectors and ranks the catalogue, in PyTorch or as served."""
+"""What is evaluated: an encoder, a ranker and a catalogue, in PyTorch or as the server runs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.export.data.split import Cases, Histories
-from swiftrec.export.evaluate.metrics import Ranked, Score, Scores, rank
+from swiftrec.export.evaluate.metrics import RankedCases, Score, Scores, rank
 from swiftrec.export.evaluate.query_tasks import QueryTask
 from swiftrec.export.evaluate.tasks import Tasks
 from swiftrec.server.catalogue.blend import FACTS, QUERIES, Aim, Blend, Known, Row, Scoring, Weights, item_vectors
@@ -33,7 +33,7 @@ class Retrieval:
         scoring: weights, memory and words.
         names: which texts are items.
         sentences: sentence vectors of the items' texts, float32 [items, s].
-        popularity: how often each item was taken, [items].
+        popularity: number of interactions of each item, [items].
     """
 
     scoring: Scoring
@@ -47,8 +47,10 @@ class Retrieval:
         return replace(self, scoring=self.scoring.with_blend(blend))
 
 
-class Remembered:
-    """Names whose answers are remembered by the text, which has one sentence vector throughout an evaluation.
+class CachedNames:
+    """Looks texts up in the names of items, and caches the results by the text.
+
+    A text has one sentence vector throughout an evaluation, so the text is enough as the key.
 
     Args:
         names: which item a text is.
@@ -60,13 +62,13 @@ class Remembered:
         self._meant: dict[str, int | None] = {}
 
     def by_name(self, text: str) -> int | None:
-        """As `Names` has it."""
+        """The item of that name, as `Names` finds it."""
         if text not in self._named:
             self._named[text] = self._names.by_name(text)
         return self._named[text]
 
     def by_meaning(self, text: str, sentence: Vector) -> int | None:
-        """As `Names` has it."""
+        """The item of that meaning, as `Names` finds it."""
         if text not in self._meant:
             self._meant[text] = self._names.by_meaning(text, sentence)
         return self._meant[text]
@@ -87,7 +89,7 @@ class Request:
     query: str = ""
 
     def known(self, width: int) -> Known:
-        """What parts beside the ranker are told; sentence vectors have `width` entries."""
+        """What the other parts of a score know of the request; sentence vectors have `width` entries."""
         events = len(self.kinds) - bool(self.query)
         sentences = np.array(self.sentences[:events], dtype=np.float32).reshape(events, width)
         query = self.sentences[-1] if self.query else None
@@ -95,15 +97,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Aimed:
-    """What some requests compare items with, float32 [requests, width], and what is added for each."""
+class RequestVectors:
+    """The vectors of some requests, float32 [requests, width], and the boosts that are added to the scores of each."""
 
     vectors: Vectors
     boosts: Sequence[AnyBoosts]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Recommender:
     """A recommender.
 
     Args:
@@ -132,65 +134,65 @@ class Subject:
         """What `rank` reads of the vectors [texts, d + s] of texts: [texts, d]."""
         return ranker_half(vectors, self.dimensions)
 
-    def answers(self, tasks: Tasks, behind: Mapping[str, Aimed]) -> dict[str, Ranked]:
-        """Every task's answers; `behind` is what `of_items` gave for "ids" and "cold"."""
-        aimed, cases = dict(behind), tasks.cases
+    def rank_tasks(self, tasks: Tasks, id_requests: Mapping[str, RequestVectors]) -> dict[str, RankedCases]:
+        """Results on every task; `id_requests` is what `of_items` returned for "ids" and "cold"."""
+        requests, cases = dict(id_requests), tasks.cases
         for task, texts, known in (("text", tasks.titles, self.titles), ("noisy", tasks.noisy, None)):
             if task in cases:
-                aimed[task], cases[task] = self.of_texts(cases[task], texts, known)
-        aimed |= self._of_queries(tasks.queries)
-        scores = self.scores(aimed)
-        return {task: rank(scores[task], some, len(self.items)) for task, some in cases.items()}
+                requests[task], cases[task] = self.of_texts(cases[task], texts, known)
+        requests |= self._of_queries(tasks.queries)
+        scores = self.scores(requests)
+        return {task: rank(scores[task], own, len(self.items)) for task, own in cases.items()}
 
-    def scores(self, aimed: Mapping[str, Aimed]) -> dict[str, Score]:
-        """Task -> its scores, for the tasks whose requests `aimed` has."""
-        compared = self._compared()
-        return {task: _score(some, compared) for task, some in aimed.items()}
+    def scores(self, requests: Mapping[str, RequestVectors]) -> dict[str, Score]:
+        """Task -> its scores, for each task of `requests`."""
+        items = self._item_vectors()
+        return {task: _score(vectors, items) for task, vectors in requests.items()}
 
-    def of_items(self, tasks: Tasks) -> dict[str, Aimed]:
+    def of_items(self, tasks: Tasks) -> dict[str, RequestVectors]:
         """Histories as item ids: the same for every encoder behind one ranker and one catalogue."""
         cases = {"ids": tasks.warm, "cold": tasks.cold}
-        return {task: self.of_histories(some.histories) for task, some in cases.items()}
+        return {task: self.of_histories(own.histories) for task, own in cases.items()}
 
-    def of_histories(self, histories: Histories) -> Aimed:
+    def of_histories(self, histories: Histories) -> RequestVectors:
         """Requests with these histories of item ids."""
-        return self._aim(map(self._of_history, histories))
+        return self._vectors(map(self._of_history, histories))
 
     def of_texts(
         self, cases: Cases, texts: Sequence[str], known: Callable[[NDArray[np.int64]], Vectors] | None = None
-    ) -> tuple[Aimed, Cases]:
+    ) -> tuple[RequestVectors, Cases]:
         """Requests with the histories of `cases`, positions in `texts`, as texts; the cases with the items seen there.
 
         Args:
-            cases: what is asked.
-            texts: what the positions stand for.
-            known: vectors [n, d + s] of positions if they need no encoding.
+            cases: the cases.
+            texts: by position.
+            known: returns the vectors [n, d + s] of positions, if they need no encoding.
         """
         requests, seen = self._of_texts(cases.histories, texts, known or self._encoding(texts))
-        return self._aim(requests), replace(cases, histories=seen)
+        return self._vectors(requests), replace(cases, histories=seen)
 
-    def of_queries(self, texts: Sequence[str]) -> Aimed:
+    def of_queries(self, texts: Sequence[str]) -> RequestVectors:
         """Requests without a history; each different text is encoded and ranked by once."""
-        place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        aimed = self._aim(
-            self._asking(Request(), text, v) for text, v in zip(place, self.encode([*place]), strict=True)
+        row_of = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        distinct = self._vectors(
+            self._with_query(Request(), text, v) for text, v in zip(row_of, self.encode([*row_of]), strict=True)
         )
-        rows = [place[text] for text in texts]
-        return Aimed(aimed.vectors[rows], [aimed.boosts[row] for row in rows])
+        rows = [row_of[text] for text in texts]
+        return RequestVectors(distinct.vectors[rows], [distinct.boosts[row] for row in rows])
 
-    def _compared(self) -> Vectors:
-        """What requests are compared with, [items, width]."""
+    def _item_vectors(self) -> Vectors:
+        """The vectors that those of requests are multiplied with, [items, width]."""
         if self.retrieval is None:
             return self.items
         return item_vectors(self.items, self.retrieval.sentences, self.retrieval.popularity)
 
-    def _of_queries(self, queries: Mapping[str, QueryTask]) -> dict[str, Aimed]:
+    def _of_queries(self, queries: Mapping[str, QueryTask]) -> dict[str, RequestVectors]:
         """Every query task, each different text once for all of them."""
-        whole, end, found = self.of_queries([text for query in queries.values() for text in query.texts]), 0, {}
+        whole, end, by_task = self.of_queries([text for query in queries.values() for text in query.texts]), 0, {}
         for task, query in queries.items():
             part = slice(end, end := end + len(query.texts))
-            found[task] = Aimed(whole.vectors[part], whole.boosts[part])
-        return found
+            by_task[task] = RequestVectors(whole.vectors[part], whole.boosts[part])
+        return by_task
 
     def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
@@ -198,7 +200,7 @@ class Subject:
     def _of_history(self, history: NDArray[np.int64]) -> Request:
         request = Request()
         for item in self._last(history).tolist():
-            self._take(request, item)
+            self._add_item(request, item)
         return request
 
     def _of_texts(
@@ -209,34 +211,34 @@ class Subject:
         vectors = dict(zip(needed.tolist(), vectors_of(needed), strict=True))
         if self.retrieval is None:
             return [self._of_plain(history, vectors) for history in histories], histories
-        names, requests, seen = Remembered(self.retrieval.names), list[Request](), list[NDArray[np.int64]]()
+        names, requests, seen = CachedNames(self.retrieval.names), list[Request](), list[NDArray[np.int64]]()
         for history in histories:
             known = History(names, self.max_history)
-            for place, n in enumerate(history.tolist()):
-                known.add_text(place, texts[n])
+            for position, n in enumerate(history.tolist()):
+                known.add_text(position, texts[n])
             requests.append(self._of_events(known, [vectors[n] for n in self._last(history).tolist()]))
             seen.append(np.array(known.items, dtype=np.int64))
         return requests, seen
 
     def _of_plain(self, history: NDArray[np.int64], vectors: Mapping[int, Vector]) -> Request:
-        """Of a recommender that knows no items by their texts."""
+        """A history of a recommender that cannot tell that a text is an item."""
         request = Request()
         for n in self._last(history).tolist():
             self._add(request, Kind.TEXT, vectors[n])
         return request
 
     def _of_events(self, history: History, vectors: Sequence[Vector]) -> Request:
-        """As the server reads a history of texts; `vectors` are of the events that are read."""
+        """A history of texts as the server reads it; `vectors` are of the events that are read."""
         request = Request()
         for event, vector in zip(history.read, vectors, strict=True):
             item = history.recognise(event, sentence_half(vector, self.dimensions))
             if item is None:
                 self._add(request, Kind.TEXT, vector)
             else:
-                self._take(request, item)
+                self._add_item(request, item)
         return request
 
-    def _take(self, request: Request, item: int) -> None:
+    def _add_item(self, request: Request, item: int) -> None:
         """Add an item to the request's events."""
         request.vectors.append(self.items[item])
         request.kinds.append(Kind.ITEM)
@@ -250,7 +252,7 @@ class Subject:
         request.kinds.append(kind)
         request.sentences.append(sentence_half(vector, self.dimensions))
 
-    def _asking(self, request: Request, query: str, vector: Vector) -> Request:
+    def _with_query(self, request: Request, query: str, vector: Vector) -> Request:
         self._add(request, Kind.QUERY, vector)
         request.query = query
         return request
@@ -258,22 +260,22 @@ class Subject:
     def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
         return history[-self.max_history :]
 
-    def _aim(self, requests: Iterable[Request]) -> Aimed:
-        """What the requests compare items with, in the order asked."""
-        asked = list(requests)
-        users = self._users([UserSequence(one.vectors, one.kinds) for one in asked])
+    def _vectors(self, requests: Iterable[Request]) -> RequestVectors:
+        """The vectors of the requests, in their order."""
+        listed = list(requests)
+        users = self._users([UserSequence(request.vectors, request.kinds) for request in listed])
         if self.retrieval is None:
-            return Aimed(users, [NO_BOOSTS] * len(users))
+            return RequestVectors(users, [NO_BOOSTS] * len(users))
         width = self.retrieval.sentences.shape[1]
-        known, scoring = [one.known(width) for one in asked], self.retrieval.scoring
+        known, scoring = [request.known(width) for request in listed], self.retrieval.scoring
         batches = [scoring.aims(known[start : start + _BATCH]) for start in range(0, len(known), _BATCH)]
-        aims = [_answered(aim) for batch in batches for aim in batch]
+        aims = [_with_fallback(aim) for batch in batches for aim in batch]
         compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
         vectors = np.array(compared, dtype=np.float32).reshape(len(aims), self.dimensions + width + FACTS)
-        return Aimed(vectors, [aim.boosts for aim in aims])
+        return RequestVectors(vectors, [aim.boosts for aim in aims])
 
     def _users(self, jobs: Sequence[UserSequence]) -> Vectors:
-        """User vectors in the order asked; ranked by length, so that a batch is hardly padded."""
+        """User vectors in the order of `jobs`; run by length, so that batches need little padding."""
         users = np.empty((len(jobs), self.dimensions), dtype=np.float32)
         order = sorted(range(len(jobs)), key=lambda n: len(jobs[n].kinds))
         for start in range(0, len(order), _BATCH):
@@ -282,8 +284,8 @@ class Subject:
         return users
 
 
-def _answered(aim: Aim) -> Aim:
-    """As the server answers it: by popularity if no part says anything of the request."""
+def _with_fallback(aim: Aim) -> Aim:
+    """As the server ranks: by popularity if no part of the score applies to the request."""
     if not aim.is_silent:
         return aim
     rest = np.zeros_like(aim.rest)
@@ -291,10 +293,10 @@ def _answered(aim: Aim) -> Aim:
     return replace(aim, rest=rest)
 
 
-def _score(aimed: Aimed, items: Vectors) -> Score:
+def _score(requests: RequestVectors, items: Vectors) -> Score:
     def score(part: slice) -> Scores:
-        scores: Scores = aimed.vectors[part] @ items.T
-        for row, boosts in zip(scores, aimed.boosts[part], strict=True):
+        scores: Scores = requests.vectors[part] @ items.T
+        for row, boosts in zip(scores, requests.boosts[part], strict=True):
             boosts.add_to(row)
         return scores
 

@@ -1,102 +1,72 @@
-"""Which variants are shipped, which of them lie on the Pareto front, and which a device runs if nobody says."""
+"""Which variants are shipped, which of them are on the Pareto front, and which one is a device's default."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from swiftrec.export.errors import GateError
-from swiftrec.export.quality import QUALITY, Check, is_task, least_of
-from swiftrec.export.variants import Variant
+from swiftrec.export.gates import QUALITY, Gate, failures, threshold_of, verdict
+from swiftrec.export.schema.quality import Default
+from swiftrec.export.schema.variant import Variant
 
 _DEVICES = ("cpu", "cuda")
-_NEAR_SHARE = 0.95  # of the fastest variant's texts/s: two rounds of one variant differ by as much
+_NEAR_SHARE = 0.95  # of the fastest variant's texts/s: two measurements of one variant differ by as much
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A variant with what it kept of the teacher and the gates it went through.
+def judge(variant: Variant, values: Mapping[str, float | None], *, allow_lossy: bool, measured_on: str = "") -> Variant:
+    """Judge a variant by the quality gates; the variant with its gates, and whether it is shipped.
+
+    A variant that stage `quantise` refused stays refused. One that could not be run here is shipped only with
+    `allow_lossy`. A gate that could not be measured refuses nothing, but the variant cannot become a default by rule.
 
     Args:
-        variant: what was measured before quality.
-        kept: task -> share of the teacher's NDCG@10, and "overlap" of the top ten; empty if it was not evaluated.
-        checks: the quality gates.
-        is_shipped: whether it is in the bundle.
-        refused: why it is not, or by which exception it is; empty if it passed everything.
-        unmeasured: gates without a value, since what they are a share of is 0: neither passed nor failed.
-        measured_on: the device that gave its answers; empty if none did.
+        variant: as stage `quantise` recorded it.
+        values: gate -> value, None if it could not be measured; empty if the variant was not evaluated.
+        allow_lossy: whether to ship a variant that failed a quality gate.
+        measured_on: the device that computed the answers.
     """
-
-    variant: Variant
-    kept: Mapping[str, float]
-    checks: Sequence[Check]
-    is_shipped: bool
-    refused: str
-    unmeasured: Sequence[str] = ()
-    measured_on: str = ""
-
-    @property
-    def quality(self) -> float:
-        """Mean share of the teacher's NDCG@10 over the tasks that an encoder can lose on; without them the overlap."""
-        shares = [share for gate, share in self.kept.items() if is_task(gate)] or [self.kept.get("overlap", 0.0)]
-        return sum(shares) / len(shares)
-
-
-@dataclass(frozen=True, slots=True)
-class Default:
-    """The variant that a device runs if nobody says, and the sentence why."""
-
-    name: str
-    why: str
-
-
-def judge(variant: Variant, kept: Mapping[str, float | None], *, allow_lossy: bool, measured_on: str = "") -> Judged:
-    """Put a variant through the quality gates.
-
-    One that was refused before stays refused whatever is allowed; one that could not be run here is only shipped where
-    lossy ones are. A gate that could not be measured (None) refuses nobody, but keeps from being the default by rule.
-    """
-    measured = {gate: value for gate, value in kept.items() if value is not None}
+    measured = {gate: value for gate, value in values.items() if value is not None}
+    update: dict[str, object] = {"overlap": measured.get("overlap"), "measured_on": measured_on}
     if variant.refused:
-        return Judged(variant, measured, [], is_shipped=False, refused=variant.refused)
-    if not kept:
+        return variant.model_copy(update=update)
+    if values:
+        gates = tuple(QUALITY.judge(measured))
+        unmeasured = (gate for gate in values if gate not in measured and threshold_of(QUALITY.shipped, gate))
+        update |= {"gates": gates, "unmeasured": tuple(unmeasured)}
+        refused, excused = verdict(gates, allow_lossy=allow_lossy)
+    else:
         unknown = f"quality was not measured: this machine has no {variant.device}, and its CPU cannot run the graph"
-        return Judged(variant, measured, [], is_shipped=allow_lossy, refused=unknown)
-    checks = QUALITY.check(measured)
-    failed = "; ".join(str(check) for check in checks if not check.has_passed)
-    unmeasured = tuple(gate for gate in kept if gate not in measured and least_of(QUALITY.shipped, gate))
-    shipped = allow_lossy or not failed
-    return Judged(
-        variant, measured, checks, is_shipped=shipped, refused=failed, unmeasured=unmeasured, measured_on=measured_on
-    )
+        refused, excused = ("", unknown) if allow_lossy else (unknown, "")
+    excused = "; ".join(filter(None, (excused, variant.exception)))
+    return variant.model_copy(update=update | {"shipped": not refused, "refused": refused, "exception": excused})
 
 
-def fronts(judged: Sequence[Judged]) -> list[str]:
-    """Names on the Pareto front of their device, of what was timed and is shipped."""
-    timed = [j for j in judged if j.is_shipped and j.variant.texts_per_s_core > 0]
-    return [name for device in _DEVICES for name in pareto([j for j in timed if j.variant.device == device])]
+def fronts(variants: Sequence[Variant]) -> list[str]:
+    """Names on the Pareto front of their device, among those that were timed and are shipped."""
+    timed = [variant for variant in variants if variant.shipped and variant.is_timed]
+    return [name for device in _DEVICES for name in pareto([v for v in timed if v.device == device])]
 
 
-def pareto(judged: Sequence[Judged]) -> list[str]:
-    """Names of those that no other one beats in speed, quality and size at once."""
-    return [a.variant.name for a in judged if not any(_dominates(b, a) for b in judged)]
+def pareto(variants: Sequence[Variant]) -> list[str]:
+    """Names of those that no other variant beats in speed, quality and size at once."""
+    return [a.name for a in variants if not any(_dominates(b, a) for b in variants)]
 
 
-def _dominates(a: Judged, b: Judged) -> bool:
-    ours = (a.variant.texts_per_s_core, a.quality, -a.variant.megabytes)
-    theirs = (b.variant.texts_per_s_core, b.quality, -b.variant.megabytes)
+def _dominates(a: Variant, b: Variant) -> bool:
+    ours = (a.texts_per_s_core, a.quality, -a.megabytes)
+    theirs = (b.texts_per_s_core, b.quality, -b.megabytes)
     return ours != theirs and all(x >= y for x, y in zip(ours, theirs, strict=True))
 
 
-def defaults(judged: Sequence[Judged]) -> dict[str, Default]:
+def defaults(variants: Sequence[Variant]) -> dict[str, Default]:
     """Device -> its default.
 
     Raises:
         GateError: no variant is left; names each one's gate, value and threshold.
     """
-    shipped = [j for j in judged if j.is_shipped]
-    if not any(j.variant.device == "cpu" for j in shipped):
-        reasons = ". ".join(f"{j.variant.name}: {j.refused}" for j in judged) or "there is none"
+    shipped = [variant for variant in variants if variant.shipped]
+    if not any(variant.device == "cpu" for variant in shipped):
+        reasons = ". ".join(f"{variant.name}: {variant.refused}" for variant in variants) or "there is none"
         raise GateError(
             "no variant passed the gates, so no bundle is written (--allow-lossy ships all the same what is lossy, "
             f"never a graph that is wrong). {reasons}"
@@ -104,50 +74,51 @@ def defaults(judged: Sequence[Judged]) -> dict[str, Default]:
     return {device: _default(device, shipped) for device in _DEVICES}
 
 
-def _default(device: str, shipped: Sequence[Judged]) -> Default:
-    """The smallest of the fastest within the default's gates; where none is within, the one that keeps most.
+def _default(device: str, shipped: Sequence[Variant]) -> Default:
+    """The smallest of the fastest within the default's gates; if none is within, the one of the highest quality.
 
-    Of variants that are equal in that, the one with the higher quality, then the first by name.
+    If several are equal in that, quality decides, then the name.
     """
-    own = [j for j in shipped if j.variant.device == device and j.variant.texts_per_s_core > 0]
-    if not own:
+    timed = [variant for variant in shipped if variant.device == device and variant.is_timed]
+    if not timed:
         return _unmeasured(device, shipped)
-    within = [j for j in own if not _short(j)]
+    within = [variant for variant in timed if not _shortfalls(variant)]
     if within:
-        return _fast(device, len(own), within)
-    best = min(own, key=lambda j: (-j.quality, j.variant.megabytes, j.variant.name))
-    why = f"{best.variant.name} keeps most of {len(own)} on {device}; none is within the gates of a default: "
-    return Default(best.variant.name, why + "; ".join(_short(best)) + ".")
+        return _fast(device, len(timed), within)
+    best = min(timed, key=lambda variant: (-variant.quality, variant.megabytes, variant.name))
+    why = f"{best.name} keeps the most quality of {len(timed)} on {device}; none is within the gates of a default: "
+    return Default(best.name, why + "; ".join(_shortfalls(best)) + ".")
 
 
-def _fast(device: str, total: int, within: Sequence[Judged]) -> Default:
-    """Of the variants that are as fast as the fastest, but for the spread of the measurement, the smallest file."""
-    fastest = max(j.variant.texts_per_s_core for j in within)
-    near = [j for j in within if j.variant.texts_per_s_core >= _NEAR_SHARE * fastest]
-    best = min(near, key=lambda j: (j.variant.megabytes, -j.quality, j.variant.name))
-    name, speed = best.variant.name, f"{best.variant.texts_per_s_core:,.0f} texts/s on one core"
-    fast = f"the fastest of {total} on {device} ({speed})"
+def _fast(device: str, total: int, within: Sequence[Variant]) -> Default:
+    """The smallest file of the variants whose speed is within the measurement's spread of the fastest."""
+    fastest = max(variant.texts_per_s_core for variant in within)
+    near = [variant for variant in within if variant.texts_per_s_core >= _NEAR_SHARE * fastest]
+    best = min(near, key=lambda variant: (variant.megabytes, -variant.quality, variant.name))
+    speed = f"{best.texts_per_s_core:,.0f} texts/s on one core"
+    rank = f"the fastest of {total} on {device} ({speed})"
     if len(near) > 1:
-        fast = f"the smallest of {len(near)} within 5 % of the fastest of {total} on {device} ({speed})"
+        rank = f"the smallest of {len(near)} within 5 % of the fastest of {total} on {device} ({speed})"
+    shares = ", ".join(f"{gate.gate} {gate.value:.3f} (at least {gate.threshold})" for gate in _as_default(best))
     gates = "the gates of a default (shares of NDCG@10: the upper ends of their intervals)"
-    return Default(name, f"{name} is {fast} within {gates}: {_least(best)}.")
+    return Default(best.name, f"{best.name} is {rank} within {gates}: {shares}.")
 
 
-def _short(judged: Judged) -> list[str]:
-    """What keeps it from being a default: the gates that it failed, and those that nobody could measure."""
-    failed = [str(check) for check in QUALITY.check(judged.kept, as_default=True) if not check.has_passed]
-    return failed + [f"{gate} could not be measured" for gate in judged.unmeasured]
+def _as_default(variant: Variant) -> list[Gate]:
+    """The variant's values, judged by the thresholds of a default."""
+    return QUALITY.judge({gate.gate: gate.value for gate in variant.gates}, as_default=True)
 
 
-def _unmeasured(device: str, shipped: Sequence[Judged]) -> Default:
-    """Nothing was measured there: the fp32 graph of the default student runs on every device."""
+def _shortfalls(variant: Variant) -> list[str]:
+    """Why a variant cannot be a default: the gates that it failed, and those that could not be measured."""
+    failed = list(map(str, failures(_as_default(variant))))
+    return failed + [f"{gate} could not be measured" for gate in variant.unmeasured]
+
+
+def _unmeasured(device: str, shipped: Sequence[Variant]) -> Default:
+    """If no speed was measured on the device: the fp32 graph of the CPU's default student, which runs everywhere."""
     cpu = _default("cpu", shipped).name
-    student = next(j.variant.student for j in shipped if j.variant.name == cpu)
-    plain = [j.variant.name for j in shipped if j.variant.student == student and j.variant.precision == "fp32"]
+    student = next(variant.student for variant in shipped if variant.name == cpu)
+    plain = [variant.name for variant in shipped if variant.student == student and variant.precision == "fp32"]
     name = plain[0] if plain else cpu
     return Default(name, f"{name} runs on every device; no speed was measured on {device}.")
-
-
-def _least(judged: Judged) -> str:
-    checks = QUALITY.check(judged.kept, as_default=True)
-    return ", ".join(f"{c.gate} {c.value:.3f} (at least {c.threshold})" for c in checks)

@@ -1,15 +1,15 @@
-"""What is asked in the evaluation: cases, and the texts that they are asked with.
+"""The tasks of the evaluation: their cases, and the texts of their requests.
 
-ids         the history as item ids; what the user took next is wanted
+ids         the history as item ids; the target is what the user interacted with next
 text        the same history given only as titles
-query       no history: a few words that describe the wanted item, its attributes in any order; items without any are
-            left out
+query       no history: a few words that describe the target, its attributes in any order; targets without any are left
+            out
 noisy       the history as titles with typos, dropped and swapped words
-cold        the history as item ids; an item that training never saw is wanted, which the export knows by its text alone
+cold        the history as item ids; the target is an item that training never saw, known by its text alone
 title       no history, as in all that follow: the exact title of an item
 typos       the same title with one or two typing errors
 tags        a tag of an item that is not in its text, or informative words of its text that are in no attribute
-paraphrase  "something like TITLE"; what a user took after that item is wanted
+paraphrase  "something like TITLE"; the target is what a user interacted with after that item
 conditions  two or three attribute values at once, worded as training never read it
 negation    one attribute value, and not another one
 """
@@ -28,21 +28,21 @@ from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.data.text_variants import Texts, TextVariant
-from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_ASKED, QueryTask, Source
+from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_CASES, QueryTask, Source
 
 TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))
-SHARED_TASKS = ("ids", "cold")  # answered from item vectors and the ranker alone, so alike by every variant
+SHARED_TASKS = ("ids", "cold")  # need item vectors and the ranker only, so every variant has the same results
 READ_BY_TRAINING = ("title",)  # exact titles are ways to write an item
 FIRST, IN_TEN, VIOLATING = "first", "in ten", "violating"
 SHARES: Mapping[str, Sequence[str]] = MappingProxyType(
     {"title": (FIRST, IN_TEN), "typos": (FIRST, IN_TEN), "negation": (VIOLATING,)}
 )
-"""Task -> what is recorded of it beside NDCG@10: the share of cases whose wanted item is first, or among ten, and the
+"""Task -> what is recorded of it beside NDCG@10: the share of cases whose target is first, or among ten, and the
 share of the ten that carry what the request excludes."""
 _MAX_CASES = 2_000  # of each task; more would narrow the interval by less than the next data set moves it
 _MAX_SCORES = 200_000_000  # cases times items of each task: 200 cases of a million items, some seconds
 _MIN_CASES = 100
-_NOISE_SEED = 20_000  # beyond the seeds of training, and not one that anything was chosen by
+_NOISE_SEED = 20_000  # beyond the seeds of training, and no seed that a decision was based on
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Tasks:
     """Cases and texts.
 
     Args:
-        warm: cases with a history that want an item which training saw.
-        cold: cases that want one which it did not see.
+        warm: cases with a history whose target training saw.
+        cold: cases whose target it did not see.
         titles: the title of each item.
         noisy: the same with noise.
         queries: task -> its requests without a history, those that the data set can have.
@@ -68,52 +68,52 @@ class Tasks:
     @property
     def cases(self) -> dict[str, Cases]:
         """Task -> its cases, in the order of `TASKS`; those without cases are left out."""
-        found = dict.fromkeys(("ids", "text", "noisy"), self.warm) | {"cold": self.cold}
-        found |= {task: query.cases for task, query in self.queries.items()}
-        return {task: found[task] for task in TASKS if task in found and len(found[task].targets)}
+        by_task = dict.fromkeys(("ids", "text", "noisy"), self.warm) | {"cold": self.cold}
+        by_task |= {task: query.cases for task, query in self.queries.items()}
+        return {task: by_task[task] for task in TASKS if task in by_task and len(by_task[task].targets)}
 
 
 def present(tasks: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """The tasks that some subject of `tasks` (subject -> task -> figure) has, in the order of `TASKS`."""
+    """The tasks that a recommender of `tasks` (recommender -> task -> figure) has, in the order of `TASKS`."""
     return [task for task in TASKS if any(task in row for row in tasks.values())]
 
 
 def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks:
-    """The same seed gives the same tasks."""
+    """Make the tasks of a data set; the same seed gives the same tasks."""
     rng = random.Random(seed + _NOISE_SEED)  # noqa: S311 (no secret)
     warm, titles, items = (
-        some_cases(split.warm, len(dataset.items), seed),
+        sample_cases(split.warm, len(dataset.items), seed),
         texts.variants[TextVariant.TITLE],
         dataset.items,
     )
     noisy = [corrupt(title, rng) for title in titles]
-    size = min(MAX_ASKED, most_cases(len(items)))
+    size = min(MAX_CASES, max_cases(len(items)))
     source = Source(items, titles, dataset.nouns, index_attributes(items), warm, size, seed + _NOISE_SEED)
     made = {task: make(source) for task, make in MAKERS.items()}
     absent = {task: why for task, why in made.items() if isinstance(why, str)}
     queries = {task: query for task, query in made.items() if isinstance(query, QueryTask)}
     kept = _without_training_texts(queries, texts)
-    absent |= dict.fromkeys(queries.keys() - kept.keys(), "training reads every text that it could ask with")
-    return Tasks(warm, some_cases(split.cold_cases, len(items), seed), titles, noisy, kept, absent)
+    absent |= dict.fromkeys(queries.keys() - kept.keys(), "training reads every text that its requests could have")
+    return Tasks(warm, sample_cases(split.cold_cases, len(items), seed), titles, noisy, kept, absent)
 
 
-def some_cases(cases: Cases, items: int, seed: int) -> Cases:
-    """All cases, or as many drawn as may be ranked among so many items."""
-    most = most_cases(items)
-    if len(cases.targets) <= most:
+def sample_cases(cases: Cases, items: int, seed: int) -> Cases:
+    """All cases, or a sample of the size that a catalogue of `items` allows."""
+    limit = max_cases(items)
+    if len(cases.targets) <= limit:
         return cases
-    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases.targets))[:most]))
+    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases.targets))[:limit]))
 
 
-def most_cases(items: int) -> int:
-    """How many cases may be ranked among so many items."""
+def max_cases(items: int) -> int:
+    """How many cases are ranked in a catalogue of `items`."""
     return min(_MAX_CASES, max(_MIN_CASES, _MAX_SCORES // items))
 
 
 def _without_training_texts(queries: Mapping[str, QueryTask], texts: Texts) -> dict[str, QueryTask]:
-    """The tasks without the requests whose very text training reads; a task of which nothing is left is left out."""
-    asked = {text for task, query in queries.items() if task not in READ_BY_TRAINING for text in query.texts}
-    read = {text for text in texts.all if text in asked}
+    """The tasks without the requests whose text training reads; tasks without any request left are dropped."""
+    requested = {text for task, query in queries.items() if task not in READ_BY_TRAINING for text in query.texts}
+    read = {text for text in texts.all if text in requested}
     kept = {}
     for task, query in queries.items():
         rows = [n for n, text in enumerate(query.texts) if task in READ_BY_TRAINING or text not in read]

@@ -1,4 +1,4 @@
-"""`swiftrec export planted DIR`: write a made-up data set, and print the best figures that can be had on it."""
+"""`swiftrec export planted DIR`: write a synthetic data set, and print the best figures that are possible on it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.errors import DataError
-from swiftrec.export.evaluate.metrics import Figure, Scores, figure, rank
-from swiftrec.export.planted.world import MAX_ITEMS, Shares, World, draw_dataset
+from swiftrec.export.evaluate.metrics import Scores, figure, rank
+from swiftrec.export.planted.true_model import MAX_ITEMS, Shares, TrueModel, draw_dataset
+from swiftrec.export.schema.record import Figure
 from swiftrec.server.config import read_settings
 
 FACTS = "planted.json"
@@ -27,11 +28,12 @@ _MIN_ITEMS, _MIN_USERS, _MAX_USERS = 100, 50, 1_000_000
 
 
 class PlantedSettings(BaseSettings):
-    """Write a made-up data set with known structure: use it to see how much of what can be known an export finds.
+    """Write a synthetic data set with known structure: use it to see how much of that structure an export learns.
 
     A user's next item is drawn in one of three ways: a share --chains by what follows the last item, a share --topics
-    by the topics of the items so far, which their texts tell, and the rest by popularity, which has a long tail. A few
-    items come out late. The true model is printed as a recommender: its NDCG@10 on ids is the best that can be had.
+    by the topics of the items so far, which are visible in their texts, and the rest by popularity, which has a long
+    tail. A few items are released late. The NDCG@10 of the true model on ids is printed: no recommender has a higher
+    one on average.
     """
 
     model_config = SettingsConfigDict(
@@ -70,51 +72,51 @@ def main(argv: list[str]) -> int:
     if settings.folder.exists():
         raise DataError(f"{settings.folder} exists: name a folder that does not, or remove it")
     rng = np.random.default_rng(settings.seed)
-    world = World.draw(settings.items, settings.shares, rng)
-    dataset = draw_dataset(world, settings.users, rng)
-    best = ceilings(world, dataset, settings.seed)
-    facts = {"shares": asdict(settings.shares), "seed": settings.seed, "ndcg_on_ids": _as_rows(best)}
+    model = TrueModel.draw(settings.items, settings.shares, rng)
+    dataset = draw_dataset(model, settings.users, rng)
+    best = ceilings(model, dataset, settings.seed)
+    record = {"shares": asdict(settings.shares), "seed": settings.seed, "ndcg_on_ids": _as_rows(best)}
     try:
-        _write(dataset, facts, settings.folder)
+        _write(dataset, record, settings.folder)
     except OSError as error:
         raise DataError(f"{settings.folder} cannot be written ({error.strerror}): name another folder") from None
     events = sum(map(len, dataset.histories))
-    said = [f"{settings.folder}: {settings.items:,} items, {settings.users:,} users, {events:,} interactions"]
-    said += [f"best possible NDCG@10 on ids by {name}: {found}" for name, found in best.items()]
-    said.append(f"export it with: swiftrec export --data {settings.folder}")
-    sys.stdout.write("\n".join(said) + "\n")
+    lines = [f"{settings.folder}: {settings.items:,} items, {settings.users:,} users, {events:,} interactions"]
+    lines += [f"best possible NDCG@10 on ids by {name}: {ndcg}" for name, ndcg in best.items()]
+    lines.append(f"export it with: swiftrec export --data {settings.folder}")
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def ceilings(world: World, dataset: Dataset, seed: int) -> dict[str, Figure]:
-    """NDCG@10 of the true model on the cases of *ids* by leave-one-out, and of each of its ways alone.
+def ceilings(model: TrueModel, dataset: Dataset, seed: int) -> dict[str, Figure]:
+    """NDCG@10 of the true model on the cases of *ids* by leave-one-out, and of each of its distributions alone.
 
-    The cases' histories are those that a recommender reads, without cold items; all items have come out.
+    The cases' histories are without cold items, as a recommender reads them; all items are released.
     """
     cases, items = leave_one_out(dataset).warm, len(dataset.items)
-    ways = {
-        "the true model": world.shares,
+    distributions = {
+        "the true model": model.shares,
         "what follows the last item alone": Shares(1, 0, 0),
         "topics alone": Shares(0, 1, 0),
         "popularity alone": Shares(0, 0, 1),
     }
-    found = {}
-    for name, shares in ways.items():
-        model = world.with_shares(shares)
+    figures = {}
+    for name, shares in distributions.items():
+        mixed = model.with_shares(shares)
 
-        def score(part: slice, model: World = model) -> Scores:
+        def score(part: slice, mixed: TrueModel = mixed) -> Scores:
             histories = cases.histories[part]
-            return model.chances(histories, np.ones(len(histories))).astype(np.float32)
+            return mixed.chances(histories, np.ones(len(histories))).astype(np.float32)
 
-        found[name] = figure(rank(score, cases, items).ndcg, seed)
-    return found
+        figures[name] = figure(rank(score, cases, items).ndcg, seed)
+    return figures
 
 
 def _as_rows(figures: dict[str, Figure]) -> dict[str, dict[str, float]]:
     return {name: {"mean": f.mean, "low": f.low, "high": f.high} for name, f in figures.items()}
 
 
-def _write(dataset: Dataset, facts: dict[str, object], folder: Path) -> None:
+def _write(dataset: Dataset, record: dict[str, object], folder: Path) -> None:
     """Write the tables and `planted.json` whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -129,7 +131,7 @@ def _write(dataset: Dataset, facts: dict[str, object], folder: Path) -> None:
             for item, time in zip(history.tolist(), times.tolist(), strict=True)
         )
         _write_csv(new / "interactions.csv", ("user_id", "item_id", "timestamp"), rows)
-        (new / FACTS).write_text(json.dumps(facts, indent=1))
+        (new / FACTS).write_text(json.dumps(record, indent=1))
         new.rename(folder)
 
 

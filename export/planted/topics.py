@@ -1,4 +1,4 @@
-"""Words of the topics that planted texts are written from: each topic's nouns, and adjectives for titles of any."""
+"""The words of planted texts: the nouns of each topic, and adjectives for titles of all topics."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ computer hacker network password virus keyboard software server internet screen
 farm cow tractor barn wheat chicken milk farmer plough sheep
 """
 TOPICS: tuple[tuple[str, ...], ...] = tuple(tuple(line.split()) for line in _WORDS.strip().splitlines())
-"""The nouns of each topic, equally many."""
+"""The nouns of each topic, the same number for all."""
 ADJECTIVES: tuple[str, ...] = (
     *("silent", "golden", "hidden", "broken", "distant", "crimson", "ancient", "restless", "gentle", "frozen"),
     *("burning", "hollow", "wild", "pale", "lonely", "bright", "bitter", "sudden", "endless", "secret"),
@@ -54,4 +54,4 @@ ADJECTIVES: tuple[str, ...] = (
 )
 """For titles."""
 KINDS: tuple[str, ...] = ("novel", "film", "series", "play", "podcast", "comic")
-"""Values of an attribute that has nothing to do with what users take."""
+"""Values of an attribute that does not influence the interactions."""

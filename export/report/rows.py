@@ -1,114 +1,102 @@
-"""`swiftrec report --json`: the record as rows, under the names that other programs read."""
+"""One row for each recommender of a bundle's record, which the terminal, the model card, report.html and JSON show."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from swiftrec.export.evaluate.metrics import Figure
-from swiftrec.export.evaluate.models_record import VariantRecord
-from swiftrec.export.evaluate.record import TEACHER, Comparison, Quality
+from swiftrec.export.schema.quality import TEACHER, Quality
+from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.variant import Variant
 
 
-def as_json(quality: Quality) -> dict[str, Any]:
-    """The variants that are shipped, the teacher and the baselines.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A baseline, the teacher or a variant.
 
-    `retained` is NDCG@10 as a share of the teacher's on the same task, `cold` NDCG@10; `tasks` has the figures with
-    their 95 % intervals. `default`: of the variant's own device; `default_on` names every device that runs it.
-    An `..._range` is [lowest, highest] of the rounds whose median was taken, None where an older export kept none.
-    `overlap`, `cosine`: agreement with the teacher; an `..._interval` is [low, high], 95 %. `measured_on`: the device
-    that gave the answers. `comparisons`: the default variant beside the best baseline of each task;
-    `group_comparisons`: beside popularity within each group of users. `cold_pairs`: NDCG@10 on *cold* and *ids* with
-    new items in `cold_share` of the lists of *ids*, and as each subject ranks (`own_...`). `shares`: how often
-    the wanted item is "first" or "in ten" on some tasks, and how much of the ten is "violating" what a request
-    excludes; `absent`: task -> why the data set cannot have it. `final`: how the served model was trained after the
-    figures were measured on another one.
+    Args:
+        name: of the recommender.
+        kind: which of the three.
+        layers: transformer layers; None for a baseline, as all that follows up to `speedup`.
+        hidden: width of the token vectors.
+        precision: "int8 u8s7", "fp32", "PyTorch".
+        device: the device that the graph was made for; empty for the teacher.
+        megabytes: size, 10^6 bytes.
+        texts_per_s: on one core; None if not measured.
+        ms_batch1: milliseconds of one text alone; None if not measured.
+        speedup: over the PyTorch teacher; None if not measured.
+        default_on: the devices whose default it is.
+        tasks: task -> NDCG@10.
+        shares: task -> name -> share.
+        variant: the whole record of a variant.
     """
-    names = {record.variant.name for record in quality.variants}
-    baselines = {name: _tasks(row) for name, row in quality.tasks.items() if name != TEACHER and name not in names}
-    teacher = quality.teacher.model_dump()
-    return {
-        "protocol": quality.protocol,
-        "machine": quality.machine,
-        "variants": [_variant(record, quality) for record in quality.shipped],
-        "not_shipped": [_refused(record) for record in quality.variants if not record.shipped],
-        "teacher": {
-            "layers": teacher["layers"],
-            "hidden": teacher["hidden"],
-            "mb": teacher["megabytes"],
-            "texts_per_s_core": teacher["texts_per_s_core"],
-            "tasks": _tasks(quality.tasks.get(TEACHER, {})),
-            "shares": _shares(quality, TEACHER),
-            "gates": teacher["gates"],
-            "unmeasured": teacher["unmeasured"],
-            "why_unmeasured": teacher["why_unmeasured"],
-            "exception": teacher["exception"],
-        },
-        "baselines": baselines,
-        "baseline_shares": {name: _shares(quality, name) for name in baselines if name in quality.shares},
-        "absent": quality.absent,
-        "rankers": [ranker.model_dump() for ranker in quality.rankers],
-        "comparisons": [_comparison(comparison) for comparison in quality.comparisons],
-        "group_comparisons": [_comparison(comparison) for comparison in quality.group_comparisons],
-        "cold_share": quality.cold_share,
-        "cold_pairs": {name: pair.model_dump() for name, pair in quality.cold_pairs.items()},
-        "packaged": asdict(quality.packaged) if quality.packaged else None,
-        "final": quality.final.model_dump() if quality.final else None,
-        "pieces": quality.pieces.model_dump() if quality.pieces else None,
-    }
+
+    name: str
+    kind: Literal["baseline", "teacher", "variant"]
+    layers: int | None = None
+    hidden: int | None = None
+    precision: str = ""
+    device: str = ""
+    megabytes: float | None = None
+    texts_per_s: float | None = None
+    ms_batch1: float | None = None
+    speedup: float | None = None
+    default_on: tuple[str, ...] = ()
+    tasks: Mapping[str, Figure] = field(default_factory=dict)
+    shares: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    variant: Variant | None = None
+
+    @property
+    def state(self) -> str:
+        """Whether it is a default or not shipped, in words; empty otherwise."""
+        if self.default_on:
+            return f"default ({', '.join(self.default_on)})"
+        return "not shipped" if self.variant and not self.variant.shipped else ""
 
 
-def _variant(record: VariantRecord, quality: Quality) -> dict[str, Any]:
-    v, row = record.variant, quality.tasks.get(record.variant.name, {})
-    devices = quality.devices_of(v.name)
-    return {
-        "name": v.name,
-        "default": v.device in devices,
-        "default_on": devices,
-        "device": v.device,
-        "precision": v.precision,
-        "layers": v.layers,
-        "hidden": v.hidden,
-        "mb": v.megabytes,
-        "texts_per_s_core": v.texts_per_s_core,
-        "ms_batch1": v.ms_batch1,
-        "speedup_vs_teacher_pytorch": v.speedup_vs_teacher_pytorch,
-        "texts_per_s_range": v.texts_per_s_range,
-        "speedup_range": v.speedup_range,
-        "retained": {task: kept.mean for task, kept in record.retained.items() if task != "cold"},
-        "cold": row["cold"].mean if "cold" in row else None,
-        "batch_invariance": v.batch_invariance,
-        "measured_on": record.measured_on,
-        "overlap": record.overlap,
-        "overlap_interval": _interval(record.agreement.get("overlap")),
-        "cosine_interval": _interval(record.agreement.get("cosine")),
-        "cosine": next((gate.value for gate in record.gates if gate.gate == "cosine"), None),
-        "gates": [gate.model_dump() for gate in record.gates],
-        "exception": record.trouble,
-        "retained_interval": {task: _interval(kept) for task, kept in record.retained.items() if task != "cold"},
-        "cold_interval": _interval(row.get("cold")),
-        "tasks": _tasks(row),
-        "shares": _shares(quality, v.name),
-    }
+def rows(quality: Quality) -> list[Row]:
+    """The baselines, the teacher, then every variant; without interactions there are no baselines."""
+    variants = {variant.name for variant in quality.variants}
+    baselines = [name for name in quality.tasks if name not in variants and name != TEACHER]
+    return [
+        *(_measured(quality, Row(name, "baseline")) for name in baselines),
+        _measured(quality, _teacher(quality)),
+        *(_measured(quality, _variant(quality, variant)) for variant in quality.variants),
+    ]
 
 
-def _refused(record: VariantRecord) -> dict[str, Any]:
-    v = record.variant
-    gates = [gate.model_dump() for gate in record.gates if not gate.passed]
-    return {"name": v.name, "device": v.device, "precision": v.precision, "refused": record.trouble, "gates": gates}
+def _measured(quality: Quality, row: Row) -> Row:
+    """The row with the figures of its recommender."""
+    return replace(row, tasks=quality.tasks.get(row.name, {}), shares=quality.shares.get(row.name, {}))
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
-    return comparison.model_dump() | {"loses": comparison.loses, "is_above": comparison.is_above}
+def _teacher(quality: Quality) -> Row:
+    teacher = quality.teacher
+    return Row(
+        TEACHER,
+        "teacher",
+        layers=teacher.layers,
+        hidden=teacher.hidden,
+        precision="PyTorch",
+        megabytes=teacher.megabytes,
+        texts_per_s=teacher.texts_per_s_core or None,
+        speedup=1.0 if teacher.texts_per_s_core else None,
+    )
 
 
-def _interval(figure: Figure | None) -> list[float] | None:
-    return [figure.low, figure.high] if figure else None
-
-
-def _shares(quality: Quality, name: str) -> dict[str, dict[str, dict[str, float]]]:
-    return {task: _tasks(found) for task, found in quality.shares.get(name, {}).items()}
-
-
-def _tasks(row: dict[str, Figure]) -> dict[str, dict[str, float]]:
-    return {task: {"mean": f.mean, "low": f.low, "high": f.high} for task, f in row.items()}
+def _variant(quality: Quality, variant: Variant) -> Row:
+    return Row(
+        variant.name,
+        "variant",
+        layers=variant.layers,
+        hidden=variant.hidden,
+        precision=f"{variant.precision} {variant.form}".strip(),
+        device=variant.device,
+        megabytes=variant.megabytes,
+        texts_per_s=variant.texts_per_s_core or None,
+        ms_batch1=variant.ms_batch1 or None,
+        speedup=variant.speedup_vs_teacher_pytorch or None,
+        default_on=tuple(quality.devices_of(variant.name)),
+        variant=variant,
+    )

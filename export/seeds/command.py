@@ -1,4 +1,4 @@
-"""`swiftrec export seeds`: run the export of each seed as far as asked for, and print what they have in common."""
+"""`swiftrec export seeds`: run the export with each seed, and print the spread of its figures."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import sys
 
 from rich.console import Console
 
-from swiftrec.export.report.ladder import load_quality
+from swiftrec.export.report.command import load_quality
+from swiftrec.export.report.tables import print_tables
 from swiftrec.export.seeds.records import of_seed
 from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.seeds.summary import Measured, Summary
 from swiftrec.export.seeds.tables import as_json, tables
 from swiftrec.export.stages.runner import Job, run_all
-from swiftrec.export.stages.teacher import teacher_figures
+from swiftrec.export.stages.teacher import teacher_comparison
 from swiftrec.server.config import read_settings
 
-_WIDTH = 320  # whatever the terminal: a subject is one line
+_WIDTH = 320  # of the printed tables, whatever the terminal's: one line for each recommender
 
 
 def main(argv: list[str]) -> int:
@@ -31,18 +32,16 @@ def main(argv: list[str]) -> int:
         export = {"name": settings.name, "preset": settings.preset, "protocol": settings.protocol}
         sys.stdout.write(json.dumps(as_json(summary, export), indent=1) + "\n")
         return 0
-    console = Console(width=_WIDTH)
-    for table in tables(summary, f"{settings.name}, {settings.protocol}"):
-        console.print(table)
+    print_tables(Console(width=_WIDTH), tables(summary, f"{settings.name}, {settings.protocol}"))
     return 0
 
 
 def _measure(settings: SeedsSettings, number: int) -> Measured:
-    """Run the stages of one seed that are stale; `number` is its place among the seeds."""
+    """Run the stale stages of one seed; `number` is its position among the seeds."""
     seed = settings.seeds[number]
     job = Job(of_seed(settings, seed))
     job.console.print(f"[bold]seed {seed}[/bold] ({number + 1} of {len(settings.seeds)}), in {job.root}")
-    teacher = teacher_figures(job)
+    teacher = teacher_comparison(job)
     if not settings.whole:
         return Measured(seed, teacher)
     run_all(job)

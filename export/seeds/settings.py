@@ -19,8 +19,8 @@ class SeedsSettings(ExportSettings):
     the export but --seed. One table has the mean over the seeds, the lowest and the highest; another one the paired
     differences of each seed with their 95 % intervals. --json prints the same as JSON.
 
-    The seed changes training and what the evaluation draws: users and items that are asked for, requests, typing
-    errors. The last events of each user and the cold items are the same for every seed.
+    The seed changes training and the samples of the evaluation: users, items, requests and typing errors. The last
+    events of each user and the cold items are the same for every seed.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec export seeds")

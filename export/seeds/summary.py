@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from swiftrec.export.evaluate.metrics import Figure
-from swiftrec.export.evaluate.record import TEACHER, ColdPair, Compared, Comparison, Quality
+from swiftrec.export.schema.comparison import ColdPair, Comparison, TeacherComparison
+from swiftrec.export.schema.quality import TEACHER, Quality
+from swiftrec.export.schema.record import Figure
 
 DEFAULT, BEST = "default variant", "best yardstick"
 _Row = Mapping[str, Figure]
@@ -15,16 +16,16 @@ _Row = Mapping[str, Figure]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was found with one seed; `quality` only of a whole export."""
+    """What was measured with one seed; `quality` only of a whole export."""
 
     seed: int
-    teacher: Compared
+    teacher: TeacherComparison
     quality: Quality | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Means over the cases, one for each seed that has them: mean, lowest and highest."""
+    """Mean, lowest and highest of the means over the cases, one for each seed that has them."""
 
     mean: float
     low: float
@@ -36,7 +37,7 @@ class Spread:
 
     @classmethod
     def of(cls, means: Sequence[float]) -> Self:
-        """Of at least one."""
+        """The spread of at least one mean."""
         return cls(sum(means) / len(means), min(means), max(means), len(means))
 
 
@@ -44,7 +45,7 @@ class Spread:
 class Paired:
     """A recommender minus a yardstick on one task, `by_seed` (None: not measured with that seed).
 
-    `yardstick` is the one that is compared with, or the best of the task or the best baseline of each seed.
+    `yardstick` is the name of the other recommender, or the best one of the task or the best baseline of each seed.
     """
 
     subject: str
@@ -55,7 +56,7 @@ class Paired:
     @property
     def mean(self) -> float:
         """Mean of the differences over the seeds that have one."""
-        means = [one.difference.mean for one in self.by_seed if one]
+        means = [comparison.difference.mean for comparison in self.by_seed if comparison]
         return sum(means) / len(means)
 
 
@@ -79,47 +80,47 @@ class Summary:
 
     @classmethod
     def of(cls, measured: Sequence[Measured]) -> Self:
-        """Of at least one seed."""
-        pairs = [{name: {"cold": p.cold, "ids": p.ids} for name, p in _cold_pairs(one).items()} for one in measured]
+        """Summarise at least one seed."""
+        pairs = [{name: {"cold": p.cold, "ids": p.ids} for name, p in _cold_pairs(run).items()} for run in measured]
         return cls(
-            seeds=tuple(one.seed for one in measured),
-            tasks=_spreads([{**one.teacher.tasks, **_of_default(one)} for one in measured]),
-            shares=_spreads([_shares(one) for one in measured]),
+            seeds=tuple(run.seed for run in measured),
+            tasks=_spreads([{**run.teacher.tasks, **_of_default(run)} for run in measured]),
+            shares=_spreads([_shares(run) for run in measured]),
             cold=_spreads(pairs),
-            retained=_spreads([_retained(one.quality) for one in measured]),
+            retained=_spreads([_retained(run.quality) for run in measured]),
             paired=tuple(_paired(measured)),
         )
 
 
 def _spreads(by_seed: Sequence[Mapping[str, _Row]]) -> Spreads:
-    """Subject -> column -> spread, in the order in which they first occur."""
+    """Recommender -> column -> spread, in the order in which they first occur."""
     means: dict[str, dict[str, list[float]]] = {}
     for rows in by_seed:
         for subject, row in rows.items():
             for column, figure in row.items():
                 means.setdefault(subject, {}).setdefault(column, []).append(figure.mean)
-    return {subject: {column: Spread.of(some) for column, some in row.items()} for subject, row in means.items()}
+    return {subject: {column: Spread.of(values) for column, values in row.items()} for subject, row in means.items()}
 
 
 def _default_name(quality: Quality) -> str:
-    return quality.default_on_cpu.variant.name
+    return quality.default_on_cpu.name
 
 
-def _of_default(one: Measured) -> dict[str, _Row]:
+def _of_default(run: Measured) -> dict[str, _Row]:
     """The default variant's NDCG@10, under one name for all seeds: which variant it is may differ."""
-    return {DEFAULT: one.quality.tasks[_default_name(one.quality)]} if one.quality else {}
+    return {DEFAULT: run.quality.tasks[_default_name(run.quality)]} if run.quality else {}
 
 
-def _cold_pairs(one: Measured) -> dict[str, ColdPair]:
-    pairs = dict(one.teacher.cold_pairs)
-    if one.quality and (own := one.quality.cold_pairs.get(_default_name(one.quality))):
+def _cold_pairs(run: Measured) -> dict[str, ColdPair]:
+    pairs = dict(run.teacher.cold_pairs)
+    if run.quality and (own := run.quality.cold_pairs.get(_default_name(run.quality))):
         pairs[DEFAULT] = own
     return pairs
 
 
-def _shares(one: Measured) -> dict[str, _Row]:
-    shares = dict(one.teacher.shares)
-    if one.quality and (own := one.quality.shares.get(_default_name(one.quality))):
+def _shares(run: Measured) -> dict[str, _Row]:
+    shares = dict(run.teacher.shares)
+    if run.quality and (own := run.quality.shares.get(_default_name(run.quality))):
         shares[DEFAULT] = own
     return {
         subject: {f"{task} {name}": figure for task, row in tasks.items() for name, figure in row.items()}
@@ -128,25 +129,25 @@ def _shares(one: Measured) -> dict[str, _Row]:
 
 
 def _retained(quality: Quality | None) -> dict[str, _Row]:
-    return {record.variant.name: record.retained for record in quality.shipped} if quality else {}
+    return {record.name: record.retained for record in quality.shipped} if quality else {}
 
 
 def _paired(measured: Sequence[Measured]) -> Iterator[Paired]:
-    teachers, wholes = [one.teacher for one in measured], [one.quality for one in measured]
-    yield from _align(TEACHER, [found.comparisons for found in teachers], BEST)
-    yield from _align(TEACHER, [[found.lead] for found in teachers], "best baseline")
-    yield from _align(TEACHER, [found.named_comparisons for found in teachers])
+    teachers, wholes = [run.teacher for run in measured], [run.quality for run in measured]
+    yield from _align(TEACHER, [record.comparisons for record in teachers], BEST)
+    yield from _align(TEACHER, [[record.lead] for record in teachers], "best baseline")
+    yield from _align(TEACHER, [record.named_comparisons for record in teachers])
     yield from _align(DEFAULT, [quality.comparisons if quality else [] for quality in wholes], BEST)
     yield from _align(DEFAULT, [quality.named_comparisons if quality else [] for quality in wholes])
 
 
 def _align(subject: str, by_seed: Sequence[Sequence[Comparison]], yardstick: str = "") -> Iterator[Paired]:
-    """One for each task and `yardstick`, or each task and the baseline that it is compared with if none is given."""
+    """The comparisons of all seeds, by task and `yardstick`, or by task and baseline if no yardstick is given."""
 
-    def key(one: Comparison) -> tuple[str, str]:
-        task = f"{one.task} at the same share of new items" if one.is_level else one.task
-        return task, yardstick or one.baseline
+    def key(comparison: Comparison) -> tuple[str, str]:
+        task = f"{comparison.task} at the same share of new items" if comparison.is_level else comparison.task
+        return task, yardstick or comparison.baseline
 
-    found = [{key(one): one for one in comparisons} for comparisons in by_seed]
-    for task, name in dict.fromkeys(pair for row in found for pair in row):
-        yield Paired(subject, task, name, tuple(row.get((task, name)) for row in found))
+    rows = [{key(comparison): comparison for comparison in comparisons} for comparisons in by_seed]
+    for task, name in dict.fromkeys(pair for row in rows for pair in row):
+        yield Paired(subject, task, name, tuple(row.get((task, name)) for row in rows))

@@ -1,4 +1,4 @@
-"""The figures of several seeds as tables on the screen, and as JSON."""
+"""The figures of several seeds as tables, and as JSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from swiftrec.export.evaluate.metrics import Figure
-from swiftrec.export.evaluate.record import Comparison
 from swiftrec.export.evaluate.tasks import TASKS
+from swiftrec.export.report.tables import Table
+from swiftrec.export.schema.comparison import Comparison
+from swiftrec.export.schema.record import Figure
 from swiftrec.export.seeds.summary import Paired, Spread, Spreads, Summary
 
 _SAME = (
@@ -21,55 +19,54 @@ _SAME = (
 
 
 def tables(summary: Summary, title: str) -> list[Table]:
-    """NDCG@10, shares, new items, shares of the teacher's that students keep, and paired differences; those there are.
+    """NDCG@10, shares, new items, shares of the teacher's that students keep, and paired differences, if there are any.
 
     Args:
-        summary: what was found.
+        summary: what was measured.
         title: which export was measured.
     """
     seeds = f"seeds {', '.join(map(str, summary.seeds))}"
     spread = f"mean over {seeds} [lowest, highest]"
     cold = "NDCG@10 with new items in the same share of the lists of ids"
     kept = "Shares of the teacher's NDCG@10 that students keep"
-    found = [
-        _spreads(summary.tasks, f"{title}: NDCG@10, {spread}", _SAME),
+    every = [
+        _spreads(summary.tasks, f"{title}: NDCG@10, {spread}. {_SAME}"),
         _spreads(summary.shares, f"Shares, {spread}"),
         _spreads(summary.cold, f"{cold}, {spread}"),
         _spreads(summary.retained, f"{kept}, {spread}"),
         _paired(summary),
     ]
-    return [table for table in found if table.row_count]
+    return [table for table in every if table.rows]
 
 
-def _spreads(rows: Spreads, title: str, caption: str = "") -> Table:
+def _spreads(rows: Spreads, title: str) -> Table:
     columns = _columns(rows)
-    table = Table("", *columns, title=Text(title), caption=caption or None)  # brackets are no markup
-    for subject, row in rows.items():
-        table.add_row(subject, *(str(row.get(column, "")) for column in columns))
-    return table
+    cells = [[name, *(str(row.get(column, "")) for column in columns)] for name, row in rows.items()]
+    return Table(title, ["", *columns], cells)
 
 
 def _columns(rows: Spreads) -> list[str]:
-    """Tasks in their usual order, then the others as they come."""
+    """Tasks in their usual order, then the other columns."""
     every = list(dict.fromkeys(column for row in rows.values() for column in row))
     return [task for task in TASKS if task in every] + [column for column in every if column not in TASKS]
 
 
 def _paired(summary: Summary) -> Table:
     title = "Differences in NDCG@10 over the same cases, with the 95 % interval of each seed"
-    table = Table("", "minus", "task", *(f"seed {seed}" for seed in summary.seeds), "mean", title=title)
+    header = ["", "minus", "task", *(f"seed {seed}" for seed in summary.seeds), "mean"]
+    cells = []
     for paired in summary.paired:
-        cells = [_difference(one, paired) for one in paired.by_seed]
-        table.add_row(paired.subject, paired.yardstick, paired.task, *cells, f"{paired.mean:+.4f}")
-    return table
+        differences = [_difference(comparison, paired) for comparison in paired.by_seed]
+        cells.append([paired.subject, paired.yardstick, paired.task, *differences, f"{paired.mean:+.4f}"])
+    return Table(title, header, cells)
 
 
-def _difference(one: Comparison | None, paired: Paired) -> str:
-    if one is None:
+def _difference(comparison: Comparison | None, paired: Paired) -> str:
+    if comparison is None:
         return ""
-    found = one.difference
-    name = "" if one.baseline == paired.yardstick else f" {one.baseline}"
-    return f"{found.mean:+.4f} [{found.low:+.3f}, {found.high:+.3f}]{name}"
+    difference = comparison.difference
+    name = "" if comparison.baseline == paired.yardstick else f" {comparison.baseline}"
+    return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]{name}"
 
 
 def as_json(summary: Summary, export: Mapping[str, object]) -> dict[str, Any]:
@@ -84,7 +81,7 @@ def as_json(summary: Summary, export: Mapping[str, object]) -> dict[str, Any]:
         **export,
         "seeds": summary.seeds,
         **spreads,
-        "paired": [_pair(one, summary.seeds) for one in summary.paired],
+        "paired": [_pair(comparison, summary.seeds) for comparison in summary.paired],
     }
 
 
@@ -94,9 +91,9 @@ def _rows(rows: Mapping[str, Mapping[str, Spread]]) -> dict[str, dict[str, dict[
 
 def _pair(paired: Paired, seeds: Sequence[int]) -> dict[str, Any]:
     by_seed = {
-        str(seed): {"baseline": one.baseline, **_figure(one.difference)}
-        for seed, one in zip(seeds, paired.by_seed, strict=True)
-        if one
+        str(seed): {"baseline": comparison.baseline, **_figure(comparison.difference)}
+        for seed, comparison in zip(seeds, paired.by_seed, strict=True)
+        if comparison
     }
     names = {"subject": paired.subject, "yardstick": paired.yardstick, "task": paired.task}
     return {**names, "by_seed": by_seed, "mean": paired.mean}

@@ -15,7 +15,6 @@ from swiftrec.export.blend.memory import fit_memory
 from swiftrec.export.blend.names import same_item_threshold
 from swiftrec.export.blend.newcomers import raise_newcomers
 from swiftrec.export.blend.queries import Queries
-from swiftrec.export.blend.record import BLEND, BlendRecord, GroupRecord
 from swiftrec.export.blend.requests import GROUPS, Asked, Group, requests_of
 from swiftrec.export.blend.signals import Items, Signals
 from swiftrec.export.blend.words import make_words
@@ -28,6 +27,7 @@ from swiftrec.export.evaluate.recommender import Encode, Rank, Retrieval
 from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.models.sentence_space import load_sentence_map, load_sentences
 from swiftrec.export.models.teacher import load_teacher
+from swiftrec.export.schema.blend import BLEND, BlendRecord, GroupRecord
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.cold_start import FOLDS, Placed
 from swiftrec.export.train.pretrained import parts_of

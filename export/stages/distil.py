@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from swiftrec.export.checkpoints.vocabulary import Vocabulary, choose_pieces, cut_tokenizer, read_wordpiece
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.data.token_store import TokenRows
-from swiftrec.export.evaluate import baseline_gate
 from swiftrec.export.models.encoder import TextEncoder, keep_pieces, load_tokenizer, teacher_checkpoint
 from swiftrec.export.models.one_pass import one_pass_teacher
 from swiftrec.export.models.sentence_space import load_sentences, sample_rows
@@ -32,6 +31,7 @@ from swiftrec.export.models.students import (
     spread,
 )
 from swiftrec.export.models.teacher import load_teacher
+from swiftrec.export.stages import baseline_gate
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.distillation_data import Lesson, frequent_words
 from swiftrec.export.train.resume import forget, resume_of
@@ -63,7 +63,7 @@ def run(job: Job, out: Path) -> None:
         ExportError: a student is not to be had, --vocabulary cannot cut this tokenizer, or the teacher already fails
             --require-baselines.
     """
-    baseline_gate.check(job)
+    baseline_gate.check_teacher(job)
     torch.manual_seed(job.settings.seed)
     teacher, lesson = _cut(job, *_lesson(job), out)
     config = teacher.trunk.config

@@ -24,26 +24,19 @@ from swiftrec.export.data.split import Cases, Split, everything, trainable
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.evaluate.backends import served_encode, served_rank, teacher_items
 from swiftrec.export.evaluate.final_comparison import expected_answers, likeness, require_learned
-from swiftrec.export.evaluate.final_record import (
-    EXPECTED,
-    FINAL,
-    POPULARITY,
-    FinalRecord,
-    taken_as_it_is,
-    trained_again,
-)
-from swiftrec.export.evaluate.recommender import Encode, Subject, Vectors
-from swiftrec.export.evaluate.record import RECORD, Quality
+from swiftrec.export.evaluate.recommender import Encode, Recommender, Vectors
 from swiftrec.export.evaluate.reference import Reference
-from swiftrec.export.evaluate.tasks import some_cases
+from swiftrec.export.evaluate.tasks import sample_cases
 from swiftrec.export.gates import ranker_parity
 from swiftrec.export.models.sentence_space import load_sentences
+from swiftrec.export.schema.final import EXPECTED, FINAL, POPULARITY, FinalRecord, taken_as_it_is, trained_again
+from swiftrec.export.schema.quality import QUALITY_FILE, Quality
+from swiftrec.export.schema.variant import load_graphs
 from swiftrec.export.stages.blend import load_retrieval
 from swiftrec.export.stages.onnx import trace_ranker
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.pretrained import is_adopted, parts_of
 from swiftrec.export.train.refit import train_on_all
-from swiftrec.export.variants import graphs
 from swiftrec.server.catalogue.catalogue import VECTORS
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.models.bundle import RANKER, SENTENCES
@@ -121,14 +114,14 @@ class _Source:
     @classmethod
     def load(cls, job: Job) -> _Source:
         dataset = counted(Dataset.load(job.folder("data")), job.settings.repeats)
-        quality = Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
-        paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
+        quality = Quality.model_validate_json((job.folder("verify") / QUALITY_FILE).read_text())
+        paths = {variant.name: path for variant, path in load_graphs(job.folder("quantise"))}
         tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
         encode = served_encode(paths[quality.default["cpu"].name], tokenizer, "cpu")
         if not dataset.histories:
             return cls(dataset, None, Cases(np.arange(0), [], np.arange(0)), quality, encode, is_trained=False)
         split = parts_of(job, dataset)
-        cases = some_cases(split.warm, len(dataset.items), job.settings.seed)
+        cases = sample_cases(split.warm, len(dataset.items), job.settings.seed)
         return cls(dataset, split, cases, quality, encode, is_trained=not is_adopted(job))
 
     @property
@@ -169,7 +162,7 @@ def _take_measured(job: Job, source: _Source, out: Path) -> tuple[Vectors, Final
     return teacher_items(job.folder("finetune")), record
 
 
-def _subject(job: Job, source: _Source, model: _Model) -> Subject:
+def _subject(job: Job, source: _Source, model: _Model) -> Recommender:
     """A model as the server runs it, behind the default variant."""
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
@@ -177,10 +170,10 @@ def _subject(job: Job, source: _Source, model: _Model) -> Subject:
     titles = Texts.load(job.folder("data")).variants[TextVariant.TITLE]
     retrieval = load_retrieval(blend, Memory.load(model.memory, items), titles, sentences, model.popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
-    return Subject(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
+    return Recommender(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 
 
-def _compare(job: Job, source: _Source, served: Subject, record: FinalRecord) -> FinalRecord:
+def _compare(job: Job, source: _Source, served: Recommender, record: FinalRecord) -> FinalRecord:
     """The record with what the served and the measured model have in common."""
     if source.split is None:
         return record

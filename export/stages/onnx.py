@@ -21,13 +21,14 @@ from swiftrec.export import gates
 from swiftrec.export.compress.equivalence import difference
 from swiftrec.export.compress.graph_rewriter import count_operators
 from swiftrec.export.compress.onnx_file import save_graph
-from swiftrec.export.compress.ranker_graphs import RankerGraph, measure_ranker_parity, save_ranker, time_ranker
+from swiftrec.export.compress.ranker_graphs import measure_ranker_parity, save_ranker, time_ranker
 from swiftrec.export.compress.students import Student, graph_file, save_students, traced_file
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.models.encoder import TextEncoder, pad
 from swiftrec.export.models.ranker import Served
 from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.models.teacher import load_teacher
+from swiftrec.export.schema.models import RankerRecord
 from swiftrec.export.stages.distil import load_students
 from swiftrec.export.stages.runner import Job
 from swiftrec.server.models.bundle import RANKER
@@ -40,7 +41,7 @@ _PARITY_TEXTS = 256
 _BATCH = 16
 
 
-def run(job: Job, out: Path) -> None:
+def run(job: Job, output: Path) -> None:
     """Write fused.<student>.onnx, students.json, ranker.onnx, ranker.json and tokenizer.json.
 
     For TensorRT also traced.<student>.onnx.
@@ -50,27 +51,35 @@ def run(job: Job, out: Path) -> None:
     """
     plan, data = job.settings.plan, job.folder("data")
     tokenizer = Tokenizer.load(job.folder("distil") / "tokenizer.json", plan.max_tokens)
-    tokenizer.save(out / "tokenizer.json")
+    tokenizer.save(output / "tokenizer.json")
     texts = Texts.load(data).all
     rows = tokenizer.encode(texts[:: -(-len(texts) // _PARITY_TEXTS)])
     modules = load_students(job)
     with job.progress("trace and fuse", 1 + len(modules)) as step:
-        found = []
+        students = []
         for name, module in modules.items():
-            found.append(_student(name, module, rows, out, keep_traced=job.settings.tensorrt))
+            students.append(_student(name, module, rows, output, keep_traced=job.settings.tensorrt))
             step()
-        save_students(found, out)
-        save_ranker(_ranker(job, out / RANKER), out)
+        save_students(students, output)
+        save_ranker(_ranker(job, output / RANKER), output)
         step()
 
 
-def _ranker(job: Job, path: Path) -> RankerGraph:
+def _ranker(job: Job, path: Path) -> RankerRecord:
     """Trace, check and time the teacher's ranker."""
     teacher = load_teacher(job.folder("finetune"))
     width, longest = teacher.projection.out_features, teacher.max_length  # not the preset's of a pretrained teacher
     parity = trace_ranker(path.stem, teacher.ranker, path, width, longest)
     ms, rate = time_ranker(path, width, longest)
-    return RankerGraph(path.stem, round(path.stat().st_size / 1e6, 2), parity, round(ms, 3), round(rate, 1))
+    return RankerRecord(
+        name=path.stem,
+        file=path.name,
+        megabytes=round(path.stat().st_size / 1e6, 2),
+        parity=parity,
+        ms_batch1=round(ms, 3),
+        users_per_s_core=round(rate, 1),
+        gates=(gates.ranker_parity(parity),),
+    )
 
 
 def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest: int) -> float:
@@ -88,21 +97,21 @@ def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest
 
 
 def _student(
-    name: str, module: TextEncoder | StaticEncoder, rows: list[list[int]], out: Path, *, keep_traced: bool
+    name: str, module: TextEncoder | StaticEncoder, rows: list[list[int]], output: Path, *, keep_traced: bool
 ) -> Student:
     """Trace, fuse and measure one student."""
-    target = out / graph_file(name)
+    target = output / graph_file(name)
     ids = torch.ones(2, 3, dtype=torch.int64)  # any ids that every vocabulary has
     trace(module, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", target)
     if isinstance(module, StaticEncoder):
         layers, hidden = 0, module.table.embedding_dim
         fusion = gates.static_fusion(count_operators(target))
     else:
-        trunk = module.trunk
-        layers, hidden = trunk.config.num_hidden_layers, trunk.config.hidden_size
+        backbone = module.trunk
+        layers, hidden = backbone.config.num_hidden_layers, backbone.config.hidden_size
         if keep_traced:
-            shutil.copyfile(target, out / traced_file(name))
-        fuse(target, trunk.config, target)
+            shutil.copyfile(target, output / traced_file(name))
+        fuse(target, backbone.config, target)
         fusion = gates.fusion(count_operators(target), layers)
     parity = gates.at_most("parity with PyTorch", measure_parity(module, target, rows), gates.GATES.max_parity)
     return Student(name, layers, hidden, module.dimensions, gates=(*fusion, parity))

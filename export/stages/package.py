@@ -1,4 +1,4 @@
-"""Stage `package`: the verified files as one versioned bundle, written aside and renamed when whole."""
+"""Stage `package`: the verified files as one versioned bundle, written to a scratch folder and renamed when whole."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftrec.export.blend.record import BlendRecord
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.repeats import EXCLUDE
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.final_record import EXPECTED, FINAL, POPULARITY, FinalRecord
+from swiftrec.export.evaluate.examples import best_titles, choose_requests
 from swiftrec.export.evaluate.metrics import common
-from swiftrec.export.evaluate.record import RECORD, Quality
-from swiftrec.export.gates import Outcome, packaged, require
-from swiftrec.export.report.html import write_page
-from swiftrec.export.report.model_card import write_card
+from swiftrec.export.gates import Gate, packaged, require
+from swiftrec.export.report.render import write_card, write_report
 from swiftrec.export.report.triton_repository import SOURCE, write_repository
+from swiftrec.export.schema.blend import BlendRecord
+from swiftrec.export.schema.final import EXPECTED, FINAL, POPULARITY, FinalRecord
+from swiftrec.export.schema.quality import QUALITY_FILE, Example, Quality
+from swiftrec.export.schema.variant import load_graphs
+from swiftrec.export.stages.evaluation_context import load_frozen
 from swiftrec.export.stages.order import STAGES
 from swiftrec.export.stages.runner import Job
-from swiftrec.export.variants import graphs
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
 from swiftrec.server.domain import Recommendation, Request, TextEvent
 from swiftrec.server.errors import BundleError
@@ -33,7 +35,6 @@ from swiftrec.server.models.bundle import (
     MANIFEST,
     RANKER,
     SENTENCES,
-    Bundle,
     Manifest,
     file_hash,
     load_bundle,
@@ -43,17 +44,16 @@ from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.tuning.machine import machine
 
-_ANSWER_S = 120.0
 _TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers", "numpy")
 
 
-def run(job: Job, out: Path) -> None:
+def run(job: Job, output: Path) -> None:
     """Write artifacts/<name>/<version>/ and, in the stage's folder, bundle.json with its place."""
     home = job.settings.bundle
     key = job.key(next(s for s in STAGES if s.name == "package"))
     folder = _existing(home, key) or _write(job, home, key)
     repository = write_repository(load_bundle(folder), home / f"triton-{folder.name}")
-    (out / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
+    (output / "bundle.json").write_text(json.dumps({"folder": str(folder)}))
     job.also_wrote(folder / MANIFEST)
     job.also_wrote(repository / SOURCE)
     job.console.print(f"  bundle: {folder}", markup=False, soft_wrap=True)
@@ -61,28 +61,55 @@ def run(job: Job, out: Path) -> None:
         job.console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def check_answers(bundle: Bundle, expected: list[dict[str, list[str]]]) -> Outcome:
-    """Ask the bundle through the server's whole pipeline; its top ten must be the evaluated ones. Return the gate.
+def check_results(engine: Recommender, expected: list[dict[str, list[str]]]) -> Gate:
+    """Send the expected requests through the server's pipeline; its top tens must be those of stage `final`.
 
     Raises:
         GateError: they differ in more than the order of near ties can explain.
     """
-    with Recommender(bundle, EngineOptions()) as engine:
-        requests = [Request(history=tuple(map(TextEvent, row["texts"]))) for row in expected]
-        answers = engine.recommend(requests)
-    shares = []
-    for answer, row in zip(answers, expected, strict=True):
-        if not isinstance(answer, Recommendation):
-            raise GateError(f"the packaged bundle failed on a request: {answer}")
-        shares.append(common([item.id for item, _ in answer.items], row["top"]))
-    outcome = packaged(float(np.mean(shares)))
-    require("the packaged bundle", outcome)
-    return outcome
+    requests = [Request(history=tuple(map(TextEvent, row["texts"]))) for row in expected]
+    tops = [[item.id for item, _ in response.items] for response in recommend(engine, requests)]
+    shares = [common(top, row["top"]) for top, row in zip(tops, expected, strict=True)]
+    gate = packaged(float(np.mean(shares)))
+    require("the packaged bundle", gate)
+    return gate
+
+
+def recommend(engine: Recommender, requests: list[Request]) -> list[Recommendation]:
+    """The responses of the server's pipeline.
+
+    Raises:
+        GateError: a request failed.
+    """
+    responses = []
+    for response in engine.recommend(requests):
+        if not isinstance(response, Recommendation):
+            raise GateError(f"the packaged bundle failed on a request: {response}")
+        responses.append(response)
+    return responses
+
+
+def make_examples(job: Job, engine: Recommender, expected: list[dict[str, list[str]]]) -> list[Example]:
+    """Requests of the data set with the items of the bundle and of the untrained encoder."""
+    items = Dataset.load(job.folder("data")).items
+    popularity = json.loads((job.folder("final") / POPULARITY).read_text())
+    chosen = choose_requests((row["texts"] for row in expected), items, popularity)
+    responses = recommend(engine, [example.request for example in chosen])
+    untrained, titles = load_frozen(job, len(items)), Texts.load(job.folder("data")).variants[TextVariant.TITLE]
+    return [
+        Example(
+            history=list(example.history),
+            query=example.query,
+            items=[item.title for item, _ in response.items],
+            untrained=best_titles(untrained, example, titles) if untrained else [],
+        )
+        for example, response in zip(chosen, responses, strict=True)
+    ]
 
 
 def _quality(job: Job) -> Quality:
     """The record of stage `verify`."""
-    return Quality.model_validate_json((job.folder("verify") / RECORD).read_text())
+    return Quality.model_validate_json((job.folder("verify") / QUALITY_FILE).read_text())
 
 
 def _existing(home: Path, key: str) -> Path | None:
@@ -108,10 +135,12 @@ def _write(job: Job, home: Path, key: str) -> Path:
         manifest = _manifest(job, scratch, number, key, quality)
         _seal(scratch, manifest)
         expected = json.loads((job.folder("final") / EXPECTED).read_text())
-        quality = quality.model_copy(update={"packaged": check_answers(load_bundle(scratch), expected)})
+        with Recommender(load_bundle(scratch), EngineOptions()) as engine:
+            update = {"packaged": check_results(engine, expected), "examples": make_examples(job, engine, expected)}
+        quality = quality.model_copy(update=update)
         manifest = manifest.model_copy(update={"quality": quality.model_dump(mode="json")})
         write_card(scratch / "MODEL_CARD.md", manifest, quality)
-        write_page(scratch / "report.html", manifest, quality)
+        write_report(scratch / "report.html", manifest, quality)
         _seal(scratch, manifest)
         scratch.replace(home / str(number))
     finally:
@@ -133,9 +162,9 @@ def _fill(job: Job, scratch: Path, quality: Quality) -> None:
     for stage in ("blend", "final"):  # words, then the memory of all events in the place of the measured one
         for source in sorted(job.folder(stage).glob("*.npy")):
             shutil.copyfile(source, scratch / source.name)
-    paths = {variant.name: path for variant, path in graphs(job.folder("quantise"))}
+    paths = {variant.name: path for variant, path in load_graphs(job.folder("quantise"))}
     for record in quality.shipped:
-        shutil.copyfile(paths[record.variant.name], scratch / record.variant.file)
+        shutil.copyfile(paths[record.name], scratch / record.file)
     popularity = json.loads((job.folder("final") / POPULARITY).read_text())
     write_items(Dataset.load(job.folder("data")).items, popularity, scratch / ITEMS)
 
@@ -171,7 +200,7 @@ def _manifest(job: Job, scratch: Path, number: int, key: str, quality: Quality) 
         sentence_dimensions=_width(scratch / SENTENCES) if (scratch / SENTENCES).exists() else 0,
         max_tokens=plan.max_tokens,
         max_history=plan.max_history,
-        variants={record.variant.name: record.variant.file for record in quality.shipped},
+        variants={record.name: record.file for record in quality.shipped},
         default={device: default.name for device, default in quality.default.items()},
         quality=quality.model_dump(mode="json"),
         sources=json.loads((job.folder("data") / "sources.json").read_text()),

@@ -1,80 +1,69 @@
-"""`swiftrec export teacher`: the teacher beside the baselines, by the protocol that it was trained for.
+"""`swiftrec export teacher`: the teacher compared with the baselines, by the protocol that it was trained for.
 
-The evaluation is a stage, which only this command and `swiftrec export seeds` run.
+The evaluation is a stage that only this command and `swiftrec export seeds` run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from swiftrec.export.evaluate.baseline_gate import evaluate_teacher
-from swiftrec.export.evaluate.compare import Answers, Evaluation
-from swiftrec.export.evaluate.comparisons import compare_named, compare_tasks, pairs_of
-from swiftrec.export.evaluate.context import Ground
-from swiftrec.export.evaluate.record import COMPARED, RANKER_ALONE, TEACHER, TEXT_ALONE, Compared, Comparison
-from swiftrec.export.report.tables import cold_table, figures_table, shares_table
+from swiftrec.export.evaluate.comparisons import cold_pairs, compare_best_baseline, compare_named, compare_tasks
+from swiftrec.export.evaluate.evaluation import Evaluation, evaluate_teacher
+from swiftrec.export.report.tables import cold_table, print_tables, share_table, task_table
+from swiftrec.export.schema.comparison import COMPARED, TeacherComparison
+from swiftrec.export.schema.quality import TEACHER
+from swiftrec.export.stages.evaluation_context import load_context
 from swiftrec.export.stages.order import EVALUATION
 from swiftrec.export.stages.runner import Job, run_all, teacher_job
 
-_PARTS = (RANKER_ALONE, TEXT_ALONE)
-_WIDTH = 260  # whatever the terminal: a subject is one line
+_WIDTH = 260  # of the printed tables, whatever the terminal's: one line for each recommender
 
 
 def compare_teacher(job: Job) -> None:
-    """Run the stages up to the teacher and its evaluation, those that are stale, and print what was found."""
-    found = teacher_figures(job)
+    """Run the stages up to the teacher and its evaluation, those that are stale, and print the comparison."""
+    record = teacher_comparison(job)
     console = Console(width=_WIDTH)
-    console.print(figures_table(f"NDCG@10, {found.protocol}, {found.cases} users", found.tasks))
-    if found.shares:
-        console.print(shares_table(found.shares))
-    if found.cold_pairs:
-        console.print(cold_table(found.cold_pairs, found.cold_share))
-    lines = [f"No task {task}: {why}." for task, why in found.absent.items()]
-    lines += [str(comparison) for comparison in found.comparisons]
-    lines.append(f"the best baseline on ids: {found.lead}")
+    tables = [task_table(f"NDCG@10, {record.protocol}, {record.cases} users", record.tasks)]
+    tables += [share_table(record.shares), cold_table(record.cold_pairs, record.cold_share)]
+    print_tables(console, tables)
+    lines = [f"No task {task}: {why}." for task, why in record.absent.items()]
+    lines += [str(comparison) for comparison in record.comparisons]
+    lines.append(f"the best baseline on ids: {record.lead}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def teacher_figures(job: Job) -> Compared:
-    """Run the stages up to the teacher and its evaluation, those that are stale; what was found."""
+def teacher_comparison(job: Job) -> TeacherComparison:
+    """Run the stages up to the teacher and its evaluation, those that are stale; return the evaluation's record."""
     job = teacher_job(job)
     run_all(job)
-    return Compared.model_validate_json((job.folder(EVALUATION.name) / COMPARED).read_bytes())
+    return TeacherComparison.model_validate_json((job.folder(EVALUATION.name) / COMPARED).read_bytes())
 
 
-def run(job: Job, out: Path) -> None:
+def run(job: Job, output: Path) -> None:
     """Evaluate the teacher and everything that it is compared with, and write `compared.json`."""
     with job.progress("evaluate", 2) as step:
-        ground = Ground.load(job)
+        context = load_context(job)
         step()
-        evaluation = evaluate_teacher(ground)
+        evaluation = evaluate_teacher(context)
         step()
-    (out / COMPARED).write_text(_compared(job, evaluation).model_dump_json(indent=1))
+    (output / COMPARED).write_text(_record(job, evaluation).model_dump_json(indent=1))
 
 
-def _compared(job: Job, evaluation: Evaluation) -> Compared:
-    ground, answers = evaluation.ground, evaluation.answers
-    others = sorted(answers.keys() - {TEACHER})
-    return Compared(
+def _record(job: Job, evaluation: Evaluation) -> TeacherComparison:
+    context, results = evaluation.context, evaluation.results
+    yardsticks = sorted(results.keys() - {TEACHER})
+    return TeacherComparison(
         protocol=job.settings.protocol,
-        cases=len(ground.tasks.warm.targets),
-        tasks={name: ground.figures(row) for name, row in answers.items()},
-        shares={name: found for name, row in answers.items() if (found := ground.shares(row))},
-        absent=dict(ground.tasks.absent),
-        comparisons=compare_tasks(TEACHER, answers, others, ground.seed, evaluation.levelled),
+        cases=len(context.tasks.warm.targets),
+        tasks={name: context.figures(row) for name, row in results.items()},
+        shares={name: shares for name, row in results.items() if (shares := context.shares(row))},
+        absent=dict(context.tasks.absent),
+        comparisons=compare_tasks(TEACHER, results, yardsticks, context.seed, evaluation.adjusted),
         named_comparisons=compare_named(TEACHER, evaluation),
-        lead=lead(answers, ground.seed),
-        cold_pairs=pairs_of(evaluation),
-        cold_share=ground.newcomers.share,
+        lead=compare_best_baseline(results, context.seed),
+        cold_pairs=cold_pairs(evaluation),
+        cold_share=context.new_items.share,
     )
-
-
-def lead(answers: Mapping[str, Answers], seed: int) -> Comparison:
-    """The teacher beside the best baseline on *ids*; no part of its own score is one."""
-    ids = {name: {"ids": row["ids"]} for name, row in answers.items() if "ids" in row and name not in _PARTS}
-    (found,) = compare_tasks(TEACHER, ids, ids.keys() - {TEACHER}, seed)
-    return found

@@ -1,99 +1,130 @@
-"""Stage `verify`: every variant by the server's own tokenizer and sessions, against the teacher and the baselines."""
+"""Stage `verify`: every variant, run by the server's tokenizer and sessions, compared with teacher and baselines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate import fidelity
-from swiftrec.export.evaluate.assemble import assemble
-from swiftrec.export.evaluate.backends import encode_here, served_rank
-from swiftrec.export.evaluate.baseline_gate import (
-    print_table,
+from swiftrec.export.evaluate.backends import encode_here, served_rank, teacher_items
+from swiftrec.export.evaluate.context import EvaluationContext
+from swiftrec.export.evaluate.evaluation import Evaluation
+from swiftrec.export.evaluate.fidelity import agreement
+from swiftrec.export.evaluate.ranks import RecordedRanks
+from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.reference import Reference
+from swiftrec.export.report.tables import show
+from swiftrec.export.schema.quality import FROZEN, QUALITY_FILE, TEACHER, Quality
+from swiftrec.export.schema.record import Figure
+from swiftrec.export.schema.variant import Variant, load_graphs
+from swiftrec.export.stages.baseline_gate import (
+    print_results,
     require_baselines,
     require_cold,
     require_interactions,
     require_teacher,
 )
-from swiftrec.export.evaluate.compare import Evaluation
-from swiftrec.export.evaluate.context import Ground
-from swiftrec.export.evaluate.metrics import Figure
-from swiftrec.export.evaluate.ranks import RecordedRanks
-from swiftrec.export.evaluate.recommender import Subject
-from swiftrec.export.evaluate.record import FROZEN, RECORD, TEACHER
-from swiftrec.export.report.tables import show
+from swiftrec.export.stages.evaluation_context import load_context
+from swiftrec.export.stages.quality_record import build_agreement, build_quality
 from swiftrec.export.stages.runner import Job
-from swiftrec.export.variants import Variant, graphs
 from swiftrec.server.catalogue.catalogue import VECTORS
 from swiftrec.server.models.bundle import RANKER
 from swiftrec.server.models.tokenizer import Tokenizer
 
+Graphs = Sequence[tuple[Variant, Path]]
 
-def run(job: Job, out: Path) -> None:
-    """Write quality.json, ranks.npz, and vectors.npy: the item vectors of the measured model, float32 [items, d].
+
+def run(job: Job, output: Path) -> None:
+    """Write quality.json, vectors.npy (item vectors of the measured model, float32 [items, d]) and ranks.npz.
+
+    Without interactions there is no ranks.npz, and the variants are compared with the checkpoint's own library.
 
     Raises:
-        GateError: the teacher or the default finds new items worse than the untouched checkpoint, no variant passed
-            the gates, or --require-baselines is not kept; no bundle is written.
+        GateError: the teacher or the default is worse on new items than the untouched checkpoint, no variant passed
+            the gates, or a baseline required by --require-baselines is better; no bundle is written.
     """
     require_interactions(job)
-    if not Dataset.load(job.folder("data")).histories:
-        fidelity.run(job, out)
-        return
-    variants = graphs(job.folder("quantise"))
-    alive = [(variant, path) for variant, path in variants if not variant.refused]
-    probes: dict[str, Figure] = {}
-    with job.progress("evaluate", 3 + len(alive)) as step:
-        ground = Ground.load(job)
-        evaluation = Evaluation(ground)
-        step()
-        evaluation.add_baselines()
-        if ground.frozen:
-            _probe(ground, FROZEN, ground.frozen, probes)
-        step()
-        evaluation.add_parts()
-        evaluation.add(TEACHER, ground.teacher)
-        require_teacher(job, evaluation)
-        _probe(ground, TEACHER, ground.teacher, probes)
-        step()
-        where: dict[str, str] = {}
-        for variant, path in alive:
-            if served := _served(job, ground, variant, path):
-                subject, device = served
-                evaluation.add(variant.name, subject, next(iter(where), ""))
-                where[variant.name] = device
-                _probe(ground, variant.name, subject, probes)
-            step()
+    graphs = load_graphs(job.folder("quantise"))
+    has_interactions = bool(Dataset.load(job.folder("data")).histories)
+    quality = _evaluate(job, graphs, output) if has_interactions else _compare_with_library(job, graphs, output)
+    (output / QUALITY_FILE).write_text(quality.model_dump_json(indent=1))
+
+
+def _evaluate(job: Job, graphs: Graphs, output: Path) -> Quality:
+    """Everything that is measured with interactions; writes the vectors and ranks."""
+    evaluation, probes, devices = _run_tasks(job, graphs)
     try:
-        quality = assemble(job, evaluation, [variant for variant, _ in variants], probes, where)
+        quality = build_quality(job, evaluation, [variant for variant, _ in graphs], probes, devices)
     except GateError:
-        print_table(job, evaluation)
+        print_results(job, evaluation)
         raise
     show(job.console, quality)
-    default = quality.default["cpu"].name
-    require_cold(job, evaluation, default)
+    require_cold(job, evaluation, quality.default["cpu"].name)
     require_baselines(job, evaluation, [*quality.comparisons, *quality.group_comparisons])
-    np.save(out / VECTORS, ground.teacher.items, allow_pickle=False)
-    RecordedRanks.of(evaluation.answers, ground.tasks.warm, ground.seed).save(out)
-    (out / RECORD).write_text(quality.model_dump_json(indent=1))
+    context = evaluation.context
+    np.save(output / VECTORS, context.teacher.items, allow_pickle=False)
+    RecordedRanks.of(evaluation.results, context.tasks.warm, context.seed).save(output)
+    return quality
 
 
-def _served(job: Job, ground: Ground, variant: Variant, path: Path) -> tuple[Subject, str] | None:
-    """A variant behind the ranker and the catalogue, as the server runs them, and the device; None if none can."""
-    plan, source, items = job.settings.plan, job.folder("onnx"), ground.teacher.items
-    tokenizer = Tokenizer.load(source / "tokenizer.json", plan.max_tokens)
-    found = encode_here(path, tokenizer, variant.device)
-    if not found:
+def _run_tasks(job: Job, graphs: Graphs) -> tuple[Evaluation, dict[str, Figure], dict[str, str]]:
+    """Run every recommender on every task; the results, the probes' figures, and the device of each variant."""
+    runnable = [(variant, path) for variant, path in graphs if not variant.refused]
+    devices: dict[str, str] = {}
+    with job.progress("evaluate", 3 + len(runnable)) as step:
+        context = load_context(job)
+        evaluation = Evaluation(context)
+        step()
+        evaluation.add_baselines()
+        step()
+        evaluation.add_parts()
+        evaluation.add(TEACHER, context.teacher)
+        require_teacher(job, evaluation)
+        recommenders = {TEACHER: context.teacher} | ({FROZEN: context.frozen} if context.frozen else {})
+        step()
+        for variant, path in runnable:
+            if opened := _open(job, context, variant, path):
+                recommenders[variant.name], device = opened
+                evaluation.add(variant.name, recommenders[variant.name], next(iter(devices), ""))
+                devices[variant.name] = device
+            step()
+        probes = {name: context.probes(recommender) for name, recommender in recommenders.items()}
+    return evaluation, {name: figure for name, figure in probes.items() if figure}, devices
+
+
+def _open(job: Job, context: EvaluationContext, variant: Variant, path: Path) -> tuple[Recommender, str] | None:
+    """A variant with the shipped ranker and catalogue, as the server runs them, and its device; None if none can."""
+    plan, source, items = job.settings.plan, job.folder("onnx"), context.teacher.items
+    opened = encode_here(path, Tokenizer.load(source / "tokenizer.json", plan.max_tokens), variant.device)
+    if not opened:
         return None
-    encode, device = found
-    rank, retrieval = served_rank(source / RANKER, items.shape[1]), ground.teacher.retrieval
-    return Subject(encode, rank, items, plan.max_history, retrieval=retrieval), device
+    encode, device = opened
+    rank = served_rank(source / RANKER, items.shape[1])
+    return Recommender(encode, rank, items, plan.max_history, retrieval=context.teacher.retrieval), device
 
 
-def _probe(ground: Ground, name: str, subject: Subject, into: dict[str, Figure]) -> None:
-    figure = ground.probes(subject)
-    if figure:
-        into[name] = figure
+def _compare_with_library(job: Job, graphs: Graphs, output: Path) -> Quality:
+    """Everything that is measured without interactions; writes the vectors.
+
+    Raises:
+        GateError: no variant agrees with the checkpoint.
+    """
+    reference = Reference.load(job.folder("data"))
+    tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
+    runnable = [(variant, path) for variant, path in graphs if not variant.refused]
+    items = teacher_items(job.folder("finetune"))
+    agreements, devices = dict[str, dict[str, Figure]](), dict[str, str]()
+    with job.progress(f"compare with {reference.library}", len(runnable)) as step:
+        for variant, path in runnable:
+            if opened := encode_here(path, tokenizer, variant.device):
+                encode, devices[variant.name] = opened
+                figures = agreement(reference, encode(reference.texts), items, job.settings.seed)
+                agreements[variant.name] = figures
+                words = ", ".join(f"{gate} {figure}" for gate, figure in figures.items())
+                job.console.print(f"  {variant.name}: {words}", markup=False)
+            step()
+    np.save(output / VECTORS, items, allow_pickle=False)
+    return build_agreement(job, [variant for variant, _ in graphs], agreements, devices, reference)

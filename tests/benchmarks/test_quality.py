@@ -24,7 +24,7 @@ from swiftrec.benchmarks.quality.exchange import (
     without_masked,
 )
 from swiftrec.benchmarks.quality.figures import own_rows, ranks_of, row_of, table
-from swiftrec.export.evaluate.metrics import Ranked
+from swiftrec.export.evaluate.metrics import RankedCases
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from tests.benchmarks.quality import DISCOUNT, ITEMS, LISTS, MISSES, PROBLEM, TARGETS, answer, lists_of, positions
 
@@ -71,7 +71,7 @@ def test_masked_items_and_fillers_are_dropped_from_lists() -> None:
 
 
 def test_ndcg_of_lists_is_the_exports() -> None:
-    ranked = Ranked(ranks_of(LISTS, TARGETS), np.empty((3, 0), np.int64))
+    ranked = RankedCases(ranks_of(LISTS, TARGETS), np.empty((3, 0), np.int64))
     assert ndcg(LISTS, TARGETS) == pytest.approx(float(ranked.ndcg.mean()))
     assert ndcg(LISTS, TARGETS) == pytest.approx((1 + DISCOUNT) / 3)
 

@@ -22,7 +22,7 @@ from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, P
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.repeats import ALLOW, EXCLUDE, Repeats
 from swiftrec.export.data.split import Protocol, split
-from swiftrec.export.evaluate.metrics import Ranked
+from swiftrec.export.evaluate.metrics import RankedCases
 from swiftrec.export.evaluate.ranks import RANKS, RecordedRanks
 from swiftrec.server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
 from swiftrec.server.parts import TABLES
@@ -36,7 +36,7 @@ def export(artifacts: Path, protocol: Protocol = "leave-one-out", repeats: Repea
     write_data(artifacts / ".stages" / "tiny" / "data", timed())
     made = job(artifacts)
     cases = split(timed(), protocol, repeats=repeats).warm
-    found = Ranked(np.arange(len(cases.targets)), np.empty((len(cases.targets), 0), np.int64))
+    found = RankedCases(np.arange(len(cases.targets)), np.empty((len(cases.targets), 0), np.int64))
     answers = {name: {"ids": found, "text": found} for name in ("transitions", "static-fp32", "bert1-fp32")}
     for stage in ("verify", "package"):
         made.folder(stage).mkdir()

@@ -18,18 +18,17 @@ from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.errors import DataError, GateError
-from swiftrec.export.evaluate import baseline_gate
-from swiftrec.export.evaluate.baseline_gate import check, require_baselines, require_cold, require_teacher
-from swiftrec.export.evaluate.cold import Levelled
-from swiftrec.export.evaluate.compare import ORACLE, Evaluation
+from swiftrec.export.evaluate.cold import Adjusted
 from swiftrec.export.evaluate.comparisons import compare_cold, compare_groups, compare_tasks
-from swiftrec.export.evaluate.context import Ground
-from swiftrec.export.evaluate.metrics import Ranked, figure
-from swiftrec.export.evaluate.recommender import Subject
-from swiftrec.export.evaluate.record import FROZEN, FROZEN_POPULAR, TEACHER
+from swiftrec.export.evaluate.context import EvaluationContext
+from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
+from swiftrec.export.evaluate.metrics import RankedCases, figure
+from swiftrec.export.evaluate.recommender import Recommender
 from swiftrec.export.evaluate.tasks import make_tasks
-from swiftrec.export.quality import MIN_COLD_CASES
-from swiftrec.export.stages import distil
+from swiftrec.export.gates import MIN_COLD_CASES
+from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, TEACHER
+from swiftrec.export.stages import baseline_gate, distil
+from swiftrec.export.stages.baseline_gate import check_teacher, require_baselines, require_cold, require_teacher
 from swiftrec.export.stages.runner import Job
 from swiftrec.server.models.networks import UserSequence
 from tests.export.tiny import dataset, job, write_data
@@ -37,10 +36,10 @@ from tests.export.tiny import dataset, job, write_data
 _CASES = 200
 
 
-def hits(share: float, shift: int = 0, cases: int = _CASES) -> Ranked:
+def hits(share: float, shift: int = 0, cases: int = _CASES) -> RankedCases:
     """A share of the cases is answered with rank 0, the others are not."""
     ranks = np.where((np.arange(cases) + shift) % 100 < 100 * share, 0, 50)
-    return Ranked(ranks, np.zeros((cases, 10), np.int64))
+    return RankedCases(ranks, np.zeros((cases, 10), np.int64))
 
 
 ANSWERS = {
@@ -63,15 +62,15 @@ BASELINES = ["popularity", "transitions", ORACLE, FROZEN, "text match"]
 
 
 def test_each_task_is_compared_with_its_best_yardstick_over_the_same_cases() -> None:
-    found = {one.task: one for one in compare_tasks("own", ANSWERS, BASELINES, 1)}
-    assert {task: one.baseline for task, one in found.items()} == {
+    result = {element.task: element for element in compare_tasks("own", ANSWERS, BASELINES, 1)}
+    assert {task: element.baseline for task, element in result.items()} == {
         "ids": "transitions",
         "text": FROZEN,
         "query": FROZEN,
         "cold": FROZEN,  # not the one that knows the cold items' own events
         "title": "text match",  # any subject and any task that has a name
     }
-    verdicts = {task: (one.loses, one.is_above) for task, one in found.items()}
+    verdicts = {task: (element.loses, element.is_above) for task, element in result.items()}
     assert verdicts == {
         "ids": (True, False),
         "text": (False, True),
@@ -79,73 +78,77 @@ def test_each_task_is_compared_with_its_best_yardstick_over_the_same_cases() -> 
         "cold": (False, False),
         "title": (True, False),
     }
-    assert str(found["ids"]).startswith(
+    assert str(result["ids"]).startswith(
         "ids: own loses to transitions (NDCG@10 0.3000 and 0.6000, difference -0.3000 [-0.3"
     )
-    assert "query: own is not above frozen encoder" in str(found["query"])  # lower, but within the interval
-    assert found["cold"].difference.mean == 0
+    assert "query: own is not above frozen encoder" in str(result["query"])  # lower, but within the interval
+    assert result["cold"].difference.mean == 0
 
 
-def levelled(cold: Ranked) -> Levelled:
-    return Levelled(0.0, 0.1, hits(0.3), cold)
+def levelled(cold: RankedCases) -> Adjusted:
+    return Adjusted(0.0, 0.1, hits(0.3), cold)
 
 
 def test_cold_is_compared_at_the_same_share_of_new_items() -> None:
     """As ranked both find a tenth; at the same share the other finds half."""
     same = {FROZEN: levelled(hits(0.5)), "own": levelled(hits(0.1))}
-    (one,) = [one for one in compare_tasks("own", ANSWERS, BASELINES, 1, same) if one.task == "cold"]
-    assert [one.own, one.other] == pytest.approx([0.1, 0.5])
-    assert (one.loses, one.is_level) == (True, True)
-    assert str(one).startswith("cold at the same share of new items: own loses to frozen encoder (NDCG@10 0.1000 and")
+    (element,) = [element for element in compare_tasks("own", ANSWERS, BASELINES, 1, same) if element.task == "cold"]
+    assert [element.own, element.other] == pytest.approx([0.1, 0.5])
+    assert (element.loses, element.is_level) == (True, True)
+    assert str(element).startswith(
+        "cold at the same share of new items: own loses to frozen encoder (NDCG@10 0.1000 and"
+    )
 
 
 def test_group_below_popularity_is_said_only_beyond_its_interval() -> None:
     """Of the first half of the cases everything is found by the other, of the second half about as much."""
     half = np.arange(_CASES) < _CASES // 2
-    own, other = (Ranked(np.where(half, first, hits(0.4, shift).ranks), np.zeros((_CASES, 10), np.int64))
+    own, other = (RankedCases(np.where(half, first, hits(0.4, shift).ranks), np.zeros((_CASES, 10), np.int64))
                   for first, shift in ((50, 0), (0, 30)))  # fmt: skip
     answers = {"own": {"ids": own, "query": own}, "popularity": {"ids": other, "query": other}}
     members = {("gender", "F"): half, ("gender", "M"): ~half}
-    found = compare_groups("own", "popularity", answers, members, 1)
-    assert [(one.task, one.group, one.cases, one.loses) for one in found] == [
+    result = compare_groups("own", "popularity", answers, members, 1)
+    assert [(element.task, element.group, element.cases, element.loses) for element in result] == [
         ("ids", "gender F", 100, True),
         ("ids", "gender M", 100, False),
     ]
-    assert str(found[0]).startswith("ids, gender F: own loses to popularity (NDCG@10 0.0000 and 1.0000, difference -1.")
+    assert str(result[0]).startswith(
+        "ids, gender F: own loses to popularity (NDCG@10 0.0000 and 1.0000, difference -1."
+    )
 
 
-def made(*flags: str, answers: dict[str, dict[str, Ranked]] | None = None) -> tuple[Job, Evaluation, Console]:
+def made(*flags: str, answers: dict[str, dict[str, RankedCases]] | None = None) -> tuple[Job, Evaluation, Console]:
     console = Console(width=200, record=True, file=io.StringIO())
     cases = SimpleNamespace(targets=np.zeros(_CASES))
     ground = SimpleNamespace(
         seed=1,
         tasks=SimpleNamespace(warm=cases, cold=cases),
         figures=lambda row: {task: figure(ranked.ndcg, 1) for task, ranked in row.items()},
-        newcomers=SimpleNamespace(share=0.1, shown=lambda _: 0.25),
+        new_items=SimpleNamespace(share=0.1, share_in=lambda _: 0.25),
         frozen_fault="",
         members={},
     )
     job_ = Job(ExportSettings(_cli_parse_args=[*flags]), console)
-    return job_, Evaluation(cast(Ground, ground), dict(answers or ANSWERS)), console
+    return job_, Evaluation(cast(EvaluationContext, ground), dict(answers or ANSWERS)), console
 
 
-def test_lost_task_stops_the_export_with_the_table_only_when_it_is_asked_for() -> None:
+def test_lost_task_stops_the_export_with_the_table_only_when_it_is_requested() -> None:
     compared = compare_tasks("own", ANSWERS, BASELINES, 1)
-    one, evaluation, console = made()
-    require_baselines(one, evaluation, compared)
+    element, evaluation, console = made()
+    require_baselines(element, evaluation, compared)
     assert console.export_text() == ""
-    one, evaluation, console = made("--require-baselines")
+    element, evaluation, console = made("--require-baselines")
     with pytest.raises(GateError, match=r"--require-baselines: ids: own loses to transitions .*: train longer"):
-        require_baselines(one, evaluation, compared)
+        require_baselines(element, evaluation, compared)
     assert "transitions" in console.export_text()
-    require_baselines(one, evaluation, [two for two in compared if not two.loses])  # control
+    require_baselines(element, evaluation, [two for two in compared if not two.loses])  # control
 
 
 def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> None:
     answers = {name: ANSWERS[name] for name in (*BASELINES, TEACHER)}
-    one, evaluation, _ = made("--require-baselines", answers=answers)
+    element, evaluation, _ = made("--require-baselines", answers=answers)
     with pytest.raises(GateError, match="ids: teacher loses to transitions"):
-        require_teacher(one, evaluation)
+        require_teacher(element, evaluation)
     good = answers | {TEACHER: {"ids": hits(0.9), "text": hits(0)}}  # text: students may differ
     require_teacher(*made("--require-baselines", answers=good)[:2])
 
@@ -153,73 +156,73 @@ def test_teacher_that_loses_on_ids_is_known_before_students_are_trained() -> Non
 def test_group_in_which_the_teacher_loses_to_popularity_is_known_early_too() -> None:
     """Over all users it is above, within the first half of them nothing is found."""
     half = np.arange(_CASES) < _CASES // 2
-    teacher = {"ids": Ranked(np.where(half, 50, 0), np.zeros((_CASES, 10), np.int64))}
+    teacher = {"ids": RankedCases(np.where(half, 50, 0), np.zeros((_CASES, 10), np.int64))}
     answers = {"popularity": {"ids": hits(0.2)}, TEACHER: teacher}
-    one, evaluation, console = made("--require-baselines", answers=answers)
-    require_teacher(one, evaluation)  # control: no groups
-    cast(SimpleNamespace, evaluation.ground).members = {("events", "2 to 9"): half}
+    element, evaluation, console = made("--require-baselines", answers=answers)
+    require_teacher(element, evaluation)  # control: no groups
+    cast(SimpleNamespace, evaluation.context).members = {("events", "2 to 9"): half}
     with pytest.raises(GateError, match=r"--require-baselines: ids, events 2 to 9: teacher loses to popularity"):
-        require_teacher(one, evaluation)
+        require_teacher(element, evaluation)
     assert "0.2000" in console.export_text()  # the whole table
 
 
-def cold_evaluation(teacher: Ranked, *flags: str) -> tuple[Job, Evaluation, Console]:
+def cold_evaluation(teacher: RankedCases, *flags: str) -> tuple[Job, Evaluation, Console]:
     """The frozen encoder finds a fifth of what is new at the common share."""
-    one, evaluation, console = made(*flags)
+    element, evaluation, console = made(*flags)
     row = {"ids": hits(0.3), "cold": hits(0.9)}  # as ranked the teacher finds most of it
-    evaluation.answers |= {TEACHER: row, FROZEN: row}
-    evaluation.levelled |= {TEACHER: levelled(teacher), FROZEN: levelled(hits(0.2))}
-    return one, evaluation, console
+    evaluation.results |= {TEACHER: row, FROZEN: row}
+    evaluation.adjusted |= {TEACHER: levelled(teacher), FROZEN: levelled(hits(0.2))}
+    return element, evaluation, console
 
 
 def test_teacher_below_the_frozen_encoder_on_cold_is_refused_with_both_tables() -> None:
-    one, evaluation, console = cold_evaluation(hits(0.1))
+    element, evaluation, console = cold_evaluation(hits(0.1))
     with pytest.raises(
         GateError,
         match=r"cold at the same share of new items: teacher loses to frozen encoder \(NDCG@10 0\.1000 and 0\.2000, "
         r"difference -0\.1000 \[.*200 cases\): try --trunk frozen, fewer --passes, or a --pull above 0; --allow-lossy",
     ):
-        require_teacher(one, evaluation)
+        require_teacher(element, evaluation)
     printed = console.export_text()
     assert "NDCG@10, leave-one-out, 200 users" in printed
     assert "with new items in 10.00% of the lists of ids" in printed
     assert "transitions" in printed
-    one, evaluation, console = cold_evaluation(hits(0.1), "--allow-lossy")
-    require_teacher(one, evaluation)
+    element, evaluation, console = cold_evaluation(hits(0.1), "--allow-lossy")
+    require_teacher(element, evaluation)
     assert console.export_text() == ""
 
 
 @pytest.mark.parametrize("teacher", [hits(0.2), hits(0.19, 50), hits(0.5)], ids=["equal", "by chance", "above"])
-def test_teacher_not_below_the_frozen_encoder_beyond_the_interval_passes(teacher: Ranked) -> None:
-    one, evaluation, _ = cold_evaluation(teacher)
-    require_cold(one, evaluation, TEACHER)
+def test_teacher_not_below_the_frozen_encoder_beyond_the_interval_passes(teacher: RankedCases) -> None:
+    element, evaluation, _ = cold_evaluation(teacher)
+    require_cold(element, evaluation, TEACHER)
 
 
 def test_default_that_loses_on_cold_is_refused_though_the_teacher_does_not() -> None:
     """An encoder or other parts of what is served may give other results than the teacher's."""
-    one, evaluation, _ = cold_evaluation(hits(0.2))
-    evaluation.levelled["own"] = levelled(hits(0.05))
-    require_cold(one, evaluation, TEACHER)
+    element, evaluation, _ = cold_evaluation(hits(0.2))
+    evaluation.adjusted["own"] = levelled(hits(0.05))
+    require_cold(element, evaluation, TEACHER)
     with pytest.raises(GateError, match="cold at the same share of new items: own loses to frozen encoder"):
-        require_cold(one, evaluation, "own")
+        require_cold(element, evaluation, "own")
 
 
-def test_gate_on_cold_that_cannot_be_measured_refuses_nobody() -> None:
-    one, evaluation, _ = cold_evaluation(hits(0.0))
+def test_gate_on_cold_that_cannot_be_measured_refuses_no_one() -> None:
+    element, evaluation, _ = cold_evaluation(hits(0.0))
     assert compare_cold(TEACHER, evaluation) is not None  # control
-    cast(SimpleNamespace, evaluation.ground.tasks).cold = SimpleNamespace(targets=np.zeros(MIN_COLD_CASES - 1))
+    cast(SimpleNamespace, evaluation.context.tasks).cold = SimpleNamespace(targets=np.zeros(MIN_COLD_CASES - 1))
     assert compare_cold(TEACHER, evaluation) is None
-    one, evaluation, _ = cold_evaluation(hits(0.0))
-    del evaluation.levelled[FROZEN]  # too many items for it
-    require_cold(one, evaluation, TEACHER)
+    element, evaluation, _ = cold_evaluation(hits(0.0))
+    del evaluation.adjusted[FROZEN]  # too many items for it
+    require_cold(element, evaluation, TEACHER)
 
 
 def test_early_check_loads_nothing_where_no_gate_can_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Job] = []
-    monkeypatch.setattr(Ground, "load", loaded.append)
-    check(job(tmp_path))  # too few cold cases
+    monkeypatch.setattr(baseline_gate, "load_context", loaded.append)
+    check_teacher(job(tmp_path))  # too few cold cases
     monkeypatch.setattr(baseline_gate, "MIN_COLD_CASES", 0)
-    check(job(tmp_path, "--allow-lossy"))
+    check_teacher(job(tmp_path, "--allow-lossy"))
     assert loaded == []
 
 
@@ -227,7 +230,7 @@ def test_requiring_baselines_without_interactions_is_refused(tmp_path: Path) -> 
     bare = dataset(users=0)
     write_data(tmp_path / ".stages" / "tiny" / "data", bare)
     with pytest.raises(DataError, match="--require-baselines needs interactions to compare by, and there are none"):
-        check(job(tmp_path, "--require-baselines"))
+        check_teacher(job(tmp_path, "--require-baselines"))
 
 
 def often() -> Dataset:
@@ -236,19 +239,19 @@ def often() -> Dataset:
     return replace(dataset(), histories=histories)
 
 
-def stepping(step: int) -> Subject:
-    """Recommends the item so many places behind the last one: 1 is always right, also for a new item."""
+def stepping(step: int) -> Recommender:
+    """Recommends the item `step` positions after the last one: 1 is always right, also for a new item."""
     items = np.eye(24, dtype=np.float32)
 
     def rank(users: list[UserSequence]) -> NDArray[np.float32]:
         return np.array([np.roll(user.vectors[-1], step) for user in users])
 
-    return Subject(lambda texts: items[[len(text) % 24 for text in texts]], rank, items, 64)
+    return Recommender(lambda texts: items[[len(text) % 24 for text in texts]], rank, items, 64)
 
 
-def ground_of(teacher: Subject, frozen: Subject) -> Ground:
+def ground_of(teacher: Recommender, frozen: Recommender) -> EvaluationContext:
     made, parts = often(), leave_one_out(often())
-    return Ground(
+    return EvaluationContext(
         seed=1,
         dataset=made,
         split=parts,
@@ -263,20 +266,20 @@ def ground_of(teacher: Subject, frozen: Subject) -> Ground:
 def test_untrained_encoder_that_finds_new_items_better_stops_distillation_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("baseline_gate", "comparisons"):
-        monkeypatch.setattr(f"swiftrec.export.evaluate.{module}.MIN_COLD_CASES", 10)
-    one = job(tmp_path)
-    often().save(one.folder("data"))
-    one.console = Console(width=200, record=True, file=io.StringIO())
-    monkeypatch.setattr(Ground, "load", lambda _: ground_of(stepping(1), stepping(9)))
-    check(one)  # control: the teacher is right
-    assert one.console.export_text(clear=False) == ""
-    monkeypatch.setattr(Ground, "load", lambda _: ground_of(stepping(9), stepping(1)))
-    out = tmp_path / "distil"
-    out.mkdir()
+    for module in ("stages.baseline_gate", "evaluate.comparisons"):
+        monkeypatch.setattr(f"swiftrec.export.{module}.MIN_COLD_CASES", 10)
+    element = job(tmp_path)
+    often().save(element.folder("data"))
+    element.console = Console(width=200, record=True, file=io.StringIO())
+    monkeypatch.setattr(baseline_gate, "load_context", lambda _: ground_of(stepping(1), stepping(9)))
+    check_teacher(element)  # control: the teacher is right
+    assert element.console.export_text(clear=False) == ""
+    monkeypatch.setattr(baseline_gate, "load_context", lambda _: ground_of(stepping(9), stepping(1)))
+    output = tmp_path / "distil"
+    output.mkdir()
     with pytest.raises(GateError, match="cold at the same share of new items: teacher loses to frozen encoder"):
-        distil.run(one, out)
-    assert not list(out.iterdir())
-    printed = one.console.export_text()
+        distil.run(element, output)
+    assert not list(output.iterdir())
+    printed = element.console.export_text()
     for name in ("popularity", "transitions", FROZEN, FROZEN_POPULAR, TEACHER):
         assert name in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +19,10 @@ from swiftrec.export.data.popularity import interaction_counts
 from swiftrec.export.data.split import Cases, Protocol, leave_one_out
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate import final_comparison
-from swiftrec.export.evaluate.final_record import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
-from swiftrec.export.evaluate.recommender import Rank, Subject
-from swiftrec.export.report.ladder import load_quality, report
-from swiftrec.export.report.rows import as_json
+from swiftrec.export.evaluate.recommender import Rank, Recommender
+from swiftrec.export.report.command import load_quality, report
+from swiftrec.export.report.record_json import as_json
+from swiftrec.export.schema.final import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
 from swiftrec.export.stages import blend as blend
 from swiftrec.export.stages import distil, finetune, onnx, package, quantise, verify
 from swiftrec.export.stages import final as final
@@ -46,16 +47,16 @@ _FLAGS = ("--ladder", "static", "--allow-lossy")
 
 def made(folder: Path, *flags: str, adopted: bool = False) -> StoppedJob:
     """A job with every stage up to `final`, on a data set with one cold item."""
-    one = job(folder, *_FLAGS, *flags)
-    data = one.folder("data")
+    element = job(folder, *_FLAGS, *flags)
+    data = element.folder("data")
     dataset(users=40, events=12).save(data)
     (data / "sources.json").write_text("{}")
     if adopted:
         Head(HeadShape("bi-encoder", "mean")).save(data / "checkpoint")
     for name, run in _STAGES.items():
-        one.folder(name).mkdir()
-        run(one, one.folder(name))
-    return one
+        element.folder(name).mkdir()
+        run(element, element.folder(name))
+    return element
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +71,13 @@ def bundle(trained: StoppedJob) -> Path:
     return package._write(trained, trained.settings.bundle, "key")
 
 
-def record_of(one: Job) -> FinalRecord:
-    return FinalRecord.model_validate_json((one.folder("final") / FINAL).read_text())
+def record_of(element: Job) -> FinalRecord:
+    return FinalRecord.model_validate_json((element.folder("final") / FINAL).read_text())
 
 
-def cold_item(one: Job) -> int:
+def cold_item(element: Job) -> int:
     """The item whose events the measured model never saw."""
-    (cold,) = leave_one_out(Dataset.load(one.folder("data"))).cold.tolist()
+    (cold,) = leave_one_out(Dataset.load(element.folder("data"))).cold.tolist()
     return int(cold)
 
 
@@ -116,22 +117,22 @@ def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trai
 
 
 def test_record_says_how_the_served_model_was_trained_and_how_alike_both_answer(trained: StoppedJob) -> None:
-    found = record_of(trained)
+    result = record_of(trained)
     data = Dataset.load(trained.folder("data"))
-    assert (found.events, found.measured_events) == (
+    assert (result.events, result.measured_events) == (
         sum(map(len, data.histories)),
         sum(map(len, leave_one_out(data).train)),
     )
-    assert found.epochs == best_epoch(trained.folder("finetune"))
-    assert found.loss is not None
-    assert found.loss > 0
-    assert found.parity is not None
-    assert found.parity.passed
-    assert found.overlap is not None
-    assert 0 < found.overlap <= 1
-    assert f"have {10 * found.overlap:.1f} of the ten best items in common" in found.likeness
-    assert found.held_out is not None
-    assert found.held_out.cases == 40
+    assert result.epochs == best_epoch(trained.folder("finetune"))
+    assert result.loss is not None
+    assert result.loss > 0
+    assert result.parity is not None
+    assert result.parity.passed
+    assert result.overlap is not None
+    assert 0 < result.overlap <= 1
+    assert f"have {10 * result.overlap:.1f} of the ten best items in common" in result.likeness
+    assert result.held_out is not None
+    assert result.held_out.cases == 40
 
 
 def test_expected_answers_are_those_of_the_served_model(trained: StoppedJob) -> None:
@@ -146,24 +147,24 @@ def test_expected_answers_are_those_of_the_served_model(trained: StoppedJob) -> 
 def test_card_page_report_and_json_say_which_figures_are_of_which_model(
     trained: StoppedJob, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = record_of(trained)
+    result = record_of(trained)
     sentence = (
         "Figures were measured on a model trained without each user's last two events and the events of 1 of the 24 "
         "items; it is that of the epoch which validated best. The served ranker, item vectors and memory were then "
         "trained once more on all 480 events with the same settings and as many epochs "
-        f"({found.epochs}), without validation; the served model's own quality cannot be measured on events that it "
+        f"({result.epochs}), without validation; the served model's own quality cannot be measured on events that it "
         "has seen, and was not measured on others."
     )
-    assert found.figures == sentence
-    page = (bundle / "report.html").read_text().replace("&#x27;", "'")
+    assert result.figures == sentence
+    page = html.unescape((bundle / "report.html").read_text())
     for text in ((bundle / "MODEL_CARD.md").read_text(), page):
-        assert found.figures in text
-        assert found.likeness in text
+        assert result.figures in text
+        assert result.likeness in text
     report(trained.settings)
     printed = " ".join(capsys.readouterr().out.split())
-    assert found.figures in printed
-    assert as_json(load_quality(bundle))["final"] == found.model_dump()
-    assert load_bundle(bundle).manifest.quality["final"]["epochs"] == found.epochs
+    assert result.figures in printed
+    assert as_json(load_quality(bundle))["final"] == result.model_dump()
+    assert load_bundle(bundle).manifest.quality["final"]["epochs"] == result.epochs
 
 
 @pytest.mark.parametrize(
@@ -178,51 +179,51 @@ def test_card_page_report_and_json_say_which_figures_are_of_which_model(
 def test_sentence_names_what_the_measured_model_was_trained_without(
     protocol: Protocol, order: Order, cold: int, without: str
 ) -> None:
-    found = trained_again(protocol, order, cold, 1682, 100_000, 11)
-    assert f"Figures were measured on a model trained without {without}" in found
-    assert "on all 100,000 events with the same settings and as many epochs (11), without validation" in found
+    result = trained_again(protocol, order, cold, 1682, 100_000, 11)
+    assert f"Figures were measured on a model trained without {without}" in result
+    assert "on all 100,000 events with the same settings and as many epochs (11), without validation" in result
 
 
 def test_recommender_that_came_in_trained_is_served_as_it_was_measured(tmp_path: Path) -> None:
-    one = made(tmp_path, adopted=True)
-    found, own = record_of(one), one.folder("final")
-    assert (found.epochs, found.loss, found.held_out) == (0, None, None)
-    assert (own / "ranker.onnx").read_bytes() == (one.folder("onnx") / "ranker.onnx").read_bytes()
-    assert (own / "vectors.npy").read_bytes() == (one.folder("verify") / "vectors.npy").read_bytes()
+    element = made(tmp_path, adopted=True)
+    result, own = record_of(element), element.folder("final")
+    assert (result.epochs, result.loss, result.held_out) == (0, None, None)
+    assert (own / "ranker.onnx").read_bytes() == (element.folder("onnx") / "ranker.onnx").read_bytes()
+    assert (own / "vectors.npy").read_bytes() == (element.folder("verify") / "vectors.npy").read_bytes()
     assert (own / "transitions-weights.npy").read_bytes() != (
-        one.folder("blend") / "transitions-weights.npy"
+        element.folder("blend") / "transitions-weights.npy"
     ).read_bytes()
     assert not (own / "sentences.npy").exists()
-    assert "the recommender as it came in, which is served unchanged" in found.figures
-    assert "know all 480 events" in found.figures
-    assert found.overlap is not None
-    package._write(one, one.settings.bundle, "key")
+    assert "the recommender as it was given, which is served unchanged" in result.figures
+    assert "know all 480 events" in result.figures
+    assert result.overlap is not None
+    package._write(element, element.settings.bundle, "key")
 
 
 def fixed(users: NDArray[np.float32]) -> Rank:
     """A ranker that gives the row of the last event, whatever came before."""
-    return lambda jobs: np.array([users[int(one.vectors[-1].argmax())] for one in jobs])
+    return lambda jobs: np.array([users[int(element.vectors[-1].argmax())] for element in jobs])
 
 
-def subject(right: float, users: int = 40) -> tuple[Subject, Cases]:
+def subject(right: float, users: int = 40) -> tuple[Recommender, Cases]:
     """A recommender that puts the item after the last event first for a share `right` of the users."""
     items = 24
     vectors = np.eye(items, dtype=np.float32)
     histories = [np.array([n % items]) for n in range(users)]
-    wanted = np.array([(n + 1) % items for n in range(users)])
+    target = np.array([(n + 1) % items for n in range(users)])
     answers = np.array([vectors[(n + 1) % items if n < right * items else n] for n in range(items)])
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
         raise AssertionError(texts)
 
-    return Subject(encode, fixed(answers), vectors, 16), Cases(np.arange(users), histories, wanted)
+    return Recommender(encode, fixed(answers), vectors, 16), Cases(np.arange(users), histories, target)
 
 
 def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> None:
     (good, cases), (bad, _) = subject(1.0), subject(0.2)
     known = np.ones(24, dtype=bool)
-    found = final_comparison.require_learned(bad, good, cases, known, 7)
-    assert found.difference.low > 0
+    result = final_comparison.require_learned(bad, good, cases, known, 7)
+    assert result.difference.low > 0
     assert final_comparison.require_learned(good, good, cases, known, 7).difference.mean == 0
     with pytest.raises(GateError, match=r"trained again on all events finds the test's items worse .* --learning-rate"):
         final_comparison.require_learned(good, bad, cases, known, 7)
@@ -249,11 +250,11 @@ def test_models_that_answer_alike_have_everything_in_common() -> None:
 
 def with_records(folder: Path, *flags: str) -> Job:
     """A job whose stages before `final` have records that name a key."""
-    one = job(folder, *_FLAGS, *flags)
+    element = job(folder, *_FLAGS, *flags)
     for stage in STAGES:
-        one.folder(stage.name).mkdir(parents=True, exist_ok=True)
-        (one.folder(stage.name) / "stage.json").write_text(json.dumps({"key": stage.name}))
-    return one
+        element.folder(stage.name).mkdir(parents=True, exist_ok=True)
+        (element.folder(stage.name) / "stage.json").write_text(json.dumps({"key": stage.name}))
+    return element
 
 
 @pytest.mark.parametrize(
@@ -276,14 +277,14 @@ def test_stage_is_stale_when_a_setting_that_it_reads_changes(tmp_path: Path, fla
 @pytest.mark.parametrize("before", ["data", "finetune", "blend", "distil", "onnx", "quantise", "verify"])
 def test_stage_is_stale_when_a_stage_before_it_has_run_again_and_so_is_the_bundle(tmp_path: Path, before: str) -> None:
     stages = {stage.name: stage for stage in STAGES}
-    one = with_records(tmp_path)
-    keys = one.key(stages["final"]), one.key(stages["package"])
-    (one.folder(before) / "stage.json").write_text(json.dumps({"key": "another"}))
-    assert one.key(stages["final"]) != keys[0]
-    (one.folder("final") / "stage.json").write_text(json.dumps({"key": "another"}))
-    assert one.key(stages["package"]) != keys[1]
+    element = with_records(tmp_path)
+    keys = element.key(stages["final"]), element.key(stages["package"])
+    (element.folder(before) / "stage.json").write_text(json.dumps({"key": "another"}))
+    assert element.key(stages["final"]) != keys[0]
+    (element.folder("final") / "stage.json").write_text(json.dumps({"key": "another"}))
+    assert element.key(stages["package"]) != keys[1]
 
 
-def test_measured_model_is_not_asked_for_what_the_bundle_answers(trained: StoppedJob) -> None:
+def test_measured_model_is_not_requested_what_the_bundle_answers(trained: StoppedJob) -> None:
     assert not (trained.folder("verify") / EXPECTED).exists()
     assert [stage.name for stage in STAGES][-3:] == ["verify", "final", "package"]

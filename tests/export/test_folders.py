@@ -52,9 +52,9 @@ def test_kill_before_every_system_call_loses_neither_folder(tmp_path: Path, has_
         command = [sys.executable, "-c", _DIES, str(calls), str(new), str(target)]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         recover(new, target)
-        found = content(target) if target.exists() else set()
-        assert found in ([{"old"}, {"new"}] if has_old else [set(), {"new"}]), calls
-        assert found == {"new"} or content(new) == {"new"}, calls
+        result = content(target) if target.exists() else set()
+        assert result in ([{"old"}, {"new"}] if has_old else [set(), {"new"}]), calls
+        assert result == {"new"} or content(new) == {"new"}, calls
         assert not (target.parent / "target.old").exists(), calls
         if code == 0:
             break

@@ -16,7 +16,7 @@ from swiftrec.export.blend.signals import Items, Signals
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.split import Cases, trainable
-from swiftrec.export.evaluate.cold import Newcomers, level
+from swiftrec.export.evaluate.cold import NewItems, adjust
 from swiftrec.export.evaluate.metrics import Score, figure
 from swiftrec.server.catalogue.blend import SIGNALS, Blend, Known, Row, Scoring, Weights
 from swiftrec.server.catalogue.sparse import Memory
@@ -165,10 +165,10 @@ def scores_of(memory: Memory, asked: Cases, text: float) -> Score:
 
 
 def test_new_items_are_found_beside_what_counts_name_at_the_same_share_of_the_lists() -> None:
-    newcomers = Newcomers(cases(wants_new=False), cases(wants_new=True), _ITEMS, _NEW)
+    newcomers = NewItems(cases(wants_new=False), cases(wants_new=True), _ITEMS, _NEW)
 
     def cold(memory: Memory, text: float) -> NDArray[np.float64]:
-        found = level(scores_of(memory, newcomers.warm, text), scores_of(memory, newcomers.cold, text), newcomers)
+        found = adjust(scores_of(memory, newcomers.warm, text), scores_of(memory, newcomers.cold, text), newcomers)
         return found.cold.ndcg
 
     text_alone = cold(Memory.empty(_ITEMS), 1.0)

@@ -15,9 +15,9 @@ import pytest
 
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.errors import GateError
-from swiftrec.export.quality import Quality
+from swiftrec.export.gates import QualityThresholds
 from swiftrec.export.stages import verify
-from swiftrec.export.stages.package import check_answers
+from swiftrec.export.stages.package import check_results
 from swiftrec.export.stages.runner import Job
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
 from swiftrec.server.models.bundle import SENTENCES, file_hash, load_bundle
@@ -25,6 +25,8 @@ from swiftrec.server.parts import TABLES
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2_grpc import EncoderServiceStub
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender
 from tests.conftest import ROOT
 from tests.export.checkpoints import save_bert
 from tests.server.process import serving
@@ -89,7 +91,9 @@ def test_no_variant_within_the_gates_is_an_error_with_each_reason(
 ) -> None:
     flags = [flag for flag in command(own)[3:] if flag != "--allow-lossy"]
     job = Job(ExportSettings(_cli_parse_args=flags))
-    monkeypatch.setattr("swiftrec.export.evaluate.selection.QUALITY", Quality(shipped={"overlap": 1.1}, default={}))
+    monkeypatch.setattr(
+        "swiftrec.export.evaluate.selection.QUALITY", QualityThresholds(shipped={"overlap": 1.1}, default={})
+    )
     with pytest.raises(GateError, match=r"bert1-fp32: overlap [\d.]+, [\d.]+ short of 1\.100"):
         verify.run(job, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -98,8 +102,8 @@ def test_no_variant_within_the_gates_is_an_error_with_each_reason(
 def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
     bundle = load_bundle(own / "artifacts" / "own")
     wrong = [{"texts": ["red lamp"], "seen": [], "top": ["no", "such"]}]
-    with pytest.raises(GateError, match="evaluated top ten"):
-        check_answers(bundle, wrong)
+    with Recommender(bundle, EngineOptions()) as engine, pytest.raises(GateError, match="evaluated top ten"):
+        check_results(engine, wrong)
 
 
 def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:

@@ -18,10 +18,10 @@ from swiftrec.export.blend.words import make_words
 from swiftrec.export.data import doctor, loader
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.evaluate.metrics import random_ndcg, rank
-from swiftrec.export.evaluate.recommender import Retrieval, Subject
+from swiftrec.export.evaluate.recommender import Recommender, Retrieval
 from swiftrec.export.planted.command import FACTS, ceilings
 from swiftrec.export.planted.topics import ADJECTIVES, TOPICS
-from swiftrec.export.planted.world import Shares, World, draw_dataset
+from swiftrec.export.planted.true_model import Shares, TrueModel, draw_dataset
 from swiftrec.export.train.cold_start import FOLDS
 from swiftrec.server.catalogue.blend import Blend, Known, Scoring, Weights
 from tests.export.tables import names
@@ -38,7 +38,7 @@ class Parts:
 
     def __init__(self, shares: Shares) -> None:
         rng = np.random.default_rng(5)
-        self.world = World.draw(ITEMS, shares, rng)
+        self.world = TrueModel.draw(ITEMS, shares, rng)
         self.dataset = draw_dataset(self.world, USERS, rng)
         self.split = leave_one_out(self.dataset)
         self.sentences = words_of([item.text for item in self.dataset.items])
@@ -49,7 +49,7 @@ class Parts:
         known = self.split.known
         retrieval = Retrieval(self.scoring(known), names(self.titles, self.sentences), self.sentences, counts(known))
         nothing = np.zeros((ITEMS, 1), np.float32)
-        subject = Subject(
+        subject = Recommender(
             lambda _: nothing, lambda users: nothing[: len(users)], nothing, 64, None, retrieval.only(weights)
         )
         cases = self.split.warm
@@ -61,11 +61,15 @@ class Parts:
         train = self.split.train
         nothing = np.zeros((ITEMS, 1), np.float32)
         items = Items(nothing, nothing, np.full(ITEMS, FOLDS), self.sentences, counts(train).astype(np.float64))
-        asked = [*requests_of(Group("none", 5, 0), self.split.validation, [], lambda _: "none", 1)]
+        requested = [*requests_of(Group("none", 5, 0), self.split.validation, [], lambda _: "none", 1)]
         signals = Signals(items, self.scoring(train), FOLDS, 1)
-        users = np.zeros((len(asked), 1), np.float32)
+        users = np.zeros((len(requested), 1), np.float32)
         return fit_weights(
-            signals.choices(asked, users, lambda one: Known(len(one.history), one.history, self.sentences[one.history]))
+            signals.choices(
+                requested,
+                users,
+                lambda element: Known(len(element.history), element.history, self.sentences[element.history]),
+            )
         )
 
     def scoring(self, histories: list[NDArray[np.int64]]) -> Scoring:
@@ -74,14 +78,14 @@ class Parts:
 
     def best(self) -> dict[str, float]:
         """What the true model has."""
-        return {name: found.mean for name, found in ceilings(self.world, self.dataset, 1).items()}
+        return {name: result.mean for name, result in ceilings(self.world, self.dataset, 1).items()}
 
 
 def words_of(texts: list[str]) -> Vectors:
     """Unit vectors of which words a text has, in the place of a language model's."""
     every = sorted({word for text in texts for word in text.lower().split()})
-    found = np.array([[word in text.lower().split() for word in every] for text in texts], dtype=np.float32)
-    unit: Vectors = found / np.linalg.norm(found, axis=1, keepdims=True)
+    result = np.array([[word in text.lower().split() for word in every] for text in texts], dtype=np.float32)
+    unit: Vectors = result / np.linalg.norm(result, axis=1, keepdims=True)
     return unit
 
 
@@ -126,17 +130,17 @@ def test_true_model_is_the_best_of_all(mixed: Parts) -> None:
     assert whole > max(best.values())
 
 
-def test_nobody_has_an_item_twice_or_before_it_came_out(mixed: Parts) -> None:
-    world, dataset = mixed.world, mixed.dataset
+def test_no_one_has_an_item_twice_or_before_it_came_out(mixed: Parts) -> None:
+    model, dataset = mixed.world, mixed.dataset
     times = np.concatenate(dataset.times)
     span = (times - times.min()) / (times.max() - times.min())
-    released = world.released[np.concatenate(dataset.histories)]
+    released = model.released[np.concatenate(dataset.histories)]
     assert all(len(np.unique(history)) == len(history) >= 10 for history in dataset.histories)
     assert (released > 0).any()
     assert (released <= span + 0.02).all()  # the first and the last second are not exactly 0 and 1
 
 
-def test_items_are_told_apart_by_title_and_tell_their_topic_by_words_alone(mixed: Parts) -> None:
+def test_items_differ_in_their_titles_and_show_their_topic_in_words_alone(mixed: Parts) -> None:
     items = mixed.dataset.items
     assert len({item.title for item in items}) == ITEMS
     for item, topic in zip(items, mixed.world.topics, strict=True):

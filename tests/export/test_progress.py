@@ -19,7 +19,7 @@ _LONG_S = 60.0
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds that pass when a test sets them."""
 
     now = 0.0
 

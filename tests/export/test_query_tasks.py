@@ -17,11 +17,11 @@ from swiftrec.export.data.keywords import Keywords, is_for_training, words_of
 from swiftrec.export.data.split import Cases, leave_one_out
 from swiftrec.export.data.templates import EVALUATION, TRAINING, VALIDATION, spoken_title
 from swiftrec.export.data.text_variants import Texts, write_texts
-from swiftrec.export.evaluate.compare import Evaluation
-from swiftrec.export.evaluate.context import Ground
-from swiftrec.export.evaluate.metrics import Ranked, rank
+from swiftrec.export.evaluate.context import EvaluationContext
+from swiftrec.export.evaluate.evaluation import Evaluation
+from swiftrec.export.evaluate.metrics import RankedCases, rank
 from swiftrec.export.evaluate.query_tasks import MAKERS, normalised
-from swiftrec.export.evaluate.recommender import Subject
+from swiftrec.export.evaluate.recommender import Recommender
 from swiftrec.export.evaluate.tasks import FIRST, IN_TEN, SHARES, TASKS, VIOLATING, Tasks, make_tasks
 
 _ITEMS, _USERS = 120, 50
@@ -31,7 +31,7 @@ _WORDS = [f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(240)]
 
 
 def made(*, attributes: bool = True, texts: bool = True, tags: bool = False) -> Dataset:
-    """Items with colours and shapes, a text with words of its own, and titles of which every tenth is another's."""
+    """Items with colours and shapes, a text with its own words, and titles of which every tenth is another item's."""
     rng = np.random.default_rng(3)
     items = []
     for n in range(_ITEMS):
@@ -61,7 +61,7 @@ def tasks(dataset: Dataset) -> Tasks:
     return tasks_of(dataset)
 
 
-def test_every_task_is_asked_of_a_data_set_that_can_have_it(tasks: Tasks) -> None:
+def test_every_task_is_requested_of_a_data_set_that_can_have_it(tasks: Tasks) -> None:
     assert tasks.absent == {}
     assert {*tasks.cases} == {*TASKS}
     assert all(len(query.texts) == len(query.cases.targets) > 20 for query in tasks.queries.values())
@@ -78,9 +78,9 @@ def test_no_request_is_among_the_texts_that_training_reads(seed: int) -> None:
     for dataset in (made(), made(tags=True)):
         texts = write_texts(dataset, seed)
         read = {*texts.all}
-        asked = tasks_of(dataset, texts, seed).queries
-        assert {*asked["title"].texts} <= read  # control: exact titles are
-        assert not {text for task, query in asked.items() if task != "title" for text in query.texts} & read
+        requests = tasks_of(dataset, texts, seed).queries
+        assert {*requests["title"].texts} <= read  # control: exact titles are
+        assert not {text for task, query in requests.items() if task != "title" for text in query.texts} & read
 
 
 def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Tasks) -> None:
@@ -95,46 +95,46 @@ def test_requests_that_training_reads_are_left_out(dataset: Dataset, tasks: Task
 
 
 def test_titles_are_exact_and_same_titles_count_as_found(dataset: Dataset, tasks: Tasks) -> None:
-    asked = tasks.queries["title"]
-    for n, text in enumerate(asked.texts):
-        item = int(asked.cases.targets[n])
+    requests = tasks.queries["title"]
+    for n, text in enumerate(requests.texts):
+        item = int(requests.cases.targets[n])
         assert text == dataset.items[item].title
         same = {m for m, other in enumerate(dataset.items) if normalised(other.title) == normalised(text)}
-        assert {item, *asked.cases.equivalents[n].tolist()} == same
-    assert any(len(same) for same in asked.cases.equivalents)
+        assert {item, *requests.cases.equivalents[n].tolist()} == same
+    assert any(len(same) for same in requests.cases.equivalents)
     assert normalised("The  Matrix (1999)") == normalised("the matrix, 1999") != normalised("the matrix")
     assert normalised("?!") == "?!"
 
 
 def test_typing_errors_are_one_or_two_and_keep_the_item(dataset: Dataset, tasks: Tasks) -> None:
-    asked = tasks.queries["typos"]
-    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
+    requests = tasks.queries["typos"]
+    for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
         pairs = zip(text.split(), dataset.items[item].title.split(), strict=True)
         assert sum(a != b for a, b in pairs) in (1, 2)
     assert mistyped("M (1931)", random.Random(0)) == "M (1931)"  # nothing that could be recognised with an error
 
 
-def test_conditions_are_fulfilled_by_what_is_wanted(dataset: Dataset, tasks: Tasks) -> None:
-    carriers, asked = index_attributes(dataset.items), tasks.queries["conditions"]
+def test_conditions_are_fulfilled_by_what_is_the_target(dataset: Dataset, tasks: Tasks) -> None:
+    carriers, requests = index_attributes(dataset.items), tasks.queries["conditions"]
     sizes = set()
-    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
+    for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
         values = [value for value in carriers if value in words_and_numbers(text)]
         sizes.add(len(values))
         assert item in items_with(carriers, values)
     assert sizes == {2, 3}
 
 
-def test_negation_is_fulfilled_by_what_is_wanted_and_says_which_items_violate_it(
+def test_negation_is_fulfilled_by_what_is_the_target_and_says_which_items_violate_it(
     dataset: Dataset, tasks: Tasks
 ) -> None:
-    carriers, asked = index_attributes(dataset.items), tasks.queries["negation"]
-    for text, item, out in zip(asked.texts, asked.cases.targets.tolist(), asked.violating, strict=True):
-        wanted, without = sorted(
+    carriers, requests = index_attributes(dataset.items), tasks.queries["negation"]
+    for text, item, output in zip(requests.texts, requests.cases.targets.tolist(), requests.violating, strict=True):
+        expected, without = sorted(
             (value for value in carriers if value in words_and_numbers(text)), key=lambda v: item not in carriers[v]
         )
-        assert item in items_with(carriers, [wanted], [without])
-        assert out.tolist() == carriers[without].tolist()
-        assert len(items_with(carriers, [wanted, without]))  # else the negation would ask for nothing
+        assert item in items_with(carriers, [expected], [without])
+        assert output.tolist() == carriers[without].tolist()
+        assert len(items_with(carriers, [expected, without]))  # else the negation would ask for nothing
 
 
 def words_and_numbers(text: str) -> set[str]:
@@ -142,10 +142,10 @@ def words_and_numbers(text: str) -> set[str]:
 
 
 def test_paraphrase_wants_what_came_next(dataset: Dataset, tasks: Tasks) -> None:
-    asked = tasks.queries["paraphrase"]
+    requests = tasks.queries["paraphrase"]
     pairs = [(int(h[-1]), int(w)) for h, w in zip(tasks.warm.histories, tasks.warm.targets, strict=True)]
-    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
-        assert any(spoken_title(dataset.items[named].title) in text for named, wanted in pairs if wanted == item)
+    for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
+        assert any(spoken_title(dataset.items[named].title) in text for named, expected in pairs if expected == item)
 
 
 def test_who_asks_by_text_alone_has_no_history_that_could_be_left_out(tasks: Tasks) -> None:
@@ -156,56 +156,58 @@ def test_who_asks_by_text_alone_has_no_history_that_could_be_left_out(tasks: Tas
 def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
     again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
     parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), cold_share=0, repeats="allow")
-    found = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
-    assert 0 < len(found.targets) <= _USERS - 30
-    assert all(item not in out for item, out in zip(found.targets.tolist(), found.masked, strict=True))
+    result = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
+    assert 0 < len(result.targets) <= _USERS - 30
+    assert all(item not in output for item, output in zip(result.targets.tolist(), result.masked, strict=True))
     only = make_tasks(dataset, write_texts(dataset, 1), replace(parts, warm=parts.warm.take(np.arange(30))), 1)
-    assert "the same item again" in only.absent["paraphrase"]
+    assert "repeats the one before" in only.absent["paraphrase"]
 
 
 def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_by(
     dataset: Dataset, tasks: Tasks
 ) -> None:
-    asked = tasks.queries["tags"]
+    requests = tasks.queries["tags"]
     by_training = {w for p in write_texts(dataset, 1).phrases if p.kind == "words" for w in p.text.split()}
     assert by_training
     assert all(map(is_for_training, by_training))
-    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
+    for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
         words = {*text.split()}
         assert words <= words_of(dataset.items[item].text) - words_of(dataset.items[item].title)
         assert not words & by_training
 
 
 def test_query_asks_by_attributes_and_never_by_the_title_in_lower_case(dataset: Dataset) -> None:
-    """Every second item has no attributes: whoever wants it has nothing to ask by."""
+    """Every second item has no attributes, so no query can describe it."""
     items = [replace(item, attributes=item.attributes if n % 2 else {}) for n, item in enumerate(dataset.items)]
-    found = tasks_of(replace(dataset, items=items))
-    asked = found.queries["query"]
-    assert asked.cases.targets.tolist() == [n for n in found.warm.targets.tolist() if n % 2]
-    for text, item in zip(asked.texts, asked.cases.targets.tolist(), strict=True):
-        values = [value for found in items[item].attributes.values() for value in found]
+    result = tasks_of(replace(dataset, items=items))
+    requests = result.queries["query"]
+    assert requests.cases.targets.tolist() == [n for n in result.warm.targets.tolist() if n % 2]
+    for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
+        values = [value for result in items[item].attributes.values() for value in result]
         assert sorted(text.split()) == sorted([*values, "story"])
 
 
-def test_every_item_that_is_described_by_what_is_asked_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
+def test_every_item_that_is_described_by_what_is_requested_counts_as_found(dataset: Dataset, tasks: Tasks) -> None:
     tagged = tasks_of(made(tags=True)).queries["tags"]
     for text, item, same in zip(tagged.texts, tagged.cases.targets.tolist(), tagged.cases.equivalents, strict=True):
         assert {item, *same.tolist()} == {n for n in range(_ITEMS) if f"tag {n % 15}" == text}
-    asked = tasks.queries["tags"]
-    for text, item, same in zip(asked.texts, asked.cases.targets.tolist(), asked.cases.equivalents, strict=True):
+    requests = tasks.queries["tags"]
+    for text, item, same in zip(
+        requests.texts, requests.cases.targets.tolist(), requests.cases.equivalents, strict=True
+    ):
         described = {n for n, other in enumerate(dataset.items) if {*text.split()} <= words_of(other.text)}
         assert {item, *same.tolist()} == described
-    assert any(len(same) for same in asked.cases.equivalents)
+    assert any(len(same) for same in requests.cases.equivalents)
 
 
-def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
+def test_column_of_tags_is_requested_and_kept_from_training() -> None:
     dataset = made(tags=True)
     texts = write_texts(dataset, 1)
     assert not [text for text in texts.all if "tag " in text.lower()]
-    asked = tasks_of(dataset, texts).queries
-    for text, item in zip(asked["tags"].texts, asked["tags"].cases.targets.tolist(), strict=True):
+    requests = tasks_of(dataset, texts).queries
+    for text, item in zip(requests["tags"].texts, requests["tags"].cases.targets.tolist(), strict=True):
         assert text == f"tag {item % 15}"  # "winter" is in every title
-    assert not [text for task, query in asked.items() if task != "tags" for text in query.texts if "tag " in text]
+    assert not [text for task, query in requests.items() if task != "tags" for text in query.texts if "tag " in text]
     assert any("tag " in value for value in index_attributes([Item("1", "a", "a", {"other": ["tag 1"]})]))  # control
 
 
@@ -213,19 +215,19 @@ def test_column_of_tags_is_asked_for_and_kept_from_training() -> None:
     ("dataset", "task", "why"),
     [
         (made(texts=False), "tags", "no column tags"),
-        (made(attributes=False), "query", "no wanted item has an attribute value"),
-        (made(attributes=False), "conditions", "no wanted item has two attribute values"),
-        (made(attributes=False), "negation", "no attribute value of a wanted item"),
+        (made(attributes=False), "query", "no target has an attribute value"),
+        (made(attributes=False), "conditions", "no target has two attribute values"),
+        (made(attributes=False), "negation", "no attribute value of a target"),
     ],
 )
 def test_task_that_a_data_set_cannot_have_is_absent_with_one_sentence_why(
     dataset: Dataset, task: str, why: str
 ) -> None:
-    found = tasks_of(dataset)
-    assert why in found.absent[task]
-    assert "\n" not in found.absent[task]
-    assert task not in found.queries
-    assert task not in found.cases
+    result = tasks_of(dataset)
+    assert why in result.absent[task]
+    assert "\n" not in result.absent[task]
+    assert task not in result.queries
+    assert task not in result.cases
 
 
 def test_titles_without_a_long_word_have_no_typos(dataset: Dataset) -> None:
@@ -240,7 +242,7 @@ def test_tasks_are_bounded_and_the_same_for_the_same_seed(
     for task in MAKERS:
         assert again.queries[task].texts == tasks.queries[task].texts
         assert task == "title" or other.queries[task].texts != tasks.queries[task].texts
-    monkeypatch.setattr("swiftrec.export.evaluate.tasks.MAX_ASKED", 7)
+    monkeypatch.setattr("swiftrec.export.evaluate.tasks.MAX_CASES", 7)
     assert {len(query.texts) for task, query in tasks_of(dataset).queries.items() if task != "query"} == {7}
 
 
@@ -250,13 +252,13 @@ def test_keywords_are_rare_but_not_unique() -> None:
     assert {*Keywords.of([*common, *rare]).counts} == {"strange"}
 
 
-def test_best_of_the_items_that_count_as_wanted_is_ranked() -> None:
+def test_best_of_the_items_that_count_as_target_is_ranked() -> None:
     scores = np.array([[3, 1, 2, 2, 0], [3, 1, 2, 2, 0]], dtype=np.float32)
     nothing: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * 2
     same = [np.array([3, 2]), np.empty(0, np.int64)]
     cases = Cases(np.arange(2), nothing, np.array([4, 4]), equivalents=same)
-    found = rank(lambda part: scores[part], cases, 5)
-    assert found.ranks.tolist() == [1, 4]
+    result = rank(lambda part: scores[part], cases, 5)
+    assert result.ranks.tolist() == [1, 4]
     taken = rank(lambda _: scores[:1], cases.take(np.array([0])), 5)
     assert taken.ranks.tolist() == [1]
     masked = replace(cases, histories=[np.array([3, 2]), np.array([4])])
@@ -265,30 +267,30 @@ def test_best_of_the_items_that_count_as_wanted_is_ranked() -> None:
 
 def test_violating_is_the_share_of_the_list_that_is_excluded() -> None:
     top = np.array([[0, 1, 2, 3, *[-1] * 6], [-1] * 10])
-    found = Ranked(np.array([0, 7]), top).violating([np.array([1, 3, 9]), np.array([0])])
-    assert found.tolist() == [0.5, 0.0]
-    assert Ranked(np.array([0, 1, 9]), np.zeros((3, 10), np.int64)).first.tolist() == [1, 0, 0]
+    result = RankedCases(np.array([0, 7]), top).violating([np.array([1, 3, 9]), np.array([0])])
+    assert result.tolist() == [0.5, 0.0]
+    assert RankedCases(np.array([0, 1, 9]), np.zeros((3, 10), np.int64)).first.tolist() == [1, 0, 0]
 
 
 def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: Dataset, tasks: Tasks) -> None:
     parts = leave_one_out(dataset)
-    nothing = cast(Subject, None)
-    ground = Ground(
+    nothing = cast(Recommender, None)
+    ground = EvaluationContext(
         1, dataset, parts, tasks, np.ones(_ITEMS, np.int64), np.ones((_ITEMS, 1), np.float32), nothing, None
     )
     evaluation = Evaluation(ground)
     evaluation.add_baselines()
-    found = evaluation.answers
-    assert {*found["popularity"]} == {*TASKS}
-    assert {*found["transitions"]} == {"ids", "cold"}
+    result = evaluation.results
+    assert {*result["popularity"]} == {*TASKS}
+    assert {*result["transitions"]} == {"ids", "cold"}
     counts = np.bincount(np.concatenate(parts.known), minlength=_ITEMS).astype(np.float32)
-    asked = tasks.queries["title"].cases
-    wanted = [np.argsort(-counts, kind="stable").tolist().index(n) for n in asked.targets.tolist()]
-    assert (found["popularity"]["title"].ranks <= wanted).all()
-    assert found["popularity"]["title"].ranks[[not len(same) for same in asked.equivalents]].tolist() == [
-        rank for rank, same in zip(wanted, asked.equivalents, strict=True) if not len(same)
+    requests = tasks.queries["title"].cases
+    expected = [np.argsort(-counts, kind="stable").tolist().index(n) for n in requests.targets.tolist()]
+    assert (result["popularity"]["title"].ranks <= expected).all()
+    assert result["popularity"]["title"].ranks[[not len(same) for same in requests.equivalents]].tolist() == [
+        rank for rank, same in zip(expected, requests.equivalents, strict=True) if not len(same)
     ]
-    shares = ground.shares(found["popularity"])
+    shares = ground.shares(result["popularity"])
     assert {task: tuple(names) for task, names in shares.items()} == {
         task: tuple(names) for task, names in SHARES.items()
     }

@@ -13,17 +13,11 @@ from torch import nn
 
 from swiftrec.export import gates
 from swiftrec.export.checkpoints.head import Head, HeadShape
-from swiftrec.export.compress.ranker_graphs import (
-    RankerGraph,
-    made_users,
-    measure_ranker_parity,
-    read_ranker,
-    save_ranker,
-)
+from swiftrec.export.compress.ranker_graphs import measure_ranker_parity, random_users, read_ranker, save_ranker
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.models_record import RankerRecord
 from swiftrec.export.models.rankers import make_ranker
 from swiftrec.export.models.teacher import Teacher, save_teacher
+from swiftrec.export.schema.models import RankerRecord
 from swiftrec.export.stages.onnx import _ranker, trace_ranker
 from swiftrec.export.train.pretrained import parts_of
 from tests.export.tiny import StoppedJob, dataset, job
@@ -64,22 +58,32 @@ class Careless(nn.Module):
         return (vectors + 0 * (kinds + mask).unsqueeze(-1)).mean(1, keepdim=True).expand_as(vectors)
 
 
+RANKER = RankerRecord(
+    name="ranker",
+    file="ranker.onnx",
+    megabytes=1.2,
+    parity=1e-6,
+    ms_batch1=0.3,
+    users_per_s_core=900.0,
+    gates=(gates.ranker_parity(1e-6),),
+)
+
+
 def test_ranker_that_depends_on_its_batch_is_refused_with_value_and_threshold(tmp_path: Path) -> None:
     """Negative control: alone it is right."""
     with pytest.raises(GateError, match=r"ranker: parity with PyTorch 0\.\d+, at most 0\.0001"):
         trace_ranker("ranker", Careless(), tmp_path / "ranker.onnx", _WIDTH, _LONGEST)
 
 
-def test_made_users_have_every_length_and_every_kind() -> None:
-    users = made_users(48, 4, _LONGEST)
+def test_random_users_have_every_length_and_every_kind() -> None:
+    users = random_users(48, 4, _LONGEST)
     assert {len(user.kinds) for user in users} == set(range(1, _LONGEST + 1))
     assert {int(kind) for user in users for kind in user.kinds} == {0, 1, 2}
 
 
 def test_record_of_the_ranker_is_read_as_it_was_written(tmp_path: Path) -> None:
-    graph = RankerGraph("ranker", 1.2, 1e-6, 0.3, 900.0)
-    save_ranker(graph, tmp_path)
-    assert read_ranker(tmp_path) == graph
+    save_ranker(RANKER, tmp_path)
+    assert read_ranker(tmp_path) == RANKER
 
 
 def test_ranker_of_a_teacher_is_traced_and_timed(tmp_path: Path) -> None:
@@ -93,9 +97,11 @@ def test_ranker_of_a_teacher_is_traced_and_timed(tmp_path: Path) -> None:
 
 
 def test_record_of_an_older_export_with_a_second_ranker_is_read() -> None:
-    row = RankerRecord.of(RankerGraph("ranker.small", 0.7, 1e-6, 0.2, 1_200.0)).model_dump()
-    found = RankerRecord.model_validate(row | {"retained": {"ids": [0.99, 0.95, 1.03]}, "shipped": True, "why": "fast"})
-    assert found.file == "ranker.small.onnx"
+    row = RANKER.model_dump() | {"name": "ranker.small", "file": "ranker.small.onnx"}
+    result = RankerRecord.model_validate(
+        row | {"retained": {"ids": [0.99, 0.95, 1.03]}, "shipped": True, "why": "fast"}
+    )
+    assert result.file == "ranker.small.onnx"
 
 
 def adopt_by(made: StoppedJob, ranker: str | None, histories: list[NDArray[np.int64]]) -> None:

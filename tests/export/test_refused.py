@@ -13,11 +13,14 @@ from transformers import PretrainedConfig
 from swiftrec.export.compress.equivalence import difference, mean_cosine
 from swiftrec.export.compress.int8 import form_of
 from swiftrec.export.compress.layernorm import vectorise_norms
+from swiftrec.export.compress.measurement import MeasurementTexts
 from swiftrec.export.compress.students import Student, read_students, save_students
+from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.evaluate.selection import defaults, judge
-from swiftrec.export.gates import Outcome, at_most
+from swiftrec.export.gates import Gate, at_most
+from swiftrec.export.schema.variant import Variant, load_variants
 from swiftrec.export.stages import distil, finetune, onnx, quantise
-from swiftrec.export.variants import Variant, load_variants
+from swiftrec.server.models.tokenizer import Tokenizer
 from tests.export.tiny import StoppedJob, job
 
 _FUSION = {"EmbedLayerNormalization", "Attention", "SkipLayerNormalization", "BiasGelu or FastGelu"}
@@ -55,24 +58,24 @@ def test_student_that_was_not_fused_is_refused_and_the_others_go_on(
     students: StoppedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx, "fuse", careless)
-    found = quantised(students)
-    assert set(found) == {f"{s}-{p}" for s in ("bert1", "static") for p in ("fp32", "int8", "fp16")}
+    result = quantised(students)
+    assert set(result) == {f"{s}-{p}" for s in ("bert1", "static") for p in ("fp32", "int8", "fp16")}
     for precision in ("fp32", "int8", "fp16"):
-        wrong = found[f"bert1-{precision}"]
+        wrong = result[f"bert1-{precision}"]
         assert wrong.refused.startswith("fusion: EmbedLayerNormalization, times 0, needs 1; ")
         assert not (students.folder("quantise") / wrong.file).exists()
         assert "REFUSED (fusion" in quantise.describe(wrong)
-        assert not found[f"static-{precision}"].refused
-        assert (students.folder("quantise") / found[f"static-{precision}"].file).exists()
+        assert not result[f"static-{precision}"].refused
+        assert (students.folder("quantise") / result[f"static-{precision}"].file).exists()
     kept = {"text": 1.0, "query": 1.0, "noisy": 1.0, "overlap": 1.0}
-    judged = [judge(one, {} if one.refused else kept, allow_lossy=True) for one in found.values()]
-    assert {j.variant.student for j in judged if j.is_shipped} == {"static"}
+    judged = [judge(element, {} if element.refused else kept, allow_lossy=True) for element in result.values()]
+    assert {variant.student for variant in judged if variant.shipped} == {"static"}
     assert defaults(judged)["cpu"].name.startswith("static-")
 
 
 def test_every_variant_records_every_gate_of_its_graph(students: StoppedJob) -> None:
-    found = quantised(students)
-    names = {name: {outcome.gate for outcome in variant.gates} for name, variant in found.items()}
+    result = quantised(students)
+    names = {name: {gate.gate for gate in variant.graph_gates} for name, variant in result.items()}
     bert, static = _BERT | {"parity with the fused graph", "batch invariance"}, _STATIC | {"batch invariance"}
     assert names == {
         "bert1-fp32": bert,
@@ -82,8 +85,8 @@ def test_every_variant_records_every_gate_of_its_graph(students: StoppedJob) -> 
         "static-int8": static | _SMALLER | {"speed against fp32"},
         "static-fp16": static | _SMALLER,
     }
-    for variant in found.values():
-        failed = [str(outcome) for outcome in variant.gates if not outcome.passed]
+    for variant in result.values():
+        failed = [str(gate) for gate in variant.graph_gates if not gate.passed]
         assert "; ".join(failed) == "; ".join(filter(None, (variant.refused, variant.exception)))
 
 
@@ -95,19 +98,20 @@ def test_rewritten_graph_that_differs_takes_the_student_out(
     def wrong(fused: Path, target: Path) -> None:
         vectorise_norms(fused, target)
         model = load(target)
-        gamma = next(one for one in model.graph.initializer if one.name.startswith("gamma"))
-        gamma.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(gamma) * np.float32(1.1), gamma.name))
+        gamma = next(element for element in model.graph.initializer if element.name.startswith("gamma"))
+        gamma.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(gamma) * np.float32(2), gamma.name))
         save(model, target)
 
     quantised(students)
     monkeypatch.setattr(quantise, "vectorise_norms", wrong)
-    material = quantise.Material.of(students)
+    tokenizer = Tokenizer.load(students.folder("onnx") / "tokenizer.json", students.settings.plan.max_tokens)
+    texts = MeasurementTexts.draw(Texts.load(students.folder("data")).all, tokenizer, seed=1)
     bert = next(student for student in read_students(students.folder("onnx")) if student.layers)
-    made = quantise._make(students, bert, material, form_of("vnni"), tmp_path)
-    assert [graph.is_there for graph in made] == [False, False, False]
-    (variant,) = {quantise._variant(students, graph, graph.gates).refused for graph in made}
-    assert variant.startswith("parity with the fused graph ")
-    assert variant.endswith(", at most 0.0001")
+    made = quantise.make_variants(students, bert, texts, form_of("vnni"), tmp_path)
+    assert [(tmp_path / variant.file).exists() for variant in made] == [True, False, False]
+    (refused,) = {quantise.judge(variant, allow_lossy=True).refused for variant in made}
+    assert refused.startswith("parity with the fused graph ")
+    assert refused.endswith(", at most 0.0001")
 
 
 def test_vectors_that_are_no_numbers_fail_their_gates() -> None:
@@ -121,9 +125,9 @@ def test_vectors_that_are_no_numbers_fail_their_gates() -> None:
 
 def test_students_are_read_as_they_were_written(tmp_path: Path) -> None:
     refused = at_most("parity with PyTorch", 1e-3, 1e-4)
-    found = [Student("bert3", 3, 384, 128, (refused,)), Student("static", 0, 256, 128)]
-    save_students(found, tmp_path)
-    assert read_students(tmp_path) == found
+    result = [Student("bert3", 3, 384, 128, (refused,)), Student("static", 0, 256, 128)]
+    save_students(result, tmp_path)
+    assert read_students(tmp_path) == result
     assert read_students(tmp_path)[0].gates == (
-        Outcome("parity with PyTorch", 1e-3, 1e-4, "at most", is_loss=False, passed=False),
+        Gate("parity with PyTorch", 1e-3, 1e-4, passed=False, comparison="at most", is_loss=False),
     )

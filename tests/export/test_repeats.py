@@ -18,8 +18,8 @@ from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.repeats import Repeats
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.final_record import EXPECTED
-from swiftrec.export.evaluate.record import Quality
+from swiftrec.export.schema.final import EXPECTED
+from swiftrec.export.schema.quality import Quality
 from swiftrec.export.stages.runner import Job, run_all
 from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings

@@ -11,16 +11,18 @@ from rich.console import Console
 
 from swiftrec.export.__main__ import main
 from swiftrec.export.config import ExportSettings
-from swiftrec.export.evaluate.metrics import Figure
-from swiftrec.export.evaluate.record import TEACHER, ColdPair, Compared, Comparison
+from swiftrec.export.report.tables import print_tables
+from swiftrec.export.schema.comparison import ColdPair, Comparison, TeacherComparison
+from swiftrec.export.schema.quality import TEACHER
+from swiftrec.export.schema.record import Figure
 from swiftrec.export.seeds.records import of_seed, recorded_teachers
 from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, Summary
 from swiftrec.export.seeds.tables import as_json, tables
 from swiftrec.export.stages.order import EVALUATION
 from swiftrec.export.stages.runner import Job
-from tests.export.test_evaluate_teacher import write
-from tests.export.test_export_targets import BERT, STATIC, record
+from tests.export.test_promises import BERT, STATIC, record
+from tests.export.test_stage_teacher import write
 
 
 def near(mean: float) -> Figure:
@@ -33,10 +35,10 @@ def compared(task: str, baseline: str, mean: float, *, is_level: bool = False) -
     )
 
 
-def teacher(ids: float, best: str = "EASE") -> Compared:
+def teacher(ids: float, best: str = "EASE") -> TeacherComparison:
     """The teacher with that NDCG@10 on ids; EASE has .1, and transitions .2 less than the teacher."""
     pair = ColdPair(share=0.03, cold=near(ids / 2), ids=near(ids), own_share=0.1, own_cold=near(0), own_ids=near(0))
-    return Compared(
+    return TeacherComparison(
         protocol="leave-one-out",
         cases=9,
         tasks={"EASE": {"ids": near(0.1)}, TEACHER: {"ids": near(ids), "text": near(ids / 2)}},
@@ -58,8 +60,7 @@ TEACHERS = [Measured(7, teacher(0.1)), Measured(8, teacher(0.2, "item kNN")), Me
 
 def shown(summary: Summary) -> str:
     console = Console(width=300, record=True, file=io.StringIO())
-    for table in tables(summary, "mine"):
-        console.print(table)
+    print_tables(console, tables(summary, "mine"))
     return console.export_text()
 
 
@@ -75,12 +76,12 @@ def test_figures_are_mean_lowest_and_highest_over_the_seeds() -> None:
 
 
 def test_differences_are_of_each_seed_with_the_yardstick_that_was_best_there() -> None:
-    found = {(one.subject, one.yardstick, one.task): one for one in Summary.of(TEACHERS).paired}
-    best = found[TEACHER, BEST, "ids"]
-    assert [one.baseline for one in best.by_seed if one] == ["EASE", "item kNN", "EASE"]
+    result = {(element.subject, element.yardstick, element.task): element for element in Summary.of(TEACHERS).paired}
+    best = result[TEACHER, BEST, "ids"]
+    assert [element.baseline for element in best.by_seed if element] == ["EASE", "item kNN", "EASE"]
     assert best.mean == pytest.approx(0.2)
-    assert found[TEACHER, "transitions", "ids"].mean == pytest.approx(0.2)
-    assert found[TEACHER, "frozen encoder", "cold at the same share of new items"].mean == pytest.approx(0.03)
+    assert result[TEACHER, "transitions", "ids"].mean == pytest.approx(0.2)
+    assert result[TEACHER, "frozen encoder", "cold at the same share of new items"].mean == pytest.approx(0.03)
 
 
 def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
@@ -90,13 +91,15 @@ def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
     assert summary.shares[DEFAULT]["title in ten"].mean == pytest.approx(1.0)
     assert summary.cold[DEFAULT]["cold"].mean == pytest.approx(0.02)
     assert summary.retained["bert3-int8"]["text"].seeds == 2
-    assert (DEFAULT, "transitions", "ids") in {(one.subject, one.yardstick, one.task) for one in summary.paired}
+    assert (DEFAULT, "transitions", "ids") in {
+        (element.subject, element.yardstick, element.task) for element in summary.paired
+    }
 
 
 def test_a_task_that_one_seed_has_alone_is_shown_with_a_gap() -> None:
     other = teacher(0.2).model_copy(update={"comparisons": [compared("tags", "EASE", 0.3)]})
     summary = Summary.of([TEACHERS[0], Measured(8, other)])
-    (tags,) = [one for one in summary.paired if one.task == "tags"]
+    (tags,) = [element for element in summary.paired if element.task == "tags"]
     assert tags.by_seed[0] is None
     assert tags.mean == pytest.approx(0.3)
     assert "+0.3000 [+0.290, +0.310]" in shown(summary)
@@ -111,10 +114,10 @@ def test_tables_say_what_the_seed_changes_and_what_the_spread_is() -> None:
 
 
 def test_json_has_every_figure_of_the_tables() -> None:
-    found = json.loads(json.dumps(as_json(Summary.of(TEACHERS), {"name": "mine"})))
-    assert (found["name"], found["seeds"]) == ("mine", [7, 8, 9])
-    assert found["tasks"][TEACHER]["ids"] == {"mean": pytest.approx(0.3), "low": 0.1, "high": 0.6, "seeds": 3}
-    best = next(one for one in found["paired"] if one["yardstick"] == BEST)
+    result = json.loads(json.dumps(as_json(Summary.of(TEACHERS), {"name": "mine"})))
+    assert (result["name"], result["seeds"]) == ("mine", [7, 8, 9])
+    assert result["tasks"][TEACHER]["ids"] == {"mean": pytest.approx(0.3), "low": 0.1, "high": 0.6, "seeds": 3}
+    best = next(element for element in result["paired"] if element["yardstick"] == BEST)
     assert best["by_seed"]["8"]["baseline"] == "item kNN"
     assert {"mean", "low", "high"} < {*best["by_seed"]["7"]}
 
@@ -137,9 +140,9 @@ def test_each_seed_trains_another_teacher_and_a_rerun_trains_none(
     assert main([*argv, "--json"]) == 0
     again = capsys.readouterr()
     assert "finetune" not in again.err
-    found = json.loads(again.out)
-    assert (found["seeds"], found["preset"]) == ([1, 2], "smoke")
-    assert {TEACHER, "transitions", "ranker alone", "text match alone"} <= found["tasks"].keys()
+    result = json.loads(again.out)
+    assert (result["seeds"], result["preset"]) == ([1, 2], "smoke")
+    assert {TEACHER, "transitions", "ranker alone", "text match alone"} <= result["tasks"].keys()
     settings = ExportSettings(artifacts=tmp_path / "made", _cli_parse_args=flags)
     assert recorded_teachers(settings, "mine", "leave-one-out").keys() == {1, 2}
     assert not recorded_teachers(settings, "mine", "time")
@@ -161,11 +164,11 @@ def test_whole_export_of_a_seed_goes_as_far_as_the_package(tmp_path: Path, capsy
         str(tmp_path / "made"),
     ]
     assert main([*argv, "--json", *flags]) == 0
-    found = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     assert (tmp_path / "made" / "mine-seed-1" / "1" / "manifest.json").exists()
-    assert {"ids", "text"} <= found["tasks"][DEFAULT].keys()
-    assert any(name.startswith("static-") for name in found["retained"])
-    pairs = {(one["subject"], one["yardstick"], one["task"]) for one in found["paired"]}
+    assert {"ids", "text"} <= result["tasks"][DEFAULT].keys()
+    assert any(name.startswith("static-") for name in result["retained"])
+    pairs = {(element["subject"], element["yardstick"], element["task"]) for element in result["paired"]}
     assert {(TEACHER, BEST, "ids"), (DEFAULT, BEST, "ids"), (DEFAULT, "transitions", "ids")} <= pairs
 
 

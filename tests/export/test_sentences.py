@@ -13,7 +13,6 @@ from torch.nn import functional
 from swiftrec.export.compress.pytorch import TorchTeacher
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.evaluate.backends import PooledTexts, plain_encode
-from swiftrec.export.evaluate.context import Ground
 from swiftrec.export.evaluate.recommender import Vectors
 from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
 from swiftrec.export.models.sentence_space import (
@@ -28,6 +27,7 @@ from swiftrec.export.models.sentence_space import (
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.stages import blend as blend
 from swiftrec.export.stages import finetune
+from swiftrec.export.stages.evaluation_context import load_context
 from tests.export.tiny import StoppedJob, job, write_checkpoint
 
 _HIDDEN = 16  # of the tiny checkpoint
@@ -121,7 +121,7 @@ def check_sentences(one: StoppedJob) -> None:
 
 
 def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
-    ground, folder = Ground.load(moved), moved.folder("finetune")
+    ground, folder = load_context(moved), moved.folder("finetune")
     texts = ["river 3", "a text that nobody has written", "river 3"]
     found = ground.teacher.encode(texts)
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
@@ -143,7 +143,7 @@ def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
 
 
 def test_teachers_known_titles_are_what_it_encodes(moved: StoppedJob) -> None:
-    ground, some = Ground.load(moved), np.array([4, 0, 9])
+    ground, some = load_context(moved), np.array([4, 0, 9])
     assert ground.teacher.titles is not None
     encoded = ground.teacher.encode([ground.tasks.titles[n] for n in some])
     np.testing.assert_allclose(ground.teacher.titles(some), encoded, atol=1e-4)
@@ -152,7 +152,7 @@ def test_teachers_known_titles_are_what_it_encodes(moved: StoppedJob) -> None:
 def test_one_pass_teacher_gives_the_same_ranker_half_and_unit_sentences(moved: StoppedJob) -> None:
     rows = load_tokenizer(moved.folder("data") / "checkpoint", 128).encode(["river 3", "winter garden"])
     found = np.array(TorchTeacher(moved).run(rows))
-    wanted = Ground.load(moved).teacher.encode(["river 3", "winter garden"])
+    wanted = load_context(moved).teacher.encode(["river 3", "winter garden"])
     size = wanted.shape[1] - _HIDDEN
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found[:, :size], wanted[:, :size], atol=1e-4)

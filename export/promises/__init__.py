@@ -1,0 +1,1 @@
+"""What the project promises about an export, and whether a bundle keeps it: `swiftrec export targets`."""

@@ -1,0 +1,50 @@
+"""`swiftrec report [--json]`: what was measured of the newest bundle, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from swiftrec.export.config import ExportSettings
+from swiftrec.export.errors import ExportError
+from swiftrec.export.report.record_json import as_json
+from swiftrec.export.report.sentences import headline, remarks, served_lines
+from swiftrec.export.report.tables import print_tables, recommender_table, share_table
+from swiftrec.export.schema.quality import Quality
+from swiftrec.server.errors import BundleError
+from swiftrec.server.models.bundle import load_bundle
+
+WIDTH = 280  # of the printed table, whatever the terminal's: one line for each recommender
+
+
+def report(settings: ExportSettings) -> None:
+    """Print what was measured of the newest bundle of that name.
+
+    Raises:
+        ExportError: there is no bundle.
+    """
+    quality = load_quality(settings.bundle)
+    if settings.as_json:
+        sys.stdout.write(json.dumps(as_json(quality), indent=1) + "\n")
+        return
+    console = Console(width=WIDTH)
+    print_tables(console, [recommender_table(quality), share_table(quality.shares)])
+    for line in [headline(quality), *served_lines(quality), *remarks(quality)]:
+        console.print(line, markup=False, highlight=False)
+
+
+def load_quality(folder: Path) -> Quality:
+    """The record of the newest bundle in `folder`.
+
+    Raises:
+        ExportError: there is none, or an older export wrote it.
+    """
+    try:
+        return Quality.model_validate(load_bundle(folder).manifest.quality)
+    except BundleError as error:
+        raise ExportError(str(error)) from None
+    except ValueError:
+        raise ExportError(f"{folder}: the newest bundle comes from an older export: run make export") from None
