@@ -1,9 +1,9 @@
-"""A Triton model repository beside the bundle, of the same graphs, for those who leave for Triton.
+"""A Triton model repository with the bundle's graphs.
 
-Its encoders give what `EncoderService.Encode` gives, the vectors that the ranker reads: their graphs are cut to these.
+Its encoders return the vectors that `EncoderService.Encode` returns and the ranker reads: their graphs are cut to these.
 
-Triton batches requests of one shape: its clients tokenise with the bundle's tokenizer.json and pad to lengths of their
-own choice. https://docs.nvidia.com/deeplearning/triton-inference-server (model_configuration, model_repository).
+Triton batches requests of equal shape, so its clients tokenise with the bundle's tokenizer.json and pad to a few
+lengths. https://docs.nvidia.com/deeplearning/triton-inference-server (model_configuration, model_repository).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from swiftrec.server.models.bundle import RANKER, Bundle
 
 SOURCE = "bundle.json"  # names the bundle that the repository was made from; Triton reads folders only
 _MAX_BATCH = 64
-_WHOLE = "vectors.both_halves"  # the output of the bundle's graph, which Triton does not give out
-_QUEUE_US = 0  # a request never waits for company: those that are there go together
+_WHOLE = "vectors.both_halves"  # the output of the bundle's graph, which Triton does not return
+_QUEUE_US = 0  # a request does not wait for others; those in the queue are batched
 
 
 def write_repository(bundle: Bundle, folder: Path) -> Path:
     """Write `folder`/<model>/{config.pbtxt, 1/model.onnx}, a model for each variant and the ranker; return `folder`.
 
-    A repository of the same bundle is kept; one of another bundle that had this version number before is replaced.
+    A repository of the same bundle is kept; one of another bundle with this version number is replaced.
     """
     scratch = folder.with_name(f".{folder.name}.partial")
     recover(scratch, folder)
@@ -63,7 +63,7 @@ def _source(bundle: Bundle) -> str:
 
 
 def _source_of(folder: Path) -> str:
-    """What the repository says it was made from; empty if it does not say."""
+    """The repository's record of its bundle; empty if it has none."""
     try:
         return (folder / SOURCE).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -87,7 +87,7 @@ def ranker_config(width: int) -> config_pb.ModelConfig:
 
 
 def _config(name: str, inputs: dict[str, tuple[int, list[int]]], output: str, width: int) -> config_pb.ModelConfig:
-    """The first dimension, the batch, is Triton's own and not named."""
+    """A model's configuration; Triton adds the first dimension, the batch."""
     return config_pb.ModelConfig(
         name=name,
         platform="onnxruntime_onnx",
@@ -112,7 +112,7 @@ def _add_model(repository: Path, config: config_pb.ModelConfig, graph: Path) -> 
 
 
 def _cut_output(path: Path, width: int) -> None:
-    """Replace the encoder's graph at `path` by one that gives the first `width` entries, which the ranker reads."""
+    """Replace the encoder's graph at `path` by one that returns the first `width` entries, which the ranker reads."""
     model = onnx.load(path)
     (output,) = model.graph.output
     for node in model.graph.node:

@@ -30,7 +30,10 @@ from swiftrec.export.stages.order import STAGES
 from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.refit import best_epoch
 from swiftrec.server.catalogue.sparse import Memory
+from swiftrec.server.domain import Request, TextEvent
 from swiftrec.server.models.bundle import load_bundle
+from swiftrec.server.pipeline.engine import EngineOptions
+from swiftrec.server.pipeline.recommender import Recommender as Engine
 from tests.export.tiny import StoppedJob, dataset, job
 
 _STAGES: dict[str, Callable[[Job, Path], None]] = {
@@ -142,6 +145,23 @@ def test_expected_answers_are_those_of_the_served_model(trained: StoppedJob) -> 
     for row in expected:
         assert len(row["top"]) == 10
         assert not {*row["top"]} & {titles[text] for text in row["texts"]}  # a title is its item
+
+
+def test_examples_are_the_results_of_the_bundle_and_of_the_untrained_encoder(trained: StoppedJob, bundle: Path) -> None:
+    examples = load_quality(bundle).examples
+    assert [bool(example.history) for example in examples] == [True, True, False, False][: len(examples)]
+    expected = json.loads((trained.folder("final") / EXPECTED).read_text())
+    assert [example.history for example in examples[:2]] == [row["texts"][-5:] for row in expected[:2]]
+    requests = [Request(history=tuple(map(TextEvent, example.history)), query=example.query) for example in examples]
+    with Engine(load_bundle(bundle), EngineOptions()) as engine:
+        responses = package.recommend(engine, requests)
+    page = html.unescape((bundle / "report.html").read_text())
+    for example, response in zip(examples, responses, strict=True):
+        assert example.items == [item.title for item, _ in response.items]
+        assert len(example.untrained) == 10
+        assert not {*example.untrained} & {*example.history}
+        assert all(f"<li>{title}</li>" in page for title in (*example.items, *example.untrained))
+    assert any(example.items != example.untrained for example in examples)
 
 
 def test_card_page_report_and_json_say_which_figures_are_of_which_model(
