@@ -1,6 +1,6 @@
 """A Triton model repository with the bundle's graphs.
 
-Its encoders return the vectors that `EncoderService.Encode` returns and the ranker reads: their graphs are cut to these.
+Its encoders return the same vectors as `EncoderService.Encode`, which the ranker reads: their graphs are cut to these.
 
 Triton batches requests of equal shape, so its clients tokenise with the bundle's tokenizer.json and pad to a few
 lengths. https://docs.nvidia.com/deeplearning/triton-inference-server (model_configuration, model_repository).
