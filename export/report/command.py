@@ -17,7 +17,7 @@ from swiftrec.export.schema.quality import Quality
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import load_bundle
 
-WIDTH = 280  # of the printed table, whatever the terminal's: one line for each recommender
+WIDTH = 300  # of the printed table, whatever the terminal's: one line for each recommender
 
 
 def report(settings: ExportSettings) -> None:

@@ -39,7 +39,10 @@ def recommender_table(quality: Quality) -> Table:
     tasks = present(quality.tasks)
     speed = ["layers", "width", "precision", "device", "MB", "texts/s", "ms at 1", "x teacher"]
     header = ["", "state", *speed, *tasks, "Pareto"]
-    cells = [[row.name, row.state, *_facts(row), *_figures(row.tasks, tasks), _front(row)] for row in rows(quality)]
+    cells = [
+        [row.name, row.state, *_facts(row), *(_short(row.tasks.get(task)) for task in tasks), _front(row)]
+        for row in rows(quality)
+    ]
     title = f"NDCG@10 ± half of the 95 % interval; {quality.protocol}; {quality.machine}, one thread"
     return Table(title, header, cells).without_empty_columns()
 
@@ -123,10 +126,8 @@ def print_tables(console: Console, tables: Iterable[Table]) -> None:
     """Print the tables that have rows."""
     for table in tables:
         if table.rows:
-            first, *others = table.header
-            printed = rich.table.Table(
-                rich.table.Column(first, no_wrap=True), *others, title=Text(table.title)
-            )  # brackets are not markup
+            columns = [rich.table.Column(Text(name), no_wrap=not n) for n, name in enumerate(table.header)]
+            printed = rich.table.Table(*columns, title=Text(table.title))  # Text: brackets are not markup
             for row in table.rows:
                 printed.add_row(*map(Text, row))
             console.print(printed)
@@ -151,6 +152,11 @@ def _rows(tasks: Mapping[str, Mapping[str, Figure]], shown: Sequence[str]) -> li
 
 def _figures(row: Mapping[str, Figure], tasks: Sequence[str]) -> list[str]:
     return [_cell(row.get(task)) for task in tasks]
+
+
+def _short(figure: Figure | None) -> str:
+    """A figure in few characters, for the table that has a column for every task."""
+    return f"{figure.mean:.3f}±{(figure.high - figure.low) / 2:.3f}" if figure else ""
 
 
 def _cell(figure: Figure | None) -> str:

@@ -253,7 +253,7 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
     write_report(tmp_path / "page.html", manifest, quality)
     card, page = (tmp_path / "card.md").read_text(), (tmp_path / "page.html").read_text()
     for text in (card, page):
-        assert "0.0990 ±0.010" in text
+        assert "0.099±0.010" in text
         assert "at least 0.9" in text
     assert not re.search(r"<script|<link|<img|src=|https?://(?!www.w3.org/2000/svg)", page)
     assert "&lt;data&gt; &amp; more" in page
