@@ -1,4 +1,4 @@
-"""`swiftrec bench COMMAND`: the measuring tools."""
+"""`swiftrec bench [TOOL]`: the measuring tools; without a tool the benchmark of a bundle's server."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from threadpoolctl import threadpool_limits
 
 from swiftrec.benchmarks import (
     against,
-    catalogue,
-    contention,
     echo,
     fair,
     floor,
     load,
+    null_model_server,
     overload,
-    parts,
-    ratio,
-    record,
-    stub,
+    recording,
     swaps,
-    teacher,
-    teacher_server,
+    teacher_comparison,
 )
-from swiftrec.benchmarks.extra import sentence
-from swiftrec.benchmarks.peers.__main__ import main as peers
+from swiftrec.benchmarks.catalogue_scale import command as catalogue
+from swiftrec.benchmarks.microbenchmarks import contention, score_parts
+from swiftrec.benchmarks.optional_deps import error_sentence
+from swiftrec.benchmarks.peers import command as peers
 from swiftrec.benchmarks.quality import command as quality
-from swiftrec.benchmarks.suite import aims, compare, digest, readme, schema
+from swiftrec.benchmarks.suite import compare, promises, readme, result, summary
 from swiftrec.benchmarks.suite import run as suite
 from swiftrec.benchmarks.suite.settings import BenchSettings
 from swiftrec.server.config import read_settings
@@ -38,7 +35,8 @@ from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.flags import with_flags
 from swiftrec.server.version import version_line
 
-_COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
+_DEFAULT = "bench"
+_TOOLS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "against": (against.AgainstSettings, against.run),
     "bench": (BenchSettings, suite.run),
     "catalogue": (catalogue.CatalogueSettings, catalogue.run),
@@ -48,24 +46,24 @@ _COMMANDS: dict[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "fair": (fair.FairSettings, fair.run),
     "floor": (floor.FloorSettings, floor.run),
     "load": (load.LoadSettings, load.run),
+    "null-server": (null_model_server.NullModelSettings, null_model_server.run),
     "overload": (overload.OverloadSettings, overload.run),
-    "parts": (parts.PartsSettings, parts.run),
+    "parts": (score_parts.PartsSettings, score_parts.run),
+    "peers": (peers.PeersSettings, peers.run),
     "quality": (quality.QualitySettings, quality.run),
-    "ratio": (ratio.RatioSettings, ratio.run),
-    "record": (record.RecordSettings, record.run),
     "readme": (readme.ReadmeSettings, readme.run),
-    "schema": (schema.SchemaSettings, schema.run),
-    "stub": (stub.StubSettings, stub.run),
-    "summary": (digest.SummaryConfig, digest.run),
+    "record": (recording.RecordSettings, recording.run),
+    "schema": (result.SchemaSettings, result.print_schema),
+    "summary": (summary.SummarySettings, summary.run),
     "swaps": (swaps.SwapsSettings, swaps.run),
-    "targets": (aims.TargetsSettings, aims.run),
-    "teacher": (teacher.TeacherSettings, teacher.run),
-    "teacher-serve": (teacher_server.TeacherServeSettings, teacher_server.run),
+    "targets": (promises.TargetsSettings, promises.run),
+    "teacher": (teacher_comparison.TeacherSettings, teacher_comparison.run),
+    "teacher-serve": (teacher_comparison.TeacherServeSettings, teacher_comparison.serve),
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0, or 2 with one sentence on stderr."""
+    """Run a tool; the exit code is 2, with one sentence on stderr, if it cannot run."""
     match arguments:
         case ["--version"]:
             sys.stdout.write(f"{version_line()}\n")
@@ -73,24 +71,25 @@ def main(arguments: list[str]) -> int:
         case ["-h" | "--help"]:
             sys.stdout.write(_usage())
             return 0
-        case ["peers", *rest]:
-            return peers(rest)
-    name, *rest = arguments if arguments and not arguments[0].startswith("-") else ["bench", *arguments]
-    if name not in _COMMANDS:
-        sys.stderr.write(_usage())
+    name, *rest = arguments if arguments and not arguments[0].startswith("-") else [_DEFAULT, *arguments]
+    if name not in _TOOLS:
+        sys.stderr.write(f"swiftrec bench: no tool {name!r}: use one of these\n{_usage()}")
         return 2
-    kind, command = _COMMANDS[name]
+    settings, tool = _TOOLS[name]
+    program = "swiftrec bench" if name == _DEFAULT else f"swiftrec bench {name}"
     try:
-        with threadpool_limits(1, "blas"):  # as the server has it, so that what runs here is what runs there
-            return command(read_settings(kind, with_flags(rest, os.environ)))
+        with threadpool_limits(1, "blas"):  # as in the server, so that the same code runs here and there
+            return tool(read_settings(settings, with_flags(rest, os.environ)))
     except (SwiftrecError, RuntimeError, ValueError, OSError) as error:
-        sys.stderr.write(f"benchmarks {name}: {sentence(error)}\n")
-        return 2
+        sys.stderr.write(f"{program}: {error_sentence(error)}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: it was interrupted before anything was measured\n")
+    return 2
 
 
 def _usage() -> str:
-    rows = (f"  {name:13} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_COMMANDS.items()))
-    usage = "usage: swiftrec bench [TOOL] [FLAGS]; without a tool `bench`; `peers` compares with other servers"
+    rows = (f"  {name:13} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in sorted(_TOOLS.items()))
+    usage = f"usage: swiftrec bench [TOOL] [FLAGS]; without a tool `{_DEFAULT}`; TOOL --help lists its flags"
     return "\n".join([usage, *rows, ""])
 
 

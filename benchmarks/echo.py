@@ -1,7 +1,8 @@
-"""`swiftrec bench echo`: a bare gRPC server that answers with a reply of the same size and no model.
+"""`swiftrec bench echo`: a bare gRPC server that returns a response of the same size without a model.
 
 Encode on a thread pool or on grpc.aio. With a bundle also Recommend and BatchRecommend, on the thread pool: the request
-is decoded, the reply (the catalogue's first ten items) serialised for each call.
+is decoded and the response (the catalogue's first ten items) serialised for each call. A pause, in which nothing is
+answered, shows whether a load generator hides it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Self
@@ -20,7 +22,6 @@ import grpc.aio
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from swiftrec.benchmarks.stall import Stall
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.domain import Recommendation, Strategy, Timings
 from swiftrec.server.models.bundle import find_bundle, load_bundle
@@ -34,22 +35,57 @@ _DIMENSIONS = 128
 _VECTOR = bytes(4 * _DIMENSIONS)
 
 
+class Pause:
+    """Holds every call that arrives within it until its end.
+
+    Args:
+        after_s: seconds from the first call to its start.
+        length_s: its length; 0: no pause.
+        clock: seconds, monotonic.
+        sleep: seconds.
+    """
+
+    def __init__(
+        self,
+        after_s: float,
+        length_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._after_s, self._length_s, self._clock, self._sleep = after_s, length_s, clock, sleep
+        self._first: float | None = None
+
+    def wait(self) -> None:
+        """Return at once, or at the end of the pause."""
+        if not self._length_s:
+            return
+        now = self._clock()
+        if self._first is None:
+            self._first = now
+        start = self._first + self._after_s
+        if start <= now < start + self._length_s:
+            self._sleep(start + self._length_s - now)
+
+
 class EchoSettings(BaseSettings):
-    """Answer without a model; prints its address when ready and ends on SIGTERM."""
+    """A bare gRPC server without a model: the lower limit of gRPC's cost.
+
+    Use it to find out what a client can do, or how much of a request is gRPC. Prints its address when ready.
+    """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench echo", cli_kebab_case=True, cli_implicit_flags=True)
 
     front: Literal["threads", "aio"] = Field("threads", description="grpc.server with a thread pool, or grpc.aio")
     workers: int = Field(256, ge=1, description="threads of the pool (front threads)")
-    bundle: Path | None = Field(None, description="also answer Recommend, with items of this bundle (front threads)")
-    stall_after_s: float = Field(0.0, ge=0, description="seconds from the first call to a stall (front threads)")
-    stall_s: float = Field(0.0, ge=0, description="length of the stall in which nothing is answered; 0: none")
-    port: int = Field(0, ge=0, le=65_535, description="0 takes a free one")
+    bundle: Path | None = Field(None, description="answer Recommend as well, with items of this bundle (front threads)")
+    pause_after_s: float = Field(0.0, ge=0, description="seconds from the first call to a pause (front threads)")
+    pause_s: float = Field(0.0, ge=0, description="length of the pause, in which nothing is answered; 0: none")
+    port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
     @model_validator(mode="after")
     def _threads_only(self) -> Self:
-        if self.front == "aio" and (self.bundle or self.stall_s):
-            raise ValueError("--bundle and --stall-s are for --front threads")
+        if self.front == "aio" and (self.bundle or self.pause_s):
+            raise ValueError("--bundle and --pause-s need --front threads")
         return self
 
 
@@ -62,34 +98,34 @@ def run(settings: EchoSettings) -> int:
     return 0
 
 
-def reply() -> EncodeResponse:
-    """A reply as the real server makes it: one vector."""
+def response() -> EncodeResponse:
+    """A response as the real server makes it: one vector."""
     return EncodeResponse(vectors=_VECTOR, rows=1, dimensions=_DIMENSIONS, bundle="movielens-quick", version=1)
 
 
 class _ThreadEcho(encoder_pb2_grpc.EncoderServiceServicer):
     def __init__(self, settings: EchoSettings) -> None:
-        self._stall = Stall(settings.stall_after_s, settings.stall_s)
+        self._pause = Pause(settings.pause_after_s, settings.pause_s)
 
     def Encode(self, _request: EncodeRequest, _context: grpc.ServicerContext) -> EncodeResponse:
-        self._stall.wait()
-        return reply()
+        self._pause.wait()
+        return response()
 
 
 class _AioEcho(encoder_pb2_grpc.EncoderServiceServicer):
     async def Encode(
         self, _request: EncodeRequest, _context: grpc.aio.ServicerContext[EncodeRequest, EncodeResponse]
     ) -> EncodeResponse:
-        return reply()
+        return response()
 
 
 class _RecommendEcho(recommender_pb2_grpc.RecommenderServiceServicer):
     def __init__(self, bundle: Path) -> None:
-        self._reply = recommendation(bundle)
-        self._result = pb.BatchRecommendResult(response=self._reply)
+        self._response = recommendation(bundle)
+        self._result = pb.BatchRecommendResult(response=self._response)
 
     def Recommend(self, _request: pb.RecommendRequest, _context: grpc.ServicerContext) -> pb.RecommendResponse:
-        return self._reply
+        return self._response
 
     def BatchRecommend(
         self, request: pb.BatchRecommendRequest, _context: grpc.ServicerContext
@@ -104,11 +140,11 @@ class _RecommendEcho(recommender_pb2_grpc.RecommenderServiceServicer):
 
 
 def recommendation(bundle: Path) -> pb.RecommendResponse:
-    """A reply as the real server makes it: the first ten items of the catalogue."""
+    """A response as the real server makes it: the first ten items of the catalogue."""
     items = [(item, 1.0 - n / 10) for n, item in enumerate(ItemTable.load(find_bundle(bundle))[:10])]
     timings = Timings(0.1, 1.0, 1.0, 0.1, 2.5)
-    facts = load_bundle(bundle).manifest
-    return to_response(Recommendation(items, [], Strategy.MODEL, 10, timings), facts.name, facts.version)
+    manifest = load_bundle(bundle).manifest
+    return to_response(Recommendation(items, [], Strategy.MODEL, 10, timings), manifest.name, manifest.version)
 
 
 def _serve_threads(settings: EchoSettings) -> None:
@@ -120,7 +156,7 @@ def _serve_threads(settings: EchoSettings) -> None:
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(_RecommendEcho(settings.bundle), server)
     port = server.add_insecure_port(f"127.0.0.1:{settings.port}")
     server.start()
-    _say_ready(port)
+    _print_ready(port)
     stop.wait()
     server.stop(1).wait()
 
@@ -132,11 +168,11 @@ async def _serve_aio(settings: EchoSettings) -> None:
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(_AioEcho(), server)
     port = server.add_insecure_port(f"127.0.0.1:{settings.port}")
     await server.start()
-    _say_ready(port)
+    _print_ready(port)
     await stop.wait()
     await server.stop(1)
 
 
-def _say_ready(port: int) -> None:
+def _print_ready(port: int) -> None:
     sys.stdout.write(f"echo on 127.0.0.1:{port}\n")
     sys.stdout.flush()

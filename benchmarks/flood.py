@@ -1,7 +1,7 @@
-"""More calls a second than gRPC's client in Python can send: frames of HTTP/2 (RFC 9113), written ahead of time.
+"""An open loop for more calls a second than gRPC's Python client can send: it writes HTTP/2 frames (RFC 9113).
 
-That client takes 150 us a call, so that a fast server is never asked for ten times what it can do from one core; this
-one takes about 15. It knows what a benchmark needs: unary calls in an open loop, and how each ended.
+That client needs 150 us a call, too much to offer ten times a fast server's capacity from one core; this one needs
+about 15. It supports only unary calls in an open loop, and how each ended.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from contextlib import ExitStack, closing
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.client import TIMEOUT_S, Log
-from swiftrec.benchmarks.summary import OK, Rows
+from swiftrec.benchmarks.client import TIMEOUT_S, ResponseLog
+from swiftrec.benchmarks.statistics import OK, Rows
 from swiftrec.benchmarks.workload import PATHS
 
 _CONNECTIONS = 64
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
-_TABLE_SIZE, _MOST_STREAMS, _INITIAL_WINDOW = 1, 3, 4  # settings
+_TABLE_SIZE, _MAX_STREAMS, _INITIAL_WINDOW = 1, 3, 4  # settings
 _FIRST_WINDOW, _LARGEST_WINDOW, _FRAME_BYTES = 65_535, 2**31 - 1, 16_384
 _REFUSED_STREAM, _CANCEL = 7, 8  # why a stream was reset
 _CANCELLED, _INTERNAL = 1, 13  # grpc.StatusCode
@@ -33,11 +33,11 @@ _STATUS = re.compile(rb"grpc-status(.)(\d+)", re.DOTALL)
 _READ_BYTES = 1 << 20
 
 
-def flood(target: str, log: Log, due: NDArray[np.float64], start: float) -> Rows:
-    """Send each request when it is due (seconds from `start` on the monotonic clock), answered or not; give all rows.
+def flood(target: str, log: ResponseLog, due: NDArray[np.float64], start: float) -> Rows:
+    """Send each request when it is due (seconds from `start` on the monotonic clock), whether or not responses arrive.
 
     Raises:
-        RuntimeError: the server closed a connection, or an answer is overdue.
+        RuntimeError: the server closed a connection, or a response is overdue.
     """
     with ExitStack() as stack:
         peers = [stack.enter_context(closing(_Connection(target, log))) for _ in range(_CONNECTIONS)]
@@ -50,9 +50,9 @@ def flood(target: str, log: Log, due: NDArray[np.float64], start: float) -> Rows
         while number < len(moments) or any(peer.is_waiting for peer in peers):
             now = time.monotonic()
             if now > overdue:
-                raise RuntimeError(f"a request had no answer within {TIMEOUT_S:g} s: look at the server's log")
+                raise RuntimeError(f"a request had no response within {TIMEOUT_S:g} s: look at the server's log")
             while number < len(moments) and moments[number] <= now:
-                peers[number % _CONNECTIONS].ask(number, moments[number])
+                peers[number % _CONNECTIONS].queue(number, moments[number])
                 number += 1
             for peer in peers:
                 peer.send()
@@ -63,16 +63,16 @@ def flood(target: str, log: Log, due: NDArray[np.float64], start: float) -> Rows
 
 
 class _Connection:
-    """One connection: calls that wait for a place or for the server's window, and calls under way."""
+    """One connection: calls that wait for a stream or for the server's window, and calls in flight."""
 
-    def __init__(self, target: str, log: Log) -> None:
+    def __init__(self, target: str, log: ResponseLog) -> None:
         host, _, port = target.rpartition(":")
         self.socket = socket.create_connection((host.strip("[]"), int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._log, self._head = log, _headers(PATHS[log.asked.method], target)
+        self._log, self._head = log, _headers(PATHS[log.requests.method], target)
         self._waiting: deque[tuple[int, float]] = deque()
         self._open: dict[int, tuple[int, float, float, list[bytes]]] = {}
-        self._stream, self._window, self._most = 1, _FIRST_WINDOW, 0
+        self._stream, self._window, self._max_streams = 1, _FIRST_WINDOW, 0
         self._unread = b""
         settings = struct.pack(">HIHI", _TABLE_SIZE, 0, _INITIAL_WINDOW, _LARGEST_WINDOW)
         window = struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW)
@@ -89,15 +89,15 @@ class _Connection:
     def close(self) -> None:
         self.socket.close()
 
-    def ask(self, number: int, intended: float) -> None:
-        """Send request `number` as soon as there is room."""
+    def queue(self, number: int, intended: float) -> None:
+        """Send request `number` as soon as a stream is free."""
         self._waiting.append((number, intended))
 
     def send(self) -> None:
-        """Write what there is room for."""
-        while self._waiting and len(self._open) < self._most:
+        """Write the calls for which streams are free."""
+        while self._waiting and len(self._open) < self._max_streams:
             number, intended = self._waiting[0]
-            message = self._log.asked.payloads[number]
+            message = self._log.requests.payloads[number]
             if (size := len(message) + 5) > self._window:
                 break
             self._waiting.popleft()
@@ -110,7 +110,7 @@ class _Connection:
             self._out = []
 
     def receive(self) -> None:
-        """Read what has come.
+        """Read the frames that have arrived.
 
         Raises:
             RuntimeError: the server has closed the connection.
@@ -118,31 +118,34 @@ class _Connection:
         more = self.socket.recv(_READ_BYTES)
         if not more:
             raise RuntimeError("the server closed a connection: look at its log")
-        read, place = self._unread + more, 0
-        while len(read) - place >= 9:
-            end = place + 9 + int.from_bytes(read[place : place + 3])
+        read, offset = self._unread + more, 0
+        while len(read) - offset >= 9:
+            end = offset + 9 + int.from_bytes(read[offset : offset + 3])
             if end > len(read):
                 break
             self._take(
-                read[place + 3], read[place + 4], int.from_bytes(read[place + 5 : place + 9]), read[place + 9 : end]
+                read[offset + 3],
+                read[offset + 4],
+                int.from_bytes(read[offset + 5 : offset + 9]),
+                read[offset + 9 : end],
             )
-            place = end
-        self._unread = read[place:]
+            offset = end
+        self._unread = read[offset:]
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """One frame."""
         if kind == _DATA:
             self._open[stream][3].append(payload)
         elif kind == _HEADERS and flags & _END_STREAM:
-            found = _STATUS.search(payload)
-            self._end(stream, int(found[2][: found[1][0]]) if found else _INTERNAL)
+            status = _STATUS.search(payload)
+            self._end(stream, int(status[2][: status[1][0]]) if status else _INTERNAL)
         elif kind == _RESET and stream in self._open:
             self._end_reset(stream, int.from_bytes(payload))
         elif kind == _WINDOW and not stream:
             self._window += int.from_bytes(payload)
         elif kind == _SETTINGS and not flags & _ACK:
             fields = dict(struct.iter_unpack(">HI", payload))
-            self._most = fields.get(_MOST_STREAMS, _LARGEST_WINDOW)
+            self._max_streams = fields.get(_MAX_STREAMS, _LARGEST_WINDOW)
             self._out.append(frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
             self._out.append(frame(_PING, _ACK, 0, payload))
@@ -150,7 +153,7 @@ class _Connection:
             raise RuntimeError(f"the server closed a connection: {payload[8:].decode(errors='replace')}")
 
     def _end_reset(self, stream: int, code: int) -> None:
-        """A refused stream was not looked at: the request is sent again (RFC 9113, section 8.7)."""
+        """A refused stream was not processed: the request is sent again (RFC 9113, section 8.7)."""
         if code == _REFUSED_STREAM:
             number, intended, *_ = self._open.pop(stream)
             self._waiting.append((number, intended))
@@ -168,7 +171,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _data(stream: int, message: bytes) -> Iterator[bytes]:
-    """The message with its length, in frames as large as every server takes."""
+    """The message with its length, in frames of the size that every server accepts."""
     whole = b"\0" + struct.pack(">I", len(message)) + message
     for start in range(0, len(whole), _FRAME_BYTES):
         is_last = start + _FRAME_BYTES >= len(whole)
@@ -176,7 +179,7 @@ def _data(stream: int, message: bytes) -> Iterator[bytes]:
 
 
 def _headers(path: str, authority: str) -> bytes:
-    """POST, http, and the rest as literals that nobody keeps (RFC 7541, section 6.2.2)."""
+    """POST, http, and the rest as literals without indexing (RFC 7541, section 6.2.2)."""
     fields = {":path": path, ":authority": authority, "content-type": "application/grpc", "te": "trailers"}
     fields["grpc-timeout"] = f"{TIMEOUT_S:.0f}S"
     literals = (text.encode() for pair in fields.items() for text in pair)

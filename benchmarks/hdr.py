@@ -1,32 +1,32 @@
-"""Latencies as HdrHistogram logs, for the tools that read them."""
+"""Writes latencies as HdrHistogram logs, for tools that read them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from swiftrec.benchmarks.extra import need
-from swiftrec.benchmarks.summary import Rows
+from swiftrec.benchmarks.optional_deps import require_module
+from swiftrec.benchmarks.statistics import Rows
 
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
 def write_log(rows: Rows, path: Path, tag: str = "") -> None:
-    """Write one interval with the latencies of the good answers, in microseconds from the intended send.
+    """Write one interval with the latencies of the successful requests, in microseconds from the intended send.
 
     Raises:
         RuntimeError: the extra bench is not installed.
     """
-    histogram, log = need("hdrh.histogram"), need("hdrh.log")
-    found = histogram.HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
+    histogram, log = require_module("hdrh.histogram"), require_module("hdrh.log")
+    latencies = histogram.HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
     for latency_ms in rows.latency_ms():
-        found.record_value(max(_LOWEST_US, round(1e3 * latency_ms)))
+        latencies.record_value(max(_LOWEST_US, round(1e3 * latency_ms)))
     if len(rows):
-        found.set_start_time_stamp(1e3 * float(rows.intended.min()))
-        found.set_end_time_stamp(1e3 * float(rows.done.max()))
+        latencies.set_start_time_stamp(1e3 * float(rows.intended.min()))
+        latencies.set_end_time_stamp(1e3 * float(rows.done.max()))
     if tag:
-        found.set_tag(tag)
+        latencies.set_tag(tag)
     with path.open("w", encoding="utf-8") as file:
         writer = log.HistogramLogWriter(file)
         writer.output_log_format_version()
         writer.output_legend()
-        writer.output_interval_histogram(found)
+        writer.output_interval_histogram(latencies)

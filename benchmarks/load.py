@@ -1,64 +1,72 @@
-"""`swiftrec bench load`: requests with many in flight, from processes of their own.
+"""`swiftrec bench load`: requests with many in flight, from separate client processes.
 
-Closed loop: each answer is followed by the next request, N in flight. Open loop: Poisson or constant arrivals at a
-rate, sent whether or not answers come, latency counted from the intended time. A run whose client was the bottleneck
-fails.
+Closed loop: each response is followed by the next request, N in flight. Open loop: Poisson or constant arrivals at a
+rate, sent whether or not responses arrive, latency counted from the intended time. A run whose client was the
+bottleneck fails. `run_load` is the loop behind every tool that puts a server under load.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from swiftrec.benchmarks import first, fleet, replies, report
-from swiftrec.benchmarks.access import AccessSettings
-from swiftrec.benchmarks.client import ClosedLoop, Log, Pattern, Send, arrivals, connected, open_loop
+from swiftrec.benchmarks import formatting
+from swiftrec.benchmarks.client import ClosedLoop, Pattern, ResponseLog, Send, arrivals, connected, open_loop
+from swiftrec.benchmarks.connection import AccessSettings, check_source
+from swiftrec.benchmarks.environment import CpuMeter, CpuReading, ReadCpu, cpu_reader, read_cpu
 from swiftrec.benchmarks.hdr import write_log
-from swiftrec.benchmarks.machine import Meter
 from swiftrec.benchmarks.recording import Recording
-from swiftrec.benchmarks.summary import UNAVAILABLE, Rows
-from swiftrec.benchmarks.window import Window, figures
-from swiftrec.benchmarks.workload import KINDS, PATHS, Asked, Method, Name, make
+from swiftrec.benchmarks.server_process import tool_command
+from swiftrec.benchmarks.statistics import UNAVAILABLE, Rows, Window, merge_windows, read_responses, window_figures
+from swiftrec.benchmarks.workload import PATHS, WORKLOADS, Method, Name, Requests, make
 
-_REPLY_EVERY = 8  # of one-entry requests; of lists every reply is looked at
-_LEAD_S = 0.05
-_LAST = 3  # requests that tell whether the server is still there
+_SAMPLE_EVERY = 8  # of single requests; of batches every response is kept
+_LEAD_S, _TOGETHER_LEAD_S = 0.05, 0.2
+_LAST_REQUESTS = 3  # if all of them were UNAVAILABLE, the server has gone
+_READY = "ready"
 
 
 class LoadSettings(AccessSettings):
-    """Send requests with many in flight; the last line is the summary as JSON."""
+    """Throughput, latency and CPU time of a running server under load; the last line is JSON.
+
+    Use it to measure one server at one load. Prints requests per second, percentiles and the server's step times.
+    """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench load", cli_kebab_case=True, cli_implicit_flags=True)
 
     target: str = Field(description="HOST:PORT of the server")
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle whose words and item ids are sent")
-    workload: Name = Field("words", description="what is sent: see benchmarks/workload.py")
-    recording: Path | None = Field(None, description="replay this recording instead (open loop, its own arrivals)")
-    speed: float = Field(1.0, gt=0, le=1_000, description="of a replay: 2 sends twice as fast")
+    workload: Name = Field("words", description="requests to send: see benchmarks/workload.py")
+    recording: Path | None = Field(None, description="replay this recording (open loop, at its arrival times)")
+    speed: float = Field(1.0, gt=0, le=1_000, description="speed of a replay: 2 sends twice as fast")
     loop: Literal["closed", "open"] = Field("closed", description="N in flight, or arrivals at a rate")
     in_flight: int = Field(64, ge=1, le=4_096, description="requests in flight (closed loop)")
     rate: float = Field(100.0, gt=0, le=100_000, description="requests per second (open loop)")
     pattern: Pattern = Field("poisson", description="arrivals of the open loop")
-    warmup_s: float = Field(1.0, ge=0, description="seconds before the window that is measured")
-    seconds: float = Field(5.0, gt=0, description="length of that window")
-    requests: int = Field(50_000, ge=1, description="requests at hand in a closed loop; none is sent twice")
-    cycle: bool = Field(False, description="send them again and again (closed loop)")
-    slo_ms: float = Field(100.0, gt=0, description="an answer within it counts as goodput")
-    seed: int = Field(7, description="of requests and arrivals")
-    processes: int = Field(1, ge=1, le=64, description="clients that share in flight, rate or recording")
-    part: int = Field(0, ge=0, description="number of this client (set by the one that starts several)")
-    parts: int = Field(1, ge=1, description="how many clients there are (likewise)")
-    window: Path | None = Field(None, description="write all that this client measured to this .npz file (likewise)")
+    warmup_s: float = Field(1.0, ge=0, description="seconds of load before the measured window")
+    seconds: float = Field(5.0, gt=0, description="length of the measured window")
+    requests: int = Field(50_000, ge=1, description="requests prepared for a closed loop; none is sent twice")
+    cycle: bool = Field(False, description="repeat the requests (closed loop)")
+    slo_ms: float = Field(100.0, gt=0, description="a response within it counts as goodput")
+    seed: int = Field(7, description="random seed of requests and arrivals")
+    processes: int = Field(1, ge=1, le=64, description="client processes that share the load")
+    part: int = Field(0, ge=0, description="number of this client (set by the process that starts several)")
+    parts: int = Field(1, ge=1, description="number of clients (set by the process that starts several)")
+    window: Path | None = Field(None, description="write the measurements to this .npz file (set likewise)")
     watch: int | None = Field(None, description="process id whose CPU time in the window is measured")
     rows: Path | None = Field(None, description="write the raw rows of the window to this .npz file")
     hdr: Path | None = Field(None, description="write latencies (microseconds) as a HdrHistogram log")
@@ -67,101 +75,204 @@ class LoadSettings(AccessSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What one client sends: requests, when each is due (None: N in flight), warm-up and window in seconds."""
+class LoadPlan:
+    """What one client sends.
 
-    asked: Asked
+    Attributes:
+        requests: to send.
+        due: when each is due in seconds from the start; None: a closed loop.
+        warmup_s: seconds before the window.
+        seconds: length of the window.
+        in_flight: requests in flight (closed loop).
+        cycle: repeat the requests (closed loop).
+    """
+
+    requests: Requests
     due: NDArray[np.float64] | None
     warmup_s: float
     seconds: float
+    in_flight: int = 1
+    cycle: bool = False
+
+
+class LoadRun(NamedTuple):
+    """Rows of a run, and CPU readings when idle before it, at both ends of the window, and when idle after it."""
+
+    rows: Rows
+    before: CpuReading
+    first: CpuReading
+    last: CpuReading
+    after: CpuReading
+
+
+def run_load(send: Send, plan: LoadPlan, log: ResponseLog, read_server: ReadCpu, start: float | None = None) -> LoadRun:
+    """Send what is planned from `start` on (monotonic clock; None: at once), and measure.
+
+    Raises:
+        RuntimeError: the requests were used up, or a response is overdue.
+    """
+    with no_collections():
+        start = time.monotonic() if start is None else start
+        window = start + plan.warmup_s, start + plan.warmup_s + plan.seconds
+        before = read_cpu(start, read_server)
+        meter = CpuMeter(window, read_server)
+        rows = _closed_loop(send, plan, log, meter) if plan.due is None else open_loop(send, log, plan.due, start)
+        first, last = meter.readings()
+        return LoadRun(rows, before, first, last, read_cpu(time.monotonic(), read_server))
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Collect garbage now and not within the block: its pauses would count as latency of the server."""
+    if not gc.isenabled():  # in an outer block
+        yield
+        return
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _closed_loop(send: Send, plan: LoadPlan, log: ResponseLog, meter: CpuMeter) -> Rows:
+    loop = ClosedLoop(send, log, plan.in_flight, cycle=plan.cycle)
+    loop.start()
+    meter.readings()
+    loop.stop()
+    rows = loop.wait()
+    if loop.ran_out:
+        raise RuntimeError(f"{len(plan.requests)} requests were used up before the window ended: raise --requests")
+    return rows
 
 
 def run(settings: LoadSettings) -> int:
-    """Measure and write the summary; 1 if the client was the bottleneck or the server has gone.
+    """Measure and print the summary; 1 if the client was the bottleneck or the server has gone.
 
     Raises:
-        RuntimeError: nothing answers, or another bundle than the one whose words are sent.
-        OSError: rows cannot be written; the summary stands on stdout.
+        RuntimeError: nothing responds, or the server has another bundle than `settings.bundle`.
+        OSError: rows cannot be written; the summary is on stdout then.
     """
-    if settings.parts == 1:  # else the one that starts several has asked
-        first.check_source(settings.target, settings.bundle, _method(settings), settings.access)
-    window = fleet.run(settings) if settings.processes > 1 else _alone(settings)
+    if settings.parts == 1:  # else the process that starts several clients has checked
+        check_source(settings.target, settings.bundle, _method(settings), settings.access)
+    window = _run_clients(settings) if settings.processes > 1 else _run_client(settings)
     if settings.window:
         window.save(settings.window)
         return 0
     cores = len(os.sched_getaffinity(0))
-    found = figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms, cores)
-    sys.stdout.write(report.as_json(found) + "\n")
+    figures = window_figures(window, settings.slo_ms, settings.max_busy, settings.max_late_ms, cores)
+    sys.stdout.write(formatting.as_json(figures) + "\n")
     sys.stdout.flush()
     if settings.rows:
         window.measured().save(settings.rows)
     if settings.hdr:
         write_log(window.measured(), settings.hdr, settings.workload)
-    problems = [one for one in (found["bottleneck"], gone(window.rows, settings.target)) if one]
-    sys.stderr.writelines(f"benchmarks load: {one}\n" for one in problems)
-    return 1 if problems else 0
+    problems = [figures["bottleneck"], server_gone(window.rows, settings.target)]
+    sys.stderr.writelines(f"swiftrec bench load: {problem}\n" for problem in problems if problem)
+    return 1 if any(problems) else 0
 
 
-def gone(rows: Rows, target: str) -> str:
-    """That nobody took the last requests; empty if somebody did (one alone may be a refusal of gRPC's)."""
-    last = rows.code[np.argsort(rows.done)][-_LAST:]
+def server_gone(rows: Rows, target: str) -> str:
+    """A sentence if the last requests were UNAVAILABLE (a single one may be a rejection by gRPC); else empty."""
+    last = rows.code[np.argsort(rows.done)][-_LAST_REQUESTS:]
     if not len(last) or (last != UNAVAILABLE).any():
         return ""
     lost = int((rows.code == UNAVAILABLE).sum())
-    return f"partial: the server at {target} went away, {lost} requests met nobody: look at its log, and start it again"
+    return f"partial: the server at {target} went away, {lost} requests failed: look at its log, and start it again"
 
 
-def plan(settings: LoadSettings) -> Plan:
+def make_plan(settings: LoadSettings) -> LoadPlan:
     """What client number `part` of `parts` sends."""
     part, parts = settings.part, settings.parts
     if settings.recording:
         recording = Recording.load(settings.recording)
         due = recording.times / settings.speed
-        whole = recording.asked(settings.bundle, settings.seed)
-        return Plan(whole.share(part, parts), due[part::parts], 0.0, float(due[-1]) + 1e-3)
+        requests = recording.requests(settings.bundle, settings.seed)
+        return LoadPlan(requests.share(part, parts), due[part::parts], 0.0, float(due[-1]) + 1e-3)
     if settings.loop == "closed":
         number = -(-settings.requests // parts)
-        asked = make(settings.workload, settings.bundle, number, settings.seed + 1_000_003 * part)
-        return Plan(asked, None, settings.warmup_s, settings.seconds)
-    span = settings.warmup_s + settings.seconds
-    due = arrivals(settings.rate, span, settings.seed, settings.pattern)
-    asked = make(settings.workload, settings.bundle, max(1, len(due)), settings.seed)
-    return Plan(asked.share(part, parts), due[part::parts], settings.warmup_s, settings.seconds)
-
-
-def in_flight(settings: LoadSettings) -> int:
-    """How many requests this client keeps in flight: its share, 0 if there are more clients than requests."""
-    return len(range(settings.part, settings.in_flight, settings.parts))
+        requests = make(settings.workload, settings.bundle, number, settings.seed + 1_000_003 * part)
+        in_flight = len(range(part, settings.in_flight, parts))  # 0 if there are more clients than requests in flight
+        return LoadPlan(requests, None, settings.warmup_s, settings.seconds, in_flight, settings.cycle)
+    due = arrivals(settings.rate, settings.warmup_s + settings.seconds, settings.seed, settings.pattern)
+    requests = make(settings.workload, settings.bundle, max(1, len(due)), settings.seed)
+    return LoadPlan(requests.share(part, parts), due[part::parts], settings.warmup_s, settings.seconds)
 
 
 def _method(settings: LoadSettings) -> Method:
-    return Recording.load(settings.recording).method if settings.recording else KINDS[settings.workload].method
+    return Recording.load(settings.recording).method if settings.recording else WORKLOADS[settings.workload].method
 
 
-def _alone(settings: LoadSettings) -> Window:
-    found = plan(settings)
-    with connected(settings.target, PATHS[found.asked.method], settings.access) as send:
-        gc.freeze()
-        gc.disable()  # a collection would be latency
-        start = fleet.start_time() if settings.parts > 1 else time.monotonic() + _LEAD_S
-        ends = start + found.warmup_s, start + found.warmup_s + found.seconds
-        meter = Meter(ends, settings.watch)
-        log = Log(found.asked, 1 if found.asked.method == "batch" else _REPLY_EVERY)
-        rows = _closed(send, log, settings, meter) if found.due is None else open_loop(send, log, found.due, start)
-    before, after = meter.readings()
-    sample = replies.read(found.asked.method, log.replies())
-    inside = log.replies(*ends, by="done" if found.due is None else "intended")
-    sample = replace(sample, steps_ms=replies.read(found.asked.method, inside).steps_ms)  # without the warm-up's
-    tokens = float(found.asked.tokens.mean()) if len(found.asked) else 0.0
-    return Window(rows, before, after, sample, tokens, is_open=found.due is not None)
+def _run_client(settings: LoadSettings) -> Window:
+    """The load of this process."""
+    plan = make_plan(settings)
+    method = plan.requests.method
+    log = ResponseLog(plan.requests, 1 if method == "batch" else _SAMPLE_EVERY)
+    with connected(settings.target, PATHS[method], settings.access) as send, no_collections():
+        start = _wait_for_start() if settings.parts > 1 else time.monotonic() + _LEAD_S
+        measured = run_load(send, plan, log, cpu_reader(settings.watch), start)
+    by: Literal["done", "intended"] = "done" if plan.due is None else "intended"
+    in_window = log.responses(measured.first.planned, measured.last.planned, by=by)
+    sample = read_responses(method, log.responses())
+    sample = replace(sample, steps_ms=read_responses(method, in_window).steps_ms)  # without those of the warm-up
+    tokens = float(plan.requests.tokens.mean()) if len(plan.requests) else 0.0
+    return Window(measured.rows, measured.first, measured.last, sample, tokens, is_open=plan.due is not None)
 
 
-def _closed(send: Send, log: Log, settings: LoadSettings, meter: Meter) -> Rows:
-    loop = ClosedLoop(send, log, in_flight(settings), cycle=settings.cycle)
-    loop.start()
-    meter.readings()
-    loop.stop()
-    rows = loop.rows()
-    if loop.ran_out:
-        raise RuntimeError(f"{settings.requests} requests were used up before the window ended: give more --requests")
-    return rows
+def _wait_for_start() -> float:
+    """In one client of several: report that everything is prepared, and read when to start (monotonic clock)."""
+    sys.stdout.write(f"{_READY}\n")
+    sys.stdout.flush()
+    return float(sys.stdin.readline())
+
+
+def _run_clients(settings: LoadSettings) -> Window:
+    """Start `settings.processes` clients, let them start together, and merge what they measured.
+
+    Raises:
+        RuntimeError: a client failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{part}.npz" for part in range(settings.processes)]
+        clients = [_start_client(settings, part, path) for part, path in enumerate(paths)]
+        try:
+            _start_together(clients)
+            for client in clients:
+                _, errors = client.communicate()
+                if client.returncode:
+                    raise RuntimeError(_without_name(errors))
+        finally:
+            for client in clients:
+                client.kill()
+        return merge_windows([Window.load(path) for path in paths])
+
+
+def _start_client(settings: LoadSettings, part: int, path: Path) -> subprocess.Popen[str]:
+    values = settings.model_dump(mode="json", exclude_none=True, exclude={"rows", "hdr", "processes"})
+    values |= {"part": part, "parts": settings.processes, "window": str(path)}
+    if part:
+        values.pop("watch", None)  # the first client measures the server
+    return subprocess.Popen(  # noqa: S603
+        tool_command("load", **values),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _start_together(clients: list[subprocess.Popen[str]]) -> None:
+    for client in clients:
+        if client.stdout is None or client.stdout.readline().strip() != _READY:
+            errors = _without_name(client.communicate()[1])
+            raise RuntimeError(errors or "a client ended before it started: try a single one with --processes 1")
+    start = time.monotonic() + _TOGETHER_LEAD_S
+    for client in clients:
+        if client.stdin is not None:
+            client.stdin.write(f"{start}\n")
+            client.stdin.flush()
+
+
+def _without_name(errors: str) -> str:
+    """A client's error without the program name, which this process adds itself."""
+    return errors.strip().removeprefix("swiftrec bench load: ")

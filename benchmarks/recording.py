@@ -1,13 +1,13 @@
-"""A workload as it was seen on a live server, without its texts: how long they were and which came again.
+"""`swiftrec bench record`: records the shape of live requests, by a proxy in front of a server.
 
-A recording is JSON lines: a head, then one line a call with its time of arrival, and for each of its requests the
-events and the query. A text is its length in tokens and a mark, an item id is a mark. Marks are keyed hashes; the key
-is made for one recording and never written, so that nobody can try out texts against them, but equal texts have equal
-marks. A replay draws a text of the same length for each mark, and an item of its own bundle for each mark of an id;
-what was kept in the clear (`--keep-texts`) is sent as it was.
+A recording is JSON lines: a header, then one line a call with its arrival time, and for each of its requests the events
+and the query. A text is its length in tokens and a pseudonym, an item id is a pseudonym. Pseudonyms are keyed hashes;
+the key is made for one recording and never written, so that texts cannot be guessed, but equal texts have equal
+pseudonyms. A replay draws a text of the same length for each pseudonym, and an item of its bundle for each pseudonym of
+an id; what was kept in the clear (`--keep-texts`) is sent unchanged.
 
-Of a filter the ids are kept as marks; its attributes only with `--keep-texts`, else it is without them in the replay:
-`conditions` says how many there were. Bundle and version of a request are left out.
+Ids of a filter are kept as pseudonyms; its attributes are kept only with `--keep-texts`, otherwise the replay has none:
+`conditions` is their number. Bundle and version of a request are left out.
 """
 
 from __future__ import annotations
@@ -16,16 +16,27 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts
-from swiftrec.benchmarks.workload import Asked, Method
+from swiftrec.benchmarks.client import ANY_SIZE
+from swiftrec.benchmarks.connection import TlsSettings, wait_ready
+from swiftrec.benchmarks.optional_deps import error_sentence
+from swiftrec.benchmarks.workload import PATHS, Items, Method, Requests, TokenCounter, TokenTexts
+from swiftrec.server.models.bundle import find_bundle
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     AttributeValues,
@@ -34,36 +45,37 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import (
     Filter,
     RecommendRequest,
 )
+from swiftrec.server.signals import on_signals
 
 FORMAT = 1
-_MARK_BYTES = 8
-Seen = dict[str, Any]
-"""One request; what it has not is not there.
+_PSEUDONYM_DIGITS = 16  # hexadecimal
+Shape = dict[str, Any]
+"""One request, with only the fields that it has.
 
-`events` [[kind, mark, tokens]] and `query` [mark, tokens], with the text or id behind it if it was kept; `top_k`,
-`exclude_history`, `priority`; `allowed` and `denied` [[mark, id if kept]], `conditions` their number, and
+`events` [[kind, pseudonym, tokens]] and `query` [pseudonym, tokens], followed by the text or id if it was kept;
+`top_k`, `exclude_history`, `priority`; `allowed` and `denied` [[pseudonym, id if kept]], `conditions` their number, and
 `attributes` {any_of, all_of, none_of} [[name, values]] if they were kept.
 """
 _CONDITIONS = ("any_of", "all_of", "none_of")
 
 
-class Marks:
-    """Turns requests into what a recording keeps.
+class Pseudonyms:
+    """Turns requests into the shapes of a recording.
 
     Args:
-        count: tokens of a text.
-        keep_texts: write texts and ids in the clear, too.
+        count: gives the number of tokens of a text.
+        keep_texts: keep texts and ids in the clear as well.
     """
 
     def __init__(self, count: Callable[[str], int], *, keep_texts: bool = False) -> None:
         self._count, self._keep = count, keep_texts
         self._key = secrets.token_bytes(32)
 
-    def call(self, method: Method, payload: bytes) -> list[Seen]:
-        """The requests of one call.
+    def call(self, method: Method, payload: bytes) -> list[Shape]:
+        """The shapes of the requests of one call.
 
         Raises:
-            google.protobuf.message.DecodeError: the payload is no such message.
+            google.protobuf.message.DecodeError: the payload cannot be decoded.
         """
         if method == "encode":
             return [{"query": self._text(text)} for text in encoder_pb2.EncodeRequest.FromString(payload).texts]
@@ -71,87 +83,87 @@ class Marks:
             return [self._one(entry) for entry in BatchRecommendRequest.FromString(payload).requests]
         return [self._one(RecommendRequest.FromString(payload))]
 
-    def _one(self, request: RecommendRequest) -> Seen:
-        seen: Seen = {"events": [self._event(event) for event in request.history]}
+    def _one(self, request: RecommendRequest) -> Shape:
+        shape: Shape = {"events": [self._event(event) for event in request.history]}
         if request.query:
-            seen["query"] = self._text(request.query)
-        seen |= {name: getattr(request, name) for name in ("top_k", "exclude_history") if request.HasField(name)}
-        seen |= {"priority": request.priority} if request.priority else {}
-        return seen | self._filter(request.filter)
+            shape["query"] = self._text(request.query)
+        shape |= {name: getattr(request, name) for name in ("top_k", "exclude_history") if request.HasField(name)}
+        shape |= {"priority": request.priority} if request.priority else {}
+        return shape | self._filter(request.filter)
 
-    def _filter(self, conditions: Filter) -> Seen:
+    def _filter(self, conditions: Filter) -> Shape:
         ids = {"allowed": conditions.allowed_item_ids, "denied": conditions.denied_item_ids}
-        seen: Seen = {name: [self._id(item_id) for item_id in found] for name, found in ids.items() if found}
-        attributes = {name: found for name in _CONDITIONS if (found := getattr(conditions, name))}
+        shape: Shape = {name: [self._id(item_id) for item_id in result] for name, result in ids.items() if result}
+        attributes = {name: result for name in _CONDITIONS if (result := getattr(conditions, name))}
         if attributes:
-            seen["conditions"] = sum(map(len, attributes.values()))
+            shape["conditions"] = sum(map(len, attributes.values()))
         if attributes and self._keep:
-            seen["attributes"] = {
-                name: [[one.name, list(one.values)] for one in found] for name, found in attributes.items()
+            shape["attributes"] = {
+                name: [[item.name, list(item.values)] for item in result] for name, result in attributes.items()
             }
-        return seen
+        return shape
 
     def _event(self, event: Event) -> list[Any]:
         if event.WhichOneof("event") == "text":
             return ["text", *self._text(event.text)]
-        mark, *kept = self._id(event.item_id)
-        return ["id", mark, 0, *kept]
+        pseudonym, *kept = self._id(event.item_id)
+        return ["id", pseudonym, 0, *kept]
 
     def _id(self, item_id: str) -> list[str]:
-        return [self._mark(item_id), *([item_id] if self._keep else [])]
+        return [self._pseudonym(item_id), *([item_id] if self._keep else [])]
 
     def _text(self, text: str) -> list[Any]:
-        return [self._mark(text), self._count(text), *([text] if self._keep else [])]
+        return [self._pseudonym(text), self._count(text), *([text] if self._keep else [])]
 
-    def _mark(self, word: str) -> str:
-        return hashlib.blake2b(word.encode(), digest_size=_MARK_BYTES, key=self._key).hexdigest()
+    def _pseudonym(self, word: str) -> str:
+        return hashlib.blake2b(word.encode(), key=self._key).hexdigest()[:_PSEUDONYM_DIGITS]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """What stands on each line; the last one is left out where writing it was cut short, as a full disk does."""
+    """The lines as JSON, without the last one if it is cut off, as on a full disk."""
     *lines, last = path.read_text(encoding="utf-8").split("\n")
-    found = [json.loads(line) for line in lines]
+    result = [json.loads(line) for line in lines]
     try:
-        return found + ([json.loads(last)] if last else [])
+        return result + ([json.loads(last)] if last else [])
     except ValueError:
-        sys.stderr.write(f"{path}: partial: its last line is cut and left out\n")
-        return found
+        sys.stderr.write(f"{path}: partial: its last line is cut off and ignored\n")
+        return result
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Calls of one method: `times` in seconds from the first, and the requests of each."""
+    """Calls of one method: `times` in seconds from the first call, and the shapes of its requests."""
 
     method: Method
     times: NDArray[np.float64]
-    calls: list[list[Seen]]
+    calls: list[list[Shape]]
 
     @classmethod
     def load(cls, path: Path) -> Recording:
         """Read a file.
 
         Raises:
-            RuntimeError: it is no recording, or an empty one.
+            RuntimeError: it is not a recording, or an empty one.
         """
         try:
             head, *rows = _lines(path)
-            rows.sort(key=lambda row: row["t"])  # written as calls came, by several threads
-            found = cls(head["method"], np.array([row["t"] for row in rows]), [row["requests"] for row in rows])
+            rows.sort(key=lambda row: row["t"])  # written by several threads
+            result = cls(head["method"], np.array([row["t"] for row in rows]), [row["requests"] for row in rows])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RuntimeError(f"{path}: no recording ({error}): make one with swiftrec bench record") from None
+            raise RuntimeError(f"{path}: not a recording ({error}): make one with swiftrec bench record") from None
         if head.get("format") != FORMAT or not rows:
             raise RuntimeError(f"{path}: {'holds no call' if not rows else 'of another format'}: record it again")
-        return found
+        return result
 
-    def asked(self, bundle: Path, seed: int) -> Asked:
-        """The calls again, with texts and ids of the bundle at `bundle` in the place of those that were not kept."""
-        drawn = _Drawn(bundle, seed)
-        calls = [[drawn.request(seen) for seen in call] for call in self.calls]
+    def requests(self, bundle: Path, seed: int) -> Requests:
+        """The calls, with texts and ids of the bundle at `bundle` for those that were not kept."""
+        drawn = _Replay(bundle, seed)
+        calls = [[drawn.request(shape) for shape in call] for call in self.calls]
         messages = [self._message(call) for call in calls]
         tokens = [sum(map(drawn.tokens, call)) for call in calls]
         entries = [len(call) for call in self.calls]
         payloads = [message.SerializeToString() for message in messages]
-        return Asked(self.method, payloads, np.array(tokens, np.int32), np.array(entries, np.int32))
+        return Requests(self.method, payloads, np.array(tokens, np.int32), np.array(entries, np.int32))
 
     def _message(
         self, requests: list[RecommendRequest]
@@ -161,8 +173,8 @@ class Recording:
         return BatchRecommendRequest(requests=requests) if self.method == "batch" else requests[0]
 
 
-class _Drawn:
-    """One text for each mark of a text, one item id for each mark of an id."""
+class _Replay:
+    """One text for each pseudonym of a text, one item id for each pseudonym of an id."""
 
     def __init__(self, bundle: Path, seed: int) -> None:
         items = Items(bundle)
@@ -171,18 +183,18 @@ class _Drawn:
         self._random = np.random.default_rng(seed)
         self._known: dict[str, str] = {}
 
-    def request(self, seen: Seen) -> RecommendRequest:
+    def request(self, shape: Shape) -> RecommendRequest:
         """A request of the same shape."""
-        request = RecommendRequest(history=[self._event(*event) for event in seen.get("events", ())])
-        if "query" in seen:
-            request.query = self._text(*seen["query"])
+        request = RecommendRequest(history=[self._event(*event) for event in shape.get("events", ())])
+        if "query" in shape:
+            request.query = self._text(*shape["query"])
         for name in ("top_k", "exclude_history", "priority"):
-            if name in seen:
-                setattr(request, name, seen[name])
-        request.filter.allowed_item_ids.extend(self._id(*one) for one in seen.get("allowed", ()))
-        request.filter.denied_item_ids.extend(self._id(*one) for one in seen.get("denied", ()))
-        for name, found in seen.get("attributes", {}).items():
-            getattr(request.filter, name).extend(AttributeValues(name=key, values=values) for key, values in found)
+            if name in shape:
+                setattr(request, name, shape[name])
+        request.filter.allowed_item_ids.extend(self._id(*item) for item in shape.get("allowed", ()))
+        request.filter.denied_item_ids.extend(self._id(*item) for item in shape.get("denied", ()))
+        for name, conditions in shape.get("attributes", {}).items():
+            getattr(request.filter, name).extend(AttributeValues(name=key, values=values) for key, values in conditions)
         if not request.filter.ByteSize():
             request.ClearField("filter")
         return request
@@ -192,19 +204,173 @@ class _Drawn:
         texts = [event.text for event in request.history] + [request.query]
         return sum(self._counter.served(text) for text in texts if text)
 
-    def _event(self, kind: str, mark: str, tokens: int, *kept: str) -> Event:
+    def _event(self, kind: str, pseudonym: str, tokens: int, *kept: str) -> Event:
         if kind == "text":
-            return Event(text=self._text(mark, tokens, *kept))
-        return Event(item_id=self._id(mark, *kept))
+            return Event(text=self._text(pseudonym, tokens, *kept))
+        return Event(item_id=self._id(pseudonym, *kept))
 
-    def _id(self, mark: str, *kept: str) -> str:
+    def _id(self, pseudonym: str, *kept: str) -> str:
         drawn = self._ids[int(self._random.integers(len(self._ids)))]
-        return kept[0] if kept else self._known.setdefault(f"id {mark}", drawn)
+        return kept[0] if kept else self._known.setdefault(f"id {pseudonym}", drawn)
 
-    def _text(self, mark: str, tokens: int, *kept: str) -> str:
+    def _text(self, pseudonym: str, tokens: int, *kept: str) -> str:
         if kept:
             return kept[0]
-        name = f"text {mark}"
+        name = f"text {pseudonym}"
         if name not in self._known:
             self._known[name] = self._texts.draw(tokens, self._random)[0]
         return self._known[name]
+
+
+_CHANNEL_METADATA = ("grpc-", "user-agent")  # metadata that the channel writes itself
+
+
+class RecordSettings(TlsSettings):
+    """Forward calls to a server and record one method, by default without any text or id.
+
+    Use it to benchmark with the traffic of your clients: they call its port, and `load --recording` replays the file.
+    Prints its address, and at the end the number of recorded calls.
+    """
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="swiftrec bench record", cli_kebab_case=True, cli_implicit_flags=True
+    )
+
+    target: str = Field(description="HOST:PORT of the server")
+    output: Path = Field(description="file of the recording (JSON lines)")
+    method: Method = Field("recommend", description="method to record; others are only forwarded")
+    bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle with the tokenizer that counts tokens")
+    keep_texts: bool = Field(False, description="write texts and item ids in the clear as well")
+    port: int = Field(0, ge=0, le=65_535, description="port for clients; 0: a free one")
+    workers: int = Field(256, ge=1, description="concurrent calls")
+
+
+def run(settings: RecordSettings) -> int:
+    """Record until SIGTERM or Ctrl-C; 1 if the recording ended early, while calls were still forwarded.
+
+    Raises:
+        RuntimeError: no server responds.
+        OSError: not even the header of the recording can be written.
+    """
+    stop = threading.Event()
+    on_signals(stop.set)
+    pseudonyms = Pseudonyms(TokenCounter(find_bundle(settings.bundle)).count, keep_texts=settings.keep_texts)
+    with ExitStack() as stack:
+        channel = stack.enter_context(settings.access.channel(settings.target, [ANY_SIZE]))
+        wait_ready(channel, settings.target, settings.access)  # before an older recording is overwritten
+        file = stack.enter_context(settings.output.open("wb", buffering=0))  # a buffer would fail when it is closed
+        recorder = Recorder(settings.method, pseudonyms, file)
+        server, port = proxy(channel, recorder, settings.port, settings.workers)
+        server.start()
+        sys.stdout.write(f"recording on 127.0.0.1:{port}, forwarded to {settings.target}\n")
+        sys.stdout.flush()
+        stop.wait()
+        server.stop(10).wait()
+        recorder.close()
+    sys.stdout.write(f"{recorder.written} calls in {settings.output}\n")
+    return 1 if recorder.has_failed else 0
+
+
+def proxy(channel: grpc.Channel, recorder: Recorder, port: int = 0, workers: int = 8) -> tuple[grpc.Server, int]:
+    """A server that forwards everything over `channel`, and its port; the server behind it limits message sizes."""
+    options = (("grpc.so_reuseport", 0), ANY_SIZE)
+    server = grpc.server(ThreadPoolExecutor(workers), options=options)
+    server.add_generic_rpc_handlers((Proxy(channel, recorder),))
+    return server, server.add_insecure_port(f"127.0.0.1:{port}")
+
+
+class Sink(Protocol):
+    """An unbuffered file."""
+
+    def write(self, line: bytes, /) -> int | None:
+        """Write the first bytes of a line, and return their number."""
+
+
+class Recorder:
+    """Writes a line for each call. A line that cannot be written ends the recording, but no call.
+
+    Args:
+        method: to record.
+        pseudonyms: turns requests into shapes.
+        file: unbuffered.
+
+    Raises:
+        OSError: nothing can be written.
+    """
+
+    def __init__(self, method: Method, pseudonyms: Pseudonyms, file: Sink) -> None:
+        self._method, self._pseudonyms, self._file = method, pseudonyms, file
+        self._first: float | None = None
+        self._lock = threading.Lock()
+        self._is_open = True
+        self.written, self.has_failed = 0, False
+        self._write({"format": FORMAT, "method": method})
+
+    def record(self, path: str, payload: bytes) -> None:
+        """Record the call if it is of the method and can be decoded."""
+        now = time.monotonic()
+        if path != PATHS[self._method]:
+            return
+        try:
+            requests = self._pseudonyms.call(self._method, payload)
+        except DecodeError:
+            return
+        with self._lock:
+            if not self._is_open:
+                return
+            self._first = now if self._first is None else self._first
+            row = {"t": round(max(0.0, now - self._first), 6), "requests": requests}
+            try:
+                self._write(row)
+            except OSError as error:  # a full disk must not fail the clients' calls
+                self._is_open, self.has_failed = False, True
+                sys.stderr.write(
+                    f"swiftrec bench record: {error_sentence(error)}; calls are forwarded, but no longer recorded\n"
+                )
+                return
+            self.written += 1
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        line = f"{json.dumps(row)}\n".encode()
+        try:
+            while line:  # a full disk may accept a part of the line, and fail with the next write
+                line = line[self._file.write(line) or 0 :]
+        except OSError as error:
+            error.filename = getattr(self._file, "name", None)
+            raise
+
+    def close(self) -> None:
+        """End the recording."""
+        with self._lock:
+            self._is_open = False
+
+
+class Proxy(grpc.GenericRpcHandler):  # type: ignore[type-arg] # its annotation is generic, the class is not
+    """Forwards every method as a stream of bytes in each direction: a single message is a stream of one."""
+
+    def __init__(self, channel: grpc.Channel, recorder: Recorder) -> None:
+        self._channel, self._recorder = channel, recorder
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """A handler for any method."""
+        path = handler_call_details.method
+        call = self._channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+
+        def recorded(requests: Iterator[bytes]) -> Iterator[bytes]:
+            for request in requests:
+                self._recorder.record(path, request)
+                yield request
+
+        def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            metadata = tuple(
+                (key, value) for key, value in context.invocation_metadata() if not key.startswith(_CHANNEL_METADATA)
+            )
+            responses: Any = call(recorded(requests), timeout=context.time_remaining(), metadata=metadata)
+            context.add_callback(responses.cancel)
+            try:
+                yield from responses
+            except grpc.RpcError:
+                context.set_trailing_metadata(responses.trailing_metadata() or ())
+                context.abort(responses.code(), responses.details())
+
+        return grpc.stream_stream_rpc_method_handler(handle)

@@ -1,8 +1,8 @@
-"""`swiftrec bench swaps`: a bundle changes again and again while requests run.
+"""`swiftrec bench swaps`: a bundle is replaced repeatedly while requests run.
 
-Two versions have the same models and the same items in another order, so that they answer each request with other ids.
-The server runs in this process and reads each version in full; only the trial of a new version in a separate process,
-a second each, is left out.
+Two versions have the same models and the same items in another order, so that they return other ids for each request.
+The server runs in this process and loads each version completely; only the trial of a new version in a separate
+process, a second each, is left out.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from unittest.mock import patch
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from swiftrec.benchmarks import report
-from swiftrec.benchmarks.client import Answered, ClosedLoop, Log, Send, connected
-from swiftrec.benchmarks.summary import OK
-from swiftrec.benchmarks.workload import PATHS, Asked, make
+from swiftrec.benchmarks import formatting
+from swiftrec.benchmarks.client import ClosedLoop, OnResponse, ResponseLog, Send, connected, send_all
+from swiftrec.benchmarks.statistics import OK
+from swiftrec.benchmarks.workload import PATHS, Requests, make
 from swiftrec.server.app import App
 from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.config import ServerSettings
@@ -34,27 +34,30 @@ from swiftrec.server.models.bundle import MANIFEST, Bundle, Manifest, file_hash,
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendResponse
 
 _NAME = "swapped"
-_TIE = 1e-4  # by which scores differ between batches: items that near may change places
+_TIE = 1e-4  # scores differ by less between batches: such items may be swapped
 Ranking: TypeAlias = "list[tuple[str, float]]"
 _TIMEOUT_MS = 30_000  # of a request: the server may be busy with a swap
 
 
 class SwapsSettings(BaseSettings):
-    """Answers while a bundle is replaced a thousand times; goals: no error, no answer that mixes two versions."""
+    """Responses while a bundle is replaced a thousand times; goals: no error, no response that mixes two versions.
+
+    Use it after a change of loading or of the registry. Prints counts; exit code 1 if a goal is missed.
+    """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench swaps", cli_kebab_case=True)
 
     bundle: Path = Field(Path("artifacts/movielens-quick"), description="bundle, or folder of versions")
     variant: str | None = Field(None, description="encoder; the bundle's default if not given")
-    swaps: int = Field(1_000, ge=1, description="how often another version replaces the one that serves")
+    swaps: int = Field(1_000, ge=1, description="number of times the served version is replaced")
     in_flight: int = Field(4, ge=1, le=512, description="requests in flight")
-    requests: int = Field(64, ge=1, description="different requests of the workload mixed, sent again and again")
-    seed: int = Field(7, description="of the requests")
+    requests: int = Field(64, ge=1, description="different requests of the workload mixed, repeated")
+    seed: int = Field(7, description="random seed of the requests")
 
 
 @dataclass(slots=True)
-class Ledger:
-    """What came back: `own` has the ranking of each request by version, modulo 2; the rest counts."""
+class ResponseChecker:
+    """Checks and counts responses; `own` has the ranking of each request by version, modulo 2."""
 
     own: tuple[dict[bytes, Ranking], dict[bytes, Ranking]]
     answers: int = 0
@@ -62,58 +65,58 @@ class Ledger:
     errors: Counter[int] = field(default_factory=Counter)
     versions: set[int] = field(default_factory=set)
 
-    def note(self, request: bytes, code: int, reply: bytes) -> None:
-        """Look at what a request was answered with."""
+    def check(self, request: bytes, code: int, response: bytes) -> None:
+        """Check the response to a request."""
         if code != OK:
             self.errors[code] += 1
             return
-        answer = RecommendResponse.FromString(reply)
+        ranked = RecommendResponse.FromString(response)
         self.answers += 1
-        self.versions.add(answer.version)
-        self.mixed += not _is_own(_ranked(answer), self.own[answer.version % 2][request])
+        self.versions.add(ranked.version)
+        self.mixed += not _is_own(_ranking(ranked), self.own[ranked.version % 2][request])
 
-    def through(self, send: Send) -> Send:
-        """Send, and note the answer."""
+    def checked(self, send: Send) -> Send:
+        """A `Send` that checks each response."""
 
-        def ask(request: bytes, answered: Answered) -> None:
-            def note(code: int, reply: bytes) -> None:
-                self.note(request, code, reply)
-                answered(code, b"")
+        def checked_send(request: bytes, on_response: OnResponse) -> None:
+            def check(code: int, response: bytes) -> None:
+                self.check(request, code, response)
+                on_response(code, b"")
 
-            send(request, note)
+            send(request, check)
 
-        return ask
+        return checked_send
 
 
 def run(settings: SwapsSettings) -> int:
-    """Swap under load and write what came back; 1 if a goal is missed."""
+    """Replace the bundle under load and print the counts; 1 if a goal is missed."""
     real = load_bundle(settings.bundle)
-    asked = make("mixed", real.folder, settings.requests, settings.seed)
+    requests = make("mixed", real.folder, settings.requests, settings.seed)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="swaps-") as scratch:
-        ledger = _swapped(settings, Versions(real, Path(scratch), real.variant("cpu", settings.variant)), asked)
+        checker = _swapped(settings, Versions(real, Path(scratch), real.variant("cpu", settings.variant)), requests)
     figures = {
         "swaps": settings.swaps,
-        "versions": len(ledger.versions),
-        "answers": ledger.answers,
-        "errors": {str(code): number for code, number in ledger.errors.items()},
-        "mixed": ledger.mixed,
+        "versions": len(checker.versions),
+        "answers": checker.answers,
+        "errors": {str(code): number for code, number in checker.errors.items()},
+        "mixed": checker.mixed,
         "seconds": time.monotonic() - started,
     }
     rows = [[name, f"{value:.0f}" if isinstance(value, float) else str(value)] for name, value in figures.items()]
-    is_kept = not ledger.errors and not ledger.mixed
-    verdict = "no error, no mixed answer" if is_kept else "missed: errors by status code, or mixed answers, above"
-    report.write(f"{report.table(['what', 'found'], rows)}\n{verdict}", figures)
-    return int(not is_kept)
+    is_met = not checker.errors and not checker.mixed
+    verdict = "no error, no mixed response" if is_met else "missed: errors by status code, or mixed responses, above"
+    formatting.print_result(f"{formatting.table(['what', 'found'], rows)}\n{verdict}", figures)
+    return int(not is_met)
 
 
 class Versions:
-    """Writes versions 1, 2, ... of one bundle: the odd ones as it is, the even ones with each id at another item.
+    """Writes versions 1, 2, ... of one bundle: the odd ones unchanged, the even ones with each id at another item.
 
     Args:
         real: the bundle.
         folder: of the files and of the versions.
-        variant: the only encoder that they have, so that a version is read quickly.
+        variant: their only encoder, so that a version loads quickly.
     """
 
     def __init__(self, real: Bundle, folder: Path, variant: str) -> None:
@@ -135,7 +138,7 @@ class Versions:
         ]
 
     def add(self, version: int) -> None:
-        """Write a version, with hard links; the one before the last goes."""
+        """Write a version, with hard links, and delete the one before the last."""
         folder, facts = self.folder / str(version), self._facts[version % 2]
         scratch = self.folder / f"{version}.new"
         scratch.mkdir(parents=True)
@@ -147,16 +150,18 @@ class Versions:
         shutil.rmtree(self.folder / str(version - 2), ignore_errors=True)
 
 
-def _swapped(settings: SwapsSettings, versions: Versions, asked: Asked) -> Ledger:
+def _swapped(settings: SwapsSettings, versions: Versions, requests: Requests) -> ResponseChecker:
     versions.add(1)
     with _serving(versions.folder) as app, connected(f"127.0.0.1:{app.port}", PATHS["recommend"]) as send:
-        odd = _own(send, asked)
+        odd = _own(send, requests)
         versions.add(2)
         app.registry.load(_NAME)
-        ledger = Ledger((_own(send, asked), odd))
-        if same := sum(_is_own(ledger.own[0][request], odd[request]) for request in asked.payloads):
-            raise RuntimeError(f"{same} requests have the same answer from both versions: the catalogue is too small")
-        loop = ClosedLoop(ledger.through(send), Log(asked), settings.in_flight, cycle=True)
+        checker = ResponseChecker((_own(send, requests), odd))
+        if same := sum(_is_own(checker.own[0][request], odd[request]) for request in requests.payloads):
+            raise RuntimeError(
+                f"{same} requests have the same ranking in both versions: give a --bundle with more items"
+            )
+        loop = ClosedLoop(checker.checked(send), ResponseLog(requests), settings.in_flight, cycle=True)
         loop.start()
         try:
             for version in range(3, settings.swaps + 3):
@@ -164,8 +169,8 @@ def _swapped(settings: SwapsSettings, versions: Versions, asked: Asked) -> Ledge
                 app.registry.load(_NAME)
         finally:
             loop.stop()
-            loop.rows()
-    return ledger
+            loop.wait()
+    return checker
 
 
 @contextmanager
@@ -188,31 +193,23 @@ def _serving(folder: Path) -> Iterator[App]:
             app.stop()
 
 
-def _ranked(answer: RecommendResponse) -> Ranking:
-    return [(item.item_id, item.score) for item in answer.items]
+def _ranking(response: RecommendResponse) -> Ranking:
+    return [(item.item_id, item.score) for item in response.items]
 
 
-def _is_own(found: Ranking, own: Ranking) -> bool:
-    """Whether a ranking is that of a version, but for places of items whose scores are all but equal."""
-    is_whole = {name for name, _ in found[:-1]} <= {name for name, _ in own}
-    pairs = zip(found, own, strict=False)
-    return is_whole and len(found) == len(own) and all(a == b or abs(x - y) < _TIE for (a, x), (b, y) in pairs)
+def _is_own(ranking: Ranking, own: Ranking) -> bool:
+    """Whether a ranking is that of a version, except for the order of items with nearly equal scores."""
+    is_whole = {name for name, _ in ranking[:-1]} <= {name for name, _ in own}
+    pairs = zip(ranking, own, strict=False)
+    return is_whole and len(ranking) == len(own) and all(a == b or abs(x - y) < _TIE for (a, x), (b, y) in pairs)
 
 
-def _own(send: Send, asked: Asked) -> dict[bytes, Ranking]:
-    """The ranking that each request is answered with, asked alone."""
-    found: dict[bytes, Ranking] = {}
-
-    def keep(request: bytes, answered: Answered) -> None:
-        def note(code: int, reply: bytes) -> None:
-            found[request] = _ranked(RecommendResponse.FromString(reply if code == OK else b""))
-            answered(code, b"")
-
-        send(request, note)
-
-    loop = ClosedLoop(keep, Log(asked), 1)
-    loop.start()
-    loop.rows()
-    if not all(found.values()):
-        raise RuntimeError("a request had no answer before the first swap: try `swiftrec bench load`")
-    return found
+def _own(send: Send, requests: Requests) -> dict[bytes, Ranking]:
+    """The ranking of each request, sent alone."""
+    log = ResponseLog(requests)
+    send_all(send, log)
+    responses = {requests.payloads[row.request]: row.response if row.code == OK else b"" for row in log.rows}
+    rankings = {request: _ranking(RecommendResponse.FromString(response)) for request, response in responses.items()}
+    if not all(rankings.values()):
+        raise RuntimeError("a request had no response before the first swap: try `swiftrec bench load`")
+    return rankings

@@ -1,22 +1,23 @@
-"""What is asked: seven seeded workloads, versioned. A change of what one sends raises its version.
+"""The requests: seven seeded workloads, versioned. A change of what one sends raises its version.
 
 | name | version | one request |
 |---|---|---|
-| words | 2 | Encode of one text of 3 to 60 words, each length as often |
+| words | 2 | Encode of one text of 3 to 60 words, each length equally often |
 | query | 1 | Recommend: a query as in *words* and nothing else: the job of `make bench-peers` |
-| short | 1 | Recommend: a query of 3 to 10 words behind 0 to 20 item ids |
-| mixed | 1 | Recommend: a query of log-normal length (median 16 tokens, sigma .8, 4 to 128) behind 0 to 20 item ids |
+| short | 1 | Recommend: a query of 3 to 10 words after 0 to 20 item ids |
+| mixed | 1 | Recommend: a query of log-normal length (median 16 tokens, sigma .8, 4 to 128) after 0 to 20 item ids |
 | history | 1 | Recommend: 1 to 50 item ids, no text |
-| hot | 1 | as mixed, the queries drawn by Zipf's law (exponent 1.0) from 10,000 texts: what a cache is good for |
+| hot | 1 | as mixed, the queries drawn by Zipf's law (exponent 1.0) from 10,000 texts: what a cache helps with |
 | list | 1 | BatchRecommend of 32 requests of mixed |
 
-Top-10 each, no filter. Words and ids are the bundle's. Two seeds give different requests of the same kind; of *hot* the
-10,000 texts are the same for every seed.
+Top-10 each, no filter. Words and ids are the bundle's. Two seeds give different requests of the same kind; the 10,000
+texts of *hot* are the same for every seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,10 +25,160 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths, mixed_texts
-from swiftrec.server.models.bundle import MANIFEST, Manifest
+from swiftrec.server.catalogue.catalogue import ITEMS
+from swiftrec.server.models.bundle import MANIFEST, Manifest, find_bundle
+from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2, recommender_pb2
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
+
+TOKENIZER = "tokenizer.json"
+
+MIN_WORDS, MAX_WORDS = 3, 60
+_BEFORE = "a"  # word before another one whose tokens are counted
+_CORRECTIONS = 8  # of a text that is drawn by number of tokens
+_NO_LIMIT = 1_000_000  # tokens
+_TRIES = 1_000
+
+
+class Items:
+    """Ids and texts of the catalogue of the bundle at `bundle` (or the highest version below it)."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.folder = find_bundle(bundle)
+        with (self.folder / ITEMS).open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        self.ids = [str(row["id"]) for row in rows]
+        self.texts = [str(row["text"]) for row in rows]
+        self.attributes: dict[str, list[str]] = {}
+        for row in rows:
+            for name, values in row.get("attributes", {}).items():
+                self.attributes.setdefault(name, []).extend(values)
+
+
+class TokenCounter:
+    """Counts tokens with the tokenizer of the bundle in `folder`, of any kind. Special tokens are counted, too.
+
+    Raises:
+        BundleError: the bundle's tokenizer file is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer.load(folder / TOKENIZER, _NO_LIMIT)
+        self._max_tokens = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).max_tokens
+
+    def count(self, text: str) -> int:
+        """Tokens of the whole text."""
+        return len(self._tokenizer.encode([text])[0])
+
+    def served(self, text: str) -> int:
+        """Tokens of the text after the server has cut it."""
+        return min(self.count(text), self._max_tokens)
+
+
+class TokenTexts:
+    """Draws texts of a given number of tokens, from words of the catalogue.
+
+    The number of tokens that a word adds is known only approximately: to BPE and Unigram a word at the start of a text
+    differs from one after a space. So words are drawn by what they add on average, then words are removed or added at
+    the end until the tokenizer counts the given number for the whole text.
+
+    Raises:
+        ValueError: the items have no words.
+    """
+
+    def __init__(self, items: Items, counter: TokenCounter) -> None:
+        words = sorted({word for text in items.texts for word in text.split()})
+        self._count, self._special = counter.count, counter.count("")
+        before = self._count(_BEFORE)
+        counts = [self._count(f"{_BEFORE} {word}") - before for word in words]
+        self._words = [word for word, count in zip(words, counts, strict=True) if count > 0]
+        self._counts = np.array([count for count in counts if count > 0])
+        if not self._words:
+            raise ValueError(f"{items.folder / ITEMS}: no text with a word in it: export items with texts")
+        self._short = np.flatnonzero(self._counts == self._counts.min())
+
+    def draw(self, tokens: int, random: np.random.Generator) -> tuple[str, int]:
+        """A text of `tokens` tokens and that number; of the nearest number if the words give no such text.
+
+        It has one word or more.
+        """
+        room = max(1, tokens - self._special)
+        chosen = random.integers(len(self._words), size=room)
+        kept = chosen[: int(np.searchsorted(np.cumsum(self._counts[chosen]), room, side="right"))].tolist()
+        return self._fitted(kept + self._fill(room - int(self._counts[kept].sum()), random), tokens, random)
+
+    def of_words(self, number: int, random: np.random.Generator) -> str:
+        """A text of `number` words."""
+        return " ".join(self._words[n] for n in random.integers(len(self._words), size=number))
+
+    def _fill(self, tokens: int, random: np.random.Generator) -> list[int]:
+        """The shortest words, as many as there is room for."""
+        number = tokens // int(self._counts[self._short[0]])
+        return [int(self._short[n]) for n in random.integers(len(self._short), size=number)]
+
+    def _fitted(self, words: list[int], tokens: int, random: np.random.Generator) -> tuple[str, int]:
+        """The text of these words, corrected by what the tokenizer counts."""
+        result: list[tuple[int, str, int]] = []
+        for _ in range(_CORRECTIONS):
+            words = words or [int(random.choice(self._short))]
+            text = " ".join(self._words[n] for n in words)
+            count = self._count(text)
+            result.append((abs(count - tokens), text, count))
+            if count == tokens:
+                break
+            while words and count > tokens:
+                count -= int(self._counts[words.pop()])
+            words += self._fill(max(0, tokens - count), random)
+        _, text, count = min(result, key=lambda item: item[0])
+        return text, count
+
+
+def log_normal_lengths(
+    number: int, median: float, sigma: float, limit: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """ResponseLog-normal lengths, rounded, in 4..`most`."""
+    return np.clip(np.rint(random.lognormal(np.log(median), sigma, number)), 4, limit).astype(np.int64)
+
+
+def bundle_texts(bundle: Path, number: int, seed: int) -> list[str]:
+    """`mixed_texts` from the catalogue of the bundle at `bundle`."""
+    return mixed_texts(Items(bundle).texts, number, seed)
+
+
+def mixed_texts(sources: Sequence[str], number: int, seed: int) -> list[str]:
+    """Join sources in random order, and cut from a random word on.
+
+    Each 58 texts have every length of 3 to 60 words once, in random order, so that two windows of a run do the same
+    work. A longer workload of the same seed begins with the shorter one.
+
+    Raises:
+        ValueError: the sources give too few different texts.
+    """
+    words = [text.split() for text in sources if text.split()]
+    random = np.random.default_rng(seed)
+    made: dict[str, None] = {}
+    while len(made) < number:
+        for length in random.permutation(np.arange(MIN_WORDS, MAX_WORDS + 1))[: number - len(made)]:
+            made[_fresh(words, int(length), random, made)] = None
+    return list(made)
+
+
+def _fresh(words: Sequence[Sequence[str]], length: int, random: np.random.Generator, made: Container[str]) -> str:
+    """A text of `length` words that was not made before."""
+    for _ in range(_TRIES):
+        text = _joined(words, length, random)
+        if text not in made:
+            return text
+    raise ValueError(f"the items do not give enough different texts of {length} words: ask for fewer")
+
+
+def _joined(words: Sequence[Sequence[str]], length: int, random: np.random.Generator) -> str:
+    first = words[int(random.integers(len(words)))]
+    text = list(first[int(random.integers(len(first))) :])
+    while len(text) < length:
+        text += words[int(random.integers(len(words)))]
+    return " ".join(text[:length])
+
 
 Method = Literal["encode", "recommend", "batch"]
 Name = Literal["words", "query", "short", "mixed", "history", "hot", "list"]
@@ -36,18 +187,18 @@ PATHS: dict[Method, str] = {
     "recommend": "/swiftrec.v1.RecommenderService/Recommend",
     "batch": "/swiftrec.v1.RecommenderService/BatchRecommend",
 }
-LIST_ENTRIES = 32
+BATCH_ENTRIES = 32
 _SHORT_WORDS = (3, 10)
 _MEDIAN_TOKENS, _SIGMA = 16.0, 0.8
-_FEW_IDS, _MANY_IDS = 20, 50
+_MAX_IDS, _MAX_HISTORY_IDS = 20, 50
 _HOT_TEXTS, _HOT_SEED, _ZIPF = 10_000, 7, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a workload is: version of its definition, method, recommendations (or texts) in one request.
+class WorkloadSpec:
+    """A workload: version of its definition, method, recommendations (or texts) in one request.
 
-    `repeats`: its texts come again, so that it is measured with the server's cache on; for the others it is off.
+    `repeats`: its texts are repeated, so it is measured with the server's cache on; the others with it off.
     """
 
     version: int
@@ -56,20 +207,20 @@ class Kind:
     repeats: bool = False
 
 
-KINDS: dict[Name, Kind] = {
-    "words": Kind(2, "encode"),
-    "query": Kind(1, "recommend"),
-    "short": Kind(1, "recommend"),
-    "mixed": Kind(1, "recommend"),
-    "history": Kind(1, "recommend"),
-    "hot": Kind(1, "recommend", repeats=True),
-    "list": Kind(1, "batch", LIST_ENTRIES),
+WORKLOADS: dict[Name, WorkloadSpec] = {
+    "words": WorkloadSpec(2, "encode"),
+    "query": WorkloadSpec(1, "recommend"),
+    "short": WorkloadSpec(1, "recommend"),
+    "mixed": WorkloadSpec(1, "recommend"),
+    "history": WorkloadSpec(1, "recommend"),
+    "hot": WorkloadSpec(1, "recommend", repeats=True),
+    "list": WorkloadSpec(1, "batch", BATCH_ENTRIES),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Serialised requests and what each weighs: tokens of its texts as they are served, recommendations in it."""
+class Requests:
+    """Serialised requests, with the tokens of their texts after truncation and their number of recommendations."""
 
     method: Method
     payloads: list[bytes]
@@ -79,13 +230,19 @@ class Asked:
     def __len__(self) -> int:
         return len(self.payloads)
 
-    def share(self, part: int, parts: int) -> Asked:
+    def share(self, part: int, parts: int) -> Requests:
         """Every `parts`-th request, from number `part` on."""
-        keep = slice(part, None, parts)
-        return Asked(self.method, self.payloads[keep], self.tokens[keep], self.entries[keep])
+        return self._slice(slice(part, None, parts))
+
+    def first(self, number: int | None) -> Requests:
+        """The first `number` requests, or all."""
+        return self._slice(slice(number))
+
+    def _slice(self, keep: slice) -> Requests:
+        return Requests(self.method, self.payloads[keep], self.tokens[keep], self.entries[keep])
 
 
-def make(name: Name, bundle: Path, number: int, seed: int) -> Asked:
+def make(name: Name, bundle: Path, number: int, seed: int) -> Requests:
     """`number` requests of a workload from the bundle at `bundle`.
 
     Raises:
@@ -94,35 +251,35 @@ def make(name: Name, bundle: Path, number: int, seed: int) -> Asked:
     """
     items = Items(bundle)
     if name in {"words", "query"}:
-        return _words(items, number, seed, KINDS[name].method)
-    messages, tokens = _Recommends(items).make(name, number * KINDS[name].entries, seed)
+        return _words(items, number, seed, WORKLOADS[name].method)
+    messages, tokens = _Recommends(items).make(name, number * WORKLOADS[name].entries, seed)
     if name != "list":
-        return _asked("recommend", messages, tokens, 1)
+        return _requests("recommend", messages, tokens, 1)
     lists = [
-        recommender_pb2.BatchRecommendRequest(requests=messages[n : n + LIST_ENTRIES])
-        for n in range(0, len(messages), LIST_ENTRIES)
+        recommender_pb2.BatchRecommendRequest(requests=messages[n : n + BATCH_ENTRIES])
+        for n in range(0, len(messages), BATCH_ENTRIES)
     ]
-    sums = [sum(tokens[n : n + LIST_ENTRIES]) for n in range(0, len(tokens), LIST_ENTRIES)]
-    return _asked("batch", lists, sums, LIST_ENTRIES)
+    sums = [sum(tokens[n : n + BATCH_ENTRIES]) for n in range(0, len(tokens), BATCH_ENTRIES)]
+    return _requests("batch", lists, sums, BATCH_ENTRIES)
 
 
-def _asked(
+def _requests(
     method: Method,
     messages: Sequence[RecommendRequest | recommender_pb2.BatchRecommendRequest | encoder_pb2.EncodeRequest],
     tokens: Sequence[int],
     entries: int,
-) -> Asked:
+) -> Requests:
     payloads = [message.SerializeToString() for message in messages]
-    return Asked(method, payloads, np.array(tokens, np.int32), np.full(len(payloads), entries, np.int32))
+    return Requests(method, payloads, np.array(tokens, np.int32), np.full(len(payloads), entries, np.int32))
 
 
-def _words(items: Items, number: int, seed: int, method: Method) -> Asked:
+def _words(items: Items, number: int, seed: int, method: Method) -> Requests:
     texts, counter = mixed_texts(items.texts, number, seed), TokenCounter(items.folder)
     messages = [
         encoder_pb2.EncodeRequest(texts=[text]) if method == "encode" else RecommendRequest(query=text)
         for text in texts
     ]
-    return _asked(method, messages, [counter.served(text) for text in texts], 1)
+    return _requests(method, messages, [counter.served(text) for text in texts], 1)
 
 
 class _Recommends:
@@ -132,18 +289,18 @@ class _Recommends:
         self._ids = items.ids
         self._counter = TokenCounter(items.folder)
         self._texts = TokenTexts(items, self._counter)
-        self._most = Manifest.model_validate_json((items.folder / MANIFEST).read_bytes()).max_tokens
+        self._max_tokens = Manifest.model_validate_json((items.folder / MANIFEST).read_bytes()).max_tokens
 
     def make(self, name: Name, number: int, seed: int) -> tuple[list[RecommendRequest], list[int]]:
         """Requests and the tokens of their queries."""
         random = np.random.default_rng(seed)
         if name == "history":
-            lengths = random.integers(1, _MANY_IDS + 1, size=number)
+            lengths = random.integers(1, _MAX_HISTORY_IDS + 1, size=number)
             return [RecommendRequest(history=self._events(int(n), random)) for n in lengths], [0] * number
         queries = self._queries(name, number, random)
         messages = [
             RecommendRequest(history=self._events(int(n), random), query=query)
-            for (query, _), n in zip(queries, random.integers(_FEW_IDS + 1, size=number), strict=True)
+            for (query, _), n in zip(queries, random.integers(_MAX_IDS + 1, size=number), strict=True)
         ]
         return messages, [tokens for _, tokens in queries]
 
@@ -157,7 +314,7 @@ class _Recommends:
         return self._mixed(number, random)
 
     def _mixed(self, number: int, random: np.random.Generator) -> list[tuple[str, int]]:
-        lengths = log_normal_lengths(number, _MEDIAN_TOKENS, _SIGMA, self._most, random)
+        lengths = log_normal_lengths(number, _MEDIAN_TOKENS, _SIGMA, self._max_tokens, random)
         return [self._texts.draw(int(length), random) for length in lengths]
 
     def _counted(self, text: str) -> tuple[str, int]:

@@ -16,7 +16,7 @@ def blas_threads(*_settings: object) -> int:
 
 
 def test_measuring_tools_have_one_thread_for_blas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(benchmarks._COMMANDS, "floor", (FloorSettings, blas_threads))
+    monkeypatch.setitem(benchmarks._TOOLS, "floor", (FloorSettings, blas_threads))
     with threadpool_limits(2, "blas"):
         assert benchmarks.main(["floor"]) == 1
         assert blas_threads() == 2

@@ -11,7 +11,7 @@ import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as config_pb
 
-from swiftrec.benchmarks.machine import cpu_seconds
+from swiftrec.benchmarks.environment import cpu_seconds
 from swiftrec.export.compress.onnx_file import IR_VERSION, used_domains
 from swiftrec.export.evaluate.tasks import SHARED_TASKS
 from swiftrec.export.gates import EVERY_TASK, GATES, QUALITY

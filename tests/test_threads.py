@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swiftrec.benchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
+from swiftrec.benchmarks.microbenchmarks.contention import WAITING, WORK, ContentionSettings, busy_loops, spend
 from swiftrec.export.threads import choose_threads, prepare_threads
 from swiftrec.server.tuning.cores import usable_cores
 

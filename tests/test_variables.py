@@ -9,7 +9,6 @@ from pydantic_settings import BaseSettings
 
 from swiftrec.ask import AskSettings
 from swiftrec.benchmarks import __main__ as benchmarks
-from swiftrec.benchmarks.peers.__main__ import PeersSettings
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import doctor
 from swiftrec.export.planted.command import PlantedSettings
@@ -125,7 +124,7 @@ _KINDS = [
     SeedsSettings,
     AskSettings,
 ]
-_KINDS += [PeersSettings, *(kind for kind, _ in benchmarks._COMMANDS.values())]
+_KINDS += [kind for kind, _ in benchmarks._TOOLS.values()]
 
 
 def read(kind: type[BaseSettings]) -> str:

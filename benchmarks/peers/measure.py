@@ -1,30 +1,27 @@
-"""One server, one round: one in flight, alone against a batch, saturated, then an open loop at 70 % of that."""
+"""One server in one round: one request in flight, alone against batched, saturated, then an open loop at 70 %."""
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks import workload
-from swiftrec.benchmarks.client import ClosedLoop, Log, Send, arrivals, open_loop
-from swiftrec.benchmarks.peers.asked import Answer, Asked
-from swiftrec.benchmarks.peers.family import Family, PeerError
-from swiftrec.benchmarks.summary import AT_70, Rows, p99_of, summarise
+from swiftrec.benchmarks.client import Send, arrivals, send_all
+from swiftrec.benchmarks.load import LoadPlan, no_collections, run_load
+from swiftrec.benchmarks.peers.process_tree import PeerError, ProcessTree
+from swiftrec.benchmarks.peers.session import Ranking, Session
+from swiftrec.benchmarks.statistics import SHARE_70, Rows, p99_of, slope_per_s, summarise
 
-_ALONE = 64  # texts that are asked alone and again with others
+_ALONE_TEXTS = 64  # texts that are sent alone and again with others
 _SLO_MS = 100.0
-_LONGER = 2  # windows of lists, whose answers come in lumps
+_BATCH_WINDOWS = 2  # windows of batches, whose responses arrive in bursts
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long and how much: seconds of each window, texts in flight, seed of the arrivals."""
+class LoadShape:
+    """Seconds of warm-up and of each window, texts in flight, seed of the arrivals."""
 
     seconds: float = 4.0
     warmup_s: float = 1.5
@@ -34,12 +31,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one server in one round.
+    """Figures of one server in one round.
 
-    `requests_per_s` counts texts with an answer; CPU times are microseconds a text. `busy` is the share of its core
-    that the server took while saturated: below 1 it was waiting, or other work on the machine was in its way. `mix`
-    is as in `Asked.mix`, `late_ms` the p99 by which the open loop was late. `latency_ms` are those of the open loop, an
-    answer each (of a list: one), and `p99_ms_at_70` is theirs; None where they are too few for one.
+    `requests_per_s` counts texts with a ranking; CPU times are microseconds a text. `busy` is the share of its core
+    that the server used while saturated: below 1 it waited, or other processes used the core. `mix` is as in
+    `Session.mix`; `late_ms` is the p99 of the lateness of the open loop. `latency_ms` are those of the open loop, one a
+    request, and `p99_ms_at_70` is their p99; None if they are too few for one.
     """
 
     requests_per_s: float
@@ -61,147 +58,116 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """Of a closed loop: texts answered per second, and p50, within its window.
+class Saturated:
+    """A closed loop: texts per second and p50 within its window.
 
-    Over all of it, from idle to idle, so that no batch is counted without its work: the answers, the seconds, and the
-    CPU seconds of server and client.
+    The other figures are over the whole run, from idle to idle, so that no batch counts without its work: rankings,
+    seconds, and CPU seconds of server and client.
     """
 
     rate: float
     p50_ms: float
-    answers: list[Answer]
+    rankings: list[Ranking]
     seconds: float
     server_s: float
     client_s: float
 
 
-def _log(requests: Sequence[bytes]) -> Log:
-    """Of requests whose answers `Asked` looks at."""
-    ones = np.ones(len(requests), np.int32)
-    return Log(workload.Asked("encode", list(requests), ones, ones))
-
-
-def is_answering(ask: Send, asked: Asked) -> bool:
-    """Whether the first request is answered with items; waits for its answer."""
-    loop = ClosedLoop(asked.through(ask), _log(asked.requests[:1]), 1)
-    loop.start()
-    loop.rows()
-    is_good = all(answer.ids for answer in asked.take())
-    asked.errors = asked.wrong = asked.answers = 0
-    asked.trouble = ""
-    return is_good
-
-
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """No garbage collection of the client's, which is latency that it would put down to the server."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+def is_answering(send: Send, session: Session) -> bool:
+    """Whether the server answers the first request with items; waits for the response."""
+    log = session.log(1)
+    send_all(send, log)
+    rankings, _ = session.check(log)
+    session.reset()
+    return all(ranking.ids for ranking in rankings)
 
 
 @no_collections()
-def measure(family: Family, ask: Send, asked: Asked, plan: Plan) -> Figures:
-    """Everything of one round.
+def measure(tree: ProcessTree, send: Send, session: Session, shape: LoadShape) -> Figures:
+    """All figures of one round.
 
     Raises:
-        PeerError: the server ended, or answers nothing.
+        PeerError: the server ended, or does not respond.
     """
-    size = asked.target.texts
-    one = closed_loop(family, ask, asked, plan, 1) if size == 1 else None  # before a server has learnt to wait for more
-    different = _alone_against_batch(ask, asked, plan)
-    lists = replace(plan, seconds=_LONGER * plan.seconds) if size > 1 else plan
-    full = closed_loop(family, ask, asked, lists, max(1, plan.in_flight // size))
+    size = session.target.texts
+    alone = closed_loop(tree, send, session, shape, 1) if size == 1 else None  # first: some servers adapt their waiting
+    different = _different_alone(send, session, shape)
+    longer = replace(shape, seconds=_BATCH_WINDOWS * shape.seconds) if size > 1 else shape
+    full = closed_loop(tree, send, session, longer, max(1, shape.in_flight // size))
     if not full.rate > 0:
         raise PeerError("answered too little within the window: give more --seconds")
-    rows = _open(ask, asked, plan, AT_70 * full.rate / size)
+    rows = _open_loop(tree, send, session, shape, SHARE_70 * full.rate / size)
     latency_ms = rows.latency_ms()
-    family.check()
+    tree.check()
     return Figures(
         requests_per_s=full.rate,
-        server_us=1e6 * full.server_s / len(full.answers),
-        client_us=1e6 * full.client_s / len(full.answers),
+        server_us=1e6 * full.server_s / len(full.rankings),
+        client_us=1e6 * full.client_s / len(full.rankings),
         busy=full.server_s / full.seconds,
         client_busy=full.client_s / full.seconds,
-        mix=asked.mix(full.answers),
+        mix=session.mix(full.rankings),
         p50_ms=full.p50_ms,
-        p50_ms_one_in_flight=one.p50_ms if one else None,
+        p50_ms_one_in_flight=alone.p50_ms if alone else None,
         p99_ms_at_70=p99_or_none(latency_ms),
-        late_ms=summarise(rows, plan.seconds, _SLO_MS).late_ms,
-        errors=asked.errors,
-        wrong_answers=asked.wrong,
-        answers=asked.answers,
+        late_ms=summarise(rows, shape.seconds, _SLO_MS).late_ms,
+        errors=session.errors,
+        wrong_answers=session.wrong,
+        answers=session.rankings,
         different_alone=different,
-        trouble=asked.trouble,
+        trouble=session.trouble,
         latency_ms=latency_ms,
     )
 
 
 def p99_or_none(latency_ms: NDArray[np.float64]) -> float | None:
-    """The p99, where there are answers enough for one."""
+    """The p99, or None if there are too few latencies for one."""
     p99_ms = p99_of(latency_ms)
     return None if np.isnan(p99_ms) else p99_ms
 
 
-def closed_loop(family: Family, ask: Send, asked: Asked, plan: Plan, in_flight: int) -> Closed:
+def closed_loop(tree: ProcessTree, send: Send, session: Session, shape: LoadShape, in_flight: int) -> Saturated:
     """Keep requests in flight through warm-up and window.
 
     Raises:
         PeerError: the server ended.
     """
-    loop = ClosedLoop(asked.through(ask), _log(asked.requests), in_flight, cycle=True)
-    started, server, client = time.monotonic(), family.cpu_s(), time.process_time()
-    loop.start()
-    time.sleep(plan.warmup_s)  # the schedule is the load
-    start = time.monotonic()
-    time.sleep(plan.seconds)
-    end = time.monotonic()
-    loop.stop()
-    rows = loop.rows()
-    family.check()
-    server_s = sum(spent - server.get(pid, 0.0) for pid, spent in family.cpu_s().items())
-    client_s, seconds = time.process_time() - client, time.monotonic() - started
-    answers = [answer for answer in asked.take() if answer.ids]
-    rate = rate_of([answer.moment for answer in answers if start <= answer.moment < end], end - start)
-    p50_ms = summarise(rows.within(start, end), end - start, _SLO_MS).p50_ms
-    return Closed(rate, p50_ms, answers, seconds, server_s, client_s)
-
-
-def rate_of(moments: Sequence[float], seconds: float) -> float:
-    """Answers per second: the slope of their number, since batches answer in lumps, which the ends of a window cut.
-
-    Answers that span less than half of the window are too few lumps for a slope: their number over its length.
-    """
-    times = np.sort(np.asarray(moments, dtype=np.float64))
-    if len(times) == 0 or times[-1] - times[0] < seconds / 2:
-        return len(times) / seconds
-    return float(np.polyfit(times - times[0], np.arange(len(times)), 1)[0])
-
-
-def _alone_against_batch(ask: Send, asked: Asked, plan: Plan) -> int:
-    """How many texts are answered differently alone and beside others."""
-    requests = asked.requests[: max(1, _ALONE // asked.target.texts)]
-    alone, together = (_answers(ask, asked, requests, in_flight) for in_flight in (1, plan.in_flight))
-    return sum(
-        text not in together or not asked.scores.is_same(text, ids, together[text]) for text, ids in alone.items()
+    log = session.log()
+    plan = LoadPlan(session.requests, None, shape.warmup_s, shape.seconds, in_flight, cycle=True)
+    run = run_load(send, plan, log, tree.cpu_s)
+    tree.check()
+    rankings, rows = session.check(log)
+    start, end = run.first.planned, run.last.planned
+    return Saturated(
+        rate=slope_per_s(rows, start, end),
+        p50_ms=summarise(rows.within(start, end), end - start, _SLO_MS).p50_ms,
+        rankings=[ranking for ranking in rankings if ranking.ids],
+        seconds=run.after.moment - run.before.moment,
+        server_s=(run.after.server or 0.0) - (run.before.server or 0.0),
+        client_s=run.after.own - run.before.own,
     )
 
 
-def _answers(ask: Send, asked: Asked, requests: Sequence[bytes], in_flight: int) -> dict[int, list[str]]:
-    loop = ClosedLoop(asked.through(ask), _log(requests), in_flight)
-    loop.start()
-    loop.rows()
-    return {answer.text: answer.ids for answer in asked.take()}
+def _open_loop(tree: ProcessTree, send: Send, session: Session, shape: LoadShape, rate: float) -> Rows:
+    """The rows intended in the window of an open loop."""
+    log = session.log()
+    due = arrivals(rate, shape.warmup_s + shape.seconds, shape.seed)
+    plan = LoadPlan(session.requests, due, shape.warmup_s, shape.seconds)
+    run = run_load(send, plan, log, tree.cpu_s)
+    _, rows = session.check(log)
+    return rows.within(run.first.planned, float("inf"), by="intended")
 
 
-def _open(ask: Send, asked: Asked, plan: Plan, rate: float) -> Rows:
-    due = arrivals(rate, plan.warmup_s + plan.seconds, plan.seed)
-    requests = [asked.requests[n % len(asked.requests)] for n in range(len(due))]
-    start = time.monotonic()
-    rows = open_loop(asked.through(ask), _log(requests), due, start)
-    asked.take()
-    return rows.within(start + plan.warmup_s, float("inf"), by="intended")
+def _different_alone(send: Send, session: Session, shape: LoadShape) -> int:
+    """Number of texts whose ranking differs between sending them alone and with others."""
+    number = max(1, _ALONE_TEXTS // session.target.texts)
+    alone, together = (_rankings(send, session, number, in_flight) for in_flight in (1, shape.in_flight))
+    return sum(
+        text not in together or not session.truth.is_same(text, ids, together[text]) for text, ids in alone.items()
+    )
+
+
+def _rankings(send: Send, session: Session, number: int, in_flight: int) -> dict[int, list[str]]:
+    log = session.log(number)
+    send_all(send, log, in_flight)
+    rankings: Sequence[Ranking] = session.check(log)[0]
+    return {ranking.text: ranking.ids for ranking in rankings}

@@ -1,4 +1,4 @@
-"""Texts to requests and replies to item ids, for each protocol that is spoken here."""
+"""Texts to requests and responses to item ids, for each protocol of the compared servers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from tritonclient.grpc import service_pb2 as oip
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 
 RECOMMEND = "/swiftrec.v1.RecommenderService/Recommend"
-LIST = "/swiftrec.v1.RecommenderService/BatchRecommend"
-STREAM = "/swiftrec.v1.RecommenderService/StreamRecommend"
+BATCH = "/swiftrec.v1.RecommenderService/BatchRecommend"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A whole HTTP/1.1 request with JSON."""
+    """A complete HTTP/1.1 request with JSON."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 
 
-def json_ids(reply: bytes) -> list[list[str]]:
+def json_ids(response: bytes) -> list[list[str]]:
     """A JSON list of ids."""
-    return [list(json.loads(reply))]
+    return [list(json.loads(response))]
 
 
-def json_lists(reply: bytes) -> list[list[str]]:
+def json_lists(response: bytes) -> list[list[str]]:
     """A JSON list of lists of ids."""
-    return [list(ids) for ids in json.loads(reply)]
+    return [list(ids) for ids in json.loads(response)]
 
 
 def pack_infer(texts: Sequence[str]) -> bytes:
@@ -36,18 +35,18 @@ def pack_infer(texts: Sequence[str]) -> bytes:
     (text,) = texts
     tensor = oip.ModelInferRequest.InferInputTensor(name="TEXT", datatype="BYTES", shape=[1, 1])
     raw = _length(text.encode()) + text.encode()
-    made: bytes = oip.ModelInferRequest(
+    serialised: bytes = oip.ModelInferRequest(
         model_name="recommend", inputs=[tensor], raw_input_contents=[raw]
     ).SerializeToString()
-    return made
+    return serialised
 
 
-def unpack_infer(reply: bytes) -> list[list[str]]:
+def unpack_infer(response: bytes) -> list[list[str]]:
     """ITEM_ID [1, 10] of a ModelInfer, raw or typed."""
-    response = oip.ModelInferResponse.FromString(reply)
-    if not response.raw_output_contents:
-        return [[item.decode() for item in response.outputs[0].contents.bytes_contents]]
-    raw, ids = response.raw_output_contents[0], []
+    message = oip.ModelInferResponse.FromString(response)
+    if not message.raw_output_contents:
+        return [[item.decode() for item in message.outputs[0].contents.bytes_contents]]
+    raw, ids = message.raw_output_contents[0], []
     while raw:
         end = 4 + int.from_bytes(raw[:4], "little")
         ids.append(raw[4:end].decode())
@@ -60,29 +59,19 @@ def pack_one(texts: Sequence[str]) -> bytes:
     return _request(*texts).SerializeToString()
 
 
-def unpack_one(reply: bytes) -> list[list[str]]:
-    """Of a Recommend."""
-    return [_ids(pb.RecommendResponse.FromString(reply))]
+def unpack_one(response: bytes) -> list[list[str]]:
+    """Ids of a Recommend."""
+    return [_ids(pb.RecommendResponse.FromString(response))]
 
 
-def pack_list(texts: Sequence[str]) -> bytes:
-    """BatchRecommend of these queries."""
+def pack_batch(texts: Sequence[str]) -> bytes:
+    """BatchRecommend of these queries, ten items each."""
     return pb.BatchRecommendRequest(requests=map(_request, texts)).SerializeToString()
 
 
-def unpack_list(reply: bytes) -> list[list[str]]:
-    """Of a BatchRecommend; an entry that failed has no ids."""
-    return [_ids(result.response) for result in pb.BatchRecommendResponse.FromString(reply).results]
-
-
-def pack_streamed(texts: Sequence[str]) -> bytes:
-    """One message of a StreamRecommend."""
-    return pb.StreamRecommendRequest(request=_request(*texts)).SerializeToString()
-
-
-def unpack_streamed(reply: bytes) -> list[list[str]]:
-    """Of one message of a StreamRecommend; one that failed has no ids."""
-    return [_ids(pb.StreamRecommendResponse.FromString(reply).result.response)]
+def unpack_batch(response: bytes) -> list[list[str]]:
+    """Ids of a BatchRecommend; an entry that failed has none."""
+    return [_ids(result.response) for result in pb.BatchRecommendResponse.FromString(response).results]
 
 
 def _length(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What is measured: each peer as documented and with splitting by length, and this server in its three ways."""
+"""The compared servers: each peer as documented and split by length; this server per request and in batches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swiftrec.benchmarks.peers import messages
-from swiftrec.benchmarks.peers.wire import Wire
-from swiftrec.benchmarks.workload import LIST_ENTRIES
+from swiftrec.benchmarks.peers.transports import Transport
+from swiftrec.benchmarks.workload import BATCH_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """Largest batch and how long a batch waits for more, in milliseconds."""
+    """Largest batch, and how long it waits for more requests in milliseconds."""
 
     batch: int
     wait_ms: int
@@ -25,22 +25,23 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One row of the table.
+    """One server in one mode: a row of the table.
 
     Attributes:
         name: of the server; also that of its environment and of its module in `servers`.
-        mode: "as documented" or "split" (by length, in its batch function); for this server the kind of call.
-        wire: how requests reach it.
+        mode: "as documented" or "split" (by length, in its batch function); for this server the kind of RPC.
+        transport: of requests.
         method: the gRPC method; an HTTP request names its own path.
         pack: texts to a request.
-        unpack: a reply to item ids for each of its texts; raises ValueError if it is none.
-        texts: in one request.
-        batching: of a peer; `tries` are measured by --tries.
+        unpack: a response to item ids for each of its texts; raises ValueError if it cannot be read.
+        texts: number of texts in one request.
+        batching: of a peer.
+        tries: other batching settings, measured by --tries.
     """
 
     name: str
     mode: str
-    wire: Wire
+    transport: Transport
     method: str
     pack: Callable[[Sequence[str]], bytes]
     unpack: Callable[[bytes], list[list[str]]]
@@ -55,7 +56,7 @@ class Target:
 
     @property
     def label(self) -> str:
-        """For progress and errors."""
+        """Name and mode, for progress and errors."""
         return f"{self.name}{SEPARATOR}{self.mode}"
 
     @property
@@ -64,9 +65,9 @@ class Target:
         return self.mode.startswith(SPLIT)
 
 
-SEPARATOR = ", "  # between variant, server and mode of a row that died
+SEPARATOR = ", "  # between variant, server and mode
 DOCUMENTED, SPLIT = "as documented", "split"
-OURS, UNARY, LIST, STREAM = "swiftrec", "unary", "list of 32", "stream"
+OURS, UNARY, BATCH = "swiftrec", "unary", "batch of 32"
 
 
 def _http(path: str, body: Callable[[str], object]) -> Callable[[Sequence[str]], bytes]:
@@ -104,56 +105,55 @@ _PEERS = (
         tries=(Batching(32, 10), Batching(16, 10), Batching(32, 1)),
     ),
 )  # fmt: skip
-_LONG = 64
+_LARGE_BATCH = 64
 _OURS = (
     Target(OURS, UNARY, "grpc", messages.RECOMMEND, messages.pack_one, messages.unpack_one),
-    Target(OURS, LIST, "grpc", messages.LIST, messages.pack_list, messages.unpack_list, LIST_ENTRIES),
-    Target(OURS, STREAM, "stream", messages.STREAM, messages.pack_streamed, messages.unpack_streamed),
+    Target(OURS, BATCH, "grpc", messages.BATCH, messages.pack_batch, messages.unpack_batch, BATCH_ENTRIES),
 )
 
 
-def targets(names: Sequence[str]) -> list[Target]:
-    """The rows of these servers (all if none is named), in the order of a round.
+def select_targets(names: Sequence[str]) -> list[Target]:
+    """These servers in each mode (all if none is named), in the order of a round.
 
     Raises:
         ValueError: there is no such server.
     """
-    every = [*_OURS, *(made for peer in _PEERS for made in _twice(peer))]
-    known = {target.name for target in every}
+    targets = [*_OURS, *(target for peer in _PEERS for target in _both_modes(peer))]
+    known = {target.name for target in targets}
     if unknown := set(names) - known:
-        raise ValueError(f"no server {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
-    return [target for target in every if not names or target.name in names]
+        raise ValueError(f"--targets: no server {', '.join(sorted(unknown))}: use {', '.join(sorted(known))}")
+    return [target for target in targets if not names or target.name in names]
 
 
-def tried(names: Sequence[str]) -> list[Target]:
-    """The rows of the peers among these, with each of their settings.
+def with_tries(names: Sequence[str]) -> list[Target]:
+    """The peers among these servers, with each of their settings.
 
     Raises:
         ValueError: there is no such server, or none that has settings.
     """
-    found = [
+    targets = [
         replace(target, mode=f"{target.mode}, {batching}", batching=batching)
-        for target in targets(names)
+        for target in select_targets(names)
         for batching in target.tries
     ]
-    if not found:
+    if not targets:
         raise ValueError(f"{', '.join(names)}: no settings to try: leave --tries out, or name other --targets")
-    return found
+    return targets
 
 
-def tuned(chosen: Sequence[Target], tries: Sequence[Mapping[str, Any]], variant: str) -> list[Target]:
-    """The same, each peer with the setting that was the best of its `tries` for this variant, if they were measured."""
+def with_best(chosen: Sequence[Target], tries: Sequence[Mapping[str, Any]], variant: str) -> list[Target]:
+    """The targets, each peer with the best of its `tries` for this variant, if they were measured."""
     best = {(row["target"], row["mode"]): row["tried"] for row in tries if row["is_best"] and row["variant"] == variant}
 
     def batching(target: Target) -> Batching | None:
-        wanted = best.get((target.name, target.mode))
-        return next((one for one in target.tries if str(one) == wanted), target.batching)
+        setting = best.get((target.name, target.mode))
+        return next((batching for batching in target.tries if str(batching) == setting), target.batching)
 
     return [replace(target, batching=batching(target)) for target in chosen]
 
 
-def _twice(peer: Target) -> list[Target]:
-    """As documented, and split: there a longer batch may pay, since more texts are sorted at once."""
-    longer = Batching(_LONG, peer.tries[0].wait_ms)
-    split = replace(peer, mode=SPLIT, tries=tuple(dict.fromkeys((*peer.tries, longer))))
+def _both_modes(peer: Target) -> list[Target]:
+    """As documented, and split: there a larger batch may help, since more texts are sorted at once."""
+    larger = Batching(_LARGE_BATCH, peer.tries[0].wait_ms)
+    split = replace(peer, mode=SPLIT, tries=tuple(dict.fromkeys((*peer.tries, larger))))
     return [replace(target, batching=target.tries[0]) for target in (peer, split)]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LIST_LENGTH = 100
-NO_ITEM = -1  # fills up a list where fewer items can be recommended
+NO_ITEM = -1  # fills a list if fewer items can be recommended
 TOP = 10
 _PROBLEM = "problem.npz"
 
@@ -31,7 +31,7 @@ class Problem:
     """What a recommender may see: `train[u]` oldest first, `valid[u]` the item after it, and the test's histories.
 
     Training histories behind the first `len(valid)` have no validation item. `items` is the size of the catalogue;
-    `masks_history` says whether the items of a history are left out of its list.
+    `masks_history` says whether its list excludes the items of a history.
     """
 
     items: int
@@ -48,7 +48,7 @@ class Problem:
 
     @property
     def validation(self) -> Histories:
-        """The training histories that `valid` comes after."""
+        """The training histories before `valid`."""
         return self.train[: len(self.valid)]
 
     def save(self, folder: Path) -> None:
@@ -86,8 +86,8 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One row: the lists of each seed, and how they were made.
+class LibraryLists:
+    """The lists of one row for each seed, and how they were made.
 
     `trials` are all settings that were tried on validation, `chosen` the best of them. `tune_cpu_s` and `fit_cpu_s` (a
     value for each seed: the final fit and its lists) are CPU seconds of all threads.

@@ -1,4 +1,4 @@
-"""Figures of lists that other libraries made, beside our own recommenders' on the same cases."""
+"""Figures of other libraries' lists, compared with our recommenders on the same cases."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks import report
-from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem
+from swiftrec.benchmarks import formatting
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
 from swiftrec.export.evaluate.metrics import TOP, RankedCases, Values, figure
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from swiftrec.export.schema.record import Figure
@@ -22,7 +22,7 @@ Ranks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class QualityRow:
     """One recommender. With several seeds each case's value is the mean over them.
 
     `difference` is its NDCG@10 minus the default variant's, case by case; None for that variant itself. `seed_ndcg` has
@@ -42,7 +42,7 @@ class Row:
     trials: Sequence[Mapping[str, Any]] = ()
 
 
-def own_rows(evaluation: Evaluation) -> list[Row]:
+def own_rows(evaluation: Evaluation) -> list[QualityRow]:
     """The baselines, the teacher and the default variant, as the export ranked them."""
     rows = []
     for name, ranks in evaluation.ranks.items():
@@ -51,24 +51,24 @@ def own_rows(evaluation: Evaluation) -> list[Row]:
     return rows
 
 
-def row_of(answer: Answer, evaluation: Evaluation) -> Row:
+def row_of(library: LibraryLists, evaluation: Evaluation) -> QualityRow:
     """The row of another library's lists.
 
     Raises:
         RuntimeError: the lists are not those of these cases, or name an item that may not be recommended.
     """
-    for lists in answer.lists:
-        _require_valid(answer.row, lists, evaluation.problem)
-    seeds = [_ranked(ranks_of(lists, evaluation.targets)) for lists in answer.lists]
+    for lists in library.lists:
+        _require_valid(library.row, lists, evaluation.problem)
+    seeds = [_ranked(ranks_of(lists, evaluation.targets)) for lists in library.lists]
     ndcg, recall = (np.mean(values, axis=0) for values in ([s.ndcg for s in seeds], [s.recall for s in seeds]))
     return replace(
-        _row(answer.row, answer.library, ndcg, recall, evaluation),
-        seeds=answer.seeds,
+        _row(library.row, library.library, ndcg, recall, evaluation),
+        seeds=library.seeds,
         seed_ndcg=[float(seed.ndcg.mean()) for seed in seeds],
-        tune_cpu_s=answer.tune_cpu_s,
-        fit_cpu_s=answer.fit_cpu_s,
-        chosen=answer.chosen,
-        trials=[asdict(trial) for trial in answer.trials],
+        tune_cpu_s=library.tune_cpu_s,
+        fit_cpu_s=library.fit_cpu_s,
+        chosen=library.chosen,
+        trials=[asdict(trial) for trial in library.trials],
     )
 
 
@@ -79,14 +79,14 @@ def ranks_of(lists: Lists, targets: NDArray[np.int64]) -> Ranks:
     return ranks
 
 
-def table(rows: Sequence[Row], default: str) -> str:
+def table(rows: Sequence[QualityRow], default: str) -> str:
     """Rows by NDCG@10, the best first."""
     head = ["recommender", "by", "NDCG@10", "Recall@10", f"minus {default}", "NDCG@10 by seed", "CPU s, tuning + fit"]
     ordered = sorted(rows, key=lambda row: -row.ndcg.mean)
-    return report.table(head, [_cells(row) for row in ordered])
+    return formatting.table(head, [_cells(row) for row in ordered])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: QualityRow) -> list[str]:
     by_seed = f"{min(row.seed_ndcg):.4f} to {max(row.seed_ndcg):.4f}" if len(row.seed_ndcg) > 1 else ""
     seconds = "" if row.tune_cpu_s is None else f"{row.tune_cpu_s:.0f} + {np.mean(row.fit_cpu_s):.1f}"
     difference = "" if row.difference is None else _signed(row.difference)
@@ -97,9 +97,9 @@ def _signed(difference: Figure) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def _row(subject: str, library: str, ndcg: Values, recall: Values, evaluation: Evaluation) -> Row:
+def _row(subject: str, library: str, ndcg: Values, recall: Values, evaluation: Evaluation) -> QualityRow:
     own = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
-    return Row(
+    return QualityRow(
         subject=subject,
         library=library,
         ndcg=figure(ndcg, evaluation.seed),
@@ -114,15 +114,15 @@ def _ranked(ranks: Ranks) -> RankedCases:
 
 
 def _require_valid(row: str, lists: Lists, problem: Problem) -> None:
-    """Lists are held to the rules of the test: a library that recommends what was masked would be flattered or hurt."""
-    wanted = (len(problem.test), LIST_LENGTH)
-    if lists.shape != wanted:
-        raise RuntimeError(f"{row}: its lists are {lists.shape}, not {wanted} (cases, items): mend its script")
+    """Lists are held to the rules of the test: a library that recommends masked items would get wrong figures."""
+    expected = (len(problem.test), LIST_LENGTH)
+    if lists.shape != expected:
+        raise RuntimeError(f"{row}: its lists are {lists.shape}, not {expected} (cases, items): fix its script")
     for case, (items, history) in enumerate(zip(lists, problem.test, strict=True)):
         shown = items[items != NO_ITEM]
         if len(shown) and (shown.min() < 0 or shown.max() >= problem.items):
-            raise RuntimeError(f"{row}: the list of case {case} has an item outside the catalogue: mend its script")
+            raise RuntimeError(f"{row}: the list of case {case} has an item outside the catalogue: fix its script")
         if len(np.unique(shown)) != len(shown):
-            raise RuntimeError(f"{row}: the list of case {case} has an item twice: mend its script")
+            raise RuntimeError(f"{row}: the list of case {case} has an item twice: fix its script")
         if problem.masks_history and np.isin(shown, history).any():
-            raise RuntimeError(f"{row}: the list of case {case} has an item of its history: mend its script")
+            raise RuntimeError(f"{row}: the list of case {case} has an item of its history: fix its script")

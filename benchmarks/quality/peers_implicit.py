@@ -26,16 +26,16 @@ _ITEM_ITEM_GRID: dict[str, tuple[Any, ...]] = {"similarity": ("cosine", "tfidf",
 _SIMILARITIES = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
 
 
-def als(problem: Problem, parameters: Parameters, fitted: Histories, asked: Histories, seed: int) -> Lists:
-    """Matrix factorisation; a user's factors are computed from the history that is asked with."""
+def als(problem: Problem, parameters: Parameters, fitted: Histories, histories: Histories, seed: int) -> Lists:
+    """Matrix factorisation; a user's factors are computed from the given history."""
     model = AlternatingLeastSquares(**parameters, random_state=seed, num_threads=1)
-    return _lists(model, problem, fitted, asked)
+    return _lists(model, problem, fitted, histories)
 
 
-def item_item(problem: Problem, parameters: Parameters, fitted: Histories, asked: Histories, _seed: int) -> Lists:
+def item_item(problem: Problem, parameters: Parameters, fitted: Histories, histories: Histories, _seed: int) -> Lists:
     """Sums of the similarities of a history's items."""
     model = _SIMILARITIES[parameters["similarity"]](K=parameters["K"], num_threads=1)
-    return _lists(model, problem, fitted, asked)
+    return _lists(model, problem, fitted, histories)
 
 
 def tune_als(problem: Problem, seed: int) -> Iterator[Trial]:
@@ -57,17 +57,17 @@ def _settings(grid: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _lists(model: Any, problem: Problem, fitted: Histories, asked: Histories) -> Lists:  # noqa: ANN401 (untyped)
+def _lists(model: Any, problem: Problem, fitted: Histories, histories: Histories) -> Lists:  # noqa: ANN401 (untyped)
     model.fit(_matrix(fitted, problem.items), show_progress=False)
     lists, _ = model.recommend(
-        np.arange(len(asked)),
-        _matrix(asked, problem.items),
+        np.arange(len(histories)),
+        _matrix(histories, problem.items),
         N=min(LIST_LENGTH, problem.items),
         filter_already_liked_items=problem.masks_history,
         recalculate_user=True,
     )
     nothing = np.empty(0, np.int64)
-    return without_masked(lists, asked if problem.masks_history else [nothing] * len(asked))
+    return without_masked(lists, histories if problem.masks_history else [nothing] * len(histories))
 
 
 def _matrix(histories: Histories, items: int) -> csr_matrix:

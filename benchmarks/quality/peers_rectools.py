@@ -46,13 +46,13 @@ _MAX_EPOCHS = 60
 _PATIENCE_EPOCHS = 15
 
 
-def sasrec(problem: Problem, parameters: Parameters, fitted: Histories, asked: Histories, seed: int) -> Lists:
+def sasrec(problem: Problem, parameters: Parameters, fitted: Histories, histories: Histories, seed: int) -> Lists:
     """Self-attention over item ids, softmax over the whole catalogue at every position."""
     options = dict(parameters)
     epochs = options.pop("epochs")
     model = _model(options, seed)
     model.fit_partial(_dataset(_windows(fitted)), min_epochs=epochs, max_epochs=epochs)
-    return _lists(model, problem, asked)
+    return _lists(model, problem, histories)
 
 
 def tune(problem: Problem, seed: int) -> Iterator[Trial]:
@@ -63,10 +63,10 @@ def tune(problem: Problem, seed: int) -> Iterator[Trial]:
         model, best, best_epochs = _model(parameters, seed), -1.0, 0
         for epochs in range(_EPOCHS_STEP, _MAX_EPOCHS + 1, _EPOCHS_STEP):
             model.fit_partial(data, min_epochs=_EPOCHS_STEP, max_epochs=_EPOCHS_STEP)
-            found = ndcg(_lists(model, problem, problem.validation), problem.valid)
-            yield Trial({**parameters, "epochs": epochs}, found)
-            if found > best:
-                best, best_epochs = found, epochs
+            result = ndcg(_lists(model, problem, problem.validation), problem.valid)
+            yield Trial({**parameters, "epochs": epochs}, result)
+            if result > best:
+                best, best_epochs = result, epochs
             if epochs - best_epochs >= _PATIENCE_EPOCHS:
                 break
 
@@ -94,18 +94,18 @@ def _dataset(histories: Histories) -> Dataset:
     return Dataset.construct(pd.DataFrame(events))
 
 
-def _lists(model: SASRecModel, problem: Problem, asked: Histories) -> Lists:
-    found = model.recommend(
-        np.arange(len(asked)),
-        _dataset(asked),
+def _lists(model: SASRecModel, problem: Problem, histories: Histories) -> Lists:
+    result = model.recommend(
+        np.arange(len(histories)),
+        _dataset(histories),
         k=LIST_LENGTH,
         filter_viewed=problem.masks_history,
         on_unsupported_targets="ignore",  # histories without an item that was fitted
     )
-    lists = np.full((len(asked), LIST_LENGTH), NO_ITEM)
-    lists[found[Columns.User], found[Columns.Rank] - 1] = found[Columns.Item]
+    lists = np.full((len(histories), LIST_LENGTH), NO_ITEM)
+    lists[result[Columns.User], result[Columns.Rank] - 1] = result[Columns.Item]
     nothing = np.empty(0, np.int64)
-    return without_masked(lists, asked if problem.masks_history else [nothing] * len(asked))
+    return without_masked(lists, histories if problem.masks_history else [nothing] * len(histories))
 
 
 def _silence() -> None:

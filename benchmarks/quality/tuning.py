@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftrec.benchmarks.quality.exchange import Answer, Histories, Lists, Problem, Trial
+from swiftrec.benchmarks.quality.exchange import Histories, LibraryLists, Lists, Problem, Trial
 
 Parameters = Mapping[str, Any]
 Tune = Callable[[Problem, int], Iterable[Trial]]
@@ -34,43 +34,43 @@ class Recommender:
 
 
 def main(recommenders: Mapping[str, Recommender], arguments: Sequence[str]) -> int:
-    """Read the folder's problem, and write the answer of each row that is named."""
+    """Read the problem in the folder, and write the lists of each named row."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("rows", nargs="+", choices=sorted(recommenders))
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
-    asked = parser.parse_args(arguments)
-    problem = Problem.load(asked.folder)
-    for row in asked.rows:
-        answer(row, recommenders[row], problem, asked.seeds).save(asked.folder)
+    options = parser.parse_args(arguments)
+    problem = Problem.load(options.folder)
+    for row in options.rows:
+        make_lists(row, recommenders[row], problem, options.seeds).save(options.folder)
     return 0
 
 
-def answer(row: str, recommender: Recommender, problem: Problem, seeds: Sequence[int]) -> Answer:
+def make_lists(row: str, recommender: Recommender, problem: Problem, seeds: Sequence[int]) -> LibraryLists:
     """Choose settings on validation, then make the lists of the test."""
     began = time.process_time()
     trials = []
     for trial in recommender.tune(problem, seeds[0]):
         trials.append(trial)
-        say(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {in_words(trial.parameters)}")
+        print_progress(f"{row}: validation NDCG@10 {trial.ndcg:.4f} with {in_words(trial.parameters)}")
     chosen = max(trials, key=lambda trial: trial.ndcg).parameters
     tune_cpu_s = time.process_time() - began
     used = seeds if recommender.is_random else seeds[:1]
     lists, fit_cpu_s = [], []
     for seed in used:
-        say(f"{row}: final fit with {in_words(chosen)}, seed {seed}")
+        print_progress(f"{row}: final fit with {in_words(chosen)}, seed {seed}")
         began = time.process_time()
         lists.append(recommender.recommend(problem, chosen, problem.known, problem.test, seed))
         fit_cpu_s.append(time.process_time() - began)
-    return Answer(row, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
+    return LibraryLists(row, recommender.library, chosen, trials, list(used), tune_cpu_s, fit_cpu_s, lists)
 
 
-def say(line: str) -> None:
-    """A line of progress, at once."""
+def print_progress(line: str) -> None:
+    """Print a line of progress at once."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 def in_words(parameters: Parameters) -> str:
-    """Settings as people read them."""
+    """Settings as text."""
     return ", ".join(f"{name} {value}" for name, value in parameters.items())

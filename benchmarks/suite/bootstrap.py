@@ -1,7 +1,7 @@
 """How far a figure varies by chance: a bootstrap over rounds and, within each round, over slices of time.
 
 A run has few rounds, and requests within a round share its good or bad moment, so the round is the cluster: rounds are
-drawn with replacement, and of each drawn round its slices (neighbours in a queue share their fate, too). The figure of
+drawn with replacement, and of each drawn round its slices (neighbours in a queue are correlated as well). The figure of
 a run is the geometric mean over its rounds. All is in logarithms, so that a change is a ratio.
 """
 
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 class Estimate:
     """A figure of one run: its logarithm, the variance of that by chance, and in how many rounds it was measured.
 
-    `variance` is 0 with one round: one round says nothing of the next.
+    `variance` is 0 with one round: a single round has no spread.
     """
 
     log: float
@@ -44,12 +44,12 @@ class Bootstrap:
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
 
-    def of_rounds(self, values: Sequence[float], within: Sequence[Floats] | None = None) -> Estimate:
+    def from_rounds(self, values: Sequence[float], within: Sequence[Floats] | None = None) -> Estimate:
         """The geometric mean of one positive value a round.
 
         Args:
             values: one for each round.
-            within: for each round its value again from resampled slices, as `of_slices` gives them.
+            within: for each round its value again from resampled slices, as `resample_slices` gives them.
         """
         logs = np.log(np.asarray(values, dtype=np.float64))
         number = len(logs)
@@ -58,12 +58,12 @@ class Bootstrap:
         means = resampled[rounds, self._random.integers(resampled.shape[1], size=rounds.shape)].mean(axis=1)
         return Estimate(float(logs.mean()), _variance(means, number), number)
 
-    def of_slices(self, slices: Sequence[Floats], figure: Callable[[Floats], float]) -> Floats:
+    def resample_slices(self, slices: Sequence[Floats], figure: Callable[[Floats], float]) -> Floats:
         """A figure of a round's values again and again, each time from as many slices drawn with replacement."""
         drawn = self._random.integers(len(slices), size=(DRAWS_WITHIN, len(slices)))
         return np.array([figure(np.concatenate([slices[n] for n in row])) for row in drawn])
 
-    def of_all(self, rounds: Sequence[Sequence[Floats]], figure: Callable[[Floats], float]) -> Estimate:
+    def from_all(self, rounds: Sequence[Sequence[Floats]], figure: Callable[[Floats], float]) -> Estimate:
         """A figure of the values of all rounds together, for rounds with too few values for one each.
 
         Args:
@@ -75,7 +75,7 @@ class Bootstrap:
         logs = np.log([figure(self._drawn(rounds)) for _ in range(DRAWS)])
         return Estimate(float(np.log(value)), _variance(logs, number), number)
 
-    def of_any(self, number: int, figure: Callable[[Sequence[int]], float]) -> Estimate:
+    def from_any(self, number: int, figure: Callable[[Sequence[int]], float]) -> Estimate:
         """A positive figure of `number` rounds that is no mean of theirs: `figure` takes the numbers of the rounds."""
         logs = np.log([figure(row.tolist()) for row in self._random.integers(number, size=(DRAWS, number))])
         return Estimate(float(np.log(figure(range(number)))), _variance(logs, number), number)

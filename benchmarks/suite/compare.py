@@ -1,7 +1,7 @@
-"""`swiftrec bench compare`: an earlier result against a later one, each change beside the smallest visible one.
+"""`swiftrec bench compare`: compares an earlier run with a later one, each change with the smallest visible one.
 
 `figures` says what is compared, `bootstrap` how far it varies by chance. A change for the worse is a regression if it
-is larger than the smallest change that can be told from chance. That is set so that of 20 comparisons of a server with
+is larger than the smallest change that chance does not explain. That is set so that of 20 comparisons of a server with
 itself at most one finds a regression in any figure. A figure that one of the two runs lacks is missing, and no less a
 failure. Runs of another machine, bundle, workload version or size are not comparable.
 """
@@ -19,28 +19,30 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from swiftrec.benchmarks import report
-from swiftrec.benchmarks.suite import store
+from swiftrec.benchmarks import formatting, result_files
+from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.suite.bootstrap import Bootstrap, Estimate, t_quantile
-from swiftrec.benchmarks.suite.figures import MEMORY, Figure, Figures
-from swiftrec.benchmarks.suite.measured import Run
+from swiftrec.benchmarks.suite.figures import MEMORY, ComparedFigure, Figures
 from swiftrec.benchmarks.suite.result import Result
-from swiftrec.benchmarks.suite.settings import RESULTS
+from swiftrec.benchmarks.suite.results import MeasuredRun
 
 FALSE_ALARMS = 0.05  # share of comparisons of a server with itself that find a regression
-_LEAST_CHANGE = 0.02  # a change below 2 % is none, whatever the rounds say
-_LEAST_OF_MEMORY = 0.10  # which is read once a run
-_SAID = (("machine", "onnxruntime"), ("settings", "seed"))
+_LEAST_CHANGE = 0.02  # smaller changes never count
+_LEAST_MEMORY_CHANGE = 0.10  # memory is read once a run
+_NOTED = (("machine", "onnxruntime"), ("settings", "seed"))
 
 
 class CompareSettings(BaseSettings):
-    """Compare a result with an earlier one; exit code 1 if something is worse by more than chance explains."""
+    """Every figure of a run compared with an earlier run, with the smallest change that chance does not explain.
+
+    Use it after a change of the code. Prints a table; exit code 1 if a figure is worse by more than chance explains.
+    """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench compare", cli_kebab_case=True)
 
-    base: Path = Field(description="folder or result.json of the earlier run")
+    base: Path = Field(description="folder or bench.json of the earlier run")
     head: Path | None = Field(
-        None, description="folder or result.json of the later one; if not given the newest that can be compared"
+        None, description="folder or bench.json of the later run; the newest that can be compared if not given"
     )
     results: Path = Field(RESULTS, description="folder of results")
 
@@ -54,9 +56,9 @@ class Change:
         base: geometric mean over the rounds.
         head: likewise.
         change: what was found; above 0 is more.
-        smallest_visible: the smallest change for the worse that can be told from chance; infinite if none can.
+        smallest_visible: the smallest change for the worse that chance does not explain; infinite if there is none.
         is_worse: a regression.
-        is_blind: not even a doubling (of a rate: a halving) could be told from chance.
+        is_blind: not even a doubling (of a rate: a halving) would be more than chance.
     """
 
     figure: str
@@ -72,26 +74,28 @@ def run(settings: CompareSettings) -> int:
     """Print the table; the last line is JSON."""
     if settings.base == Path():
         raise RuntimeError("--base is missing: make bench-compare BASE=benchmarks/results/...")
-    base = Run.load(settings.base)
-    head = Run.load(settings.head or newest(settings.results, settings.base, base.result))
-    if hinders := incomparable(base.result, head.result):
-        raise RuntimeError(f"the runs cannot be compared: {'; '.join(hinders)}: measure both alike")
-    if settings.head and store.file_of(settings.base).samefile(store.file_of(settings.head)):
+    base = MeasuredRun.load(settings.base)
+    head = MeasuredRun.load(settings.head or newest(settings.results, settings.base, base.result))
+    if reasons := incomparable(base.result, head.result):
+        raise RuntimeError(f"the runs cannot be compared: {'; '.join(reasons)}: measure both in the same way")
+    if settings.head and _is_same_file(settings.base, settings.head):
         raise RuntimeError(f"--base and --head are one run, {settings.base}: give another --head")
     figures = Figures(base, head, Bootstrap()).all()
-    found, gone = changes(figures), missing(figures)
-    absent = unmeasured(base.result.workloads, figures)
-    if not gone and {*base.result.workloads} <= {*absent}:
+    compared, lost = changes(figures), missing(figures)
+    unknown = unmeasured(base.result.workloads, figures)
+    if not lost and {*base.result.workloads} <= {*unknown}:
         raise RuntimeError("no workload has two rounds or more in one of the runs: measure with a larger --budget-s")
-    notes = [f"not compared: {name}, for want of rounds or answers in both runs" for name in absent]
-    notes += [*(f"missing: {one}" for one in gone), *differing(base.result, head.result)]
-    sys.stdout.write(_table(found) + "\n" + "".join(f"{line}\n" for line in [*_summary(found), *notes]))
-    sys.stdout.write(report.as_json({"changes": [asdict(one) for one in found], "missing": gone}) + "\n")
-    return 1 if gone or any(one.is_worse for one in found) else 0
+    notes = [f"not compared: {name}: too few rounds or responses in both runs" for name in unknown]
+    notes += [*(f"missing: {figure}" for figure in lost), *differing(base.result, head.result)]
+    lines = [_table(compared), *_summary(compared), *notes]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    values = {"changes": [asdict(change) for change in compared], "missing": lost}
+    sys.stdout.write(formatting.as_json(values) + "\n")
+    return 1 if lost or any(change.is_worse for change in compared) else 0
 
 
 def newest(results: Path, base_path: Path, base: Result) -> Path:
-    """The newest run that can be compared with an earlier one; those that cannot are named on stderr.
+    """The newest run that can be compared with an earlier one; stderr names those that cannot.
 
     Raises:
         RuntimeError: there is none, or the earlier one is partial or not valid.
@@ -99,59 +103,58 @@ def newest(results: Path, base_path: Path, base: Result) -> Path:
     if flaws := _flaws(base, "the run"):
         raise RuntimeError(f"{base_path}: {'; '.join(flaws)}: give another --base")
     reasons = []
-    for folder, found in store.every(results):
-        if not found.workloads:
-            continue
-        file = folder / store.RESULT
-        if file.samefile(store.file_of(base_path)):
-            hinders = ["it is the base itself"]
+    for folder, result in result_files.load_all(results, Result):
+        if _is_same_file(folder, base_path):
+            against = ["it is the base itself"]
         else:
-            older = [f"older than the base, of {found.started}"] if found.started < base.started else []
-            hinders = [*older, *incomparable(base, found)]
-        if not hinders:
+            older = [f"older than the base, of {result.started}"] if result.started < base.started else []
+            against = [*older, *incomparable(base, result)]
+        if not against:
             return folder
-        reasons.append(f"{file}: {'; '.join(hinders)}")
-        store.say_left_out(reasons[-1])
+        reasons.append(f"{folder / Result.file}: {'; '.join(against)}")
+        result_files.report_ignored(reasons[-1])
     why = f"the newest is {reasons[0]}" if reasons else "there is no run"
     raise RuntimeError(f"{results}: no run to compare with {base_path} ({why}): run make bench, or give --head")
 
 
+def _is_same_file(path: Path, other: Path) -> bool:
+    return result_files.result_file(path, Result).samefile(result_files.result_file(other, Result))
+
+
 def incomparable(base: Result, head: Result) -> list[str]:
-    """Why the two say nothing about each other; empty if they do."""
+    """Why two runs cannot be compared; empty if they can."""
     pairs: list[tuple[dict[str, Any], dict[str, Any], str]]
     pairs = [(base.machine, head.machine, name) for name in ("cpu", "cores")]
     pairs += [(base.bundle, head.bundle, name) for name in ("variant", "device")]
     pairs += [(base.settings, head.settings, name) for name in ("size", "in_flight", "slo_ms", "server_flags")]
-    versions = [{name: one.version for name, one in run.workloads.items()} for run in (base, head)]
+    versions = [{name: workload.version for name, workload in run.workloads.items()} for run in (base, head)]
     pairs.append(({"main workload": base.main}, {"main workload": head.main}, "main workload"))
     pairs += [(versions[0], versions[1], name) for name in versions[0] if name in versions[1]]
-    found = [
-        f"{name}: {one.get(name)} and {two.get(name)}" for one, two, name in pairs if one.get(name) != two.get(name)
-    ]
+    reasons = [f"{name}: {a.get(name)} and {b.get(name)}" for a, b, name in pairs if a.get(name) != b.get(name)]
     if base.bundle_id != head.bundle_id:
-        found.append(f"bundle: {base.bundle_id} and {head.bundle_id}")
-    return [*found, *_flaws(base, "the earlier run"), *_flaws(head, "the later run")]
+        reasons.append(f"bundle: {base.bundle_id} and {head.bundle_id}")
+    return [*reasons, *_flaws(base, "the earlier run"), *_flaws(head, "the later run")]
 
 
 def _flaws(result: Result, name: str) -> list[str]:
     """Why nothing can be compared with a run."""
-    found = [f"{name} is not valid: {result.failures[0]}"] if result.failures else []
-    return found + ([f"{name} is not whole: {result.reason}"] if result.is_partial else [])
+    flaws = [f"{name} is not valid: {result.failures[0]}"] if result.failures else []
+    return flaws + ([f"{name} is partial: {result.reason}"] if result.is_partial else [])
 
 
 def differing(base: Result, head: Result) -> list[str]:
     """What differs and may explain a change, in sentences."""
-    pairs = [(name, part, getattr(base, part).get(name), getattr(head, part).get(name)) for part, name in _SAID]
-    return [f"note: {part} {name} differs: {one} and {two}" for name, part, one, two in pairs if one != two]
+    pairs = [(name, part, getattr(base, part).get(name), getattr(head, part).get(name)) for part, name in _NOTED]
+    return [f"note: {part} {name} differs: {a} and {b}" for name, part, a, b in pairs if a != b]
 
 
-def changes(figures: Sequence[Figure]) -> list[Change]:
+def changes(figures: Sequence[ComparedFigure]) -> list[Change]:
     """Of every figure that both runs have."""
     pairs = [(figure, figure.base, figure.head) for figure in figures if figure.base and figure.head]
     spreads = _Spreads([(figure.kind, estimate) for figure, *both in pairs for estimate in both])
     share = 1.0 - FALSE_ALARMS / max(1, len(pairs))
     return [
-        _change(figure, base, head, _visible(spreads.of(figure), share, base, head, figure.kind))
+        _change(figure, base, head, _visible(spreads.spread(figure), share, base, head, figure.kind))
         for figure, base, head in pairs
     ]
 
@@ -159,20 +162,20 @@ def changes(figures: Sequence[Figure]) -> list[Change]:
 def _visible(spread: _Spread | None, share: float, base: Estimate, head: Estimate, kind: str) -> float:
     """The logarithm of the smallest ratio that by chance is not exceeded in this share of cases."""
     if kind == MEMORY:
-        return math.log1p(_LEAST_OF_MEMORY)
+        return math.log1p(_LEAST_MEMORY_CHANGE)
     if spread is None:
         return math.inf
     return max(t_quantile(share, spread.freedom) * spread.deviation(base, head), math.log1p(_LEAST_CHANGE))
 
 
-def missing(figures: Sequence[Figure]) -> list[str]:
+def missing(figures: Sequence[ComparedFigure]) -> list[str]:
     """Figures that one of the two runs lacks, or does not have in every round."""
     lacking = [(figure, "the later run") for figure in figures if figure.base and not figure.head]
     lacking += [(figure, "the earlier run") for figure in figures if figure.head and not figure.base]
-    return [f"{figure.name} in {where}" for figure, where in lacking]
+    return [f"{figure.name} in {run}" for figure, run in lacking]
 
 
-def unmeasured(workloads: Iterable[str], figures: Sequence[Figure]) -> list[str]:
+def unmeasured(workloads: Iterable[str], figures: Sequence[ComparedFigure]) -> list[str]:
     """Workloads of which neither run has a figure, and the figures of the others that neither run has."""
     with_value = [figure.name for figure in figures if figure.base or figure.head]
     absent = [name for name in workloads if not any(other.startswith(f"{name}: ") for other in with_value)]
@@ -182,7 +185,7 @@ def unmeasured(workloads: Iterable[str], figures: Sequence[Figure]) -> list[str]
 
 @dataclass(frozen=True, slots=True)
 class _Spread:
-    """Between rounds: the variance of one round, and the degrees of freedom behind it."""
+    """The variance of one round around the mean of its rounds, and its degrees of freedom."""
 
     variance: float
     freedom: int
@@ -194,31 +197,33 @@ class _Spread:
 
 
 class _Spreads:
-    """Three rounds of one figure say little of its variance, those of all workloads together say more."""
+    """Pools the variances of figures of one kind, since three rounds of a single figure say little of its variance."""
 
     def __init__(self, estimates: Sequence[tuple[str, Estimate]]) -> None:
         by_kind: defaultdict[str, list[Estimate]] = defaultdict(list)
         for kind, estimate in estimates:
             if estimate.rounds > 1:
                 by_kind[kind].append(estimate)
-        self._by_kind = {kind: _pooled(ones) for kind, ones in by_kind.items()}
+        self._by_kind = {kind: _pooled(estimates) for kind, estimates in by_kind.items()}
 
-    def of(self, figure: Figure) -> _Spread | None:
-        """That of its kind; of a mean that of its parts, as if they varied apart. None where nothing is known."""
+    def spread(self, figure: ComparedFigure) -> _Spread | None:
+        """The spread of a figure's kind; of a mean that of its parts, as if they were independent. None if unknown."""
         if not figure.parts:
             return self._by_kind.get(figure.kind)
-        found = [self._by_kind[kind] for kind in figure.parts]
-        variance = sum(spread.variance for spread in found) / len(found) ** 2
+        spreads = [self._by_kind[kind] for kind in figure.parts]
+        variance = sum(spread.variance for spread in spreads) / len(spreads) ** 2
         return _Spread(variance, sum(self._by_kind[kind].freedom for kind in set(figure.parts)))
 
 
 def _pooled(estimates: Sequence[Estimate]) -> _Spread:
-    freedom = sum(one.rounds - 1 for one in estimates)
-    return _Spread(sum((one.rounds - 1) * one.rounds * one.variance for one in estimates) / freedom, freedom)
+    freedom = sum(estimate.rounds - 1 for estimate in estimates)
+    return _Spread(
+        sum((estimate.rounds - 1) * estimate.rounds * estimate.variance for estimate in estimates) / freedom, freedom
+    )
 
 
-def _change(figure: Figure, base: Estimate, head: Estimate, visible: float) -> Change:
-    """`visible`: the logarithm of the smallest ratio that can be told from chance."""
+def _change(figure: ComparedFigure, base: Estimate, head: Estimate, visible: float) -> Change:
+    """`visible`: the logarithm of the smallest ratio that chance does not explain."""
     ratio = head.log - base.log
     worse = -ratio if figure.is_better_high else ratio
     smallest = -math.expm1(-visible) if figure.is_better_high else math.expm1(visible)
@@ -226,35 +231,35 @@ def _change(figure: Figure, base: Estimate, head: Estimate, visible: float) -> C
     return Change(figure.name, base.value, head.value, change, smallest, worse > visible, visible > math.log(2))
 
 
-def _table(found: Sequence[Change]) -> str:
+def _table(compared: Sequence[Change]) -> str:
     rows = [
         [
-            one.figure,
-            f"{one.base:.3f}",
-            f"{one.head:.3f}",
-            f"{one.change:+.1%}",
-            f"{one.smallest_visible:.1%}" if math.isfinite(one.smallest_visible) else "none",
-            _verdict(one),
+            change.figure,
+            f"{change.base:.3f}",
+            f"{change.head:.3f}",
+            f"{change.change:+.1%}",
+            f"{change.smallest_visible:.1%}" if math.isfinite(change.smallest_visible) else "none",
+            _verdict(change),
         ]
-        for one in found
+        for change in compared
     ]
-    return report.table(["figure", "base", "head", "change", "smallest visible", ""], rows)
+    return formatting.table(["figure", "base", "head", "change", "smallest visible", ""], rows)
 
 
-def _verdict(one: Change) -> str:
-    if one.is_worse:
+def _verdict(change: Change) -> str:
+    if change.is_worse:
         return "WORSE"
-    if one.is_blind:
+    if change.is_blind:
         return "too noisy"
-    return "" if abs(one.change) <= one.smallest_visible else "better"
+    return "" if abs(change.change) <= change.smallest_visible else "better"
 
 
-def _summary(found: Sequence[Change]) -> list[str]:
-    worse, blind = (sum(getattr(one, name) for one in found) for name in ("is_worse", "is_blind"))
-    lines = [f"{worse} of {len(found)} figures are worse by more than the smallest visible change"]
+def _summary(compared: Sequence[Change]) -> list[str]:
+    worse, blind = (sum(getattr(change, name) for change in compared) for name in ("is_worse", "is_blind"))
+    lines = [f"{worse} of {len(compared)} figures are worse by more than the smallest visible change"]
     if blind:
         lines.append(
-            f"{blind} of {len(found)} figures are too noisy to show a doubling, or of a rate a halving: "
+            f"{blind} of {len(compared)} figures are too noisy to show a doubling, or of a rate a halving: "
             "measure both runs with more --rounds on a quiet machine"
         )
     return lines

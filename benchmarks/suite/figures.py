@@ -1,8 +1,8 @@
 """The figures by which two runs are compared, each estimated from the rounds and the raw rows of its run.
 
-Machines drift, so times are multiples of the floor that was measured in the same round, and rates are those of a
-machine on which the bare server costs one second. The floor runs the server's own models: what makes both slower shows
-as multiples of the bare server, which runs none.
+The speed of a machine drifts, so times are multiples of the floor of the same round, and rates are those of a machine
+on which the bare server costs one second. The floor runs the server's models: what makes both slower shows in multiples
+of the bare server, which runs none.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, SHARE_70, Rows
 from swiftrec.benchmarks.suite.bootstrap import DRAWS_WITHIN, Bootstrap, Estimate, Floats, sliced
-from swiftrec.benchmarks.suite.measured import Run
+from swiftrec.benchmarks.suite.curve import by_share, knee
 from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
-from swiftrec.benchmarks.suite.scenarios import by_share, knee
-from swiftrec.benchmarks.summary import AT_70, FEWEST_P99, OK, Rows
+from swiftrec.benchmarks.suite.results import MeasuredRun
 
 MEMORY = "memory"  # kind of the figure that has no rounds
 _FEWEST_ROUNDS = 2
-_LEAST_RATE = 0.01  # of the largest round: a round without an answer has no logarithm
+_LEAST_RATE = 0.01  # of the largest round: a round without a response has no logarithm
 _PERCENTILES: dict[str, Callable[[Floats], float]] = {
     "p50": lambda values: float(np.percentile(values, 50)),
     "p99": lambda values: float(np.percentile(values, 99)),
@@ -30,16 +30,16 @@ _PERCENTILES: dict[str, Callable[[Floats], float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class ComparedFigure:
     """One figure of both runs.
 
     Attributes:
         name: for the table.
         kind: figures of one kind vary alike between rounds.
-        base: None where the earlier run does not have it.
-        head: likewise of the later one.
-        is_better_high: whether less is worse.
-        parts: kinds of the figures of which it is the mean, one entry for each; none if it is no mean.
+        base: estimate of the earlier run; None if it has none.
+        head: estimate of the later run; None if it has none.
+        is_better_high: whether a lower figure is worse.
+        parts: kinds of the figures of which it is the mean; empty if it is no mean.
     """
 
     name: str
@@ -59,32 +59,32 @@ class Figures:
         bootstrap: estimates the figures.
     """
 
-    def __init__(self, base: Run, head: Run, bootstrap: Bootstrap) -> None:
+    def __init__(self, base: MeasuredRun, head: MeasuredRun, bootstrap: Bootstrap) -> None:
         self._runs, self._bootstrap = (base, head), bootstrap
 
-    def all(self) -> list[Figure]:
-        """In the order of the table; those that neither run has are among them."""
-        made = [figure for name in self._workloads() for figure in self._of_workload(name)]
-        made += [figure for percentile in _PERCENTILES for figure in self._of_all_loads(percentile)]
-        made.append(self._figure("start-up s", "start-up", lambda run: self._of_values(run.result.startup_s.values)))
+    def all(self) -> list[ComparedFigure]:
+        """All figures in the order of the table, also those that neither run has."""
+        made = [figure for name in self._workloads() for figure in self._workload_figures(name)]
+        made += [figure for percentile in _PERCENTILES for figure in self._mean_figures(percentile)]
+        made.append(self._figure("start-up s", "start-up", lambda run: self._from_values(run.result.startup_s.values)))
         made += [
             self._figure("knee x echo", "knee", self._knee, is_better_high=True),
             self._figure("goodput beyond the capacity x echo", "goodput", self._goodput, is_better_high=True),
-            self._figure("lists of 32 x echo", "rate", _lists, is_better_high=True),
+            self._figure("batches of 32 x echo", "rate", _batches, is_better_high=True),
             self._figure("memory MB", MEMORY, lambda run: _single(run.result.memory_mb)),
         ]
         return made
 
     def _figure(
-        self, name: str, kind: str, estimate: Callable[[Run], Estimate | None], *, is_better_high: bool = False
-    ) -> Figure:
+        self, name: str, kind: str, estimate: Callable[[MeasuredRun], Estimate | None], *, is_better_high: bool = False
+    ) -> ComparedFigure:
         base, head = (estimate(run) for run in self._runs)
-        return Figure(name, kind, base, head, is_better_high)
+        return ComparedFigure(name, kind, base, head, is_better_high)
 
     def _workloads(self) -> list[str]:
         return list(dict.fromkeys(name for run in self._runs for name in run.result.workloads))
 
-    def _of_workload(self, name: str) -> Iterator[Figure]:
+    def _workload_figures(self, name: str) -> Iterator[ComparedFigure]:
         for kind, (values, is_better_high) in _COSTS.items():
             yield self._figure(
                 f"{name}: {kind}", kind, partial(self._cost, name, values), is_better_high=is_better_high
@@ -98,12 +98,12 @@ class Figures:
 
     def _shares(self, name: str) -> list[float]:
         """The shares of the capacity at which latencies are compared."""
-        return sorted(share for share in set().union(*(run.shares(name) for run in self._runs)) if share <= AT_70)
+        return sorted(share for share in set().union(*(run.shares(name) for run in self._runs)) if share <= SHARE_70)
 
-    def _of_all_loads(self, percentile: str) -> Iterator[Figure]:
+    def _mean_figures(self, percentile: str) -> Iterator[ComparedFigure]:
         """The mean of a percentile over all workloads and loads: it shows what makes all of them slower.
 
-        It varies much less than each of them. Of loads that both runs have, with answers enough in each round.
+        It varies much less than each of them. Only loads of both runs with enough responses in each round count.
         """
         loads = [(name, share) for name in self._workloads() for share in self._shares(name)]
         loads = [
@@ -116,47 +116,47 @@ class Figures:
         if len(loads) > 1 and len(rounds) == 1 and min(rounds) >= _FEWEST_ROUNDS:
             base, head = (self._mean(run, loads, percentile) for run in self._runs)
             kinds = tuple(_latency_kind(percentile, share) for _, share in loads)
-            yield Figure(f"all workloads and loads: {percentile} / floor", "mean", base, head, parts=kinds)
+            yield ComparedFigure(f"all workloads and loads: {percentile} / floor", "mean", base, head, parts=kinds)
 
-    def _of_values(self, values: Sequence[float]) -> Estimate | None:
-        """From one value a round; None unless each is there."""
+    def _from_values(self, values: Sequence[float]) -> Estimate | None:
+        """An estimate from one value a round; None unless all are known."""
         is_whole = len(values) >= _FEWEST_ROUNDS and all(np.isfinite(value) and value > 0 for value in values)
-        return self._bootstrap.of_rounds(values) if is_whole else None
+        return self._bootstrap.from_rounds(values) if is_whole else None
 
-    def _cost(self, name: str, values: Callable[[Workload], Sequence[float]], run: Run) -> Estimate | None:
-        found = run.result.workloads.get(name)
-        return self._of_values(values(found)) if found else None
+    def _cost(self, name: str, values: Callable[[Workload], Sequence[float]], run: MeasuredRun) -> Estimate | None:
+        result = run.result.workloads.get(name)
+        return self._from_values(values(result)) if result else None
 
-    def _windows(self, run: Run, name: str, share: float) -> list[list[Floats]]:
+    def _windows(self, run: MeasuredRun, name: str, share: float) -> list[list[Floats]]:
         """Of each round of an open loop its latencies as multiples of the floor, by slices."""
         floors = run.by_round(name, "floor_us")
         windows = run.windows(name, "open", share)
         return [_latencies(rows, floors[point.round]) for rows, point in windows if point.round in floors]
 
     def _is_pooled(self, name: str, share: float) -> bool:
-        """Whether a round of one of the runs has too few answers for a percentile."""
+        """Whether a round of one of the runs has too few responses for a percentile."""
         return any(_has_few(rows) for run in self._runs for rows, _ in run.windows(name, "open", share))
 
-    def _latency(self, name: str, share: float, percentile: str, run: Run) -> Estimate | None:
-        """From the rows of each round; from those of all rounds together where one has too few for a percentile."""
-        found = self._windows(run, name, share)
-        if len(found) < _FEWEST_ROUNDS or sum(len(part) for slices in found for part in slices) < FEWEST_P99:
+    def _latency(self, name: str, share: float, percentile: str, run: MeasuredRun) -> Estimate | None:
+        """From the rows of each round; from all rounds together if one has too few for a percentile."""
+        windows = self._windows(run, name, share)
+        if len(windows) < _FEWEST_ROUNDS or sum(len(part) for slices in windows for part in slices) < MIN_P99_RESPONSES:
             return None
         figure = _PERCENTILES[percentile]
         if self._is_pooled(name, share):
-            return self._bootstrap.of_all(found, figure)
-        within = [self._bootstrap.of_slices(slices, figure) for slices in found]
-        return self._bootstrap.of_rounds([figure(np.concatenate(slices)) for slices in found], within)
+            return self._bootstrap.from_all(windows, figure)
+        within = [self._bootstrap.resample_slices(slices, figure) for slices in windows]
+        return self._bootstrap.from_rounds([figure(np.concatenate(slices)) for slices in windows], within)
 
-    def _mean(self, run: Run, loads: Sequence[tuple[str, float]], percentile: str) -> Estimate:
+    def _mean(self, run: MeasuredRun, loads: Sequence[tuple[str, float]], percentile: str) -> Estimate:
         """The geometric mean over loads, round by round."""
         figure = _PERCENTILES[percentile]
         by_round = list(zip(*(self._windows(run, *load) for load in loads), strict=True))
-        values = [_mean([np.array([figure(np.concatenate(slices))]) for slices in found]) for found in by_round]
-        within = [_mean([self._bootstrap.of_slices(slices, figure) for slices in found]) for found in by_round]
-        return self._bootstrap.of_rounds([float(value[0]) for value in values], within)
+        values = [_mean([np.array([figure(np.concatenate(slices))]) for slices in result]) for result in by_round]
+        within = [_mean([self._bootstrap.resample_slices(slices, figure) for slices in result]) for result in by_round]
+        return self._bootstrap.from_rounds([float(value[0]) for value in values], within)
 
-    def _throughput(self, name: str, run: Run) -> Estimate | None:
+    def _throughput(self, name: str, run: MeasuredRun) -> Estimate | None:
         windows = run.windows(name, "closed")
         return self._rate(
             [(point.throughput, point, _entries(rows, rows.done, rows.code == OK)) for rows, point in windows],
@@ -164,7 +164,7 @@ class Figures:
             name,
         )
 
-    def _goodput(self, run: Run) -> Estimate | None:
+    def _goodput(self, run: MeasuredRun) -> Estimate | None:
         """Of the main workload when it is offered more than the capacity."""
         name, slo_ms = run.result.main, run.result.settings.get("slo_ms", np.inf)
         share = max(run.shares(name), default=0.0)
@@ -175,7 +175,9 @@ class Figures:
             name,
         )
 
-    def _rate(self, windows: Sequence[tuple[float, Point, list[Floats]]], run: Run, name: str) -> Estimate | None:
+    def _rate(
+        self, windows: Sequence[tuple[float, Point, list[Floats]]], run: MeasuredRun, name: str
+    ) -> Estimate | None:
         """Answers per second of the windows, each times the cost of the bare server in its round."""
         echos = run.by_round(name, "echo_us")
         kept = [(rate, 1e-6 * echos[point.round], parts) for rate, point, parts in windows if point.round in echos]
@@ -184,36 +186,37 @@ class Figures:
             return None
         rates = np.maximum(rates, _LEAST_RATE * rates.max())
         within = [rate * self._shares_of_total(parts) for rate, (_, _, parts) in zip(rates, kept, strict=True)]
-        return self._bootstrap.of_rounds(rates.tolist(), within)
+        return self._bootstrap.from_rounds(rates.tolist(), within)
 
     def _shares_of_total(self, slices: list[Floats]) -> Floats:
-        """The number of answers in resampled slices over that of all."""
+        """The number of responses in resampled slices over that of all."""
         total = sum(float(part.sum()) for part in slices)
         if not total:
             return np.ones(DRAWS_WITHIN)
-        return np.maximum(self._bootstrap.of_slices(slices, lambda values: float(values.sum())) / total, _LEAST_RATE)
+        return np.maximum(
+            self._bootstrap.resample_slices(slices, lambda values: float(values.sum())) / total, _LEAST_RATE
+        )
 
-    def _knee(self, run: Run) -> Estimate | None:
+    def _knee(self, run: MeasuredRun) -> Estimate | None:
         """Of the curve of the main workload; no mean of the rounds' knees, since it is read from their medians."""
         main = run.result.main
         echos = run.by_round(main, "echo_us")
         points = [point for point in run.result.points if (point.workload, point.loop) == (main, "open")]
         scaled = [[_scaled(point, 1e-6 * echo) for point in points if point.round == n] for n, echo in echos.items()]
-        by_round = [found for found in scaled if found]
+        by_round = [result for result in scaled if result]
 
         def read(rounds: Sequence[int]) -> float:
             return knee(by_share([point for n in rounds for point in by_round[n]], main))
 
         if len(by_round) < _FEWEST_ROUNDS or not read(range(len(by_round))):
             return None
-        lowest = min(point.rate for found in by_round for point in found)
-        return self._bootstrap.of_any(len(by_round), lambda rounds: max(lowest, read(rounds)))
+        lowest = min(point.rate for result in by_round for point in result)
+        return self._bootstrap.from_any(len(by_round), lambda rounds: max(lowest, read(rounds)))
 
 
-def _lists(run: Run) -> Estimate | None:
+def _batches(run: MeasuredRun) -> Estimate | None:
     main = run.result.workloads.get(run.result.main)
-    per_s = run.result.scenarios.get("Offline", {}).get("per_s", 0.0)
-    return _single(per_s * 1e-6 * main.echo_us.median) if main else None
+    return _single(run.result.batch_per_s * 1e-6 * main.echo_us.median) if main else None
 
 
 def _single(value: float) -> Estimate | None:
@@ -222,27 +225,27 @@ def _single(value: float) -> Estimate | None:
 
 
 def _over(figure: Repeated, under: Repeated) -> list[float]:
-    """Each round's value over another of the same round; nothing where one of the two is missing."""
+    """Each round's value over another of the same round; empty if one of them is missing."""
     if len(figure.values) != len(under.values):
         return []
     return [value / at if at else float("nan") for value, at in zip(figure.values, under.values, strict=True)]
 
 
 _COSTS: dict[str, tuple[Callable[[Workload], Sequence[float]], bool]] = {
-    "work ratio": (lambda found: found.work_ratio.values, True),
-    "server CPU / floor": (lambda found: _over(found.server_us, found.floor_us), False),
-    "server CPU / echo": (lambda found: _over(found.server_us, found.echo_us), False),
-    "floor / echo": (lambda found: _over(found.floor_us, found.echo_us), False),
+    "work ratio": (lambda workload: workload.work_ratio.values, True),
+    "server CPU / floor": (lambda workload: _over(workload.server_us, workload.floor_us), False),
+    "server CPU / echo": (lambda workload: _over(workload.server_us, workload.echo_us), False),
+    "floor / echo": (lambda workload: _over(workload.floor_us, workload.echo_us), False),
 }
 """Of a workload's rounds, and whether more is better."""
 
 
 def _has_few(rows: Rows) -> bool:
-    return int((rows.code == OK).sum()) < FEWEST_P99
+    return int((rows.code == OK).sum()) < MIN_P99_RESPONSES
 
 
 def _latencies(rows: Rows, floor_us: float) -> list[Floats]:
-    """Latencies of good answers as multiples of the floor, by slices of the window; no slice is empty."""
+    """Latencies of successful requests as multiples of the floor, by slices of the window; no slice is empty."""
     good = rows.only(rows.code == OK)
     return [part for part in sliced(1e3 * good.latency_ms() / floor_us, good.intended) if len(part)]
 
@@ -253,7 +256,7 @@ def _entries(rows: Rows, moments: Floats, keep: NDArray[np.bool_]) -> list[Float
 
 
 def _within(rows: Rows, slo_ms: float) -> NDArray[np.bool_]:
-    """Which rows are good answers within the SLO."""
+    """Which rows are successful and within the SLO."""
     is_within: NDArray[np.bool_] = (rows.code == OK) & (1e3 * (rows.done - rows.intended) <= slo_ms)
     return is_within
 

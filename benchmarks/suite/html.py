@@ -1,88 +1,145 @@
-"""`report.html`: everything in one file, without any address that it would fetch from."""
+"""`report.html` of a run: one file that fetches nothing, with charts as inline SVG."""
 
 from __future__ import annotations
 
-from html import escape
-from typing import Any
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from swiftrec.benchmarks.extra import need
-from swiftrec.benchmarks.replies import STEPS
-from swiftrec.benchmarks.suite import terminal
-from swiftrec.benchmarks.suite.raw import Raw
-from swiftrec.benchmarks.suite.result import Result
-from swiftrec.benchmarks.suite.scenarios import by_share
+from swiftrec import plots
+from swiftrec.benchmarks.environment import load_warning
+from swiftrec.benchmarks.optional_deps import require_module
+from swiftrec.benchmarks.statistics import STEPS
+from swiftrec.benchmarks.suite import tables
+from swiftrec.benchmarks.suite.result import Point, Result
+from swiftrec.benchmarks.suite.results import RawRows
 
 REPORT = "report.html"
-_NINES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
-_MOST = 2_000  # points of a line
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Swiftrec benchmark</title>
-<style>body{{font:15px sans-serif;max-width:1100px;margin:2em auto}}pre{{overflow-x:auto;font-size:12px}}
-.bad{{color:#a00;font-weight:bold}}</style></head><body><h1>Swiftrec benchmark</h1>{status}<pre>{block}</pre>
-{figures}<h2>Machine and settings</h2><pre>{facts}</pre></body></html>
-"""
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_MAX_LINES, _MAX_LINE_POINTS = 6, 400
 
 
-def page(result: Result, raw: Raw) -> str:
+class Chart(NamedTuple):
+    """A chart with its title and what to look at."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def page(result: Result, raw: RawRows) -> str:
     """The report.
 
     Raises:
         RuntimeError: the extra bench is not installed.
     """
-    graphs = need("plotly.graph_objects")
+    template = require_module("jinja2").Template(_TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
+    rendered: str = template.render(
+        title=tables.title(result),
+        headline=headline(result),
+        slo=slo_line(result),
+        warnings=list(_warnings(result)),
+        charts=[chart for chart in _charts(result, raw) if chart.svg],
+        tables={"Workloads": tables.workloads(result), "Every window": tables.points(result)},
+        lines=[*tables.facts(result), *result.notes],
+        machine={**result.machine, "started": result.started},
+        settings=result.settings,
+    )
+    return rendered
+
+
+def headline(result: Result) -> str:
+    """The run in a sentence or two."""
+    workload = result.workloads.get(result.main)
+    if workload is None:
+        return "No workload was measured to the end of its first round."
+    rate, ratio, p99_ms = (getattr(workload, f).median for f in ("per_s_core", "work_ratio", "p99_ms_at_70"))
+    tail = f" At 70 % load the p99 is {p99_ms:.0f} ms." if math.isfinite(p99_ms) else ""
+    if not math.isfinite(rate):
+        return f"Requests of {result.main} were measured on a running server, without its CPU time.{tail}"
+    share = f", and {ratio:.0%} of that time is the work itself" if math.isfinite(ratio) else ""
+    return f"One core gives {rate:,.0f} recommendations per second of CPU time on {result.main}{share}.{tail}"
+
+
+def slo_line(result: Result) -> str:
+    """What the server keeps within the SLO."""
+    slo_ms = result.settings.get("slo_ms", 0.0)
+    loads = [point for point in result.points if point.workload == result.main and point.loop == "open"]
+    best = max(loads, key=lambda point: point.goodput, default=None)
+    if best is None:
+        return ""
+    bound_ms, bound = result.settings.get("p99_bound_ms", slo_ms), result.bound_per_s
+    within = f"; the p99 stays within {bound_ms:g} ms up to {bound:,.0f}/s" if math.isfinite(bound) and bound else ""
+    return (
+        f"SLO {slo_ms:g} ms: at most {best.goodput:,.0f} recommendations/s arrive within it, "
+        f"with {best.rate:,.0f}/s offered{within}."
+    )
+
+
+def _warnings(result: Result) -> Iterator[str]:
+    if warning := load_warning(result.machine):
+        yield warning
+    yield from (f"not valid: {failure}" for failure in result.failures)
+    if result.is_partial and result.reason:
+        yield result.reason
+
+
+def _charts(result: Result, raw: RawRows) -> Iterator[Chart]:
     main = result.main
-    drawn = [_curve(graphs, result, main), _cdf(graphs, result, raw, main), _steps(graphs, result, main)]
-    drawn += [_sizes(graphs, result)]
-    figures = "".join(one.to_html(full_html=False, include_plotlyjs=not n) for n, one in enumerate(drawn))
-    status = "".join(f'<p class="bad">{escape(text)}</p>' for text in (*result.failures, result.reason) if text)
-    facts = "\n".join(f"{name}: {value}" for name, value in {**result.machine, **result.settings}.items())
-    return _PAGE.format(status=status, block=escape(terminal.block(result)), figures=figures, facts=escape(facts))
+    loads = [point for point in result.points if point.workload == main and point.loop == "open"]
+    shares = sorted({point.share for point in loads})
+    yield Chart(
+        "Latency by throughput",
+        f"Workload {main}, Poisson arrivals, medians over rounds. Flat lines up to the capacity are good.",
+        _curve(loads, shares),
+    )
+    yield Chart(
+        "Latency by rank",
+        "At 100 on the axis is the p99, at 1,000 the p99.9, at each share of the capacity.",
+        _tails(raw, main, shares),
+    )
+    yield Chart("Steps on the server", "Median time of each step by load, waiting included.", _steps(loads, shares))
+    yield Chart(
+        "Batch sizes", "Batches of the encoder at saturation, by the number of texts in them.", _batch_sizes(result)
+    )
 
 
-def _layout(figure: Any, title: str, x: str, y: str, **more: Any) -> Any:  # noqa: ANN401 (plotly has no types)
-    figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, template="plotly_white", height=420, **more)
-    return figure
+def _curve(loads: list[Point], shares: list[float]) -> str:
+    series = []
+    for name, label in (("p50_ms", "p50"), ("p95_ms", "p95"), ("p99_ms", "p99"), ("p999_ms", "p99.9")):
+        medians = [(_median(loads, share, "throughput"), _median(loads, share, name)) for share in shares]
+        series.append(plots.Line(label, sorted(point for point in medians if all(map(math.isfinite, point)))))
+    return plots.lines([line for line in series if line.points], "recommendations per second", "ms", log_y=True)
 
 
-def _curve(graphs: Any, result: Result, main: str) -> Any:  # noqa: ANN401
-    """Latency over throughput, each round a point; the line is the median of p99."""
-    points = [point for point in result.points if point.workload == main and point.loop == "open"]
-    figure = graphs.Figure()
-    for name in ("p50_ms", "p95_ms", "p99_ms", "p999_ms"):
-        heights = [getattr(point, name) for point in points]
-        figure.add_scatter(x=[point.throughput for point in points], y=heights, mode="markers", name=name)
-    curve = by_share(result.points, main)
-    figure.add_scatter(x=[rate for rate, _, _ in curve], y=[p99 for _, p99, _ in curve], name="p99 median, by rate")
-    return _layout(figure, f"Latency and throughput: {main}, Poisson", "per second", "ms", yaxis_type="log")
-
-
-def _cdf(graphs: Any, result: Result, raw: Raw, main: str) -> Any:  # noqa: ANN401
-    """Share of answers that are faster, on an axis where each nine has the same width."""
-    figure = graphs.Figure()
-    for share in sorted({point.share for point in result.points if point.workload == main and point.loop == "open"}):
+def _tails(raw: RawRows, main: str, shares: list[float]) -> str:
+    """Latency at 1 / (1 - share of faster requests) on a logarithmic axis: each nine is as wide as the others."""
+    series = []
+    for share in shares[-_MAX_LINES:]:
         latencies = raw.latencies(main, share)
         if len(latencies):
-            below = (np.arange(len(latencies)) + 0.5) / len(latencies)
-            keep = np.unique(np.geomspace(1, len(latencies), min(_MOST, len(latencies))).astype(int))
-            keep = len(latencies) - keep[::-1]  # dense where the nines are
-            nines = -np.log10(1.0 - below[keep])
-            figure.add_scatter(x=nines.tolist(), y=latencies[keep].tolist(), name=f"{share:.0%} of capacity")
-    ticks = {"tickvals": [-np.log10(1 - p) for p in _NINES], "ticktext": [f"{100 * p:g} %" for p in _NINES]}
-    return _layout(figure, f"Latency by share of answers: {main}", "answers", "ms", yaxis_type="log", xaxis=ticks)
+            slower = np.unique(np.geomspace(1, len(latencies), min(_MAX_LINE_POINTS, len(latencies))).astype(int))[::-1]
+            points = [(len(latencies) / n, float(latencies[-n])) for n in slower.tolist()]
+            series.append(plots.Line(f"{share:.0%} of capacity", points))
+    return plots.lines(series, "one of this many requests is slower", "ms", log_x=True, log_y=True)
 
 
-def _steps(graphs: Any, result: Result, main: str) -> Any:  # noqa: ANN401
-    """Median time of each step, waiting included, by load."""
-    points = [point for point in result.points if point.workload == main and point.loop == "open" and point.steps]
-    figure = graphs.Figure()
-    for step in STEPS[:-1]:
-        heights = [point.steps[step]["p50_ms"] for point in points]
-        figure.add_bar(x=[f"{point.share:.0%}, round {point.round}" for point in points], y=heights, name=step)
-    return _layout(figure, "Steps on the server, median, waiting included", "load", "ms", barmode="stack")
+def _steps(loads: list[Point], shares: list[float]) -> str:
+    series = []
+    for step in STEPS:
+        points = [(100 * p.share, p.steps[step]["p50_ms"]) for p in loads if p.steps]
+        medians = [(x, float(np.median([y for at, y in points if at == x]))) for x in sorted({x for x, _ in points})]
+        series.append(plots.Line(step, medians))
+    return plots.lines([line for line in series if line.points], "% of the capacity", "ms") if shares else ""
 
 
-def _sizes(graphs: Any, result: Result) -> Any:  # noqa: ANN401
-    figure = graphs.Figure()
-    figure.add_bar(x=[f"to {edge}" for edge in result.batch_sizes], y=list(result.batch_sizes.values()))
-    return _layout(figure, "Batches of the encoder at saturation", "texts in the batch", "batches")
+def _batch_sizes(result: Result) -> str:
+    sizes = {edge: number for edge, number in result.batch_sizes.items() if number}
+    return plots.bars([plots.Bar(f"up to {edge}", number) for edge, number in sizes.items()], "batches")
+
+
+def _median(loads: list[Point], share: float, field: str) -> float:
+    return float(np.median([getattr(point, field) for point in loads if point.share == share]))

@@ -1,121 +1,111 @@
-"""`swiftrec bench`: the whole run; what was found is kept whatever happens."""
+"""`swiftrec bench`: the whole run; everything measured is kept, also if it ends early."""
 
 from __future__ import annotations
 
 import signal
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from swiftrec.benchmarks.extra import need, sentence
-from swiftrec.benchmarks.machine import fingerprint
-from swiftrec.benchmarks.process import load_cores
-from swiftrec.benchmarks.suite import html, scenarios, store, terminal
-from swiftrec.benchmarks.suite.bench import Bench
-from swiftrec.benchmarks.suite.parts import measure_parts
-from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks import result_files
+from swiftrec.benchmarks.environment import check_device
+from swiftrec.benchmarks.microbenchmarks.server_parts import measure_parts
+from swiftrec.benchmarks.optional_deps import error_sentence, require_module
+from swiftrec.benchmarks.server_process import load_cores
+from swiftrec.benchmarks.suite import curve, html, tables
+from swiftrec.benchmarks.suite.context import BenchContext
+from swiftrec.benchmarks.suite.prepare import client_limit, start
 from swiftrec.benchmarks.suite.result import Result
+from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.rounds import Rounds
 from swiftrec.benchmarks.suite.settings import BenchSettings
-from swiftrec.benchmarks.suite.start import ceiling, check_device, start
 from swiftrec.server.errors import SwiftrecError
 
-_EXTRA = ("plotly", "pyarrow", "hdrh.histogram")
+_REQUIRED = ("pyarrow", "hdrh.histogram", "jinja2")
 
 
 def run(settings: BenchSettings) -> int:
-    """Measure, write the report; the last line is the result as JSON.
+    """Measure and write the report; the last line is the result as JSON.
 
     Returns:
-        0; 1 if the figures are worthless (`failures`) or partial.
+        0; 1 if the figures are invalid (`failures`) or partial.
 
     Raises:
         RuntimeError: nothing could be measured.
     """
-    for module in _EXTRA:
-        need(module)
+    for module in _REQUIRED:
+        require_module(module)
     check_device(settings.device)
     load_cores()
-    machine, raw = fingerprint(), Raw()
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    result = Result(
-        started=started,
-        machine=machine,
-        commit=machine["commit"],
-        settings=settings.model_dump(mode="json"),
-        main=settings.main,
-    )
-    bench = Bench(settings, result, raw)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run as Ctrl-C does: what was found is kept
+    result = Result.begin(None, settings)
+    result.main = settings.main
+    bench = BenchContext(settings, result, RawRows())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run like Ctrl-C: what was measured is kept
     if settings.device == "cuda":
-        result.notes.append("DEVICE=cuda: floor and server in wall time; this code was never run on a GPU before")
+        result.notes.append("--device cuda: floor and server in wall time; this code has never run on a GPU before")
     _measure(bench)
-    folder = _report(bench)
-    sys.stdout.write(f"{terminal.block(result)}\n{_where(folder)}\n{result.model_dump_json()}\n")
+    folder = _write_report(bench)
+    line = f"report: {folder / html.REPORT}" if folder else "no report was written"
+    sys.stdout.write(f"{tables.run_text(result)}\n{line}\n{result.model_dump_json()}\n")
     sys.stdout.flush()
     for problem in (*result.failures, *([result.reason] if result.is_partial else [])):
-        sys.stderr.write(f"benchmarks bench: {problem}\n")
+        sys.stderr.write(f"swiftrec bench: {problem}\n")
     return 1 if result.failures or result.is_partial else 0
 
 
-def _measure(bench: Bench) -> None:
-    """Everything in order; an error leaves what was found so far, marked partial.
+def _measure(bench: BenchContext) -> None:
+    """All phases in order; an error leaves what was measured so far, marked partial.
 
     Raises:
-        RuntimeError, SwiftrecError: it could not even begin.
+        RuntimeError, SwiftrecError: nothing was measured.
     """
     result = bench.result
     try:
         with ExitStack() as stack:
             start(bench, stack)
-            client = ceiling(bench)
-            _say(
-                f"the client's own ceiling: {client.ceiling_per_s:.0f} requests/s on {client.processes} core(s), "
-                f"{client.client_us:.0f} us each; {client.reached_per_s:.0f}/s reached against a bare server"
+            client = client_limit(bench)
+            _progress(
+                f"the client can send {client.ceiling_per_s:.0f} requests/s with {client.processes} process(es), "
+                f"{client.client_us:.0f} us each; a bare server answered {client.reached_per_s:.0f}/s"
             )
-            _phases(bench)
-        result.is_partial, result.reason = False, ""
+            _run_phases(bench)
+        result.finish()
     except (SwiftrecError, RuntimeError, OSError, ValueError) as error:
         if not result.points:
             raise
-        result.reason = f"partial: {sentence(error)}"
+        result.finish(f"partial: {error_sentence(error)}")
     except KeyboardInterrupt:
-        result.reason = "partial: it was interrupted"
+        result.finish("partial: it was interrupted")
     result.seconds = bench.clock() - bench.began
 
 
-def _phases(bench: Bench) -> None:
+def _run_phases(bench: BenchContext) -> None:
     settings = bench.settings
-    Rounds(bench, _say).run(settings.rounds or bench.plan.rounds)
-    scenarios.read_curve(bench)
-    scenarios.ladder(bench, _say)
+    Rounds(bench, _progress).run(settings.rounds or bench.size.rounds)
+    curve.read_curve(bench)
+    curve.closed_loop_steps(bench, _progress)
     bench.keep()
-    scenarios.offline(bench, _say)
+    curve.batch_rate(bench, _progress)
     if bench.is_over():
-        bench.result.notes.append("the parts alone were not measured: no time was left")
+        bench.result.notes.append("the parts were not measured alone: no time was left")
     elif bench.floor is not None:
-        _say("the parts alone")
-        bench.result.parts = measure_parts(bench.floor, settings.bundle, bench.plan.part_s, bench.plan.cells)
+        _progress("the parts alone")
+        bench.result.parts = measure_parts(bench.floor, settings.bundle, bench.size.part_s, bench.size.cells)
 
 
-def _report(bench: Bench) -> Path | None:
-    """Write the folder; None, and a partial result, if the disk does not take it."""
+def _write_report(bench: BenchContext) -> Path | None:
+    """Write the folder; None, and a partial result, if the disk is full."""
     result = bench.result
     try:
         folder = bench.keep()
         bench.raw.write(folder)
-        store.write(folder, html.REPORT, html.page(result, bench.raw).encode())
-        store.save(folder, result)
+        result_files.write(folder, html.REPORT, html.page(result, bench.raw).encode())
+        result_files.save(folder, result)
     except OSError as error:
-        result.is_partial, result.reason = True, f"partial: {sentence(error)}; the result stands on stdout"
+        result.finish(f"partial: {error_sentence(error)}; the result is on stdout")
     return bench.folder
 
 
-def _where(folder: Path | None) -> str:
-    return f"report: {folder / html.REPORT}" if folder else "no report was written"
-
-
-def _say(text: str) -> None:
+def _progress(text: str) -> None:
     sys.stderr.write(f"  {text}\n")
     sys.stderr.flush()

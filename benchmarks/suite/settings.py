@@ -1,4 +1,4 @@
-"""Every setting of `make bench`, once; and how much is measured in a full run and in a smoke run."""
+"""Settings of `swiftrec bench`, and how much is measured in a full run and in a smoke run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from swiftrec.benchmarks.access import AccessSettings
+from swiftrec.benchmarks.connection import AccessSettings
+from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.workload import Name
-
-RESULTS = Path("benchmarks/results")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is measured. Times in seconds; `shares` of the capacity measured in the same round."""
+class RunSize:
+    """How much is measured.
+
+    Times are in seconds. `shares` are of the capacity measured in the same round; `in_flight_steps` are the numbers of
+    requests in flight in closed loops after the rounds.
+    """
 
     workloads: tuple[Name, ...]
     rounds: int
@@ -26,15 +29,15 @@ class Plan:
     floor_requests: int
     floor_s: float
     shares: tuple[float, ...]
-    ladder: tuple[int, ...]
+    in_flight_steps: tuple[int, ...]
     starts: int
     part_s: float
     cells: int
     closed_requests: int
 
 
-PLANS: dict[str, Plan] = {
-    "full": Plan(
+SIZES: dict[str, RunSize] = {
+    "full": RunSize(
         workloads=("short", "mixed", "history", "hot", "list"),
         rounds=3,
         warmup_s=1.0,
@@ -42,13 +45,13 @@ PLANS: dict[str, Plan] = {
         floor_requests=200,
         floor_s=2.5,
         shares=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.15),
-        ladder=(1, 2, 4, 8, 16, 32, 64, 128),
+        in_flight_steps=(1, 2, 4, 8, 16, 32, 64, 128),
         starts=3,
         part_s=0.2,
         cells=5,
         closed_requests=40_000,
     ),
-    "smoke": Plan(
+    "smoke": RunSize(
         workloads=("mixed", "list"),
         rounds=1,
         warmup_s=0.2,
@@ -56,7 +59,7 @@ PLANS: dict[str, Plan] = {
         floor_requests=32,
         floor_s=0.1,
         shares=(0.5, 0.7),
-        ladder=(1, 8),
+        in_flight_steps=(1, 8),
         starts=1,
         part_s=0.005,
         cells=2,
@@ -66,7 +69,12 @@ PLANS: dict[str, Plan] = {
 
 
 class BenchSettings(AccessSettings):
-    """Measure a bundle's server and write a report: 10 minutes at most on 2 cores; --size smoke only tries it out."""
+    """CPU per request, latency over throughput, start-up and memory of a bundle's server; writes a report.
+
+    Use it to measure a bundle on this machine: 10 minutes at most on 2 cores; --size smoke only tries it out. Prints
+    tables and the result as JSON; writes bench.json, report.html and raw rows into a new folder of results. The work
+    ratio is (floor + echo) / server: the share of the server's CPU time that is the work itself.
+    """
 
     model_config = SettingsConfigDict(cli_prog_name="swiftrec bench", cli_kebab_case=True, cli_implicit_flags=True)
 
@@ -76,39 +84,41 @@ class BenchSettings(AccessSettings):
         None, description="encoder, e.g. bert3-int8, or its precision alone; the bundle's default if not given"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the models run (cuda: never run on a GPU yet)")
-    target: str | None = Field(None, description="HOST:PORT of a server that runs already, instead of one of its own")
-    metrics: str | None = Field(None, description="HOST:PORT of that server's metrics")
-    workloads: list[Name] = Field([], description="only these, the first for the curve; see benchmarks/workload.py")
-    rounds: int = Field(0, ge=0, le=100, description="interleaved rounds over everything; 0: as the size says")
+    target: str | None = Field(None, description="HOST:PORT: measure a running server instead of starting one")
+    metrics: str | None = Field(None, description="HOST:PORT of the metrics of --target")
+    workloads: list[Name] = Field(
+        [], description="measure only these, the first for the curve; see benchmarks/workload.py"
+    )
+    rounds: int = Field(0, ge=0, le=100, description="interleaved rounds over everything; 0: as --size says")
     in_flight: int = Field(64, ge=1, le=4_096, description="recommendations in flight at saturation")
-    slo_ms: float = Field(100.0, gt=0, description="an answer within it counts as goodput")
-    p99_bound_ms: float = Field(100.0, gt=0, description="of MLPerf's Server scenario")
+    slo_ms: float = Field(100.0, gt=0, description="a response within it counts as goodput")
+    p99_bound_ms: float = Field(100.0, gt=0, description="report the highest rate whose p99 stays within it")
     processes: int = Field(1, ge=1, le=64, description="load generators")
     max_busy: float = Field(0.9, gt=0, description="share of their cores beyond which clients are the bottleneck")
     server_flags: str = Field("--sessions 1", description='flags of the server, as one word: --server-flags="..."')
     budget_s: float = Field(
-        570.0, gt=0, description="no further round begins that would end later, and no window of the first one"
+        570.0, gt=0, description="no further round starts that would end later, and no window of the first one"
     )
-    seed: int = Field(7, ge=0, description="of everything that is random")
+    seed: int = Field(7, ge=0, description="random seed")
     results: Path = Field(RESULTS, description="folder of results")
 
     @model_validator(mode="after")
-    def _access_is_of_the_target(self) -> Self:
+    def _access_needs_target(self) -> Self:
         if not self.target and any(self.access.flags().values()):
-            raise ValueError("--tls-ca and --token-file are for a server that runs already: give --target, too")
+            raise ValueError("--tls-ca and --token-file are for a running server: give --target as well")
         return self
 
     @property
-    def plan(self) -> Plan:
+    def run_size(self) -> RunSize:
         """How much is measured."""
-        return PLANS[self.size]
+        return SIZES[self.size]
 
     @property
     def names(self) -> tuple[Name, ...]:
         """The workloads."""
-        return tuple(self.workloads) or self.plan.workloads
+        return tuple(self.workloads) or self.run_size.workloads
 
     @property
     def main(self) -> Name:
-        """The workload of the curve, the ladder and the scenarios: *mixed*, if it is measured."""
+        """The workload of the curve, the closed-loop steps and the latency alone: *mixed* if it is measured."""
         return "mixed" if "mixed" in self.names else self.names[0]

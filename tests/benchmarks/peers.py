@@ -14,11 +14,11 @@ import numpy as np
 
 from swiftrec.benchmarks.bundle_id import BundleId
 from swiftrec.benchmarks.peers import messages
-from swiftrec.benchmarks.peers.measure import Figures, Plan
-from swiftrec.benchmarks.peers.reference import Scores
-from swiftrec.benchmarks.peers.rounds import Setting
+from swiftrec.benchmarks.peers.ground_truth import GroundTruth
+from swiftrec.benchmarks.peers.measure import Figures, LoadShape
+from swiftrec.benchmarks.peers.rounds import PeerSetup
 from swiftrec.benchmarks.peers.targets import DOCUMENTED, Batching, Target
-from swiftrec.benchmarks.peers.wire import Wire
+from swiftrec.benchmarks.peers.transports import Transport
 from swiftrec.server.models.bundle import Bundle
 
 BUNDLE_ID = BundleId("b", "1", "5f3a")
@@ -26,7 +26,7 @@ CORE = min(os.sched_getaffinity(0))
 IDS = [str(n) for n in range(20)]
 TEXTS = [f"text {n} " + "word " * (n % 7) for n in range(64)]
 TOKENS = [len(text.split()) + 2 for text in TEXTS]
-PLAN = Plan(seconds=0.3, warmup_s=0.1, in_flight=4)
+PLAN = LoadShape(seconds=0.3, warmup_s=0.1, in_flight=4)
 ECHO = [sys.executable, "-m", "swiftrec.benchmarks.peers.servers.http_echo"]
 # Answers like the echo server, but dies with exit code 3 on its hundredth request.
 DYING = [sys.executable, "-c", """
@@ -43,18 +43,18 @@ asyncio.run(http_echo.main())
 """]  # fmt: skip
 
 
-def scores(best: Sequence[str] = IDS[:10], gap: float = 0.05) -> Scores:
+def scores(best: Sequence[str] = IDS[:10], gap: float = 0.05) -> GroundTruth:
     """For every text the same ranking: `best`, then the others."""
     order = [*best, *(item for item in IDS if item not in best)]
     row = [1.0 - gap * order.index(item) for item in IDS]
-    return Scores.of(np.tile(np.asarray(row, dtype=np.float32), (len(TEXTS), 1)), IDS)
+    return GroundTruth.of(np.tile(np.asarray(row, dtype=np.float32), (len(TEXTS), 1)), IDS)
 
 
-def fake(name: str, mode: str = DOCUMENTED, wire: Wire = "http") -> Target:
+def fake(name: str, mode: str = DOCUMENTED, transport: Transport = "http") -> Target:
     def pack(texts: Sequence[str]) -> bytes:
         return messages.post("/", json.dumps(texts).encode())
 
-    return Target(name, mode, wire, "/", pack, messages.json_ids, batching=Batching(8, 1))
+    return Target(name, mode, transport, "/", pack, messages.json_ids, batching=Batching(8, 1))
 
 
 def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types)
@@ -65,9 +65,11 @@ def figures(**changes: Any) -> Figures:  # noqa: ANN401 (fields of several types
     return Figures(**(values | changes))
 
 
-def setting(right: Scores) -> Setting:
+def setup(right: GroundTruth) -> PeerSetup:
     variants = dict.fromkeys(("int8", "fp32"), "no.onnx")
     manifest: Any = SimpleNamespace(
         name="b", version=1, export_key="5f3a", max_tokens=128, variants=variants, default={"cpu": "int8"}
     )
-    return Setting(Bundle(Path("nowhere"), manifest), "int8", TEXTS, TOKENS, right, PLAN, floor_texts=58, best_batch=8)
+    return PeerSetup(
+        Bundle(Path("nowhere"), manifest), "int8", TEXTS, TOKENS, right, PLAN, floor_texts=58, best_batch=8
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, Answer, Lists, Problem, Trial
+from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem, Trial
 
 ITEMS = 6
 DISCOUNT = 1 / np.log2(3)  # of the second place
@@ -38,9 +38,9 @@ LISTS = lists_of([4, 5], [4, 5], [1])  # first, second, not found
 MISSES = lists_of([3], [4], [1])
 
 
-def answer(*lists: Lists) -> Answer:
+def answer(*lists: Lists) -> LibraryLists:
     """An answer with these lists, one for each seed from 7 on."""
-    return Answer(
+    return LibraryLists(
         row="als",
         library="library 1.0",
         chosen={"factors": 32},

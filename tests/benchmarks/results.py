@@ -1,16 +1,30 @@
-"""Results of `make bench` with figures that are known, for the tests of its report."""
+"""Results with known figures, for the tests of reports and tables."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from swiftrec.benchmarks.catalogue_trial import Row, Search, Whole
-from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks import result_files
+from swiftrec.benchmarks.catalogue_scale.result import CatalogueResult
+from swiftrec.benchmarks.catalogue_scale.trial import CatalogueRow, RequestFigures, SearchFigures
+from swiftrec.benchmarks.peers.results import PeerResults, PeerSettingsResult, PeersResult, RoundResult
+from swiftrec.benchmarks.result_files import ToolResult
 from swiftrec.benchmarks.suite.result import Point, Repeated, Result, Workload
+from swiftrec.benchmarks.teacher_comparison import TeacherResult
 from tests.benchmarks.peers import BUNDLE_ID, fake, figures
 
 BUNDLE = BUNDLE_ID.fields() | {"variant": "int8"}
 MACHINE = {"cpu": "Test (family 1)", "cores": "2", "load": "0", "commit": "abc"}
+HEADER: dict[str, Any] = {
+    "is_partial": False,
+    "reason": "",
+    "started": "2026-01-01T00:00:00Z",
+    "machine": MACHINE,
+    "commit": "abc",
+    "bundle": BUNDLE,
+}
 
 
 def repeated(*values: float) -> Repeated:
@@ -36,18 +50,45 @@ def workload(
 
 def result(**changed: object) -> Result:
     values: dict[str, Any] = {
-        "is_partial": False,
-        "reason": "",
-        "started": "2026-01-01T00:00:00Z",
-        "machine": MACHINE,
-        "commit": "abc",
-        "settings": {"size": "full"},
-        "bundle": BUNDLE,
+        **HEADER,
+        "settings": {"size": "full", "slo_ms": 100.0, "p99_bound_ms": 100.0},
         "startup_s": repeated(3.0, 3.1, 3.2),
         "workloads": {"mixed": workload()},
-        "scenarios": {"SingleStream": {"p50_ms": 2.0}, "Offline": {"per_s": 400.0}},
+        "main": "mixed",
+        "alone_p50_ms": 2.0,
+        "batch_per_s": 400.0,
     }
     return Result(**(values | changed))
+
+
+def peers_result(rows: list[dict[str, Any]], **changed: object) -> PeersResult:
+    return PeersResult(**(HEADER | {"rows": rows} | changed))
+
+
+def settings_result(rows: list[dict[str, Any]], **changed: object) -> PeerSettingsResult:
+    return PeerSettingsResult(**(HEADER | {"rows": rows} | changed))
+
+
+def catalogue_result(rows: list[dict[str, Any]] | None = None, **changed: object) -> CatalogueResult:
+    return CatalogueResult(**(HEADER | {"rows": [asdict(catalogue_row())] if rows is None else rows} | changed))
+
+
+def teacher_result(**changed: object) -> TeacherResult:
+    figures = {"rate_ratio": [9.0, 11.0], "cpu_ratio": [4.0], "p99_bound_ms": 100.0}
+    return TeacherResult(**(HEADER | {"figures": figures} | changed))
+
+
+def save(results: Path, name: str, *stored: ToolResult) -> Path:
+    """Write results into the folder `results/name`."""
+    folder = results / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for tool_result in stored:
+        result_files.save(folder, tool_result)
+    return folder
+
+
+def folders(results: Path) -> list[Path]:
+    return sorted(results.iterdir()) if results.exists() else []
 
 
 def point(share: float, p99_ms: float, round_: int = 1, failed: int = 0) -> Point:
@@ -59,12 +100,11 @@ def point(share: float, p99_ms: float, round_: int = 1, failed: int = 0) -> Poin
 
 
 def peer(target: str, variant: str = "bert3-int8") -> dict[str, Any]:
-    results = Results({}, BUNDLE_ID)
-    results.add(variant, fake(target), Entry(figures(), 1_000.0))
-    return results.rows()[0]
+    measured = PeerResults(1)
+    measured.add(variant, fake(target), RoundResult(figures(), 1_000.0))
+    return measured.rows()[0]
 
 
-def catalogue_row() -> Row:
-    return Row(
-        1_000, "exact", 1, 0, 10, 0, {"all": Search(0.99512, 0.99634, 0.9, 1, 2)}, {"ids": Whole(1, 2, 1, [1.0, 1.2])}
-    )
+def catalogue_row() -> CatalogueRow:
+    search = {"all": SearchFigures(0.99512, 0.99634, 0.9, 1, 2)}
+    return CatalogueRow(1_000, "exact", 1, 0, 10, 0, search, {"ids": RequestFigures(1, 2, 1, [1.0, 1.2])})

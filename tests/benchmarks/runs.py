@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from swiftrec.benchmarks.suite import store
-from swiftrec.benchmarks.suite.measured import Run
-from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks import result_files
+from swiftrec.benchmarks.statistics import Rows
 from swiftrec.benchmarks.suite.result import Point, Repeated, Workload
-from swiftrec.benchmarks.summary import Rows
+from swiftrec.benchmarks.suite.results import MeasuredRun, RawRows
 from tests.benchmarks.results import result
 
 _SECONDS = 4.0
@@ -53,9 +52,9 @@ def simulate(
     shares: Sequence[float] = (0.7,),
     rounds: int = 3,
     **changed: Any,  # noqa: ANN401
-) -> Run:
+) -> MeasuredRun:
     """A run: in each round saturation and `shares` of it for each workload, overload for the first one."""
-    random, raw, workloads = np.random.default_rng(seed), Raw(), {}
+    random, raw, workloads = np.random.default_rng(seed), RawRows(), {}
     for name in names:
         workloads[name] = _workload(server, rounds, random)
         for number in range(1, rounds + 1):
@@ -71,21 +70,22 @@ def simulate(
         "settings": {"size": "full", "slo_ms": _SLO_MS},
         "startup_s": Repeated(values=_varied(3.0, server.cost_noise, rounds, random)),
         "memory_mb": 100.0,
-        "scenarios": {"SingleStream": {"p50_ms": 2.0}, "Offline": {"per_s": 4_000.0 * server.speed / server.machine}},
+        "alone_p50_ms": 2.0,
+        "batch_per_s": 4_000.0 * server.speed / server.machine,
     }
-    return Run(result(**(facts | changed)), raw)
+    return MeasuredRun(result(**(facts | changed)), raw)
 
 
-def saved(folder: Path, run: Run) -> Path:
+def saved(folder: Path, run: MeasuredRun) -> Path:
     """Write a run as `make bench` does."""
     folder.mkdir(parents=True)
-    store.save(folder, run.result)
+    result_files.save(folder, run.result)
     run.raw.write(folder)
     return folder
 
 
 def _varied(value: float, noise: float, rounds: int, random: np.random.Generator) -> list[float]:
-    return [float(one) for one in value * np.exp(noise * random.standard_normal(rounds))]
+    return [float(item) for item in value * np.exp(noise * random.standard_normal(rounds))]
 
 
 def _workload(server: Server, rounds: int, random: np.random.Generator) -> Workload:
@@ -110,7 +110,7 @@ def _workload(server: Server, rounds: int, random: np.random.Generator) -> Workl
 
 
 def _add(
-    raw: Raw, server: Server, name: str, loop: str, share: float, number: int, random: np.random.Generator
+    raw: RawRows, server: Server, name: str, loop: str, share: float, number: int, random: np.random.Generator
 ) -> None:
     """A window: requests at random times, answered in log-normal times around 10 ms."""
     intended = np.sort(random.uniform(0.0, _SECONDS, server.answers))

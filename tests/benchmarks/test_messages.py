@@ -8,19 +8,17 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from swiftrec.benchmarks import __main__ as command
-from swiftrec.benchmarks import load, measure, overload, ratio
-from swiftrec.benchmarks.extra import gathered, sentence
+from swiftrec.benchmarks import load, overload, server_process
+from swiftrec.benchmarks.optional_deps import collect_until_error, error_sentence
 from swiftrec.benchmarks.peers import install
-from swiftrec.benchmarks.process import Served
-from swiftrec.benchmarks.record import Recorder
-from swiftrec.benchmarks.recording import Marks, Recording
-from swiftrec.benchmarks.summary import OK, UNAVAILABLE, Rows
+from swiftrec.benchmarks.recording import Pseudonyms, Recorder, Recording
+from swiftrec.benchmarks.server_process import ServerProcess
+from swiftrec.benchmarks.statistics import OK, UNAVAILABLE, Rows
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "rows.npz")
@@ -33,11 +31,13 @@ def rows(*codes: int) -> Rows:
 
 
 def test_full_disk_and_forbidden_path_say_what_to_do() -> None:
-    assert sentence(FULL) == "the disk is full at rows.npz (No space left on device): free some space and run again"
+    assert (
+        error_sentence(FULL) == "the disk is full at rows.npz (No space left on device): free some space and run again"
+    )
     denied = PermissionError(errno.EACCES, "Permission denied", "results")
-    assert sentence(denied) == "results: Permission denied: give a path that can be read and written here"
-    assert sentence(ConnectionError("reset")) == "reset"
-    assert sentence(ValueError()) == "ValueError"
+    assert error_sentence(denied) == "results: Permission denied: give a path that can be read and written here"
+    assert error_sentence(ConnectionError("reset")) == "reset"
+    assert error_sentence(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("it ended"), FULL, KeyboardInterrupt()])
@@ -46,22 +46,22 @@ def test_what_came_before_the_end_is_kept_with_its_reason(error: BaseException) 
         yield from range(number)
         raise error
 
-    kept, reason = gathered(some(2))
+    kept, reason = collect_until_error(some(2))
     assert (kept, bool(reason)) == ([0, 1], True)
     with pytest.raises(type(error)):
-        gathered(some(0))
-    assert gathered(iter([7])) == ([7], "")
+        collect_until_error(some(0))
+    assert collect_until_error(iter([7])) == ([7], "")
 
 
 @pytest.mark.parametrize(
     ("codes", "is_gone"),
     [((OK,) * 5, False), ((OK, *(UNAVAILABLE,) * 4), True), ((UNAVAILABLE,) * 4 + (OK,), False), ((), False)],
 )
-def test_server_that_went_away_is_told_from_one_that_refuses_a_call(codes: tuple[int, ...], is_gone: bool) -> None:
-    said = load.gone(rows(*codes), "here")
+def test_server_that_went_away_differs_from_one_that_rejects_a_call(codes: tuple[int, ...], is_gone: bool) -> None:
+    said = load.server_gone(rows(*codes), "here")
     assert bool(said) == is_gone
     assert not is_gone or said == (
-        "partial: the server at here went away, 4 requests met nobody: look at its log, and start it again"
+        "partial: the server at here went away, 4 requests failed: look at its log, and start it again"
     )
 
 
@@ -72,62 +72,37 @@ def test_full_disk_leaves_the_summary_of_a_load_on_stdout(
         raise FULL
 
     window = SimpleNamespace(measured=lambda: SimpleNamespace(save=save), rows=rows(OK))
-    monkeypatch.setattr(load.first, "check_source", lambda *_: None)  # type: ignore[attr-defined]
-    monkeypatch.setattr(load, "_alone", lambda _: window)
-    monkeypatch.setattr(load, "figures", lambda *_: {"bottleneck": "", "throughput": 9.0})
+    monkeypatch.setattr(load, "check_source", lambda *_: None)
+    monkeypatch.setattr(load, "_run_client", lambda _: window)
+    monkeypatch.setattr(load, "window_figures", lambda *_: {"bottleneck": "", "throughput": 9.0})
     assert command.main(["load", "--target", "here:1", "--rows", "rows.npz"]) == 2
     said = capsys.readouterr()
     assert json.loads(said.out)["throughput"] == 9.0
-    assert said.err == f"benchmarks load: {sentence(FULL)}\n"
+    assert said.err == f"swiftrec bench load: {error_sentence(FULL)}\n"
 
 
 def test_load_whose_rows_were_not_written_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = subprocess.CompletedProcess([], 2, '{"throughput": 9}\n', "benchmarks load: the disk is full\n")
-    monkeypatch.setattr(measure, "load_cores", lambda: {0})
-    monkeypatch.setattr(measure.subprocess, "run", lambda *_, **__: ended)  # type: ignore[attr-defined]
+    ended = subprocess.CompletedProcess([], 2, '{"throughput": 9}\n', "swiftrec bench load: the disk is full\n")
+    monkeypatch.setattr(server_process, "load_cores", lambda: {0})
+    monkeypatch.setattr(server_process.subprocess, "run", lambda *_, **__: ended)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="the load generator failed: the disk is full"):
-        measure.load(Served("there", None))
+        server_process.run_load_tool(ServerProcess("there", None))
 
 
-_ROUND = ratio.Round(1.0, 2.0, 3.0, 4.0, 1.0, 5.0, 6.0)
-_STEP = overload.Step(0.5, 1.0, 1.0, 1.0, 0, [])
-
-
-@pytest.mark.parametrize(
-    ("tool", "module", "settings", "of", "one"),
-    [
-        ("ratio", ratio, ratio.RatioSettings(_cli_parse_args=[]), "_round", _ROUND),
-        ("overload", overload, overload.OverloadSettings(_cli_parse_args=[]), "_steps", ("", _STEP)),
-    ],
-)
 def test_tool_whose_server_dies_shows_what_it_has_marked_partial(
-    tool: str,
-    module: Any,  # noqa: ANN401
-    settings: Any,  # noqa: ANN401
-    of: str,
-    one: object,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[int] = []
+    def steps(_: object) -> Iterator[tuple[str, overload.LoadStep]]:
+        yield "", overload.LoadStep(0.5, 1.0, 1.0, 1.0, 0, [])
+        raise RuntimeError("the server ended")
 
-    def each(*_: object) -> object:
-        asked.append(1)
-        if len(asked) > 1:
-            raise RuntimeError("the server ended")
-        return one
-
-    def several(*_: object) -> Iterator[object]:
-        while True:
-            yield each()
-
-    monkeypatch.setattr(module, of, each if tool == "ratio" else several)
-    monkeypatch.setattr("swiftrec.benchmarks.report.fingerprint", dict)
-    assert module.run(settings) == 1
-    said = capsys.readouterr()
-    assert said.err == f"benchmarks {tool}: partial: the server ended\n"
-    assert "PARTIAL: the server ended" in said.out
-    assert json.loads(said.out.splitlines()[-1])["partial"] == "the server ended"
+    monkeypatch.setattr(overload, "_steps", steps)
+    monkeypatch.setattr("swiftrec.benchmarks.formatting.fingerprint", dict)
+    assert overload.run(overload.OverloadSettings(_cli_parse_args=[])) == 1
+    printed = capsys.readouterr()
+    assert printed.err == "swiftrec bench overload: partial: the server ended\n"
+    assert "PARTIAL: the server ended" in printed.out
+    assert json.loads(printed.out.splitlines()[-1])["partial"] == "the server ended"
 
 
 @pytest.mark.parametrize("tool", ["summary", "targets", "compare"])
@@ -164,16 +139,16 @@ def test_recorder_on_a_full_disk_lets_calls_pass(capsys: pytest.CaptureFixture[s
             return len(line)
 
     disk = Disk()
-    recorder = Recorder("encode", Marks(len, keep_texts=False), disk)
+    recorder = Recorder("encode", Pseudonyms(len, keep_texts=False), disk)
     call = EncodeRequest(texts=["one"]).SerializeToString()
-    recorder.note("/swiftrec.v1.EncoderService/Encode", call)
+    recorder.record("/swiftrec.v1.EncoderService/Encode", call)
     disk.is_full = True
     for _ in range(3):
-        recorder.note("/swiftrec.v1.EncoderService/Encode", call)
+        recorder.record("/swiftrec.v1.EncoderService/Encode", call)
     assert (recorder.written, recorder.has_failed) == (1, True)
     said = capsys.readouterr().err
     assert said.count("the disk is full at calls (No space left on device): free some space") == 1
-    assert "calls pass on and are not written any more" in said
+    assert "calls are forwarded, but no longer recorded" in said
 
 
 def test_recording_whose_last_line_is_cut_is_read_without_it(

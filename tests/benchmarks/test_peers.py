@@ -1,4 +1,4 @@
-"""The comparison with other servers: right answers are told from wrong ones, rows say what was found."""
+"""The comparison with other servers: right and wrong rankings, rows, rounds and notes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ import gc
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
-from swiftrec.benchmarks.peers import family, install, messages, rounds
-from swiftrec.benchmarks.peers.asked import Answer, Asked
-from swiftrec.benchmarks.peers.measure import measure, rate_of
-from swiftrec.benchmarks.peers.reference import right_scores
-from swiftrec.benchmarks.peers.results import Entry, Results
+from swiftrec.benchmarks.__main__ import main
+from swiftrec.benchmarks.client import ResponseLog, send_all
+from swiftrec.benchmarks.peers import install, messages, process_tree, rounds, tables
+from swiftrec.benchmarks.peers.ground_truth import right_rankings
+from swiftrec.benchmarks.peers.measure import measure, p99_or_none
+from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
 from swiftrec.benchmarks.peers.servers.job import Job, read_ids, split_by_length
-from swiftrec.benchmarks.peers.targets import Target, targets, tried
-from swiftrec.benchmarks.peers.wire import UNKNOWN
-from swiftrec.benchmarks.suite import apart
-from swiftrec.benchmarks.summary import OK
-from swiftrec.benchmarks.texts import texts as texts_of
+from swiftrec.benchmarks.peers.session import Ranking, Session
+from swiftrec.benchmarks.peers.targets import OURS, UNARY, Target, select_targets, with_tries
+from swiftrec.benchmarks.peers.transports import UNKNOWN
+from swiftrec.benchmarks.statistics import MIN_P99_RESPONSES, OK, Rows, slope_per_s
+from swiftrec.benchmarks.suite import readme
+from swiftrec.benchmarks.suite.promises import PeerComparison
+from swiftrec.benchmarks.suite.summary import newest_results
+from swiftrec.benchmarks.workload import bundle_texts
 from swiftrec.export.data.dataset import Item, write_items
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
-from tests.benchmarks.peers import BUNDLE_ID, IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
+from tests.benchmarks.peers import IDS, PLAN, TEXTS, TOKENS, fake, figures, scores
+from tests.benchmarks.results import peers_result, result, save
 
 
 def test_splitting_keeps_the_order_and_saves_padding() -> None:
@@ -47,8 +52,8 @@ def test_splitting_keeps_the_order_and_saves_padding() -> None:
 
 @pytest.mark.parametrize("split", [0, 4])
 def test_the_job_of_the_peers_gives_the_reference(bundle: Bundle, split: int) -> None:
-    texts, encoder = texts_of(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
-    right = right_scores(bundle, encoder, texts)
+    texts, encoder = bundle_texts(bundle.folder, 64, seed=3), bundle.encoder("cpu", None)
+    right = right_rankings(bundle, encoder, texts)
     job = Job(encoder, bundle.folder / "ranker.onnx", bundle.folder, bundle.manifest.max_tokens, split)
     answers = job.answer(texts)
     assert all(right.is_right(n, ids) for n, ids in enumerate(answers))
@@ -63,7 +68,7 @@ def test_ids_with_line_separators_are_read_whole(tmp_path: Path) -> None:
 
 
 def test_every_peer_has_a_server_file_pins_and_settings_to_try() -> None:
-    for target in targets([]):
+    for target in select_targets([]):
         if target.is_ours:
             continue
         assert 2 <= len(target.tries) <= (4 if target.splits else 3)
@@ -84,30 +89,30 @@ def test_all_peers_run_the_same_onnxruntime_and_tokenizers() -> None:
 
 
 def test_a_server_that_is_not_known_is_named() -> None:
-    with pytest.raises(ValueError, match=r"no server triton; there are .*pytriton"):
-        targets(["triton"])
+    with pytest.raises(ValueError, match=r"--targets: no server triton: use .*pytriton"):
+        select_targets(["triton"])
 
 
 def test_tries_measure_each_setting_of_a_peer() -> None:
-    documented, split = targets(["mosec"])
-    made = tried(["mosec"])
+    documented, split = select_targets(["mosec"])
+    made = with_tries(["mosec"])
     assert [target.batching for target in made] == [*documented.tries, *split.tries]
     assert [target.splits for target in made] == [False] * len(documented.tries) + [True] * len(split.tries)
     with pytest.raises(ValueError, match="swiftrec: no settings to try"):
-        tried(["swiftrec"])
+        with_tries(["swiftrec"])
 
 
 def test_tries_say_which_setting_is_the_best() -> None:
-    results = Results({}, BUNDLE_ID)
+    results = PeerResults(1)
     rates = {"as documented": iter((400.0, 500.0, 450.0)), "split": iter((600.0, 590.0, 580.0, 570.0))}
-    for target in tried(["mosec"]):
-        found = figures(requests_per_s=next(rates[target.mode.partition(",")[0]]))
-        results.add("int8", target, Entry(found, 1_000.0))
+    for target in with_tries(["mosec"]):
+        result = figures(requests_per_s=next(rates[target.mode.partition(",")[0]]))
+        results.add("int8", target, RoundResult(result, 1_000.0))
     rows = results.tries()
     assert [(row["mode"], row["tried"]) for row in rows if row["is_best"]] == [
         ("as documented", "16 within 10 ms"), ("split", "32 within 10 ms")
     ]  # fmt: skip
-    assert "64 within 10 ms" in apart.tries(rows)
+    assert "64 within 10 ms" in tables.tries(rows)
 
 
 def test_a_right_answer_is_right_and_wrong_ones_are_seen() -> None:
@@ -128,38 +133,39 @@ def test_items_of_equal_score_may_change_places() -> None:
     assert not scores(gap=1e-3).is_same(0, IDS[:10], swapped)
 
 
-def test_an_entry_of_a_list_that_failed_is_an_error_and_not_a_wrong_answer() -> None:
-    target = Target("ours", "list", "grpc", messages.LIST, messages.pack_list, messages.unpack_list, texts=3)
-    asked = Asked(target, scores(), TEXTS, TOKENS)
+def answered(session: Session, *responses: tuple[int, bytes]) -> ResponseLog:
+    """The log of a session whose requests end so, one after the other."""
+    log, outcomes = session.log(len(responses)), iter(responses)
+    send_all(lambda _request, on_response: on_response(*next(outcomes)), log)
+    return log
+
+
+def test_an_entry_of_a_batch_that_failed_is_an_error_and_not_a_wrong_answer() -> None:
+    target = Target("ours", "batch", "grpc", messages.BATCH, messages.pack_batch, messages.unpack_batch, texts=3)
+    session = Session(target, scores(), TEXTS, TOKENS)
     good = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in IDS[:10]])
     bad = pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in reversed(IDS[:10])])
     results = [pb.BatchRecommendResult(response=good), pb.BatchRecommendResult(error=pb.EntryError(code=8))]
     reply = pb.BatchRecommendResponse(results=[*results, pb.BatchRecommendResult(response=bad)]).SerializeToString()
-    asked.through(lambda _request, answered: answered(OK, reply))(asked.requests[1], lambda _code, _reply: None)
-    assert [answer.text for answer in asked.take()] == [3, 4, 5]
-    assert (asked.answers, asked.errors, asked.wrong) == (2, 1, 1)
-    assert asked.trouble.startswith("text 5 was answered with 9 8 7")
+    rankings, rows = session.check(answered(session, (8, b""), (OK, reply)))
+    assert [ranking.text for ranking in rankings] == [0, 1, 2, 3, 4, 5]
+    assert (session.rankings, session.errors, session.wrong) == (2, 4, 1)
+    assert (rows.code.tolist(), rows.entries.tolist()) == ([8, OK], [0, 2])
+    assert session.trouble.startswith("text 5 had the wrong ranking 9 8 7")
 
 
 def test_mix_is_of_tokens_and_not_of_words() -> None:
-    asked = Asked(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
+    session = Session(fake("a"), scores(), TEXTS, [100, *[10] * (len(TEXTS) - 1)])
     mean = (100 + 10 * (len(TEXTS) - 1)) / len(TEXTS)
-    assert asked.mix([Answer(0.0, 0, IDS)]) == pytest.approx(100 / mean)
-    assert asked.mix([Answer(0.0, 1, IDS)]) == pytest.approx(10 / mean)
+    assert session.mix([Ranking(0, IDS)]) == pytest.approx(100 / mean)
+    assert session.mix([Ranking(1, IDS)]) == pytest.approx(10 / mean)
 
 
-def test_a_reply_that_is_none_counts_as_an_error() -> None:
-    asked = Asked(fake("a"), scores(), TEXTS, TOKENS)
-    for code, reply in ((OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")):
-
-        def ask(
-            _request: bytes, answered: Callable[[int, bytes], None], code: int = code, reply: bytes = reply
-        ) -> None:
-            answered(code, reply)
-
-        asked.through(ask)(asked.requests[0], lambda _code, _reply: None)
-    asked.take()
-    assert (asked.answers, asked.errors) == (0, 3)
+def test_a_response_that_cannot_be_read_counts_as_an_error() -> None:
+    session = Session(fake("a"), scores(), TEXTS, TOKENS)
+    _, rows = session.check(answered(session, (OK, b"no json"), (OK, b"7"), (UNKNOWN, b"")))
+    assert (session.rankings, session.errors) == (0, 3)
+    assert rows.code.tolist() == [UNKNOWN] * 3
 
 
 @pytest.mark.parametrize("is_raw", [True, False])
@@ -188,31 +194,35 @@ def test_an_answer_that_depends_on_its_mates_is_seen_and_no_garbage_is_collected
         under_way.pop()
         answered(OK, json.dumps(ids).encode())
 
-    running = SimpleNamespace(cpu_s=dict, check=lambda: None)
-    found = measure(cast("family.Family", running), ask, Asked(fake("a"), scores(), TEXTS, TOKENS), PLAN)
-    assert found.different_alone > 0
+    running = SimpleNamespace(cpu_s=float, check=lambda: None)
+    result = measure(cast("process_tree.ProcessTree", running), ask, Session(fake("a"), scores(), TEXTS, TOKENS), PLAN)
+    assert result.different_alone > 0
     assert collects == {False}
     assert gc.isenabled()
 
 
 def test_rates_are_not_cut_by_the_ends_of_a_window() -> None:
-    lumps = [moment for moment in np.arange(0.05, 4.0, 0.31) for _ in range(32)]
-    assert rate_of(lumps, 4.0) == pytest.approx(32 / 0.31, rel=0.02)
-    assert len(lumps) / 4.0 != pytest.approx(32 / 0.31, rel=0.007)
-    assert rate_of([1.0, 1.0001, 1.0002], 4.0) == 0.75
-    assert rate_of([], 4.0) == 0
+    def rate(moments: Sequence[float]) -> float:
+        times, ones = np.array(moments), np.ones(len(moments), np.int32)
+        return slope_per_s(Rows(times, times, times, 0 * ones, ones, ones), 0.0, 4.0)
+
+    bursts = [moment for moment in np.arange(0.05, 4.0, 0.31) for _ in range(32)]
+    assert rate(bursts) == pytest.approx(32 / 0.31, rel=0.02)
+    assert len(bursts) / 4.0 != pytest.approx(32 / 0.31, rel=0.007)
+    assert rate([1.0, 1.0001, 1.0002]) == 0.75
+    assert rate([]) == 0
 
 
 def test_shares_are_of_the_floor_for_the_texts_that_were_answered() -> None:
-    entry = Entry(figures(), floor_us=1_000.0)
+    entry = RoundResult(figures(), floor_us=1_000.0)
     assert entry.share == pytest.approx(500 * 1_000 * 0.9 / 1e6)
     assert entry.cpu_share == pytest.approx(1_000 * 0.9 / 1_250)
 
 
 def test_rows_have_what_the_report_reads() -> None:
-    results = Results({}, BUNDLE_ID)
+    results = PeerResults(1)
     for rate in (400.0, 500.0, 450.0):
-        results.add("int8", fake("a"), Entry(figures(requests_per_s=rate), 1_000.0))
+        results.add("int8", fake("a"), RoundResult(figures(requests_per_s=rate), 1_000.0))
     (row,) = results.rows()
     assert {
         "target", "variant", "mode", "requests_per_s", "share_of_floor", "p50_ms_one_in_flight", "p99_ms_at_70",
@@ -222,43 +232,122 @@ def test_rows_have_what_the_report_reads() -> None:
     assert row["spread"]["requests_per_s"] == [400, 500]
 
 
-def test_a_figure_that_there_is_not_is_no_number(tmp_path: Path) -> None:
-    results = Results({}, BUNDLE_ID)
-    found = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
-    results.add("int8", fake("a"), Entry(found, 1_000.0))
-    results.save(tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["rounds"][0]["late_ms"] is None
+def test_a_figure_that_was_not_measured_is_null() -> None:
+    results = PeerResults(1)
+    missing = figures(p99_ms_at_70=None, late_ms=float("nan"), trouble="a request failed")
+    results.add("int8", fake("a"), RoundResult(missing, 1_000.0))
     (row,) = results.rows()
+    assert row["rounds"][0]["late_ms"] is None
     assert row["p99_ms_at_70"] is None
     assert "too few" in results.table()
     assert "int8, a, as documented: a request failed" in results.table()
 
 
-def test_what_a_server_says_of_a_failure_is_kept() -> None:
-    asked = Asked(fake("a"), scores(), TEXTS, TOKENS)
-    asked.through(lambda _request, answered: answered(8, b"queue is full"))(asked.requests[0], lambda *_: None)
-    asked.take()
-    assert asked.trouble == "a request failed with status 8: queue is full"
+def test_a_servers_error_message_is_kept() -> None:
+    session = Session(fake("a"), scores(), TEXTS, TOKENS)
+    session.check(answered(session, (8, b"queue is full")))
+    assert session.trouble == "a request failed with status 8: queue is full"
 
 
-def test_the_section_of_the_result_has_every_peer_and_why_one_is_missing() -> None:
-    results = Results({}, BUNDLE_ID, skipped={"ray": "it does not install"}, died={"int8, b, split": "exit code 3"})
-    results.add("int8", fake("a"), Entry(figures(), 1_000.0))
-    section = results.section()
-    assert section["req_per_s_core"] == {"a as documented": {"int8": 500.0}}
-    assert section["skipped"] == {"ray": "it does not install", "int8, b, split": "exit code 3"}
-
-
-def test_a_late_client_is_told_where_the_median_is_of_late_rounds() -> None:
-    for late, is_told in (((0.1, 30.0, 0.2), False), ((0.1, 30.0, 20.0), True)):
-        results = Results({}, BUNDLE_ID)
+def test_a_late_client_is_noted_if_the_median_of_the_rounds_is_late() -> None:
+    for late, is_noted in (((0.1, 30.0, 0.2), False), ((0.1, 30.0, 20.0), True)):
+        results = PeerResults(1)
         for late_ms in late:
-            results.add("int8", fake("a"), Entry(figures(late_ms=late_ms), 1_000.0))
-        assert results.rows()[0]["note"] == ("the client sent up to 30.0 ms late at 70 %" if is_told else "")
+            results.add("int8", fake("a"), RoundResult(figures(late_ms=late_ms), 1_000.0))
+        assert results.rows()[0]["note"] == ("the client sent up to 30.0 ms late at 70 %" if is_noted else "")
 
 
-def test_a_client_at_its_limit_is_told() -> None:
-    results = Results({}, BUNDLE_ID)
-    results.add("int8", fake("a"), Entry(figures(client_busy=0.97), 1_000.0))
-    results.add("int8", fake("b"), Entry(figures(client_busy=0.5), 1_000.0))
+def test_a_client_at_its_limit_is_noted() -> None:
+    results = PeerResults(1)
+    results.add("int8", fake("a"), RoundResult(figures(client_busy=0.97), 1_000.0))
+    results.add("int8", fake("b"), RoundResult(figures(client_busy=0.5), 1_000.0))
     assert [bool(row["note"]) for row in results.rows()] == [True, False]
+
+
+def row(rounds: Sequence[Sequence[float]], name: str = "a", mode: str = UNARY) -> dict[str, Any]:
+    """Of a server with these latencies at 70 %, round by round."""
+    results = PeerResults(1)
+    for latencies in rounds:
+        result = np.array(latencies)
+        results.add(
+            "int8", fake(name, mode), RoundResult(figures(p99_ms_at_70=p99_or_none(result), latency_ms=result), 1_000.0)
+        )
+    return results.rows()[0]
+
+
+def test_rounds_with_answers_enough_have_a_p99_each() -> None:
+    result = row([[value] * MIN_P99_RESPONSES for value in (3.0, 5.0, 4.0)])
+    assert result["p99_ms_at_70"] == 4.0
+    assert result["spread"]["p99_ms_at_70"] == [3.0, 5.0]
+
+
+@pytest.mark.parametrize("sizes", [(100, 100, 100), (MIN_P99_RESPONSES, MIN_P99_RESPONSES, MIN_P99_RESPONSES - 1)])
+def test_one_round_with_too_few_answers_makes_the_p99_that_of_all_together(sizes: Sequence[int]) -> None:
+    latencies = [[10.0 * number] * size for number, size in enumerate(sizes, 1)]
+    result = row(latencies)
+    assert result["p99_ms_at_70"] == pytest.approx(np.percentile(np.concatenate(latencies), 99))
+    assert result["rounds"][2]["p99_ms_at_70"] is None
+    assert "p99_ms_at_70" not in result["spread"]
+
+
+def test_too_few_answers_in_all_rounds_are_no_p99() -> None:
+    assert row([[1.0] * 99] * 3)["p99_ms_at_70"] is None
+
+
+def test_latencies_are_not_written_into_the_result() -> None:
+    results = PeerResults(1)
+    results.add("int8", fake("a"), RoundResult(figures(latency_ms=np.ones(400)), 1_000.0))
+    assert "latency_ms" not in results.rows()[0]["rounds"][0]
+
+
+def test_a_window_with_too_few_answers_has_latencies_and_no_p99() -> None:
+    """At most 800 a second come from a server that takes 5 ms, of which the window has 168."""
+
+    def ask(_request: bytes, answered: Callable[[int, bytes], None]) -> None:
+        threading.Timer(0.005, answered, [OK, json.dumps(IDS[:10]).encode()]).start()
+
+    running = SimpleNamespace(cpu_s=float, check=lambda: None)
+    result = measure(cast("process_tree.ProcessTree", running), ask, Session(fake("a"), scores(), TEXTS, TOKENS), PLAN)
+    assert result.p99_ms_at_70 is None
+    assert 0 < len(result.latency_ms) < MIN_P99_RESPONSES
+
+
+def test_the_promise_is_judged_by_the_p99_of_all_rounds_where_one_has_none() -> None:
+    ours, theirs = row([[2.0] * 200] * 3, OURS), row([[4.0] * MIN_P99_RESPONSES] * 3, "mosec")
+    rows = {(item["target"], item["mode"]): item for item in (ours, theirs)}
+    result = {promise.name: promise for promise in PeerComparison("int8", rows, {}, "a").promises(static=False)}
+    assert result[f"int8, p99 at 70 % load: {UNARY} / mosec {UNARY}"].values == [0.5]
+    assert len(result[f"int8, p50 with one in flight: {UNARY} / mosec {UNARY}"].values) == 3
+
+
+def cut(rounds: int = 2, requested: int = 3) -> PeerResults:
+    """A comparison in which server b died: "a" was measured as often as requested."""
+    results = PeerResults(requested, died={"int8, b, as documented": "exit code 3"})
+    for name, number in (("a", requested), ("b", rounds)):
+        for _ in range(number):
+            results.add("int8", fake(name), RoundResult(figures(), 1_000.0))
+    return results
+
+
+def test_a_row_with_fewer_rounds_than_requested_is_marked_wherever_it_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = peers_result(cut().rows(), skipped=cut().why_skipped(), is_partial=True, reason="b died")
+    folder = save(tmp_path, "2026-01-01", result(), peers)
+    assert main(["summary", "--json", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["peers_partial"] == {"int8, b, as documented": "2 of 3 rounds"}
+    assert "the comparison with other servers is not complete: partial: b died" in printed.err
+    table = readme.tables(readme.make_reference(newest_results(tmp_path, folder)))
+    assert [line.split("|")[-2] for line in table.splitlines() if line.startswith(("| a as", "| b as"))] == [
+        " 0 ", " 0, 2 of 3 rounds "
+    ]  # fmt: skip
+    assert "Medians of 3 rounds (range), of fewer if the last column says so." in table
+    assert "int8, b, as documented: 2 of 3 rounds" in cut().table()
+
+
+def test_a_run_that_ended_in_its_second_round_marks_every_row() -> None:
+    assert set(tables.few_rounds(cut(rounds=1, requested=1).rows())) == set()
+    results = cut(rounds=2, requested=2)
+    results.repeats = 3
+    assert set(tables.few_rounds(results.rows()).values()) == {"2 of 3 rounds"}

@@ -1,129 +1,199 @@
-"""README's results are the committed reference's, never typed."""
+"""The generated parts of the documents are those of the committed reference, and a full run becomes the reference."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from swiftrec.benchmarks.__main__ import main
-from swiftrec.benchmarks.peers.results import Entry, Results
-from swiftrec.benchmarks.suite import readme, store
-from swiftrec.benchmarks.suite.result import Peers
-from tests.benchmarks.peers import BUNDLE_ID, fake, figures
-from tests.benchmarks.results import BUNDLE, catalogue_row, result
+from swiftrec.benchmarks.peers.results import PeerResults, RoundResult
+from swiftrec.benchmarks.peers.targets import BATCH, UNARY
+from swiftrec.benchmarks.suite import readme
+from swiftrec.benchmarks.suite.summary import newest_results
+from tests.benchmarks.peers import fake, figures
+from tests.benchmarks.results import (
+    BUNDLE,
+    catalogue_result,
+    catalogue_row,
+    peers_result,
+    result,
+    save,
+    teacher_result,
+)
 from tests.conftest import ROOT
 
-
-def test_readme_is_in_step_with_the_committed_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = readme.ReadmeSettings(
-        check=True, readme=ROOT / "README.md", file=ROOT / readme.REFERENCE, _cli_parse_args=[]
-    )
-    assert readme.run(settings) == 0, capsys.readouterr().err
+_FILES = ("README.md", "docs/results.md", "docs/img/throughput.svg")
 
 
-def test_readme_check_catches_a_typed_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def documents(tmp_path: Path) -> list[str]:
+    """Flags for a copy of the committed documents."""
+    for name in _FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    paths = [str(tmp_path / name) for name in _FILES]
+    return ["--readme", paths[0], "--tables", paths[1], "--chart", paths[2]]
+
+
+def reference(tmp_path: Path, **changed: object) -> dict[str, Any]:
+    """The reference made of a run with these changes, as it is read from its file."""
+    folder = save(tmp_path, "2026-01-01", result(**changed))
+    made: dict[str, Any] = json.loads(json.dumps(readme.make_reference(newest_results(tmp_path, folder))))
+    return made
+
+
+def compared(name: str, rate: float, variant: str = "int8", mode: str = "", **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+    measured = PeerResults(1)
+    target = fake(name, mode) if mode else fake(name)
+    measured.add(variant, target, RoundResult(figures(requests_per_s=rate, **changed), 1_000.0))
+    return measured.rows()[0]
+
+
+def test_documents_are_those_of_the_committed_reference(
+    documents: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["readme", "--check", "--file", str(ROOT / readme.REFERENCE), *documents]
+    assert main(flags) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_check_finds_a_figure_typed_by_hand(
+    name: str, documents: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Negative control."""
-    typed = (ROOT / "README.md").read_text().replace(readme.END, f"| mixed | 0.99 |\n{readme.END}")
-    (tmp_path / "README.md").write_text(typed)
-    settings = readme.ReadmeSettings(
-        check=True, readme=tmp_path / "README.md", file=ROOT / readme.REFERENCE, _cli_parse_args=[]
-    )
-    assert readme.run(settings) == 1
-    assert "not in step" in capsys.readouterr().err
+    path = tmp_path / name
+    text = path.read_text()
+    marker = {"README.md": readme.FIGURES[1], "docs/results.md": readme.TABLES[1]}.get(name, "</svg>")
+    path.write_text(text.replace(marker, f"0.99\n{marker}"))
+    assert main(["readme", "--check", "--file", str(ROOT / readme.REFERENCE), *documents]) == 1
+    assert f"{path} differs from" in capsys.readouterr().err
+    assert main(["readme", "--file", str(ROOT / readme.REFERENCE), *documents]) == 0
+    assert path.read_text() == text
 
 
-def test_without_a_reference_readme_says_so(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"{readme.BEGIN}\n| old |\n{readme.END}\n")
-    settings = readme.ReadmeSettings(readme=tmp_path / "README.md", file=tmp_path / "none.json", _cli_parse_args=[])
-    assert readme.run(settings) == 0
-    assert "No reference run yet" in (tmp_path / "README.md").read_text()
+def test_without_a_reference_the_documents_say_so(documents: list[str], tmp_path: Path) -> None:
+    assert main(["readme", "--file", str(tmp_path / "none.json"), *documents]) == 0
+    for name in _FILES[:2]:
+        assert "No reference run yet" in (tmp_path / name).read_text()
 
 
-def test_readme_table_is_replaced_between_its_markers_only() -> None:
-    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
-    assert readme.replaced(text, "new") == f"before\n{readme.BEGIN}\nnew\n{readme.END}\nafter\n"
-    with pytest.raises(RuntimeError, match="markers"):
-        readme.replaced("nothing", "new")
+def test_only_the_text_between_the_markers_is_replaced() -> None:
+    text = "before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter\n"
+    path = Path("results.md")
+    replaced = readme.replace_between(path, text, readme.TABLES, "new")
+    assert replaced == "before\n<!-- tables -->\nnew\n<!-- end of tables -->\nafter\n"
+    with pytest.raises(RuntimeError, match=r"results.md: the markers are missing"):
+        readme.replace_between(path, "nothing", readme.TABLES, "new")
 
 
-def test_reference_is_never_a_partial_invalid_or_smoke_run() -> None:
-    assert readme.slim(result(), _summary())["commit"] == "abc"
-    assert readme.slim(result(), _summary())["bundle"] == BUNDLE
-    for changed in ({"is_partial": True}, {"failures": ["x"]}, {"settings": {"size": "smoke"}}):
-        with pytest.raises(RuntimeError, match="no reference"):
-            readme.slim(result(**changed), _summary())
+@pytest.mark.parametrize("changed", [{"is_partial": True}, {"failures": ["x"]}, {"settings": {"size": "smoke"}}])
+def test_reference_is_never_a_partial_invalid_or_smoke_run(tmp_path: Path, changed: dict[str, object]) -> None:
+    assert reference(tmp_path / "good")["bench"]["bundle"] == BUNDLE
+    with pytest.raises(RuntimeError, match="cannot be the reference"):
+        reference(tmp_path / "bad", **changed)
 
 
-def test_table_shows_the_figures_of_the_reference() -> None:
-    made = readme.table(json.loads(json.dumps(readme.slim(result(), _summary()))))
-    assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) | 800 (792-808) | 50 (50-50) |" in made
+def test_reference_needs_what_is_measured_after_the_rounds(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"batch_per_s were not measured in time: raise --budget-s"):
+        reference(tmp_path, batch_per_s=float("nan"))
 
 
-def test_table_says_where_figures_of_other_runs_may_be_of_another_bundle() -> None:
+def test_tables_show_the_figures_of_the_reference(tmp_path: Path) -> None:
+    text = readme.tables(reference(tmp_path))
+    assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) | 800 (792-808) | 50 (50-50) |" in text
+    assert "one request in flight p50 2.0 ms; batches of 32: 400 recommendations/s" in text
+
+
+def test_tables_say_if_figures_of_other_runs_may_be_of_another_bundle(tmp_path: Path) -> None:
     """References of earlier versions name no export key."""
-    found = readme.slim(result(), _summary() | {"sources": {"run": "a", "catalogue": "b"}})
-    assert readme.table(found).endswith("From other runs: catalogue b.")
-    old = found | {"bundle": {"name": "b", "version": "1", "variant": "int8"}}
-    assert "their bundle may be another" in readme.table(old)
+    save(tmp_path, "2026-01-02", catalogue_result())
+    made = reference(tmp_path)
+    assert readme.tables(made).endswith("From other runs: catalogue 2026-01-02.")
+    made["bench"]["bundle"] = {"name": "b", "version": "1", "variant": "int8"}
+    assert "they may be of another bundle" in readme.tables(made)
 
 
-def test_table_has_peers_catalogue_and_teacher_where_they_were_measured() -> None:
-    found = readme.slim(result(), _summary()) | {
-        "peers": [compared("triton", 300.0), compared("swiftrec", 400.0, p99_ms_at_70=None), compared("mosec", 500.0)],
-        "peers_skipped": {"ray": "it does not install"},
-        "catalogue": [asdict(catalogue_row())],
-        "teacher": {"rate_ratio": [9.0, 11.0], "cpu_ratio": [4.0], "p99_bound_ms": 100.0},
-    }
-    made = readme.table(found)
+def test_tables_have_peers_catalogue_and_teacher_if_they_were_measured(tmp_path: Path) -> None:
+    rows = [compared("triton", 300.0), compared("swiftrec", 400.0, p99_ms_at_70=None), compared("mosec", 500.0)]
+    peers = peers_result(rows, skipped={"ray": "it does not install"})
+    save(tmp_path, "2026-01-01", peers, catalogue_result(), teacher_result())
+    text = readme.tables(reference(tmp_path))
     mosec = "| mosec as documented | int8 | 0.45 (0.45-0.45) | 500 (500-500) | 2.0 | 9 | 0 |"
     ours = "| swiftrec as documented | int8 | 0.36 (0.36-0.36) | 400 (400-400) | 2.0 |  | 0 |"
-    assert made.index(mosec) < made.index(ours) < made.index("| triton")
-    assert "| ray | not measured: it does not install |" in made
-    assert "| 1,000 | exact | search, all | 0.9951 | 0.9963 | 1.00 | 2.00 | |" in made
-    assert "| 1,000 | exact | Recommend, ids | | | 1.00 | 2.00 | 1.10 (1.00-1.20) |" in made
-    assert "10.0 (9.0-11.0) times the rate" in made
+    assert text.index(mosec) < text.index(ours) < text.index("| triton")
+    assert "| ray | not measured: it does not install |" in text
+    assert "| 1,000 | exact | search, all | 0.9951 | 0.9963 | 1.00 | 2.00 | |" in text
+    assert "| 1,000 | exact | Recommend, ids | | | 1.00 | 2.00 | 1.10 (1.00-1.20) |" in text
+    assert "10.0 (9.0-11.0) times the rate" in text
 
 
-def test_table_says_of_each_server_what_went_wrong() -> None:
-    bad = compared("ray", 300.0, errors=3, wrong_answers=2, different_alone=1)
-    made = readme.table(readme.slim(result(), _summary()) | {"peers": [bad]})
-    assert "| 3, 2 wrong answers, alone differs from batch |" in made
+def test_tables_say_what_went_wrong_with_each_server(tmp_path: Path) -> None:
+    save(tmp_path, "2026-01-01", peers_result([compared("ray", 300.0, errors=3, wrong_answers=2, different_alone=1)]))
+    assert "| 3, 2 wrong answers, alone differs from batch |" in readme.tables(reference(tmp_path))
 
 
-def test_the_command_takes_a_run_and_the_peers_of_both_its_variants_into_the_table(tmp_path: Path) -> None:
-    """From two folders of results to README, as a user does it."""
-    results, text = tmp_path / "results", tmp_path / "README.md"
-    text.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+def test_readme_has_six_figures_with_their_commands(tmp_path: Path) -> None:
+    rows = [
+        compared(name, rate, variant, mode)
+        for variant, factor in (("int8", 1.0), ("bert3-int8", 0.1))
+        for name, mode, rate in (
+            ("swiftrec", UNARY, factor * 4_000),
+            ("swiftrec", BATCH, factor * 7_000),
+            ("mosec", "split", factor * 6_000),
+        )
+    ]
+    large = asdict(catalogue_row()) | {"items": 1_000_000, "index": "approximate"}
+    save(tmp_path, "2026-01-01", peers_result(rows), catalogue_result([large]), teacher_result())
+    figure_rows = list(readme.figure_rows(reference(tmp_path)))
+    assert [row.value for row in figure_rows] == [
+        "4,000 one a call, 7,000 in batches of 32; mosec split 6,000",
+        "400 one a call, 700 in batches of 32; mosec split 600",
+        "10 times",
+        "2.0 ms",
+        "3.1 s, 0 MB",
+        "recall@10 at least 0.996, p50 at most 1.0 ms",
+    ]
+    assert readme.figure_table(figure_rows).count("| `make bench") == 4
+
+
+def test_chart_has_this_server_and_the_best_mode_of_each_other_one_in_both_themes(tmp_path: Path) -> None:
+    rows = [
+        compared("swiftrec", 400.0, mode=UNARY), compared("swiftrec", 700.0, mode=BATCH),
+        compared("mosec", 500.0), compared("mosec", 600.0, mode="split"), compared("mosec", 9.0, "other"),
+    ]  # fmt: skip
+    save(tmp_path, "2026-01-01", peers_result(rows))
+    svg = readme.throughput_chart(reference(tmp_path))
+    document = ElementTree.fromstring(svg)  # noqa: S314 (made above)
+    assert document.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme:dark" in svg
+    texts = [element.text for element in document.iter("{http://www.w3.org/2000/svg}text")]
+    labels = [text for text in texts if text and ("swiftrec" in text or "mosec" in text)]
+    assert labels == ["swiftrec, batches of 32", "mosec, batches split by length", "swiftrec, one request a call"]
+
+
+def test_the_command_takes_a_run_and_the_peers_of_both_its_variants_into_the_documents(
+    documents: list[str], tmp_path: Path
+) -> None:
+    """From two folders of results to the documents, as a user does it."""
     rows = [compared(name, rate, variant) for variant, rate in (("bert3-int8", 400.0), ("static", 2_000.0))
             for name in ("swiftrec", "mosec")]  # fmt: skip
-    runs = {"2026-01-01": result(peers=Peers.of(rows, {"ray": "no wheel"}, [])), "2026-01-02": result()}
-    for name, found in runs.items():
-        (results / name).mkdir(parents=True)
-        store.save(results / name, found)
-    flags = ["--readme", str(text), "--file", str(tmp_path / "reference.json")]
-    assert main(["readme", *flags, "--reference", str(results / "2026-01-02")]) == 0
-    made = text.read_text()
-    heads = [line.split("|")[1:3] for line in made.splitlines() if line.startswith(("| swiftrec", "| mosec"))]
+    results = tmp_path / "results"
+    save(results, "2026-01-01", peers_result(rows, skipped={"ray": "no wheel"}))
+    run = save(results, "2026-01-02", result())
+    flags = [*documents, "--file", str(tmp_path / "reference.json")]
+    assert main(["readme", *flags, "--reference", str(run)]) == 0
+    text = (tmp_path / "docs/results.md").read_text()
+    heads = [line.split("|")[1:3] for line in text.splitlines() if line.startswith(("| swiftrec", "| mosec"))]
     assert heads == [[f" {name} as documented ", f" {variant} "] for variant in ("bert3-int8", "static")
                      for name in ("swiftrec", "mosec")]  # fmt: skip
-    assert "| ray | not measured: no wheel |" in made
-    assert "From other runs: peers 2026-01-01." in made
-    assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) |" in made
-    assert made.startswith("before\n")
-    assert made.endswith("after\n")
+    assert "| ray | not measured: no wheel |" in text
+    assert "From other runs: peers 2026-01-01." in text
+    assert "| mixed | 1000 + 150 + 100 = 1250 | 0.92 (0.91-0.93) |" in text
+    assert "| p50 with one request in flight | 2.0 ms | `make bench` |" in (tmp_path / "README.md").read_text()
     assert main(["readme", "--check", *flags]) == 0
-
-
-def compared(name: str, rate: float, variant: str = "int8", **changed: Any) -> dict[str, Any]:  # noqa: ANN401
-    results = Results({}, BUNDLE_ID)
-    results.add(variant, fake(name), Entry(figures(requests_per_s=rate, **changed), 1_000.0))
-    return results.rows()[0]
-
-
-def _summary() -> dict[str, Any]:
-    parts: dict[str, Any] = {name: {} for name in ("req_per_s_core", "p99_ms_at_70", "peers_skipped", "teacher")}
-    return parts | {"catalogue": [], "peers": [], "sources": {"run": "a"}}

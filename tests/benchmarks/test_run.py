@@ -11,21 +11,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from swiftrec.benchmarks import measure
+from swiftrec.benchmarks import result_files, server_process
 from swiftrec.benchmarks.bundle_id import BundleId
-from swiftrec.benchmarks.process import Served
+from swiftrec.benchmarks.server_process import ServerProcess
+from swiftrec.benchmarks.statistics import Rows
+from swiftrec.benchmarks.suite import curve
+from swiftrec.benchmarks.suite import prepare as before
 from swiftrec.benchmarks.suite import run as suite
-from swiftrec.benchmarks.suite import scenarios, store
-from swiftrec.benchmarks.suite import start as before
-from swiftrec.benchmarks.suite.bench import Bench
-from swiftrec.benchmarks.suite.raw import Raw
+from swiftrec.benchmarks.suite.context import BenchContext
 from swiftrec.benchmarks.suite.result import Client, Result
+from swiftrec.benchmarks.suite.results import RawRows
 from swiftrec.benchmarks.suite.settings import BenchSettings
-from swiftrec.benchmarks.summary import Rows
 from swiftrec.server.models.bundle import Bundle
-from tests.benchmarks.results import BUNDLE, point, result, workload
+from tests.benchmarks.results import BUNDLE, folders, point, result, workload
 
 CLIENT = Client(ceiling_per_s=6_000, reached_per_s=5_000, client_us=166, processes=1)
 FULL = OSError(errno.ENOSPC, "No space left on device", "result.json")
@@ -38,19 +39,19 @@ def _signals() -> Iterator[None]:
     signal.signal(signal.SIGTERM, given)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, phases: Callable[[Bench], None]) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, phases: Callable[[BenchContext], None]) -> int:
     monkeypatch.setattr(suite, "load_cores", lambda: {0})
     monkeypatch.setattr(suite, "start", lambda bench, _: bench.result.bundle.update(BUNDLE))
-    monkeypatch.setattr(suite, "ceiling", lambda _: CLIENT)
-    monkeypatch.setattr(suite, "_phases", phases)
+    monkeypatch.setattr(suite, "client_limit", lambda _: CLIENT)
+    monkeypatch.setattr(suite, "_run_phases", phases)
     return suite.run(BenchSettings(results=tmp_path, _cli_parse_args=[]))
 
 
-def measured(bench: Bench) -> None:
+def measured(bench: BenchContext) -> None:
     """One point and one workload were measured."""
     bench.result.points.append(point(0.7, 10.0))
     bench.result.workloads["mixed"] = workload()
-    bench.raw.add(Rows.joined([Rows(*([[]] * 6))]), bench.result.points[0])  # type: ignore[arg-type]
+    bench.raw.add(Rows.concatenate([Rows(*([[]] * 6))]), bench.result.points[0])  # type: ignore[arg-type]
 
 
 def test_clients_ceiling_is_measured_and_printed_before_any_load(
@@ -58,51 +59,51 @@ def test_clients_ceiling_is_measured_and_printed_before_any_load(
 ) -> None:
     said: list[str] = []
 
-    def phases(bench: Bench) -> None:
+    def phases(bench: BenchContext) -> None:
         said.append(capsys.readouterr().err)
         measured(bench)
 
     assert run(monkeypatch, tmp_path, phases) == 0
-    assert said == ["  the client's own ceiling: 6000 requests/s on 1 core(s), 166 us each; 5000/s reached against a "
-                    "bare server\n"]  # fmt: skip
+    line = "the client can send 6000 requests/s with 1 process(es), 166 us each; a bare server answered 5000/s"
+    assert said == [f"  {line}\n"]
     assert "client: at most 6000 requests/s, 166 us each" not in said[0]
 
 
 def test_ceiling_is_found_against_the_bare_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
+    requests: list[tuple[str, dict[str, Any]]] = []
 
-    def load(served: Served, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
-        asked.append((served.address, flags))
-        found = {"bottleneck": "", "failed": 0, "refused": 0, "requests": 9}
-        return found | {"throughput": 5_000.0, "client_us": 200.0}
+    def load(served: ServerProcess, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+        requests.append((served.address, flags))
+        values = {"bottleneck": "", "failed": 0, "rejected": 0, "requests": 9}
+        return values | {"throughput": 5_000.0, "client_us": 200.0}
 
-    monkeypatch.setattr(measure, "load", load)
+    monkeypatch.setattr(server_process, "run_load_tool", load)
     monkeypatch.setattr(before, "load_cores", lambda: {1, 2})
-    bench = Bench(BenchSettings(results=tmp_path, processes=4, _cli_parse_args=[]), result(), Raw())
-    bench.server, bench.echo = Served("server", None), Served("echo", None)
-    found = before.ceiling(bench)
-    assert [address for address, _ in asked] == ["echo"]
-    assert asked[0][1]["max_busy"] == measure.NO_LIMIT
-    assert found.ceiling_per_s == 10_000, "four processes on two cores are good for two"
-    assert bench.result.client == found
+    bench = BenchContext(BenchSettings(results=tmp_path, processes=4, _cli_parse_args=[]), result(), RawRows())
+    bench.server, bench.echo = ServerProcess("server", None), ServerProcess("echo", None)
+    values = before.client_limit(bench)
+    assert [address for address, _ in requests] == ["echo"]
+    assert requests[0][1]["max_busy"] == server_process.NO_LIMIT
+    assert values.ceiling_per_s == 10_000, "four processes on two cores are good for two"
+    assert bench.result.client == values
 
 
 def test_load_has_the_access_to_the_target_and_none_to_the_bare_server(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {}
+    requests: dict[str, Any] = {}
 
-    def load(served: Served, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
-        asked[served.address] = flags
-        return {"bottleneck": "", "failed": 0, "refused": 0, "requests": 9}
+    def load(served: ServerProcess, **flags: Any) -> dict[str, Any]:  # noqa: ANN401
+        requests[served.address] = flags
+        return {"bottleneck": "", "failed": 0, "rejected": 0, "requests": 9}
 
-    monkeypatch.setattr(measure, "load", load)
+    monkeypatch.setattr(server_process, "run_load_tool", load)
     flags = ["--target", "server", "--tls-ca", "ca.pem", "--token-file", "token", "--results", str(tmp_path)]
-    bench = Bench(BenchSettings(_cli_parse_args=flags), result(), Raw())
-    bench.saturate(Served("server", None), "mixed", 1)
-    bench.saturate(Served("echo", None), "mixed", 1, is_echo=True)
-    assert (asked["server"]["tls_ca"], asked["server"]["token_file"]) == (Path("ca.pem"), Path("token"))
-    assert not {"tls_ca", "token_file"} & asked["echo"].keys()
+    bench = BenchContext(BenchSettings(_cli_parse_args=flags), result(), RawRows())
+    bench.saturate(ServerProcess("server", None), "mixed", 1)
+    bench.saturate(ServerProcess("echo", None), "mixed", 1, is_echo=True)
+    assert (requests["server"]["tls_ca"], requests["server"]["token_file"]) == (Path("ca.pem"), Path("token"))
+    assert not {"tls_ca", "token_file"} & requests["echo"].keys()
 
 
 @pytest.mark.parametrize(
@@ -117,12 +118,12 @@ def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
         name="b", version=1, export_key="5f3a", default={"cpu": "static-fp32"}, variants=dict.fromkeys(names, "a.onnx")
     )
     monkeypatch.setattr(before, "load_bundle", lambda _: Bundle(tmp_path, facts))
-    monkeypatch.setattr(before, "first_answer", lambda *_: None)
-    monkeypatch.setattr(before, "serving", lambda *_: nullcontext(Served("echo", None)))
+    monkeypatch.setattr(before, "first_response", lambda *_: None)
+    monkeypatch.setattr(before, "running_server", lambda *_: nullcontext(ServerProcess("echo", None)))
     monkeypatch.setattr(before, "pinned", lambda _: nullcontext())
     monkeypatch.setattr(before, "FloorMeter", lambda *_: None)
     flags = ["--target", "127.0.0.1:8001", "--results", str(tmp_path), *given]
-    bench = Bench(BenchSettings(_cli_parse_args=flags), result(), Raw())
+    bench = BenchContext(BenchSettings(_cli_parse_args=flags), result(), RawRows())
     with ExitStack() as stack:
         before.start(bench, stack)
     assert bench.result.bundle["variant"] == variant
@@ -134,7 +135,7 @@ def test_encoder_of_a_server_that_ran_already_is_unknown_unless_it_is_given(
     ("error", "reason"),
     [
         (FULL, "partial: the disk is full at result.json"),
-        (RuntimeError("the server at x went away: 9 requests met nobody"), "partial: the server at x went away"),
+        (RuntimeError("the server at x went away: 9 requests failed"), "partial: the server at x went away"),
         (ValueError("there are no more texts"), "partial: there are no more texts"),
         (KeyboardInterrupt(), "partial: it was interrupted"),
     ],
@@ -146,19 +147,19 @@ def test_what_was_measured_before_the_end_is_kept_and_marked(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def phases(bench: Bench) -> None:
+    def phases(bench: BenchContext) -> None:
         measured(bench)
         raise error
 
     assert run(monkeypatch, tmp_path, phases) == 1
     said = capsys.readouterr()
-    (folder,) = store.folders(tmp_path)
-    for found in (store.load(folder), Result.model_validate(json.loads(said.out.splitlines()[-1]))):
-        assert found.is_partial
-        assert found.reason.startswith(reason)
-        assert len(found.points) == 1
-        assert found.workloads["mixed"] == workload()
-    assert f"benchmarks bench: {reason}" in said.err
+    (folder,) = folders(tmp_path)
+    for stored in (result_files.load(folder, Result), Result.model_validate(json.loads(said.out.splitlines()[-1]))):
+        assert stored.is_partial
+        assert stored.reason.startswith(reason)
+        assert len(stored.points) == 1
+        assert stored.workloads["mixed"] == workload()
+    assert f"swiftrec bench: {reason}" in said.err
 
 
 def test_a_disk_that_takes_nothing_leaves_the_result_on_stdout(
@@ -167,40 +168,44 @@ def test_a_disk_that_takes_nothing_leaves_the_result_on_stdout(
     def full(*_: object) -> None:
         raise FULL
 
-    def phases(bench: Bench) -> None:
+    def phases(bench: BenchContext) -> None:
         measured(bench)
         bench.keep()
 
-    monkeypatch.setattr(store, "write", full)
+    monkeypatch.setattr(result_files, "write", full)
     assert run(monkeypatch, tmp_path, phases) == 1
-    found = Result.model_validate_json(capsys.readouterr().out.splitlines()[-1])
-    assert found.is_partial
-    assert "the disk is full" in found.reason
-    assert len(found.points) == 1
+    result = Result.model_validate_json(capsys.readouterr().out.splitlines()[-1])
+    assert result.is_partial
+    assert "the disk is full" in result.reason
+    assert len(result.points) == 1
 
 
 def test_a_run_that_never_began_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def phases(_bench: Bench) -> None:
+    def phases(_bench: BenchContext) -> None:
         raise RuntimeError("nothing answers")
 
     with pytest.raises(RuntimeError, match="nothing answers"):
         run(monkeypatch, tmp_path, phases)
-    assert not store.folders(tmp_path)
+    assert not folders(tmp_path)
 
 
 @pytest.mark.parametrize(("budget_s", "has_time"), [(1e9, True), (1e-9, False)])
 def test_what_follows_the_rounds_is_left_out_when_no_time_is_left(
     budget_s: float, has_time: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("read_curve", "ladder"):
-        monkeypatch.setattr(scenarios, name, lambda *_: None)
+    for name in ("read_curve", "closed_loop_steps"):
+        monkeypatch.setattr(curve, name, lambda *_: None)
     monkeypatch.setattr(suite, "Rounds", lambda *_: type("None", (), {"run": lambda *_: None})())
     monkeypatch.setattr(suite, "measure_parts", lambda *_: {"index": {}})
-    bench = Bench(BenchSettings(budget_s=budget_s, results=tmp_path, _cli_parse_args=[]), result(scenarios={}), Raw())
+    bench = BenchContext(
+        BenchSettings(budget_s=budget_s, results=tmp_path, _cli_parse_args=[]),
+        result(batch_per_s=float("nan")),
+        RawRows(),
+    )
     bench.floor = object()  # type: ignore[assignment]
     monkeypatch.setattr(bench, "saturate", lambda *_, **__: {"throughput": 9.0})
-    monkeypatch.setattr(bench, "point", lambda *_, **__: None)
-    suite._phases(bench)
-    assert ("Offline" in bench.result.scenarios) == has_time
+    monkeypatch.setattr(bench, "add_point", lambda *_, **__: None)
+    suite._run_phases(bench)
+    assert np.isfinite(bench.result.batch_per_s) == has_time
     assert bool(bench.result.parts) == has_time
     assert len(bench.result.notes) == (0 if has_time else 2)

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from swiftrec.benchmarks.recording import FORMAT, Marks, Recording
-from swiftrec.benchmarks.suite.parts import _tokeniser
-from swiftrec.benchmarks.texts import TOKENIZER, Items, TokenCounter, TokenTexts
-from swiftrec.benchmarks.workload import Name, make
+from swiftrec.benchmarks.microbenchmarks.server_parts import _tokeniser
+from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recording
+from swiftrec.benchmarks.workload import TOKENIZER, Items, Name, TokenCounter, TokenTexts, make
 from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
@@ -64,12 +63,12 @@ def letters() -> Tokenizer:
     return tokenizer
 
 
-KINDS: dict[str, Callable[[], Tokenizer]] = {"WordPiece": word_piece, "BPE": byte_pairs, "Unigram": unigram}
+WORKLOADS: dict[str, Callable[[], Tokenizer]] = {"WordPiece": word_piece, "BPE": byte_pairs, "Unigram": unigram}
 
 
-@pytest.fixture(scope="module", params=[*KINDS])
+@pytest.fixture(scope="module", params=[*WORKLOADS])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / request.param, KINDS[request.param]())
+    return write_bundle(tmp_path_factory.mktemp("bundles") / request.param, WORKLOADS[request.param]())
 
 
 def write_bundle(folder: Path, tokenizer: Tokenizer) -> Path:
@@ -97,12 +96,12 @@ def test_drawn_texts_have_the_number_of_tokens_that_was_asked_for(folder: Path, 
 
 @pytest.mark.parametrize("name", ["words", "query", "short", "mixed", "hot", "list"])
 def test_workloads_say_the_tokens_of_what_they_send(folder: Path, name: Name) -> None:
-    asked = make(name, folder, 12 if name != "list" else 1, seed=2)
-    texts = [text for payload in asked.payloads for text in texts_of(name, payload)]
-    assert asked.tokens.sum() == sum(counted(folder, text) for text in texts)
+    requests = make(name, folder, 12 if name != "list" else 1, seed=2)
+    texts = [text for payload in requests.payloads for text in bundle_texts(name, payload)]
+    assert requests.tokens.sum() == sum(counted(folder, text) for text in texts)
 
 
-def texts_of(name: Name, payload: bytes) -> list[str]:
+def bundle_texts(name: Name, payload: bytes) -> list[str]:
     if name == "words":
         return list(EncodeRequest.FromString(payload).texts)
     if name == "list":
@@ -121,13 +120,13 @@ def test_a_replay_says_the_tokens_of_the_bundle_that_it_is_sent_to(folder: Path,
     """The recording may have been made with another tokenizer, or hold texts as they were."""
     call = RecommendRequest(query="the green table", history=[Event(text="a red lamp"), Event(item_id="1")])
     for keep_texts in (True, False):
-        marks = Marks(lambda _text: 17, keep_texts=keep_texts)
+        marks = Pseudonyms(lambda _text: 17, keep_texts=keep_texts)
         seen = {"t": 0.0, "requests": marks.call("recommend", call.SerializeToString())}
         path = tmp_path / str(keep_texts)
         path.write_text("\n".join(map(json.dumps, [{"format": FORMAT, "method": "recommend"}, seen])))
-        asked = Recording.load(path).asked(folder, seed=1)
-        sent = RecommendRequest.FromString(asked.payloads[0])
-        assert asked.tokens.tolist() == [counted(folder, sent.query) + counted(folder, sent.history[0].text)]
+        requests = Recording.load(path).requests(folder, seed=1)
+        sent = RecommendRequest.FromString(requests.payloads[0])
+        assert requests.tokens.tolist() == [counted(folder, sent.query) + counted(folder, sent.history[0].text)]
 
 
 def test_where_no_word_is_one_token_the_nearest_text_is_drawn_and_its_own_number_is_said(tmp_path: Path) -> None:

@@ -12,33 +12,43 @@ import numpy as np
 import pytest
 
 from swiftrec.benchmarks import workload
-from swiftrec.benchmarks.client import ANY_SIZE, Log
-from swiftrec.benchmarks.record import Recorder, proxy
-from swiftrec.benchmarks.recording import FORMAT, Marks, Recording
-from swiftrec.benchmarks.replies import read
-from swiftrec.benchmarks.stall import Stall
-from swiftrec.benchmarks.texts import Items, TokenCounter, TokenTexts, log_normal_lengths
-from swiftrec.benchmarks.workload import KINDS, LIST_ENTRIES, Asked, Method, Name, make, zipf
+from swiftrec.benchmarks.client import ANY_SIZE, ResponseLog
+from swiftrec.benchmarks.echo import Pause
+from swiftrec.benchmarks.recording import FORMAT, Pseudonyms, Recorder, Recording, proxy
+from swiftrec.benchmarks.statistics import read_responses
+from swiftrec.benchmarks.workload import (
+    BATCH_ENTRIES,
+    WORKLOADS,
+    Items,
+    Method,
+    Name,
+    Requests,
+    TokenCounter,
+    TokenTexts,
+    log_normal_lengths,
+    make,
+    zipf,
+)
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
 
-_PRIVATE = "a film that nobody may know of"
+_PRIVATE = "a film unheard of"
 
 
 def recommends(payloads: list[bytes]) -> list[RecommendRequest]:
     return [RecommendRequest.FromString(payload) for payload in payloads]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_workload_repeats_itself_for_a_seed_and_differs_for_another(bundle: Bundle, name: Name) -> None:
     first, again, other = (make(name, bundle.folder, 20, seed) for seed in (3, 3, 4))
     assert first.payloads == again.payloads
     assert first.payloads != other.payloads
     assert len(first) == 20
-    assert (first.entries == KINDS[name].entries).all()
+    assert (first.entries == WORKLOADS[name].entries).all()
 
 
 @pytest.mark.parametrize("tokens", [4, 5, 17, 128])
@@ -51,10 +61,10 @@ def test_texts_have_the_number_of_tokens_that_was_asked_for(bundle: Bundle, toke
 
 
 def test_mixed_says_the_tokens_of_its_queries(bundle: Bundle) -> None:
-    asked = make("mixed", bundle.folder, 100, seed=1)
+    requests = make("mixed", bundle.folder, 100, seed=1)
     tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", 1_000)
-    queries = [request.query for request in recommends(asked.payloads)]
-    assert [len(row) for row in tokenizer.encode(queries)] == asked.tokens.tolist()
+    queries = [request.query for request in recommends(requests.payloads)]
+    assert [len(row) for row in tokenizer.encode(queries)] == requests.tokens.tolist()
     assert len(set(queries)) > 95
 
 
@@ -67,22 +77,22 @@ def test_log_normal_lengths_have_their_median_and_stay_within_bounds() -> None:
 def test_versions_stand_in_the_table_that_says_what_is_sent() -> None:
     rows = [line.split("|")[1:3] for line in str(workload.__doc__).splitlines() if line.startswith("| ")]
     assert {name.strip(): version.strip() for name, version in rows[1:]} == {
-        name: str(kind.version) for name, kind in KINDS.items()
+        name: str(kind.version) for name, kind in WORKLOADS.items()
     }
 
 
 def test_short_asks_with_3_to_10_words_behind_20_ids_at_most(bundle: Bundle) -> None:
-    found = recommends(make("short", bundle.folder, 400, seed=1).payloads)
-    words = {len(request.query.split()) for request in found}
+    result = recommends(make("short", bundle.folder, 400, seed=1).payloads)
+    words = {len(request.query.split()) for request in result}
     assert words == set(range(3, 11))
-    assert {len(request.history) for request in found} == set(range(21))
+    assert {len(request.history) for request in result} == set(range(21))
 
 
 def test_history_has_ids_and_no_text(bundle: Bundle) -> None:
-    found = recommends(make("history", bundle.folder, 50, seed=1).payloads)
-    assert not any(request.query for request in found)
-    assert {event.WhichOneof("event") for request in found for event in request.history} == {"item_id"}
-    assert min(len(request.history) for request in found) >= 1
+    result = recommends(make("history", bundle.folder, 50, seed=1).payloads)
+    assert not any(request.query for request in result)
+    assert {event.WhichOneof("event") for request in result for event in request.history} == {"item_id"}
+    assert min(len(request.history) for request in result) >= 1
 
 
 def test_hot_repeats_texts_and_mixed_does_not(bundle: Bundle) -> None:
@@ -100,20 +110,20 @@ def test_zipf_draws_the_first_twice_as_often_as_the_second() -> None:
 
 
 def test_list_holds_requests_of_mixed(bundle: Bundle) -> None:
-    asked = make("list", bundle.folder, 3, seed=1)
-    lists = [BatchRecommendRequest.FromString(payload) for payload in asked.payloads]
-    assert {len(one.requests) for one in lists} == {LIST_ENTRIES}
-    assert asked.tokens.sum() == make("mixed", bundle.folder, 3 * LIST_ENTRIES, seed=1).tokens.sum()
+    requests = make("list", bundle.folder, 3, seed=1)
+    lists = [BatchRecommendRequest.FromString(payload) for payload in requests.payloads]
+    assert {len(batch.requests) for batch in lists} == {BATCH_ENTRIES}
+    assert requests.tokens.sum() == make("mixed", bundle.folder, 3 * BATCH_ENTRIES, seed=1).tokens.sum()
 
 
 def test_shares_of_several_clients_are_the_whole(bundle: Bundle) -> None:
-    asked = make("short", bundle.folder, 10, seed=1)
-    parts = [asked.share(part, 3).payloads for part in range(3)]
-    assert sorted(payload for part in parts for payload in part) == sorted(asked.payloads)
+    requests = make("short", bundle.folder, 10, seed=1)
+    parts = [requests.share(part, 3).payloads for part in range(3)]
+    assert sorted(payload for part in parts for payload in part) == sorted(requests.payloads)
 
 
 def recording(path: Path, calls: list[RecommendRequest], *, keep_texts: bool = False) -> Path:
-    marks = Marks(lambda text: len(text.split()) + 2, keep_texts=keep_texts)
+    marks = Pseudonyms(lambda text: len(text.split()) + 2, keep_texts=keep_texts)
     lines = [{"format": FORMAT, "method": "recommend"}]
     lines += [
         {"t": n / 10, "requests": marks.call("recommend", call.SerializeToString())} for n, call in enumerate(calls)
@@ -122,10 +132,10 @@ def recording(path: Path, calls: list[RecommendRequest], *, keep_texts: bool = F
     return path
 
 
-def test_recording_holds_no_text_and_no_id_unless_it_is_told(tmp_path: Path) -> None:
+def test_recording_holds_no_text_and_no_id_unless_configured(tmp_path: Path) -> None:
     call = RecommendRequest(query=_PRIVATE, history=[Event(text=_PRIVATE), Event(item_id="item-4711")])
     hidden = recording(tmp_path / "hidden", [call]).read_text()
-    assert "nobody" not in hidden
+    assert "unheard" not in hidden
     assert "4711" not in hidden
     clear = recording(tmp_path / "clear", [call], keep_texts=True).read_text()
     assert _PRIVATE in clear
@@ -139,15 +149,15 @@ def test_lists_and_texts_to_encode_are_recorded_and_replayed_too(bundle: Bundle,
         "encode": EncodeRequest(texts=["one two", "three", "one two"]),
     }
     for method, call in calls.items():
-        marks = Marks(lambda text: len(text.split()) + 2)
+        marks = Pseudonyms(lambda text: len(text.split()) + 2)
         seen = {"t": 0.0, "requests": marks.call(method, call.SerializeToString())}
         path = tmp_path / method
         path.write_text("\n".join(map(json.dumps, [{"format": FORMAT, "method": method}, seen])))
         assert "one two" not in path.read_text()
-        asked = Recording.load(path).asked(bundle.folder, seed=1)
-        assert (asked.method, asked.entries.tolist()) == (method, [2 if method == "batch" else 3])
-        assert asked.tokens.tolist() == [4 if method == "batch" else 11]
-        again = type(call).FromString(asked.payloads[0])
+        requests = Recording.load(path).requests(bundle.folder, seed=1)
+        assert (requests.method, requests.entries.tolist()) == (method, [2 if method == "batch" else 3])
+        assert requests.tokens.tolist() == [4 if method == "batch" else 11]
+        again = type(call).FromString(requests.payloads[0])
         if isinstance(again, EncodeRequest):
             assert again.texts[0] == again.texts[2] != again.texts[1]
         else:
@@ -155,8 +165,8 @@ def test_lists_and_texts_to_encode_are_recorded_and_replayed_too(bundle: Bundle,
 
 
 def test_two_recordings_of_the_same_text_have_nothing_in_common(tmp_path: Path) -> None:
-    one, two = (recording(tmp_path / name, [RecommendRequest(query=_PRIVATE)]) for name in "ab")
-    assert Recording.load(one).calls[0][0]["query"][0] != Recording.load(two).calls[0][0]["query"][0]
+    item, two = (recording(tmp_path / name, [RecommendRequest(query=_PRIVATE)]) for name in "ab")
+    assert Recording.load(item).calls[0][0]["query"][0] != Recording.load(two).calls[0][0]["query"][0]
 
 
 def test_replay_has_the_same_lengths_times_and_repetitions(bundle: Bundle, tmp_path: Path) -> None:
@@ -166,7 +176,7 @@ def test_replay_has_the_same_lengths_times_and_repetitions(bundle: Bundle, tmp_p
         RecommendRequest(query="another one"),
     ]
     loaded = Recording.load(recording(tmp_path / "calls", calls))
-    first, second, third = recommends(loaded.asked(bundle.folder, seed=1).payloads)
+    first, second, third = recommends(loaded.requests(bundle.folder, seed=1).payloads)
     assert loaded.times.tolist() == [0.0, 0.1, 0.2]
     assert first.query == second.query != third.query
     assert first.history[0] == second.history[0]
@@ -195,7 +205,7 @@ def asked_with_filter() -> RecommendRequest:
 def test_replay_sends_what_was_kept_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
     call = asked_with_filter()
     loaded = Recording.load(recording(tmp_path / "calls", [call], keep_texts=True))
-    assert recommends(loaded.asked(bundle.folder, seed=1).payloads) == [call]
+    assert recommends(loaded.requests(bundle.folder, seed=1).payloads) == [call]
 
 
 def test_replay_has_the_shape_of_a_filter_without_what_was_not_kept(bundle: Bundle, tmp_path: Path) -> None:
@@ -203,7 +213,7 @@ def test_replay_has_the_shape_of_a_filter_without_what_was_not_kept(bundle: Bund
     assert not {"crime", "genre"} & set(path.read_text().replace('"', " ").split())
     loaded = Recording.load(path)
     assert loaded.calls[0][0]["conditions"] == 1
-    (again,) = recommends(loaded.asked(bundle.folder, seed=1).payloads)
+    (again,) = recommends(loaded.requests(bundle.folder, seed=1).payloads)
     known = set(Items(bundle.folder).ids)
     allowed, denied = again.filter.allowed_item_ids, again.filter.denied_item_ids
     assert len(allowed) == 2
@@ -222,7 +232,7 @@ def test_recorder_passes_on_messages_beyond_grpcs_own_limit() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as behind:
-        between, port = proxy(behind, Recorder("recommend", Marks(len), io.BytesIO()))
+        between, port = proxy(behind, Recorder("recommend", Pseudonyms(len), io.BytesIO()))
         between.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=[ANY_SIZE]) as channel:
             assert channel.unary_unary("/a.B/C", None, None)(big, timeout=20) == big
@@ -241,16 +251,16 @@ def test_refused_entries_of_a_list_are_no_entries_and_no_wrong_answers() -> None
     good = pb.BatchRecommendResult(response=pb.RecommendResponse(items=[pb.RankedItem(item_id="1")]))
     full, broken = (pb.BatchRecommendResult(error=pb.EntryError(code=code)) for code in (8, 13))
     payload = pb.BatchRecommendResponse(results=[good, full, good, broken]).SerializeToString()
-    sample = read("batch", [payload])
-    assert (sample.refused, sample.wrong, len(sample.steps_ms)) == (1, 1, 2)
-    log = Log(Asked("batch", [b""], np.array([9], np.int32), np.array([4], np.int32)))
+    sample = read_responses("batch", [payload])
+    assert (sample.rejected, sample.wrong, len(sample.steps_ms)) == (1, 1, 2)
+    log = ResponseLog(Requests("batch", [b""], np.array([9], np.int32), np.array([4], np.int32)))
     log.add(0, 0.0, 0.0, 0, payload)
     assert log.freeze().entries.tolist() == [3]
 
 
 def test_stall_holds_what_comes_within_it_until_its_end() -> None:
     now, slept = [0.0], list[float]()
-    stall = Stall(1.0, 2.0, clock=lambda: now[0], sleep=slept.append)
+    stall = Pause(1.0, 2.0, clock=lambda: now[0], sleep=slept.append)
     for moment in (5.0, 5.9, 6.0, 7.5, 8.0):
         now[0] = moment
         stall.wait()

@@ -10,7 +10,7 @@ from typing import cast
 
 import grpc
 
-from swiftrec.benchmarks.stub import StubSession
+from swiftrec.benchmarks.null_model_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.batching.admission import Load, RejectReason
 from swiftrec.server.batching.scheduler import Limits
@@ -98,7 +98,7 @@ def test_10_000_random_cancels_leave_every_gauge_at_0(bundle: Bundle) -> None:
         max_streams=_NUMBER,  # a cancel frees the client's place in a connection before the server has heard of it
         _cli_parse_args=[],
     )
-    app, rng = App(settings, open_session=lambda path, *_: StubSession.of(path, 0.002)), random.Random(7)
+    app, rng = App(settings, open_session=lambda path, *_: NullSession.of(path, 0.002)), random.Random(7)
     app.start()
     in_flight = threading.Semaphore(200)
     ended_as: list[str] = []

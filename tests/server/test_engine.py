@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from swiftrec.benchmarks.stub import StubSession
+from swiftrec.benchmarks.null_model_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.domain import ItemEvent, Recommendation, Request, TextEvent
@@ -56,7 +56,7 @@ def test_session_has_one_thread_inside_an_operator(bundle: Bundle, monkeypatch: 
 def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
     now = [0.0]
 
-    class Timed(StubSession):
+    class Timed(NullSession):
         """Each run takes the same time by the clock of the engine."""
 
         def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
@@ -76,7 +76,7 @@ def test_warm_up_seeds_the_cost_models(bundle: Bundle) -> None:
         assert 0.03 < ranker(*size) < 0.08
 
 
-class Held(StubSession):
+class Held(NullSession):
     """A session that waits at its gate."""
 
     gate = threading.Event()
@@ -117,7 +117,7 @@ def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
 
 def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundle: Bundle) -> None:
     settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
-    app = App(settings, open_session=lambda path, *_: StubSession.of(path, 0.0))
+    app = App(settings, open_session=lambda path, *_: NullSession.of(path, 0.0))
     app.start()
     with app.registry.use() as engine:
         looked_at = any(one is engine.catalogue for one in gc.get_objects())
@@ -128,7 +128,7 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
 
 def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -> None:
     engine = Recommender(
-        bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda path, *_: StubSession.of(path, 0.0)
+        bundle, EngineOptions(sessions=1, cache_bytes=0), open_session=lambda path, *_: NullSession.of(path, 0.0)
     )
     engine.start()
     requests = [Request(history=(TextEvent(f"a text {n}"), ItemEvent("50")), query="films") for n in range(3)]

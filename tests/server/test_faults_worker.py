@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as triton
 
-from swiftrec.benchmarks.stub import StubSession
+from swiftrec.benchmarks.null_model_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.batching.cost_model import Observation
 from swiftrec.server.config import ServerSettings
@@ -179,7 +179,7 @@ def test_largest_list_is_answered_whole_while_others_are_answered(bundle: Bundle
         app.stop()
 
 
-class SlowRows(StubSession):
+class SlowRows(NullSession):
     """A session that takes its time for each row."""
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
@@ -190,7 +190,7 @@ class SlowRows(StubSession):
 # 4. A model that answers NaN
 
 
-class Undefined(StubSession):
+class Undefined(NullSession):
     """A session that answers NaN for rows of one length."""
 
     length = 0

@@ -36,7 +36,7 @@ def test_decode_control_catches_a_validator_that_raises(monkeypatch: pytest.Monk
 
 
 def test_mutated_requests_leave_the_server_as_it_was(bundle: Bundle) -> None:
-    with serving(bundle.folder, module="swiftrec.benchmarks stub") as server:
+    with serving(bundle.folder, module="swiftrec.benchmarks null-server") as server:
         outcome = wire.Fuzz(server, Cases(11, bundle.manifest.name), 11).run(5_000)
     assert outcome.failures == []
     assert outcome.cases == 5_000

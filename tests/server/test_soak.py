@@ -10,7 +10,7 @@ _NUMBER = 12_000
 
 
 def test_memory_is_steady_under_mixed_requests(bundle: Bundle) -> None:
-    with serving(bundle.folder, "--log-level", "error", module="swiftrec.benchmarks stub") as server:
+    with serving(bundle.folder, "--log-level", "error", module="swiftrec.benchmarks null-server") as server:
         outcome = soak(server, _NUMBER)
     assert outcome.is_steady, f"{outcome.growth_mb:.1f} MB"
     assert sum(outcome.codes.values()) == _NUMBER

@@ -29,7 +29,16 @@ from tests.until import LONG, until
 @contextmanager
 def slow_server(bundle: Bundle, held_ms: int, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A process whose models take `held_ms`, its address, and that of its metrics."""
-    command = [sys.executable, "-m", "swiftrec.benchmarks", "stub", "--bundle", str(bundle.folder), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.benchmarks",
+        "null-server",
+        "--bundle",
+        str(bundle.folder),
+        "--port",
+        "0",
+    ]
     command += ["--metrics-port", "0", "--held-ms", f"{held_ms}", *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from swiftrec.benchmarks.stub import StubSession
+from swiftrec.benchmarks.null_model_server import NullSession
 from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError, NotFound
@@ -40,7 +40,7 @@ def session_threads() -> int:
 
 
 def stub(path: Path, _device: str, _threads: int) -> Session:
-    return StubSession.of(path, 0.0)
+    return NullSession.of(path, 0.0)
 
 
 @contextmanager

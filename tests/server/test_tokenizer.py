@@ -52,7 +52,7 @@ def test_a_tokenizer_whose_words_do_not_stand_by_themselves_would_be_caught(bund
 
 
 def test_words_are_kept_within_bounds(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_WORDS", 8)
+    monkeypatch.setattr(module, "_MAX_WORDS", 8)
     backend = alone(bundle, _SHORT)
     kept = WordPieceCache(backend, _SHORT)
     for n in range(100):

@@ -30,7 +30,7 @@ class Recommend:
 
     @bentoml.api(batchable=True, max_batch_size=_BATCH, max_latency_ms=number("WAIT_MS"))
     def recommend(self, texts: list[str]) -> list[list[str]]:
-        """Answer a batch."""
+        """CheckedResponse a batch."""
         return self._job.answer(texts)
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP client can do at most: answers every request with the same ten ids, without a model."""
+"""A bare HTTP server for the limit of the client: it returns the same ten ids for every request."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 
 
 class Echo(asyncio.Protocol):
-    """Takes each piece of data that comes for a request: the client sends each in one piece and then waits."""
+    """Treats each piece of data as a request: the client sends each in one piece and then waits."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where to write to."""
+        """Keep the transport."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002 (the protocol's signature)
-        """Answer."""
+        """CheckedResponse."""
         if isinstance(self._transport, asyncio.WriteTransport):
             self._transport.write(_REPLY)
 

@@ -1,13 +1,13 @@
 """The job that every peer does: text in, ids of ten items out.
 
-Tokenise, encode, rank (the query is the user's whole sequence), take the largest dot products: what Recommend does with
-`--parts ranker`, as our server runs in the comparison. The other parts of a score are left out: only it has them.
+Tokenise, encode, rank (the query is the user's whole sequence), take the largest dot products, as Recommend does with
+`--parts ranker`, with which this server runs in the comparison: no peer has the other parts of a score.
 
-Imports only what each peer's environment has: numpy, onnxruntime, tokenizers; onnxruntime the way the server does it,
-since on one core alone it would leave AMX off, which a peer would lose by how it is measured. The settings come by
-environment, since some peers start their workers themselves: `PEER_ENCODER`, `PEER_RANKER`, `PEER_FOLDER`,
+Imports only what each peer's environment has: numpy, onnxruntime, tokenizers. onnxruntime is imported as the server
+does it, since restricted to one core it would leave AMX off. Settings are environment variables, since some peers start
+their workers themselves: `PEER_ENCODER`, `PEER_RANKER`, `PEER_FOLDER`,
 `PEER_MAX_TOKENS`, `PEER_SPLIT` (rows in a sub-batch; 0: as documented, one batch padded to its longest), `PEER_BATCH`,
-`PEER_WAIT_MS`, `PEER_FLUSH` (1: denormals count as zero), `PEER_PORT`.
+`PEER_WAIT_MS`, `PEER_PORT`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def number(name: str) -> int:
     return int(os.environ[f"PEER_{name}"])
 
 
-def split_by_length(rows: Sequence[Row], run: Callable[[list[Row]], Iterable[R]], most: int) -> list[R]:
-    """Run rows sorted by length in sub-batches of at most `most`; answers in the order of the rows."""
+def split_by_length(rows: Sequence[Row], run: Callable[[list[Row]], Iterable[R]], limit: int) -> list[R]:
+    """Run rows sorted by length in sub-batches of at most `limit`; results in the order of the rows."""
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-    answers: dict[int, R] = {}
-    for start in range(0, len(order), most):
-        chosen = order[start : start + most]
-        answers.update(zip(chosen, run([rows[n] for n in chosen]), strict=True))
-    return [answers[n] for n in range(len(rows))]
+    results: dict[int, R] = {}
+    for start in range(0, len(order), limit):
+        chosen = order[start : start + limit]
+        results.update(zip(chosen, run([rows[n] for n in chosen]), strict=True))
+    return [results[n] for n in range(len(rows))]
 
 
 def read_ids(folder: Path) -> list[str]:
@@ -102,5 +102,4 @@ def _session(model: Path) -> Any:  # noqa: ANN401 (onnxruntime has no types)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # one core, as everyone here
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", os.environ.get("PEER_FLUSH", "0"))
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

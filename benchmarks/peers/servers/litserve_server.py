@@ -24,7 +24,7 @@ class Recommend(litserve.LitAPI):
         return request["text"]
 
     def predict(self, x: list[str]) -> list[list[str]]:
-        """Answer a batch."""
+        """CheckedResponse a batch."""
         return self._job.answer(x)
 
     def encode_response(self, output: list[str]) -> list[str]:

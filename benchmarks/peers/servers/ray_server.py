@@ -1,4 +1,4 @@
-"""Ray Serve: a proxy process before replica processes, gRPC with Swiftrec's own contract (Ray brings none of its own).
+"""Ray Serve: a proxy process before replica processes, gRPC with Swiftrec's own contract (Ray brings none).
 
 Its documentation ("Dynamic request batching", "Performance tuning"): `serve.batch` with a batch size and a short wait,
 `max_ongoing_requests` above the batch size, and `RAY_SERVE_THROUGHPUT_OPTIMIZED=1`. Its HAProxy front needs a
@@ -35,7 +35,7 @@ class Recommender:
         return self._job.answer(texts)
 
     async def Recommend(self, request: pb.RecommendRequest) -> pb.RecommendResponse:  # noqa: N802 (the contract's)
-        """Answer one request, batched with others."""
+        """CheckedResponse one request, batched with others."""
         ids: list[str] = await self._answer(request.query)
         return pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in ids])
 

@@ -1,7 +1,7 @@
 """The `sitecustomize` of Triton's environment, read at its start by the Python that Triton brings.
 
-This Python is older than the standard library that it finds: from 3.11.7 on `multiprocessing` asks its lock for a
-recursion count, which of the two kinds of RLock only the pure one has there. Nothing that is measured uses this lock.
+This Python is older than the standard library that it finds: since 3.11.7 `multiprocessing` reads the recursion
+count of its lock, which only the pure-Python RLock has there. Nothing that is measured uses this lock.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument(
         "--module",
         default="swiftrec.server",
-        help="what serves: swiftrec.server, swiftrec.benchmarks stub, tests.server.soak.leaking",
+        help="what serves: swiftrec.server, swiftrec.benchmarks null-server, tests.server.soak.leaking",
     )
     flags = parser.parse_args()
     started = time.monotonic()

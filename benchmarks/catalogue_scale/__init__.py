@@ -1,0 +1,1 @@
+"""`swiftrec bench catalogue`: recall, speed and memory of the catalogue by its size."""

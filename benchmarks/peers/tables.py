@@ -1,0 +1,87 @@
+"""The comparison with other servers as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from swiftrec.benchmarks import formatting
+from swiftrec.benchmarks.peers.targets import SEPARATOR
+
+_PEERS = [
+    "server", "variant", "mode", "batches", "transport", "requests/s", "of floor", "by CPU", "p50 ms alone",
+    "p99 ms at 70 %", "errors", "wrong", "alone = batch", "core busy",
+]  # fmt: skip
+_TRIES = [
+    "server", "variant", "mode", "setting", "of floor", "p50 ms alone", "p99 ms at 70 %", "errors", "wrong", "best",
+]  # fmt: skip
+Row = Mapping[str, Any]
+
+
+def peers(rows: Sequence[Row]) -> str:
+    """A line for each server, mode and variant, and notes that a reader needs to judge them."""
+    notes = [f"{label(row)}: {row['note']}" for row in rows if row["note"]]
+    notes += [f"{name}: {note}" for name, note in few_rounds(rows).items()]
+    return "\n".join([formatting.table(_PEERS, [_peer(row) for row in rows]), *notes])
+
+
+def tries(rows: Sequence[Row]) -> str:
+    """The settings of each peer that were tried, and which is its best."""
+    return formatting.table(_TRIES, [_try(row) for row in rows])
+
+
+def few_rounds(rows: Sequence[Row]) -> dict[str, str]:
+    """The number of rounds of each row that has fewer than requested."""
+    numbers = ((row, len(row["rounds"]), row["rounds_requested"]) for row in rows)
+    return {label(row): f"{number} of {requested} rounds" for row, number, requested in numbers if number < requested}
+
+
+def label(row: Row) -> str:
+    """Encoder, server and mode."""
+    return SEPARATOR.join((row["variant"], row["target"], row["mode"]))
+
+
+def _try(row: Row) -> list[str]:
+    return [
+        *(row[name] for name in ("target", "variant", "mode", "tried")),
+        _range(row, "share_of_floor"),
+        _number(row.get("p50_ms_one_in_flight"), 2),
+        _number(row["p99_ms_at_70"]),
+        *(str(row.get(name, "")) for name in ("errors", "wrong_answers")),
+        "yes" if row["is_best"] else "",
+    ]
+
+
+def _peer(row: Row) -> list[str]:
+    rounds = row["rounds"]
+    return [
+        *(row[name] for name in ("target", "variant", "mode")),
+        "{batch} within {wait_ms} ms".format(**row["batching"]) if row.get("batching") else "",
+        row["transport"],
+        formatting.spread([r["requests_per_s"] for r in rounds]),
+        _range(row, "share_of_floor"),
+        _range(row, "share_of_floor_by_cpu"),
+        _number(row["p50_ms_one_in_flight"], 2),
+        _tail(row),
+        str(row["errors"]),
+        f"{row['wrong_answers']}/{sum(r['answers'] for r in rounds)}",
+        "yes" if row["alone_equals_batch"] else "NO",
+        f"{np.median([r['busy'] for r in rounds]):.2f}",
+    ]
+
+
+def _tail(row: Row) -> str:
+    """The p99 of each round; if one has too few responses, that of all rounds together."""
+    p99s = [r["p99_ms_at_70"] for r in row["rounds"]]
+    return formatting.spread(p99s, 1) if None not in p99s else _number(row["p99_ms_at_70"]) or "too few"
+
+
+def _range(row: Row, name: str) -> str:
+    low, high = row["spread"][name]
+    return f"{row[name]:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,84 @@
+"""Imports in benchmarks/ point one way: tools -> load -> {workload, statistics, server_process} -> environment."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+_PACKAGE = "swiftrec.benchmarks."
+# From the bottom to the top; a module imports only from layers below its own. Modules of one layer are in one line, and
+# do not import each other; the modules of a folder may.
+_LAYERS = (
+    ("environment", "optional_deps", "bundle_id"),
+    ("formatting", "workload", "prometheus"),
+    ("statistics", "result_files"),
+    ("connection", "hdr", "selection"),
+    ("client", "server_process"),
+    ("recording", "flood", "floor", "echo", "null_model_server"),
+    ("load",),
+    ("against", "catalogue_scale", "fair", "microbenchmarks", "overload", "peers", "swaps", "teacher_comparison"),
+    ("quality",),
+    ("suite",),
+    ("__main__",),
+)
+_RANK = {name: rank for rank, layer in enumerate(_LAYERS) for name in layer}
+# `quality` installs its libraries as the peers are installed; scripts in other environments import few packages.
+_FOLDER = ROOT / "benchmarks"
+
+
+def modules(source: str) -> Iterator[str]:
+    """The modules of benchmarks/ that a file imports, at the top of it or later."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix(_PACKAGE) for alias in node.names if alias.name.startswith(_PACKAGE))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == _PACKAGE.rstrip("."):
+                yield from (alias.name for alias in node.names)
+            elif node.module.startswith(_PACKAGE):
+                yield node.module.removeprefix(_PACKAGE)
+
+
+def wrong_imports(file: Path, source: str) -> list[str]:
+    """Modules that a file (relative to benchmarks/) must not import."""
+    room = file.parts[0].removesuffix(".py")
+    targets = [(module, module.partition(".")[0]) for module in modules(source)]
+    return [module for module, target in targets if target != room and _RANK[target] >= _RANK[room]]
+
+
+def files() -> list[Path]:
+    return [path.relative_to(_FOLDER) for path in _FOLDER.rglob("*.py") if path.name != "__init__.py"]
+
+
+def test_imports_of_benchmarks_follow_the_arrows() -> None:
+    wrong = {str(file): result for file in files() if (result := wrong_imports(file, (_FOLDER / file).read_text()))}
+    assert wrong == {}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {file.parts[0].removesuffix(".py") for file in files()} == set(_RANK)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("statistics.py", "from swiftrec.benchmarks.load import run_load"),
+        ("load.py", "from swiftrec.benchmarks import overload"),
+        ("peers/measure.py", "import swiftrec.benchmarks.suite.tables"),
+        ("overload.py", "from swiftrec.benchmarks.fair import row"),
+        ("environment.py", "def f():\n    from swiftrec.benchmarks.workload import make"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(file: str, line: str) -> None:
+    """Negative control."""
+    assert len(wrong_imports(Path(file), line)) == 1
+
+
+def test_nothing_but_tests_imports_benchmarks() -> None:
+    for room in ("server", "export"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert not list(modules(path.read_text())), path
