@@ -17,10 +17,11 @@ from pydantic_settings import CliSuppress, SettingsConfigDict
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import doctor
 from swiftrec.export.errors import ExportError
+from swiftrec.export.job import Job
 from swiftrec.export.planted import command as planted
 from swiftrec.export.promises import command as promises
 from swiftrec.export.report.command import report
-from swiftrec.export.stages.runner import Job, run_all, run_one
+from swiftrec.export.stages.runner import run_all, run_one
 from swiftrec.export.threads import prepare_threads
 from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError

@@ -16,7 +16,7 @@ from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
 from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
 from swiftrec.export.data.repeats import EXCLUDE, Repeats
 from swiftrec.export.gates import GATES, MIN_COLD_CASES, QUALITY
-from swiftrec.export.train.options import TrainingSettings
+from swiftrec.export.training_settings import TrainingSettings
 from swiftrec.server.config import require_utf8
 
 StageName = Literal[
@@ -34,12 +34,12 @@ StageName = Literal[
 ]
 
 ALL_PIECES, USED_PIECES = "all", "used"
-_RUNG = r"(static|bert[1-9]\d*(x[1-9]\d*)?)"
+_STUDENT = r"(static|bert[1-9]\d*(x[1-9]\d*)?)"
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How long to train, and the ladder of students from deep to none."""
+    """How long to train, and the students, from deep to static."""
 
     finetune_epochs: int
     distil_epochs: int
@@ -52,13 +52,13 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset(finetune_epochs=16, distil_epochs=3, training={"trunk": "2", "passes": 3}),
+    "quick": Preset(finetune_epochs=16, distil_epochs=3, training={"backbone_layers": "2", "passes": 3}),
     "full": Preset(
         finetune_epochs=40,
         distil_epochs=8,
         students=("bert4", "bert3", "bert2", "bert2x192", "bert1", "static"),
         static_epochs=40,
-        training={"trunk": "2", "passes": 8},
+        training={"backbone_layers": "2", "passes": 8},
     ),
     "smoke": Preset(
         finetune_epochs=1,
@@ -145,7 +145,7 @@ class ExportSettings(TrainingSettings):
         "drawn at random)",
     )
     column: ColumnFlags = Field([], description=COLUMN_HELP)
-    ladder: Annotated[str, StringConstraints(pattern=rf"^({_RUNG}(,{_RUNG})*)?$")] = Field(
+    students: Annotated[str, StringConstraints(pattern=rf"^({_STUDENT}(,{_STUDENT})*)?$")] = Field(
         "",
         description="students in order, such as bert3,bert2x192,static (none deeper than one before it); the preset's "
         "if not given",
@@ -203,10 +203,10 @@ class ExportSettings(TrainingSettings):
         for name, value in self.plan.training.items():
             if name not in self._given:
                 setattr(self, name, value)
-        if self.lora and self.trunk_layers == 0:
-            raise ValueError("lora needs a trunk that moves: --trunk K or all")
+        if self.lora and self.tuned_layers == 0:
+            raise ValueError("lora needs layers to fine-tune: --backbone-layers K or all")
         if self.synonyms and not self.augment:
-            raise ValueError("synonyms needs ways to write them into: --augment N")
+            raise ValueError("synonyms needs copies of the texts: --augment N")
         return self
 
     @property
@@ -214,37 +214,37 @@ class ExportSettings(TrainingSettings):
         """Folder of the bundle's versions."""
         return self.artifacts / self.name
 
-    def moving_layers(self, depth: int) -> int | None:
-        """How many layers of a BERT of `depth` move, None for all; a preset means at most its number."""
-        layers = self.trunk_layers
-        return layers if layers is None or "trunk" in self._given else min(layers, depth)
+    def layers_to_tune(self, depth: int) -> int | None:
+        """How many layers of a BERT of `depth` are fine-tuned, None for all; a preset means at most its number."""
+        layers = self.tuned_layers
+        return layers if layers is None or "backbone_layers" in self._given else min(layers, depth)
 
     @property
     def quality_gates(self) -> dict[str, dict[str, float]]:
-        """The thresholds that stage `verify` stands on: it is stale when they change."""
-        found = {"shipped": QUALITY.shipped, "default": QUALITY.default}
-        return {name: dict(gates) for name, gates in found.items()} | {"cold": {"cases": MIN_COLD_CASES}}
+        """The thresholds of stage `verify`, which is stale when they change."""
+        thresholds = {"shipped": QUALITY.shipped, "default": QUALITY.default}
+        return {name: dict(gates) for name, gates in thresholds.items()} | {"cold": {"cases": MIN_COLD_CASES}}
 
     @property
     def gates(self) -> dict[str, float]:
-        """The gates' thresholds: a stage that judges by them is stale when they change."""
+        """The thresholds of the gates; stages that read them are stale when they change."""
         return asdict(GATES)
 
     @property
-    def students(self) -> tuple[str, ...]:
-        """The students' names in ladder order."""
-        return tuple(self.ladder.split(",")) if self.ladder else self.plan.students
+    def student_names(self) -> tuple[str, ...]:
+        """The students, from deep to static."""
+        return tuple(self.students.split(",")) if self.students else self.plan.students
 
     @property
-    def most_pieces(self) -> int | None:
-        """How many word pieces students know at most beyond those they need; None: all that there are."""
+    def max_pieces(self) -> int | None:
+        """How many word pieces students know at most, beyond those that they need; None: all of the checkpoint's."""
         if self.vocabulary == ALL_PIECES:
             return None
         return 0 if self.vocabulary == USED_PIECES else int(self.vocabulary)
 
     @property
     def plan(self) -> Preset:
-        """The preset's numbers."""
+        """The numbers of the preset."""
         return PRESETS[self.preset]
 
 

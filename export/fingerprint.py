@@ -1,7 +1,8 @@
-"""Fingerprints of what a stage reads: files by their content, code by the text of its package."""
+"""Fingerprints of the inputs of a stage: files by their content, code by all modules that a stage imports."""
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.util
@@ -9,6 +10,28 @@ from pathlib import Path
 
 from swiftrec.export.errors import ExportError
 
+PACKAGE = "swiftrec"
+WITHOUT_EFFECT = (
+    "swiftrec.export.config",  # the key of a stage has the settings that it reads
+    "swiftrec.export.training_settings",
+    "swiftrec.export.errors",
+    "swiftrec.export.fingerprint",
+    "swiftrec.export.folders",
+    "swiftrec.export.job",
+    "swiftrec.export.progress",
+    "swiftrec.export.stages.order",
+    "swiftrec.export.stages.resume",
+    "swiftrec.export.stages.runner",
+    "swiftrec.export.stages.baseline_gate",  # accepts or refuses what is measured elsewhere
+    "swiftrec.server.catalogue.catalogue",  # names of files, and the search of the server
+    "swiftrec.server.config",
+    "swiftrec.server.domain",  # requests of the pipeline
+    "swiftrec.server.errors",
+    "swiftrec.server.output",
+    "swiftrec.server.pipeline",  # `package` checks a finished bundle with it
+    "swiftrec.server.tuning.machine",  # the name of this machine
+)
+"""Modules and packages that cannot change what a stage writes."""
 _CACHED_FILES = 100_000
 
 
@@ -39,37 +62,65 @@ def _is_inside(inner: Path, outer: Path) -> bool:
 
 
 def of_code(module: str) -> str:
-    """Hash of the Python files in the module's folder.
+    """Hash of a module and of every module of this project that it imports, directly or not.
+
+    Imports are read from the source files, those inside functions too. `WITHOUT_EFFECT` is left out, with its imports.
 
     Raises:
         ExportError: there is no such module.
     """
-    digest = hashlib.sha256()
-    for path in sorted(_file_of(module).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    files = {name: _hash_of(path) for name, path in _imported(module).items()}
+    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
 
 
-def of_module(module: str) -> str:
-    """Hash of the module's file alone.
-
-    Raises:
-        ExportError: there is no such module.
-    """
-    return _hash_of(_file_of(module))
-
-
-def _file_of(module: str) -> Path:
+def _imported(module: str) -> dict[str, Path]:
+    """The module and all that it imports, with their files."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ExportError(f"stage module {module} is missing")
-    return Path(spec.origin)
+    files, queue = {module: Path(spec.origin)}, [module]
+    while queue:
+        file = files[queue.pop()]
+        for name in _imports_of(file, *_state(file)) - files.keys():
+            path = _package_folder().joinpath(*name.split(".")[1:]).with_suffix(".py")
+            if path.is_file() and not _is_without_effect(name):
+                files[name] = path
+                queue.append(name)
+    return files
+
+
+def _is_without_effect(name: str) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in WITHOUT_EFFECT)
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ExportError(f"package {PACKAGE} is missing")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@functools.lru_cache(_CACHED_FILES)
+def _imports_of(file: Path, *_state: int) -> frozenset[str]:
+    """What a file imports from the package: modules, and names in them, which may be modules."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+    return frozenset(name for name in names if name.startswith(f"{PACKAGE}."))
 
 
 def _hash_of(file: Path) -> str:
     """Read again only if size, times or inode changed: the key of a stage is computed several times in a run."""
+    return _hash(file, *_state(file))
+
+
+def _state(file: Path) -> tuple[int, int, int, int]:
+    """Changes whenever the content does."""
     stat = file.stat()
-    return _hash(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 @functools.lru_cache(_CACHED_FILES)

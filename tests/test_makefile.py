@@ -223,12 +223,13 @@ def test_variables_and_flags_become_settings_of_the_export(tmp_path: Path, targe
         "import os, sys; from swiftrec.export.config import ExportSettings; "
         "from swiftrec.server.flags import with_flags; "
         "s = ExportSettings(_cli_parse_args=with_flags(['--flags-from', 'EXPORT_FLAGS_TYPED'], os.environ)); "
-        "print(s.preset, s.teachers, s.trunk, s.data, s.checkpoint, s.name, file=sys.stderr)"
+        "print(s.preset, s.teachers, s.backbone_layers, s.data, s.checkpoint, s.name, file=sys.stderr)"
     )
     script = (
         f'#!/bin/sh\ncase "$1" in export|report) ;; *) exit 0 ;; esac\ncd {ROOT} && exec {sys.executable} -c "{code}"\n'
     )
-    variables = ["PRESET=full", "TEACHERS=3", "EXPORT_FLAGS=--trunk all", "DATA=/x/my data", "CHECKPOINT=a/b", "NAME=n"]
+    variables = ["PRESET=full", "TEACHERS=3", "EXPORT_FLAGS=--backbone-layers all", "DATA=/x/my data"]
+    variables += ["CHECKPOINT=a/b", "NAME=n"]
     result = make(makefile(tmp_path, script), target, *variables)
     assert result.stderr == "full 3 all /x/my data a/b n\n"
 

@@ -92,7 +92,7 @@ def test_settings_of_the_program_and_of_other_programs_are_not_reported(
     for name in (
         "SWIFTREC_PORT",
         "SWIFTREC_SECONDS",
-        "SWIFTREC_EXPORT_TRUNK",
+        "SWIFTREC_EXPORT_BACKBONE_LAYERS",
         "SWIFTREC_EXPORT_NO_SUCH",
         "SWIFTREC_PLANTED_SEED",
     ):

@@ -119,15 +119,15 @@ def _work(work: str, data: Path, size: int) -> Spent:
 def _bert_task(data: Path, size: int) -> Iterator[None]:
     from swiftrec.export.data.text_variants import Texts, TextVariant  # torch is for the children only
     from swiftrec.export.data.token_store import TokenRows
-    from swiftrec.export.models.backbone import MovingTrunk
+    from swiftrec.export.models.backbone import Backbone
     from swiftrec.export.models.encoder import load_tokenizer
 
     texts = list(Texts.load(data).variants[TextVariant.FULL])
     rows = TokenRows(load_tokenizer(data / "checkpoint", 128), [texts[n % len(texts)] for n in range(size)])
-    backbone = MovingTrunk(data / "checkpoint", rows, layers=0)
+    backbone = Backbone(data / "checkpoint", rows, layers=0)
     backbone(list(range(8)))
     yield
-    backbone.all()
+    backbone.encode_all()
     yield
 
 

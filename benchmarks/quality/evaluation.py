@@ -21,9 +21,9 @@ from swiftrec.export.data.split import Protocol, Split
 from swiftrec.export.errors import ExportError
 from swiftrec.export.evaluate.ranks import RANKS, RecordedRanks
 from swiftrec.export.evaluate.tasks import sample_cases
+from swiftrec.export.job import Job
 from swiftrec.export.schema.variant import Variant
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.pretrained import parts_of
+from swiftrec.export.train.pretrained import split_of
 from swiftrec.server.models.bundle import Bundle, load_bundle
 
 TASK = "ids"
@@ -91,7 +91,7 @@ def _parts(job: Job, bundle: Bundle) -> tuple[Split, int]:
     """The export's split of its data, and the size of the catalogue."""
     try:
         dataset = counted(Dataset.load(job.folder("data")), job.settings.repeats)
-        return parts_of(job, dataset), len(dataset.items)
+        return split_of(job, dataset), len(dataset.items)
     except (*_UNREADABLE, ExportError) as error:
         raise RuntimeError(f"{job.folder('data')} cannot be split ({error}): {_again(bundle)}") from None
 

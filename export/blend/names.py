@@ -1,4 +1,4 @@
-"""From which cosine on a text is an item: few titles of other items are as near."""
+"""The cosine from which on a text counts as an item's title: few titles of other items are as near."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from swiftrec.server.catalogue.words import split_words
 
 Vectors = NDArray[np.float32]
 
-_TITLES = 1_000  # titles that are compared with all items
-_QUANTILE = 0.95  # of the titles, whose nearest other item is no nearer than the threshold
-_LEAST = 0.6
-_ROWS = 8_192  # items that are compared with at a time: 33 MB of cosines
+_MAX_TITLES = 1_000  # that are compared with all items
+_QUANTILE = 0.95  # of the cosines of titles and their nearest other items
+_MIN_THRESHOLD = 0.6
+_BLOCK_ITEMS = 8_192  # 33 MB of cosines
 
 
 def same_item_threshold(titles: Vectors, items: Vectors, names: list[str], seed: int) -> float:
-    """The cosine; `NEVER` where there are no sentence vectors.
+    """The cosine; `NEVER` without sentence vectors.
 
     Args:
         titles: sentence vectors of the titles, [items, s].
         items: those of the whole texts, [items, s].
-        names: the titles, [items]; items of one title are not told apart.
+        names: the titles, [items]; items with the same title count as one.
         seed: of the draw of titles.
     """
     if not items.shape[1] or len(items) < 2:
@@ -30,11 +30,11 @@ def same_item_threshold(titles: Vectors, items: Vectors, names: list[str], seed:
     numbers: dict[str, int] = {}
     plain = (" ".join(split_words(name)) for name in names)
     alike = np.fromiter((numbers.setdefault(name, len(numbers)) for name in plain), np.int64, len(items))
-    drawn = np.random.default_rng(seed).permutation(len(items))[:_TITLES]
-    asked, nearest = titles[drawn], np.full(len(drawn), -1.0)
-    for start in range(0, len(items), _ROWS):
-        part = slice(start, start + _ROWS)
-        cosines = asked @ items[part].T
+    drawn = np.random.default_rng(seed).permutation(len(items))[:_MAX_TITLES]
+    compared, nearest = titles[drawn], np.full(len(drawn), -1.0)
+    for start in range(0, len(items), _BLOCK_ITEMS):
+        part = slice(start, start + _BLOCK_ITEMS)
+        cosines = compared @ items[part].T
         cosines[alike[drawn][:, None] == alike[part]] = -1
         nearest = np.maximum(nearest, cosines.max(axis=1))
-    return max(_LEAST, float(np.quantile(nearest, _QUANTILE)))
+    return max(_MIN_THRESHOLD, float(np.quantile(nearest, _QUANTILE)))

@@ -1,4 +1,4 @@
-"""Requests whose answer is known, from the users who validate: with histories of several lengths, queries, or both."""
+"""Requests with a known target, from the validation users: histories of several lengths, queries, or both."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Group:
     """Requests that share weights.
 
     Args:
-        query: what they ask.
-        events: least number of events of the requests that these weights are for.
-        last: how many events of a history the group's own requests have; 0: all.
+        query: the kind of their query.
+        events: least number of events of the requests that have these weights.
+        last: how many last events of a history the group's requests for the fit have; 0: all.
     """
 
     query: Query
@@ -44,25 +44,25 @@ GROUPS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request: the items of its history, its query (empty: none), what was wanted, and what may not be answered."""
+class Request:
+    """A request: the items of its history, its query (empty: none), its target, and the items not to be recommended."""
 
     history: Positions
     query: str
-    wanted: int
+    target: int
     masked: Positions
 
 
 def requests_of(
     group: Group, cases: Cases, queries: Sequence[str], kind_of: Callable[[str], Query], seed: int
-) -> Iterator[Asked]:
+) -> Iterator[Request]:
     """At most `MAX_REQUESTS` of a group; users with fewer events than it has are left out.
 
     Args:
-        group: what its requests have.
-        cases: histories, and what was wanted behind each.
-        queries: a text that asks for what was wanted, for each case.
-        kind_of: what a query is.
+        group: the kind of the requests.
+        cases: histories with their targets.
+        queries: a query for the target of each case.
+        kind_of: the kind of a query.
         seed: of the draw.
     """
     rng = np.random.default_rng((seed, QUERIES.index(group.query), group.events))
@@ -77,4 +77,4 @@ def requests_of(
         history = cases.histories[n]
         last = history[:0] if group.events == 0 else history[-group.last :]
         left_out = masked[n] if len(last) else masked[n][:0]
-        yield Asked(last, queries[n] if has_query else "", int(cases.targets[n]), left_out)
+        yield Request(last, queries[n] if has_query else "", int(cases.targets[n]), left_out)

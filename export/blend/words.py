@@ -16,10 +16,10 @@ from scipy import sparse
 from swiftrec.server.catalogue.sparse import SparseRows
 from swiftrec.server.catalogue.words import Hashes, Words, hash_of, pairs, split_words
 
-MAX_POSTINGS = 4_000  # items of a word, those where it weighs most: words of more items tell little
+MAX_POSTINGS = 4_000  # items of a word, those with the largest weights: more frequent words tell little
 _SATURATION, _LENGTH = 1.2, 0.75  # k1 and b of BM25
-_TITLE = 1  # times that a word of the title counts beside its place in the text
-_BLOCK_ENTRIES = 1_000_000  # words of items that are weighed together
+_TITLE_COUNT = 1  # by which a word of the title counts more
+_BLOCK_ENTRIES = 1_000_000
 _AMBIGUOUS = -1
 _LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
 
@@ -27,7 +27,8 @@ _LAST_BRACKET = re.compile(r"\s*\([^()]*\)\s*$")
 def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
     """Index items by the words of their titles and texts, [items] each.
 
-    Beside the index it holds some 24 bytes for each different word of each text and 150 for each word of the catalogue.
+    Besides the index this needs about 24 bytes for each different word of each text, and 150 for each word of the
+    catalogue.
     """
     counted = _Counted.of(titles, texts)
     hashes = np.array([hash_of(word) for word in counted.vocabulary], dtype=np.uint64)
@@ -52,9 +53,9 @@ def make_words(titles: Sequence[str], texts: Sequence[str]) -> Words:
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """How often each item has which word: `words` and `counts` one item after the other, which end at `ends`.
+    """Counts of words by item: `words` and `counts` of one item after the other, which end at `ends`.
 
-    `lengths` [items] are the words of each item, `titled` [words] the items that have the word in their title.
+    `lengths` [items] are the numbers of words, `titled` [words] those of the items with the word in their title.
     """
 
     vocabulary: dict[str, int]
@@ -66,13 +67,13 @@ class _Counted:
 
     @classmethod
     def of(cls, titles: Sequence[str], texts: Sequence[str]) -> Self:
-        found = cls({}, array("i"), array("f"), array("q", [0]), array("d"), array("q"))
+        counted = cls({}, array("i"), array("f"), array("q", [0]), array("d"), array("q"))
         for title, text in zip(titles, texts, strict=True):
-            found._add(split_words(title), split_words(text))
-        return found
+            counted._add(split_words(title), split_words(text))
+        return counted
 
     def _add(self, title: list[str], text: list[str]) -> None:
-        words, in_title = Counter(text + _TITLE * title), {*title}
+        words, in_title = Counter(text + _TITLE_COUNT * title), {*title}
         for word, count in words.items():
             number = self.vocabulary.setdefault(word, len(self.vocabulary))
             if number == len(self.titled):
@@ -83,10 +84,10 @@ class _Counted:
         self.ends.append(len(self.words))
         self.lengths.append(words.total())
 
-    def by_word(self, place: NDArray[np.int32]) -> sparse.csc_array:
-        """The counts as columns of words, which are at `place` [words] there; items ascend in each."""
-        columns = place[np.array(self.words, dtype=np.int32)]
-        shape = len(self.lengths), len(place)
+    def by_word(self, column: NDArray[np.int32]) -> sparse.csc_array:
+        """The counts as columns of words, word w in `column[w]`; items ascend in each."""
+        columns = column[np.array(self.words, dtype=np.int32)]
+        shape = len(self.lengths), len(column)
         return sparse.csr_array((np.array(self.counts, np.float32), columns, np.array(self.ends)), shape=shape).tocsc()
 
 
@@ -109,7 +110,7 @@ def _postings(counts: sparse.csc_array, lengths: NDArray[np.float64]) -> SparseR
 
 
 def _blocks(starts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
-    """Words, first and behind the last, whose entries are looked at together."""
+    """Blocks of words, as the first and the one behind the last."""
     first, words = 0, len(starts) - 1
     while first < words:
         last = int(np.searchsorted(starts, starts[first] + _BLOCK_ENTRIES, side="right")) - 1
@@ -117,7 +118,7 @@ def _blocks(starts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
 
 
 def _heaviest(weights: NDArray[np.float64], starts: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Which entries of each row are kept: all, or the `MAX_POSTINGS` largest, of equal ones the first."""
+    """Whether each entry is kept: those of a row are all, or the `MAX_POSTINGS` largest, the first of equal ones."""
     kept = np.ones(len(weights), dtype=bool)
     for row in np.flatnonzero(np.diff(starts) > MAX_POSTINGS).tolist():
         begin, end = starts[row], starts[row + 1]
@@ -145,7 +146,7 @@ def _spelling(words: Sequence[str]) -> tuple[Hashes, SparseRows, NDArray[np.int3
 
 
 def _naming(titles: Sequence[str], texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int32]]:
-    """What names exactly one item: a whole title or text first, then a title without a bracket at its end."""
+    """Names of exactly one item: whole titles and texts first, then titles without a bracket at the end."""
     whole, short = (array("Q"), array("i")), (array("Q"), array("i"))
     for item, (title, text) in enumerate(zip(titles, texts, strict=True)):
         names = _names_of(title)
@@ -161,13 +162,13 @@ def _naming(titles: Sequence[str], texts: Sequence[str]) -> tuple[Hashes, NDArra
 
 
 def _names_of(title: str) -> list[str]:
-    """What a text may be to name an item of this title: its words, with and without a bracket at the end."""
+    """The names of an item with this title: its words, with and without a bracket at the end."""
     names = [" ".join(split_words(title)), " ".join(split_words(_LAST_BRACKET.sub("", title)))]
     return [name for name in dict.fromkeys(names) if name]
 
 
 def _claimed(names: array[int], items: array[int]) -> tuple[Hashes, NDArray[np.int32]]:
-    """Each name once, ascending, and the item that has it; `_AMBIGUOUS` if there are several."""
+    """Each name once, ascending, and its item; `_AMBIGUOUS` if several items have it."""
     keys, claimed = np.array(names, dtype=np.uint64), np.array(items, dtype=np.int32)
     order = np.lexsort((claimed, keys))
     keys, claimed = keys[order], claimed[order]

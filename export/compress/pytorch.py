@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import pad
 from swiftrec.export.models.one_pass import one_pass_teacher
-from swiftrec.export.stages.runner import Job
 
 
 class TorchTeacher:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from swiftrec.export.evaluate.recommender import Encode, Rank, Vectors
 from swiftrec.export.models.bucketing import by_length
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.ranker import TorchSession
 from swiftrec.export.models.sentence_space import sentence_vectors
-from swiftrec.export.models.teacher import Teacher, load_teacher
+from swiftrec.export.models.teacher import Teacher
 from swiftrec.server.errors import BundleError, ProviderError
 from swiftrec.server.models.networks import EncoderModel, RankerModel
 from swiftrec.server.models.session import open_session
@@ -39,7 +39,7 @@ class PooledTexts:
 
     @cached_property
     def _encoder(self) -> TextEncoder:
-        return TextEncoder(load_trunk(self._checkpoint), 1).eval()
+        return TextEncoder(load_bert(self._checkpoint), 1).eval()
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -80,20 +80,6 @@ def teacher_encode(tuned: PooledTexts, teacher: Teacher, untouched: PooledTexts,
         return whole
 
     return encode
-
-
-def teacher_items(folder: Path) -> Vectors:
-    """Item vectors of the teacher of the stage `finetune` in `folder`, float32 [items, d]."""
-    teacher = load_teacher(folder)
-    pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
-    size, width = teacher.residual.shape
-    texts: Vectors = np.empty((size, width), np.float32)
-    with torch.inference_mode():
-        for start in range(0, size, _ROWS):
-            part = slice(start, min(size, start + _ROWS))
-            texts[part] = teacher.text_vectors(torch.from_numpy(np.array(pooled[part]))).numpy()
-        items: Vectors = teacher.item_vectors(torch.from_numpy(texts)).numpy()
-    return items
 
 
 def torch_rank(teacher: Teacher) -> Rank:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from swiftrec.export.blend.memory import ease, gram, most_taken, taken
+from swiftrec.export.blend.memory import ease, gram, interaction_matrix, most_popular
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 
 Scores = NDArray[np.float32]
@@ -34,7 +34,7 @@ def fit_baselines(known: Histories, items: int, order: Order = BY_TIME) -> dict[
     """Name -> baseline of a catalogue of `items`; without order transitions are pairs, and nothing is recent."""
     counts = np.bincount(np.concatenate(known), minlength=items)
     recent = np.bincount(np.concatenate([h[-_RECENT:] for h in known]), minlength=items)
-    head = most_taken(known, items)
+    head = most_popular(known, items)
     together = gram(known, head, items)
     lately = {} if order == UNORDERED else {RECENT_POPULARITY: _constant(recent.astype(np.float32))}
     return {
@@ -60,7 +60,7 @@ def _square(weights: Scores | sparse.csr_array, head: NDArray[np.int64], items: 
 
     def score(histories: Histories) -> Scores:
         scores = np.zeros((len(histories), items), dtype=np.float32)
-        summed = taken(histories, head, items) @ weights
+        summed = interaction_matrix(histories, head, items) @ weights
         scores[:, head] = summed.toarray() if sparse.issparse(summed) else summed
         return scores
 

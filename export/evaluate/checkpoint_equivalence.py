@@ -13,7 +13,7 @@ from swiftrec.export.checkpoints.head import Head
 from swiftrec.export.checkpoints.tokenizer import probes
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.evaluate.checkpoint_library import vectors_by_library
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 
 _TOLERANCE = 1e-3  # of a vector's length; rounding makes 1e-5
 
@@ -37,7 +37,7 @@ def require_same_vectors(folder: Path, kind: CheckpointKind, head: Head | None, 
     texts = probes(Backend.from_file(str(written / "tokenizer.json")))
     texts = [text for text, row in zip(texts, tokenizer.encode(texts), strict=True) if 0 < len(row) < max_tokens]
     theirs = vectors_by_library(folder, kind, texts, max_tokens, adopt=head is not None)
-    encoder = TextEncoder(load_trunk(written), 1).eval()
+    encoder = TextEncoder(load_bert(written), 1).eval()
     with torch.inference_mode():
         ours = encoder.pool(*pad(tokenizer.encode(texts)))
     if head is not None and head.shape.similarity == "cosine":

@@ -24,7 +24,7 @@ from swiftrec.export.checkpoints.formats import CLASSIFIERS, CheckpointKind, bac
 from swiftrec.export.checkpoints.quiet import first_line, quiet
 from swiftrec.export.checkpoints.sentence_transformers import is_bi_encoder
 from swiftrec.export.errors import CheckpointError
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.teacher import load_teacher
 
 _BATCH = 32
@@ -161,7 +161,7 @@ class _EarlierTeacher:
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self._teacher = load_teacher(folder)
-        self._encoder = TextEncoder(load_trunk(folder / "checkpoint"), 1).eval()
+        self._encoder = TextEncoder(load_bert(folder / "checkpoint"), 1).eval()
         self._tokenizer = load_tokenizer(folder / "checkpoint", max_tokens)
 
     def encode(self, texts: list[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What of BERT moves in training. The layers below are fixed: what they say of each text is computed once."""
+"""BERT with some fine-tuned layers. The output of the fixed layers below is computed once for each text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import BertModel
 
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.bucketing import by_length
-from swiftrec.export.models.encoder import load_trunk, pad
+from swiftrec.export.models.encoder import load_bert, pad
 from swiftrec.export.models.pooling import pool_tokens, pooled_width
 
 if TYPE_CHECKING:
@@ -23,34 +23,30 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _MAX_IN_MEMORY = 1 << 30  # bytes of pooled vectors: 700,000 texts at a width of 384
-_MAX_KEPT_TOKENS = 400_000  # 600 MB at a width of 384; beyond it the fixed layers run again for each text
+_MAX_CACHED_TOKENS = 400_000  # 600 MB at a width of 384; beyond it the fixed layers run again for each text
 _LORA_TARGETS = ["query", "key", "value", "dense"]
 
 
-class MovingTrunk(nn.Module):
-    """Texts, by their position in `rows`, to pooled vectors.
-
-    There is no dropout in BERT here: the vectors of a text wait in a bank until its next turn, and noise that waits is
-    no regulariser.
-    """
+class Backbone(nn.Module):
+    """Texts, by their position in `rows`, to pooled vectors. Without dropout."""
 
     def __init__(self, folder: Path, rows: Sequence[list[int]], layers: int | None, lora: int = 0) -> None:
-        """`layers` that move, counted from the top (None: all, with the embeddings); `lora` is a rank or 0."""
+        """`layers` are fine-tuned, counted from the top (None: all, with the embeddings); `lora` is a rank or 0."""
         super().__init__()
-        self.bert = load_trunk(folder)
+        self.bert = load_bert(folder)
         self.bert.train(mode=False)
         self._rows, self._folder = rows, folder
         self.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         """Word pieces of each text."""
         stack = self.bert.encoder.layer
-        self._first = first_moving(len(stack), layers)
+        self._first = first_tuned_layer(len(stack), layers)
         self._is_whole = layers is None
-        self._kept: dict[int, Tensor] = {}
-        self._free(lora)
-        self._can_keep = self._first > 0 and self.moves and int(self.lengths.sum()) <= _MAX_KEPT_TOKENS
+        self._cache: dict[int, Tensor] = {}
+        self._unfreeze(lora)
+        self._can_cache = self._first > 0 and self.is_tuned and int(self.lengths.sum()) <= _MAX_CACHED_TOKENS
 
-    def _free(self, lora: int) -> None:
-        """Let the layers move that shall; with LoRA only the small matrices beside their weights."""
+    def _unfreeze(self, lora: int) -> None:
+        """Require gradients of the fine-tuned layers; with LoRA only of the low-rank matrices."""
         self.bert.requires_grad_(requires_grad=False)
         self._adapted: PeftModel | None = None
         if lora:
@@ -64,43 +60,43 @@ class MovingTrunk(nn.Module):
         return pooled_width(self.bert)
 
     @property
-    def moves(self) -> bool:
-        """Whether anything of it is trained."""
+    def is_tuned(self) -> bool:
+        """Whether any of its layers are fine-tuned."""
         return any(p.requires_grad for p in self.parameters())
 
     def merged(self) -> BertModel:
-        """The BERT that was trained, LoRA's matrices added to its weights; it is no longer to be trained then."""
+        """The fine-tuned BERT, with LoRA's matrices added to its weights; ends its training."""
         if self._adapted is not None:
             self._adapted.merge_and_unload()  # in place
             self._adapted = None
         return self.bert
 
-    def forward(self, texts: list[int], shift: Tensor | None = None) -> Tensor:
-        """Pooled vectors, [len(texts), hidden]; the gradient goes into the layers that move.
+    def forward(self, texts: list[int], perturbation: Tensor | None = None) -> Tensor:
+        """Pooled vectors, [len(texts), hidden], with a gradient of the fine-tuned layers.
 
-        With `shift` [texts, tokens, hidden], which is added to the words' embeddings, it goes down to these, too.
+        With a `perturbation` [texts, tokens, hidden], which is added to the word embeddings, also of that.
         """
         ids, mask = pad([self._rows[n] for n in texts])
         wide = (1.0 - mask[:, None, None, :]) * torch.finfo(torch.float32).min
-        if self._is_whole or shift is not None:
-            hidden = self._read(ids, wide, shift)
+        if self._is_whole or perturbation is not None:
+            hidden = self._run_fixed(ids, wide, perturbation)
         else:
             with torch.no_grad():
-                hidden = self._below(texts, ids, wide)
+                hidden = self._fixed_output(texts, ids, wide)
         for layer in self.bert.encoder.layer[self._first :]:
             hidden = layer(hidden, wide)[0]
         return pool_tokens(self.bert, hidden, mask)
 
     @torch.no_grad()
-    def words(self, texts: list[int]) -> Tensor:
-        """The embeddings of their words, [texts, tokens, hidden], without position; 0 where a text has ended."""
+    def word_embeddings(self, texts: list[int]) -> Tensor:
+        """The texts' word embeddings, [texts, tokens, hidden], without position; 0 for padding."""
         ids, mask = pad([self._rows[n] for n in texts])
-        found: Tensor = self.bert.embeddings.word_embeddings(ids) * mask.unsqueeze(-1)
-        return found
+        embeddings: Tensor = self.bert.embeddings.word_embeddings(ids) * mask.unsqueeze(-1)
+        return embeddings
 
-    def all(self, step: Callable[[], None] = lambda: None) -> Tensor:
-        """Pooled vectors of all texts, without gradient; `step` is called after each of `batches` parts."""
-        pooled = self._room()
+    def encode_all(self, step: Callable[[], None] = lambda: None) -> Tensor:
+        """Pooled vectors of all texts, without gradient; `step` is called after each of `batches` batches."""
+        pooled = self._allocate()
         self.encode_into(pooled, np.arange(len(self._rows)), step)
         return pooled
 
@@ -108,73 +104,73 @@ class MovingTrunk(nn.Module):
     def encode_into(self, pooled: Tensor, texts: NDArray[np.int64], step: Callable[[], None]) -> None:
         """Write the pooled vectors of `texts` into their rows of `pooled` [all texts, hidden], without gradient.
 
-        Short and long texts take turns, so that what is left can be told from what is done; `step` is called after
-        each of `batches_of(texts)` parts.
+        Batches of short and long texts alternate, so that the remaining time can be estimated; `step` is called after
+        each of `batch_count(texts)` batches.
         """
-        parts = by_length(self.lengths[texts], _BATCH)
-        for n in np.random.default_rng(0).permutation(len(parts)):
-            batch = texts[parts[n]].tolist()
+        batches = by_length(self.lengths[texts], _BATCH)
+        for n in np.random.default_rng(0).permutation(len(batches)):
+            batch = texts[batches[n]].tolist()
             pooled[batch] = self(batch).float()
             step()
 
     @property
     def batches(self) -> int:
-        """How often `all` calls `step`."""
-        return batches_of(self._rows)
+        """How often `encode_all` calls `step`."""
+        return batch_count(self._rows)
 
-    def _room(self) -> Tensor:
-        """Zeros [texts, width]; large ones lie on disk, in a file without a name that ends with the tensor."""
+    def _allocate(self) -> Tensor:
+        """Zeros [texts, width]; large ones are mapped from an unnamed file, which is deleted with the tensor."""
         shape = (len(self._rows), self.width)
         if 4 * shape[0] * shape[1] <= _MAX_IN_MEMORY or torch.get_default_device().type != "cpu":
             return torch.zeros(shape)
         with tempfile.TemporaryFile(dir=self._folder.parent) as file:
             return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
 
-    def _read(self, ids: Tensor, wide: Tensor, shift: Tensor | None = None) -> Tensor:
-        """What the first layer that moves reads, [texts, tokens, hidden], through all that is below it."""
-        words = self.bert.embeddings.word_embeddings(ids)
-        hidden: Tensor = self.bert.embeddings(
-            inputs_embeds=words if shift is None else words + shift, token_type_ids=torch.zeros_like(ids)
-        )
+    def _run_fixed(self, ids: Tensor, wide: Tensor, perturbation: Tensor | None = None) -> Tensor:
+        """The output of the fixed layers, [texts, tokens, hidden]."""
+        embeddings = self.bert.embeddings.word_embeddings(ids)
+        if perturbation is not None:
+            embeddings = embeddings + perturbation
+        hidden: Tensor = self.bert.embeddings(inputs_embeds=embeddings, token_type_ids=torch.zeros_like(ids))
         for layer in self.bert.encoder.layer[: self._first]:
             hidden = layer(hidden, wide)[0]
         return hidden
 
-    def _below(self, texts: list[int], ids: Tensor, wide: Tensor) -> Tensor:
-        """The same, from what was kept of these texts if they have been read before."""
-        if all(n in self._kept for n in texts):
+    def _fixed_output(self, texts: list[int], ids: Tensor, wide: Tensor) -> Tensor:
+        """The same, from the cache if it has these texts."""
+        if all(n in self._cache for n in texts):
             hidden = torch.zeros(*ids.shape, self.bert.config.hidden_size)
             for row, n in zip(hidden, texts, strict=True):
-                row[: len(self._kept[n])] = self._kept[n]
+                row[: len(self._cache[n])] = self._cache[n]
             return hidden
-        hidden = self._read(ids, wide)
-        if self._can_keep:
-            self._kept |= {n: row[: len(self._rows[n])].clone() for n, row in zip(texts, hidden, strict=True)}
+        hidden = self._run_fixed(ids, wide)
+        if self._can_cache:
+            self._cache |= {n: row[: len(self._rows[n])].clone() for n, row in zip(texts, hidden, strict=True)}
         return hidden
 
 
-def batches_of(texts: Sized) -> int:
-    """In how many parts texts are encoded."""
+def batch_count(texts: Sized) -> int:
+    """In how many batches texts are encoded."""
     return -(-len(texts) // _BATCH)
 
 
-def first_moving(depth: int, layers: int | None) -> int:
-    """Which of BERT's `depth` layers is the first that moves where the last `layers` do; None: all.
+def first_tuned_layer(depth: int, layers: int | None) -> int:
+    """Position of the first fine-tuned layer of a BERT of `depth`, if the last `layers` are (None: all).
 
     Raises:
-        ExportError: there are not so many.
+        ExportError: `layers` is larger than `depth`.
     """
     if layers is not None and layers > depth:
         raise ExportError(
-            f"--trunk {layers}: the checkpoint has {depth} layers: name at most {depth}, or 'all' or 'frozen'"
+            f"--backbone-layers {layers}: the checkpoint has {depth} layers: name at most {depth}, or 'all' or 'frozen'"
         )
     return 0 if layers is None else depth - layers
 
 
 def _with_lora(bert: BertModel, rank: int, layers: list[int]) -> PeftModel:
-    """The BERT with low-rank matrices beside the weights of `layers` (Hu et al., ICLR 2022), in place."""
+    """The BERT with low-rank matrices for the weights of `layers` (Hu et al., ICLR 2022), in place."""
     try:
-        from peft import LoraConfig, get_peft_model  # seconds to import: only who wants it waits
+        from peft import LoraConfig, get_peft_model  # takes seconds to import
     except ImportError as error:
         raise ExportError("--lora needs peft: install the extra 'export'") from error
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_TARGETS, layers_to_transform=layers)

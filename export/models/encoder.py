@@ -1,4 +1,4 @@
-"""The text encoder: a BERT trunk, mean pooling, a projection and normalisation, as one module."""
+"""The text encoder: a BERT backbone, mean pooling, a projection and normalisation, as one module."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import BertModel
 
 from swiftrec.export.checkpoints.head import Head
 from swiftrec.export.errors import CheckpointError
+from swiftrec.export.job import Job
 from swiftrec.export.models.pooling import attach_pooling, pool_tokens, pooled_width
-from swiftrec.export.stages.runner import Job
 from swiftrec.server.models.tokenizer import Tokenizer
 
 
@@ -23,21 +23,21 @@ def teacher_checkpoint(job: Job) -> Path:
     return tuned if tuned.exists() else job.folder("data") / "checkpoint"
 
 
-def save_checkpoint(trunk: BertModel, base: Path, out: Path) -> None:
-    """Write the trunk as a Hugging Face folder, with the tokenizer's files from `base`."""
-    shutil.copytree(base, out, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
-    trunk.save_pretrained(out, safe_serialization=True)
+def save_checkpoint(bert: BertModel, base: Path, output: Path) -> None:
+    """Write the BERT as a Hugging Face folder, with the tokenizer's files from `base`."""
+    shutil.copytree(base, output, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    bert.save_pretrained(output, safe_serialization=True)
 
 
-def load_trunk(folder: Path) -> BertModel:
-    """Load the BERT at `folder`; an adopted one with its own pooling.
+def load_bert(folder: Path) -> BertModel:
+    """Load the BERT at `folder`; a pretrained recommender has its own pooling.
 
     Raises:
         CheckpointError: the checkpoint's files cannot be read, or lack tensors.
     """
     try:
         # Eager attention: the traced graph is the one that ONNX Runtime's BERT fusion knows.
-        found: tuple[BertModel, dict[str, list[str]]] = BertModel.from_pretrained(
+        loaded: tuple[BertModel, dict[str, list[str]]] = BertModel.from_pretrained(
             folder,
             add_pooling_layer=False,
             attn_implementation="eager",
@@ -47,20 +47,20 @@ def load_trunk(folder: Path) -> BertModel:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    trunk, report = found
+    bert, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
         raise CheckpointError(f"{folder}: holds no {missing[0]} (and {len(missing) - 1} more): save the whole model")
-    return attach_pooling(trunk, Head.load(folder))
+    return attach_pooling(bert, Head.load(folder))
 
 
 @torch.no_grad()
-def keep_pieces(trunk: BertModel, kept: list[int]) -> None:
+def keep_pieces(bert: BertModel, kept: list[int]) -> None:
     """Leave in the embedding table only the word pieces of these ids, in this order."""
-    old = trunk.embeddings.word_embeddings
+    old = bert.embeddings.word_embeddings
     new = nn.Embedding(len(kept), old.embedding_dim, padding_idx=old.padding_idx)
     new.weight.copy_(old.weight[kept])
-    trunk.embeddings.word_embeddings = new
-    trunk.config.vocab_size = len(kept)
+    bert.embeddings.word_embeddings = new
+    bert.config.vocab_size = len(kept)
 
 
 def load_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
@@ -79,17 +79,17 @@ def normalise_halves(vectors: Tensor, dimensions: int, sentence_dimensions: int)
 class TextEncoder(nn.Module):
     """Token ids -> a unit vector for the ranker and, behind it, a unit vector of the sentence space."""
 
-    def __init__(self, trunk: BertModel, dimensions: int, sentence_dimensions: int = 0) -> None:
+    def __init__(self, backbone: BertModel, dimensions: int, sentence_dimensions: int = 0) -> None:
         super().__init__()
-        self.trunk = attach_pooling(trunk)
+        self.backbone = attach_pooling(backbone)
         self.dimensions, self.sentence_dimensions = dimensions, sentence_dimensions
-        self.projection = nn.Linear(pooled_width(trunk), dimensions + sentence_dimensions, bias=False)
+        self.projection = nn.Linear(pooled_width(backbone), dimensions + sentence_dimensions, bias=False)
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean of the token vectors, or as an adopted head pools, [batch, width]; both int64 [batch, tokens]."""
+        """Mean of the token vectors, or a pretrained head's pooling, [batch, width]; both int64 [batch, tokens]."""
         segments = torch.zeros_like(input_ids)  # given, so that the traced graph has no branch for it
-        output = self.trunk(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=segments)
-        return pool_tokens(self.trunk, output.last_hidden_state, attention_mask)
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=segments)
+        return pool_tokens(self.backbone, output.last_hidden_state, attention_mask)
 
     def project(self, pooled: Tensor) -> Tensor:
         """Both halves, [..., dimensions + sentence_dimensions], of pooled vectors [..., hidden]."""

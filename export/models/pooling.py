@@ -1,4 +1,4 @@
-"""From token vectors to one vector: the mean, or what an adopted recommender does."""
+"""From token vectors to one vector: the mean, or the pooling of a pretrained recommender."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class HeadPooling(nn.Module):
-    """Pooling of an adopted recommender: the first token or the mean, its dense layer, and 1 behind it if rows need it.
+    """Pooling of a pretrained recommender: first token or mean, its dense layer, and 1 at the end if its rows need it.
 
-    It belongs to the trunk (`trunk.pooling`), so that a student starts with it.
+    It is a module of the BERT (`bert.pooling`), so that students start with it.
     """
 
     def __init__(self, hidden: int, *, mode: str, width: int, activation: str, with_one: bool) -> None:
@@ -40,29 +40,29 @@ class HeadPooling(nn.Module):
         return torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1) if self.with_one else pooled
 
 
-def attach_pooling(trunk: BertModel, head: Head | None = None) -> BertModel:
-    """Give the trunk the pooling that its config.json names, if it names one and the trunk has none yet.
+def attach_pooling(bert: BertModel, head: Head | None = None) -> BertModel:
+    """Add the pooling that config.json of the BERT names, unless it has one.
 
-    The weights are those of `head`, the checkpoint's; without it they are for the caller to load.
+    The weights are those of `head`; without it the caller loads them.
     """
-    shape: dict[str, Any] | None = getattr(trunk.config, "pooling", None)
-    if shape and not hasattr(trunk, "pooling"):
-        pooling = HeadPooling(trunk.config.hidden_size, **shape)
+    shape: dict[str, Any] | None = getattr(bert.config, "pooling", None)
+    if shape and not hasattr(bert, "pooling"):
+        pooling = HeadPooling(bert.config.hidden_size, **shape)
         if head is not None and pooling.dense is not None:
             pooling.dense.load_state_dict({"weight": head.weight, "bias": head.bias})
-        trunk.pooling = pooling
-    return trunk
+        bert.pooling = pooling
+    return bert
 
 
-def pooled_width(trunk: BertModel) -> int:
+def pooled_width(bert: BertModel) -> int:
     """Length of the vector that `pool_tokens` makes."""
-    pooling: HeadPooling | None = getattr(trunk, "pooling", None)
-    return pooling.width if pooling else int(trunk.config.hidden_size)
+    pooling: HeadPooling | None = getattr(bert, "pooling", None)
+    return pooling.width if pooling else int(bert.config.hidden_size)
 
 
-def pool_tokens(trunk: BertModel, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """[batch, tokens, hidden] -> [batch, width]: the mean, unless the trunk brings a pooling of its own."""
-    pooling: Callable[[Tensor, Tensor], Tensor] = getattr(trunk, "pooling", mean)
+def pool_tokens(bert: BertModel, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """[batch, tokens, hidden] -> [batch, width]: the mean, unless the BERT has another pooling."""
+    pooling: Callable[[Tensor, Tensor], Tensor] = getattr(bert, "pooling", mean)
     return pooling(hidden, attention_mask)
 
 

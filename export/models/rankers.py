@@ -1,4 +1,4 @@
-"""The other rankers: a GRU, and a small perceptron; and which of them a name means."""
+"""The other rankers: a GRU, a perceptron and a mean; and the ranker that a name means."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swiftrec.export.models.mean import MeanRanker
 from swiftrec.export.models.ranker import Entry, Ranker
+from swiftrec.server.models.networks import Kind
 
 
 class GruRanker(nn.Module):
-    """A gated recurrent unit over the events (Hidasi et al., ICLR 2016). Called as `Ranker` is."""
+    """A gated recurrent unit over the events (Hidasi et al., ICLR 2016). Called like `Ranker`."""
 
     def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
         super().__init__()
@@ -32,9 +32,9 @@ class GruRanker(nn.Module):
 
 
 class MlpRanker(nn.Module):
-    """The last event beside a mean of all with learned weights by distance, through a perceptron.
+    """The last event and a mean of all with learned weights by distance, through a perceptron.
 
-    Called as `Ranker` is. One layer, no attention to content: the smallest and fastest.
+    Called like `Ranker`. One layer without attention to content: the smallest and fastest.
     """
 
     causal: Tensor
@@ -54,11 +54,28 @@ class MlpRanker(nn.Module):
         """See `Ranker.forward`."""
         time = vectors.shape[1]
         x = self.entry(vectors, kinds)
-        near = self.distance[self.distance_index[:time, :time]] + self.causal[:time, :time]
-        near = near.unsqueeze(0) + ((1 - mask) * -1e9).to(vectors.dtype)[:, None, :]
-        both = torch.cat([near.softmax(-1) @ x, x], dim=-1)
+        weights = self.distance[self.distance_index[:time, :time]] + self.causal[:time, :time]
+        weights = weights.unsqueeze(0) + ((1 - mask) * -1e9).to(vectors.dtype)[:, None, :]
+        both = torch.cat([weights.softmax(-1) @ x, x], dim=-1)
         user: Tensor = self.out(self.drop(functional.gelu(self.up(both))))
         return user
+
+
+class MeanRanker(nn.Module):
+    """The ranker of a pretrained bi-encoder; without weights. Called like `Ranker`.
+
+    The user vector is the unit vector of the query or, without one, the mean of the unit vectors so far.
+    """
+
+    def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.0) -> None:  # noqa: ARG002 (no weights)
+        super().__init__()
+
+    def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
+        """See `Ranker.forward`."""
+        unit = functional.normalize(vectors, dim=-1)
+        there = mask.unsqueeze(-1).to(vectors.dtype)
+        means = (unit * there).cumsum(1) / there.cumsum(1).clamp(min=1)
+        return torch.where((kinds == int(Kind.QUERY)).unsqueeze(-1), unit, means)
 
 
 RANKERS: dict[str, Callable[..., nn.Module]] = {

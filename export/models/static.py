@@ -46,28 +46,28 @@ class StaticEncoder(nn.Module):
 @torch.inference_mode()
 def piece_vectors(teacher: TextEncoder, empty: list[int], step: Callable[[], None]) -> Tensor:
     """The teacher's pooled vector of each word piece alone, [vocabulary, hidden]; `empty` are an empty text's ids."""
-    middle, size = len(empty) // 2, teacher.trunk.config.vocab_size
+    middle, size = len(empty) // 2, teacher.backbone.config.vocab_size
     pooled = torch.zeros(size, teacher.projection.in_features)
     for start in range(0, size, _PIECES):
-        some = range(start, min(size, start + _PIECES))
-        pooled[start : some.stop] = teacher.pool(*pad([[*empty[:middle], n, *empty[middle:]] for n in some]))
+        block = range(start, min(size, start + _PIECES))
+        pooled[start : block.stop] = teacher.pool(*pad([[*empty[:middle], n, *empty[middle:]] for n in block]))
         step()
     return pooled
 
 
 def piece_batches(teacher: TextEncoder) -> int:
     """How often `piece_vectors` calls `step`."""
-    return -(-int(teacher.trunk.config.vocab_size) // _PIECES)
+    return -(-int(teacher.backbone.config.vocab_size) // _PIECES)
 
 
-def fit(pieces: Tensor, rows: list[list[int]], wanted: Tensor) -> Tensor:
-    """Vectors of the word pieces, [vocabulary, dimensions], whose mean over each row is near the wanted vector.
+def fit_pieces(pieces: Tensor, rows: list[list[int]], targets: Tensor) -> Tensor:
+    """Vectors of the word pieces, [vocabulary, dimensions], whose mean over each row is near the target.
 
-    Ridge regression from the mean of `pieces` [vocabulary, hidden] over the rows to `wanted` [rows, dimensions].
+    Ridge regression from the mean of `pieces` [vocabulary, hidden] over the rows to `targets` [rows, dimensions].
     """
     means = torch.stack([pieces[row].mean(0) for row in rows])
-    centre, target = means.mean(0), wanted.mean(0)
-    x, y = means - centre, wanted - target
+    centre, target = means.mean(0), targets.mean(0)
+    x, y = means - centre, targets - target
     damping = _RIDGE * len(rows) * x.var() * torch.eye(x.shape[1])
     vectors: Tensor = (pieces - centre) @ torch.linalg.solve(x.T @ x + damping, x.T @ y) + target
     return vectors

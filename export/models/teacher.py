@@ -6,9 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,14 +16,15 @@ from swiftrec.export.data.text_variants import TextRows, Texts
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.models.rankers import make_ranker
 
-PRIOR_EVENTS = 3.0  # events of an item that its text is worth: with as many its residual counts half
+PRIOR_EVENTS = 3.0  # an item with this many events has half of its residual
+_BLOCK_ROWS = 65_536  # items whose texts are projected at a time
 
 
 class Teacher(nn.Module):
     """Projection of pooled BERT vectors, a residual for each item, and the ranker.
 
-    The item vector is text vector + residual. The residual is dropped at random in training, so that an item (or a
-    text) that was never seen works from its text alone.
+    The item vector is text vector + residual. The residual is dropped at random in training, so that an unseen item
+    (or text) can be ranked by its text alone.
     """
 
     residual_weights: Tensor
@@ -61,34 +60,35 @@ class Teacher(nn.Module):
         """Vectors of all items, [items, dimensions], from the vectors of their texts."""
         return texts + self.residual * self.residual_weights
 
+    @torch.no_grad()
+    def all_item_vectors(self, pooled: Tensor) -> Tensor:
+        """`item_vectors` from the pooled vectors of the items' texts, [items, hidden], a block of rows at a time."""
+        blocks = [self.text_vectors(rows.to(self.residual.device)) for rows in torch.split(pooled, _BLOCK_ROWS)]
+        return self.item_vectors(torch.cat(blocks))
+
     def weight_residuals(self, events: Tensor) -> None:
         """Keep items with few of `events` [items] near their texts: a residual counts n / (n + `PRIOR_EVENTS`)."""
         self.residual_weights = (events / (events + PRIOR_EVENTS)).unsqueeze(1).to(self.residual)
 
     @torch.no_grad()
     def apply_weights(self) -> None:
-        """Multiply the residuals by their weights, which are 1 then."""
+        """Multiply the residuals by their weights, and set the weights to 1."""
         self.residual.mul_(self.residual_weights)
         self.residual_weights = torch.ones_like(self.residual_weights)
 
 
 @dataclass(frozen=True, slots=True)
-class Bank:
-    """Pooled BERT vectors of every training text: `variants` [variants, items, hidden], `phrases` [phrases, hidden]."""
+class TextFeatures:
+    """Pooled BERT vectors of all texts: `variants` [variants, items, hidden], `phrases` [phrases, hidden]."""
 
     variants: Tensor
     phrases: Tensor
 
     @classmethod
-    def of(cls, pooled: NDArray[np.float32], texts: Texts) -> Bank:
-        """Cut the rows of `Texts.all` into variants and phrases."""
-        return cls.cut(torch.from_numpy(pooled), texts)
-
-    @classmethod
-    def cut(cls, rows: Tensor, texts: Texts) -> Bank:
-        """The same, of a tensor; the bank is a view of it."""
-        at = texts.rows
-        return cls(rows[: at.first_phrase].view(at.variants, at.items, -1), rows[at.first_phrase :])
+    def of(cls, pooled: Tensor, texts: Texts) -> TextFeatures:
+        """Views of the rows of `texts.all`, [texts, hidden]."""
+        rows = texts.rows
+        return cls(pooled[: rows.first_phrase].view(rows.variants, rows.items, -1), pooled[rows.first_phrase :])
 
     @property
     def rows(self) -> TextRows:
@@ -111,15 +111,17 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
 
 
 def load_teacher(folder: Path) -> Teacher:
-    """Read what `save_teacher` wrote, ready to be asked.
+    """Read the files of `save_teacher`.
 
     Raises:
-        CheckpointError: it is damaged (it may have come in as a checkpoint).
+        CheckpointError: a file is damaged (the folder may be a checkpoint that a user gave).
     """
     try:
         teacher = Teacher(**json.loads((folder / "teacher.json").read_text()))
         teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        said = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / 'teacher.json'}: no teacher can be read ({said}): export it again") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / 'teacher.json'}: no teacher can be read ({reason}): export it again"
+        ) from error
     return teacher.eval()

@@ -1,4 +1,4 @@
-"""`blend.json`: the weights, what each part contributes to each kind of request, and when a text is an item."""
+"""`blend.json`: the weights, the contribution of each part by kind of request, and when a text names an item."""
 
 from __future__ import annotations
 

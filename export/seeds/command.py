@@ -7,13 +7,14 @@ import sys
 
 from rich.console import Console
 
+from swiftrec.export.job import Job
 from swiftrec.export.report.command import load_quality
 from swiftrec.export.report.tables import print_tables
 from swiftrec.export.seeds.records import of_seed
 from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.seeds.summary import Measured, Summary
 from swiftrec.export.seeds.tables import as_json, tables
-from swiftrec.export.stages.runner import Job, run_all
+from swiftrec.export.stages.runner import run_all
 from swiftrec.export.stages.teacher import teacher_comparison
 from swiftrec.server.config import read_settings
 

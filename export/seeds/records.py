@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from swiftrec.export.config import ExportSettings
+from swiftrec.export.job import Job
 from swiftrec.export.schema.comparison import COMPARED, TeacherComparison
-from swiftrec.export.stages.order import EVALUATION
-from swiftrec.export.stages.runner import Job, teacher_job
+from swiftrec.export.stages.order import EVALUATION, TEACHER_STAGES
+from swiftrec.export.stages.runner import is_fresh
 
 _MARK = "-seed-"
 Settings = TypeVar("Settings", bound=ExportSettings)
@@ -33,8 +34,8 @@ def recorded_teachers(
     numbers = [folder.name.removeprefix(f"{name}{_MARK}") for folder in folders]
     records = {}
     for seed in sorted(int(number) for number in numbers if number.isdecimal()):
-        job = teacher_job(Job(of_seed(base, seed)))
-        if job.is_fresh(EVALUATION):
+        job = Job(of_seed(base, seed))
+        if is_fresh(job, EVALUATION, TEACHER_STAGES):
             path = job.folder(EVALUATION.name) / COMPARED
             records[seed] = TeacherComparison.model_validate_json(path.read_bytes())
     return records

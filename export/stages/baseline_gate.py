@@ -18,12 +18,12 @@ from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import Evaluation, evaluate_teacher
 from swiftrec.export.evaluate.tasks import SHARED_TASKS
 from swiftrec.export.gates import MIN_COLD_CASES
+from swiftrec.export.job import Job
 from swiftrec.export.report.tables import cold_table, print_tables, task_table
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import FROZEN, TEACHER
 from swiftrec.export.stages.evaluation_context import frozen_fault, load_context
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.pretrained import parts_of
+from swiftrec.export.train.pretrained import split_of
 
 
 def check_teacher(job: Job) -> None:
@@ -76,8 +76,7 @@ def require_cold(job: Job, evaluation: Evaluation, name: str) -> None:
         return
     print_results(job, evaluation)
     raise GateError(
-        f"{comparison}: try --trunk frozen, fewer --passes, or a --pull above 0; --allow-lossy writes the bundle all "
-        "the same"
+        f"{comparison}: try --backbone-layers frozen or fewer --passes; --allow-lossy writes the bundle all the same"
     )
 
 
@@ -112,7 +111,7 @@ def _has_cold_gate(job: Job) -> bool:
     dataset = Dataset.load(job.folder("data"))
     if not dataset.histories or frozen_fault(job, len(dataset.items)):
         return False
-    return len(parts_of(job, dataset).cold_cases.targets) >= MIN_COLD_CASES
+    return len(split_of(job, dataset).cold_cases.targets) >= MIN_COLD_CASES
 
 
 def _check_cold(job: Job, context: EvaluationContext) -> None:

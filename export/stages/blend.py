@@ -9,31 +9,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.blend.cold_boost import boost_cold_items
+from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
-from swiftrec.export.blend.inherit import fit_whole_memory
 from swiftrec.export.blend.memory import fit_memory
 from swiftrec.export.blend.names import same_item_threshold
-from swiftrec.export.blend.newcomers import raise_newcomers
-from swiftrec.export.blend.queries import Queries
-from swiftrec.export.blend.requests import GROUPS, Asked, Group, requests_of
-from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.queries import QueryWriter
+from swiftrec.export.blend.requests import GROUPS, Group, Request, requests_of
+from swiftrec.export.blend.signals import Items, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import interaction_counts, popularity
 from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.data.text_variants import Texts, TextVariant
-from swiftrec.export.evaluate.backends import PooledTexts, teacher_encode, teacher_items, torch_rank
-from swiftrec.export.evaluate.recommender import Encode, Rank, Retrieval
+from swiftrec.export.evaluate.backends import PooledTexts, teacher_encode, torch_rank
+from swiftrec.export.evaluate.recommender import Encode, Rank
+from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.models.sentence_space import load_sentence_map, load_sentences
 from swiftrec.export.models.teacher import load_teacher
+from swiftrec.export.models.teacher_files import load_item_vectors
 from swiftrec.export.schema.blend import BLEND, BlendRecord, GroupRecord
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.cold_start import FOLDS, Placed
-from swiftrec.export.train.pretrained import parts_of
-from swiftrec.export.train.validation import some_users
+from swiftrec.export.train.cold_start import FOLDS, ColdVectors
+from swiftrec.export.train.pretrained import split_of
+from swiftrec.export.train.validation import sample_users
 from swiftrec.server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
-from swiftrec.server.catalogue.history import Names
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.networks import Kind, UserSequence, ranker_half, sentence_half
@@ -44,44 +44,25 @@ Vectors = NDArray[np.float32]
 _BATCH = 32
 
 
-def run(job: Job, out: Path) -> None:
-    """Write the tables of memory and words as the bundle has them, and blend.json."""
+def run(job: Job, output: Path) -> None:
+    """Write the tables of memory and words of the bundle, and blend.json."""
     dataset, texts = Dataset.load(job.folder("data")), Texts.load(job.folder("data"))
     items = len(dataset.items)
     words = make_words(texts.variants[TextVariant.TITLE], texts.variants[TextVariant.FULL])
-    words.save(out)
+    words.save(output)
     sentences = load_sentences(job.folder("finetune"), len(texts.all))
     titles = sentences[texts.rows.start(TextVariant.TITLE) :][:items]
     same = same_item_threshold(titles, sentences[:items], list(texts.variants[TextVariant.TITLE]), job.settings.seed)
     if not dataset.histories:
-        Memory.empty(items).save(out)
+        Memory.empty(items).save(output)
         record = BlendRecord(same_item=same)
     else:
-        split = parts_of(job, dataset)
+        split = split_of(job, dataset)
         counts = popularity(split.known, split.train, items)
-        fit_whole_memory(split.known, counts, sentences[:items], split.order).save(out)
+        fit_full_memory(split.known, counts, sentences[:items], split.order).save(output)
         groups = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
         record = BlendRecord(groups=groups, same_item=same)
-    (out / BLEND).write_text(record.model_dump_json(indent=1))
-
-
-def load_retrieval(
-    folder: Path, memory: Memory, titles: Sequence[str], sentences: Vectors, counts: NDArray[np.int64]
-) -> Retrieval:
-    """The parts of a score beside the ranker: words and weights as this stage wrote them into `folder`, the rest given.
-
-    Args:
-        folder: the stage's.
-        memory: the tables of the stage, or others that were fitted in the same way.
-        titles: of the items.
-        sentences: sentence vectors of the items' texts, float32 [items, s].
-        counts: number of events of each item, 0 for new ones, [items].
-    """
-    record, items = BlendRecord.load(folder), len(counts)
-    words = Words.load(folder, items)
-    scoring = Scoring(Blend.read(record.rows), memory, words, items)
-    names = Names(words, sentences, record.same_item, titles.__getitem__)
-    return Retrieval(scoring, names, sentences, counts)
+    (output / BLEND).write_text(record.model_dump_json(indent=1))
 
 
 def _fit(job: Job, source: _Source) -> list[GroupRecord]:
@@ -89,30 +70,30 @@ def _fit(job: Job, source: _Source) -> list[GroupRecord]:
     choices: dict[Group, list[Choices]] = {}
     with job.progress("weigh the parts", len(GROUPS)) as step:
         for group in GROUPS:
-            if found := source.choices(group):
-                choices[group] = found
+            if group_choices := source.choices(group):
+                choices[group] = group_choices
             step()
     weights = _weights(choices)
-    return [_record(group, some, weights[group]) for group, some in choices.items()]
+    return [_record(group, group_choices, weights[group]) for group, group_choices in choices.items()]
 
 
 def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]:
-    """Of all histories and of all queries first, then of each group near them."""
-    found: dict[Group, Weights] = {}
+    """Of all groups with the same kind of query first, then of each group near those."""
+    weights: dict[Group, Weights] = {}
     for query in QUERIES:
         groups = [group for group in choices if group.query == query]
-        together = fit_weights([one for group in groups for one in choices[group]])
-        found |= {group: fit_weights(choices[group], together) for group in groups}
-    return found
+        together = fit_weights([each for group in groups for each in choices[group]])
+        weights |= {group: fit_weights(choices[group], together) for group in groups}
+    return weights
 
 
 def _record(group: Group, choices: Sequence[Choices], fitted: Weights) -> GroupRecord:
-    raised = raise_newcomers(choices, fitted)
+    boosted = boost_cold_items(choices, fitted)
     return GroupRecord(
         query=group.query,
         events=group.events,
         cases=len(choices),
-        weights=asdict(raised),
+        weights=asdict(boosted),
         likelihood=likelihood(choices, fitted),
         without={part: likelihood(choices, fitted.without([part])) for part in PARTS},
     )
@@ -120,16 +101,16 @@ def _record(group: Group, choices: Sequence[Choices], fitted: Weights) -> GroupR
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What requests of the users who validate are made from: everything that training saw, and nothing else.
+    """The sources of the validation users' requests: only data that training has seen.
 
     Args:
-        cases: histories, and what was wanted behind each.
-        queries: a text that asks for what was wanted, for each case.
+        cases: histories with their targets.
+        queries: a query for the target of each case.
         encode: both halves of a text's vector.
         rank: the teacher's ranker.
-        items: what is known of the items.
-        signals: makes choices of requests.
-        kind_of: what a query is.
+        items: of the catalogue.
+        signals: computes the choices of requests.
+        kind_of: the kind of a query.
         seed: of the draws.
         max_history: events that the ranker reads.
     """
@@ -139,7 +120,7 @@ class _Source:
     encode: Encode
     rank: Rank
     items: Items
-    signals: Signals
+    signals: SignalBuilder
     kind_of: Callable[[str], Query]
     seed: int
     max_history: int
@@ -148,58 +129,61 @@ class _Source:
     def load(cls, job: Job, dataset: Dataset, split: Split, texts: Texts, words: Words, sentences: Vectors) -> _Source:
         folder, plan, seed, size = job.folder("finetune"), job.settings.plan, job.settings.seed, texts.rows.items
         teacher = load_teacher(folder)
-        vectors = teacher_items(folder)
-        placed = Placed.load(folder) or Placed(vectors, np.full(size, FOLDS))  # a fold that is never new
+        vectors = load_item_vectors(folder)
+        cold = ColdVectors.load(folder) or ColdVectors(vectors, np.full(size, FOLDS))  # a fold that is never held out
         counts = interaction_counts(split.train, size).astype(np.float64)
-        items = Items(vectors, placed.vectors, placed.folds, sentences[:size], counts)
+        items = Items(vectors, cold.vectors, cold.folds, sentences[:size], counts)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
-        untouched = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
+        untuned = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
         tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
-        cases = some_users(split.validation, size)
-        queries = Queries(dataset.items, dataset.nouns, seed).ask(cases.targets.tolist(), texts)
+        cases = sample_users(split.validation, size)
+        queries = QueryWriter(dataset.items, dataset.nouns, seed).write(cases.targets.tolist(), texts)
         return cls(
             cases,
             queries,
-            teacher_encode(tuned, teacher, untouched, load_sentence_map(folder)),
+            teacher_encode(tuned, teacher, untuned, load_sentence_map(folder)),
             torch_rank(teacher),
             items,
-            Signals(items, scoring, FOLDS, seed),
+            SignalBuilder(items, scoring, FOLDS, seed),
             scoring.query,
             seed,
             plan.max_history,
         )
 
     def choices(self, group: Group) -> list[Choices]:
-        """Of a group's requests."""
-        asked = list(requests_of(group, self.cases, self.queries, self.kind_of, self.seed))
-        if not asked:
+        """The choices of a group's requests."""
+        requests = list(requests_of(group, self.cases, self.queries, self.kind_of, self.seed))
+        if not requests:
             return []
-        texts = list(dict.fromkeys(one.query for one in asked if one.query))
+        texts = list(dict.fromkeys(request.query for request in requests if request.query))
         vectors = dict(zip(texts, self.encode(texts), strict=True)) if texts else {}
-        return self.signals.choices(asked, self._users(asked, vectors), lambda one: self._known(one, vectors))
+        users = self._users(requests, vectors)
+        return self.signals.choices(requests, users, lambda request: self._known(request, vectors))
 
-    def _users(self, asked: Sequence[Asked], vectors: Mapping[str, Vectors]) -> Vectors:
+    def _users(self, requests: Sequence[Request], vectors: Mapping[str, Vectors]) -> Vectors:
         """The ranker's user vectors, [requests, d]."""
-        users = np.empty((len(asked), self.items.vectors.shape[1]), np.float32)
-        for start in range(0, len(asked), _BATCH):
-            batch = asked[start : start + _BATCH]
-            users[start : start + _BATCH] = self.rank([self._sequence(one, vectors) for one in batch])
+        users = np.empty((len(requests), self.items.vectors.shape[1]), np.float32)
+        for start in range(0, len(requests), _BATCH):
+            batch = requests[start : start + _BATCH]
+            users[start : start + _BATCH] = self.rank([self._sequence(request, vectors) for request in batch])
         return users
 
-    def _sequence(self, asked: Asked, vectors: Mapping[str, Vectors]) -> UserSequence:
-        history = asked.history[-self.max_history :]
+    def _sequence(self, request: Request, vectors: Mapping[str, Vectors]) -> UserSequence:
+        history = request.history[-self.max_history :]
         events, kinds = list(self.items.vectors[history]), [Kind.ITEM] * len(history)
-        if asked.query:
-            query = ranker_half(vectors[asked.query], self.items.vectors.shape[1])
+        if request.query:
+            query = ranker_half(vectors[request.query], self.items.vectors.shape[1])
             events, kinds = [*events, query], [*kinds, Kind.QUERY]
         return UserSequence(events, kinds)
 
-    def _known(self, asked: Asked, vectors: Mapping[str, Vectors]) -> Known:
-        history = asked.history[-self.max_history :]
+    def _known(self, request: Request, vectors: Mapping[str, Vectors]) -> Known:
+        history = request.history[-self.max_history :]
         return Known(
             events=len(history),
             items=history,
             sentences=self.items.sentences[history],
-            query=asked.query,
-            query_sentence=sentence_half(vectors[asked.query], self.items.vectors.shape[1]) if asked.query else None,
+            query=request.query,
+            query_sentence=sentence_half(vectors[request.query], self.items.vectors.shape[1])
+            if request.query
+            else None,
         )

@@ -25,7 +25,7 @@ from swiftrec.export.evaluate.checkpoint_equivalence import require_same_vectors
 from swiftrec.export.evaluate.checkpoint_library import load_in_library
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.fetch import RECBOLE, fetch
-from swiftrec.export.stages.runner import Job
+from swiftrec.export.job import Job
 
 
 @dataclass(frozen=True, slots=True)

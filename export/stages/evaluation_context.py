@@ -13,17 +13,17 @@ from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
 from swiftrec.export.data.text_variants import Texts, TextVariant
-from swiftrec.export.evaluate.backends import PooledTexts, plain_encode, teacher_encode, teacher_items, torch_rank
+from swiftrec.export.evaluate.backends import PooledTexts, plain_encode, teacher_encode, torch_rank
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.recommender import Recommender, Vectors
+from swiftrec.export.evaluate.retrieval import load_retrieval
 from swiftrec.export.evaluate.tasks import make_tasks
+from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.models.sentence_space import load_sentence_map, load_sentences
 from swiftrec.export.models.teacher import load_teacher
-from swiftrec.export.stages.blend import load_retrieval
-from swiftrec.export.stages.finetune import load_plain
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.pretrained import parts_of
+from swiftrec.export.models.teacher_files import load_item_vectors, load_pooled, load_untuned
+from swiftrec.export.train.pretrained import split_of
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.models.networks import UserSequence
 
@@ -34,7 +34,7 @@ _WHOLE_HISTORY = 1 << 30
 def load_context(job: Job) -> EvaluationContext:
     """Read the earlier stages."""
     dataset = counted(Dataset.load(job.folder("data")), job.settings.repeats)
-    texts, parts = Texts.load(job.folder("data")), parts_of(job, dataset)
+    texts, parts = Texts.load(job.folder("data")), split_of(job, dataset)
     untouched = _untouched_texts(job)
     counts = popularity(parts.known, parts.train, len(dataset.items))
     teacher = _teacher(job, texts, untouched, counts)
@@ -86,20 +86,20 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
     folder, size, plan = job.folder("finetune"), texts.rows.items, job.settings.plan
     blend, titles = job.folder("blend"), texts.rows.start(TextVariant.TITLE)
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
-    pooled = np.load(folder / "pooled.npy", mmap_mode="r", allow_pickle=False)
+    pooled = load_pooled(folder)
     sentences = load_sentences(folder, len(pooled))
 
     def encode_titles(items: NDArray[np.int64]) -> Vectors:
         rows = titles + items
         with torch.inference_mode():
-            vectors = teacher.text_vectors(torch.from_numpy(np.array(pooled[rows]))).numpy()
+            vectors = teacher.text_vectors(pooled[rows]).numpy()
         return np.concatenate([vectors, sentences[rows]], axis=1)
 
     tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
     return Recommender(
         teacher_encode(tuned, teacher, untouched, sentence_map),
         torch_rank(teacher),
-        teacher_items(folder),
+        load_item_vectors(folder),
         plan.max_history,
         encode_titles,
         load_retrieval(blend, Memory.load(blend, size), texts.variants[TextVariant.TITLE], sentences[:size], counts),
@@ -112,8 +112,7 @@ def _frozen(job: Job, untouched: PooledTexts) -> Recommender:
     Stage `finetune` has encoded the items' texts with it, so that only requests are encoded here.
     """
     folder = job.folder("finetune")
-    pooled = torch.from_numpy(np.load(folder / "pooled.npy", mmap_mode="c", allow_pickle=False))
-    items = load_plain(folder, pooled, len(load_teacher(folder).residual)).numpy()
+    items = load_untuned(folder, len(load_item_vectors(folder))).numpy()
     return Recommender(plain_encode(untouched), _mean_of_events, _unit(items), _WHOLE_HISTORY)
 
 

@@ -24,13 +24,13 @@ from swiftrec.export.compress.onnx_file import save_graph
 from swiftrec.export.compress.ranker_graphs import measure_ranker_parity, save_ranker, time_ranker
 from swiftrec.export.compress.students import Student, graph_file, save_students, traced_file
 from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import TextEncoder, pad
 from swiftrec.export.models.ranker import Served
 from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.schema.models import RankerRecord
 from swiftrec.export.stages.distil import load_students
-from swiftrec.export.stages.runner import Job
 from swiftrec.server.models.bundle import RANKER
 from swiftrec.server.models.networks import EncoderModel
 from swiftrec.server.models.session import open_session
@@ -107,7 +107,7 @@ def _student(
         layers, hidden = 0, module.table.embedding_dim
         fusion = gates.static_fusion(count_operators(target))
     else:
-        backbone = module.trunk
+        backbone = module.backbone
         layers, hidden = backbone.config.num_hidden_layers, backbone.config.hidden_size
         if keep_traced:
             shutil.copyfile(target, output / traced_file(name))

@@ -18,6 +18,7 @@ from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate.examples import best_titles, choose_requests
 from swiftrec.export.evaluate.metrics import common
 from swiftrec.export.gates import Gate, packaged, require
+from swiftrec.export.job import Job
 from swiftrec.export.report.render import write_card, write_report
 from swiftrec.export.report.triton_repository import SOURCE, write_repository
 from swiftrec.export.schema.blend import BlendRecord
@@ -26,7 +27,7 @@ from swiftrec.export.schema.quality import QUALITY_FILE, Example, Quality
 from swiftrec.export.schema.variant import load_graphs
 from swiftrec.export.stages.evaluation_context import load_frozen
 from swiftrec.export.stages.order import STAGES
-from swiftrec.export.stages.runner import Job
+from swiftrec.export.stages.runner import stage_key
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
 from swiftrec.server.domain import Recommendation, Request, TextEvent
 from swiftrec.server.errors import BundleError
@@ -50,7 +51,7 @@ _TOOLS = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers
 def run(job: Job, output: Path) -> None:
     """Write artifacts/<name>/<version>/ and, in the stage's folder, bundle.json with its place."""
     home = job.settings.bundle
-    key = job.key(next(s for s in STAGES if s.name == "package"))
+    key = stage_key(job, next(stage for stage in STAGES if stage.name == "package"))
     folder = _existing(home, key) or _write(job, home, key)
     repository = write_repository(load_bundle(folder), home / f"triton-{folder.name}")
     (output / "bundle.json").write_text(json.dumps({"folder": str(folder)}))

@@ -27,6 +27,7 @@ from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.evaluate.selection import defaults, fronts, judge
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, Tasks
 from swiftrec.export.gates import COLD_GATE, at_least
+from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.schema.blend import BlendRecord
 from swiftrec.export.schema.comparison import OtherProtocol
@@ -35,7 +36,6 @@ from swiftrec.export.schema.quality import TEACHER, Curve, Group, Lists, Quality
 from swiftrec.export.schema.record import Figure
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.stages.evaluation_context import teacher_size
-from swiftrec.export.stages.runner import Job
 from swiftrec.server.tuning.machine import machine
 
 Results = Mapping[str, Mapping[str, RankedCases]]

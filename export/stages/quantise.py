@@ -19,8 +19,8 @@ from swiftrec.export.compress.students import Student, read_students
 from swiftrec.export.compress.throughput import Encoder, measure_throughput, rounds
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.gates import GATES, Gate, at_most, failures, verdict
+from swiftrec.export.job import Job
 from swiftrec.export.schema.variant import Variant, save_variants
-from swiftrec.export.stages.runner import Job
 from swiftrec.server.errors import ProviderError
 from swiftrec.server.models.networks import EncoderModel
 from swiftrec.server.models.session import open_session

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from swiftrec.export.evaluate.comparisons import cold_pairs, compare_best_baseline, compare_named, compare_tasks
 from swiftrec.export.evaluate.evaluation import Evaluation, evaluate_teacher
+from swiftrec.export.job import Job
 from swiftrec.export.report.tables import cold_table, print_tables, share_table, task_table
 from swiftrec.export.schema.comparison import COMPARED, TeacherComparison
 from swiftrec.export.schema.quality import TEACHER
 from swiftrec.export.stages.evaluation_context import load_context
-from swiftrec.export.stages.order import EVALUATION
-from swiftrec.export.stages.runner import Job, run_all, teacher_job
+from swiftrec.export.stages.order import EVALUATION, TEACHER_STAGES
+from swiftrec.export.stages.runner import run_all
 
 _WIDTH = 260  # of the printed tables, whatever the terminal's: one line for each recommender
 
@@ -37,8 +38,7 @@ def compare_teacher(job: Job) -> None:
 
 def teacher_comparison(job: Job) -> TeacherComparison:
     """Run the stages up to the teacher and its evaluation, those that are stale; return the evaluation's record."""
-    job = teacher_job(job)
-    run_all(job)
+    run_all(job, TEACHER_STAGES)
     return TeacherComparison.model_validate_json((job.folder(EVALUATION.name) / COMPARED).read_bytes())
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.errors import GateError
-from swiftrec.export.evaluate.backends import encode_here, served_rank, teacher_items
+from swiftrec.export.evaluate.backends import encode_here, served_rank
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import Evaluation
 from swiftrec.export.evaluate.fidelity import agreement
 from swiftrec.export.evaluate.ranks import RecordedRanks
 from swiftrec.export.evaluate.recommender import Recommender
 from swiftrec.export.evaluate.reference import Reference
+from swiftrec.export.job import Job
+from swiftrec.export.models.teacher_files import load_item_vectors
 from swiftrec.export.report.tables import show
 from swiftrec.export.schema.quality import FROZEN, QUALITY_FILE, TEACHER, Quality
 from swiftrec.export.schema.record import Figure
@@ -29,8 +29,6 @@ from swiftrec.export.stages.baseline_gate import (
 )
 from swiftrec.export.stages.evaluation_context import load_context
 from swiftrec.export.stages.quality_record import build_agreement, build_quality
-from swiftrec.export.stages.runner import Job
-from swiftrec.server.catalogue.catalogue import VECTORS
 from swiftrec.server.models.bundle import RANKER
 from swiftrec.server.models.tokenizer import Tokenizer
 
@@ -38,7 +36,7 @@ Graphs = Sequence[tuple[Variant, Path]]
 
 
 def run(job: Job, output: Path) -> None:
-    """Write quality.json, vectors.npy (item vectors of the measured model, float32 [items, d]) and ranks.npz.
+    """Write quality.json and ranks.npz.
 
     Without interactions there is no ranks.npz, and the variants are compared with the checkpoint's own library.
 
@@ -49,12 +47,12 @@ def run(job: Job, output: Path) -> None:
     require_interactions(job)
     graphs = load_graphs(job.folder("quantise"))
     has_interactions = bool(Dataset.load(job.folder("data")).histories)
-    quality = _evaluate(job, graphs, output) if has_interactions else _compare_with_library(job, graphs, output)
+    quality = _evaluate(job, graphs, output) if has_interactions else _compare_with_library(job, graphs)
     (output / QUALITY_FILE).write_text(quality.model_dump_json(indent=1))
 
 
 def _evaluate(job: Job, graphs: Graphs, output: Path) -> Quality:
-    """Everything that is measured with interactions; writes the vectors and ranks."""
+    """Everything that is measured with interactions; writes the ranks."""
     evaluation, probes, devices = _run_tasks(job, graphs)
     try:
         quality = build_quality(job, evaluation, [variant for variant, _ in graphs], probes, devices)
@@ -65,7 +63,6 @@ def _evaluate(job: Job, graphs: Graphs, output: Path) -> Quality:
     require_cold(job, evaluation, quality.default["cpu"].name)
     require_baselines(job, evaluation, [*quality.comparisons, *quality.group_comparisons])
     context = evaluation.context
-    np.save(output / VECTORS, context.teacher.items, allow_pickle=False)
     RecordedRanks.of(evaluation.results, context.tasks.warm, context.seed).save(output)
     return quality
 
@@ -106,8 +103,8 @@ def _open(job: Job, context: EvaluationContext, variant: Variant, path: Path) ->
     return Recommender(encode, rank, items, plan.max_history, retrieval=context.teacher.retrieval), device
 
 
-def _compare_with_library(job: Job, graphs: Graphs, output: Path) -> Quality:
-    """Everything that is measured without interactions; writes the vectors.
+def _compare_with_library(job: Job, graphs: Graphs) -> Quality:
+    """Everything that is measured without interactions.
 
     Raises:
         GateError: no variant agrees with the checkpoint.
@@ -115,7 +112,7 @@ def _compare_with_library(job: Job, graphs: Graphs, output: Path) -> Quality:
     reference = Reference.load(job.folder("data"))
     tokenizer = Tokenizer.load(job.folder("onnx") / "tokenizer.json", job.settings.plan.max_tokens)
     runnable = [(variant, path) for variant, path in graphs if not variant.refused]
-    items = teacher_items(job.folder("finetune"))
+    items = load_item_vectors(job.folder("finetune"))
     agreements, devices = dict[str, dict[str, Figure]](), dict[str, str]()
     with job.progress(f"compare with {reference.library}", len(runnable)) as step:
         for variant, path in runnable:
@@ -126,5 +123,4 @@ def _compare_with_library(job: Job, graphs: Graphs, output: Path) -> Quality:
                 words = ", ".join(f"{gate} {figure}" for gate, figure in figures.items())
                 job.console.print(f"  {variant.name}: {words}", markup=False)
             step()
-    np.save(output / VECTORS, items, allow_pickle=False)
     return build_agreement(job, [variant for variant, _ in graphs], agreements, devices, reference)

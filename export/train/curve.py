@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -22,23 +23,25 @@ class Row:
 
 
 class Curve:
-    """Rows in order, written as they come."""
+    """The rows of one training, written after each epoch; a context manager, which closes TensorBoard's file."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """`folder` is the stage's; `name` tells several teachers apart."""
+        """`folder` is the stage's; `name` distinguishes the trainings of a stage."""
         self._path = folder / f"{name}.json"
         self._board = SummaryWriter(str(folder / "tensorboard" / name))
         self.rows: list[Row] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._board.close()
+
     def add(self, row: Row) -> None:
-        """Append a row."""
+        """Append a row and write all of them."""
         self.rows.append(row)
         for name, value in asdict(row).items():
             if name not in ("step", "epoch"):
                 self._board.add_scalar(f"train/{name}", value, row.step)
         self._board.flush()
-        self._path.write_text(json.dumps([asdict(r) for r in self.rows], indent=1))
-
-    def close(self) -> None:
-        """Nothing is added after this."""
-        self._board.close()
+        self._path.write_text(json.dumps([asdict(each) for each in self.rows], indent=1))

@@ -1,9 +1,9 @@
-"""The worst small change of what a model reads, by its gradient (FGM: Miyato et al., ICLR 2017).
+"""Adversarial perturbations of the input along the gradient of the loss (FGM: Miyato et al., ICLR 2017).
 
-Of a text that BERT encodes with gradient, its word embeddings are changed: what a typing error changes, too. The
-gradient goes down to them through layers that are fixed, although these then run in every step: a change of what the
-first moving layer reads would be cheaper, but no change of words makes it. Where BERT stands still, and for the texts
-whose vectors a step takes from the bank, it is the pooled vector.
+While BERT is tuned, the word embeddings of a text are perturbed, which is where typing errors show. The gradient goes
+down to them through the fixed layers, although these must then run in every step: a perturbation of the first tuned
+layer's input would be cheaper, but no change of words produces it. While the head is trained, the pooled text vectors
+are perturbed.
 """
 
 from __future__ import annotations
@@ -12,30 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swiftrec.export.models.backbone import MovingTrunk
+from swiftrec.export.models.backbone import Backbone
 
 
-def uphill(rows: Tensor, gradient: Tensor, strength: float) -> Tensor:
+def fgm_step(rows: Tensor, gradient: Tensor, strength: float) -> Tensor:
     """A step for each of `rows` [n, width] along its gradient, `strength` times as long as the row."""
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     step: Tensor = strength * length * functional.normalize(gradient, dim=1)
     return step
 
 
-def against_them(rows: Tensor, gradient: Tensor, strength: float) -> Tensor:
-    """Each row moved uphill by `strength` times its length."""
-    return rows + uphill(rows, gradient, strength)
+def zero_perturbation(backbone: Backbone, texts: list[int]) -> Tensor:
+    """Zeros [texts, tokens, hidden] that, added to the word embeddings of `texts`, receive their gradient."""
+    return torch.zeros_like(backbone.word_embeddings(texts)).requires_grad_()
 
 
-def no_shift(trunk: MovingTrunk, texts: list[int]) -> Tensor:
-    """Zeros [texts, tokens, hidden] that, added to the words of `texts`, take the gradient of their embeddings."""
-    return torch.zeros_like(trunk.words(texts)).requires_grad_()
+def worst_perturbation(backbone: Backbone, texts: list[int], perturbation: Tensor, strength: float) -> Tensor:
+    """The perturbation that raises the loss most; its length is `strength` times that of a text's word embeddings.
 
-
-def worst_shift(trunk: MovingTrunk, texts: list[int], shift: Tensor, strength: float) -> Tensor:
-    """What makes `texts` worst: as long as `strength` times the embeddings of all words of a text together.
-
-    `shift` is what `no_shift` gave, with the gradient of a loss.
+    `perturbation` is that of `zero_perturbation`, with the gradient of a loss.
     """
-    gradient = torch.zeros_like(shift) if shift.grad is None else shift.grad
-    return uphill(trunk.words(texts).flatten(1), gradient.flatten(1), strength).view_as(shift)
+    gradient = torch.zeros_like(perturbation) if perturbation.grad is None else perturbation.grad
+    embeddings = backbone.word_embeddings(texts).flatten(1)
+    return fgm_step(embeddings, gradient.flatten(1), strength).view_as(perturbation)

@@ -1,55 +1,50 @@
-"""The teacher's loss: next item, the items that a query fits, and the wanted item behind history and query."""
+"""The teacher's loss: the next item, items that a query matches, and the target behind a history and a query."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from swiftrec.export.data.text_variants import TextVariant
-from swiftrec.export.models.teacher import Bank, Teacher
-from swiftrec.export.train.ensemble import Guides
-from swiftrec.export.train.samplers import Asked, Queries, Windows
-from swiftrec.export.train.targets import Among, against
+from swiftrec.export.models.teacher import Teacher, TextFeatures
+from swiftrec.export.train.ensemble import TeacherEnsemble
+from swiftrec.export.train.samplers import Candidates, LoneQueries, Queries, Windows
 from swiftrec.server.models.networks import Kind
 
-_DROP_RESIDUAL = 0.2
-_TEXT_HISTORY = 0.25  # share of histories that come as texts
-_TEXT_EVENT = 0.1  # share of events that come as texts elsewhere
+_RESIDUAL_DROPOUT = 0.2
+_TEXT_HISTORY_SHARE = 0.25  # of the histories: all their events are texts
+_TEXT_EVENT_SHARE = 0.1  # of the events of the other histories
 _QUERY_WEIGHT = 0.3
-_NEAR_WEIGHT = 0.2  # of BERT's own nearest items in the loss of queries without a history
-_NEAR_TEMPERATURE = 0.05
-_GUIDED = 0.5  # share of the guides' answers in the next-item loss, if there are any
+_SIMILARITY_WEIGHT = 0.2  # of BERT's own nearest items in the loss of queries without a history
+_SIMILARITY_TEMPERATURE = 0.05
+_ENSEMBLE_WEIGHT = 0.5  # of the ensemble's predictions in the next-item loss, if there is one
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step reads.
+    """The input of one training step.
 
     Args:
         windows: histories.
         queries: queries behind histories.
-        asked: queries without a history.
-        among: the items that the step looks at.
-        ways: int64 [among], the way in which each of them is written where it comes as a text.
-        read: int64, rows of the bank that matter most to the step.
+        lone_queries: queries without a history.
+        candidates: the items that are scored.
+        variants: int64 [candidates], the text variant (position in `Texts.variants`) that stands for each of them.
     """
 
     windows: Windows
     queries: Queries
-    asked: Asked
-    among: Among
-    ways: Tensor
-    read: NDArray[np.int64]
+    lone_queries: LoneQueries
+    candidates: Candidates
+    variants: Tensor
 
 
-class Seen(NamedTuple):
-    """What a ranker reads: vectors [batch, time, dimensions], kinds and mask int64 [batch, time]."""
+class RankerInput(NamedTuple):
+    """The input of a ranker: vectors [batch, time, dimensions], kinds and mask int64 [batch, time]."""
 
     vectors: Tensor
     kinds: Tensor
@@ -57,104 +52,148 @@ class Seen(NamedTuple):
 
 
 class Step:
-    """The vectors of one training step, each made once: items with some residuals dropped, and texts."""
+    """The loss of one training step; each vector is computed once.
+
+    Args:
+        teacher: the model.
+        features: pooled BERT vectors of all texts.
+        batch: the input.
+        kind: "softmax", "auto", "sampled" or "mse".
+        ensemble: teachers whose predictions are learned, too.
+    """
 
     def __init__(
-        self, teacher: Teacher, bank: Bank, batch: Batch, kind: str, guides: Guides | None = None, pull: float = 0.0
+        self,
+        teacher: Teacher,
+        features: TextFeatures,
+        batch: Batch,
+        kind: str,
+        ensemble: TeacherEnsemble | None = None,
     ) -> None:
-        self._pull = pull
-        self._teacher, self._bank, self._batch, self._kind, self._guides = teacher, bank, batch, kind, guides
-        items = batch.among.items
-        kept = (torch.rand(len(items), 1) > _DROP_RESIDUAL).float()
-        own = teacher.text_vectors(bank.variants[TextVariant.FULL, items])
-        residuals = teacher.residuals(items)
-        self.items = own + residuals * kept
-        self._whole = (own + residuals).detach()
-        self.texts = teacher.text_vectors(bank.variants[batch.ways, items])
+        self._teacher, self._features, self._batch, self._kind, self._ensemble = (
+            teacher,
+            features,
+            batch,
+            kind,
+            ensemble,
+        )
+        items = batch.candidates.items
+        kept = (torch.rand(len(items), 1) > _RESIDUAL_DROPOUT).float()
+        full_texts = teacher.text_vectors(features.variants[TextVariant.FULL, items])
+        self.items = full_texts + teacher.residuals(items) * kept
+        self.texts = teacher.text_vectors(features.variants[batch.variants, items])
 
     def total(self) -> Tensor:
-        """The weighted sum."""
-        asked = self.wanted(self._batch.queries) + self.alone(self._batch.asked)
-        loss = self.next_item(self._batch.windows) + _QUERY_WEIGHT * asked
-        return loss + self._pull * self.apart() if self._pull else loss
+        """The weighted sum of all losses."""
+        queries = self.query_loss(self._batch.queries) + self.lone_query_loss(self._batch.lone_queries)
+        return self.next_item_loss(self._batch.windows) + _QUERY_WEIGHT * queries
 
-    def apart(self) -> Tensor:
-        """Mean cosine distance of texts from the vectors of their items, which stand still for it."""
-        return (1 - functional.cosine_similarity(self.texts, self._whole, dim=-1)).mean()
-
-    def next_item(self, batch: Windows) -> Tensor:
+    def next_item_loss(self, windows: Windows) -> Tensor:
         """-log P(next item), averaged over all steps of all histories."""
-        there = batch.targets >= 0
-        users = self._teacher.ranker(*self._histories(batch))[there]
-        loss = self._against(users, batch.targets[there], batch.worth[there])
-        if self._guides is None:
+        has_target = windows.targets >= 0
+        users = self._teacher.ranker(*self._histories(windows))[has_target]
+        loss = self.item_loss(users, windows.targets[has_target], windows.relevance[has_target])
+        if self._ensemble is None:
             return loss
-        wanted = self._guides.chances(batch, self._batch.among)
-        return (1 - _GUIDED) * loss + _GUIDED * functional.cross_entropy(users @ self.items.T, wanted)
+        probabilities = self._ensemble.probabilities(windows, self._batch.candidates)
+        distillation = functional.cross_entropy(users @ self.items.T, probabilities)
+        return (1 - _ENSEMBLE_WEIGHT) * loss + _ENSEMBLE_WEIGHT * distillation
 
-    def alone(self, asked: Asked) -> Tensor:
-        """-log P(an item that the query fits), without a history.
+    def lone_query_loss(self, queries: LoneQueries) -> Tensor:
+        """-log P(an item that the query matches), without a history.
 
-        A text of an item should also find the items whose texts are nearest to it by BERT's own vectors.
+        A query that is an item's text also learns the items whose texts are nearest by BERT's own vectors.
         """
-        users = self._teacher.ranker(*self._alone(asked))[:, 0]
-        loss = self._against(users, asked.item, asked.worth)
-        is_item = asked.text < self._bank.rows.first_phrase
+        vectors = self._teacher.text_vectors(self._pooled(queries.text)).unsqueeze(1)
+        ones = torch.ones(len(vectors), 1, dtype=torch.int64)
+        users = self._teacher.ranker(vectors, ones * int(Kind.QUERY), ones)[:, 0]
+        loss = self.item_loss(users, queries.item, queries.relevance)
+        is_item = queries.text < self._features.rows.first_phrase
         if self._kind == "mse" or not is_item.any():
             return loss
-        near = functional.cross_entropy(users[is_item] @ self.items.T, self._near(asked.text[is_item]))
-        return loss + _NEAR_WEIGHT * near
+        similarities = self._similarities(queries.text[is_item])
+        return loss + _SIMILARITY_WEIGHT * functional.cross_entropy(users[is_item] @ self.items.T, similarities)
 
-    def _near(self, text: Tensor) -> Tensor:
-        """How near each item's text is to each query by BERT's own vectors, as chances [queries, among]."""
-        with torch.no_grad():
-            queries = functional.normalize(self._pooled(text), dim=-1)
-            items = functional.normalize(self._bank.variants[TextVariant.FULL, self._batch.among.items], dim=-1)
-            return functional.softmax(queries @ items.T / _NEAR_TEMPERATURE, dim=-1)
+    def query_loss(self, queries: Queries) -> Tensor:
+        """-log P(target) behind a history and a query."""
+        users = self._teacher.ranker(*self._behind(queries))[torch.arange(len(queries.lengths)), queries.lengths]
+        return self.item_loss(users, queries.target, queries.relevance)
 
-    def wanted(self, batch: Queries) -> Tensor:
-        """-log P(wanted item) behind a history and a query."""
-        users = self._teacher.ranker(*self._behind(batch))[torch.arange(len(batch.lengths)), batch.lengths]
-        return self._against(users, batch.wanted, batch.worth)
+    def item_loss(self, users: Tensor, targets: Tensor, relevance: Tensor) -> Tensor:
+        """The loss of user vectors [n, dimensions] whose targets, int64 [n], have a `relevance` [n]."""
+        candidates = self._batch.candidates
+        return item_loss(self._kind, users, self.items, candidates.position[targets], candidates.draws, relevance)
 
-    def all_seen(self) -> list[Seen]:
-        """The histories, the histories with queries behind them, and the queries without a history."""
-        batch = self._batch
-        return [self._histories(batch.windows), self._behind(batch.queries), self._alone(batch.asked)]
-
-    def _histories(self, batch: Windows) -> Seen:
+    def _histories(self, windows: Windows) -> RankerInput:
         """Items and, at random, texts in their place."""
-        rows, time = batch.items.shape
-        place = self._batch.among.place[batch.items]
-        as_text = (torch.rand(rows, 1) < _TEXT_HISTORY) | (torch.rand(rows, time) < _TEXT_EVENT)
-        vectors = torch.where(as_text.unsqueeze(-1), self.texts[place], self.items[place])
-        return Seen(vectors, torch.where(as_text, int(Kind.TEXT), int(Kind.ITEM)), batch.mask)
+        rows, time = windows.items.shape
+        position = self._batch.candidates.position[windows.items]
+        is_text = (torch.rand(rows, 1) < _TEXT_HISTORY_SHARE) | (torch.rand(rows, time) < _TEXT_EVENT_SHARE)
+        vectors = torch.where(is_text.unsqueeze(-1), self.texts[position], self.items[position])
+        return RankerInput(vectors, torch.where(is_text, int(Kind.TEXT), int(Kind.ITEM)), windows.mask)
 
-    def _alone(self, asked: Asked) -> Seen:
-        vectors = self._teacher.text_vectors(self._pooled(asked.text)).unsqueeze(1)
-        ones = torch.ones(len(vectors), 1, dtype=torch.int64)
-        return Seen(vectors, ones * int(Kind.QUERY), ones)
-
-    def _behind(self, batch: Queries) -> Seen:
-        size, time = batch.items.shape
-        query = self._teacher.text_vectors(self._pooled(batch.text))
+    def _behind(self, queries: Queries) -> RankerInput:
+        """Histories with the query at the end."""
+        size, time = queries.items.shape
+        query = self._teacher.text_vectors(self._pooled(queries.text))
         rows = torch.arange(size)
-        events = self.items[self._batch.among.place[batch.items]]
+        events = self.items[self._batch.candidates.position[queries.items]]
         vectors = torch.cat([events, events.new_zeros(size, 1, query.shape[1])], dim=1)
-        vectors[rows, batch.lengths] = query.to(vectors.dtype)
+        vectors[rows, queries.lengths] = query.to(vectors.dtype)
         kinds = torch.zeros(size, time + 1, dtype=torch.int64)
-        kinds[rows, batch.lengths] = int(Kind.QUERY)
-        return Seen(vectors, kinds, (torch.arange(time + 1) <= batch.lengths.unsqueeze(1)).long())
+        kinds[rows, queries.lengths] = int(Kind.QUERY)
+        return RankerInput(vectors, kinds, (torch.arange(time + 1) <= queries.lengths.unsqueeze(1)).long())
+
+    def _similarities(self, texts: Tensor) -> Tensor:
+        """Similarity of the items' texts to each text by BERT's own vectors, as probabilities [texts, candidates]."""
+        with torch.no_grad():
+            queries = functional.normalize(self._pooled(texts), dim=-1)
+            pooled = self._features.variants[TextVariant.FULL, self._batch.candidates.items]
+            items = functional.normalize(pooled, dim=-1)
+            return functional.softmax(queries @ items.T / _SIMILARITY_TEMPERATURE, dim=-1)
 
     def _pooled(self, rows: Tensor) -> Tensor:
         """BERT's vectors of rows of `Texts.all`, [texts, hidden]."""
-        written, phrases = self._bank.variants.flatten(0, 1), self._bank.phrases
+        item_texts, phrases = self._features.variants.flatten(0, 1), self._features.phrases
         if not len(phrases):
-            return written[rows]
-        is_phrase = rows >= len(written)
-        own, asked = written[rows.clamp(max=len(written) - 1)], phrases[(rows - len(written)).clamp(min=0)]
-        return torch.where(is_phrase.unsqueeze(-1), asked, own)
+            return item_texts[rows]
+        is_phrase = rows >= len(item_texts)
+        of_items = item_texts[rows.clamp(max=len(item_texts) - 1)]
+        of_phrases = phrases[(rows - len(item_texts)).clamp(min=0)]
+        return torch.where(is_phrase.unsqueeze(-1), of_phrases, of_items)
 
-    def _against(self, users: Tensor, taken: Tensor, worth: Tensor) -> Tensor:
-        among = self._batch.among
-        return against(self._kind, users, self.items, among.place[taken], among.drawn, worth)
+
+def item_loss(
+    kind: str, users: Tensor, items: Tensor, targets: Tensor, draws: Tensor | None, relevance: Tensor
+) -> Tensor:
+    """The loss named by `kind`; `draws` is None if `items` are the whole catalogue. Only "mse" reads `relevance`."""
+    if kind == "mse":
+        return squared_error(users, items, targets, draws, relevance)
+    return softmax(users, items, targets) if draws is None else sampled_softmax(users, items, targets, draws)
+
+
+def softmax(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """-log P(target) over all items; users [n, d], items [m, d], targets int64 [n]."""
+    return functional.cross_entropy(users @ items.T, targets)
+
+
+def sampled_softmax(users: Tensor, items: Tensor, targets: Tensor, draws: Tensor) -> Tensor:
+    """-log P(target), the sum over the catalogue estimated from negatives that were drawn with a known probability.
+
+    The logQ correction (Bengio and Senecal, 2008): a negative's logit grows by log(draws / (size * probability)), so
+    that the estimated sum is unbiased; the target counts once, as itself.
+    """
+    logits = users @ items.T + draws.log()  # -inf: not drawn
+    target_logits = (users * items[targets]).sum(-1)
+    logits = logits.scatter(1, targets.unsqueeze(1), target_logits.unsqueeze(1))
+    return functional.cross_entropy(logits, targets)
+
+
+def squared_error(users: Tensor, items: Tensor, targets: Tensor, draws: Tensor | None, relevance: Tensor) -> Tensor:
+    """Squared error of the scores against `relevance` [n] for targets and 0 for other items, half and half."""
+    scores = users @ items.T
+    target_scores = scores.gather(1, targets.unsqueeze(1))
+    rest = torch.ones_like(scores) if draws is None else (draws > 0).to(scores.dtype).expand(scores.shape)
+    rest = rest.scatter(1, targets.unsqueeze(1), 0.0)
+    error = ((target_scores - relevance.to(scores.dtype).unsqueeze(1)) ** 2).mean()
+    return error + (rest * scores**2).sum() / rest.sum().clamp(min=1)

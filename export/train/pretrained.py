@@ -1,18 +1,16 @@
-"""A recommender that comes in trained becomes the teacher as it is: what stage `finetune` writes, without training.
+"""A checkpoint that is a trained recommender becomes the teacher without training.
 
 A classifier's score of item i is W_i p + b_i. With [p, 1] as a text's vector and [W_i, b_i] as the item's it is their
-product, and scaling [p, 1] to length 1 changes no ranking: so it serves as any other teacher does. A bi-encoder's item
-vector is its text's. A teacher of an earlier export brings its ranker; what it had learned of single items beyond
-their texts is left behind, since the items may be others now.
+product, and scaling [p, 1] to length 1 changes no ranking: so it is used like any other teacher. The item vector of a
+bi-encoder is the vector of its text. From the teacher of an earlier export the ranker is taken, but not the residuals,
+since the items may be different now.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,74 +21,69 @@ from swiftrec.export.data.split import COLD_SHARE, Split, split
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.data.token_store import TokenRows
 from swiftrec.export.errors import CheckpointError
-from swiftrec.export.models.backbone import MovingTrunk
+from swiftrec.export.job import Job
+from swiftrec.export.models.backbone import Backbone
 from swiftrec.export.models.encoder import load_tokenizer
 from swiftrec.export.models.teacher import Teacher, load_teacher, save_teacher
-from swiftrec.export.stages.runner import Job
+from swiftrec.export.models.teacher_files import save_item_vectors, save_pooled
 
 
-def is_adopted(job: Job) -> bool:
-    """Whether the checkpoint of this job is a recommender that is taken as it is."""
+def is_pretrained(job: Job) -> bool:
+    """Whether the checkpoint of this job is a trained recommender, which is not fine-tuned."""
     return Head.load(job.folder("data") / "checkpoint") is not None
 
 
-def parts_of(job: Job, dataset: Dataset) -> Split:
-    """What trains and what tests; nothing was kept from a recommender that came in trained.
+def split_of(job: Job, dataset: Dataset) -> Split:
+    """Training, validation and test data; no item is cold for a pretrained recommender.
 
     Raises:
         DataError: too few users have histories that are long enough.
     """
-    share = 0.0 if is_adopted(job) else COLD_SHARE
+    share = 0.0 if is_pretrained(job) else COLD_SHARE
     return split(dataset, job.settings.protocol, cold_share=share, repeats=job.settings.repeats)
 
 
-def ranker_of(checkpoint: Path) -> str:
-    """The kind of the ranker that an adopted recommender comes with: a teacher's own, or one that averages."""
-    own = checkpoint / OWN[0]
-    return str(json.loads(own.read_text())["ranker"]) if own.exists() else "mean"
-
-
-def adopt(job: Job, out: Path) -> None:
-    """Write checkpoint/, pooled.npy (float32 [texts, width], rows of `Texts.all`) and the teacher."""
+def take_pretrained(job: Job, output: Path) -> None:
+    """Write checkpoint/, the teacher and its arrays (`export.models.teacher_files`)."""
     data, plan = job.folder("data"), job.settings.plan
     head = Head.load(data / "checkpoint")
     if head is None:
-        raise ValueError("a plain encoder cannot be adopted: it is fine-tuned")
-    shutil.copytree(data / "checkpoint", out / "checkpoint")
-    trunk = MovingTrunk(
-        data / "checkpoint", TokenRows(load_tokenizer(data / "checkpoint", plan.max_tokens), Texts.load(data).all), 0
-    )
-    with job.progress("encode texts", trunk.batches) as step:
-        pooled = trunk.all(step)
+        raise ValueError("the checkpoint is an encoder without a recommender: fine-tune it")
+    shutil.copytree(data / "checkpoint", output / "checkpoint")
+    rows = TokenRows(load_tokenizer(data / "checkpoint", plan.max_tokens), Texts.load(data).all)
+    backbone = Backbone(data / "checkpoint", rows, 0)
+    with job.progress("encode texts", backbone.batches) as step:
+        pooled = backbone.encode_all(step)
     items = [item.id for item in Dataset.load(data).items]
     teacher = _teacher(data / "checkpoint", pooled.shape[1], len(items), plan.max_history + 1)
     with torch.no_grad():
         teacher.projection.weight.copy_(torch.eye(pooled.shape[1]))
         texts = teacher.text_vectors(pooled[: len(items)])
         teacher.residual.copy_(_item_vectors(head, items, pooled[: len(items)], texts) - texts)
-    np.save(out / "pooled.npy", pooled.numpy(), allow_pickle=False)
-    save_teacher(teacher, out)
+    save_pooled(pooled, output)
+    save_item_vectors(teacher.all_item_vectors(pooled[: len(items)]), output)
+    save_teacher(teacher, output)
 
 
 def _teacher(checkpoint: Path, width: int, items: int, length: int) -> Teacher:
-    """With the ranker of a teacher of ours, or with one that averages.
+    """With the ranker of an earlier export's teacher, or with one that averages.
 
     Raises:
-        CheckpointError: our teacher's ranker was trained for shorter histories.
+        CheckpointError: that ranker was trained for shorter histories.
     """
     if not (checkpoint / OWN[0]).exists():
         return Teacher(width, width, items, length, ranker="mean", dropout=0.0)
-    own = load_teacher(checkpoint)
-    if own.max_length < length:
-        taken = f"its ranker takes {own.max_length - 1} events, {length - 1} are needed"
-        raise CheckpointError(f"{checkpoint}: {taken}: use the preset that it was trained with")
-    teacher = Teacher(width, width, items, own.max_length, ranker=own.kind, dropout=0.0)
-    teacher.ranker.load_state_dict(own.ranker.state_dict())
+    trained = load_teacher(checkpoint)
+    if trained.max_length < length:
+        lengths = f"its ranker reads {trained.max_length - 1} events, {length - 1} are needed"
+        raise CheckpointError(f"{checkpoint}: {lengths}: use the preset that it was trained with")
+    teacher = Teacher(width, width, items, trained.max_length, ranker=trained.kind, dropout=0.0)
+    teacher.ranker.load_state_dict(trained.ranker.state_dict())
     return teacher
 
 
 def _item_vectors(head: Head, items: list[str], pooled: Tensor, texts: Tensor) -> Tensor:
-    """What a text's unit vector is compared with, [items, width]."""
+    """The vectors with which a text's unit vector is compared, [items, width]."""
     if head.rows is not None:
         return head.rows_of(items)
     return pooled if head.shape.similarity == "dot" else texts

@@ -1,15 +1,16 @@
-"""Trains the head once more, on all events: for the model that is served, after another one was measured.
+"""Trains the head again, on all events: for the served model, after another one was measured.
 
-The projection and BERT stay as they are, so that students which were distilled from the measured teacher encode texts
-for this one, too. Ranker and residuals start from scratch and see what the first training kept back: the events that
-validate and test, and the items that are cold there.
+Projection and BERT stay the same, so that the students, which were distilled from the measured teacher, encode texts
+for this one, too. Ranker and residuals start from scratch and see the events and items that the first training held out
+for validation and test.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,18 @@ from torch import Tensor
 from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.data.token_store import TokenRows
-from swiftrec.export.models.backbone import MovingTrunk
+from swiftrec.export.job import Job
+from swiftrec.export.models.backbone import Backbone
 from swiftrec.export.models.encoder import load_tokenizer, teacher_checkpoint
 from swiftrec.export.models.teacher import Teacher, load_teacher
-from swiftrec.export.stages.finetune import guide_of, load_plain, place_untaken_again
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.cold_start import Choice
-from swiftrec.export.train.ensemble import Guides
-from swiftrec.export.train.trainer import Trainer
-from swiftrec.export.train.training_data import World, negatives_of, with_noise
-from swiftrec.export.train.validation import some_users
+from swiftrec.export.models.teacher_files import load_pooled, load_untuned
+from swiftrec.export.train.cold_residuals import set_cold_residuals_again
+from swiftrec.export.train.cold_start import ColdMap
+from swiftrec.export.train.ensemble import TeacherEnsemble
+from swiftrec.export.train.fit import fit, on_device
+from swiftrec.export.train.trainer import TeacherTrainer
+from swiftrec.export.train.training_data import TrainingData, augmented, negatives_of
+from swiftrec.export.train.validation import sample_users
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Refitted:
 
 
 def best_epoch(folder: Path) -> int:
-    """The epoch (from 1) that the training whose `curve.json` is in `folder` kept; see `export.train.epochs`."""
+    """The epoch (from 1) that the training whose `curve.json` is in `folder` kept; see `export.train.fit`."""
     rows = json.loads((folder / "curve.json").read_text())
     return int(max(rows, key=lambda row: (row["validation_ndcg"], row["epoch"]))["epoch"])
 
@@ -56,82 +59,77 @@ def train_on_all(job: Job, split: Split) -> Refitted:
     """Train the head of a finished stage `finetune` again, on the histories of `split`, for `best_epoch` epochs."""
     settings, folder = job.settings, job.folder("finetune")
     texts = Texts.load(job.folder("data"))
-    ways = with_noise(texts, settings.augment, settings.seed, settings.synonyms)
-    world = World(split, texts, ways, negatives_of(settings, texts.rows.items))
-    own = torch.from_numpy(np.load(folder / "pooled.npy", mmap_mode="c", allow_pickle=False))  # PyTorch wants to write
-    measured, epochs = load_teacher(folder), best_epoch(folder)
-    several = settings.teachers if settings.teachers > 1 else 0
-    device = settings.train_device
-    with torch.device(device) if device != "cpu" else contextlib.nullcontext():
-        pooled = _with_noisy(job, world, own).to(device)
-        guides = [
-            guide_of(refit(job, world, measured, pooled, epochs, seed=settings.seed + n + 1)[0], world, pooled)
-            for n in range(several)
-        ]
-        trainer, losses = refit(job, world, measured, pooled, epochs, guides=Guides(guides) if guides else None)
-        teacher = trainer.teacher
-        plain = load_plain(folder, own, world.items).to(device)
-        if choice := Choice.load(folder):
-            place_untaken_again(teacher, world, plain, pooled, some_users(_whole(split), world.items).histories, choice)
-        with torch.no_grad():
-            items = teacher.item_vectors(teacher.text_vectors(pooled[: world.items])).cpu()
-    teacher.has_sparse_gradients = False  # it is not trained any more
+    copies = augmented(texts, settings.augment, settings.seed, settings.synonyms)
+    data = TrainingData(split, texts, copies, negatives_of(settings, texts.rows.items))
+    measured, pooled = load_teacher(folder), load_pooled(folder)
+    with on_device(settings.train_device):
+        encoded = _with_augmented(job, data, pooled).to(settings.train_device)
+        train = partial(refit, job, data, measured, encoded, best_epoch(folder))
+        seeds = range(settings.seed + 1, settings.seed + 1 + settings.teachers) if settings.teachers > 1 else ()
+        members = [_member(train(seed=seed)[0], encoded, data.items) for seed in seeds]
+        teacher, losses = train(seed=settings.seed, ensemble=TeacherEnsemble(members) if members else None)
+        if cold_map := ColdMap.load(folder):
+            untuned = load_untuned(folder, data.items).to(settings.train_device)
+            histories = sample_users(_all_cases(split), data.items).histories
+            set_cold_residuals_again(teacher, data, untuned, encoded, histories, cold_map)
+        items = teacher.all_item_vectors(encoded[: data.items]).cpu()
+    teacher.has_sparse_gradients = False  # training has ended
     return Refitted(teacher.cpu().eval(), items, losses)
+
+
+def _member(teacher: Teacher, pooled: Tensor, items: int) -> tuple[Teacher, Tensor]:
+    """A teacher of an ensemble with its item vectors."""
+    return teacher, teacher.all_item_vectors(pooled[:items])
 
 
 def refit(
     job: Job,
-    world: World,
+    data: TrainingData,
     measured: Teacher,
     pooled: Tensor,
     epochs: int,
     *,
-    seed: int | None = None,
-    guides: Guides | None = None,
-) -> tuple[Trainer, list[float]]:
-    """A trainer whose teacher has the projection of `measured` and has finished training; the loss of each epoch.
+    seed: int,
+    ensemble: TeacherEnsemble | None = None,
+) -> tuple[Teacher, list[float]]:
+    """A teacher with the projection of `measured`, trained without validation; and the loss of each epoch.
 
     Args:
         job: its settings are those of the first training.
-        world: what is read.
-        measured: the teacher of the first training; it stays as it is.
-        pooled: pooled vectors of the rows of `world.ways.all`, [texts, hidden].
-        epochs: how many; there is no validation.
-        seed: the settings' if not given.
-        guides: as in the first training.
+        data: histories and texts.
+        measured: the teacher of the first training, which stays the same.
+        pooled: pooled vectors of the rows of `data.augmented.all`, [texts, hidden].
+        epochs: their number.
+        seed: of weights and batches.
+        ensemble: as in the first training.
     """
-    settings = job.settings
-    seed = settings.seed if seed is None else seed
     torch.manual_seed(seed)
     hidden, dimensions = measured.projection.in_features, measured.projection.out_features
-    teacher = Teacher(
-        hidden, dimensions, world.items, measured.max_length, ranker=measured.kind, dropout=settings.dropout
-    )
+    dropout = job.settings.dropout
+    teacher = Teacher(hidden, dimensions, data.items, measured.max_length, ranker=measured.kind, dropout=dropout)
     teacher.projection.load_state_dict(measured.projection.state_dict())
     teacher.projection.requires_grad_(requires_grad=False)
-    trainer, losses = Trainer(settings, world, pooled, teacher, epochs, seed, guides), []
-    with job.progress("train on all events", epochs) as step:
-        for _ in range(epochs):
-            losses.append(trainer.epoch())
-            step()
-    trainer.put(trainer.answer())
+    trainer = TeacherTrainer(job.settings, data, pooled, teacher, seed, ensemble=ensemble, validates=False)
+    bar = partial(job.progress, "train on all events")
+    losses = fit(trainer, trainer.schedule(epochs), optimiser=job.settings.optimiser, bar=bar)
     trainer.finish()
-    return trainer, losses
+    return teacher, losses
 
 
-def _with_noisy(job: Job, world: World, own: Tensor) -> Tensor:
-    """Pooled vectors of the rows of `world.ways.all`: `own` are known, those of `--augment` are encoded here."""
-    known, written = len(world.texts.variants), world.texts.rows.first_phrase
-    noisy = [text for way in world.ways.variants[known:] for text in way]
-    if not noisy:
-        return own
+def _with_augmented(job: Job, data: TrainingData, pooled: Tensor) -> Tensor:
+    """Pooled vectors of the rows of `data.augmented.all`: those of `--augment` are encoded, `pooled` are known."""
+    known, first_phrase = data.texts.rows.variants, data.texts.rows.first_phrase
+    copies: Sequence[str] = [text for variant in data.augmented.variants[known:] for text in variant]
+    if not copies:
+        return pooled
     checkpoint = teacher_checkpoint(job)
-    trunk = MovingTrunk(checkpoint, TokenRows(load_tokenizer(checkpoint, job.settings.plan.max_tokens), noisy), 0)
-    with job.progress("encode texts", trunk.batches) as step:
-        return torch.cat([own[:written], trunk.all(step).cpu(), own[written:]])
+    rows = TokenRows(load_tokenizer(checkpoint, job.settings.plan.max_tokens), copies)
+    backbone = Backbone(checkpoint, rows, 0)
+    with job.progress("encode texts", backbone.batches) as step:
+        return torch.cat([pooled[:first_phrase], backbone.encode_all(step).cpu(), pooled[first_phrase:]])
 
 
-def _whole(split: Split) -> Cases:
-    """Each history, behind which nothing is known to be wanted."""
+def _all_cases(split: Split) -> Cases:
+    """A case for each history, without a target."""
     users = len(split.train)
     return Cases(np.arange(users), split.train, np.full(users, -1), split.repeats)

@@ -1,4 +1,4 @@
-"""What one training step of the teacher reads: windows of histories, and queries with or without a history."""
+"""The input of one training step: windows of histories, queries with or without a history, and items to score."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from swiftrec.export.data.text_variants import TextRows, TextVariant
 
 QUERY_HISTORY = 16  # events before a query, at most
 QueryKind = TextVariant | str  # a variant of an item's text, or a kind of phrase
-# How often each kind of query is drawn behind a history and without one, of those that the data set has; chosen on
-# validation: more titles cost more of the answers to attributes and to histories than they give.
+# Shares of the kinds of queries behind a history and without one, chosen on validation: more titles lower the quality
+# on attributes and on histories by more than they raise that on titles.
 BEHIND: Mapping[QueryKind, float] = MappingProxyType(
     {
         TextVariant.TITLE_WORDS: 0.2,
@@ -46,20 +46,20 @@ ALONE: Mapping[QueryKind, float] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Inputs and next items, int64 [batch, time]; `mask` is 1 where there is an event; targets are -100 elsewhere.
+    """Inputs and next items, int64 [batch, time]; `mask` is 1 for events and 0 for padding, whose targets are -100.
 
-    `worth`, float32 of the same shape, says how much each target is wanted: 1 where nothing is rated.
+    `relevance`, float32 of the same shape, is that of each target: 1 if the data set has no ratings.
     """
 
     items: Tensor
     targets: Tensor
     mask: Tensor
-    worth: Tensor
+    relevance: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """History items [batch, time] before a query, its text [batch], the wanted item and its worth [batch].
+    """History items [batch, time] before a query, its text [batch], the target and its relevance [batch].
 
     `lengths` [batch] is the number of history items; `text` is a row of `Texts.all`.
     """
@@ -67,28 +67,32 @@ class Queries:
     items: Tensor
     lengths: Tensor
     text: Tensor
-    wanted: Tensor
-    worth: Tensor
+    target: Tensor
+    relevance: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Queries without a history, and for each one item that it fits, int64 [batch], with its worth.
+class LoneQueries:
+    """Queries without a history, and for each of them one item that it matches, int64 [batch], with its relevance.
 
     `text` is a row of `Texts.all`.
     """
 
     text: Tensor
     item: Tensor
-    worth: Tensor
+    relevance: Tensor
 
 
 def windows(
-    histories: list[NDArray[np.int64]], length: int, size: int, rng: np.random.Generator, worth: Relevance | None = None
+    histories: list[NDArray[np.int64]],
+    length: int,
+    size: int,
+    rng: np.random.Generator,
+    relevance: Relevance | None = None,
 ) -> Iterator[Windows]:
-    """One epoch: every step of every history once as a target, cut at random places into at most `length` steps.
+    """One epoch: every step of every history once as a target, cut at random positions into at most `length` steps.
 
-    `worth` is that of each event of `histories`; without it (or empty) all are worth 1.
+    `relevance` is that of each event of `histories`; None or empty: 1 for all.
     """
     cuts: list[tuple[int, slice]] = []
     for user, history in enumerate(histories):
@@ -101,8 +105,9 @@ def windows(
             end -= length
     order = rng.permutation(len(cuts))
     for start in range(0, len(order), size):
-        some = [cuts[n] for n in order[start : start + size]]
-        yield _stack([histories[u][part] for u, part in some], [worth[u][part] for u, part in some] if worth else [])
+        batch = [cuts[n] for n in order[start : start + size]]
+        rows = [histories[user][part] for user, part in batch]
+        yield _stack(rows, [relevance[user][part] for user, part in batch] if relevance else [])
 
 
 def steps_per_epoch(histories: list[NDArray[np.int64]], length: int, size: int) -> int:
@@ -111,21 +116,21 @@ def steps_per_epoch(histories: list[NDArray[np.int64]], length: int, size: int) 
     return -(-cuts // size)
 
 
-def _stack(cuts: list[NDArray[np.int64]], worth: Relevance) -> Windows:
+def _stack(cuts: list[NDArray[np.int64]], relevance: Relevance) -> Windows:
     time = max(map(len, cuts)) - 1
-    items, wanted = torch.zeros(len(cuts), time, dtype=torch.int64), torch.ones(len(cuts), time)
+    items, relevances = torch.zeros(len(cuts), time, dtype=torch.int64), torch.ones(len(cuts), time)
     targets, mask = torch.full_like(items, -100), torch.zeros_like(items)
     for n, cut in enumerate(cuts):
         items[n, : len(cut) - 1] = torch.as_tensor(cut[:-1])
         targets[n, : len(cut) - 1] = torch.as_tensor(cut[1:])
         mask[n, : len(cut) - 1] = 1
-    for n, row in enumerate(worth):
-        wanted[n, : len(row) - 1] = torch.as_tensor(row[1:])
-    return Windows(items, targets, mask, wanted)
+    for n, row in enumerate(relevance):
+        relevances[n, : len(row) - 1] = torch.as_tensor(row[1:])
+    return Windows(items, targets, mask, relevances)
 
 
-class _Drawer:
-    """Draws kinds of queries by their shares: those of phrases only if there are some of the kind."""
+class _KindSampler:
+    """Draws kinds of queries by their shares; kinds of phrases that the data set does not have are left out."""
 
     def __init__(self, shares: Mapping[QueryKind, float], phrases: Collection[str]) -> None:
         self.kinds = [kind for kind in shares if isinstance(kind, TextVariant) or kind in phrases]
@@ -136,26 +141,26 @@ class _Drawer:
         return self.kinds[int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))]
 
 
-class _Fitting:
-    """The phrases of one kind that fit each item."""
+class _PhrasesByItem:
+    """The phrases of one kind that each item matches."""
 
     def __init__(self, phrases: Sequence[Phrase], kind: str, items: int) -> None:
         numbers = [n for n, phrase in enumerate(phrases) if phrase.kind == kind]
-        fits = np.concatenate([np.empty(0, np.int32), *(np.asarray(phrases[n].items, np.int32) for n in numbers)])
+        matches = np.concatenate([np.empty(0, np.int32), *(np.asarray(phrases[n].items, np.int32) for n in numbers)])
         number = np.repeat(np.array(numbers, dtype=np.int32), [len(phrases[n].items) for n in numbers])
-        self._numbers = number[np.argsort(fits, kind="stable")]
-        self._ends = np.cumsum(np.bincount(fits, minlength=items))
+        self._numbers = number[np.argsort(matches, kind="stable")]
+        self._ends = np.cumsum(np.bincount(matches, minlength=items))
 
-    def of(self, item: int) -> NDArray[np.int32]:
-        """Positions of its phrases among all of them."""
+    def find(self, item: int) -> NDArray[np.int32]:
+        """Positions of the item's phrases among all phrases."""
         return self._numbers[self._ends[item - 1] if item else 0 : self._ends[item]]
 
 
 class QuerySampler:
-    """Draws queries that fit the item which the user took next, behind up to `QUERY_HISTORY` events.
+    """Draws queries that match the user's next item, behind up to `QUERY_HISTORY` events.
 
-    A `SIMILAR` query names the item that was taken before, and has no history. Where no phrase of a kind fits, one
-    attribute value asks, or else words of the title. `rows` are those of the texts.
+    A `SIMILAR` query names the item before it, and has no history. If no phrase of a kind matches, the query is one
+    attribute value, or else words of the title. `rows` are those of the texts.
     """
 
     def __init__(
@@ -163,68 +168,68 @@ class QuerySampler:
         histories: list[NDArray[np.int64]],
         phrases: list[Phrase],
         rows: TextRows,
-        worth: Relevance | None = None,
+        relevance: Relevance | None = None,
     ) -> None:
-        self._histories, self._worth, self._rows = histories, worth, rows
-        self._drawer = _Drawer(BEHIND, {phrase.kind for phrase in phrases})
-        self._fitting = {
-            kind: _Fitting(phrases, kind, rows.items) for kind in self._drawer.kinds if isinstance(kind, str)
+        self._histories, self._relevance, self._rows = histories, relevance, rows
+        self._kinds = _KindSampler(BEHIND, {phrase.kind for phrase in phrases})
+        self._phrases = {
+            kind: _PhrasesByItem(phrases, kind, rows.items) for kind in self._kinds.kinds if isinstance(kind, str)
         }
 
-    def behind(self, histories: list[NDArray[np.int64]], worth: Relevance) -> QuerySampler:
+    def behind(self, histories: list[NDArray[np.int64]], relevance: Relevance) -> QuerySampler:
         """A sampler of the same phrases behind other histories, such as the same ones in another order."""
         other = copy.copy(self)
-        other._histories, other._worth = histories, worth
+        other._histories, other._relevance = histories, relevance
         return other
 
     def draw(self, size: int, rng: np.random.Generator) -> Queries:
         """Draw `size` queries."""
         items = torch.zeros(size, QUERY_HISTORY, dtype=torch.int64)
-        lengths, text, wanted = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
-        worth = torch.ones(size)
+        lengths, text, target = (torch.zeros(size, dtype=torch.int64) for _ in range(3))
+        relevance = torch.ones(size)
         for n in range(size):
             user = int(rng.integers(len(self._histories)))
             history = self._histories[user]
             end = int(rng.integers(1, len(history)))
             before = history[max(0, end - int(rng.integers(0, QUERY_HISTORY + 1))) : end]
-            kind = self._drawer.draw(rng)
+            kind = self._kinds.draw(rng)
             if kind == SIMILAR:
                 before = before[:0]
             items[n, : len(before)] = torch.as_tensor(before)
-            lengths[n], wanted[n] = len(before), int(history[end])
-            worth[n] = float(self._worth[user][end]) if self._worth else 1.0
+            lengths[n], target[n] = len(before), int(history[end])
+            relevance[n] = float(self._relevance[user][end]) if self._relevance else 1.0
             text[n] = self._text(kind, int(history[end]), int(history[end - 1]), rng)
-        return Queries(items, lengths, text, wanted, worth)
+        return Queries(items, lengths, text, target, relevance)
 
     def _text(self, kind: QueryKind, item: int, previous: int, rng: np.random.Generator) -> int:
-        """The row of a text that asks for `item`."""
+        """The row of a query text whose target is `item`."""
         if isinstance(kind, TextVariant):
-            return written(kind, self._rows, rng) + item
-        fitting = self._fitting[kind].of(previous if kind == SIMILAR else item)
-        if not len(fitting) and ATTRIBUTE in self._fitting:
-            fitting = self._fitting[ATTRIBUTE].of(item)
-        if not len(fitting):
+            return start_row(kind, self._rows, rng) + item
+        phrases = self._phrases[kind].find(previous if kind == SIMILAR else item)
+        if not len(phrases) and ATTRIBUTE in self._phrases:
+            phrases = self._phrases[ATTRIBUTE].find(item)
+        if not len(phrases):
             return self._rows.start(TextVariant.TITLE_WORDS) + item
-        return self._rows.first_phrase + int(rng.choice(fitting))
+        return self._rows.first_phrase + int(rng.choice(phrases))
 
 
-def written(variant: TextVariant, rows: TextRows, rng: np.random.Generator) -> int:
+def start_row(variant: TextVariant, rows: TextRows, rng: np.random.Generator) -> int:
     """The first row of a variant; for `DROPPED` that of any variant from it on, so also of the corrupted copies."""
     return rows.start(int(rng.integers(variant, rows.variants)) if variant is TextVariant.DROPPED else variant)
 
 
 class LoneQuerySampler:
-    """Draws queries without a history, and items that they fit.
+    """Draws queries without a history, and items that they match.
 
-    Items of phrases are drawn by popularity, and phrases that fit nothing that was taken are left out; titles and other
-    ways to write an item are drawn by the square root of its popularity. `worth` [items] is how much each item is
-    wanted; `rows` are those of the texts.
+    Items of phrases are drawn by popularity, and phrases that match only items without interactions are left out; item
+    texts are drawn by the square root of the item's popularity. `relevance` is float32 [items]; `rows` are those of the
+    texts.
     """
 
     def __init__(
-        self, phrases: list[Phrase], popularity: NDArray[np.float64], worth: NDArray[np.float32], rows: TextRows
+        self, phrases: list[Phrase], popularity: NDArray[np.float64], relevance: NDArray[np.float32], rows: TextRows
     ) -> None:
-        self._worth, self._rows = worth, rows
+        self._relevance, self._rows = relevance, rows
         self._items = [np.asarray(phrase.items) for phrase in phrases]
         self._sums = [np.cumsum(popularity[items]) for items in self._items]
         self._by_item = np.cumsum(np.sqrt(popularity))
@@ -232,20 +237,20 @@ class LoneQuerySampler:
         for n, (phrase, sums) in enumerate(zip(phrases, self._sums, strict=True)):
             if len(sums) and sums[-1] > 0:
                 self._usable.setdefault(phrase.kind, []).append(n)
-        self._drawer = _Drawer(ALONE, self._usable)
+        self._kinds = _KindSampler(ALONE, self._usable)
 
-    def draw(self, size: int, rng: np.random.Generator) -> Asked:
+    def draw(self, size: int, rng: np.random.Generator) -> LoneQueries:
         """Draw `size` queries."""
-        drawn = [self._one(rng) for _ in range(size)]
+        drawn = [self._draw_one(rng) for _ in range(size)]
         text, items = np.array(drawn, dtype=np.int64).reshape(size, 2).T
-        return Asked(torch.tensor(text), torch.tensor(items), torch.as_tensor(self._worth[items]))
+        return LoneQueries(torch.tensor(text), torch.tensor(items), torch.as_tensor(self._relevance[items]))
 
-    def _one(self, rng: np.random.Generator) -> tuple[int, int]:
-        """The row of a text and an item that it fits."""
-        kind = self._drawer.draw(rng)
+    def _draw_one(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The row of a text and an item that it matches."""
+        kind = self._kinds.draw(rng)
         if isinstance(kind, TextVariant):
             item = _pick(self._by_item, rng)
-            return written(kind, self._rows, rng) + item, item
+            return start_row(kind, self._rows, rng) + item, item
         number = int(rng.choice(self._usable[kind]))
         return self._rows.first_phrase + number, int(self._items[number][_pick(self._sums[number], rng)])
 
@@ -253,3 +258,43 @@ class LoneQuerySampler:
 def _pick(sums: NDArray[np.float64], rng: np.random.Generator) -> int:
     """A position by its weight; `sums` are cumulated weights."""
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The items that a training step scores.
+
+    Args:
+        items: int64 [candidates], positions in the catalogue, ascending.
+        position: int64 [catalogue], position in `items`; -1 for the other items.
+        draws: float32 [candidates], expected number of draws of each as a negative; None if none are drawn.
+    """
+
+    items: Tensor
+    position: Tensor
+    draws: Tensor | None = None
+
+    @classmethod
+    def all(cls, has_events: Tensor) -> Candidates:
+        """Every item with interactions, bool [catalogue]: no user can have chosen the others yet."""
+        position = torch.where(has_events, has_events.cumsum(0) - 1, -1)
+        return cls(has_events.nonzero().flatten(), position)
+
+
+class NegativeSampler:
+    """Draws items by popularity to the power of 3/4 (Mikolov et al., 2013), with replacement."""
+
+    def __init__(self, popularity: Tensor, size: int) -> None:
+        weights = popularity.float() ** 0.75
+        self._probability = weights / weights.sum()
+        self._size = size
+
+    def draw(self, needed: Tensor) -> Candidates:
+        """Negatives, and the items that the step needs in any case (int64, any shape), whose `draws` are 0."""
+        drawn = torch.multinomial(self._probability, self._size, replacement=True)
+        items = torch.unique(torch.cat([drawn, needed.flatten()]))
+        position = torch.full((len(self._probability),), -1, dtype=torch.int64)
+        position[items] = torch.arange(len(items))
+        counts = torch.bincount(position[drawn], minlength=len(items))
+        # A draw of item j stands for 1 / (size * probability) items; an item that was drawn twice counts twice.
+        return Candidates(items, position, counts / (self._size * self._probability[items]).clamp(min=1e-12))

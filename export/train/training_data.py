@@ -1,4 +1,4 @@
-"""What training reads: histories, the items that validate, and every text, the augmented ones among them."""
+"""The training data: histories, validation items and all texts, with their augmented copies."""
 
 from __future__ import annotations
 
@@ -22,37 +22,43 @@ from swiftrec.export.data.synonyms import learn, replaced
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import ExportError
 from swiftrec.export.train.losses import Batch
-from swiftrec.export.train.options import FULL_ITEMS
 from swiftrec.export.train.samplers import (
     QUERY_HISTORY,
-    Asked,
+    Candidates,
+    LoneQueries,
     LoneQuerySampler,
+    NegativeSampler,
     Queries,
     QuerySampler,
     Windows,
     windows,
 )
-from swiftrec.export.train.targets import Among, Negatives
+from swiftrec.export.training_settings import FULL_ITEMS
 
 # Batches in an epoch at most. MovieLens-100K has 133; from some hundred thousand events on, an epoch reads a sample of
 # the histories, and the time of training no longer grows with their number.
 EPOCH_BATCHES = 500
 _CORRUPTED = (TextVariant.FULL, TextVariant.TITLE)  # whose copies take turns in `--augment`
 MAX_STEP_BYTES = 6_442_450_944  # for the scores of one step
-# How often a step holds its scores, measured: forward and backward; with --loss mse; how often more with --teachers.
+# Copies of the scores that a step holds, measured: forward and backward; with --loss mse; additional with --teachers.
 _COPIES, _COPIES_OF_MSE, _COPIES_OF_TEACHERS = 3, 5, 3
 
 
 @dataclass(frozen=True)
-class World:
-    """Histories and texts. `texts` are the data set's own, `ways` the same with `augment` more ways for each item.
+class TrainingData:
+    """Histories and texts.
 
-    An epoch reads at most `epoch_batches` batches of histories, drawn anew each time.
+    Args:
+        split: what is trained on and what validates.
+        texts: the data set's own.
+        augmented: the same with `--augment` more variants of each item's text.
+        negatives: how many items a step draws; None: it scores the whole catalogue.
+        epoch_batches: batches of an epoch, at most; the histories of each epoch are drawn again.
     """
 
     split: Split
     texts: Texts
-    ways: Texts
+    augmented: Texts
     negatives: int | None
     epoch_batches: int = EPOCH_BATCHES
 
@@ -62,18 +68,18 @@ class World:
         return self.texts.rows.items
 
     def originals(self, rows: Tensor) -> Tensor:
-        """The rows of `texts.all` among those of `ways.all`, [texts, ...]; no copy where they are the same."""
-        own, every = self.texts.rows.first_phrase, self.ways.rows.first_phrase
-        return rows if own == every else torch.cat([rows[:own], rows[every:]])
+        """The rows of `texts.all` among those of `augmented.all`, [texts, ...]; not copied if they are the same."""
+        first, first_augmented = self.texts.rows.first_phrase, self.augmented.rows.first_phrase
+        return rows if first == first_augmented else torch.cat([rows[:first], rows[first_augmented:]])
 
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
-        """How often each item was taken in training."""
+        """Number of training events of each item, [items]."""
         return interaction_counts(self.split.train, self.items).astype(np.float64)
 
     @cached_property
-    def worth(self) -> NDArray[np.float32]:
-        """How much each item was wanted by those who took it in training, on average, [items]; 1 without ratings."""
+    def relevance(self) -> NDArray[np.float32]:
+        """Mean relevance of each item in training, [items]; 1 without ratings."""
         if not self.split.relevance:
             return np.ones(self.items, np.float32)
         total = np.bincount(np.concatenate(self.split.train), np.concatenate(self.split.relevance), self.items)
@@ -81,56 +87,50 @@ class World:
         return mean
 
     @cached_property
-    def is_taken(self) -> Tensor:
-        """Whether anybody took the item in training, bool [items]."""
+    def has_events(self) -> Tensor:
+        """Whether the item has training events, bool [items]."""
         return torch.as_tensor(is_trained(self.split.train, self.items))
 
     @cached_property
-    def _queries(self) -> QuerySampler:
-        return QuerySampler(self.split.train, self.texts.phrases, self.ways.rows, self.split.relevance)
+    def _query_sampler(self) -> QuerySampler:
+        return QuerySampler(self.split.train, self.texts.phrases, self.augmented.rows, self.split.relevance)
 
     @cached_property
-    def _asked(self) -> LoneQuerySampler:
-        return LoneQuerySampler(self.texts.phrases, self.popularity, self.worth, self.ways.rows)
+    def _lone_query_sampler(self) -> LoneQuerySampler:
+        return LoneQuerySampler(self.texts.phrases, self.popularity, self.relevance, self.augmented.rows)
 
     @cached_property
-    def _taken(self) -> Among:
-        return Among.all(self.is_taken)
+    def _all_candidates(self) -> Candidates:
+        return Candidates.all(self.has_events)
 
     @cached_property
-    def _negatives(self) -> Negatives | None:
-        return None if self.negatives is None else Negatives(torch.as_tensor(self.popularity), self.negatives)
+    def _negative_sampler(self) -> NegativeSampler | None:
+        return None if self.negatives is None else NegativeSampler(torch.as_tensor(self.popularity), self.negatives)
 
-    def epoch(self, length: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """One pass over the histories, or as many batches of `size` windows of `length` events as an epoch may have.
+    def batches(self, length: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch over the histories, in batches of `size` windows of `length` events.
 
-        Without order each history is shuffled.
+        Unordered histories are shuffled.
         """
-        read = self.split.reordered(rng) if self.split.order == UNORDERED else self.split
-        queries = self._queries.behind(read.train, read.relevance)
-        for window in islice(windows(read.train, length, size, rng, read.relevance), self.epoch_batches):
-            yield self._batch(window, queries.draw(size, rng), self._asked.draw(size, rng), rng)
+        split = self.split.reordered(rng) if self.split.order == UNORDERED else self.split
+        queries = self._query_sampler.behind(split.train, split.relevance)
+        for window in islice(windows(split.train, length, size, rng, split.relevance), self.epoch_batches):
+            yield self._batch(window, queries.draw(size, rng), self._lone_query_sampler.draw(size, rng), rng)
 
-    def _batch(self, windows: Windows, queries: Queries, asked: Asked, rng: np.random.Generator) -> Batch:
-        """A step's windows and queries, behind histories and without, with the items that it looks at."""
-        if self._negatives is None:
-            among = self._taken
+    def _batch(self, windows: Windows, queries: Queries, lone_queries: LoneQueries, rng: np.random.Generator) -> Batch:
+        """Windows and queries with the items that are scored."""
+        if self._negative_sampler is None:
+            candidates = self._all_candidates
         else:
-            taken = [windows.items, windows.targets.clamp(min=0), queries.items, queries.wanted, asked.item]
-            among = self._negatives.draw(torch.cat([t.flatten() for t in taken]))
-        ways = torch.as_tensor(rng.integers(0, len(self.ways.variants), len(among.items)))
-        return Batch(windows, queries, asked, among, ways, self._read(windows, queries, asked, among, ways))
-
-    def _read(self, windows: Windows, queries: Queries, asked: Asked, among: Among, ways: Tensor) -> NDArray[np.int64]:
-        """Rows of the bank: full text and drawn text of the windows' items, and what is asked."""
-        items = torch.unique(torch.cat([windows.items[windows.mask > 0], windows.targets[windows.targets >= 0]]))
-        starts = torch.as_tensor(self.ways.rows.starts)[ways]
-        rows = torch.cat([items, starts[among.place[items]] + items, queries.text, asked.text])
-        return rows.cpu().numpy()
+            targets = windows.targets.clamp(min=0)
+            needed = (windows.items, targets, queries.items, queries.target, lone_queries.item)
+            candidates = self._negative_sampler.draw(torch.cat([items.flatten() for items in needed]))
+        variants = torch.as_tensor(rng.integers(0, self.augmented.rows.variants, len(candidates.items)))
+        return Batch(windows, queries, lone_queries, candidates, variants)
 
 
 def negatives_of(settings: ExportSettings, items: int) -> int | None:
-    """How many items a step draws; None for the whole catalogue, which `auto` takes only where it fits into memory.
+    """How many items a step draws; None for the whole catalogue, which `auto` scores only if it fits into memory.
 
     Raises:
         ExportError: a step needs more than `MAX_STEP_BYTES`.
@@ -145,9 +145,9 @@ def negatives_of(settings: ExportSettings, items: int) -> int | None:
 
 
 def step_bytes(settings: ExportSettings, items: int, negatives: int | None) -> int:
-    """The most memory that the scores of one step need: float32 [users, scored items], in as many copies as are held.
+    """Upper bound of the memory for the scores of one step: copies of float32 [users, scored items].
 
-    With `negatives` a step scores these and every item that its histories, queries and phrases name; else all `items`.
+    With `negatives` a step scores these and every item of its histories, queries and phrases; else all `items`.
     """
     history = settings.plan.max_history
     named = settings.batch * (history + 1 + QUERY_HISTORY + 2)  # a window, a query with its target, a phrase
@@ -158,7 +158,7 @@ def step_bytes(settings: ExportSettings, items: int, negatives: int | None) -> i
 
 
 def _too_large(settings: ExportSettings, items: int, negatives: int | None, needed: int) -> str:
-    """The refusal, with the batch that fits: a half, a quarter ... of the one given, accumulated to the same step."""
+    """The error message, with the batch that fits: a half, a quarter ... of the given one, and more accumulation."""
     fitting, parts = settings, 1
     while fitting.batch > 1 and step_bytes(fitting, items, negatives) > MAX_STEP_BYTES:
         parts *= 2
@@ -172,15 +172,15 @@ def _too_large(settings: ExportSettings, items: int, negatives: int | None, need
     )
 
 
-def with_noise(texts: Texts, ways: int, seed: int, synonyms: float = 0.0) -> Texts:
-    """The texts with `ways` more ways to write each item, as a hurried person would; the first two ways take turns.
+def augmented(texts: Texts, copies: int, seed: int, synonyms: float = 0.0) -> Texts:
+    """The texts with `copies` more variants of each item's text: with typing errors, dropped and swapped words.
 
-    A share `synonyms` of the words that have one in the catalogue is exchanged before.
+    The share `synonyms` of the words that have a synonym in the catalogue is replaced first.
     """
     rng = random.Random(seed)  # noqa: S311 (no secret)
-    known = learn(texts.variants[TextVariant.FULL], texts.rows.items) if ways and synonyms else {}
-    noisy = [
+    known = learn(texts.variants[TextVariant.FULL], texts.rows.items) if copies and synonyms else {}
+    corrupted = [
         [corrupt(replaced(text, known, synonyms, rng), rng) for text in texts.variants[_CORRUPTED[n % 2]]]
-        for n in range(ways)
+        for n in range(copies)
     ]
-    return Texts([*texts.variants, *noisy], texts.phrases, texts.others)
+    return Texts([*texts.variants, *corrupted], texts.phrases, texts.others)

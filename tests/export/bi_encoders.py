@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from swiftrec.export.checkpoints.checkpoint import locate
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.stages.data import write_verified
 from tests.export.checkpoints import HIDDEN, add_modules, save_model
 
@@ -65,5 +65,5 @@ def require_same(folder: Path, texts: list[str] = TEXTS) -> None:
     target = written(folder)
     theirs = torch.from_numpy(SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(texts))
     with torch.inference_mode():
-        ours = TextEncoder(load_trunk(target), 1).eval().pool(*pad(load_tokenizer(target, 128).encode(texts)))
+        ours = TextEncoder(load_bert(target), 1).eval().pool(*pad(load_tokenizer(target, 128).encode(texts)))
     assert functional.cosine_similarity(ours, theirs).min() > 0.99999

@@ -20,14 +20,14 @@ from swiftrec.export.evaluate.checkpoint_library import load_in_library
 from swiftrec.export.evaluate.fidelity import agreement
 from swiftrec.export.evaluate.metrics import best
 from swiftrec.export.evaluate.reference import Reference
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
-from swiftrec.export.models.mean import MeanRanker
+from swiftrec.export.job import Job
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.ranker import LastUser
+from swiftrec.export.models.rankers import MeanRanker
 from swiftrec.export.models.sentence_space import load_sentence_map, load_sentences
 from swiftrec.export.models.teacher import Teacher, load_teacher, save_teacher
 from swiftrec.export.stages.data import write_verified
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.pretrained import adopt
+from swiftrec.export.train.pretrained import take_pretrained
 from swiftrec.server.models.networks import Kind
 from tests.export.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
 
@@ -46,7 +46,7 @@ def adopted(folder: Path, *, preset: str = "smoke") -> tuple[Teacher, torch.Tens
     texts.save(data)
     checkpoint = locate(str(folder / "original"), folder, folder)
     write_verified(checkpoint, data / "checkpoint", adopt=True, max_tokens=128)
-    adopt(job, target)
+    take_pretrained(job, target)
     teacher = load_teacher(target)
     pooled = torch.from_numpy(np.load(target / "pooled.npy"))
     assert len(pooled) == len(texts.all)
@@ -86,7 +86,7 @@ def test_own_teacher_keeps_its_projection_and_ranker(tmp_path: Path) -> None:
 def test_own_teacher_of_shorter_histories_is_refused(tmp_path: Path) -> None:
     save_model("bert", tmp_path / "original" / "checkpoint")
     save_teacher(Teacher(HIDDEN, 8, 3, 17), tmp_path / "original")
-    with pytest.raises(CheckpointError, match="takes 16 events, 64 are needed: use the preset"):
+    with pytest.raises(CheckpointError, match="reads 16 events, 64 are needed: use the preset"):
         adopted(tmp_path, preset="quick")
 
 
@@ -135,7 +135,7 @@ def test_reference_has_the_vectors_of_the_checkpoints_library(tmp_path: Path, ki
     else:
         save_model("bert", folder / "checkpoint")
         save_teacher(own := Teacher(HIDDEN, 8, 3, 17, ranker="gru", dropout=0.0), folder)
-        encoder = TextEncoder(load_trunk(folder / "checkpoint"), 8)
+        encoder = TextEncoder(load_bert(folder / "checkpoint"), 8)
         encoder.projection = own.projection
         rows = load_tokenizer(folder / "checkpoint", 128).encode([*texts, *(item.text for item in _ITEMS)])
         with torch.inference_mode():

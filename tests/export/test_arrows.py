@@ -21,17 +21,7 @@ LAYERS = (
 )
 """From top to bottom; a folder or file imports from its own layer and those below it."""
 
-_JOB = "Job, the run of an export, is defined with the runner of the stages"
-EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("compress/pytorch.py", "stages.runner"): _JOB,
-    ("config.py", "train.options"): "the flags of training are declared with their help in train",
-    ("models/encoder.py", "stages.runner"): _JOB,
-    ("models/one_pass.py", "stages.runner"): _JOB,
-    ("train/pretrained.py", "stages.runner"): _JOB,
-    ("train/refit.py", "stages.finetune"): "training again repeats what stage finetune does",
-    ("train/refit.py", "stages.runner"): _JOB,
-    ("train/resume.py", "stages.runner"): _JOB,
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 """(file, module): an import that points upwards, and why."""
 
 

@@ -26,10 +26,10 @@ from swiftrec.export.evaluate.metrics import RankedCases, figure
 from swiftrec.export.evaluate.recommender import Recommender
 from swiftrec.export.evaluate.tasks import make_tasks
 from swiftrec.export.gates import MIN_COLD_CASES
+from swiftrec.export.job import Job
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, TEACHER
 from swiftrec.export.stages import baseline_gate, distil
 from swiftrec.export.stages.baseline_gate import check_teacher, require_baselines, require_cold, require_teacher
-from swiftrec.export.stages.runner import Job
 from swiftrec.server.models.networks import UserSequence
 from tests.export.tiny import dataset, job, write_data
 
@@ -180,7 +180,7 @@ def test_teacher_below_the_frozen_encoder_on_cold_is_refused_with_both_tables() 
     with pytest.raises(
         GateError,
         match=r"cold at the same share of new items: teacher loses to frozen encoder \(NDCG@10 0\.1000 and 0\.2000, "
-        r"difference -0\.1000 \[.*200 cases\): try --trunk frozen, fewer --passes, or a --pull above 0; --allow-lossy",
+        r"difference -0\.1000 \[.*200 cases\): try --backbone-layers frozen or fewer --passes; --allow-lossy",
     ):
         require_teacher(element, evaluation)
     printed = console.export_text()

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from swiftrec.export.blend import fit
+from swiftrec.export.blend.cold_boost import MAX_LOSS, _Lists, boost_cold_items
 from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
 from swiftrec.export.blend.memory import fit_memory
-from swiftrec.export.blend.newcomers import BUDGET, _Lists, raise_newcomers
-from swiftrec.export.blend.queries import Queries
-from swiftrec.export.blend.requests import Asked, Group, requests_of
-from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.queries import QueryWriter
+from swiftrec.export.blend.requests import Group, Request, requests_of
+from swiftrec.export.blend.signals import Items, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.split import Cases
@@ -53,34 +53,34 @@ def scoring(*rows: Row) -> Scoring:
     return Scoring(Blend(rows), fit_memory(_HISTORIES, _ITEMS), make_words(_TITLES, _TITLES), _ITEMS)
 
 
-def asked(history: list[int], query: str = "") -> Known:
+def known_of(history: list[int], query: str = "") -> Known:
     items = np.array(history, dtype=np.int64)
     return Known(len(items), items, _SENTENCES[items], query, _SENTENCES[0] if query else None)
 
 
 def planted(weights: NDArray[np.float64], requests: int = 4_000, choices: int = 12) -> list[Choices]:
     """Requests that choose by a logit of these weights."""
-    random, found = np.random.default_rng(3), []
+    random, result = np.random.default_rng(3), []
     for _ in range(requests):
         signals = random.normal(size=(choices, len(SIGNALS))).astype(np.float32)
         chances = np.exp(signals @ weights)
         first = random.choice(choices, p=chances / chances.sum())
         order = np.r_[first, np.delete(np.arange(choices), first)]
-        found.append(Choices(signals[order], np.zeros(choices, np.float32)))
-    return found
+        result.append(Choices(signals[order], np.zeros(choices, np.float32)))
+    return result
 
 
 def test_weights_that_made_the_choices_are_found() -> None:
-    wanted = np.array([1.0, 0.5, 0.0, 0.3, 0.8, 0.2, 0.1, -0.6])
-    found = fit_weights(planted(wanted))
-    values = np.array([getattr(found, name) for name in SIGNALS])
-    np.testing.assert_allclose(values, wanted, atol=0.08)
+    target = np.array([1.0, 0.5, 0.0, 0.3, 0.8, 0.2, 0.1, -0.6])
+    result = fit_weights(planted(target))
+    values = np.array([getattr(result, name) for name in SIGNALS])
+    np.testing.assert_allclose(values, target, atol=0.08)
 
 
 def test_a_signal_that_speaks_against_an_item_gets_no_weight_but_that_of_newcomers_may_be_negative() -> None:
-    found = fit_weights(planted(np.array([1.0, 0, 0, 0, -0.8, 0, 0, -0.8])))
-    assert found.neighbours == 0
-    assert found.newcomer < -0.5
+    result = fit_weights(planted(np.array([1.0, 0, 0, 0, -0.8, 0, 0, -0.8])))
+    assert result.neighbours == 0
+    assert result.newcomer < -0.5
 
 
 def test_each_part_that_counts_makes_the_choices_likelier() -> None:
@@ -107,7 +107,7 @@ def test_a_drawn_choice_stands_for_many() -> None:
 
 def few_requests(count: int, seed: int, items: int = 300) -> list[Choices]:
     """Requests that choose by the text alone; the ranker knows nothing, and neither does the memory."""
-    random, found = np.random.default_rng(seed), []
+    random, result = np.random.default_rng(seed), []
     for _ in range(count):
         signals = np.zeros((items, len(SIGNALS)), np.float32)
         signals[:, SIGNALS.index("ranker")] = 2 * random.normal(size=items)
@@ -116,10 +116,10 @@ def few_requests(count: int, seed: int, items: int = 300) -> list[Choices]:
         for name, size in (("transitions", 3.0), ("neighbours", 0.05)):
             signals[random.choice(items, 4), SIGNALS.index(name)] = size * random.exponential(size=4)
         chances = np.exp(8 * signals[:, SIGNALS.index("events")])
-        wanted = random.choice(items, p=chances / chances.sum())
-        order = np.r_[wanted, np.delete(np.arange(items), wanted)]
-        found.append(Choices(signals[order], np.zeros(items, np.float32)))
-    return found
+        target = random.choice(items, p=chances / chances.sum())
+        order = np.r_[target, np.delete(np.arange(items), target)]
+        result.append(Choices(signals[order], np.zeros(items, np.float32)))
+    return result
 
 
 @pytest.mark.parametrize("count", [3, 6, 12])
@@ -127,8 +127,8 @@ def test_a_ranker_that_knows_nothing_gets_little_weight_from_few_requests(count:
     """What is found stays near what the text match alone finds, however the few requests came out."""
     test = few_requests(400, 99)
     text = _Lists.of(test, Weights(ranker=0.0, events=1.0)).ndcg(0.0).mean()
-    found = [_Lists.of(test, fit_weights(few_requests(count, seed))).ndcg(0.0).mean() for seed in range(6)]
-    assert min(found) > 0.84 * text
+    result = [_Lists.of(test, fit_weights(few_requests(count, seed))).ndcg(0.0).mean() for seed in range(6)]
+    assert min(result) > 0.84 * text
 
 
 def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.Monk
 def test_weights_that_the_optimiser_did_not_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=200)
     monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 0}))
-    with pytest.raises(ExportError, match="blend: the optimiser found no weights for the parts of the score"):
+    with pytest.raises(ExportError, match="blend: the optimiser did not find weights of the score"):
         fit_weights(choices)
 
 
@@ -180,31 +180,33 @@ def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str
     query=st.sampled_from(["", "title3", "word1 title5", "titel7", "nothing"]),
 )
 def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int], query: str) -> None:
-    known, user = asked(history, query), _VECTORS[3] + 1
+    known, user = known_of(history, query), _VECTORS[3] + 1
     rows = [Row(kind, 0, _WEIGHTS) for kind in QUERIES]
     aim = scoring(*rows).aim(known)
-    found = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
+    result = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
     never_new = np.full(_ITEMS, 9)
     items = Items(_VECTORS, _VECTORS, never_new, _SENTENCES, _POPULARITY.astype(float))
-    wanted = next(n for n in range(_ITEMS) if n not in history)
-    request = Asked(np.array(history, np.int64), "", wanted, np.empty(0, np.int64))
-    (choices,) = Signals(items, scoring(), 2, 0).choices([request], user[None], lambda _: known)
-    order = np.r_[wanted, np.delete(np.arange(_ITEMS), wanted)]
+    target = next(n for n in range(_ITEMS) if n not in history)
+    request = Request(np.array(history, np.int64), "", target, np.empty(0, np.int64))
+    (choices,) = SignalBuilder(items, scoring(), 2, 0).choices([request], user[None], lambda _: known)
+    order = np.r_[target, np.delete(np.arange(_ITEMS), target)]
     values = np.array([getattr(_WEIGHTS, name) for name in SIGNALS])
     is_new = np.where(_POPULARITY == 0, _WEIGHTS.newcomer, 0)
-    np.testing.assert_allclose(choices.signals @ values + is_new[order], found[order], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(choices.signals @ values + is_new[order], result[order], rtol=1e-4, atol=1e-3)
 
 
 def test_items_that_count_as_new_have_no_memory_of_their_own_no_popularity_and_the_vectors_of_newcomers() -> None:
     folds = np.arange(_ITEMS) % 2
     no_texts = np.empty((_ITEMS, 0), np.float32)  # by which they would inherit a memory
     items = Items(_VECTORS, np.ones_like(_VECTORS), folds, no_texts, (_POPULARITY + 1).astype(float))
-    known = replace(asked([1, 2, 3]), sentences=no_texts[:3])
-    request = Asked(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
-    (found,) = Signals(items, scoring(), 2, 0).choices([request], np.ones((1, _RANKER), np.float32), lambda _: known)
+    known = replace(known_of([1, 2, 3]), sentences=no_texts[:3])
+    request = Request(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
+    (result,) = SignalBuilder(items, scoring(), 2, 0).choices(
+        [request], np.ones((1, _RANKER), np.float32), lambda _: known
+    )
     chosen = np.r_[7, [n for n in range(_ITEMS) if n not in (1, 2, 3, 7)]]
     is_new = folds[chosen] == 0
-    by_name = dict(zip(SIGNALS, found.signals.T, strict=True))
+    by_name = dict(zip(SIGNALS, result.signals.T, strict=True))
     assert (by_name["newcomer"] == is_new).all()
     for name in ("transitions", "neighbours", "popularity"):
         assert (by_name[name][is_new] == 0).all()
@@ -213,15 +215,15 @@ def test_items_that_count_as_new_have_no_memory_of_their_own_no_popularity_and_t
 
 
 def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swiftrec.export.blend.signals._SAMPLED", 4)
-    monkeypatch.setattr("swiftrec.export.blend.signals._NAMED", 6)
+    monkeypatch.setattr("swiftrec.export.blend.signals._SAMPLED_ITEMS", 4)
+    monkeypatch.setattr("swiftrec.export.blend.signals._LARGEST_ITEMS", 6)
     items = Items(_VECTORS, _VECTORS, np.arange(_ITEMS) % 10, _SENTENCES, _POPULARITY.astype(np.float64))
-    made = Signals(items, scoring(), 10, seed=1)
+    made = SignalBuilder(items, scoring(), 10, seed=1)
     history = np.array([0, 1, 2])
-    added = scoring().added(Weights(transitions=1, neighbours=1, words=1), asked([0, 1, 2], "word1"))
+    added = scoring().added(Weights(transitions=1, neighbours=1, words=1), known_of([0, 1, 2], "word1"))
     assert len({*np.concatenate([part.positions for part in added.values()]).tolist()}) > 12
-    one = Asked(history, "word1", 5, history)
-    [choices] = made.choices([one], _VECTORS[:1], lambda _: asked([0, 1, 2], "word1"))
+    one = Request(history, "word1", 5, history)
+    [choices] = made.choices([one], _VECTORS[:1], lambda _: known_of([0, 1, 2], "word1"))
     assert len(choices.offsets) <= 1 + 6 + 4
     assert np.exp(choices.offsets).sum() == pytest.approx(_ITEMS - len(history), rel=1e-5)
     named = {name: choices.signals[: 1 + 6, SIGNALS.index(name)].max() for name in ("neighbours", "words")}
@@ -239,23 +241,23 @@ def test_fitting_holds_little_beside_the_choices() -> None:
 def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
     folds = np.where(np.arange(_ITEMS) < 5, -1, 0)
     items = Items(_VECTORS, _VECTORS, folds, _SENTENCES, _POPULARITY.astype(float))
-    signals, users = Signals(items, scoring(), 2, 0), np.ones((1, _RANKER), np.float32)
-    for wanted, count in ((7, _ITEMS - 5 - 1), (2, None), (9, None)):
-        request = Asked(np.array([9]), "", wanted, np.array([9]))
-        found = signals.choices([request], users, lambda _: asked([9]))
-        assert [len(one.offsets) for one in found] == ([] if count is None else [count])
+    signals, users = SignalBuilder(items, scoring(), 2, 0), np.ones((1, _RANKER), np.float32)
+    for target, count in ((7, _ITEMS - 5 - 1), (2, None), (9, None)):
+        request = Request(np.array([9]), "", target, np.array([9]))
+        result = signals.choices([request], users, lambda _: known_of([9]))
+        assert [len(one.offsets) for one in result] == ([] if count is None else [count])
 
 
 def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
-    found = item_vectors(_VECTORS, _SENTENCES, np.r_[0, np.full(_ITEMS - 1, 7)])
-    assert found.shape == (_ITEMS, _RANKER + _SENTENCE + FACTS)
-    assert found[0, -FACTS:].tolist() == [0, 1]
-    assert found[1, -FACTS:].tolist() == [np.float32(np.log(8)), 0]
+    result = item_vectors(_VECTORS, _SENTENCES, np.r_[0, np.full(_ITEMS - 1, 7)])
+    assert result.shape == (_ITEMS, _RANKER + _SENTENCE + FACTS)
+    assert result[0, -FACTS:].tolist() == [0, 1]
+    assert result[1, -FACTS:].tolist() == [np.float32(np.log(8)), 0]
 
 
 def test_requests_have_the_events_and_queries_of_their_group() -> None:
     cases = Cases(np.arange(3), [np.array([0, 1, 2]), np.array([3]), np.array([4, 5])], np.array([3, 4, 0]))
-    queries = [f"asks for {wanted}" for wanted in cases.targets]
+    queries = [f"asks for {target}" for target in cases.targets]
 
     def kind_of(text: str) -> Query:
         return "description" if text.endswith("4") else "title"
@@ -267,23 +269,23 @@ def test_requests_have_the_events_and_queries_of_their_group() -> None:
     for one in requests_of(Group("title", events=0, last=0), cases, queries, kind_of, 0):
         assert not len(one.history)
         assert not len(one.masked)
-        assert one.query == f"asks for {one.wanted}"
-        assert one.wanted != 4
+        assert one.query == f"asks for {one.target}"
+        assert one.target != 4
 
 
 def test_queries_are_none_that_training_reads() -> None:
     items = [Item(str(n), f"The Title {n} (1999)", f"text {n}", {"genre": [f"kind{n % 4}", "all"]}) for n in range(12)]
     read = [[item.title for item in items], [f"title {n}" for n in range(12)]]
-    asked = Queries(items, ["film"], 7).ask([*range(12)] * 20, Texts(read, []))
-    assert not set(asked) & {text for way in read for text in way}
-    assert asked == Queries(items, ["film"], 7).ask([*range(12)] * 20, Texts(read, []))
-    by_values = [text for n, text in enumerate(asked) if f"kind{n % 12 % 4}" in text]
+    known_of = QueryWriter(items, ["film"], 7).write([*range(12)] * 20, Texts(read, []))
+    assert not set(known_of) & {text for way in read for text in way}
+    assert known_of == QueryWriter(items, ["film"], 7).write([*range(12)] * 20, Texts(read, []))
+    by_values = [text for n, text in enumerate(known_of) if f"kind{n % 12 % 4}" in text]
     assert 40 < len(by_values) < 200
 
 
 def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
-    (asked,) = Queries([Item("1", "Alien", "Alien", {})], ["film"], 7).ask([0], Texts([["x"]], []))
-    assert asked
+    (known_of,) = QueryWriter([Item("1", "Alien", "Alien", {})], ["film"], 7).write([0], Texts([["x"]], []))
+    assert known_of
 
 
 @pytest.mark.parametrize(("ranker", "below"), [(1.0, 3.0), (50.0, 0.0)])
@@ -302,33 +304,33 @@ def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: f
         return Choices(signals, np.zeros(60, np.float32))
 
     choices = [one(wants_new=bool(n % 10 == 0)) for n in range(400)]
-    hidden, raised = Weights(ranker), raise_newcomers(choices, Weights(ranker))
-    found = {name: _Lists.of(choices, weights) for name, weights in (("hidden", hidden), ("raised", raised))}
-    new = found["raised"].wants_new
-    known = found["hidden"].ndcg(-1e4)[~new].mean(), found["raised"].ndcg(raised.newcomer)[~new].mean()
-    assert (1 - BUDGET) * known[0] <= known[1] < known[0]
-    assert found["raised"].ndcg(raised.newcomer)[new].mean() > found["hidden"].ndcg(-1e4)[new].mean()
-    assert raise_newcomers(choices[1:10], Weights()) == Weights()  # control: nobody wants a new item
+    hidden, raised = Weights(ranker), boost_cold_items(choices, Weights(ranker))
+    result = {name: _Lists.of(choices, weights) for name, weights in (("hidden", hidden), ("raised", raised))}
+    new = result["raised"].has_cold_target
+    known = result["hidden"].ndcg(-1e4)[~new].mean(), result["raised"].ndcg(raised.newcomer)[~new].mean()
+    assert (1 - MAX_LOSS) * known[0] <= known[1] < known[0]
+    assert result["raised"].ndcg(raised.newcomer)[new].mean() > result["hidden"].ndcg(-1e4)[new].mean()
+    assert boost_cold_items(choices[1:10], Weights()) == Weights()  # control: nobody wants a new item
 
 
 def test_new_items_that_cost_the_known_ones_nothing_get_their_share_of_the_lists() -> None:
     """What known items are wanted stands first, whatever happens to the places behind it."""
     random = np.random.default_rng(5)
 
-    def one(wanted: int) -> Choices:
+    def one(target: int) -> Choices:
         signals = np.zeros((60, len(SIGNALS)), np.float32)
         signals[:, 0] = random.normal(size=60)
         signals[48:, SIGNALS.index("newcomer")] = 1
-        signals[wanted, 0] += 1000
-        signals[[0, wanted]] = signals[[wanted, 0]]
+        signals[target, 0] += 1000
+        signals[[0, target]] = signals[[target, 0]]
         return Choices(signals, np.zeros(60, np.float32))
 
     choices = [one(50 if n % 10 == 0 else 3) for n in range(200)]
-    lists, raised = _Lists.of(choices, Weights(1.0)), raise_newcomers(choices, Weights(1.0))
+    lists, raised = _Lists.of(choices, Weights(1.0)), boost_cold_items(choices, Weights(1.0))
     assert lists.share == pytest.approx(0.2)
     assert 0.18 < lists.shown(raised.newcomer) <= 0.2
     assert lists.shown(raised.newcomer + 1) > 0.3  # control: the budget alone would allow it
-    assert lists.ndcg(raised.newcomer + 1)[~lists.wants_new].min() == 1
+    assert lists.ndcg(raised.newcomer + 1)[~lists.has_cold_target].min() == 1
 
 
 def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
@@ -338,7 +340,7 @@ def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
         signals[0, SIGNALS.index("newcomer")] = new
         return Choices(signals, np.zeros(40, np.float32))
 
-    assert raise_newcomers([one(0.0), one(1.0)], Weights()) == Weights()
+    assert boost_cold_items([one(0.0), one(1.0)], Weights()) == Weights()
 
 
 def test_a_kind_of_query_that_nothing_was_fitted_for_has_the_weights_of_the_other() -> None:

@@ -24,7 +24,7 @@ from swiftrec.export.compress.equivalence import invariance, mean_cosine
 from swiftrec.export.compress.graph_rewriter import count_operators
 from swiftrec.export.compress.int8 import FORMS, observe, quantise_bert
 from swiftrec.export.errors import CheckpointError
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.stages.data import write_verified
 from swiftrec.export.stages.onnx import fuse, trace
 from swiftrec.server.models.networks import EncoderModel
@@ -62,7 +62,7 @@ def encoded(folder: Path) -> list[list[int]]:
 def test_every_family_has_the_same_vectors_as_a_bert(tmp_path: Path, family: str, task: str) -> None:
     original = save_model(family, tmp_path / "original", task)
     folder = converted(tmp_path / "original")
-    trunk, rows = load_trunk(folder), encoded(folder)
+    trunk, rows = load_bert(folder), encoded(folder)
     ids, mask = pad(rows)
     padding = original.config.pad_token_id
     with torch.inference_mode():
@@ -76,10 +76,10 @@ def test_every_family_has_the_same_vectors_as_a_bert(tmp_path: Path, family: str
 def test_every_family_is_fused_and_does_not_depend_on_its_batch(tmp_path: Path, family: str) -> None:
     save_model(family, tmp_path / "original")
     folder = converted(tmp_path / "original")
-    encoder, rows = TextEncoder(load_trunk(folder), 16, 8).eval(), encoded(folder)
+    encoder, rows = TextEncoder(load_bert(folder), 16, 8).eval(), encoded(folder)
     ids = torch.ones(2, 3, dtype=torch.int64)
     trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
-    fuse(tmp_path / "traced.onnx", encoder.trunk.config, tmp_path / "fused.onnx")
+    fuse(tmp_path / "traced.onnx", encoder.backbone.config, tmp_path / "fused.onnx")
     assert not gates.failures(gates.fusion(count_operators(tmp_path / "fused.onnx"), 2))
     model = EncoderModel(open_session(tmp_path / "fused.onnx"))
     alone, together = np.array([model.run([row])[0] for row in rows]), np.array(model.run(rows))
@@ -94,7 +94,7 @@ def test_every_family_is_fused_and_does_not_depend_on_its_batch(tmp_path: Path, 
 
 def test_half_precision_weights_come_in_as_float32(tmp_path: Path) -> None:
     save_model("bert", tmp_path / "original").half().save_pretrained(tmp_path / "original")
-    assert load_trunk(converted(tmp_path / "original")).dtype == torch.float32
+    assert load_bert(converted(tmp_path / "original")).dtype == torch.float32
 
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_adopted_classifier_ranks_as_its_logits_do(tmp_path: Path, family: str) 
     folder = converted(tmp_path / "original", adopt=True)
     head = Head.load(folder)
     assert head is not None
-    encoder = TextEncoder(load_trunk(folder), 1).eval()
+    encoder = TextEncoder(load_bert(folder), 1).eval()
     ids, mask = pad(encoded(folder))
     with torch.inference_mode():
         pooled = encoder.pool(ids, mask)
@@ -176,7 +176,7 @@ def test_adopted_bi_encoder_pools_as_configured(tmp_path: Path, mode: str, dense
     original = save_sentence_transformer("distilbert", tmp_path / "original", mode, dense)
     assert locate(str(tmp_path / "original"), tmp_path, tmp_path).kind == "bi-encoder"
     folder = converted(tmp_path / "original", adopt=True)
-    encoder = TextEncoder(load_trunk(folder), 1).eval()
+    encoder = TextEncoder(load_bert(folder), 1).eval()
     assert encoder.projection.in_features == (dense or HIDDEN)
     ids, mask = pad(encoded(folder))
     with torch.inference_mode():
@@ -193,7 +193,7 @@ def test_adopted_bi_encoder_pools_as_configured(tmp_path: Path, mode: str, dense
 def test_encoder_built_from_the_config_pools_in_the_same_way(tmp_path: Path) -> None:
     save_sentence_transformer("bert", tmp_path / "original", "cls_token", 20)
     folder = converted(tmp_path / "original", adopt=True)
-    encoder = TextEncoder(load_trunk(folder), 3).eval()
+    encoder = TextEncoder(load_bert(folder), 3).eval()
     trunk = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)  # type: ignore[no-untyped-call]
     again = TextEncoder(trunk, 3)
     again.load_state_dict(encoder.state_dict())

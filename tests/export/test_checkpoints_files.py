@@ -20,7 +20,7 @@ from swiftrec.export.checkpoints.tokenizer import _as_file
 from swiftrec.export.compress.graph_rewriter import count_operators
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.evaluate.checkpoint_library import load_in_library
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk
+from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_bert
 from swiftrec.export.stages.onnx import fuse, trace
 from swiftrec.server.errors import BundleError
 from tests.export.bi_encoders import (
@@ -224,9 +224,9 @@ def test_activation_is_one_that_is_fused_or_refused_when_it_is_read(
     change(folder, CONFIG, {"hidden_act": activation})
     if activation in FUSED_ACTIVATIONS:
         target = written(folder)
-        encoder, ids = TextEncoder(load_trunk(target), 16).eval(), torch.ones(2, 3, dtype=torch.int64)
+        encoder, ids = TextEncoder(load_bert(target), 16).eval(), torch.ones(2, 3, dtype=torch.int64)
         trace(encoder, {"input_ids": ids, "attention_mask": ids}, "vectors", tmp_path / "traced.onnx")
-        fuse(tmp_path / "traced.onnx", encoder.trunk.config, tmp_path / "fused.onnx")
+        fuse(tmp_path / "traced.onnx", encoder.backbone.config, tmp_path / "fused.onnx")
         assert not gates.failures(gates.fusion(count_operators(tmp_path / "fused.onnx"), 2))
         return
     with pytest.raises(CheckpointError, match=f"hidden_act is '{activation}'; use one of gelu, gelu_python"):

@@ -178,7 +178,7 @@ def test_popularity_is_added_to_the_cosine() -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny teacher with its static student, up to stage `verify`; one item is kept from training."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "static", "--allow-lossy")
+    made = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
     often = [np.roll(np.arange(24, dtype=np.int64), -user)[:20] for user in range(24)]
     users = [{"gender": "F" if user % 2 else "M"} for user in range(24)]
     replace(dataset(), histories=often, users=users).save(made.folder("data"))

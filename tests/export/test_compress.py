@@ -66,7 +66,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graphs") / "fused.onnx"
     ids, encoder = torch.ones(2, 3, dtype=torch.int64), module()
     trace(encoder, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, "vectors", path)
-    fuse(path, encoder.trunk.config, path)
+    fuse(path, encoder.backbone.config, path)
     return path
 
 

@@ -11,7 +11,7 @@ from swiftrec.export.__main__ import main
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.planted.command import PlantedSettings
 from swiftrec.export.seeds.settings import SeedsSettings
-from swiftrec.export.train.options import TRAINING
+from swiftrec.export.training_settings import TRAINING
 from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
 from tests.conftest import ROOT
@@ -81,9 +81,9 @@ def test_finished_export_prints_the_bundles_folder_alone_on_stdout(
 
 
 def test_a_preset_moves_what_layers_there_are_and_a_flag_what_it_says() -> None:
-    assert ExportSettings(_cli_parse_args=[]).moving_layers(1) == 1
-    assert ExportSettings(_cli_parse_args=["--trunk", "2"]).moving_layers(1) == 2  # to be refused by name
-    assert ExportSettings(_cli_parse_args=["--trunk", "all"]).moving_layers(1) is None
+    assert ExportSettings(_cli_parse_args=[]).layers_to_tune(1) == 1
+    assert ExportSettings(_cli_parse_args=["--backbone-layers", "2"]).layers_to_tune(1) == 2  # to be refused by name
+    assert ExportSettings(_cli_parse_args=["--backbone-layers", "all"]).layers_to_tune(1) is None
 
 
 @pytest.mark.parametrize("name", ["data", "checkpoint"])
@@ -98,3 +98,34 @@ def test_variables_that_are_empty_are_as_if_not_set(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(f"SWIFTREC_EXPORT_{name}", "")
     settings = read_settings(ExportSettings, [])
     assert (settings.data, settings.checkpoint, settings.name) == (None, None, "movielens-quick")
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "value", "new"),
+    [
+        (["--trunk", "3"], "backbone_layers", "3", "--backbone-layers"),
+        (["--trunk=all"], "backbone_layers", "all", "--backbone-layers"),
+        (["--trunk-learning-rate", "0.1"], "backbone_learning_rate", 0.1, "--backbone-learning-rate"),
+        (["--trunk-weight-decay", "0.1"], "backbone_weight_decay", 0.1, "--backbone-weight-decay"),
+        (["--ladder", "bert2,static"], "student_names", ("bert2", "static"), "--students"),
+    ],
+)
+def test_renamed_flag_still_works_and_names_the_new_one(
+    flags: list[str], field: str, value: object, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert getattr(read_settings(ExportSettings, flags), field) == value
+    assert f"is now {new}: the old name will not work in the next release" in capsys.readouterr().err
+
+
+def test_renamed_variable_still_works(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SWIFTREC_EXPORT_TRUNK", "frozen")
+    assert read_settings(ExportSettings, []).backbone_layers == "frozen"  # and not the preset's
+    assert "SWIFTREC_EXPORT_TRUNK is now SWIFTREC_EXPORT_BACKBONE_LAYERS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--moves", "along"], ["--relations", "10"], ["--ema", ".9"], ["--pull", "1"], ["--small-ranker", "auto"]]
+)
+def test_withdrawn_flag_is_refused_as_any_unknown_one(flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"^unknown argument {flags[0]}: swiftrec export --help lists the flags$"):
+        read_settings(ExportSettings, flags)

@@ -20,6 +20,7 @@ from swiftrec.export.data.split import Cases, Protocol, leave_one_out
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate import final_comparison
 from swiftrec.export.evaluate.recommender import Rank, Recommender
+from swiftrec.export.job import Job
 from swiftrec.export.report.command import load_quality, report
 from swiftrec.export.report.record_json import as_json
 from swiftrec.export.schema.final import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
@@ -27,7 +28,7 @@ from swiftrec.export.stages import blend as blend
 from swiftrec.export.stages import distil, finetune, onnx, package, quantise, verify
 from swiftrec.export.stages import final as final
 from swiftrec.export.stages.order import STAGES
-from swiftrec.export.stages.runner import Job
+from swiftrec.export.stages.runner import stage_key
 from swiftrec.export.train.refit import best_epoch
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.domain import Request, TextEvent
@@ -45,7 +46,7 @@ _STAGES: dict[str, Callable[[Job, Path], None]] = {
     "verify": verify.run,
     "final": final.run,
 }
-_FLAGS = ("--ladder", "static", "--allow-lossy")
+_FLAGS = ("--students", "static", "--allow-lossy")
 
 
 def made(folder: Path, *flags: str, adopted: bool = False) -> StoppedJob:
@@ -209,7 +210,7 @@ def test_recommender_that_came_in_trained_is_served_as_it_was_measured(tmp_path:
     result, own = record_of(element), element.folder("final")
     assert (result.epochs, result.loss, result.held_out) == (0, None, None)
     assert (own / "ranker.onnx").read_bytes() == (element.folder("onnx") / "ranker.onnx").read_bytes()
-    assert (own / "vectors.npy").read_bytes() == (element.folder("verify") / "vectors.npy").read_bytes()
+    assert (own / "vectors.npy").read_bytes() == (element.folder("finetune") / "item_vectors.npy").read_bytes()
     assert (own / "transitions-weights.npy").read_bytes() != (
         element.folder("blend") / "transitions-weights.npy"
     ).read_bytes()
@@ -290,19 +291,19 @@ def with_records(folder: Path, *flags: str) -> Job:
 )
 def test_stage_is_stale_when_a_setting_that_it_reads_changes(tmp_path: Path, flags: tuple[str, ...]) -> None:
     stage = next(s for s in STAGES if s.name == "final")
-    assert with_records(tmp_path).key(stage) != with_records(tmp_path, *flags).key(stage)
-    assert with_records(tmp_path).key(stage) == with_records(tmp_path).key(stage)
+    assert stage_key(with_records(tmp_path), stage) != stage_key(with_records(tmp_path, *flags), stage)
+    assert stage_key(with_records(tmp_path), stage) == stage_key(with_records(tmp_path), stage)
 
 
 @pytest.mark.parametrize("before", ["data", "finetune", "blend", "distil", "onnx", "quantise", "verify"])
 def test_stage_is_stale_when_a_stage_before_it_has_run_again_and_so_is_the_bundle(tmp_path: Path, before: str) -> None:
     stages = {stage.name: stage for stage in STAGES}
     element = with_records(tmp_path)
-    keys = element.key(stages["final"]), element.key(stages["package"])
+    keys = stage_key(element, stages["final"]), stage_key(element, stages["package"])
     (element.folder(before) / "stage.json").write_text(json.dumps({"key": "another"}))
-    assert element.key(stages["final"]) != keys[0]
+    assert stage_key(element, stages["final"]) != keys[0]
     (element.folder("final") / "stage.json").write_text(json.dumps({"key": "another"}))
-    assert element.key(stages["package"]) != keys[1]
+    assert stage_key(element, stages["package"]) != keys[1]
 
 
 def test_measured_model_is_not_requested_what_the_bundle_answers(trained: StoppedJob) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from swiftrec.export.folders import recover, replace_folder
-from swiftrec.export.train.resume import Resume
 from tests.conftest import ROOT
 
 _DIES = """
@@ -92,25 +89,3 @@ def test_rest_of_a_replaced_folder_is_deleted(tmp_path: Path) -> None:
     recover(tmp_path / "new", tmp_path / "target")
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
     assert content(tmp_path / "target") == {"new"}
-
-
-def killed_between_the_renames(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    """Run `act` up to the second rename of its folder, and leave what a killed process leaves."""
-
-    def killed(new: Path, target: Path) -> None:
-        target.replace(target.with_name(f"{target.name}.old"))
-        raise SystemExit
-
-    with monkeypatch.context() as patched:
-        patched.setattr("swiftrec.export.train.resume.replace_folder", killed)
-        with pytest.raises(SystemExit):
-            act()
-
-
-def test_killed_save_of_a_training_goes_on_from_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resume = Resume(tmp_path / "0", "key")
-    resume.save({"x": torch.zeros(2)}, {"epoch": 1})
-    killed_between_the_renames(monkeypatch, lambda: resume.save({"x": torch.ones(2)}, {"epoch": 2}))
-    saved = Resume(tmp_path / "0", "key").load()
-    assert saved is not None
-    assert (saved[0]["x"].tolist(), saved[1]) == ([1.0, 1.0], {"epoch": 2})

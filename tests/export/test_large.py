@@ -16,11 +16,11 @@ from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.data.text_variants import TextRows, Texts, TextVariant, write_texts
 from swiftrec.export.data.token_store import TokenRows, chunks
 from swiftrec.export.errors import ExportError
-from swiftrec.export.models.backbone import MovingTrunk
+from swiftrec.export.models.backbone import Backbone
 from swiftrec.export.models.bucketing import by_length, shuffled
 from swiftrec.export.models.encoder import load_tokenizer
 from swiftrec.export.models.ranker import LastUser
-from swiftrec.export.models.teacher import Bank, Teacher
+from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.stages import distil, finetune
 from swiftrec.export.train.samplers import QuerySampler
 from swiftrec.export.train.training_data import negatives_of
@@ -36,11 +36,11 @@ def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     assert [*made.all] == [*held.all]
     assert [(p.text, list(p.items)) for p in made.phrases] == [(p.text, list(p.items)) for p in held.phrases]
     made.save(tmp_path)
-    found = Texts.load(tmp_path)
-    assert [*found.all] == [*held.all]
-    assert [(p.text, list(p.items)) for p in found.phrases] == [(p.text, list(p.items)) for p in held.phrases]
-    assert (found.others, found.held) == (held.others, held.held)
-    assert len({id(p.items) for p in found.phrases}) < len(found.phrases)  # those that ask the same share their items
+    result = Texts.load(tmp_path)
+    assert [*result.all] == [*held.all]
+    assert [(p.text, list(p.items)) for p in result.phrases] == [(p.text, list(p.items)) for p in held.phrases]
+    assert (result.others, result.held) == (held.others, held.held)
+    assert len({id(p.items) for p in result.phrases}) < len(result.phrases)  # those that ask the same share their items
 
 
 def test_every_text_is_at_the_row_that_its_variant_says() -> None:
@@ -59,9 +59,9 @@ def test_every_text_is_at_the_row_that_its_variant_says() -> None:
 
 def test_line_files_and_joined_parts_behave_like_lists(tmp_path: Path) -> None:
     joined = Joined([TextFile.write(_TEXTS, tmp_path / "texts"), [], ["x", "y"]])
-    wanted = [*_TEXTS, "x", "y"]
-    assert [joined[n] for n in range(-7, 7)] == [wanted[n] for n in range(-7, 7)]
-    assert (len(joined), [*joined], joined[1::2], joined[-3:]) == (7, wanted, wanted[1::2], wanted[-3:])
+    expected = [*_TEXTS, "x", "y"]
+    assert [joined[n] for n in range(-7, 7)] == [expected[n] for n in range(-7, 7)]
+    assert (len(joined), [*joined], joined[1::2], joined[-3:]) == (7, expected, expected[1::2], expected[-3:])
     with pytest.raises(IndexError):
         joined[7]
 
@@ -85,14 +85,14 @@ def unnamed_files() -> int:
 
 def test_vectors_that_are_too_large_for_memory_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "checkpoint")
-    trunk = MovingTrunk(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
-    held = trunk.all()
+    backbone = Backbone(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
+    held = backbone.encode_all()
     before = unnamed_files()
     monkeypatch.setattr("swiftrec.export.models.backbone._MAX_IN_MEMORY", 10)
     steps: list[None] = []
-    on_disk = trunk.all(lambda: steps.append(None))
+    on_disk = backbone.encode_all(lambda: steps.append(None))
     assert torch.equal(held, on_disk)
-    assert len(steps) == trunk.batches == 1
+    assert len(steps) == backbone.batches == 1
     assert unnamed_files() == before + 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
@@ -136,9 +136,9 @@ def test_advised_batch_fits(loss: str, items: int) -> None:
     flags = ["--loss", loss, "--batch", "100000", "--teachers", "3"]
     with pytest.raises(ExportError) as caught:
         negatives_of(ExportSettings(_cli_parse_args=flags), items)
-    found = re.search(r"use --batch (\d+) --accumulate (\d+)", str(caught.value))
-    assert found
-    batch, accumulate = map(int, found.groups())
+    result = re.search(r"use --batch (\d+) --accumulate (\d+)", str(caught.value))
+    assert result
+    batch, accumulate = map(int, result.groups())
     assert batch * accumulate >= 100_000
     flags[3] = str(batch)
     negatives_of(ExportSettings(_cli_parse_args=flags), items)
@@ -155,14 +155,14 @@ def test_presets_batch_sees_the_whole_catalogue_up_to_20_000_items() -> None:
         assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
 
 
-def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_validation_samples_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    users: list[int] = []
 
     class Counting(LastUser):
         def forward(self, *args: torch.Tensor) -> torch.Tensor:
-            asked.append(len(args[0]))
-            found: torch.Tensor = super().forward(*args)
-            return found
+            users.append(len(args[0]))
+            result: torch.Tensor = super().forward(*args)
+            return result
 
     monkeypatch.setattr("swiftrec.export.train.validation.LastUser", Counting)
     monkeypatch.setattr("swiftrec.export.train.validation._MIN_USERS", 5)
@@ -170,51 +170,51 @@ def test_validation_asks_every_nth_of_many_users(monkeypatch: pytest.MonkeyPatch
     histories, none = [np.arange(3)] * 20, Cases(np.empty(0, np.int64), [], np.empty(0, np.int64))
     split = Split(histories, np.full(20, 4), none, none)
     teacher, rows = Teacher(8, 4, 6, 5), torch.randn(2, 6, 8)
-    validate(teacher, Bank(rows, rows[0]), split, 4)
-    assert sum(asked) == 2 * 10  # ids and text of every second user: 60 scores are 10 users of 6 items
+    validate(teacher, TextFeatures(rows, rows[0]), split, 4)
+    assert sum(users) == 2 * 10  # ids and text of every second user: 60 scores are 10 users of 6 items
     monkeypatch.setattr("swiftrec.export.train.validation._MAX_SCORES", 1_000)
-    asked.clear()
-    validate(teacher, Bank(rows, rows[0]), split, 4)
-    assert sum(asked) == 2 * 20
+    users.clear()
+    validate(teacher, TextFeatures(rows, rows[0]), split, 4)
+    assert sum(users) == 2 * 20
 
 
 def test_students_read_a_sample_of_many_texts_and_every_phrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = job(tmp_path)
-    out = one.folder("finetune")
-    out.mkdir()
-    finetune.run(one, out)
-    texts = Texts.load(one.folder("data"))
-    _, whole = distil._lesson(one)
+    tiny_job = job(tmp_path)
+    output = tiny_job.folder("finetune")
+    output.mkdir()
+    finetune.run(tiny_job, output)
+    texts = Texts.load(tiny_job.folder("data"))
+    _, whole = distil._distillation_data(tiny_job)
     assert len(whole.texts) == len(texts.all)
     monkeypatch.setattr("swiftrec.export.stages.distil._MAX_TEXTS", 30)
     monkeypatch.setattr("swiftrec.export.stages.distil._MAX_ITEMS", 7)
-    _, part = distil._lesson(one)
+    _, part = distil._distillation_data(tiny_job)
     rest = len(texts.phrases) + len(texts.others)
-    assert (len(part.texts), len(part.rows), len(part.wanted), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
+    assert (len(part.texts), len(part.rows), len(part.targets), len(part.items)) == (30 + rest, 30 + rest, 30 + rest, 7)
     assert part.texts[30:] == [*texts.all][-rest:]
-    place = [whole.texts.index(text) for text in part.texts[30:]]
-    torch.testing.assert_close(part.wanted[30:], whole.wanted[place])
+    position = [whole.texts.index(text) for text in part.texts[30:]]
+    torch.testing.assert_close(part.targets[30:], whole.targets[position])
 
 
 def test_epoch_of_students_reads_a_part_of_many_texts_and_another_one_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = job(tmp_path)
-    out = one.folder("finetune")
-    out.mkdir()
-    finetune.run(one, out)
-    _, lesson = distil._lesson(one)
-    whole = [lesson.spelled(number, 0.6) for number in range(2)]
-    assert [sorted(rows) for rows in whole] == [[*range(len(lesson.rows))]] * 2
+    tiny_job = job(tmp_path)
+    output = tiny_job.folder("finetune")
+    output.mkdir()
+    finetune.run(tiny_job, output)
+    _, data = distil._distillation_data(tiny_job)
+    whole = [data.rows_of_epoch(number, 0.6) for number in range(2)]
+    assert [sorted(rows) for rows in whole] == [[*range(len(data.rows))]] * 2
     monkeypatch.setattr("swiftrec.export.train.distillation_data.MAX_EPOCH_TEXTS", 20)
-    first, second = ({*lesson.spelled(number, 0.6)} for number in range(2))
+    first, second = ({*data.rows_of_epoch(number, 0.6)} for number in range(2))
     assert len(first) == len(second) == 20
     assert first != second
-    batches = [*lesson.epoch(0, 8, 0.6)]
-    assert len(batches) == lesson.steps(8) == 3
-    wanted = torch.cat([wanted for _, _, wanted in batches])
-    rows = {tuple(row.tolist()) for row in lesson.wanted[sorted(first)]}
-    assert {tuple(row.tolist()) for row in wanted} == rows
+    batches = [*data.batches(0, 8, 0.6)]
+    assert len(batches) == data.steps(8) == 3
+    targets = torch.cat([target for _, _, target in batches])
+    rows = {tuple(row.tolist()) for row in data.targets[sorted(first)]}
+    assert {tuple(row.tolist()) for row in targets} == rows
 
 
 def test_queries_fit_the_item_that_they_ask_for() -> None:
@@ -226,9 +226,9 @@ def test_queries_fit_the_item_that_they_ask_for() -> None:
     ]
     drawn = QuerySampler([np.array([1, 0, 2, 3])], phrases, TextRows(5, 4)).draw(2_000, np.random.default_rng(0))
     phrase, way = (drawn.text - 4 * 5).tolist(), (drawn.text // 5).tolist()
-    wanted = drawn.wanted.tolist()
-    assert {(w, p) for w, p in zip(wanted, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
+    targets = drawn.target.tolist()
+    assert {(w, p) for w, p in zip(targets, phrase, strict=True) if p >= 0} == {(0, 0), (2, 0), (2, 1), (3, 2), (3, 3)}
     assert {*way} == {TextVariant.TITLE_WORDS, TextVariant.DROPPED, 4}
-    assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), wanted, phrase, strict=True) if p < 0)
+    assert all(t % 5 == w for t, w, p in zip(drawn.text.tolist(), targets, phrase, strict=True) if p < 0)
     lengths = [n for n, p in zip(drawn.lengths.tolist(), phrase, strict=True) if p == 3]
     assert {*lengths} == {0}  # "like 2" asks for what came after 2, and is all that is known

@@ -25,9 +25,10 @@ from swiftrec.export.data.split import Split, leave_one_out
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.data.times import TimeStatistics
 from swiftrec.export.evaluate.baselines import RECENT_POPULARITY, fit_baselines
+from swiftrec.export.job import Job
 from swiftrec.export.stages.order import STAGES
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.training_data import World
+from swiftrec.export.stages.runner import stage_key
+from swiftrec.export.train.training_data import TrainingData
 from tests.export.tiny import dataset
 from tests.peak import peak_of
 
@@ -161,17 +162,18 @@ def test_ratings_stay_with_their_interactions_without_order() -> None:
     assert all((row == rated).all() for row, rated in zip(made.histories, made.ratings, strict=True))
 
 
-def world(order: Order) -> World:
+def world(order: Order) -> TrainingData:
     texts = Texts([[item.text for item in dataset().items]] * 4, [Phrase("river", [0, 1, 2])])
     made = unordered(20)
-    return World(replace(leave_one_out(made, cold_share=0), order=order), texts, texts, None)
+    return TrainingData(replace(leave_one_out(made, cold_share=0), order=order), texts, texts, None)
 
 
-def windows_of(made: World, seed: int, epochs: int = 2) -> list[list[list[int]]]:
+def windows_of(made: TrainingData, seed: int, epochs: int = 2) -> list[list[list[int]]]:
     """The inputs of each window, by epoch, sorted by their items."""
     rng = np.random.default_rng(seed)
     return [
-        sorted([row.tolist() for batch in made.epoch(16, 4, rng) for row in batch.windows.items]) for _ in range(epochs)
+        sorted([row.tolist() for batch in made.batches(16, 4, rng) for row in batch.windows.items])
+        for _ in range(epochs)
     ]
 
 
@@ -188,10 +190,10 @@ def test_relevance_stays_with_its_target_when_windows_are_shuffled() -> None:
     worth = dict(
         zip(np.concatenate(made.split.train).tolist(), np.concatenate(made.split.relevance).tolist(), strict=True)
     )
-    for batch in made.epoch(16, 4, np.random.default_rng(1)):
+    for batch in made.batches(16, 4, np.random.default_rng(1)):
         there = batch.windows.targets >= 0
         expected = [worth[n] for n in batch.windows.targets[there].tolist()]
-        assert batch.windows.worth[there].tolist() == pytest.approx(expected)
+        assert batch.windows.relevance[there].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("order", ["none", "time"])
@@ -200,8 +202,8 @@ def test_counts_that_do_not_depend_on_the_order_are_made_once(order: Order, monk
     windows_of(made, 1, epochs=1)
     monkeypatch.setattr("swiftrec.export.train.training_data.QuerySampler", None)  # to be made again is an error
     monkeypatch.setattr("swiftrec.export.train.training_data.LoneQuerySampler", None)
-    monkeypatch.setattr("swiftrec.export.train.training_data.Negatives", None)
-    monkeypatch.setattr("swiftrec.export.train.training_data.Among", None)
+    monkeypatch.setattr("swiftrec.export.train.training_data.NegativeSampler", None)
+    monkeypatch.setattr("swiftrec.export.train.training_data.Candidates", None)
     monkeypatch.setattr(np, "bincount", None)
     windows_of(made, 2, epochs=2)
 
@@ -211,7 +213,7 @@ def test_first_item_of_a_history_is_a_target_without_order_only(order: Order) ->
     made = world(order)
     made = replace(made, split=replace(made.split, train=[np.arange(7)] * 20, relevance=[]))
     rng = np.random.default_rng(0)
-    targets = {n for _ in range(3) for batch in made.epoch(16, 4, rng) for n in batch.queries.wanted.tolist()}
+    targets = {n for _ in range(3) for batch in made.batches(16, 4, rng) for n in batch.queries.target.tolist()}
     assert targets == set(range(0 if order == "none" else 1, 7))
 
 
@@ -236,7 +238,7 @@ def test_time_protocol_needs_the_order_of_time(tmp_path: Path) -> None:
 
 def test_other_order_or_columns_make_the_data_stale(tmp_path: Path) -> None:
     keys = {
-        Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=["--data", str(tmp_path), *flags])).key(STAGES[0])
+        stage_key(Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=["--data", str(tmp_path), *flags])), STAGES[0])
         for flags in ([], ["--order", "none"], ["--order", "file"], ["--column", "text=plot"])
     }
     assert len(keys) == 4

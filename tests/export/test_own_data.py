@@ -16,9 +16,9 @@ import pytest
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.errors import GateError
 from swiftrec.export.gates import QualityThresholds
+from swiftrec.export.job import Job
 from swiftrec.export.stages import verify
 from swiftrec.export.stages.package import check_results
-from swiftrec.export.stages.runner import Job
 from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
 from swiftrec.server.models.bundle import SENTENCES, file_hash, load_bundle
 from swiftrec.server.parts import TABLES
@@ -52,8 +52,17 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(own: Path, artifacts: str = "artifacts", seed: int = 7) -> list[str]:
     flags = ["--preset", "smoke", "--name", "own", "--artifacts", str(own / artifacts), "--seed", str(seed)]
-    flags += ["--trunk", "1", "--int8-target", "avx2", "--data", str(own / "data"), "--checkpoint", str(own / "bert")]
-    flags += ["--vocabulary", "used", "--ladder", "bert1,bert1x32,static"]
+    flags += [
+        "--backbone-layers",
+        "1",
+        "--int8-target",
+        "avx2",
+        "--data",
+        str(own / "data"),
+        "--checkpoint",
+        str(own / "bert"),
+    ]
+    flags += ["--vocabulary", "used", "--students", "bert1,bert1x32,static"]
     return [sys.executable, "-m", "swiftrec.export", *flags, "--allow-lossy"]
 
 

@@ -13,7 +13,7 @@ from swiftrec.export.__main__ import main
 from swiftrec.export.blend.fit import fit_weights
 from swiftrec.export.blend.memory import fit_memory
 from swiftrec.export.blend.requests import Group, requests_of
-from swiftrec.export.blend.signals import Items, Signals
+from swiftrec.export.blend.signals import Items, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data import doctor, loader
 from swiftrec.export.data.split import leave_one_out
@@ -62,7 +62,7 @@ class Parts:
         nothing = np.zeros((ITEMS, 1), np.float32)
         items = Items(nothing, nothing, np.full(ITEMS, FOLDS), self.sentences, counts(train).astype(np.float64))
         requested = [*requests_of(Group("none", 5, 0), self.split.validation, [], lambda _: "none", 1)]
-        signals = Signals(items, self.scoring(train), FOLDS, 1)
+        signals = SignalBuilder(items, self.scoring(train), FOLDS, 1)
         users = np.zeros((len(requested), 1), np.float32)
         return fit_weights(
             signals.choices(

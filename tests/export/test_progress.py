@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from swiftrec.export.config import ExportSettings
+from swiftrec.export.job import Job
 from swiftrec.export.progress import LINE_INTERVAL_S, TYPICAL_SHARES, Forecast, StageProgress, every, in_words
 from swiftrec.export.stages.order import STAGES
-from swiftrec.export.stages.runner import Job, run_all
+from swiftrec.export.stages.runner import run_all
 from tests.export.steps import STAGES as TINY
 
 _LONG_S = 60.0
@@ -122,8 +123,8 @@ def test_bars_and_what_is_left_in_all_on_a_terminal() -> None:
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_stages_of_a_run_are_shown_with_their_number(tmp_path: Path, is_terminal: bool) -> None:
     console = Console(file=io.StringIO(), force_terminal=is_terminal, color_system=None, width=120)
-    job = Job(ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[]), console, TINY)
-    run_all(job)
+    job = Job(ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[]), console)
+    run_all(job, TINY)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for number, name in enumerate(("one", "two"), 1):
         assert f"[{number}/2] {name}" in text

@@ -9,6 +9,7 @@ import pytest
 
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.evaluate.metrics import random_ndcg
+from swiftrec.export.job import Job
 from swiftrec.export.promises import command as module
 from swiftrec.export.promises.command import all_promises, by_time
 from swiftrec.export.schema.comparison import COMPARED, ColdPair, Comparison, OtherProtocol, TeacherComparison
@@ -17,7 +18,8 @@ from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, Default, Qual
 from swiftrec.export.schema.record import Figure
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.seeds.records import of_seed
-from swiftrec.export.stages.runner import Job, teacher_job
+from swiftrec.export.stages.order import TEACHER_STAGES
+from swiftrec.export.stages.runner import stage_key
 
 
 def near(mean: float) -> Figure:
@@ -235,10 +237,10 @@ def keep(folder: Path, *leads: float, damaged: bool = False) -> None:
     """What `export seeds --protocol time` leaves of a teacher that is so far above the best baseline, by seed."""
     base = settings(folder, "--protocol", "time")
     for seed, ahead in enumerate(leads, 7):
-        made = teacher_job(Job(of_seed(base, seed)))
-        for stage in made.stages:
+        made = Job(of_seed(base, seed))
+        for stage in TEACHER_STAGES:
             made.folder(stage.name).mkdir(parents=True)
-            content = {"key": made.key(stage), "files": {}, "outside": {}}
+            content = {"key": stage_key(made, stage), "files": {}, "outside": {}}
             (made.folder(stage.name) / "stage.json").write_text(json.dumps(content))
         result = TeacherComparison(
             protocol="time",

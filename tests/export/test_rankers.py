@@ -19,7 +19,7 @@ from swiftrec.export.models.rankers import make_ranker
 from swiftrec.export.models.teacher import Teacher, save_teacher
 from swiftrec.export.schema.models import RankerRecord
 from swiftrec.export.stages.onnx import _ranker, trace_ranker
-from swiftrec.export.train.pretrained import parts_of
+from swiftrec.export.train.pretrained import split_of
 from tests.export.tiny import StoppedJob, dataset, job
 
 _WIDTH, _LONGEST = 16, 12
@@ -116,6 +116,6 @@ def adopt_by(made: StoppedJob, ranker: str | None, histories: list[NDArray[np.in
 def test_nothing_is_kept_from_an_adopted_recommender(tmp_path: Path) -> None:
     made = job(tmp_path)
     often = [np.arange(24, dtype=np.int64)] * 12  # every item is taken often enough to be kept from training
-    assert len(parts_of(made, replace(dataset(), histories=often)).cold) == 1
+    assert len(split_of(made, replace(dataset(), histories=often)).cold) == 1
     adopt_by(made, "gru", often)
-    assert not len(parts_of(made, replace(dataset(), histories=often)).cold)
+    assert not len(split_of(made, replace(dataset(), histories=often)).cold)

@@ -23,14 +23,15 @@ from swiftrec.export.data.loader import LoadedData, load
 from swiftrec.export.data.queries import Phrase
 from swiftrec.export.data.relevance import MIN_RELEVANCE, relevance_of
 from swiftrec.export.data.split import Cases, Split, leave_one_out, time_split
-from swiftrec.export.data.text_variants import TextRows, Texts, TextVariant
+from swiftrec.export.data.text_variants import TextRows, Texts
 from swiftrec.export.errors import DataError
-from swiftrec.export.models.teacher import Bank, load_teacher
+from swiftrec.export.job import Job
+from swiftrec.export.models.teacher import load_teacher
+from swiftrec.export.models.teacher_files import load_item_vectors
 from swiftrec.export.stages import data as data_stage
 from swiftrec.export.stages import finetune
-from swiftrec.export.stages.runner import Job
 from swiftrec.export.train.samplers import QuerySampler, windows
-from swiftrec.export.train.training_data import World
+from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, users_of
 from swiftrec.server.models.networks import Kind
 from tests.export.tiny import dataset, job, write_checkpoint, write_data
@@ -215,13 +216,13 @@ def test_every_target_has_its_relevance() -> None:
     parts = leave_one_out(rated())
     for window in windows(parts.train, 6, 8, np.random.default_rng(1), parts.relevance):
         there = window.targets >= 0
-        np.testing.assert_allclose(window.worth[there], own(window.targets[there].numpy()), rtol=1e-6)
+        np.testing.assert_allclose(window.relevance[there], own(window.targets[there].numpy()), rtol=1e-6)
     plain = [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1))]
     assert plain == [w.items.tolist() for w in windows(parts.train, 6, 8, np.random.default_rng(1), parts.relevance)]
     drawn = QuerySampler(parts.train, [Phrase("a", [0])], TextRows(60, 4), parts.relevance).draw(
         50, np.random.default_rng(0)
     )
-    np.testing.assert_allclose(drawn.worth, own(drawn.wanted.numpy()), rtol=1e-6)
+    np.testing.assert_allclose(drawn.relevance, own(drawn.target.numpy()), rtol=1e-6)
 
 
 def test_relevance_of_an_item_for_phrases_is_its_mean() -> None:
@@ -229,9 +230,9 @@ def test_relevance_of_an_item_for_phrases_is_its_mean() -> None:
     histories, worth = [np.array([0, 1]), np.array([1, 1])], [np.array(w, np.float32) for w in ([1, 0.2], [0.4, 0.6])]
     texts = Texts([["a", "b", "c"]], [])
     parts = Split(histories, np.array([0, 0]), none, none, relevance=worth)
-    assert World(parts, texts, texts, None).worth.tolist() == pytest.approx([1, 0.4, 0])
+    assert TrainingData(parts, texts, texts, None).relevance.tolist() == pytest.approx([1, 0.4, 0])
     unrated = Split(histories, np.array([0, 0]), none, none)
-    assert World(unrated, texts, texts, None).worth.tolist() == [1, 1, 1]
+    assert TrainingData(unrated, texts, texts, None).relevance.tolist() == [1, 1, 1]
 
 
 _GOOD, _BAD = 9, 14  # two items that are taken equally often after the same history
@@ -257,9 +258,8 @@ def tuned(folder: Path, made: Dataset, *flags: str) -> Path:
 def margin(folder: Path) -> float:
     """By how much _GOOD is above _BAD behind the history that all have."""
     teacher = load_teacher(folder)
-    bank = Bank.of(np.load(folder / "pooled.npy"), Texts.load(folder.parent / "data"))
+    items = torch.from_numpy(load_item_vectors(folder).copy())
     with torch.inference_mode():
-        items = teacher.text_vectors(bank.variants[TextVariant.FULL]) + teacher.residual
         user = next(users_of(teacher, items, Kind.ITEM, [np.arange(4)], 8))[0]
         return float(user @ (items[_GOOD] - items[_BAD]))
 

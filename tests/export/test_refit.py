@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Split, everything, leave_one_out
 from swiftrec.export.data.text_variants import Texts
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.teacher import Teacher, load_teacher
+from swiftrec.export.models.teacher_files import load_untuned
 from swiftrec.export.stages import finetune
-from swiftrec.export.train.cold_start import Choice
-from swiftrec.export.train.refit import _with_noisy, best_epoch, refit, train_on_all
-from swiftrec.export.train.trainer import Trainer
-from swiftrec.export.train.training_data import World, with_noise
+from swiftrec.export.train.cold_start import ColdMap
+from swiftrec.export.train.fit import fit
+from swiftrec.export.train.refit import _with_augmented, best_epoch, refit, train_on_all
+from swiftrec.export.train.trainer import TeacherTrainer
+from swiftrec.export.train.training_data import TrainingData, augmented
 from tests.export.tiny import StoppedJob, dataset, job
 
 
@@ -30,12 +33,12 @@ def tuned(tmp_path: Path) -> StoppedJob:
     return finetuned(tmp_path / "tuned")
 
 
-def again(one: StoppedJob, split: Split, epochs: int = 2) -> Teacher:
+def again(tiny_job: StoppedJob, split: Split, epochs: int = 2) -> Teacher:
     """Train the head of a tuned job once more."""
-    texts = Texts.load(one.folder("data"))
-    pooled = torch.from_numpy(np.load(one.folder("finetune") / "pooled.npy"))
-    world, tested = World(split, texts, texts, None), load_teacher(one.folder("finetune"))
-    return refit(one, world, tested, pooled, epochs)[0].teacher
+    texts = Texts.load(tiny_job.folder("data"))
+    pooled = torch.from_numpy(np.load(tiny_job.folder("finetune") / "pooled.npy"))
+    data_of, tested = TrainingData(split, texts, texts, None), load_teacher(tiny_job.folder("finetune"))
+    return refit(tiny_job, data_of, tested, pooled, epochs, seed=tiny_job.settings.seed)[0]
 
 
 def test_refit_learns_from_events_that_the_test_kept_back(tuned: StoppedJob) -> None:
@@ -58,10 +61,10 @@ def test_refit_learns_from_events_that_the_test_kept_back(tuned: StoppedJob) -> 
 
 def finetuned(folder: Path, *flags: str) -> StoppedJob:
     """A job with these flags whose stage `finetune` is done."""
-    one = job(folder, *flags)
-    one.folder("finetune").mkdir(parents=True)
-    finetune.run(one, one.folder("finetune"))
-    return one
+    tiny_job = job(folder, *flags)
+    tiny_job.folder("finetune").mkdir(parents=True)
+    finetune.run(tiny_job, tiny_job.folder("finetune"))
+    return tiny_job
 
 
 def test_users_with_two_or_three_events_train_in_it_and_those_with_one_do_not() -> None:
@@ -85,52 +88,53 @@ def test_training_again_takes_the_epochs_that_validation_chose(tuned: StoppedJob
     curve = tuned.folder("finetune") / "curve.json"
     curve.write_text('[{"epoch": 1, "validation_ndcg": 0.2}, {"epoch": 2, "validation_ndcg": 0.1}]')
     split = everything(Dataset.load(tuned.folder("data")))
-    found = train_on_all(tuned, split)
-    assert len(found.losses) == 1
-    assert found.items.shape == found.teacher.residual.shape
+    result = train_on_all(tuned, split)
+    assert len(result.losses) == 1
+    assert result.items.shape == result.teacher.residual.shape
     curve.write_text('[{"epoch": 1, "validation_ndcg": 0.1}, {"epoch": 2, "validation_ndcg": 0.2}]')
     assert len(train_on_all(tuned, split).losses) == 2
 
 
-def test_new_items_are_placed_by_what_the_first_training_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = job(tmp_path)
-    data = Dataset.load(one.folder("data"))
+def test_cold_items_are_mapped_as_the_first_training_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_job = job(tmp_path)
+    data = Dataset.load(tiny_job.folder("data"))
     without = replace(data, histories=[np.where(history == 23, 22, history) for history in data.histories])
-    without.save(one.folder("data"))
-    folder = one.folder("finetune")
+    without.save(tiny_job.folder("data"))
+    folder = tiny_job.folder("finetune")
     folder.mkdir()
-    finetune.run(one, folder)
-    choice, split = Choice.load(folder), everything(without)
-    assert choice is not None
-    monkeypatch.setattr(finetune, "place_newcomers", None)  # by what users took next, which is trained on now
-    before = train_on_all(one, split).items
-    (folder / "newcomers.json").write_text(json.dumps({"strength": choice.strength, "rise": choice.rise + 1}))
-    after = train_on_all(one, split).items
+    finetune.run(tiny_job, folder)
+    cold_map, split = ColdMap.load(folder), everything(without)
+    assert cold_map is not None
+    monkeypatch.setattr("swiftrec.export.train.cold_residuals.map_cold_items", None)
+    before = train_on_all(tiny_job, split).items
+    changed = {"strength": cold_map.strength, "boost": cold_map.boost + 1}
+    (folder / "cold_map.json").write_text(json.dumps(changed))
+    after = train_on_all(tiny_job, split).items
     assert (before != after).any(1).nonzero().flatten().tolist() == [23]
 
 
 def test_texts_before_bert_was_tuned_are_kept_only_if_it_was(tuned: StoppedJob, tmp_path: Path) -> None:
     pooled = torch.from_numpy(np.load(tuned.folder("finetune") / "pooled.npy"))
-    assert not (tuned.folder("finetune") / "plain.npy").exists()
-    assert torch.equal(finetune.load_plain(tuned.folder("finetune"), pooled, 24), pooled[:24])
-    moved = finetuned(tmp_path / "moved", "--trunk", "1").folder("finetune")
+    assert not (tuned.folder("finetune") / "untuned.npy").exists()
+    assert torch.equal(load_untuned(tuned.folder("finetune"), 24), pooled[:24])
+    moved = finetuned(tmp_path / "moved", "--backbone-layers", "1").folder("finetune")
     own = torch.from_numpy(np.load(moved / "pooled.npy"))
-    plain = finetune.load_plain(moved, own, 24)
-    torch.testing.assert_close(plain, pooled[:24])  # the same checkpoint, untouched
-    assert not torch.allclose(plain, own[:24])
+    untuned = load_untuned(moved, 24)
+    torch.testing.assert_close(untuned, pooled[:24])  # the same checkpoint, untouched
+    assert not torch.allclose(untuned, own[:24])
 
 
 def test_augmented_texts_are_encoded_by_the_tuned_bert_in_the_order_that_training_reads(tmp_path: Path) -> None:
-    one = finetuned(tmp_path, "--trunk", "1", "--augment", "2")
-    texts, folder = Texts.load(one.folder("data")), one.folder("finetune")
-    ways = with_noise(texts, 2, one.settings.seed, one.settings.synonyms)
-    world = World(everything(Dataset.load(one.folder("data"))), texts, ways, None)
+    tiny_job = finetuned(tmp_path, "--backbone-layers", "1", "--augment", "2")
+    texts, folder = Texts.load(tiny_job.folder("data")), tiny_job.folder("finetune")
+    ways = augmented(texts, 2, tiny_job.settings.seed, tiny_job.settings.synonyms)
+    data_of = TrainingData(everything(Dataset.load(tiny_job.folder("data"))), texts, ways, None)
     own = torch.from_numpy(np.load(folder / "pooled.npy"))
-    pooled, every = _with_noisy(one, world, own), ways.all
+    pooled, every = _with_augmented(tiny_job, data_of, own), ways.all
     assert len(pooled) == len(every) > len(own)
-    torch.testing.assert_close(world.originals(pooled), own)
+    torch.testing.assert_close(data_of.originals(pooled), own)
     encoder, tokenizer = (
-        TextEncoder(load_trunk(folder / "checkpoint"), 1).eval(),
+        TextEncoder(load_bert(folder / "checkpoint"), 1).eval(),
         load_tokenizer(folder / "checkpoint", 128),
     )
     with torch.no_grad():
@@ -153,57 +157,55 @@ def test_best_epoch_is_the_one_that_validated_best(tmp_path: Path) -> None:
     assert best_epoch(tmp_path) == 3
 
 
-def trainer(one: StoppedJob, *flags: str, negatives: int | None = None, most: int = 800) -> Trainer:
+def trainer(tiny_job: StoppedJob, *flags: str, negatives: int | None = None, limit: int = 800) -> TeacherTrainer:
     """A trainer over random text vectors."""
     torch.manual_seed(0)
     settings = ExportSettings(_cli_parse_args=["--preset", "smoke", "--batch", "2", *flags])
-    texts = Texts.load(one.folder("data"))
-    split = leave_one_out(Dataset.load(one.folder("data")), cold_share=0)
-    world = World(split, texts, texts, negatives, epoch_batches=most)
-    return Trainer(settings, world, torch.randn(len(texts.all), 16), Teacher(16, 8, world.items, 17), 2, 7)
+    texts = Texts.load(tiny_job.folder("data"))
+    split = leave_one_out(Dataset.load(tiny_job.folder("data")), cold_share=0)
+    data_of = TrainingData(split, texts, texts, negatives, epoch_batches=limit)
+    return TeacherTrainer(settings, data_of, torch.randn(len(texts.all), 16), Teacher(16, 8, data_of.items, 17), 7)
 
 
-@pytest.mark.parametrize(("most", "steps"), [(800, 6), (4, 4)])
-def test_epoch_reads_no_more_batches_than_it_may(tmp_path: Path, most: int, steps: int) -> None:
-    one = trainer(job(tmp_path), most=most)
-    one.epoch()
-    assert one.step == steps
+@pytest.mark.parametrize(("limit", "steps"), [(800, 6), (4, 4)])
+def test_epoch_reads_no_more_batches_than_it_may(tmp_path: Path, limit: int, steps: int) -> None:
+    tiny_job = trainer(job(tmp_path), limit=limit)
+    assert len([*tiny_job.batches(0)]) == tiny_job.schedule(1).batches == steps
 
 
 @pytest.mark.parametrize(("optimiser", "is_sparse"), [("adamw", True), ("sgd", False)])
 def test_sampled_loss_moves_only_residuals_of_items_that_it_drew(
-    tmp_path: Path, optimiser: str, *, is_sparse: bool
+    tmp_path: Path, optimiser: Literal["adamw", "sgd"], *, is_sparse: bool
 ) -> None:
-    one = trainer(job(tmp_path), "--optimiser", optimiser, negatives=1, most=1)
-    one.epoch()
-    moved = one.teacher.residual.abs().sum(1) > 0
+    tiny_job = trainer(job(tmp_path), "--optimiser", optimiser, negatives=1, limit=1)
+    fit(tiny_job, tiny_job.schedule(2), optimiser=optimiser)
+    moved = tiny_job.module.residual.abs().sum(1) > 0
     assert 0 < moved.sum() < len(moved)
-    assert one.teacher.has_sparse_gradients == is_sparse
-    whole = trainer(job(tmp_path), "--optimiser", optimiser, most=1)
-    whole.epoch()
-    assert not whole.teacher.has_sparse_gradients
+    assert tiny_job.module.has_sparse_gradients == is_sparse
+    whole = trainer(job(tmp_path), "--optimiser", optimiser, limit=1)
+    assert not whole.module.has_sparse_gradients
 
 
 def test_items_with_few_events_stay_near_their_texts() -> None:
     teacher, texts = Teacher(4, 2, 3, 5), torch.zeros(3, 2)
     torch.nn.init.ones_(teacher.residual)
     teacher.weight_residuals(torch.tensor([0, 3, 297]))
-    wanted = torch.tensor([[0.0], [0.5], [0.99]]).expand(3, 2)
-    torch.testing.assert_close(teacher.item_vectors(texts), wanted)
-    torch.testing.assert_close(teacher.residuals(torch.tensor([2, 1])), wanted[[2, 1]])
+    expected = torch.tensor([[0.0], [0.5], [0.99]]).expand(3, 2)
+    torch.testing.assert_close(teacher.item_vectors(texts), expected)
+    torch.testing.assert_close(teacher.residuals(torch.tensor([2, 1])), expected[[2, 1]])
     teacher.apply_weights()
-    torch.testing.assert_close(teacher.residual, wanted)
-    torch.testing.assert_close(teacher.item_vectors(texts), wanted)  # weighted once
+    torch.testing.assert_close(teacher.residual, expected)
+    torch.testing.assert_close(teacher.item_vectors(texts), expected)  # weighted once
 
 
 def test_finished_training_has_weighted_residuals(tmp_path: Path) -> None:
-    one = trainer(job(tmp_path))
-    one.epoch()
-    raw = one.teacher.residual.detach().clone()
+    tiny_job = trainer(job(tmp_path))
+    fit(tiny_job, tiny_job.schedule(1))
+    raw = tiny_job.module.residual.detach().clone()
     counts = np.bincount(
         np.concatenate(leave_one_out(Dataset.load(job(tmp_path).folder("data")), cold_share=0).train),
         minlength=len(raw),
     )
     events = torch.as_tensor(counts).float()
-    one.finish()
-    torch.testing.assert_close(one.teacher.residual.detach(), raw * (events / (events + 3))[:, None])
+    tiny_job.finish()
+    torch.testing.assert_close(tiny_job.module.residual.detach(), raw * (events / (events + 3))[:, None])

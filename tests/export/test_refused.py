@@ -46,7 +46,7 @@ def quantised(made: StoppedJob) -> dict[str, Variant]:
 @pytest.fixture(scope="module")
 def students(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one; whatever is lost by the way may be shipped."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "bert1,static", "--allow-lossy")
+    made = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy")
     for stage in (finetune, distil):
         folder = made.folder(stage.__name__.rpartition(".")[2])
         folder.mkdir()

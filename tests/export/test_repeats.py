@@ -18,9 +18,10 @@ from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.repeats import Repeats
 from swiftrec.export.errors import GateError
+from swiftrec.export.job import Job
 from swiftrec.export.schema.final import EXPECTED
 from swiftrec.export.schema.quality import Quality
-from swiftrec.export.stages.runner import Job, run_all
+from swiftrec.export.stages.runner import run_all
 from swiftrec.server.app import App
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.models.bundle import Bundle, load_bundle
@@ -52,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(folder: Path, name: str, *flags: str) -> tuple[Job, str]:
     """Run every stage of the smoke preset; the job and what it printed."""
-    given = ["--preset", "smoke", "--name", name, "--ladder", "static", "--int8-target", "avx2", "--allow-lossy"]
+    given = ["--preset", "smoke", "--name", name, "--students", "static", "--int8-target", "avx2", "--allow-lossy"]
     given += ["--data", str(folder / "data"), "--checkpoint", str(folder / "bert"), "--batch", "8", *flags]
     console = Console(width=300, record=True, quiet=False, file=(folder / f"{name}.log").open("w"))
     job = Job(ExportSettings(artifacts=folder, _cli_parse_args=given), console)

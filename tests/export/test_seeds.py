@@ -11,6 +11,7 @@ from rich.console import Console
 
 from swiftrec.export.__main__ import main
 from swiftrec.export.config import ExportSettings
+from swiftrec.export.job import Job
 from swiftrec.export.report.tables import print_tables
 from swiftrec.export.schema.comparison import ColdPair, Comparison, TeacherComparison
 from swiftrec.export.schema.quality import TEACHER
@@ -20,7 +21,6 @@ from swiftrec.export.seeds.settings import SeedsSettings
 from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, Summary
 from swiftrec.export.seeds.tables import as_json, tables
 from swiftrec.export.stages.order import EVALUATION
-from swiftrec.export.stages.runner import Job
 from tests.export.test_promises import BERT, STATIC, record
 from tests.export.test_stage_teacher import write
 

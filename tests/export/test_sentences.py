@@ -14,7 +14,7 @@ from swiftrec.export.compress.pytorch import TorchTeacher
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.evaluate.backends import PooledTexts, plain_encode
 from swiftrec.export.evaluate.recommender import Vectors
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.sentence_space import (
     MAX_SENTENCE_DIMENSIONS,
     fit_sentence_map,
@@ -44,7 +44,7 @@ def tuned(artifacts: Path, *flags: str) -> StoppedJob:
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny teacher whose BERT was fine-tuned with the rest, and the parts that are scored beside its ranker."""
-    one = tuned(tmp_path_factory.mktemp("moved"), "--trunk", "all", "--moves", "along")
+    one = tuned(tmp_path_factory.mktemp("moved"), "--backbone-layers", "all")
     one.folder("blend").mkdir()
     blend.run(one, one.folder("blend"))
     return one
@@ -52,7 +52,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
 
 def pooled_by(checkpoint: Path, texts: list[str]) -> torch.Tensor:
     """The checkpoint's pooled vectors, text by text."""
-    encoder = TextEncoder(load_trunk(checkpoint), 1).eval()
+    encoder = TextEncoder(load_bert(checkpoint), 1).eval()
     with torch.inference_mode():
         return torch.cat([encoder.pool(*pad([row])) for row in load_tokenizer(checkpoint, 128).encode(texts)])
 
@@ -100,7 +100,7 @@ def test_stage_without_sentences_has_none(tmp_path: Path) -> None:
     assert load_sentences(tmp_path, 5).shape == (5, 0)
 
 
-@pytest.mark.parametrize("flags", [("--trunk", "2"), ("--teachers", "2", "--augment", "1")])
+@pytest.mark.parametrize("flags", [("--backbone-layers", "2"), ("--teachers", "2", "--augment", "1")])
 def test_finetune_writes_the_untouched_checkpoints_vectors(tmp_path: Path, flags: tuple[str, ...]) -> None:
     check_sentences(tuned(tmp_path, *flags))
 

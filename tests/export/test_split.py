@@ -26,7 +26,7 @@ from swiftrec.export.data.split import split as split_by
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.data.user_groups import user_groups
 from swiftrec.export.errors import DataError
-from swiftrec.export.train.training_data import World
+from swiftrec.export.train.training_data import TrainingData
 from swiftrec.server.catalogue.blend import item_vectors
 from tests.export.tiny import dataset as tiny_dataset
 
@@ -176,10 +176,10 @@ def test_item_of_a_user_with_a_single_interaction_is_cold() -> None:
     counts = popularity(data.histories, trainable(data.histories), _TINY_ITEMS)
     assert counts[[22, 23]].tolist() == [2, 0]
     assert interaction_counts(data.histories, _TINY_ITEMS)[23] == 1
-    world = World(split, texts := write_texts(data, 0), texts, None)
-    assert (world.is_taken.numpy() == (counts > 0)).all()
+    world = TrainingData(split, texts := write_texts(data, 0), texts, None)
+    assert (world.has_events.numpy() == (counts > 0)).all()
     vectors = item_vectors(np.ones((_TINY_ITEMS, 1), np.float32), np.empty((_TINY_ITEMS, 0), np.float32), counts)
-    assert (vectors[:, -1] == ~world.is_taken.numpy()).all()  # the entry that new items are raised by
+    assert (vectors[:, -1] == ~world.has_events.numpy()).all()  # the entry that new items are raised by
 
 
 def test_item_that_is_only_a_validation_target_is_cold() -> None:

@@ -16,8 +16,8 @@ from swiftrec.export.data.profile import RATINGS
 from swiftrec.export.data.text_variants import Texts, TextVariant, unseen
 from swiftrec.export.errors import CheckpointError, DataError
 from swiftrec.export.evaluate.reference import Reference
+from swiftrec.export.job import Job
 from swiftrec.export.stages.data import run
-from swiftrec.export.stages.runner import Job
 from tests.export.checkpoints import save_model, save_sentence_transformer
 from tests.export.tiny import dataset as tiny_dataset
 
@@ -137,7 +137,7 @@ def test_export_says_which_loss_uses_ratings_if_there_are_some(
 
 
 @pytest.mark.parametrize(
-    ("events", "flags", "is_adopted"),
+    ("events", "flags", "is_pretrained"),
     [
         (False, [], True),
         (True, [], False),
@@ -146,13 +146,13 @@ def test_export_says_which_loss_uses_ratings_if_there_are_some(
     ],
 )
 def test_bi_encoder_is_adopted_without_interactions(
-    tmp_path: Path, events: bool, flags: list[str], is_adopted: bool
+    tmp_path: Path, events: bool, flags: list[str], is_pretrained: bool
 ) -> None:
     write(tmp_path / "data", events=events)
     save_sentence_transformer("bert", tmp_path / "checkpoint")
     sources = collected(tmp_path, "--on-error", "skip", *flags)
-    assert sources["checkpoint"]["use"] == ("adopted as it is" if is_adopted else "fine-tuned here")
-    assert (Head.load(tmp_path / "out" / "checkpoint") is not None) == is_adopted
+    assert sources["checkpoint"]["use"] == ("adopted as it is" if is_pretrained else "fine-tuned here")
+    assert (Head.load(tmp_path / "out" / "checkpoint") is not None) == is_pretrained
 
 
 def test_classifier_is_adopted_unless_the_flag_forbids_it(tmp_path: Path) -> None:

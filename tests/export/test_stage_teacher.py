@@ -12,10 +12,11 @@ import pytest
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.evaluate.comparisons import compare_best_baseline
 from swiftrec.export.evaluate.metrics import RankedCases
+from swiftrec.export.job import Job
 from swiftrec.export.schema.comparison import COMPARED, TeacherComparison
 from swiftrec.export.schema.quality import RANKER_ALONE, TEXT_ALONE
-from swiftrec.export.stages.order import EVALUATION
-from swiftrec.export.stages.runner import Job, teacher_job
+from swiftrec.export.stages.order import EVALUATION, TEACHER_STAGES
+from swiftrec.export.stages.runner import is_fresh
 from swiftrec.export.stages.teacher import compare_teacher, teacher_comparison
 from tests.export.checkpoints import WORDS, save_model
 
@@ -85,10 +86,10 @@ def test_evaluation_is_stale_once_the_blend_is_another_one(tmp_path: Path) -> No
     flags = ["--preset", "smoke", "--checkpoint", str(tmp_path / "bert"), "--data", str(write(tmp_path))]
     job = Job(ExportSettings(artifacts=tmp_path, _cli_parse_args=flags))
     teacher_comparison(job)
-    assert teacher_job(job).is_fresh(EVALUATION)
+    assert is_fresh(job, EVALUATION, TEACHER_STAGES)
     path = job.folder("blend") / "stage.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "of other weights"}))
-    assert not teacher_job(job).is_fresh(EVALUATION)
+    assert not is_fresh(job, EVALUATION, TEACHER_STAGES)
 
 
 def test_protocol_has_a_folder_own() -> None:

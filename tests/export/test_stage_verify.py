@@ -39,7 +39,7 @@ _FOR_GPU = {"static-fp16": "cuda", "bert1-fp16": "cuda", "bert1-trt": "tensorrt"
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny BERT student and a static one in every precision; whatever is lost by the way may be shipped."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "bert1,static", "--allow-lossy", "--tensorrt")
+    made = job(tmp_path_factory.mktemp("tiny"), "--students", "bert1,static", "--allow-lossy", "--tensorrt")
     for stage, name in (
         (finetune, "finetune"),
         (distil, "distil"),
@@ -129,7 +129,7 @@ def test_graph_that_the_cpu_cannot_run_stays_unmeasured_with_the_reason(
 @pytest.fixture(scope="module")
 def adopted(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
     """A tiny bi-encoder that came in trained, without interactions, and its static student."""
-    made = job(tmp_path_factory.mktemp("tiny"), "--ladder", "static", "--allow-lossy")
+    made = job(tmp_path_factory.mktemp("tiny"), "--students", "static", "--allow-lossy")
     original, data = tmp_path_factory.mktemp("original"), made.folder("data")
     write_checkpoint(original)
     add_modules(original, hidden=16)
@@ -176,7 +176,7 @@ def test_variants_are_compared_with_the_library_of_the_checkpoint_and_not_with_t
     assert "sentence-transformers" in reference.library
     another = replace(reference, vectors=-reference.vectors, library="another library")
     shutil.copytree(adopted.root, tmp_path / ".stages" / "tiny")
-    copy = job(tmp_path, "--ladder", "static", "--allow-lossy")
+    copy = job(tmp_path, "--students", "static", "--allow-lossy")
     another.save(copy.folder("data"))
     (tmp_path / "verify").mkdir()
     verify.run(copy, tmp_path / "verify")

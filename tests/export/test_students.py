@@ -1,4 +1,4 @@
-"""The ladder of students: what each maps, what it starts from, and that training brings it to the teacher."""
+"""The students: what each computes, the weights that it starts with, and that training brings it to the teacher."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.queries import Phrase
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_trunk, pad
+from swiftrec.export.job import Job
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.sentence_space import save_sentences
-from swiftrec.export.models.static import StaticEncoder, fit
-from swiftrec.export.models.students import Rung, drop_layers, ladder, load_one, spread
+from swiftrec.export.models.static import StaticEncoder, fit_pieces
+from swiftrec.export.models.students import StudentShape, drop_layers, load_student, parse_students, spread
 from swiftrec.export.models.teacher import Teacher, save_teacher
+from swiftrec.export.models.teacher_files import save_item_vectors
 from swiftrec.export.stages import distil
-from swiftrec.export.stages.runner import Job
-from swiftrec.export.train.distillation_data import Lesson, frequent_words
-from swiftrec.export.train.width_pruning import narrow
+from swiftrec.export.train.distillation_data import DistillationData, frequent_words
+from swiftrec.export.train.width_pruning import prune_width
 from swiftrec.server.models.tokenizer import Tokenizer
 from tests.export.checkpoints import bert, save_bert
 
@@ -44,7 +45,7 @@ _TITLES = [f"{colour} {thing}" for colour in _COLOURS for thing in _THINGS]
 
 
 _NO_TOKENIZER: Any = None
-_LADDER = ("bert3", "bert2x16", "bert1", "static")
+_NAMES = ("bert3", "bert2x16", "bert1", "static")
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,15 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     variants = [_TITLES, _TITLES, [title.split()[0] for title in _TITLES], _TITLES]
     texts = Texts(variants, [Phrase(colour, [n]) for n, colour in enumerate(_COLOURS)])
     texts.save(job.folder("data"))
-    encoder = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 1).eval()
+    encoder = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 1).eval()
     rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(texts.all)
     with torch.inference_mode():
         pooled = encoder.pool(*pad(rows)).numpy()
     job.folder("finetune").mkdir()
     np.save(job.folder("finetune") / "pooled.npy", pooled)
-    save_teacher(Teacher(32, 32, len(_TITLES), 17), job.folder("finetune"))
+    teacher = Teacher(32, 32, len(_TITLES), 17)
+    save_teacher(teacher, job.folder("finetune"))
+    save_item_vectors(teacher.all_item_vectors(torch.from_numpy(pooled[: len(_TITLES)])), job.folder("finetune"))
     save_sentences(torch.from_numpy(pooled), job.folder("finetune"), 0)
     return job
 
@@ -74,26 +77,26 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smoke preset with every kind of student."""
-    whole = replace(config.PRESETS["smoke"], students=_LADDER, distil_epochs=2, static_epochs=4)
+    whole = replace(config.PRESETS["smoke"], students=_NAMES, distil_epochs=2, static_epochs=4)
     monkeypatch.setitem(config.PRESETS, "smoke", whole)
 
 
-def run(job: Job, out: Path) -> dict[str, nn.Module]:
-    out.mkdir()
-    distil.run(job, out)
-    return {name: load_one(out / name) for name in json.loads((out / "students.json").read_text())}
+def run(job: Job, output: Path) -> dict[str, nn.Module]:
+    output.mkdir()
+    distil.run(job, output)
+    return {name: load_student(output / name) for name in json.loads((output / "students.json").read_text())}
 
 
 def vectors(student: nn.Module, rows: list[list[int]]) -> torch.Tensor:
     with torch.inference_mode():
-        out: torch.Tensor = student(*pad(rows))
-    return out
+        output: torch.Tensor = student(*pad(rows))
+    return output
 
 
 def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, tmp_path: Path, plan: None) -> None:
     rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(["red", "a good red lamp", "日本 ☃", ""])
     students = run(job, tmp_path / "distil")
-    assert tuple(students) == _LADDER
+    assert tuple(students) == _NAMES
     for student in students.values():
         assert not student.training
         together = vectors(student, rows)
@@ -106,7 +109,7 @@ def test_every_student_maps_texts_to_unit_vectors_whatever_the_batch(job: Job, t
 
 def test_records_say_what_each_student_is(job: Job, tmp_path: Path, plan: None) -> None:
     run(job, tmp_path / "distil")
-    records = [json.loads((tmp_path / "distil" / n / "student.json").read_text()) for n in _LADDER]
+    records = [json.loads((tmp_path / "distil" / n / "student.json").read_text()) for n in _NAMES]
     assert [(r["kind"], r["layers"], r["hidden"]) for r in records] == [
         ("bert", [0, 1, 3], 32),
         ("bert", [0, 3], 16),
@@ -146,15 +149,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def stop(job: Job, out: Path, name: str) -> None:
+def stop(job: Job, output: Path, name: str) -> None:
     """Run the stage up to the training of the student of that name."""
     stopped = Stopped(job.settings, stop_at=name)
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, out)
-    assert stopped.trained == [*_LADDER[: _LADDER.index(name)], name]
+        run(stopped, output)
+    assert stopped.trained == [*_NAMES[: _NAMES.index(name)], name]
 
 
-@pytest.mark.parametrize("name", _LADDER[1:3])
+@pytest.mark.parametrize("name", _NAMES[1:3])
 def test_stopped_stage_goes_on_behind_the_students_that_were_finished(
     job: Job, tmp_path: Path, plan: None, name: str
 ) -> None:
@@ -162,7 +165,7 @@ def test_stopped_stage_goes_on_behind_the_students_that_were_finished(
     stop(job, tmp_path / "stopped", name)
     again = Stopped(job.settings)
     run(again, tmp_path / "again")
-    assert again.trained == [*_LADDER[_LADDER.index(name) : -1], "word pieces", "static"]
+    assert again.trained == [*_NAMES[_NAMES.index(name) : -1], "word pieces", "static"]
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
     assert not job.folder("distil.resume").exists()
 
@@ -179,10 +182,10 @@ def test_students_of_other_settings_are_not_gone_on_with(job: Job, tmp_path: Pat
 def test_training_brings_students_to_the_teacher(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: None
 ) -> None:
-    teacher, lesson = distil._lesson(job)
-    start = vectors(teacher, [*lesson.rows])
-    assert torch.allclose(start[:, :32], lesson.wanted[:, :32], atol=1e-5)
-    assert float((start[:, 32:] * lesson.wanted[:, 32:]).sum(1).min()) > 0.99
+    teacher, data = distil._distillation_data(job)
+    start = vectors(teacher, [*data.rows])
+    assert torch.allclose(start[:, :32], data.targets[:, :32], atol=1e-5)
+    assert float((start[:, 32:] * data.targets[:, 32:]).sum(1).min()) > 0.99
     longer = replace(config.PRESETS["smoke"], distil_epochs=30, static_epochs=60)
     monkeypatch.setitem(config.PRESETS, "smoke", longer)
     for name in run(job, tmp_path / "distil"):
@@ -227,65 +230,67 @@ def test_fit_finds_the_linear_map_that_there_is() -> None:
     generator = torch.Generator().manual_seed(3)
     pieces, way = torch.randn(40, 6, generator=generator), torch.randn(6, 4, generator=generator)
     rows = [torch.randint(0, 20, (5,), generator=generator).tolist() for _ in range(300)]
-    wanted = torch.stack([(pieces[row] @ way).mean(0) for row in rows])
-    torch.testing.assert_close(fit(pieces, rows, wanted), pieces @ way, atol=0.05, rtol=0.05)
+    targets = torch.stack([(pieces[row] @ way).mean(0) for row in rows])
+    torch.testing.assert_close(fit_pieces(pieces, rows, targets), pieces @ way, atol=0.05, rtol=0.05)
 
 
-def test_lesson_repeats_an_epoch_and_leaves_clean_what_it_is_told(job: Job) -> None:
+def test_epoch_is_the_same_each_time_and_has_the_given_share_of_corrupted_texts(job: Job) -> None:
     tokenizer = load_tokenizer(job.folder("data") / "checkpoint", 128)
-    lesson = Lesson(_TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), seed=5)
+    data = DistillationData(
+        _TITLES, tokenizer.encode(_TITLES), tokenizer, torch.eye(len(_TITLES)), torch.eye(20), seed=5
+    )
 
     def seen(number: int, noisy: float) -> dict[int, list[int]]:
-        batches = list(lesson.epoch(number, 4, noisy))
-        assert len(batches) == lesson.steps(4)
-        pairs = [(w, i, m) for ids, mask, wanted in batches for w, i, m in zip(wanted, ids, mask, strict=True)]
+        batches = list(data.batches(number, 4, noisy))
+        assert len(batches) == data.steps(4)
+        pairs = [(w, i, m) for ids, mask, targets in batches for w, i, m in zip(targets, ids, mask, strict=True)]
         return {int(w.argmax()): i[m == 1].tolist() for w, i, m in pairs}
 
-    clean = dict(enumerate(lesson.rows))
+    clean = dict(enumerate(data.rows))
     assert seen(0, 0.0) == clean
     assert seen(0, 1.0) == seen(0, 1.0) != seen(1, 1.0)
     assert sum(row == clean[n] for n, row in seen(0, 1.0).items()) == 0
 
 
 def test_loss_is_least_at_the_teachers_vectors() -> None:
-    wanted = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
-    assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
-    assert float(lesson.loss(wanted.roll(1, 0), wanted)) > 1
+    targets = nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    data = DistillationData([], [], _NO_TOKENIZER, targets, torch.eye(8), seed=0)
+    assert float(data.loss(targets, targets)) == pytest.approx(0, abs=1e-5)
+    assert float(data.loss(targets.roll(1, 0), targets)) > 1
 
 
 def test_loss_sees_a_wrong_sentence_half() -> None:
     halves = nn.functional.normalize(torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    wanted = torch.cat([*halves], dim=1)
-    lesson = Lesson([], [], _NO_TOKENIZER, wanted, torch.eye(8), seed=0)
-    assert float(lesson.loss(wanted, wanted)) == pytest.approx(0, abs=1e-5)
-    assert float(lesson.loss(torch.cat([halves[0], halves[1].roll(1, 0)], dim=1), wanted)) > 1
-    without = replace(lesson, wanted=halves[0])
-    assert float(lesson.loss(torch.cat([halves[0].roll(1, 0), halves[1]], dim=1), wanted)) == pytest.approx(
+    targets = torch.cat([*halves], dim=1)
+    data = DistillationData([], [], _NO_TOKENIZER, targets, torch.eye(8), seed=0)
+    assert float(data.loss(targets, targets)) == pytest.approx(0, abs=1e-5)
+    assert float(data.loss(torch.cat([halves[0], halves[1].roll(1, 0)], dim=1), targets)) > 1
+    without = replace(data, targets=halves[0])
+    assert float(data.loss(torch.cat([halves[0].roll(1, 0), halves[1]], dim=1), targets)) == pytest.approx(
         float(without.loss(halves[0].roll(1, 0), halves[0])), rel=1e-5
     )
 
 
 @pytest.mark.parametrize("name", ["bert3", "bert2x192", "static"])
 def test_names_read_as_they_are_written(name: str) -> None:
-    assert Rung.parse(name).name == name
+    assert StudentShape.parse(name).name == name
 
 
 @pytest.mark.parametrize("name", ["bert", "bert0", "bert2x", "gru", "static2", "bert-3", "bert2e64", "bert2x192e64"])
 def test_name_that_is_no_student_is_refused(name: str) -> None:
     with pytest.raises(ExportError, match="is no student"):
-        Rung.parse(name)
+        StudentShape.parse(name)
 
 
-def test_ladder_fits_the_teacher() -> None:
+def test_students_fit_the_teacher() -> None:
     names = ("bert4", "bert3", "bert2x192", "static")
-    assert [r.name for r in ladder(names, 6, 384)] == list(names)
-    assert [r.name for r in ladder(names, 2, 128)] == ["bert2", "static"]
+    assert [r.name for r in parse_students(names, 6, 384)] == list(names)
+    assert [r.name for r in parse_students(names, 2, 128)] == ["bert2", "static"]
 
 
-def test_ladder_that_goes_down_and_up_is_refused() -> None:
+def test_student_deeper_than_the_one_before_is_refused() -> None:
     with pytest.raises(ExportError, match="from deep to shallow"):
-        ladder(("bert1", "static", "bert3"), 6, 384)
+        parse_students(("bert1", "static", "bert3"), 6, 384)
 
 
 def test_spread_keeps_first_and_last() -> None:
@@ -299,25 +304,25 @@ def test_spread_keeps_first_and_last() -> None:
 
 
 def test_dropping_layers_leaves_the_deeper_one_whole(job: Job) -> None:
-    deep = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    deep = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 8).eval()
     shallow = drop_layers(deep, [0, 3])
-    assert (len(deep.trunk.encoder.layer), len(shallow.trunk.encoder.layer)) == (4, 2)
-    assert deep.trunk.config.num_hidden_layers == 4
+    assert (len(deep.backbone.encoder.layer), len(shallow.backbone.encoder.layer)) == (4, 2)
+    assert deep.backbone.config.num_hidden_layers == 4
 
 
 def test_narrow_student_of_full_width_is_the_wide_one(job: Job) -> None:
-    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
+    wide = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 8).eval()
     rows = load_tokenizer(job.folder("data") / "checkpoint", 128).encode(_TITLES)
-    torch.testing.assert_close(vectors(narrow(wide, 32, rows), rows), vectors(wide, rows))
+    torch.testing.assert_close(vectors(prune_width(wide, 32, rows), rows), vectors(wide, rows))
 
 
 def test_narrow_student_keeps_heads_of_their_width(job: Job) -> None:
-    wide = TextEncoder(load_trunk(job.folder("data") / "checkpoint"), 8).eval()
-    trunk = narrow(wide, 16, [[2, 5, 3]]).trunk
-    assert (trunk.config.hidden_size, trunk.config.num_attention_heads, trunk.config.intermediate_size) == (16, 2, 32)
-    assert len(wide.trunk.encoder.layer) == len(trunk.encoder.layer) == 4
+    wide = TextEncoder(load_bert(job.folder("data") / "checkpoint"), 8).eval()
+    bert = prune_width(wide, 16, [[2, 5, 3]]).backbone
+    assert (bert.config.hidden_size, bert.config.num_attention_heads, bert.config.intermediate_size) == (16, 2, 32)
+    assert len(wide.backbone.encoder.layer) == len(bert.encoder.layer) == 4
     with pytest.raises(ExportError, match="multiple of 8"):
-        narrow(wide, 12, [[2, 5, 3]])
+        prune_width(wide, 12, [[2, 5, 3]])
 
 
 def test_noise_is_the_seeds_and_never_nothing() -> None:
@@ -333,10 +338,10 @@ def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
     pooling = {"mode": "cls", "width": 24, "activation": "tanh", "with_one": True}
     wide = TextEncoder(bert(60, pooling=pooling), 25).eval()
     rows = [[2, 5 + n, 9 + n, 3] for n in range(20)]
-    student = narrow(wide, 16, rows)
+    student = prune_width(wide, 16, rows)
     with torch.inference_mode():
         assert student(*pad(rows)).shape == (20, 25)
-    old, new = (encoder.trunk.get_submodule("pooling.dense") for encoder in (wide, student))
+    old, new = (encoder.backbone.get_submodule("pooling.dense") for encoder in (wide, student))
     assert isinstance(old, nn.Linear)
     assert isinstance(new, nn.Linear)
     assert new.weight.shape == (24, 16)
@@ -358,16 +363,18 @@ def test_fillers_stand_between_the_words_of_noisy_texts_only() -> None:
     seen: list[str] = []
 
     class Spy(Tokenizer):
-        def encode(self, some: Sequence[str]) -> list[list[int]]:
-            seen.extend(some)
-            return [[0]] * len(some)
+        def encode(self, texts_: Sequence[str]) -> list[list[int]]:
+            seen.extend(texts_)
+            return [[0]] * len(texts_)
 
     spy = Spy.__new__(Spy)
-    lesson = Lesson(texts, [[0]] * 40, spy, torch.ones(40, 4), torch.ones(3, 4), seed=1, fillers=["also", "some"])
-    lesson.spelled(0, 1.0)
+    data = DistillationData(
+        texts, [[0]] * 40, spy, torch.ones(40, 4), torch.ones(3, 4), seed=1, fillers=["also", "some"]
+    )
+    data.rows_of_epoch(0, 1.0)
     filled = [text for text in seen if {"also", "some"} & set(text.split())]
     assert 20 < len(filled) < 40
     assert all(len(text.split()) <= 2 + 6 for text in seen)
     seen.clear()
-    replace(lesson, fillers=()).spelled(0, 1.0)
+    replace(data, fillers=()).rows_of_epoch(0, 1.0)
     assert not any({"also", "some"} & set(text.split()) for text in seen)

@@ -9,7 +9,7 @@ import pytest
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.synonyms import learn, replaced
 from swiftrec.export.data.text_variants import Texts
-from swiftrec.export.train.training_data import with_noise
+from swiftrec.export.train.training_data import augmented
 
 _THINGS, _COLOURS = ("river", "garden", "engine", "letter"), ("crimson", "scarlet")
 
@@ -56,7 +56,7 @@ def test_share_of_the_words_is_replaced_and_capitals_stay(texts: list[str]) -> N
 
 def test_corrupted_copies_have_synonyms_only_with_the_flag(texts: list[str]) -> None:
     known = Texts([texts, texts], [])
-    plain, exchanged, again = (with_noise(known, 2, 7, share).variants for share in (0.0, 0.5, 0.5))
+    plain, exchanged, again = (augmented(known, 2, 7, share).variants for share in (0.0, 0.5, 0.5))
     assert exchanged == again
     assert [*exchanged[:2]] == [texts, texts]
     crimson = sum("scarlet" in text for text, before in zip(exchanged[2], texts, strict=True) if "crimson" in before)
@@ -65,5 +65,5 @@ def test_corrupted_copies_have_synonyms_only_with_the_flag(texts: list[str]) -> 
 
 
 def test_synonyms_without_augment_are_refused() -> None:
-    with pytest.raises(ValueError, match="synonyms needs ways"):
+    with pytest.raises(ValueError, match="synonyms needs copies"):
         ExportSettings(_cli_parse_args=["--synonyms", "0.2"])

@@ -22,7 +22,7 @@ from swiftrec.export.config import PRESETS, ExportSettings
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.encoder import load_tokenizer, pad
-from swiftrec.export.models.students import load_one
+from swiftrec.export.models.students import load_student
 from swiftrec.export.stages import distil, finetune
 from swiftrec.server.models.tokenizer import Tokenizer
 from tests.export.tiny import StoppedJob, job, write_checkpoint
@@ -57,7 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def _train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> None:
     for vocabulary in ("all", "used"):
-        tiny = job(tmp_path_factory.mktemp(vocabulary), "--vocabulary", vocabulary, "--ladder", "bert2,bert1x8,static")
+        tiny = job(
+            tmp_path_factory.mktemp(vocabulary), "--vocabulary", vocabulary, "--students", "bert2,bert1x8,static"
+        )
         shutil.rmtree(tiny.folder("data") / "checkpoint")
         write_checkpoint(tiny.folder("data") / "checkpoint", more=_UNUSED)
         finetune.run(tiny, _made(tiny.folder("finetune")))
@@ -76,10 +78,10 @@ def test_unused_pieces_are_removed_from_tokenizer_and_embeddings(trained: dict[s
     assert len(read_wordpiece(trained["used"] / "tokenizer.json")["model"]["vocab"]) == cut.kept
     for name in ("bert2", "bert1x8"):
         assert (
-            load_one(trained["used"] / name).state_dict()["trunk.embeddings.word_embeddings.weight"].shape[0]
+            load_student(trained["used"] / name).state_dict()["backbone.embeddings.word_embeddings.weight"].shape[0]
             == cut.kept
         )
-    static = [load_one(trained[name] / "static").state_dict()["table.weight"].shape[0] for name in ("all", "used")]
+    static = [load_student(trained[name] / "static").state_dict()["table.weight"].shape[0] for name in ("all", "used")]
     assert static[0] - static[1] == whole.kept - cut.kept
 
 
@@ -89,7 +91,7 @@ def test_students_learn_the_same_with_a_cut_vocabulary(trained: dict[str, Path])
         vectors, losses = [], []
         for folder in trained.values():
             with torch.inference_mode():
-                vectors.append(load_one(folder / name)(*pad(tokens(folder).encode(["river 0", "garden 6. drama"]))))
+                vectors.append(load_student(folder / name)(*pad(tokens(folder).encode(["river 0", "garden 6. drama"]))))
             losses.append(json.loads((folder / name / "student.json").read_text())["losses"])
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         torch.testing.assert_close(*vectors, atol=1e-4, rtol=0)
@@ -99,7 +101,7 @@ def test_unseen_text_is_tokenised_without_unknown_pieces(trained: dict[str, Path
     rows = tokens(trained["used"]).encode(_UNSEEN)
     for name in ("bert2", "bert1x8", "static"):
         with torch.inference_mode():
-            vectors = load_one(trained["used"] / name)(*pad(rows))
+            vectors = load_student(trained["used"] / name)(*pad(rows))
         for half in (vectors[:, :_RANKER], vectors[:, _RANKER:]):
             torch.testing.assert_close(half.norm(dim=1), torch.ones(len(rows)))
     whole, cut = (read_wordpiece(folder / "tokenizer.json") for folder in trained.values())
@@ -204,15 +206,15 @@ def test_texts_of_the_catalogue_are_tokenised_as_before(trained: dict[str, Path]
 
 def test_pieces_of_texts_that_were_not_drawn_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distil, "_MAX_TEXTS", 5)
-    tiny = job(tmp_path, "--vocabulary", "used", "--ladder", "static")
+    tiny = job(tmp_path, "--vocabulary", "used", "--students", "static")
     finetune.run(tiny, _made(tiny.folder("finetune")))
     distil.run(tiny, _made(tiny.folder("distil")))
     whole, cut = tokens(tiny.folder("data") / "checkpoint"), tokens(tiny.folder("distil"))
     texts = Texts.load(tiny.folder("data"))
     before = pieces(whole.encode(texts.all), facts(tiny))
     assert before == pieces(cut.encode(texts.all), read_wordpiece(tiny.folder("distil") / "tokenizer.json"))
-    _, lesson = distil._lesson(tiny)
-    drawn = {n for row in lesson.rows for n in row}
+    _, data = distil._distillation_data(tiny)
+    drawn = {n for row in data.rows for n in row}
     assert {n for row in whole.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
 
 

@@ -43,8 +43,8 @@ def named(words: Words, threshold: float) -> Names:
 
 
 def best(words: Words, text: str) -> int | None:
-    found = Matches(words, [text], len(_TITLES)).boosts
-    return int(found.positions[np.argmax(found.values)]) if len(found.positions) else None
+    result = Matches(words, [text], len(_TITLES)).boosts
+    return int(result.positions[np.argmax(result.values)]) if len(result.positions) else None
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, mon
         often = np.count_nonzero(count)
         rarity = np.log1p((40 - often + 0.5) / (often + 0.5))
         bm25 = rarity * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths / lengths.mean()))
-        wanted = np.sort(np.argsort(-bm25, kind="stable")[: min(5, often)])
+        expected = np.sort(np.argsort(-bm25, kind="stable")[: min(5, often)])
         ((row, _),) = [(rows[0], rest) for rows, *rest in made.rows_of(f"w{word}")]
         part = slice(made.postings.starts[row], made.postings.starts[row + 1])
         positions, weights = made.postings.positions[part], made.postings.weights[part]
-        assert positions.tolist() == wanted.tolist()
-        assert weights == pytest.approx(bm25[wanted], abs=1e-5)
+        assert positions.tolist() == expected.tolist()
+        assert weights == pytest.approx(bm25[expected], abs=1e-5)
 
 
 def test_making_the_index_holds_little_for_each_word_of_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,13 +147,13 @@ def test_the_threshold_is_above_what_titles_of_other_items_reach() -> None:
 
 def test_a_saved_index_answers_the_same(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
-    found = Words.load(tmp_path, len(_TITLES))
+    result = Words.load(tmp_path, len(_TITLES))
     for text in (*_TITLES, "matirx", "horror"):
         assert (
-            Matches(found, [text], len(_TITLES)).boosts.values.tolist()
+            Matches(result, [text], len(_TITLES)).boosts.values.tolist()
             == Matches(words, [text], len(_TITLES)).boosts.values.tolist()
         )
-        assert found.named_by(text) == words.named_by(text)
+        assert result.named_by(text) == words.named_by(text)
 
 
 def test_an_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) -> None:
@@ -223,29 +223,29 @@ def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Wor
 
 
 def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    words, asked, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
+    words, texts_, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
 
     def counted(self: Words, word: str) -> Rows:
-        asked.append(word)
+        texts_.append(word)
         return near(self, word)
 
     monkeypatch.setattr(Words, "_near", counted)
     text = " ".join(["matirx", *(f"unheard{n}" for n in range(60))])
     assert Matches(words, [text], len(_TITLES)).boosts.positions.tolist() == [1]
-    assert asked == ["matirx", *(f"unheard{n}" for n in range(7))]
+    assert texts_ == ["matirx", *(f"unheard{n}" for n in range(7))]
     assert len(words.rows_of(f"toy {text}")) == 62
-    assert len(asked) == 8  # the same ones, and these are remembered
+    assert len(texts_) == 8  # the same ones, and these are remembered
 
 
 def test_near_words_are_the_same_where_only_rare_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The share is of all pairs, not an estimate from the rare ones."""
     titles = [f"{first}{middle}ation" for first in ("an", "cre", "st", "n", "f") for middle in ("im", "z", "p", "qu")]
-    found = []
+    result = []
     for limit in (20_000, 12):
         monkeypatch.setattr("swiftrec.server.catalogue.words._MAX_CANDIDATES", limit)
-        found.append([make_words(titles, titles).rows_of(text) for text in ("anmiation", "crezatoin", "fquaton")])
-    assert found[0] == found[1]
-    assert all(rows for text in found[0] for rows, _ in text)
+        result.append([make_words(titles, titles).rows_of(text) for text in ("anmiation", "crezatoin", "fquaton")])
+    assert result[0] == result[1]
+    assert all(rows for text in result[0] for rows, _ in text)
 
 
 def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.text_variants import write_texts
-from swiftrec.export.stages.runner import Job
+from swiftrec.export.job import Job
 from tests.export.checkpoints import save_bert
 
 _NOUNS = ["river", "night", "garden", "engine", "letter", "winter", "island", "mirror"]

@@ -1,0 +1,220 @@
+"""Items that nobody took: they stand where their texts say, and are shown as often as such items are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from swiftrec.export.train import cold_start
+from swiftrec.export.train.cold_start import (
+    FOLDS,
+    STRENGTHS,
+    ColdMap,
+    ColdVectors,
+    ValidationUsers,
+    Vectors,
+    boost_vector,
+    map_cold_items,
+    map_cold_items_again,
+)
+
+_ITEMS, _NEW, _USERS, _WIDTH, _HIDDEN = 600, 150, 300, 8, 24
+
+
+@dataclass(frozen=True)
+class Village:
+    """Item vectors are a map of the texts and something that no text says, a popularity above all."""
+
+    texts: Vectors
+    items: Vectors
+    has_events: NDArray[np.bool_]
+    users: ValidationUsers
+
+    def share(self, mapped: Vectors) -> float:
+        """What newcomers have of the softmax over all items."""
+        items = self.items.copy()
+        items[~self.has_events] = mapped
+        scores = np.exp(self.users.vectors @ items.T)
+        return float((scores[:, ~self.has_events].sum(1) / scores.sum(1)).mean())
+
+    def read(self, rows: NDArray[np.int64]) -> Vectors:
+        """The vectors of these items' texts."""
+        result: Vectors = self.texts[rows]
+        return result
+
+    def every(self, seed: int = 0) -> ColdVectors:
+        """Every item as if nobody had taken it."""
+        result = map_cold_items(self.read, self.items, self.has_events, self.users, seed)
+        assert result is not None
+        return result
+
+    def mapped(self, seed: int = 0) -> Vectors:
+        """The items that nobody took."""
+        result: Vectors = self.every(seed).vectors[~self.has_events]
+        return result
+
+
+def village(unsaid: float = 1.0) -> Village:
+    rng = np.random.default_rng(3)
+    texts = rng.normal(size=(_ITEMS, _HIDDEN)).astype(np.float32)
+    items = texts @ rng.normal(size=(_HIDDEN, _WIDTH)) / 5 + 0.2 * unsaid * rng.normal(size=(_ITEMS, _WIDTH))
+    items[:, 0] += 1.5 * unsaid * rng.normal(size=_ITEMS)
+    users = rng.normal(size=(_USERS, _WIDTH))
+    users[:, 0] = 1  # everybody likes what is popular
+    has_events = rng.permutation(_ITEMS) >= _NEW
+    chances = np.exp(users @ items.T) * has_events
+    targets = np.array([rng.choice(_ITEMS, p=row / row.sum()) for row in chances])
+    histories = [rng.choice(np.flatnonzero(has_events & (np.arange(_ITEMS) != w)), 5, replace=False) for w in targets]
+    return Village(
+        texts, items.astype(np.float32), has_events, ValidationUsers(users.astype(np.float32), histories, targets)
+    )
+
+
+def test_newcomers_stand_where_their_texts_say() -> None:
+    made = village()
+    told = made.items[~made.has_events][:, 1:], made.mapped()[:, 1:]  # popularity is no matter of the text
+    errors = ((told[0] - told[1]) ** 2).sum() / ((told[0] - told[0].mean(0)) ** 2).sum()
+    assert errors < 0.1
+
+
+def test_newcomers_have_the_share_that_such_items_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = village()
+    targets, result = made.share(made.items[~made.has_events]), made.share(made.mapped())
+    assert 0.7 < result / targets < 1.4
+    monkeypatch.setattr(cold_start, "boost_vector", lambda users: np.zeros(users.shape[1], np.float32))
+    assert made.share(made.mapped()) / targets < 0.6  # control: the map alone draws everything towards the mean
+
+
+def test_strength_follows_from_how_much_texts_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear, dull = village(unsaid=0.0), village()
+    dull = replace(dull, texts=np.random.default_rng(1).normal(size=dull.texts.shape).astype(np.float32))
+    for made, strength in ((clear, STRENGTHS[0]), (dull, STRENGTHS[-1])):
+        chosen = made.mapped()
+        with monkeypatch.context() as patch:
+            patch.setattr(cold_start, "STRENGTHS", (strength,))
+            np.testing.assert_array_equal(chosen, made.mapped())
+
+
+def test_nothing_is_read_of_the_newcomers_but_their_texts() -> None:
+    made = village()
+    hidden = made.items.copy()
+    hidden[~made.has_events] = np.nan
+    np.testing.assert_array_equal(replace(made, items=hidden).mapped(), made.mapped())
+
+
+def test_wanted_item_is_never_masked() -> None:
+    made = village()
+    again = [np.append(h, w) for h, w in zip(made.users.masked, made.users.targets, strict=True)]
+    mapped = replace(made, users=replace(made.users, masked=again)).mapped()
+    np.testing.assert_allclose(mapped, made.mapped(), atol=1e-5)
+
+
+def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
+    made, rng = village(), np.random.default_rng(0)
+    targets = made.users.targets.copy()
+    targets[::2] = rng.choice(np.flatnonzero(~made.has_events), len(targets[::2]))
+    assert np.isfinite(replace(made, users=replace(made.users, targets=targets)).mapped()).all()
+    none = replace(made.users, targets=np.full(_USERS, np.flatnonzero(~made.has_events)[0]))
+    assert map_cold_items(made.read, made.items, made.has_events, none, 0) is None
+
+
+def test_taken_items_are_placed_by_a_map_that_has_not_seen_them() -> None:
+    made = village()
+    every = made.every()
+    assert every.vectors.shape == made.items.shape
+    assert every.vectors.dtype == np.float32
+    assert (every.folds[~made.has_events] == -1).all()
+    assert {*every.folds[made.has_events].tolist()} == {*range(FOLDS)}
+    taken = int(np.flatnonzero(made.has_events)[0])
+    moved = made.items.copy()
+    moved[taken] += 50  # in its fold nothing changes, elsewhere the map is another
+    result = replace(made, items=moved).every()
+    same = every.folds == every.folds[taken]
+    map_only = result.vectors - every.vectors
+    assert np.abs(map_only[same] - map_only[taken]).max() < np.abs(map_only[made.has_events & ~same]).max()
+
+
+def test_placed_items_are_read_as_they_were_saved(tmp_path: Path) -> None:
+    made = village().every()
+    assert ColdVectors.load(tmp_path) is None
+    made.save(tmp_path)
+    result = ColdVectors.load(tmp_path)
+    assert result is not None
+    np.testing.assert_array_equal(result.vectors, made.vectors)
+    np.testing.assert_array_equal(result.folds, made.folds)
+    assert result.cold_map == made.cold_map == ColdMap.load(tmp_path)
+
+
+def test_ranker_that_was_trained_again_gets_the_strength_and_the_rise_that_were_chosen() -> None:
+    made = village()
+    every, users = made.every(), made.users.vectors
+    assert every.cold_map is not None
+    again = map_cold_items_again(made.read, made.items, made.has_events, users, every.cold_map)
+    np.testing.assert_allclose(again, every.vectors[~made.has_events], atol=1e-4)
+    higher = replace(every.cold_map, boost=every.cold_map.boost + 1)
+    raised = map_cold_items_again(made.read, made.items, made.has_events, users, higher)
+    np.testing.assert_allclose((raised - again) @ users.T, 1, atol=0.05)
+    weaker = map_cold_items_again(
+        made.read, made.items, made.has_events, users, replace(every.cold_map, strength=100.0)
+    )
+    assert weaker.std(0).max() < again.std(0).max() / 10
+
+
+def test_too_few_items_to_learn_from_place_nothing() -> None:
+    made = village()
+    few = np.zeros(_ITEMS, dtype=bool)
+    few[: 2 * FOLDS - 1] = True
+    assert map_cold_items(made.read, made.items, few, made.users, 0) is None
+
+
+def test_texts_that_are_all_the_same_put_every_newcomer_in_one_place() -> None:
+    made = village()
+    mapped = replace(made, texts=np.ones_like(made.texts)).mapped()
+    assert np.isfinite(mapped).all()
+    np.testing.assert_allclose(mapped, np.broadcast_to(mapped[0], mapped.shape), atol=1e-5)
+
+
+def test_a_third_of_the_users_says_about_the_same() -> None:
+    made = village()
+    part = ValidationUsers(made.users.vectors[::3], made.users.masked[::3], made.users.targets[::3])
+    assert 0.6 < made.share(replace(made, users=part).mapped()) / made.share(made.mapped()) < 1.6
+
+
+def test_blocks_of_texts_and_slices_of_scores_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, sizes_read = village(), list[int]()
+    whole = made.mapped()
+
+    def read(rows: NDArray[np.int64]) -> Vectors:
+        sizes_read.append(len(rows))
+        return made.read(rows)
+
+    sliced = cold_start._scores
+    sizes: list[int] = []
+
+    def scores(*args: Any) -> Iterator[Any]:  # noqa: ANN401
+        for part, result in sliced(*args):
+            sizes.append(len(result))
+            yield part, result
+
+    monkeypatch.setattr(cold_start, "_BLOCK_ROWS", 32)
+    monkeypatch.setattr(cold_start, "_BLOCK_SCORES", 7 * (_ITEMS - _NEW))
+    monkeypatch.setattr(cold_start, "_scores", scores)
+    result = map_cold_items(read, made.items, made.has_events, made.users, 0)
+    assert result is not None
+    np.testing.assert_allclose(result.vectors[~made.has_events], whole, atol=1e-5)
+    assert (max(sizes_read), max(sizes)) == (32, 7)
+
+
+def test_what_raises_does_so_for_every_user_alike() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=_WIDTH)
+    normal /= np.linalg.norm(normal)
+    users = rng.normal(size=(200, _WIDTH))
+    users += np.outer(0.5 - users @ normal, normal)  # into a plane, as behind a layer normalisation
+    np.testing.assert_allclose(users @ boost_vector(users.astype(np.float32)), 1, atol=0.02)
