@@ -86,11 +86,11 @@ def cold_item(element: Job) -> int:
 
 
 def test_bundle_has_the_ranker_vectors_and_memory_of_all_events(trained: StoppedJob, bundle: Path) -> None:
-    own, measured = trained.folder("final"), trained.folder("verify")
+    own, measured = trained.folder("final"), trained.folder("finetune") / "item_vectors.npy"
     graph = (own / "ranker.onnx").read_bytes()
     assert (bundle / "ranker.onnx").read_bytes() == graph != (trained.folder("onnx") / "ranker.onnx").read_bytes()
     vectors = (own / "vectors.npy").read_bytes()
-    assert (bundle / "vectors.npy").read_bytes() == vectors != (measured / "vectors.npy").read_bytes()
+    assert (bundle / "vectors.npy").read_bytes() == vectors != measured.read_bytes()
     for name in ("transitions-starts.npy", "neighbours-weights.npy"):
         assert (bundle / name).read_bytes() == (own / name).read_bytes()
     assert (bundle / "transitions-starts.npy").read_bytes() != (
@@ -116,7 +116,8 @@ def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trai
     assert len(after.next_chances([events]).positions)
     assert not len(before.near_weights([events]).positions)
     assert len(after.near_weights([events]).positions)
-    measured, served = (np.load(trained.folder(stage) / "vectors.npy")[cold] for stage in ("verify", "final"))
+    files = ("finetune/item_vectors.npy", "final/vectors.npy")
+    measured, served = (np.load(trained.root / file)[cold] for file in files)
     assert not np.allclose(measured, served)
 
 

@@ -204,8 +204,8 @@ def test_manifest_has_the_gates_of_the_bundle_and_of_its_ranker(adopted: Stopped
 
 def test_recommender_without_interactions_is_served_as_it_was_compared(adopted: StoppedJob) -> None:
     own = adopted.folder("final")
-    for name, source in (("ranker.onnx", "onnx"), ("vectors.npy", "verify")):
-        assert (own / name).read_bytes() == (adopted.folder(source) / name).read_bytes()
+    for name, source in (("ranker.onnx", "onnx/ranker.onnx"), ("vectors.npy", "finetune/item_vectors.npy")):
+        assert (own / name).read_bytes() == (adopted.root / source).read_bytes()
     assert FinalRecord.model_validate_json((own / FINAL).read_text()) == FinalRecord(events=0, measured_events=0)
     texts = Reference.load(adopted.folder("data")).texts
     expected = json.loads((own / EXPECTED).read_text())
