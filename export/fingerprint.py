@@ -32,6 +32,7 @@ WITHOUT_EFFECT = (
     "swiftrec.server.tuning.machine",  # the name of this machine
 )
 """Modules and packages that cannot change what a stage writes."""
+_TEMPLATES = "*.jinja"
 _CACHED_FILES = 100_000
 
 
@@ -65,12 +66,16 @@ def of_code(module: str) -> str:
     """Hash of a module and of every module of this project that it imports, directly or not.
 
     Imports are read from the source files, those inside functions too. `WITHOUT_EFFECT` is left out, with its imports.
+    Templates in the folder of an imported module count, too.
 
     Raises:
         ExportError: there is no such module.
     """
-    files = {name: _hash_of(path) for name, path in _imported(module).items()}
-    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+    modules = _imported(module)
+    templates = {path for folder in {file.parent for file in modules.values()} for path in folder.glob(_TEMPLATES)}
+    hashes = {name: _hash_of(path) for name, path in modules.items()}
+    hashes |= {f"{path.parent.name}/{path.name}": _hash_of(path) for path in templates}
+    return hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()
 
 
 def _imported(module: str) -> dict[str, Path]:

@@ -20,7 +20,7 @@ from swiftrec.export.checkpoints.tokenizer import _as_file
 from swiftrec.export.compress.graph_rewriter import count_operators
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.evaluate.checkpoint_library import load_in_library
-from swiftrec.export.models.encoder import TextEncoder, load_tokenizer, load_bert
+from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer
 from swiftrec.export.stages.onnx import fuse, trace
 from swiftrec.server.errors import BundleError
 from tests.export.bi_encoders import (

@@ -49,7 +49,7 @@ def modules(name: str) -> set[str]:
         ("verify", "swiftrec.server.catalogue.words"),
         ("verify", "swiftrec.server.parts"),
         ("final", "swiftrec.export.train.refit"),
-        ("package", "swiftrec.export.report.model_card"),
+        ("package", "swiftrec.export.report.render"),
         ("teacher", "swiftrec.export.evaluate.comparisons"),
     ],
 )
@@ -95,6 +95,7 @@ def run(job, out):
         ("stage.py", True),
         ("scoring.py", True),
         ("weights.py", True),  # imported by scoring
+        ("page.md.jinja", True),
         ("pipeline.py", False),  # imported by scoring, without effect
         ("other.py", False),  # imported by no module of the stage
     ],
@@ -102,7 +103,7 @@ def run(job, out):
 def test_edited_module_makes_a_stage_stale_if_the_stage_imports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, *, is_stale: bool
 ) -> None:
-    name = f"keyed_{file.removesuffix('.py')}"  # Python keeps imported modules
+    name = f"keyed_{file.partition('.')[0]}"  # Python keeps imported modules
     package = tmp_path / "code" / name
     package.mkdir(parents=True)
     for path, text in {
@@ -112,6 +113,7 @@ def test_edited_module_makes_a_stage_stale_if_the_stage_imports_it(
         "weights.py": "WEIGHT = 1\n",
         "pipeline.py": "",
         "other.py": "",
+        "page.md.jinja": "",
     }.items():
         (package / path).write_text(text)
     monkeypatch.syspath_prepend(tmp_path / "code")
