@@ -159,5 +159,5 @@ class TorchSession:
         """Run the model."""
         with torch.inference_mode():
             users = self._last(*(torch.from_numpy(feeds[n]) for n in ("vectors", "kinds", "mask")))
-        found: NDArray[np.float32] = users.numpy()
-        return found
+        vectors: NDArray[np.float32] = users.numpy()
+        return vectors

@@ -1,7 +1,7 @@
 """The sentence space: unit vectors of texts by the checkpoint as it was before fine-tuning, reduced by a PCA.
 
-Fine-tuning moves BERT towards what users took together, and loses some of what the checkpoint knew about meaning. So
-these vectors are taken from the pooled vectors before anything has moved. The PCA is uncentred (the right singular
+Fine-tuning makes BERT encode what users choose together, and loses some of the checkpoint's knowledge of meaning. So
+these vectors are computed from the pooled vectors before it. The PCA is uncentred (the right singular
 vectors of the unit vectors), since cosines are compared: on MovieLens 128 of MiniLM's 384 dimensions put the item of
 its exact title first for .996 of the items (.999 with all of them), 64 for .983.
 """
@@ -47,7 +47,7 @@ def save_sentences(pooled: Tensor, folder: Path, seed: int) -> None:
     """Write `sentence_map.npy` (float32 [hidden, d2]) and `sentences.npy` (float32 [texts, d2]).
 
     Args:
-        pooled: the untouched checkpoint's vectors of all texts, [texts, hidden].
+        pooled: the untuned checkpoint's vectors of all texts, [texts, hidden].
         folder: the stage's.
         seed: draws the texts that the PCA is fitted on if there are very many.
     """

@@ -1,9 +1,9 @@
-"""Stages: each turns settings and earlier folders into one folder, whole or not at all, and is skipped while fresh.
+"""Stages: each turns settings and earlier folders into one folder, completely or not at all, and is skipped if fresh.
 
 A stage writes into a scratch folder that is renamed when the stage has ended, so a kill at any point leaves either the
 old folder or the new one. `stage.json` in the folder holds the key (a hash of the settings that matter, the code, and
-the keys of the stages that it was made from) and the size of each file. The key is taken before the stage runs; if
-another one would be taken after it, something was edited meanwhile and the stage is refused.
+the keys of the stages that it was made from) and the size of each file. The key is computed before the stage runs
+and again after it; if the two differ, something was edited meanwhile and the stage is refused.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _require_same(job: Job, stage: Stage, before: Mapping[str, Any], after: Mapp
 
 
 def _is_disk_full(error: Exception) -> bool:
-    """Whether it says so: the libraries that write files wrap the system's error in their own."""
+    """Whether the disk is full: libraries wrap the system's error in their own."""
     return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
 
 

@@ -30,8 +30,8 @@ def prune_width(wide: TextEncoder, width: int, rows: list[list[int]]) -> TextEnc
         raise ExportError(f"bert<layers>x{width}: the width must be a multiple of {head}, the width of a head")
     config.intermediate_size = config.intermediate_size * width // config.hidden_size
     config.hidden_size, config.num_attention_heads = width, width // head
-    trunk = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
-    student = TextEncoder(trunk, wide.dimensions, wide.sentence_dimensions)
+    bert = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    student = TextEncoder(bert, wide.dimensions, wide.sentence_dimensions)
     kept = strongest_dimensions(wide, width, rows)
     _cut_head(wide, student, kept)
     _cut_embeddings(wide.backbone.embeddings, student.backbone.embeddings, kept)
