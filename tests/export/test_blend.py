@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -175,6 +175,7 @@ def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str
     assert off == replace(_WEIGHTS, **dict.fromkeys(PARTS[part], 0.0))
 
 
+@settings(deadline=None)  # the first call builds tables
 @given(
     history=st.lists(st.integers(0, _ITEMS - 1), max_size=12, unique=True),
     query=st.sampled_from(["", "title3", "word1 title5", "titel7", "nothing"]),
