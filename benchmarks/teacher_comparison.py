@@ -44,7 +44,7 @@ from swiftrec.server.signals import stop_on_signals
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from swiftrec.export.stages.runner import Job
+    from swiftrec.export.job import Job
 
 _TARGET_FACTOR = 10.0
 _COSINE_TEXTS = 32
@@ -283,7 +283,7 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
 
 def _job(bundle: Path) -> Job:
     from swiftrec.export.config import ExportSettings
-    from swiftrec.export.stages.runner import Job
+    from swiftrec.export.job import Job
 
     name, folder = load_bundle(bundle).manifest.name, find_bundle(bundle)
     return Job(ExportSettings(name=name, artifacts=folder.parent.parent, _cli_parse_args=[]))
