@@ -63,7 +63,7 @@ class Recommendation:
     """
 
     items: list[tuple[Item, float]]
-    ignored: list[str]
+    unknown_item_ids: list[str]
     strategy: Strategy
     events_used: int
     timings: Timings

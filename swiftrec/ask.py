@@ -203,8 +203,8 @@ def _summary(response: pb.RecommendResponse) -> Iterator[str]:
     yield f"{response.bundle} version {response.version}"
     yield f"ranked by {strategy}"
     yield f"events used: {response.events_used}"
-    if response.ignored:
-        yield f"unknown item ids: {', '.join(response.ignored)}"
+    if response.unknown_item_ids:
+        yield f"unknown item ids: {', '.join(response.unknown_item_ids)}"
     yield from (f"event {event.index + 1} is item {event.item_id}" for event in response.resolved_events)
 
 

@@ -27,12 +27,12 @@ def resolve(stages: Stages, request: Request) -> RequestState:
         InvalidRequest: the filter names an attribute that no item has.
     """
     catalogue = stages.catalogue
-    history, ignored = History(stages.names, stages.max_history), list[str]()
+    history, unknown_item_ids = History(stages.names, stages.max_history), list[str]()
     for place, event in enumerate(request.history):
         if isinstance(event, TextEvent):
             history.add_text(place, event.text)
         elif (position := catalogue.position(event.item_id)) is None:
-            ignored.append(event.item_id)
+            unknown_item_ids.append(event.item_id)
         else:
             history.add_item(place, position)
     texts = [event.text for event in history.read if event.position is None]
@@ -42,7 +42,7 @@ def resolve(stages: Stages, request: Request) -> RequestState:
     tokens = stages.tokenizer.encode(texts) if texts else []
     state = RequestState(replace(request, history=()) if len(request.history) > _KEPT else request, history, tokens)
     state.timings.tokenise_ms = 1e3 * (stages.clock() - started) if texts else 0.0
-    state.ignored = ignored
+    state.unknown_item_ids = unknown_item_ids
     if not request.conditions.is_empty:
         catalogue.check_filter(request.conditions)
         state.filter_work = catalogue.filter_work(request.conditions)
@@ -186,7 +186,7 @@ def answer(stages: Stages, state: RequestState) -> Recommendation | SwiftrecErro
         return state.error or InternalError("internal error")
     return Recommendation(
         state.items,
-        state.ignored,
+        state.unknown_item_ids,
         Strategy.MODEL if state.user is not None else Strategy.POPULARITY,
         len(state.history.read),
         state.timings,

@@ -97,7 +97,7 @@ class RequestState(TextState):
         request: what is asked for.
         history: its events.
         event_count: what the ranker reads: events, and the query.
-        ignored: ids of its history that no item has.
+        unknown_item_ids: ids of its history that no item has.
         unknown_filter_values: values of its filter that no item has.
         filter_work: what resolving its filter costs, in words (`Catalogue.filter_work`).
         inputs: what the ranker reads, oldest first and the query last.
@@ -108,14 +108,14 @@ class RequestState(TextState):
     """
 
     __slots__ = (
-        *("aim", "allowed", "event_count", "filter_work", "history", "ignored", "inputs", "items", "request"),
-        *("unknown_filter_values", "user"),
+        *("aim", "allowed", "event_count", "filter_work", "history", "inputs", "items", "request"),
+        *("unknown_filter_values", "unknown_item_ids", "user"),
     )
 
     def __init__(self, request: Request, history: History, tokens: Sequence[Sequence[int]]) -> None:
         self.request, self.history = request, history
         self.event_count = len(history.read) + bool(request.query)
-        self.ignored: list[str] = []
+        self.unknown_item_ids: list[str] = []
         self.filter_work = 0.0
         self.unknown_filter_values: Sequence[str] = ()
         super().__init__(tokens)

@@ -30,8 +30,9 @@ def write_response(message: pb.RecommendResponse, answer: Recommendation, bundle
     """Write the ranking into an empty message, which may be part of another; return how many bytes its items have."""
     items = b"".join([part for item, score in answer.items for part in (_encoded_item(item), _float(score))])
     message.MergeFromString(items)
-    if answer.ignored:
-        message.ignored.extend(answer.ignored)
+    if answer.unknown_item_ids:
+        message.ignored.extend(answer.unknown_item_ids)  # deprecated: clients of earlier versions read it
+        message.unknown_item_ids.extend(answer.unknown_item_ids)
     if answer.unknown_filter_values:
         named = answer.unknown_filter_values[:_MAX_UNKNOWN_VALUES]
         message.unknown_filter_values.extend(map(_shortened, named))

@@ -35,7 +35,8 @@ def test_every_field_of_an_item_is_told_each_time() -> None:
         ]
         assert list(message.items) == expected
         assert (message.bundle, message.version, message.events_used) == ("films", 3, 2)
-        assert (list(message.ignored), message.strategy, message.timings.total_ms) == (["gone"], pb.STRATEGY_MODEL, 1.5)
+        assert list(message.unknown_item_ids) == list(message.ignored) == ["gone"]
+        assert (message.strategy, message.timings.total_ms) == (pb.STRATEGY_MODEL, 1.5)
 
 
 def test_the_same_id_in_another_catalogue_is_another_item() -> None:
@@ -60,6 +61,7 @@ def test_a_reply_in_a_list_has_the_bytes_of_one_that_protobuf_built() -> None:
             pb.RankedItem(item_id="plain", score=-score),
         ],
         ignored=["gone"],
+        unknown_item_ids=["gone"],
         strategy=pb.STRATEGY_MODEL,
         events_used=2,
         bundle="films",

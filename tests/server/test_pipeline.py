@@ -38,7 +38,7 @@ _request = st.builds(
 def told(answer: Recommendation) -> object:
     """Everything but the times."""
     items = [(item.id, score) for item, score in answer.items]
-    return items, answer.ignored, answer.resolved, answer.strategy, answer.events_used
+    return items, answer.unknown_item_ids, answer.resolved, answer.strategy, answer.events_used
 
 
 @pytest.mark.parametrize("parts_off", [(), ("memory", "text", "words", "popularity")])

@@ -98,7 +98,7 @@ def test_what_needs_no_model_runs_none(one: SmallEngine, monkeypatch: pytest.Mon
     batches = encoded(one)
     found = answers(one, Request(), Request(history=(ItemEvent("unknown"),)))
     assert [answer.strategy for answer in found] == [Strategy.POPULARITY] * 2
-    assert [answer.ignored for answer in found] == [[], ["unknown"]]
+    assert [answer.unknown_item_ids for answer in found] == [[], ["unknown"]]
     assert batches == []
 
 

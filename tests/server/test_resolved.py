@@ -61,7 +61,7 @@ def test_text_counts_as_the_item_that_it_names(running: Recommender, text: str, 
 def test_named_items_are_told_in_the_order_of_the_history(running: Recommender) -> None:
     found = answer(running, small.BY_MEANING, "id:i7", "unheard of", "Film c2", "id:nothing", "Film b1 (1951)")
     assert found.resolved == [(0, "i3"), (3, "i2"), (5, "i1")]
-    assert found.ignored == ["nothing"]
+    assert found.unknown_item_ids == ["nothing"]
     assert {"i1", "i2", "i3", "i7"}.isdisjoint(item.id for item, _ in found.items)
     message = to_response(found, "small", 1)
     assert [(event.index, event.item_id) for event in message.resolved_events] == found.resolved

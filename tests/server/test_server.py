@@ -75,9 +75,9 @@ def test_history_is_offered_again_when_exclude_history_is_false(recommender: Rec
     assert "1" not in ids(recommender.Recommend(request, timeout=10))
 
 
-def test_unknown_items_are_ignored_and_named(recommender: RecommenderServiceStub) -> None:
+def test_unknown_items_are_skipped_and_listed_in_both_fields(recommender: RecommenderServiceStub) -> None:
     reply = recommender.Recommend(pb.RecommendRequest(history=[pb.Event(item_id="no such")]), timeout=10)
-    assert list(reply.ignored) == ["no such"]
+    assert list(reply.unknown_item_ids) == list(reply.ignored) == ["no such"]
     assert reply.strategy == pb.STRATEGY_POPULARITY
 
 

@@ -63,7 +63,7 @@ def test_element_means_the_same_as_the_event_of_the_other_protocol(
 ) -> None:
     asked = RecommendRequest(history=[event, Event(item_id="100")])
     answer = RecommenderServiceStub(channel).Recommend(asked, timeout=LONG)
-    assert not answer.ignored
+    assert not answer.unknown_item_ids
     assert ranked(channel, element, "100") == packed(*[item.item_id.encode() for item in answer.items])
 
 

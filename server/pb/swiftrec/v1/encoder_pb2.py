@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,swiftrec/server/pb/swiftrec/v1/encoder.proto\x12\x0bswiftrec.v1\"Q\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x10\n\x08priority\x18\x04 \x01(\x05\"d\n\x0e\x45ncodeResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x32S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x1a.swiftrec.v1.EncodeRequest\x1a\x1b.swiftrec.v1.EncodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,swiftrec/server/pb/swiftrec/v1/encoder.proto\x12\x0bswiftrec.v1\"Q\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x10\n\x08priority\x18\x04 \x01(\x05\"d\n\x0e\x45ncodeResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0c\n\x04rows\x18\x02 \x01(\x05\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x32S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x1a.swiftrec.v1.EncodeRequest\x1a\x1b.swiftrec.v1.EncodeResponseB\'\n\x0bswiftrec.v1P\x01Z\x16swiftrec/v1;swiftrecv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swiftrec.server.pb.swiftrec.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013swiftrec.v1P\001Z\026swiftrec/v1;swiftrecv1'
   _globals['_ENCODEREQUEST']._serialized_start=61
   _globals['_ENCODEREQUEST']._serialized_end=142
   _globals['_ENCODERESPONSE']._serialized_start=144

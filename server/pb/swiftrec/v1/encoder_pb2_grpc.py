@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub(object):
-    """Turns texts into the vectors that the recommender compares.
+    """Encodes texts as the vectors that the recommender compares.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class EncoderServiceStub(object):
 
 
 class EncoderServiceServicer(object):
-    """Turns texts into the vectors that the recommender compares.
+    """Encodes texts as the vectors that the recommender compares.
     """
 
     def Encode(self, request, context):
@@ -70,7 +70,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService(object):
-    """Turns texts into the vectors that the recommender compares.
+    """Encodes texts as the vectors that the recommender compares.
     """
 
     @staticmethod

@@ -24,15 +24,18 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0swiftrec/server/pb/swiftrec/v1/recommender.proto\x12\x0bswiftrec.v1\"3\n\x05\x45vent\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"/\n\x0f\x41ttributeValues\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xc6\x01\n\x06\x46ilter\x12\x18\n\x10\x61llowed_item_ids\x18\x01 \x03(\t\x12\x17\n\x0f\x64\x65nied_item_ids\x18\x02 \x03(\t\x12,\n\x06\x61ny_of\x18\x03 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\x12,\n\x06\x61ll_of\x18\x04 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\x12-\n\x07none_of\x18\x05 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\"\xee\x01\n\x10RecommendRequest\x12#\n\x07history\x18\x01 \x03(\x0b\x32\x12.swiftrec.v1.Event\x12\r\n\x05query\x18\x02 \x01(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.swiftrec.v1.Filter\x12\x1c\n\x0f\x65xclude_history\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12\x0e\n\x06\x62undle\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x10\n\x08priority\x18\x08 \x01(\x05\x42\x08\n\x06_top_kB\x12\n\x10_exclude_history\"m\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\r\n\x05title\x18\x03 \x01(\t\x12\x30\n\nattributes\x18\x04 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\"/\n\rResolvedEvent\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07item_id\x18\x02 \x01(\t\"i\n\x07Timings\x12\x13\n\x0btokenise_ms\x18\x01 \x01(\x02\x12\x11\n\tencode_ms\x18\x02 \x01(\x02\x12\x0f\n\x07rank_ms\x18\x03 \x01(\x02\x12\x13\n\x0bretrieve_ms\x18\x04 \x01(\x02\x12\x10\n\x08total_ms\x18\x05 \x01(\x02\"\xa6\x02\n\x11RecommendResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.swiftrec.v1.RankedItem\x12\x0f\n\x07ignored\x18\x02 \x03(\t\x12\'\n\x08strategy\x18\x03 \x01(\x0e\x32\x15.swiftrec.v1.Strategy\x12\x13\n\x0b\x65vents_used\x18\x04 \x01(\x05\x12\x0e\n\x06\x62undle\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12%\n\x07timings\x18\x07 \x01(\x0b\x32\x14.swiftrec.v1.Timings\x12\x1d\n\x15unknown_filter_values\x18\x08 \x03(\t\x12\x33\n\x0fresolved_events\x18\t \x03(\x0b\x32\x1a.swiftrec.v1.ResolvedEvent\"H\n\x15\x42\x61tchRecommendRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.swiftrec.v1.RecommendRequest\":\n\nEntryError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"~\n\x14\x42\x61tchRecommendResult\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.swiftrec.v1.RecommendResponseH\x00\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.swiftrec.v1.EntryErrorH\x00\x42\x08\n\x06result\"L\n\x16\x42\x61tchRecommendResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.swiftrec.v1.BatchRecommendResult\"H\n\x16StreamRecommendRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.swiftrec.v1.RecommendRequest\"L\n\x17StreamRecommendResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.swiftrec.v1.BatchRecommendResult*Q\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTRATEGY_MODEL\x10\x01\x12\x17\n\x13STRATEGY_POPULARITY\x10\x02\x32\x9d\x02\n\x12RecommenderService\x12J\n\tRecommend\x12\x1d.swiftrec.v1.RecommendRequest\x1a\x1e.swiftrec.v1.RecommendResponse\x12Y\n\x0e\x42\x61tchRecommend\x12\".swiftrec.v1.BatchRecommendRequest\x1a#.swiftrec.v1.BatchRecommendResponse\x12`\n\x0fStreamRecommend\x12#.swiftrec.v1.StreamRecommendRequest\x1a$.swiftrec.v1.StreamRecommendResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0swiftrec/server/pb/swiftrec/v1/recommender.proto\x12\x0bswiftrec.v1\"3\n\x05\x45vent\x12\x11\n\x07item_id\x18\x01 \x01(\tH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05\x65vent\"/\n\x0f\x41ttributeValues\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xc6\x01\n\x06\x46ilter\x12\x18\n\x10\x61llowed_item_ids\x18\x01 \x03(\t\x12\x17\n\x0f\x64\x65nied_item_ids\x18\x02 \x03(\t\x12,\n\x06\x61ny_of\x18\x03 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\x12,\n\x06\x61ll_of\x18\x04 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\x12-\n\x07none_of\x18\x05 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\"\xee\x01\n\x10RecommendRequest\x12#\n\x07history\x18\x01 \x03(\x0b\x32\x12.swiftrec.v1.Event\x12\r\n\x05query\x18\x02 \x01(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12#\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x13.swiftrec.v1.Filter\x12\x1c\n\x0f\x65xclude_history\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12\x0e\n\x06\x62undle\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x10\n\x08priority\x18\x08 \x01(\x05\x42\x08\n\x06_top_kB\x12\n\x10_exclude_history\"m\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\r\n\x05title\x18\x03 \x01(\t\x12\x30\n\nattributes\x18\x04 \x03(\x0b\x32\x1c.swiftrec.v1.AttributeValues\"/\n\rResolvedEvent\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07item_id\x18\x02 \x01(\t\"i\n\x07Timings\x12\x13\n\x0btokenise_ms\x18\x01 \x01(\x02\x12\x11\n\tencode_ms\x18\x02 \x01(\x02\x12\x0f\n\x07rank_ms\x18\x03 \x01(\x02\x12\x13\n\x0bretrieve_ms\x18\x04 \x01(\x02\x12\x10\n\x08total_ms\x18\x05 \x01(\x02\"\xc4\x02\n\x11RecommendResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.swiftrec.v1.RankedItem\x12\x13\n\x07ignored\x18\x02 \x03(\tB\x02\x18\x01\x12\'\n\x08strategy\x18\x03 \x01(\x0e\x32\x15.swiftrec.v1.Strategy\x12\x13\n\x0b\x65vents_used\x18\x04 \x01(\x05\x12\x0e\n\x06\x62undle\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12%\n\x07timings\x18\x07 \x01(\x0b\x32\x14.swiftrec.v1.Timings\x12\x1d\n\x15unknown_filter_values\x18\x08 \x03(\t\x12\x33\n\x0fresolved_events\x18\t \x03(\x0b\x32\x1a.swiftrec.v1.ResolvedEvent\x12\x18\n\x10unknown_item_ids\x18\n \x03(\t\"H\n\x15\x42\x61tchRecommendRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.swiftrec.v1.RecommendRequest\":\n\nEntryError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"~\n\x14\x42\x61tchRecommendResult\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.swiftrec.v1.RecommendResponseH\x00\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.swiftrec.v1.EntryErrorH\x00\x42\x08\n\x06result\"L\n\x16\x42\x61tchRecommendResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.swiftrec.v1.BatchRecommendResult\"H\n\x16StreamRecommendRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.swiftrec.v1.RecommendRequest\"L\n\x17StreamRecommendResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.swiftrec.v1.BatchRecommendResult*Q\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTRATEGY_MODEL\x10\x01\x12\x17\n\x13STRATEGY_POPULARITY\x10\x02\x32\x9d\x02\n\x12RecommenderService\x12J\n\tRecommend\x12\x1d.swiftrec.v1.RecommendRequest\x1a\x1e.swiftrec.v1.RecommendResponse\x12Y\n\x0e\x42\x61tchRecommend\x12\".swiftrec.v1.BatchRecommendRequest\x1a#.swiftrec.v1.BatchRecommendResponse\x12`\n\x0fStreamRecommend\x12#.swiftrec.v1.StreamRecommendRequest\x1a$.swiftrec.v1.StreamRecommendResponse(\x01\x30\x01\x42\'\n\x0bswiftrec.v1P\x01Z\x16swiftrec/v1;swiftrecv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swiftrec.server.pb.swiftrec.v1.recommender_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_STRATEGY']._serialized_start=1665
-  _globals['_STRATEGY']._serialized_end=1746
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\013swiftrec.v1P\001Z\026swiftrec/v1;swiftrecv1'
+  _globals['_RECOMMENDRESPONSE'].fields_by_name['ignored']._loaded_options = None
+  _globals['_RECOMMENDRESPONSE'].fields_by_name['ignored']._serialized_options = b'\030\001'
+  _globals['_STRATEGY']._serialized_start=1695
+  _globals['_STRATEGY']._serialized_end=1776
   _globals['_EVENT']._serialized_start=65
   _globals['_EVENT']._serialized_end=116
   _globals['_ATTRIBUTEVALUES']._serialized_start=118
@@ -48,19 +51,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMINGS']._serialized_start=769
   _globals['_TIMINGS']._serialized_end=874
   _globals['_RECOMMENDRESPONSE']._serialized_start=877
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1171
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1173
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1245
-  _globals['_ENTRYERROR']._serialized_start=1247
-  _globals['_ENTRYERROR']._serialized_end=1305
-  _globals['_BATCHRECOMMENDRESULT']._serialized_start=1307
-  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1433
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1435
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1511
-  _globals['_STREAMRECOMMENDREQUEST']._serialized_start=1513
-  _globals['_STREAMRECOMMENDREQUEST']._serialized_end=1585
-  _globals['_STREAMRECOMMENDRESPONSE']._serialized_start=1587
-  _globals['_STREAMRECOMMENDRESPONSE']._serialized_end=1663
-  _globals['_RECOMMENDERSERVICE']._serialized_start=1749
-  _globals['_RECOMMENDERSERVICE']._serialized_end=2034
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1201
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1203
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1275
+  _globals['_ENTRYERROR']._serialized_start=1277
+  _globals['_ENTRYERROR']._serialized_end=1335
+  _globals['_BATCHRECOMMENDRESULT']._serialized_start=1337
+  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1463
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1465
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1541
+  _globals['_STREAMRECOMMENDREQUEST']._serialized_start=1543
+  _globals['_STREAMRECOMMENDREQUEST']._serialized_end=1615
+  _globals['_STREAMRECOMMENDRESPONSE']._serialized_start=1617
+  _globals['_STREAMRECOMMENDRESPONSE']._serialized_end=1693
+  _globals['_RECOMMENDERSERVICE']._serialized_start=1779
+  _globals['_RECOMMENDERSERVICE']._serialized_end=2064
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RecommenderServiceStub(object):
-    """Ranks the items of the served bundle's catalogue for one user.
+    """Ranks the items of a bundle's catalogue for users.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class RecommenderServiceStub(object):
 
 
 class RecommenderServiceServicer(object):
-    """Ranks the items of the served bundle's catalogue for one user.
+    """Ranks the items of a bundle's catalogue for users.
     """
 
     def Recommend(self, request, context):
@@ -64,16 +64,17 @@ class RecommenderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecommend(self, request, context):
-        """BatchRecommend answers a list: a result or an error for each entry, in the order of the requests. One bad entry
-        never touches the others.
+        """BatchRecommend ranks for several requests at once and returns a result or an error for each, in their order. An
+        invalid request does not affect the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamRecommend(self, request_iterator, context):
-        """StreamRecommend answers each message of a stream, in their order: with a ranking or an error. Only a message that is
-        no protobuf ends the stream. The client's deadline is that of the stream; each answer has the server's default.
+        """StreamRecommend returns a ranking or an error for each message of a stream, in their order. Only a message that
+        is not valid protobuf ends the stream. The client's deadline applies to the whole stream, the server's default
+        deadline to each message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +107,7 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RecommenderService(object):
-    """Ranks the items of the served bundle's catalogue for one user.
+    """Ranks the items of a bundle's catalogue for users.
     """
 
     @staticmethod
