@@ -26,7 +26,7 @@ from swiftrec.benchmarks.workload import Name, Requests, make
 from swiftrec.server.catalogue.blend import Known
 from swiftrec.server.catalogue.catalogue import Catalogue, Filter
 from swiftrec.server.models.bundle import load_bundle
-from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
+from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.parts import PARTS, check_parts, parts_off
@@ -171,7 +171,7 @@ class FloorMeter:
         users = []
         for request in entries:
             length = min(len(request.history), self._max_history) + bool(request.query)
-            users.append(UserSequence([zeros] * max(1, length), [Kind.ITEM] * max(1, length)))
+            users.append(UserSequence([zeros] * max(1, length), [EventKind.ITEM] * max(1, length)))
         return texts, users, [self._known(request) for request in entries]
 
     def _known(self, request: RecommendRequest) -> Known:
@@ -187,8 +187,8 @@ class FloorMeter:
         """Score and search for `size` users at a time, as the server does for a batch."""
         user = np.ones(self.catalogue.dimensions, dtype=np.float32)
         for start in range(0, len(known), size):
-            aims = self.scoring.aims(known[start : start + size])
-            allowed = [self.catalogue.mask(Filter(), ()) for _ in aims]
+            aims = self.scoring.terms(known[start : start + size])
+            allowed = [self.catalogue.resolve_filter(Filter(), ()) for _ in aims]
             users, boosts = [aim.at(user) for aim in aims], [aim.boosts for aim in aims]
             self.catalogue.search_many(users, allowed, [TOP_K] * len(aims), boosts)
 

@@ -35,7 +35,7 @@ _NULL_SERVER += ["--sessions", "1", "--cache-mb", "0"]
 _NULL_SERVER += ["--port", "0", "--metrics-port", "0", "--log-level", "error"]
 NO_ADMISSION = (
     *("--queue-budget-ms", "3600000", "--default-timeout-ms", "3600000"),
-    *("--max-calls", "2000", "--max-waiting-jobs", "1000000"),
+    *("--max-calls", "2000", "--max-queue-requests", "1000000"),
 )
 _CONTROL = "no admission"
 _MIN_GOODPUT, _MAX_REJECTION_MS = 0.95, 50.0

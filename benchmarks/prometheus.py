@@ -38,7 +38,7 @@ def read_metrics(address: str) -> Metrics:
     buckets: defaultdict[tuple[str, str], dict[float, float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            label = next((sample.labels[name] for name in ("model", "where", "code") if sample.labels.get(name)), "")
+            label = next((sample.labels[name] for name in ("model", "source", "code") if sample.labels.get(name)), "")
             if "le" in sample.labels:
                 edge = float(sample.labels["le"])
                 cumulative = buckets[sample.name.removesuffix("_bucket"), label]
@@ -59,7 +59,7 @@ def metrics_between(before: Metrics, after: Metrics) -> dict[str, float]:
         return after.value(name, label) - before.value(name, label)
 
     batches = grew("swiftrec_batch_jobs_count")
-    lookups = {where: grew("swiftrec_cache_lookups_total", where) for where in ("hit", "joined", "miss")}
+    lookups = {source: grew("swiftrec_cache_lookups_total", source) for source in ("hit", "coalesced", "miss")}
     total = sum(lookups.values())
     return {
         "batches": batches,

@@ -226,9 +226,9 @@ class FlatCost(CostModel):
         """Seconds for one more row."""
         return super().row_s(round(self._typical))
 
-    def crowd_s(self, _length: int) -> float:
+    def cache_pressure_s(self, _length: int) -> float:
         """Seconds for each pair of rows."""
-        return super().crowd_s(round(self._typical))
+        return super().cache_pressure_s(round(self._typical))
 
     def observe(self, jobs: int, length: int, seconds: float) -> None:
         """Update the typical length."""
@@ -248,7 +248,7 @@ def serve(settings: TeacherServeSettings) -> int:
     app = App(settings, open_session=open_session)
     stop = stop_on_signals(app)
     app.start()
-    with app.registry.use() as engine:
+    with app.registry.lease() as engine:
         if not settings.smart:
             engine.stages.encoder.cost, engine.stages.ranker.cost = FlatCost(), FlatCost()
     address, metrics = join_address(settings.host, app.port), join_address(settings.metrics_host, app.metrics_port)

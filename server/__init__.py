@@ -1,1 +1,1 @@
-"""The inference server: gRPC in front, batched ONNX Runtime sessions behind, a catalogue beside them."""
+"""The inference server: recommendations and embeddings over gRPC, with dynamic batching on ONNX Runtime."""

@@ -23,7 +23,7 @@ from swiftrec.server.telemetry.logs import set_up_logs
 from swiftrec.server.tuning.tune import TuneSettings, tune
 from swiftrec.server.tuning.tuned import engine_options
 
-EXIT_FAULT = 70  # the process has stopped by itself and should be started again
+EXIT_FAULT = 70  # the process has stopped because of a fault and should be restarted
 
 
 def main(argv: list[str]) -> int:
@@ -34,13 +34,15 @@ def main(argv: list[str]) -> int:
     """
     command = argv[0] if argv and argv[0] in {"tune", "probe"} else "serve"
     try:
-        with threadpool_limits(1, "blas"):  # its threads wait spinning for each other while the models hold the cores
+        with threadpool_limits(1, "blas"):  # BLAS threads would spin while the models use the cores
             _run(with_flags(argv, os.environ))
     except SwiftrecError as error:
-        sentence = " ".join(line.strip() for line in str(error).splitlines())  # libraries' reasons have several lines
+        sentence = " ".join(
+            line.strip() for line in str(error).splitlines()
+        )  # messages of libraries may have several lines
         logging.shutdown()
         write_text(sys.stderr, f"swiftrec {command}: {sentence}\n")
-        os._exit(2)  # a half-started gRPC server's threads would hold the process
+        os._exit(2)  # the threads of a partly started gRPC server would keep the process alive
     return 0
 
 
@@ -68,12 +70,12 @@ def _serve(settings: ServerSettings) -> None:
     app.on_fault(stop.set)
     set_up_logs(settings.log_level, app.metrics.dropped_log_lines.inc)
     app.start()
-    with app.registry.use() as engine:
-        facts, catalogue = engine.bundle.manifest, engine.catalogue
-        popular = catalogue.popular(catalogue.mask(Filter(), ()), SAMPLED_ITEMS)
+    with app.registry.lease() as engine:
+        manifest, catalogue = engine.bundle.manifest, engine.catalogue
+        popular = catalogue.popular(catalogue.resolve_filter(Filter(), ()), SAMPLED_ITEMS)
     write_text(
         sys.stdout,
-        f"ready in {time.monotonic() - started:.1f} s: {facts.name} version {facts.version} on "
+        f"ready in {time.monotonic() - started:.1f} s: {manifest.name} version {manifest.version} on "
         f"{join_address(settings.host, app.port)}, "
         f"metrics on {join_address(settings.metrics_host, app.metrics_port)}\n"
         f"try: {hint(settings, app.port, [item for item, _ in popular], program_as_typed(sys.argv[0]))}\n",
@@ -83,7 +85,7 @@ def _serve(settings: ServerSettings) -> None:
     logging.shutdown()
     os._exit(
         EXIT_FAULT if app.fault else 0
-    )  # a bundle that is being loaded by a thread would hold the process beyond the grace
+    )  # a thread that is loading a bundle would keep the process alive beyond the grace
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hosts and ports: what may be given as a host, and how an address is written."""
+"""Hosts and ports: validation of hosts and formatting of addresses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what a client 
 
 
 def parse_host(given: str) -> str:
-    """An IP address without brackets, or a host name, as given.
+    """Parse an IP address, with or without brackets, or a host name.
 
     Raises:
-        ValueError: it is neither; says what to give instead.
+        ValueError: it is neither; the message says what to give instead.
     """
     host = given.strip()
     if host.startswith("[") and host.endswith("]"):
@@ -36,23 +36,23 @@ def parse_host(given: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether the host can only be reached from this machine."""
     address = _ip_address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def join_address(host: str, port: int) -> str:
-    """HOST:PORT as URLs and gRPC targets have it, with brackets around IPv6."""
+    """HOST:PORT as in URLs and gRPC targets, with brackets around IPv6 addresses."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def reachable_host(host: str) -> str:
-    """What a client on this machine connects to when a server listens on `host`."""
+    """The host that a client on this machine connects to if a server listens on `host`."""
     return _WILDCARDS.get(host, host)
 
 
 def listen_problem(host: str, port: int) -> str:
-    """Why this process cannot listen there, and what to do; empty if it can."""
+    """Why this process cannot listen on an address, and what to do; empty if it can."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

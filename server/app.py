@@ -1,4 +1,4 @@
-"""The composition root: starts in data-flow order, stops in reverse."""
+"""The composition root: creates and starts all components in data-flow order, and stops them in reverse."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from swiftrec.server.config import ServerSettings
 from swiftrec.server.errors import BundleError, ConfigError, SwiftrecError
 from swiftrec.server.front.endpoint import Endpoint, Server, bind, open_server
 from swiftrec.server.front.front import Front
-from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, Unsent
+from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Limiters, OpenCalls, UnsentResponses
 from swiftrec.server.front.methods import Methods
-from swiftrec.server.front.middleware import Kinds, Middleware
+from swiftrec.server.front.middleware import MethodKinds, Middleware
 from swiftrec.server.front.outcomes import AccessLog, Outcomes
 from swiftrec.server.front.security import TokenAuthInterceptor, Tokens, connection_limits, server_credentials
 from swiftrec.server.front.waits import Exchanges, Timers
@@ -53,20 +53,20 @@ from swiftrec.server.worker.validate import InputLimits
 from swiftrec.server.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
-_SPARE_THREADS = 8  # for calls that have given back their place and are about to end
-_CONTROL_CALLS = 16  # at once; each holds a thread
-_CHANGES = 8  # loads and unloads at once; each holds a thread
-_PROBE_CALLS = 64
-_MIN_STOP_S = 1.0  # for a model that runs when the grace is used up
-_ARRIVING_CALLS = 1_024  # calls whose request has not come
-_UNSENT_ANSWERS = 64  # of the largest size, that clients have not read
-# Objects until the collector looks. At Python's 700 it went over calls in flight all the time, for 5 % of the CPU;
-# calls that have ended leave it nothing.
+_SPARE_THREADS = 8  # for calls that have released their slot and are about to end
+_MAX_CONTROL_CALLS = 16  # each holds a thread
+_MAX_CHANGES = 8  # loads and unloads; each holds a thread
+_MAX_PROBE_CALLS = 64
+_MIN_STOP_S = 1.0  # for a model that runs when the grace has ended
+_MAX_ARRIVING_CALLS = 1_024  # calls whose request has not arrived
+_MAX_UNSENT_RESPONSES = 64  # of maximum size, that clients have not read
+# With Python's default of 700 objects, the collector rescans calls in flight, which takes 5 % of the CPU. Finished
+# calls leave no cycles.
 _GC_THRESHOLDS = (20_000, 20, 50)
 _SERVICES = ("swiftrec.v1.RecommenderService", "swiftrec.v1.EncoderService", "inference.GRPCInferenceService")
 ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 _CONTRACTS = (recommender_pb2.DESCRIPTOR, encoder_pb2.DESCRIPTOR, service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
-# Request type of every method of the contracts; health's Watch is left to its own stream.
+# The request type of each method; Watch of the health service is handled as a stream.
 _REQUESTS: dict[str, type[Message]] = {
     f"/{service.full_name}/{method.name}": message_factory.GetMessageClass(method.input_type)
     for contract in _CONTRACTS
@@ -91,15 +91,15 @@ _CHANGING = frozenset(
 
 
 class App:
-    """One server. `start` returns when it is SERVING; `stop` when every accepted call is answered.
+    """One server. `start` returns when it is SERVING, `stop` when all accepted calls have ended.
 
     Args:
-        settings: all of it.
+        settings: of the server.
         open_session: opens the model at a path on a device.
 
     Raises:
-        BundleError, ProviderError: on start, a bundle cannot be served.
-        ConfigError: on construction, a file cannot be used or an extra is missing; on start, a port is taken.
+        BundleError, ProviderError: a bundle cannot be loaded (on start).
+        ConfigError: a file cannot be used or an extra is missing (on construction); a port is in use (on start).
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class App:
         self._credentials = server_credentials(settings)
         self._sizes = MessageLimits(settings.max_message_bytes, settings.max_response_bytes)
         self._readiness = Readiness(_SERVICES, lambda: bool(self.registry.ready()))
-        self._hurried = threading.Event()
+        self._is_cancelling = threading.Event()
         self._stops, self._has_stopped = threading.Lock(), False
         self._collected = gc.get_threshold()
         self.registry: Registry[Recommender] = Registry(
@@ -128,11 +128,11 @@ class App:
         self._threads = ThreadPoolExecutor(self._thread_count(), thread_name_prefix="call")
         self._reader_count = self.limiters.streams.limit + _SPARE_THREADS
         self._readers = ThreadPoolExecutor(self._reader_count, thread_name_prefix="read")
-        self._arrivals, self._open_calls = Arrivals(_ARRIVING_CALLS), OpenCalls()
+        self._arrivals, self._open_calls = Arrivals(_MAX_ARRIVING_CALLS), OpenCalls()
         self._timers = Timers(on_death=self._readiness.fail)
         self._outcomes = Outcomes(self.metrics, AccessLog(self._traces))
         self._middleware = Middleware(
-            self._front(), _REQUESTS, Kinds(frozenset(self._worker_methods), _PROBES, _CHANGING)
+            self._front(), _REQUESTS, MethodKinds(frozenset(self._worker_methods), _PROBES, _CHANGING)
         )
         self.methods = self._all_methods()
         self._server = self._grpc_server()
@@ -141,7 +141,7 @@ class App:
         self.metrics_port = 0
 
     def start(self) -> None:
-        """Take the ports, load and warm the bundles, then say SERVING."""
+        """Bind the ports, load and warm up the bundles, then report SERVING."""
         self._readiness.publish()
         self.port = bind(self._server, self._settings.host, self._settings.port, self._credentials)
         self._start_monitoring(self._settings.metrics_host, self._settings.metrics_port)
@@ -172,9 +172,9 @@ class App:
         self._readiness.on_fault = action
 
     def stop(self) -> None:
-        """Say NOT_SERVING, drain unless there is a fault, end accepted calls within the grace, and close the engines.
+        """Report NOT_SERVING, drain unless there is a fault, end accepted calls within the grace, close the engines.
 
-        A second caller waits for the first.
+        A second call waits for the first.
         """
         with self._stops:
             if not self._has_stopped:
@@ -187,7 +187,7 @@ class App:
         self._readiness.drain(self._settings.drain_ms / 1e3)
         grace_ends = time.monotonic() + self._settings.grace_ms / 1e3
         self._endpoint.stop(self._settings.grace_ms / 1e3)
-        left_s = 0.0 if self._hurried.is_set() else max(_MIN_STOP_S, grace_ends - time.monotonic())
+        left_s = 0.0 if self._is_cancelling.is_set() else max(_MIN_STOP_S, grace_ends - time.monotonic())
         self.link.stop(left_s)
         self.registry.close(left_s)
         self._timers.stop()
@@ -200,13 +200,13 @@ class App:
         gc.set_threshold(*self._collected)
         _log.info("stopped")
 
-    def hurry(self) -> None:
-        """End the drain and the grace now: calls that are not answered yet are refused."""
-        self._hurried.set()
+    def cancel_in_flight(self) -> None:
+        """End the drain and the grace now: calls without a response are aborted."""
+        self._is_cancelling.set()
         self._readiness.end_drain()
-        self._endpoint.hurry()
+        self._endpoint.cancel_in_flight()
         if self._traces:
-            self._traces.hurry()
+            self._traces.abort()
 
     def _open_recommender(self, bundle: Bundle) -> Recommender:
         manifest = bundle.manifest
@@ -217,7 +217,7 @@ class App:
             engine.start()
         except SwiftrecError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever it is: the bundle is refused, and the log has the cause)
+        except Exception as error:  # noqa: BLE001 (the bundle is rejected, and the cause is logged)
             _log.exception("a bundle cannot be loaded")
             reason = f"{bundle.folder}: cannot be loaded ({type(error).__name__}: {error}): export it again"
             raise BundleError(reason) from None
@@ -237,16 +237,16 @@ class App:
         settings = self._settings
         return Limiters(
             calls=ConcurrencyLimiter(settings.max_calls, wait_s),
-            control=ConcurrencyLimiter(_CONTROL_CALLS),
-            changes=ConcurrencyLimiter(_CHANGES),
+            control=ConcurrencyLimiter(_MAX_CONTROL_CALLS),
+            changes=ConcurrencyLimiter(_MAX_CHANGES),
             streams=ConcurrencyLimiter(max(1, settings.max_calls // 4)),
-            probes=ConcurrencyLimiter(_PROBE_CALLS),
-            watches=ConcurrencyLimiter(2 * _PROBE_CALLS),
-            open_watches=ConcurrencyLimiter(2 * min(_PROBE_CALLS, max(1, settings.max_calls // 8))),
+            probes=ConcurrencyLimiter(_MAX_PROBE_CALLS),
+            watches=ConcurrencyLimiter(2 * _MAX_PROBE_CALLS),
+            open_watches=ConcurrencyLimiter(2 * min(_MAX_PROBE_CALLS, max(1, settings.max_calls // 8))),
         )
 
     def _thread_count(self) -> int:
-        """Of the pool: streams, watches, control, loads and unloads hold one each."""
+        """Size of the thread pool: streams, watches, control calls, loads and unloads hold a thread each."""
         limiters = self.limiters
         watches = [limiters.watches, limiters.open_watches] if self._settings.token_file else [limiters.watches]
         holding = [limiters.streams, *watches, limiters.control, limiters.changes]
@@ -264,7 +264,7 @@ class App:
 
     def _front(self) -> Front:
         settings = self._settings
-        unsent_bytes = _UNSENT_ANSWERS * max(DEFAULT_BYTES, settings.max_response_bytes)
+        unsent_bytes = _MAX_UNSENT_RESPONSES * max(DEFAULT_BYTES, settings.max_response_bytes)
         return Front(
             exchanges=Exchanges(
                 self.link,
@@ -278,8 +278,8 @@ class App:
             limiters=self.limiters,
             open_calls=self._open_calls,
             arrivals=self._arrivals,
-            probe_arrivals=Arrivals(_ARRIVING_CALLS),
-            unsent=Unsent(unsent_bytes, settings.send_timeout_ms / 1e3, self._timers),
+            probe_arrivals=Arrivals(_MAX_ARRIVING_CALLS),
+            unsent=UnsentResponses(unsent_bytes, settings.send_timeout_ms / 1e3, self._timers),
             sizes=self._sizes,
             threads=self._threads,
             readers=self._readers,
@@ -290,11 +290,11 @@ class App:
         methods = Methods(self._middleware.wrap)
         server = methods.as_server()
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
-            recommender_pb2_grpc.RecommenderServiceServicer(),  # type: ignore[abstract] # the worker has its methods
+            recommender_pb2_grpc.RecommenderServiceServicer(),  # type: ignore[abstract] # the worker handles its methods
             server,
         )
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
-            encoder_pb2_grpc.EncoderServiceServicer(),  # type: ignore[abstract] # the worker has its methods
+            encoder_pb2_grpc.EncoderServiceServicer(),  # type: ignore[abstract] # the worker handles its methods
             server,
         )
         inference = InferenceServicer(self.repository, self._readiness.is_ready)
@@ -305,7 +305,7 @@ class App:
         return methods
 
     def _write_error(self, ticket: Ticket, error: SwiftrecError) -> Reply:
-        return self._worker_methods[ticket.method](ticket, ticket.deadline).fail(error)
+        return self._worker_methods[ticket.method](ticket, ticket.deadline).write_error(error)
 
     def _start_monitoring(self, host: str, port: int) -> None:
         self.metrics.in_flight.set_function(lambda: self.limiters.calls.in_use + self.limiters.streams.in_use)
@@ -320,7 +320,7 @@ class App:
         self.metrics_port = self._monitoring.port
 
     def _bundles_changed(self) -> None:
-        """Say so, and take what lives as long as a bundle from the garbage collector: a full run took 40 ms."""
+        """Publish the state, and exempt the objects of bundles from garbage collection: a full run takes 40 ms."""
         self._readiness.publish()
         clear_item_cache()
         gc.unfreeze()
@@ -330,7 +330,7 @@ class App:
 
 
 def input_limits(settings: ServerSettings) -> InputLimits:
-    """What a request may hold, by the settings."""
+    """The limits of a request in the settings."""
     return InputLimits(
         text_chars=settings.max_text_chars,
         history=settings.max_history,

@@ -1,4 +1,4 @@
-"""For which host name a certificate counts, found by a TLS handshake in memory (`ssl.MemoryBIO`)."""
+"""Finds the host names that a certificate is valid for, by a TLS handshake in memory (`ssl.MemoryBIO`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-_ROUNDS = 8  # of messages in a handshake, more than any version of TLS takes
+_MAX_ROUNDS = 8  # of messages in a handshake, more than any version of TLS needs
 
 
 def certified_host(cert: Path, key: Path, host: str) -> str:
-    """The host that a client can use: `host` if the certificate names it, else localhost, else a name that it has."""
+    """A host that clients can use: `host` if the certificate is valid for it, else localhost, else a name in it."""
     for candidate in (host, "localhost"):
         if _peer(cert, key, candidate) is not None:
             return candidate
@@ -20,7 +20,7 @@ def certified_host(cert: Path, key: Path, host: str) -> str:
 
 
 def _peer(cert: Path, key: Path, host: str | None) -> dict[str, Any] | None:
-    """The certificate as a client that trusts the file sees it; None if it does not count for `host` (None: any)."""
+    """The certificate as seen by a client that trusts it; None if it is not valid for `host` (None: any host)."""
     ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     theirs.check_hostname = host is not None
     theirs.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -30,7 +30,7 @@ def _peer(cert: Path, key: Path, host: str | None) -> dict[str, Any] | None:
         theirs.load_verify_locations(cert)
         server = ours.wrap_bio(to_server, to_client, server_side=True)
         client = theirs.wrap_bio(to_client, to_server, server_hostname=host)
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             for side in (client, server):
                 with contextlib.suppress(ssl.SSLWantReadError):
                     side.do_handshake()

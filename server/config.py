@@ -1,4 +1,4 @@
-"""Every setting of the server, once: the field is the flag, the environment variable, the default and the help."""
+"""The settings of the server: each field defines the flag, the environment variable, the default and the help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -30,8 +30,8 @@ from swiftrec.server.variables import is_service_link, unread_variables
 from swiftrec.server.version import add_version_flag
 
 S = TypeVar("S", bound=BaseSettings)
-_LEAST_RESPONSE_BYTES = 1_024
-_MAX_LIFETIME_S = 86_400 * 20  # of a connection: gRPC counts milliseconds in 32 bits
+_MIN_RESPONSE_BYTES = 1_024
+_MAX_LIFETIME_S = 86_400 * 20  # of a connection: gRPC stores milliseconds in 32 bits
 
 
 class ServerSettings(BaseSettings):
@@ -41,51 +41,52 @@ class ServerSettings(BaseSettings):
         env_prefix="SWIFTREC_", cli_prog_name="swiftrec serve", cli_kebab_case=True, cli_implicit_flags=True
     )
 
+    RENAMED: ClassVar = {"max_waiting_jobs": "max_queue_requests", "max_waiting_tokens": "max_queue_tokens"}
+
     bundle: Annotated[list[Path], NoDecode] = Field(
         min_length=1,
-        description="bundle folder: a version's folder serves that version, a folder of versions (1, 2, ...) the "
-        "highest; give the flag again for more bundles (in the variable put commas between them), the first is the "
-        "default",
+        description="bundle folder: that of a version, or a folder of versions (1, 2, ...), of which the highest is "
+        "served; repeat the flag for more bundles (in the variable, separate them by commas); the first is the default",
     )
     repository: Path | None = Field(None, description="folder of bundles that may be loaded by name while running")
     probe_timeout_s: float = Field(
         120,
         gt=0,
         le=3_600,
-        description="time in which a bundle that is loaded while the server runs must warm up in a separate process, "
-        "where it is tried first",
+        description="time in which a bundle that is loaded while the server runs must warm up in a separate process",
     )
     host: str = Field("127.0.0.1", description="address or name to listen on, such as 127.0.0.1 or ::1")
     port: int = Field(8001, ge=0, le=MAX_PORT, description="gRPC port; 0 takes a free one")
     metrics_host: str = Field(
         "127.0.0.1",
-        description="address of /metrics, /healthz and /readyz: plain HTTP, open to all who reach it",
+        description="address of /metrics, /healthz and /readyz: plain HTTP without authentication",
     )
     metrics_port: int = Field(8002, ge=0, le=MAX_PORT, description="port of /metrics; 0 takes a free one")
     allow_remote: bool = Field(
-        False, description="listen beyond loopback without TLS or authentication, behind a proxy that has both"
+        False, description="listen beyond loopback without TLS or authentication; use behind a proxy that has both"
     )
     tls_cert: Path | None = Field(
-        None, description="PEM certificate chain: with --tls-key it turns TLS on; read again when it changes"
+        None, description="PEM certificate chain; with --tls-key it turns TLS on; reloaded when it changes"
     )
     tls_key: Path | None = Field(None, description="PEM private key of --tls-cert, not encrypted")
     tls_client_ca: Path | None = Field(
-        None, description="PEM authorities: each client, health probes too, needs a certificate of one of them (mTLS)"
+        None,
+        description="PEM authorities: all clients, including health probes, need a certificate of one of them (mTLS)",
     )
     token_file: Path | None = Field(
         None,
-        description="bearer tokens of at least 16 characters, one a line, # comments: each call but health needs one; "
-        "read again when it changes",
+        description="bearer tokens of at least 16 characters, one per line, # comments: all calls but health need one; "
+        "reloaded when it changes",
     )
     reflection: bool | None = Field(
         None,
-        description="offer reflection, true or false; by default false with --token-file or --tls-client-ca",
+        description="serve reflection, true or false; by default false with --token-file or --tls-client-ca",
     )
     device: Literal["cpu", "cuda", "tensorrt"] = Field(
-        "cpu", description="where the models run (cuda and tensorrt: never run on a GPU yet)"
+        "cpu", description="where the models run (cuda and tensorrt have not been run on a GPU yet)"
     )
     variant: str | None = Field(
-        None, description="encoder, e.g. bert3-int8, or only its precision; the bundle's default if not given"
+        None, description="encoder variant, e.g. bert3-int8, or only its precision; default: that of the bundle"
     )
     sessions: int = Field(
         0, ge=0, le=64, description="batches of a model that run at the same time; 0: as tuned, or one for each core"
@@ -97,40 +98,42 @@ class ServerSettings(BaseSettings):
     max_batch_jobs: int = Field(
         64, ge=1, le=4_096, description="requests in one step, and texts or users in one batch of a model"
     )
-    max_waiting_jobs: int = Field(4_096, ge=1, le=1_000_000, description="requests that may wait")
-    max_waiting_tokens: int = Field(262_144, ge=128, le=100_000_000, description="tokens of their texts")
+    max_queue_requests: int = Field(4_096, ge=1, le=1_000_000, description="requests in the queue")
+    max_queue_tokens: int = Field(262_144, ge=128, le=100_000_000, description="tokens of the requests in the queue")
     queue_budget_ms: int = Field(
-        1_000, ge=1, le=3_600_000, description="predicted wait beyond which work is refused with RESOURCE_EXHAUSTED"
+        1_000, ge=1, le=3_600_000, description="predicted wait beyond which calls are rejected with RESOURCE_EXHAUSTED"
     )
     aging_ms: int = Field(
-        100, ge=1, le=3_600_000, description="wait after which a request counts as one priority higher"
+        100, ge=1, le=3_600_000, description="wait after which the priority of a request rises by one"
     )
-    cache_mb: int = Field(64, ge=0, le=1_000_000, description="vectors of texts used last, in MB; 0: no cache")
+    cache_mb: int = Field(64, ge=0, le=1_000_000, description="size of the cache of text vectors, in MB; 0: no cache")
     index: Literal["auto", "exact", "approximate"] = Field(
         "auto",
-        description="how the catalogue is searched: auto is exact below 20,000 items and approximate from there on",
+        description="search of the catalogue: auto is exact below 20,000 items, approximate otherwise",
     )
     parts: Annotated[str, AfterValidator(check_parts)] = Field(
         ",".join(PARTS),
-        description="parts of the score that count, of " + ", ".join(PARTS) + "; the bundle has the weight of each",
+        description="parts of the score to use, of " + ", ".join(PARTS) + "; the bundle has their weights",
     )
-    max_calls: int = Field(256, ge=1, le=4_096, description="calls at once; beyond it RESOURCE_EXHAUSTED")
+    max_calls: int = Field(
+        256, ge=1, le=4_096, description="concurrent calls; more are rejected with RESOURCE_EXHAUSTED"
+    )
     max_text_chars: int = Field(2_000, ge=1, le=100_000, description="characters of one text")
     max_history: int = Field(1_000, ge=1, le=100_000, description="events of one request")
-    max_entries: int = Field(256, ge=1, le=4_096, description="entries of one list request")
+    max_entries: int = Field(256, ge=1, le=4_096, description="requests or texts of one batch call")
     max_items: int = Field(
-        20_000, ge=1, le=10_000_000, description="items that one call may ask for: the sum of top_k over its entries"
+        20_000, ge=1, le=10_000_000, description="items requested by one call: the sum of top_k over its requests"
     )
-    max_events: int = Field(20_000, ge=1, le=10_000_000, description="events of all entries of one call")
+    max_events: int = Field(20_000, ge=1, le=10_000_000, description="events of all requests of one call")
     max_filter_values: int = Field(
-        20_000, ge=1, le=10_000_000, description="ids and values in the filters of all entries of one call"
+        20_000, ge=1, le=10_000_000, description="ids and values in the filters of all requests of one call"
     )
     max_message_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="bytes of one request")
     max_response_bytes: int = Field(
         4_194_304,
         ge=0,
         le=1_073_741_824,
-        description="bytes of one response; 0: no limit. Clients read 4194304 unless they raise "
+        description="bytes of one response; 0: no limit. Clients accept 4194304 unless they raise "
         "grpc.max_receive_message_length",
     )
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576, description="bytes of one call's metadata")
@@ -138,9 +141,11 @@ class ServerSettings(BaseSettings):
         1_024,
         ge=1,
         le=65_536,
-        description="calls in flight on one connection; a client makes more of them wait, gRPC refuses those it sends",
+        description="concurrent calls on one connection; gRPC clients queue further calls, the server rejects them",
     )
-    max_connections: int = Field(1_000, ge=1, le=1_000_000, description="connections; more are closed at once")
+    max_connections: int = Field(
+        1_000, ge=1, le=1_000_000, description="connections; further ones are closed immediately"
+    )
     max_connection_idle_s: float = Field(
         300, ge=0, le=_MAX_LIFETIME_S, description="time after which a connection without a call is closed; 0: no limit"
     )
@@ -148,60 +153,62 @@ class ServerSettings(BaseSettings):
         0,
         ge=0,
         le=_MAX_LIFETIME_S,
-        description="age, varied by 10 %, at which a connection takes no new calls, so that clients connect again and "
-        "find new servers; its calls are finished, streams cut 5 s after --default-timeout-ms; 0: no limit",
+        description="age, varied by 10 %, at which a connection accepts no new calls, so that clients reconnect and "
+        "find new servers; its calls are finished, streams are ended 5 s after --default-timeout-ms; 0: no limit",
     )
     max_stream_idle_s: float = Field(
         300,
         ge=0,
         le=_MAX_LIFETIME_S,
-        description="time after a message of a stream in which the next must come, or the stream is ended; 0: no limit",
+        description="longest time between two messages of a stream, after which it is ended; 0: no limit",
     )
     send_timeout_ms: int = Field(
         30_000,
         ge=1,
         le=3_600_000,
-        description="time in which a client must read a response; its call is cancelled otherwise",
+        description="time in which a client must read a response, after which its call is cancelled",
     )
     min_ping_interval_ms: int = Field(
         30_000,
         ge=0,
         le=3_600_000,
-        description="a client's keepalive pings that come closer than this count as abuse; the third closes the "
-        "connection",
+        description="minimum interval of a client's keepalive pings; the third early one closes the connection",
     )
     default_timeout_ms: int = Field(
         10_000,
         ge=1,
         le=3_600_000,
-        description="deadline of a call that brings none or a later one; in a stream, of each message",
+        description="deadline of calls without one, and upper limit of deadlines; for streams, of each message",
     )
     drain_ms: int = Field(
         0,
         ge=0,
         le=3_600_000,
-        description="time after SIGTERM in which calls are still taken while health says NOT_SERVING, so that load "
-        "balancers stop sending calls first",
+        description="time after SIGTERM in which calls are still accepted while health reports NOT_SERVING, so that "
+        "load balancers stop sending calls",
     )
     hang_timeout_ms: int = Field(
         10_000,
         ge=100,
         le=3_600_000,
-        description="a batch that takes longer, and longer than four times its predicted time, hangs: the server says "
-        "NOT_SERVING and ends with code 70",
+        description="time after which a step hangs, if it is also longer than four times its predicted time: the "
+        "server reports NOT_SERVING and exits with code 70",
     )
     grace_ms: int = Field(
-        10_000, ge=0, le=3_600_000, description="time for accepted calls after SIGTERM and --drain-ms"
+        10_000, ge=0, le=3_600_000, description="time for accepted calls to finish after SIGTERM and --drain-ms"
     )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^/\s@]+$",
-        description="OpenTelemetry collector for traces by OTLP over gRPC, e.g. http://localhost:4317; by default off",
+        description="OpenTelemetry collector for traces by OTLP over gRPC, e.g. http://localhost:4317; default: off",
     )
     trace_ratio: float = Field(
-        1.0, ge=0, le=1, description="share of calls without a traceparent that are traced; else the caller decides"
+        1.0,
+        ge=0,
+        le=1,
+        description="share of calls without a traceparent that are traced; with one, the caller decides",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
 
     @classmethod
     def settings_customise_sources(
@@ -212,7 +219,7 @@ class ServerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Pass over variables that Kubernetes sets: SWIFTREC_PORT is a URL where a Service is called swiftrec."""
+        """Ignore variables that Kubernetes sets: SWIFTREC_PORT is a URL if a Service is called swiftrec."""
         if isinstance(env_settings, EnvSettingsSource):
             variables = env_settings.env_vars.items()
             env_settings.env_vars = {name: value for name, value in variables if not is_service_link(name, value or "")}
@@ -221,10 +228,10 @@ class ServerSettings(BaseSettings):
     @field_validator("bundle", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
-        if isinstance(value, str):  # of the variable: a flag comes as a list
+        if isinstance(value, str):  # from the variable: a flag is a list
             value = _split_folders(value)
         if isinstance(value, list) and (not value or "" in value):
-            raise ValueError("a folder is needed")
+            raise ValueError("give a folder")
         return [value] if isinstance(value, Path) else value
 
     @field_validator("repository")
@@ -234,7 +241,7 @@ class ServerSettings(BaseSettings):
             if value is not None:
                 os.scandir(value).close()
         except OSError as error:
-            raise ValueError(f"no folder that can be read ({error.strerror}): create it, or give another") from None
+            raise ValueError(f"not a readable folder ({error.strerror}): create it, or give another") from None
         return value
 
     @field_validator("host", "metrics_host", mode="after")
@@ -245,18 +252,18 @@ class ServerSettings(BaseSettings):
     @field_validator("max_response_bytes")
     @classmethod
     def _has_room_for_an_error(cls, value: int) -> int:
-        if 0 < value < _LEAST_RESPONSE_BYTES:
-            raise ValueError(f"must be at least {_LEAST_RESPONSE_BYTES}, or 0 for no limit")
+        if 0 < value < _MIN_RESPONSE_BYTES:
+            raise ValueError(f"must be at least {_MIN_RESPONSE_BYTES}, or 0 for no limit")
         return value
 
     @property
     def has_authentication(self) -> bool:
-        """Whether a caller must show who he is."""
+        """Whether callers are authenticated."""
         return self.token_file is not None or self.tls_client_ca is not None
 
     @property
     def has_reflection(self) -> bool:
-        """Whether the reflection service is offered."""
+        """Whether the reflection service is served."""
         return not self.has_authentication if self.reflection is None else self.reflection
 
     @model_validator(mode="after")
@@ -282,7 +289,7 @@ class ServerSettings(BaseSettings):
 
 
 def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequence[type[BaseSettings]] = ()) -> S:
-    """Read settings from flags and the environment; warn on stderr of variables that begin like ours and set nothing.
+    """Read settings from flags and the environment; warns on stderr of unknown variables with our prefix.
 
     An empty variable counts as not set. Flags and variables of fields that `kind` lists in `RENAMED` still work under
     their old name, with a warning (`server.renames`).
@@ -291,8 +298,8 @@ def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequ
 
     Args:
         kind: the settings of the program.
-        argv: its flags; those of the process if not given.
-        others: settings of other commands whose variables begin alike.
+        argv: its flags; default: those of the process.
+        others: settings of other commands whose variables have the same prefix.
 
     Raises:
         ConfigError: an argument is unknown, or one sentence for each setting that is wrong.
@@ -312,15 +319,15 @@ def read_settings(kind: type[S], argv: Sequence[str] | None = None, others: Sequ
         return kind(_cli_settings_source=source(parsed_args=namespace), _env_ignore_empty=True, **given)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors())) from None
-    except SettingsError as error:  # a flag or variable of a list that is no list
+    except SettingsError as error:  # a list that cannot be parsed
         raise ConfigError(f"a flag or variable cannot be read: {error}") from None
 
 
 def require_utf8(value: str, remedy: str) -> str:
-    """Text from a flag or a variable, for a validator of settings.
+    """Validate text from a flag or a variable.
 
     Raises:
-        ValueError: its bytes are not UTF-8, so it could neither be sent nor written.
+        ValueError: its bytes are not UTF-8, so it can be neither sent nor written.
     """
     try:
         value.encode()
@@ -330,7 +337,7 @@ def require_utf8(value: str, remedy: str) -> str:
 
 
 def _take_lists(kind: type[BaseSettings], namespace: argparse.Namespace) -> dict[str, Any]:
-    """Flags whose values are taken as they are: pydantic would join them with commas, which paths may have, too."""
+    """Remove the list flags from the namespace: pydantic would join their values with commas."""
     names = [name for name, field in kind.model_fields.items() if NoDecode in field.metadata and name in namespace]
     lists = {name: getattr(namespace, name) for name in names}
     for name in names:
@@ -369,15 +376,15 @@ def _warn_of_unread_variables(kinds: Sequence[type[BaseSettings]]) -> None:
 
 
 def _split_folders(value: str) -> list[str]:
-    """The folders of the variable, between commas; a comma belongs to a folder's name where only that names a folder.
+    """Split a variable at commas into folders; a comma is part of a name if only then the folder exists.
 
     Raises:
-        ValueError: it can be read in two ways.
+        ValueError: it is ambiguous.
     """
     parts, folders, start = value.split(","), list[str](), 0
     while start < len(parts):
         readings = {end: ",".join(parts[start:end]).strip() for end in range(start + 1, len(parts) + 1)}
-        # Path raises where a name is too long.
+        # Path raises an error if a name is too long.
         existing = [end for end, folder in readings.items() if os.path.exists(folder)]  # noqa: PTH110
         if len(existing) > 1:
             first, second = (readings[end] for end in existing[:2])
@@ -390,9 +397,9 @@ def _split_folders(value: str) -> list[str]:
     return [folder for folder in folders if folder]
 
 
-def _sentence(place: tuple[int | str, ...], message: str, value: object) -> str:
+def _sentence(location: tuple[int | str, ...], message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
-    if not place:
+    if not location:
         return message
-    flag = flag_of(str(place[0]))
+    flag = flag_of(str(location[0]))
     return f"{flag} is required" if message == "Field required" else f"{flag}: {message}, got {value!r}"

@@ -1,4 +1,4 @@
-"""What travels through the pipeline."""
+"""The data types of the domain: requests, events and recommendations."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from swiftrec.server.catalogue.catalogue import Filter, Item
 
 @dataclass(frozen=True, slots=True)
 class ItemEvent:
-    """An item that the user took."""
+    """An item that the user interacted with."""
 
     item_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class TextEvent:
-    """A text that says something of the user."""
+    """A text in the history of the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A validated request; the bundle's default decides where `exclude_history` is None."""
+    """A validated request; if `exclude_history` is None, the default of the bundle applies."""
 
     history: tuple[ItemEvent | TextEvent, ...] = ()
     query: str = ""
@@ -37,7 +37,7 @@ class Request:
 
 
 class Strategy(Enum):
-    """How a ranking came about."""
+    """How a ranking was made."""
 
     MODEL = "model"
     POPULARITY = "popularity"
@@ -56,10 +56,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Ranked items and how they came about.
+    """Ranked items, and how the ranking was made.
 
-    `resolved` are text events that name an item: their place in the history, and the item's id.
-    `unknown_filter_values` are values of the request's filter that no item has (`Catalogue.unknown_values`).
+    `resolved` are text events that were recognised as items: their index in the history, and the item's id.
+    `unknown_filter_values` are values of the filter that no item has (`Catalogue.unknown_values`).
     """
 
     items: list[tuple[Item, float]]

@@ -1,42 +1,42 @@
-"""What can go wrong, in domain words. One table at the edge (`server.status`) maps them to gRPC.
+"""The errors of the server. `server.status` maps them to gRPC status codes.
 
 SwiftrecError         base
 ├─ ConfigError        a setting is wrong: exit code 2
-├─ BundleError        a bundle is missing, damaged or does not fit: exit code 2
-├─ ProviderError      the device that was asked for is not the one that would run: exit code 2
+├─ BundleError        a bundle is missing, damaged or incompatible: exit code 2
+├─ ProviderError      the requested device cannot be used: exit code 2
 ├─ Unauthenticated    the call has no valid token
-├─ RequestMissing     the call has no request, or its request did not come in time
-├─ InvalidRequest     a field of a request is wrong
-├─ MessageTooLarge    a request or its response has more bytes than it may
+├─ RequestMissing     the call has no request, or its request did not arrive in time
+├─ InvalidRequest     a field of a request is invalid
+├─ MessageTooLarge    a request or its response is too large
 ├─ NotFound           no such bundle, version or model is loaded
 ├─ NotServing         no bundle is loaded yet
 ├─ Busy               another bundle is being loaded or unloaded
-├─ Overloaded         the queue is full, or the answer would come too late
-├─ DeadlineExceeded   the answer would come too late, or did
-├─ Cancelled          nobody waits for the answer any more
-├─ ShuttingDown       the server stops
-├─ Unsupported        the protocol knows this, this server does not
-├─ ModelFailed        the model raised on this input
-└─ InternalError      our own code failed on this request; the log has the traceback
+├─ Overloaded         the queue is full, or the response would be too late
+├─ DeadlineExceeded   the deadline has passed
+├─ Cancelled          the client no longer waits for the response
+├─ ShuttingDown       the server is stopping
+├─ Unsupported        a feature of the protocol that this server does not have
+├─ ModelFailed        the model failed on this input
+└─ InternalError      an unexpected error; the log has the traceback
 """
 
 from __future__ import annotations
 
 
 class SwiftrecError(Exception):
-    """Base of everything that the server can say."""
+    """Base of the errors of the server."""
 
 
 class ConfigError(SwiftrecError):
-    """A setting is wrong."""
+    """A setting is invalid."""
 
 
 class BundleError(SwiftrecError):
-    """A bundle is missing, damaged or does not fit."""
+    """A bundle is missing, damaged or incompatible."""
 
 
 class ProviderError(SwiftrecError):
-    """The device that was asked for is not the one that would run."""
+    """The requested device cannot be used."""
 
 
 class Unauthenticated(SwiftrecError):  # noqa: N818
@@ -44,16 +44,16 @@ class Unauthenticated(SwiftrecError):  # noqa: N818
 
 
 class RequestMissing(SwiftrecError):  # noqa: N818
-    """The call has no request, or its request did not come in time."""
+    """The call has no request, or its request did not arrive in time."""
 
 
 class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)
-    """A field of a request is wrong.
+    """A field of a request is invalid.
 
     Args:
-        field: which, by the names of the contract.
-        rule: what is wrong, in our words and numbers, so that it may be logged.
-        quote: the rest of the sentence, which quotes the request or the catalogue: for the client only.
+        field: its name in the contract.
+        rule: the rule that it violates; contains no data of the request, so that it can be logged.
+        quote: the rest of the message, which quotes the request or the catalogue, for the client only.
     """
 
     def __init__(self, field: str, rule: str, quote: str = "") -> None:
@@ -63,9 +63,9 @@ class InvalidRequest(SwiftrecError):  # noqa: N818 (reads as the state it names)
 
 
 class InvalidInput(InvalidRequest):
-    """An input or parameter of the Open Inference Protocol is wrong; the sentence names it as Triton does.
+    """An input or parameter of the Open Inference Protocol is invalid; the message is worded like Triton's.
 
-    Field and sentence may quote the request.
+    Field and message may quote the request.
     """
 
     def __init__(self, field: str, sentence: str) -> None:
@@ -74,7 +74,7 @@ class InvalidInput(InvalidRequest):
 
 
 class MessageTooLarge(SwiftrecError):  # noqa: N818
-    """A request or its response has more bytes than it may: the same request will never be answered."""
+    """A request or its response is too large: repeating the request will not help."""
 
 
 class NotFound(SwiftrecError):  # noqa: N818
@@ -90,15 +90,15 @@ class Busy(SwiftrecError):  # noqa: N818
 
 
 class Unsupported(SwiftrecError):  # noqa: N818
-    """The protocol knows this, this server does not."""
+    """A feature of the protocol that this server does not have."""
 
 
 class Overloaded(SwiftrecError):  # noqa: N818
-    """The queue is full, or the response would be late; try again after `retry_after` seconds.
+    """The queue is full, or the response would be too late; retry after `retry_after` seconds.
 
     Args:
         retry_after: seconds.
-        reason: for the client; Triton's clients look for the words of the default.
+        reason: for the client; Triton's clients expect the wording of the default.
     """
 
     def __init__(self, retry_after: float, reason: str = "Exceeds maximum queue size: the server is full") -> None:
@@ -107,27 +107,27 @@ class Overloaded(SwiftrecError):  # noqa: N818
 
 
 class DeadlineExceeded(SwiftrecError):  # noqa: N818
-    """The answer would come too late, or did."""
+    """The deadline has passed."""
 
 
 class Cancelled(SwiftrecError):  # noqa: N818
-    """Nobody waits for the answer any more."""
+    """The client no longer waits for the response."""
 
 
 class ShuttingDown(SwiftrecError):  # noqa: N818
-    """The server stops."""
+    """The server is stopping."""
 
 
 class ModelFailed(SwiftrecError):  # noqa: N818
-    """The model raised on this input."""
+    """The model failed on this input."""
 
 
 class InternalError(SwiftrecError):
-    """Our own code failed on this request; clients are told nothing else."""
+    """An unexpected error; clients see no details."""
 
 
 def internal_error(cause: Exception) -> InternalError:
-    """An error for the client, whose cause is for the log."""
+    """An error for the client; its cause is logged."""
     error = InternalError("internal error")
     error.__cause__ = cause
     return error

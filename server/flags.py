@@ -1,7 +1,7 @@
-"""`--flags-from VARIABLE`: more flags for a command, from an environment variable.
+"""`--flags-from VARIABLE`: reads further flags of a command from an environment variable.
 
-The Makefile passes what its user typed this way, so that no shell reads it: the variable is split into words as a shell
-would split it, with quotes and backslashes, and nothing in it is run or expanded.
+The Makefile passes user input this way, so that no shell interprets it: the variable is split into words like in a
+shell, with quotes and backslashes, but nothing in it is run or expanded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FLAG = "--flags-from"
 
 
 def with_flags(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The arguments with `--flags-from VARIABLE` replaced by the variable's words; by nothing if it is not set.
+    """Replace `--flags-from VARIABLE` by the words of the variable; by nothing if it is not set.
 
     Raises:
         ConfigError: a quote is not closed.

@@ -1,4 +1,4 @@
-"""The command printed after the start: a request that fits the bundle, the address and the access of the server."""
+"""The example command that the server prints after its start, for its bundle, address and authentication."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from swiftrec.server.config import ServerSettings
 from swiftrec.server.text import is_blank
 
 SAMPLED_ITEMS = 100
-_WORD_CHARS = 80  # of a title or value that is shown
+_MAX_SHOWN_CHARS = 80  # of a title or value
 _DEFAULT_ADDRESS = "127.0.0.1:8001"  # of `swiftrec ask`
 _PROGRAM = "swiftrec"
-_MARKS = ("id:", "text:")  # with which an event of a history may begin, to say what it is
-_SEPARATOR, _ESCAPE = "|", "\\"  # between the events of a history, and what before one keeps it inside an event
+_PREFIXES = ("id:", "text:")  # of an event in a history
+_SEPARATOR, _ESCAPE = "|", "\\"  # between the events of a history
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,20 @@ class Example:
 
 
 def example(items: Iterable[Item]) -> Example:
-    """A request from the first item that has a title and an attribute, or as much of it as there is.
+    """Make a request from the first item that has a title and an attribute, or from the best alternative.
 
-    A title is a text event; an id is added where it has digits only.
+    A title is used as a text event; an id is added if it has only digits.
     """
     best = Example()
     for item in items:
         title = item.title if _is_usable(item.title) and not item.title.isdecimal() else ""
-        title = f"text:{title}" if title.startswith(_MARKS) else title
+        title = f"text:{title}" if title.startswith(_PREFIXES) else title
         identity = item.id if item.id.isdecimal() and item.id.isascii() else ""
         query = next((value for value in _values(item) if not value.isdecimal()), "")
-        found = Example(query, _SEPARATOR.join(filter(None, (title, identity))))
+        candidate = Example(query, _SEPARATOR.join(filter(None, (title, identity))))
         if query and title:
-            return found
-        best = max(best, found, key=lambda one: (bool(one.query), bool(one.history)))
+            return candidate
+        best = max(best, candidate, key=lambda request: (bool(request.query), bool(request.history)))
     return best
 
 
@@ -75,7 +75,7 @@ def program_as_typed(path: str) -> str:
 
 
 def _access(settings: ServerSettings) -> list[str]:
-    """Flags of the client; what belongs to the client alone is named in capitals."""
+    """Flags of the client; the client's own files are placeholders in capitals."""
     flags = ["--tls-ca", str(settings.tls_cert.absolute())] if settings.tls_cert else []
     if settings.tls_client_ca:
         flags += ["--tls-cert", "CLIENT_CERTIFICATE", "--tls-key", "CLIENT_KEY"]
@@ -87,7 +87,7 @@ def _values(item: Item) -> Iterator[str]:
 
 
 def _is_usable(word: str) -> bool:
-    """Whether it can be shown on a line and sent as a text."""
-    if len(word) > _WORD_CHARS or not word.isprintable() or is_blank(word):
+    """Whether it fits on a line and can be sent as a text."""
+    if len(word) > _MAX_SHOWN_CHARS or not word.isprintable() or is_blank(word):
         return False
     return _SEPARATOR not in word and not word.endswith(_ESCAPE)

@@ -1,7 +1,7 @@
-"""Messages from bytes and to bytes, and how many bytes they may have.
+"""Parses and serialises messages, and limits their size.
 
-gRPC's own refusal of a message that is too large, on either side, has the status of a full server: clients try again.
-So the server reads somewhat larger requests than it accepts, and looks at each response before it is sent.
+If gRPC itself rejects a message that is too large, on either side, the status is that of a full server and clients
+retry. So the server reads larger requests than it accepts, and checks each response before sending it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from google.protobuf.message import DecodeError, Message
 from swiftrec.server.errors import InvalidRequest, MessageTooLarge
 
 M = TypeVar("M", bound=Message)
-DEFAULT_BYTES = 4_194_304  # what gRPC reads on both sides, unless it is told otherwise
+DEFAULT_BYTES = 4_194_304  # gRPC's default limit on both sides
 FLOAT_BYTES = 4
 _READ_FACTOR = 4
-_LARGEST_OPTION = 2**31 - 1
+_MAX_OPTION = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class MessageLimits:
-    """The limits of one message.
+    """Limits of messages.
 
     Args:
         request_bytes: of a request.
@@ -58,7 +58,7 @@ class MessageLimits:
             )
 
     def encode(self, response: Message) -> bytes:
-        """A response in bytes.
+        """Serialise a response.
 
         Raises:
             MessageTooLarge: it is over the limit.
@@ -69,8 +69,8 @@ class MessageLimits:
 
 
 def read_bytes(request_bytes: int) -> int:
-    """What gRPC itself reads of a message, if one may have `request_bytes`: beyond it gRPC refuses."""
-    return min(_READ_FACTOR * request_bytes, _LARGEST_OPTION)
+    """The size up to which gRPC reads messages, if requests may have `request_bytes`."""
+    return min(_READ_FACTOR * request_bytes, _MAX_OPTION)
 
 
 def decode(kind: type[M], data: bytes) -> M:

@@ -1,4 +1,4 @@
-"""The parts of a score: their weights (`server.catalogue.blend.Weights`), and the files of the tables they need."""
+"""The parts of a score: the weights of each (`server.catalogue.blend.Weights`), and the files of their tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORD_ARRAYS = ("terms", "often", "titled", "sizes", "pairs", "names", "named")
 
 
 def row_files(table: str) -> list[str]:
-    """The files of one table of rows (`server.catalogue.sparse.SparseRows`)."""
+    """The files of a sparse table (`server.catalogue.sparse.SparseRows`)."""
     return [f"{table}-{part}.npy" for part in ("starts", "positions", "weights")]
 
 
@@ -34,17 +34,19 @@ TABLES = (
 
 
 def check_parts(names: str) -> str:
-    """The same names of parts, separated by commas.
+    """Check names of parts, separated by commas; returns them.
 
     Raises:
-        ValueError: one of them is no part.
+        ValueError: a name is not that of a part.
     """
     for name in names.split(","):
         if name not in PARTS:
-            raise ValueError(f"{name!r} is no part of the score: name some of {', '.join(PARTS)}, separated by commas")
+            raise ValueError(
+                f"{name!r} is not a part of the score: give some of {', '.join(PARTS)}, separated by commas"
+            )
     return names
 
 
 def parts_off(names: str) -> frozenset[str]:
-    """The parts that do not count where these, separated by commas, do."""
+    """The parts that are not among these, which are separated by commas."""
     return frozenset(PARTS) - set(names.split(","))

@@ -1,4 +1,4 @@
-"""Trying a bundle in a separate process, so that a bad model file takes that process down and not the server."""
+"""Tries a bundle in a separate process, so that a bad model file crashes that process and not the server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from swiftrec.server.models.bundle import load_bundle
 from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 
-_SENTENCE_CHARS = 1_000  # clients refuse trailers that are much longer
-_PREFIX = "swiftrec probe: "  # of the child's error, written by server.__main__
+_MAX_MESSAGE_CHARS = 1_000  # clients reject much longer trailers
+_PREFIX = "swiftrec probe: "  # of the error message of the child process, see server.__main__
 
 
 class ProbeSettings(ServerSettings):
@@ -37,7 +37,7 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
     """Load, warm up and stop the bundle in a child process, which is killed after `timeout_s`.
 
     Raises:
-        BundleError: the child failed; says why, in one sentence.
+        BundleError: the child process failed; the message has the reason.
     """
     command = [
         sys.executable,
@@ -51,7 +51,7 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
     ]
     if options.variant:
         command += ["--variant", options.variant]
-    theirs, ours = os.pipe()  # it closes when this process ends, however that ends: the child goes too
+    theirs, ours = os.pipe()  # closes when this process ends in any way, which ends the child process
     try:
         child = subprocess.run(  # noqa: S603 (our own command; the folder is one argument)
             command,
@@ -59,13 +59,13 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
             capture_output=True,
             check=False,
             timeout=timeout_s,
-            cwd=Path(__file__).parents[2],  # where the package swiftrec is, in a checkout that is not installed, too
-            start_new_session=True,  # Ctrl-C is for the server
+            cwd=Path(__file__).parents[2],  # the folder of the package, also if it is not installed
+            start_new_session=True,  # Ctrl-C must only reach the server
             env={name: value for name, value in os.environ.items() if not name.startswith("SWIFTREC_")},
         )
     except subprocess.TimeoutExpired:
         remedy = "export it again or raise --probe-timeout-s"
-        raise BundleError(f"{folder}: not warm in a separate process after {timeout_s:g} s: {remedy}") from None
+        raise BundleError(f"{folder}: not warmed up in a separate process after {timeout_s:g} s: {remedy}") from None
     finally:
         os.close(theirs)
         os.close(ours)
@@ -74,14 +74,14 @@ def probe(folder: Path, options: EngineOptions, timeout_s: float) -> None:
 
 
 def _reason(folder: Path, code: int, stderr: str) -> str:
-    """Why the child failed: its own sentence, wherever that stands among what libraries write."""
+    """Why the child process failed: its error message, among the output of libraries."""
     if code < 0:
         known = {number.value: number.name for number in signal.Signals}
         name = known.get(-code, f"signal {-code}")
         return f"{folder}: loading it in a separate process ended with {name}: export it again"
     sentences = [line for line in stderr.splitlines() if line.startswith(_PREFIX)]
     if sentences:
-        return textwrap.shorten(sentences[-1].removeprefix(_PREFIX), _SENTENCE_CHARS, placeholder=" ...")
+        return textwrap.shorten(sentences[-1].removeprefix(_PREFIX), _MAX_MESSAGE_CHARS, placeholder=" ...")
     return (
         f"{folder}: loading it failed with exit code {code}: run swiftrec probe --bundle {folder} to see why, "
         "or export it again"
@@ -89,16 +89,18 @@ def _reason(folder: Path, code: int, stderr: str) -> str:
 
 
 def try_bundle(folder: Path, options: EngineOptions) -> None:
-    """What the child does.
+    """Try a bundle in this process.
 
     Raises:
         BundleError, ProviderError: the bundle cannot be served.
     """
-    Recommender(load_bundle(folder), replace(options, index="exact")).start()  # an index is made of what is tried here
+    Recommender(
+        load_bundle(folder), replace(options, index="exact")
+    ).start()  # the index needs no trial: it is built from the models
 
 
 def end_with_parent() -> None:
-    """End this process when the parent ends, of which the pipe on stdin tells."""
+    """End this process when its parent ends and closes the pipe on stdin."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
 

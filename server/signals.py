@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C, in a thread of their own.
+"""Handles SIGTERM and Ctrl-C in a separate thread.
 
-The kernel may give a process's signal to any of its threads. Python's handler then waits until the main thread runs
-again, which never happens while that waits for a lock; the byte that goes into the wake-up pipe waits for nobody.
+The kernel may deliver a signal to any thread of the process. Python's handler runs in the main thread, and never does
+so while that thread waits for a lock. The wake-up pipe is written immediately.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ _log = logging.getLogger(__name__)
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
-def on_signals(told: Callable[[], None]) -> None:
-    """Call `told` on each of them, from now on. Once a process, from its main thread."""
+def on_signals(on_signal: Callable[[], None]) -> None:
+    """Call `on_signal` on each of them, from now on. Once a process, from its main thread."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in _NUMBERS:
-        signal.signal(number, lambda _number, _frame: None)  # without one, the signal ends the process
-    threading.Thread(target=_follow, args=(read, told), name="signals", daemon=True).start()
+        signal.signal(number, lambda _number, _frame: None)  # without a handler, the signal ends the process
+    threading.Thread(target=_follow, args=(read, on_signal), name="signals", daemon=True).start()
 
 
-def _follow(pipe: int, told: Callable[[], None]) -> None:
+def _follow(pipe: int, on_signal: Callable[[], None]) -> None:
     while byte := os.read(pipe, 1):
         if byte[0] in _NUMBERS:
             try:
-                told()
-            except Exception:  # noqa: BLE001 (the next signal must be obeyed)
-                _log.exception("a signal was not obeyed")
+                on_signal()
+            except Exception:  # noqa: BLE001 (later signals must be handled)
+                _log.exception("a signal could not be handled")
 
 
 def stop_on_signals(app: App) -> threading.Event:
-    """An event that SIGTERM or Ctrl-C sets; a second one cancels the calls that still run.
+    """Return an event that is set by SIGTERM or Ctrl-C; a second signal cancels the calls in flight.
 
-    While it starts, the process ends with code 0 as soon as what serves already, if anything, is stopped.
+    During the start, a signal stops the loaded bundles, if any, and ends the process with code 0.
     """
     stop = threading.Event()
 
     def leave() -> None:
         if app.registry.ready():
             app.stop()
-        _log.info("stopped while it started")
+        _log.info("stopped during the start")
         logging.shutdown()
-        os._exit(0)  # a bundle that is being loaded would hold the process
+        os._exit(0)  # a thread that is loading a bundle would keep the process alive
 
-    def told() -> None:
+    def on_signal() -> None:
         if stop.is_set():
-            app.hurry()
+            app.cancel_in_flight()
         elif not app.has_started:
             threading.Thread(target=leave, name="leave").start()
         stop.set()
 
-    on_signals(told)
+    on_signals(on_signal)
     return stop

@@ -1,4 +1,4 @@
-"""The one table from domain errors to gRPC status, with google.rpc details."""
+"""Maps errors to gRPC status codes and google.rpc details."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _CODES: dict[type, int] = {
 
 
 _INTERNAL: int = code_pb2.INTERNAL
-# Sentences quote the request, and a status travels in trailers, of which clients take 8 KB by default.
-_SENTENCE_BYTES, _FIELD_BYTES = 1_000, 256
+# Messages may quote the request, and a status is sent in trailers, which clients limit to 8 KB by default.
+_MAX_MESSAGE_BYTES, _MAX_FIELD_BYTES = 1_000, 256
 
 
 def code_of(error: SwiftrecError) -> int:
@@ -55,16 +55,16 @@ def code_of(error: SwiftrecError) -> int:
 
 
 def sentence(error: SwiftrecError) -> str:
-    """What the client reads: as long as a trailer may be."""
-    return _cut(str(error), _SENTENCE_BYTES)
+    """The error message for the client, cut to the size of a trailer."""
+    return _cut(str(error), _MAX_MESSAGE_BYTES)
 
 
 def to_status(error: SwiftrecError) -> status_pb2.Status:
-    """The error as google.rpc.Status: BadRequest names the field, RetryInfo says when to come again."""
+    """The error as google.rpc.Status: BadRequest names the field, RetryInfo says when to retry."""
     details: list[Message] = []
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=_cut(error.field, _FIELD_BYTES), description=_cut(error.reason, _SENTENCE_BYTES)
+            field=_cut(error.field, _MAX_FIELD_BYTES), description=_cut(error.reason, _MAX_MESSAGE_BYTES)
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded):
@@ -72,8 +72,8 @@ def to_status(error: SwiftrecError) -> status_pb2.Status:
         delay = duration_pb2.Duration(seconds=whole, nanos=int((error.retry_after - whole) * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = [any_pb2.Any() for _ in details]
-    for box, detail in zip(packed, details, strict=True):
-        box.Pack(detail)
+    for container, detail in zip(packed, details, strict=True):
+        container.Pack(detail)
     return status_pb2.Status(code=code_of(error), message=sentence(error), details=packed)
 
 

@@ -1,4 +1,4 @@
-"""What counts as an empty text: one that shows nothing to a reader."""
+"""Detects blank texts: those without a visible character."""
 
 from __future__ import annotations
 

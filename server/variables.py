@@ -1,4 +1,4 @@
-"""Environment variables that begin like ours: which are settings, and which nobody reads."""
+"""Finds environment variables with our prefix that set nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-# Variables of other programs of this project, which begin with the server's prefix.
+# Prefixes of other programs of this project, which begin with the server's prefix.
 _OTHER_PREFIXES = ("SWIFTREC_EXPORT_", "SWIFTREC_ASK_", "SWIFTREC_PLANTED_")
-# What Kubernetes sets in every pod for a Service, here for one whose name begins with "swiftrec" (its documentation,
-# "Accessing the Service", environment variables): NAME_SERVICE_HOST, NAME_PORT=tcp://10.0.0.1:8001, NAME_PORT_8001_TCP.
+# Variables that Kubernetes sets in each pod for a Service whose name begins with "swiftrec" (Kubernetes documentation,
+# "Accessing the Service"): NAME_SERVICE_HOST, NAME_PORT=tcp://10.0.0.1:8001, NAME_PORT_8001_TCP.
 _SERVICE_NAME = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
 )
@@ -17,14 +17,14 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 
 def is_service_link(name: str, value: str) -> bool:
-    """Whether Kubernetes has set the variable for a Service, so that it is no setting of ours."""
+    """Whether Kubernetes has set the variable for a Service, so that it is not a setting."""
     if _SERVICE_NAME.fullmatch(name):
         return True
     return name.upper().endswith("_PORT") and _SERVICE_URL.match(value) is not None
 
 
 def unread_variables(environment: Mapping[str, str], prefix: str, fields: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Variables that begin with the prefix but set nothing; an empty one counts as not set.
+    """Variables with the prefix that set nothing; empty ones count as not set.
 
     Args:
         environment: names and values.
@@ -32,7 +32,7 @@ def unread_variables(environment: Mapping[str, str], prefix: str, fields: Iterab
         fields: names of its settings.
 
     Yields:
-        The variable and the setting's variable that it resembles most, or "" if it resembles none.
+        The variable, and the most similar variable of a setting, or "" if none is similar.
     """
     known = sorted({f"{prefix}{name}".upper() for name in fields})
     foreign = tuple(other for other in _OTHER_PREFIXES if other != prefix)

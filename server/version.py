@@ -1,4 +1,4 @@
-"""The version of this installation, and the flag that every program prints it by."""
+"""The version of this installation, and the flag that prints it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def version_line() -> str:
 
 
 def add_version_flag(parser: argparse.ArgumentParser) -> None:
-    """Let a program's parser take `--version`: print the version and exit with code 0."""
+    """Add `--version`, which prints the version and exits with code 0."""
     parser.add_argument(VERSION_FLAG, action=_PrintVersion, nargs=0, help="show the version and exit")
 
 
 class _PrintVersion(argparse.Action):
-    """Reads the version when it is asked for, unlike argparse's own action."""
+    """Reads the version only when the flag is used, unlike argparse's own action."""
 
     def __call__(
         self,
@@ -34,6 +34,6 @@ class _PrintVersion(argparse.Action):
         values: str | Sequence[object] | None,  # noqa: ARG002
         option_string: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Print and leave."""
+        """Print the version and exit."""
         sys.stdout.write(f"{version_line()}\n")
         parser.exit()

@@ -21,7 +21,7 @@ from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.session import open_session
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
-from tests.server.process import serving
+from tests.server.support.process import serving
 
 _QUERY = "a funny film about two friends who go to space"  # ten words
 

@@ -24,9 +24,9 @@ def declared() -> dict[str, Metric]:
     metrics = Metrics()
     metrics.calls.labels("Recommend", "OK").add(0.1)
     bundle = BundleRecorder(metrics, "b", 1)
-    bundle.models["encoder"].dropped("expired")
-    metrics.stepped(Reason.FULL)
-    metrics.rejected(RejectReason.FULL)
+    bundle.models["encoder"].on_dropped("expired")
+    metrics.on_step(Reason.FULL)
+    metrics.on_rejected(RejectReason.FULL)
     metrics.bundles = lambda: [bundle]
     found = list(metrics.registry.collect())
     return {f"{one.name}_total" if one.type == "counter" else one.name: one for one in found}

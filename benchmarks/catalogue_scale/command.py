@@ -31,7 +31,7 @@ from swiftrec.benchmarks.optional_deps import collect_until_error
 from swiftrec.benchmarks.result_files import RESULTS
 from swiftrec.benchmarks.server_process import tool_command
 from swiftrec.benchmarks.workload import bundle_texts
-from swiftrec.server.catalogue.catalogue import NARROW
+from swiftrec.server.catalogue.catalogue import EXACT_BELOW
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.models.bundle import find_bundle, load_bundle
 from swiftrec.server.pipeline.engine import EngineOptions
@@ -54,7 +54,7 @@ class CatalogueSettings(BaseSettings):
     items: list[int] = Field([1_000, 10_000, 100_000, 1_000_000], description="sizes of the catalogue")
     users: int = Field(100, ge=2 * WARMUP_USERS, description="number of users with a request each")
     repeats: int = Field(3, ge=1, description="rounds of whole requests")
-    narrow: int = Field(NARROW, ge=0, description="allowed items up to which a search is exact despite the index")
+    narrow: int = Field(EXACT_BELOW, ge=0, description="allowed items up to which a search is exact despite the index")
     seed: int = Field(7, description="random seed of items, users and queries")
     results: Path = Field(RESULTS, description="folder of results")
 

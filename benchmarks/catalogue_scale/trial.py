@@ -18,7 +18,7 @@ from swiftrec.server.domain import ItemEvent, Request
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.networks import (
     EncoderModel,
-    Kind,
+    EventKind,
     RankerModel,
     UserSequence,
     Vector,
@@ -26,8 +26,8 @@ from swiftrec.server.models.networks import (
     sentence_half,
 )
 from swiftrec.server.models.session import open_session
+from swiftrec.server.pipeline.index_training import index_training_users
 from swiftrec.server.pipeline.recommender import Recommender
-from swiftrec.server.pipeline.users import sample_users
 
 _DEPTH, _TOP = 100, 10  # recall is measured at both; Recommend returns 10 items by default
 Answers = list[tuple[list[str], float]]
@@ -155,7 +155,7 @@ class Trial:
         answers = []
         for user, boosts in (*users[:WARMUP_USERS], *users):
             started = time.perf_counter()
-            ranked = self._catalogue.search(user, self._catalogue.mask(conditions, ()), depth, boosts)
+            ranked = self._catalogue.search(user, self._catalogue.resolve_filter(conditions, ()), depth, boosts)
             answers.append(([item.id for item, _ in ranked], 1e3 * (time.perf_counter() - started)))
         return answers[WARMUP_USERS:]
 
@@ -181,7 +181,7 @@ class Trial:
         return np.array(durations[0][WARMUP_USERS:]), np.array(durations[1][WARMUP_USERS:])
 
     def _sample(self) -> NDArray[np.float32]:
-        return sample_users(self._ranker, self._encode, self._catalogue, self._scoring, self._max_history)
+        return index_training_users(self._ranker, self._encode, self._catalogue, self._scoring, self._max_history)
 
     def _encode(self, texts: list[str]) -> list[Vector]:
         return self._encoder.run(self._engines[1].tokenizer.encode(texts))
@@ -194,15 +194,15 @@ class Trial:
     def _user(self, items: Positions, query: str) -> tuple[Vector, AnyBoosts]:
         """The vector that items are compared with for this history and query, and the boosts that are added."""
         vectors = [self._catalogue.event_vector(position) for position in items.tolist()]
-        kinds, sentences = [Kind.ITEM] * len(vectors), self._catalogue.sentences[items]
+        kinds, sentences = [EventKind.ITEM] * len(vectors), self._catalogue.sentences[items]
         known = Known(len(items), items, sentences)
         if query:
             vector = self._encode([query])[0]
             vectors.append(ranker_half(vector, self._catalogue.dimensions))
-            kinds.append(Kind.QUERY)
+            kinds.append(EventKind.QUERY)
             sentence = sentence_half(vector, self._catalogue.dimensions)
             known = replace(known, query=query, query_sentence=sentence)
-        user, aim = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.aim(known)
+        user, aim = self._ranker.run([UserSequence(vectors, kinds)])[0], self._scoring.request_terms(known)
         return aim.at(user), aim.boosts
 
 

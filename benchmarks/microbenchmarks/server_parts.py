@@ -94,10 +94,10 @@ def _queue_us(burst: int) -> float:
 def _index(meter: FloorMeter, seconds: float) -> dict[str, float]:
     catalogue = meter.catalogue
     user = np.ones(catalogue.width, dtype=np.float32)
-    everything = catalogue.mask(Filter(), ())
+    everything = catalogue.resolve_filter(Filter(), ())
     return {
         "items": float(len(catalogue.items)),
-        "mask": _us(lambda: catalogue.mask(Filter(), ()), seconds),
+        "mask": _us(lambda: catalogue.resolve_filter(Filter(), ()), seconds),
         "search_10": _us(lambda: catalogue.search(user, everything, 10), seconds),
         "search_100": _us(lambda: catalogue.search(user, everything, 100), seconds),
     }

@@ -13,7 +13,7 @@ from swiftrec.benchmarks.peers.servers.job import TOP
 from swiftrec.server.catalogue.catalogue import VECTORS
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.models.bundle import Bundle
-from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, ranker_half
+from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence, ranker_half
 from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer
 
@@ -69,6 +69,6 @@ def right_rankings(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> Groun
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
         vectors = [ranker_half(vector, facts.dimensions) for vector in model.run([rows[n] for n in chosen])]
-        users[chosen] = ranker.run([UserSequence([vector], [Kind.QUERY]) for vector in vectors])
+        users[chosen] = ranker.run([UserSequence([vector], [EventKind.QUERY]) for vector in vectors])
     items = np.load(bundle.folder / VECTORS, allow_pickle=False)
     return GroundTruth.of(users @ items.T, [item.id for item in ItemTable.load(bundle.folder)])

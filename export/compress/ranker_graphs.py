@@ -12,7 +12,7 @@ from torch import nn
 from swiftrec.export.compress.equivalence import difference
 from swiftrec.export.models.ranker import TorchSession
 from swiftrec.export.schema.models import RankerRecord
-from swiftrec.server.models.networks import Kind, RankerModel, UserSequence
+from swiftrec.server.models.networks import EventKind, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session
 
 _RECORD = "ranker.json"
@@ -36,8 +36,8 @@ def random_users(number: int, dimensions: int, longest: int, *, shortest: int = 
     for length in np.linspace(shortest, longest, number).round().astype(int).tolist():
         vectors = rng.normal(size=(length, dimensions)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        kinds = [Kind(int(kind)) for kind in rng.integers(0, 2, length - 1)]
-        users.append(UserSequence(list(vectors), [*kinds, Kind.QUERY if rng.random() < 0.5 else Kind.ITEM]))
+        kinds = [EventKind(int(kind)) for kind in rng.integers(0, 2, length - 1)]
+        users.append(UserSequence(list(vectors), [*kinds, EventKind.QUERY if rng.random() < 0.5 else EventKind.ITEM]))
     return users
 
 

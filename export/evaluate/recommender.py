@@ -12,10 +12,20 @@ from swiftrec.export.data.split import Cases, Histories
 from swiftrec.export.evaluate.metrics import RankedCases, Score, Scores, rank
 from swiftrec.export.evaluate.query_tasks import QueryTask
 from swiftrec.export.evaluate.tasks import Tasks
-from swiftrec.server.catalogue.blend import FACTS, QUERIES, Aim, Blend, Known, Row, Scoring, Weights, item_vectors
+from swiftrec.server.catalogue.blend import (
+    FACTS,
+    QUERIES,
+    Blend,
+    Known,
+    Row,
+    ScoreTerms,
+    Scoring,
+    Weights,
+    item_vectors,
+)
 from swiftrec.server.catalogue.history import History, Names, Resolver
 from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts
-from swiftrec.server.models.networks import Kind, UserSequence, ranker_half, sentence_half
+from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 
 Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]
@@ -83,7 +93,7 @@ class Request:
     """
 
     vectors: list[Vector] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
+    kinds: list[EventKind] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
     sentences: list[Vector] = field(default_factory=list)
     query: str = ""
@@ -224,7 +234,7 @@ class Recommender:
         """A history of a recommender that cannot tell that a text is an item."""
         request = Request()
         for n in self._last(history).tolist():
-            self._add(request, Kind.TEXT, vectors[n])
+            self._add(request, EventKind.TEXT, vectors[n])
         return request
 
     def _of_events(self, history: History, vectors: Sequence[Vector]) -> Request:
@@ -233,7 +243,7 @@ class Recommender:
         for event, vector in zip(history.read, vectors, strict=True):
             item = history.recognise(event, sentence_half(vector, self.dimensions))
             if item is None:
-                self._add(request, Kind.TEXT, vector)
+                self._add(request, EventKind.TEXT, vector)
             else:
                 self._add_item(request, item)
         return request
@@ -241,19 +251,19 @@ class Recommender:
     def _add_item(self, request: Request, item: int) -> None:
         """Add an item to the request's events."""
         request.vectors.append(self.items[item])
-        request.kinds.append(Kind.ITEM)
+        request.kinds.append(EventKind.ITEM)
         request.items.append(item)
         if self.retrieval is not None:
             request.sentences.append(self.retrieval.sentences[item])
 
-    def _add(self, request: Request, kind: Kind, vector: Vector) -> None:
+    def _add(self, request: Request, kind: EventKind, vector: Vector) -> None:
         """Add a text."""
         request.vectors.append(ranker_half(vector, self.dimensions))
         request.kinds.append(kind)
         request.sentences.append(sentence_half(vector, self.dimensions))
 
     def _with_query(self, request: Request, query: str, vector: Vector) -> Request:
-        self._add(request, Kind.QUERY, vector)
+        self._add(request, EventKind.QUERY, vector)
         request.query = query
         return request
 
@@ -268,7 +278,7 @@ class Recommender:
             return RequestVectors(users, [NO_BOOSTS] * len(users))
         width = self.retrieval.sentences.shape[1]
         known, scoring = [request.known(width) for request in listed], self.retrieval.scoring
-        batches = [scoring.aims(known[start : start + _BATCH]) for start in range(0, len(known), _BATCH)]
+        batches = [scoring.terms(known[start : start + _BATCH]) for start in range(0, len(known), _BATCH)]
         aims = [_with_fallback(aim) for batch in batches for aim in batch]
         compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
         vectors = np.array(compared, dtype=np.float32).reshape(len(aims), self.dimensions + width + FACTS)
@@ -284,9 +294,9 @@ class Recommender:
         return users
 
 
-def _with_fallback(aim: Aim) -> Aim:
+def _with_fallback(aim: ScoreTerms) -> ScoreTerms:
     """As the server ranks: by popularity if no part of the score applies to the request."""
-    if not aim.is_silent:
+    if not aim.is_zero:
         return aim
     rest = np.zeros_like(aim.rest)
     rest[-FACTS] = 1  # of log(1 + popularity)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-_KINDS = 3  # item, text, query: server.models.networks.Kind
+_KINDS = 3  # item, text, query: server.models.networks.EventKind
 _MASKED = -1e9
 _LAYERS, _HEADS = 2, 4
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swiftrec.export.models.ranker import Entry, Ranker
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 
 
 class GruRanker(nn.Module):
@@ -75,7 +75,7 @@ class MeanRanker(nn.Module):
         unit = functional.normalize(vectors, dim=-1)
         there = mask.unsqueeze(-1).to(vectors.dtype)
         means = (unit * there).cumsum(1) / there.cumsum(1).clamp(min=1)
-        return torch.where((kinds == int(Kind.QUERY)).unsqueeze(-1), unit, means)
+        return torch.where((kinds == int(EventKind.QUERY)).unsqueeze(-1), unit, means)
 
 
 RANKERS: dict[str, Callable[..., nn.Module]] = {

@@ -32,11 +32,11 @@ from swiftrec.export.models.teacher_files import load_item_vectors
 from swiftrec.export.schema.blend import BLEND, BlendRecord, GroupRecord
 from swiftrec.export.train.cold_start import FOLDS, ColdVectors
 from swiftrec.export.train.pretrained import split_of
-from swiftrec.export.train.validation import sample_users
+from swiftrec.export.train.validation import index_training_users
 from swiftrec.server.catalogue.blend import QUERIES, Blend, Known, Query, Scoring, Weights
 from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.catalogue.words import Words
-from swiftrec.server.models.networks import Kind, UserSequence, ranker_half, sentence_half
+from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 from swiftrec.server.parts import PARTS
 
 Vectors = NDArray[np.float32]
@@ -136,7 +136,7 @@ class _Source:
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         untuned = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
         tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
-        cases = sample_users(split.validation, size)
+        cases = index_training_users(split.validation, size)
         queries = QueryWriter(dataset.items, dataset.nouns, seed).write(cases.targets.tolist(), texts)
         return cls(
             cases,
@@ -170,10 +170,10 @@ class _Source:
 
     def _sequence(self, request: Request, vectors: Mapping[str, Vectors]) -> UserSequence:
         history = request.history[-self.max_history :]
-        events, kinds = list(self.items.vectors[history]), [Kind.ITEM] * len(history)
+        events, kinds = list(self.items.vectors[history]), [EventKind.ITEM] * len(history)
         if request.query:
             query = ranker_half(vectors[request.query], self.items.vectors.shape[1])
-            events, kinds = [*events, query], [*kinds, Kind.QUERY]
+            events, kinds = [*events, query], [*kinds, EventKind.QUERY]
         return UserSequence(events, kinds)
 
     def _known(self, request: Request, vectors: Mapping[str, Vectors]) -> Known:

@@ -29,7 +29,7 @@ from swiftrec.export.train.fit import fit, on_device
 from swiftrec.export.train.pretrained import is_pretrained, split_of, take_pretrained
 from swiftrec.export.train.trainer import TeacherTrainer
 from swiftrec.export.train.training_data import TrainingData, augmented, negatives_of
-from swiftrec.export.train.validation import sample_users
+from swiftrec.export.train.validation import index_training_users
 
 
 def run(job: Job, output: Path) -> None:
@@ -75,7 +75,7 @@ def _train(job: Job, data: TrainingData, output: Path) -> None:
     if backbone.is_tuned:
         pooled = _tune(job, data, backbone, teacher, pooled, output)
         save_untuned(untuned, output)
-    cases = sample_users(data.split.validation, data.items)
+    cases = index_training_users(data.split.validation, data.items)
     cold_vectors = set_cold_residuals(teacher, data, untuned, pooled, cases, settings.seed)
     if cold_vectors is not None:
         cold_vectors.save(output)

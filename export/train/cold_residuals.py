@@ -22,7 +22,7 @@ from swiftrec.export.train.cold_start import (
 )
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import users_of
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def _vectors(
     """Vectors of the items' texts and of the items, each [items, d], and of the users of histories, [users, d]."""
     texts = teacher.text_vectors(pooled[: data.items])
     items = teacher.item_vectors(texts)
-    users = torch.cat([*users_of(teacher, items, Kind.ITEM, histories, teacher.max_length - 1)])
+    users = torch.cat([*users_of(teacher, items, EventKind.ITEM, histories, teacher.max_length - 1)])
     return texts, items.cpu().numpy(), users.cpu().numpy()
 
 

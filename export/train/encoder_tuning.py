@@ -23,7 +23,7 @@ from swiftrec.export.progress import Bars, no_bars
 from swiftrec.export.train.fgm import worst_perturbation, zero_perturbation
 from swiftrec.export.train.fit import ParameterGroup, Schedule
 from swiftrec.export.train.training_data import TrainingData
-from swiftrec.export.train.validation import Validation, sample_users, validate
+from swiftrec.export.train.validation import Validation, index_training_users, validate
 from swiftrec.export.training_settings import TrainingSettings
 
 MAX_PASS_BATCHES = 500  # of a pass, as of an epoch over the histories: 32,000 texts
@@ -127,7 +127,7 @@ class EncoderTuner:
 
 def _validation_titles(data: TrainingData, max_history: int) -> NDArray[np.int64]:
     """Rows of `data.augmented.all` that `validate` reads as events."""
-    histories = sample_users(data.split.validation, data.items).histories
+    histories = index_training_users(data.split.validation, data.items).histories
     items = np.unique(np.concatenate([history[-max_history:] for history in histories]))
     return data.augmented.rows.start(TextVariant.TITLE) + items
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swiftrec.export.models.teacher import Teacher
 from swiftrec.export.train.samplers import Candidates, Windows
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 
 
 class TeacherEnsemble:
@@ -26,7 +26,7 @@ class TeacherEnsemble:
     def probabilities(self, windows: Windows, candidates: Candidates) -> Tensor:
         """Mean probability of each candidate at every step that has a target, [steps, candidates]."""
         has_target = windows.targets >= 0
-        kinds = torch.full_like(windows.items, int(Kind.ITEM))
+        kinds = torch.full_like(windows.items, int(EventKind.ITEM))
         total = torch.zeros(())
         for teacher, items in self._teachers:
             users = teacher.ranker(items[windows.items], kinds, windows.mask)[has_target]

@@ -13,7 +13,7 @@ from swiftrec.export.data.text_variants import TextVariant
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.samplers import Candidates, LoneQueries, Queries, Windows
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 
 _RESIDUAL_DROPOUT = 0.2
 _TEXT_HISTORY_SHARE = 0.25  # of the histories: all their events are texts
@@ -106,7 +106,7 @@ class Step:
         """
         vectors = self._teacher.text_vectors(self._pooled(queries.text)).unsqueeze(1)
         ones = torch.ones(len(vectors), 1, dtype=torch.int64)
-        users = self._teacher.ranker(vectors, ones * int(Kind.QUERY), ones)[:, 0]
+        users = self._teacher.ranker(vectors, ones * int(EventKind.QUERY), ones)[:, 0]
         loss = self.item_loss(users, queries.item, queries.relevance)
         is_item = queries.text < self._features.rows.first_phrase
         if self._kind == "mse" or not is_item.any():
@@ -130,7 +130,7 @@ class Step:
         position = self._batch.candidates.position[windows.items]
         is_text = (torch.rand(rows, 1) < _TEXT_HISTORY_SHARE) | (torch.rand(rows, time) < _TEXT_EVENT_SHARE)
         vectors = torch.where(is_text.unsqueeze(-1), self.texts[position], self.items[position])
-        return RankerInput(vectors, torch.where(is_text, int(Kind.TEXT), int(Kind.ITEM)), windows.mask)
+        return RankerInput(vectors, torch.where(is_text, int(EventKind.TEXT), int(EventKind.ITEM)), windows.mask)
 
     def _behind(self, queries: Queries) -> RankerInput:
         """Histories with the query at the end."""
@@ -141,7 +141,7 @@ class Step:
         vectors = torch.cat([events, events.new_zeros(size, 1, query.shape[1])], dim=1)
         vectors[rows, queries.lengths] = query.to(vectors.dtype)
         kinds = torch.zeros(size, time + 1, dtype=torch.int64)
-        kinds[rows, queries.lengths] = int(Kind.QUERY)
+        kinds[rows, queries.lengths] = int(EventKind.QUERY)
         return RankerInput(vectors, kinds, (torch.arange(time + 1) <= queries.lengths.unsqueeze(1)).long())
 
     def _similarities(self, texts: Tensor) -> Tensor:

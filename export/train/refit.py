@@ -31,7 +31,7 @@ from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.fit import fit, on_device
 from swiftrec.export.train.trainer import TeacherTrainer
 from swiftrec.export.train.training_data import TrainingData, augmented, negatives_of
-from swiftrec.export.train.validation import sample_users
+from swiftrec.export.train.validation import index_training_users
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def train_on_all(job: Job, split: Split) -> Refitted:
         teacher, losses = train(seed=settings.seed, ensemble=TeacherEnsemble(members) if members else None)
         if cold_map := ColdMap.load(folder):
             untuned = load_untuned(folder, data.items).to(settings.train_device)
-            histories = sample_users(_all_cases(split), data.items).histories
+            histories = index_training_users(_all_cases(split), data.items).histories
             set_cold_residuals_again(teacher, data, untuned, encoded, histories, cold_map)
         items = teacher.all_item_vectors(encoded[: data.items]).cpu()
     teacher.has_sparse_gradients = False  # training has ended

@@ -15,7 +15,7 @@ from swiftrec.export.evaluate.metrics import ndcg
 from swiftrec.export.models.encoder import pad
 from swiftrec.export.models.ranker import LastUser
 from swiftrec.export.models.teacher import Teacher, TextFeatures
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 
 _BATCH = 64
 _MAX_SCORES = 200_000_000  # users times items: 200 users of a million items, some seconds
@@ -39,26 +39,28 @@ class Validation:
 def validate(teacher: Teacher, features: TextFeatures, split: Split, max_history: int) -> Validation:
     """NDCG@10 of the next item behind each training history; with many users and items of every n-th one."""
     teacher.eval()
-    cases = sample_users(split.validation, len(teacher.residual))
+    cases = index_training_users(split.validation, len(teacher.residual))
     items = teacher.item_vectors(teacher.text_vectors(features.variants[TextVariant.FULL]))
     titles = teacher.text_vectors(features.variants[TextVariant.TITLE])
-    figures: dict[Kind, list[float]] = {Kind.ITEM: [], Kind.TEXT: []}
-    for kind, vectors in ((Kind.ITEM, items), (Kind.TEXT, titles)):
+    figures: dict[EventKind, list[float]] = {EventKind.ITEM: [], EventKind.TEXT: []}
+    for kind, vectors in ((EventKind.ITEM, items), (EventKind.TEXT, titles)):
         targets = zip(cases.masked, cases.targets.tolist(), strict=True)
         for users in users_of(teacher, vectors, kind, cases.histories, max_history):
             scores = (users @ items.T).float().cpu().numpy()
             figures[kind] += [ndcg(row, *next(targets)) for row in scores]
-    return Validation(float(np.mean(figures[Kind.ITEM])), float(np.mean(figures[Kind.TEXT])))
+    return Validation(float(np.mean(figures[EventKind.ITEM])), float(np.mean(figures[EventKind.TEXT])))
 
 
-def sample_users(cases: Cases, items: int) -> Cases:
+def index_training_users(cases: Cases, items: int) -> Cases:
     """The cases of every user, or of every n-th one if users times `items` are too many."""
     step = max(1, -(-len(cases.targets) // max(_MIN_USERS, _MAX_SCORES // items)))
     return cases.take(np.arange(0, len(cases.targets), step))
 
 
 @torch.no_grad()
-def users_of(teacher: Teacher, vectors: Tensor, kind: Kind, histories: Histories, max_history: int) -> Iterator[Tensor]:
+def users_of(
+    teacher: Teacher, vectors: Tensor, kind: EventKind, histories: Histories, max_history: int
+) -> Iterator[Tensor]:
     """The user vectors of histories of `vectors` [items, d], in batches [users, d]."""
     last = LastUser(teacher.ranker)
     for start in range(0, len(histories), _BATCH):

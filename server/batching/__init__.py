@@ -1,1 +1,1 @@
-"""Which jobs run together, and when."""
+"""Admission, the queue of requests, and the forming of batches."""

@@ -1,4 +1,4 @@
-"""Whether a call is accepted: a full queue, too long a wait, or too late for its deadline is said at once."""
+"""Admission control: rejects calls immediately if the queue is full, or the wait or the deadline would be exceeded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.errors import DeadlineExceeded, Overloaded, SwiftrecError
 
 MIN_RETRY_S = 0.01
-BUDGET_MARGIN = 0.92  # of the budget: a wait is predicted from means, and no wait should be longer than the budget
-BATCH_CALLS_SHARE = 0.5  # of the time that batch calls may take while single calls wait
-_BATCH_CALLS_AHEAD = 2.5  # times what is left of the lists in the queue: about half of each has run, and more will come
+BUDGET_MARGIN = 0.92  # of the budget: the predicted wait is a mean, and no wait should exceed the budget
+BATCH_CALLS_SHARE = 0.5  # of the time, for batch calls while single calls wait
+_BATCH_CALLS_AHEAD = 2.5  # times the remaining cost of queued batch calls: half of each has run, and more will arrive
 
 
 class RejectReason(Enum):
@@ -27,7 +27,7 @@ class RejectReason(Enum):
 
 
 class Load(NamedTuple):
-    """What waits; `wait_s` is the predicted time until a request that arrives now would start."""
+    """The requests in the queue; `wait_s` is the predicted wait of a request that arrives now."""
 
     jobs: int
     tokens: int
@@ -35,15 +35,15 @@ class Load(NamedTuple):
 
 
 def reject(load: Load, tokens: int, run_s: float, time_left_s: float, limits: Limits) -> RejectReason | None:
-    """The reason to reject a call whose texts have `tokens` and which would run `run_s`, or None.
+    """The reason to reject a call with `tokens` and a predicted run time of `run_s`, or None to accept it.
 
-    If the queue is empty, every call is accepted whose deadline has not passed.
+    If the queue is empty, every call is accepted unless its deadline has passed.
     """
     if time_left_s <= 0:
         return RejectReason.EXPIRED
     if not load.jobs:
         return None
-    if load.jobs >= limits.waiting_jobs or load.tokens + tokens > limits.waiting_tokens:
+    if load.jobs >= limits.queue_requests or load.tokens + tokens > limits.queue_tokens:
         return RejectReason.FULL
     if load.wait_s > BUDGET_MARGIN * limits.budget_s:
         return RejectReason.BUDGET
@@ -53,7 +53,7 @@ def reject(load: Load, tokens: int, run_s: float, time_left_s: float, limits: Li
 
 
 def rejection(reason: RejectReason, load: Load, limits: Limits) -> SwiftrecError:
-    """The error for the client, with the time after which a retry makes sense."""
+    """The error for the client, with the time after which a retry may succeed."""
     if reason is RejectReason.EXPIRED:
         return DeadlineExceeded("the deadline had passed before the work was queued")
     if reason is RejectReason.BUDGET:
@@ -67,20 +67,20 @@ Reject: TypeAlias = "Callable[[Load, int, float, float, Limits], RejectReason | 
 
 
 class AdmissionRecorder(Protocol):
-    """Records calls that are rejected."""
+    """Records rejected calls."""
 
-    def rejected(self, reason: Enum, /) -> None:
-        """A call was not accepted."""
+    def on_rejected(self, reason: Enum, /) -> None:
+        """A call was rejected."""
 
 
 class Admission:
-    """Judges calls by what waits in a queue.
+    """Decides on calls by the load of a queue.
 
     Args:
-        queue: where they would wait.
-        drift: real seconds for each predicted one.
+        queue: the requests that wait.
+        drift: measured seconds for each predicted second.
         limits: of the queue.
-        recorder: records what is rejected.
+        recorder: records rejected calls.
         reject: the rule.
     """
 
@@ -98,26 +98,26 @@ class Admission:
     def rejection(
         self, requests: int, tokens: int, cost_s: float, time_left_s: float, calls: int, now: float
     ) -> SwiftrecError | None:
-        """Why a call with `requests` requests is not accepted beside `calls` others; None if it is."""
+        """Why a call with `requests` requests is rejected, while `calls` others wait; None if it is accepted."""
         load, meanwhile_s = self._load_before(requests, cost_s, calls, now)
         return self.judge(load, tokens, self._drift(cost_s + meanwhile_s), time_left_s)
 
     def judge(self, load: Load, tokens: int, run_s: float, time_left_s: float) -> SwiftrecError | None:
-        """Why a call that finds this load is not accepted; None if it is."""
+        """Why a call is rejected at this load; None if it is accepted."""
         reason = self._reject(load, tokens, run_s, time_left_s, self._limits)
         if reason is None:
             return None
         if self._recorder:
-            self._recorder.rejected(reason)
+            self._recorder.on_rejected(reason)
         return rejection(reason, load, self._limits)
 
     def _load_before(self, requests: int, cost_s: float, calls: int, now: float) -> tuple[Load, float]:
-        """The load that a call with `requests` requests finds, and the predicted time of other work between them.
+        """The load before a call with `requests` requests, and the predicted time of other work between its requests.
 
-        A call does not wait for the later requests of other batch calls. A batch call takes turns with them, and with
-        those that arrive in the meantime, in `BATCH_CALLS_SHARE` of the time. The limits of the queue count all.
+        A call does not wait for the later requests of other batch calls. A batch call takes turns with those, and with
+        batch calls that arrive later, in `BATCH_CALLS_SHARE` of the time. The limits of the queue count all requests.
         """
-        self._queue.look(now)
+        self._queue.update_later(now)
         waiting, later = self._queue.waiting, self._queue.later
         wait_s = self._drift(waiting.cost_s - later.cost_s)
         if requests > 1:

@@ -1,4 +1,4 @@
-"""The requests that wait, and which of them go into the next step. Pure: the time is given."""
+"""The queue of requests, and which of them run in the next step. Has no clock: the time is an argument."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEVER = float("inf")
 
 
 class QueuedRequest:
-    """What the queue knows of a request; times are seconds on one clock.
+    """A request as the queue needs it; times are in seconds on one clock.
 
     Args:
         priority: 1 (most urgent) to 9.
@@ -21,14 +21,14 @@ class QueuedRequest:
     Attributes:
         tokens: of its texts that have to be encoded.
         cost_s: predicted time of its share of a step.
-        batch_s: predicted fixed time of its step: of the models' batches before their first row.
+        batch_s: predicted fixed time of the batches of models in its step.
         deadline: when the client stops waiting.
         arrival: when it was queued.
-        lag_s: how much later than the first request of its batch call it counts as having arrived, so that other calls
-            do not wait for the whole batch.
+        lag_s: delay of its turn after the first request of its batch call, so that other calls do not wait for the
+            whole batch.
         is_entry: whether its call has other requests.
-        is_queued: whether it waits in the queue.
-        is_later: whether its turn was not due when the queue looked last.
+        is_queued: whether it is in the queue.
+        is_later: whether its turn had not come at the last `update_later`.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class QueuedRequest:
 
     @property
     def turn(self) -> float:
-        """When it counts as having arrived."""
+        """The time that its order in the queue is based on."""
         return self.arrival + self.lag_s
 
 
@@ -52,7 +52,7 @@ Q = TypeVar("Q", bound=QueuedRequest)
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[Q]):
-    """What a step runs, why it has no more, and what has expired meanwhile and never runs."""
+    """The requests of a step, why it has no more, and the requests that expired in the queue."""
 
     requests: Sequence[Q]
     reason: Reason
@@ -60,7 +60,7 @@ class Step(Generic[Q]):
 
 
 class Sums:
-    """How many requests there are, and the sums of their tokens and costs."""
+    """The number of requests, and the sums of their tokens and costs."""
 
     __slots__ = ("cost_s", "requests", "tokens")
 
@@ -69,35 +69,35 @@ class Sums:
         self.cost_s = 0.0
 
     def add(self, request: QueuedRequest) -> None:
-        """One more."""
+        """Add a request."""
         self.requests += 1
         self.tokens += request.tokens
         self.cost_s += request.cost_s
 
     def subtract(self, request: QueuedRequest) -> None:
-        """One less."""
+        """Subtract a request."""
         self.requests -= 1
         self.tokens -= request.tokens
         self.cost_s = self.cost_s - request.cost_s if self.requests else 0.0
 
 
 class RequestQueue(Generic[Q]):
-    """Requests by urgency: priority, improved by waiting; then the deadline; then arrival. One thread only.
+    """Requests by urgency: by priority, which improves with waiting, then deadline, then arrival. Not thread-safe.
 
-    The order of two requests never changes while they wait: both age alike.
+    The order of two requests never changes while they wait, because both age at the same rate.
 
     Args:
         aging_s: a request that has waited this long counts as one priority more urgent.
 
     Attributes:
-        waiting: of all that wait.
-        later: the same for entries of batch calls that are not due yet; a new request runs before them.
+        waiting: sums of all requests.
+        later: sums of the requests of batch calls whose turn has not come; new requests run before them.
     """
 
     def __init__(self, aging_s: float) -> None:
         self._aging_s = aging_s
         self._heap: list[tuple[int, float, float, int, Q]] = []
-        self._by_turn: list[tuple[float, int, Q]] = []  # those that are later
+        self._by_turn: list[tuple[float, int, Q]] = []  # heap of the later requests
         self._number = 0
         self.waiting, self.later = Sums(), Sums()
 
@@ -113,13 +113,13 @@ class RequestQueue(Generic[Q]):
             self.later.add(request)
             heapq.heappush(self._by_turn, (request.turn, self._number, request))
 
-    def look(self, now: float) -> None:
-        """Take requests that are due out of `later`."""
+    def update_later(self, now: float) -> None:
+        """Remove requests whose turn has come from `later`."""
         while self._by_turn and self._by_turn[0][0] <= now:
             self._end_lag(heapq.heappop(self._by_turn)[-1])
 
     def remove(self, request: Q) -> None:
-        """Take back a request that waits; nothing if it does not."""
+        """Remove a request, if it is in the queue."""
         if request.is_queued:
             self._forget(request)
             if len(self._heap) > 2 * self.waiting.requests + 64:
@@ -129,12 +129,12 @@ class RequestQueue(Generic[Q]):
                 heapq.heapify(self._by_turn)
 
     def next_step(self, limits: Limits, now: float, entries_s: float | None = None) -> Step[Q]:
-        """Take what runs next: the most urgent, as many as the limits of a step allow.
+        """Take the requests of the next step: the most urgent ones, as many as the limits of a step allow.
 
         Args:
             limits: of the step.
-            now: requests whose deadline has passed by then are expired.
-            entries_s: predicted length to which entries of batch calls may extend the step; None: as all others.
+            now: requests whose deadline is not later have expired.
+            entries_s: predicted time to which requests of batch calls may extend the step; None: no special limit.
         """
         entries_s = limits.step_s if entries_s is None else min(entries_s, limits.step_s)
         chosen: list[Q] = []

@@ -1,4 +1,4 @@
-"""Which rows run together: pure functions of their lengths, the limits and the cost model."""
+"""Forms batches: pure functions of the rows' lengths, the limits and the cost model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 PRIORITIES = range(10)  # 1 is the most urgent, 9 the least, 0 means the default
 DEFAULT_PRIORITY = 5
-MIN_SPLIT_S = 1e-3  # a batch that is predicted to be shorter is not shared between sessions
+MIN_SPLIT_S = 1e-3  # shorter batches are not split between sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,58 +19,57 @@ class Limits:
     Args:
         tokens: padded tokens in one batch of a model.
         jobs: requests in a step, and rows in one batch of a model.
-        waiting_jobs: requests in the queue.
-        waiting_tokens: tokens of their texts.
+        queue_requests: requests in the queue.
+        queue_tokens: tokens of their texts.
         budget_s: predicted wait beyond which requests are rejected, in seconds.
         aging_s: a request that has waited this long counts as one priority more urgent.
-        step_s: predicted seconds of a step beside what each batch of a model costs before its first row; a step has one
-            request at least.
+        step_s: predicted seconds of a step without the fixed cost of its batches; a step has at least one request.
     """
 
     tokens: int = 1_024
     jobs: int = 64
-    waiting_jobs: int = 4_096
-    waiting_tokens: int = 262_144
+    queue_requests: int = 4_096
+    queue_tokens: int = 262_144
     budget_s: float = 1.0
     aging_s: float = 0.1
     step_s: float = 0.04
 
 
 class Cost(Protocol):
-    """t(n, length) = batch_s + n * row_s(length) + n^2 * crowd_s(length), in seconds."""
+    """t(n, length) = batch_s + n * row_s(length) + n^2 * cache_pressure_s(length), in seconds."""
 
     @property
     def batch_s(self) -> float:
-        """Of a batch before its first row."""
+        """Fixed cost of a batch."""
 
     def row_s(self, length: int, /) -> float:
-        """Of one more row."""
+        """Cost of an additional row."""
 
-    def crowd_s(self, length: int, /) -> float:
-        """Of each pair of rows beside that."""
+    def cache_pressure_s(self, length: int, /) -> float:
+        """Cost of each pair of rows."""
 
 
 class Reason(Enum):
-    """Why a step has no more requests than it has."""
+    """Why a step has no more requests."""
 
     DRAINED = "drained"  # the queue was empty
-    FULL = "full"  # one more would have broken the limit of requests
-    CUT = "cut"  # one more would have made the step longer than `Limits.step_s`
+    FULL = "full"  # the limit of requests was reached
+    CUT = "cut"  # another request would have made the step longer than `Limits.step_s`
 
 
 def batch_capacity(length: int, limits: Limits) -> int:
-    """How many rows of `length` tokens a batch holds; at least one."""
+    """The number of rows of `length` tokens in a full batch; at least one."""
     return max(1, min(limits.jobs, limits.tokens // length))
 
 
 def form_batches(lengths: Sequence[int], limits: Limits, cost: Cost, sessions: int = 1) -> list[list[int]]:
-    """Positions of rows, grouped by similar length into the batches that cost least in all.
+    """Group rows of similar length into the batches with the lowest total cost; returns positions of rows.
 
     Args:
         lengths: tokens of each row, at least 1.
         limits: of one batch.
-        cost: predicts batches.
-        sessions: batches that run at the same time; a long batch is halved where there are fewer.
+        cost: predicts the cost of batches.
+        sessions: batches that run at the same time; long batches are halved if there are fewer batches.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = [order[start:end] for start, end in _cut([lengths[n] for n in order], limits, cost)]
@@ -85,22 +84,22 @@ def form_batches(lengths: Sequence[int], limits: Limits, cost: Cost, sessions: i
 
 def _batch_s(group: Sequence[int], lengths: Sequence[int], cost: Cost) -> float:
     longest, rows = lengths[group[-1]], len(group)
-    return cost.batch_s + rows * (cost.row_s(longest) + rows * cost.crowd_s(longest))
+    return cost.batch_s + rows * (cost.row_s(longest) + rows * cost.cache_pressure_s(longest))
 
 
 def _cut(lengths: Sequence[int], limits: Limits, cost: Cost) -> list[tuple[int, int]]:
-    """Cut ascending lengths into the ranges [start, end) that cost least in all (dynamic programming).
+    """Cut ascending lengths into the ranges [start, end) with the lowest total cost (dynamic programming).
 
-    A longer row costs no less, so the last group never starts earlier when a length is added: earlier starts than
-    before are not tried.
+    Longer rows do not cost less, so the last range never starts earlier when a length is added: earlier starts are not
+    tried again.
     """
     best, cuts, batch_s = [0.0], [0], cost.batch_s
     for end in range(1, len(lengths) + 1):
         length = lengths[end - 1]
-        row_s, crowd_s = cost.row_s(length), cost.crowd_s(length)
+        row_s, cache_pressure_s = cost.row_s(length), cost.cache_pressure_s(length)
         lowest, at = float("inf"), end - 1
         for start in range(max(cuts[-1], end - batch_capacity(length, limits)), end):
-            total = best[start] + batch_s + (end - start) * (row_s + (end - start) * crowd_s)
+            total = best[start] + batch_s + (end - start) * (row_s + (end - start) * cache_pressure_s)
             if total < lowest:
                 lowest, at = total, start
         best.append(lowest)

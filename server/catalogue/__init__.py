@@ -1,1 +1,1 @@
-"""Items, exact search, filters."""
+"""The catalogue: items, filters, exact and approximate search, and the parts of a score."""

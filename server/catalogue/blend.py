@@ -1,10 +1,11 @@
-"""One score of parts: ranker, memory, text match, words and popularity, each with a weight fitted on validation.
+"""The score of an item: a sum of parts (ranker, memory, text, words, popularity), weighted by a fit on validation data.
 
-Parts that are a product of vectors (ranker, text match, popularity, newcomers) are laid side by side, so that an item's
-vector and a request's have one product. The others (memory, words) say something of few items only and are added there.
-So the best items of the whole score are among the best by the product and those that something is added to.
+Parts that are products of vectors (ranker, text, popularity, newcomer) are concatenated, so that their sum is one dot
+product of an item's vector and a request's. The other parts (memory, words) affect few items and are added to them as
+boosts. So the items with the best scores are among those with the best products and those with boosts.
 
-An item's vector: the ranker's [d], the sentence vector of its text [s], log(1 + popularity), and 1 if nobody took it.
+An item's vector: the ranker's [d], the sentence vector of its text [s], log(1 + popularity), and 1 if it has no
+interactions.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ FACTS = 2  # entries of an item's vector behind its two halves: popularity, newc
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each signal counts; in log-odds, so that weights of 1 add the logarithms of independent chances.
+    """The weight of each signal, in log-odds: weights of 1 add the logarithms of independent probabilities.
 
     Args:
         ranker: of the product of the ranker's user vector and the item's.
         query: of the product of the query's sentence vector and that of the item's text.
-        events: of the same with the mean of the events' sentence vectors.
-        transitions: of log(1 + chance / floor) that the item follows the last events.
+        events: of the product with the mean of the events' sentence vectors.
+        transitions: of log(1 + probability / floor) that the item follows the last events.
         neighbours: of the sum of the weights between the item and the events.
         words: of the BM25 of the query.
         popularity: of log(1 + interactions).
@@ -63,7 +64,7 @@ class Weights:
     newcomer: float = 0.0
 
     def without(self, parts: Collection[str]) -> Weights:
-        """The same with the weights of these parts at 0."""
+        """The weights with those of these parts set to 0."""
         return replace(self, **{name: 0.0 for part in parts for name in PARTS[part]})
 
 
@@ -76,14 +77,14 @@ _INSTEAD: Mapping[Query, Sequence[Query]] = {
     "none": ("none",),
     "description": ("description", "title"),
     "title": ("title", "description"),
-}  # kinds whose weights are taken, the first that there are
+}  # kinds of query whose weights are used, in order of preference
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The weights of requests of a kind that have at least so many events.
+    """The weights for requests with a kind of query and at least `events` events.
 
-    Whether a query is a title, `server.catalogue.words.Matches.is_title` tells.
+    `server.catalogue.words.Matches.is_title` decides whether a query is a title.
     """
 
     query: Query
@@ -92,10 +93,10 @@ class Row:
 
 
 def _row(number: int, row: Mapping[str, Any]) -> Row:
-    """One row of the manifest.
+    """Read a row of the manifest.
 
     Raises:
-        ValueError: says what is wrong with it.
+        ValueError: the row is invalid.
     """
     try:
         query, events, weights = row["query"], row["events"], dict(row["weights"])
@@ -115,36 +116,36 @@ def _row(number: int, row: Mapping[str, Any]) -> Row:
 
 
 class Blend:
-    """Weights by kind of request: what its query is, and the number of events."""
+    """Weights by the kind of the query and the number of events of a request."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = sorted(rows, key=lambda row: (row.query, -row.events))
 
     @classmethod
     def read(cls, rows: Sequence[Mapping[str, Any]]) -> Self:
-        """Of the manifest: rows with the fields of `Row`; without any the ranker alone counts.
+        """Read the rows of the manifest, which have the fields of `Row`; without rows only the ranker counts.
 
         Raises:
-            ValueError: says what it lacks or what is wrong with which row.
+            ValueError: a row is missing or invalid.
         """
-        found = [_row(number, row) for number, row in enumerate(rows)]
-        groups = {(row.query, row.events) for row in found}
-        if len(groups) < len(found):
+        parts = [_row(number, row) for number, row in enumerate(rows)]
+        groups = {(row.query, row.events) for row in parts}
+        if len(groups) < len(parts):
             raise ValueError("two rows are of the same kind of query and number of events")
-        if found and not any(query == "none" and events <= 1 for query, events in groups):
+        if parts and not any(query == "none" and events <= 1 for query, events in groups):
             raise ValueError("no row is of requests with one event and no query")
-        if found and not any(query != "none" and not events for query, events in groups):
+        if parts and not any(query != "none" and not events for query, events in groups):
             raise ValueError("no row is of requests with a query and no event")
-        return cls(found)
+        return cls(parts)
 
     def without(self, parts: Collection[str]) -> Blend:
-        """The same with these parts switched off; the ranker alone counts even where the fit gave it no weight."""
+        """The blend with these parts switched off; if only the ranker is left, it counts even if its weight is 0."""
         if set(PARTS) - set(parts) == {"ranker"}:
             return Blend([])
         return Blend([replace(row, weights=row.weights.without(parts)) for row in self.rows])
 
     def weights(self, events: int, query: Query) -> Weights:
-        """Of a request; of a kind that nothing was fitted for, those of the other kind of query."""
+        """The weights for a request; if none were fitted for its kind of query, those of the other kind."""
         kinds: Sequence[Query] = _INSTEAD[query]
         fitting = (row.weights for kind in kinds for row in self.rows if row.query == kind and row.events <= events)
         return next(fitting, Weights())
@@ -152,14 +153,14 @@ class Blend:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a request beside the ranker's user vector.
+    """The data of a request for the parts of the score other than the ranker.
 
     Args:
-        events: how many events the ranker reads.
+        events: number of events that the ranker reads.
         items: positions of those that are items, oldest first.
-        sentences: sentence vectors of all of them, [events, s].
-        query: the query's words; empty without one.
-        query_sentence: the query's sentence vector [s], None without one.
+        sentences: sentence vectors of all events, [events, s].
+        query: empty if there is none.
+        query_sentence: sentence vector of the query [s], or None.
     """
 
     events: int
@@ -170,91 +171,95 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """What a request adds to its user vector: the vector's other entries, already weighted, and boosts."""
+class ScoreTerms:
+    """The weighted score terms of a request: the ranker's weight, the other entries of its vector, and boosts."""
 
     ranker: float
     rest: Vector
     boosts: AnyBoosts
 
     @property
-    def is_silent(self) -> bool:
-        """Whether nothing says anything, as with the memory alone and a request without events."""
+    def is_zero(self) -> bool:
+        """Whether all terms are zero, for example with only the memory and a request without events."""
         return not self.ranker and not self.rest.any() and not len(self.boosts.listed().positions)
 
     def at(self, user: Vector) -> Vector:
-        """The vector that is compared with the items', for a user vector [d]."""
+        """The vector to compare with the items' vectors, for a user vector [d]."""
         return np.concatenate([np.float32(self.ranker) * user, self.rest])
 
 
 class Scoring:
-    """What turns requests into aims.
+    """Computes the score terms of requests.
 
     Args:
         blend: the weights.
         memory: of the catalogue.
         words: of the catalogue.
-        items: its size.
+        items: number of items in the catalogue.
     """
 
     def __init__(self, blend: Blend, memory: Memory, words: Words, items: int) -> None:
         self.blend, self.memory, self.words, self._items = blend, memory, words, items
 
     def with_blend(self, blend: Blend) -> Scoring:
-        """The same with other weights."""
+        """The same scoring with other weights."""
         return Scoring(blend, self.memory, self.words, self._items)
 
-    def aim(self, known: Known) -> Aim:
-        """Of one request."""
-        return self.aims([known])[0]
+    def request_terms(self, known: Known) -> ScoreTerms:
+        """The terms of one request."""
+        return self.terms([known])[0]
 
-    def aims(self, asked: Sequence[Known]) -> list[Aim]:
-        """Of one or more requests; what a request gets does not depend on the others."""
-        if not self.blend.rows:  # the ranker alone counts: what is off costs nothing
-            return [Aim(1.0, np.zeros(known.sentences.shape[1] + FACTS, np.float32), NO_BOOSTS) for known in asked]
-        matches = self._matches(asked)
-        weights = self._weights(asked, matches)
-        boosts = summed([*self._added(weights, asked, matches).values()], len(asked), self._items)
+    def terms(self, requests: Sequence[Known]) -> list[ScoreTerms]:
+        """The terms of one or more requests; the terms of a request do not depend on the others."""
+        if not self.blend.rows:  # only the ranker counts
+            return [
+                ScoreTerms(1.0, np.zeros(known.sentences.shape[1] + FACTS, np.float32), NO_BOOSTS) for known in requests
+            ]
+        matches = self._matches(requests)
+        weights = self._weights(requests, matches)
+        boosts = summed([*self._added(weights, requests, matches).values()], len(requests), self._items)
         return [
-            Aim(row.ranker, np.concatenate([_sentence(row, known), (row.popularity, row.newcomer)], dtype="f4"), added)
-            for row, known, added in zip(weights, asked, boosts, strict=True)
+            ScoreTerms(
+                row.ranker, np.concatenate([_sentence(row, known), (row.popularity, row.newcomer)], dtype="f4"), added
+            )
+            for row, known, added in zip(weights, requests, boosts, strict=True)
         ]
 
     def weights(self, known: Known) -> Weights:
-        """Of a request, by its kind."""
+        """The weights for a request."""
         return self._weights([known], self._matches([known]))[0]
 
     def query(self, text: str) -> Query:
-        """What a query is; empty for none."""
+        """The kind of a query; "" is no query."""
         return _kind(text, Matches(self.words, [text], self._items).is_title[0])
 
     def added(self, weights: Weights, known: Known) -> dict[str, Boosts]:
-        """What memory and words add, by signal, weighted; signals without weight are left out."""
-        found = self._added([weights], [known], self._matches([known]))
+        """The weighted boosts of memory and words, by signal; without signals that have no weight."""
+        parts = self._added([weights], [known], self._matches([known]))
         return {
             name: summed([entries], 1, self._items)[0].listed()
-            for name, entries in found.items()
+            for name, entries in parts.items()
             if getattr(weights, name)
         }
 
-    def _matches(self, asked: Sequence[Known]) -> Matches:
-        return Matches(self.words, [known.query for known in asked], self._items)
+    def _matches(self, requests: Sequence[Known]) -> Matches:
+        return Matches(self.words, [known.query for known in requests], self._items)
 
-    def _weights(self, asked: Sequence[Known], matches: Matches) -> list[Weights]:
-        found = zip(asked, matches.is_title.tolist(), strict=True)
-        return [self.blend.weights(known.events, _kind(known.query, is_title)) for known, is_title in found]
+    def _weights(self, requests: Sequence[Known], matches: Matches) -> list[Weights]:
+        parts = zip(requests, matches.is_title.tolist(), strict=True)
+        return [self.blend.weights(known.events, _kind(known.query, is_title)) for known, is_title in parts]
 
-    def _added(self, weights: Sequence[Weights], asked: Sequence[Known], matches: Matches) -> dict[str, Entries]:
-        """What each signal adds that says something of few items, weighted."""
+    def _added(self, weights: Sequence[Weights], requests: Sequence[Known], matches: Matches) -> dict[str, Entries]:
+        """The weighted boosts of each sparse signal."""
         signals = ("transitions", "neighbours", "words")
         by_signal = np.array([[getattr(row, name) for name in signals] for row in weights], dtype=np.float32)
-        pairs = [*zip(asked, weights, strict=True)]
+        pairs = [*zip(requests, weights, strict=True)]
         chances = self.memory.next_chances([known.items if row.transitions else _NO_ITEMS for known, row in pairs])
-        chances = merged(chances, len(asked), self._items)
+        chances = merged(chances, len(requests), self._items)
         odds = np.log(chances.values * np.float32(1 / FLOOR) + np.float32(1))
         near = self.memory.near_weights([known.items if row.neighbours else _NO_ITEMS for known, row in pairs])
-        found = chances._replace(values=odds), near, matches.boosts
-        return {name: part.weighted(by_signal[:, n]) for n, (name, part) in enumerate(zip(signals, found, strict=True))}
+        parts = chances._replace(values=odds), near, matches.boosts
+        return {name: part.weighted(by_signal[:, n]) for n, (name, part) in enumerate(zip(signals, parts, strict=True))}
 
 
 def _kind(query: str, is_title: bool) -> Query:
@@ -264,7 +269,7 @@ def _kind(query: str, is_title: bool) -> Query:
 
 
 def _sentence(weights: Weights, known: Known) -> Vector:
-    """What items' sentence vectors are multiplied with, [s]."""
+    """The vector to multiply with the items' sentence vectors, [s]."""
     parts = [np.float32(weights.query) * known.query_sentence] if known.query_sentence is not None else []
     if len(known.sentences) and weights.events:
         parts.append(np.float32(weights.events / len(known.sentences)) * np.add.reduce(known.sentences))
@@ -272,6 +277,6 @@ def _sentence(weights: Weights, known: Known) -> Vector:
 
 
 def item_vectors(ranker: Vectors, sentences: Vectors, popularity: NDArray[np.number[Any]]) -> Vectors:
-    """The items' vectors [items, d + s + FACTS] from their halves and how often each was taken."""
+    """The items' vectors [items, d + s + FACTS], from both halves and the number of interactions."""
     facts = np.stack([np.log1p(popularity), popularity == 0], axis=1)
     return np.concatenate([ranker, sentences, facts], axis=1, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What each part adds to the score of an item, and which event the memory's part is owed to."""
+"""How much each part contributes to the score of an item, and which event contributes most to the memory's part."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """How the score of one item comes about.
+    """The parts of the score of one item.
 
     Args:
-        parts: what each of `server.parts.PARTS` adds, in that order; their sum is the score.
-        event: place among `Known.items` of the event that adds most of the memory's part; None if none adds anything.
+        parts: the contribution of each of `server.parts.PARTS`, in that order; their sum is the score.
+        event: index in `Known.items` of the event that contributes most to the memory's part; None if none does.
     """
 
     parts: Mapping[str, float]
@@ -34,14 +34,14 @@ class Contribution:
 def contributions(
     scoring: Scoring, known: Known, compared: Vector, catalogue: Catalogue, positions: Positions
 ) -> list[Contribution]:
-    """What adds how much to the scores of some items of one request.
+    """The contributions to the scores of items for one request.
 
     Args:
         scoring: the parts and their weights.
-        known: what is known of the request.
-        compared: what the items are compared with (`server.catalogue.blend.Aim.at`), [width].
+        known: data of the request.
+        compared: the vector that items are compared with (`server.catalogue.blend.ScoreTerms.at`), [width].
         catalogue: has the items' vectors.
-        positions: of these items, in any order, [n].
+        positions: of the items, in any order, [n].
     """
     weights = scoring.weights(known)
     vectors = catalogue.vectors_at(positions)
@@ -54,13 +54,13 @@ def contributions(
 
 
 def _products(vectors: Vectors, compared: Vector, dimensions: int) -> dict[str, Vector]:
-    """What the parts add to each item that are one product of vectors; the ranker's have `dimensions` entries."""
+    """The contributions of the parts that are products of vectors; the ranker's vector has `dimensions` entries."""
     bounds = {"ranker": (0, dimensions), "text": (dimensions, -FACTS), "popularity": (-FACTS, None)}
     return {part: vectors[:, begin:end] @ compared[begin:end] for part, (begin, end) in bounds.items()}
 
 
 def _boosts(scoring: Scoring, weights: Weights, known: Known, positions: Positions) -> dict[str, Vector]:
-    """What memory and words add to each item."""
+    """The contributions of memory and words to each item."""
     memory, words = np.zeros((2, len(positions)), dtype=np.float32)
     for name, boosts in scoring.added(weights, known).items():
         part = words if name == "words" else memory
@@ -69,14 +69,14 @@ def _boosts(scoring: Scoring, weights: Weights, known: Known, positions: Positio
 
 
 def _strongest(added: Values) -> int | None:
-    """Place of the largest value; None if none is above 0."""
+    """Index of the largest value; None if no value is positive."""
     return int(np.argmax(added)) if len(added) and added.max() > 0 else None
 
 
 def _by_event(scoring: Scoring, weights: Weights, known: Known, positions: Positions) -> Values:
-    """What each event adds by the memory, [events that are items, items].
+    """The contribution of each event to the memory's part, [events that are items, items].
 
-    Transitions add the logarithm of a sum: each event has its share of the sum.
+    Transitions contribute the logarithm of a sum: each event gets its share of the sum.
     """
     count = len(known.items)
     chances, near = np.zeros((count, len(positions))), np.zeros((count, len(positions)))
@@ -89,5 +89,5 @@ def _by_event(scoring: Scoring, weights: Weights, known: Known, positions: Posit
         near[n] = values_at(items, values, positions)
     total = chances.sum(axis=0)
     odds = np.log1p(total / FLOOR) / np.where(total, total, 1)
-    found: Values = weights.transitions * odds * chances + weights.neighbours * near
-    return found
+    added: Values = weights.transitions * odds * chances + weights.neighbours * near
+    return added

@@ -1,8 +1,8 @@
-"""Exact search: which items may be answered, and the best of them; every allowed item is compared.
+"""Exact search: compares every candidate.
 
-Scores are dot products row by row. A product of matrix and vector would be faster for a few thousand items, but its
-result depends, in the last bits, on where a row stands, and its threads wait spinning for each other when the models
-hold the cores. This way equal vectors have equal scores wherever they stand, and every search gives an item the same.
+Scores are computed row by row. A matrix-vector product would be faster for a few thousand items, but the last bits of
+its results depend on the position of a row, and its threads spin while the models use the cores. Row by row, equal
+vectors have equal scores at any position and in every search.
 """
 
 from __future__ import annotations
@@ -20,63 +20,68 @@ Bits = NDArray[np.uint8]
 
 WORD_BITS = 64
 
-_CHUNK = 16_384  # rows that are copied at once
-_USERS = 32  # that are compared with all items at once
-_PARTS = 8  # for each wanted item: then it is rare that two of the best share one
-_HUGE = 1e37  # a product of lengths from which on sums may overflow
-_CROWD = 8  # times more candidates than wanted: items are all but equal, and nothing is gained
-_MAX_DENIED_LIST = 512  # more denied items are bits: a search over a list fetches as many candidates more
-_DENSE = 4  # reading all rows in order is as fast as picking one of four
+_CHUNK_ROWS = 16_384  # copied at once
+_BATCH_USERS = 32  # compared with all items at once
+_PARTS_PER_RESULT = 8  # then it is rare that two of the best items are in the same part
+_MAX_SAFE_PRODUCT = 1e37  # of lengths, above which sums may overflow
+_MAX_CANDIDATE_FACTOR = 8  # times `k`: with more candidates, items are nearly equal and nothing is gained
+_MAX_DENIED_LIST = 512  # more denied items are stored as bits: a search fetches an extra candidate for each
+_DENSE_FACTOR = 4  # reading all rows sequentially is as fast as picking one in four
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
-    """Which of `items` may be answered, and how many: those whose bit is set; without bits all but `denied` (few).
+class CandidateSet:
+    """The items that may be recommended: those whose bit is set, or, without bits, all but a few `denied` ones.
 
-    `denied` are ascending. `missing`: how many hold the conditions, but are denied. They may be the best of all: what a
-    user has seen is.
+    Args:
+        items: number of items in the catalogue.
+        count: number of candidates.
+        bits: a bit for each item, or None.
+        denied: positions, ascending; empty if there are bits.
+        denied_count: items that meet the conditions but are denied. They may have the best scores, since a user's seen
+            items often do.
     """
 
     items: int
     count: int
     bits: Bits | None
     denied: Positions
-    missing: int
+    denied_count: int
 
-    def holds(self, positions: Positions) -> NDArray[np.bool_]:
-        """Whether each of them may be answered."""
+    def contains(self, positions: Positions) -> NDArray[np.bool_]:
+        """Whether each position is a candidate."""
         return ~is_among(positions, self.denied) if self.bits is None else has_bit(positions, self.bits)
 
     def positions(self) -> Positions:
-        """All of them, ascending."""
+        """All candidates, ascending."""
         if self.bits is None:
             return np.delete(np.arange(self.items), self.denied)
         return np.flatnonzero(np.unpackbits(self.bits, bitorder="little", count=self.items).view(np.bool_))
 
 
-def all_but(items: int, denied: Iterable[int]) -> Allowed:
-    """All of `items` may be answered but the denied positions, which may be in any order and named twice."""
+def all_but(items: int, denied: Iterable[int]) -> CandidateSet:
+    """All `items` but the denied positions, which may be in any order and repeated."""
     places = ascending(denied)
     count = items - len(places)
     if len(places) <= _MAX_DENIED_LIST:
-        return Allowed(items, count, None, places, len(places))
-    return Allowed(items, count, pack(np.delete(np.arange(items), places), items), places[:0], len(places))
+        return CandidateSet(items, count, None, places, len(places))
+    return CandidateSet(items, count, pack(np.delete(np.arange(items), places), items), places[:0], len(places))
 
 
 def ascending(positions: Iterable[int]) -> Positions:
-    """A few positions in order, each once; for a few this is faster than numpy."""
+    """Sort a few positions and remove duplicates; faster than numpy for a few."""
     return np.array(sorted(set(positions)), dtype=np.int64)
 
 
 def pack(positions: NDArray[np.int32] | Positions, items: int) -> Bits:
-    """A bit for each of `items`, set for the given positions, with zeros up to a whole number of words."""
+    """A bit for each of `items`, set at the given positions, padded with zeros to whole words."""
     flags = np.zeros(-(-items // WORD_BITS) * WORD_BITS, dtype=np.bool_)
     flags[positions] = True
     return np.packbits(flags, bitorder="little")
 
 
 def count_bits(bits: Bits) -> int:
-    """How many bits are set."""
+    """The number of set bits."""
     return int(np.bitwise_count(bits.view(np.uint64)).sum())
 
 
@@ -92,11 +97,11 @@ def is_among(positions: NDArray[np.int32] | Positions, ascending: NDArray[np.int
 
 
 def search(
-    vectors: Vectors, user: Vector, allowed: Allowed, k: int, boosts: AnyBoosts = NO_BOOSTS
+    vectors: Vectors, user: Vector, allowed: CandidateSet, k: int, boosts: AnyBoosts = NO_BOOSTS
 ) -> tuple[Positions, Vector]:
-    """The best `k` of all allowed items and their scores with `boosts` added; ties go to the earlier item."""
-    if allowed.bits is not None and allowed.count * _DENSE <= len(vectors):
-        return rank(vectors, user, allowed.positions(), k, boosts)
+    """The best `k` candidates and their scores, including `boosts`; ties go to the earlier item."""
+    if allowed.bits is not None and allowed.count * _DENSE_FACTOR <= len(vectors):
+        return top_k(vectors, user, allowed.positions(), k, boosts)
     scores = _scores(vectors, user)
     boosts.add_to(scores)
     if allowed.bits is None:
@@ -114,28 +119,28 @@ def search_many(
     k: int,
     boosts: Sequence[AnyBoosts],
 ) -> list[tuple[Positions, Vector] | None]:
-    """For each of `users` [users, dimensions] what `search` finds, to the bit, for less.
+    """The results of `search` for several `users` [users, dimensions], bit for bit, but faster.
 
-    One product of matrices tells for several users at once which items may be among the best, within its rounding
-    error; only those are compared as `search` does it.
+    A matrix product gives approximate scores for several users at once; the items that may be among the best, within
+    its rounding error, are then compared as in `search`.
 
     Args:
         vectors: of the items.
-        longest: at least the length of the longest of them.
+        longest: upper bound of the length of an item's vector.
         users: one or more.
-        denied: positions of what each may not be answered.
-        k: wanted for each, less than there are items.
-        boosts: of each.
+        denied: positions denied for each user.
+        k: number of results for each user, less than the number of items.
+        boosts: of each user.
 
     Returns:
-        Positions and scores; None where there is nothing to be gained: search for that one alone.
+        Positions and scores; None for users for whom `search` is faster.
     """
-    found: list[tuple[Positions, Vector] | None] = []
-    for start in range(0, len(users), _USERS):
-        part = slice(start, start + _USERS)
+    results: list[tuple[Positions, Vector] | None] = []
+    for start in range(0, len(users), _BATCH_USERS):
+        part = slice(start, start + _BATCH_USERS)
         candidates = _candidates(vectors, longest, users[part], denied[part], k, boosts[part])
-        found += _ranked(vectors, users[part], candidates, k, boosts[part])
-    return found
+        results += _ranked(vectors, users[part], candidates, k, boosts[part])
+    return results
 
 
 def _candidates(
@@ -146,18 +151,18 @@ def _candidates(
     k: int,
     boosts: Sequence[AnyBoosts],
 ) -> list[Positions]:
-    """For each user the items that may be among the best `k`, ascending; none where that cannot be told."""
-    rough = np.ascontiguousarray((vectors @ users.T).T)  # BLAS is slower the other way round
-    for row, out, added in zip(rough, denied, boosts, strict=True):
+    """The items that may be among the best `k` of each user, ascending; none if that is uncertain."""
+    rough = np.ascontiguousarray((vectors @ users.T).T)  # faster in BLAS than the transposed product
+    for row, excluded, added in zip(rough, denied, boosts, strict=True):
         added.add_to(row)
-        if len(out):
-            row[out] = -np.inf
-    # A sum of n products is wrong by at most n units of rounding of the lengths' product; two such sums are compared.
+        if len(excluded):
+            row[excluded] = -np.inf
+    # The error of a sum of n products is at most n rounding units of the product of lengths; two sums are compared.
     size, limits = longest * np.linalg.norm(users.astype(np.float64), axis=1), np.finfo(np.float32)
     size += [np.abs(added.values).max(initial=0.0) for added in boosts]
     error = 4 * vectors.shape[1] * (limits.eps * size + limits.smallest_subnormal)
     least = (_least(rough, k) - error).astype(np.float32)
-    is_sure = np.isfinite(least) & (size < _HUGE)
+    is_sure = np.isfinite(least) & (size < _MAX_SAFE_PRODUCT)
     is_near = rough >= np.where(is_sure, least, np.inf)[:, None]
     return [np.flatnonzero(row) for row in is_near]
 
@@ -165,26 +170,26 @@ def _candidates(
 def _ranked(
     vectors: Vectors, users: Vectors, candidates: Sequence[Positions], k: int, boosts: Sequence[AnyBoosts]
 ) -> list[tuple[Positions, Vector] | None]:
-    sizes = [len(some) if k <= len(some) <= _CROWD * k else 0 for some in candidates]
+    sizes = [len(positions) if k <= len(positions) <= _MAX_CANDIDATE_FACTOR * k else 0 for positions in candidates]
     rows = np.repeat(np.arange(len(users)), sizes)
-    positions = np.concatenate([some[:size] for some, size in zip(candidates, sizes, strict=True)])
+    positions = np.concatenate([near[:size] for near, size in zip(candidates, sizes, strict=True)])
     scores = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
         scores[part] = np.vecdot(vectors[positions[part]], users[rows[part]])
     ends = np.cumsum(sizes).tolist()
-    for end, size, some, added in zip(ends, sizes, candidates, boosts, strict=True):
+    for end, size, near, added in zip(ends, sizes, candidates, boosts, strict=True):
         if size and len(added.values):
-            scores[end - size : end] += added.at(some)
+            scores[end - size : end] += added.at(near)
     order = np.lexsort((positions, -scores, rows))  # user by user, as `rows` is
     best = [order[end - size : end - size + min(k, size)] for end, size in zip(ends, sizes, strict=True)]
     return [(positions[n], scores[n]) if len(n) else None for n in best]
 
 
-def rank(
+def top_k(
     vectors: Vectors, user: Vector, positions: Positions, k: int, boosts: AnyBoosts = NO_BOOSTS
 ) -> tuple[Positions, Vector]:
-    """The best `k` of `positions`, ascending, and their scores with `boosts` added; ties go to the earlier item."""
+    """The best `k` of ascending `positions` and their scores, including `boosts`; ties go to the earlier item."""
     scores = compare(vectors, user, positions)
     if len(boosts.values):
         scores += boosts.at(positions)
@@ -192,10 +197,10 @@ def rank(
 
 
 def compare(vectors: Vectors, user: Vector, positions: Positions) -> Vector:
-    """The products of `user` with the vectors at `positions`, in their order."""
+    """The products of `user` and the vectors at `positions`, in their order."""
     scores = np.empty(len(positions), dtype=np.float32)
-    for start in range(0, len(positions), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(positions), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
         scores[part] = _scores(vectors[positions[part]], user)
     return scores
 
@@ -206,7 +211,7 @@ def _scores(rows: Vectors, user: Vector) -> Vector:
 
 
 def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Positions, Vector]:
-    """The best `k`; without positions those of the scores."""
+    """The best `k` positions and their scores; without `positions`, indices of `scores`."""
     if not k:
         return np.empty(0, dtype=np.int64), scores[:0]
     near = np.flatnonzero(scores >= _least(scores, k)) if len(scores) > k else np.arange(len(scores))
@@ -215,11 +220,11 @@ def _best(positions: Positions | None, scores: Vector, k: int) -> tuple[Position
 
 
 def _least(scores: Vector, k: int) -> Vector:
-    """For each row of `scores` [..., items] at most its `k` th largest, and hardly less.
+    """A tight lower bound of the `k` th largest value of each row of `scores` [..., items].
 
-    Of several maxima of disjoint parts the `k` th largest is such a number, and is found in one pass over the row.
+    The `k` th largest of the maxima of disjoint parts is such a bound, and needs one pass over the row.
     """
-    parts = _PARTS * k
+    parts = _PARTS_PER_RESULT * k
     if scores.shape[-1] >= 2 * parts:
         whole = scores.shape[-1] // parts * parts
         scores = scores[..., :whole].reshape(*scores.shape[:-1], -1, parts).max(axis=-2)

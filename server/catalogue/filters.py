@@ -1,7 +1,7 @@
-"""Filters: conditions of a request, and which items of the catalogue hold them.
+"""Filters: conditions of a request, and the items that meet them.
 
-The bits of a filter's conditions are cached: they are the same for every request that sends the same conditions. What
-belongs to one request, such as the items that the user has seen, is taken out of a copy.
+The bits of the conditions are cached, since they are the same for all requests with the same conditions. The items of
+one request, such as those that the user has seen, are removed from a copy.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from swiftrec.server.catalogue.exact import (
     WORD_BITS,
-    Allowed,
     Bits,
+    CandidateSet,
     all_but,
     ascending,
     count_bits,
@@ -31,17 +31,17 @@ from swiftrec.server.catalogue.lru import LruCache
 from swiftrec.server.errors import InvalidRequest
 
 _CACHE_BYTES = 16 * 2**20
-_ENTRY_BYTES, _CONDITION_BYTES, _VALUE_BYTES = 400, 200, 8  # of a cached filter beside its bits and its texts
+_ENTRY_BYTES, _CONDITION_BYTES, _VALUE_BYTES = 400, 200, 8  # overhead of a cached filter, a condition and a value
 
-# What work costs beside reading words one after the other, in such words; measured, and rough on purpose.
-_SCATTER_WORDS = 8  # a position: it touches a cache line, which has 8 words
-_LOOKUP_WORDS = 1_024  # an id or a value: a dictionary's look-up
-_STEP_WORDS = 16_384  # a list of items, or the union of some: a few calls of numpy
+# Costs in units of reading a word sequentially; rough measurements.
+_SCATTER_WORDS = 8  # writing a position: touches a cache line of 8 words
+_LOOKUP_WORDS = 1_024  # looking up an id or a value in a dictionary
+_STEP_WORDS = 16_384  # a posting list or a union: a few calls of numpy
 
 
 @dataclass(frozen=True, slots=True)
 class AttributeValues:
-    """An attribute and values, each of which is kept once."""
+    """An attribute and its distinct values."""
 
     name: str
     values: tuple[str, ...]
@@ -55,26 +55,26 @@ _Conditions: TypeAlias = "tuple[tuple[AttributeValues, ...], tuple[AttributeValu
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Conditions that hold together; empty ones do not narrow. `is_empty`: it has no condition."""
+    """Conditions, all of which must be met; empty ones do not restrict. `is_empty`: there is no condition."""
 
     allowed: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
     any_of: tuple[AttributeValues, ...] = ()
     all_of: tuple[AttributeValues, ...] = ()
     none_of: tuple[AttributeValues, ...] = ()
-    is_empty: bool = field(init=False, repr=False, compare=False)  # every request asks several times
+    is_empty: bool = field(init=False, repr=False, compare=False)  # read several times for each request
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_empty", not (self.allowed or self.denied or any(self.on_attributes)))
 
     @property
     def on_attributes(self) -> _Conditions:
-        """The conditions on attributes: they are the same items for every user."""
+        """The conditions on attributes, which do not depend on the user."""
         return self.any_of, self.all_of, self.none_of
 
 
 class _Resolved(NamedTuple):
-    """What conditions on attributes allow: read-only bits, how many are set, and the values that no item has."""
+    """Resolved conditions on attributes: read-only bits, the number set, and the values that no item has."""
 
     bits: Bits
     items: int
@@ -83,11 +83,11 @@ class _Resolved(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PostingList:
-    """The items of a value: `bits` if they are many, else their positions, ascending.
+    """The items with a value: `bits` if there are many, else ascending positions.
 
     Args:
         positions: int32 [items of the value], empty if there are bits.
-        count: how many items have the value.
+        count: number of items with the value.
         bits: a bit for each item of the catalogue, or None.
     """
 
@@ -104,7 +104,7 @@ _NO_ITEMS = PostingList(np.empty(0, dtype=np.int32), 0)
 
 
 class _Plan(NamedTuple):
-    """The posting lists of a filter: an item is in all `required`, in one list of each union, in none `excluded`."""
+    """The posting lists of a filter: items must be in all `required`, in each union, and in none `excluded`."""
 
     required: list[PostingList]
     unions: list[list[PostingList]]
@@ -112,43 +112,43 @@ class _Plan(NamedTuple):
 
 
 class AttributeIndex:
-    """The posting list of each value of each attribute; a list takes at most four bytes for each of its items.
+    """The posting lists of all values of all attributes; a list takes at most four bytes for each of its items.
 
-    Threads may share it: only the cache changes, and it has a lock.
+    Threads may share it: only its cache changes, which has a lock.
 
     Args:
-        rows: of each item in the catalogue's order, its attributes with their values.
-        cache_bytes: bound of the cached filters.
+        rows: the attributes and values of each item, in the order of the catalogue.
+        cache_bytes: limit of the cached filters.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Sequence[str]]], cache_bytes: int = _CACHE_BYTES) -> None:
-        found: dict[str, dict[str, array[int]]] = {}
+        values_by_name: dict[str, dict[str, array[int]]] = {}
         self._items = self._max_values = 0
         for position, row in enumerate(rows):
             self._items += 1
             self._max_values = max(self._max_values, sum(map(len, row.values())))
             for name, values in row.items():
-                lists = found.setdefault(name, {})
+                lists = values_by_name.setdefault(name, {})
                 for value in values:
                     lists.setdefault(value, array("i")).append(position)
         self._words = -(-self._items // WORD_BITS)
         self._all = _Resolved(_read_only(pack(np.arange(self._items), self._items)), self._items)
         self._lists = {
             name: {value: self._posting_list(np.array(places, dtype=np.int32)) for value, places in values.items()}
-            for name, values in found.items()
+            for name, values in values_by_name.items()
         }
         self._cache: LruCache[_Conditions, _Resolved] = LruCache(cache_bytes)
 
     @property
     def cached_bytes(self) -> int:
-        """What the cached filters take."""
+        """Size of the cached filters."""
         return self._cache.size_bytes
 
     def check(self, conditions: Filter) -> None:
         """Check that the catalogue has every attribute that the filter names.
 
         Raises:
-            InvalidRequest: names the first condition whose attribute no item has.
+            InvalidRequest: names the first condition with an attribute that no item has.
         """
         for name, listed in zip(("any_of", "all_of", "none_of"), conditions.on_attributes, strict=True):
             for n, condition in enumerate(listed):
@@ -157,9 +157,9 @@ class AttributeIndex:
                     raise InvalidRequest(f"filter.{name}[{n}].name", "unknown attribute", quote)
 
     def work(self, conditions: Filter) -> float:
-        """Predict what resolving a filter costs, in 64-bit words that are read one after the other.
+        """Predict the cost of resolving a filter, in 64-bit words read sequentially.
 
-        Attributes that no item has cost nothing. Conditions that are cached cost nothing; ids are looked up each time.
+        Unknown attributes and cached conditions cost nothing; ids are looked up each time.
         """
         ids = len(conditions.allowed) + len(conditions.denied)
         words = float(_LOOKUP_WORDS * ids + (self._pack_words(ids) if ids else 0))
@@ -172,16 +172,16 @@ class AttributeIndex:
             words + _LOOKUP_WORDS * values + self._required_words(plan.required) + sum(map(self._union_words, unions))
         )
 
-    def allow(self, conditions: Filter, chosen: Iterable[int], denied: Iterable[int]) -> Allowed:
-        """The items that hold every condition.
+    def allow(self, conditions: Filter, chosen: Iterable[int], denied: Iterable[int]) -> CandidateSet:
+        """The items that meet all conditions.
 
         Args:
-            conditions: of which ids are looked up already.
-            chosen: positions of the ids that are allowed, if it names any.
-            denied: positions that are not allowed, in any order and maybe twice.
+            conditions: of the filter.
+            chosen: positions of its allowed ids, if it has any.
+            denied: denied positions, in any order and possibly repeated.
 
         Raises:
-            InvalidRequest: an attribute is named that no item has.
+            InvalidRequest: no item has an attribute of the conditions.
         """
         has_conditions = any(conditions.on_attributes)
         if not has_conditions and not conditions.allowed:
@@ -194,7 +194,7 @@ class AttributeIndex:
         missing = missing[has_bit(missing, bits)]
         if len(missing):
             bits = bits & ~pack(missing, self._items)
-        return Allowed(self._items, count - len(missing), bits, missing[:0], len(missing))
+        return CandidateSet(self._items, count - len(missing), bits, missing[:0], len(missing))
 
     def unknown_values(self, conditions: Filter) -> list[str]:
         """Values that no item has, as "NAME=VALUE", each once, in the order of the conditions.
@@ -205,14 +205,14 @@ class AttributeIndex:
         return [*(self._unknown_values(conditions) if resolved is None else resolved.unknown)]
 
     def _unknown_values(self, conditions: Filter) -> tuple[str, ...]:
-        found = dict[str, None]()
+        unknown = dict[str, None]()
         for condition in chain(*conditions.on_attributes):
             lists = self._lists.get(condition.name, {})
-            found |= {f"{condition.name}={value}": None for value in condition.values if value not in lists}
-        return tuple(found)
+            unknown |= {f"{condition.name}={value}": None for value in condition.values if value not in lists}
+        return tuple(unknown)
 
     def _resolve(self, conditions: Filter) -> _Resolved:
-        """What the conditions on attributes allow, from the cache if it is there."""
+        """Resolve the conditions on attributes, using the cache."""
         resolved = self._cache.get(conditions.on_attributes)
         if resolved is None:
             self.check(conditions)
@@ -239,13 +239,13 @@ class AttributeIndex:
         return bits
 
     def _intersection(self, lists: list[PostingList]) -> Bits:
-        """The items that are in every one of the lists, a new array.
+        """The items in all lists, as a new array.
 
-        An item has at most `_max_values` values, so longer conditions need no work.
+        No item has more than `_max_values` values, so longer conditions are never met.
         """
         if len(lists) > self._max_values:
             return np.zeros_like(self._all.bits)
-        shortest, *others = sorted(lists, key=lambda one: one.count)
+        shortest, *others = sorted(lists, key=lambda postings: postings.count)
         if shortest.bits is None:
             positions = shortest.positions
             for other in others:
@@ -257,31 +257,31 @@ class AttributeIndex:
         return bits
 
     def _union(self, lists: list[PostingList]) -> Bits:
-        """The items that are in at least one of the lists, a new array."""
-        bits = pack(np.concatenate([one.positions for one in (_NO_ITEMS, *lists)]), self._items)
-        for one in lists:
-            if one.bits is not None:
-                bits |= one.bits
+        """The items in at least one list, as a new array."""
+        bits = pack(np.concatenate([postings.positions for postings in (_NO_ITEMS, *lists)]), self._items)
+        for postings in lists:
+            if postings.bits is not None:
+                bits |= postings.bits
         return bits
 
     def _required_words(self, lists: list[PostingList]) -> int:
-        """The work of `_intersection`, or of the copy in its place."""
+        """The cost of `_intersection`, or of the copy made instead."""
         if not lists or len(lists) > self._max_values:
             return self._words
-        shortest = min(lists, key=lambda one: one.count)
+        shortest = min(lists, key=lambda postings: postings.count)
         if shortest.bits is not None:
             return len(lists) * (_STEP_WORDS + self._words)
         return len(lists) * (_STEP_WORDS + _SCATTER_WORDS * shortest.count) + self._pack_words(shortest.count)
 
     def _union_words(self, lists: list[PostingList]) -> int:
-        """The work of `_union`, and of what is made of its result."""
+        """The cost of `_union` and of using its result."""
         if not lists:
             return 0
-        dense = sum(one.bits is not None for one in lists)
-        return self._pack_words(sum(len(one.positions) for one in lists)) + (dense + 1) * self._words
+        dense = sum(postings.bits is not None for postings in lists)
+        return self._pack_words(sum(len(postings.positions) for postings in lists)) + (dense + 1) * self._words
 
     def _pack_words(self, positions: int) -> int:
-        """The work of `pack`, which has a byte for each item at first."""
+        """The cost of `pack`, which first uses a byte for each item."""
         return _STEP_WORDS + _SCATTER_WORDS * positions + (WORD_BITS // 8) * self._words
 
     def _posting_list(self, positions: NDArray[np.int32]) -> PostingList:
@@ -291,9 +291,9 @@ class AttributeIndex:
 
 
 def _cached_bytes(conditions: Filter, resolved: _Resolved) -> int:
-    """What a cached filter takes beside its bits."""
+    """Size of a cached filter without its bits."""
     every = [*chain(*conditions.on_attributes)]
-    texts = chain(resolved.unknown, *((one.name, *one.values) for one in every))
+    texts = chain(resolved.unknown, *((condition.name, *condition.values) for condition in every))
     return _ENTRY_BYTES + _CONDITION_BYTES * len(every) + sum(sys.getsizeof(text) + _VALUE_BYTES for text in texts)
 
 

@@ -1,4 +1,4 @@
-"""The table of items: the bytes of `items.jsonl`, and an item only when somebody asks for it."""
+"""The table of items: maps `items.jsonl`, and decodes items when they are read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import overload
 from swiftrec.server.errors import BundleError
 
 ITEMS = "items.jsonl"
-KEPT = 16_384  # items that stay decoded: those that are answered most
+MAX_DECODED_ITEMS = 16_384  # decoded items in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
     """One item; `popularity` counts its interactions in the data that the bundle was made from.
 
-    Equal only to itself, so that what is made of it can be kept.
+    Compared by identity, so that it can be a cache key.
     """
 
     id: str
@@ -32,10 +32,10 @@ class Item:
 
 
 class ItemTable(Sequence[Item]):
-    """A million items as Python objects would take four times the memory of their lines, which are mapped from disk.
+    """Items mapped from disk: as Python objects, a million items would take four times the memory.
 
     Args:
-        data: lines of JSON, one item each, decoded when it is asked for: a bad one raises ValueError or TypeError then.
+        data: lines of JSON, one item each, decoded on access; an invalid line raises ValueError or TypeError then.
     """
 
     def __init__(self, data: bytes | mmap) -> None:
@@ -47,7 +47,7 @@ class ItemTable(Sequence[Item]):
             self._starts.append(start)
             start = end + 1
         self._starts.append(start)
-        self.at = lru_cache(KEPT)(self._decode)  # the item at a place, which must not be negative
+        self.at = lru_cache(MAX_DECODED_ITEMS)(self._decode)  # the item at a position, which must not be negative
 
     @classmethod
     def load(cls, folder: Path) -> ItemTable:
@@ -59,7 +59,7 @@ class ItemTable(Sequence[Item]):
         try:
             with (folder / ITEMS).open("rb") as file:
                 return cls(mmap(file.fileno(), 0, access=ACCESS_READ))
-        except (OSError, ValueError) as error:  # a ValueError is what an empty file raises
+        except (OSError, ValueError) as error:  # ValueError: the file is empty
             raise BundleError(f"{folder / ITEMS}: no table of items ({error}): export it again") from None
 
     def __len__(self) -> int:
@@ -72,12 +72,12 @@ class ItemTable(Sequence[Item]):
     def __getitem__(self, index: slice) -> list[Item]: ...
 
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        places = range(len(self))[index]
-        return self.at(places) if isinstance(places, int) else [self.at(place) for place in places]
+        positions = range(len(self))[index]
+        return self.at(positions) if isinstance(positions, int) else [self.at(position) for position in positions]
 
     def __iter__(self) -> Iterator[Item]:
-        """Every item once, without keeping any."""
+        """All items, without caching them."""
         return map(self._decode, range(len(self)))
 
-    def _decode(self, place: int) -> Item:
-        return Item(**json.loads(self._data[self._starts[place] : self._starts[place + 1]]))
+    def _decode(self, position: int) -> Item:
+        return Item(**json.loads(self._data[self._starts[position] : self._starts[position + 1]]))

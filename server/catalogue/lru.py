@@ -1,4 +1,4 @@
-"""A cache that is bounded in bytes and drops what was used longest ago."""
+"""An LRU cache with a limit in bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ V = TypeVar("V")
 
 
 class LruCache(Generic[K, V]):
-    """Values that were used last. Threads may share it.
+    """The most recently used values. Threads may share it.
 
     Args:
-        capacity_bytes: of all entries together; a larger entry is not kept, so 0 turns the cache off.
+        capacity_bytes: limit of all entries; larger entries are not stored, so 0 turns the cache off.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -26,15 +26,15 @@ class LruCache(Generic[K, V]):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all entries, by the sizes that `put` was given."""
+        """Total size of all entries."""
         return self._size_bytes
 
     def __contains__(self, key: K) -> bool:
-        """Whether the key has a value; this does not count as a use."""
+        """Whether the key has a value; does not count as a use."""
         return key in self._entries
 
     def get(self, key: K) -> V | None:
-        """The value, which now counts as used last, or None."""
+        """The value, which becomes the most recently used, or None."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -43,7 +43,7 @@ class LruCache(Generic[K, V]):
             return entry[0]
 
     def put(self, key: K, value: V, size_bytes: int) -> None:
-        """Keep a value of `size_bytes`, key included, and drop others until all fit; a key keeps its first value."""
+        """Store a value of `size_bytes` (including its key) and evict others until all fit; never overwrites a key."""
         with self._lock:
             if size_bytes > self._capacity_bytes or key in self._entries:
                 return

@@ -1,4 +1,4 @@
-"""What says something of few items only: sparse tables, the memory among them, and the boosts of scores."""
+"""Sparse tables of items, the co-occurrence memory, and boosts of scores."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ Places: TypeAlias = "NDArray[np.signedinteger[Any]]"
 N = TypeVar("N", bound=np.generic)
 F = TypeVar("F", bound=np.floating[Any])
 
-SWITCH_OVER = 20_000  # items from which on the approximate index is clearly faster (docs/decisions/006)
-# With one entry for so many items or more, counting over all items is faster than sorting the entries. Not in larger
-# catalogues, where nothing else takes a time that grows with the items.
-_DENSE = 8
-_HALF = 32  # bits of a key for the place of an entry; the others are for its cell
+SWITCH_OVER = 20_000  # items, from which the approximate index is clearly faster (docs/decisions/006)
+# With at least one entry for this number of items, counting over all items is faster than sorting the entries. Not used
+# in larger catalogues, where no other step takes time proportional to the number of items.
+_ITEMS_PER_ENTRY = 8
+_INDEX_BITS = 32  # of a key, for the index of an entry; the others are for its cell
 
-EVENTS = 10  # last ones that transitions look at
-DECAY = 0.6  # of an event's weight with each event after it
-FLOOR = 0.003  # of a chance: what is added before the logarithm is taken
+EVENTS = 10  # last events that transitions use
+DECAY = 0.6  # of the weight of an event, with each later one
+FLOOR = 0.003  # added to a probability before taking the logarithm
 _AGES = DECAY ** np.arange(EVENTS)[::-1]
 
 
 class Boosts(NamedTuple):
-    """What is added to the scores of a few items: `positions` ascending, each once, and a value for each."""
+    """Values added to the scores of a few items: ascending, distinct `positions`, and a value for each."""
 
     positions: Positions
     values: Vector
 
     def at(self, positions: Positions) -> Vector:
-        """What is added at `positions`; 0 where nothing is."""
+        """The values at `positions`; 0 for items without a boost."""
         return values_at(self.positions, self.values, positions)
 
     def where(self, is_kept: NDArray[np.bool_]) -> Boosts:
-        """Those for which it holds, [boosts]."""
+        """The boosts selected by a boolean array [boosts]."""
         return Boosts(self.positions[is_kept], self.values[is_kept])
 
     def largest(self, count: int) -> Positions:
-        """The items that most is added to, at most so many."""
+        """The `count` items with the largest boosts, or fewer."""
         if len(self.positions) <= count:
             return self.positions
         return self.positions[np.argpartition(-self.values, count)[:count]]
@@ -57,17 +57,17 @@ class Boosts(NamedTuple):
         scores[self.positions] += self.values
 
     def listed(self) -> Boosts:
-        """The items that something is added to."""
+        """The boosts as a list of items."""
         return self
 
 
 class DenseBoosts(NamedTuple):
-    """The same with a value for each item: faster where they are not few."""
+    """Boosts with a value for each item: faster if there are many."""
 
     values: Vector
 
     def at(self, positions: Positions) -> Vector:
-        """What is added at `positions`."""
+        """The values at `positions`."""
         return self.values[positions]
 
     def add_to(self, scores: Vector) -> None:
@@ -75,7 +75,7 @@ class DenseBoosts(NamedTuple):
         scores += self.values
 
     def listed(self) -> Boosts:
-        """The items that something is added to."""
+        """The boosts as a list of items."""
         kept = np.flatnonzero(self.values)
         return Boosts(kept, self.values[kept])
 
@@ -85,9 +85,9 @@ NO_BOOSTS = Boosts(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
 class Entries(NamedTuple):
-    """Values for items in several requests, [entries] each; a request may have an item several times.
+    """Values of items for several requests, [entries] each; a request may have an item several times.
 
-    `owners` are numbers of requests from 0 on, `positions` those of items.
+    `owners` are indices of requests, `positions` those of items.
     """
 
     owners: Places
@@ -95,13 +95,13 @@ class Entries(NamedTuple):
     values: NDArray[np.floating[Any]]
 
     def weighted(self, weights: Vector) -> Entries:
-        """The same with each value multiplied by the weight of its request, [requests]."""
+        """The entries multiplied by the weights of their requests, [requests]."""
         return self._replace(values=self.values * weights[self.owners])
 
 
 @dataclass(frozen=True, slots=True)
 class SparseRows:
-    """Rows of few entries: where each row begins [rows + 1], and the items' positions and weights [entries]."""
+    """A sparse matrix (CSR): the start of each row [rows + 1], and the positions and weights of items [entries]."""
 
     starts: NDArray[np.int64]
     positions: NDArray[np.int32]
@@ -109,7 +109,7 @@ class SparseRows:
 
     @classmethod
     def of(cls, rows: NDArray[np.int64], positions: NDArray[np.int64], weights: NDArray[np.float64], size: int) -> Self:
-        """Rows of entries (row, position, weight), in any order; the entries of a row come out by position."""
+        """Make rows of unordered entries (row, position, weight); the entries of a row are sorted by position."""
         order = np.lexsort((positions, rows))
         starts = np.searchsorted(rows[order], np.arange(size + 1))
         return cls(starts.astype(np.int64), positions[order].astype(np.int32), weights[order].astype(np.float32))
@@ -119,13 +119,13 @@ class SparseRows:
         """Map what `save` wrote.
 
         Raises:
-            BundleError: names the file that is missing, is no such table, or names an item beyond `items`.
+            BundleError: names the file that is missing, malformed, or has a position beyond `items`.
         """
         starts, positions, weights = (folder / file for file in row_files(name))
-        found = cls(map_array(starts, np.int64), map_array(positions, np.int32), map_array(weights, np.float32))
-        if fault := found._fault(items):
+        loaded = cls(map_array(starts, np.int64), map_array(positions, np.int32), map_array(weights, np.float32))
+        if fault := loaded._fault(items):
             raise BundleError(f"{folder / name}-{fault}: export it again")
-        return found
+        return loaded
 
     def save(self, folder: Path, name: str) -> None:
         """Write `NAME-starts.npy`, `NAME-positions.npy` and `NAME-weights.npy`."""
@@ -137,13 +137,13 @@ class SparseRows:
         return len(self.starts) - 1
 
     def holds(self, row: int, position: int) -> bool:
-        """Whether a row has an entry of this position."""
+        """Whether a row has an entry at this position."""
         positions = self.positions[self.starts[row] : self.starts[row + 1]]
-        place = int(np.searchsorted(positions, position))
-        return place < len(positions) and int(positions[place]) == position
+        index = int(np.searchsorted(positions, position))
+        return index < len(positions) and int(positions[index]) == position
 
     def gather(self, rows: Places) -> tuple[NDArray[np.int32], Vector, NDArray[np.int64]]:
-        """The entries of `rows`, one row after the other: positions, weights, and how many each row has."""
+        """The concatenated entries of `rows`: positions, weights, and the number of entries of each row."""
         starts, stops = self.starts[rows], self.starts[rows + 1]
         if not len(rows):
             return self.positions[:0], self.weights[:0], starts
@@ -152,7 +152,7 @@ class SparseRows:
         return positions, np.concatenate([self.weights[part] for part in parts]), stops - starts
 
     def _fault(self, items: int) -> str:
-        """The file that does not fit the others or the catalogue, and why; empty if all fit."""
+        """The file that does not match the others or the catalogue, and why; empty if all match."""
         starts, entries = self.starts, len(self.positions)
         if not len(starts) or starts[0] or starts[-1] != entries or (np.diff(starts) < 0).any():
             return f"starts.npy: its rows do not fit {entries} entries"
@@ -160,59 +160,59 @@ class SparseRows:
             return f"positions.npy: its entries do not fit {items} columns"
         if len(self.weights) != entries:
             return f"weights.npy: its {len(self.weights)} entries do not fit {entries} positions"
-        return "" if np.isfinite(self.weights).all() else "weights.npy: holds numbers that are not finite"
+        return "" if np.isfinite(self.weights).all() else "weights.npy: has numbers that are not finite"
 
 
 def map_array(path: Path, dtype: type[N]) -> NDArray[N]:
-    """Map a list of numbers from disk.
+    """Map a one-dimensional array from disk.
 
     Raises:
-        BundleError: the file is missing or holds something else.
+        BundleError: the file is missing or has other content.
     """
     try:
-        found: NDArray[N] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        loaded: NDArray[N] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: no table ({error}): export it again") from None
-    if found.dtype != dtype or found.ndim != 1:
-        shown = f"{found.dtype}{list(found.shape)}"
-        raise BundleError(f"{path}: {shown} in place of a list of {np.dtype(dtype)}: export it again")
-    return found
+        raise BundleError(f"{path}: not an array ({error}): export it again") from None
+    if loaded.dtype != dtype or loaded.ndim != 1:
+        shown = f"{loaded.dtype}{list(loaded.shape)}"
+        raise BundleError(f"{path}: {shown} instead of a list of {np.dtype(dtype)}: export it again")
+    return loaded
 
 
-def find_sorted(ascending: NDArray[N], wanted: NDArray[Any]) -> tuple[Positions, NDArray[np.bool_]]:
-    """Where each wanted value stands among ascending ones, and whether it is one of them."""
+def find_sorted(ascending: NDArray[N], required: NDArray[Any]) -> tuple[Positions, NDArray[np.bool_]]:
+    """The index of each required value in an ascending array, and whether the array has it."""
     if not len(ascending):
-        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.bool_)
-    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return places, ascending[places] == wanted
+        return np.zeros(len(required), dtype=np.int64), np.zeros(len(required), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(ascending, required), len(ascending) - 1)
+    return places, ascending[places] == required
 
 
-def values_at(ascending: Places, values: NDArray[F], wanted: Positions) -> NDArray[F]:
-    """The values of the wanted positions, of which the ascending ones have one each; 0 for others."""
+def values_at(ascending: Places, values: NDArray[F], required: Positions) -> NDArray[F]:
+    """The values of the required positions; 0 for those not in the ascending array."""
     if not len(ascending):
-        return np.zeros(len(wanted), dtype=values.dtype)
-    places, is_found = find_sorted(ascending, wanted)
+        return np.zeros(len(required), dtype=values.dtype)
+    places, is_found = find_sorted(ascending, required)
     return np.where(is_found, values[places], values.dtype.type(0))
 
 
 def merged(entries: Entries, requests: int, items: int) -> Entries:
-    """Entries added up: each item of each of `requests` once, ascending, without zeros; for a catalogue of `items`."""
+    """Sum the entries of each item of each request: distinct items, ascending, without zeros."""
     if _is_dense(entries, requests, items):
         grid = _grid(entries, requests, items)
         cells = np.flatnonzero(grid)
         return _of_cells(cells, grid[cells], requests, items)
     if not len(entries.values):
         return entries
-    keys = (_cells(entries, items) << _HALF) | np.arange(len(entries.values))  # whole numbers are sorted fastest
+    keys = (_cells(entries, items) << _INDEX_BITS) | np.arange(len(entries.values))  # sorting integers is fastest
     keys.sort()
-    cells, order = keys >> _HALF, keys & ((1 << _HALF) - 1)
+    cells, order = keys >> _INDEX_BITS, keys & ((1 << _INDEX_BITS) - 1)
     is_first = np.concatenate([[True], cells[1:] != cells[:-1]])
     totals, cells = np.bincount(np.cumsum(is_first) - 1, entries.values[order]), cells[is_first]
     return _of_cells(cells[totals != 0], totals[totals != 0], requests, items)
 
 
 def summed(parts: Sequence[Entries], requests: int, items: int) -> list[AnyBoosts]:
-    """What is added for each of `requests`: the entries of all parts, added up in their order."""
+    """The boosts of each request: the sum of the entries of all parts, in their order."""
     entries = Entries(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     if _is_dense(entries, requests, items):
         grid = _grid(entries, requests, items).astype(np.float32).reshape(requests, items)
@@ -223,8 +223,8 @@ def summed(parts: Sequence[Entries], requests: int, items: int) -> list[AnyBoost
 
 
 def _is_dense(entries: Entries, requests: int, items: int) -> bool:
-    """Whether counting over all items of all requests is faster than sorting; the result is the same."""
-    return items < SWITCH_OVER and len(entries.values) * _DENSE >= requests * items
+    """Whether counting over all items of all requests is faster than sorting; the results are the same."""
+    return items < SWITCH_OVER and len(entries.values) * _ITEMS_PER_ENTRY >= requests * items
 
 
 def _cells(entries: Entries, items: int) -> NDArray[np.int64]:
@@ -237,7 +237,7 @@ def _grid(entries: Entries, requests: int, items: int) -> NDArray[np.float64]:
 
 
 def _of_cells(cells: NDArray[np.int64], values: NDArray[np.float64], requests: int, items: int) -> Entries:
-    """Entries of ascending places in the grid of all requests and items."""
+    """Entries of ascending cells in the grid of all requests and items."""
     sizes = np.diff(np.searchsorted(cells, np.arange(requests + 1) * items))
     owners = np.arange(requests).repeat(sizes)
     return Entries(owners, cells - owners * items, values.astype(np.float32))
@@ -245,12 +245,12 @@ def _of_cells(cells: NDArray[np.int64], values: NDArray[np.float64], requests: i
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What people took next after an item, and beside it: two tables with a row for each item.
+    """The co-occurrence memory: two tables with a row for each item.
 
-    `transitions` hold the chance that an item follows another within a few events; the last events of a history count,
-    each with a weight that falls with its age. `neighbours` hold the weights of a linear item-to-item model (EASE:
-    Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), of which the strongest are kept; there
-    every event counts alike.
+    `transitions` have the probability that an item follows another within a few events; they are used for the last
+    events of a history, with weights that decay with age. `neighbours` have the strongest weights of a linear
+    item-to-item model (EASE: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019); they weight all
+    events equally.
     """
 
     transitions: SparseRows
@@ -261,7 +261,7 @@ class Memory:
         """Map what `save` wrote.
 
         Raises:
-            BundleError: a file is missing or does not fit.
+            BundleError: a file is missing or does not match.
         """
         tables = {name: SparseRows.load(folder, name, items) for name in (TRANSITIONS, NEIGHBOURS)}
         for name, table in tables.items():
@@ -271,7 +271,7 @@ class Memory:
 
     @classmethod
     def empty(cls, items: int) -> Self:
-        """Of a catalogue without interactions."""
+        """The memory of a catalogue without interactions."""
         nothing = np.empty(0, np.int64)
         rows = SparseRows.of(nothing, nothing, nothing.astype(np.float64), items)
         return cls(rows, rows)
@@ -282,19 +282,19 @@ class Memory:
         self.neighbours.save(folder, NEIGHBOURS)
 
     def next_chances(self, histories: Sequence[Positions]) -> Entries:
-        """Items that came after the last events of each history (oldest first), with the weighted chance by each."""
+        """The items that follow the last events of each history (oldest first), with their weighted probabilities."""
         last = [events[-EVENTS:] for events in histories]
         ages = np.concatenate([_AGES[EVENTS - len(events) :] for events in last])
-        found, sizes = _entries(self.transitions, last)
-        return found._replace(values=found.values * ages.repeat(sizes))
+        entries, sizes = _entries(self.transitions, last)
+        return entries._replace(values=entries.values * ages.repeat(sizes))
 
     def near_weights(self, histories: Sequence[Positions]) -> Entries:
-        """Items near the events of each history, with the weight by each of them."""
+        """The neighbours of the events of each history, with their weights."""
         return _entries(self.neighbours, histories)[0]
 
 
 def _entries(table: SparseRows, histories: Sequence[Positions]) -> tuple[Entries, NDArray[np.int64]]:
-    """What a table has of the events of histories, one or more, and how many entries each event has."""
+    """The entries of a table for the events of histories, and the number of entries of each event."""
     positions, values, sizes = table.gather(np.concatenate(histories))
     owners = np.arange(len(histories)).repeat([len(events) for events in histories])
     return Entries(owners.repeat(sizes), positions, values), sizes

@@ -1,8 +1,8 @@
-"""Words: which items have the words of a text, and which item a text is the title of.
+"""The word index: finds the items that have the words of a text, and the item whose title a text is.
 
-An inverted index with BM25 weights that are computed when it is made (Robertson and Zaragoza, "The Probabilistic
-Relevance Framework: BM25 and Beyond", 2009). A word that no item has counts as the known words that share most of its
-pairs of near letters, so that a typing error costs little. Words are kept as hashes of 64 bits; every table is mapped.
+An inverted index with precomputed BM25 weights (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25
+and Beyond", 2009). An unknown word is replaced by the known words that share most of its letter pairs, which corrects
+typing errors. Words are stored as 64-bit hashes; all tables are mapped from disk.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 Rows: TypeAlias = "tuple[tuple[int, ...], tuple[float, ...]]"
-"""Places among the known words that a word of a text is or stands for, and the share by which each counts."""
+"""Indices of the known words that a word of a text matches, and the weight of each."""
 
 _DTYPES: dict[str, type[np.generic]] = dict(
     zip(WORD_ARRAYS, (np.uint64, np.int32, np.float32, np.int32, np.uint64, np.uint64, np.int32), strict=True)
 )
 MAX_WORDS = 64  # of a text that are looked up
-_MAX_UNKNOWN = 8  # unknown words of a text for which near ones are looked for: one may take a millisecond
-_MAX_LETTERS = 64  # of a word that count
-_MIN_LETTERS = 4  # of a word that may be a misspelt one
-_NEAR, _LEAST = 3, 0.6  # known words that stand for an unknown one, and the share of pairs that they have in common
-_CACHED = 65_536  # words whose rows are remembered, and unknown words whose near ones are
+_MAX_UNKNOWN = 8  # unknown words of a text that are corrected; each may take a millisecond
+_MAX_LETTERS = 64  # of a word
+_MIN_LETTERS = 4  # of a word, to be corrected
+_MAX_CORRECTIONS, _MIN_SHARED_PAIRS = 3, 0.6  # of an unknown word, and their similarity to it
+_MAX_CACHED_WORDS = 65_536  # in each of the two caches
 _NO_ROWS: Rows = ((), ())
-_MAX_CANDIDATES = 20_000  # entries of pairs that are looked at for a word, the rare pairs first
-_RECOUNTED = 20  # words that most of the rare pairs have, of which all pairs are counted
+_MAX_CANDIDATES = 20_000  # entries of letter pairs that are read for a word, rare pairs first
+_RECOUNTED_WORDS = 20  # words with most of the rare pairs, for which all pairs are counted
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # a character is a word where words are not set apart
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")  # in scripts without spaces between words, each character is a word
 _IS_CJK = re.compile(f"[{_CJK}]")
-_TITLED, _COVERED = 0.5, 0.6  # shares of a title's words that stand in titles, and in one item
+_MIN_TITLED, _MIN_COVERED = 0.5, 0.6  # shares of the words of a title that occur in titles, and in one item
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, in lower case and without accents, the first 64 letters of each."""
+    """The words of a text, in lower case, without accents, and cut to 64 letters."""
     plain = text.casefold()
     if not plain.isascii():
         plain = "".join(map(_plain, unicodedata.normalize("NFKC", plain).casefold()))
@@ -57,36 +57,36 @@ def split_words(text: str) -> list[str]:
 
 
 def _plain(letter: str) -> str:
-    """A composed letter without its marks. Those of Japanese and Korean are part of the letter: "が" is not "か"."""
+    """A letter without its marks, except in Japanese and Korean, where they are part of it: "が" is not "か"."""
     if letter.isascii() or _IS_CJK.match(letter):
         return "" if unicodedata.combining(letter) else letter
     return "".join(part for part in unicodedata.normalize("NFD", letter) if unicodedata.category(part)[0] != "M")
 
 
 def pairs(word: str) -> set[str]:
-    """Letters that stand one or two places apart, with the word's ends marked: most survive a typing error."""
+    """Pairs of letters one or two positions apart, with the ends of the word marked: most survive a typing error."""
     marked = f"<{word}>"
     return {marked[n] + marked[n + gap] for gap in (1, 2) for n in range(len(marked) - gap)}
 
 
 def hash_of(word: str) -> int:
-    """64 bits that stand for a word."""
+    """The 64-bit hash of a word."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The index.
+    """The word index.
 
     Args:
         terms: hashes of the known words, ascending, [words].
         postings: the items of each word and its BM25 weight there.
-        often: how many items have each word, [words]; more than it has postings where these were cut.
-        titled: share of the items of each word that have it in their title, [words].
+        often: number of items with each word, [words]; more than it has postings if these were cut.
+        titled: share of the items with each word that have it in their title, [words].
         sizes: number of letter pairs of each word, [words].
         pairs: hashes of the letter pairs, ascending, [pairs].
-        spelled: the words of each pair, by their place among `terms`.
-        names: hashes of what names exactly one item, ascending, [names].
+        spelled: the words with each pair, as indices of `terms`.
+        names: hashes of the names of exactly one item, ascending, [names].
         named: positions of these items, [names].
     """
 
@@ -107,16 +107,16 @@ class Words:
         """Map what `save` wrote.
 
         Raises:
-            BundleError: a file is missing or does not fit.
+            BundleError: a file is missing or does not match.
         """
         arrays: dict[str, NDArray[Any]] = {
             name: map_array(folder / word_file(name), dtype) for name, dtype in _DTYPES.items()
         }
         postings = SparseRows.load(folder, POSTINGS, items)
-        found = cls(**arrays, postings=postings, spelled=SparseRows.load(folder, SPELLED, len(arrays["terms"])))
-        if fault := found._fault(items):
+        index = cls(**arrays, postings=postings, spelled=SparseRows.load(folder, SPELLED, len(arrays["terms"])))
+        if fault := index._fault(items):
             raise BundleError(f"{folder}/words-{fault}: export it again")
-        return found
+        return index
 
     def save(self, folder: Path) -> None:
         """Write every table as `words-NAME.npy`."""
@@ -126,7 +126,7 @@ class Words:
         self.spelled.save(folder, SPELLED)
 
     def rows_of(self, text: str) -> list[Rows]:
-        """For each different word of a text the known words that it is or stands for; none for an unknown word."""
+        """The known words that each distinct word of a text matches; none for an unknown word."""
         words = [*dict.fromkeys(split_words(text))][:MAX_WORDS]
         rows = self._known(words)
         unknown = [word for word in words if rows[word] is _NO_ROWS and len(word) >= _MIN_LETTERS]
@@ -134,32 +134,32 @@ class Words:
         return [rows[word] for word in words]
 
     def named_by(self, text: str) -> int | None:
-        """Position of the one item that has this title or text; None if there is none or there are several."""
+        """Position of the only item with this title or text; None if there is none or more than one."""
         name = " ".join(split_words(text))
-        place = _find(self.names, [hash_of(name)])[0] if name else -1
-        return int(self.named[place]) if place >= 0 else None
+        index = _find(self.names, [hash_of(name)])[0] if name else -1
+        return int(self.named[index]) if index >= 0 else None
 
     def _known(self, words: Sequence[str]) -> dict[str, Rows]:
-        """The row of each word that is known, none for the others; remembered."""
-        found = {word: rows for word in words if (rows := self._found.get(word)) is not None}
-        if new := [word for word in words if word not in found]:
+        """The match of each known word, none for the others; cached."""
+        matches = {word: rows for word in words if (rows := self._found.get(word)) is not None}
+        if new := [word for word in words if word not in matches]:
             places = _find(self.terms, [hash_of(word) for word in new]).tolist()
             rows_of: dict[str, Rows] = dict.fromkeys(new, _NO_ROWS)
             rows_of |= {word: ((n,), (1.0,)) for word, n in zip(new, places, strict=True) if n >= 0}
             _remember(self._found, rows_of)
-            found |= rows_of
-        return found
+            matches |= rows_of
+        return matches
 
     def _stand_in(self, word: str) -> Rows:
-        """The known words near an unknown one; remembered."""
-        found = self._near_words.get(word)
-        if found is None:
-            found = self._near(word)
-            _remember(self._near_words, {word: found})
-        return found
+        """The corrections of an unknown word; cached."""
+        matches = self._near_words.get(word)
+        if matches is None:
+            matches = self._near(word)
+            _remember(self._near_words, {word: matches})
+        return matches
 
     def _near(self, word: str) -> Rows:
-        """Known words that share most letter pairs with an unknown one, and Dice's coefficient of the two sets."""
+        """The known words that share most letter pairs with an unknown one, weighted by Dice's coefficient."""
         pieces = pairs(word)
         places = _find(self.pairs, [hash_of(piece) for piece in pieces])
         places = places[places >= 0]
@@ -167,25 +167,27 @@ class Words:
         if not len(rare):
             return _NO_ROWS
         words, _, _ = self.spelled.gather(rare)
-        found, common = np.unique(words, return_counts=True)
+        matches, common = np.unique(words, return_counts=True)
         if len(rare) < len(places):
-            found = found[np.argsort(-common, kind="stable")[:_RECOUNTED]]
-            common = np.array([sum(self.spelled.holds(place, n) for place in places.tolist()) for n in found.tolist()])
-        dice = 2 * common / (self.sizes[found] + len(pieces))
-        best = np.argsort(-dice, kind="stable")[:_NEAR]
-        best = best[dice[best] >= _LEAST]
-        return tuple(found[best].tolist()), tuple(np.minimum(dice[best], 1.0).tolist())
+            matches = matches[np.argsort(-common, kind="stable")[:_RECOUNTED_WORDS]]
+            common = np.array(
+                [sum(self.spelled.holds(index, n) for index in places.tolist()) for n in matches.tolist()]
+            )
+        dice = 2 * common / (self.sizes[matches] + len(pieces))
+        best = np.argsort(-dice, kind="stable")[:_MAX_CORRECTIONS]
+        best = best[dice[best] >= _MIN_SHARED_PAIRS]
+        return tuple(matches[best].tolist()), tuple(np.minimum(dice[best], 1.0).tolist())
 
     def _rare(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The pairs that few words have, as many as may be looked at; all where the vocabulary is small."""
+        """The rarest pairs, as many as may be read; all if the vocabulary is small."""
         sizes = self.spelled.starts[places + 1] - self.spelled.starts[places]
         order = np.argsort(sizes, kind="stable")
         return places[order[np.cumsum(sizes[order]) <= _MAX_CANDIDATES]]
 
     def _fault(self, items: int) -> str:
-        """The file that does not fit the others or the catalogue, and why; empty if all fit."""
+        """The file that does not match the others or the catalogue, and why; empty if all match."""
         words = len(self.terms)
-        for name, size, values, wanted, rows in (
+        for name, size, values, required, rows in (
             ("terms", words, "words", len(self.postings), "rows of postings"),
             ("often", len(self.often), "numbers", words, "words"),
             ("titled", len(self.titled), "shares", words, "words"),
@@ -193,8 +195,8 @@ class Words:
             ("pairs", len(self.pairs), "pairs", len(self.spelled), "rows of words"),
             ("named", len(self.named), "items", len(self.names), "names"),
         ):
-            if size != wanted:
-                return f"{name}.npy: its {size} {values} do not fit {wanted} {rows}"
+            if size != required:
+                return f"{name}.npy: its {size} {values} do not fit {required} {rows}"
         if (self.often < np.diff(self.postings.starts)).any():
             return "often.npy: words have more items in the index than there are"
         if len(self.named) and not (self.named.min() >= 0 and self.named.max() < items):
@@ -203,41 +205,41 @@ class Words:
 
 
 def _remember(cache: dict[str, Rows], rows: dict[str, Rows]) -> None:
-    if len(cache) >= _CACHED:
+    if len(cache) >= _MAX_CACHED_WORDS:
         cache.clear()
     cache.update(rows)
 
 
-def _find(hashes: Hashes, wanted: Sequence[int]) -> NDArray[np.int64]:
-    """Places of `wanted` in ascending hashes; -1 where there is none."""
-    places, is_found = find_sorted(hashes, np.array(wanted, dtype=np.uint64))
+def _find(hashes: Hashes, required: Sequence[int]) -> NDArray[np.int64]:
+    """Indices of `required` in ascending hashes; -1 if not found."""
+    places, is_found = find_sorted(hashes, np.array(required, dtype=np.uint64))
     return np.where(is_found, places, -1)
 
 
 class Matches:
-    """Texts against the index, each as if it were alone: the items that have their words, and whether each is a title.
+    """Matches of independent texts in the index: the items with their words, and whether each is a title.
 
-    A row is a known word that a word of a text is or stands for: most words have one, an unknown word has some or none.
+    A row is a known word that a word of a text matches: most words have one, unknown words several or none.
 
     Args:
         index: of words.
-        texts: maybe empty ones.
-        items: size of the catalogue.
+        texts: may be empty.
+        items: number of items in the catalogue.
 
     Attributes:
-        boosts: BM25 of each text against each item that has a word of it.
+        boosts: BM25 of each text and each item with one of its words.
     """
 
     def __init__(self, index: Words, texts: Sequence[str], items: int) -> None:
         self._index, self._items, self._texts = index, items, len(texts)
         words = [index.rows_of(text) for text in texts]
-        every = [word for some in words for word in some]
-        self._text_of_word = np.arange(self._texts).repeat([len(some) for some in words])
+        every = [word for matches in words for word in matches]
+        self._text_of_word = np.arange(self._texts).repeat([len(matches) for matches in words])
         self._sizes = np.array([len(rows) for rows, _ in every], dtype=np.int64)
         self._rows = np.array([row for rows, _ in every for row in rows], dtype=np.int64)
         self._shares = np.array([share for _, shares in every for share in shares], dtype=np.float64)
         self._text_of_row = self._text_of_word.repeat(self._sizes)
-        self._rarity = np.log1p(items / (1.0 + index.often[self._rows]))  # the more, the fewer items have the word
+        self._rarity = np.log1p(items / (1.0 + index.often[self._rows]))  # larger for words that fewer items have
         positions, weights, self._postings = index.postings.gather(self._rows)
         self._positions, self._text_of_posting = positions, self._text_of_row.repeat(self._postings)
         values = weights * self._shares.repeat(self._postings)
@@ -245,17 +247,17 @@ class Matches:
 
     @cached_property
     def is_title(self) -> Flags:
-        """Whether each text looks like a title: most of its words stand in titles, and one item has most of them.
+        """Whether each text looks like a title: most of its words occur in titles, and one item has most of them.
 
-        Words are weighed by how rare they are.
+        Words are weighted by rarity.
         """
         weights = self._shares * self._rarity
-        titled = self._sum(weights * self._index.titled[self._rows]) >= _TITLED * self._sum(weights)
-        return titled & (self.best >= 0) & (self.cover(self.best)[0] >= _COVERED)
+        titled = self._sum(weights * self._index.titled[self._rows]) >= _MIN_TITLED * self._sum(weights)
+        return titled & (self.best >= 0) & (self.cover(self.best)[0] >= _MIN_COVERED)
 
     @cached_property
     def best(self) -> Numbers:
-        """Position of the item with the best match for each text, the first one of equals; -1 for none."""
+        """Position of the best matching item of each text, the first of equals; -1 if there is none."""
         owners, positions, values = self.boosts
         best, sizes = np.full(self._texts, -1), np.bincount(owners, minlength=self._texts)
         if len(values):
@@ -265,25 +267,25 @@ class Matches:
         return best
 
     def cover(self, items: Numbers) -> tuple[Floats, Numbers]:
-        """Share of the words of each text, weighed by how rare they are, that an item has, and how many these are.
+        """The share of the words of each text, weighted by rarity, that an item has, and their number.
 
-        Words of which the index cannot tell whether the item has them do not count.
+        Words are not counted if the index does not know whether the item has them.
 
         Args:
             items: position of an item for each text.
         """
         has = np.zeros(len(self._rows))
         has[self._row_of_posting[self._positions == items[self._text_of_posting]]] = 1
-        found = self._of_words(self._shares * has, 0.0)
-        is_told = (found > 0) | (self._of_words(self._is_partial, 0.0) == 0)
-        rarity = self._of_words(self._rarity, float(np.log1p(self._items))) * is_told
+        matches = self._of_words(self._shares * has, 0.0)
+        is_known = (matches > 0) | (self._of_words(self._is_partial, 0.0) == 0)
+        rarity = self._of_words(self._rarity, float(np.log1p(self._items))) * is_known
         whole = np.bincount(self._text_of_word, rarity, self._texts)
-        had = np.bincount(self._text_of_word, found * rarity, self._texts)
-        return had / np.where(whole, whole, 1), np.bincount(self._text_of_word[found > 0], minlength=self._texts)
+        had = np.bincount(self._text_of_word, matches * rarity, self._texts)
+        return had / np.where(whole, whole, 1), np.bincount(self._text_of_word[matches > 0], minlength=self._texts)
 
     @cached_property
     def _is_partial(self) -> Floats:
-        """1 for each row of which the index lacks some items, 0 for the others."""
+        """1 for each row whose postings were cut, 0 for the others."""
         return (self._postings < self._index.often[self._rows]).astype(np.float64)
 
     @cached_property
@@ -296,7 +298,7 @@ class Matches:
 
     def _of_words(self, values: Floats, missing: float) -> Floats:
         """The largest of the rows' values for each word; `missing` for a word without rows."""
-        found, is_known = np.full(len(self._sizes), missing), self._sizes > 0
+        matches, is_known = np.full(len(self._sizes), missing), self._sizes > 0
         if len(values):
-            found[is_known] = np.maximum.reduceat(values, (np.cumsum(self._sizes) - self._sizes)[is_known])
-        return found
+            matches[is_known] = np.maximum.reduceat(values, (np.cumsum(self._sizes) - self._sizes)[is_known])
+        return matches

@@ -1,4 +1,4 @@
-"""Calls of grpc.aio: the event loop reads and sends, whichever thread answers."""
+"""Calls over grpc.aio: the event loop reads and sends messages; any thread may respond."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import grpc.aio
 
 from swiftrec.server.front.aio_context import EOF, AioContext, BlockingContext, read, write
 from swiftrec.server.front.calls import Metadata, Method
-from swiftrec.server.front.outcomes import Refusal
+from swiftrec.server.front.outcomes import AbortStatus
 
-_INTERNAL = Refusal(grpc.StatusCode.INTERNAL, "internal error", ())
-_CANCELLED = Refusal(grpc.StatusCode.CANCELLED, "the server has cancelled the call", ())
-_LAST_TURNS = 4  # of the event loop before a stream ends well: a cancel that has arrived takes this long to be seen
+_INTERNAL = AbortStatus(grpc.StatusCode.INTERNAL, "internal error", ())
+_CANCELLED = AbortStatus(grpc.StatusCode.CANCELLED, "the server has cancelled the call", ())
+_FINAL_LOOP_TURNS = 4  # before a stream ends with OK: the loop needs them to notice a cancel that has arrived
 _log = logging.getLogger(__name__)
 
 
@@ -26,25 +26,25 @@ class AioCall:
 
     Attributes:
         started: when the call arrived, on the monotonic clock.
-        note: data of its method.
-        is_cancelled: whether the client did not see the answer: it has cancelled, or its deadline has passed.
-        has_half_closed: whether the client has ended its side.
+        method_state: data of its method.
+        is_cancelled: whether the client did not receive the response: it cancelled, or its deadline passed.
+        has_half_closed: whether the client will send no more messages.
     """
 
     def __init__(self, context: AioContext, loop: asyncio.AbstractEventLoop, method: Method) -> None:
         self._context, self._loop, self._method = context, loop, method
         self._blocking = BlockingContext(context, loop, self.abort_transport)
         self.started = time.monotonic()
-        self.note: Any = None
+        self.method_state: Any = None
         self.is_cancelled = self.has_half_closed = False
         self._is_reading = True
-        self._claims = [None]  # pop is atomic: who has it ends the call
-        self._answer: asyncio.Future[bytes | Refusal | None] = loop.create_future()
-        self._refusing: asyncio.Task[None] | None = None
+        self._claims = [None]  # pop is atomic: the caller that gets the item ends the call
+        self._response: asyncio.Future[bytes | AbortStatus | None] = loop.create_future()
+        self._aborting: asyncio.Task[None] | None = None
 
     @property
     def metadata(self) -> Metadata:
-        """What the client sent beside the request."""
+        """The metadata that the client sent."""
         return self._blocking.invocation_metadata()
 
     @property
@@ -54,25 +54,25 @@ class AioCall:
 
     @property
     def code(self) -> str:
-        """Name of the code that was set for the response; "OK" if none was."""
+        """Name of the status code that was set; "OK" if none was."""
         code: grpc.StatusCode | None = self._context.code()
         return code.name if code else "OK"
 
     @property
     def messages(self) -> Iterator[bytes]:
-        """The messages after the first one; blocks."""
+        """The messages after the first one; blocks while waiting for the next."""
         return self._blocking
 
     def context(self) -> grpc.ServicerContext:
-        """For methods that are written against gRPC's own interface."""
+        """A context for handlers that use gRPC's own interface."""
         return self._blocking
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """What is sent with the status."""
+        """Set the metadata that is sent with the status."""
         self._context.set_trailing_metadata(tuple(metadata))
 
     def claim(self) -> bool:
-        """Whether the caller is the first to decide how the call ends."""
+        """Claim the right to end the call; True for the first caller only."""
         try:
             self._claims.pop()
         except IndexError:
@@ -80,84 +80,84 @@ class AioCall:
         return True
 
     def send(self, response: bytes) -> bool:
-        """Send a response of a stream and wait until the client takes it; False if it never will."""
+        """Send a response of a stream and wait until the client receives it; False if it never will."""
         return self._blocking.write(response)
 
     def respond(self, message: bytes | None) -> None:
-        """End the call well."""
+        """End the call with OK."""
         _call_soon(self._loop, self._set, message)
 
-    def refuse(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> None:
+    def abort(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> None:
         """End the call with a status."""
-        _call_soon(self._loop, self._set, Refusal(code, details, tuple(metadata)))
+        _call_soon(self._loop, self._set, AbortStatus(code, details, tuple(metadata)))
 
     def abort_transport(self) -> None:
-        """End a call that was not answered; grpc.aio cannot end others."""
+        """Cancel a call that has no response; grpc.aio cannot cancel others."""
         if self.claim():
             self.is_cancelled = True
             _call_soon(self._loop, self._set, _CANCELLED)
 
-    def over(self, _context: object) -> None:
-        """The call has ended for gRPC."""
-        self._method.over(self)
-        self._blocking.over()
+    def on_end(self, _context: object) -> None:
+        """Handle the end of the call, as reported by gRPC."""
+        self._method.on_end(self)
+        self._blocking.on_end()
 
     async def run(self) -> None:
-        """From the arrival of the call to the end of its answer."""
+        """Run the call from its arrival to the end of its response."""
         try:
-            self._method.begin(self)
-            message = await read(self._context)  # raises what `abort` does if the call is refused meanwhile
+            self._method.on_call(self)
+            message = await read(self._context)  # raises like `abort` if the call is aborted meanwhile
             self._is_reading = False
             if message is EOF:
                 self.has_half_closed = True
-                self._method.missed(self)
+                self._method.on_no_message(self)
             else:
-                self._method.receive(self, message)
-            answer = await self._answer
+                self._method.on_message(self, message)
+            response = await self._response
         except asyncio.CancelledError:
             self.is_cancelled = True
             raise
         except grpc.aio.AbortError:
             raise
-        except Exception:  # noqa: BLE001 (it concerns this call alone)
-            _log.exception("a call was not taken")
+        except Exception:  # noqa: BLE001 (affects only this call)
+            _log.exception("a call could not be handled")
             self._claims.clear()
-            answer = _INTERNAL
-        if self._refusing:
-            await self._refusing
+            response = _INTERNAL
+        if self._aborting:
+            await self._aborting
         else:
-            await self._send(answer)
+            await self._send(response)
 
-    async def _send(self, answer: bytes | Refusal | None) -> None:
+    async def _send(self, response: bytes | AbortStatus | None) -> None:
         try:
-            if isinstance(answer, Refusal):
-                await self._context.abort(answer.code, answer.details, answer.trailing_metadata)
-            elif answer is None:
-                for _ in range(_LAST_TURNS):
+            if isinstance(response, AbortStatus):
+                await self._context.abort(response.code, response.details, response.trailing_metadata)
+            elif response is None:
+                for _ in range(_FINAL_LOOP_TURNS):
                     await asyncio.sleep(0)
-            elif not await write(self._context, answer):
+            elif not await write(self._context, response):
                 await self._loop.create_future()  # gRPC cancels this coroutine
         except grpc.aio.AbortError:
             raise
-        except BaseException:  # the client has gone
+        except BaseException:  # the client has disconnected
             self.is_cancelled = True
             raise
 
-    def _set(self, answer: bytes | Refusal | None) -> None:
-        if self._is_reading and isinstance(answer, Refusal):
-            self._refusing = self._loop.create_task(self._refuse_while_reading(answer))
-        if not self._answer.done():
-            self._answer.set_result(answer)
+    def _set(self, response: bytes | AbortStatus | None) -> None:
+        if self._is_reading and isinstance(response, AbortStatus):
+            self._aborting = self._loop.create_task(self._abort_while_reading(response))
+        if not self._response.done():
+            self._response.set_result(response)
 
-    async def _refuse_while_reading(self, refusal: Refusal) -> None:
+    async def _abort_while_reading(self, refusal: AbortStatus) -> None:
         try:
             await self._send(refusal)
-        except Exception:  # noqa: BLE001 (the call has ended, which ends `run`)
+        except Exception:  # noqa: BLE001 (the call has ended, and `run` with it)
             return
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, action: Callable[..., object], *arguments: object) -> None:
-    """Call something in the event loop, by any thread."""
+    """Call `action` in the event loop, from any thread."""
     try:
         loop.call_soon_threadsafe(action, *arguments)
     except RuntimeError:  # the loop has ended, and every call with it

@@ -1,4 +1,4 @@
-"""A call of grpc.aio for threads, which wait while the event loop reads and sends."""
+"""A blocking interface to a call of grpc.aio, for handlers that run in threads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ AioContext: TypeAlias = Any  # the stub of grpc.aio.ServicerContext lacks parts
 
 
 class BlockingContext(grpc.ServicerContext):
-    """A context for methods that hold a thread, and the later messages of its client.
+    """A context for handlers that hold a thread; iterates over the client's messages after the first.
 
     Args:
-        context: of grpc.aio.
-        loop: reads and sends.
+        context: the context of grpc.aio.
+        loop: the event loop that reads and sends.
         abort: ends the call with CANCELLED.
     """
 
@@ -39,7 +39,7 @@ class BlockingContext(grpc.ServicerContext):
         """The client's next message.
 
         Raises:
-            StopIteration: the client has ended its side.
+            StopIteration: the client will send no more messages.
             RpcError: the call has ended.
         """
         if not self.is_active():
@@ -55,7 +55,7 @@ class BlockingContext(grpc.ServicerContext):
         return bytes(message)
 
     def write(self, response: bytes) -> bool:
-        """Send a response, and wait until the client takes it; False if it never will.
+        """Send a response and wait until the client receives it; False if it never will.
 
         Raises:
             RpcError: the call has ended.
@@ -67,8 +67,8 @@ class BlockingContext(grpc.ServicerContext):
         except grpc.aio.BaseError as error:
             raise grpc.RpcError from error
 
-    def over(self) -> None:
-        """The call has ended for gRPC."""
+    def on_end(self) -> None:
+        """Handle the end of the call, as reported by gRPC."""
         with self._lock:
             self._is_over = True
             callbacks, self._callbacks = self._callbacks, []
@@ -76,7 +76,7 @@ class BlockingContext(grpc.ServicerContext):
             callback()
 
     def is_active(self) -> bool:
-        """Whether the call has not ended."""
+        """Whether the call is still open."""
         return not self._is_over
 
     def time_remaining(self) -> float:
@@ -89,18 +89,18 @@ class BlockingContext(grpc.ServicerContext):
         self._abort()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call something when the call has ended; False if it has."""
+        """Call `callback` when the call ends; False if it has already ended."""
         with self._lock:
             if not self._is_over:
                 self._callbacks.append(callback)
             return not self._is_over
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """What the client sent beside the request."""
+        """The metadata that the client sent."""
         return tuple(self._context.invocation_metadata() or ())
 
     def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
-        """What is sent with the status."""
+        """Set the metadata that is sent with the status."""
         self._context.set_trailing_metadata(tuple(trailing_metadata))
 
     def send_initial_metadata(self, initial_metadata: Metadata) -> None:
@@ -109,52 +109,52 @@ class BlockingContext(grpc.ServicerContext):
         asyncio.run_coroutine_threadsafe(sending, self._loop).result()
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        """Set a status; raises what a method must not catch."""
+        """Set a status and raise an exception, which handlers must not catch."""
         self.set_code(code)
         self.set_details(details)
         raise grpc.aio.AbortError
 
     def abort_with_status(self, status: grpc.Status) -> NoReturn:
-        """Set a status; raises what a method must not catch."""
+        """Set a status and raise an exception, which handlers must not catch."""
         self.set_trailing_metadata(tuple(status.trailing_metadata or ()))
         self.abort(status.code, status.details)
 
     def set_code(self, code: grpc.StatusCode) -> None:
-        """Code of the status."""
+        """Set the status code."""
         self._context.set_code(code)
 
     def set_details(self, details: str) -> None:
-        """Sentence of the status."""
+        """Set the message of the status."""
         self._context.set_details(details)
 
     def peer(self) -> str:
-        """Address of the client."""
+        """The address of the client."""
         return str(self._context.peer())
 
     def peer_identities(self) -> Any:  # noqa: ANN401 (gRPC's)
-        """Names in the client's certificate."""
+        """The names in the client's certificate."""
         return self._context.peer_identities()
 
     def peer_identity_key(self) -> Any:  # noqa: ANN401 (gRPC's)
-        """Which property of the certificate has the names."""
+        """The property of the certificate that holds the names."""
         return self._context.peer_identity_key()
 
     def auth_context(self) -> Any:  # noqa: ANN401 (gRPC's)
-        """Properties of the client's certificate."""
+        """The properties of the client's certificate."""
         return self._context.auth_context()
 
 
 async def read(context: AioContext) -> Any:  # noqa: ANN401 (EOF is a constant)
     """The client's next message, or EOF.
 
-    A call that is cancelled reads EOF as well, just before gRPC cancels the coroutine; by a second read it has.
+    On cancellation, too, a read returns EOF, shortly before gRPC cancels the coroutine; a second read tells them apart.
     """
     message = await context.read()
     return await context.read() if message is EOF else message
 
 
 async def write(context: AioContext, message: bytes) -> bool:
-    """Send a response, and wait until the client takes it; False if it never will."""
+    """Send a response and wait until the client receives it; False if it never will."""
     try:
         await context.write(message)
     except grpc.aio.InternalError:

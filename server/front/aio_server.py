@@ -1,8 +1,8 @@
-"""A server over grpc.aio, for a grpcio that lacks the private names that `grpc_adapter` uses.
+"""A server over grpc.aio, for versions of grpcio without the private names that `grpc_adapter` uses.
 
-It has the part of grpc.Server's interface that a front uses, and serves the same handlers. grpc.aio cannot cancel a
-call: an answer that its client does not read stays with gRPC, and keeps its place, until the client's deadline passes
-or its connection ends.
+It implements the part of grpc.Server's interface that the front uses, and serves the same handlers. grpc.aio cannot
+cancel a call: a response that the client does not read stays in gRPC and keeps its slot until the client's deadline
+passes or its connection ends.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import grpc.aio
 from swiftrec.server.front.aio_call import AioCall
 from swiftrec.server.front.aio_context import AioContext
 from swiftrec.server.front.calls import Method
-from swiftrec.server.front.grpc_adapter import Dispatched
+from swiftrec.server.front.grpc_adapter import DispatchedMethod
 from swiftrec.server.front.methods import Handler
 
-_BEGIN_STOP_S = 1.0
+_BEGIN_STOP_TIMEOUT_S = 1.0
 _log = logging.getLogger(__name__)
 Find = Callable[[grpc.HandlerCallDetails], "Handler | None"]
 
 
 class AioServer(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is generic, the class is not
-    """Serves handlers that were written for grpc.server, with one event loop in one thread (uvloop's if installed).
+    """Serves handlers written for grpc.server, with one event loop in one thread (uvloop's if installed).
 
     Args:
         options: of gRPC's core.
@@ -59,48 +59,48 @@ class AioServer(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is
         self._handlers.extend(handlers)
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Nothing: the same methods come as generic ones, too."""
+        """Do nothing: the same methods are also registered as generic handlers."""
 
     def add_insecure_port(self, address: str) -> int:
-        """Take a port before the start; its number."""
+        """Bind a port before the start; returns its number."""
         return self._opened().add_insecure_port(address)
 
     def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
-        """Take a port before the start; its number."""
+        """Bind a port before the start; returns its number."""
         return self._opened().add_secure_port(address, credentials)
 
     def start(self) -> threading.Thread:
-        """Take calls; the thread that does, which ends when the server has."""
+        """Accept calls; returns the thread of the event loop, which ends with the server."""
         self._loop.run_until_complete(self._opened().start())
         self._thread.start()
         return self._thread
 
     def stop(self, grace_s: float) -> threading.Event:
-        """Take no more calls, and cancel those that run after the grace; the event is set when all have ended."""
+        """Accept no more calls, and cancel those that run after the grace; the event is set when all have ended."""
         if not self._thread.is_alive():
             return self._has_ended
         has_begun = threading.Event()
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._begin_stop, grace_s, has_begun)
-            has_begun.wait(_BEGIN_STOP_S)
+            has_begun.wait(_BEGIN_STOP_TIMEOUT_S)
         return self._has_ended
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
-        """The handler of a call, for grpc.aio; each call runs in a coroutine."""
+        """The handler of a call, which grpc.aio runs in a coroutine."""
         handler = self._find(details)
         if handler is None:
             return None
-        found: Any = handler.unary_unary or handler.stream_stream
-        dispatched: Dispatched = found  # the middleware makes no other
-        return grpc.stream_stream_rpc_method_handler(partial(self._answer, dispatched.method))
+        behaviour: Any = handler.unary_unary or handler.stream_stream
+        dispatched: DispatchedMethod = behaviour  # the middleware makes no other
+        return grpc.stream_stream_rpc_method_handler(partial(self._run_call, dispatched.method))
 
     def _registered(self, details: grpc.HandlerCallDetails) -> Handler | None:
-        found = (handlers.service(details) for handlers in self._handlers)
-        return next((handler for handler in found if handler), None)
+        candidates = (handlers.service(details) for handlers in self._handlers)
+        return next((handler for handler in candidates if handler), None)
 
-    async def _answer(self, method: Method, _messages: object, context: AioContext) -> None:
+    async def _run_call(self, method: Method, _messages: object, context: AioContext) -> None:
         call = AioCall(context, self._loop, method)
-        context.add_done_callback(call.over)
+        context.add_done_callback(call.on_end)
         await call.run()
 
     def _opened(self) -> grpc.aio.Server:
@@ -109,7 +109,7 @@ class AioServer(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is
         return self._server
 
     async def _open(self) -> grpc.aio.Server:
-        """grpc.aio takes the loop that runs."""
+        """Open the server within the loop, since grpc.aio uses the running loop."""
         return grpc.aio.server(handlers=(self,), options=self._options)
 
     def _run(self) -> None:
@@ -122,10 +122,10 @@ class AioServer(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is
 
     def _begin_stop(self, grace_s: float, has_begun: threading.Event) -> None:
         self._stops.append(self._loop.create_task(self._opened().stop(grace_s)))
-        self._loop.call_soon(has_begun.set)  # after the first step of the task, which closes the port
+        self._loop.call_soon(has_begun.set)  # after the task has closed the port
 
     async def _close(self) -> None:
-        """Stop the server if it has not stopped, and cancel what calls have left, so that no thread waits for it."""
+        """Stop the server if it has not stopped, and cancel the remaining tasks, so that no thread waits for them."""
         await self._opened().stop(None)
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:

@@ -1,7 +1,7 @@
-"""A call as the front has it, whichever adapter brings it: bytes come in, bytes or a status go out, or it is cancelled.
+"""Interfaces between the adapters to gRPC and the methods: a call, and a method that handles calls.
 
-There are two adapters: `grpc_adapter` over grpc.server, and `aio_server` over grpc.aio for a grpcio that lacks the
-private names which the first one uses.
+There are two adapters: `grpc_adapter` over grpc.server, and `aio_server` over grpc.aio for versions of grpcio without
+the private names that the first one uses.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 
 
 class Call(Protocol):
-    """A call of any of gRPC's four shapes.
+    """A call: unary or streaming in either direction.
 
     Attributes:
         started: when the call arrived, on the monotonic clock.
-        note: data of its method.
+        method_state: data of its method.
     """
 
     started: float
-    note: Any
+    method_state: Any
 
     @property
     def metadata(self) -> Metadata:
-        """What the client sent beside the request."""
+        """The metadata that the client sent."""
 
     @property
     def time_left_s(self) -> float:
-        """Seconds until the client's deadline; huge if it set none."""
+        """Seconds until the client's deadline; a huge number if it set none."""
 
     @property
     def is_cancelled(self) -> bool:
@@ -39,52 +39,52 @@ class Call(Protocol):
 
     @property
     def has_half_closed(self) -> bool:
-        """Whether the client has ended its side."""
+        """Whether the client will send no more messages."""
 
     @property
     def code(self) -> str:
-        """Name of the code that was set for the response; "OK" if none was."""
+        """Name of the status code that was set; "OK" if none was."""
 
     @property
     def messages(self) -> Iterator[bytes]:
-        """The messages after the first one, for a thread; RpcError is raised once the call has ended."""
+        """The messages after the first one; blocks, and raises RpcError once the call has ended."""
 
     def context(self) -> grpc.ServicerContext:
-        """For methods that are written against gRPC's own interface."""
+        """A context for handlers that use gRPC's own interface."""
 
     def set_trailing_metadata(self, metadata: Metadata, /) -> None:
-        """What is sent with the status."""
+        """Set the metadata that is sent with the status."""
 
     def claim(self) -> bool:
-        """Whether the caller is the first to decide how the call ends: then, and only then, it may end it."""
+        """Claim the right to end the call; True for the first caller only, which must then end it."""
 
     def send(self, response: bytes, /) -> bool:
-        """Send a response of a stream and wait until the client takes it, in a thread; False if it never will."""
+        """Send a response of a stream and wait until the client receives it; False if it never will."""
 
     def respond(self, message: bytes | None, /) -> None:
-        """End the call well, by any thread: with the last response, or after the responses of a stream."""
+        """End the call with OK, from any thread; `message` is the response of a unary call, None for a stream."""
 
-    def refuse(self, code: grpc.StatusCode, details: str, metadata: Metadata, /) -> None:
-        """End the call with a status, by any thread."""
+    def abort(self, code: grpc.StatusCode, details: str, metadata: Metadata, /) -> None:
+        """End the call with a status, from any thread."""
 
     def abort_transport(self) -> None:
-        """Cancel the call: its client does not read the answer."""
+        """Cancel the call because its client does not read the response."""
 
 
 class Method(Protocol):
-    """A method. An adapter calls all but `refuse` in one thread, that of gRPC's events, which must not be blocked."""
+    """A method. Adapters call all but `abort` in the thread of gRPC's events, which must not block."""
 
-    def begin(self, call: Call, /) -> None:
-        """A call has arrived; its request has not."""
+    def on_call(self, call: Call, /) -> None:
+        """A call has arrived; its first message has not."""
 
-    def receive(self, call: Call, message: bytes, /) -> None:
-        """The request, or the first message of a stream, has arrived."""
+    def on_message(self, call: Call, message: bytes, /) -> None:
+        """The first message has arrived."""
 
-    def missed(self, call: Call, /) -> None:
-        """The request never comes: the client has ended its side or the call."""
+    def on_no_message(self, call: Call, /) -> None:
+        """No message will arrive: the client has half-closed, cancelled or disconnected."""
 
-    def over(self, call: Call, /) -> None:
-        """The call has ended for gRPC, whatever was sent."""
+    def on_end(self, call: Call, /) -> None:
+        """The call has ended, as reported by gRPC."""
 
-    def refuse(self, call: Call, error: Exception, /) -> None:
-        """End a call that has no answer with the status of an error, by any thread."""
+    def abort(self, call: Call, error: Exception, /) -> None:
+        """End a call that has no response with the status of an error, from any thread."""

@@ -1,12 +1,10 @@
-"""Calls as gRPC's core has them: bytes come in, bytes or a status go out.
+"""Calls over grpc.server. The only module that uses private names of grpcio.
 
-Nothing else uses the private names of grpcio.
-
-grpc.server gives every call a thread of its pool that waits for the request and then for the response. Here the request
-is read in gRPC's polling thread and the response is sent by the thread that has made it, so waiting needs no thread;
-a stream needs one from its first message on. The parts used are those of gRPC's own paths (grpc/_server.py,
-`_unary_response_in_pool` and `_stream_response_in_pool`); where a version of grpcio does not have them, `is_supported`
-is false and `aio_server` serves.
+grpc.server occupies a thread of its pool for each call, which waits for the request and then for the response. Here the
+request is read in gRPC's polling thread and the response is sent by the thread that made it, so no thread waits; a
+stream needs a thread from its first message on. The functions used are those that gRPC itself uses (grpc/_server.py,
+`_unary_response_in_pool` and `_stream_response_in_pool`). If a version of grpcio does not have them, `is_supported`
+returns False and `aio_server` is used.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from swiftrec.server.front.calls import Metadata, Method
 
 _log = logging.getLogger(__name__)
 _IN_POOL = ("rpc_event", "state", "behavior", "argument_thunk", "request_deserializer", "response_serializer")
-# Functions with the names of their parameters, attributes of a call's state, operations.
+# Functions and their parameters.
 _FUNCTIONS = {
     "_Context": ("rpc_event", "state", "request_deserializer"),
     "_RequestIterator": ("state", "call", "request_deserializer"),
@@ -42,19 +40,19 @@ _STATE = ("callbacks", "client", "code", "condition", "due", "request", "statuse
 _ARGUMENTS = len(_IN_POOL)
 
 
-def _part(name: str) -> Any:  # noqa: ANN401 (it has no types)
+def _import(name: str) -> Any:  # noqa: ANN401 (it has no types)
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-_private = _part("grpc._server")
-_cygrpc = _part("grpc._cython.cygrpc")
+_private = _import("grpc._server")
+_cygrpc = _import("grpc._cython.cygrpc")
 
 
 def is_supported() -> bool:
-    """Whether this grpcio has the parts that are used here."""
+    """Whether this version of grpcio has everything that is used here."""
     try:
         state = _private._RPCState()
         return (
@@ -72,37 +70,37 @@ def is_supported() -> bool:
 
 
 class GrpcCall:
-    """One call: `server.front.calls.Call`. For gRPC it is the future of a thread's work.
+    """One call: `server.front.calls.Call`. gRPC uses it as the future of a thread's work.
 
     Attributes:
-        started: when the call came, on the monotonic clock.
+        started: when the call arrived, on the monotonic clock.
         note: data of its method.
     """
 
     __slots__ = (
-        *("_claims", "_deadline", "_event", "_is_ended", "_keep", "_method", "_on_end", "_state"),
-        *("note", "started"),
+        *("_claims", "_deadline", "_event", "_is_ended", "_on_event", "_method", "_on_end", "_state"),
+        *("method_state", "started"),
     )
 
     def __init__(self, event: Any, state: Any, method: Method) -> None:  # noqa: ANN401 (gRPC's have no types)
         self._event, self._state, self._method = event, state, method
         self.started = time.monotonic()
         self._deadline = self.started + float(event.call_details.deadline) - time.time()  # the wall clock may jump
-        self._claims = [None]  # pop is atomic: who has it ends the call
-        self._keep = _private._receive_message(state, event.call, None)
+        self._claims = [None]  # pop is atomic: the caller that gets the item ends the call
+        self._on_event = _private._receive_message(state, event.call, None)
         self._on_end: Callable[[object], None] | None = None
         self._is_ended = False
-        self.note: Any = None
+        self.method_state: Any = None
 
     @property
     def metadata(self) -> Metadata:
-        """What the client sent beside the request."""
-        found: Metadata = self._event.invocation_metadata or ()
-        return found
+        """The metadata that the client sent."""
+        metadata: Metadata = self._event.invocation_metadata or ()
+        return metadata
 
     @property
     def time_left_s(self) -> float:
-        """Seconds until the client's deadline; huge if it set none."""
+        """Seconds until the client's deadline; a huge number if it set none."""
         return self._deadline - time.monotonic()
 
     @property
@@ -112,46 +110,46 @@ class GrpcCall:
 
     @property
     def has_half_closed(self) -> bool:
-        """Whether the client has ended its side."""
+        """Whether the client will send no more messages."""
         return bool(self._state.client is _private._CLOSED)
 
     @property
     def code(self) -> str:
-        """Name of the code that was set for the response, if any was."""
+        """Name of the status code that was set; "OK" if none was."""
         code: grpc.StatusCode | None = self._state.code
         return code.name if code else "OK"
 
     @property
     def messages(self) -> Iterator[bytes]:
-        """The messages after the first one; blocks."""
+        """The messages after the first one; blocks while waiting for the next."""
         messages: Iterator[bytes] = _private._RequestIterator(self._state, self._event.call, None)
         return messages
 
     def context(self) -> grpc.ServicerContext:
-        """For methods that are written against gRPC's own interface."""
+        """A context for handlers that use gRPC's own interface."""
         context: grpc.ServicerContext = _private._Context(self._event, self._state, None)
         return context
 
     def start(self) -> None:
-        """Ask gRPC for the request; called by its polling thread, under the call's lock."""
-        self._state.callbacks.append(self._over)
+        """Start to receive the request; called by gRPC's polling thread, under the call's lock."""
+        self._state.callbacks.append(self._on_rpc_end)
         try:
-            self._method.begin(self)
-            self._event.call.start_server_batch((_cygrpc.ReceiveMessageOperation(0),), self._received)
+            self._method.on_call(self)
+            self._event.call.start_server_batch((_cygrpc.ReceiveMessageOperation(0),), self._on_received)
             self._state.due.add(_private._RECEIVE_MESSAGE_TOKEN)
-        except Exception:  # noqa: BLE001 (it concerns this call alone: an error would end gRPC's polling thread)
-            self._abort_transport("a call was not taken")
+        except Exception:  # noqa: BLE001 (affects only this call: raised, it would end gRPC's polling thread)
+            self._abort_transport("a call could not be handled")
 
     def add_done_callback(self, on_end: Callable[[object], None]) -> None:
-        """Called at once by gRPC, in its polling thread, before any message can be there."""
+        """Called by gRPC in its polling thread, before any message can arrive."""
         self._on_end = on_end
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """What is sent with the status."""
+        """Set the metadata that is sent with the status."""
         self._state.trailing_metadata = tuple(metadata)
 
     def claim(self) -> bool:
-        """Whether the caller is the first to decide how the call ends."""
+        """Claim the right to end the call; True for the first caller only."""
         try:
             self._claims.pop()
         except IndexError:
@@ -159,81 +157,81 @@ class GrpcCall:
         return True
 
     def send(self, response: bytes) -> bool:
-        """Send a response of a stream and wait until the client takes it; False if it never will."""
+        """Send a response of a stream and wait until the client receives it; False if it never will."""
         return bool(_private._send_response(self._event, self._state, response))
 
     def respond(self, message: bytes | None) -> None:
-        """End the call well."""
+        """End the call with OK."""
         try:
             _private._status(self._event, self._state, message)
-        except Exception:  # noqa: BLE001 (it concerns this call alone)
+        except Exception:  # noqa: BLE001 (affects only this call)
             self._abort_transport("a response could not be sent")
 
-    def refuse(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> None:
+    def abort(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> None:
         """End the call with a status."""
         try:
             with self._state.condition:
                 self.set_trailing_metadata(metadata)
                 if _private._is_rpc_state_active(self._state):
                     _private._abort(self._state, self._event.call, code.value[0], details.encode())
-        except Exception:  # noqa: BLE001 (it concerns this call alone)
+        except Exception:  # noqa: BLE001 (affects only this call)
             self._abort_transport("a status could not be sent")
 
     def abort_transport(self) -> None:
-        """Cancel the call: nothing can be sent to the client any more."""
+        """Cancel the call without sending a status."""
         self._event.call.cancel()
 
-    def _received(self, event: Any) -> Any:  # noqa: ANN401 (gRPC's)
-        """The message has arrived, or never will; an error must not reach gRPC's polling thread."""
-        following = self._keep(event)
+    def _on_received(self, event: Any) -> Any:  # noqa: ANN401 (gRPC's)
+        """Receive the message, or its absence; must not raise in gRPC's polling thread."""
+        following = self._on_event(event)
         try:
             with self._state.condition:
                 message, self._state.request = self._state.request, None
             if message is None:
-                self._method.missed(self)
+                self._method.on_no_message(self)
             else:
-                self._method.receive(self, message)
-        except Exception:  # noqa: BLE001 (it concerns this call alone)
-            _log.exception("a call was not taken")
+                self._method.on_message(self, message)
+        except Exception:  # noqa: BLE001 (affects only this call)
+            _log.exception("a call could not be handled")
             if self.claim():
-                self.refuse(grpc.StatusCode.INTERNAL, "internal error", ())
+                self.abort(grpc.StatusCode.INTERNAL, "internal error", ())
         return following
 
-    def _over(self) -> None:
+    def _on_rpc_end(self) -> None:
         try:
-            self._method.over(self)
+            self._method.on_end(self)
         finally:
             if self._on_end and not self._is_ended:
                 self._is_ended = True
                 self._on_end(self)
 
     def _abort_transport(self, reason: str) -> None:
-        """No status can be sent: cancel, so that the client sees it at once and not at its deadline."""
+        """Cancel a call to which no status can be sent, so that the client fails before its deadline."""
         _log.exception(reason)
         self.abort_transport()
 
 
 class Dispatcher(ThreadPoolExecutor):
-    """Given to gRPC in place of a method's thread pool; takes calls, and runs nothing itself."""
+    """Replaces the thread pool that gRPC would run a method in; receives calls, but runs nothing."""
 
     def __init__(self) -> None:
         super().__init__(1)
 
     def submit(self, *work: Any) -> Any:  # type: ignore[override] # noqa: ANN401 (gRPC alone calls it)
-        """Take a call, from what gRPC would have a thread run; called by its polling thread under the call's lock."""
+        """Receive a call: called by gRPC's polling thread, under the call's lock, with the work for a thread."""
         event, state, behaviour = work[-_ARGUMENTS : 3 - _ARGUMENTS]
         call = GrpcCall(event, state, behaviour.method)
         call.start()
         return call
 
 
-class Dispatched:
-    """A method as gRPC finds it: grpc.server gives its calls to the dispatcher, `aio_server` to the method."""
+class DispatchedMethod:
+    """A method as registered with gRPC: grpc.server passes its calls to the dispatcher, `aio_server` to the method."""
 
     def __init__(self, method: Method, dispatcher: Dispatcher) -> None:
         self.method = method
         self.experimental_thread_pool = dispatcher  # the name that gRPC looks for
 
     def __call__(self, messages: object, context: grpc.ServicerContext) -> NoReturn:
-        """Never called: the dispatcher has the calls."""
+        """Never called: the dispatcher receives the calls."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The bounds of a front: calls that run, calls without a request, calls that have not ended, unread answers."""
+"""Limits of the front: running calls, calls without a request, and responses that clients have not read."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from swiftrec.server.front.calls import Call, Method
 from swiftrec.server.front.waits import Timers
 
 _MIN_RETRY_S = 0.01
-_RETRY_S = 1.0  # where nothing predicts the wait
+_RETRY_S = 1.0  # if the wait cannot be predicted
 _STOPPING = "the server is stopping: send the call to another server, or again later"
-_CROWDED = "Exceeds maximum queue size: too many calls wait for their request"
-_UNSENT = "Exceeds maximum queue size: too many bytes of earlier answers have not been read by their clients"
+_TOO_MANY_WAITING = "Exceeds maximum queue size: too many calls wait for their request"
+_UNSENT = "Exceeds maximum queue size: too many bytes of earlier responses have not been read by their clients"
 
 
 class ConcurrencyLimiter:
-    """How many calls may run at once.
+    """Limits the number of calls that run at once.
 
     Args:
-        limit: calls.
-        wait_s: predicted seconds after which a retry makes sense.
+        limit: number of calls.
+        wait_s: predicts after how many seconds a retry may succeed.
 
     Attributes:
-        limit: as given.
+        limit: number of calls.
     """
 
     def __init__(self, limit: int, wait_s: Callable[[], float] = lambda: _RETRY_S) -> None:
         self.limit, self._wait_s = limit, wait_s
-        self._places = deque(range(limit))  # pop and append are atomic
+        self._slots = deque(range(limit))  # pop and append are atomic
 
     @property
     def in_use(self) -> int:
-        """How many run."""
-        return self.limit - len(self._places)
+        """Number of calls that run."""
+        return self.limit - len(self._slots)
 
     def acquire(self) -> int:
-        """Take a place.
+        """Take a slot.
 
         Raises:
             Overloaded: there is none.
         """
         try:
-            return self._places.pop()
+            return self._slots.pop()
         except IndexError:
             raise Overloaded(max(_MIN_RETRY_S, self._wait_s())) from None
 
-    def release(self, place: int) -> None:
-        """Give the place back."""
-        self._places.append(place)
+    def release(self, slot: int) -> None:
+        """Return the slot."""
+        self._slots.append(slot)
 
 
 @dataclass(frozen=True, slots=True)
 class Limiters:
-    """What bounds the calls that run at once. Those of health are never taken by other calls.
+    """The limiters of each kind of call. Health probes have their own, so other calls cannot block them.
 
     Args:
-        calls: that a worker answers.
-        control: of other methods, each of which holds a thread.
-        changes: loads and unloads of bundles, each of which holds a thread, for minutes if need be.
-        streams: each holds two threads from its first message on.
-        probes: of health; they block nothing, so a saturated server still says that it is alive.
-        watches: of health, each of which holds a thread.
-        open_watches: the same for those without a token, where tokens are needed.
+        calls: unary calls to the worker.
+        control: calls of other methods, each of which holds a thread.
+        changes: loads and unloads of bundles, each of which holds a thread, possibly for minutes.
+        streams: streams to the worker, each of which holds two threads from its first message on.
+        probes: health checks; they do not block, so a saturated server still reports its health.
+        watches: health watches, each of which holds a thread.
+        open_watches: health watches without a token, if tokens are required.
     """
 
     calls: ConcurrencyLimiter
@@ -81,12 +81,12 @@ class Limiters:
     open_watches: ConcurrencyLimiter
 
 
-class Crowd:
-    """Bounds calls by refusing the oldest when there are too many. One thread alone enters and removes calls.
+class BoundedCalls:
+    """Limits calls by aborting the oldest if there are too many. Only one thread may add and remove calls.
 
     Args:
-        limit: calls.
-        reason: for the client of a call that is refused.
+        limit: number of calls.
+        reason: error message for the aborted call.
     """
 
     def __init__(self, limit: int, reason: str) -> None:
@@ -96,35 +96,35 @@ class Crowd:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def enter(self, call: Call, method: Method) -> None:
-        """Count a call."""
+    def add(self, call: Call, method: Method) -> None:
+        """Add a call."""
         self._calls[call] = method
         if len(self._calls) > self._limit:
             oldest = next(iter(self._calls))
-            self._calls.pop(oldest).refuse(oldest, Overloaded(_RETRY_S, self._reason))
+            self._calls.pop(oldest).abort(oldest, Overloaded(_RETRY_S, self._reason))
 
-    def leave(self, call: Call) -> None:
-        """Count the call no more."""
+    def remove(self, call: Call) -> None:
+        """Remove a call, if it was added."""
         self._calls.pop(call, None)
 
 
-class Arrivals(Crowd):
-    """Bounds calls without a request.
+class Arrivals(BoundedCalls):
+    """Limits calls whose request has not arrived.
 
-    A request normally follows its call at once. If too many calls have none, the oldest of them is refused, so clients
+    A request normally follows its call immediately. If too many calls have none, the oldest is aborted, so that clients
     that never send requests do not block others.
 
     Args:
-        limit: calls that may wait for their request.
+        limit: number of calls that may wait for their request.
         clock: seconds, monotonic.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(limit, _CROWDED)
+        super().__init__(limit, _TOO_MANY_WAITING)
         self._clock = clock
         self._last = clock()
-        self._late: queue.SimpleQueue[Callable[[SwiftrecError], object]] = queue.SimpleQueue()
-        self._is_closed = self._is_refusing = False
+        self._held: queue.SimpleQueue[Callable[[SwiftrecError], object]] = queue.SimpleQueue()
+        self._is_closed = self._is_aborting = False
 
     @property
     def quiet_s(self) -> float:
@@ -132,34 +132,34 @@ class Arrivals(Crowd):
         return self._clock() - self._last
 
     def close(self) -> None:
-        """Hold new calls until `refuse`, so that their clients do not retry meanwhile."""
+        """Hold new calls until `abort_held`, so that their clients do not retry meanwhile."""
         self._is_closed = True
 
-    def refuse(self) -> None:
-        """Refuse the calls that were held since `close`, and every later one."""
-        self._is_refusing = True
+    def abort_held(self) -> None:
+        """Abort the calls that were held since `close`, and every later one."""
+        self._is_aborting = True
         with contextlib.suppress(queue.Empty):
             while True:
-                self._late.get_nowait()(ShuttingDown(_STOPPING))
+                self._held.get_nowait()(ShuttingDown(_STOPPING))
 
-    def admit(self, refuse: Callable[[SwiftrecError], object]) -> bool:
-        """Note a new call; False after `close`: then `refuse` is called with the reason."""
+    def admit(self, abort: Callable[[SwiftrecError], object]) -> bool:
+        """Admit a new call; False after `close`: then `abort` is called later, with the reason."""
         self._last = self._clock()
         if not self._is_closed:
             return True
-        self._late.put(refuse)
-        if self._is_refusing:
-            self.refuse()
+        self._held.put(abort)
+        if self._is_aborting:
+            self.abort_held()
         return False
 
 
 class OpenCalls:
-    """The calls that have not ended, so that a server that stops can wait for them, and refuse them at last."""
+    """The calls that have not ended. A server that stops waits for them, and finally aborts them."""
 
     def __init__(self) -> None:
         self._methods: dict[Call, Method] = {}  # adding and removing are atomic
         self._changed = threading.Condition()
-        self._is_waiting = self._is_hurried = False
+        self._is_waiting = self._is_wait_ended = False
 
     def add(self, call: Call, method: Method) -> None:
         """A call has arrived."""
@@ -172,34 +172,34 @@ class OpenCalls:
             self._notify()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until all calls have ended, the time is up, or `hurry` is called."""
+        """Wait until all calls have ended, the timeout has passed, or `end_wait` is called."""
         with self._changed:
             self._is_waiting = True
-            self._changed.wait_for(lambda: self._is_hurried or not self._methods, timeout_s)
+            self._changed.wait_for(lambda: self._is_wait_ended or not self._methods, timeout_s)
 
-    def hurry(self) -> None:
+    def end_wait(self) -> None:
         """End the wait, now or when it begins."""
-        self._is_hurried = True
+        self._is_wait_ended = True
         self._notify()
 
-    def refuse(self, error: SwiftrecError) -> None:
-        """Refuse every call that has no answer."""
-        for call, method in list(self._methods.items()):  # a copy, which no other thread can interrupt
-            method.refuse(call, error)
+    def abort_all(self, error: SwiftrecError) -> None:
+        """Abort every call that has no response."""
+        for call, method in list(self._methods.items()):  # copying is atomic
+            method.abort(call, error)
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
 
-class Unsent:
-    """Bounds answers on their way to clients; one that gRPC has and that is not taken in time is cancelled.
+class UnsentResponses:
+    """Limits the responses that clients have not read, and cancels calls whose response is not read in time.
 
     Args:
-        limit: bytes of answers beyond which calls are refused.
-        timeout_s: how long a client may take to read an answer.
-        timers: look at what is late.
-        clock: seconds, monotonic; the one of the timers.
+        limit: bytes of unread responses beyond which calls are rejected.
+        timeout_s: time in which a client must read a response.
+        timers: schedule the checks.
+        clock: seconds, monotonic; the clock of the timers.
     """
 
     def __init__(
@@ -208,58 +208,58 @@ class Unsent:
         self._limit, self._timeout_s, self._timers, self._clock = limit, timeout_s, timers, clock
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._answers: dict[int, tuple[float, int, Callable[[], object]]] = {}  # in the order of their time
+        self._responses: dict[int, tuple[float, int, Callable[[], object]]] = {}  # in the order of their time
         self._has_timer = False
         self.bytes = 0
 
     def check(self) -> None:
-        """Whether another call may be answered.
+        """Check that another call may be accepted.
 
         Raises:
-            Overloaded: too many bytes wait.
+            Overloaded: too many bytes are unread.
         """
         if self.bytes > self._limit:
             raise Overloaded(_RETRY_S, _UNSENT)
 
     def add(self, size: int, cancel: Callable[[], object]) -> int:
-        """An answer is given to gRPC; `cancel` is called if it is not taken in time. A number for `remove`."""
+        """Add a response that was passed to gRPC; `cancel` is called on timeout. Returns a number for `remove`."""
         number = next(self._numbers)
         due = self._clock() + self._timeout_s
         with self._lock:
-            self._answers[number] = due, size, cancel
+            self._responses[number] = due, size, cancel
             self.bytes += size
             is_first, self._has_timer = not self._has_timer, True
         if is_first:
-            self._timers.schedule(due, self._sweep)
+            self._timers.schedule(due, self._cancel_expired)
         return number
 
     def hold(self, size: int) -> None:
-        """Count an answer of a stream that waits for its turn until `release`, however long that is."""
+        """Count a response of a stream that waits for earlier ones, until `release`; it has no timeout."""
         with self._lock:
             self.bytes += size
 
     def release(self, size: int) -> None:
-        """Count that answer no more."""
+        """Remove a response that was added by `hold`."""
         self.hold(-size)
 
     def remove(self, number: int) -> None:
-        """The answer was taken, or its call has ended."""
+        """Remove a response: it was read, or its call has ended."""
         with self._lock:
-            _, size, _ = self._answers.pop(number, (0.0, 0, None))
+            _, size, _ = self._responses.pop(number, (0.0, 0, None))
             self.bytes -= size
 
-    def _sweep(self) -> None:
-        """Cancel what is late, and look again when the next may be."""
-        late: list[Callable[[], object]] = []
+    def _cancel_expired(self) -> None:
+        """Cancel calls whose response was not read in time, and schedule the next check."""
+        expired: list[Callable[[], object]] = []
         with self._lock:
             now, following = self._clock(), None
-            for due, _, cancel in self._answers.values():
+            for due, _, cancel in self._responses.values():
                 if due > now:
                     following = due
                     break
-                late.append(cancel)
-            self._has_timer = following is not None or bool(late)
-        for cancel in late:
+                expired.append(cancel)
+            self._has_timer = following is not None or bool(expired)
+        for cancel in expired:
             cancel()
         if self._has_timer:
-            self._timers.schedule(following or now + self._timeout_s, self._sweep)
+            self._timers.schedule(following or now + self._timeout_s, self._cancel_expired)

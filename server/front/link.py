@@ -1,4 +1,4 @@
-"""What a front has of a worker: in one process the worker's thread, `server.worker.loop.WorkerThread`."""
+"""Interface of a front to a worker; within one process it is `server.worker.loop.WorkerThread`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from swiftrec.server.ticket import Ticket
 
 
 class Link(Protocol):
-    """A worker that answers calls."""
+    """A worker."""
 
     @property
     def load(self) -> Load:
-        """The queue of the worker, as last reported."""
+        """The load of the worker's queue, as last reported."""
 
     def send(self, ticket: Ticket, /) -> None:
-        """Have a call answered; never blocks."""
+        """Send a call to the worker; never blocks."""
 
     def cancel(self, ticket: Ticket, /) -> None:
-        """Drop a call: the client has gone, or its deadline has passed."""
+        """Cancel a call: its client has disconnected or cancelled, or its deadline has passed."""

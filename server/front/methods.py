@@ -1,4 +1,4 @@
-"""The server's methods, each wrapped once when it is registered: an interceptor would do it again for each call."""
+"""The table of methods. Each is wrapped once, when it is registered; an interceptor would run for every call."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is generic, the class is not
-    """Stands where generated code expects a server, and collects what it registers.
+    """Collects the methods that generated code registers, in place of a server.
 
     Args:
-        wrap: (full method name, handler) -> the handler that serves.
+        wrap: (full method name, handler) -> the handler to serve.
     """
 
     def __init__(self, wrap: Callable[[str, Handler], Handler]) -> None:
@@ -23,28 +23,28 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg] # the stub is g
         self._all: dict[str, Handler] = {}
 
     def add_generic_rpc_handlers(self, handlers: Iterable[object]) -> None:
-        """Nothing: the same methods come as registered ones, too."""
+        """Do nothing: the same methods are also registered by name."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Take a service's methods."""
+        """Add the methods of a service."""
         wrapped = {name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._services[service] = wrapped
         self._all |= {f"/{service}/{name}": handler for name, handler in wrapped.items()}
 
     def names(self) -> list[str]:
-        """Full names of every method."""
+        """The full names of all methods."""
         return sorted(self._all)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """The handler of a method by its full name."""
+        """The handler of a method, looked up by its full name."""
         return self._all.get(handler_call_details.method)
 
     def as_server(self) -> grpc.Server:
-        """For generated code, which asks nothing else of a server than the two methods above."""
+        """This object, typed for generated code, which only uses the two methods above."""
         return cast("grpc.Server", self)
 
     def install(self, server: Any) -> None:  # noqa: ANN401 (the stub of grpc.Server lacks a method)
-        """Give everything to the server."""
+        """Register all methods with a server."""
         server.add_generic_rpc_handlers((self,))
         for service, handlers in self._services.items():
             server.add_registered_method_handlers(service, handlers)

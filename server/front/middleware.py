@@ -1,4 +1,4 @@
-"""Around every method: limits what runs, passes bytes to the worker, maps errors to a status, counts and logs."""
+"""Wraps every method: limits running calls, passes bytes to the worker, maps errors to a status, counts and logs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from google.protobuf.message import Message
 
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.front.calls import Method
-from swiftrec.server.front.framed import Behaviour, LocalMethod, RefusedMethod, WorkerMethod
 from swiftrec.server.front.front import Front
-from swiftrec.server.front.grpc_adapter import Dispatched, Dispatcher
+from swiftrec.server.front.grpc_adapter import DispatchedMethod, Dispatcher
 from swiftrec.server.front.limits import Arrivals
 from swiftrec.server.front.methods import Handler
 from swiftrec.server.front.stream_methods import LocalStream, WatchMethod, WorkerStream
+from swiftrec.server.front.unary_methods import AbortingMethod, LocalMethod, UnaryHandler, WorkerMethod
 
 
 @dataclass(frozen=True, slots=True)
-class Kinds:
-    """Full names of the methods that have places of their kind; any other is a control method or a stream.
+class MethodKinds:
+    """Full names of the methods that have their own limiter; all others are control methods or streams.
 
     Args:
-        worker: the worker answers them.
-        probes: never block, or are health's stream.
+        worker: handled by the worker.
+        probes: never block, or stream the health status.
         changes: load or unload bundles.
     """
 
@@ -34,24 +34,24 @@ class Kinds:
 
 
 class Middleware:
-    """Wraps every method when it is registered, whichever of gRPC's four shapes it has.
+    """Wraps every method when it is registered, unary or streaming.
 
     Args:
-        front: what methods share.
+        front: shared by the methods.
         requests: full method name -> request type, of unary methods.
-        kinds: of methods.
+        kinds: which method has which limiter.
 
     Attributes:
-        open: full name -> handler of probes for calls without a token, where tokens are needed.
+        open: full name -> handler of a probe, for calls without a token if tokens are required.
     """
 
-    def __init__(self, front: Front, requests: Mapping[str, type[Message]], kinds: Kinds) -> None:
+    def __init__(self, front: Front, requests: Mapping[str, type[Message]], kinds: MethodKinds) -> None:
         self._front, self._requests, self._kinds = front, requests, kinds
         self._dispatcher = Dispatcher()
         self.open: dict[str, Handler] = {}
 
     def wrap(self, name: str, handler: Handler) -> Handler:
-        """The method with everything around it."""
+        """Wrap a method."""
         if handler.unary_unary is not None and name in self._requests:
             wrapped = self._unary(name, handler.unary_unary)
             if name in self._kinds.probes:
@@ -66,18 +66,20 @@ class Middleware:
             return self._stream(WatchMethod(front, name, limiters.watches, arrivals, handler))
         return self._stream(LocalStream(front, name, front.limiters.streams, arrivals, handler))
 
-    def refusing(self, name: str, error: SwiftrecError) -> Handler:
-        """Stands in place of a method: refuses calls, which are counted by that name."""
-        return self._stream(RefusedMethod(self._front, name, error))
+    def aborting(self, name: str, error: SwiftrecError) -> Handler:
+        """A handler that aborts calls with an error and counts them under `name`."""
+        return self._stream(AbortingMethod(self._front, name, error))
 
     def _stream(self, method: Method) -> Handler:
-        """Fits calls of each shape."""
-        return grpc.stream_stream_rpc_method_handler(Dispatched(method, self._dispatcher))
+        """A handler that also accepts unary calls."""
+        return grpc.stream_stream_rpc_method_handler(DispatchedMethod(method, self._dispatcher))
 
-    def _unary(self, name: str, behaviour: Behaviour) -> Handler:
-        return grpc.unary_unary_rpc_method_handler(Dispatched(self._unary_method(name, behaviour), self._dispatcher))
+    def _unary(self, name: str, handler: UnaryHandler) -> Handler:
+        return grpc.unary_unary_rpc_method_handler(
+            DispatchedMethod(self._unary_method(name, handler), self._dispatcher)
+        )
 
-    def _unary_method(self, name: str, behaviour: Behaviour) -> Method:
+    def _unary_method(self, name: str, handler: UnaryHandler) -> Method:
         limiters, arrivals = self._front.limiters, self._arrivals(name)
         if name in self._kinds.worker:
             return WorkerMethod(self._front, name, limiters.calls, arrivals)
@@ -86,7 +88,7 @@ class Middleware:
         if name in self._kinds.changes:
             limiter = limiters.changes
         kind = self._requests[name]
-        return LocalMethod(self._front, name, limiter, arrivals, kind, behaviour, may_block=not is_probe)
+        return LocalMethod(self._front, name, limiter, arrivals, kind, handler, may_block=not is_probe)
 
     def _arrivals(self, name: str) -> Arrivals:
         return self._front.probe_arrivals if name in self._kinds.probes else self._front.arrivals

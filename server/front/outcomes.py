@@ -1,6 +1,6 @@
-"""How a call ended: its record, the code that its client saw, and the count, the log line and the span of it.
+"""Finished calls: the status code that the client saw, the metric, the log line and the span.
 
-Neither log nor span ever has a text, an item id or a token.
+Logs and spans never contain a text, an item id or a token.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ from swiftrec.server.front.calls import Metadata
 from swiftrec.server.status import code_of, to_status
 from swiftrec.server.telemetry.histogram import Histogram
 from swiftrec.server.telemetry.metrics import Metrics
-from swiftrec.server.telemetry.traces import Ended, Parent, Traces, Work, read_traceparent
+from swiftrec.server.telemetry.traces import FinishedCall, Parent, PipelineSpan, Traces, read_traceparent
 
 REQUEST_ID = "x-request-id"
 _REQUEST_ID_CHARS = 64
 _INTERNAL = "internal error; the server's log has the reason under request id "
-# A new id is this process's random part and a number: a system call for each request would cost more.
+# A new id is a random number of this process and a counter: a system call for each request would cost more.
 _ID_PREFIX = secrets.token_hex(4)
 _id_numbers = itertools.count()
 _MAX_ID_NUMBER = 0xFFFFFFFF
-_NETWORK_JITTER_S = 0.005  # by which the first bytes of a call may travel longer than its last
+_NETWORK_JITTER_S = 0.005  # by which the first bytes of a call may take longer than its last
 _log = logging.getLogger(__name__)
-# What the log says of a refused call. The sentences for clients quote requests, so these stand in for them.
+# Reasons in the log. The messages for clients may quote requests, so they are not logged.
 _REASONS: dict[type[SwiftrecError], str] = {
     Unauthenticated: "no valid token",
-    RequestMissing: "the request is missing, or did not come in time",
+    RequestMissing: "the request is missing, or did not arrive in time",
     InvalidInput: "an input or parameter is wrong",
-    MessageTooLarge: "the request or its response is over the limit of bytes",
+    MessageTooLarge: "the request or its response is too large",
     NotFound: "no such bundle, version or model is loaded",
     NotServing: "no bundle is loaded yet",
     Busy: "another bundle is being loaded or unloaded",
-    BundleError: "the bundle is missing, damaged or does not fit",
+    BundleError: "the bundle is missing, damaged or incompatible",
     Unsupported: "not supported",
     Overloaded: "the server is full",
     DeadlineExceeded: "the deadline passed, or would have passed",
     Cancelled: "the call was cancelled",
-    ShuttingDown: "the server stops",
+    ShuttingDown: "the server is stopping",
     ModelFailed: "the model failed on this input",
 }
-# Codes of calls that the client or its deadline ended, which may have been answered too late.
+# Codes of calls that the client or its deadline ended, perhaps before a late response.
 _ENDED_BY_CLIENT = {"CANCELLED": Cancelled(), "DEADLINE_EXCEEDED": DeadlineExceeded()}
 _INPUT_FIELDS = frozenset({"TEXT", "QUERY", "HISTORY", "K", "timeout", "priority", "bundle", "exclude_history"})
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal(grpc.Status):
-    """The status of a call that was refused."""
+class AbortStatus(grpc.Status):
+    """The status of a call that was aborted."""
 
     code: grpc.StatusCode
     details: str
@@ -83,17 +83,17 @@ class Refusal(grpc.Status):
 
 @dataclass(slots=True)
 class CallRecord:
-    """What is known of one call.
+    """One call, for the metrics and the log.
 
     Args:
         method: full name.
         started: on the monotonic clock.
-        metadata: what the client sent beside the request.
+        metadata: sent by the client.
         identity: the request id.
-        code: name of the status that was sent, or that was tried.
-        error: why the call was refused, if it was.
-        exception: behind an internal error.
-        works: what workers noted for the trace.
+        code: name of the status code that was sent, or could not be sent.
+        error: why the call was aborted, if it was.
+        exception: the cause of an internal error.
+        spans: recorded by workers, for the trace.
     """
 
     method: str
@@ -103,11 +103,11 @@ class CallRecord:
     code: str = "OK"
     error: SwiftrecError | None = None
     exception: BaseException | None = None
-    works: list[Work] = field(default_factory=list)
+    spans: list[PipelineSpan] = field(default_factory=list)
 
-    def refuse(self, error: Exception) -> Refusal:
-        """The status of an error, which becomes the call's."""
-        if not isinstance(error, SwiftrecError):  # our bug: the log gets the traceback, the client a sentence
+    def abort_status(self, error: Exception) -> AbortStatus:
+        """Record an error; returns the status to send."""
+        if not isinstance(error, SwiftrecError):  # a bug: log the traceback, send a short message
             self.exception, error = error, InternalError()
         if isinstance(error, InternalError):
             self.exception = self.exception or error.__cause__
@@ -117,14 +117,14 @@ class CallRecord:
         extra: list[tuple[str, str | bytes]] = [(REQUEST_ID, self.identity)]
         if isinstance(error, Overloaded):
             extra.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after * 1e3)))))
-        return Refusal(status.code, status.details, (*status.trailing_metadata, *extra))
+        return AbortStatus(status.code, status.details, (*status.trailing_metadata, *extra))
 
 
 def client_code(started: float, time_left_s: float | None) -> str:
-    """The code that a client saw whose call gRPC cancelled: it cancels what has expired, too.
+    """The status code that the client saw after gRPC cancelled its call: gRPC also cancels expired calls.
 
-    A client whose own timer fires cancels before the deadline that it told, since it tells it rounded up, by at most a
-    hundredth (grpc-timeout). A client that cancels that late by itself looks the same.
+    A client cancels when its own timer fires, which is shortly before the deadline that it sent: grpc-timeout is
+    rounded up, by at most 1 %. A client that cancels that late for another reason looks the same.
     """
     if time_left_s is None:
         return "CANCELLED"
@@ -133,7 +133,7 @@ def client_code(started: float, time_left_s: float | None) -> str:
 
 
 def request_id(metadata: Metadata) -> str:
-    """The id that the client gave as `x-request-id` (its first 64 printable characters), or a new one."""
+    """The `x-request-id` that the client sent (its first 64 printable characters), or a new id."""
     value = metadata_value(metadata, REQUEST_ID)
     if value and value.isascii() and value.isprintable():
         return value[:_REQUEST_ID_CHARS]
@@ -141,7 +141,7 @@ def request_id(metadata: Metadata) -> str:
 
 
 def metadata_value(metadata: Iterable[tuple[str, str | bytes]], name: str) -> str | None:
-    """The first value of that name in a call's metadata, if it is a text."""
+    """The first value of that name in the metadata of a call, if it is a string."""
     for key, value in metadata:
         if key == name and isinstance(value, str):
             return value
@@ -149,10 +149,10 @@ def metadata_value(metadata: Iterable[tuple[str, str | bytes]], name: str) -> st
 
 
 class AccessLog:
-    """Writes of calls that have ended.
+    """Writes log lines and spans of finished calls.
 
     Args:
-        traces: makes spans of them; None: no spans.
+        traces: makes spans; None: no spans.
     """
 
     def __init__(self, traces: Traces | None = None) -> None:
@@ -160,11 +160,11 @@ class AccessLog:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls that went well leave a line or a span."""
+        """Whether successful calls have a log line or a span."""
         return self._traces is not None or _log.isEnabledFor(logging.DEBUG)
 
     def log_call(self, call: CallRecord, ended: float) -> None:
-        """A call has ended: at level debug, or error if the fault is ours."""
+        """Log a finished call: at level error if it failed with INTERNAL, else debug."""
         level = logging.ERROR if call.code == "INTERNAL" else logging.DEBUG
         is_logged = _log.isEnabledFor(level)
         if not is_logged and self._traces is None:
@@ -180,7 +180,7 @@ class AccessLog:
                 "request_id": call.identity,
             }
             if error := _shown_error(call):
-                fields |= reason_of(error)
+                fields |= log_reason(error)
             if trace_id or parent:
                 fields["trace_id"] = trace_id or f"{parent.trace_id:032x}" if parent else trace_id
             message = "call failed" if level == logging.ERROR else "call"
@@ -189,18 +189,20 @@ class AccessLog:
     def _trace(self, call: CallRecord, ended: float, parent: Parent | None) -> str:
         if self._traces is None:
             return ""
-        return self._traces.ended(Ended(call.method, call.code, call.started, ended, call.identity), parent, call.works)
+        return self._traces.on_call_end(
+            FinishedCall(call.method, call.code, call.started, ended, call.identity), parent, call.spans
+        )
 
 
 def _shown_error(call: CallRecord) -> SwiftrecError | None:
-    """The reason in the log; what the client or its deadline ended may have been answered too late."""
+    """The error to log; a call that the client or its deadline ended may have had a late response."""
     if call.error is None or isinstance(call.error, Cancelled):
         return _ENDED_BY_CLIENT.get(call.code, call.error)
     return call.error
 
 
-def reason_of(error: SwiftrecError) -> dict[str, str]:
-    """Why a call was refused, as fields of a log line that quote nothing of the request; "field" may be empty."""
+def log_reason(error: SwiftrecError) -> dict[str, str]:
+    """Why a call failed, as fields of a log line that do not quote the request; "field" may be empty."""
     if isinstance(error, InvalidInput):
         field = error.field if error.field in _INPUT_FIELDS else ""
         return {"reason": _REASONS[InvalidInput], "field": field}
@@ -210,30 +212,30 @@ def reason_of(error: SwiftrecError) -> dict[str, str]:
 
 
 class Outcomes:
-    """Counts and logs calls that have ended.
+    """Counts and logs finished calls.
 
     Args:
-        metrics: where calls are counted.
-        access_log: the log and the traces.
+        metrics: counts calls.
+        access_log: writes the log and the traces.
     """
 
     def __init__(self, metrics: Metrics, access_log: AccessLog) -> None:
         self._metrics, self._log = metrics, access_log
         self._successes: dict[str, Histogram] = {}
 
-    def end(self, call: CallRecord) -> None:
-        """A call has ended with its code."""
+    def record(self, call: CallRecord) -> None:
+        """Count and log a finished call."""
         now = time.monotonic()
         if call.code == "OK" and not self._log.is_open:
             histogram = self._successes.get(call.method) or self._success(call.method)
             histogram.add(now - call.started)
             return
-        self._metrics.calls.labels(_short(call.method), call.code).add(now - call.started)
+        self._metrics.calls.labels(_method_name(call.method), call.code).add(now - call.started)
         self._log.log_call(call, now)
 
     def _success(self, method: str) -> Histogram:
-        return self._successes.setdefault(method, self._metrics.calls.labels(_short(method), "OK"))
+        return self._successes.setdefault(method, self._metrics.calls.labels(_method_name(method), "OK"))
 
 
-def _short(method: str) -> str:
+def _method_name(method: str) -> str:
     return method.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Who may call: TLS, bearer tokens and limits on a connection. Whatever is not allowed here is denied."""
+"""Access control: TLS, bearer tokens and limits of a connection. Everything that is not allowed is denied."""
 
 from __future__ import annotations
 
@@ -20,74 +20,74 @@ from swiftrec.server.front.methods import Handler
 from swiftrec.server.front.middleware import Middleware
 from swiftrec.server.messages import read_bytes
 
-# The only methods that need no token: probes of load balancers and orchestrators carry none.
+# The only methods that need no token: probes of load balancers and orchestrators send none.
 OPEN_METHODS = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
-DENIAL = "a valid token is needed: send it as metadata, authorization: Bearer TOKEN"
+DENIAL = "a valid token is required: send it as metadata, authorization: Bearer TOKEN"
 MIN_TOKEN_CHARS = 16
 
-_MAX_PENDING_CALLS = 65_536  # of 64 connections that are full; each takes a few KB
-_LAST_RESPONSE_MS = 5_000  # to send the response of a call that took all of its deadline
+_MAX_PENDING_CALLS = 65_536  # 64 connections with all their streams; each call takes a few KB
+_LAST_RESPONSE_MS = 5_000  # to send a response that was made just before the deadline
 
 _log = logging.getLogger(__name__)
-Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
+Fingerprint: TypeAlias = tuple[tuple[int, ...] | None, ...]
 T = TypeVar("T")
 
 
-class Rotating(Generic[T]):
-    """A value read from files, read again when one of them changes; a broken new one leaves the old in force.
+class ReloadingFiles(Generic[T]):
+    """A value that is read again when one of its files changes; if that fails, the previous value stays in use.
 
     Args:
-        paths: the files, replaced in place or by rename.
-        read: makes the value of them; raises ConfigError with a sentence that may be logged.
+        paths: the files, which may be replaced in place or by rename.
+        read: reads the value; raises ConfigError with a message that may be logged.
 
     Raises:
-        ConfigError: the files cannot be used now.
+        ConfigError: the files cannot be read at construction.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         self._paths, self._read, self._lock = paths, read, threading.Lock()
-        self._stamp = self._stamp_now()
+        self._fingerprint = self._fingerprints()
         self._value = read()
 
     def get(self) -> T:
-        """The value in force."""
-        self.changed()
+        """The current value."""
+        self.reload()
         return self._value
 
-    def changed(self) -> T | None:
-        """The new value if there is one since the last look, or None."""
+    def reload(self) -> T | None:
+        """Read the value again if a file has changed; the new value, or None if it has not changed."""
         with self._lock:
-            stamp = self._stamp_now()
-            if stamp == self._stamp:
+            fingerprint = self._fingerprints()
+            if fingerprint == self._fingerprint:
                 return None
-            self._stamp = stamp
+            self._fingerprint = fingerprint
             try:
                 self._value = self._read()
             except ConfigError as error:
-                _log.error("%s; what was read before stays in force", error)
+                _log.error("%s; the previous content stays in use", error)
                 return None
-            _log.info("read again", extra={"fields": {"files": [str(path) for path in self._paths]}})
+            _log.info("files reloaded", extra={"fields": {"files": [str(path) for path in self._paths]}})
             return self._value
 
-    def _stamp_now(self) -> Stamp:
-        return tuple(_stamp(path) for path in self._paths)
+    def _fingerprints(self) -> Fingerprint:
+        return tuple(_fingerprint(path) for path in self._paths)
 
 
 class Tokens:
-    """The bearer tokens of a file, kept as digests.
+    """The bearer tokens of a file, stored as digests.
 
     Args:
         path: one token a line; empty lines and lines that start with # are skipped.
 
     Raises:
-        ConfigError: the file cannot be read, has no token or a bad one; the sentence never holds a token.
+        ConfigError: the file cannot be read, or has no token or an invalid one; the message never contains a token.
     """
 
     def __init__(self, path: Path) -> None:
-        self._digests = Rotating([path], lambda: _read_tokens(path))
+        self._digests = ReloadingFiles([path], lambda: _read_tokens(path))
 
     def accept(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Whether there is exactly one authorization, a bearer token of the file, compared in constant time."""
+        """Whether the metadata has exactly one authorization, a valid bearer token; compares in constant time."""
         values = [value for key, value in metadata if key == "authorization"]
         digests = self._digests.get()
         if len(values) != 1:
@@ -100,11 +100,11 @@ class Tokens:
 
 
 class TokenAuthInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # the stub is generic, the class is not
-    """Stands before everything: without a valid token each method, known or not, is UNAUTHENTICATED.
+    """Rejects calls without a valid token as UNAUTHENTICATED, whether the method exists or not.
 
     Args:
         tokens: the valid ones.
-        services: full names of the services whose methods are recorded by name; any other is "unknown".
+        services: full names of the services whose methods are counted by name; others count as "unknown".
         middleware: has the handlers for calls without a token.
     """
 
@@ -117,44 +117,44 @@ class TokenAuthInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg] # 
         continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Pass on, or answer in place of the method."""
+        """The handler of the method, or one that rejects the call."""
         method = handler_call_details.method
         if self._tokens.accept(handler_call_details.invocation_metadata):
             return continuation(handler_call_details)
         if method in OPEN_METHODS:
             return self._middleware.open[method]
-        name = method if method in self._names else "unknown"  # which the client may have made up
-        return self._middleware.refusing(name, Unauthenticated(DENIAL))
+        name = method if method in self._names else "unknown"  # clients may send any name
+        return self._middleware.aborting(name, Unauthenticated(DENIAL))
 
 
 def methods_of(services: Iterable[str]) -> list[str]:
     """Full method names ("/package.Service/Method") of services whose stubs are loaded."""
-    found = [descriptor_pool.Default().FindServiceByName(name) for name in services]
-    return [f"/{service.full_name}/{method.name}" for service in found for method in service.methods]
+    descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in services]
+    return [f"/{service.full_name}/{method.name}" for service in descriptors for method in service.methods]
 
 
 def connection_limits(settings: ServerSettings) -> list[tuple[str, int]]:
-    """Options of gRPC itself for what one connection may do; gRPC ignores a name that it does not know.
+    """Options of gRPC that limit a connection. gRPC ignores unknown names.
 
-    The names are in channel_arg_names.h. That of GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS has no "recv".
+    The names are in channel_arg_names.h; that of GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS has no "recv".
     """
     return [
         ("grpc.max_receive_message_length", read_bytes(settings.max_message_bytes)),
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),  # below the next one it would refuse by chance
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),  # if less than the next, gRPC rejects at random
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_streams),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        # Calls that Python has not taken yet: beyond 1,000 gRPC drops some by chance, and clients see CANCELLED.
+        # Calls that Python has not accepted yet: beyond 1,000 gRPC drops some at random, and clients see CANCELLED.
         ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
         ("grpc.server_handshake_timeout_ms", 5_000),
-        ("grpc.keepalive_time_ms", 60_000),  # a peer that vanished is found after 80 s
+        ("grpc.keepalive_time_ms", 60_000),  # a lost peer is detected after 80 s
         ("grpc.keepalive_timeout_ms", 20_000),
-        # Without it a connection without calls is not checked, and a client that checks it more often than every two
-        # hours loses it, whatever the next option says.
+        # Otherwise idle connections are not checked, and clients that ping them more often than every two hours are
+        # disconnected, whatever the next option says.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", settings.min_ping_interval_ms),
-        ("grpc.http2.max_ping_strikes", 2),  # pings that came too early; the next one closes the connection
+        ("grpc.http2.max_ping_strikes", 2),  # pings that are too frequent; the next one closes the connection
         *_lifetime_limits(settings),
     ]
 
@@ -165,12 +165,12 @@ def _lifetime_limits(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", settings.max_connection_age_s),  # gRPC varies it by 10 % itself
     ]
     options = [(name, max(1, round(limit_s * 1e3))) for name, limit_s in limits if limit_s]
-    # After its age a connection takes no new call, and ends when its calls have, all but streams within their deadline.
+    # Beyond its age a connection accepts no new calls, and ends when its calls have ended.
     return [*options, ("grpc.max_connection_age_grace_ms", settings.default_timeout_ms + _LAST_RESPONSE_MS)]
 
 
 def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """TLS of the settings, looked at again for each new connection; None without TLS.
+    """TLS credentials, reloaded for new connections if the files have changed; None without TLS.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -179,10 +179,10 @@ def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | Non
     if cert is None or key is None:
         return None
     paths = [cert, key, client_ca] if client_ca else [cert, key]
-    rotating = Rotating(paths, lambda: _read_certificates(cert, key, client_ca))
-    # gRPC owns a configuration that it was given: it gets each one once, and None (unknown to the stub) for no change.
-    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", rotating.changed)
-    return grpc.dynamic_ssl_server_credentials(rotating.get(), fetch, client_ca is not None)
+    reloading = ReloadingFiles(paths, lambda: _read_certificates(cert, key, client_ca))
+    # gRPC takes ownership of a configuration, so each is passed once; None (not in the stub) means no change.
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", reloading.reload)
+    return grpc.dynamic_ssl_server_credentials(reloading.get(), fetch, client_ca is not None)
 
 
 def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertificateConfiguration:
@@ -191,12 +191,12 @@ def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
     authorities = _read_pem(client_ca, "--tls-client-ca", b"CERTIFICATE-----") if client_ca else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(cert, key, password="")  # without it, an encrypted key asks on the terminal
+        context.load_cert_chain(cert, key, password="")  # otherwise an encrypted key prompts on the terminal
     except (ssl.SSLError, OSError) as error:
         if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
-            raise ConfigError(f"--tls-key {key} is not the key of --tls-cert {cert}: give the two that fit") from None
+            raise ConfigError(f"--tls-key {key} is not the key of --tls-cert {cert}: give a matching pair") from None
         raise ConfigError(
-            f"--tls-cert {cert} and --tls-key {key} cannot be used: give a PEM certificate and its key, not encrypted"
+            f"--tls-cert {cert} and --tls-key {key} cannot be used: give a PEM certificate and its unencrypted key"
         ) from None
     try:
         if client_ca:
@@ -236,9 +236,9 @@ def _read(path: Path, flag: str) -> bytes:
     raise ConfigError(reason)
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _fingerprint(path: Path) -> tuple[int, ...] | None:
     try:
-        facts = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size

@@ -1,4 +1,4 @@
-"""Methods whose calls hold a thread, from their first message on: streams,."""
+"""Streaming methods: their calls hold a thread from the first message on."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from google.protobuf.message import DecodeError
 
 from swiftrec.server.errors import Cancelled, InvalidRequest, RequestMissing
 from swiftrec.server.front.calls import Call
-from swiftrec.server.front.framed import FramedMethod, Note
 from swiftrec.server.front.front import Front
-from swiftrec.server.front.limits import Arrivals, ConcurrencyLimiter, Crowd
+from swiftrec.server.front.limits import Arrivals, BoundedCalls, ConcurrencyLimiter
 from swiftrec.server.front.methods import Handler
 from swiftrec.server.front.outcomes import CallRecord
-from swiftrec.server.front.streams import Patience, PunctualMessages, map_ordered
+from swiftrec.server.front.streams import IdleTimeout, TimedMessages, map_ordered
+from swiftrec.server.front.unary_methods import CallState, MethodBase
 from swiftrec.server.front.waits import Exchange
 from swiftrec.server.ticket import Reply
 
-_NEWER_WATCHES = "Exceeds maximum queue size: newer calls of this method have taken the places"
+_REPLACED = "Exceeds maximum queue size: the call was replaced by newer calls of this method"
 
 
-class StreamMethod(FramedMethod):
-    """A method whose calls hold a thread from their first message on."""
+class StreamMethod(MethodBase):
+    """Base of methods whose calls hold a thread from their first message on."""
 
     @property
-    def patience(self) -> Patience:
-        """How long its calls may be silent."""
-        return Patience(self._front.timers, self._front.next_message_timeout_s)
+    def idle_timeout(self) -> IdleTimeout:
+        """The timeout between two messages."""
+        return IdleTimeout(self._front.timers, self._front.next_message_timeout_s)
 
-    def missed(self, call: Call) -> None:
-        """The client has ended its side, or the call, without a message."""
-        self._arrivals.leave(call)
-        if call.note.end_wait() and call.has_half_closed:
-            self._take(call, None)
+    def on_no_message(self, call: Call) -> None:
+        """No message will arrive: the client has half-closed, cancelled or disconnected."""
+        self._arrivals.remove(call)
+        if call.method_state.end_wait() and call.has_half_closed:
+            self._run(call, None)
 
-    def _answer(self, call: Call, note: Note, message: bytes | None) -> None:
+    def _handle(self, call: Call, state: CallState, message: bytes | None) -> None:
         first = () if message is None else (message,)
-        self._front.threads.submit(self._work, call, note, first)
+        self._front.threads.submit(self._call_handler, call, state, first)
 
-    def _work(self, call: Call, note: Note, first: tuple[bytes, ...]) -> None:
-        """Send the responses; holds the thread until the stream ends."""
+    def _call_handler(self, call: Call, state: CallState, first: tuple[bytes, ...]) -> None:
+        """Send the responses; occupies the thread until the stream ends."""
         try:
-            with closing(self._responses(call, note.record, chain(first, call.messages))) as responses:
+            with closing(self._responses(call, state.record, chain(first, call.messages))) as responses:
                 if all(self._send(call, response) for response in responses):
-                    self._respond(call, note, None)
-        except grpc.RpcError:  # what reading the next message raises when the client has gone
-            self.refuse(call, Cancelled("the client has gone"))
+                    self._respond(call, state, None)
+        except grpc.RpcError:  # raised by reading the next message after the client has disconnected
+            self.abort(call, Cancelled("the client has disconnected"))
         except Exception as error:  # noqa: BLE001 (mapped to a status, whatever it is)
-            self.refuse(call, error)
+            self.abort(call, error)
 
     def _send(self, call: Call, response: bytes) -> bool:
-        """Send a response, which the client must take in time."""
+        """Send a response; the call is cancelled if the client does not read it in time."""
         number = self._front.unsent.add(len(response), call.abort_transport)
         try:
             return call.send(response)
@@ -66,7 +66,7 @@ class StreamMethod(FramedMethod):
 
 
 class WorkerStream(StreamMethod):
-    """A stream whose messages the worker answers."""
+    """A stream whose messages the worker handles."""
 
     def _responses(self, call: Call, record: CallRecord, messages: Iterator[bytes]) -> Generator[bytes, None, None]:
         front = self._front
@@ -74,20 +74,20 @@ class WorkerStream(StreamMethod):
         def send(message: bytes, on_reply: Callable[[Reply], None]) -> Exchange:
             front.sizes.check_request(len(message))
             front.unsent.check()
-            return front.exchanges.send(self.name, message, call.time_left_s, on_reply, record.works)
+            return front.exchanges.send(self.name, message, call.time_left_s, on_reply, record.spans)
 
-        return map_ordered(messages, send, front.readers, self.patience, call.context().add_callback, front.unsent)
+        return map_ordered(messages, send, front.readers, self.idle_timeout, call.context().add_callback, front.unsent)
 
 
 class LocalStream(StreamMethod):
-    """A method of any shape that is answered here, as one that takes and gives streams.
+    """A method that is handled here: unary or streaming, called as a bidirectional stream.
 
     Args:
-        front: what methods share.
+        front: shared by the methods.
         name: full name.
-        limiter: bounds the calls that have their first message.
-        arrivals: bound those that do not.
-        handler: answers.
+        limiter: limits the calls whose first message has arrived.
+        arrivals: limits the other calls.
+        handler: makes the responses.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class LocalStream(StreamMethod):
         self._handler = handler
 
     def _responses(self, call: Call, _record: CallRecord, messages: Iterator[bytes]) -> Generator[bytes, None, None]:
-        patience = self.patience
-        punctual = PunctualMessages(messages, patience, lambda: self.refuse(call, patience.error()))
-        for response in _answers(self._handler, map(self._read, punctual), call.context()):
+        idle_timeout = self.idle_timeout
+        timed = TimedMessages(messages, idle_timeout, lambda: self.abort(call, idle_timeout.error()))
+        for response in _call(self._handler, map(self._read, timed), call.context()):
             yield self._handler.response_serializer(response) if self._handler.response_serializer else response
 
     def _read(self, message: bytes) -> Any:  # noqa: ANN401 (what the handler takes)
@@ -110,32 +110,32 @@ class LocalStream(StreamMethod):
 
 
 class WatchMethod(LocalStream):
-    """A stream without an end: if too many calls run, the oldest is refused, so that another one gets its answer.
+    """An endless stream: if too many calls run, the oldest is aborted, so that a new one is served.
 
-    It is given twice as many places as calls may run, for calls that are refused and have not ended.
+    Its limiter has twice as many slots as calls may run, because aborted calls end later.
     """
 
     def __init__(
         self, front: Front, name: str, limiter: ConcurrencyLimiter, arrivals: Arrivals, handler: Handler
     ) -> None:
         super().__init__(front, name, limiter, arrivals, handler)
-        self._running = Crowd(max(1, limiter.limit // 2), _NEWER_WATCHES)
+        self._running = BoundedCalls(max(1, limiter.limit // 2), _REPLACED)
 
-    def over(self, call: Call) -> None:
-        """Make room for another."""
-        self._running.leave(call)
-        super().over(call)
+    def on_end(self, call: Call) -> None:
+        """Remove the call."""
+        self._running.remove(call)
+        super().on_end(call)
 
-    def _answer(self, call: Call, note: Note, message: bytes | None) -> None:
-        self._running.enter(call, self)
-        super()._answer(call, note, message)
+    def _handle(self, call: Call, state: CallState, message: bytes | None) -> None:
+        self._running.add(call, self)
+        super()._handle(call, state, message)
 
 
-def _answers(handler: Handler, messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+def _call(handler: Handler, messages: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
     """The responses of a handler of any shape.
 
     Raises:
-        RequestMissing: it takes one request, and the client has ended its side without one.
+        RequestMissing: the client half-closed without the request of a unary call.
     """
     if handler.stream_stream is not None:
         yield from handler.stream_stream(messages, context)

@@ -1,4 +1,4 @@
-"""Streams whose messages are answered side by side, in their order."""
+"""Handles the messages of a stream concurrently, and returns the replies in order."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from swiftrec.server.errors import Cancelled, DeadlineExceeded, SwiftrecError
-from swiftrec.server.front.limits import Unsent
+from swiftrec.server.front.limits import UnsentResponses
 from swiftrec.server.front.waits import Exchange, Timers
 from swiftrec.server.ticket import Reply
 
-MAX_IN_FLIGHT = 32  # messages of one stream that are worked on at once
+MAX_IN_FLIGHT = 32  # messages of one stream that are handled at once
 Send = Callable[[bytes, Callable[[Reply], None]], Exchange]
 M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a stream may be silent.
+class IdleTimeout:
+    """The timeout of a stream between two messages.
 
     Args:
-        timers: end it.
-        next_s: between two messages; 0 for no limit.
+        timers: schedule it.
+        seconds: 0 for no timeout.
     """
 
     timers: Timers
-    next_s: float
+    seconds: float
 
     def error(self) -> SwiftrecError:
-        """Why a silent stream ends."""
+        """The error on timeout."""
         return DeadlineExceeded(
-            f"no message came for {self.next_s:g} s after another (--max-stream-idle-s): end streams that are not used"
+            f"no message arrived for {self.seconds:g} s (--max-stream-idle-s): close streams that are not used"
         )
 
 
-class PunctualMessages(Iterator[M], Generic[M]):
-    """The messages of a stream, each of which must come in time.
+class TimedMessages(Iterator[M], Generic[M]):
+    """The messages of a stream, each of which must arrive in time.
 
     Args:
         messages: blocks until the next one has arrived.
-        patience: how long it may.
-        on_silence: called when none came in time; ends the wait.
+        idle_timeout: between two messages.
+        on_timeout: called if no message arrived in time; must end the wait.
     """
 
-    def __init__(self, messages: Iterator[M], patience: Patience, on_silence: Callable[[], object]) -> None:
-        self._messages, self._patience, self._on_silence = messages, patience, on_silence
+    def __init__(self, messages: Iterator[M], idle_timeout: IdleTimeout, on_timeout: Callable[[], object]) -> None:
+        self._messages, self._patience, self._on_silence = messages, idle_timeout, on_timeout
 
     def __next__(self) -> M:
-        if not self._patience.next_s:
+        if not self._patience.seconds:
             return next(self._messages)
-        due = time.monotonic() + self._patience.next_s
-        silence = self._patience.timers.schedule(due, self._on_silence)
+        due = time.monotonic() + self._patience.seconds
+        timer = self._patience.timers.schedule(due, self._on_silence)
         try:
             return next(self._messages)
         finally:
-            silence.cancel()
+            timer.cancel()
 
 
 class _InFlight:
-    """A message whose reply is waited for. A reply that waits for its turn counts as unsent."""
+    """A message that was sent to the worker. Its reply counts as unsent while earlier replies are missing."""
 
-    def __init__(self, message: bytes, send: Send, unsent: Unsent) -> None:
+    def __init__(self, message: bytes, send: Send, unsent: UnsentResponses) -> None:
         self._unsent, self._lock = unsent, threading.Lock()
         self._held_bytes, self._is_over = 0, False
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._exchange = send(message, self._replied)
+        self._exchange = send(message, self._on_reply)
 
     def result(self) -> bytes:
-        """Wait for the reply; the wait ends at the message's deadline, or with `cancel`.
+        """Wait for the reply, until the deadline of the message or `cancel`.
 
         Raises:
-            SwiftrecError: the stream ends with it.
+            SwiftrecError: the stream ends with this error.
         """
         reply = self._replies.get()
         self._release()
@@ -85,12 +85,12 @@ class _InFlight:
         return reply
 
     def cancel(self) -> None:
-        """Drop the result: the client has gone."""
+        """Drop the reply: the client has disconnected."""
         self._exchange.cancel()
         self._release()
-        self._replies.put(Cancelled("the client has gone"))
+        self._replies.put(Cancelled("the client has disconnected"))
 
-    def _replied(self, reply: Reply) -> None:
+    def _on_reply(self, reply: Reply) -> None:
         with self._lock:
             if isinstance(reply, bytes) and not self._is_over:
                 self._held_bytes = len(reply)
@@ -105,21 +105,28 @@ class _InFlight:
 
 
 class _Reader:
-    """Reads ahead in another thread: the one that answers cannot wait for the next message meanwhile."""
+    """Reads messages ahead in another thread, while earlier replies are awaited."""
 
-    def __init__(self, messages: Iterator[bytes], send: Send, width: int, patience: Patience, unsent: Unsent) -> None:
-        self._messages = PunctualMessages(messages, patience, lambda: self._sent.put(patience.error()))
+    def __init__(
+        self,
+        messages: Iterator[bytes],
+        send: Send,
+        max_in_flight: int,
+        idle_timeout: IdleTimeout,
+        unsent: UnsentResponses,
+    ) -> None:
+        self._messages = TimedMessages(messages, idle_timeout, lambda: self._sent.put(idle_timeout.error()))
         self._send, self._unsent = send, unsent
-        self._room = threading.Semaphore(width)
+        self._capacity = threading.Semaphore(max_in_flight)
         self._is_over = False
         self._sent: queue.SimpleQueue[_InFlight | Exception | None] = queue.SimpleQueue()
         self._in_flight: deque[_InFlight] = deque()
 
     def next(self) -> _InFlight | None:
-        """The oldest message that is worked on; None at the end of the stream.
+        """The oldest message in flight; None at the end of the stream.
 
         Raises:
-            Exception: what reading raised.
+            Exception: raised by reading.
         """
         sent = self._sent.get()
         if isinstance(sent, Exception):
@@ -127,30 +134,30 @@ class _Reader:
         return sent
 
     def release(self) -> None:
-        """The response to the oldest message was sent: there is room for another."""
+        """The reply to the oldest message was sent: allow another message."""
         self._in_flight.popleft()
-        self._room.release()
+        self._capacity.release()
 
     def close(self) -> None:
-        """Read no more, and cancel what was sent, by any thread. `read` ends when the stream does."""
+        """Stop reading and cancel the messages in flight, from any thread. `read` ends with the stream."""
         self._is_over = True
-        self._room.release()
-        for sent in list(self._in_flight):  # a copy, which no other thread can interrupt
+        self._capacity.release()
+        for sent in list(self._in_flight):  # copying is atomic
             sent.cancel()
 
     def read(self) -> None:
-        """Read and send every message."""
+        """Read all messages and send them to the worker."""
         try:
-            while self._room.acquire() and not self._is_over:
+            while self._capacity.acquire() and not self._is_over:
                 sent = _InFlight(next(self._messages), self._send, self._unsent)
                 self._in_flight.append(sent)
                 self._sent.put(sent)
-                if self._is_over:  # `close` may have looked before
+                if self._is_over:  # `close` may have missed it
                     sent.cancel()
             self._sent.put(None)
         except StopIteration:
             self._sent.put(None)
-        except Exception as error:  # noqa: BLE001 (raised where the stream is answered)
+        except Exception as error:  # noqa: BLE001 (raised by `next`)
             self._sent.put(error)
 
 
@@ -158,29 +165,29 @@ def map_ordered(
     messages: Iterator[bytes],
     send: Send,
     threads: Executor,
-    patience: Patience,
+    idle_timeout: IdleTimeout,
     on_end: Callable[[Callable[[], None]], bool],
-    unsent: Unsent,
-    width: int = MAX_IN_FLIGHT,
+    unsent: UnsentResponses,
+    max_in_flight: int = MAX_IN_FLIGHT,
 ) -> Generator[bytes, None, None]:
-    """The replies to messages, in order, while up to `width` of them are worked on.
+    """The replies to messages, in order, with up to `max_in_flight` messages handled at once.
 
     Args:
         messages: of the client; blocks until the next one has arrived.
-        send: has a message answered.
-        threads: read.
-        patience: for silence between messages.
-        on_end: takes what must be called when the client has gone; False if it has.
-        unsent: counts the replies that wait for their turn.
-        width: messages.
+        send: sends a message to the worker.
+        threads: run the reader.
+        idle_timeout: between two messages.
+        on_end: registers a callback for the end of the call; False if the call has ended.
+        unsent: counts the replies that wait for earlier ones.
+        max_in_flight: number of messages.
 
     Raises:
-        DeadlineExceeded: the stream was silent for too long; what was sent before is answered first.
-        SwiftrecError: a reply that ends the stream.
+        DeadlineExceeded: no message arrived in time; the replies to earlier messages come first.
+        SwiftrecError: the stream ends with this error.
     """
-    reader = _Reader(messages, send, width, patience, unsent)
+    reader = _Reader(messages, send, max_in_flight, idle_timeout, unsent)
     if not on_end(reader.close):
-        raise Cancelled("the client has gone")
+        raise Cancelled("the client has disconnected")
     threads.submit(reader.read)
     try:
         while (sent := reader.next()) is not None:

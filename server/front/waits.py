@@ -1,4 +1,4 @@
-"""The waits of a front, each of which ends: timers, and the exchange of one message with a worker."""
+"""Timers, and exchanges of messages with a worker, each of which has a deadline."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from dataclasses import dataclass, field
 
 from swiftrec.server.errors import DeadlineExceeded, SwiftrecError
 from swiftrec.server.front.link import Link
-from swiftrec.server.telemetry.traces import Work
+from swiftrec.server.telemetry.traces import PipelineSpan
 from swiftrec.server.ticket import Reply, Ticket
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0  # how long a call may wait for its request
-_SPARE_TIMERS = 1_000  # cancelled timers that may stay in the heap beside as many as live
-_LATE = "the deadline passed before the response was ready"
+_MAX_CANCELLED_TIMERS = 1_000  # that stay in the heap in addition to half of it
+_EXPIRED = "the deadline passed before the response was ready"
 _log = logging.getLogger(__name__)
 
 
 class Timer:
-    """Calls an action at a time, unless it is cancelled before."""
+    """Calls an action at a given time, unless it is cancelled."""
 
     __slots__ = ("_actions", "_timers", "due")
 
     def __init__(self, timers: Timers, due: float, action: Callable[[], object]) -> None:
         self._timers, self.due = timers, due
-        self._actions = [action]  # pop is atomic: who has the action cancels or calls it
+        self._actions = [action]  # pop is atomic: the action is either called or cancelled
 
     def __lt__(self, other: Timer) -> bool:
         return self.due < other.due
 
     @property
     def is_pending(self) -> bool:
-        """Whether it may still fire."""
+        """Whether it has neither fired nor been cancelled."""
         return bool(self._actions)
 
     def cancel(self) -> bool:
-        """Never call the action; False if that has begun."""
-        is_first = self.take() is not None
+        """Cancel the action; False if it was already called or cancelled."""
+        is_first = self.pop_action() is not None
         if is_first:
-            self._timers.forgotten()
+            self._timers.on_cancelled()
         return is_first
 
-    def take(self) -> Callable[[], object] | None:
-        """The action, for the first caller only."""
+    def pop_action(self) -> Callable[[], object] | None:
+        """The action, for the first caller only; then None."""
         try:
             return self._actions.pop()
         except IndexError:
@@ -53,11 +53,11 @@ class Timer:
 
 
 class Timers:
-    """Calls actions when they are due.
+    """Calls actions at given times, in one thread.
 
     Args:
         clock: seconds, monotonic.
-        on_death: called if the thread dies.
+        on_death: called if the thread ends unexpectedly.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Timers:
         self._thread = threading.Thread(target=self._run, name="timers", daemon=True)
 
     def start(self) -> None:
-        """Begin to call what is due."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,30 +92,30 @@ class Timers:
                 self._changed.notify()
         return timer
 
-    def forgotten(self) -> None:
-        """A timer was cancelled: sweep once most of the heap is."""
-        self._cancelled += 1  # counted without the lock: a sweep too late or too early does no harm
-        if self._cancelled > len(self._heap) / 2 + _SPARE_TIMERS:
+    def on_cancelled(self) -> None:
+        """Count a cancelled timer; remove all of them once they are most of the heap."""
+        self._cancelled += 1  # without the lock: a removal slightly early or late does no harm
+        if self._cancelled > len(self._heap) / 2 + _MAX_CANCELLED_TIMERS:
             with self._lock:
                 self._heap = [timer for timer in self._heap if timer.is_pending]
                 heapq.heapify(self._heap)
                 self._cancelled = 0
 
     def fire(self) -> None:
-        """Call everything that is due."""
+        """Call all actions that are due."""
         due: list[Timer] = []
         with self._lock:
             now = self._clock()
             while self._heap and self._heap[0].due <= now:
                 due.append(heapq.heappop(self._heap))
         for timer in due:
-            action = timer.take()
+            action = timer.pop_action()
             if action is None:
                 self._cancelled -= 1
                 continue
             try:
                 action()
-            except Exception:  # noqa: BLE001 (the other timers fire all the same)
+            except Exception:  # noqa: BLE001 (must not affect other timers)
                 _log.exception("a timer failed")
 
     def _run(self) -> None:
@@ -136,14 +136,14 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Exchanges:
-    """What sends messages to a worker.
+    """Sends messages to a worker.
 
     Args:
         link: the worker.
         timers: end the wait for a reply.
-        write_error: an error as the reply to a message; the error itself where the call ends with a status.
-        default_timeout_s: of a message without a deadline, and the longest that a client may ask for.
-        is_traced: whether workers note what they do.
+        write_error: encodes an error as the reply to a message; returns the error itself if it becomes a status.
+        default_timeout_s: of a message without a deadline; also the upper limit of client deadlines.
+        is_traced: whether workers record spans.
     """
 
     link: Link
@@ -158,26 +158,26 @@ class Exchanges:
         message: bytes,
         time_left_s: float | None,
         on_reply: Callable[[Reply], None],
-        works: list[Work],
+        spans: list[PipelineSpan],
     ) -> Exchange:
-        """Have a message answered; `on_reply` is called once, by any thread, unless the exchange is cancelled.
+        """Send a message; `on_reply` is called once, from any thread, unless the exchange is cancelled.
 
-        Workers note in `works` what they do, if calls are traced.
+        Workers add to `spans` if calls are traced.
         """
         left_s = self.default_timeout_s if time_left_s is None else min(time_left_s, self.default_timeout_s)
         exchange = Exchange(self, on_reply)
         deadline = time.monotonic() + left_s
-        exchange.start(Ticket(method, message, deadline, exchange.settle, works if self.is_traced else None))
+        exchange.start(Ticket(method, message, deadline, exchange.complete, spans if self.is_traced else None))
         return exchange
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """A message and the wait for its reply."""
+    """A message that was sent to a worker, until its reply, its deadline or a cancel."""
 
     _exchanges: Exchanges
     _on_reply: Callable[[Reply], None]
-    _claims: list[None] = field(default_factory=lambda: [None])  # pop is atomic: who has it settles the exchange
+    _claims: list[None] = field(default_factory=lambda: [None])  # pop is atomic: its first caller ends the exchange
     ticket: Ticket = field(init=False)
     _timer: Timer = field(init=False)
 
@@ -187,20 +187,20 @@ class Exchange:
         self._timer = self._exchanges.timers.schedule(ticket.deadline, self._expire)
         self._exchanges.link.send(ticket)
 
-    def settle(self, reply: Reply) -> None:
-        """The reply is there."""
+    def complete(self, reply: Reply) -> None:
+        """The reply has arrived."""
         if on_reply := self._claim():
             on_reply(reply)
 
     def cancel(self) -> None:
-        """Drop the reply: the client has gone."""
+        """Drop the reply: the client has disconnected."""
         if self._claim():
             self._exchanges.link.cancel(self.ticket)
 
     def _expire(self) -> None:
         if on_reply := self._claim():
             self._exchanges.link.cancel(self.ticket)
-            on_reply(self._exchanges.write_error(self.ticket, DeadlineExceeded(_LATE)))
+            on_reply(self._exchanges.write_error(self.ticket, DeadlineExceeded(_EXPIRED)))
 
     def _claim(self) -> Callable[[Reply], None] | None:
         """The callback, for the first caller only.
@@ -217,4 +217,4 @@ class Exchange:
 
 
 def _ignore(_reply: Reply) -> None:
-    """The exchange is settled."""
+    """Ignore a reply after the end of the exchange."""

@@ -1,1 +1,1 @@
-"""The bundle, its tokenizer and its ONNX sessions."""
+"""Bundles, their tokenizers, ONNX sessions and networks, and the registry of loaded bundles."""

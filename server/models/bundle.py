@@ -1,4 +1,4 @@
-"""The bundle: one verified, versioned directory. Loading checks every hash and refuses by name."""
+"""The bundle: a verified, versioned directory. Loading checks the hash of every file; errors name the file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
-_SHOWN_CHARS = 200  # of a path that a model names
-_NEEDED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy", *TABLES)
+_MAX_SHOWN_CHARS = 200  # of a path in an error message
+_REQUIRED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy", *TABLES)
 
 
 class Manifest(BaseModel):
     """`manifest.json`. `digest` is the SHA-256 of the manifest itself without that field.
 
     `dimensions` is the length of the ranker's vectors and of the encoders' ranker half, `sentence_dimensions` that of
-    the encoders' sentence half behind it (0: they have none). `exclude_history` is the default for requests that do not
-    set it. `blend` holds the weights of the parts of a score (`server.catalogue.blend`), `same_item` the cosine from
-    which on a text is an item.
+    the encoders' sentence half (0: none). `exclude_history` is the default for requests that do not set it. `blend` has
+    the weights of the parts of a score (`server.catalogue.blend`), `same_item` the lowest cosine at which a text counts
+    as an item.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,39 +62,40 @@ class Manifest(BaseModel):
         return self.dimensions + self.sentence_dimensions
 
     def sealed(self) -> Manifest:
-        """The same manifest with its digest filled in."""
+        """The manifest with its digest."""
         return self.model_copy(update={"digest": _digest(self.model_dump())})
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose every file has the hash that its manifest names."""
+    """A bundle whose files all have the hashes of its manifest."""
 
     folder: Path
     manifest: Manifest
 
-    def variant(self, device: str, wanted: str | None) -> str:
+    def variant(self, device: str, requested: str | None) -> str:
         """Full name of an encoder, e.g. "bert3-int8".
 
         Args:
             device: "cpu", "cuda" or "tensorrt".
-            wanted: a full name; a precision alone, "int8", means the student of the device's default; the device's
+            requested: a full name, or only a precision ("int8") for the student of the device's default; the device's
                 default if not given.
 
         Raises:
             BundleError: the bundle has no such variant.
         """
-        ours = self.manifest.default
-        default = ours.get(device) or (ours.get("cuda") if device == "tensorrt" else None) or ours.get("cpu", "")
-        names = [default] if wanted is None else [wanted, f"{default.rpartition('-')[0]}-{wanted}"]
+        defaults = self.manifest.default
+        cuda = defaults.get("cuda") if device == "tensorrt" else None
+        default = defaults.get(device) or cuda or defaults.get("cpu", "")
+        names = [default] if requested is None else [requested, f"{default.rpartition('-')[0]}-{requested}"]
         for name in names:
             if name in self.manifest.variants:
                 return name
-        have = ", ".join(self.manifest.variants)
-        raise BundleError(f"{self.folder}: no encoder variant {names[0]!r}; it has {have}")
+        available = ", ".join(self.manifest.variants)
+        raise BundleError(f"{self.folder}: no encoder variant {names[0]!r}: use one of {available}")
 
     def encoder(self, device: str, variant: str | None) -> Path:
-        """Path of the encoder graph; see `variant`, which also says what is raised."""
+        """Path of the encoder graph; arguments and errors as in `variant`."""
         return self.folder / self.manifest.variants[self.variant(device, variant)]
 
 
@@ -106,16 +107,16 @@ def find_bundle(path: Path) -> Path:
     """
     if (path / MANIFEST).exists():
         return path
-    found = versions(path)
-    if not found:
+    existing = versions(path)
+    if not existing:
         raise BundleError(
-            f"{path}: no {MANIFEST} and no version folder there: run swiftrec export, or give another --bundle"
+            f"{path}: has no {MANIFEST} and no version folder: run swiftrec export, or give another --bundle"
         )
-    return path / str(max(found))
+    return path / str(max(existing))
 
 
 def versions(folder: Path) -> list[int]:
-    """The versions that lie in `folder`, unsorted: its folders that are named by a number from 1 to 18 digits long."""
+    """The versions in `folder`, unsorted: the folders whose name is a number of 1 to 18 digits."""
     return [int(path.name) for path in folders_in(folder) if _VERSION.fullmatch(path.name)]
 
 
@@ -129,32 +130,32 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Read and verify.
+    """Read and verify a bundle.
 
     Raises:
-        BundleError: names the file and what is wrong with it.
+        BundleError: names the file and the error.
     """
     folder = find_bundle(path)
     manifest = _manifest(folder / MANIFEST)
     sentences = (SENTENCES,) if manifest.sentence_dimensions else ()
-    for name in (*_NEEDED, *sentences, *manifest.variants.values()):
+    for name in (*_REQUIRED, *sentences, *manifest.variants.values()):
         if name not in manifest.files:
-            raise BundleError(f"{folder / MANIFEST}: names no hash of {name}: export it again")
-    for name, wanted in manifest.files.items():
-        _check(folder, name, wanted)
+            raise BundleError(f"{folder / MANIFEST}: has no hash of {name}: export it again")
+    for name, expected in manifest.files.items():
+        _check(folder, name, expected)
     for name in {RANKER, *manifest.variants.values()}:
         _check_external(folder, name, manifest)
     return Bundle(folder, manifest)
 
 
 def check_version(bundle: Bundle) -> None:
-    """A version that was found by its number is that one.
+    """Check that the folder of a version contains that version.
 
     Raises:
-        BundleError: the folder holds another.
+        BundleError: the folder contains another version.
     """
     if bundle.folder.name != str(bundle.manifest.version):
-        raise BundleError(f"{bundle.folder}: holds version {bundle.manifest.version}: name the folder so")
+        raise BundleError(f"{bundle.folder}: contains version {bundle.manifest.version}: rename the folder")
 
 
 def file_hash(path: Path) -> str:
@@ -173,42 +174,42 @@ def _manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
     if manifest.format != FORMAT:
-        raise BundleError(f"{path}: format {manifest.format}, this server reads {FORMAT}: export it again")
+        raise BundleError(f"{path}: has format {manifest.format}, this server reads {FORMAT}: export it again")
     if manifest.digest != _digest(manifest.model_dump(exclude_unset=True)):
-        raise BundleError(f"{path}: changed since it was written: export it again")
+        raise BundleError(f"{path}: was changed after it was written: export it again")
     return manifest
 
 
-def _check(folder: Path, name: str, wanted: str) -> None:
+def _check(folder: Path, name: str, expected: str) -> None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{path}: lies outside the bundle")
+        raise BundleError(f"{path}: is outside the bundle")
     _check_regular(path)
     try:
-        found = file_hash(path)
+        actual = file_hash(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}): export it again") from None
-    if found != wanted:
+    if actual != expected:
         raise BundleError(
-            f"{path}: truncated or changed (SHA-256 {found[:12]}, expected {wanted[:12]}): export it again"
+            f"{path}: truncated or changed (SHA-256 {actual[:12]}, expected {expected[:12]}): export it again"
         )
 
 
 def _check_regular(path: Path) -> None:
-    """Reading a pipe or a device might never end."""
+    """Reject pipes and devices, since reading them may block."""
     if path.exists() and not path.is_file():
         raise BundleError(f"{path}: is a folder, a pipe or a device, not a regular file: export it again")
 
 
 def _check_external(folder: Path, name: str, manifest: Manifest) -> None:
-    """The files that a model reads weights from must lie in the bundle, and have a hash that was checked."""
+    """Check that the files that a model reads weights from are in the bundle and have a hash."""
     for location in sorted(external_files(folder / name)):
         path = PurePosixPath(name).parent / location
-        shown = f"{folder / name}: reads weights from {location[:_SHOWN_CHARS]!r}"
+        shown = f"{folder / name}: reads weights from {location[:_MAX_SHOWN_CHARS]!r}"
         if path.is_absolute() or ".." in path.parts:
-            raise BundleError(f"{shown}, which lies outside the bundle: export it again")
+            raise BundleError(f"{shown}, which is outside the bundle: export it again")
         if str(path) not in manifest.files:
-            raise BundleError(f"{shown}, of which {MANIFEST} names no hash: export it again")
+            raise BundleError(f"{shown}, of which {MANIFEST} has no hash: export it again")
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The engines that serve: which one a request means, and when one that was replaced may stop."""
+"""The table of loaded engines: finds the engine of a request, and tracks when a replaced one may stop."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from swiftrec.server.errors import NotFound, NotServing, ShuttingDown
 from swiftrec.server.models.bundle import Bundle
 
 
-class Runs(Protocol):
-    """An engine: started on opening, and stopped at the end."""
+class EngineProtocol(Protocol):
+    """An engine, which is started when it is opened."""
 
     @property
     def bundle(self) -> Bundle:
-        """What it serves."""
+        """The bundle that it serves."""
 
     def stop(self, timeout_s: float | None = None, /) -> None:
-        """Finish what waits and stop, without waiting longer than `timeout_s` for a thread."""
+        """Stop, waiting at most `timeout_s` for a thread."""
 
 
-E = TypeVar("E", bound=Runs)
+E = TypeVar("E", bound=EngineProtocol)
 
 
 class Lease(Generic[E]):
-    """An engine in use: `with registry.use(...) as engine`."""
+    """An engine in use: `with registry.lease(...) as engine`."""
 
     __slots__ = ("_served",)
 
@@ -39,7 +39,7 @@ class Lease(Generic[E]):
 
 
 class Served(Generic[E]):
-    """An engine and its users. List operations are atomic, so it needs no lock: who comes too late sees it himself."""
+    """An engine and the count of its users. Needs no lock: list operations are atomic, and `acquire` checks twice."""
 
     __slots__ = ("_is_leaving", "_users", "engine", "idle")
 
@@ -49,7 +49,7 @@ class Served(Generic[E]):
         self._is_leaving = False
 
     def acquire(self) -> bool:
-        """Add a user; False if the engine is leaving."""
+        """Add a user; False if the engine is being retired."""
         self._users.append(None)
         if self._is_leaving:
             self.release()
@@ -63,57 +63,57 @@ class Served(Generic[E]):
             self.idle.set()
 
     def retire(self) -> None:
-        """Take no new users; `idle` is set when the last one has left."""
+        """Accept no more users; `idle` is set after the last one has left."""
         self._is_leaving = True
         if not self._users:
             self.idle.set()
 
 
 class EngineTable(Generic[E]):
-    """The engines by bundle name and version. Dictionaries are replaced as a whole, so that readers need no lock."""
+    """The engines by bundle name and version. Dictionaries are replaced as a whole, so readers need no lock."""
 
     def __init__(self) -> None:
         self._served: dict[str, dict[int, Served[E]]] = {}
-        self._pinned: dict[str, int] = {}  # the versions that requests without a version get, not the highest
+        self._pinned: dict[str, int] = {}  # versions for requests without a version, instead of the highest
         self._default = ""
         self._writing, self._is_closed = threading.Lock(), False
 
     @property
     def default(self) -> str:
-        """The bundle that a request means when it names none: the first that was added."""
+        """The bundle for requests that name none: the first that was added."""
         return self._default
 
-    def use(self, name: str = "", version: int = 0) -> Lease[E]:
-        """The engine of a bundle, which stays until the end of the block; by default the default and its newest.
+    def lease(self, name: str = "", version: int = 0) -> Lease[E]:
+        """Lease the engine of a bundle; it is not stopped before the end of the block.
 
         Raises:
-            NotFound: no such bundle or version serves.
-            NotServing: none has served yet: the server is starting.
+            NotFound: the bundle or version is not loaded.
+            NotServing: no bundle has been loaded: the server is starting.
         """
         if not self._default:
             raise NotServing("no bundle is loaded yet: the server is starting")
         while not (served := self._find(name or self._default, version)).acquire():
-            pass  # it was replaced at this moment, and is in the table no more
+            pass  # it was just replaced, and has been removed from the table
         return Lease(served)
 
     def ready(self) -> list[E]:
-        """Every engine that serves."""
+        """All loaded engines."""
         return [served.engine for engines in self._served.values() for served in engines.values()]
 
     def _find(self, name: str, version: int) -> Served[E]:
         engines, pinned = self._served.get(name, {}), self._pinned.get(name, 0)
-        found = engines.get(version or (pinned if pinned in engines else max(engines, default=0)))
-        if found is None:
-            have = ", ".join(f"{n} {v}" for n in sorted(self._served) for v in sorted(self._served[n]))
-            wanted = f"{name} version {version}" if version else name
-            raise NotFound(f"no bundle {wanted} is loaded; loaded: {have or 'none'}")
-        return found
+        served = engines.get(version or (pinned if pinned in engines else max(engines, default=0)))
+        if served is None:
+            loaded = ", ".join(f"{n} {v}" for n in sorted(self._served) for v in sorted(self._served[n]))
+            requested = f"{name} version {version}" if version else name
+            raise NotFound(f"no bundle {requested} is loaded; loaded: {loaded or 'none'}")
+        return served
 
     def _put(self, engine: E) -> None:
-        """Let an engine serve.
+        """Add an engine.
 
         Raises:
-            ShuttingDown: the table is closed; the engine is stopped.
+            ShuttingDown: the table is closed; the engine was stopped.
         """
         manifest = engine.bundle.manifest
         with self._writing:
@@ -125,7 +125,7 @@ class EngineTable(Generic[E]):
             raise ShuttingDown("the server is stopping: load the bundle on another server")
 
     def _retire(self, name: str, keep: int | None) -> list[Served[E]]:
-        """Let no version of a bundle but `keep` serve any more; those that leave may still have users."""
+        """Retire all versions of a bundle but `keep`; returns those retired, which may still have users."""
         with self._writing:
             engines = self._served.get(name, {})
             leaving = [served for version, served in engines.items() if version != keep]
@@ -137,7 +137,7 @@ class EngineTable(Generic[E]):
         return leaving
 
     def _close(self) -> list[E]:
-        """Let nothing serve from now on; the engines that did."""
+        """Close the table; returns its engines."""
         with self._writing:
             self._is_closed = True
             engines, self._served = self.ready(), {}

@@ -1,8 +1,8 @@
-"""Which other files an ONNX model reads its weights from.
+"""Finds the files that an ONNX model reads its weights from.
 
-ONNX may keep a tensor's data in a file beside the model ("external data"): the model holds that file's path, relative
-to its own folder. This reads the paths from the model file itself, which is a protobuf message (onnx.proto3, section
-TensorProto), so that the server needs no onnx package. Weights inside the model are stepped over and not read.
+ONNX can store the data of a tensor in another file ("external data"), whose path is relative to the model's folder. The
+paths are read from the model file itself, which is a protobuf message (onnx.proto3, section TensorProto),
+so that the server does not need the onnx package. Weights inside the model are skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from swiftrec.server.errors import BundleError
 
 _Bytes: TypeAlias = "bytes | mmap.mmap"
 
-# Of each message that can hold a tensor: the numbers of the fields that lead there, and the messages that they hold.
+# Messages that can contain a tensor: the numbers of the fields that lead to it, and the types of these fields.
 MESSAGES: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
@@ -41,10 +41,10 @@ _MAX_VARINT_BYTES = 10
 
 
 def external_files(model: Path) -> set[str]:
-    """The paths of external data in a model, as it names them.
+    """The paths of external data in a model, as they are in the model.
 
     Raises:
-        BundleError: the file is no ONNX model, or reads a compiled model from another file.
+        BundleError: the file is not an ONNX model, or loads a compiled model from another file.
     """
     if not model.stat().st_size:
         return set()  # which cannot be mapped
@@ -52,7 +52,9 @@ def external_files(model: Path) -> set[str]:
         try:
             return {location.decode() for location in _locations(data)}
         except ValueError as error:  # UnicodeDecodeError is one, too
-            raise BundleError(f"{model}: no ONNX model that this server reads ({error}): export it again") from None
+            raise BundleError(
+                f"{model}: not an ONNX model that this server can read ({error}): export it again"
+            ) from None
 
 
 def _locations(data: _Bytes) -> Iterator[bytes]:
@@ -77,36 +79,36 @@ def _location(data: _Bytes, start: int, end: int) -> Iterator[bytes]:
 
 
 def _fields(data: _Bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field of a message that has a length: strings, bytes and messages.
+    """Number, start and end of the length-delimited fields of a message: strings, bytes and messages.
 
     Raises:
-        ValueError: this is no protobuf message.
+        ValueError: this is not a protobuf message.
     """
-    place = start
-    while place < end:
-        tag, place = _varint(data, place, end)
+    offset = start
+    while offset < end:
+        tag, offset = _varint(data, offset, end)
         field, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            _, place = _varint(data, place, end)
+            _, offset = _varint(data, offset, end)
         elif kind == _LENGTH:
-            length, place = _varint(data, place, end)
-            if length <= end - place:
-                yield field, place, place + length
-            place += length
+            length, offset = _varint(data, offset, end)
+            if length <= end - offset:
+                yield field, offset, offset + length
+            offset += length
         elif kind in {_BITS_64, _BITS_32}:
-            place += 8 if kind == _BITS_64 else 4
+            offset += 8 if kind == _BITS_64 else 4
         else:
-            raise ValueError(f"wire type {kind} at byte {place}")
-        if place > end:
+            raise ValueError(f"wire type {kind} at byte {offset}")
+        if offset > end:
             raise ValueError(f"a field goes beyond byte {end}")
 
 
-def _varint(data: _Bytes, place: int, end: int) -> tuple[int, int]:
-    """A whole number and the place behind it."""
+def _varint(data: _Bytes, offset: int, end: int) -> tuple[int, int]:
+    """A varint and the offset after it."""
     number = 0
-    for n in range(min(_MAX_VARINT_BYTES, end - place)):
-        byte = data[place + n]
+    for n in range(min(_MAX_VARINT_BYTES, end - offset)):
+        byte = data[offset + n]
         number |= (byte & 0x7F) << 7 * n
         if byte < 0x80:
-            return number, place + n + 1
-    raise ValueError(f"no whole number at byte {place}")
+            return number, offset + n + 1
+    raise ValueError(f"no valid varint at byte {offset}")

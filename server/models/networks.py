@@ -1,8 +1,8 @@
-"""The two networks of a bundle: the encoder makes vectors of texts, the ranker makes user vectors of those.
+"""The two networks of a bundle: the encoder maps texts to vectors, the ranker vectors to user vectors.
 
-Both take a batch of rows of different length, pad them to the longest and run an ONNX session. The encoder's vector has
-two halves, each of length 1: the first `dimensions` entries are for the ranker and for clients, the rest is the text's
-sentence vector, which is compared with those of the items' texts. A bundle may have no sentence half.
+Both pad the rows of a batch to the longest and run an ONNX session. The encoder's vector has two halves, each of unit
+length: the first `dimensions` entries are for the ranker and for clients, the rest is the sentence vector of the text,
+which is compared with those of the items' texts. A bundle may have no sentence half.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Vector = NDArray[np.float32]
 
 
 def ranker_half(vectors: Vector, dimensions: int) -> Vector:
-    """What the ranker and clients read of the encoder's vectors [..., both halves]: [..., dimensions]."""
+    """The half of the encoder's vectors [..., both halves] for the ranker and clients: [..., dimensions]."""
     return vectors[..., :dimensions]
 
 
 def sentence_half(vectors: Vector, dimensions: int) -> Vector:
-    """What is compared with the items' sentence vectors: [..., sentence dimensions]."""
+    """The half that is compared with the items' sentence vectors: [..., sentence dimensions]."""
     return vectors[..., dimensions:]
 
 
@@ -45,8 +45,8 @@ class EncoderModel:
         return list(self._session.run({"input_ids": ids, "attention_mask": mask}))
 
 
-class Kind(IntEnum):
-    """What a vector in a sequence stands for; the numbers are the ranker's embedding rows."""
+class EventKind(IntEnum):
+    """The kind of an event; the numbers are rows of an embedding of the ranker."""
 
     ITEM = 0
     TEXT = 1
@@ -55,10 +55,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserSequence:
-    """One user: vectors, oldest first, and what each stands for. At least one."""
+    """The events of one user, oldest first: vectors and their kinds. At least one."""
 
     vectors: list[Vector]
-    kinds: list[Kind]
+    kinds: list[EventKind]
 
 
 class RankerModel:

@@ -1,7 +1,7 @@
 """Loads, swaps and unloads bundles while requests run.
 
-An engine is opened and warmed beside the others before any request gets it, and stopped when its last user has left, so
-that every answer comes wholly from one version.
+An engine is opened and warmed up before any request uses it, and stopped after its last user has left, so that each
+response comes from exactly one version.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from swiftrec.server.models.trials import Trials
 
 _log = logging.getLogger(__name__)
 BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-TURN_S = 30.0  # a change waits so long for the one before it
-_PATIENCE_S = 600.0  # users and models that stay longer than this are left behind when their engines stop
+CHANGE_TIMEOUT_S = 30.0  # longest wait for another load or unload
+_STOP_TIMEOUT_S = 600.0  # longest wait for the users and models of an engine to finish
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a bundle comes from: the folder of its versions, and the one that it is pinned to, if any."""
+    """The source of a bundle: the folder of its versions, and the pinned version, if any."""
 
     folder: Path
     pinned: Bundle | None = None
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version of a bundle; `reason` says why it does not serve."""
+    """One version of a bundle; `reason` says why it is not loaded."""
 
     name: str
     version: int
@@ -45,13 +45,13 @@ class Entry:
 
 
 class Registry(EngineTable[E]):
-    """The engines that serve, and where their bundles come from.
+    """The loaded engines and the sources of their bundles.
 
     Args:
-        open_engine: opens and warms the engine of a verified bundle.
-        probe: tries a bundle in a process of its own before it is opened here; raises BundleError.
-        changed: told after each change of what serves.
-        repository: folder of bundles that `load` may name beside those that were added.
+        open_engine: opens and warms up the engine of a verified bundle.
+        probe: tries a bundle in a separate process before it is opened here; raises BundleError.
+        changed: called after each load and unload.
+        repository: folder of further bundles that can be loaded by name.
         clock: seconds, monotonic.
     """
 
@@ -67,24 +67,24 @@ class Registry(EngineTable[E]):
         self._open, self._changed, self._repository = open_engine, changed, repository
         self._trials = Trials(probe)
         self._clock = clock
-        self._changes = threading.Lock()  # one change of what serves at a time; a trial is none
+        self._changes = threading.Lock()  # one load or unload at a time; trials are not included
         self._sources: dict[str, Source] = {}  # replaced as a whole, so that readers need no lock
         self._failures: dict[tuple[str, int], str] = {}
 
     def add(self, path: Path) -> None:
-        """Serve the bundle at `path`: a version's folder stays at that version, a folder of versions at the highest.
+        """Load the bundle at `path`: the folder of a version pins that version, a folder of versions means the highest.
 
         Raises:
-            BundleError, ProviderError: it cannot be served.
+            BundleError, ProviderError: it cannot be loaded.
         """
         bundle = load_bundle(path)
         if not (is_pinned := bundle.folder == path):
             check_version(bundle)
-        with self._turn(TURN_S):
+        with self._change(CHANGE_TIMEOUT_S):
             name = bundle.manifest.name
             if name in self._sources:
                 raise BundleError(
-                    f"{path}: a bundle named {name!r} is served already, from {self._sources[name].folder}"
+                    f"{path}: a bundle named {name!r} is already loaded, from {self._sources[name].folder}"
                 )
             self._serve(bundle)
             source = Source(path.parent, bundle) if is_pinned else Source(path)
@@ -95,53 +95,53 @@ class Registry(EngineTable[E]):
             self._changed()
 
     def load(
-        self, name: str, version: int = 0, wait_s: float = TURN_S, served: Callable[[], None] = lambda: None
+        self, name: str, version: int = 0, wait_s: float = CHANGE_TIMEOUT_S, served: Callable[[], None] = lambda: None
     ) -> None:
-        """Load `version` beside what serves; without a version the pinned or highest one, which replaces the others.
+        """Load `version` in addition to the loaded ones; without a version the pinned or highest one, replacing them.
 
-        What fails leaves everything as it was. Returns once the users of engines that were replaced have left.
+        On an error nothing changes. Returns after the users of replaced engines have left.
 
         Args:
             name: of the bundle.
             version: 0 for the pinned or highest one.
-            wait_s: longest wait for another change, before the trial of the bundle and after it.
-            served: called when the version serves, before any later change.
+            wait_s: longest wait for another load or unload, before the trial of the bundle and after it.
+            served: called when the version is loaded, before any later change.
 
         Raises:
-            NotFound: no bundle of that name was given to this server.
-            BundleError: it cannot be served.
-            Busy: another change has not ended within `wait_s`.
+            NotFound: this server has no bundle of that name.
+            BundleError: it cannot be loaded.
+            Busy: another load or unload did not end within `wait_s`.
             ShuttingDown: the server stopped meanwhile.
         """
-        with self._turn(wait_s):
+        with self._change(wait_s):
             folder = self._existing_folder(name, version)
         leaving: list[Served[E]] | None = None
         while leaving is None:
             with self._failures_noted(name, version, folder):
                 self._trials.run(folder, wait_s)
-            with self._turn(wait_s):
+            with self._change(wait_s):
                 newest = self._existing_folder(name, version)
                 if newest == folder:
                     leaving = self._load_tried(name, version, folder)
                     served()
-            folder = newest  # of a version that appeared during the trial
+            folder = newest  # a version that appeared during the trial
         self._stop(leaving)
 
-    def unload(self, name: str, wait_s: float = TURN_S) -> None:
-        """Stop serving a bundle, and return once its users have left.
+    def unload(self, name: str, wait_s: float = CHANGE_TIMEOUT_S) -> None:
+        """Unload a bundle; returns after its users have left.
 
         Raises:
-            NotFound: no such bundle serves.
-            Busy: another change has not ended within `wait_s`.
+            NotFound: the bundle is not loaded.
+            Busy: another load or unload did not end within `wait_s`.
         """
-        with self._turn(wait_s):
+        with self._change(wait_s):
             self._find(name, 0)
             leaving = self._retire(name, keep=None)
             self._changed()
         self._stop(leaving)
 
     def index(self) -> list[Entry]:
-        """Every version that serves, was refused, or lies on disk."""
+        """All versions that are loaded, failed to load, or are on disk."""
         ready = {(name, version) for name, engines in self._served.items() for version in engines}
         known = {(name, version) for name, folder in self._folders().items() for version in versions(folder)}
         known |= {(name, s.pinned.manifest.version) for name, s in self._sources.items() if s.pinned}
@@ -151,22 +151,22 @@ class Registry(EngineTable[E]):
         ]
 
     def names(self) -> set[str]:
-        """The bundles that serve or can be loaded."""
+        """The bundles that are or can be loaded."""
         return set(self._folders())
 
     def close(self, timeout_s: float) -> None:
-        """Stop every engine, without waiting longer than `timeout_s` for all models that run; nothing is loaded later.
+        """Stop all engines, waiting at most `timeout_s` for running models; nothing can be loaded later.
 
-        It does not wait for a load that is under way: that ends with ShuttingDown.
+        A load in progress is not waited for; it ends with ShuttingDown.
         """
         end = self._clock() + timeout_s
         for engine in self._close():
             engine.stop(max(0.0, end - self._clock()))
 
     @contextmanager
-    def _turn(self, wait_s: float) -> Iterator[None]:
+    def _change(self, wait_s: float) -> Iterator[None]:
         if not self._changes.acquire(timeout=max(0.0, wait_s)):
-            raise Busy("another bundle is being loaded or unloaded: try again when it is through")
+            raise Busy("another bundle is being loaded or unloaded: try again later")
         try:
             yield
         finally:
@@ -174,7 +174,7 @@ class Registry(EngineTable[E]):
 
     @contextmanager
     def _failures_noted(self, name: str, version: int, folder: Path) -> Iterator[None]:
-        """Keep why a bundle could not be loaded, for the index."""
+        """Record why a bundle could not be loaded, for the index."""
         try:
             yield
         except (BundleError, ProviderError) as error:
@@ -183,11 +183,11 @@ class Registry(EngineTable[E]):
             raise
 
     def _load_tried(self, name: str, version: int, folder: Path) -> list[Served[E]]:
-        """Load the bundle of a folder whose trial has succeeded; the engines that it replaces."""
+        """Load the bundle of a folder after a successful trial; returns the engines that it replaces."""
         with self._failures_noted(name, version, folder):
             bundle = load_bundle(folder)
             if bundle.manifest.name != name:
-                raise BundleError(f"{folder}: holds bundle {bundle.manifest.name!r}, not {name!r}")
+                raise BundleError(f"{folder}: contains bundle {bundle.manifest.name!r}, not {name!r}")
             self._check_version(bundle, version)
             self._serve(bundle)
         self._failures.pop((name, bundle.manifest.version), None)
@@ -196,23 +196,23 @@ class Registry(EngineTable[E]):
         return leaving
 
     def _folders(self) -> dict[str, Path]:
-        """The folder of each bundle's versions: those in the repository, and those that were added."""
-        found = folders_in(self._repository) if self._repository else []
-        folders = {path.name: path for path in found if BUNDLE_NAME.fullmatch(path.name)}
+        """The folders of versions: of the bundles in the repository and of those that were added."""
+        folders_found = folders_in(self._repository) if self._repository else []
+        folders = {path.name: path for path in folders_found if BUNDLE_NAME.fullmatch(path.name)}
         return folders | {name: source.folder for name, source in self._sources.items()}
 
     def _version(self, name: str, version: int, folder: Path) -> int:
-        """The version that was asked for, which `folder` should hold."""
+        """The requested version, which `folder` should contain."""
         pinned = self._sources[name].pinned
         return version or (pinned.manifest.version if pinned else int(folder.name))
 
     def _check_version(self, bundle: Bundle, version: int) -> None:
-        """The folder of the pinned version may have any name; every other is named by its version."""
+        """Check the version of a bundle. The folder of a pinned version may have any name."""
         pinned = self._sources[bundle.manifest.name].pinned
         if pinned is None or bundle.folder != pinned.folder:
             check_version(bundle)
         elif version and bundle.manifest.version != version:
-            raise BundleError(f"{bundle.folder}: holds version {bundle.manifest.version} now, not {version}")
+            raise BundleError(f"{bundle.folder}: contains version {bundle.manifest.version} now, not {version}")
 
     def _folder(self, name: str, version: int) -> Path:
         source = self._sources.get(name) or self._discover(name)
@@ -222,7 +222,7 @@ class Registry(EngineTable[E]):
             return source.folder / str(version)
         on_disk = versions(source.folder)
         if not on_disk:
-            raise BundleError(f"{source.folder}: no version folder there: run swiftrec export")
+            raise BundleError(f"{source.folder}: has no version folder: run swiftrec export")
         return source.folder / str(max(on_disk))
 
     def _existing_folder(self, name: str, version: int) -> Path:
@@ -241,15 +241,15 @@ class Registry(EngineTable[E]):
         return source
 
     def _serve(self, bundle: Bundle) -> None:
-        """Open the engine of a bundle, if that version does not serve already."""
+        """Open the engine of a bundle, if that version is not loaded already."""
         manifest = bundle.manifest
         if manifest.version not in self._served.get(manifest.name, {}):
             self._put(self._open(bundle))
             _log.info("bundle loaded", extra={"fields": {"bundle": manifest.name, "version": manifest.version}})
 
     def _stop(self, leaving: Iterable[Served[E]]) -> None:
-        """Stop engines once their users have left. Other changes need not wait for this."""
-        end = self._clock() + _PATIENCE_S
+        """Stop engines after their users have left. Other changes do not wait for this."""
+        end = self._clock() + _STOP_TIMEOUT_S
         for served in leaving:
             served.idle.wait(max(0.0, end - self._clock()))
             served.engine.stop(max(0.0, end - self._clock()))

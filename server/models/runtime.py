@@ -1,9 +1,9 @@
-"""ONNX Runtime, imported with every CPU that this process could use.
+"""Imports ONNX Runtime while the process may use all its CPUs.
 
-While it is imported, it tries whether a thread's AMX tiles survive a move from one CPU to another. Where there is only
-one CPU it cannot, and does without AMX from then on: int8 products take 1.4 times as long (benchmarks/LOG.md). A server
-that was pinned to one core (`taskset -c 3`) is such a place, though AMX works there; so the import may use the others
-for a moment. What a cpuset forbids stays forbidden. Import `onnxruntime` from here, wherever it may be the first time.
+On import, ONNX Runtime tests whether the AMX tiles of a thread survive a move to another CPU. With only one CPU it
+cannot test this and disables AMX, which makes int8 products 1.4 times slower (benchmarks/LOG.md). To avoid this for a
+server that is pinned to one core (`taskset -c 3`), the affinity is widened during the import, as far as the cpuset
+allows. Always import `onnxruntime` from this module.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-import numpy as np  # noqa: F401 (before: the threads that its BLAS starts stay on the core that they are given)
+import numpy as np  # noqa: F401 (first: the threads of its BLAS stay on the original cores)
 
-_CPUS = range(1_024)  # those that are not there, or are not allowed, are left out by Linux
+_ALL_CPUS = range(1_024)  # Linux ignores those that do not exist or are not allowed
 
 
 @contextmanager
-def every_cpu() -> Iterator[None]:
-    """This thread, if it is on one CPU only, may meanwhile run on each that the system allows it."""
+def widened_affinity() -> Iterator[None]:
+    """If this thread is restricted to one CPU, let it run on all allowed CPUs until the end of the block."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    is_wide = len(before) == 1 and _move(_CPUS)
+    is_wide = len(before) == 1 and _move(_ALL_CPUS)
     try:
         yield
     finally:
@@ -30,15 +30,15 @@ def every_cpu() -> Iterator[None]:
 
 
 def _move(cpus: Collection[int]) -> bool:
-    """Whether this thread may from now on run on these."""
+    """Set the CPUs of this thread; False if that is not permitted."""
     try:
         os.sched_setaffinity(0, cpus)
-    except OSError:  # a container may forbid it: then there is no AMX, and nothing else is lost
+    except OSError:  # a container may forbid it: only AMX is lost
         return False
     return True
 
 
-with every_cpu():
+with widened_affinity():
     import onnxruntime
 
 __all__ = ["onnxruntime"]

@@ -1,4 +1,4 @@
-"""An ONNX Runtime session on the device that was asked for, or an error."""
+"""ONNX Runtime sessions, which run on the requested device or raise an error."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swiftrec.server.errors import BundleError
-from swiftrec.server.models.providers import check_providers, choose_providers
+from swiftrec.server.models.device import check_providers, choose_providers
 from swiftrec.server.models.runtime import onnxruntime
 
 _Environment = ctypes.c_char * 32  # fenv_t of Linux on x86-64, glibc and musl alike
-_MXCSR = 28  # where the register stands in it
-_FLUSH = 0x8040  # results (bit 15) and operands (bit 6) that are denormal are zero
+_MXCSR_OFFSET = 28  # of the register in it
+_FTZ_DAZ = 0x8040  # flush denormal results (bit 15) and operands (bit 6) to zero
 
 
 class Session(Protocol):
-    """What runs a model: named arrays in, the first output out."""
+    """Runs a model: named inputs, first output."""
 
     def run(self, feeds: dict[str, NDArray[np.generic]], /) -> NDArray[np.float32]:
         """Run the model."""
 
 
 class OnnxSession:
-    """One model: named arrays in, the first output out. May be run from several threads at once."""
+    """One model: named inputs, first output. Threads may share it."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
@@ -37,15 +37,15 @@ class OnnxSession:
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Run the model."""
-        with Flushed():
+        with FlushDenormals():
             result: NDArray[np.float32] = self._session.run(None, feeds)[0]
         return result
 
 
-class BoundSession(OnnxSession):
-    """The same with inputs and output bound to the device's memory, and one copy back when the run has ended.
+class IoBindingSession(OnnxSession):
+    """A session whose inputs and output are bound to device memory, with one copy to the host after a run.
 
-    For CUDA and TensorRT; never run on a GPU, tested with a session on CPU.
+    For CUDA and TensorRT. Not yet run on a GPU; tested with a session on CPU.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, memory: str = "cuda") -> None:
@@ -54,7 +54,7 @@ class BoundSession(OnnxSession):
 
     def run(self, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """Run the model."""
-        binding = self._session.io_binding()  # one for each run: threads share the session
+        binding = self._session.io_binding()  # one for each run, since threads share the session
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self._memory, 0))
         binding.bind_output(self._output, self._memory, 0)
@@ -68,32 +68,34 @@ def open_session(path: Path, device: str = "cpu", threads: int = 1, /) -> OnnxSe
 
     Raises:
         ProviderError: ONNX Runtime would run it elsewhere.
-        BundleError: the file is no model.
+        BundleError: the file is not a valid model.
     """
-    cache = path.parent.parent / ".tensorrt"  # beside the bundle: a bundle holds nothing but what its manifest names
+    cache = path.parent.parent / ".tensorrt"  # outside the bundle, which contains only the files of its manifest
     providers = choose_providers(device, onnxruntime.get_available_providers(), cache)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves the other core's work
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # for the threads of its pool
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # spinning would take CPU from the other threads
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in the threads of its pool
     try:
-        with Flushed():  # the first session of a process would leave this thread so
+        with FlushDenormals():  # the first session of a process changes the state of this thread
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({error})") from error
     check_providers(path.name, providers, session.get_providers())
-    return OnnxSession(session) if device == "cpu" else BoundSession(session)
+    return OnnxSession(session) if device == "cpu" else IoBindingSession(session)
 
 
-class Flushed:
-    """`with Flushed():` floats below the smallest normal one count as zero in this thread; after it as before.
+class FlushDenormals:
+    """`with FlushDenormals():` floats below the smallest normal one count as zero in this thread; after it as before.
 
-    The softmax of ONNX Runtime's CPU kernels gives a masked position exp(-88.4), which is no normal float any more, and
-    a core takes each product with it in microcode: one padded position makes a whole batch 3 to 6 % slower, half of
-    them padded up to 22 % (benchmarks/LOG.md). In a vector it is worth 1e-39, which is nothing. Only the thread's state
-    is changed; the threads of a session's own pool get it by a session option. Does nothing where not `IS_SUPPORTED`.
+    The softmax of ONNX Runtime's CPU kernels gives a masked position exp(-88.4), a denormal number, and CPUs multiply
+    denormals in slow microcode: one padded position makes a whole batch 3 to 6 % slower, 50 % padding up to 22 %
+    (benchmarks/LOG.md). The effect on results is about 1e-39. Only the state of this thread is changed; threads of a
+    session's pool are configured by a session option. Does nothing unless `IS_SUPPORTED`.
     """
 
     __slots__ = ("_before",)
@@ -110,12 +112,12 @@ class Flushed:
 
 
 def _library() -> ctypes.PyDLL | None:
-    """What has `fegetenv` and `fesetenv`; None where they are not those that are meant here."""
+    """The library with `fegetenv` and `fesetenv`; None if this platform is not supported."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return None  # other cores take denormals as they come
+        return None  # other CPUs are not affected
     for name in (None, "libm.so.6"):
         try:
-            library = ctypes.PyDLL(name)  # keeps the interpreter: to let go of it would take longer
+            library = ctypes.PyDLL(name)  # keeps the GIL: cheaper for such short calls
             library.fegetenv.argtypes = library.fesetenv.argtypes = [_Environment]
         except (OSError, AttributeError):
             continue
@@ -127,8 +129,8 @@ def _flushing(library: ctypes.PyDLL) -> ctypes.Array[ctypes.c_char]:
     """The floating-point environment of this thread, but with denormals flushed."""
     environment = _Environment()
     library.fegetenv(environment)
-    (register,) = struct.unpack_from("<I", environment, _MXCSR)
-    struct.pack_into("<I", environment, _MXCSR, register | _FLUSH)
+    (register,) = struct.unpack_from("<I", environment, _MXCSR_OFFSET)
+    struct.pack_into("<I", environment, _MXCSR_OFFSET, register | _FTZ_DAZ)
     return environment
 
 

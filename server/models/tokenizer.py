@@ -1,4 +1,4 @@
-"""Texts to token ids, with the tokenizer file of the bundle. The export uses this too, so both see the same ids."""
+"""Tokenises texts with the tokenizer file of the bundle. The export uses it too, so both get the same ids."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as Backend
 from swiftrec.server.errors import BundleError
 
 _CONFIG = "tokenizer_config.json"  # beside a checkpoint's tokenizer; a bundle has none
-_MOST_WORDS = 32_768  # kept at once
-_LONGEST_WORD, _MOST_PIECES = 24, 8  # longer words are rare, and not kept
+_MAX_WORDS = 32_768  # in the cache
+_MAX_WORD_CHARS, _MAX_WORD_PIECES = 24, 8  # longer words are rare and not cached
 
 
 class Tokenizer:
@@ -29,12 +29,10 @@ class Tokenizer:
         """Read `path`; texts are cut to `max_tokens` tokens, [CLS] and [SEP] included.
 
         Raises:
-            BundleError: the file is no tokenizer, or not the whole of one.
+            BundleError: the file is not a complete tokenizer.
         """
         if (config := path.with_name(_CONFIG)).exists():
-            raise BundleError(
-                f"{config}: changes what {path.name} says: load the tokenizer that the export makes of both"
-            )
+            raise BundleError(f"{config}: overrides {path.name}: load the tokenizer that the export makes of both")
         try:
             backend = Backend.from_file(str(path))
         except Exception as error:
@@ -47,7 +45,7 @@ class Tokenizer:
         """Token ids of each text."""
         if self._words:
             return [self._words.encode(text) for text in texts]
-        # One text at a time: the library's own thread pool would compete with the sessions for the cores.
+        # One text at a time: the thread pool of the library would compete with the sessions for CPU.
         return [self._backend.encode(text).ids for text in texts]
 
     def save(self, path: Path) -> None:
@@ -56,34 +54,34 @@ class Tokenizer:
 
 
 class WordPieceCache:
-    """Token ids of texts word by word: words seen before cost a look-up, not a run of the tokenizer.
+    """Tokenises texts word by word: known words are looked up instead of running the tokenizer.
 
-    BERT's tokenizers treat what stands between two spaces by itself: they normalise character by character, split at
-    white space and punctuation, and look up the pieces of each word. So the pieces of a text are those of its words in
-    a row, and most words of a text were seen before. Bounded in words and their length (by calculation at most 16 MB).
+    BERT tokenizers treat words between spaces independently: they normalise each character, split at white space and
+    punctuation, and look up the word pieces. So the pieces of a text are those of its words, most of which are cached.
+    The number of words and their length are limited (at most 16 MB by calculation).
 
     Args:
-        backend: a tokenizer of BERT's kind (`fits`).
-        max_tokens: ids of a text at most, the special ones at both ends included.
+        backend: a BERT tokenizer (`fits`).
+        max_tokens: maximum number of ids of a text, including the special tokens at both ends.
     """
 
     def __init__(self, backend: Backend, max_tokens: int) -> None:
         self._backend = Backend.from_str(backend.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
-        one = backend.encode("a").ids
+        framed = backend.encode("a").ids
         bare = backend.encode("a", add_special_tokens=False).ids
-        place = one.index(bare[0])
-        self._before, self._after = one[:place], one[place + len(bare) :]
-        self._most = max_tokens - len(self._before) - len(self._after)
+        start = framed.index(bare[0])
+        self._before, self._after = framed[:start], framed[start + len(bare) :]
+        self._max_pieces = max_tokens - len(self._before) - len(self._after)
         self._pieces: dict[str, list[int]] = {"": []}
 
     @staticmethod
     def fits(backend: Backend) -> bool:
-        """Whether the tokenizer is of the kind whose words stand by themselves."""
-        facts: dict[str, Any] = json.loads(backend.to_str())
-        kinds = [(facts.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
-        added = facts.get("added_tokens") or []
+        """Whether the tokenizer treats words independently."""
+        config: dict[str, Any] = json.loads(backend.to_str())
+        kinds = [(config.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+        added = config.get("added_tokens") or []
         return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(
             token["lstrip"] or token["rstrip"] or token["single_word"] or len(token["content"].split()) != 1
             for token in added
@@ -91,22 +89,22 @@ class WordPieceCache:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
-        return [*self._before, *self._all(text)[: self._most], *self._after]
+        return [*self._before, *self._all(text)[: self._max_pieces], *self._after]
 
     def _all(self, text: str) -> list[int]:
-        """Its pieces, before it is cut."""
-        if not text.isprintable():  # white space other than a blank, and what the tokenizer drops
+        """The pieces of a text, before it is truncated."""
+        if not text.isprintable():  # other white space than spaces, and characters that the tokenizer drops
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
             return ids
         words = text.split(" ")
         try:
-            found = [self._pieces[word] for word in words]
+            pieces_of_words = [self._pieces[word] for word in words]
         except KeyError:
-            found = self._learn(words)
-        return [*chain.from_iterable(found)]
+            pieces_of_words = self._learn(words)
+        return [*chain.from_iterable(pieces_of_words)]
 
     def _learn(self, words: list[str]) -> list[list[int]]:
-        """The pieces of each word; all that are new in one run of the tokenizer."""
+        """The pieces of each word; runs the tokenizer once for all new words."""
         pieces = self._pieces
         new = [word for word in dict.fromkeys(words) if word not in pieces]
         encoding = self._backend.encode(" ".join(new), add_special_tokens=False)
@@ -118,12 +116,14 @@ class WordPieceCache:
                 word = next(ends)
                 row, end = fresh[word], end + 1 + len(word)
             row.append(number)
-        found = [fresh[word] if word in fresh else pieces[word] for word in words]
+        pieces_of_words = [fresh[word] if word in fresh else pieces[word] for word in words]
         self._keep(fresh)
-        return found
+        return pieces_of_words
 
     def _keep(self, fresh: dict[str, list[int]]) -> None:
-        kept = {word: row for word, row in fresh.items() if len(word) <= _LONGEST_WORD and len(row) <= _MOST_PIECES}
-        if len(self._pieces) + len(kept) > _MOST_WORDS:
-            self._pieces = {"": []}  # readers go on with the old one
-        self._pieces.update(islice(kept.items(), _MOST_WORDS - len(self._pieces)))
+        kept = {
+            word: row for word, row in fresh.items() if len(word) <= _MAX_WORD_CHARS and len(row) <= _MAX_WORD_PIECES
+        }
+        if len(self._pieces) + len(kept) > _MAX_WORDS:
+            self._pieces = {"": []}  # readers keep using the old one
+        self._pieces.update(islice(kept.items(), _MAX_WORDS - len(self._pieces)))

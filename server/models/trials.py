@@ -1,4 +1,4 @@
-"""Trials of bundles before they are loaded; several run at once, and they block no other load or unload."""
+"""Trials of bundles before they are loaded. Several can run at once, and they do not block other loads or unloads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from swiftrec.server.errors import Busy
 
-MAX_TRIALS = 4  # each holds a bundle in memory
+MAX_TRIALS = 4  # at once; each loads a bundle into memory
 
 
 class Trials:
-    """Tries a bundle before it is opened in the server.
+    """Runs trials.
 
     Args:
         probe: tries the bundle in a folder; raises BundleError.
@@ -24,11 +24,11 @@ class Trials:
         self._ended = threading.Condition()
 
     def run(self, folder: Path, wait_s: float) -> None:
-        """Try a bundle, once a trial of the same folder and all but three others have ended.
+        """Try a bundle, after waiting for a trial of the same folder and for a free slot.
 
         Raises:
-            BundleError: it cannot be served.
-            Busy: they have not ended within `wait_s`.
+            BundleError: it cannot be loaded.
+            Busy: the wait was longer than `wait_s`.
         """
         with self._ended:
             if not self._ended.wait_for(lambda: self._may_start(folder), max(0.0, wait_s)):

@@ -1,1 +1,1 @@
-"""A request's way from texts and ids to ranked items; knows neither gRPC nor ONNX Runtime."""
+"""From the texts and ids of requests to ranked items. Independent of gRPC and ONNX Runtime."""

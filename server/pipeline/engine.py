@@ -1,4 +1,4 @@
-"""The engine of a bundle: what runs its models and searches its catalogue, a batch of requests at a time."""
+"""The engine of a bundle: runs its models and searches its catalogue for a batch of requests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from swiftrec.server.catalogue.catalogue import Catalogue, IndexMode
 from swiftrec.server.catalogue.history import Names
 from swiftrec.server.errors import BundleError, ConfigError
 from swiftrec.server.models.bundle import RANKER, Bundle
-from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence, Vector
+from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence, Vector
 from swiftrec.server.models.session import Session
 from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.pipeline.index_training import index_training_users
 from swiftrec.server.pipeline.model_runner import Model, ModelRunner
 from swiftrec.server.pipeline.recommend import run
 from swiftrec.server.pipeline.request_state import TextState
 from swiftrec.server.pipeline.stages import Stages
-from swiftrec.server.pipeline.users import sample_users
 from swiftrec.server.pipeline.vector_cache import VectorCache
 from swiftrec.server.telemetry.metrics import BundleRecorder
 
@@ -39,21 +39,21 @@ _CACHE_BYTES = 64 * 2**20
 
 
 class Engine(Protocol):
-    """What a recommender needs of the models and the search, wherever these run."""
+    """Runs models and search for a recommender, in this process or elsewhere."""
 
     def start(self) -> None:
-        """Start threads and warm up."""
+        """Start threads and warm up the models."""
 
     def run(self, users: Sequence[TextState], /) -> None:
-        """Fill in the vectors of texts and the best items of requests, best first; an error is its request's own."""
+        """Set the vectors of texts and the best items of requests, best first; an error affects only its request."""
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Let go of the models."""
+        """Release the models."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Where and how the models run; `sessions` 0 means one for each core on CPU, one on a GPU."""
+    """How the models run; `sessions` 0 means one for each core on CPU, one on a GPU."""
 
     device: str = "cpu"
     variant: str | None = None
@@ -62,7 +62,7 @@ class EngineOptions:
     limits: Limits = field(default_factory=Limits)
     cache_bytes: int = _CACHE_BYTES
     index: IndexMode = "auto"
-    parts_off: frozenset[str] = frozenset()  # parts of the score that do not count
+    parts_off: frozenset[str] = frozenset()  # parts of the score that are switched off
 
     def session_count(self) -> int:
         """The number of sessions of each model."""
@@ -71,18 +71,18 @@ class EngineOptions:
 
 
 class LocalEngine:
-    """ONNX Runtime in this process. Run by one thread.
+    """Runs ONNX Runtime in this process. Must be used by one thread.
 
     Args:
         bundle: a verified bundle.
-        options: where and how the models run.
+        options: how the models run.
         tokenizer, catalogue, scoring: the bundle's.
-        recorder: records what happens.
+        recorder: records batches and cache look-ups.
         open_session: opens the model at a path on a device.
         clock: seconds, monotonic.
 
     Attributes:
-        stages: what the stages of the pipeline work with.
+        stages: used by the stages of the pipeline.
     """
 
     def __init__(
@@ -131,35 +131,35 @@ class LocalEngine:
         catalogue.index(options.index, self._sample_users)
 
     def start(self) -> None:
-        """Start the threads of the models and warm up."""
+        """Start the threads of the models and warm them up."""
         if self._executor:
             start_threads(self._executor, self._options.session_count() - 1)
         self.warm_up()
 
     def run(self, users: Sequence[TextState]) -> None:
-        """Fill in vectors and items; see `server.pipeline.recommend`."""
+        """Set vectors and items; see `server.pipeline.recommend`."""
         run(self.stages, users)
 
-    def stop(self, timeout_s: float | None = None) -> None:  # noqa: ARG002 (an engine elsewhere may take its time)
+    def stop(self, timeout_s: float | None = None) -> None:  # noqa: ARG002 (remote engines need it)
         """End the threads of the models."""
         if self._executor:
             self._executor.shutdown(wait=False)
 
     def warm_up(self) -> None:
-        """Run each model over a small grid, which seeds its cost model.
+        """Run each model over a small grid of sizes, to fit its cost model.
 
         Raises:
             BundleError: a model cannot be run.
         """
         manifest, stages, limits = self._bundle.manifest, self.stages, self._options.limits
         row = stages.tokenizer.encode(["warm up"])[0]
-        nothing = np.zeros(manifest.dimensions, dtype=np.float32)
+        zeros = np.zeros(manifest.dimensions, dtype=np.float32)
 
         def text(length: int) -> Sequence[int]:
             return (row * length)[:length]
 
         def user(length: int) -> UserSequence:
-            return UserSequence([nothing] * length, [Kind.ITEM] * length)
+            return UserSequence([zeros] * length, [EventKind.ITEM] * length)
 
         texts = _Grid(self._encoder, text, manifest.max_tokens, manifest.encoder_dimensions, self._clock)
         users = _Grid(self._ranker, user, manifest.max_history, manifest.dimensions, self._clock)
@@ -177,11 +177,11 @@ class LocalEngine:
             return self._encoder.run(self.stages.tokenizer.encode(texts))
 
         stages = self.stages
-        return sample_users(self._ranker, encode, stages.catalogue, stages.scoring, stages.max_history)
+        return index_training_users(self._ranker, encode, stages.catalogue, stages.scoring, stages.max_history)
 
 
 def start_threads(executor: ThreadPoolExecutor, number: int) -> None:
-    """Have a pool start its threads now: later there may be no room for one.
+    """Start all threads of a pool now, so that none can fail to start later.
 
     Raises:
         ConfigError: the system allows no more threads.
@@ -192,12 +192,14 @@ def start_threads(executor: ThreadPoolExecutor, number: int) -> None:
             executor.submit(gate.wait)
     except RuntimeError as error:
         gate.abort()
-        raise ConfigError(f"the system allows no more threads ({error}): raise its limit or give fewer") from None
+        raise ConfigError(
+            f"the system allows no more threads ({error}): raise the limit or configure fewer threads"
+        ) from None
     gate.wait()
 
 
 class _Grid(Generic[P]):
-    """Runs a model at several batch sizes and lengths."""
+    """Measures a model at several batch sizes and lengths."""
 
     def __init__(
         self,
@@ -211,10 +213,10 @@ class _Grid(Generic[P]):
         self._clock = clock
 
     def measure(self, limits: Limits, path: Path) -> Iterator[Observation]:
-        """Measure each size within the limits, by the faster of two runs: the process may lose the CPU meanwhile.
+        """Measure each size within the limits: the faster of two runs, since the process may lose the CPU.
 
         Raises:
-            BundleError: the model, which is the file at `path`, answers NaN, infinity, or another shape.
+            BundleError: the model at `path` returns NaN, infinity, or a wrong shape.
         """
         for length in sorted({min(length, self._longest) for length in _GRID_LENGTHS}):
             for jobs in _GRID_JOBS:
@@ -224,14 +226,14 @@ class _Grid(Generic[P]):
                     yield Observation(jobs, length, seconds)
 
     def _run(self, batch: list[P], path: Path) -> float:
-        """Run the model once; its time in seconds."""
+        """Run the model once; returns the time in seconds."""
         started = self._clock()
-        made = self._model.run(batch)
+        outputs = self._model.run(batch)
         seconds = self._clock() - started
-        shape = (len(made), *made[0].shape)
+        shape = (len(outputs), *outputs[0].shape)
         if shape != (len(batch), self._dimensions):
-            found = f"{list(shape)} for {len(batch)} rows of {self._dimensions} dimensions"
-            raise BundleError(f"{path}: the model answers {found}: export it again")
-        if not np.isfinite(made).all():
-            raise BundleError(f"{path}: the model answers NaN or infinity: export it again")
+            expected = f"{len(batch)} rows of {self._dimensions} dimensions"
+            raise BundleError(f"{path}: the model returns {list(shape)} for {expected}: export it again")
+        if not np.isfinite(outputs).all():
+            raise BundleError(f"{path}: the model returns NaN or infinity: export it again")
         return seconds

@@ -1,4 +1,4 @@
-"""Runs a model over rows of different length: in batches of similar length, on all its sessions."""
+"""Runs a model on rows of different lengths: in batches of similar length, on all its sessions."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ _log = logging.getLogger(__name__)
 
 
 class Model(Protocol[P_contra]):
-    """What runs a batch: one vector for each row, in order."""
+    """Runs a batch: one vector for each row, in order."""
 
     def run(self, rows: Sequence[P_contra], /) -> Sequence[Vector]:
         """Run the batch."""
 
 
 class BatchRecorder(Protocol):
-    """Records the batches of a model; called by several threads."""
+    """Records the batches of a model; called from several threads."""
 
-    def ran(self, rows: int, tokens: int, padded: int, seconds: float, /) -> None:
-        """A batch ran: rows, their tokens without and with padding, and its time."""
+    def on_batch(self, rows: int, tokens: int, padded: int, seconds: float, /) -> None:
+        """A batch ran: its rows, their tokens without and with padding, and its time."""
 
 
 class ModelRunner(Generic[P]):
-    """One model and what is known of its speed.
+    """One model and its cost model.
 
     Args:
         model: runs a batch.
         limits: of a batch.
         sessions: batches that run at the same time.
-        executor: a thread for each session beside the first, which is this thread's; None where there is one.
+        executor: a thread for each session but the first, which runs in the calling thread; None for one session.
         clock: seconds, monotonic.
         recorder: records batches.
 
     Attributes:
-        cost: predicts and learns run times.
+        cost: predicts run times.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ModelRunner(Generic[P]):
         self.cost = CostModel()
 
     def run(self, rows: Sequence[P], lengths: Sequence[int]) -> tuple[list[Vector | ModelFailed], list[float]]:
-        """The vector of each row, or the error of a row that the model cannot run; and the time of each row's batch.
+        """The vector of each row, or its error if the model fails on it; and the time of the batch of each row.
 
         Args:
             rows: one or more.
@@ -76,9 +76,9 @@ class ModelRunner(Generic[P]):
         seconds = [0.0] * len(rows)
 
         def run(batch: Sequence[int]) -> None:
-            took_s = self._run(batch, rows, lengths, results)
+            elapsed_s = self._run(batch, rows, lengths, results)
             for n in batch:
-                seconds[n] = took_s
+                seconds[n] = elapsed_s
 
         self._share(form_batches(lengths, self._limits, self.cost, self._sessions), lengths, run)
         return results, seconds
@@ -86,14 +86,14 @@ class ModelRunner(Generic[P]):
     def _share(
         self, batches: Sequence[list[int]], lengths: Sequence[int], run: Callable[[Sequence[int]], None]
     ) -> None:
-        """Run batches on all sessions: each takes the largest that is left."""
+        """Run batches on all sessions, each of which takes the largest remaining batch."""
         left = deque(sorted(batches, key=lambda batch: len(batch) * lengths[batch[-1]]))  # the last row is the longest
 
         def run_some() -> None:
             while left:
                 try:
                     batch = left.pop()
-                except IndexError:  # another session took the last one
+                except IndexError:  # another session has removed the last one
                     return
                 run(batch)
 
@@ -102,31 +102,31 @@ class ModelRunner(Generic[P]):
         try:
             run_some()
         finally:
-            wait(futures)  # nothing of this step runs on once it has failed
+            wait(futures)  # after an error, no batch of this step keeps running
         for future in futures:
             future.result()
 
     def _run(
         self, batch: Sequence[int], rows: Sequence[P], lengths: Sequence[int], results: list[Vector | ModelFailed]
     ) -> float:
-        """Run a batch; one that fails is run row by row, so that only the guilty row fails. Its time in seconds."""
+        """Run a batch; on failure retry its rows singly, so that only faulty rows fail. Returns the time in seconds."""
         started = self._clock()
         try:
             vectors = self.model.run([rows[n] for n in batch])
-            pairs = list(zip(batch, vectors, strict=True))  # a vector too few is the model's error, too
-        except Exception as failure:  # noqa: BLE001 (whatever a model raises concerns its own rows only)
+            pairs = list(zip(batch, vectors, strict=True))  # a missing vector is an error of the model, too
+        except Exception as failure:  # noqa: BLE001 (errors of a model affect only its rows)
             if len(batch) == 1:
                 _log.error("model failed on a row", exc_info=failure)
                 return self._clock() - started
             return sum(self._run([n], rows, lengths, results) for n in batch)
-        took_s = self._clock() - started
+        elapsed_s = self._clock() - started
         longest = max(lengths[n] for n in batch)
-        self.cost.observe(len(batch), longest, took_s)
+        self.cost.observe(len(batch), longest, elapsed_s)
         if self._recorder:
-            self._recorder.ran(len(batch), sum(lengths[n] for n in batch), longest * len(batch), took_s)
+            self._recorder.on_batch(len(batch), sum(lengths[n] for n in batch), longest * len(batch), elapsed_s)
         for n, vector in pairs:
             if np.isfinite(vector).all():
                 results[n] = vector
             else:
-                results[n] = ModelFailed("the model answers numbers that are not finite for this input")
-        return took_s
+                results[n] = ModelFailed("the model returns numbers that are not finite for this input")
+        return elapsed_s

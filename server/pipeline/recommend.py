@@ -1,6 +1,6 @@
-"""A batch of requests from texts and ids to ranked items, read from top to bottom: every stage takes the whole batch.
+"""The stages of the pipeline, in order; each runs for a whole batch of requests.
 
-resolve (when a call is admitted) -> encode -> rank -> retrieve -> answer
+resolve (when a call is admitted) -> encode -> rank -> retrieve -> to_result
 """
 
 from __future__ import annotations
@@ -13,34 +13,36 @@ from swiftrec.server.catalogue.contributions import Contribution, contributions
 from swiftrec.server.catalogue.history import Event, History
 from swiftrec.server.domain import Recommendation, Request, Strategy, TextEvent
 from swiftrec.server.errors import InternalError, SwiftrecError, internal_error
-from swiftrec.server.models.networks import Kind, ranker_half, sentence_half
+from swiftrec.server.models.networks import EventKind, ranker_half, sentence_half
 from swiftrec.server.pipeline.request_state import Input, RequestState, TextState, Vector
 from swiftrec.server.pipeline.stages import Stages
 
-_KEPT = 32  # events of a request that may wait with it; of a longer one, what is needed is in its `History`
+_MAX_QUEUED_EVENTS = 32  # a queued request with more drops its events; its `History` has what is needed
 
 
 def resolve(stages: Stages, request: Request) -> RequestState:
     """Look up the items of a request, check its filter, tokenise its texts and predict its cost.
 
     Raises:
-        InvalidRequest: the filter names an attribute that no item has.
+        InvalidRequest: no item has an attribute of the filter.
     """
     catalogue = stages.catalogue
     history, unknown_item_ids = History(stages.names, stages.max_history), list[str]()
-    for place, event in enumerate(request.history):
+    for index, event in enumerate(request.history):
         if isinstance(event, TextEvent):
-            history.add_text(place, event.text)
+            history.add_text(index, event.text)
         elif (position := catalogue.position(event.item_id)) is None:
             unknown_item_ids.append(event.item_id)
         else:
-            history.add_item(place, position)
+            history.add_item(index, position)
     texts = [event.text for event in history.read if event.position is None]
     if request.query:
         texts.append(request.query)
     started = stages.clock()
     tokens = stages.tokenizer.encode(texts) if texts else []
-    state = RequestState(replace(request, history=()) if len(request.history) > _KEPT else request, history, tokens)
+    state = RequestState(
+        replace(request, history=()) if len(request.history) > _MAX_QUEUED_EVENTS else request, history, tokens
+    )
     state.timings.tokenise_ms = 1e3 * (stages.clock() - started) if texts else 0.0
     state.unknown_item_ids = unknown_item_ids
     if not request.conditions.is_empty:
@@ -52,7 +54,7 @@ def resolve(stages: Stages, request: Request) -> RequestState:
 
 
 def resolve_texts(stages: Stages, texts: Sequence[str]) -> list[TextState]:
-    """Tokenise texts that are to be encoded, one state each, and predict their cost."""
+    """Tokenise texts to encode, one state for each, and predict their cost."""
     started = stages.clock()
     states = [TextState([ids]) for ids in stages.tokenizer.encode(texts)]
     tokenise_ms = 1e3 * (stages.clock() - started)
@@ -63,9 +65,9 @@ def resolve_texts(stages: Stages, texts: Sequence[str]) -> list[TextState]:
 
 
 def run(stages: Stages, batch: Sequence[TextState]) -> None:
-    """Find the vectors of each text and the items of each request, or its error.
+    """Set the vectors of each text and the items of each request, or its error.
 
-    An exception in our own code is met by running the batch again one by one, so that only its request fails.
+    After an unexpected exception the requests are retried singly, so that only faulty ones fail.
     """
     try:
         _run(stages, batch)
@@ -79,7 +81,7 @@ def run(stages: Stages, batch: Sequence[TextState]) -> None:
 
 
 def _run(stages: Stages, batch: Sequence[TextState]) -> None:
-    """Stages that a request has waited for count for it in whole."""
+    """Run the stages. The timings of a request include the time of the whole batch in each stage."""
     encode(stages, batch)
     encoded = stages.clock()
     for state in batch:
@@ -100,31 +102,31 @@ def _run(stages: Stages, batch: Sequence[TextState]) -> None:
 
 
 def encode(stages: Stages, batch: Sequence[TextState]) -> None:
-    """Fill in the vectors of every text: from the cache, or encoded once for all requests that have the same text.
+    """Set the vectors of all texts: from the cache, or encoded once for all requests with the same text.
 
-    A text that the model cannot encode is the error of its requests.
+    If the model fails on a text, the requests with that text fail.
     """
     missing: dict[bytes, Sequence[int]] = {}
-    hits = wanted = 0
+    hits = misses = 0
     for state in batch:
         for n, key in enumerate(state.keys):
             if state.vectors[n] is None:
                 state.vectors[n] = stages.cache.get(key)
             if state.vectors[n] is None:
                 missing[key] = state.rows[n]
-                wanted += 1
+                misses += 1
             else:
                 hits += 1
     if stages.lookups:
-        for source, texts in (("hit", hits), ("joined", wanted - len(missing)), ("miss", len(missing))):
+        for source, texts in (("hit", hits), ("coalesced", misses - len(missing)), ("miss", len(missing))):
             if texts:
-                stages.lookups.looked_up(source, texts)
+                stages.lookups.on_lookup(source, texts)
     if missing:
         _run_encoder(stages, batch, missing)
 
 
 def rank(stages: Stages, batch: Sequence[RequestState]) -> None:
-    """Fill in what items are compared with, for each request that tells anything of the user."""
+    """Set the user vector of each request that has an event or a query."""
     started = stages.clock()
     for state in batch:
         if state.event_count:
@@ -132,35 +134,35 @@ def rank(stages: Stages, batch: Sequence[RequestState]) -> None:
     live = [state for state in batch if state.event_count and not state.call.is_cancelled]
     if live:
         width = stages.catalogue.sentences.shape[1]
-        aims = stages.scoring.aims([state.known(width) for state in live])
-        for state, aim in zip(live, aims, strict=True):
-            state.aim = aim
+        all_terms = stages.scoring.terms([state.known(width) for state in live])
+        for state, terms in zip(live, all_terms, strict=True):
+            state.terms = terms
         stages.rates.score.observe(len(live), stages.clock() - started)
-    known = [state for state in live if state.aim is not None and not state.aim.is_silent]
+    known = [state for state in live if state.terms is not None and not state.terms.is_zero]
     if not known:
         return
     users, seconds = stages.ranker.run([state.sequence() for state in known], [len(state.inputs) for state in known])
-    for state, user, took_s in zip(known, users, seconds, strict=True):
-        state.compute_s += took_s
+    for state, user, elapsed_s in zip(known, users, seconds, strict=True):
+        state.compute_s += elapsed_s
         if isinstance(user, Exception):
             state.error = user
-        elif state.aim is not None:
-            state.user = state.aim.at(user)
+        elif state.terms is not None:
+            state.user = state.terms.at(user)
 
 
 def compose(stages: Stages, state: RequestState) -> None:
-    """Fill in what the ranker reads; texts that mean an item become that item. It stops if the call is cancelled."""
+    """Set the inputs of the ranker; texts that are recognised as items become items. Stops if the call is cancelled."""
     encoded = iter(cast("list[Vector]", state.vectors))
     for event in state.history.read:
-        if state.call.is_cancelled:  # a long history of texts takes a while to look up
+        if state.call.is_cancelled:  # looking up a long history of texts takes time
             return
         state.inputs.append(_read(stages, state, event, encoded))
     if state.request.query:
-        state.inputs.append(_of_text(stages, Kind.QUERY, next(encoded)))
+        state.inputs.append(_of_text(stages, EventKind.QUERY, next(encoded)))
 
 
 def retrieve(stages: Stages, batch: Sequence[RequestState]) -> None:
-    """Fill in the best items of each request; the most popular ones where nothing is known of the user."""
+    """Set the best items of each request; the most popular ones if there is no user vector."""
     live, rates = [state for state in batch if not state.call.is_cancelled], stages.rates
     known = [state for state in live if state.user is not None]
     unknown = [state for state in live if state.user is None]
@@ -180,8 +182,8 @@ def retrieve(stages: Stages, batch: Sequence[RequestState]) -> None:
             rate.observe(len(allowed), max(0.0, stages.clock() - started - rates.filter(words)))
 
 
-def answer(stages: Stages, state: RequestState) -> Recommendation | SwiftrecError:
-    """How a request ended that was run."""
+def to_result(stages: Stages, state: RequestState) -> Recommendation | SwiftrecError:
+    """The result of a request after `run`."""
     if state.error or state.items is None:
         return state.error or InternalError("internal error")
     return Recommendation(
@@ -191,26 +193,26 @@ def answer(stages: Stages, state: RequestState) -> Recommendation | SwiftrecErro
         len(state.history.read),
         state.timings,
         state.unknown_filter_values,
-        [(place, stages.catalogue.items[position].id) for place, position in state.history.resolved],
+        [(index, stages.catalogue.items[position].id) for index, position in state.history.resolved],
     )
 
 
 def explain(stages: Stages, state: RequestState) -> list[Contribution]:
-    """What each part adds to the scores of the items that were found, in their order; none by popularity alone.
+    """How much each part contributes to the scores of the ranked items; empty if they are ranked by popularity.
 
-    `Contribution.event` is the place in the request's history.
+    `Contribution.event` is the index in the history of the request.
     """
     if state.user is None or state.items is None:
         return []
-    places = [event.place for event in state.item_events]
+    indices = [event.index for event in state.item_events]
     positions = stages.catalogue.positions([item.id for item, _ in state.items])
     known = state.known(stages.catalogue.sentences.shape[1])
-    found = contributions(stages.scoring, known, state.user, stages.catalogue, positions)
-    return [one if one.event is None else replace(one, event=places[one.event]) for one in found]
+    parts = contributions(stages.scoring, known, state.user, stages.catalogue, positions)
+    return [part if part.event is None else replace(part, event=indices[part.event]) for part in parts]
 
 
 def _look_up(stages: Stages, state: TextState) -> None:
-    """Take vectors from the cache, so that the predicted cost is that of the others."""
+    """Take vectors from the cache, and predict the cost of encoding the other texts."""
     state.vectors = [stages.cache.get(key) for key in state.keys]
     state.was_cached = bool(state.vectors) and all(vector is not None for vector in state.vectors)
     stages.predict(state)
@@ -219,16 +221,16 @@ def _look_up(stages: Stages, state: TextState) -> None:
 def _run_encoder(stages: Stages, batch: Sequence[TextState], missing: dict[bytes, Sequence[int]]) -> None:
     rows = list(missing.values())
     vectors, seconds = stages.encoder.run(rows, [len(row) for row in rows])
-    found = dict(zip(missing, zip(vectors, seconds, strict=True), strict=True))
-    for key, (vector, _) in found.items():
+    results = dict(zip(missing, zip(vectors, seconds, strict=True), strict=True))
+    for key, (vector, _) in results.items():
         if not isinstance(vector, Exception):
             stages.cache.put(key, vector)
     for state in batch:
         for n, key in enumerate(state.keys):
             if state.vectors[n] is None:
-                vector, took_s = found[key]
+                vector, elapsed_s = results[key]
                 state.was_cached = False
-                state.compute_s = max(state.compute_s, took_s)  # batches of one request run side by side
+                state.compute_s = max(state.compute_s, elapsed_s)  # batches of one request run in parallel
                 if isinstance(vector, Exception):
                     state.error = vector
                 else:
@@ -236,44 +238,44 @@ def _run_encoder(stages: Stages, batch: Sequence[TextState], missing: dict[bytes
 
 
 def _read(stages: Stages, state: RequestState, event: Event, encoded: Iterator[Vector]) -> Input:
-    """What the ranker reads of an event; `encoded` has the vectors of those that are no items by name."""
+    """The ranker's input for an event; `encoded` yields the vectors of texts that are not items by name."""
     position = event.position
     if position is None:
-        read = _of_text(stages, Kind.TEXT, next(encoded))
+        read = _of_text(stages, EventKind.TEXT, next(encoded))
         position = state.history.recognise(event, read.sentence)
         if position is None:
             return read
     catalogue = stages.catalogue
-    return Input(Kind.ITEM, catalogue.event_vector(position), catalogue.sentences[position])
+    return Input(EventKind.ITEM, catalogue.event_vector(position), catalogue.sentences[position])
 
 
-def _of_text(stages: Stages, kind: Kind, vector: Vector) -> Input:
+def _of_text(stages: Stages, kind: EventKind, vector: Vector) -> Input:
     dimensions = stages.catalogue.dimensions
     return Input(kind, ranker_half(vector, dimensions), sentence_half(vector, dimensions))
 
 
 def _resolve_filters(stages: Stages, batch: Sequence[RequestState]) -> list[RequestState]:
-    """Fill in which items each request may have: none of its history where they may not be recommended again.
+    """Set the candidates of each request by its filter, without the items of its history if those are excluded.
 
-    Returns those whose call is not cancelled meanwhile: a filter may take a while.
+    Returns the requests whose call was not cancelled meanwhile, since a filter may take time.
     """
     for state in batch:
         if state.call.is_cancelled:
             continue
         excludes = state.request.exclude_history
-        left_out = state.history.items if (stages.exclude_history if excludes is None else excludes) else []
-        state.allowed = stages.catalogue.mask(state.request.conditions, left_out)
+        excluded = state.history.items if (stages.exclude_history if excludes is None else excludes) else []
+        state.allowed = stages.catalogue.resolve_filter(state.request.conditions, excluded)
     return [state for state in batch if state.allowed is not None]
 
 
 def _search(stages: Stages, batch: Sequence[RequestState]) -> None:
-    found = stages.catalogue.search_many(
+    results = stages.catalogue.search_many(
         [state.user for state in batch if state.user is not None],
         [state.allowed for state in batch if state.allowed is not None],
         [state.request.top_k for state in batch],
-        [state.aim.boosts for state in batch if state.aim is not None],
+        [state.terms.boosts for state in batch if state.terms is not None],
     )
-    for state, items in zip(batch, found, strict=True):
+    for state, items in zip(batch, results, strict=True):
         state.items = items
 
 

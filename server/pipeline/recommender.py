@@ -1,4 +1,4 @@
-"""A bundle that is loaded: it resolves requests and has its engine answer them."""
+"""A loaded bundle: resolves requests and runs them on its engine."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from swiftrec.server.models.bundle import MANIFEST, Bundle
 from swiftrec.server.models.session import Session, open_session
 from swiftrec.server.models.tokenizer import Tokenizer
 from swiftrec.server.pipeline.engine import Engine, EngineOptions, LocalEngine
-from swiftrec.server.pipeline.recommend import answer, resolve, resolve_texts
+from swiftrec.server.pipeline.recommend import resolve, resolve_texts, to_result
 from swiftrec.server.pipeline.request_state import RequestState, TextState
 from swiftrec.server.telemetry.metrics import BundleRecorder, Metrics
 
 
 class Recommender:
-    """One bundle, loaded. `start` before the first `run`.
+    """A loaded bundle. Call `start` before the first `run`.
 
-    Free of gRPC and of queues; resolved and run by one thread.
+    Has no queue; `resolve` and `run` must be called by one thread.
 
     Args:
         bundle: a verified bundle.
-        options: where and how the models run.
-        recorder: records what happens.
+        options: how the models run.
+        recorder: records batches and cache look-ups.
         open_session: opens the model at a path on a device.
         clock: seconds, monotonic.
 
@@ -73,32 +73,32 @@ class Recommender:
         self.stages = local.stages
 
     def resolve(self, request: Request) -> RequestState:
-        """The request with its items and tokens; see `server.pipeline.recommend`, which also says what is raised."""
+        """Resolve a request; see `server.pipeline.recommend.resolve`."""
         return resolve(self.stages, request)
 
     def resolve_texts(self, texts: Sequence[str]) -> list[TextState]:
-        """The texts with their tokens, one state each."""
+        """Resolve texts to encode, one state for each."""
         return resolve_texts(self.stages, texts)
 
     def run(self, batch: Sequence[TextState]) -> None:
-        """Find what a batch of resolved requests asks for."""
+        """Run a batch of resolved requests and texts."""
         self.engine.run(batch)
 
-    def answer(self, state: RequestState) -> Recommendation | SwiftrecError:
-        """How a request ended that was run."""
-        return answer(self.stages, state)
+    def to_result(self, state: RequestState) -> Recommendation | SwiftrecError:
+        """The result of a request after `run`."""
+        return to_result(self.stages, state)
 
     def recommend(self, requests: Sequence[Request]) -> list[Recommendation | SwiftrecError]:
-        """Answer requests now, as one batch, in this thread: for tools that have no server."""
-        found = [self._resolve_now(request) for request in requests]
-        self.run([state for state in found if isinstance(state, RequestState)])
-        return [self.answer(state) if isinstance(state, RequestState) else state for state in found]
+        """Run requests now, as one batch, in this thread; for tools without a server."""
+        states = [self._resolve_now(request) for request in requests]
+        self.run([state for state in states if isinstance(state, RequestState)])
+        return [self.to_result(state) if isinstance(state, RequestState) else state for state in states]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts now, in this thread: both halves, float32 [texts, encoder dimensions].
+        """Encode texts now, in this thread: both halves, float32 [texts, encoder dimensions].
 
         Raises:
-            ModelFailed: the encoder cannot run one of them.
+            ModelFailed: the encoder failed on a text.
         """
         states = self.resolve_texts(texts)
         self.run(states)
@@ -132,19 +132,19 @@ class Recommender:
 
     def _check_dimensions(self) -> None:
         manifest, catalogue = self.bundle.manifest, self.catalogue
-        found = catalogue.dimensions, catalogue.sentences.shape[1]
-        if found != (manifest.dimensions, manifest.sentence_dimensions):
+        actual = catalogue.dimensions, catalogue.sentences.shape[1]
+        if actual != (manifest.dimensions, manifest.sentence_dimensions):
             raise BundleError(
-                f"{self.bundle.folder}: item vectors have {found[0]} + {found[1]} dimensions, the manifest says "
+                f"{self.bundle.folder}: item vectors have {actual[0]} + {actual[1]} dimensions, the manifest says "
                 f"{manifest.dimensions} + {manifest.sentence_dimensions}: export it again"
             )
 
 
 def load_scoring(bundle: Bundle, catalogue: Catalogue, parts_off: Collection[str] = ()) -> Scoring:
-    """The parts of a bundle's score beside the ranker, without those that are switched off.
+    """Load the parts of a bundle's score other than the ranker, without those that are switched off.
 
     Raises:
-        BundleError: a table is missing or does not fit the catalogue, or the weights are of another form.
+        BundleError: a table is missing or does not match the catalogue, or the weights are invalid.
     """
     items = len(catalogue.items)
     try:

@@ -1,4 +1,4 @@
-"""What the pipeline knows of the requests of a batch. Each stage fills in its part; an error stays with its request."""
+"""The state of requests in the pipeline. Each stage sets its part; an error affects only its request."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.blend import Aim, Known
-from swiftrec.server.catalogue.catalogue import Ranked
-from swiftrec.server.catalogue.exact import Allowed
+from swiftrec.server.catalogue.blend import Known, ScoreTerms
+from swiftrec.server.catalogue.catalogue import ScoredItems
+from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.history import Event, History
 from swiftrec.server.domain import Request, Timings
 from swiftrec.server.errors import SwiftrecError
-from swiftrec.server.models.networks import Kind, UserSequence
+from swiftrec.server.models.networks import EventKind, UserSequence
 
 Vector: TypeAlias = "NDArray[np.float32]"
 
 
 class Input(NamedTuple):
-    """One entry of what the ranker reads: the kind of event, the ranker's half of its vector, and the sentence half."""
+    """One input of the ranker: the kind of event, and both halves of its vector."""
 
-    kind: Kind
+    kind: EventKind
     vector: Vector
     sentence: Vector
 
@@ -33,7 +33,7 @@ class Call(Protocol):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the client has gone, or the deadline has passed."""
+        """Whether the client has disconnected or cancelled, or the deadline has passed."""
 
 
 class _Live:
@@ -44,24 +44,24 @@ _LIVE = _Live()
 
 
 class TextState:
-    """Texts that are to be encoded.
+    """Texts to encode.
 
     Args:
         tokens: ids of each text.
 
     Attributes:
-        call: loops over requests pass over those whose call is cancelled.
+        call: stages skip requests whose call is cancelled.
         arrival, started: when the call was admitted and when its step began, on the clock.
-        tokens: of the texts that have to be encoded.
+        tokens: number of tokens that have to be encoded.
         cost_s: predicted time of its share of a step.
-        batch_s: predicted time of the batches of models that it needs, before their first rows.
-        keys: of the cache, one for each text.
+        batch_s: predicted fixed time of the batches of models that it needs.
+        keys: cache keys, one for each text.
         rows: token ids of each text.
-        vectors: of each text, both halves; None while it is not encoded.
-        error: what the request met; then its other results count for nothing.
+        vectors: of each text, both halves; None until it is encoded.
+        error: why the request failed; then its other results are invalid.
         timings: of the stages so far, waiting included.
         compute_s: time of the batches of models that it was part of.
-        was_cached: whether every vector came from the cache.
+        was_cached: whether all vectors came from the cache.
     """
 
     __slots__ = (
@@ -74,17 +74,17 @@ class TextState:
         self.arrival = self.started = self.cost_s = self.batch_s = 0.0
         self.tokens = 0
         self.timings = Timings()
-        self.rows = [array("I", ids) for ids in tokens]  # a batch copies it without Python's ints
+        self.rows = [array("I", ids) for ids in tokens]  # copied to a batch without Python integers
         self.keys = [row.tobytes() for row in self.rows]
         self.restart()
 
     @property
     def response_work(self) -> int:
-        """What its response costs, in items: writing and sending a response is worth ten of them."""
+        """The cost of its response, in items: writing and sending a response costs as much as ten items."""
         return 10
 
     def restart(self) -> None:
-        """Forget what stages found, so that they can run again."""
+        """Reset the results of all stages, so that they can run again."""
         self.vectors: list[Vector | None] = [None] * len(self.rows)
         self.error: SwiftrecError | None = None
         self.compute_s, self.was_cached = 0.0, False
@@ -94,21 +94,21 @@ class RequestState(TextState):
     """A recommendation; the query is the last of its texts.
 
     Attributes:
-        request: what is asked for.
+        request: the validated request.
         history: its events.
-        event_count: what the ranker reads: events, and the query.
-        unknown_item_ids: ids of its history that no item has.
-        unknown_filter_values: values of its filter that no item has.
-        filter_work: what resolving its filter costs, in words (`Catalogue.filter_work`).
-        inputs: what the ranker reads, oldest first and the query last.
-        aim: what other parts than the ranker say.
-        user: what items are compared with [width]; None where nothing is known of the user.
+        event_count: number of inputs of the ranker: events and the query.
+        unknown_item_ids: ids in its history that no item has.
+        unknown_filter_values: values in its filter that no item has.
+        filter_work: cost of resolving its filter, in words (`Catalogue.filter_work`).
+        inputs: of the ranker, oldest first and the query last.
+        terms: the other terms of the score.
+        user: the vector that items are compared with [width]; None without events and query.
         allowed: the items that may be recommended.
-        items: the answer, best first, with scores; None while it is not found.
+        items: the ranking, best first, with scores; None until it is made.
     """
 
     __slots__ = (
-        *("aim", "allowed", "event_count", "filter_work", "history", "inputs", "items", "request"),
+        *("terms", "allowed", "event_count", "filter_work", "history", "inputs", "items", "request"),
         *("unknown_filter_values", "unknown_item_ids", "user"),
     )
 
@@ -121,31 +121,31 @@ class RequestState(TextState):
         super().__init__(tokens)
 
     def restart(self) -> None:
-        """Forget what stages found, so that they can run again."""
+        """Reset the results of all stages, so that they can run again."""
         super().restart()
         self.history.restart()
         self.inputs: list[Input] = []
-        self.aim: Aim | None = None
+        self.terms: ScoreTerms | None = None
         self.user: Vector | None = None
-        self.allowed: Allowed | None = None
-        self.items: Ranked | None = None
+        self.allowed: CandidateSet | None = None
+        self.items: ScoredItems | None = None
 
     @property
     def response_work(self) -> int:
-        """What its response costs, in items."""
+        """The cost of its response, in items."""
         return super().response_work + self.request.top_k
 
     def sequence(self) -> UserSequence:
-        """What the ranker reads."""
-        return UserSequence([one.vector for one in self.inputs], [one.kind for one in self.inputs])
+        """The input of the ranker."""
+        return UserSequence([event.vector for event in self.inputs], [event.kind for event in self.inputs])
 
     @property
     def item_events(self) -> list[Event]:
-        """The events that the ranker reads and that are items."""
+        """The events read by the ranker that are items."""
         return [event for event in self.history.read if event.position is not None]
 
     def known(self, sentence_width: int) -> Known:
-        """What parts beside the ranker read."""
+        """The input of the other parts of the score."""
         has_query = bool(self.request.query)
         events = self.inputs[:-1] if has_query else self.inputs
         return Known(

@@ -1,4 +1,4 @@
-"""What the stages of a bundle's pipeline work with, and what is known of their speed."""
+"""The components used by the stages of the pipeline, and the measured speed of the stages."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from swiftrec.server.pipeline.vector_cache import VectorCache
 
 
 class TextTokenizer(Protocol):
-    """What turns texts into token ids."""
+    """Tokenises texts."""
 
     def encode(self, texts: Sequence[str], /) -> list[list[int]]:
         """Token ids of each text."""
 
 
 class LookupRecorder(Protocol):
-    """Records where vectors of texts come from."""
+    """Records the sources of vectors of texts."""
 
-    def looked_up(self, source: str, texts: int, /) -> None:
-        """Texts whose vector came from the cache ("hit"), from another request of the batch ("joined") or a "miss"."""
+    def on_lookup(self, source: str, texts: int, /) -> None:
+        """Count texts by the source of their vector: a cache "hit", a "miss", or "coalesced" with an equal text."""
 
 
 @dataclass(slots=True)
 class StageRates:
-    """Learned time of the stages that run no model, each for a unit of its work."""
+    """Measured time of the stages that run no model, each for a unit of its work."""
 
-    score: Rate = field(default_factory=lambda: Rate(5e-5))  # what other parts than the ranker say of a request
-    search: Rate = field(default_factory=lambda: Rate(1e-4))  # a user who is searched for without a filter
-    filtered_search: Rate = field(default_factory=lambda: Rate(2e-4))  # one with a filter, which is built first
-    filter: Rate = field(default_factory=lambda: Rate(1e-9))  # a word that is read to resolve a filter
-    popular: Rate = field(default_factory=lambda: Rate(2e-5))  # a request that is answered by popularity
+    score: Rate = field(default_factory=lambda: Rate(5e-5))  # the other parts of the score, for a request
+    search: Rate = field(default_factory=lambda: Rate(1e-4))  # a search without a filter
+    filtered_search: Rate = field(default_factory=lambda: Rate(2e-4))  # a search with a filter, without resolving it
+    filter: Rate = field(default_factory=lambda: Rate(1e-9))  # a word read to resolve a filter
+    popular: Rate = field(default_factory=lambda: Rate(2e-5))  # a ranking by popularity
 
     def of(self, state: RequestState) -> Rate:
-        """Of the retrieval of a request."""
+        """The rate of the retrieval of a request."""
         if not state.event_count:
             return self.popular
         return self.search if state.request.conditions.is_empty else self.filtered_search
@@ -51,13 +51,13 @@ class StageRates:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The parts of one bundle's pipeline.
+    """The components of the pipeline of one bundle.
 
     Args:
         max_history: events that the ranker reads.
         exclude_history: default of requests that do not set it.
         sessions: batches of a model that run at the same time.
-        lookups: records where vectors come from.
+        lookups: records cache look-ups.
     """
 
     tokenizer: TextTokenizer
@@ -76,7 +76,7 @@ class Stages:
     rates: StageRates = field(default_factory=StageRates)
 
     def predict(self, state: TextState) -> None:
-        """Set the tokens and the predicted time of a request: texts that are not cached, ranking, search."""
+        """Set the tokens and the predicted cost of a request: encoding of uncached texts, ranking, search."""
         limits = self.limits
         lengths = [len(row) for row, vector in zip(state.rows, state.vectors, strict=True) if vector is None]
         cost = self.encoder.cost

@@ -1,4 +1,4 @@
-"""The vectors of texts that were used last."""
+"""A cache of the vectors of recently used texts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from swiftrec.server.catalogue.lru import LruCache
 
 Vector = NDArray[np.float32]
-_ENTRY_BYTES = 360  # of an entry beside its key and its numbers: the objects and the dictionary's share
+_ENTRY_BYTES = 360  # overhead of an entry: the objects and its share of the dictionary
 
 
 class VectorCache:
-    """Bounded in bytes.
+    """An LRU cache with a limit in bytes.
 
     Args:
         capacity_bytes: 0 turns it off.
@@ -23,13 +23,13 @@ class VectorCache:
 
     @property
     def size_bytes(self) -> int:
-        """Of what it holds."""
+        """Size of all entries."""
         return self._vectors.size_bytes
 
     def get(self, key: bytes) -> Vector | None:
-        """The vector, which now counts as used last."""
+        """The vector, which becomes the most recently used; None if it is not cached."""
         return self._vectors.get(key)
 
     def put(self, key: bytes, vector: Vector) -> None:
-        """Keep a copy: a row would hold its whole batch in memory."""
+        """Store a copy, since a row would keep its whole batch in memory."""
         self._vectors.put(key, vector.copy(), len(key) + vector.nbytes + _ENTRY_BYTES)

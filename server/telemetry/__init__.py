@@ -1,1 +1,1 @@
-"""Metrics and logs."""
+"""Metrics, traces, logs, and the HTTP port that exposes them."""

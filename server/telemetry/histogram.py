@@ -1,4 +1,4 @@
-"""Buffers that cost an append per record, and histograms on them: records are added up a thousand at a time."""
+"""Histograms whose observations are buffered, so that recording one costs an append."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FOLD_AT = 1_024
 
 
 class Buffer(Generic[R]):
-    """Records that any thread may add; `fold` adds them up, in order and in one thread at a time."""
+    """A buffer of records. Any thread may add; one thread at a time aggregates them, in order (`fold`)."""
 
     def __init__(self) -> None:
         self._records: deque[R] = deque()  # append and popleft are atomic
         self._lock = threading.Lock()
 
     def add(self, record: R) -> None:
-        """Add one."""
+        """Add a record."""
         self._records.append(record)
         if len(self._records) >= _FOLD_AT:
             with self.folded():
@@ -31,19 +31,19 @@ class Buffer(Generic[R]):
 
     @contextmanager
     def folded(self) -> Iterator[None]:
-        """Within the block all records so far are added up, and none is added up meanwhile."""
+        """Aggregate all records so far, and no others until the end of the block."""
         with self._lock:
             if records := [self._records.popleft() for _ in range(len(self._records))]:
                 self.fold(records)
             yield
 
     def fold(self, records: list[R]) -> None:
-        """Add records up."""
+        """Aggregate records."""
         raise NotImplementedError
 
 
 class Histogram(Buffer[float]):
-    """Observations of one label set."""
+    """The histogram of one label set."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class Histogram(Buffer[float]):
         self._sum = 0.0
 
     def extend(self, values: list[float]) -> None:
-        """Add one or more, without a delay."""
+        """Add one or more observations at once."""
         with self.folded():
             self.fold(values)
 
     def read(self) -> tuple[list[int], float]:
-        """Cumulative counts, the last one of all observations, and their sum."""
+        """The cumulative count of each bucket, the last one that of all observations, and their sum."""
         with self.folded():
             return [int(n) for n in np.cumsum(self._counts)], self._sum
 
@@ -69,19 +69,19 @@ class Histogram(Buffer[float]):
 
 
 class HistogramFamily:
-    """A histogram with labels, as Prometheus shows it."""
+    """A Prometheus histogram with labels."""
 
     def __init__(self, name: str, text: str, bounds: Sequence[float], labels: Sequence[str]) -> None:
         self._name, self._text, self._bounds, self._names = name, text, bounds, labels
         self._children: dict[tuple[str, ...], Histogram] = {}
 
     def labels(self, *values: str) -> Histogram:
-        """The histogram of one label set; keep it instead of asking again."""
+        """The histogram of one label set; callers on a hot path keep it."""
         child = self._children.get(values)
         return child if child is not None else self._children.setdefault(values, Histogram(self._bounds))
 
     def count(self, *values: str) -> int:
-        """How many were observed."""
+        """The number of observations of one label set."""
         return self.labels(*values).read()[0][-1]
 
     def collect(self) -> HistogramMetricFamily:

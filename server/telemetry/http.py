@@ -1,4 +1,4 @@
-"""The HTTP port for monitoring: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes, 404 for the rest."""
+"""The HTTP port for monitoring: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _log = logging.getLogger(__name__)
 _ALLOWED_METHODS = ("GET", "HEAD")
 _CONNECTION_TIMEOUT_S = 10.0  # from its accept to the end of the response
 MAX_CONNECTIONS = 16  # each has a thread
-_HANDOVER_S = 1.0  # within which the thread of a connection that was cut must be free
+_HANDOVER_TIMEOUT_S = 1.0  # for the thread of a closed connection to become free
 _StartResponse = Callable[..., Any]
 _Application = Callable[[dict[str, Any], _StartResponse], Iterable[bytes]]
 
 
 class MonitoringServer:
-    """Answers on one port. A connection more than it has threads for cuts the oldest one.
+    """Serves one port. If all threads are busy, a new connection closes the oldest one.
 
     Args:
         host: an address or a name.
         port: 0 takes a free one.
-        registry: what `/metrics` shows.
-        fault: why `/healthz` says no: the process should be restarted; empty while it need not be.
-        obstacle: why `/readyz` says no: the server takes no calls; empty while it does.
-        timeout_s: time that a connection may take as a whole.
+        registry: the metrics of `/metrics`.
+        fault: returns why the process should be restarted (`/healthz`); empty if it need not be.
+        obstacle: returns why the server takes no calls (`/readyz`); empty if it does.
+        timeout_s: longest time of a connection.
 
     Raises:
         OSError: the address cannot be used.
@@ -56,18 +56,18 @@ class MonitoringServer:
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._server.start_workers()
         self._thread.start()
 
     def stop(self) -> None:
-        """Free the port and cut the connections."""
+        """Close the port and all connections."""
         self._server.shutdown()
         self._server.server_close()
 
 
 def _application(metrics: _Application, probes: dict[str, Callable[[], str]]) -> _Application:
-    def answer(environ: dict[str, Any], start: _StartResponse) -> Iterable[bytes]:
+    def respond(environ: dict[str, Any], start: _StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         if path != "/metrics" and path not in probes:
             return _text(environ, start, "404 Not Found", "not found: there are /metrics, /healthz and /readyz")
@@ -78,14 +78,14 @@ def _application(metrics: _Application, probes: dict[str, Callable[[], str]]) ->
         reason = probes[path]()
         return _text(environ, start, "503 Service Unavailable" if reason else "200 OK", reason or "ok")
 
-    return answer
+    return respond
 
 
 def _metrics_page(metrics: _Application, environ: dict[str, Any], start: _StartResponse) -> Iterable[bytes]:
-    given: list[tuple[str, list[tuple[str, str]]]] = []
-    body = b"".join(metrics(environ | {"REQUEST_METHOD": "GET"}, lambda *head: given.append(head)))
-    ((status, headers),) = given
-    start(status, [*headers, ("Content-Length", str(len(body)))])  # the body's, where HEAD leaves it out
+    heads: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(metrics(environ | {"REQUEST_METHOD": "GET"}, lambda *head: heads.append(head)))
+    ((status, headers),) = heads
+    start(status, [*headers, ("Content-Length", str(len(body)))])  # of the body that HEAD omits
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
@@ -102,35 +102,35 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(WSGIServer):
-    """Accepts in one thread and answers in `MAX_CONNECTIONS` others, which are started before the first connection."""
+    """Accepts connections in one thread and serves them in `MAX_CONNECTIONS` others, which are started in advance."""
 
-    request_queue_size = 128  # connections that wait to be accepted; beyond socketserver's 5, clients wait a second
+    request_queue_size = 128  # connections waiting to be accepted; with socketserver's 5, more clients wait a second
 
     def __init__(self, family: socket.AddressFamily, address: tuple[Any, ...], timeout_s: float) -> None:
         self.address_family = family
         self._timeout_s = timeout_s
         self._accepted = SimpleQueue[tuple[socket.socket, Any] | None]()
-        self._places = threading.Semaphore(MAX_CONNECTIONS)
-        self._ends_s: dict[socket.socket, float] = {}  # of open connections that were not cut, the oldest first
-        self._lock = threading.Lock()  # of the above: while it is held, none of them is closed
+        self._free_threads = threading.Semaphore(MAX_CONNECTIONS)
+        self._ends_s: dict[socket.socket, float] = {}  # of open connections, the oldest first
+        self._lock = threading.Lock()  # guards `_ends_s`; while it is held, none of these connections is closed
         super().__init__(address[:2], _Handler)
 
     def start_workers(self) -> None:
-        """Start the threads that answer."""
+        """Start the threads that serve connections."""
         for n in range(MAX_CONNECTIONS):
-            threading.Thread(target=self._answer, name=f"monitoring-{n}", daemon=True).start()
+            threading.Thread(target=self._serve_connections, name=f"monitoring-{n}", daemon=True).start()
 
     def server_bind(self) -> None:
-        """Bind without looking up the host's name, which takes seconds where there is no name server."""
+        """Bind without a reverse look-up of the host, which takes seconds if there is no name server."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (the standard library's types)
-        """Give the connection to a thread; that of the oldest connection if all are busy."""
-        if not self._places.acquire(blocking=False):
-            self._cut(1)
-            if not self._places.acquire(timeout=_HANDOVER_S):
+        """Pass the connection to a free thread; if there is none, close the oldest connection first."""
+        if not self._free_threads.acquire(blocking=False):
+            self._close_oldest(1)
+            if not self._free_threads.acquire(timeout=_HANDOVER_TIMEOUT_S):
                 self.shutdown_request(request)
                 return
         with self._lock:
@@ -138,40 +138,40 @@ class _Server(WSGIServer):
         self._accepted.put((request, client_address))
 
     def service_actions(self) -> None:
-        """Cut connections whose time is over; called twice a second and after each accept."""
+        """Close connections that have timed out; called twice a second and after each accept."""
         now = time.monotonic()
         with self._lock:
-            late = sum(end <= now for end in self._ends_s.values())
-        self._cut(late)
+            expired = sum(end <= now for end in self._ends_s.values())
+        self._close_oldest(expired)
 
     def server_close(self) -> None:
-        """Close the port, cut every connection and end the threads."""
+        """Close the port and every connection, and end the threads."""
         super().server_close()
-        self._cut(MAX_CONNECTIONS)
+        self._close_oldest(MAX_CONNECTIONS)
         for _ in range(MAX_CONNECTIONS):
             self._accepted.put(None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
-        """The client has left, or its connection was cut."""
+        """Log an error of one connection: the client has disconnected, or the connection was closed here."""
         _log.debug("monitoring request failed", exc_info=sys.exc_info()[1])
 
-    def _cut(self, number: int) -> None:
-        """End the oldest connections: the threads that wait for them go on."""
+    def _close_oldest(self, number: int) -> None:
+        """Close the oldest connections, which frees their threads."""
         with self._lock:
             for request in list(self._ends_s)[:number]:
                 del self._ends_s[request]
-                with suppress(OSError):  # the client has left
+                with suppress(OSError):  # the client has disconnected
                     request.shutdown(socket.SHUT_RDWR)
 
-    def _answer(self) -> None:
+    def _serve_connections(self) -> None:
         while accepted := self._accepted.get():
             request, client_address = accepted
             try:
                 self.finish_request(request, client_address)
-            except Exception:  # noqa: BLE001 (it concerns this connection alone)
+            except Exception:  # noqa: BLE001 (affects only this connection)
                 self.handle_error(request, client_address)
             finally:
                 with self._lock:
                     self._ends_s.pop(request, None)
                 self.shutdown_request(request)
-                self._places.release()
+                self._free_threads.release()

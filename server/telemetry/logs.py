@@ -1,4 +1,4 @@
-"""One JSON object a line on stderr. Texts of users never enter a log: only names, numbers and ids of ours do."""
+"""Logs on stderr, one JSON object a line. They contain names, numbers and request ids, but no texts of users."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from types import TracebackType
 
 from swiftrec.server.output import has_room
 
-MAX_WAITING_LINES = 1_000  # beyond them, lines are dropped
-_FLUSH_S = 1.0
+MAX_WAITING_LINES = 1_000  # further lines are dropped
+_FLUSH_TIMEOUT_S = 1.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,24 +38,24 @@ class JsonFormatter(logging.Formatter):
         self,
         ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
     ) -> str:
-        """Where it happened and what kind it is; what it says only where that cannot quote a request."""
+        """The traceback and the type of the error; its message only if that cannot quote a request."""
         return _trace(ei[1]) if ei[1] else ""
 
 
 def _trace(error: BaseException) -> str:
-    above = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     frames = "".join(traceback.format_tb(error.__traceback__))
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
     is_quotable = kind.startswith("onnxruntime.") or isinstance(error, OSError | MemoryError)
-    return (f"{_trace(above)}\n\n" if above else "") + frames + (f"{kind}: {error}" if is_quotable else kind)
+    return (f"{_trace(cause)}\n\n" if cause else "") + frames + (f"{kind}: {error}" if is_quotable else kind)
 
 
 class LineHandler(logging.Handler):
-    """Writes records as lines in a separate thread, so that logging never blocks; what it cannot write is dropped.
+    """Writes lines in a separate thread, so that logging never blocks; lines that cannot be written are dropped.
 
     Args:
-        descriptor: the open file that is written to; None: every line is dropped.
-        on_drop: called for each line that is dropped.
+        descriptor: an open file; None: drop every line.
+        on_drop: called for each dropped line.
     """
 
     def __init__(self, descriptor: int | None, on_drop: Callable[[], object]) -> None:
@@ -65,7 +65,7 @@ class LineHandler(logging.Handler):
         self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -75,14 +75,14 @@ class LineHandler(logging.Handler):
             return
         try:
             self._waiting.put(f"{self.format(record)}\n".encode(errors="backslashreplace"))
-        except Exception:  # noqa: BLE001 (as in the library's handlers, logging never raises)
+        except Exception:  # noqa: BLE001 (logging never raises, as in the standard library's handlers)
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until every line so far is written or dropped, for a second at most."""
+        """Wait until all lines so far are written or dropped, for at most a second."""
         reached = threading.Event()
         self._waiting.put(reached)
-        reached.wait(_FLUSH_S)
+        reached.wait(_FLUSH_TIMEOUT_S)
 
     def _write_lines(self) -> None:
         while True:
@@ -93,7 +93,7 @@ class LineHandler(logging.Handler):
                 self._on_drop()
 
     def _write(self, line: bytes) -> bool:
-        """Write a line, for which a full pipe may make it wait without end; False if it cannot be written."""
+        """Write a line, waiting while a pipe is full; False if it cannot be written."""
         while line and self._descriptor is not None:
             try:
                 line = line[os.write(self._descriptor, line) :]
@@ -105,13 +105,13 @@ class LineHandler(logging.Handler):
 
 
 def set_up_logs(level: str, on_drop: Callable[[], object] = lambda: None) -> None:
-    """Send every log line to stderr as JSON; `on_drop` is called for each that cannot be written.
+    """Write all logs to stderr as JSON; `on_drop` is called for each line that cannot be written.
 
-    `logging.shutdown` writes what is left, within a second.
+    `logging.shutdown` waits up to a second for the remaining lines.
     """
     try:
         descriptor = sys.stderr.fileno() if sys.stderr else None
-    except OSError:  # a stand-in without a file
+    except OSError:  # a replacement without a file
         descriptor = None
     handler = LineHandler(descriptor, on_drop)
     handler.setFormatter(JsonFormatter())

@@ -1,1 +1,1 @@
-"""What suits a bundle on this machine: measured, kept beside the bundle, used at the next start."""
+"""Measures the best settings for a bundle on this machine, and stores them next to the bundle for later starts."""

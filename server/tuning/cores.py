@@ -1,4 +1,4 @@
-"""How many cores this process may use: its CPU affinity, and its container's CPU quota where that is less."""
+"""The number of cores that this process may use: its CPU affinity, or its CPU quota if that is less."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def usable_cores(mount: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int:
 
 def _quota(mount: Path, own: Path) -> tuple[int, int] | None:
     """The smallest (quota, period) in microseconds of this process's cgroup and those above it; None: no limit."""
-    found = [limit for folder in _folders(mount, own) if (limit := _limit(folder))]
-    return min(found, key=lambda limit: limit[0] / limit[1], default=None)
+    folders = [limit for folder in _folders(mount, own) if (limit := _limit(folder))]
+    return min(folders, key=lambda limit: limit[0] / limit[1], default=None)
 
 
 def _folders(mount: Path, own: Path) -> list[Path]:
-    """Folders of this process's CPU cgroup and of each one above it; a container often sees only the last."""
+    """The folders of this process's CPU cgroup and of its ancestors; in a container often only the root is visible."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    found = []
+    folders = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         parts = Path(path.strip("/")).parts
         for root in [mount / name for name in _V1_MOUNTS] if controllers else [mount]:
-            found += [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    return found
+            folders += [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return folders
 
 
 def _limit(folder: Path) -> tuple[int, int] | None:
-    """The (quota, period) of one cgroup; None where it has no limit, or does not exist."""
+    """The (quota, period) of one cgroup; None if it has no limit or does not exist."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
@@ -54,6 +54,6 @@ def _limit(folder: Path) -> tuple[int, int] | None:
                 (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
             )
         limit = int(quota), int(period)
-    except (OSError, ValueError):  # "max" is no number: no limit
+    except (OSError, ValueError):  # "max" means no limit
         return None
     return limit if min(limit) > 0 else None

@@ -1,4 +1,4 @@
-"""The machine in words."""
+"""Describes the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def machine() -> str:
 
 
 def processor() -> dict[str, str]:
-    """What Linux says of the first processor: "model name", "flags", ...; nothing elsewhere."""
+    """The fields of /proc/cpuinfo for the first processor: "model name", "flags", ...; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""`swiftrec tune`: tries sessions x threads x token budgets on a bundle and this machine; writes what won."""
+"""`swiftrec tune`: measures sessions x threads x token budgets for a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from swiftrec.server.tuning.machine import machine
 from swiftrec.server.tuning.tuned import Trial, Tuned, tuned_path
 
 _BUDGETS = (128, 256, 512, 1_024, 2_048, 4_096)
-_TEXTS, _STEP_TEXTS = 1_920, 64  # that are encoded again and again; those of one step
-_LEVEL = 0.98  # of the best throughput is as good; then the smaller batch wins, since its answers come sooner
+_TEXTS, _STEP_TEXTS = 1_920, 64  # encoded repeatedly; those of one step
+_TIE_SHARE = 0.98  # of the best throughput counts as equal; then smaller batches win, for their lower latency
 
 
 class TuneSettings(BaseSettings):
-    """Find sessions, threads and batch budget for a bundle on this machine; written beside the bundle's folder."""
+    """Find the best sessions, threads and batch budget for a bundle on this machine; stored next to its folder."""
 
     model_config = SettingsConfigDict(
         env_prefix="SWIFTREC_", cli_prog_name="swiftrec tune", cli_kebab_case=True, cli_implicit_flags=True
     )
 
-    bundle: Path = Field(description="bundle folder; of a folder with versions (1, 2, ...) the highest")
+    bundle: Path = Field(description="bundle folder, or a folder of versions (1, 2, ...), of which the highest is used")
     device: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="where the models run")
     variant: str | None = Field(
-        None, description="encoder, as the server's --variant; the bundle's default if not given"
+        None, description="encoder variant, as in the server's --variant; default: that of the bundle"
     )
     seconds: float = Field(1.0, gt=0, le=600, description="length of one measurement")
     repeats: int = Field(3, ge=1, le=100, description="measurements of each setting, taken in turn")
 
 
 def tune(settings: TuneSettings) -> Path:
-    """Measure every setting in turn, `repeats` times; print each and write the result.
+    """Measure all settings in turn, `repeats` times; print the results and write the best.
 
     Raises:
         BundleError, ProviderError: the bundle cannot be run.
@@ -53,10 +53,12 @@ def tune(settings: TuneSettings) -> Path:
     settings_tried = list(_candidates(settings))
     rates: list[list[float]] = [[] for _ in settings_tried]
     total = settings.repeats * len(settings_tried)
-    for n, (place, options) in enumerate(list(enumerate(settings_tried)) * settings.repeats):
-        rates[place].append(_texts_per_s(bundle, options, settings.seconds))
+    for n, (index, options) in enumerate(list(enumerate(settings_tried)) * settings.repeats):
+        rates[index].append(_texts_per_s(bundle, options, settings.seconds))
         left_s = (total - n - 1) * (settings.seconds + 0.5)
-        sys.stderr.write(f"\r[{n + 1}/{total}] {_words(options)}: {rates[place][-1]:.0f} texts/s, {left_s:.0f} s left ")
+        sys.stderr.write(
+            f"\r[{n + 1}/{total}] {_describe(options)}: {rates[index][-1]:.0f} texts/s, {left_s:.0f} s left "
+        )
     sys.stderr.write("\n")
     trials = [_trial(options, rate) for options, rate in zip(settings_tried, rates, strict=True)]
     path = tuned_path(bundle.folder)
@@ -75,7 +77,7 @@ def tune(settings: TuneSettings) -> Path:
 def choose(trials: list[Trial]) -> Trial:
     """The smallest batch, then the fewest threads, among those within 2 % of the best median."""
     best = max(trial.texts_per_s for trial in trials)
-    good = [trial for trial in trials if trial.texts_per_s >= _LEVEL * best]
+    good = [trial for trial in trials if trial.texts_per_s >= _TIE_SHARE * best]
     return min(good, key=lambda trial: (trial.tokens, trial.threads, trial.sessions))
 
 
@@ -89,7 +91,7 @@ def _candidates(settings: TuneSettings) -> Iterator[EngineOptions]:
 
 
 def _texts_per_s(bundle: Bundle, options: EngineOptions, seconds: float) -> float:
-    """Encode texts of mixed length, a step of the worker at a time."""
+    """Encode texts of mixed length, in steps as in the worker."""
     with Recommender(bundle, options) as engine:
         words = [word for item in engine.catalogue.items for word in item.text.split()]
         rng = random.Random(7)  # noqa: S311 (the same texts for every setting)
@@ -112,7 +114,7 @@ def _trial(options: EngineOptions, rates: list[float]) -> Trial:
     )
 
 
-def _words(options: EngineOptions) -> str:
+def _describe(options: EngineOptions) -> str:
     return f"{options.sessions} sessions x {options.threads} threads, {options.limits.tokens} tokens"
 
 

@@ -1,4 +1,4 @@
-"""What `swiftrec tune` found for a bundle on this machine, and the engine options that follow from it."""
+"""The results of `swiftrec tune` for a bundle on this machine, and engine options based on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GPU_TOKENS = 16_384
 
 
 class Trial(BaseModel):
-    """One setting and what it gave; times are medians over the repeats."""
+    """One setting and its throughput: the median, the lowest and the highest of the repeats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class Trial(BaseModel):
 
 
 class Tuned(BaseModel):
-    """`<version>.tuned.json` beside the bundle's folder."""
+    """`<version>.tuned.json` next to the bundle's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,12 +46,12 @@ class Tuned(BaseModel):
 
 
 def tuned_path(folder: Path) -> Path:
-    """Where the result for the bundle in `folder` lies."""
+    """The path of the result for the bundle in `folder`."""
     return folder.with_name(f"{folder.name}.tuned.json")
 
 
 def read_tuned(folder: Path, device: str, variant: str) -> Tuned | None:
-    """The result for this bundle, if there is one from this machine, device and variant (its full name)."""
+    """The result for a bundle, if it is from this machine, device and variant (its full name)."""
     path = tuned_path(folder)
     try:
         tuned = Tuned.model_validate_json(path.read_bytes())
@@ -64,7 +64,7 @@ def read_tuned(folder: Path, device: str, variant: str) -> Tuned | None:
 
 
 def engine_options(settings: ServerSettings, bundle: Bundle | None = None) -> EngineOptions:
-    """The settings, where they leave a choice as tuned for the bundle's variant that serves, else the defaults.
+    """The engine options from the settings; choices left open are taken from the tuned result, else from defaults.
 
     Raises:
         BundleError: the bundle has no such variant.
@@ -90,8 +90,8 @@ def queue_limits(settings: ServerSettings) -> Limits:
     """The limits of a step and of the queue."""
     return Limits(
         jobs=settings.max_batch_jobs,
-        waiting_jobs=settings.max_waiting_jobs,
-        waiting_tokens=settings.max_waiting_tokens,
+        queue_requests=settings.max_queue_requests,
+        queue_tokens=settings.max_queue_tokens,
         budget_s=settings.queue_budget_ms / 1e3,
         aging_s=settings.aging_ms / 1e3,
     )

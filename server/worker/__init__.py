@@ -1,1 +1,1 @@
-"""The worker: takes calls as bytes, answers them a batch at a time; knows neither gRPC nor processes."""
+"""The worker: handles calls in batches, bytes in and bytes out. Independent of gRPC and of processes."""

@@ -1,4 +1,4 @@
-"""The thread that drives a worker, and the queue through which a front reaches it in one process."""
+"""The thread that runs a worker, and the queue through which a front sends it calls."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from swiftrec.server.worker.worker import Worker
 _log = logging.getLogger(__name__)
 _NO_LOAD = Load(0, 0, 0.0)
 HANG_TIMEOUT_S = 10.0
-_ADMIT_S = 0.02  # that calls are admitted before a step
-_LOOKS = 4  # of the watchdog within that time
-_PREDICTED_STEPS = 4  # times the predicted length of a step that is slow but ends
+_MAX_ADMIT_S = 0.02  # spent on admitting calls before a step
+_CHECKS_PER_TIMEOUT = 4  # of the watchdog
+_HANG_FACTOR = 4  # times the predicted time of a step, below which it is slow and not hanging
 
 
 class WorkerThread:
     """A worker in this process: `server.front.link.Link`.
 
-    A step that does not end, such as one whose model hangs, cannot be interrupted; a second thread says so.
+    A step that hangs, for example in a model, cannot be interrupted; a second thread detects and reports it.
 
     Args:
-        worker: used by this thread alone.
-        on_death: called with the reason if the thread ends by an error of ours, or a step does not end; the server is
-            not healthy from then on.
-        hang_timeout_s: a step that takes longer than this, and than four times its predicted time, does not end.
+        worker: used by this thread only.
+        on_death: called with the reason if the thread ends unexpectedly or a step hangs; the server is unhealthy then.
+        hang_timeout_s: a step that takes longer than this, and than four times its predicted time, hangs.
     """
 
     def __init__(
@@ -50,25 +49,25 @@ class WorkerThread:
 
     @property
     def load(self) -> Load:
-        """What waits, as it was after the last step."""
+        """The load of the queue after the last step."""
         return self._load
 
     def start(self) -> None:
-        """Begin to answer calls."""
+        """Start the threads."""
         self._thread.start()
         self._watchdog.start()
 
     def send(self, ticket: Ticket) -> None:
-        """Have a call answered; never blocks."""
+        """Send a call to the worker; never blocks."""
         self._inbox.put(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Drop a call: the client has gone, or its deadline has passed. Its `done` is not called."""
+        """Cancel a call: its client has disconnected, or its deadline has passed. Its `done` is not called."""
         ticket.is_cancelled = True
         self._inbox.put(ticket)
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Answer what was sent, then end the thread; without waiting longer than `timeout_s`."""
+        """Finish the calls that were sent, then end the thread; wait at most `timeout_s`."""
         self._is_stopping = True
         self._inbox.put(None)
         if self._thread.ident is not None:
@@ -84,42 +83,42 @@ class WorkerThread:
                     self._worker.step()
                 self._busy_since = None
                 self._load = self._worker.load
-        except BaseException:  # noqa: BLE001 (whatever it is: health must say so)
-            _log.exception("the worker's thread died")
-            self._on_death("the worker's thread has died")
-            self._refuse_all()
+        except BaseException:  # noqa: BLE001 (any error must turn health NOT_SERVING)
+            _log.exception("the worker thread has died")
+            self._on_death("the worker thread has died")
+            self._fail_all()
         finally:
             self._has_ended.set()
 
-    def _refuse_all(self) -> None:
-        """Refuse what was admitted and what is sent from now on, instead of leaving it to its deadline."""
-        error = ShuttingDown("the server has failed and has to be restarted")
-        self._worker.refuse_all(error)
+    def _fail_all(self) -> None:
+        """Fail admitted calls and all later ones immediately, rather than at their deadlines."""
+        error = ShuttingDown("the server has failed and must be restarted")
+        self._worker.fail_all(error)
         while not self._is_stopping or not self._inbox.empty():
             ticket = self._inbox.get()
             if ticket is not None and not ticket.is_cancelled:
                 ticket.done(error)
 
     def _watch(self) -> None:
-        """Look at times whether a step has ended."""
-        while not self._has_ended.wait(self._hang_timeout_s / _LOOKS):
+        """Check regularly whether a step hangs."""
+        while not self._has_ended.wait(self._hang_timeout_s / _CHECKS_PER_TIMEOUT):
             if self.is_hanging(time.monotonic()):
-                _log.error("a step does not end")
-                self._on_death("a model does not answer")
+                _log.error("a step hangs")
+                self._on_death("a model does not respond")
                 return
 
     def is_hanging(self, now: float) -> bool:
-        """Whether what the worker does should have ended by now."""
-        limit_s = max(self._hang_timeout_s, _PREDICTED_STEPS * self._worker.step_s)
+        """Whether the current step takes too long."""
+        limit_s = max(self._hang_timeout_s, _HANG_FACTOR * self._worker.step_s)
         since = self._busy_since
         return since is not None and now - since > limit_s
 
     def _admit(self, ticket: Ticket | None) -> None:
-        """Admit `ticket` and what was sent; if there is something to do, for a time only."""
-        ends = time.monotonic() + _ADMIT_S
+        """Admit `ticket` and the calls in the inbox; for a limited time if there is work to do."""
+        ends = time.monotonic() + _MAX_ADMIT_S
         if ticket is not None:
             self._worker.admit(ticket)
-        for _ in range(self._inbox.qsize()):  # this thread alone takes
+        for _ in range(self._inbox.qsize()):  # only this thread removes items
             ticket = self._inbox.get()
             if ticket is not None:
                 self._worker.admit(ticket)

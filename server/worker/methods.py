@@ -1,4 +1,4 @@
-"""The methods of swiftrec.v1: what a worker does for each of their calls."""
+"""The methods of swiftrec.v1, as calls of a worker."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from swiftrec.server.pipeline.request_state import RequestState
 from swiftrec.server.status import code_of, sentence
 from swiftrec.server.telemetry.metrics import Metrics
 from swiftrec.server.ticket import Reply, Ticket
+from swiftrec.server.worker.call import Task, WorkerCall
 from swiftrec.server.worker.respond import write_response
 from swiftrec.server.worker.validate import (
     InputLimits,
+    check_batch,
     check_each,
     check_entries,
-    check_list,
     check_name,
     check_text,
     to_priority,
     to_request,
     to_version,
 )
-from swiftrec.server.worker.work import Task, Work
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What methods work with.
+    """Shared by the methods.
 
     Args:
         registry: the bundles.
         limits: of requests.
         sizes: of messages.
-        metrics: where the time of stages is counted.
+        metrics: records the time of stages.
     """
 
     registry: Registry[Recommender]
@@ -57,15 +57,15 @@ class Services:
     metrics: Metrics
 
 
-class Recommendation(Work):
+class RecommendCall(WorkerCall):
     """`RecommenderService.Recommend`."""
 
     def __init__(self, services: Services, ticket: Ticket, arrival: float) -> None:
         super().__init__(ticket, arrival)
         self._services = services
 
-    def open(self) -> Iterable[float]:
-        """One request."""
+    def prepare(self) -> Iterable[float]:
+        """Add the request."""
         self._add(decode(pb.RecommendRequest, self.ticket.message))
         return ()
 
@@ -77,7 +77,7 @@ class Recommendation(Work):
 
     def _add(self, message: pb.RecommendRequest) -> None:
         request = to_request(message, self._services.limits)
-        recommender = self.hold(self._services.registry.use(message.bundle, to_version(message.version)))
+        recommender = self.acquire(self._services.registry.lease(message.bundle, to_version(message.version)))
         self.add(recommender, [recommender.resolve(request)], "ranker", request.priority)
 
     def _write(self, message: pb.RecommendResponse, now: float) -> None:
@@ -85,11 +85,11 @@ class Recommendation(Work):
         self.count(self.tasks, now)
 
 
-class StreamedRecommendation(Recommendation):
-    """One message of `RecommenderService.StreamRecommend`; an error concerns its own message only."""
+class StreamRecommendCall(RecommendCall):
+    """One message of `RecommenderService.StreamRecommend`; an error affects only this message."""
 
-    def open(self) -> Iterable[float]:
-        """One request."""
+    def prepare(self) -> Iterable[float]:
+        """Add the request."""
         self._add(decode(pb.StreamRecommendRequest, self.ticket.message).request)
         return ()
 
@@ -99,15 +99,15 @@ class StreamedRecommendation(Recommendation):
         self._write(message.result.response, now)
         return self._services.sizes.encode(message)
 
-    def fail(self, error: SwiftrecError) -> Reply:
-        """A message of the stream that says it."""
+    def write_error(self, error: SwiftrecError) -> Reply:
+        """The error as a message of the stream."""
         message = pb.StreamRecommendResponse()
-        _refuse(error, message.result)
+        _set_error(error, message.result)
         return message.SerializeToString()
 
 
-class BatchRecommendation(Work):
-    """`RecommenderService.BatchRecommend`: an error of one request is its own result."""
+class BatchRecommendCall(WorkerCall):
+    """`RecommenderService.BatchRecommend`: the error of a request is its result, and affects no other."""
 
     def __init__(self, services: Services, ticket: Ticket, arrival: float) -> None:
         super().__init__(ticket, arrival)
@@ -116,33 +116,33 @@ class BatchRecommendation(Work):
         self._results: dict[Task, bytes | SwiftrecError] = {}
         self._recommenders: dict[tuple[str, int], Recommender] = {}
 
-    def open(self) -> Iterator[float]:
-        """A request for each entry that is valid."""
+    def prepare(self) -> Iterator[float]:
+        """Add each valid request."""
         message = decode(pb.BatchRecommendRequest, self.ticket.message)
-        check_list(message.requests, self._services.limits)
+        check_batch(message.requests, self._services.limits)
         for entry in message.requests:
-            self._entries.append(self._open(entry))
+            self._entries.append(self._prepare_entry(entry))
             yield len(self._entries) / len(message.requests)
 
-    def finished(self, task: Task) -> None:
-        """Write the result of a request: all of them at the end would keep other calls waiting."""
-        time.sleep(0)  # let go of the interpreter: gRPC's thread would wait 5 ms for it, and a probe twice
+    def on_task_end(self, task: Task) -> None:
+        """Serialise the result of a request now: all results at the end would delay other calls."""
+        time.sleep(0)  # release the GIL: gRPC's thread would wait 5 ms for it, twice for a probe
         try:
             message = pb.BatchRecommendResponse()
             _write(self._services, task, message.results.add().response)
             self._results[task] = self._services.sizes.encode(message)
         except SwiftrecError as error:
             self._results[task] = error
-        except Exception as failure:  # noqa: BLE001 (it concerns this request alone)
+        except Exception as failure:  # noqa: BLE001 (affects only this request)
             self._results[task] = internal_error(failure)
 
     def respond(self, now: float) -> bytes:
-        """A result for each request, in order: messages one after the other are one with all their results."""
-        found = [self._results[entry] if isinstance(entry, Task) else entry for entry in self._entries]
-        for result in found:
+        """The result of each request, in order: concatenated messages are one message with all results."""
+        results = [self._results[entry] if isinstance(entry, Task) else entry for entry in self._entries]
+        for result in results:
             if isinstance(result, MessageTooLarge):
                 raise result
-        data = b"".join(result if isinstance(result, bytes) else _refused(result) for result in found)
+        data = b"".join(result if isinstance(result, bytes) else _error_result(result) for result in results)
         self._services.sizes.check_response(len(data))
         self._count(now)
         return data
@@ -152,32 +152,32 @@ class BatchRecommendation(Work):
             if isinstance(self._results[task], bytes):
                 self.count([task], now)
             else:
-                task.model.statistics.failed(now - self.arrival)
+                task.model.statistics.count_failure(now - self.arrival)
 
     def release(self) -> None:
-        """Let go of the requests, too."""
+        """Release the leases and the requests."""
         super().release()
         self._entries, self._results = [], {}
 
-    def _open(self, entry: pb.RecommendRequest) -> Task | SwiftrecError:
-        """A request in the queue, or why there is none."""
+    def _prepare_entry(self, entry: pb.RecommendRequest) -> Task | SwiftrecError:
+        """Add a request of the batch; returns its task or its error."""
         try:
             request = to_request(entry, self._services.limits)
             key = entry.bundle, to_version(entry.version)
             if key not in self._recommenders:
-                self._recommenders[key] = self.hold(self._services.registry.use(*key))
+                self._recommenders[key] = self.acquire(self._services.registry.lease(*key))
             recommender = self._recommenders[key]
             self.add(recommender, [recommender.resolve(request)], "ranker", request.priority)
         except (InvalidRequest, NotFound) as error:
             return error
-        except SwiftrecError:  # it concerns every request alike
+        except SwiftrecError:  # affects every request
             raise
-        except Exception as failure:  # noqa: BLE001 (it concerns this request alone)
+        except Exception as failure:  # noqa: BLE001 (affects only this request)
             return internal_error(failure)
         return self.tasks[-1]
 
 
-class Encoding(Work):
+class EncodeCall(WorkerCall):
     """`EncoderService.Encode`."""
 
     is_one_request = True
@@ -186,19 +186,19 @@ class Encoding(Work):
         super().__init__(ticket, arrival)
         self._services = services
 
-    def open(self) -> Iterator[float]:
-        """A request for each text, so that a long list is no longer a step than any other."""
+    def prepare(self) -> Iterator[float]:
+        """Add a request for each text, so that a call with many texts does not make a step longer."""
         limits, message = self._services.limits, decode(encoder_pb2.EncodeRequest, self.ticket.message)
         check_entries(len(message.texts), "texts", limits)
         texts = list(check_each("texts", message.texts, partial(check_text, field="", limits=limits)))
         priority, version = to_priority(message.priority), to_version(message.version)
-        recommender = self.hold(self._services.registry.use(check_name(message.bundle, "bundle"), version))
+        recommender = self.acquire(self._services.registry.lease(check_name(message.bundle, "bundle"), version))
         self._services.sizes.check_response(FLOAT_BYTES * len(texts) * recommender.bundle.manifest.dimensions)
         yield from self.add_texts(recommender, texts, priority)
 
     def respond(self, now: float) -> bytes:
-        """The vectors for the ranker."""
-        vectors, manifest = vectors_of(self.tasks), self.tasks[0].recommender.bundle.manifest
+        """The ranker half of each vector."""
+        vectors, manifest = ranker_vectors(self.tasks), self.tasks[0].recommender.bundle.manifest
         message = encoder_pb2.EncodeResponse(
             vectors=vectors.astype("<f4", copy=False).tobytes(),
             rows=vectors.shape[0],
@@ -211,21 +211,21 @@ class Encoding(Work):
         return data
 
 
-def recommender_methods(services: Services) -> dict[str, Callable[[Ticket, float], Work]]:
-    """What makes the work of a call, by the full name of its method."""
+def recommender_methods(services: Services) -> dict[str, Callable[[Ticket, float], WorkerCall]]:
+    """Full name of a method -> constructor of its calls."""
     return {
-        "/swiftrec.v1.RecommenderService/Recommend": partial(Recommendation, services),
-        "/swiftrec.v1.RecommenderService/BatchRecommend": partial(BatchRecommendation, services),
-        "/swiftrec.v1.RecommenderService/StreamRecommend": partial(StreamedRecommendation, services),
-        "/swiftrec.v1.EncoderService/Encode": partial(Encoding, services),
+        "/swiftrec.v1.RecommenderService/Recommend": partial(RecommendCall, services),
+        "/swiftrec.v1.RecommenderService/BatchRecommend": partial(BatchRecommendCall, services),
+        "/swiftrec.v1.RecommenderService/StreamRecommend": partial(StreamRecommendCall, services),
+        "/swiftrec.v1.EncoderService/Encode": partial(EncodeCall, services),
     }
 
 
-def vectors_of(tasks: list[Task]) -> NDArray[np.float32]:
-    """The vectors for the ranker of texts, one a task, float32 [texts, dimensions].
+def ranker_vectors(tasks: list[Task]) -> NDArray[np.float32]:
+    """The ranker halves of the vectors of texts, one text for each task: float32 [texts, dimensions].
 
     Raises:
-        SwiftrecError: the first error that a text met.
+        SwiftrecError: the first error of a text.
     """
     for task in tasks:
         if task.state.error:
@@ -235,29 +235,29 @@ def vectors_of(tasks: list[Task]) -> NDArray[np.float32]:
 
 
 def _write(services: Services, task: Task, message: pb.RecommendResponse) -> int:
-    """Write the result of a recommendation; the bytes of its items.
+    """Write the result of a recommendation; returns the size of its items in bytes.
 
     Raises:
-        SwiftrecError: what it met.
+        SwiftrecError: the recommendation failed.
     """
-    answer = task.recommender.answer(cast("RequestState", task.state))
-    if isinstance(answer, SwiftrecError):
-        raise answer
-    services.metrics.observe_steps(answer.timings)
+    result = task.recommender.to_result(cast("RequestState", task.state))
+    if isinstance(result, SwiftrecError):
+        raise result
+    services.metrics.observe_steps(result.timings)
     manifest = task.recommender.bundle.manifest
-    return write_response(message, answer, manifest.name, manifest.version)
+    return write_response(message, result, manifest.name, manifest.version)
 
 
-def _refused(error: SwiftrecError) -> bytes:
-    """The result of a request of a batch that has failed."""
+def _error_result(error: SwiftrecError) -> bytes:
+    """The serialised result of a failed request of a batch."""
     if error.__cause__:
         _log.error("a request of a batch failed", exc_info=error.__cause__)
     message = pb.BatchRecommendResponse()
-    _refuse(error, message.results.add())
+    _set_error(error, message.results.add())
     return message.SerializeToString()
 
 
-def _refuse(error: SwiftrecError, result: pb.BatchRecommendResult) -> None:
+def _set_error(error: SwiftrecError, result: pb.BatchRecommendResult) -> None:
     result.error.code, result.error.message = code_of(error), sentence(error)
     if isinstance(error, InvalidRequest):
         result.error.field = error.field[:256]

@@ -1,4 +1,4 @@
-"""Protobuf to domain, with every field checked before anything is queued."""
+"""Converts protobuf requests to the domain, and checks every field before a request is queued."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ A = TypeVar("A")
 B = TypeVar("B")
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 1_000
-_MOST_IDS, _MOST_CONDITIONS, _MOST_VALUES = 10_000, 64, 1_000
-_NAME_CHARS = 2_000
+_MAX_IDS, _MAX_CONDITIONS, _MAX_VALUES = 10_000, 64, 1_000  # of a filter
+_MAX_NAME_CHARS = 2_000
 
 _NO_FILTER = Filter()
 
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """What a request may hold.
+    """Limits of a request.
 
     Args:
         text_chars: characters of a text.
-        history: events of one entry.
-        entries: of a list.
-        items: that one call may ask for, over all entries.
-        events: of one call, over all entries.
-        filter_values: ids and values in the filters of one call, over all entries.
+        history: events of one request.
+        entries: requests or texts of one call.
+        items: requested by one call in total.
+        events: of one call in total.
+        filter_values: ids and values in the filters of one call in total.
     """
 
     text_chars: int = 2_000
@@ -47,10 +47,10 @@ class InputLimits:
 
 
 def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
-    """Check and convert.
+    """Check and convert a request.
 
     Raises:
-        InvalidRequest: names the first field that is wrong.
+        InvalidRequest: names the first invalid field.
     """
     top_k = message.top_k if message.HasField("top_k") else DEFAULT_TOP_K
     if not 1 <= top_k <= MAX_TOP_K:
@@ -73,27 +73,27 @@ def to_request(message: pb.RecommendRequest, limits: InputLimits) -> Request:
 
 
 def to_priority(value: int) -> int:
-    """1 to 9, or the default for 0."""
+    """A priority from 1 to 9; the default for 0."""
     if value not in PRIORITIES:
         raise InvalidRequest("priority", f"must be 1 (most urgent) to 9, or 0 for the default, got {value}")
     return value or DEFAULT_PRIORITY
 
 
 def to_version(value: int) -> int:
-    """A version, or 0 for the newest."""
+    """A version; 0 means the newest."""
     if value < 0:
         raise InvalidRequest("version", f"must not be negative, got {value}")
     return value
 
 
 def check_entries(number: int, field: str, limits: InputLimits) -> None:
-    """Refuse a list that is empty or too long."""
+    """Reject a batch that is empty or too large."""
     if not 1 <= number <= limits.entries:
         raise InvalidRequest(field, f"must have 1..{limits.entries} entries, got {number}")
 
 
-def check_list(requests: Sequence[pb.RecommendRequest], limits: InputLimits) -> None:
-    """Refuse a list of recommend requests that is too long, or whose entries are too much together.
+def check_batch(requests: Sequence[pb.RecommendRequest], limits: InputLimits) -> None:
+    """Reject a batch of recommend requests that is too large, by number or in total.
 
     Raises:
         InvalidRequest: names the field `requests`.
@@ -106,56 +106,56 @@ def check_list(requests: Sequence[pb.RecommendRequest], limits: InputLimits) -> 
 
 
 def check_items(number: int, field: str, limits: InputLimits) -> None:
-    """Refuse a call that asks for too many items, summed over its entries."""
+    """Reject a call that asks for too many items in total."""
     _check_total(number, limits.items, field, "asks for {} items", "--max-items", "ask for fewer items")
 
 
 def check_events(number: int, field: str, limits: InputLimits) -> None:
-    """Refuse a call with too many events, summed over its entries."""
+    """Reject a call with too many events in total."""
     remedy = "send only the last events of each history"
     _check_total(number, limits.events, field, "has {} events", "--max-events", remedy)
 
 
 def check_filter_values(number: int, field: str, limits: InputLimits) -> None:
-    """Refuse a call with too many ids and values in its filters, summed over its entries."""
+    """Reject a call with too many ids and values in its filters in total."""
     remedy = "name fewer ids or values"
     _check_total(number, limits.filter_values, field, "has {} ids and values of filters", "--max-filter-values", remedy)
 
 
-def _check_total(number: int, limit: int, field: str, found: str, setting: str, remedy: str) -> None:
-    """Refuse a call of which the sum over its entries exceeds a limit."""
+def _check_total(number: int, limit: int, field: str, total: str, setting: str, remedy: str) -> None:
+    """Reject a call if a total over its requests exceeds a limit."""
     if number > limit:
-        reason = f"{found.format(number)} in all, more than {setting} ({limit})"
+        reason = f"{total.format(number)} in all, more than {setting} ({limit})"
         raise InvalidRequest(field, f"{reason}: {remedy}, or send fewer entries in one call")
 
 
 def check_name(name: str, field: str) -> str:
-    """Refuse a name or an id that cannot be one."""
+    """Reject a name or an id that is too long or has a NUL character."""
     if "\0" in name:
-        raise InvalidRequest(field, "must not hold a NUL character")
-    if len(name) > _NAME_CHARS:
-        raise InvalidRequest(field, f"at most {_NAME_CHARS} characters, got {len(name)}")
+        raise InvalidRequest(field, "must not contain a NUL character")
+    if len(name) > _MAX_NAME_CHARS:
+        raise InvalidRequest(field, f"at most {_MAX_NAME_CHARS} characters, got {len(name)}")
     return name
 
 
 def check_text(text: str, field: str, limits: InputLimits) -> str:
-    """Refuse a text without a visible character and one over the limit."""
+    """Reject a text that has no visible character or is too long."""
     if not text:
         raise InvalidRequest(field, "must not be empty")
-    if len(text) > limits.text_chars:  # first, since the others look at each character
+    if len(text) > limits.text_chars:  # first: the next checks read each character
         raise InvalidRequest(field, f"at most {limits.text_chars} characters, got {len(text)}")
     if is_blank(text):
         raise InvalidRequest(field, "must have a visible character, not only spaces, control or format characters")
     if "\0" in text:
-        raise InvalidRequest(field, "must not hold a NUL character")
+        raise InvalidRequest(field, "must not contain a NUL character")
     return text
 
 
 def check_each(field: str, values: Iterable[A], check: Callable[[A], B]) -> Iterator[B]:
-    """Check the values of a repeated field; the index of a value is named only if it is wrong.
+    """Check the values of a repeated field.
 
     Raises:
-        InvalidRequest: names the first value that is wrong, and in it the field that `check` names.
+        InvalidRequest: names the index of the first invalid value, and the field within it that `check` names.
     """
     for n, value in enumerate(values):
         try:
@@ -179,7 +179,7 @@ def _event(limits: InputLimits, event: pb.Event) -> ItemEvent | TextEvent:
 
 
 def _count_items(message: pb.RecommendRequest) -> int:
-    """The items that an entry asks for; none if their number is refused by itself."""
+    """The number of items that a request asks for; 0 if it is invalid, which is reported for that request."""
     top_k = message.top_k if message.HasField("top_k") else DEFAULT_TOP_K
     return top_k if 1 <= top_k <= MAX_TOP_K else 0
 
@@ -190,15 +190,15 @@ def _count_filter_values(message: pb.Filter) -> int:
 
 
 def _filter(message: pb.Filter, limits: InputLimits) -> Filter:
-    for name, values, most in (
-        ("allowed_item_ids", message.allowed_item_ids, _MOST_IDS),
-        ("denied_item_ids", message.denied_item_ids, _MOST_IDS),
-        ("any_of", message.any_of, _MOST_CONDITIONS),
-        ("all_of", message.all_of, _MOST_CONDITIONS),
-        ("none_of", message.none_of, _MOST_CONDITIONS),
+    for name, values, limit in (
+        ("allowed_item_ids", message.allowed_item_ids, _MAX_IDS),
+        ("denied_item_ids", message.denied_item_ids, _MAX_IDS),
+        ("any_of", message.any_of, _MAX_CONDITIONS),
+        ("all_of", message.all_of, _MAX_CONDITIONS),
+        ("none_of", message.none_of, _MAX_CONDITIONS),
     ):
-        if len(values) > most:
-            raise InvalidRequest(f"filter.{name}", f"at most {most}, got {len(values)}")
+        if len(values) > limit:
+            raise InvalidRequest(f"filter.{name}", f"at most {limit}, got {len(values)}")
     check_filter_values(_count_filter_values(message), "filter", limits)
     return Filter(
         allowed=_ids(message.allowed_item_ids, "filter.allowed_item_ids"),
@@ -222,7 +222,7 @@ def _condition(message: pb.AttributeValues) -> AttributeValues:
         raise InvalidRequest("name", "must not be empty")
     if not message.values:
         raise InvalidRequest("values", "needs at least one value")
-    if len(message.values) > _MOST_VALUES:
-        raise InvalidRequest("values", f"at most {_MOST_VALUES}, got {len(message.values)}")
+    if len(message.values) > _MAX_VALUES:
+        raise InvalidRequest("values", f"at most {_MAX_VALUES}, got {len(message.values)}")
     check_name(message.name, "name")
     return AttributeValues(message.name, tuple(check_each("values", message.values, partial(check_name, field=""))))

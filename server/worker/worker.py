@@ -1,4 +1,4 @@
-"""The worker: admits calls, and answers them a step at a time. Free of gRPC and of threads; time comes from a clock."""
+"""The worker: admits calls and runs their requests in steps. Has no threads; the time comes from a clock."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from swiftrec.server.batching.scheduler import Limits
 from swiftrec.server.errors import DeadlineExceeded, SwiftrecError, internal_error
 from swiftrec.server.pipeline.recommender import Recommender
 from swiftrec.server.ticket import Ticket
-from swiftrec.server.worker.opening import Opening
-from swiftrec.server.worker.work import Task, Work
+from swiftrec.server.worker.call import Task, WorkerCall
+from swiftrec.server.worker.preparation import PreparationQueue
 
 _log = logging.getLogger(__name__)
-_ITEM_S = 2e-6  # of writing an item of a response, until it is measured
-_OPEN_SHARE = 0.5  # of a step's time that is spent on messages that are not open, before each step
-_BYTE_S = 1e-6  # of a batch call, until it is measured
-_LARGE_BYTES = 2_048  # of a message from which on it counts as a batch call before it is open
-_EARLY_SHARE = 0.7  # of what a call is predicted to cost by its bytes, so that few are refused that would do
-_LATELY_S = 0.25  # within which a single call was queued: others will follow
+_ITEM_S = 2e-6  # initial estimate for an item of a response
+_PREPARE_SHARE = 0.5  # of the time of a step, for preparing large messages before it
+_BYTE_S = 1e-6  # initial estimate for a byte of a batch call
+_LARGE_MESSAGE_BYTES = 2_048  # from which a message counts as a batch call before it is prepared
+_EARLY_COST_SHARE = 0.7  # of the cost predicted by size, so that few calls are rejected needlessly
+_SINGLE_CALL_WINDOW_S = 0.25  # after a single call, in which others are expected
 _MIN_ENTRIES_S = 0.001  # of a step that batch calls share with single calls
-_SINGLE_FADE = 0.1
-_MIN_DRIFT = 0.1  # a step is at most ten times longer than its requests are predicted to take
+_SINGLE_CALL_WEIGHT = 0.1  # of a new observation in the moving average
+_MIN_DRIFT = 0.1  # limits the requests of a step to ten times their predicted cost
 _MIN_PREDICTED_S = 1e-9
 
 
 class WorkerRecorder(AdmissionRecorder, Protocol):
-    """Records what a worker decides."""
+    """Records the decisions of a worker."""
 
-    def stepped(self, reason: Enum, /) -> None:
-        """A step begins; why it has no more requests."""
+    def on_step(self, reason: Enum, /) -> None:
+        """A step begins; `reason`: why it has no more requests."""
 
 
 class Worker:
-    """Calls in, replies out. `admit` and `step` are called by one thread.
+    """Calls in, replies out. `admit` and `step` must be called by one thread.
 
     Args:
-        methods: makes the work of a call, from its ticket and the time of its arrival; by full name.
+        methods: full name -> constructor of a call, from its ticket and the time of its arrival.
         limits: of a step and of the queue.
-        recorder: records what it decides.
-        clock: seconds, monotonic; the one of the tickets' deadlines.
-        reject: the rule that rejects calls; tests turn it off to see what it is good for.
+        recorder: records its decisions.
+        clock: seconds, monotonic; the clock of the tickets' deadlines.
+        reject: the admission rule, which tests replace.
     """
 
     def __init__(
         self,
-        methods: Mapping[str, Callable[[Ticket, float], Work]],
+        methods: Mapping[str, Callable[[Ticket, float], WorkerCall]],
         limits: Limits,
         *,
         recorder: WorkerRecorder | None = None,
@@ -61,159 +61,159 @@ class Worker:
     ) -> None:
         self._methods, self._limits, self._recorder, self._clock = methods, limits, recorder, clock
         self._queue: RequestQueue[Task] = RequestQueue(limits.aging_s)
-        self._works: dict[Ticket, Work] = {}  # calls whose requests are queued
-        self._opening = Opening(clock)
-        self._drift = Rate(1.0, limits.step_s)  # real seconds for each predicted one
+        self._calls: dict[Ticket, WorkerCall] = {}  # calls whose requests are queued
+        self._preparing = PreparationQueue(clock)
+        self._drift = Rate(1.0, limits.step_s)  # measured seconds for each predicted second
         self._admission = Admission(self._queue, self._drift, limits, recorder, reject)
         self._byte = Rate(_BYTE_S)  # predicted seconds of a batch call for each byte of its message
         self._response = Rate(_ITEM_S)  # seconds for each item of a response
-        self._last_drift = 1.0  # of the last step: after a slow step the next one is short
-        self._admitted_s = 0.0  # that admitting calls has taken since the last step
+        self._last_drift = 1.0  # of the last step: after a slow step the next is short
+        self._admitted_s = 0.0  # spent on admitting calls since the last step
         self._step_s = 0.0
-        self._single_at = -_LATELY_S  # when a call with one request was queued last
-        self._single_s = 0.0  # how long the step of such a call takes alone
+        self._single_at = -_SINGLE_CALL_WINDOW_S  # when the last call with one request was queued
+        self._single_s = 0.0  # mean time of a step with one such call
 
     @property
     def has_work(self) -> bool:
-        """Whether anything waits for a step."""
-        return self._queue.waiting.requests > 0 or bool(self._opening)
+        """Whether a request is queued or a call is being prepared."""
+        return self._queue.waiting.requests > 0 or bool(self._preparing)
 
     @property
     def load(self) -> Load:
-        """What waits, and for how long."""
+        """The load of the queue."""
         waiting = self._queue.waiting
-        return Load(waiting.requests, waiting.tokens, self._drift(waiting.cost_s) + self._opening.wait_s)
+        return Load(waiting.requests, waiting.tokens, self._drift(waiting.cost_s) + self._preparing.wait_s)
 
     @property
     def step_s(self) -> float:
-        """Predicted length of the step that runs, or ran last."""
+        """Predicted time of the current or last step."""
         return self._step_s
 
     @property
     def calls(self) -> int:
-        """Calls without a reply."""
-        return len(self._works) + len(self._opening)
+        """Number of calls without a reply."""
+        return len(self._calls) + len(self._preparing)
 
     def admit(self, ticket: Ticket) -> None:
-        """Decode, validate, resolve and predict a call; then refuse it at once or queue it."""
+        """Decode, validate and resolve a call and predict its cost; then reject or queue it."""
         if ticket.is_cancelled:
             self.cancel(ticket)
             return
         now = self._clock()
-        work = self._methods[ticket.method](ticket, now)
+        call = self._methods[ticket.method](ticket, now)
         if error := self._early_rejection(ticket, now):
-            self._refuse(work, error)
+            self._fail(call, error)
         else:
-            self._open(work)
+            self._prepare(call)
         self._admitted_s += self._clock() - now
 
     def cancel(self, ticket: Ticket) -> None:
-        """The client has gone, or the deadline has passed: requests that have not started never run."""
+        """End a call whose client has disconnected or whose deadline has passed; its queued requests never run."""
         now = self._clock()
-        if work := self._take_back(ticket, "expired" if ticket.deadline <= now else "cancelled"):
-            work.failed(now)
-            work.release()
+        if call := self._withdraw(ticket, "expired" if ticket.deadline <= now else "cancelled"):
+            call.count_failed(now)
+            call.release()
 
-    def refuse_all(self, error: SwiftrecError) -> None:
-        """End every call that was admitted; nothing can be answered any more."""
-        works, self._works = [*self._works.values(), *self._opening.clear()], {}
-        for work in works:
-            self._refuse(work, error)
+    def fail_all(self, error: SwiftrecError) -> None:
+        """Fail every admitted call."""
+        calls, self._calls = [*self._calls.values(), *self._preparing.clear()], {}
+        for call in calls:
+            self._fail(call, error)
 
     def step(self) -> None:
-        """Go on with what is not open, and answer the most urgent requests as one batch."""
-        if self._opening:
-            self._open_more()
+        """Continue preparing large messages, then run the most urgent requests as one batch."""
+        if self._preparing:
+            self._prepare_more()
         started = self._clock()
         drift = max(self._drift(1.0), self._last_drift, _MIN_DRIFT)
         limits = replace(self._limits, step_s=self._limits.step_s / drift)
         step = self._queue.next_step(limits, started, self._entries_s(started) / drift)
         for task in (*step.requests, *step.expired):
-            task.model.left_queue(task.tokens)
+            task.model.on_dequeued(task.tokens)
         for task in step.expired:
             self._expire(task)
-        tasks = [task for task in step.requests if self._is_wanted(task)]
+        tasks = [task for task in step.requests if self._has_caller(task)]
         if not tasks:
             self._admitted_s = 0.0
             return
         if self._recorder:
-            self._recorder.stepped(step.reason)
+            self._recorder.on_step(step.reason)
         predicted_s = sum(task.cost_s for task in tasks)
         self._step_s = self._drift(predicted_s)
         for task in tasks:
             task.state.started = started
-            task.model.started(started - task.work.arrival)
+            task.model.on_started(started - task.call.arrival)
         for recommender in dict.fromkeys(task.recommender for task in tasks):
             self._run(recommender, [task for task in tasks if task.recommender is recommender])
         self._respond(tasks)
-        took_s = self._clock() - started
-        self._last_drift = took_s / max(predicted_s, _MIN_PREDICTED_S)
-        self._drift.observe(predicted_s, took_s + self._admitted_s)
+        elapsed_s = self._clock() - started
+        self._last_drift = elapsed_s / max(predicted_s, _MIN_PREDICTED_S)
+        self._drift.observe(predicted_s, elapsed_s + self._admitted_s)
         self._admitted_s = 0.0
 
     def _entries_s(self, now: float) -> float:
-        """How long batch calls may make a step: about as long as a single call's where there were some lately."""
-        if now - self._single_at > _LATELY_S:
+        """The longest step with batch calls: about that of a single call, if there were single calls recently."""
+        if now - self._single_at > _SINGLE_CALL_WINDOW_S:
             return self._limits.step_s
         return min(self._limits.step_s, max(_MIN_ENTRIES_S, self._single_s))
 
-    def _open_more(self) -> None:
-        """Open large messages in turn, for a time; a short one need not wait for the whole of a long one."""
+    def _prepare_more(self) -> None:
+        """Prepare large messages in turn, for a limited time, so that a short one does not wait for a long one."""
         started = self._clock()
-        ends = started + _OPEN_SHARE * self._entries_s(started)
+        ends = started + _PREPARE_SHARE * self._entries_s(started)
         is_first = True
-        while self._opening and (is_first or self._clock() < ends):
-            work, is_first = self._opening.pop(), False
-            if work.ticket.deadline <= self._clock():
-                self._refuse(work, DeadlineExceeded("the deadline passed while the message was read"))
+        while self._preparing and (is_first or self._clock() < ends):
+            call, is_first = self._preparing.pop(), False
+            if call.ticket.deadline <= self._clock():
+                self._fail(call, DeadlineExceeded("the deadline passed while the message was read"))
             else:
-                self._open(work)
+                self._prepare(call)
         self._admitted_s += self._clock() - started
 
-    def _open(self, work: Work) -> None:
-        """Open a message, or a part of it; once it is open, queue its requests or refuse the call."""
-        is_new, error = work.opening is None, cast("Exception | None", None)
+    def _prepare(self, call: WorkerCall) -> None:
+        """Prepare a call, or a part of it; once it is prepared, queue its requests or reject it."""
+        is_new, error = call.preparation is None, cast("Exception | None", None)
         try:
-            is_open = self._opening.open_part(work)
-            error = self._rejection(work, is_open=is_open) if is_open or is_new else None
-        except Exception as failure:  # noqa: BLE001 (whatever it is concerns this call alone)
-            is_open, error = True, failure
-        if work.ticket.is_cancelled:
-            self._opening.push(work)
-            self.cancel(work.ticket)
+            is_prepared = self._preparing.prepare_part(call)
+            error = self._rejection(call, is_prepared=is_prepared) if is_prepared or is_new else None
+        except Exception as failure:  # noqa: BLE001 (affects only this call)
+            is_prepared, error = True, failure
+        if call.ticket.is_cancelled:
+            self._preparing.push(call)
+            self.cancel(call.ticket)
         elif error:
-            self._refuse(work, error)
-        elif is_open:
-            self._queue_all(work)
+            self._fail(call, error)
+        elif is_prepared:
+            self._enqueue(call)
         else:
-            self._opening.push(work)
+            self._preparing.push(call)
 
-    def _rejection(self, work: Work, *, is_open: bool) -> SwiftrecError | None:
-        """Why a call is not accepted, now that its message, or a first part of it, is open; None if it is."""
-        left_s = work.ticket.deadline - self._clock()
-        if not is_open:
-            load = Load(len(self._opening), 0, self._opening.wait_s)
-            return self._admission.judge(load, 0, self._opening.left_s(work), left_s)
-        for task in work.tasks:
+    def _rejection(self, call: WorkerCall, *, is_prepared: bool) -> SwiftrecError | None:
+        """Why a call is rejected after it was prepared, in full or in part; None if it is accepted."""
+        left_s = call.ticket.deadline - self._clock()
+        if not is_prepared:
+            load = Load(len(self._preparing), 0, self._preparing.wait_s)
+            return self._admission.judge(load, 0, self._preparing.left_s(call), left_s)
+        for task in call.tasks:
             task.cost_s += self._response(task.state.response_work)
-        tokens, cost_s = sum(task.tokens for task in work.tasks), sum(task.cost_s for task in work.tasks)
-        if len(work.tasks) > 1:
-            self._byte.observe(len(work.ticket.message), cost_s)
-        return self._admission.rejection(len(work.tasks), tokens, cost_s, left_s, len(self._works), self._clock())
+        tokens, cost_s = sum(task.tokens for task in call.tasks), sum(task.cost_s for task in call.tasks)
+        if len(call.tasks) > 1:
+            self._byte.observe(len(call.ticket.message), cost_s)
+        return self._admission.rejection(len(call.tasks), tokens, cost_s, left_s, len(self._calls), self._clock())
 
     def _early_rejection(self, ticket: Ticket, now: float) -> SwiftrecError | None:
-        """Why a call is not accepted before anything of it is decoded; None if it may be."""
-        is_large = len(ticket.message) >= _LARGE_BYTES
-        cost_s = _EARLY_SHARE * self._byte(len(ticket.message)) if is_large else 0.0
+        """Why a call is rejected before it is decoded; None if it is not."""
+        is_large = len(ticket.message) >= _LARGE_MESSAGE_BYTES
+        cost_s = _EARLY_COST_SHARE * self._byte(len(ticket.message)) if is_large else 0.0
         left_s = ticket.deadline - now
-        return self._admission.rejection(2 if is_large else 0, 0, cost_s, left_s, len(self._works), now)
+        return self._admission.rejection(2 if is_large else 0, 0, cost_s, left_s, len(self._calls), now)
 
-    def _is_wanted(self, task: Task) -> bool:
-        """Whether a request still has a caller: the message of a cancel may wait behind this step."""
-        if task.work.ticket.is_cancelled:
-            task.model.dropped("cancelled")
-            self.cancel(task.work.ticket)
-        return not task.work.is_over
+    def _has_caller(self, task: Task) -> bool:
+        """Whether the client still waits: the notice of a cancel may be behind this step in the inbox."""
+        if task.call.ticket.is_cancelled:
+            task.model.on_dropped("cancelled")
+            self.cancel(task.call.ticket)
+        return not task.call.is_over
 
     def _run(self, recommender: Recommender, tasks: Sequence[Task]) -> None:
         try:
@@ -223,68 +223,68 @@ class Worker:
                 task.state.error = internal_error(failure)
 
     def _respond(self, tasks: Sequence[Task]) -> None:
-        """Write results, send the responses of calls whose last request has run, and learn what that costs."""
+        """Serialise results, send the responses of finished calls, and learn the cost of both."""
         started = self._clock()
         for task in tasks:
-            task.work.missing -= 1
-            task.work.finished(task)
-        self._finish(dict.fromkeys(task.work for task in tasks if not task.work.missing))
+            task.call.unfinished -= 1
+            task.call.on_task_end(task)
+        self._finish(dict.fromkeys(task.call for task in tasks if not task.call.unfinished))
         self._response.observe(sum(task.state.response_work for task in tasks), self._clock() - started)
 
-    def _queue_all(self, work: Work) -> None:
+    def _enqueue(self, call: WorkerCall) -> None:
         """Queue all requests of a call.
 
-        Those of a batch call have turns at intervals, so that all batch calls leave half of the time to single calls.
+        The requests of batch calls have turns at intervals, so that half of the time is left for single calls.
         """
-        self._works[work.ticket] = work
-        if len(work.tasks) == 1:
+        self._calls[call.ticket] = call
+        if len(call.tasks) == 1:
             self._single_at = self._clock()
-            self._single_s += _SINGLE_FADE * (
-                self._drift(work.tasks[0].cost_s + work.tasks[0].batch_s) - self._single_s
+            self._single_s += _SINGLE_CALL_WEIGHT * (
+                self._drift(call.tasks[0].cost_s + call.tasks[0].batch_s) - self._single_s
             )
-        batch_calls = sum(len(one.tasks) > 1 for one in self._works.values()) if len(work.tasks) > 1 else 0
-        now, lag_s = self._clock(), 0.0  # opening a large batch takes time, too
-        for task in work.tasks:
-            task.arrival, task.lag_s, task.deadline = now, lag_s, work.ticket.deadline
-            task.is_entry = len(work.tasks) > 1
+        batch_calls = sum(len(other.tasks) > 1 for other in self._calls.values()) if len(call.tasks) > 1 else 0
+        now, lag_s = self._clock(), 0.0  # preparing a large batch takes time
+        for task in call.tasks:
+            task.arrival, task.lag_s, task.deadline = now, lag_s, call.ticket.deadline
+            task.is_entry = len(call.tasks) > 1
             lag_s += self._drift(task.cost_s) * batch_calls / BATCH_CALLS_SHARE
             self._queue.push(task)
-            task.model.queued(task.tokens)
-        if not work.tasks:
-            self._finish([work])
+            task.model.on_queued(task.tokens)
+        if not call.tasks:
+            self._finish([call])
 
     def _expire(self, task: Task) -> None:
-        """A request's deadline has passed, and with it that of its whole call."""
-        task.model.dropped("expired")
-        if work := self._take_back(task.work.ticket, "expired"):
-            self._refuse(work, DeadlineExceeded("the deadline passed while the work was queued"))
+        """Fail the call of an expired request."""
+        task.model.on_dropped("expired")
+        if call := self._withdraw(task.call.ticket, "expired"):
+            self._fail(call, DeadlineExceeded("the deadline passed while the work was queued"))
 
-    def _take_back(self, ticket: Ticket, reason: str) -> Work | None:
-        """Take the requests of a call out of the queue; the call, if it has no reply yet."""
-        work = self._works.pop(ticket, None) or self._opening.remove(ticket)
-        for task in work.tasks if work else ():
+    def _withdraw(self, ticket: Ticket, reason: str) -> WorkerCall | None:
+        """Remove the requests of a call from the queue; returns the call if it has no reply yet."""
+        call = self._calls.pop(ticket, None) or self._preparing.remove(ticket)
+        for task in call.tasks if call else ():
             if task.is_queued:
                 self._queue.remove(task)
-                task.model.left_queue(task.tokens)
-                task.model.dropped(reason)
-        return work
+                task.model.on_dequeued(task.tokens)
+                task.model.on_dropped(reason)
+        return call
 
-    def _finish(self, works: Iterable[Work]) -> None:
-        """Send the responses of calls of which every request has run."""
-        for work in works:
-            if self._works.pop(work.ticket, None) is None:
+    def _finish(self, calls: Iterable[WorkerCall]) -> None:
+        """Send the responses of calls whose requests have all run."""
+        for call in calls:
+            if self._calls.pop(call.ticket, None) is None:
                 continue
             now = self._clock()
             try:
-                work.ticket.check(now)
-                reply = work.respond(now)
-            except Exception as error:  # noqa: BLE001 (whatever it is concerns this call alone)
-                self._refuse(work, error)
+                call.ticket.check(now)
+                reply = call.respond(now)
+            except Exception as error:  # noqa: BLE001 (affects only this call)
+                self._fail(call, error)
                 continue
-            work.release()
-            work.ticket.deliver(reply)
+            call.release()
+            call.ticket.deliver(reply)
 
-    def _refuse(self, work: Work, error: Exception) -> None:
-        work.failed(self._clock())
-        work.release()
-        work.ticket.deliver(work.refusal(error))
+    def _fail(self, call: WorkerCall, error: Exception) -> None:
+        call.count_failed(self._clock())
+        call.release()
+        call.ticket.deliver(call.error_reply(error))

@@ -24,7 +24,7 @@ from swiftrec.benchmarks.statistics import Rows
 from swiftrec.benchmarks.suite.result import Result
 from swiftrec.server.models.bundle import Bundle
 from tests.conftest import ROOT
-from tests.server.bundles import copy, seal
+from tests.server.support.bundles import copy, seal
 
 _PAUSE_S = 1.0
 _PAUSE = ("--pause-after-s", "0.5", "--pause-s", f"{_PAUSE_S}")

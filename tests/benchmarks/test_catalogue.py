@@ -18,7 +18,7 @@ from swiftrec.server.catalogue.words import Matches, Words
 from swiftrec.server.models.bundle import FORMAT, MANIFEST, SENTENCES, Bundle, Manifest, file_hash, load_bundle
 from tests.conftest import ROOT
 from tests.export import tables
-from tests.server.bundles import stand_in
+from tests.server.support.bundles import stand_in
 
 
 def test_exact_and_approximate_stand_side_by_side_under_every_filter(bundle: Bundle) -> None:

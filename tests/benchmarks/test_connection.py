@@ -30,8 +30,8 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import RecommendRequest
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.conftest import ROOT
 from tests.files import put
-from tests.server.bundles import write_manifest
-from tests.server.secure import OTHER, TOKEN, UNAUTHENTICATED, Identity, bearer, serving
+from tests.server.support.bundles import write_manifest
+from tests.server.support.secure import OTHER, TOKEN, UNAUTHENTICATED, Identity, bearer, serving
 
 Files = dict[str, Path]
 

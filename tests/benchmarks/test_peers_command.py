@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
 
 def test_a_missing_variant_is_a_sentence(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--bundle", str(bundle.folder), "--variant", "int3"]) == 2
-    assert "no encoder variant 'int3'; it has" in capsys.readouterr().err
+    assert "no encoder variant 'int3': use one of" in capsys.readouterr().err
 
 
 def test_a_missing_bundle_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from swiftrec.server.models.bundle import FORMAT, MANIFEST, Manifest, file_hash
 from swiftrec.server.parts import TABLES
 from tests.benchmarks.quality import DISCOUNT, ITEMS, LISTS, MISSES, PROBLEM, TARGETS, answer, lists_of, positions
 from tests.export.tiny import dataset, job, write_data
-from tests.server.bundles import stand_in
+from tests.server.support.bundles import stand_in
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from swiftrec.benchmarks.workload import TOKENIZER, Items, Name, TokenCounter, T
 from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.pb.swiftrec.v1.encoder_pb2 import EncodeRequest
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2 import BatchRecommendRequest, Event, RecommendRequest
-from tests.server.bundles import write_manifest
+from tests.server.support.bundles import write_manifest
 
 MAX_TOKENS = 64
 TITLES = [

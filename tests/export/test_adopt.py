@@ -28,7 +28,7 @@ from swiftrec.export.models.sentence_space import load_sentence_map, load_senten
 from swiftrec.export.models.teacher import Teacher, load_teacher, save_teacher
 from swiftrec.export.stages.data import write_verified
 from swiftrec.export.train.pretrained import take_pretrained
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 from tests.export.checkpoints import HIDDEN, WORDS, save_model, save_sentence_transformer
 
 _ITEMS = [Item(f"i{n}", f"{word} lamp", f"{word} lamp, soft", {"kind": [word]}) for n, word in enumerate(WORDS)]
@@ -102,7 +102,10 @@ def test_dot_product_keeps_the_length_of_item_vectors(tmp_path: Path) -> None:
 def test_average_of_earlier_events_ignores_the_query() -> None:
     ranker = LastUser(MeanRanker(2, 9))
     vectors = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]], [[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]]])
-    kinds = torch.tensor([[Kind.ITEM, Kind.TEXT, Kind.ITEM], [Kind.ITEM, Kind.ITEM, Kind.QUERY]], dtype=torch.int64)
+    kinds = torch.tensor(
+        [[EventKind.ITEM, EventKind.TEXT, EventKind.ITEM], [EventKind.ITEM, EventKind.ITEM, EventKind.QUERY]],
+        dtype=torch.int64,
+    )
     users = ranker(vectors, kinds, torch.tensor([[1, 1, 0], [1, 1, 1]]))
     assert torch.allclose(users, torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
 

@@ -17,7 +17,7 @@ from swiftrec.server.models.bundle import SENTENCES, load_bundle
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
 from tests.export.checkpoints import WORDS, save_model, save_sentence_transformer
-from tests.server.process import serving
+from tests.server.support.process import serving
 
 _ITEMS = 60
 _TEXTS = [" ".join(random.Random(n).choices(WORDS, k=1 + n % 9)) for n in range(800)]

@@ -183,7 +183,7 @@ def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str
 def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int], query: str) -> None:
     known, user = known_of(history, query), _VECTORS[3] + 1
     rows = [Row(kind, 0, _WEIGHTS) for kind in QUERIES]
-    aim = scoring(*rows).aim(known)
+    aim = scoring(*rows).request_terms(known)
     result = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
     never_new = np.full(_ITEMS, 9)
     items = Items(_VECTORS, _VECTORS, never_new, _SENTENCES, _POPULARITY.astype(float))

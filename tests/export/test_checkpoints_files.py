@@ -281,7 +281,7 @@ def test_ids_are_those_of_auto_tokenizer(plain: Path, tmp_path: Path, field: str
 
 
 def test_tokenizer_that_another_file_changes_is_refused_by_the_server(plain: Path) -> None:
-    with pytest.raises(BundleError, match=r"tokenizer_config\.json: changes what tokenizer\.json says"):
+    with pytest.raises(BundleError, match=r"tokenizer_config\.json: overrides tokenizer\.json"):
         load_tokenizer(plain, 128)
 
 

@@ -44,7 +44,7 @@ from swiftrec.export.schema.quality import (
 from swiftrec.export.stages import blend, distil, evaluation_context, finetune, onnx, quantise, verify
 from swiftrec.export.stages.baseline_gate import check_teacher
 from swiftrec.export.stages.evaluation_context import load_context
-from swiftrec.server.models.networks import Kind, UserSequence
+from swiftrec.server.models.networks import EventKind, UserSequence
 from tests.export.tiny import StoppedJob, dataset, job
 
 _ITEMS, _CASES = 60, 300
@@ -169,9 +169,9 @@ def test_popularity_is_added_to_the_cosine() -> None:
     plain = Recommender(lambda _: items, lambda users: np.array([u.vectors[-1] for u in users]), items, 9)
     counts = np.array([0, 9, 99])
     both = add_popularity(plain, counts)
-    user = both.rank([UserSequence([both.items[0]], [Kind.ITEM])])
+    user = both.rank([UserSequence([both.items[0]], [EventKind.ITEM])])
     assert (user @ both.items.T)[0] == pytest.approx([1, 0.1 * np.log(10), 0.6 + 0.1 * np.log(100)])
-    query = both.rank([UserSequence([items[1]], [Kind.QUERY])])  # an encoder's vectors have no such entry
+    query = both.rank([UserSequence([items[1]], [EventKind.QUERY])])  # an encoder's vectors have no such entry
     assert (query @ both.items.T)[0] == pytest.approx([0, 1 + 0.1 * np.log(10), 0.8 + 0.1 * np.log(100)])
 
 

@@ -281,8 +281,8 @@ def scores_of(memory: Memory, request: Cases, text: float) -> Score:
     rows = np.zeros((len(request.targets), _SERIES_ITEMS), np.float32)
     for row, history in zip(rows, request.histories, strict=True):
         known = Known(len(history), history, _SENTENCES[history])
-        row += _SENTENCES @ scoring.aim(known).rest[: _SENTENCES.shape[1]]
-        scoring.aim(known).boosts.add_to(row)
+        row += _SENTENCES @ scoring.request_terms(known).rest[: _SENTENCES.shape[1]]
+        scoring.request_terms(known).boosts.add_to(row)
     return lambda part: rows[part]
 
 

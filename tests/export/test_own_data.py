@@ -29,7 +29,7 @@ from swiftrec.server.pipeline.engine import EngineOptions
 from swiftrec.server.pipeline.recommender import Recommender
 from tests.conftest import ROOT
 from tests.export.checkpoints import save_bert
-from tests.server.process import serving
+from tests.server.support.process import serving
 
 _WORDS = ["red", "green", "blue", "small", "large", "round", "flat", "soft", "lamp", "chair", "table", "vase"]
 

@@ -33,7 +33,7 @@ from swiftrec.export.stages import finetune
 from swiftrec.export.train.samplers import QuerySampler, windows
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, users_of
-from swiftrec.server.models.networks import Kind
+from swiftrec.server.models.networks import EventKind
 from tests.export.tiny import dataset, job, write_checkpoint, write_data
 
 Rows = list[dict[str, Any]]
@@ -260,7 +260,7 @@ def margin(folder: Path) -> float:
     teacher = load_teacher(folder)
     items = torch.from_numpy(load_item_vectors(folder).copy())
     with torch.inference_mode():
-        user = next(users_of(teacher, items, Kind.ITEM, [np.arange(4)], 8))[0]
+        user = next(users_of(teacher, items, EventKind.ITEM, [np.arange(4)], 8))[0]
         return float(user @ (items[_GOOD] - items[_BAD]))
 
 

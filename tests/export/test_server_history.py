@@ -19,7 +19,7 @@ from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.domain import Request, Strategy, TextEvent
 from swiftrec.server.models.networks import EncoderModel, RankerModel
 from swiftrec.server.pipeline.recommender import Recommender
-from tests.server import small
+from tests.server.support import small
 
 _WIDTH = small.RANKER_WIDTH + small.SENTENCE_WIDTH
 _MAX_HISTORY = 16  # of the small bundle
@@ -41,7 +41,7 @@ def test_events_too_old_to_be_read_are_items_by_their_name_only() -> None:
     history.add_text(1, "2")
     history.add_item(2, 3)
     history.add_text(4, "about 5")
-    assert [event.place for event in history.read] == [2, 4]
+    assert [event.index for event in history.read] == [2, 4]
     assert history.items == [2, 3]
     assert [history.recognise(event, np.zeros(1, np.float32)) for event in history.read] == [3, 5]
     assert history.items == [2, 3, 5]
@@ -96,7 +96,7 @@ def test_requests_that_no_part_says_anything_of_are_answered_by_popularity_in_bo
         aimed, _ = evaluated(engine).of_texts(cases, texts)
         row = evaluated(engine).scores({"text": aimed})["text"](slice(None))[0]
         (answer,) = small.ask(engine, Request(history=tuple(TextEvent(texts[n]) for n in history.tolist())))
-        popular = engine.catalogue.popular(engine.catalogue.mask(Filter(), history.tolist()), 10)
+        popular = engine.catalogue.popular(engine.catalogue.resolve_filter(Filter(), history.tolist()), 10)
     row[history] = -np.inf
     assert answer.strategy is Strategy.POPULARITY
     assert [item.id for item, _ in answer.items] == [item.id for item, _ in popular]

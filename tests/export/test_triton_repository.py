@@ -132,5 +132,5 @@ def test_variant_is_found_by_name_precision_or_device(
 
 
 def test_unknown_variant_is_refused_with_those_that_are_there(tmp_path: Path, manifest: Manifest) -> None:
-    with pytest.raises(BundleError, match=r"no encoder variant 'fp16'; it has bert3-fp32, bert3-int8"):
+    with pytest.raises(BundleError, match=r"no encoder variant 'fp16': use one of bert3-fp32, bert3-int8"):
         Bundle(tmp_path, manifest).encoder("cpu", "fp16")

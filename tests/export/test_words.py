@@ -262,6 +262,6 @@ def test_words_of_a_text_are_summed_once(words: Words, monkeypatch: pytest.Monke
     blend = Blend([Row("none", 1, Weights()), Row("title", 0, Weights(words=2.0))])
     scoring = Scoring(blend, Memory.empty(len(_TITLES)), words, len(_TITLES))
     no_vectors = np.empty((0, 0), np.float32)
-    aim = scoring.aim(Known(0, np.empty(0, np.int64), no_vectors, "toy story", np.empty(0, np.float32)))
+    aim = scoring.request_terms(Known(0, np.empty(0, np.int64), no_vectors, "toy story", np.empty(0, np.float32)))
     assert calls == [2]
     assert aim.boosts.listed().positions.tolist() == [0]

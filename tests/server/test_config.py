@@ -1,13 +1,15 @@
-"""Settings from flags and the environment, lists among them."""
+"""Settings from flags and the environment, and the hosts that they accept."""
 
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings
 
+from swiftrec.server.addresses import is_loopback, join_address, listen_problem, parse_host, reachable_host
 from swiftrec.server.config import ServerSettings, read_settings
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.parts import PARTS
@@ -75,12 +77,12 @@ def test_bundle_variable_that_can_be_read_in_two_ways_is_refused_by_name(
 @pytest.mark.parametrize("value", [",", " , "])
 def test_variable_without_a_folder_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SWIFTREC_BUNDLE", value)
-    with pytest.raises(ConfigError, match=r"^--bundle: a folder is needed, got "):
+    with pytest.raises(ConfigError, match=r"^--bundle: give a folder, got "):
         read_settings(ServerSettings, [])
 
 
 def test_empty_bundle_flag_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--bundle: a folder is needed"):
+    with pytest.raises(ConfigError, match="--bundle: give a folder"):
         read_settings(ServerSettings, ["--bundle", ""])
 
 
@@ -102,7 +104,7 @@ def test_parts_of_the_score_are_named(value: str) -> None:
 
 @pytest.mark.parametrize(("value", "wrong"), [("ranker,wurds", "'wurds'"), ("", "''"), ("ranker,,memory", "''")])
 def test_unknown_part_is_refused_with_the_names_of_all(value: str, wrong: str) -> None:
-    said = f"--parts: {wrong} is no part of the score: name some of {', '.join(PARTS)}, separated by commas"
+    said = f"--parts: {wrong} is not a part of the score: give some of {', '.join(PARTS)}, separated by commas"
     with pytest.raises(ConfigError, match=said):
         read_settings(ServerSettings, ["--bundle", "x", "--parts", value])
 
@@ -115,7 +117,95 @@ def test_repository_that_is_no_folder_is_refused_in_one_sentence(tmp_path: Path,
     with pytest.raises(ConfigError) as caught:
         read_settings(ServerSettings, ["--bundle", "x", "--repository", f"{path}"])
     assert re.fullmatch(
-        rf"--repository: no folder that can be read \([A-Za-z ]+\): create it, or give another, got '{path}'",
+        rf"--repository: not a readable folder \([A-Za-z ]+\): create it, or give another, got '{path}'",
         str(caught.value),
     )
     assert read_settings(ServerSettings, ["--bundle", "x", "--repository", f"{tmp_path}"]).repository == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1:8001"),
+        ("::1", "::1", "[::1]:8001"),
+        ("[::1]", "::1", "[::1]:8001"),
+        (" localhost ", "localhost", "localhost:8001"),
+        ("recommender.example", "recommender.example", "recommender.example:8001"),
+        ("a_b-c.d", "a_b-c.d", "a_b-c.d:8001"),
+        ("recommender.example.", "recommender.example.", "recommender.example.:8001"),
+        ("a" * 63, "a" * 63, f"{'a' * 63}:8001"),
+        ("fe80::1%eth0", "fe80::1%eth0", "[fe80::1%eth0]:8001"),
+    ],
+)
+def test_host_is_written_as_urls_and_grpc_have_it(given: str, host: str, address: str) -> None:
+    assert parse_host(given) == host
+    assert join_address(host, 8001) == address
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("", "an address or a host name is needed"),
+        ("unix:/tmp/x", "Unix sockets are not served: give an address"),
+        ("unix-abstract:x", "Unix sockets are not served"),
+        ("/run/x", "Unix sockets are not served"),
+        ("127.0.0.1:8001", "the port is another setting"),
+        ("[::1]:8001", "the port is another setting"),
+        ("localhost:1", "the port is another setting"),
+        ("[localhost]", "brackets hold an IPv6 address"),
+        ("[127.0.0.1]", "brackets hold an IPv6 address"),
+        ("http://localhost", "without scheme, port or path"),
+        ("dns:///localhost", "without scheme, port or path"),
+        ("a b", "without scheme, port or path"),
+        ("::1]", "without scheme, port or path"),
+        ("a" * 64, "without scheme, port or path"),  # a label has 63 characters at most
+        ("a..b", "without scheme, port or path"),
+        (".".join(["a" * 60] * 5), "without scheme, port or path"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
+def test_anything_else_is_one_sentence(given: str, sentence: str, flag: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(ServerSettings, ["--bundle", "x", f"{flag}={given}"])
+    assert str(caught.value).startswith(f"{flag}: ")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("host", "expected"), [("::1", True), ("127.0.0.9", True), ("LocalHost", True), ("::", False)])
+def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_bracketed_loopback_needs_no_tls() -> None:
+    assert read_settings(ServerSettings, ["--bundle", "x", "--host", "[::1]"]).host == "::1"
+    with pytest.raises(ConfigError, match="reachable from other machines"):
+        read_settings(ServerSettings, ["--bundle", "x", "--host", "[::]"])
+
+
+@pytest.mark.parametrize(("host", "expected"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1")])  # noqa: S104
+def test_wildcard_is_reached_by_loopback(host: str, expected: str) -> None:
+    assert reachable_host(host) == expected
+
+
+def test_problem_of_an_address_is_told_apart() -> None:
+    assert listen_problem("127.0.0.1", 0) == ""
+    assert "does not resolve" in listen_problem("no-such-host.invalid", 0)
+    assert "does not have that address" in listen_problem("192.0.2.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "the port is in use" in listen_problem("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("--max-waiting-jobs", "--max-queue-requests", "max_queue_requests"),
+        ("--max-waiting-tokens", "--max-queue-tokens", "max_queue_tokens"),
+    ],
+)
+def test_old_flags_of_the_queue_work_with_a_warning(
+    old: str, new: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_settings(ServerSettings, ["--bundle", "b", old, "512"])
+    assert getattr(settings, field) == 512
+    assert f"{old} is now {new}" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.front.security import connection_limits
-from tests.server.http2 import ACK, Peer
+from tests.server.support.http2 import ACK, Peer
 from tests.until import LONG
 
 _GRPC_LIBRARY = b"".join(path.read_bytes() for path in (Path(grpc.__file__).parent / "_cython").glob("cygrpc*.so"))

@@ -22,8 +22,8 @@ from swiftrec.server.models.bundle import RANKER
 from swiftrec.server.models.session import Session
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2
-from tests.server import small
-from tests.server.http2 import Peer
+from tests.server.support import small
+from tests.server.support.http2 import Peer
 from tests.until import LONG, until
 
 pytestmark = pytest.mark.usefixtures("each_front")
@@ -86,8 +86,8 @@ def test_calls_that_come_while_the_server_stops_are_unavailable_and_none_is_canc
         is_over.set()
         for caller in callers:
             caller.join()
-    found = Counter(codes.get() for _ in range(codes.qsize()))
-    assert set(found) == {"OK", "UNAVAILABLE"}
+    actual = Counter(codes.get() for _ in range(codes.qsize()))
+    assert set(actual) == {"OK", "UNAVAILABLE"}
 
 
 def test_streams_go_on_until_the_end_of_the_grace_and_new_ones_are_unavailable(tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_calls_without_an_answer_at_the_end_of_the_grace_are_unavailable_for_cli
             stopping = threading.Thread(target=app.stop)
             stopping.start()
             if is_hurried:
-                until(lambda: app._arrivals._is_refusing)
-                app.hurry()
+                until(lambda: app._arrivals._is_aborting)
+                app.cancel_in_flight()
             for call in calls:
                 with pytest.raises(grpc.RpcError):
                     list(call)
             assert [call.code().name for call in calls] == ["UNAVAILABLE"] * len(calls)
             for n, call in enumerate(calls):
-                assert call.details().startswith("the server stops and cannot wait")
+                assert call.details().startswith("the server is stopping and the grace period has ended")
                 assert dict(call.trailing_metadata())["x-request-id"] == f"mine {n}"
         finally:
             gate.set()
@@ -174,11 +174,11 @@ def test_client_that_does_not_read_its_answer_is_cancelled_after_the_grace(tmp_p
         peer.send(1, long)
         peer.call(3, "/swiftrec.v1.RecommenderService/StreamRecommend")
         peer.send(3, b"", ends=False)
-        until(lambda: len(app._middleware._front.unsent._answers) == 2)
+        until(lambda: len(app._middleware._front.unsent._responses) == 2)
         stopping = threading.Thread(target=app.stop)
         stopping.start()
-        until(lambda: app._arrivals._is_refusing)
-        app.hurry()
+        until(lambda: app._arrivals._is_aborting)
+        app.cancel_in_flight()
         stopping.join(LONG)
         assert not stopping.is_alive()
         until(lambda: app.metrics.calls.count("Encode", "CANCELLED") == 1)

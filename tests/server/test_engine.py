@@ -98,8 +98,8 @@ def test_server_is_not_serving_until_it_is_warm(bundle: Bundle) -> None:
             health = health_pb2_grpc.HealthStub(channel)
 
             def states() -> set[int]:
-                asked = [health_pb2.HealthCheckRequest(service=service) for service in _SERVICES]
-                return {health.Check(one, timeout=_LONG, wait_for_ready=True).status for one in asked}
+                requested = [health_pb2.HealthCheckRequest(service=service) for service in _SERVICES]
+                return {health.Check(entry, timeout=_LONG, wait_for_ready=True).status for entry in requested}
 
             assert states() == {health_pb2.HealthCheckResponse.NOT_SERVING}
             with pytest.raises(grpc.RpcError) as caught:
@@ -119,11 +119,11 @@ def test_garbage_collector_looks_at_nothing_that_lives_as_long_as_a_bundle(bundl
     settings = ServerSettings(bundle=[bundle.folder], port=0, metrics_port=0, _cli_parse_args=[])
     app = App(settings, open_session=lambda path, *_: NullSession.of(path, 0.0))
     app.start()
-    with app.registry.use() as engine:
-        looked_at = any(one is engine.catalogue for one in gc.get_objects())
+    with app.registry.lease() as engine:
+        looked_at = any(entry is engine.catalogue for entry in gc.get_objects())
         app.stop()
         assert not looked_at
-        assert any(one is engine.catalogue for one in gc.get_objects())
+        assert any(entry is engine.catalogue for entry in gc.get_objects())
 
 
 def test_answered_calls_leave_nothing_to_the_garbage_collector(bundle: Bundle) -> None:
@@ -156,12 +156,12 @@ def test_what_each_part_adds_sums_to_the_score_of_the_quick_bundle(bundle: Bundl
         for request in (Request(history=history), Request(query=first.title), Request(history=history, query="space")):
             state = engine.resolve(request)
             engine.run([state])
-            answer = engine.answer(state)
+            answer = engine.to_result(state)
             assert isinstance(answer, Recommendation)
-            found = explain(engine.stages, state)
-            assert len(found) == len(answer.items) == request.top_k
-            for one, (_, score) in zip(found, answer.items, strict=True):
-                assert sum(one.parts.values()) == pytest.approx(score, abs=1e-3)
-                assert one.event in ((1, 2, None) if request.history else (None,))
-            assert all(one.parts["ranker"] for one in found)
-            assert any(one.event is not None for one in found) is bool(request.history)
+            actual = explain(engine.stages, state)
+            assert len(actual) == len(answer.items) == request.top_k
+            for entry, (_, score) in zip(actual, answer.items, strict=True):
+                assert sum(entry.parts.values()) == pytest.approx(score, abs=1e-3)
+                assert entry.event in ((1, 2, None) if request.history else (None,))
+            assert all(entry.parts["ranker"] for entry in actual)
+            assert any(entry.event is not None for entry in actual) is bool(request.history)

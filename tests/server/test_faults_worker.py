@@ -22,18 +22,18 @@ from swiftrec.server.app import App
 from swiftrec.server.batching.cost_model import Observation
 from swiftrec.server.config import ServerSettings
 from swiftrec.server.domain import Recommendation, Request
-from swiftrec.server.front.framed import WorkerMethod
 from swiftrec.server.front.grpc_adapter import GrpcCall
+from swiftrec.server.front.unary_methods import WorkerMethod
 from swiftrec.server.models.bundle import Bundle
 from swiftrec.server.models.session import Session
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from swiftrec.server.pipeline.request_state import RequestState
-from tests.server.secure import CHECK, code, connected
+from tests.server.support.secure import CHECK, code, connected
 from tests.server.test_isolation import Bench, bench, refused_of
 from tests.server.test_isolation import code as code_of
-from tests.server.test_metrics import Page
+from tests.server.test_observability import Page
 from tests.server.test_swap import add_version
 from tests.until import LONG, until
 
@@ -43,11 +43,11 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 def is_guilty(arguments: tuple[object, ...]) -> bool:
     """Whether what a step is given has the guilty request among its requests or recommendations."""
-    given = [one for argument in arguments for one in (argument if isinstance(argument, list) else [argument])]
-    requests = [one.request if isinstance(one, RequestState) else one for one in given]
-    wanted = [one.top_k for one in requests if isinstance(one, pb.RecommendRequest | Request)]
-    found = [len(one.items) for one in given if isinstance(one, Recommendation)]
-    return _GUILTY in wanted + found
+    given = [entry for argument in arguments for entry in (argument if isinstance(argument, list) else [argument])]
+    requests = [entry.request if isinstance(entry, RequestState) else entry for entry in given]
+    expected = [entry.top_k for entry in requests if isinstance(entry, pb.RecommendRequest | Request)]
+    actual = [len(entry.items) for entry in given if isinstance(entry, Recommendation)]
+    return _GUILTY in expected + actual
 
 
 def request(top_k: int = 10) -> pb.RecommendRequest:
@@ -71,26 +71,26 @@ def test_no_call_is_answered_after_the_servers_own_deadline(
         assert gate.wait(LONG)
         return run(*arguments)
 
-    with bench(bundle, default_timeout_ms=200) as one:
+    with bench(bundle, default_timeout_ms=200) as served:
         monkeypatch.setattr(step, hold)
-        first = one.recommender.Recommend.future(request(), timeout=LONG)
+        first = served.recommender.Recommend.future(request(), timeout=LONG)
         assert held.wait(LONG)
-        later = [one.recommender.Recommend.future(request(), timeout=LONG) for _ in range(20)]
+        later = [served.recommender.Recommend.future(request(), timeout=LONG) for _ in range(20)]
         try:
             assert {code_of(call) for call in (first, *later)} == {grpc.StatusCode.DEADLINE_EXCEEDED}
         finally:
             gate.set()
         monkeypatch.setattr(step, run)
-        counts = one.app.metrics.calls
+        counts = served.app.metrics.calls
         until(lambda: counts.count("Recommend", "DEADLINE_EXCEEDED") == 21)
-        assert one.recommender.Recommend(request(), timeout=LONG).items  # the worker is free again
+        assert served.recommender.Recommend(request(), timeout=LONG).items  # the worker is free again
         until(lambda: counts.count("Recommend", "OK") == 1)
 
 
 def _named(path: str) -> Callable[..., Any]:
     module, _, name = path.rpartition(".")
-    found: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
-    return found
+    actual: Callable[..., Any] = getattr(__import__(module, fromlist=[name]), name)
+    return actual
 
 
 # 2. An exception in our own code
@@ -122,29 +122,29 @@ def faulty_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("faulty_step")
 def test_exception_in_our_code_is_one_internal_error_and_everything_else_goes_on(bundle: Bundle) -> None:
-    with bench(bundle) as one:
-        held = one.hold()
-        calls = [one.recommender.Recommend.future(request(top_k), timeout=LONG) for top_k in (5, _GUILTY, 9)]
-        one.until_calls(4)
-        one.encoder.open()
+    with bench(bundle) as served:
+        held = served.hold()
+        calls = [served.recommender.Recommend.future(request(top_k), timeout=LONG) for top_k in (5, _GUILTY, 9)]
+        served.until_calls(4)
+        served.encoder.open()
         assert code_of(calls[1]) is grpc.StatusCode.INTERNAL
         assert [len(calls[n].result(LONG).items) for n in (0, 2)] == [5, 9]
         assert held.result(LONG).rows == 1
-        assert len(one.recommender.Recommend(request(), timeout=LONG).items) == 10
-        assert one.is_healthy()
+        assert len(served.recommender.Recommend(request(), timeout=LONG).items) == 10
+        assert served.is_healthy()
 
 
 @pytest.mark.usefixtures("faulty_step")
 def test_exception_for_an_entry_is_the_error_of_that_entry(bundle: Bundle) -> None:
-    with bench(bundle) as one:
+    with bench(bundle) as served:
         requests = [request(top_k) for top_k in (5, _GUILTY, 9)]
-        results = one.recommender.BatchRecommend(pb.BatchRecommendRequest(requests=requests), timeout=LONG).results
+        results = served.recommender.BatchRecommend(pb.BatchRecommendRequest(requests=requests), timeout=LONG).results
         assert [result.error.code for result in results] == [0, code_pb2.INTERNAL, 0]
         assert [len(result.response.items) for result in results] == [5, 0, 9]
-        messages = (pb.StreamRecommendRequest(request=one) for one in requests)
-        streamed = [reply.result for reply in one.recommender.StreamRecommend(messages, timeout=LONG)]
+        messages = (pb.StreamRecommendRequest(request=entry) for entry in requests)
+        streamed = [reply.result for reply in served.recommender.StreamRecommend(messages, timeout=LONG)]
         assert [result.error.code for result in streamed] == [0, code_pb2.INTERNAL, 0]
-        assert one.is_healthy()
+        assert served.is_healthy()
 
 
 # 3. A list that is much for one server
@@ -235,12 +235,12 @@ def test_input_for_which_a_model_answers_nan_is_an_error_and_its_mates_are_answe
 
 
 def test_refusal_for_a_deadline_does_not_say_that_the_queue_is_full(bundle: Bundle) -> None:
-    with bench(bundle, max_batch_jobs=1, queue_budget_ms=3_600_000) as one, one.app.registry.use() as engine:
-        held = one.hold()
+    with bench(bundle, max_batch_jobs=1, queue_budget_ms=3_600_000) as served, served.app.registry.lease() as engine:
+        held = served.hold()
         engine.stages.encoder.cost.seed([Observation(jobs, 4, 10.0 * jobs) for jobs in (1, 2, 4)])
-        calls = [one.ask(f"text {n}", timeout=15.0) for n in range(2)]  # time for one of them
-        one.until_calls(3)
-        one.admit()
+        calls = [served.ask(f"text {n}", timeout=15.0) for n in range(2)]  # time for one of them
+        served.until_calls(3)
+        served.admit()
         (refused,) = refused_of(calls, 1)
         assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
         details = cast("grpc.Call", refused).details()
@@ -248,7 +248,7 @@ def test_refusal_for_a_deadline_does_not_say_that_the_queue_is_full(bundle: Bund
         assert not {"queue", "full"} & set(details.replace(":", " ").split())
         status, retry = rpc_status.from_call(cast("grpc.Call", refused)), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
-        one.encoder.open()
+        served.encoder.open()
         assert held.result(LONG).rows == 1
 
 
@@ -256,7 +256,7 @@ def test_refusal_for_a_deadline_does_not_say_that_the_queue_is_full(bundle: Bund
 
 
 def test_streams_are_among_the_calls_in_flight(bundle: Bundle) -> None:
-    with bench(bundle) as one, ExitStack() as stack:
+    with bench(bundle) as served, ExitStack() as stack:
         more = threading.Event()
         stack.callback(more.set)
 
@@ -267,15 +267,15 @@ def test_streams_are_among_the_calls_in_flight(bundle: Bundle) -> None:
         infer = triton.ModelInferRequest(model_name="encoder")
         infer.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(b"x")
         streams = [
-            one.recommender.StreamRecommend(messages(pb.StreamRecommendRequest(request=request())), timeout=LONG),
-            one.inference.ModelStreamInfer(messages(infer), timeout=LONG),
+            served.recommender.StreamRecommend(messages(pb.StreamRecommendRequest(request=request())), timeout=LONG),
+            served.inference.ModelStreamInfer(messages(infer), timeout=LONG),
         ]
         for stream in streams:
             assert next(stream)
-        assert Page(one.app)("swiftrec_calls_in_flight") == 2
+        assert Page(served.app)("swiftrec_calls_in_flight") == 2
         more.set()
         assert [list(stream) for stream in streams] == [[], []]
-        until(lambda: Page(one.app)("swiftrec_calls_in_flight") == 0)
+        until(lambda: Page(served.app)("swiftrec_calls_in_flight") == 0)
 
 
 # 7. Many calls at once
@@ -285,16 +285,16 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come while gRPC's polling thread is busy, so that they wait in gRPC's core."""
-    gate, begin = threading.Event(), WorkerMethod.begin
+    gate, begin = threading.Event(), WorkerMethod.on_call
 
     def begin_later(method: WorkerMethod, call: GrpcCall) -> None:
         assert gate.wait(LONG)
         begin(method, call)
 
-    monkeypatch.setattr(WorkerMethod, "begin", begin_later)
+    monkeypatch.setattr(WorkerMethod, "on_call", begin_later)
     data = encoder_pb2.EncodeRequest(texts=["a western"]).SerializeToString()
-    with bench(bundle, max_calls=8) as one, ExitStack() as stack:
-        channels = [stack.enter_context(connected(one.app)) for _ in range(6)]
+    with bench(bundle, max_calls=8) as served, ExitStack() as stack:
+        channels = [stack.enter_context(connected(served.app)) for _ in range(6)]
         for channel in channels:
             grpc.channel_ready_future(channel).result(LONG)
         methods = [channel.unary_unary("/swiftrec.v1.EncoderService/Encode", None, None) for channel in channels]
@@ -305,7 +305,7 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
             seen[cast("grpc.Call", call).code().name] += 1
         assert set(seen) == {"OK", "RESOURCE_EXHAUSTED"}
         assert sum(seen.values()) == 3_000
-        counts = one.app.metrics.calls
+        counts = served.app.metrics.calls
         until(
             lambda: (
                 {name: counts.count("Encode", name) for name in _CODES.values() if counts.count("Encode", name)}
@@ -316,7 +316,7 @@ def test_of_3000_calls_at_once_each_is_answered_or_refused_and_both_sides_count_
         refused = next(cast("grpc.Call", call) for call in calls if cast("grpc.Call", call).code().name != "OK")
         status, retry = rpc_status.from_call(refused), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
-        assert one.is_healthy()
+        assert served.is_healthy()
 
 
 # 8. Many loads at once
@@ -326,31 +326,31 @@ def test_loads_take_no_place_of_other_calls(bundle: Bundle, tmp_path: Path, monk
     gate = threading.Event()
     monkeypatch.setattr("swiftrec.server.app.probe", lambda *_: gate.wait(LONG))
     add_version(bundle, tmp_path, 1, "other")
-    with bench(bundle, repository=tmp_path, max_calls=8) as one:
+    with bench(bundle, repository=tmp_path, max_calls=8) as served:
         load = triton.RepositoryModelLoadRequest(model_name="other")
-        loads = [one.inference.RepositoryModelLoad.future(load, timeout=LONG) for _ in range(300)]
-        changes = one.app.limiters.changes
+        loads = [served.inference.RepositoryModelLoad.future(load, timeout=LONG) for _ in range(300)]
+        changes = served.app.limiters.changes
         try:
             until(lambda: changes.in_use == changes.limit)
             until(lambda: sum(call.done() for call in loads) == 300 - changes.limit)
             accepted = [call for call in loads if not call.done()]
             assert {code_of(call) for call in loads if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-            _check_everything(one)
+            _check_everything(served)
         finally:
             gate.set()
         assert {call.exception(LONG) for call in accepted} == {None}
-        assert one.recommender.Recommend(pb.RecommendRequest(query="x", bundle="other"), timeout=LONG).items
+        assert served.recommender.Recommend(pb.RecommendRequest(query="x", bundle="other"), timeout=LONG).items
 
 
-def _check_everything(one: Bench) -> None:
+def _check_everything(served: Bench) -> None:
     """As many calls as may be in flight, a stream, control and health are answered."""
-    calls = [one.recommend() for _ in range(8)]
+    calls = [served.recommend() for _ in range(8)]
     assert all(call.result(LONG).items for call in calls)
     messages = iter([pb.StreamRecommendRequest(request=request())])
-    assert len(list(one.recommender.StreamRecommend(messages, timeout=LONG))) == 1
-    assert one.inference.ServerLive(triton.ServerLiveRequest(), timeout=LONG).live
-    assert one.inference.ServerMetadata(triton.ServerMetadataRequest(), timeout=LONG).name == "swiftrec"
-    assert one.inference.ModelReady(triton.ModelReadyRequest(name="encoder"), timeout=LONG).ready
-    assert one.inference.ModelMetadata(triton.ModelMetadataRequest(name="encoder"), timeout=LONG).inputs
-    assert one.inference.RepositoryIndex(triton.RepositoryIndexRequest(), timeout=LONG).models
-    assert one.is_healthy()
+    assert len(list(served.recommender.StreamRecommend(messages, timeout=LONG))) == 1
+    assert served.inference.ServerLive(triton.ServerLiveRequest(), timeout=LONG).live
+    assert served.inference.ServerMetadata(triton.ServerMetadataRequest(), timeout=LONG).name == "swiftrec"
+    assert served.inference.ModelReady(triton.ModelReadyRequest(name="encoder"), timeout=LONG).ready
+    assert served.inference.ModelMetadata(triton.ModelMetadataRequest(name="encoder"), timeout=LONG).inputs
+    assert served.inference.RepositoryIndex(triton.RepositoryIndexRequest(), timeout=LONG).models
+    assert served.is_healthy()

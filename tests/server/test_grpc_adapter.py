@@ -16,7 +16,7 @@ from swiftrec.server.front import grpc_adapter
 from swiftrec.server.front.aio_server import AioServer, new_loop
 from swiftrec.server.front.endpoint import open_server
 from swiftrec.server.front.grpc_adapter import is_supported
-from tests.server.fronts import echo, serving
+from tests.server.support.fronts import echo, serving
 from tests.until import LONG
 
 pytestmark = pytest.mark.skipif(

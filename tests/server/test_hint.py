@@ -20,7 +20,7 @@ from swiftrec.server.hint import Example, example, hint, program_as_typed
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from tests.conftest import ROOT
 from tests.files import put
-from tests.server.secure import TOKEN, Identity
+from tests.server.support.secure import TOKEN, Identity
 
 _NASTY = [
     "plain",

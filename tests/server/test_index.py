@@ -1,10 +1,11 @@
-"""The approximate index: exact about filters, nearly exact about everything else, the same every time."""
+"""The approximate index, and the users that it is trained on."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,23 +16,30 @@ from numpy.typing import NDArray
 from swiftrec.benchmarks.catalogue_scale.synthetic import around
 from swiftrec.export.blend.words import make_words
 from swiftrec.server.catalogue import exact
-from swiftrec.server.catalogue.approximate import ApproximateIndex, lists_for
-from swiftrec.server.catalogue.blend import Blend, Scoring, item_vectors
+from swiftrec.server.catalogue.approximate import ApproximateIndex, nprobe_for
+from swiftrec.server.catalogue.blend import FACTS, Blend, Row, Scoring, Weights, item_vectors
 from swiftrec.server.catalogue.catalogue import VECTORS, AttributeValues, Catalogue, Filter, IndexMode, Item
-from swiftrec.server.catalogue.exact import Allowed
+from swiftrec.server.catalogue.exact import CandidateSet
 from swiftrec.server.catalogue.filters import AttributeIndex
 from swiftrec.server.catalogue.items import ItemTable
 from swiftrec.server.catalogue.sparse import NO_BOOSTS, Boosts, Memory
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import RANKER, SENTENCES, Bundle
-from swiftrec.server.models.networks import EncoderModel, RankerModel
+from swiftrec.server.models.networks import EncoderModel, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session
 from swiftrec.server.models.tokenizer import Tokenizer
-from swiftrec.server.pipeline.users import sample_users
+from swiftrec.server.pipeline.index_training import index_training_users
+from tests.export import tables
 
 Floats = NDArray[np.float32]
+
+
 _ITEMS, _FEW = 20_000, 700
+
+
 _SHARES = {"half": 2, "tenth": 10, "few": 100}
+
+
 _SIZES = st.sampled_from([1, 2, 40, _FEW])
 
 
@@ -65,9 +73,17 @@ def plain(items: int) -> Catalogue:
 _VALUES = st.lists(st.sampled_from([*_SHARES, "none"]), min_size=1, max_size=2).map(
     lambda values: (AttributeValues("in", tuple(values)),)
 )
+
+
 _POSITIONS = st.sets(st.integers(0, _FEW), max_size=_FEW)
+
+
 _IDS = _POSITIONS.map(lambda numbers: frozenset(map(str, numbers)))
+
+
 _BOOSTED = st.sampled_from([0, 1, 5, 300])
+
+
 _CONDITIONS = st.builds(
     Filter,
     allowed=st.just(frozenset[str]()) | _IDS,
@@ -86,15 +102,15 @@ def test_no_denied_item_is_answered_and_none_is_missing(
     seen = {n for n in seen if n < items}
     random = np.random.default_rng(seed)
     user, boosts = random.standard_normal(16, dtype=np.float32), random_boosts(items, boosted, random)
-    found = small(items).search(user, small(items).mask(conditions, seen), k, boosts)
-    wanted = plain(items).search(user, plain(items).mask(conditions, seen), k, boosts)
-    allowed = {str(n) for n in plain(items).mask(conditions, seen).positions()}
-    ids = [item.id for item, _ in found]
-    assert len(found) == len(wanted) == min(k, len(allowed))
+    actual = small(items).search(user, small(items).resolve_filter(conditions, seen), k, boosts)
+    expected = plain(items).search(user, plain(items).resolve_filter(conditions, seen), k, boosts)
+    allowed = {str(n) for n in plain(items).resolve_filter(conditions, seen).positions()}
+    ids = [item.id for item, _ in actual]
+    assert len(actual) == len(expected) == min(k, len(allowed))
     assert {*ids} <= allowed
     assert len({*ids}) == len(ids)
-    assert found == sorted(found, key=lambda pair: (-pair[1], int(pair[0].id)))
-    assert all(score == best for (item, score), (own, best) in zip(found, wanted, strict=True) if item.id == own.id)
+    assert actual == sorted(actual, key=lambda pair: (-pair[1], int(pair[0].id)))
+    assert all(score == best for (item, score), (own, best) in zip(actual, expected, strict=True) if item.id == own.id)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,14 +121,16 @@ def test_no_denied_item_is_answered_and_none_is_missing(
     st.sampled_from([0.0, 1e-30, 1.0, 1e20]),
 )
 def test_searching_for_many_finds_what_searching_for_each_finds(
-    items: int, seed: int, asked: list[tuple[int, Filter, set[int], int]], length: float
+    items: int, seed: int, requested: list[tuple[int, Filter, set[int], int]], length: float
 ) -> None:
     """To the bit, so that an answer never depends on who else is in the list."""
     random, catalogue = np.random.default_rng(seed), plain(items)
-    users = np.float32(length) * random.standard_normal((len(asked), 16), dtype=np.float32)
-    allowed = [catalogue.mask(conditions, {n for n in seen if n < items}) for _, conditions, seen, _ in asked]
-    sizes, boosts = [k for k, *_ in asked], [random_boosts(items, boosted, random) for *_, boosted in asked]
-    alone = [catalogue.search(*one) for one in zip(users, allowed, sizes, boosts, strict=True)]
+    users = np.float32(length) * random.standard_normal((len(requested), 16), dtype=np.float32)
+    allowed = [
+        catalogue.resolve_filter(conditions, {n for n in seen if n < items}) for _, conditions, seen, _ in requested
+    ]
+    sizes, boosts = [k for k, *_ in requested], [random_boosts(items, boosted, random) for *_, boosted in requested]
+    alone = [catalogue.search(*entry) for entry in zip(users, allowed, sizes, boosts, strict=True)]
     assert catalogue.search_many(list(users), allowed, sizes, boosts) == alone
 
 
@@ -123,15 +141,15 @@ def test_exact_search_is_the_sum_over_all_items(
 ) -> None:
     random, catalogue = np.random.default_rng(seed), plain(items)
     user, boosts = random.standard_normal(16, dtype=np.float32), random_boosts(items, boosted, random)
-    allowed = catalogue.mask(conditions, {n for n in seen if n < items})
+    allowed = catalogue.resolve_filter(conditions, {n for n in seen if n < items})
     added = dict(zip(boosts.positions.tolist(), boosts.values, strict=True))
     score = {
         n: np.vecdot(catalogue.event_vector(n), user) + added.get(n, np.float32(0))
         for n in allowed.positions().tolist()
     }
-    wanted = sorted(score, key=lambda n: (-score[n], n))[:k]
-    found = catalogue.search(user, allowed, k, boosts)
-    assert [(int(item.id), got) for item, got in found] == [(n, float(score[n])) for n in wanted]
+    expected = sorted(score, key=lambda n: (-score[n], n))[:k]
+    actual = catalogue.search(user, allowed, k, boosts)
+    assert [(int(item.id), got) for item, got in actual] == [(n, float(score[n])) for n in expected]
 
 
 def test_candidates_of_the_rough_search_are_within_its_error() -> None:
@@ -139,21 +157,21 @@ def test_candidates_of_the_rough_search_are_within_its_error() -> None:
     random = np.random.default_rng(5)
     vectors = (random.standard_normal(64) + 1e-7 * random.standard_normal((5_000, 64))).astype(np.float32)
     users = random.standard_normal((8, 64), dtype=np.float32)
-    everything = Allowed(5_000, 5_000, None, np.empty(0, dtype=np.int64), 0)
-    found = exact.search_many(vectors, 100.0, users, [everything.denied] * 8, 10, [NO_BOOSTS] * 8)
-    assert found == [None] * 8  # all are candidates: nothing is gained
+    everything = CandidateSet(5_000, 5_000, None, np.empty(0, dtype=np.int64), 0)
+    actual = exact.search_many(vectors, 100.0, users, [everything.denied] * 8, 10, [NO_BOOSTS] * 8)
+    assert actual == [None] * 8  # all are candidates: nothing is gained
     rough = np.argsort(-(users @ vectors.T), axis=1)[:, :10]
     best = [exact.search(vectors, user, everything, 10)[0] for user in users]
-    assert any(set(one) != set(other) for one, other in zip(rough.tolist(), np.array(best).tolist(), strict=True))
+    assert any(set(entry) != set(other) for entry, other in zip(rough.tolist(), np.array(best).tolist(), strict=True))
 
 
 def test_a_user_to_whom_all_items_are_equal_gets_no_other_users_items() -> None:
     catalogue, random = plain(_FEW), np.random.default_rng(1)
     users = [np.zeros(16, dtype=np.float32), *random.standard_normal((4, 16), dtype=np.float32)]
-    everything = catalogue.mask(Filter(), ())
-    found = catalogue.search_many(users, [everything] * 5, [3] * 5, [NO_BOOSTS] * 5)
-    assert [item.id for item, _ in found[0]] == ["0", "1", "2"]
-    assert found == [catalogue.search(user, everything, 3) for user in users]
+    everything = catalogue.resolve_filter(Filter(), ())
+    actual = catalogue.search_many(users, [everything] * 5, [3] * 5, [NO_BOOSTS] * 5)
+    assert [item.id for item, _ in actual[0]] == ["0", "1", "2"]
+    assert actual == [catalogue.search(user, everything, 3) for user in users]
 
 
 @pytest.mark.parametrize("of_items", [1e-44, 1e-23, 1e-3, 1e18, 3e19, 1e37])
@@ -164,10 +182,10 @@ def test_no_length_lets_a_denied_item_in_or_loses_one(of_items: float, of_users:
         vectors = (random.standard_normal((50, 16)) * of_items).astype(np.float32)[np.arange(400) % 50]
         users = (random.standard_normal((8, 16)) * of_users).astype(np.float32)
         catalogue = Catalogue([Item(str(n), "", "", {}, n) for n in range(400)], vectors)
-        allowed = [catalogue.mask(Filter(), range(n, 200)) for n in range(8)]
-        alone = [catalogue.search(user, some, 10) for user, some in zip(users, allowed, strict=True)]
-        found = catalogue.search_many(list(users), allowed, [10] * 8, [NO_BOOSTS] * 8)
-    assert [[item.id for item, _ in one] for one in found] == [[item.id for item, _ in one] for one in alone]
+        allowed = [catalogue.resolve_filter(Filter(), range(n, 200)) for n in range(8)]
+        alone = [catalogue.search(user, part, 10) for user, part in zip(users, allowed, strict=True)]
+        actual = catalogue.search_many(list(users), allowed, [10] * 8, [NO_BOOSTS] * 8)
+    assert [[item.id for item, _ in entry] for entry in actual] == [[item.id for item, _ in entry] for entry in alone]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +197,7 @@ class Many:
     users: Floats
     index: ApproximateIndex
 
-    def allowed(self, share: str) -> Allowed:
+    def allowed(self, share: str) -> CandidateSet:
         narrows = (AttributeValues("in", (share,)),) if share in _SHARES else ()
         return self.attributes.allow(Filter(any_of=narrows), (), ())
 
@@ -188,8 +206,8 @@ class Many:
         allowed, hits = self.allowed(share), []
         for user in self.users:
             best, _ = exact.search(self.vectors, user, allowed, depth)
-            found, _ = index.search(user, allowed, depth)
-            hits.append(len({*best.tolist()} & {*found.tolist()}) / len(best))
+            actual, _ = index.search(user, allowed, depth)
+            hits.append(len({*best.tolist()} & {*actual.tolist()}) / len(best))
         return float(np.mean(hits))
 
 
@@ -202,7 +220,7 @@ def many(bundle: Bundle) -> Many:
     sentences /= np.linalg.norm(sentences, axis=1, keepdims=True)
     counts = np.array([item.popularity for item in real])[bases]
     drawn = random.random(_ITEMS)
-    attributes = AttributeIndex({"in": [name for name, step in _SHARES.items() if one < 1 / step]} for one in drawn)
+    attributes = AttributeIndex({"in": [name for name, step in _SHARES.items() if entry < 1 / step]} for entry in drawn)
     texts = [(real[base].title, real[base].text) for base in bases.tolist()]
     items = [Item(str(n), *texts[n], {}, count) for n, count in enumerate(counts.tolist())]
     ranker = RankerModel(open_session(bundle.folder / RANKER), facts.dimensions)
@@ -213,7 +231,7 @@ def many(bundle: Bundle) -> Many:
     def encode(texts: list[str]) -> list[Floats]:
         return encoder.run(tokenizer.encode(texts))
 
-    users = sample_users(ranker, encode, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)
+    users = index_training_users(ranker, encode, Catalogue(items, ranker_half, sentences), scoring, facts.max_history)
     vectors = item_vectors(ranker_half, sentences, counts)
     return Many(vectors, attributes, users[:200], ApproximateIndex.build(vectors, users[200:]))
 
@@ -233,9 +251,9 @@ def test_recall_is_the_same_where_the_best_items_are_denied(many: Many, share: s
     for user in many.users:
         best, _ = exact.search(many.vectors, user, many.allowed(share), denied + 10)
         allowed = many.attributes.allow(Filter(any_of=narrows), (), best[:denied].tolist())
-        assert allowed.missing == denied
-        found, _ = many.index.search(user, allowed, 10)
-        hits.append(len({*best[denied:].tolist()} & {*found.tolist()}) / 10)
+        assert allowed.denied_count == denied
+        actual, _ = many.index.search(user, allowed, 10)
+        hits.append(len({*best[denied:].tolist()} & {*actual.tolist()}) / 10)
     assert np.mean(hits) >= 0.99
 
 
@@ -247,9 +265,9 @@ def test_recall_is_the_same_where_the_best_items_are_pushed_down(many: Many, sha
     for user in many.users:
         best = np.sort(exact.search(many.vectors, user, allowed, pushed)[0])
         boosts = Boosts(best, np.full(len(best), -100, dtype=np.float32))
-        wanted = exact.search(many.vectors, user, allowed, 10, boosts)[0]
-        found, _ = many.index.search(user, allowed, 10, boosts)
-        hits.append(len({*wanted.tolist()} & {*found.tolist()}) / 10)
+        expected = exact.search(many.vectors, user, allowed, 10, boosts)[0]
+        actual, _ = many.index.search(user, allowed, 10, boosts)
+        hits.append(len({*expected.tolist()} & {*actual.tolist()}) / 10)
     assert np.mean(hits) >= 0.99
 
 
@@ -263,9 +281,9 @@ def test_recall_of_the_whole_score_is_at_least_99_percent(many: Many, share: str
         positions = np.sort(random.choice(_ITEMS, boosted, replace=False))
         values = np.round(spread * random.exponential(size=boosted), 1).astype(np.float32)
         boosts = Boosts(positions, values)
-        wanted = exact.search(many.vectors, user, allowed, 10, boosts)[0]
-        found = many.index.search(user, allowed, 10, boosts)[0]
-        hits.append(len({*wanted.tolist()} & {*found.tolist()}) / 10)
+        expected = exact.search(many.vectors, user, allowed, 10, boosts)[0]
+        actual = many.index.search(user, allowed, 10, boosts)[0]
+        hits.append(len({*expected.tolist()} & {*actual.tolist()}) / 10)
     assert np.mean(hits) >= 0.99
 
 
@@ -274,15 +292,15 @@ def test_recall_of_the_whole_score_is_at_least_99_percent(many: Many, share: str
     st.lists(st.floats(1, 1e6), min_size=2).map(sorted),
 )
 def test_who_looks_deeper_reads_no_fewer_lists(reach: list[int], depths: list[float]) -> None:
-    lists = [lists_for(depth, reach) for depth in depths]
+    lists = [nprobe_for(depth, reach) for depth in depths]
     assert lists == sorted(lists)
-    assert [lists_for(depth, reach) for depth in (10, 100, 1_000)] == pytest.approx(reach, abs=1)
+    assert [nprobe_for(depth, reach) for depth in (10, 100, 1_000)] == pytest.approx(reach, abs=1)
 
 
 def test_index_that_reads_too_few_lists_is_caught(many: Many) -> None:
     """Negative control: the recall test must see an index that hardly looks."""
     index = many.index
-    hasty = ApproximateIndex(many.vectors, index._metric, index._lists, reach=(4, 4, 4))
+    hasty = ApproximateIndex(many.vectors, index._metric, index._lists, nprobe_by_depth=(4, 4, 4))
     assert many.recall(hasty, "all") < 0.9
 
 
@@ -318,7 +336,7 @@ def test_index_is_made_when_it_is_wanted(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_index_of_users_without_numbers_is_refused(value: float) -> None:
     catalogue = Catalogue([Item(str(n), "", "", {}, 0) for n in range(300)], np.ones((300, 16), dtype=np.float32))
-    with pytest.raises(BundleError, match=r"NaN or infinity, so that no index can be made: export it again"):
+    with pytest.raises(BundleError, match=r"NaN or infinity, so no index can be built: export it again"):
         catalogue.index("approximate", lambda: np.full((8, 16), value, dtype=np.float32))
 
 
@@ -329,3 +347,43 @@ def test_same_vectors_give_the_same_index(many: Many) -> None:
     everything = AttributeIndex([{}] * 3_000).allow(Filter(), (), ())
     for user in many.users:
         assert first.search(user, everything, 50)[0].tolist() == second.search(user, everything, 50)[0].tolist()
+
+
+_ITEMS_SAMPLE_USERS, _RANKER, _SENTENCE = 60, 5, 4
+
+
+_TITLES = [f"Film number{n} (1999)" for n in range(_ITEMS_SAMPLE_USERS)]
+
+
+_KINDS = {"none": 1.0, "description": 2.0, "title": 3.0}  # and what the popularity weighs
+
+
+class FakeRanker:
+    """A user is the sum of the events."""
+
+    def run(self, jobs: list[UserSequence]) -> list[NDArray[np.float32]]:
+        return [np.add.reduce([np.array(vector) for vector in job.vectors]) for job in jobs]
+
+
+def test_every_kind_of_request_is_among_the_users() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(_ITEMS_SAMPLE_USERS, _RANKER)).astype(np.float32)
+    sentences = random.normal(size=(_ITEMS_SAMPLE_USERS, _SENTENCE)).astype(np.float32)
+    items = [Item(str(n), title, f"{title} a drama of old days", {}, n) for n, title in enumerate(_TITLES)]
+    rows = [
+        Row(cast(Any, query), events, Weights(ranker=1, popularity=kind, newcomer=float(events > 0), events=0.1))
+        for query, kind in _KINDS.items()
+        for events in (0, 1)
+    ]
+    words = tables.scoring(_TITLES).words
+    scoring, encoded = Scoring(Blend(rows), Memory.empty(_ITEMS_SAMPLE_USERS), words, _ITEMS_SAMPLE_USERS), list[str]()
+
+    def encode(texts: list[str]) -> list[NDArray[np.float32]]:
+        encoded.extend(texts)
+        return [np.ones(_RANKER + _SENTENCE, np.float32) for _ in texts]
+
+    users = index_training_users(cast(Any, FakeRanker()), encode, Catalogue(items, vectors, sentences), scoring, 8)
+    actual = {(kind, has_history) for kind, has_history in users[:, -FACTS:].tolist()}
+    assert actual == {(kind, has_history) for kind in _KINDS.values() for has_history in (0, 1)} - {(1, 0)}
+    assert set(_TITLES) & set(encoded)
+    assert any(text in items[7].text and text not in _TITLES for text in encoded)

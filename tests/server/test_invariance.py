@@ -1,24 +1,30 @@
-"""An answer does not depend on its batch-mates: alone and in any batch the same vectors and the same top-10."""
+"""Responses do not depend on the other requests of a batch, nor token ids on the cache of words."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 from onnxruntime.quantization import quantize_dynamic
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
 
 from swiftrec.server.catalogue.catalogue import VECTORS, Catalogue, Filter
+from swiftrec.server.models import tokenizer as module
 from swiftrec.server.models.bundle import Bundle
-from swiftrec.server.models.networks import EncoderModel, Kind, RankerModel, UserSequence
+from swiftrec.server.models.networks import EncoderModel, EventKind, RankerModel, UserSequence
 from swiftrec.server.models.session import open_session
-from swiftrec.server.models.tokenizer import Tokenizer
+from swiftrec.server.models.tokenizer import Tokenizer, WordPieceCache
 
 _WORDS = st.sampled_from(
     ["a", "good", "western", "film", "toys", "space", "love", "murder", "zebra", "1995", "Casablanca"]
 )
+
+
 _TEXT = st.lists(_WORDS, min_size=1, max_size=60).map(" ".join)
 
 
@@ -56,11 +62,11 @@ def test_top10_is_the_same_alone_and_in_any_batch(bundle: Bundle) -> None:
     catalogue = Catalogue(loaded.items, np.load(bundle.folder / VECTORS))  # the ranker alone, as the test runs it
     model = RankerModel(open_session(bundle.folder / "ranker.onnx"), bundle.manifest.dimensions)
     ids = st.lists(st.sampled_from([item.id for item in catalogue.items]), min_size=1, max_size=40)
-    everything = catalogue.mask(Filter(), [])
+    everything = catalogue.resolve_filter(Filter(), [])
 
     def sequence(history: list[str]) -> UserSequence:
         vectors = [catalogue.event_vector(n) for i in history if (n := catalogue.position(i)) is not None]
-        return UserSequence(vectors, [Kind.ITEM] * len(vectors))
+        return UserSequence(vectors, [EventKind.ITEM] * len(vectors))
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(ids, st.lists(ids, min_size=1, max_size=12))
@@ -72,3 +78,68 @@ def test_top10_is_the_same_alone_and_in_any_batch(bundle: Bundle) -> None:
         assert [item.id for item, _ in first] == [item.id for item, _ in second]
 
     holds()
+
+
+_SHORT = 16
+
+
+_PLAIN = ["Toy", "Story", "(1995)", "don't", "unbelievably-long", "x" * 120, "...", "42"]
+
+
+_WHOLE = ["[SEP]", "[MASK]", "a[CLS]b", "na\u00efve", "\u4e2d\u6587", "\u0130stanbul", "\u03a3\u0391\u03a3", "e\u0301"]
+
+
+_DROPPED = ["\u00ad", "\u200d", "\t", "\n", "\x0b", "\x1f", "\u00a0", ""]
+
+
+_texts = st.lists(st.one_of(st.sampled_from([*_PLAIN, *_WHOLE, *_DROPPED]), st.text(max_size=6)), max_size=24)
+
+
+def alone(bundle: Bundle, max_tokens: int) -> Backend:
+    """The library alone, as the bundle's file has it."""
+    backend = Backend.from_file(str(bundle.folder / "tokenizer.json"))
+    backend.no_padding()
+    backend.enable_truncation(max_tokens)
+    return backend
+
+
+@pytest.mark.parametrize("max_tokens", [_SHORT, 512])
+def test_words_give_the_ids_of_the_whole_text(bundle: Bundle, max_tokens: int) -> None:
+    backend = alone(bundle, max_tokens)
+    tokenizer = Tokenizer.load(bundle.folder / "tokenizer.json", max_tokens)
+
+    @settings(max_examples=1_000, deadline=None)
+    @given(_texts.map(" ".join))
+    def holds(text: str) -> None:
+        assert tokenizer.encode([text]) == tokenizer.encode([text]) == [backend.encode(text).ids]  # learned by then
+
+    holds()
+
+
+def test_a_tokenizer_whose_words_do_not_stand_by_themselves_would_be_caught(bundle: Bundle) -> None:
+    """Negative control: an added token with a space in it, which `fits` refuses, gives other ids."""
+    backend = alone(bundle, 512)
+    backend.add_tokens(["toy story"])
+    assert not WordPieceCache.fits(backend)
+    words = WordPieceCache(backend, 512)
+    for known in ("toy", "story"):
+        words.encode(known)
+    assert words.encode("toy story") != backend.encode("toy story").ids
+
+
+def test_words_are_kept_within_bounds(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_WORDS", 8)
+    backend = alone(bundle, _SHORT)
+    kept = WordPieceCache(backend, _SHORT)
+    for n in range(100):
+        text = f"word{n} other{n} {'x' * 200}"
+        assert kept.encode(text) == backend.encode(text).ids
+        assert len(kept._pieces) <= 8
+        assert all(len(word) <= 24 for word in kept._pieces)
+
+
+def test_tokenizers_of_another_kind_do_it_alone(bundle: Bundle) -> None:
+    backend = alone(bundle, _SHORT)
+    assert WordPieceCache.fits(backend)
+    assert not WordPieceCache.fits(Backend(BPE()))
+    assert not WordPieceCache.fits(Backend.from_str(backend.to_str().replace('"lstrip":false', '"lstrip":true', 1)))

@@ -153,106 +153,106 @@ def refused_of(
 
 
 def test_first_of_a_batch_cancels_and_its_mates_are_answered(bundle: Bundle) -> None:
-    with bench(bundle) as one:
-        held = one.hold()
-        calls = [one.ask(f"text {n}") for n in range(5)]
-        one.until_calls(6)
+    with bench(bundle) as served:
+        held = served.hold()
+        calls = [served.ask(f"text {n}") for n in range(5)]
+        served.until_calls(6)
         calls[0].cancel()
-        one.until_calls(5)
-        one.encoder.open()
+        served.until_calls(5)
+        served.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in [held, *calls[1:]])
-        assert one.encoder.sizes == [1, 4]
-        assert one.ask("the next").result(LONG).rows == 1
-        assert one.is_healthy()
+        assert served.encoder.sizes == [1, 4]
+        assert served.ask("the next").result(LONG).rows == 1
+        assert served.is_healthy()
 
 
 def test_call_that_was_admitted_cancels_and_never_runs(bundle: Bundle) -> None:
-    with bench(bundle, max_batch_jobs=1) as one:
-        held = one.hold()
-        calls = [one.ask(f"text {n}") for n in range(5)]
-        one.until_calls(6)
-        one.admit()
+    with bench(bundle, max_batch_jobs=1) as served:
+        held = served.hold()
+        calls = [served.ask(f"text {n}") for n in range(5)]
+        served.until_calls(6)
+        served.admit()
         assert held.result(LONG).rows == 1
-        one.until_calls(5)  # of which one is in the step
+        served.until_calls(5)  # of which one is in the step
         for call in calls[1:]:
             call.cancel()
-        one.until_calls(1)
-        one.encoder.open()
-        assert one.ask("the next").result(LONG).rows == 1
-        assert one.encoder.sizes == [1, 1, 1]
-        assert not one.app.worker.has_work
+        served.until_calls(1)
+        served.encoder.open()
+        assert served.ask("the next").result(LONG).rows == 1
+        assert served.encoder.sizes == [1, 1, 1]
+        assert not served.app.worker.has_work
 
 
 def test_running_job_whose_caller_leaves_harms_nobody(bundle: Bundle) -> None:
-    with bench(bundle) as one:
-        held = one.hold()
+    with bench(bundle) as served:
+        held = served.hold()
         held.cancel()
-        mate = one.ask("text")
-        one.until_calls(1)
-        one.encoder.open()
+        mate = served.ask("text")
+        served.until_calls(1)
+        served.encoder.open()
         assert mate.result(LONG).rows == 1
 
 
 def test_model_that_raises_once_fails_nobody(bundle: Bundle) -> None:
-    with bench(bundle) as one:
-        held = one.hold()
-        calls = [one.ask(f"text {n}") for n in range(4)]
-        one.until_calls(5)
-        one.encoder.fails = 1  # for the batch that runs next: it is run again row by row and succeeds
-        one.encoder.open()
+    with bench(bundle) as served:
+        held = served.hold()
+        calls = [served.ask(f"text {n}") for n in range(4)]
+        served.until_calls(5)
+        served.encoder.fails = 1  # for the batch that runs next: it is run again row by row and succeeds
+        served.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in [held, *calls])
-        assert one.encoder.sizes == [1, 1, 1, 1, 1]
-        assert one.ask("the next").result(LONG).rows == 1
-        assert one.is_healthy()
+        assert served.encoder.sizes == [1, 1, 1, 1, 1]
+        assert served.ask("the next").result(LONG).rows == 1
+        assert served.is_healthy()
 
 
 def test_model_that_fails_on_one_text_fails_that_one_only(bundle: Bundle) -> None:
-    with bench(bundle) as one:
-        held = one.hold()
-        calls = [one.ask(f"text {n}") for n in range(3)]
-        one.until_calls(4)
-        one.encoder.fails = 2  # the batch, and the first row when it is run again
-        one.encoder.open()
+    with bench(bundle) as served:
+        held = served.hold()
+        calls = [served.ask(f"text {n}") for n in range(3)]
+        served.until_calls(4)
+        served.encoder.fails = 2  # the batch, and the first row when it is run again
+        served.encoder.open()
         assert held.result(LONG).rows == 1
         assert code(calls[0]) is grpc.StatusCode.INTERNAL
         assert all(call.result(LONG).rows == 1 for call in calls[1:])
-        one.encoder.fails = 1  # a batch of one fails at once
-        assert code(one.ask("guilty")) is grpc.StatusCode.INTERNAL
-        assert one.ask("the next").result(LONG).rows == 1
-        assert one.is_healthy()
+        served.encoder.fails = 1  # a batch of one fails at once
+        assert code(served.ask("guilty")) is grpc.StatusCode.INTERNAL
+        assert served.ask("the next").result(LONG).rows == 1
+        assert served.is_healthy()
 
 
 def test_bad_payload_is_refused_and_its_mates_are_answered(bundle: Bundle) -> None:
-    with bench(bundle) as one:
-        held = one.hold()
-        good = one.ask("good")
-        bad = one.stub.Encode.future(pb.EncodeRequest(texts=["good", ""]), timeout=LONG)
-        one.until_calls(3)
-        one.encoder.open()
+    with bench(bundle) as served:
+        held = served.hold()
+        good = served.ask("good")
+        bad = served.stub.Encode.future(pb.EncodeRequest(texts=["good", ""]), timeout=LONG)
+        served.until_calls(3)
+        served.encoder.open()
         assert code(bad) is grpc.StatusCode.INVALID_ARGUMENT
         assert [call.result(LONG).rows for call in (held, good)] == [1, 1]
-        assert one.ask("the next").result(LONG).rows == 1
-        assert one.is_healthy()
+        assert served.ask("the next").result(LONG).rows == 1
+        assert served.is_healthy()
 
 
 @pytest.mark.parametrize("model", ["encoder", "ranker"])
 def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(bundle: Bundle, model: str) -> None:
-    with bench(bundle) as one:
-        session: Gated = getattr(one, model)
+    with bench(bundle) as served:
+        session: Gated = getattr(served, model)
 
         def ask(timeout: float = LONG) -> grpc.Future:  # type: ignore[type-arg]
-            return one.ask("text", timeout) if model == "encoder" else one.recommend(timeout)
+            return served.ask("text", timeout) if model == "encoder" else served.recommend(timeout)
 
         session.close()
         held = ask()
         session.until_held()
         calls, late = [ask() for _ in range(20)], [ask(_LATE_S) for _ in range(20)]
-        one.until_calls(41)
+        served.until_calls(41)
         for call in calls:
             call.cancel()
-        one.until_calls(21)  # the model is still held
+        served.until_calls(21)  # the model is still held
         assert {code(call) for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        one.until_calls(1)  # the model is still held
+        served.until_calls(1)  # the model is still held
         session.open()
         assert held.done() or held.result(LONG)
         assert ask().result(LONG)
@@ -260,11 +260,11 @@ def test_cancelled_and_expired_calls_free_their_places_while_the_model_is_busy(b
 
 
 def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
-    with bench(bundle, max_waiting_jobs=3, max_batch_jobs=1) as one:
-        held = one.hold()
-        calls = [one.ask(f"text {n}") for n in range(4)]
-        one.until_calls(5)
-        one.admit()
+    with bench(bundle, max_queue_requests=3, max_batch_jobs=1) as served:
+        held = served.hold()
+        calls = [served.ask(f"text {n}") for n in range(4)]
+        served.until_calls(5)
+        served.admit()
         (refused,) = refused_of(calls, 1)
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "Exceeds maximum queue size" in refused.details()  # type: ignore[attr-defined] # as Triton's clients ask
@@ -272,21 +272,21 @@ def test_full_server_says_when_to_come_again(bundle: Bundle) -> None:
         status, retry = rpc_status.from_call(cast("grpc.Call", refused)), error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
         assert retry.retry_delay.ToTimedelta().total_seconds() > 0
-        one.encoder.open()
+        served.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in [held, *calls] if call is not refused)
 
 
 def test_calls_beyond_the_bound_are_refused_with_retry_info(bundle: Bundle) -> None:
-    with bench(bundle, max_calls=4) as one:
-        held = [one.hold(), *[one.ask(f"text {n}") for n in range(3)]]
-        one.until_calls(4)
-        refused = one.ask("too many")
+    with bench(bundle, max_calls=4) as served:
+        held = [served.hold(), *[served.ask(f"text {n}") for n in range(3)]]
+        served.until_calls(4)
+        refused = served.ask("too many")
         assert code(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (
             error_details_pb2.RetryInfo.DESCRIPTOR.full_name
             in rpc_status.from_call(cast("grpc.Call", refused)).details[0].type_url
         )
-        one.encoder.open()
+        served.encoder.open()
         assert all(call.result(LONG).rows == 1 for call in held)
 
 
@@ -294,27 +294,29 @@ def test_dead_worker_turns_health_off_and_answers_at_once(bundle: Bundle, monkey
     def broken() -> None:
         raise RuntimeError("a bug of ours")
 
-    with bench(bundle) as one:
-        assert one.is_healthy()
-        monkeypatch.setattr(one.app.worker, "step", broken)
-        assert code(one.ask("the one that it dies of")) is grpc.StatusCode.UNAVAILABLE
-        assert not one.is_healthy()
-        assert code(one.ask("a later one")) is grpc.StatusCode.UNAVAILABLE
+    with bench(bundle) as served:
+        assert served.is_healthy()
+        monkeypatch.setattr(served.app.worker, "step", broken)
+        assert code(served.ask("the one that it dies of")) is grpc.StatusCode.UNAVAILABLE
+        assert not served.is_healthy()
+        assert code(served.ask("a later one")) is grpc.StatusCode.UNAVAILABLE
 
 
 def test_outcomes_in_the_metrics_are_those_that_clients_saw(bundle: Bundle) -> None:
-    with bench(bundle, max_waiting_jobs=3, max_batch_jobs=1) as one:
-        held = one.hold()
-        calls = [one.ask(f"text {n}") for n in range(7)]
-        one.until_calls(8)
-        one.admit()
+    with bench(bundle, max_queue_requests=3, max_batch_jobs=1) as served:
+        held = served.hold()
+        calls = [served.ask(f"text {n}") for n in range(7)]
+        served.until_calls(8)
+        served.admit()
         full = refused_of(calls, 4)
-        bad = [one.ask("") for _ in range(5)]
-        one.encoder.open()
+        bad = [served.ask("") for _ in range(5)]
+        served.encoder.open()
         seen = [code(call) for call in (*full, *bad)]
         assert all(call.result(LONG).rows == 1 for call in [held, *calls] if call not in full)
-        counts = one.app.metrics.calls
+        counts = served.app.metrics.calls
         assert seen.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 4
         assert seen.count(grpc.StatusCode.INVALID_ARGUMENT) == 5
-        wanted = {"RESOURCE_EXHAUSTED": 4, "INVALID_ARGUMENT": 5, "OK": 4}
-        until(lambda: {name: counts.count("Encode", name) for name in wanted} == wanted)  # counted once a call is over
+        expected = {"RESOURCE_EXHAUSTED": 4, "INVALID_ARGUMENT": 5, "OK": 4}
+        until(
+            lambda: {name: counts.count("Encode", name) for name in expected} == expected
+        )  # counted once a call is over

@@ -117,7 +117,7 @@ def opened(descriptor: int) -> TextIO:
 
 
 def test_text_is_written_where_there_is_room_and_lost_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swiftrec.server.output._PATIENCE_S", 0.01)
+    monkeypatch.setattr("swiftrec.server.output._WRITE_TIMEOUT_S", 0.01)
     with pipe(is_blocking=True) as (reader, writer), opened(writer) as stream:
         assert write_text(stream, "ready\n")
         assert os.read(reader, 100) == b"ready\n"

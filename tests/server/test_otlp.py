@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from swiftrec.server.telemetry.otlp import MAX_WAITING_SPANS, OtlpTraces
-from swiftrec.server.telemetry.traces import Ended, Work
+from swiftrec.server.telemetry.traces import FinishedCall, PipelineSpan
 from tests.until import LONG, until
 
 _STEPS = {"tokenise": (1.0, 1.25), "encode": (1.25, 2.0)}
@@ -58,9 +58,11 @@ def traces(exporter: Exporter) -> Iterator[OtlpTraces]:
 
 def end(traces: OtlpTraces, number: int = 1) -> str:
     """Calls of three spans each that have ended; the trace id of the last one."""
-    work = Work("b", 1, 3.0, steps=_STEPS)
+    work = PipelineSpan("b", 1, 3.0, steps=_STEPS)
     for n in range(number):
-        trace_id = traces.ended(Ended("/package.Service/Method", "OK", 1.0, 3.0, f"call {n}"), None, [work])
+        trace_id = traces.on_call_end(
+            FinishedCall("/package.Service/Method", "OK", 1.0, 3.0, f"call {n}"), None, [work]
+        )
     return trace_id
 
 
@@ -78,7 +80,7 @@ def test_stop_exports_what_waits_and_shuts_down_once(traces: OtlpTraces, exporte
     end(traces, 1_000)
     traces.stop(LONG)
     assert (len(exporter.spans), exporter.shutdowns) == (3_000, 1)
-    traces.hurry()
+    traces.abort()
     assert exporter.shutdowns == 1
 
 
@@ -94,7 +96,7 @@ def test_hurry_ends_the_export_that_runs_and_sends_nothing_more(traces: OtlpTrac
     exporter.gate.clear()
     end(traces, 1_000)
     assert exporter.entered.wait(LONG)
-    traces.hurry()
+    traces.abort()
     traces.stop(LONG)
     assert len(exporter.spans) < 1_000
     assert exporter.shutdowns == 1
@@ -123,15 +125,15 @@ def test_export_that_fails_costs_its_own_spans_alone(traces: OtlpTraces, exporte
 def test_call_that_ends_while_the_worker_notes_its_steps_is_exported(
     traces: OtlpTraces, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, numbers = Work("b", 1, 3.0, steps=dict(_STEPS)), itertools.count(1)
+    work, numbers = PipelineSpan("b", 1, 3.0, steps=dict(_STEPS)), itertools.count(1)
 
     def note_meanwhile(_bits: int) -> int:  # between two spans
         number = next(numbers)
-        work.merge(Work("b", 1, 3.0, steps={f"step {number}": (1.0, 2.0)}))
+        work.merge(PipelineSpan("b", 1, 3.0, steps={f"step {number}": (1.0, 2.0)}))
         return number
 
     monkeypatch.setattr("swiftrec.server.telemetry.otlp.secrets.randbits", note_meanwhile)
-    traces.ended(Ended("/package.Service/Method", "CANCELLED", 1.0, 3.0, "cancelled"), None, [work])
+    traces.on_call_end(FinishedCall("/package.Service/Method", "CANCELLED", 1.0, 3.0, "cancelled"), None, [work])
     traces.stop(LONG)
     assert {"tokenise", "encode"} < {span.name for span in exporter.spans}
 

@@ -57,7 +57,7 @@ def ports(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 
     def listening() -> list[int]:
         assert process.poll() is None, "the server ended"
-        return [one.laddr.port for one in watched.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        return [entry.laddr.port for entry in watched.net_connections("tcp") if entry.status == psutil.CONN_LISTEN]
 
     until(lambda: len(listening()) == 2)
     until(lambda: any(map(is_ready, listening())))

@@ -14,12 +14,12 @@ from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from swiftrec.server.text import is_blank
 from tests.conftest import ROOT
-from tests.server.secure import connected, serving
+from tests.server.support.secure import connected, serving
 from tests.until import LONG, until
 
 _MAX_FILES, _MAX_THREADS = 40, 2
 _PERIODIC = {"monitoring", "watchdog"}  # threads that look at something at times, whether or not there is a call
-_SERVER = str(ROOT / "server") + "/"
+_SERVER = str(ROOT / "swiftrec" / "server") + "/"
 
 
 class Path:
@@ -69,9 +69,9 @@ def test_one_recommend_enters_few_files_and_two_threads(bundle: Bundle, cache_mb
             assert stub.Recommend(request, timeout=LONG).items
             until(lambda n=n: counts.count("Recommend", "OK") == n + 1)  # type: ignore[misc] # one for each
         path.is_watching = False
-    found = "\n".join(f"{thread}: {file}" for thread, file in sorted(path.entered))
-    assert len(path.threads) <= _MAX_THREADS, f"{len(path.threads)} threads\n{found}"
-    assert len(path.files) <= _MAX_FILES, f"{len(path.files)} files\n{found}"
+    actual = "\n".join(f"{thread}: {file}" for thread, file in sorted(path.entered))
+    assert len(path.threads) <= _MAX_THREADS, f"{len(path.threads)} threads\n{actual}"
+    assert len(path.files) <= _MAX_FILES, f"{len(path.files)} files\n{actual}"
 
 
 def test_path_of_a_call_to_the_server_is_seen() -> None:

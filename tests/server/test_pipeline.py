@@ -1,23 +1,373 @@
-"""The whole pipeline of a small bundle: an answer does not depend on the requests beside it."""
+"""The stages of the pipeline: each runs for the whole batch, and errors affect only their request."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from swiftrec.server.catalogue.blend import Known
-from swiftrec.server.catalogue.catalogue import AttributeValues, Filter
-from swiftrec.server.domain import ItemEvent, Recommendation, Request, TextEvent
-from tests.server import small
+from swiftrec.server.batching.cost_model import CostModel
+from swiftrec.server.catalogue.blend import Known, ScoreTerms
+from swiftrec.server.catalogue.catalogue import AttributeValues, Filter, Item
+from swiftrec.server.domain import ItemEvent, Recommendation, Request, Strategy, TextEvent
+from swiftrec.server.errors import ModelFailed
+from swiftrec.server.models.networks import ranker_half
+from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
+from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
+from swiftrec.server.pipeline.recommend import compose, encode
+from swiftrec.server.pipeline.request_state import RequestState, TextState
+from swiftrec.server.pipeline.stages import Stages
+from swiftrec.server.pipeline.vector_cache import VectorCache
+from swiftrec.server.ticket import Ticket
+from tests.server.support import small
+from tests.server.support.workers import ENCODE, RECOMMEND, Row, SmallEngine, answer_alone
+
+
+@pytest.fixture
+def small_engine(tmp_path: Path) -> SmallEngine:
+    made = SmallEngine(small.write_bundle(tmp_path / "1"))
+    made.encoder.row_s = made.ranker.row_s = 0.0
+    return made
+
+
+def encoded(small_engine: SmallEngine) -> list[list[Row]]:
+    """The batches that the encoder runs from now on."""
+    batches: list[list[Row]] = []
+    small_engine.encoder.on_run = lambda rows: batches.append(list(rows))
+    return batches
+
+
+def answers(small_engine: SmallEngine, *requests: Request) -> list[Recommendation]:
+    actual = small_engine.engine.recommend(requests)
+    assert all(isinstance(answer, Recommendation) for answer in actual), actual
+    return [answer for answer in actual if isinstance(answer, Recommendation)]
+
+
+def test_requests_take_each_stage_together(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, users = encoded(small_engine), list[int]()
+    stages, whole = small_engine.engine.stages, CostModel(batch_s=1.0, token_s=0.0)  # batches that padding does not cut
+    monkeypatch.setattr(stages.encoder, "cost", whole)
+    monkeypatch.setattr(stages.ranker, "cost", whole)
+    rank = small_engine.ranker.run
+
+    def ranked(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        users.append(len(feeds["mask"]))
+        return rank(feeds)
+
+    monkeypatch.setattr(small_engine.ranker, "run", ranked)
+    answers(
+        small_engine, Request(query="abc"), Request(history=(TextEvent("abc"), TextEvent("abd"))), Request(query="abe")
+    )
+    assert [sorted(batch) for batch in batches] == [sorted(map(small_engine.row, ("abc", "abd", "abe")))]  # "abc" once
+    assert users == [3]
+
+
+def test_ranker_and_clients_get_the_half_that_is_for_them(
+    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[np.ndarray] = []
+    rank = small_engine.ranker.run
+
+    def ranked(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        read.append(feeds["vectors"][0])
+        return rank(feeds)
+
+    monkeypatch.setattr(small_engine.ranker, "run", ranked)
+    answers(small_engine, Request(history=(ItemEvent("i1"), TextEvent("abc")), query="de"))
+    both = small_engine.engine.encode(["abc", "de"])
+    halves = ranker_half(both, small.RANKER_WIDTH)
+    np.testing.assert_array_equal(read[0], [small_engine.engine.catalogue.event_vector(1), *halves])
+    message = encoder_pb2.EncodeRequest(texts=["abc", "de"]).SerializeToString()
+    reply = answer_alone(small_engine.worker(), ENCODE, message)
+    assert isinstance(reply, bytes)
+    response = encoder_pb2.EncodeResponse.FromString(reply)
+    assert (response.rows, response.dimensions) == halves.shape
+    np.testing.assert_array_equal(np.frombuffer(response.vectors, "<f4").reshape(halves.shape), halves)
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_bundle_decides_on_the_history_where_a_request_does_not(tmp_path: Path, default: bool) -> None:
+    folder = small.write_bundle(tmp_path / "1", exclude_history=default)
+    requests = [
+        Request(history=(ItemEvent("i1"),), exclude_history=expected, top_k=small.ITEMS_COUNT)
+        for expected in (None, True, False)
+    ]
+    actual = answers(SmallEngine(folder), *requests)
+    assert ["i1" in {item.id for item, _ in answer.items} for answer in actual] == [not default, False, True]
+
+
+def test_what_needs_no_model_runs_none(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_engine.ranker, "run", None)
+    batches = encoded(small_engine)
+    actual = answers(small_engine, Request(), Request(history=(ItemEvent("unknown"),)))
+    assert [answer.strategy for answer in actual] == [Strategy.POPULARITY] * 2
+    assert [answer.unknown_item_ids for answer in actual] == [[], ["unknown"]]
+    assert batches == []
+
+
+def test_an_error_of_a_model_is_told_to_every_request_of_its_text_and_to_no_other(small_engine: SmallEngine) -> None:
+    small_engine.encoder.fails = {small_engine.row("q")[1]}
+    requests = [
+        Request(query="ab"),
+        Request(query="qb"),
+        Request(query="cd", history=(TextEvent("ab"), TextEvent("qb"))),
+        Request(history=(ItemEvent("i1"),)),
+    ]
+    actual = small_engine.engine.recommend(requests)
+    assert [type(answer) for answer in actual] == [Recommendation, ModelFailed, ModelFailed, Recommendation]
+
+
+def test_an_error_of_the_ranker_is_told_to_its_request(
+    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = small_engine.ranker.run
+
+    def ranked(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        users = rank(feeds)
+        users[feeds["mask"].sum(axis=1) == 2] = np.nan
+        return users
+
+    monkeypatch.setattr(small_engine.ranker, "run", ranked)
+    actual = small_engine.engine.recommend([Request(history=(ItemEvent("i1"),) * n) for n in (1, 2, 3)])
+    assert [type(answer) for answer in actual] == [Recommendation, ModelFailed, Recommendation]
+
+
+def test_times_are_those_of_the_stages_of_the_batch(small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Knowing texts as items is part of ranking, the filter part of retrieving."""
+    clock, names, catalogue = small_engine.clock, small_engine.engine.stages.names, small_engine.engine.catalogue
+    small_engine.encoder.row_s, small_engine.ranker.row_s = 1.0, 2.0
+    by_meaning, mask, search = names.by_meaning, catalogue.resolve_filter, catalogue.search_many
+
+    def slow_meaning(text: str, sentence: np.ndarray) -> int | None:
+        clock.now += 0.25
+        return by_meaning(text, sentence)
+
+    def slow_mask(conditions: Filter, seen: Sequence[int]) -> object:
+        clock.now += 0.125
+        return mask(conditions, seen)
+
+    def slow_search(*arguments: object) -> object:
+        clock.now += 0.5
+        return search(*arguments)  # type: ignore[arg-type] # as they came
+
+    monkeypatch.setattr(names, "by_meaning", slow_meaning)
+    monkeypatch.setattr(catalogue, "resolve_filter", slow_mask)
+    monkeypatch.setattr(catalogue, "search_many", slow_search)
+    conditions = Filter(any_of=(AttributeValues("kind", ("k1",)),))
+    (answer,) = answers(small_engine, Request(history=(TextEvent("ab"),), conditions=conditions))
+    times = answer.timings
+    assert (times.encode_ms, times.rank_ms, times.retrieve_ms, times.total_ms) == (1_000, 2_250, 625, 3_875)
+    (popular,) = answers(small_engine, Request())
+    assert (popular.timings.encode_ms, popular.timings.rank_ms, popular.timings.retrieve_ms) == (0, 0, 125)
+
+
+def ticket() -> Ticket:
+    """A call."""
+    return Ticket("", b"", 1e9, lambda _reply: None)
+
+
+def test_texts_are_not_looked_up_any_more_once_the_call_is_over(
+    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, looked_up = ticket(), list[str]()
+    requests = [Request(history=(TextEvent("ab"), TextEvent("cd"), TextEvent("ef"))), Request(query="gh")]
+    states = [small_engine.engine.resolve(request) for request in requests]
+
+    def look_up(text: str, _sentence: object) -> None:
+        looked_up.append(text)
+        call.is_cancelled = True
+
+    monkeypatch.setattr(small_engine.engine.stages.names, "by_meaning", look_up)
+    monkeypatch.setattr(small_engine.ranker, "run", None)
+    for state in states:
+        state.call = call
+    small_engine.engine.run(states)
+    assert looked_up == ["ab"]
+    assert [state.error for state in states] == [None, None]
+
+
+def test_requests_are_neither_scored_nor_searched_for_once_the_call_is_over(
+    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after, scored, terms = ticket(), ticket(), list[str](), small_engine.engine.scoring.terms
+    other = Request(query="ef")
+    states = [small_engine.engine.resolve(request) for request in (Request(query="ab"), Request(query="cd"), other)]
+    states[0].call, states[1].call = before, after
+
+    def compose_and_cancel(stages: Stages, state: RequestState) -> None:
+        compose(stages, state)
+        before.is_cancelled = True
+
+    def score_and_cancel(requested: Sequence[Known]) -> list[ScoreTerms]:
+        scored.extend(known.query for known in requested)
+        after.is_cancelled = True
+        return terms(requested)
+
+    monkeypatch.setattr("swiftrec.server.pipeline.recommend.compose", compose_and_cancel)
+    monkeypatch.setattr(small_engine.engine.scoring, "terms", score_and_cancel)
+    small_engine.engine.run(states)
+    assert scored == ["cd", "ef"]
+    assert [bool(state.items) for state in states] == [False, False, True]
+    assert states[2].items == answers(small_engine, other)[0].items
+
+
+class FirstItem:
+    """An engine that answers every request with the first item."""
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def run(self, users: Sequence[TextState]) -> None:
+        for user in users:
+            if isinstance(user, RequestState):
+                user.items = [(self._item, 1.0)]
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Nothing."""
+
+
+def test_models_and_search_are_reached_through_the_engine_alone(
+    small_engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_engine.engine, "engine", FirstItem(small_engine.engine.catalogue.items[0]))
+    for name in ("encoder", "ranker"):
+        monkeypatch.setattr(getattr(small_engine, name), "run", None)
+    monkeypatch.setattr(small_engine.engine.catalogue, "search_many", None)
+    message = pb.RecommendRequest(query="ab", history=[pb.Event(item_id="i3"), pb.Event(text="Film a0")])
+    reply = answer_alone(small_engine.worker(), RECOMMEND, message.SerializeToString())
+    assert isinstance(reply, bytes)
+    assert [item.item_id for item in pb.RecommendResponse.FromString(reply).items] == ["i0"]
+
+
+_WORDS = ["a", "b", "cc", "dd", "eee", "q", "qq"]  # the encoder fails on those with a q
+
+
+_ENTRY_BYTES = 360
+
+
+class Counts:
+    """Where vectors came from."""
+
+    def __init__(self) -> None:
+        self.texts = {"hit": 0, "coalesced": 0, "miss": 0}
+
+    def on_lookup(self, source: str, texts: int) -> None:
+        self.texts[source] += texts
+
+
+def vector(*numbers: float) -> NDArray[np.float32]:
+    return np.array(numbers, dtype=np.float32)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1_000, 1_000_000])
+def test_each_text_gets_its_vector_and_runs_once_in_a_batch(tmp_path: Path, cache_bytes: int) -> None:
+    small_engine = SmallEngine(small.write_bundle(tmp_path / "1"), cache_bytes=cache_bytes)
+    small_engine.encoder.fails = {small_engine.row("q")[1]}
+    ran, counts, stages = list[Row](), Counts(), small_engine.engine.stages
+    object.__setattr__(stages, "lookups", counts)
+    small_engine.encoder.on_run = ran.extend
+    alone = {
+        word: small.TinyEncoder().run({"input_ids": np.array([row]), "attention_mask": np.ones((1, len(row)))})[0]
+        for word in _WORDS
+        if (row := small_engine.row(word))
+    }
+
+    @settings(deadline=None)
+    @given(st.lists(st.lists(st.lists(st.sampled_from(_WORDS), min_size=1, max_size=4), min_size=1), max_size=4))
+    def holds(batches: list[list[list[str]]]) -> None:
+        for batch in batches:
+            states = [TextState(small_engine.engine.tokenizer.encode(words)) for words in batch]
+            before, had = sum(counts.texts.values()), counts.texts["miss"]
+            ran.clear()
+            encode(stages, states)
+            distinct = {word for words in batch for word in words}
+            assert {*ran} <= {small_engine.row(word) for word in distinct}
+            assert sum(counts.texts.values()) - before == sum(map(len, batch))
+            assert counts.texts["miss"] - had == len({*ran})
+            good = [row for row in ran if row[1] not in small_engine.encoder.fails]
+            assert len(good) <= 2 * len({*good})  # twice only beside one that failed
+            assert stages.cache.size_bytes <= cache_bytes
+            for words, state in zip(batch, states, strict=True):
+                assert isinstance(state.error, ModelFailed) == any("q" in word for word in words)
+                for word, actual in zip(words, state.vectors, strict=True):
+                    assert (actual is None) == ("q" in word)
+                    assert actual is None or np.array_equal(actual, alone[word])
+
+    holds()
+
+
+def test_texts_without_a_failure_run_once_each(tmp_path: Path) -> None:
+    small_engine, ran = SmallEngine(small.write_bundle(tmp_path / "1")), list[Row]()
+    small_engine.encoder.on_run = ran.extend
+    small_engine.engine.encode(["a", "b", "a", "cc", "b"])
+    assert sorted(ran) == sorted(map(small_engine.row, ("a", "b", "cc")))
+
+
+def test_cached_vector_needs_no_model_and_holds_no_batch(tmp_path: Path) -> None:
+    small_engine, ran = SmallEngine(small.write_bundle(tmp_path / "1"), cache_bytes=10_000), list[Row]()
+    first = small_engine.engine.encode(["a", "b"])
+    small_engine.encoder.on_run = ran.extend
+    state, other = small_engine.engine.resolve_texts(["a", "cc"])
+    assert (state.tokens, state.was_cached, other.tokens > 0, other.was_cached) == (0, True, True, False)
+    assert state.cost_s < other.cost_s
+    small_engine.engine.run([state, other])
+    assert ran == [small_engine.row("cc")]
+    (actual,) = state.vectors
+    assert actual is not None
+    np.testing.assert_array_equal(actual, first[0])
+    assert actual.base is None
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=3), st.integers(1, 40)), max_size=60), st.integers(0, 2_000))
+def test_cache_is_bounded_and_forgets_what_was_used_longest_ago(puts: list[tuple[bytes, int]], capacity: int) -> None:
+    cache, used = VectorCache(capacity), dict[bytes, int]()  # size of each entry, what was used last at the end
+    for key, length in puts:
+        if (actual := cache.get(key)) is not None:
+            used[key] = used.pop(key)
+            assert actual.nbytes + len(key) + _ENTRY_BYTES == used[key]
+        else:
+            assert key not in used
+        cache.put(key, np.zeros(length, dtype=np.float32))
+        size = len(key) + 4 * length + _ENTRY_BYTES
+        if key not in used and size <= capacity:
+            used[key] = size
+            while sum(used.values()) > capacity:
+                del used[next(iter(used))]
+        assert cache.size_bytes == sum(used.values()) <= capacity
+
+
+def test_cache_that_is_off_keeps_nothing() -> None:
+    cache = VectorCache(0)
+    cache.put(b"a", vector(1))
+    assert (cache.get(b"a"), cache.size_bytes) == (None, 0)
+
+
+def test_cache_keeps_a_copy() -> None:
+    """A row would hold its whole batch in memory."""
+    cache, batch = VectorCache(10_000), np.arange(20, dtype=np.float32).reshape(10, 2)
+    cache.put(b"a", batch[3])
+    batch[:] = 0
+    actual = cache.get(b"a")
+    assert actual is not None
+    assert (actual.tolist(), actual.base) == ([6, 7], None)
+
 
 _TEXTS = ["Film a0 (1950)", "film c2", small.BY_MEANING, "unheard of", "Film", "genre g1 fiml c2"]
+
+
 _event = st.one_of(
     st.integers(0, small.ITEMS_COUNT + 2).map(lambda n: ItemEvent(f"i{n}")), st.sampled_from(_TEXTS).map(TextEvent)
 )
+
+
 _request = st.builds(
     Request,
     history=st.lists(_event, max_size=20).map(tuple),
@@ -35,7 +385,7 @@ _request = st.builds(
 )
 
 
-def told(answer: Recommendation) -> object:
+def reported(answer: Recommendation) -> object:
     """Everything but the times."""
     items = [(item.id, score) for item, score in answer.items]
     return items, answer.unknown_item_ids, answer.resolved, answer.strategy, answer.events_used
@@ -49,8 +399,8 @@ def test_answer_is_the_same_alone_and_in_any_list(tmp_path: Path, parts_off: tup
         @settings(max_examples=60, deadline=None)
         @given(st.lists(_request, min_size=1, max_size=12))
         def holds(requests: list[Request]) -> None:
-            alone = [told(small.ask(engine, request)[0]) for request in requests]
-            assert [told(answer) for answer in small.ask(engine, *requests)] == alone
+            alone = [reported(small.ask(engine, request)[0]) for request in requests]
+            assert [reported(answer) for answer in small.ask(engine, *requests)] == alone
 
         holds()
 
@@ -66,16 +416,16 @@ def test_score_of_a_request_is_a_function_of_what_is_known(tmp_path: Path) -> No
         query = "" if n % 3 else f"film genre g{n % 5} misspelld{n}"
         sentence = np.ones(small.SENTENCE_WIDTH, np.float32) if query else None
         known.append(Known(len(items), items, sentences, query, sentence))
-    before = [(one.items.copy(), one.sentences.copy()) for one in known]
-    aims = [first.aim(one) for one in known]
-    for aim, again in zip(aims, reversed(second.aims(known[::-1])), strict=True):
-        assert aim.ranker == again.ranker
-        np.testing.assert_array_equal(aim.rest, again.rest)
+    before = [(entry.items.copy(), entry.sentences.copy()) for entry in known]
+    all_terms = [first.request_terms(entry) for entry in known]
+    for terms, again in zip(all_terms, reversed(second.terms(known[::-1])), strict=True):
+        assert terms.ranker == again.ranker
+        np.testing.assert_array_equal(terms.rest, again.rest)
         every = np.arange(small.ITEMS_COUNT)
-        np.testing.assert_array_equal(aim.boosts.at(every), again.boosts.at(every))
-    for one, (items, sentences) in zip(known, before, strict=True):
-        np.testing.assert_array_equal(one.items, items)
-        np.testing.assert_array_equal(one.sentences, sentences)
+        np.testing.assert_array_equal(terms.boosts.at(every), again.boosts.at(every))
+    for small_engine, (items, sentences) in zip(known, before, strict=True):
+        np.testing.assert_array_equal(small_engine.items, items)
+        np.testing.assert_array_equal(small_engine.sentences, sentences)
 
 
 def test_what_a_filter_costs_is_predicted_until_its_items_are_cached(tmp_path: Path) -> None:

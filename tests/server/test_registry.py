@@ -1,4 +1,4 @@
-"""The registry alone: changes of the bundles wait for each other, but neither for trials nor without end."""
+"""Loading and unloading bundles, and the health that follows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
 from swiftrec.server.errors import BundleError, Busy, NotFound, ShuttingDown
 from swiftrec.server.models.bundle import Bundle
-from swiftrec.server.models.registry import _PATIENCE_S, Registry
+from swiftrec.server.models.registry import _STOP_TIMEOUT_S, Registry
 from swiftrec.server.models.trials import MAX_TRIALS
-from tests.server import bundles
+from swiftrec.server.readiness import Readiness
+from tests.server.support import bundles
 
 _LONG = 30.0
 
@@ -82,9 +86,9 @@ def test_trial_holds_up_no_other_change(bundle: Bundle, tmp_path: Path) -> None:
         assert {engine.bundle.manifest.name for engine in registry.ready()} == {name, "other", "third"}
         registry.unload("third", wait_s=0.01)
         registry.unload("other", wait_s=0.01)
-        with registry.use(name) as engine:  # who only asks does not wait
+        with registry.lease(name) as engine:  # who only asks does not wait
             assert engine.bundle.manifest.name == name
-    with registry.use("other") as engine:
+    with registry.lease("other") as engine:
         assert engine.bundle.manifest.version == 2
 
 
@@ -155,7 +159,7 @@ def test_index_and_loads_live_with_a_repository_that_cannot_be_read_any_more(
     for module in ("os.scandir", "os.listdir"):
         monkeypatch.setattr(module, refuse)
     assert {entry.name for entry in registry.index()} == {bundle.manifest.name}
-    with pytest.raises(BundleError, match="other: no version folder there"):
+    with pytest.raises(BundleError, match="other: has no version folder"):
         registry.load("other")
 
 
@@ -166,7 +170,7 @@ def test_unload_says_so_before_it_waits_for_those_who_still_use_the_bundle(bundl
     name = bundle.manifest.name
     registry.load(name)
     told.clear()
-    with registry.use(name):
+    with registry.lease(name):
         leaving = threading.Thread(target=registry.unload, args=(name,))
         leaving.start()
         assert told.wait(_LONG)
@@ -184,7 +188,7 @@ def test_users_of_an_engine_that_leaves_hold_up_no_other_change(bundle: Bundle, 
     registry.add(bundle.folder.parent)
     registry.load("other", 1)
     told.clear()
-    with registry.use("other") as engine:
+    with registry.lease("other") as engine:
         leaving = threading.Thread(target=registry.unload if change == "unload" else registry.load, args=("other",))
         leaving.start()
         assert told.wait(_LONG)
@@ -195,7 +199,7 @@ def test_users_of_an_engine_that_leaves_hold_up_no_other_change(bundle: Bundle, 
         assert not engine.is_stopped
     leaving.join()
     assert engine.is_stopped
-    with registry.use("other", 1) as again:
+    with registry.lease("other", 1) as again:
         assert again is not engine
         assert not again.is_stopped
 
@@ -213,7 +217,7 @@ def test_load_tells_its_caller_what_serves_before_later_changes(bundle: Bundle, 
         told.append("first")
         first.set()
 
-    with registry.use("other"):
+    with registry.lease("other"):
         loading = threading.Thread(target=lambda: registry.load("other", served=tell_first))
         loading.start()
         assert first.wait(_LONG)  # version 1 still has a user
@@ -231,11 +235,11 @@ def test_version_that_its_folder_does_not_hold_is_refused(bundle: Bundle, tmp_pa
     bundles.seal(bundles.copy(bundle, home / "1", light=True), 1, "other")
     registry.add(home / "1" if is_pinned else home)
     bundles.seal(bundles.copy(bundle, home / "3", light=True), 7, "other")
-    with pytest.raises(BundleError, match=r"3: holds version 7: name the folder so"):
+    with pytest.raises(BundleError, match=r"3: contains version 7: rename the folder"):
         registry.load("other", 3)
     with pytest.raises(NotFound):
-        registry.use("other", 7)
-    with pytest.raises(BundleError, match="holds version 7"):
+        registry.lease("other", 7)
+    with pytest.raises(BundleError, match="contains version 7"):
         Registry(Engine).add(home)
 
 
@@ -243,11 +247,11 @@ def test_bundle_of_another_name_is_refused_by_its_folders_name(bundle: Bundle, t
     bundles.seal(bundles.copy(bundle, tmp_path / "wanted" / "1", light=True), 1, "other")
     registry: Registry[Engine] = Registry(Engine, repository=tmp_path)
     registry.add(bundle.folder.parent)
-    with pytest.raises(BundleError, match=r"holds bundle 'other', not 'wanted'"):
+    with pytest.raises(BundleError, match=r"contains bundle 'other', not 'wanted'"):
         registry.load("wanted")
     for name in ("wanted", "other"):
         with pytest.raises(NotFound):
-            registry.use(name)
+            registry.lease(name)
 
 
 def test_closing_takes_one_timeout_however_many_models_hang(bundle: Bundle, tmp_path: Path) -> None:
@@ -272,4 +276,37 @@ def test_leaving_versions_share_one_patience(bundle: Bundle, tmp_path: Path) -> 
     assert len(engines) == 2
     registry.unload("other")
     assert all(engine.is_stopped for engine in engines)
-    assert Hanging.now - began == pytest.approx(_PATIENCE_S)
+    assert Hanging.now - began == pytest.approx(_STOP_TIMEOUT_S)
+
+
+_BLOCKED_S = 0.1  # for which the other thread may run, or wait for this one
+
+
+_CONTEXT = cast(grpc.ServicerContext, None)  # of calls for a service that is known, it is not used
+
+
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def states(readiness: Readiness) -> set[int]:
+    requests = [health_pb2.HealthCheckRequest(service=name) for name in ("", "a.Service")]
+    return {readiness.servicer.Check(request, _CONTEXT).status for request in requests}
+
+
+@pytest.mark.parametrize("end", [Readiness.stop, Readiness.fail])
+def test_health_stays_not_serving_when_a_load_ends_at_the_same_moment(end: Callable[[Readiness], None]) -> None:
+    ending: list[threading.Thread] = []
+
+    def has_bundle() -> bool:  # which is looked up while the end of the load is being published
+        if not ending:
+            ending.append(threading.Thread(target=end, args=(readiness,)))
+            ending[0].start()
+            ending[0].join(_BLOCKED_S)
+        return True
+
+    readiness = Readiness(["a.Service"], has_bundle)
+    readiness.publish()
+    ending[0].join()
+    assert states(readiness) == {_NOT_SERVING}
+    readiness.publish()
+    assert states(readiness) == {_NOT_SERVING}

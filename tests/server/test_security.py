@@ -92,7 +92,7 @@ def test_broken_token_file_keeps_the_old_tokens_and_is_logged_once_without_them(
     assert len(caplog.records) == 1
     assert caplog.records[0].levelname == "ERROR"
     assert "--token-file" in caplog.text
-    assert "stays in force" in caplog.text
+    assert "stays in use" in caplog.text
     assert "short-secret" not in caplog.text
     assert _OLD not in caplog.text
     put(path, _NEW.encode())
@@ -150,7 +150,7 @@ def _other_key(key: Path) -> None:
         ("tls_key", lambda path: put(path, b""), "--tls-key .* is no PEM file with a private key"),
         ("tls_key", lambda path: (path.unlink(), path.mkdir()), "--tls-key .* cannot be read"),
         ("tls_key", _other_key, "--tls-key .* is not the key of --tls-cert"),
-        ("tls_key", _encrypt, "its key, not encrypted"),
+        ("tls_key", _encrypt, "its unencrypted key"),
         ("tls_client_ca", Path.unlink, "--tls-client-ca .* cannot be read"),
         ("tls_client_ca", lambda path: put(path, b"no PEM"), "--tls-client-ca .* is no PEM file with a certificate"),
         (

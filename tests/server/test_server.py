@@ -88,13 +88,13 @@ def test_empty_request_is_answered_by_popularity(recommender: RecommenderService
 
 
 def test_filters_hold_together(recommender: RecommenderServiceStub) -> None:
-    def some(name: str, *wanted: str) -> pb.AttributeValues:
-        return pb.AttributeValues(name=name, values=wanted)
+    def sample(name: str, *expected: str) -> pb.AttributeValues:
+        return pb.AttributeValues(name=name, values=expected)
 
     conditions = pb.Filter(
-        any_of=[some("genre", "Comedy", "Western")],
-        all_of=[some("decade", "1990s")],
-        none_of=[some("genre", "Drama")],
+        any_of=[sample("genre", "Comedy", "Western")],
+        all_of=[sample("decade", "1990s")],
+        none_of=[sample("genre", "Drama")],
         denied_item_ids=["1"],
     )
     reply = recommender.Recommend(pb.RecommendRequest(query="something funny", filter=conditions, top_k=50), timeout=10)
@@ -230,21 +230,21 @@ def test_bad_field_is_refused_by_name(channel: grpc.Channel, request_message: pb
 def test_bad_field_of_encode_is_refused_by_name(
     channel: grpc.Channel, request_message: encoder_pb2.EncodeRequest, field: str
 ) -> None:
-    found = fault(channel, request_message.SerializeToString(), "/swiftrec.v1.EncoderService/Encode")
-    assert found[:2] == (code_pb2.INVALID_ARGUMENT, field)
+    actual = fault(channel, request_message.SerializeToString(), "/swiftrec.v1.EncoderService/Encode")
+    assert actual[:2] == (code_pb2.INVALID_ARGUMENT, field)
 
 
 @pytest.mark.parametrize("entries", [0, 257])
 def test_list_of_none_or_too_many_is_refused_by_name(channel: grpc.Channel, entries: int) -> None:
     data = pb.BatchRecommendRequest(requests=[pb.RecommendRequest()] * entries).SerializeToString()
-    found = fault(channel, data, "/swiftrec.v1.RecommenderService/BatchRecommend")
-    assert found[:2] == (code_pb2.INVALID_ARGUMENT, "requests")
+    actual = fault(channel, data, "/swiftrec.v1.RecommenderService/BatchRecommend")
+    assert actual[:2] == (code_pb2.INVALID_ARGUMENT, "requests")
 
 
 def test_bad_message_of_a_stream_is_answered_by_name_and_the_next_one_too(recommender: RecommenderServiceStub) -> None:
     messages = [pb.RecommendRequest(top_k=-1), pb.RecommendRequest(query="a\0b"), pb.RecommendRequest(query="x")]
-    asked = iter(pb.StreamRecommendRequest(request=message) for message in messages)
-    results = [reply.result for reply in recommender.StreamRecommend(asked, timeout=10)]
+    requested = iter(pb.StreamRecommendRequest(request=message) for message in messages)
+    results = [reply.result for reply in recommender.StreamRecommend(requested, timeout=10)]
     assert [one.error.field for one in results] == ["top_k", "query", ""]
     assert {one.error.code for one in results[:2]} == {code_pb2.INVALID_ARGUMENT}
     assert results[2].response.items

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, save
 
 from swiftrec.server.models.runtime import onnxruntime
-from swiftrec.server.models.session import IS_SUPPORTED, Flushed, open_session
+from swiftrec.server.models.session import IS_SUPPORTED, FlushDenormals, open_session
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="denormals are flushed on Linux on x86-64 only")
 _ROWS = 1 << 20  # enough for ONNX Runtime to share them among its threads
@@ -62,7 +62,7 @@ def test_other_threads_have_them_meanwhile() -> None:
 
     thread = threading.Thread(target=other)
     thread.start()
-    with Flushed():
+    with FlushDenormals():
         assert not small().any()
         entered.set()
         thread.join()
@@ -70,8 +70,8 @@ def test_other_threads_have_them_meanwhile() -> None:
 
 
 def test_whoever_had_them_flushed_has_them_flushed_after_it() -> None:
-    with Flushed():
-        with Flushed():
+    with FlushDenormals():
+        with FlushDenormals():
             assert not small().any()
         assert not small().any()
     assert small().all()

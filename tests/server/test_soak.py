@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from swiftrec.server.models.bundle import Bundle
-from tests.server.process import serving
 from tests.server.soak.run import soak
+from tests.server.support.process import serving
 
 _NUMBER = 12_000
 

@@ -1,7 +1,8 @@
-"""What keeps a server from starting is said in one sentence, with exit code 2."""
+"""What keeps a server from starting, and the command that it prints after the start."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from swiftrec.server.catalogue.catalogue import ITEMS
 from swiftrec.server.config import ServerSettings, read_settings
 from swiftrec.server.errors import BundleError, ConfigError, ProviderError
 from swiftrec.server.models.bundle import Bundle, load_bundle
 from swiftrec.server.models.session import open_session
 from swiftrec.server.parts import TABLES
 from tests.conftest import ROOT
+from tests.files import put
+from tests.server.support import bundles
+from tests.server.support.secure import TOKEN, Identity
+from tests.server.test_hint import run
 
 _FILES = ("manifest.json", "tokenizer.json", "ranker.onnx", "encoder", "items.jsonl", "vectors.npy", *TABLES)
 
@@ -90,7 +96,7 @@ def test_server_names_a_misspelt_variable_and_starts_no_less() -> None:
     assert result.stderr.splitlines()[0].endswith(
         "SWIFTREC_PROT is no setting and is ignored: did you mean SWIFTREC_PORT?"
     )
-    assert "no-such-folder: no manifest.json" in result.stderr
+    assert "no-such-folder: has no manifest.json" in result.stderr
 
 
 def test_settings_are_refused_with_the_flag_and_the_reason() -> None:
@@ -161,3 +167,45 @@ def test_help_names_every_setting() -> None:
     text = start("--help").stdout
     for name in ServerSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in text
+
+
+_TITLE = '`id` $HOME "quoted" it\'s'
+
+
+def rename_items(folder: Path, title: str) -> None:
+    """Give every item this title, and as its only attribute a value that begins with it."""
+    rows = [json.loads(line) for line in (folder / ITEMS).read_bytes().splitlines()]
+    renamed = [row | {"title": title, "attributes": {"kind": [f"{title} kind"]}} for row in rows]
+    bundles.replace(folder / ITEMS, "\n".join(map(json.dumps, renamed)).encode())
+
+
+def test_printed_command_works_with_tls_and_token(bundle: Bundle, tmp_path: Path) -> None:
+    folder = bundles.copy(bundle, tmp_path / "a, folder" / "1")
+    rename_items(folder, _TITLE)
+    bundles.seal(folder, 1)
+    identity, tokens = Identity(tmp_path), put(tmp_path / "tokens", f"# ours\n{TOKEN}\n".encode())
+    command = [
+        sys.executable,
+        "-m",
+        "swiftrec.server",
+        "--bundle",
+        str(folder.parent),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
+    command += ["--tls-cert", str(identity.cert), "--tls-key", str(identity.key), "--token-file", str(tokens)]
+    command += ["--host", "[::1]"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready, tried = process.stdout.readline(), process.stdout.readline()
+            assert " on [::1]:" in ready
+            assert tried.startswith("try: ")
+            printed = run(tried.removeprefix("try: ").strip())
+        finally:
+            process.terminate()
+    assert "ranked by model; events used: 2" in printed
+    assert "`id` $HOME" in printed
+    assert TOKEN not in tried

@@ -1,21 +1,22 @@
-"""Streams: side by side, in order, and nothing is left when a stream ends early."""
+"""Streams in order, timers, and responses that clients do not read."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from swiftrec.server.errors import Cancelled, DeadlineExceeded, NotFound
-from swiftrec.server.front.limits import Unsent
-from swiftrec.server.front.streams import Patience, Send, map_ordered
+from swiftrec.server.errors import Cancelled, DeadlineExceeded, NotFound, Overloaded
+from swiftrec.server.front.limits import UnsentResponses
+from swiftrec.server.front.streams import IdleTimeout, Send, map_ordered
 from swiftrec.server.front.waits import Exchange, Exchanges, Timers
 from swiftrec.server.ticket import Reply, Ticket
-from tests.server.fronts import ManualLink, echo, write_error
+from tests.server.support.fronts import ManualLink, echo, write_error
 from tests.until import LONG
 
 OnEnd = Callable[[Callable[[], None]], bool]
@@ -24,7 +25,7 @@ OnEnd = Callable[[Callable[[], None]], bool]
 @contextmanager
 def sender(
     link: ManualLink, timeout_s: float = 60.0
-) -> Iterator[tuple[Send, ThreadPoolExecutor, Patience, OnEnd, Unsent]]:
+) -> Iterator[tuple[Send, ThreadPoolExecutor, IdleTimeout, OnEnd, UnsentResponses]]:
     """What sends messages to the link, and what a stream needs beside it."""
     timers = Timers()
     exchanges = Exchanges(link, timers, write_error, timeout_s)
@@ -34,7 +35,7 @@ def sender(
 
     timers.start()
     with ThreadPoolExecutor(4) as threads:
-        yield send, threads, Patience(timers, 60.0), lambda _close: True, Unsent(1_000, 60.0, timers)
+        yield send, threads, IdleTimeout(timers, 60.0), lambda _close: True, UnsentResponses(1_000, 60.0, timers)
     timers.stop()
 
 
@@ -45,9 +46,9 @@ def numbered(number: int) -> list[bytes]:
 def test_messages_are_worked_on_side_by_side_and_answered_in_order() -> None:
     link = ManualLink()
     with sender(link) as given:
-        answers = map_ordered(iter(numbered(8)), *given, width=4)
-        found: list[bytes] = []
-        reader = threading.Thread(target=lambda: found.extend(answers))
+        answers = map_ordered(iter(numbered(8)), *given, max_in_flight=4)
+        actual: list[bytes] = []
+        reader = threading.Thread(target=lambda: actual.extend(answers))
         reader.start()
         first = [link.next() for _ in range(4)]
         assert link.tickets.empty()  # no more than the width
@@ -56,7 +57,7 @@ def test_messages_are_worked_on_side_by_side_and_answered_in_order() -> None:
         for _ in range(4):
             echo(link.next())
         reader.join(LONG)
-    assert found == numbered(8)
+    assert actual == numbered(8)
 
 
 def test_what_reading_raises_comes_after_the_answers_to_what_was_read() -> None:
@@ -80,7 +81,7 @@ def test_stream_that_is_closed_cancels_what_was_sent() -> None:
         over.wait(LONG)
 
     with sender(link) as given:
-        answers = map_ordered(messages(), *given, width=8)
+        answers = map_ordered(messages(), *given, max_in_flight=8)
         waiting = threading.Thread(target=lambda: next(answers))
         waiting.start()
         tickets = [link.next() for _ in range(3)]
@@ -107,9 +108,9 @@ def test_message_whose_deadline_passes_does_not_hold_up_the_next() -> None:
             iter(numbered(3)),
             lambda message, on_reply: exchanges.send("/test.Service/Stream", message, None, on_reply, []),
             threads,
-            Patience(timers, 60.0),
+            IdleTimeout(timers, 60.0),
             lambda _close: True,
-            Unsent(1_000, 60.0, timers),
+            UnsentResponses(1_000, 60.0, timers),
         )
         assert list(answers) == [b"DeadlineExceeded", b"1", b"2"]
     timers.stop()
@@ -132,7 +133,7 @@ def test_stream_that_is_silent_ends_after_the_answers_to_what_was_sent(sent: int
     for message in numbered(sent):
         silence.put(message)
     with sender(ManualLink(echo)) as (send, threads, patience, on_end, unsent):
-        limits = Patience(patience.timers, 0.05)
+        limits = IdleTimeout(patience.timers, 0.05)
         answers = map_ordered(iter(silence.get, b""), send, threads, limits, on_end, unsent)
         assert [next(answers) for _ in range(sent)] == numbered(sent)
         with pytest.raises(DeadlineExceeded, match="no message came"):
@@ -154,7 +155,7 @@ def test_client_that_goes_ends_the_wait_for_its_replies_at_once(in_flight: int) 
 
     over = threading.Event()
     with sender(link) as (send, threads, patience, _, unsent), ThreadPoolExecutor(1) as other:
-        answers = map_ordered(messages(), send, threads, patience, on_end, unsent, width=in_flight)
+        answers = map_ordered(messages(), send, threads, patience, on_end, unsent, max_in_flight=in_flight)
         waiting = other.submit(next, answers)
         tickets = [link.next() for _ in range(in_flight)]
         goes.get(timeout=LONG)()
@@ -190,3 +191,166 @@ def test_replies_that_wait_for_their_turn_count_as_unsent_until_the_stream_ends(
         assert unsent.bytes == 0
         echo(tickets[2])
         assert unsent.bytes == 0
+
+
+class Clock:
+    """Seconds as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_actions_are_called_once_they_are_due_and_no_sooner() -> None:
+    clock, called = Clock(), list[str]()
+    timers = Timers(clock)
+    timers.schedule(105.0, lambda: called.append("later"))
+    timers.schedule(100.1, lambda: called.append("soon"))
+    timers.fire()
+    assert called == []
+    clock.now = 100.1
+    timers.fire()
+    timers.fire()
+    assert called == ["soon"]
+    clock.now = 106.0
+    timers.fire()
+    assert called == ["soon", "later"]
+
+
+def test_timer_that_is_cancelled_is_never_called_and_says_who_was_first() -> None:
+    clock, called = Clock(), list[str]()
+    timers = Timers(clock)
+    one, mate = timers.schedule(100.1, lambda: called.append("one")), timers.schedule(100.1, lambda: called.append("2"))
+    assert (one.cancel(), one.cancel(), one.is_pending) == (True, False, False)
+    clock.now += 1
+    timers.fire()
+    assert called == ["2"]
+    assert not mate.cancel()
+
+
+def test_action_that_fails_harms_no_other() -> None:
+    clock, called = Clock(), list[str]()
+    timers = Timers(clock)
+    timers.schedule(100.1, lambda: 1 / 0)
+    timers.schedule(100.2, lambda: called.append("next"))
+    clock.now += 1
+    timers.fire()
+    assert called == ["next"]
+
+
+def test_cancelled_timers_leave_little_behind_however_far_they_are() -> None:
+    clock, called = Clock(), list[str]()
+    timers = Timers(clock)
+    timers.schedule(3_100.0, lambda: called.append("last"))
+    for n in range(50_000):
+        timers.schedule(3_700.0 + n, lambda: None).cancel()
+    assert len(timers._heap) < 2_000
+    clock.now = 3_101.0
+    timers.fire()
+    assert called == ["last"]
+
+
+def test_timers_one_after_the_other_do_not_wake_the_thread_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, woken = Clock(), list[float]()
+    timers = Timers(clock)
+    monkeypatch.setattr(timers._changed, "notify", lambda: woken.append(clock.now))
+    for _ in range(1_000):
+        timers.schedule(clock.now + 10.0, lambda: None).cancel()
+        clock.now += 0.0005
+    assert len(woken) <= 2  # at first, and after a sweep
+
+
+def test_timer_that_comes_between_looking_and_waiting_is_not_slept_over() -> None:
+    called = threading.Event()
+
+    class Raced(Timers):
+        is_first = True
+
+        def fire(self) -> None:
+            super().fire()
+            if self.is_first:
+                self.is_first = False
+                self.schedule(time.monotonic() + 0.05, called.set)
+
+    timers = Raced()
+    timers.schedule(time.monotonic() + 3_600, lambda: None)
+    timers.start()
+    assert called.wait(LONG)
+    timers.stop()
+
+
+def test_timers_that_are_stopped_call_nothing_more() -> None:
+    timers, called = Timers(), list[str]()
+    timers.start()
+    timers.schedule(time.monotonic() + 0.05, lambda: called.append("too late"))
+    timers.stop()
+    assert called == []
+
+
+def test_thread_that_dies_is_told_of() -> None:
+    dead: list[bool] = []
+
+    class Broken(Timers):
+        def fire(self) -> None:
+            raise MemoryError
+
+    timers = Broken(on_death=lambda: dead.append(True))
+    with pytest.raises(MemoryError):
+        timers._run()
+    assert dead == [True]
+
+
+class ClockFrontLimits:
+    """Seconds as the test says."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_calls_are_refused_while_too_many_bytes_wait() -> None:
+    clock = ClockFrontLimits()
+    unsent = UnsentResponses(1_000, 30.0, Timers(clock), clock)
+    first, second = unsent.add(900, lambda: None), unsent.add(200, lambda: None)
+    with pytest.raises(Overloaded, match="have not been read by their clients"):
+        unsent.check()
+    unsent.remove(first)
+    unsent.check()
+    unsent.remove(second)
+    unsent.remove(second)  # once is enough
+    assert unsent.bytes == 0
+
+
+def test_answers_that_are_not_taken_in_time_are_cancelled_and_no_others() -> None:
+    clock, cancelled = ClockFrontLimits(), list[str]()
+    timers = Timers(clock)
+    unsent = UnsentResponses(1_000, 30.0, timers, clock)
+    slow = unsent.add(1, lambda: cancelled.append("slow"))
+    taken = unsent.add(1, lambda: cancelled.append("taken"))
+    clock.now += 20.0
+    unsent.add(1, lambda: cancelled.append("later"))
+    unsent.remove(taken)
+    timers.fire()
+    assert cancelled == []
+    clock.now += 10.0
+    timers.fire()
+    assert cancelled == ["slow"]
+    unsent.remove(slow)
+    clock.now += 20.0
+    timers.fire()
+    assert cancelled == ["slow", "later"]
+
+
+def test_many_answers_have_one_timer_and_none_when_all_are_taken() -> None:
+    clock = ClockFrontLimits()
+    timers = Timers(clock)
+    unsent = UnsentResponses(1_000, 30.0, timers, clock)
+    for _ in range(1_000):
+        unsent.remove(unsent.add(1, lambda: None))
+        assert len(timers._heap) == 1
+    clock.now += 31.0
+    timers.fire()
+    assert timers._heap == []

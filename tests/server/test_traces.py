@@ -30,7 +30,7 @@ from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServi
 from swiftrec.server.telemetry.logs import JsonFormatter
 from swiftrec.server.telemetry.traces import read_traceparent
 from tests.conftest import ROOT
-from tests.server.collector import Collector, collecting, facts
+from tests.server.support.collector import Collector, collecting, facts
 
 SECRET = "swordfish-4711"  # noqa: S105 (a text that must not be seen)
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -166,7 +166,7 @@ def test_ratio_0_traces_only_what_the_caller_traces(bundle: Bundle) -> None:
 def test_dead_collector_never_touches_an_answer(bundle: Bundle) -> None:
     with serving(bundle, "http://127.0.0.1:1") as app:
         assert ask(app, "x", query()) is grpc.StatusCode.OK
-        app.hurry()
+        app.cancel_in_flight()
 
 
 def test_nothing_of_a_request_is_in_logs_metrics_or_spans(
@@ -183,8 +183,8 @@ def test_nothing_of_a_request_is_in_logs_metrics_or_spans(
         assert ask(traced, "good", query(SECRET)) is grpc.StatusCode.OK
         events = [pb.Event(text=SECRET), pb.Event(item_id=SECRET)]
         assert ask(traced, "events", pb.RecommendRequest(history=events).SerializeToString()) is grpc.StatusCode.OK
-        asked = pb.RecommendRequest(query="x", bundle=SECRET).SerializeToString()
-        assert ask(traced, "bundle", asked) is grpc.StatusCode.NOT_FOUND
+        requested = pb.RecommendRequest(query="x", bundle=SECRET).SerializeToString()
+        assert ask(traced, "bundle", requested) is grpc.StatusCode.NOT_FOUND
         tensor = service_pb2.ModelInferRequest(model_name="encoder")
         tensor.inputs.add(name="TEXT", datatype="BYTES", shape=(1, 1)).contents.bytes_contents.append(SECRET.encode())
         with grpc.insecure_channel(f"127.0.0.1:{traced.port}") as channel:
@@ -212,7 +212,8 @@ def test_opentelemetry_is_not_imported_when_off() -> None:
 
 def test_missing_extra_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "swiftrec.server.telemetry.otlp", None)
-    with pytest.raises(ConfigError, match=r"extra otel: .*\[otel\]"), serving(bundle, "http://127.0.0.1:1"):
+    missing = r"needs packages that are not installed: .*\[otel\]"
+    with pytest.raises(ConfigError, match=missing), serving(bundle, "http://127.0.0.1:1"):
         pass
 
 

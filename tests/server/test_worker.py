@@ -13,33 +13,41 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swiftrec.server.batching.scheduler import Limits
-from swiftrec.server.catalogue.blend import Aim, Known
-from swiftrec.server.catalogue.catalogue import Ranked
+from swiftrec.server.catalogue.blend import Known, ScoreTerms
+from swiftrec.server.catalogue.catalogue import ScoredItems
 from swiftrec.server.errors import SwiftrecError
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.status import code_of
 from swiftrec.server.ticket import Reply, Ticket
-from swiftrec.server.worker.methods import Recommendation, StreamedRecommendation, recommender_methods
+from swiftrec.server.worker.methods import RecommendCall, StreamRecommendCall, recommender_methods
 from swiftrec.server.worker.worker import Worker
-from tests.server import small
-from tests.server.workers import BATCH_RECOMMEND, ENCODE, RECOMMEND, STREAM_RECOMMEND, Row, SmallEngine, answer_alone
+from tests.server.support import small
+from tests.server.support.workers import (
+    BATCH_RECOMMEND,
+    ENCODE,
+    RECOMMEND,
+    STREAM_RECOMMEND,
+    Row,
+    SmallEngine,
+    answer_alone,
+)
 
 OK, INVALID, LATE, NOT_FOUND, FULL, INTERNAL, STOPPING = 0, 3, 4, 5, 8, 13, 14
 _BUG_TOP_K = 13  # a search for this many items meets an error of ours
 _STREAMS = (STREAM_RECOMMEND, "/bug/fail")
 
 
-class BuggyOpen(Recommendation):
+class BuggyOpen(RecommendCall):
     """An error of ours when the call is admitted, after it holds an engine."""
 
-    def open(self) -> Iterable[float]:
+    def prepare(self) -> Iterable[float]:
         """Fails."""
-        super().open()
+        super().prepare()
         raise KeyError("an error of ours")
 
 
-class BuggyRespond(Recommendation):
+class BuggyRespond(RecommendCall):
     """An error of ours in the response."""
 
     def respond(self, now: float) -> bytes:
@@ -47,10 +55,10 @@ class BuggyRespond(Recommendation):
         raise KeyError("an error of ours")
 
 
-class BuggyFail(StreamedRecommendation):
+class BuggyFail(StreamRecommendCall):
     """An error of ours while an error is told."""
 
-    def fail(self, error: SwiftrecError) -> Reply:
+    def write_error(self, error: SwiftrecError) -> Reply:
         """Fails."""
         raise KeyError("an error of ours")
 
@@ -104,38 +112,38 @@ KINDS: dict[str, tuple[str, Callable[[int], Message], int]] = {
 
 
 @pytest.fixture(scope="module", params=[0, 10_000_000], ids=["no cache", "cache"])
-def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallEngine]:
+def small_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallEngine]:
     """An engine with faults: of the encoder for texts with q and w, of ours for those with x and for a top_k of 13."""
     made = SmallEngine(small.write_bundle(tmp_path_factory.mktemp("small") / "1"), cache_bytes=request.param)
     made.encoder.row_s = 1 / 256
     made.encoder.fails, made.encoder.nans = {made.row("q")[1]}, {made.row("w")[1]}
-    aims, search = made.engine.scoring.aims, made.engine.catalogue.search_many
+    terms, search = made.engine.scoring.terms, made.engine.catalogue.search_many
 
-    def buggy_aims(asked: Sequence[Known]) -> list[Aim]:
-        if any(known.query.startswith("x") for known in asked):
+    def buggy_terms(requested: Sequence[Known]) -> list[ScoreTerms]:
+        if any(known.query.startswith("x") for known in requested):
             raise KeyError("an error of ours")
-        return aims(asked)
+        return terms(requested)
 
-    def buggy_search(*arguments: list[object]) -> list[Ranked]:
+    def buggy_search(*arguments: list[object]) -> list[ScoredItems]:
         if _BUG_TOP_K in arguments[2]:
             raise KeyError("an error of ours")
         return search(*arguments)  # type: ignore[arg-type] # as they came
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made.engine.scoring, "aims", buggy_aims)
+        patch.setattr(made.engine.scoring, "terms", buggy_terms)
         patch.setattr(made.engine.catalogue, "search_many", buggy_search)
         yield made
 
 
-def worker_of(one: SmallEngine, limits: Limits | None = None) -> Worker:
+def worker_of(small_engine: SmallEngine, limits: Limits | None = None) -> Worker:
     """A worker with the methods of swiftrec.v1 and the faulty ones."""
-    services = one.services()
+    services = small_engine.services()
     methods = recommender_methods(services) | {
         "/bug/open": partial(BuggyOpen, services),
         "/bug/respond": partial(BuggyRespond, services),
         "/bug/fail": partial(BuggyFail, services),
     }
-    return Worker(methods, limits or Limits(), clock=one.clock)
+    return Worker(methods, limits or Limits(), clock=small_engine.clock)
 
 
 def outcome(method: str, reply: Reply) -> tuple[int, object]:
@@ -183,12 +191,12 @@ class Call:
 class Drive:
     """A worker under way."""
 
-    def __init__(self, one: SmallEngine, limits: Limits | None = None) -> None:
-        self.one, self.worker = one, worker_of(one, limits)
+    def __init__(self, small_engine: SmallEngine, limits: Limits | None = None) -> None:
+        self.one, self.worker = small_engine, worker_of(small_engine, limits)
         self.calls: list[tuple[Call, Ticket]] = []
         self._flagged: list[Ticket] = []
         self._in_step: list[Ticket] = []
-        one.encoder.on_run = self._on_run
+        small_engine.encoder.on_run = self._on_run
         self._may_run: set[Row] = set()
         self._ran_late: set[Row] = set()  # rows of calls that had been cancelled or had expired when their step began
 
@@ -240,7 +248,7 @@ class Drive:
         assert tuple(self.worker.load) == (0, 0, 0.0)
         assert self.worker.calls == 0
         recorders = self.one.engine.recorder.models.values()
-        assert [(each.waiting_jobs, each.waiting_tokens) for each in recorders] == [(0, 0)] * 2
+        assert [(each.queue_requests, each.queue_tokens) for each in recorders] == [(0, 0)] * 2
         self.one.encoder.on_run = lambda _rows: None
         self.one.check_unused()
 
@@ -287,7 +295,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("wait"), st.just(""), st.sampled_from([0.005, 0.02])),
 )
 _LIMITS = st.sampled_from(
-    [Limits(), Limits(jobs=3), Limits(waiting_jobs=4), Limits(waiting_tokens=30), Limits(budget_s=0.02)]
+    [Limits(), Limits(jobs=3), Limits(queue_requests=4), Limits(queue_tokens=30), Limits(budget_s=0.02)]
 )
 
 
@@ -296,9 +304,9 @@ _LIMITS = st.sampled_from(
 )
 @given(steps=st.lists(_STEPS, min_size=4, max_size=40), limits=_LIMITS)
 def test_each_call_is_answered_once_or_cancelled_and_meets_its_own_fate(
-    one: SmallEngine, steps: list[tuple[str, str, float]], limits: Limits
+    small_engine: SmallEngine, steps: list[tuple[str, str, float]], limits: Limits
 ) -> None:
-    drive = Drive(one, limits)
+    drive = Drive(small_engine, limits)
     for step, kind, number in steps:
         if step.startswith("send"):
             drive.send(kind, number, is_done_buggy=step != "send")
@@ -307,7 +315,7 @@ def test_each_call_is_answered_once_or_cancelled_and_meets_its_own_fate(
         elif step == "hear":
             drive.hear()
         elif step == "wait":
-            one.clock.now += number
+            small_engine.clock.now += number
         else:
             (drive.flag if step == "flag" else drive.flag_in_step)(int(number))
     drive.finish()
@@ -315,46 +323,46 @@ def test_each_call_is_answered_once_or_cancelled_and_meets_its_own_fate(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_becomes_of_a_call_alone(one: SmallEngine, kind: str) -> None:
+def test_what_becomes_of_a_call_alone(small_engine: SmallEngine, kind: str) -> None:
     """What the test above compares with."""
     method, message, code = KINDS[kind]
-    reply = answer_alone(worker_of(one), method, message(7).SerializeToString())
+    reply = answer_alone(worker_of(small_engine), method, message(7).SerializeToString())
     got, said = outcome(method, reply)
     assert got == code
     assert code != INTERNAL or said in {
         "internal error",
         "the model failed on this input",
-        "the model answers numbers that are not finite for this input",
+        "the model returns numbers that are not finite for this input",
     }
-    one.check_unused()
+    small_engine.check_unused()
 
 
-def test_entries_of_a_list_meet_their_own_fates(one: SmallEngine) -> None:
-    reply = answer_alone(worker_of(one), BATCH_RECOMMEND, listed(7).SerializeToString())
+def test_entries_of_a_list_meet_their_own_fates(small_engine: SmallEngine) -> None:
+    reply = answer_alone(worker_of(small_engine), BATCH_RECOMMEND, listed(7).SerializeToString())
     assert isinstance(reply, bytes)
     results = pb.BatchRecommendResponse.FromString(reply).results
     codes = [result.error.code for result in results]
     assert codes == [OK, INTERNAL, INVALID, INTERNAL, INTERNAL, OK, NOT_FOUND]
-    for place, letter in ((0, "a"), (5, "d")):
-        single = answer_alone(worker_of(one), RECOMMEND, query(letter, 7).SerializeToString())
+    for index, letter in ((0, "a"), (5, "d")):
+        single = answer_alone(worker_of(small_engine), RECOMMEND, query(letter, 7).SerializeToString())
         assert isinstance(single, bytes)
-        assert results[place].response.items == pb.RecommendResponse.FromString(single).items
-    one.check_unused()
+        assert results[index].response.items == pb.RecommendResponse.FromString(single).items
+    small_engine.check_unused()
 
 
-def test_a_cancel_before_the_call_is_admitted_leaves_nothing(one: SmallEngine) -> None:
+def test_a_cancel_before_the_call_is_admitted_leaves_nothing(small_engine: SmallEngine) -> None:
     replies: list[Reply] = []
-    worker = worker_of(one)
+    worker = worker_of(small_engine)
     ticket = Ticket(RECOMMEND, query("a", 1).SerializeToString(), 1e9, replies.append)
     ticket.is_cancelled = True
     worker.admit(ticket)
     worker.admit(ticket)
     assert (replies, worker.calls, worker.has_work) == ([], 0, False)
-    one.check_unused()
+    small_engine.check_unused()
 
 
-def test_cancel_takes_back_what_has_not_run(one: SmallEngine) -> None:
-    drive = Drive(one, Limits(jobs=2))
+def test_cancel_takes_back_what_has_not_run(small_engine: SmallEngine) -> None:
+    drive = Drive(small_engine, Limits(jobs=2))
     drive.send("list", 1e6)
     drive.step()
     assert drive.worker.has_work
@@ -365,11 +373,11 @@ def test_cancel_takes_back_what_has_not_run(one: SmallEngine) -> None:
     check(drive)
 
 
-def test_a_call_that_expires_between_its_steps_is_told_so_at_once(one: SmallEngine) -> None:
-    drive = Drive(one, Limits(jobs=2))
+def test_a_call_that_expires_between_its_steps_is_told_so_at_once(small_engine: SmallEngine) -> None:
+    drive = Drive(small_engine, Limits(jobs=2))
     call, _ = drive.send("list", 1.0)
     drive.step()
-    one.clock.now += 1.0
+    small_engine.clock.now += 1.0
     drive.step()
     assert not drive.worker.has_work
     assert [outcome(call.method, reply)[0] for reply, _ in call.replies] == [LATE]
@@ -378,8 +386,8 @@ def test_a_call_that_expires_between_its_steps_is_told_so_at_once(one: SmallEngi
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(waiting=st.integers(1, 30), tokens=st.integers(10, 400), sends=st.integers(1, 60))
-def test_queue_has_a_bound(one: SmallEngine, waiting: int, tokens: int, sends: int) -> None:
-    drive = Drive(one, Limits(waiting_jobs=waiting, waiting_tokens=tokens))
+def test_queue_has_a_bound(small_engine: SmallEngine, waiting: int, tokens: int, sends: int) -> None:
+    drive = Drive(small_engine, Limits(queue_requests=waiting, queue_tokens=tokens))
     for _ in range(sends):
         drive.send("good", 1e6)
         assert drive.worker.load.jobs <= waiting
@@ -390,39 +398,41 @@ def test_queue_has_a_bound(one: SmallEngine, waiting: int, tokens: int, sends: i
     check(drive)
 
 
-def test_more_urgent_calls_run_first(one: SmallEngine) -> None:
-    order, worker = list[int](), worker_of(one, Limits(jobs=1))
+def test_more_urgent_calls_run_first(small_engine: SmallEngine) -> None:
+    order, worker = list[int](), worker_of(small_engine, Limits(jobs=1))
     for priority in (9, 5, 1):
         message = pb.RecommendRequest(query="a", priority=priority).SerializeToString()
         worker.admit(Ticket(RECOMMEND, message, 1e9, lambda _reply, priority=priority: order.append(priority)))  # type: ignore[misc]
     while worker.has_work:
         worker.step()
     assert order == [1, 5, 9]
-    one.check_unused()
+    small_engine.check_unused()
 
 
 def test_idle_worker_tries_whatever_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = SmallEngine(small.write_bundle(tmp_path / "1"))  # which learns here that its models take no time
-    for model in (one.encoder, one.ranker):
+    small_engine = SmallEngine(small.write_bundle(tmp_path / "1"))  # which learns here that its models take no time
+    for model in (small_engine.encoder, small_engine.ranker):
         monkeypatch.setattr(model, "row_s", 0.0)  # it was predicted to take milliseconds
-    reply = answer_alone(worker_of(one), RECOMMEND, query("a", 900).SerializeToString(), one.clock.now + 1e-6)
+    reply = answer_alone(
+        worker_of(small_engine), RECOMMEND, query("a", 900).SerializeToString(), small_engine.clock.now + 1e-6
+    )
     assert isinstance(reply, bytes)
 
 
-def test_step_takes_everything_that_waits(one: SmallEngine) -> None:
+def test_step_takes_everything_that_waits(small_engine: SmallEngine) -> None:
     """A free worker waits for nothing, and what came while a step ran goes into the next one together."""
-    drive = Drive(one)
+    drive = Drive(small_engine)
     for calls in (1, 7, 3):
         for _ in range(calls):
             drive.send("message of a stream", 1e6)
         drive.worker.step()
         assert not drive.worker.has_work
     assert [len(call.replies) for call, _ in drive.calls] == [1] * 11
-    one.check_unused()
+    small_engine.check_unused()
 
 
-def test_cancelled_call_makes_room(one: SmallEngine) -> None:
-    drive = Drive(one, Limits(waiting_jobs=2))
+def test_cancelled_call_makes_room(small_engine: SmallEngine) -> None:
+    drive = Drive(small_engine, Limits(queue_requests=2))
     calls = [drive.send("good", 1e6)[0] for _ in range(3)]
     assert [len(call.replies) for call in calls] == [0, 0, 1]
     drive.flag(0)
@@ -433,8 +443,8 @@ def test_cancelled_call_makes_room(one: SmallEngine) -> None:
     check(drive)
 
 
-def test_predicted_wait_beyond_the_budget_is_refused(one: SmallEngine) -> None:
-    drive = Drive(one, Limits(budget_s=0.5, waiting_jobs=10**6))
+def test_predicted_wait_beyond_the_budget_is_refused(small_engine: SmallEngine) -> None:
+    drive = Drive(small_engine, Limits(budget_s=0.5, queue_requests=10**6))
     for _ in range(1_000):
         drive.send("good", 1e6)
     each_s = drive.worker.load.wait_s / drive.worker.load.jobs

@@ -1,4 +1,4 @@
-"""The two models that a bundle shows: their tensors, once, and what follows: metadata and configuration."""
+"""The two models of a bundle: their tensors, metadata and configuration."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model: what goes in and what comes out; -2 stands for the bundle's dimensions."""
+    """A model: its inputs and outputs; a dimension of -2 stands for that of the bundle's vectors."""
 
     name: str
-    watched: str  # the part of the recommender whose statistics are the model's
+    stats_key: str  # the model of the bundle whose statistics are reported
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    notes: tuple[tuple[str, str], ...] = ()  # parameters of the configuration, which say how to use an input
+    notes: tuple[tuple[str, str], ...] = ()  # parameters of the configuration that explain inputs
 
     def output(self, name: str) -> TensorSpec:
-        """One output.
+        """Find an output.
 
         Raises:
-            InvalidRequest: there is none of that name.
+            InvalidRequest: there is no output of that name.
         """
         for spec in self.outputs:
             if spec.name == name:
@@ -63,13 +63,13 @@ MODELS = {spec.name: spec for spec in (ENCODER, RECOMMENDER)}
 
 
 def find_model(name: str) -> tuple[ModelSpec, str]:
-    """The model and its bundle ("" for the default one) that a name means.
+    """The model and the bundle ("" for the default) that a name refers to.
 
     "encoder" and "recommender" are those of the default bundle, "BUNDLE.encoder" and "BUNDLE.recommender" those of
     another, and "BUNDLE" alone is its recommender.
 
     Raises:
-        NotFound: no model can have that name.
+        NotFound: the name is not valid.
     """
     bundle, dot, model = name.rpartition(".")
     if model in MODELS and (bundle or not dot):
@@ -83,7 +83,7 @@ def read_version(text: str) -> int:
     """A model version, or 0 for the newest.
 
     Raises:
-        InvalidRequest: it is no positive integer.
+        InvalidRequest: it is not a positive integer.
     """
     if not text:
         return 0
@@ -97,7 +97,7 @@ def read_version(text: str) -> int:
 
 
 def metadata(spec: ModelSpec, name: str, versions: list[int], recommender: Recommender) -> pb.ModelMetadataResponse:
-    """What clients ask first."""
+    """The metadata of a model."""
 
     def tensors(specs: tuple[TensorSpec, ...]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
         return [
@@ -115,7 +115,7 @@ def metadata(spec: ModelSpec, name: str, versions: list[int], recommender: Recom
 
 
 def configuration(spec: ModelSpec, name: str, recommender: Recommender, max_batch: int) -> config_pb.ModelConfig:
-    """The model as a Triton configuration, its dynamic batching included."""
+    """The Triton configuration of a model, including dynamic batching."""
     limits = recommender.options.limits
     return config_pb.ModelConfig(
         name=name,
@@ -141,7 +141,7 @@ def configuration(spec: ModelSpec, name: str, recommender: Recommender, max_batc
             default_queue_policy=config_pb.ModelQueuePolicy(
                 timeout_action=config_pb.ModelQueuePolicy.REJECT,
                 allow_timeout_override=True,
-                max_queue_size=limits.waiting_jobs,
+                max_queue_size=limits.queue_requests,
             ),
         ),
         instance_group=[
@@ -157,7 +157,7 @@ def configuration(spec: ModelSpec, name: str, recommender: Recommender, max_batc
 
 
 def _has_cache(spec: ModelSpec, recommender: Recommender) -> bool:
-    """Whether a model has a response cache in Triton's sense: a request may be answered without running the model."""
+    """Whether a model has a response cache in Triton's sense: responses without running the model."""
     return spec is ENCODER and recommender.options.cache_bytes > 0
 
 

@@ -1,4 +1,4 @@
-"""Parameters of a request: timeout, priority, and what Triton's clients send along."""
+"""Parameters of a request: timeout, priority, and those that Triton's clients send."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINAL = "triton_enable_empty_final_response"
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a request asks for beside its inputs."""
+    """The parameters of a request."""
 
     timeout_s: float | None = None
     priority: int = DEFAULT_PRIORITY
@@ -26,7 +26,7 @@ class Parameters:
 
 
 def read_parameters(given: Mapping[str, pb.InferParameter]) -> Parameters:
-    """Check and convert. What neither Triton nor this server knows is passed over, as Triton does.
+    """Check and convert parameters. Unknown ones are ignored, as in Triton.
 
     Raises:
         InvalidRequest: names the parameter.
@@ -38,19 +38,19 @@ def read_parameters(given: Mapping[str, pb.InferParameter]) -> Parameters:
                 "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified: "
                 f"{name}",
             )
-    timeout_us = whole(given, "timeout") or 0
+    timeout_us = int_param(given, "timeout") or 0
     if timeout_us < 0:
         raise InvalidInput("timeout", f"timeout: microseconds, must not be negative, got {timeout_us}")
     return Parameters(
         timeout_s=timeout_us / 1e6 if timeout_us else None,
-        priority=to_priority(whole(given, "priority") or 0),
-        bundle=_text(given, "bundle"),
-        exclude_history=_truth(given, "exclude_history"),
-        wants_final=_truth(given, FINAL) or False,
+        priority=to_priority(int_param(given, "priority") or 0),
+        bundle=str_param(given, "bundle"),
+        exclude_history=bool_param(given, "exclude_history"),
+        wants_final=bool_param(given, FINAL) or False,
     )
 
 
-def whole(given: Mapping[str, pb.InferParameter], name: str) -> int | None:
+def int_param(given: Mapping[str, pb.InferParameter], name: str) -> int | None:
     """An integer parameter, or None if it is not given."""
     if name not in given:
         return None
@@ -60,7 +60,8 @@ def whole(given: Mapping[str, pb.InferParameter], name: str) -> int | None:
     return int(getattr(given[name], kind))
 
 
-def _text(given: Mapping[str, pb.InferParameter], name: str) -> str:
+def str_param(given: Mapping[str, pb.InferParameter], name: str) -> str:
+    """A string parameter, or "" if it is not given."""
     if name not in given:
         return ""
     if given[name].WhichOneof("parameter_choice") != "string_param":
@@ -71,7 +72,7 @@ def _text(given: Mapping[str, pb.InferParameter], name: str) -> str:
         raise InvalidInput(name, f"{name}: {error.reason}") from None
 
 
-def _truth(given: Mapping[str, pb.InferParameter], name: str) -> bool | None:
+def bool_param(given: Mapping[str, pb.InferParameter], name: str) -> bool | None:
     """A boolean parameter, or None if it is not given."""
     if name not in given:
         return None

@@ -1,4 +1,4 @@
-"""`inference.GRPCInferenceService`: its 18 RPCs that run no model, for tritonclient and perf_analyzer as they are."""
+"""`inference.GRPCInferenceService`: the 18 RPCs that run no model, as tritonclient and perf_analyzer expect them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from swiftrec.server.errors import InvalidInput, Unsupported
-from swiftrec.server.models.registry import TURN_S
+from swiftrec.server.models.registry import CHANGE_TIMEOUT_S
 from swiftrec.server.worker.open_inference.models import configuration, find_model, metadata, read_version
 from swiftrec.server.worker.open_inference.repository import ModelRepository
 from swiftrec.server.worker.open_inference.settings import log_settings, trace_setting
@@ -30,54 +30,54 @@ _NO_SHARED_MEMORY = "shared memory is not supported: send the contents in the re
 
 
 class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] # tritonclient ships no types
-    """The protocol's methods, in its order; ModelInfer and ModelStreamInfer are the worker's (`infer.py`).
+    """The protocol's methods, in its order; ModelInfer and ModelStreamInfer run in the worker (`infer.py`).
 
     Args:
         repository: the models.
-        is_ready: whether the server takes work.
+        is_ready: whether the server accepts calls.
     """
 
     def __init__(self, repository: ModelRepository, is_ready: Callable[[], bool]) -> None:
         self._repository, self._is_ready = repository, is_ready
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
-        """It answers, so it lives."""
+        """Always true: the server responds."""
         return pb.ServerLiveResponse(live=True)
 
     def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
-        """As the health service says."""
+        """The same state as the health service."""
         return pb.ServerReadyResponse(ready=self._is_ready())
 
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
-        """Whether that version serves."""
+        """Whether the version is loaded and the server is ready."""
         return pb.ModelReadyResponse(ready=self._repository.is_model_ready(request.name, read_version(request.version)))
 
     def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ServerMetadataResponse:
-        """Who this is."""
+        """Name, version and extensions of the server."""
         return pb.ServerMetadataResponse(name="swiftrec", version=installed("swiftrec"), extensions=_EXTENSIONS)
 
     def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
-        """Tensors and versions of a model."""
+        """The tensors and versions of a model."""
         spec, _ = find_model(request.name)
-        with self._repository.use(request.name, read_version(request.version)) as recommender:
-            versions = [one.bundle.manifest.version for one in self._repository.recommenders(request.name)]
+        with self._repository.lease(request.name, read_version(request.version)) as recommender:
+            versions = [loaded.bundle.manifest.version for loaded in self._repository.recommenders(request.name)]
             return metadata(spec, request.name, versions, recommender)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
-        """The model as a Triton configuration."""
+        """The Triton configuration of a model."""
         spec, _ = find_model(request.name)
-        with self._repository.use(request.name, read_version(request.version)) as recommender:
+        with self._repository.lease(request.name, read_version(request.version)) as recommender:
             max_batch = self._repository.max_batch(request.name)
             return pb.ModelConfigResponse(config=configuration(spec, request.name, recommender, max_batch))
 
     def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
     ) -> pb.ModelStatisticsResponse:
-        """Counts of one model in one version or in all of them, or of every model of every bundle."""
+        """Statistics of one or all versions of a model, or of every model of every bundle."""
         if request.name:
             spec, _ = find_model(request.name)
             recommenders = self._repository.recommenders(request.name, read_version(request.version))
@@ -89,76 +89,76 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryIndexResponse:
-        """Every name that a model can be asked for by, with why one does not serve."""
+        """All models by all their names, and why a model is not loaded."""
         self._check_repository(request.repository_name)
         return pb.RepositoryIndexResponse(models=self._repository.index(only_ready=request.ready))
 
     def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        """Load the bundle of a model: its newest version, or the one that the parameter "version" names."""
+        """Load the bundle of a model: its newest version, or that of the parameter "version"."""
         self._check_repository(request.repository_name)
-        self._repository.load(request.model_name, request.parameters, self._turn_s(context))
+        self._repository.load(request.model_name, request.parameters, self._change_timeout_s(context))
         return pb.RepositoryModelLoadResponse()
 
     def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryModelUnloadResponse:
-        """Stop serving the bundle of a model, all its versions."""
+        """Unload all versions of the bundle of a model."""
         self._check_repository(request.repository_name)
-        self._repository.unload(request.model_name, self._turn_s(context))
+        self._repository.unload(request.model_name, self._change_timeout_s(context))
         return pb.RepositoryModelUnloadResponse()
 
     def SystemSharedMemoryStatus(
         self, request: pb.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> pb.SystemSharedMemoryStatusResponse:
-        """No region is registered."""
+        """An empty list: no region can be registered."""
         return pb.SystemSharedMemoryStatusResponse()
 
     def SystemSharedMemoryRegister(
         self, request: pb.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        """Refused."""
+        """Not supported."""
         raise Unsupported(_NO_SHARED_MEMORY)
 
     def SystemSharedMemoryUnregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        """Nothing to do."""
+        """Do nothing: no region is registered."""
         return pb.SystemSharedMemoryUnregisterResponse()
 
     def CudaSharedMemoryStatus(
         self, request: pb.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
     ) -> pb.CudaSharedMemoryStatusResponse:
-        """No region is registered."""
+        """An empty list: no region can be registered."""
         return pb.CudaSharedMemoryStatusResponse()
 
     def CudaSharedMemoryRegister(
         self, request: pb.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        """Refused."""
+        """Not supported."""
         raise Unsupported(_NO_SHARED_MEMORY)
 
     def CudaSharedMemoryUnregister(
         self, request: pb.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Nothing to do."""
+        """Do nothing: no region is registered."""
         return pb.CudaSharedMemoryUnregisterResponse()
 
     def TraceSetting(self, request: pb.TraceSettingRequest, context: grpc.ServicerContext) -> pb.TraceSettingResponse:
-        """Tracing is off in the protocol's sense."""
+        """The trace settings, which are fixed."""
         return trace_setting(request)
 
     def LogSettings(self, request: pb.LogSettingsRequest, context: grpc.ServicerContext) -> pb.LogSettingsResponse:
-        """The log level."""
+        """Change or return the log level."""
         return log_settings(request)
 
     @staticmethod
-    def _turn_s(context: grpc.ServicerContext) -> float:
-        """How long this call may wait for another change of the bundles."""
+    def _change_timeout_s(context: grpc.ServicerContext) -> float:
+        """How long this call may wait for another load or unload."""
         time_left_s = context.time_remaining()
-        return TURN_S if time_left_s is None else min(TURN_S, time_left_s)
+        return CHANGE_TIMEOUT_S if time_left_s is None else min(CHANGE_TIMEOUT_S, time_left_s)
 
     def _check_repository(self, name: str) -> None:
         if name:
-            raise InvalidInput("repository_name", f"repository '{name[:64]}' is not known; leave the name empty")
+            raise InvalidInput("repository_name", f"repository '{name[:64]}' does not exist: leave the name empty")

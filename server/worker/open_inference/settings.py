@@ -1,4 +1,4 @@
-"""TraceSetting and LogSettings: what they show, and the log level, which they change."""
+"""TraceSetting and LogSettings. Only the log level can be changed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TRACE = {
 
 
 def trace_setting(request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-    """The protocol's tracing, which is off; spans go to OpenTelemetry by the server's own flags.
+    """The protocol's trace settings, which are off; spans are exported by OpenTelemetry (--otlp-endpoint).
 
     Raises:
-        Unsupported: a setting shall change.
+        Unsupported: the request changes a setting.
     """
     if any(setting.value for setting in request.settings.values()):
-        raise Unsupported("trace settings are fixed at the start: give --otlp-endpoint to the server")
+        raise Unsupported("trace settings cannot be changed: start the server with --otlp-endpoint")
     response = pb.TraceSettingResponse()
     for name, value in _TRACE.items():
         response.settings[name].value.append(value)
@@ -34,7 +34,7 @@ def trace_setting(request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
 
 
 def log_settings(request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-    """Change the log level where asked, then show the settings.
+    """Change the log level if requested, and return the settings.
 
     Raises:
         InvalidRequest: names the setting.
@@ -52,7 +52,7 @@ def log_settings(request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
 
 
 def _level(request: pb.LogSettingsRequest, now: int) -> int:
-    """The level that the switches mean: the lowest that is on; verbose goes below all."""
+    """The lowest level that is switched on; verbose is below all others."""
     switches = {name: now <= level for name, level in _LEVELS}
     is_verbose = now <= logging.DEBUG
     for name, setting in request.settings.items():
@@ -65,7 +65,8 @@ def _level(request: pb.LogSettingsRequest, now: int) -> int:
             name == "log_format" and setting.string_param == "default"
         ):
             raise InvalidInput(
-                name, f"{name}: only the level can change: log_verbose_level, log_info, log_warning, log_error"
+                name,
+                f"{name}: only the log level can be changed, by log_verbose_level, log_info, log_warning, log_error",
             )
     if is_verbose:
         return logging.DEBUG

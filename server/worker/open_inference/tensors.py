@@ -1,4 +1,4 @@
-"""Tensors of the protocol, in and out: shape, type and bytes must agree, or the input is named."""
+"""Reads and writes the protocol's tensors. Checks that shape, type and bytes agree; errors name the input."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tritonclient.grpc import service_pb2 as pb
 
 from swiftrec.server.errors import InvalidInput, Unsupported
 
-_MOST_ELEMENTS = 2**24
+_MAX_ELEMENTS = 2**24
 _TYPED = {"BYTES": "bytes_contents", "INT32": "int_contents"}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor of a model; the first dimension is the batch, -1 any length."""
+    """A tensor of a model; the first dimension is the batch, -1 means any size."""
 
     name: str
     datatype: str
@@ -42,7 +42,7 @@ def read_inputs(
 
     Raises:
         InvalidRequest: names the input.
-        Unsupported: it lies in shared memory.
+        Unsupported: it is in shared memory.
     """
     known = {spec.name: spec for spec in specs}
     raw = list(request.raw_input_contents)
@@ -52,12 +52,12 @@ def read_inputs(
             f"raw_input_contents: expected {len(request.inputs)}, one for each input of '{model}', got {len(raw)}",
         )
     tensors: dict[str, Tensor] = {}
-    for place, message in enumerate(request.inputs):
+    for offset, message in enumerate(request.inputs):
         if message.name not in known:
             raise InvalidInput(message.name, f"unexpected inference input '{message.name}' for model '{model}'")
         if message.name in tensors:
             raise InvalidInput(message.name, f"input '{message.name}' already exists in request")
-        tensors[message.name] = _read(message, known[message.name], model, raw[place] if raw else None)
+        tensors[message.name] = _read(message, known[message.name], model, raw[offset] if raw else None)
     for spec in specs:
         if not spec.is_optional and spec.name not in tensors:
             raise InvalidInput(spec.name, f"input '{spec.name}' is missing for model '{model}'")
@@ -91,17 +91,17 @@ def _read(message: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, mode
         )
     shape = tuple(message.shape)
     fits = len(shape) == len(spec.shape) and all(
-        have >= 0 and want in {-1, have} for have, want in zip(shape, spec.shape, strict=True)
+        size >= 0 and expected in {-1, size} for size, expected in zip(shape, spec.shape, strict=True)
     )
     if not fits:
         raise InvalidInput(
             name,
-            f"unexpected shape for input '{name}' for model '{model}'. Expected {_words(spec.shape)}, "
-            f"got {_words(shape)}",
+            f"unexpected shape for input '{name}' for model '{model}'. Expected {_format_shape(spec.shape)}, "
+            f"got {_format_shape(shape)}",
         )
     count = math.prod(shape)
-    if count > _MOST_ELEMENTS:
-        raise InvalidInput(name, f"input '{name}': {count} elements, at most {_MOST_ELEMENTS}")
+    if count > _MAX_ELEMENTS:
+        raise InvalidInput(name, f"input '{name}': {count} elements, at most {_MAX_ELEMENTS}")
     if raw is None:
         return Tensor(shape, _typed(message, spec, count))
     if message.HasField("contents") and message.contents.ListFields():
@@ -115,11 +115,13 @@ def _read(message: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, mode
 def _typed(
     message: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, count: int
 ) -> Sequence[str] | Sequence[int]:
-    wanted = _TYPED[spec.datatype]
+    expected = _TYPED[spec.datatype]
     for field, _ in message.contents.ListFields():
-        if field.name != wanted:
-            raise InvalidInput(spec.name, f"input '{spec.name}': {spec.datatype} belongs in {wanted}, not {field.name}")
-    values = getattr(message.contents, wanted)
+        if field.name != expected:
+            raise InvalidInput(
+                spec.name, f"input '{spec.name}': {spec.datatype} belongs in {expected}, not {field.name}"
+            )
+    values = getattr(message.contents, expected)
     if len(values) != count:
         raise InvalidInput(spec.name, f"input '{spec.name}': expected {count} elements by its shape, got {len(values)}")
     if spec.datatype == "BYTES":
@@ -128,35 +130,35 @@ def _typed(
 
 
 def _bytes(raw: bytes, name: str, count: int) -> list[str]:
-    """Each element is its length (4 bytes, little-endian) and its bytes."""
-    found: list[str] = []
-    place = 0
-    while place < len(raw):
-        if place + 4 > len(raw):
+    """Decode elements, each of which is its length (4 bytes, little-endian) and its bytes."""
+    elements: list[str] = []
+    offset = 0
+    while offset < len(raw):
+        if offset + 4 > len(raw):
             raise InvalidInput(
                 name,
                 f"incomplete string length indicator for inference input '{name}', expecting 4 bytes but only "
-                f"{len(raw) - place} bytes available",
+                f"{len(raw) - offset} bytes available",
             )
-        (length,) = struct.unpack_from("<I", raw, place)
-        place += 4
-        if place + length > len(raw):
+        (length,) = struct.unpack_from("<I", raw, offset)
+        offset += 4
+        if offset + length > len(raw):
             raise InvalidInput(
                 name,
                 f"incomplete string data for inference input '{name}', expecting string of length {length} but only "
-                f"{len(raw) - place} bytes available",
+                f"{len(raw) - offset} bytes available",
             )
-        if len(found) == count:
+        if len(elements) == count:
             raise InvalidInput(
                 name,
                 f"unexpected number of string elements {count + 1} or more for inference input "
                 f"'{name}', expecting {count}",
             )
-        found.append(_text(raw[place : place + length], name, len(found)))
-        place += length
-    if len(found) != count:
-        raise InvalidInput(name, f"expected {count} strings for inference input '{name}', got {len(found)}")
-    return found
+        elements.append(_text(raw[offset : offset + length], name, len(elements)))
+        offset += length
+    if len(elements) != count:
+        raise InvalidInput(name, f"expected {count} strings for inference input '{name}', got {len(elements)}")
+    return elements
 
 
 def _int32(raw: bytes, name: str, count: int) -> list[int]:
@@ -167,20 +169,20 @@ def _int32(raw: bytes, name: str, count: int) -> list[int]:
     return list(struct.unpack(f"<{count}i", raw))
 
 
-def _text(value: bytes, name: str, place: int) -> str:
+def _text(value: bytes, name: str, offset: int) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidInput(name, f"input '{name}' element {place} is not UTF-8") from None
+        raise InvalidInput(name, f"input '{name}' element {offset} is not UTF-8") from None
 
 
 def raw_bytes(values: Sequence[bytes]) -> bytes:
-    """BYTES elements as the protocol sends them."""
+    """Encode BYTES elements."""
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
 
 
 def classes(scores: NDArray[np.float32], labels: Sequence[Sequence[str]] | None, k: int) -> list[list[bytes]]:
-    """The classification extension: for each row the `k` highest as "value:index" or "value:index:label"."""
+    """The classification extension: the `k` highest of each row as "value:index" or "value:index:label"."""
     rows = []
     for n, row in enumerate(scores):
         order = np.argsort(-row, kind="stable")[:k]
@@ -188,5 +190,5 @@ def classes(scores: NDArray[np.float32], labels: Sequence[Sequence[str]] | None,
     return rows
 
 
-def _words(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return f"[{','.join(map(str, shape))}]"

@@ -14,7 +14,7 @@ from swiftrec.server.models.bundle import load_bundle
 from tests.conftest import ROOT
 from tests.server.fuzz import decode, wire
 from tests.server.fuzz.mutators import Cases
-from tests.server.process import serving
+from tests.server.support.process import serving
 
 _SHOWN = 20
 

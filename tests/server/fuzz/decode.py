@@ -27,9 +27,9 @@ from swiftrec.server.worker.open_inference.infer import inference_methods
 from swiftrec.server.worker.open_inference.repository import ModelRepository
 from swiftrec.server.worker.open_inference.servicer import InferenceServicer
 from swiftrec.server.worker.worker import Worker
-from tests.server import small
 from tests.server.fuzz.mutators import Case, Cases, kinds
-from tests.server.workers import BATCH_RECOMMEND, STREAM_RECOMMEND, SmallEngine
+from tests.server.support import small
+from tests.server.support.workers import BATCH_RECOMMEND, STREAM_RECOMMEND, SmallEngine
 
 SERVED = "small"
 LIMIT_S = 1.0

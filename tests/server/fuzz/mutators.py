@@ -75,7 +75,7 @@ class Cases:
         self._seeds = seeds(served)
         self._methods = list(self._seeds)
         self._weights = weighted(self._methods)
-        self._splices = [one.SerializeToString() for some in self._seeds.values() for one in some]
+        self._splices = [entry.SerializeToString() for sample in self._seeds.values() for entry in sample]
 
     def case(self, number: int) -> Case:
         """The case of that number."""
@@ -193,8 +193,8 @@ def _truncate(rng: random.Random, data: bytearray, other: bytes) -> None:
 
 
 def _insert(rng: random.Random, data: bytearray, other: bytes) -> None:
-    place = rng.randrange(len(data) + 1)
-    data[place:place] = rng.choice((b"\xff\xfe", b"\x80" * 11, b"\xc0\xaf", rng.randbytes(rng.randint(1, 12))))
+    index = rng.randrange(len(data) + 1)
+    data[index:index] = rng.choice((b"\xff\xfe", b"\x80" * 11, b"\xc0\xaf", rng.randbytes(rng.randint(1, 12))))
 
 
 def _splice(rng: random.Random, data: bytearray, other: bytes) -> None:
@@ -236,4 +236,4 @@ def _metadata(rng: random.Random) -> Metadata:
 
 def kinds(served: str = "movielens-quick") -> Mapping[str, type[Message]]:
     """Request type of every method."""
-    return {method: type(some[0]) for method, some in seeds(served).items()}
+    return {method: type(sample[0]) for method, sample in seeds(served).items()}

@@ -39,12 +39,12 @@ def packed(*values: bytes) -> bytes:
 def seeds(bundle: str = "movielens-quick") -> dict[str, list[Message]]:
     """Full method name -> valid requests."""
     return {
-        **{RECOMMENDER + name: found for name, found in _recommender(bundle).items()},
+        **{RECOMMENDER + name: actual for name, actual in _recommender(bundle).items()},
         ENCODER + "Encode": [
             encoder_pb2.EncodeRequest(texts=["a good western"]),
             encoder_pb2.EncodeRequest(texts=["a", "films about the sea", "x" * 300], bundle=bundle, priority=3),
         ],
-        **{INFERENCE + name: found for name, found in _inference(bundle).items()},
+        **{INFERENCE + name: actual for name, actual in _inference(bundle).items()},
     }
 
 
@@ -56,7 +56,7 @@ def weighted(methods: Sequence[str]) -> list[int]:
 def _recommender(bundle: str) -> Mapping[str, list[Message]]:
     comedies = pb.AttributeValues(name="genre", values=["Comedy", "Western"])
     nineties = pb.AttributeValues(name="decade", values=["1990s"])
-    some = [
+    sample = [
         pb.RecommendRequest(query="a good western"),
         pb.RecommendRequest(history=[pb.Event(item_id="50"), pb.Event(text="Toy Story (1995)")], top_k=5, priority=2),
         pb.RecommendRequest(
@@ -74,9 +74,9 @@ def _recommender(bundle: str) -> Mapping[str, list[Message]]:
         ),
     ]
     return {
-        "Recommend": list(some),
-        "BatchRecommend": [pb.BatchRecommendRequest(requests=some), pb.BatchRecommendRequest(requests=some[:1])],
-        "StreamRecommend": [pb.StreamRecommendRequest(request=one) for one in some],
+        "Recommend": list(sample),
+        "BatchRecommend": [pb.BatchRecommendRequest(requests=sample), pb.BatchRecommendRequest(requests=sample[:1])],
+        "StreamRecommend": [pb.StreamRecommendRequest(request=entry) for entry in sample],
     }
 
 

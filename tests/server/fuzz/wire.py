@@ -21,7 +21,7 @@ from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
 from swiftrec.server.pb.swiftrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from tests.server.fuzz.mutators import Case, Cases
 from tests.server.fuzz.seeds import INFERENCE, RECOMMENDER, STREAMS
-from tests.server.process import Server
+from tests.server.support.process import Server
 
 LIMIT_S = 1.0
 _GIVE_UP_S = 10.0
@@ -30,7 +30,7 @@ _AT_ONCE = 8
 _FORBIDDEN = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE})
 _FORBIDDEN_ENTRIES = frozenset({code.value[0] for code in _FORBIDDEN})
 _KNOWN = pb.RecommendRequest(history=[pb.Event(item_id="50")], query="a good western", top_k=20)
-_GAUGES = ("swiftrec_calls_in_flight", "swiftrec_waiting_jobs", "swiftrec_waiting_tokens")
+_GAUGES = ("swiftrec_calls_in_flight", "swiftrec_queue_requests", "swiftrec_queue_tokens")
 
 
 @dataclass(slots=True)
@@ -110,8 +110,8 @@ class Fuzz:
             self.outcome.slowest_s = max(self.outcome.slowest_s, took)
             if code in _FORBIDDEN:
                 self._fail(case, f"{code.name}: {details[:200]}")
-            elif found := _inside(case.method, replies):
-                self._fail(case, found)
+            elif actual := _inside(case.method, replies):
+                self._fail(case, actual)
             elif took > LIMIT_S:
                 self._slow.append(case)
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from swiftrec.server.models.bundle import find_bundle
-from tests.server.process import serving
 from tests.server.soak.run import LIMIT_MB, Outcome, soak
+from tests.server.support.process import serving
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from swiftrec.server.pb.swiftrec.v1 import encoder_pb2
 from swiftrec.server.pb.swiftrec.v1 import recommender_pb2 as pb
-from tests.server.process import Server
+from tests.server.support.process import Server
 
 IN_FLIGHT = 32
 LIMIT_MB = 10.0  # of the second half: max minus mean
