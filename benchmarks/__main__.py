@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_settings import BaseSettings
 from threadpoolctl import threadpool_limits
 
+from swiftrec.__main__ import suggestion
 from swiftrec.benchmarks import (
     against,
     echo,
@@ -73,7 +74,8 @@ def main(arguments: list[str]) -> int:
             return 0
     name, *rest = arguments if arguments and not arguments[0].startswith("-") else [_DEFAULT, *arguments]
     if name not in _TOOLS:
-        sys.stderr.write(f"swiftrec bench: no tool {name!r}: use one of these\n{_usage()}")
+        remedy = suggestion(name, "swiftrec bench", _TOOLS, "tools")
+        sys.stderr.write(f"swiftrec bench: unknown tool {name}: {remedy}\n")
         return 2
     settings, tool = _TOOLS[name]
     program = "swiftrec bench" if name == _DEFAULT else f"swiftrec bench {name}"

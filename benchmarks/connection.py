@@ -113,7 +113,7 @@ class AccessSettings(TlsSettings):
 _CONNECT_S = 10.0
 _PROBE_S = 1.0
 _NONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAUTHENTICATED}
-_START = "start a server there (make serve), or give the address of a running one"
+_START = "start a server there (swiftrec serve), or give the address of a running one"
 
 
 def wait_ready(channel: grpc.Channel, target: str, access: Access = PLAIN) -> None:

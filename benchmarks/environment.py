@@ -117,7 +117,7 @@ def fingerprint() -> dict[str, str]:
         "load": f"{os.getloadavg()[0]:.2f}",
         "system": platform.platform(),
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,  # whatever its package is called
+        "onnxruntime": onnxruntime.__version__,  # the name of its package depends on the device
         **{name: version(name) for name in _PACKAGES},
         "commit": _commit(),
     }

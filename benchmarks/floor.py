@@ -187,10 +187,10 @@ class FloorMeter:
         """Score and search for `size` users at a time, as the server does for a batch."""
         user = np.ones(self.catalogue.dimensions, dtype=np.float32)
         for start in range(0, len(known), size):
-            aims = self.scoring.terms(known[start : start + size])
-            allowed = [self.catalogue.resolve_filter(Filter(), ()) for _ in aims]
-            users, boosts = [aim.at(user) for aim in aims], [aim.boosts for aim in aims]
-            self.catalogue.search_many(users, allowed, [TOP_K] * len(aims), boosts)
+            terms = self.scoring.terms(known[start : start + size])
+            allowed = [self.catalogue.resolve_filter(Filter(), ()) for _ in terms]
+            users, boosts = [term.at(user) for term in terms], [term.boosts for term in terms]
+            self.catalogue.search_many(users, allowed, [TOP_K] * len(terms), boosts)
 
     def _warm_up(self, texts: Sequence[str], users: Sequence[UserSequence], size: int) -> None:
         _run(self.encoder, self.tokenizer.encode(texts[:_WARMUP_TEXTS]), size)

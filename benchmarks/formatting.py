@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def as_json(value: Any) -> str:  # noqa: ANN401 (whatever JSON holds)
+def as_json(value: Any) -> str:  # noqa: ANN401 (any value of JSON)
     """One line of JSON, with null for NaN."""
     return json.dumps(finite(value))
 

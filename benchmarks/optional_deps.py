@@ -20,9 +20,7 @@ def require_module(module: str) -> Any:  # noqa: ANN401 (a module)
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise RuntimeError(
-            f"{module} is missing: python -m pip install -c constraints.txt -e '.[cpu,bench]' (make bench does it)"
-        ) from None
+        raise RuntimeError(f"the Python package {module} is not installed: pip install 'swiftrec[bench]'") from None
 
 
 def error_sentence(error: BaseException) -> str:

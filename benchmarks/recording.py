@@ -200,7 +200,7 @@ class _Replay:
         return request
 
     def tokens(self, request: RecommendRequest) -> int:
-        """Of its texts, as the bundle's server counts them: the recorded lengths may be another tokenizer's."""
+        """The tokens of its texts by the bundle's tokenizer; the recorded lengths may be another one's."""
         texts = [event.text for event in request.history] + [request.query]
         return sum(self._counter.served(text) for text in texts if text)
 

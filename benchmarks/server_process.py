@@ -222,7 +222,7 @@ def run_floor_tool(**flags: Flag) -> dict[str, Any]:
 
 def _check(server: ServerProcess, figures: dict[str, Any], *, may_reject: bool) -> None:
     allowed = _REJECTED if may_reject else _SUCCEEDED
-    is_alive = may_reject and server.pid is not None  # of a process that is not ours it is not known
+    is_alive = may_reject and server.pid is not None  # not known of a process that this one did not start
     address, codes = server.address, figures["codes"]
     if (lost := codes.get(str(UNAVAILABLE))) and not is_alive:
         raise RuntimeError(f"the server at {address} went away, {lost} requests failed: look at its log")

@@ -121,9 +121,9 @@ class Versions:
 
     def __init__(self, real: Bundle, folder: Path, variant: str) -> None:
         self.folder = folder / _NAME
-        facts, left_out = real.manifest, {*real.manifest.variants.values()} - {real.manifest.variants[variant]}
+        manifest, left_out = real.manifest, {*real.manifest.variants.values()} - {real.manifest.variants[variant]}
         self._parts = folder / "even", folder / "odd"
-        names = [name for name in facts.files if name not in left_out]
+        names = [name for name in manifest.files if name not in left_out]
         for part in self._parts:
             part.mkdir()
             for name in names:
@@ -131,20 +131,20 @@ class Versions:
         lines = [json.loads(line) for line in (real.folder / ITEMS).read_bytes().splitlines()]
         moved = [line | {"id": other["id"]} for line, other in zip(lines, lines[1:] + lines[:1], strict=True)]
         (self._parts[0] / ITEMS).write_text("".join(f"{json.dumps(line)}\n" for line in moved), encoding="utf-8")
-        update = {"name": _NAME, "variants": {variant: facts.variants[variant]}, "default": {"cpu": variant}}
-        self._facts = [
-            facts.model_copy(update=update | {"files": {name: file_hash(part / name) for name in names}})
+        update = {"name": _NAME, "variants": {variant: manifest.variants[variant]}, "default": {"cpu": variant}}
+        self._manifests = [
+            manifest.model_copy(update=update | {"files": {name: file_hash(part / name) for name in names}})
             for part in self._parts
         ]
 
     def add(self, version: int) -> None:
         """Write a version, with hard links, and delete the one before the last."""
-        folder, facts = self.folder / str(version), self._facts[version % 2]
+        folder, manifest = self.folder / str(version), self._manifests[version % 2]
         scratch = self.folder / f"{version}.new"
         scratch.mkdir(parents=True)
-        for name in facts.files:
+        for name in manifest.files:
             os.link(self._parts[version % 2] / name, scratch / name)
-        sealed: Manifest = facts.model_copy(update={"version": version}).sealed()
+        sealed: Manifest = manifest.model_copy(update={"version": version}).sealed()
         (scratch / MANIFEST).write_text(sealed.model_dump_json(), encoding="utf-8")
         scratch.rename(folder)
         shutil.rmtree(self.folder / str(version - 2), ignore_errors=True)

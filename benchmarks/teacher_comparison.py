@@ -272,10 +272,12 @@ def _modules(bundle: Path) -> tuple[nn.Module, nn.Module]:
         from swiftrec.export.models.ranker import LastUser
         from swiftrec.export.models.teacher import load_teacher
     except ImportError as error:
-        raise RuntimeError(f"the teacher needs the extra export ({error.name} is missing): make setup") from None
+        raise RuntimeError(
+            f"the teacher needs the extra export ({error.name} is missing): pip install 'swiftrec[export]'"
+        ) from None
     job = _job(bundle)
     if not (job.folder("finetune") / "teacher.json").exists():
-        raise RuntimeError(f"{job.folder('finetune')}: no teacher: run make export")
+        raise RuntimeError(f"{job.folder('finetune')}: no teacher: run swiftrec export")
     torch.set_num_threads(1)
     teacher = load_teacher(job.folder("finetune"))
     return one_pass_teacher(job), LastUser(teacher.ranker).eval()

@@ -3,7 +3,7 @@
 | name | version | one request |
 |---|---|---|
 | words | 2 | Encode of one text of 3 to 60 words, each length equally often |
-| query | 1 | Recommend: a query as in *words* and nothing else: the job of `make bench-peers` |
+| query | 1 | Recommend: a query as in *words* and nothing else: the job of `swiftrec bench peers` |
 | short | 1 | Recommend: a query of 3 to 10 words after 0 to 20 item ids |
 | mixed | 1 | Recommend: a query of log-normal length (median 16 tokens, sigma .8, 4 to 128) after 0 to 20 item ids |
 | history | 1 | Recommend: 1 to 50 item ids, no text |
@@ -136,7 +136,7 @@ class TokenTexts:
 def log_normal_lengths(
     number: int, median: float, sigma: float, limit: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """ResponseLog-normal lengths, rounded, in 4..`most`."""
+    """Log-normal lengths, rounded, in 4..`limit`."""
     return np.clip(np.rint(random.lognormal(np.log(median), sigma, number)), 4, limit).astype(np.int64)
 
 

@@ -117,20 +117,20 @@ class ExportSettings(TrainingSettings):
     )
     adopt: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="take a checkpoint that is a recommender already as it is: a classifier always, a bi-encoder where "
-        "there are no interactions (auto), both (always), or fine-tune its encoder (never)",
+        description="use a checkpoint that already is a recommender without training: a classifier always, a bi-encoder "
+        "if there are no interactions (auto), both (always), or fine-tune its encoder (never)",
     )
     on_error: Literal["stop", "skip"] = Field(
-        "stop", description="rows of --data that are wrong: stop and list them, or skip: leave them out and count them"
+        "stop", description="invalid rows of --data: stop (and list them) or skip (leave them out and count them)"
     )
     name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
         "", description="name of the bundle and of its folder under artifacts; data, preset and protocol if not given"
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
-    seed: int = Field(7, ge=0, description="seed of everything that is random; another one shows what is chance")
+    seed: int = Field(7, ge=0, description="random seed; other seeds show which differences are chance")
     protocol: Literal["leave-one-out", "time"] = Field(
         "leave-one-out",
-        description="what training may see: all but each user's last two items, or all before one moment",
+        description="what training may see: all but each user's last two items, or all before a point in time",
     )
 
     repeats: Repeats = Field(
@@ -140,7 +140,7 @@ class ExportSettings(TrainingSettings):
     )
     order: Order = Field(
         BY_TIME,
-        description="what puts a user's interactions in order: time (their timestamps), file (the rows; timestamps are "
+        description="order of a user's interactions: time (their timestamps), file (the rows; timestamps are "
         "not read) or none (use when timestamps are missing or all the same: trains without order, and tests on items "
         "drawn at random)",
     )

@@ -1,6 +1,6 @@
 """The gates: every threshold that a graph, a variant or a bundle must keep, and how a value is judged by it.
 
-A variant that fails a gate is refused. `--allow-lossy` ships it all the same and records the exception, but only if all
+A variant that fails a gate is refused. `--allow-lossy` ships it anyway and records the exception, but only if all
 gates that it failed measure a loss: a graph that is wrong (fusion, parity), or whose results depend on the other texts
 of a batch, is never shipped.
 """

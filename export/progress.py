@@ -39,7 +39,7 @@ _MANY_SECONDS, _MANY_MINUTES = 90, 90
 
 Clock = Callable[[], float]
 Bars = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Shows a bar with this label and number of steps; what the block is given is called once for each step."""
+"""Shows a bar with this label and number of steps; the block calls the yielded function once for each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class StageProgress:
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[], None]]:
-        """Show a bar of `total` steps; call what is yielded once for each."""
+        """Show a bar of `total` steps; call the yielded function once for each."""
         bar, shown = _Bar(label, total, self.clock()), self._shown
         task = shown.add_task(label, total=total) if shown else None
 

@@ -1,8 +1,8 @@
 """The threads of PyTorch's operators, settled in the environment before torch is imported: later is too late.
 
 An operator splits its work over the cores and waits for the slowest part. By default OpenMP waits in a loop, for up to
-milliseconds; where another process holds one of the cores, the thread that loops takes the other from the one it waits
-for, so that training beside a single busy process took 2 to 12 times its CPU time. A loop of some microseconds before
+milliseconds. If another process holds one of two cores, the looping thread keeps the other core from the thread that it
+waits for: beside a single busy process, training used 2 to 12 times its CPU time. A loop of some microseconds before
 the thread sleeps is as fast on a quiet machine (`swiftrec bench contention`, benchmarks/LOG.md).
 """
 

@@ -6,7 +6,7 @@ import difflib
 import pkgutil
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, requires
 from types import MappingProxyType
 from typing import NamedTuple
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(_usage())
         return 0
     if name not in _COMMANDS:
-        sys.stderr.write(f"swiftrec: unknown command {name}: {_suggestion(name)}\n")
+        sys.stderr.write(f"swiftrec: unknown command {name}: {suggestion(name, 'swiftrec', _COMMANDS, 'commands')}\n")
         return 2
     command = _COMMANDS[name]
     try:
@@ -92,9 +92,10 @@ def _usage() -> str:
     )
 
 
-def _suggestion(name: str) -> str:
-    similar = difflib.get_close_matches(name, _COMMANDS, 1)
-    return f"did you mean swiftrec {similar[0]}?" if similar else "swiftrec --help lists the commands"
+def suggestion(name: str, program: str, names: Iterable[str], kind: str) -> str:
+    """What to type instead of an unknown name; `kind` says what the `names` are, in the plural."""
+    similar = difflib.get_close_matches(name, [*names], 1)
+    return f"did you mean {program} {similar[0]}?" if similar else f"{program} --help lists the {kind}"
 
 
 def _extra_with(package: str, preferred: str) -> str:

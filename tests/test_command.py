@@ -192,3 +192,19 @@ def test_module_is_the_same_command() -> None:
         [sys.executable, "-m", "swiftrec", "serv"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr) == (2, "swiftrec: unknown command serv: did you mean swiftrec serve?\n")
+
+
+@pytest.mark.parametrize("arguments", [["bench", "--bundle", "no/such/folder"], ["bench", "load"]])
+def test_error_of_bench_begins_with_the_tool(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    program = " ".join(word for word in arguments[:2] if not word.startswith("-"))
+    assert capsys.readouterr().err.startswith(f"swiftrec {program}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [("lod", "did you mean swiftrec bench load?"), ("xyzzy", "swiftrec bench --help lists the tools")],
+)
+def test_unknown_tool_names_the_nearest(name: str, suggestion: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", name) == 2
+    assert capsys.readouterr().err == f"swiftrec bench: unknown tool {name}: {suggestion}\n"

@@ -106,9 +106,9 @@ class Trial:
     ) -> None:
         self._repeats, self._narrow = repeats, narrow
         self._engines, self._histories, self._queries = (base, engine), histories, queries
-        self._catalogue, self._scoring, facts = engine.catalogue, engine.scoring, engine.bundle.manifest
-        self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), facts.dimensions)
-        self._max_history = facts.max_history
+        self._catalogue, self._scoring, manifest = engine.catalogue, engine.scoring, engine.bundle.manifest
+        self._ranker = RankerModel(open_session(engine.bundle.folder / "ranker.onnx"), manifest.dimensions)
+        self._max_history = manifest.max_history
         self._encoder = EncoderModel(open_session(engine.bundle.encoder("cpu", None)))
         users = [(self._events(ids), query) for ids, query in zip(histories[1], queries, strict=True) if ids]
         nothing = np.empty(0, dtype=np.int64)
@@ -145,7 +145,7 @@ class Trial:
         return rows
 
     def _all_answers(self, depth: int) -> dict[str, Answers]:
-        """The answers for each kind of request."""
+        """The results for each kind of request."""
         return {
             name: self._answers(self._users[kind], conditions, depth) for name, (kind, conditions) in _REQUESTS.items()
         }

@@ -24,7 +24,14 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """GroundTruth [texts, items] of the whole catalogue, and each row's best ten, sorted."""
+    """The scores of all items for each text, and the right rankings.
+
+    Attributes:
+        values: scores, [texts, items].
+        best: the ten highest scores of each text, descending, [texts, 10].
+        scale: the largest absolute score of each text, [texts].
+        positions: item id -> its column in `values`.
+    """
 
     values: NDArray[np.float32]
     best: NDArray[np.float32]
@@ -59,16 +66,16 @@ class GroundTruth:
 
 
 def right_rankings(bundle: Bundle, encoder: Path, texts: Sequence[str]) -> GroundTruth:
-    """Encode each text in a batch of like length, rank it as a query without history, score the catalogue."""
-    facts = bundle.manifest
-    rows = Tokenizer.load(bundle.folder / "tokenizer.json", facts.max_tokens).encode(texts)
+    """Encode each text in a batch of similar length, rank it as a query without history, score the catalogue."""
+    manifest = bundle.manifest
+    rows = Tokenizer.load(bundle.folder / "tokenizer.json", manifest.max_tokens).encode(texts)
     model = EncoderModel(open_session(encoder, "cpu"))
-    ranker = RankerModel(open_session(bundle.folder / "ranker.onnx", "cpu"), facts.dimensions)
+    ranker = RankerModel(open_session(bundle.folder / "ranker.onnx", "cpu"), manifest.dimensions)
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-    users = np.zeros((len(rows), facts.dimensions), dtype=np.float32)
+    users = np.zeros((len(rows), manifest.dimensions), dtype=np.float32)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
-        vectors = [ranker_half(vector, facts.dimensions) for vector in model.run([rows[n] for n in chosen])]
+        vectors = [ranker_half(vector, manifest.dimensions) for vector in model.run([rows[n] for n in chosen])]
         users[chosen] = ranker.run([UserSequence([vector], [EventKind.QUERY]) for vector in vectors])
     items = np.load(bundle.folder / VECTORS, allow_pickle=False)
     return GroundTruth.of(users @ items.T, [item.id for item in ItemTable.load(bundle.folder)])

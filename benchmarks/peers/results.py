@@ -29,7 +29,7 @@ class PeersResult(ToolResult):
     """Every server on the same job."""
 
     file: ClassVar[str] = "peers.json"
-    tool: ClassVar[str] = "make bench-peers"
+    tool: ClassVar[str] = "swiftrec bench peers"
 
     rows: list[dict[str, Any]] = Field([], description="one for each variant, server and mode: medians over rounds")
     skipped: dict[str, str] = Field({}, description="server, or variant, server and mode -> why it was not measured")

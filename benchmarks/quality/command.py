@@ -153,7 +153,9 @@ def _load(bundle: Path) -> Evaluation:
     try:
         from swiftrec.benchmarks.quality.evaluation import load_evaluation  # needs the extra export
     except ImportError as error:
-        raise RuntimeError(f"the split needs the extra export ({error.name} is missing): make setup") from None
+        raise RuntimeError(
+            f"the split needs the extra export ({error.name} is missing): pip install 'swiftrec[export]'"
+        ) from None
     return load_evaluation(bundle)
 
 

@@ -1,1 +1,1 @@
-"""`make bench`: what is measured in which order, the result and its report, comparison with an earlier one."""
+"""`swiftrec bench`: what is measured in which order, the result and its report, comparison with an earlier one."""

@@ -88,7 +88,7 @@ class Bootstrap:
 
 
 def _variance(logs: Floats, rounds: int) -> float:
-    """Of the draws, and up: rounds drawn with replacement from few vary less than new rounds would."""
+    """The variance of the draws, corrected upwards: rounds drawn from few vary less than new rounds would."""
     return float(logs.var() * rounds / (rounds - 1)) if rounds > 1 else 0.0
 
 

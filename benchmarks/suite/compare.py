@@ -49,13 +49,13 @@ class CompareSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Of one figure, as shares of the base.
+    """How one figure changed, as shares of the earlier run.
 
     Attributes:
         figure: its name.
         base: geometric mean over the rounds.
         head: likewise.
-        change: what was found; above 0 is more.
+        change: the measured change; above 0 the figure is higher.
         smallest_visible: the smallest change for the worse that chance does not explain; infinite if there is none.
         is_worse: a regression.
         is_blind: not even a doubling (of a rate: a halving) would be more than chance.
@@ -73,7 +73,7 @@ class Change:
 def run(settings: CompareSettings) -> int:
     """Print the table; the last line is JSON."""
     if settings.base == Path():
-        raise RuntimeError("--base is missing: make bench-compare BASE=benchmarks/results/...")
+        raise RuntimeError("--base is missing: swiftrec bench compare --base benchmarks/results/FOLDER")
     base = MeasuredRun.load(settings.base)
     head = MeasuredRun.load(settings.head or newest(settings.results, settings.base, base.result))
     if reasons := incomparable(base.result, head.result):
@@ -114,7 +114,7 @@ def newest(results: Path, base_path: Path, base: Result) -> Path:
         reasons.append(f"{folder / Result.file}: {'; '.join(against)}")
         result_files.report_ignored(reasons[-1])
     why = f"the newest is {reasons[0]}" if reasons else "there is no run"
-    raise RuntimeError(f"{results}: no run to compare with {base_path} ({why}): run make bench, or give --head")
+    raise RuntimeError(f"{results}: no run to compare with {base_path} ({why}): run swiftrec bench, or give --head")
 
 
 def _is_same_file(path: Path, other: Path) -> bool:
@@ -149,7 +149,7 @@ def differing(base: Result, head: Result) -> list[str]:
 
 
 def changes(figures: Sequence[ComparedFigure]) -> list[Change]:
-    """Of every figure that both runs have."""
+    """The change of every figure that both runs have."""
     pairs = [(figure, figure.base, figure.head) for figure in figures if figure.base and figure.head]
     spreads = _Spreads([(figure.kind, estimate) for figure, *both in pairs for estimate in both])
     share = 1.0 - FALSE_ALARMS / max(1, len(pairs))

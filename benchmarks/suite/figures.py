@@ -165,7 +165,7 @@ class Figures:
         )
 
     def _goodput(self, run: MeasuredRun) -> Estimate | None:
-        """Of the main workload when it is offered more than the capacity."""
+        """The goodput of the main workload when it is offered more than the capacity."""
         name, slo_ms = run.result.main, run.result.settings.get("slo_ms", np.inf)
         share = max(run.shares(name), default=0.0)
         windows = run.windows(name, "open", share) if share > 1.0 else []
@@ -178,7 +178,7 @@ class Figures:
     def _rate(
         self, windows: Sequence[tuple[float, Point, list[Floats]]], run: MeasuredRun, name: str
     ) -> Estimate | None:
-        """Answers per second of the windows, each times the cost of the bare server in its round."""
+        """Responses per second of the windows, each times the cost of the bare server in its round."""
         echos = run.by_round(name, "echo_us")
         kept = [(rate, 1e-6 * echos[point.round], parts) for rate, point, parts in windows if point.round in echos]
         rates = np.array([rate * echo_s for rate, echo_s, _ in kept])
@@ -198,7 +198,7 @@ class Figures:
         )
 
     def _knee(self, run: MeasuredRun) -> Estimate | None:
-        """Of the curve of the main workload; no mean of the rounds' knees, since it is read from their medians."""
+        """The knee of the main workload's curve, read from the medians over the rounds: no mean of their knees."""
         main = run.result.main
         echos = run.by_round(main, "echo_us")
         points = [point for point in run.result.points if (point.workload, point.loop) == (main, "open")]
@@ -220,7 +220,7 @@ def _batches(run: MeasuredRun) -> Estimate | None:
 
 
 def _single(value: float) -> Estimate | None:
-    """Of what a run measures once."""
+    """The estimate of a figure that a run measures once."""
     return Estimate(float(np.log(value)), 0.0, 1) if np.isfinite(value) and value > 0 else None
 
 
@@ -237,7 +237,7 @@ _COSTS: dict[str, tuple[Callable[[Workload], Sequence[float]], bool]] = {
     "server CPU / echo": (lambda workload: _over(workload.server_us, workload.echo_us), False),
     "floor / echo": (lambda workload: _over(workload.floor_us, workload.echo_us), False),
 }
-"""Of a workload's rounds, and whether more is better."""
+"""Name -> the figure of each round of a workload, and whether a higher one is better."""
 
 
 def _has_few(rows: Rows) -> bool:

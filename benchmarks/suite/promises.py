@@ -118,7 +118,7 @@ def _newest_of_any(results: Path) -> tuple[Path, ToolResult]:
     kinds: Sequence[type[ToolResult]] = (PeersResult, PeerSettingsResult, TeacherResult, CatalogueResult)
     stored = [result for kind in kinds for result in load_all(results, kind)]
     if not stored:
-        raise RuntimeError(f"{results}: no result yet: run make bench")
+        raise RuntimeError(f"{results}: no result yet: run swiftrec bench")
     return max(stored, key=lambda pair: pair[0].name)
 
 
@@ -142,7 +142,7 @@ def _work_ratio(selection: Selection) -> Iterator[Promise]:
         stored = selection.newest(Result, has, unfit=_no_own_run)
         values = stored[1].workloads[workload].work_ratio.values if stored else []
         name = f"work ratio, default student, {workload}"
-        yield Promise(name, bound, values, _source(stored), why="make bench")
+        yield Promise(name, bound, values, _source(stored), why="swiftrec bench")
 
 
 def _cache(selection: Selection) -> Iterator[Promise]:
@@ -153,7 +153,7 @@ def _cache(selection: Selection) -> Iterator[Promise]:
     values = _rate_ratios(stored[1].workloads["hot"], stored[1].workloads["mixed"]) if stored else []
     variant = stored[1].bundle["variant"] if stored else "transformer student"
     name = f"hot / mixed, recommendations per s and core, {variant}"
-    yield Promise(name, _CACHE_FACTOR, values, _source(stored), why="make bench, --variant")
+    yield Promise(name, _CACHE_FACTOR, values, _source(stored), why="swiftrec bench --variant")
 
 
 def _rate_ratios(workload: Workload, other: Workload) -> list[float]:
@@ -196,7 +196,7 @@ def _peers(selection: Selection) -> Iterator[Promise]:
 
         stored = selection.newest(PeersResult, has, flaw=incomplete)
         if not stored:
-            yield Promise(f"{title} against the peers", 1.0, [], why="make bench-peers")
+            yield Promise(f"{title} against the peers", 1.0, [], why="swiftrec bench peers")
             continue
         result = stored[1]
         variants = {row["variant"] for row in result.rows if is_static(row["variant"]) == static}

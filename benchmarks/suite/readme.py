@@ -104,7 +104,7 @@ def make_reference(overview: Overview) -> dict[str, Any]:
     """
     folder, result = overview.run
     if reason := not_full(result):
-        raise RuntimeError(f"{folder} cannot be the reference ({reason}): run make bench to its end")
+        raise RuntimeError(f"{folder} cannot be the reference ({reason}): run swiftrec bench to its end")
     if missing := [name for name in ("alone_p50_ms", "batch_per_s") if not np.isfinite(getattr(result, name))]:
         raise RuntimeError(
             f"{folder} cannot be the reference: {' and '.join(missing)} were not measured in time: raise --budget-s"

@@ -88,7 +88,7 @@ class Result(ToolResult):
     """One run of `swiftrec bench`."""
 
     file: ClassVar[str] = "bench.json"
-    tool: ClassVar[str] = "make bench"
+    tool: ClassVar[str] = "swiftrec bench"
 
     failures: list[str] = Field([], description="why the figures are invalid, such as a client that was the bottleneck")
     notes: list[str] = Field([], description="what a reader has to know")

@@ -63,7 +63,7 @@ def run(settings: SummarySettings) -> int:
     sys.stdout.write(f"{shown}\n")
     result = overview.run[1]
     problems = [*result.failures, *(["the run is partial"] if result.is_partial else [])]
-    problems += ["only a smoke run, whose figures say nothing: run make bench"] if smoke(result) else []
+    problems += ["only a smoke run, whose figures say nothing: run swiftrec bench"] if smoke(result) else []
     for line in (*problems, *_remarks(overview)):
         sys.stderr.write(f"swiftrec bench summary: {line}\n")
     return 1 if problems else 0
@@ -78,7 +78,7 @@ def newest_results(results: Path, folder: Path | None = None) -> Overview:
     reported: set[str] = set()
     run = (folder, result_files.load(folder, Result)) if folder else newest_run(results, reported)
     if run is None:
-        raise RuntimeError(f"{results}: no result yet: run make bench")
+        raise RuntimeError(f"{results}: no result yet: run swiftrec bench")
     selection = Selection(results, run[1], reported)
     return Overview(
         run,

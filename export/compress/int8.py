@@ -182,7 +182,7 @@ class _Int8:
         return norm.gamma[:, None] * weight, bias + norm.beta @ weight, norm.rows
 
     def _quantised(self, source: str, rows: str, weight: Floats) -> _Activation:
-        """Quantise an activation; behind a normalisation the channels are balanced against the weights they meet."""
+        """Quantise an activation; behind a normalisation its channels are balanced against the weights that read it."""
         reached, factors = self._ranges[source], np.ones(len(weight), np.float32)
         if source in self._norms:
             reached = self._norms[source].before(reached)

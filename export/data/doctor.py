@@ -66,7 +66,9 @@ def examine(folder: Path, console: Console, options: LoadOptions = _CHECKED) -> 
     for remark in _remarks(profile, is_fatal=is_fatal):
         _print(console, remark)
     if not report:
-        _print(console, f"no issues: ready for make export DATA=...{_export_flags(options)}")
+        _print(
+            console, f"no issues: ready for swiftrec export --data {shlex.quote(str(folder))}{_export_flags(options)}"
+        )
         return 0
     _print(console, report)
     _print(console, "these must be fixed first" if is_fatal else "fix these, or use --on-error skip")
@@ -93,8 +95,8 @@ def _remarks(profile: Profile, *, is_fatal: bool) -> Iterator[str]:
 
 
 def _export_flags(options: LoadOptions) -> str:
-    """The make variable for an export with these options; empty if every option has its default."""
+    """The flags of an export with these options; empty if every option has its default."""
     flags = [] if options.repeats == EXCLUDE else ["--repeats", options.repeats]
     flags += [] if options.order == BY_TIME else ["--order", options.order]
     flags += [word for column in options.columns for word in ("--column", column)]
-    return f" EXPORT_FLAGS={shlex.quote(shlex.join(flags))}" if flags else ""
+    return f" {shlex.join(flags)}" if flags else ""

@@ -1,4 +1,4 @@
-"""Phrase phrases for training: attribute values, several conditions, negation, keywords, "films like ..."."""
+"""Query phrases for training: attribute values, several conditions, negation, keywords, "films like ..."."""
 
 from __future__ import annotations
 

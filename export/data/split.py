@@ -46,7 +46,7 @@ class Cases:
     Args:
         users: positions of the users in the data set, int64 [cases].
         histories: item positions that the user interacted with, oldest first.
-        targets: the position of the item that is to be found, int64 [cases].
+        targets: the position of the item that should be recommended, int64 [cases].
         repeats: whether items of a history may be recommended again.
         equivalents: items that count as the target, too; empty if no case has any.
     """

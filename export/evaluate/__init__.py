@@ -1,1 +1,1 @@
-"""What the bundle is worth: tasks, baselines, gates."""
+"""Evaluation of recommenders: tasks, baselines, metrics and comparisons."""

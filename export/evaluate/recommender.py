@@ -182,7 +182,7 @@ class Recommender:
         return self._vectors(requests), replace(cases, histories=seen)
 
     def of_queries(self, texts: Sequence[str]) -> RequestVectors:
-        """Requests without a history; each different text is encoded and ranked by once."""
+        """Requests without a history; each different text is encoded once and ranked once."""
         row_of = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         distinct = self._vectors(
             self._with_query(Request(), text, v) for text, v in zip(row_of, self.encode([*row_of]), strict=True)
@@ -279,10 +279,10 @@ class Recommender:
         width = self.retrieval.sentences.shape[1]
         known, scoring = [request.known(width) for request in listed], self.retrieval.scoring
         batches = [scoring.terms(known[start : start + _BATCH]) for start in range(0, len(known), _BATCH)]
-        aims = [_with_fallback(aim) for batch in batches for aim in batch]
-        compared = [aim.at(user) for aim, user in zip(aims, users, strict=True)]
-        vectors = np.array(compared, dtype=np.float32).reshape(len(aims), self.dimensions + width + FACTS)
-        return RequestVectors(vectors, [aim.boosts for aim in aims])
+        terms = [_with_fallback(row) for batch in batches for row in batch]
+        compared = [row.at(user) for row, user in zip(terms, users, strict=True)]
+        vectors = np.array(compared, dtype=np.float32).reshape(len(terms), self.dimensions + width + FACTS)
+        return RequestVectors(vectors, [row.boosts for row in terms])
 
     def _users(self, jobs: Sequence[UserSequence]) -> Vectors:
         """User vectors in the order of `jobs`; run by length, so that batches need little padding."""
@@ -294,13 +294,13 @@ class Recommender:
         return users
 
 
-def _with_fallback(aim: ScoreTerms) -> ScoreTerms:
+def _with_fallback(terms: ScoreTerms) -> ScoreTerms:
     """As the server ranks: by popularity if no part of the score applies to the request."""
-    if not aim.is_zero:
-        return aim
-    rest = np.zeros_like(aim.rest)
+    if not terms.is_zero:
+        return terms
+    rest = np.zeros_like(terms.rest)
     rest[-FACTS] = 1  # of log(1 + popularity)
-    return replace(aim, rest=rest)
+    return replace(terms, rest=rest)
 
 
 def _score(requests: RequestVectors, items: Vectors) -> Score:

@@ -32,7 +32,7 @@ from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_CASES, QueryTask, S
 
 TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))
 SHARED_TASKS = ("ids", "cold")  # need item vectors and the ranker only, so every variant has the same results
-READ_BY_TRAINING = ("title",)  # exact titles are ways to write an item
+READ_BY_TRAINING = ("title",)  # an exact title is a text variant of the item
 FIRST, IN_TEN, VIOLATING = "first", "in ten", "violating"
 SHARES: Mapping[str, Sequence[str]] = MappingProxyType(
     {"title": (FIRST, IN_TEN), "typos": (FIRST, IN_TEN), "negation": (VIOLATING,)}

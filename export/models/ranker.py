@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class Entry(nn.Module):
-    """What every ranker does first: vectors of events with what they stand for, at a size that layers like."""
+    """First layer of every ranker: adds the embedding of each event's kind to its vector, and normalises the sum."""
 
     def __init__(self, dimensions: int, dropout: float) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Entry(nn.Module):
 
     def forward(self, vectors: Tensor, kinds: Tensor) -> Tensor:
         """[batch, time, dimensions] -> the same."""
-        # Unit vectors have entries near width ** -0.5: bring them to the size of the kind embedding's sum first.
+        # Unit vectors have entries near width ** -0.5: they are scaled to entries near 1 before the sum.
         x: Tensor = self.drop(self.norm(vectors * vectors.shape[-1] ** 0.5 + self.kind(kinds)))
         return x
 
@@ -120,7 +120,7 @@ class Ranker(nn.Module):
         return user
 
     def _bias(self) -> Tensor:
-        """What attention scores get for their distance, and the future, [heads, max_length, max_length]."""
+        """Added to attention scores: the bias of the distance, and the mask of later events, [heads, time, time]."""
         return self.distance[:, self.bias_index] + self.causal
 
 
@@ -140,7 +140,7 @@ class LastUser(nn.Module):
 
 
 class Served(LastUser):
-    """The same with less work, where the ranker knows how: this is what goes into the graph."""
+    """The same, by `Ranker.last` if the ranker has it, which needs less work: this is traced into the graph."""
 
     def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
         """See `Ranker.forward`."""

@@ -1,10 +1,10 @@
 """The static student: a text is the mean of learned vectors of its word pieces and of its neighbouring pairs.
 
-The vectors start as model2vec has them (van Dongen and Tulkens, 2024): what the teacher makes of each word piece alone.
+The vectors start as model2vec has them (van Dongen and Tulkens, 2024): the teacher's vector of each word piece alone.
 Where model2vec reduces them by PCA and weighs them by rank in the vocabulary, a linear map is fitted in closed form
 that brings the mean over a training text's pieces nearest to the teacher's vector of the text; it is folded into the
 table, as a projection behind a mean can always be. Pairs are hashed as in fastText (Joulin et al., 2017) and start at
-nothing, so a text of unseen pairs is the mean of its pieces.
+zero, so a text of unseen pairs is the mean of its pieces.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def load_pooled(folder: Path) -> Tensor:
 
 
 def save_untuned(pooled: Tensor, folder: Path) -> None:
-    """Write the pooled vectors of the items' texts before BERT was tuned, float32 [items, hidden]; if it was."""
+    """Write the pooled vectors of the items' texts before BERT was tuned, float32 [items, hidden]."""
     _save(pooled, folder / _UNTUNED)
 
 

@@ -21,7 +21,7 @@ robot circuit android machine laboratory sensor code engineer factory battery
 vampire ghost haunting coffin werewolf curse graveyard demon witch nightmare
 wedding bride groom romance kiss love honeymoon proposal heart bouquet
 soldier battle trench general regiment army bomb rifle enemy victory
-school teacher pupil classroom lesson homework exam student blackboard playground
+school teacher pupil classroom lecture homework exam student blackboard playground
 bank money investor stock broker market profit loan debt merger
 mountain summit climber cliff rope ridge avalanche peak valley hiker
 train railway station locomotive carriage platform tunnel whistle rails signal

@@ -1,1 +1,1 @@
-"""The finished bundle and its model card."""
+"""What was measured of a bundle: model card, report.html, printed tables; and a Triton model repository."""

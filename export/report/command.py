@@ -47,4 +47,4 @@ def load_quality(folder: Path) -> Quality:
     except BundleError as error:
         raise ExportError(str(error)) from None
     except ValueError:
-        raise ExportError(f"{folder}: the newest bundle comes from an older export: run make export") from None
+        raise ExportError(f"{folder}: the newest bundle comes from an older export: run swiftrec export") from None

@@ -58,8 +58,8 @@ def write_repository(bundle: Bundle, folder: Path) -> Path:
 def _source(bundle: Bundle) -> str:
     """Name, version and the manifest's SHA-256, as JSON."""
     manifest = bundle.manifest
-    digest = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
-    return json.dumps({"name": manifest.name, "version": manifest.version, "manifest": digest})
+    sha256 = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+    return json.dumps({"name": manifest.name, "version": manifest.version, "manifest": sha256})
 
 
 def _source_of(folder: Path) -> str:

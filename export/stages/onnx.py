@@ -149,7 +149,7 @@ def fuse(traced: Path, config: PretrainedConfig, target: Path) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     options = OptimizationConfig(
         optimization_level=2,
-        disable_embed_layer_norm_fusion=False,  # optimum leaves it off unless it is asked for
+        disable_embed_layer_norm_fusion=False,  # optimum leaves it off unless it is requested
     )
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         ORTOptimizer([traced], config).optimize(options, save_dir=scratch, file_suffix="fused")

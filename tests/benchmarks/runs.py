@@ -1,4 +1,4 @@
-"""Runs of `make bench` with simulated raw rows, for the tests of the comparison of two runs."""
+"""Runs of `swiftrec bench` with simulated raw rows, for the tests of the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def simulate(
 
 
 def saved(folder: Path, run: MeasuredRun) -> Path:
-    """Write a run as `make bench` does."""
+    """Write a run as `swiftrec bench` does."""
     folder.mkdir(parents=True)
     result_files.save(folder, run.result)
     run.raw.write(folder)

@@ -184,7 +184,7 @@ def test_a_result_of_an_unknown_bundle_is_refused(tmp_path: Path, capsys: pytest
 
 def test_no_base_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--base", ""]) == 2
-    assert "make bench-compare BASE=" in capsys.readouterr().err
+    assert "swiftrec bench compare --base " in capsys.readouterr().err
 
 
 def test_runs_of_one_round_are_refused_and_a_workload_with_one_round_is_named(
@@ -232,7 +232,7 @@ def test_make_fails_on_a_regression_only(tmp_path: Path, server_us: float, is_wo
 def test_make_without_base_says_how(tmp_path: Path) -> None:
     ended = make(tmp_path, "bench-compare")
     assert ended.returncode != 0
-    assert "make bench-compare BASE=" in ended.stderr
+    assert "swiftrec bench compare --base " in ended.stderr
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

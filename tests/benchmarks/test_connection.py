@@ -245,7 +245,7 @@ def test_no_server_is_a_sentence_with_what_to_do(
         == 2
     )
     said = capsys.readouterr().err
-    assert "nothing responds at 127.0.0.1:9: start a server there (make serve)" in said
+    assert "nothing responds at 127.0.0.1:9: start a server there (swiftrec serve)" in said
 
 
 def test_load_of_another_bundle_ends_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

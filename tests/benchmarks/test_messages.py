@@ -111,7 +111,7 @@ def test_empty_results_folder_says_what_to_run(tool: str, tmp_path: Path, capsys
     assert command.main([tool, "--results", str(tmp_path), *flags]) == 2
     said = capsys.readouterr().err
     assert "no result" in said
-    assert "run make bench" in said
+    assert "run swiftrec bench" in said
 
 
 def test_peer_that_does_not_install_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -186,7 +186,6 @@ def test_a_missing_bundle_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_
 
 BEST = Batching(16, 10)
 MEASURED = "int8, mosec, as documented"
-MOSEC = select_targets(["mosec"])[0]
 
 
 @pytest.fixture(autouse=True)

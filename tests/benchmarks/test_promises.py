@@ -60,7 +60,7 @@ def test_median_decides() -> None:
     assert Promise("a", 0.9, [0.8, 0.91, 0.95]).verdict == "met"
     assert Promise("a", 0.9, [0.8, 0.89, 0.95]).verdict == "MISSED"
     assert Promise("a", 2.0, [1.9, 2.1, 1.0], at_most=True).verdict == "met"
-    assert Promise("a", 2.0, [], why="make bench").verdict == "not measured: make bench"
+    assert Promise("a", 2.0, [], why="swiftrec bench").verdict == "not measured: swiftrec bench"
 
 
 def test_without_figures_nothing_is_met(tmp_path: Path) -> None:
@@ -231,5 +231,5 @@ def test_command_prints_each_figure_and_fails_unless_all_are_met(
 
 
 def test_no_result_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="run make bench"):
+    with pytest.raises(RuntimeError, match="run swiftrec bench"):
         list(promises.promises(tmp_path))

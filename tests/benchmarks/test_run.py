@@ -1,4 +1,4 @@
-"""The order of a run of `make bench`, and what is left of one that ends early. Nothing is measured here."""
+"""The order of a run of `swiftrec bench`, and what is left of one that ends early. Nothing is measured here."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ def save_sentence_transformer(
     family: str, folder: Path, mode: str = "mean_tokens", dense: int = 0, *, unit: bool = True
 ) -> Any:  # noqa: ANN401
     """Save a random sentence-transformers folder: transformer, pooling, a layer of `dense` units if any, normalise."""
-    trunk = save_model(family, folder)
+    backbone = save_model(family, folder)
     add_modules(folder, HIDDEN, mode, dense, unit=unit)
-    return trunk
+    return backbone
 
 
 def add_modules(folder: Path, hidden: int, mode: str = "mean_tokens", dense: int = 0, *, unit: bool = True) -> None:

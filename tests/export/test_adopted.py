@@ -24,7 +24,7 @@ _TEXTS = [" ".join(random.Random(n).choices(WORDS, k=1 + n % 9)) for n in range(
 
 
 def write_data(folder: Path, *, events: int = 0) -> None:
-    """60 items, the texts, and so many events of each of 40 users."""
+    """60 items, the texts, and `events` interactions of each of 40 users."""
     folder.mkdir()
     rng = random.Random(1)
     items = [
@@ -48,8 +48,8 @@ def export(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 def logits(model: Any, folder: Path, text: str) -> torch.Tensor:  # noqa: ANN401
     row = load_tokenizer(folder, 128).encode([text])
     with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=torch.tensor(row)).logits[0]
-    return found
+        scores: torch.Tensor = model(input_ids=torch.tensor(row)).logits[0]
+    return scores
 
 
 def test_classifier_without_interactions_becomes_a_bundle_that_answers_as_its_logits(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_classifier_without_interactions_becomes_a_bundle_that_answers_as_its_lo
     with serving(tmp_path / "artifacts" / "own") as server:
         for text in _TEXTS[:20]:
             reply = server.stub.Recommend(pb.RecommendRequest(query=text, top_k=10), timeout=10)
-            wanted = {labels[int(row)] for row in logits(model, tmp_path / "checkpoint", text).topk(10).indices}
-            shares.append(len({item.item_id for item in reply.items} & wanted) / 10)
+            expected = {labels[int(row)] for row in logits(model, tmp_path / "checkpoint", text).topk(10).indices}
+            shares.append(len({item.item_id for item in reply.items} & expected) / 10)
         history = [pb.Event(text=_TEXTS[0]), pb.Event(item_id="i3")]
         reply = server.stub.Recommend(pb.RecommendRequest(history=history, top_k=10), timeout=10)
         assert len(reply.items) == 10

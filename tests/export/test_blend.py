@@ -77,7 +77,7 @@ def test_weights_that_made_the_choices_are_found() -> None:
     np.testing.assert_allclose(values, target, atol=0.08)
 
 
-def test_a_signal_that_speaks_against_an_item_gets_no_weight_but_that_of_newcomers_may_be_negative() -> None:
+def test_weights_are_not_negative_except_that_of_cold_items() -> None:
     result = fit_weights(planted(np.array([1.0, 0, 0, 0, -0.8, 0, 0, -0.8])))
     assert result.neighbours == 0
     assert result.newcomer < -0.5
@@ -196,7 +196,7 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
     np.testing.assert_allclose(choices.signals @ values + is_new[order], result[order], rtol=1e-4, atol=1e-3)
 
 
-def test_items_that_count_as_new_have_no_memory_of_their_own_no_popularity_and_the_vectors_of_newcomers() -> None:
+def test_items_treated_as_cold_have_neither_memory_nor_popularity_and_the_vectors_of_cold_items() -> None:
     folds = np.arange(_ITEMS) % 2
     no_texts = np.empty((_ITEMS, 0), np.float32)  # by which they would inherit a memory
     items = Items(_VECTORS, np.ones_like(_VECTORS), folds, no_texts, (_POPULARITY + 1).astype(float))
@@ -223,8 +223,8 @@ def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: p
     history = np.array([0, 1, 2])
     added = scoring().added(Weights(transitions=1, neighbours=1, words=1), known_of([0, 1, 2], "word1"))
     assert len({*np.concatenate([part.positions for part in added.values()]).tolist()}) > 12
-    one = Request(history, "word1", 5, history)
-    [choices] = made.choices([one], _VECTORS[:1], lambda _: known_of([0, 1, 2], "word1"))
+    request = Request(history, "word1", 5, history)
+    [choices] = made.choices([request], _VECTORS[:1], lambda _: known_of([0, 1, 2], "word1"))
     assert len(choices.offsets) <= 1 + 6 + 4
     assert np.exp(choices.offsets).sum() == pytest.approx(_ITEMS - len(history), rel=1e-5)
     named = {name: choices.signals[: 1 + 6, SIGNALS.index(name)].max() for name in ("neighbours", "words")}
@@ -235,7 +235,7 @@ def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: p
 
 def test_fitting_holds_little_beside_the_choices() -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=100, choices=2_000)
-    rows = sum(len(one.offsets) for one in choices)
+    rows = sum(len(choice.offsets) for choice in choices)
     assert peak_of(lambda: fit_weights(choices)) < 110 * rows  # of which the choices one after the other are 36
 
 
@@ -246,7 +246,7 @@ def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
     for target, count in ((7, _ITEMS - 5 - 1), (2, None), (9, None)):
         request = Request(np.array([9]), "", target, np.array([9]))
         result = signals.choices([request], users, lambda _: known_of([9]))
-        assert [len(one.offsets) for one in result] == ([] if count is None else [count])
+        assert [len(choice.offsets) for choice in result] == ([] if count is None else [count])
 
 
 def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
@@ -263,15 +263,15 @@ def test_requests_have_the_events_and_queries_of_their_group() -> None:
     def kind_of(text: str) -> Query:
         return "description" if text.endswith("4") else "title"
 
-    for one in requests_of(Group("none", events=2, last=2), cases, queries, kind_of, 0):
-        assert len(one.history) == 2
-        assert not one.query
-        assert set(one.history) <= set(one.masked.tolist())
-    for one in requests_of(Group("title", events=0, last=0), cases, queries, kind_of, 0):
-        assert not len(one.history)
-        assert not len(one.masked)
-        assert one.query == f"asks for {one.target}"
-        assert one.target != 4
+    for request in requests_of(Group("none", events=2, last=2), cases, queries, kind_of, 0):
+        assert len(request.history) == 2
+        assert not request.query
+        assert set(request.history) <= set(request.masked.tolist())
+    for request in requests_of(Group("title", events=0, last=0), cases, queries, kind_of, 0):
+        assert not len(request.history)
+        assert not len(request.masked)
+        assert request.query == f"asks for {request.target}"
+        assert request.target != 4
 
 
 def test_queries_are_none_that_training_reads() -> None:
@@ -293,7 +293,7 @@ def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
 def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: float) -> None:
     random = np.random.default_rng(5)
 
-    def one(*, wants_new: bool) -> Choices:
+    def choices_of(*, wants_new: bool) -> Choices:
         signals = np.zeros((60, len(SIGNALS)), np.float32)
         signals[:, 0] = random.normal(size=60)
         signals[0, 0] += 2
@@ -304,21 +304,21 @@ def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: f
             signals[0, 0] += 2
         return Choices(signals, np.zeros(60, np.float32))
 
-    choices = [one(wants_new=bool(n % 10 == 0)) for n in range(400)]
+    choices = [choices_of(wants_new=bool(n % 10 == 0)) for n in range(400)]
     hidden, raised = Weights(ranker), boost_cold_items(choices, Weights(ranker))
     result = {name: _Lists.of(choices, weights) for name, weights in (("hidden", hidden), ("raised", raised))}
     new = result["raised"].has_cold_target
     known = result["hidden"].ndcg(-1e4)[~new].mean(), result["raised"].ndcg(raised.newcomer)[~new].mean()
     assert (1 - MAX_LOSS) * known[0] <= known[1] < known[0]
     assert result["raised"].ndcg(raised.newcomer)[new].mean() > result["hidden"].ndcg(-1e4)[new].mean()
-    assert boost_cold_items(choices[1:10], Weights()) == Weights()  # control: nobody wants a new item
+    assert boost_cold_items(choices[1:10], Weights()) == Weights()  # control: no target is a cold item
 
 
 def test_new_items_that_cost_the_known_ones_nothing_get_their_share_of_the_lists() -> None:
-    """What known items are wanted stands first, whatever happens to the places behind it."""
+    """Warm targets are far ahead of all others, so raising cold items cannot lower them."""
     random = np.random.default_rng(5)
 
-    def one(target: int) -> Choices:
+    def choices_of(target: int) -> Choices:
         signals = np.zeros((60, len(SIGNALS)), np.float32)
         signals[:, 0] = random.normal(size=60)
         signals[48:, SIGNALS.index("newcomer")] = 1
@@ -326,7 +326,7 @@ def test_new_items_that_cost_the_known_ones_nothing_get_their_share_of_the_lists
         signals[[0, target]] = signals[[target, 0]]
         return Choices(signals, np.zeros(60, np.float32))
 
-    choices = [one(50 if n % 10 == 0 else 3) for n in range(200)]
+    choices = [choices_of(50 if n % 10 == 0 else 3) for n in range(200)]
     lists, raised = _Lists.of(choices, Weights(1.0)), boost_cold_items(choices, Weights(1.0))
     assert lists.share == pytest.approx(0.2)
     assert 0.18 < lists.shown(raised.newcomer) <= 0.2
@@ -335,13 +335,13 @@ def test_new_items_that_cost_the_known_ones_nothing_get_their_share_of_the_lists
 
 
 def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
-    def one(new: float) -> Choices:
+    def choices_of(boost: float) -> Choices:
         signals = np.zeros((40, len(SIGNALS)), np.float32)
-        signals[1:, 0] = 5  # what was wanted stands last
-        signals[0, SIGNALS.index("newcomer")] = new
+        signals[1:, 0] = 5  # the target is ranked last
+        signals[0, SIGNALS.index("newcomer")] = boost
         return Choices(signals, np.zeros(40, np.float32))
 
-    assert boost_cold_items([one(0.0), one(1.0)], Weights()) == Weights()
+    assert boost_cold_items([choices_of(0.0), choices_of(1.0)], Weights()) == Weights()
 
 
 def test_a_kind_of_query_that_nothing_was_fitted_for_has_the_weights_of_the_other() -> None:

@@ -62,11 +62,11 @@ def encoded(folder: Path) -> list[list[int]]:
 def test_every_family_has_the_same_vectors_as_a_bert(tmp_path: Path, family: str, task: str) -> None:
     original = save_model(family, tmp_path / "original", task)
     folder = converted(tmp_path / "original")
-    trunk, rows = load_bert(folder), encoded(folder)
+    backbone, rows = load_bert(folder), encoded(folder)
     ids, mask = pad(rows)
     padding = original.config.pad_token_id
     with torch.inference_mode():
-        ours = trunk(input_ids=ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids)).last_hidden_state
+        ours = backbone(input_ids=ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids)).last_hidden_state
         base = original if task == "Model" else original.base_model
         theirs = base(input_ids=ids.masked_fill(mask == 0, padding), attention_mask=mask).last_hidden_state
     assert torch.allclose(ours[mask == 1], theirs[mask == 1], atol=1e-5)
@@ -194,8 +194,8 @@ def test_encoder_built_from_the_config_pools_in_the_same_way(tmp_path: Path) -> 
     save_sentence_transformer("bert", tmp_path / "original", "cls_token", 20)
     folder = converted(tmp_path / "original", adopt=True)
     encoder = TextEncoder(load_bert(folder), 3).eval()
-    trunk = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)  # type: ignore[no-untyped-call]
-    again = TextEncoder(trunk, 3)
+    backbone = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    again = TextEncoder(backbone, 3)
     again.load_state_dict(encoder.state_dict())
     with torch.inference_mode():
         ours, theirs = (each(*pad(encoded(folder))) for each in (encoder, again.eval()))

@@ -1,4 +1,4 @@
-"""Items that nobody took: they stand where their texts say, and are shown as often as such items are."""
+"""Items without interactions: their vectors follow from their texts, and they are shown as often as trained ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Village:
     users: ValidationUsers
 
     def share(self, mapped: Vectors) -> float:
-        """What newcomers have of the softmax over all items."""
+        """The share of cold items in the softmax over all items."""
         items = self.items.copy()
         items[~self.has_events] = mapped
         scores = np.exp(self.users.vectors @ items.T)
@@ -49,13 +49,13 @@ class Village:
         return result
 
     def every(self, seed: int = 0) -> ColdVectors:
-        """Every item as if nobody had taken it."""
+        """Every item as if it had no interactions."""
         result = map_cold_items(self.read, self.items, self.has_events, self.users, seed)
         assert result is not None
         return result
 
     def mapped(self, seed: int = 0) -> Vectors:
-        """The items that nobody took."""
+        """The vectors of the items without interactions."""
         result: Vectors = self.every(seed).vectors[~self.has_events]
         return result
 
@@ -76,14 +76,14 @@ def village(unsaid: float = 1.0) -> Village:
     )
 
 
-def test_newcomers_stand_where_their_texts_say() -> None:
+def test_vectors_of_cold_items_are_near_those_that_interactions_would_give() -> None:
     made = village()
-    told = made.items[~made.has_events][:, 1:], made.mapped()[:, 1:]  # popularity is no matter of the text
-    errors = ((told[0] - told[1]) ** 2).sum() / ((told[0] - told[0].mean(0)) ** 2).sum()
+    true, mapped = made.items[~made.has_events][:, 1:], made.mapped()[:, 1:]  # texts do not tell the popularity
+    errors = ((true - mapped) ** 2).sum() / ((true - true.mean(0)) ** 2).sum()
     assert errors < 0.1
 
 
-def test_newcomers_have_the_share_that_such_items_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cold_items_have_the_share_that_their_trained_vectors_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
     made = village()
     targets, result = made.share(made.items[~made.has_events]), made.share(made.mapped())
     assert 0.7 < result / targets < 1.4
@@ -101,21 +101,21 @@ def test_strength_follows_from_how_much_texts_say(monkeypatch: pytest.MonkeyPatc
             np.testing.assert_array_equal(chosen, made.mapped())
 
 
-def test_nothing_is_read_of_the_newcomers_but_their_texts() -> None:
+def test_only_the_texts_of_cold_items_are_read() -> None:
     made = village()
     hidden = made.items.copy()
     hidden[~made.has_events] = np.nan
     np.testing.assert_array_equal(replace(made, items=hidden).mapped(), made.mapped())
 
 
-def test_wanted_item_is_never_masked() -> None:
+def test_target_is_never_masked() -> None:
     made = village()
     again = [np.append(h, w) for h, w in zip(made.users.masked, made.users.targets, strict=True)]
     mapped = replace(made, users=replace(made.users, masked=again)).mapped()
     np.testing.assert_allclose(mapped, made.mapped(), atol=1e-5)
 
 
-def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
+def test_targets_without_training_events_are_left_out() -> None:
     made, rng = village(), np.random.default_rng(0)
     targets = made.users.targets.copy()
     targets[::2] = rng.choice(np.flatnonzero(~made.has_events), len(targets[::2]))
@@ -124,23 +124,23 @@ def test_wanted_items_that_nobody_took_in_training_say_nothing() -> None:
     assert map_cold_items(made.read, made.items, made.has_events, none, 0) is None
 
 
-def test_taken_items_are_placed_by_a_map_that_has_not_seen_them() -> None:
+def test_items_with_interactions_are_mapped_by_a_fit_without_them() -> None:
     made = village()
     every = made.every()
     assert every.vectors.shape == made.items.shape
     assert every.vectors.dtype == np.float32
     assert (every.folds[~made.has_events] == -1).all()
     assert {*every.folds[made.has_events].tolist()} == {*range(FOLDS)}
-    taken = int(np.flatnonzero(made.has_events)[0])
+    changed = int(np.flatnonzero(made.has_events)[0])
     moved = made.items.copy()
-    moved[taken] += 50  # in its fold nothing changes, elsewhere the map is another
+    moved[changed] += 50  # changes the map of every fold but its own
     result = replace(made, items=moved).every()
-    same = every.folds == every.folds[taken]
+    same = every.folds == every.folds[changed]
     map_only = result.vectors - every.vectors
-    assert np.abs(map_only[same] - map_only[taken]).max() < np.abs(map_only[made.has_events & ~same]).max()
+    assert np.abs(map_only[same] - map_only[changed]).max() < np.abs(map_only[made.has_events & ~same]).max()
 
 
-def test_placed_items_are_read_as_they_were_saved(tmp_path: Path) -> None:
+def test_saved_vectors_are_read_back(tmp_path: Path) -> None:
     made = village().every()
     assert ColdVectors.load(tmp_path) is None
     made.save(tmp_path)
@@ -151,7 +151,7 @@ def test_placed_items_are_read_as_they_were_saved(tmp_path: Path) -> None:
     assert result.cold_map == made.cold_map == ColdMap.load(tmp_path)
 
 
-def test_ranker_that_was_trained_again_gets_the_strength_and_the_rise_that_were_chosen() -> None:
+def test_ranker_that_was_trained_again_keeps_the_chosen_strength_and_boost() -> None:
     made = village()
     every, users = made.every(), made.users.vectors
     assert every.cold_map is not None
@@ -166,14 +166,14 @@ def test_ranker_that_was_trained_again_gets_the_strength_and_the_rise_that_were_
     assert weaker.std(0).max() < again.std(0).max() / 10
 
 
-def test_too_few_items_to_learn_from_place_nothing() -> None:
+def test_too_few_items_with_interactions_give_no_map() -> None:
     made = village()
     few = np.zeros(_ITEMS, dtype=bool)
     few[: 2 * FOLDS - 1] = True
     assert map_cold_items(made.read, made.items, few, made.users, 0) is None
 
 
-def test_texts_that_are_all_the_same_put_every_newcomer_in_one_place() -> None:
+def test_identical_texts_give_all_cold_items_the_same_vector() -> None:
     made = village()
     mapped = replace(made, texts=np.ones_like(made.texts)).mapped()
     assert np.isfinite(mapped).all()

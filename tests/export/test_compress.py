@@ -50,14 +50,14 @@ def rows() -> list[list[int]]:
 
 def module() -> TextEncoder:
     """A random BERT with what real ones have: one neuron and one channel far beyond the others."""
-    trunk = bert(_WORDS, width=64, layers=_LAYERS, intermediate_size=256)
+    bert_model = bert(_WORDS, width=64, layers=_LAYERS, intermediate_size=256)
     with torch.no_grad():
-        for parameter in trunk.parameters():
+        for parameter in bert_model.parameters():
             parameter.mul_(3)
-        weights = trunk.state_dict()
+        weights = bert_model.state_dict()
         weights["encoder.layer.0.intermediate.dense.bias"][7] = _OUTLIER
         weights["encoder.layer.0.output.LayerNorm.weight"][3] = 10
-    return TextEncoder(trunk, _RANKER, _SENTENCE).eval()
+    return TextEncoder(bert_model, _RANKER, _SENTENCE).eval()
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ _TEXTS = ["a b", "b", "c a b a", "d", "a c"]
 
 
 class Busy:
-    """Takes `work` seconds for each batch by its own clock, and remembers the batches."""
+    """Needs `work` seconds for each batch by its own clock, and remembers the batches."""
 
     def __init__(self, work: float) -> None:
         self._work, self.sizes = work, set[int]()

@@ -111,7 +111,7 @@ def test_schedule_of_few_steps_changes_the_weights_in_every_epoch(epochs: int, b
     assert len({0.0, *trained.weights}) == 1 + epochs
 
 
-def test_batches_left_over_at_the_end_of_an_epoch_make_a_step() -> None:
+def test_last_batches_of_an_epoch_make_a_step_even_if_fewer_than_accumulate() -> None:
     trained = Scripted([0.1, 0.2], batches=5)
     curve_rows: list[int] = []
 

@@ -153,7 +153,7 @@ _NEW = np.arange(3, _SERIES_ITEMS, 2 * _PARTS)  # the last part of every other s
 
 
 def histories() -> list[NDArray[np.int64]]:
-    """Each user takes two series in order; nobody takes the new parts."""
+    """Each user takes two series in order; no user has interacted with the new parts."""
     result = []
     for user in range(200):
         series = np.random.default_rng(user).choice(_SERIES_COUNT, 2, replace=False)
@@ -180,14 +180,14 @@ def test_a_new_item_stands_in_the_memory_where_the_items_with_the_nearest_texts_
     for new in _NEW.tolist():
         for event in (new - 3, new - 2):
             for old, result in zip(weights_of(before, event), weights_of(memory, event), strict=True):
-                assert old[new] == 0  # counts know nothing of it
+                assert old[new] == 0  # it has no counts
                 others = np.setdiff1d(_NEW, [new])
                 assert result[new] > 1.5 * max(result[others].max(), 0)
                 assert result[new] > np.median(result[result > 0])
 
 
 def test_an_item_that_no_training_history_has_inherits_like_one_without_events() -> None:
-    """Whoever took it alone says nothing; what counts say of it is replaced, not added to."""
+    """A user whose only interaction is with it gives no evidence; its own counts are replaced, not added to."""
     new = int(_NEW[0])
     alone = [*histories(), np.array([new], dtype=np.int64)]
     for event in (new - 3, new - 2):

@@ -69,7 +69,7 @@ def test_doctor_refuses_times_without_order_and_names_the_remedy(
     for order in ("none", "file"):
         code, shown = examined(tmp_path, order)
         assert code == 0
-        assert f"ready for make export DATA=... EXPORT_FLAGS='--order {order}'" in shown
+        assert f"ready for swiftrec export --data {tmp_path} --order {order}\n" in shown
         assert f"(--order {order})" in shown
 
 

@@ -108,10 +108,10 @@ def test_bundle_that_answers_differently_is_refused(own: Path) -> None:
 
 
 def made(own: Path, artifacts: str, seed: int) -> dict[str, str]:
-    """SHA-256 of each file of the bundle that says nothing of speeds or of the day; exported if it is not there."""
+    """SHA-256 of each file of the bundle without speeds or date in it; a missing bundle is exported."""
     subprocess.run(command(own, artifacts, seed), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     files = load_bundle(own / artifacts / "own").manifest.files
-    return {name: digest for name, digest in files.items() if name not in ("MODEL_CARD.md", "report.html")}
+    return {name: sha256 for name, sha256 in files.items() if name not in ("MODEL_CARD.md", "report.html")}
 
 
 def test_same_seed_gives_the_same_bundle_and_another_seed_does_not(own: Path) -> None:

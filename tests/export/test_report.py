@@ -267,10 +267,15 @@ def test_card_and_page_have_the_figures_and_need_nothing_else(
 def test_page_draws_the_curve_of_all_that_was_trained(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     moving = [{"epoch": 1, "loss": 0.2, "validation_ndcg": 0.10}, {"epoch": 2, "loss": 0.1, "validation_ndcg": 0.11}]
     losses = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    changed = quality.model_copy(update={"curves": {"trunk": moving, "bert3": losses}})
+    changed = quality.model_copy(update={"curves": {"encoder": moving, "bert3": losses}})
     write_report(tmp_path / "page.html", manifest, changed)
     page = (tmp_path / "page.html").read_text()
-    for words in ("head: training loss", "trunk: training loss", "trunk: validation NDCG@10", "bert3: training loss"):
+    for words in (
+        "head: training loss",
+        "encoder: training loss",
+        "encoder: validation NDCG@10",
+        "bert3: training loss",
+    ):
         assert words in page
     assert "bert3: validation" not in page
 
@@ -280,14 +285,14 @@ def test_curves_are_read_from_the_stages_that_trained(tmp_path: Path) -> None:
     rows = [{"step": 1, "epoch": 1, "loss": 0.2}]
     for file, what in (
         ("finetune/curve.json", rows),  # the head's curve has its own field
-        ("finetune/curve-trunk.json", rows),
+        ("finetune/curve-encoder.json", rows),
         ("finetune/curve-1.json", rows),
         ("distil/bert3/student.json", {"name": "bert3", "losses": [0.5, 0.4]}),
     ):
         (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
         (tiny.root / file).write_text(json.dumps(what))
     student = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4}]
-    assert read_curves(tiny) == {"1": rows, "trunk": rows, "bert3": student}
+    assert read_curves(tiny) == {"1": rows, "encoder": rows, "bert3": student}
 
 
 def test_record_without_interactions_is_shown_as_agreement(
@@ -354,7 +359,7 @@ def test_report_of_a_bundle_of_an_older_export_says_to_export_it_again(
     assert load_quality(tmp_path) == quality  # control
     for row in rows["variants"]:
         row["noisy_of_clean"] = None  # a figure that older exports had
-    with pytest.raises(ExportError, match="the newest bundle comes from an older export: run make export"):
+    with pytest.raises(ExportError, match="the newest bundle comes from an older export: run swiftrec export"):
         load_quality(tmp_path)
 
 

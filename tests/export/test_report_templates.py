@@ -27,7 +27,7 @@ from tests.export.records import OTHER
 def test_report_has_headline_and_examples_first_and_nothing_empty(
     tmp_path: Path, quality: Quality, manifest: Manifest
 ) -> None:
-    history = Example(history=["Red lamp", "Oak <table>"], query="", items=["Chair", "Desk"], untrained=["Sofa"])
+    history = Example(history=["Red lamp", "Oak <table>"], query="", items=["Chair", "Table"], untrained=["Sofa"])
     query = Example(history=[], query="garden", items=["Rake"], untrained=[])
     shown = quality.model_copy(update={"examples": [history, query]})
     write_report(tmp_path / "page.html", manifest, shown)

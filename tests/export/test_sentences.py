@@ -1,4 +1,4 @@
-"""The sentence space: what it keeps of the checkpoint's vectors, and that every stage hands on both halves."""
+"""The sentence space: what it keeps of the checkpoint's vectors, and that every stage keeps both halves."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _HIDDEN = 16  # of the tiny checkpoint
 
 def tuned(artifacts: Path, *flags: str) -> StoppedJob:
     """A job whose stage `finetune` has run."""
-    one = job(artifacts, *flags)
-    one.folder("finetune").mkdir(parents=True)
-    finetune.run(one, one.folder("finetune"))
-    return one
+    finished = job(artifacts, *flags)
+    finished.folder("finetune").mkdir(parents=True)
+    finetune.run(finished, finished.folder("finetune"))
+    return finished
 
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> StoppedJob:
-    """A tiny teacher whose BERT was fine-tuned with the rest, and the parts that are scored beside its ranker."""
-    one = tuned(tmp_path_factory.mktemp("moved"), "--backbone-layers", "all")
-    one.folder("blend").mkdir()
-    blend.run(one, one.folder("blend"))
-    return one
+    """A tiny teacher whose BERT was fine-tuned, and the parts that are scored beside its ranker."""
+    finished = tuned(tmp_path_factory.mktemp("moved"), "--backbone-layers", "all")
+    finished.folder("blend").mkdir()
+    blend.run(finished, finished.folder("blend"))
+    return finished
 
 
 def pooled_by(checkpoint: Path, texts: list[str]) -> torch.Tensor:
@@ -57,13 +57,13 @@ def pooled_by(checkpoint: Path, texts: list[str]) -> torch.Tensor:
         return torch.cat([encoder.pool(*pad([row])) for row in load_tokenizer(checkpoint, 128).encode(texts)])
 
 
-@pytest.mark.parametrize(("hidden", "wanted"), [(24, 24), (200, MAX_SENTENCE_DIMENSIONS)])
-def test_map_has_orthonormal_columns_and_at_most_128(hidden: int, wanted: int) -> None:
+@pytest.mark.parametrize(("hidden", "expected"), [(24, 24), (200, MAX_SENTENCE_DIMENSIONS)])
+def test_map_has_orthonormal_columns_and_at_most_128(hidden: int, expected: int) -> None:
     pooled = torch.randn(400, hidden, generator=torch.Generator().manual_seed(0))
-    found = fit_sentence_map(pooled, 7)
-    assert found.shape == (hidden, wanted)
-    torch.testing.assert_close(found.T @ found, torch.eye(wanted), atol=1e-5, rtol=0)
-    assert torch.equal(found, fit_sentence_map(pooled, 7))
+    actual = fit_sentence_map(pooled, 7)
+    assert actual.shape == (hidden, expected)
+    torch.testing.assert_close(actual.T @ actual, torch.eye(expected), atol=1e-5, rtol=0)
+    assert torch.equal(actual, fit_sentence_map(pooled, 7))
 
 
 def test_map_keeps_the_cosines_of_vectors_that_need_no_more() -> None:
@@ -84,15 +84,15 @@ def test_map_of_very_many_texts_is_fitted_on_some_of_them() -> None:
     assert (drawn != sample_rows(200_000, 1)).any()
 
 
-def test_sentences_are_unit_vectors_and_come_back(tmp_path: Path) -> None:
+def test_sentences_are_unit_vectors_and_are_read_back(tmp_path: Path) -> None:
     pooled = torch.randn(40, _HIDDEN, generator=torch.Generator().manual_seed(0))
     save_sentences(pooled, tmp_path, 0)
-    found, sentence_map = load_sentences(tmp_path, 40), load_sentence_map(tmp_path)
+    actual, sentence_map = load_sentences(tmp_path, 40), load_sentence_map(tmp_path)
     assert sentence_map is not None
-    assert found.dtype == np.float32
-    assert found.shape == (40, _HIDDEN)
-    np.testing.assert_allclose(found, sentence_vectors(pooled, sentence_map).numpy(), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert actual.dtype == np.float32
+    assert actual.shape == (40, _HIDDEN)
+    np.testing.assert_allclose(actual, sentence_vectors(pooled, sentence_map).numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(actual, axis=1), 1, atol=1e-5)
 
 
 def test_stage_without_sentences_has_none(tmp_path: Path) -> None:
@@ -105,58 +105,58 @@ def test_finetune_writes_the_untouched_checkpoints_vectors(tmp_path: Path, flags
     check_sentences(tuned(tmp_path, *flags))
 
 
-def test_finetune_writes_them_although_the_whole_of_bert_moves_along(moved: StoppedJob) -> None:
+def test_finetune_writes_them_although_all_of_bert_is_fine_tuned(moved: StoppedJob) -> None:
     check_sentences(moved)
     every, folder = Texts.load(moved.folder("data")).all, moved.folder("finetune")
     after = sentence_vectors(pooled_by(folder / "checkpoint", [*every]), cast(torch.Tensor, load_sentence_map(folder)))
-    assert np.abs(load_sentences(folder, len(every)) - after.numpy()).max() > 1e-2  # control: it has moved
+    assert np.abs(load_sentences(folder, len(every)) - after.numpy()).max() > 1e-2  # control: BERT has changed
 
 
-def check_sentences(one: StoppedJob) -> None:
-    every, folder = [*Texts.load(one.folder("data")).all], one.folder("finetune")
+def check_sentences(finished: StoppedJob) -> None:
+    every, folder = [*Texts.load(finished.folder("data")).all], finished.folder("finetune")
     sentence_map = load_sentence_map(folder)
     assert sentence_map is not None
-    wanted = sentence_vectors(pooled_by(one.folder("data") / "checkpoint", every), sentence_map)
-    np.testing.assert_allclose(load_sentences(folder, len(every)), wanted.numpy(), atol=1e-4)
+    expected = sentence_vectors(pooled_by(finished.folder("data") / "checkpoint", every), sentence_map)
+    np.testing.assert_allclose(load_sentences(folder, len(every)), expected.numpy(), atol=1e-4)
 
 
 def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
-    ground, folder = load_context(moved), moved.folder("finetune")
-    texts = ["river 3", "a text that nobody has written", "river 3"]
-    found = ground.teacher.encode(texts)
+    context, folder = load_context(moved), moved.folder("finetune")
+    texts = ["river 3", "an unknown text", "river 3"]
+    actual = context.teacher.encode(texts)
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
     assert sentence_map is not None
-    size = ground.teacher.dimensions
-    assert found.shape == (3, size + _HIDDEN)
+    size = context.teacher.dimensions
+    assert actual.shape == (3, size + _HIDDEN)
     with torch.inference_mode():
         ranker = teacher.text_vectors(pooled_by(folder / "checkpoint", texts)).numpy()
         sentences = sentence_vectors(pooled_by(moved.folder("data") / "checkpoint", texts), sentence_map).numpy()
-    np.testing.assert_allclose(ground.teacher.ranker_half(found), ranker, atol=1e-4)
-    np.testing.assert_allclose(found[:, size:], sentences, atol=1e-4)
-    assert ground.teacher.retrieval is not None
-    items = ground.teacher.retrieval.sentences
+    np.testing.assert_allclose(context.teacher.ranker_half(actual), ranker, atol=1e-4)
+    np.testing.assert_allclose(actual[:, size:], sentences, atol=1e-4)
+    assert context.teacher.retrieval is not None
+    items = context.teacher.retrieval.sentences
     assert items.dtype == np.float32
-    assert items.shape == (len(ground.dataset.items), _HIDDEN)
+    assert items.shape == (len(context.dataset.items), _HIDDEN)
     np.testing.assert_allclose(
-        items, ground.teacher.encode([i.text for i in ground.dataset.items])[:, size:], atol=1e-4
+        items, context.teacher.encode([i.text for i in context.dataset.items])[:, size:], atol=1e-4
     )
 
 
 def test_teachers_known_titles_are_what_it_encodes(moved: StoppedJob) -> None:
-    ground, some = load_context(moved), np.array([4, 0, 9])
-    assert ground.teacher.titles is not None
-    encoded = ground.teacher.encode([ground.tasks.titles[n] for n in some])
-    np.testing.assert_allclose(ground.teacher.titles(some), encoded, atol=1e-4)
+    context, positions = load_context(moved), np.array([4, 0, 9])
+    assert context.teacher.titles is not None
+    encoded = context.teacher.encode([context.tasks.titles[n] for n in positions])
+    np.testing.assert_allclose(context.teacher.titles(positions), encoded, atol=1e-4)
 
 
 def test_one_pass_teacher_gives_the_same_ranker_half_and_unit_sentences(moved: StoppedJob) -> None:
     rows = load_tokenizer(moved.folder("data") / "checkpoint", 128).encode(["river 3", "winter garden"])
-    found = np.array(TorchTeacher(moved).run(rows))
-    wanted = load_context(moved).teacher.encode(["river 3", "winter garden"])
-    size = wanted.shape[1] - _HIDDEN
-    assert found.shape == wanted.shape
-    np.testing.assert_allclose(found[:, :size], wanted[:, :size], atol=1e-4)
-    np.testing.assert_allclose(np.linalg.norm(found[:, size:], axis=1), 1, atol=1e-5)
+    actual = np.array(TorchTeacher(moved).run(rows))
+    expected = load_context(moved).teacher.encode(["river 3", "winter garden"])
+    size = expected.shape[1] - _HIDDEN
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual[:, :size], expected[:, :size], atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(actual[:, size:], axis=1), 1, atol=1e-5)
 
 
 def test_pooled_texts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,5 +174,5 @@ def test_pooled_texts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.Monke
     torch.testing.assert_close(pooled(["night", "river", "night"]), exact, atol=1e-5, rtol=0)
     plain_encode(pooled)(["river", "garden"])
     assert encoded == ["night", "river", "garden"]
-    pooled(["night", "winter"])  # one too many: those before are forgotten
+    pooled(["night", "winter"])  # exceeds the limit: the earlier ones are dropped
     assert encoded == ["night", "river", "garden", "night", "winter"]

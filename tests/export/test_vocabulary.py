@@ -47,7 +47,7 @@ def pieces(rows: list[list[int]], fields: dict[str, Any]) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The ladder distilled with every piece and with those that are used; with words that no text has in both."""
+    """All students distilled with every piece and with the used ones; both with words that no text has."""
     folders: dict[str, Path] = {}
     with pytest.MonkeyPatch.context() as patched:  # the words that no text has are frequent in so small a vocabulary
         patched.setattr(distil, "frequent_words", lambda *_: ["river", "drama"])
@@ -229,7 +229,7 @@ def test_token_ids_of_all_texts_are_never_held_at_once(tmp_path: Path) -> None:
         for n in range(50):
             row = Row([n % 9])
             given.append(ref(row))
-            held.append(sum(one() is not None for one in given))
+            held.append(sum(reference() is not None for reference in given))
             yield row
             del row
 

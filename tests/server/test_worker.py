@@ -33,7 +33,7 @@ from tests.server.support.workers import (
     answer_alone,
 )
 
-OK, INVALID, LATE, NOT_FOUND, FULL, INTERNAL, STOPPING = 0, 3, 4, 5, 8, 13, 14
+OK, INVALID, LATE, NOT_FOUND, FULL, INTERNAL = 0, 3, 4, 5, 8, 13
 _BUG_TOP_K = 13  # a search for this many items meets an error of ours
 _STREAMS = (STREAM_RECOMMEND, "/bug/fail")
 

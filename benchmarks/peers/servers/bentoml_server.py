@@ -4,7 +4,7 @@ Its documentation ("Adaptive batching"): mark the API `batchable`, set `max_batc
 `max_latency_ms`, beyond which requests are refused; ("Concurrency"): with batching `concurrency` is the batch size.
 The access log is off, as it is for the others. After a load its dispatcher goes on waiting about as long as requests
 waited then (`CorkDispatcher.controller`): its p50 with one in flight is therefore taken before. Its uvicorn closes
-connections that idle for 5 s (see `wire.py`). https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html,
+connections that idle for 5 s (see `transports.py`). https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html,
 https://docs.bentoml.com/en/latest/guides/concurrency.html
 """
 
@@ -30,7 +30,7 @@ class Recommend:
 
     @bentoml.api(batchable=True, max_batch_size=_BATCH, max_latency_ms=number("WAIT_MS"))
     def recommend(self, texts: list[str]) -> list[list[str]]:
-        """CheckedResponse a batch."""
+        """Recommend items for a batch of requests."""
         return self._job.answer(texts)
 
 

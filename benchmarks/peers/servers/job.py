@@ -66,7 +66,7 @@ class Job:
 
     @classmethod
     def from_environment(cls) -> Job:
-        """As the benchmark has set it."""
+        """The job that the environment variables describe."""
         encoder, ranker, folder = (Path(os.environ[f"PEER_{name}"]) for name in ("ENCODER", "RANKER", "FOLDER"))
         return cls(encoder, ranker, folder, number("MAX_TOKENS"), number("SPLIT"))
 
@@ -100,6 +100,6 @@ class Job:
 
 def _session(model: Path) -> Any:  # noqa: ANN401 (onnxruntime has no types)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one core, as everyone here
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one core, like every compared server
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -24,7 +24,7 @@ class Recommend(litserve.LitAPI):
         return request["text"]
 
     def predict(self, x: list[str]) -> list[list[str]]:
-        """CheckedResponse a batch."""
+        """Recommend items for a batch of requests."""
         return self._job.answer(x)
 
     def encode_response(self, output: list[str]) -> list[str]:

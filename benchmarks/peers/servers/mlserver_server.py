@@ -27,7 +27,7 @@ class Recommend(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """CheckedResponse a batch."""
+        """Recommend items for a batch of requests."""
         answers = self._job.answer(StringCodec.decode_input(payload.inputs[0]))
         output = StringCodec.encode_output("ITEM_ID", [item for answer in answers for item in answer])
         output.shape = [len(answers), len(answers[0])]

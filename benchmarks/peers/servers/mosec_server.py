@@ -22,7 +22,7 @@ class Recommend(Worker):
         self._job = Job.from_environment()
 
     def forward(self, data: list[dict[str, str]]) -> list[list[str]]:
-        """CheckedResponse a batch."""
+        """Recommend items for a batch of requests."""
         return self._job.answer([entry["text"] for entry in data])
 
 

@@ -35,7 +35,7 @@ class Recommender:
         return self._job.answer(texts)
 
     async def Recommend(self, request: pb.RecommendRequest) -> pb.RecommendResponse:  # noqa: N802 (the contract's)
-        """CheckedResponse one request, batched with others."""
+        """Respond to one request, which is batched with others."""
         ids: list[str] = await self._answer(request.query)
         return pb.RecommendResponse(items=[pb.RankedItem(item_id=item) for item in ids])
 
