@@ -117,8 +117,8 @@ class ExportSettings(TrainingSettings):
     )
     adopt: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="use a checkpoint that already is a recommender without training: a classifier always, a bi-encoder "
-        "if there are no interactions (auto), both (always), or fine-tune its encoder (never)",
+        description="use a checkpoint that already is a recommender without training: a classifier always, a "
+        "bi-encoder if there are no interactions (auto), both (always), or fine-tune its encoder (never)",
     )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="invalid rows of --data: stop (and list them) or skip (leave them out and count them)"

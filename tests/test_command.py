@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
+import re
 import subprocess
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -17,6 +20,8 @@ from swiftrec import __main__ as command
 from tests.conftest import ROOT
 
 _VERSION = f"swiftrec {version('swiftrec')}\n"
+# Names that exist only in a checkout of the repository.
+_CHECKOUT = re.compile(r"\bmake (setup|export|serve|tune|report|ask|bench)\b|-e '\.\[|python -m (?!swiftrec\.diagram)")
 _NAMES = ["serve", "tune", "probe", "ask", "export", "doctor", "report", "bench"]
 
 
@@ -208,3 +213,30 @@ def test_error_of_bench_begins_with_the_tool(arguments: list[str], capsys: pytes
 def test_unknown_tool_names_the_nearest(name: str, suggestion: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", name) == 2
     assert capsys.readouterr().err == f"swiftrec bench: unknown tool {name}: {suggestion}\n"
+
+
+def checkout_names(source: str) -> list[str]:
+    """The strings of a module, docstrings among them, that name a command of the checkout."""
+    nodes = ast.walk(ast.parse(source))
+    return [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _CHECKOUT.search(node.value)
+    ]
+
+
+def test_messages_name_commands_that_a_wheel_installs() -> None:
+    generated = {Path("benchmarks/suite/readme.py")}  # writes the documents of the repository, which name make
+    wrong = {}
+    for folder in ("server", "export", "benchmarks", "swiftrec"):
+        for path in (ROOT / folder).rglob("*.py"):
+            strings = checkout_names(path.read_text(encoding="utf-8"))
+            if strings and path.relative_to(ROOT) not in generated:
+                wrong[str(path)] = strings
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("message", ["run make export", "pip install -e '.[cpu,bench]'", "python -m export report"])
+def test_message_with_a_name_of_the_checkout_is_found(message: str) -> None:
+    """Negative control."""
+    assert checkout_names(f'raise ValueError("{message}")') == [message]
