@@ -196,7 +196,7 @@ def test_suggested_flag_is_printed_and_works(tmp_path: Path, suffix: str) -> Non
         assert f"column {name} is missing; {column} looks like it: --column {flag}" in shown
     code, shown = examined(tmp_path, *_FLAGS)
     assert code == 0
-    assert "EXPORT_FLAGS='--column item_id=movieId --column text=overview" in shown
+    assert f"swiftrec export --data {tmp_path} --column item_id=movieId --column text=overview " in shown
     (tmp_path / "out").mkdir()
     dataset = load(tmp_path, tmp_path / "out", LoadOptions(columns=_FLAGS)).dataset
     assert [(item.id, item.text, item.attributes) for item in dataset.items][1] == ("b", "thing b", {"genre": ["x"]})
