@@ -14,7 +14,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 _SUFFIXES = {".py", ".md", ".toml", ".proto", ".jinja", ".yaml"}
 # Generated, history, or this list itself.
-_EXEMPT = ("server/pb/", "benchmarks/LOG.md", "CHANGELOG.md", "benchmarks/results/", "constraints.txt", "tests/words.py")
+_EXEMPT = (
+    "server/pb/",
+    "benchmarks/LOG.md",
+    "CHANGELOG.md",
+    "benchmarks/results/",
+    "constraints.txt",
+    "tests/words.py",
+)
 
 LOCALS = frozenset({"of", "some", "found", "place", "one", "out", "most", "told", "asked", "wanted"})
 """Names of variables and parameters that say nothing: a name is a noun for what it holds."""

@@ -43,8 +43,11 @@ def load_quality(folder: Path) -> Quality:
         ExportError: there is none, or an older export wrote it.
     """
     try:
-        return Quality.model_validate(load_bundle(folder).manifest.quality)
+        bundle = load_bundle(folder)
+        return Quality.model_validate(bundle.manifest.quality)
     except BundleError as error:
         raise ExportError(str(error)) from None
     except ValueError:
-        raise ExportError(f"{folder}: the newest bundle comes from an older export: run swiftrec export") from None
+        raise ExportError(
+            f"{bundle.folder}: its record is of an older export: run swiftrec export, or read its MODEL_CARD.md"
+        ) from None

@@ -115,6 +115,11 @@ class SparseRows:
         return cls(starts.astype(np.int64), positions[order].astype(np.int32), weights[order].astype(np.float32))
 
     @classmethod
+    def empty(cls, size: int) -> Self:
+        """Rows without entries."""
+        return cls(np.zeros(size + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+
+    @classmethod
     def load(cls, folder: Path, name: str, items: int) -> Self:
         """Map what `save` wrote.
 
@@ -272,8 +277,7 @@ class Memory:
     @classmethod
     def empty(cls, items: int) -> Self:
         """The memory of a catalogue without interactions."""
-        nothing = np.empty(0, np.int64)
-        rows = SparseRows.of(nothing, nothing, nothing.astype(np.float64), items)
+        rows = SparseRows.empty(items)
         return cls(rows, rows)
 
     def save(self, folder: Path) -> None:

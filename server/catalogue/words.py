@@ -118,6 +118,12 @@ class Words:
             raise BundleError(f"{folder}/words-{fault}: export it again")
         return index
 
+    @classmethod
+    def empty(cls) -> Self:
+        """An index without words, which finds nothing."""
+        arrays: dict[str, NDArray[Any]] = {name: np.empty(0, dtype) for name, dtype in _DTYPES.items()}
+        return cls(**arrays, postings=SparseRows.empty(0), spelled=SparseRows.empty(0))
+
     def save(self, folder: Path) -> None:
         """Write every table as `words-NAME.npy`."""
         for name in _DTYPES:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.external_data import external_files
@@ -18,10 +18,12 @@ from swiftrec.server.parts import TABLES
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+READ_FORMATS = (1, FORMAT)
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 RANKER, SENTENCES = "ranker.onnx", "sentences.npy"
-_MAX_SHOWN_CHARS = 200  # of a path in an error message
-_REQUIRED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy", *TABLES)
+_MAX_SHOWN_CHARS = 200  # of a path, a field or a value in an error message
+_REQUIRED = ("tokenizer.json", RANKER, "items.jsonl", "vectors.npy")
+_FIELDS = TypeAdapter(dict[str, Any])
 
 
 class Manifest(BaseModel):
@@ -55,6 +57,11 @@ class Manifest(BaseModel):
     blend: list[dict[str, Any]] = []
     same_item: float = 2.0
     digest: str = ""
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether the bundle has the tables of memory and words; without them the score is the ranker's alone."""
+        return bool(self.blend) or any(name in self.files for name in TABLES)
 
     @property
     def encoder_dimensions(self) -> int:
@@ -138,7 +145,8 @@ def load_bundle(path: Path) -> Bundle:
     folder = find_bundle(path)
     manifest = _manifest(folder / MANIFEST)
     sentences = (SENTENCES,) if manifest.sentence_dimensions else ()
-    for name in (*_REQUIRED, *sentences, *manifest.variants.values()):
+    tables = TABLES if manifest.has_tables else ()
+    for name in (*_REQUIRED, *sentences, *tables, *manifest.variants.values()):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: has no hash of {name}: export it again")
     for name, expected in manifest.files.items():
@@ -164,20 +172,40 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a manifest of format 1 in the present format; those of other formats unchanged.
+
+    A bundle of format 1 has no sentence vectors, memory and words: texts are not recognised as items, and the score is
+    the ranker's alone.
+    """
+    if fields.get("format") != 1:
+        return fields
+    return fields | {"format": FORMAT, "sentence_dimensions": 0, "blend": [], "same_item": 2.0}
+
+
 def _manifest(path: Path) -> Manifest:
     _check_regular(path)
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        fields = _FIELDS.validate_json(path.read_bytes())
+        if (written := fields.get("format", FORMAT)) not in READ_FORMATS:
+            known = " and ".join(map(str, READ_FORMATS))
+            shown = repr(written)[:_MAX_SHOWN_CHARS]
+            raise BundleError(f"{path}: has format {shown}, this server reads formats {known}: export it again")
+        manifest = Manifest.model_validate(upgrade(fields))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
-    if manifest.format != FORMAT:
-        raise BundleError(f"{path}: has format {manifest.format}, this server reads {FORMAT}: export it again")
-    if manifest.digest != _digest(manifest.model_dump(exclude_unset=True)):
+        raise BundleError(f"{path}: {_fault(error)}: export it again") from None
+    if manifest.digest != _digest(fields):
         raise BundleError(f"{path}: was changed after it was written: export it again")
     return manifest
+
+
+def _fault(error: ValidationError) -> str:
+    """The first invalid field and the reason."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))[:_MAX_SHOWN_CHARS]
+    return f"field {name!r} is invalid ({first['msg']})" if name else f"is no manifest ({first['msg']})"
 
 
 def _check(folder: Path, name: str, expected: str) -> None:

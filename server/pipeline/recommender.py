@@ -151,4 +151,6 @@ def load_scoring(bundle: Bundle, catalogue: Catalogue, parts_off: Collection[str
         blend = Blend.read(bundle.manifest.blend).without(parts_off)
     except ValueError as error:
         raise BundleError(f"{bundle.folder / MANIFEST}: blend: {error}: export it again") from None
+    if not bundle.manifest.has_tables:
+        return Scoring(blend, Memory.empty(items), Words.empty(), items)
     return Scoring(blend, Memory.load(bundle.folder, items), Words.load(bundle.folder, items), items)

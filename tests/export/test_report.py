@@ -359,7 +359,7 @@ def test_report_of_a_bundle_of_an_older_export_says_to_export_it_again(
     assert load_quality(tmp_path) == quality  # control
     for row in rows["variants"]:
         row["noisy_of_clean"] = None  # a figure that older exports had
-    with pytest.raises(ExportError, match="the newest bundle comes from an older export: run swiftrec export"):
+    with pytest.raises(ExportError, match="its record is of an older export: run swiftrec export"):
         load_quality(tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,24 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from swiftrec.server.catalogue.blend import QUERIES, Weights
+from swiftrec.server.catalogue.history import NEVER
 from swiftrec.server.errors import BundleError
-from swiftrec.server.models.bundle import FORMAT, MANIFEST, RANKER, SENTENCES, Manifest, file_hash, load_bundle
+from swiftrec.server.models.bundle import (
+    FORMAT,
+    MANIFEST,
+    RANKER,
+    SENTENCES,
+    Manifest,
+    file_hash,
+    load_bundle,
+    upgrade,
+)
 from swiftrec.server.models.external_data import MESSAGES, external_files
 from swiftrec.server.models.session import Session, open_session
 from swiftrec.server.parts import TABLES
 from tests.export import tables
-from tests.server.support import small
+from tests.server.support import bundles, small
 
 
 def write(folder: Path, *, exclude_history: bool, sentence_dimensions: int = 0) -> dict[str, Any]:
@@ -76,12 +88,88 @@ def test_bundle_without_a_table_is_refused_by_name(tmp_path: Path, name: str) ->
         load_bundle(tmp_path)
 
 
-def test_bundle_of_an_older_format_is_to_be_exported_again(tmp_path: Path) -> None:
-    """Its encoders give vectors of another length than this server reads."""
+def test_bundle_with_weights_and_without_all_tables_is_refused(tmp_path: Path) -> None:
     fields = write(tmp_path, exclude_history=True)
-    (tmp_path / MANIFEST).write_text(json.dumps(fields | {"format": FORMAT - 1}))
-    with pytest.raises(BundleError, match=f"format {FORMAT - 1}, this server reads {FORMAT}: export it again"):
+    files = {name: sha for name, sha in fields["files"].items() if name not in TABLES}
+    blend = [{"query": query, "events": 0, "weights": asdict(Weights())} for query in QUERIES]
+    changed = Manifest(**fields | {"files": files, "blend": blend})
+    (tmp_path / MANIFEST).write_text(changed.sealed().model_dump_json())
+    with pytest.raises(BundleError, match=f"has no hash of {TABLES[0]}: export it again"):
         load_bundle(tmp_path)
+
+
+@pytest.fixture
+def format_1(tmp_path: Path) -> Path:
+    """A bundle of format 1 of empty files."""
+    fields = write(tmp_path, exclude_history=True)
+    for name in TABLES:
+        (tmp_path / name).unlink()
+    bundles.write_format_1(tmp_path, Manifest(**fields))
+    return tmp_path
+
+
+def test_format_1_is_read_as_a_bundle_whose_score_is_the_rankers_alone(format_1: Path) -> None:
+    actual = load_bundle(format_1).manifest
+    assert (actual.format, actual.blend, actual.has_tables, actual.sentence_dimensions) == (FORMAT, [], False, 0)
+    assert (actual.same_item, actual.exclude_history, actual.encoder_dimensions) == (NEVER, True, actual.dimensions)
+
+
+def test_manifest_that_was_read_in_format_1_is_written_in_the_present_format(format_1: Path) -> None:
+    before = load_bundle(format_1).manifest
+    (format_1 / MANIFEST).write_text(before.sealed().model_dump_json())
+    assert load_bundle(format_1).manifest.model_dump(exclude={"digest"}) == before.model_dump(exclude={"digest"})
+
+
+def test_upgrade_changes_no_other_field_and_no_other_format(format_1: Path) -> None:
+    fields = json.loads((format_1 / MANIFEST).read_bytes())
+    before = dict(fields)
+    added = {"format", "sentence_dimensions", "blend", "same_item"}
+    assert {name: value for name, value in upgrade(fields).items() if name not in added} == {
+        name: value for name, value in before.items() if name not in added
+    }
+    assert fields == before
+    assert all(upgrade({"format": other}) == {"format": other} for other in (0, FORMAT, 3))
+
+
+def test_files_of_a_bundle_of_format_1_are_checked(format_1: Path) -> None:
+    (format_1 / RANKER).write_bytes(b"changed")
+    with pytest.raises(BundleError, match=rf"{RANKER}: truncated or changed \(.*\): export it again$"):
+        load_bundle(format_1)
+
+
+def test_changed_manifest_of_format_1_is_refused(format_1: Path) -> None:
+    fields = json.loads((format_1 / MANIFEST).read_bytes())
+    (format_1 / MANIFEST).write_text(json.dumps(fields | {"max_history": 9}))
+    with pytest.raises(BundleError, match="was changed after it was written"):
+        load_bundle(format_1)
+
+
+@pytest.mark.parametrize("written", [0, 3, "1", None, "x" * 1_000])
+def test_unknown_format_is_refused_with_those_that_are_read(format_1: Path, written: object) -> None:
+    bundles.write_format_1(format_1, load_bundle(format_1).manifest, format=written, added_later={})
+    with pytest.raises(BundleError) as caught:
+        load_bundle(format_1)
+    shown = repr(written)[:200]
+    assert str(caught.value) == (
+        f"{format_1 / MANIFEST}: has format {shown}, this server reads formats 1 and 2: export it again"
+    )
+
+
+@pytest.mark.parametrize("name", ["format", "tools", "files", "dimensions"])
+def test_manifest_of_format_1_without_a_field_is_refused_by_name(format_1: Path, name: str) -> None:
+    fields = json.loads((format_1 / MANIFEST).read_bytes())
+    del fields[name]
+    (format_1 / MANIFEST).write_text(json.dumps(fields))
+    with pytest.raises(BundleError) as caught:
+        load_bundle(format_1)
+    assert str(caught.value) == (f"{format_1 / MANIFEST}: field '{name}' is invalid (Field required): export it again")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff"])
+def test_file_that_is_no_manifest_is_refused_in_one_sentence(format_1: Path, data: bytes) -> None:
+    (format_1 / MANIFEST).write_bytes(data)
+    with pytest.raises(BundleError, match=rf"^{format_1 / MANIFEST}: is no manifest \([^\n]+\): export it again$"):
+        load_bundle(format_1)
 
 
 def test_manifest_without_a_field_is_read_with_its_default(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from swiftrec.server.catalogue.catalogue import ITEMS
-from swiftrec.server.models.bundle import MANIFEST, Bundle, Manifest, file_hash
+from swiftrec.server.catalogue.catalogue import ITEMS, VECTORS
+from swiftrec.server.models.bundle import MANIFEST, RANKER, Bundle, Manifest, file_hash
+
+_ADDED_BY_FORMAT_2 = ("exclude_history", "sentence_dimensions", "blend", "same_item")
 
 
 def write_manifest(folder: Path, name: str = "mine", version: int = 1, max_tokens: int = 1) -> Path:
@@ -36,6 +39,31 @@ def copy(bundle: Bundle, folder: Path, *, light: bool = False) -> Path:
             except OSError:
                 shutil.copy(source, folder / name)
     return folder
+
+
+def copy_as_format_1(bundle: Bundle, folder: Path, version: int = 1) -> Path:
+    """The bundle as format 1 had it: the default encoder, without its sentence half, and neither memory nor words."""
+    folder.mkdir(parents=True)
+    for file in ("tokenizer.json", RANKER, ITEMS, VECTORS):
+        shutil.copy(bundle.folder / file, folder / file)
+    variant = bundle.variant("cpu", None)
+    encoder = bundle.encoder("cpu", None).name
+    triton = bundle.folder.parent / f"triton-{bundle.folder.name}"  # its encoders have no sentence half
+    shutil.copy(triton / f"encoder_{variant}" / "1" / "model.onnx", folder / encoder)
+    write_format_1(
+        folder, bundle.manifest, version=version, variants={variant: encoder}, default={"cpu": variant}, quality={}
+    )
+    return folder
+
+
+def write_format_1(folder: Path, manifest: Manifest, **changes: object) -> dict[str, Any]:
+    """Write a manifest in format 1 for the files in `folder`, with these changes; returns its fields."""
+    kept = manifest.model_dump(exclude={*_ADDED_BY_FORMAT_2, "digest"})
+    files = {path.name: file_hash(path) for path in folder.iterdir() if path.name != MANIFEST}
+    fields: dict[str, Any] = kept | {"format": 1, "files": files} | changes
+    fields["digest"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    replace(folder / MANIFEST, json.dumps(fields).encode())
+    return fields
 
 
 def stand_in(name: str) -> bytes:
