@@ -8,7 +8,7 @@ from swiftrec.export.schema.quality import TEACHER, Curve, Quality
 from swiftrec.export.schema.variant import Variant
 from swiftrec.plots import Bar, Line, Point, bars, lines, points
 
-_DEFAULT, _NOT_SHIPPED, _SHIPPED, _BASELINE = 0, 1, 2, 5  # colours
+_MODEL, _BASELINE = 0, 5  # colours
 _TASK = "query"  # depends on the encoder most: titles are recognised as items, whatever the encoder
 _CURVES = (("loss", "training loss"), ("validation_ndcg", "validation NDCG@10"))
 
@@ -24,9 +24,8 @@ def _point(quality: Quality, variant: Variant) -> Point | None:
     if share is None or not variant.is_timed:
         return None
     is_default, label = variant.name == quality.default["cpu"].name, variant.name
-    colour = _DEFAULT if is_default else _SHIPPED if variant.shipped else _NOT_SHIPPED
     label += " (default)" * is_default + " (not shipped)" * (not variant.shipped)
-    return Point(label, variant.texts_per_s_core, share.mean, share.low, share.high, colour)
+    return Point(label, variant.texts_per_s_core, share.mean, share.low, share.high, _MODEL)
 
 
 def learning_curves(quality: Quality) -> list[str]:
@@ -48,7 +47,7 @@ def against_baselines(quality: Quality) -> str:
     """NDCG@10 on ids of the baselines and the teacher, whose results on ids all variants share."""
     shown = [row for row in rows(quality) if row.kind != "variant" and "ids" in row.tasks]
     shown.sort(key=lambda row: -row.tasks["ids"].mean)
-    colours = {"teacher": _DEFAULT, "baseline": _BASELINE}
+    colours = {"teacher": _MODEL, "baseline": _BASELINE}
     figures = [(row.name, row.tasks["ids"], colours[row.kind]) for row in shown]
     return bars([Bar(name, f.mean, f.low, f.high, colour) for name, f, colour in figures], "NDCG@10 on ids")
 
@@ -63,8 +62,7 @@ def user_groups(quality: Quality) -> str:
     """NDCG@10 of the teacher on ids for each group of users."""
     groups = quality.groups.get(f"{TEACHER} (ids)", [])
     drawn = [
-        Bar(f"{g.attribute} {g.group} ({g.cases} users)", g.ndcg.mean, g.ndcg.low, g.ndcg.high, _DEFAULT)
-        for g in groups
+        Bar(f"{g.attribute} {g.group} ({g.cases} users)", g.ndcg.mean, g.ndcg.low, g.ndcg.high, _MODEL) for g in groups
     ]
     return bars(drawn, "NDCG@10 of the teacher on ids")
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.errors import ExportError
 from swiftrec.export.report.record_json import as_json
+from swiftrec.export.report.rows import rows
 from swiftrec.export.report.sentences import headline, remarks, served_lines
-from swiftrec.export.report.tables import print_tables, recommender_table, share_table
+from swiftrec.export.report.tables import main_tables, print_tables, share_table
 from swiftrec.export.schema.quality import Quality
 from swiftrec.server.errors import BundleError
 from swiftrec.server.models.bundle import load_bundle
@@ -31,7 +32,7 @@ def report(settings: ExportSettings) -> None:
         sys.stdout.write(json.dumps(as_json(quality), indent=1) + "\n")
         return
     console = Console(width=WIDTH)
-    print_tables(console, [recommender_table(quality), share_table(quality.shares)])
+    print_tables(console, [*main_tables(quality), share_table(rows(quality))])
     for line in [headline(quality), *served_lines(quality), *remarks(quality)]:
         console.print(line, markup=False, highlight=False)
 

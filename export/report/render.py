@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from swiftrec.export.evaluate.tasks import present
 from swiftrec.export.report import charts, sentences, tables
+from swiftrec.export.report.rows import rows
 from swiftrec.export.schema.quality import Quality
 from swiftrec.server.models.bundle import Manifest
 
@@ -43,6 +44,7 @@ def _values(manifest: Manifest, quality: Quality) -> dict[str, Any]:
     return {
         "manifest": manifest,
         "quality": quality,
+        "rows": rows(quality),
         "charts": charts,
         "tables": tables,
         "headline": sentences.headline(quality),

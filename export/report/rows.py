@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from swiftrec.export.schema.quality import TEACHER, Quality
+from swiftrec.export.evaluate.tasks import TASKS
+from swiftrec.export.schema.comparison import ColdPair
+from swiftrec.export.schema.quality import TEACHER, Group, Lists, Quality
 from swiftrec.export.schema.record import Figure
 from swiftrec.export.schema.variant import Variant
 
@@ -29,6 +31,9 @@ class Row:
         default_on: the devices whose default it is.
         tasks: task -> NDCG@10.
         shares: task -> name -> share.
+        lists: what NDCG does not say about its lists; None if not measured.
+        cold_pair: *cold* and *ids* at the common share of new items; None if not measured.
+        groups: task -> NDCG@10 of each group of users.
         variant: the whole record of a variant.
     """
 
@@ -45,6 +50,9 @@ class Row:
     default_on: tuple[str, ...] = ()
     tasks: Mapping[str, Figure] = field(default_factory=dict)
     shares: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    lists: Lists | None = None
+    cold_pair: ColdPair | None = None
+    groups: Mapping[str, list[Group]] = field(default_factory=dict)
     variant: Variant | None = None
 
     @property
@@ -59,16 +67,46 @@ def rows(quality: Quality) -> list[Row]:
     """The baselines, the teacher, then every variant; without interactions there are no baselines."""
     variants = {variant.name for variant in quality.variants}
     baselines = [name for name in quality.tasks if name not in variants and name != TEACHER]
-    return [
-        *(_measured(quality, Row(name, "baseline")) for name in baselines),
-        _measured(quality, _teacher(quality)),
-        *(_measured(quality, _variant(quality, variant)) for variant in quality.variants),
+    shapes = [
+        *(Row(name, "baseline") for name in baselines),
+        _teacher(quality),
+        *(_variant(quality, variant) for variant in quality.variants),
     ]
+    measured = [_measured(row, quality.tasks, quality.shares, quality.cold_pairs) for row in shapes]
+    return [replace(row, lists=quality.lists.get(row.name), groups=_groups(quality, row.name)) for row in measured]
 
 
-def _measured(quality: Quality, row: Row) -> Row:
+def comparison_rows(
+    tasks: Mapping[str, Mapping[str, Figure]],
+    shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
+    cold_pairs: Mapping[str, ColdPair],
+) -> list[Row]:
+    """The rows of an evaluation of the teacher, which has neither variants nor speeds.
+
+    Args:
+        tasks: recommender -> task -> NDCG@10; its recommenders are the rows.
+        shares: recommender -> task -> name -> share.
+        cold_pairs: recommender -> *cold* and *ids* at the common share of new items.
+    """
+    shapes = [Row(name, "teacher" if name == TEACHER else "baseline") for name in tasks]
+    return [_measured(row, tasks, shares, cold_pairs) for row in shapes]
+
+
+def _measured(
+    row: Row,
+    tasks: Mapping[str, Mapping[str, Figure]],
+    shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
+    cold_pairs: Mapping[str, ColdPair],
+) -> Row:
     """The row with the figures of its recommender."""
-    return replace(row, tasks=quality.tasks.get(row.name, {}), shares=quality.shares.get(row.name, {}))
+    name = row.name
+    return replace(row, tasks=tasks.get(name, {}), shares=shares.get(name, {}), cold_pair=cold_pairs.get(name))
+
+
+def _groups(quality: Quality, name: str) -> dict[str, list[Group]]:
+    """Task -> the groups of a recommender, which the record keeps under "recommender (task)"."""
+    keys = {task: f"{name} ({task})" for task in TASKS}
+    return {task: quality.groups[key] for task, key in keys.items() if quality.groups.get(key)}
 
 
 def _teacher(quality: Quality) -> Row:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from swiftrec.export.data.order import BY_TIME, in_words
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, TASKS
+from swiftrec.export.gates import EVERY_TASK, QUALITY
 from swiftrec.export.schema.models import TeacherRecord
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, TEACHER, Quality
 from swiftrec.export.schema.record import Figure
@@ -43,9 +46,16 @@ def _loss(default: Variant) -> str:
     least = min(shares, key=lambda task: shares[task].mean)
     shown = {task: shares[task] for task in (*_HEADLINE_TASKS, least) if task in shares}
     kept = ", ".join(f"{_percent(share)} on {task}{' (the lowest)' * (task == least)}" for task, share in shown.items())
+    return f"It keeps {kept} of the teacher's NDCG@10: {_verdict(shares)}."
+
+
+def _verdict(shares: Mapping[str, Figure]) -> str:
+    """Which losses are more than chance, and on which tasks the interval includes both none and one that matters."""
     lost = [task for task, share in shares.items() if share.high < 1]
-    verdict = f"what is lost on {', '.join(lost)} is more than chance" if lost else "no loss is more than chance"
-    return f"It keeps of the teacher's NDCG@10 {kept}: {verdict}."
+    unclear = [task for task, share in shares.items() if share.low < QUALITY.shipped[EVERY_TASK] and share.high >= 1]
+    sentences = [f"what is lost on {', '.join(lost)} is more than chance"] * bool(lost)
+    sentences += [f"on {', '.join(unclear)} there are too few cases to tell"] * bool(unclear)
+    return "; ".join(sentences) or "no loss is more than chance"
 
 
 def _percent(figure: Figure) -> str:

@@ -19,7 +19,8 @@ from swiftrec.export.evaluate.evaluation import Evaluation, evaluate_teacher
 from swiftrec.export.evaluate.tasks import SHARED_TASKS
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.job import Job
-from swiftrec.export.report.tables import cold_table, print_tables, task_table
+from swiftrec.export.report.rows import comparison_rows
+from swiftrec.export.report.tables import cold_table, print_tables, quality_table
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import FROZEN, TEACHER
 from swiftrec.export.stages.evaluation_context import frozen_fault, load_context
@@ -100,10 +101,9 @@ def print_results(job: Job, evaluation: Evaluation) -> None:
     """Print NDCG@10 of all recommenders on all tasks, and their results at the common share of new items."""
     context = evaluation.context
     figures = {name: context.figures(row) for name, row in evaluation.results.items()}
-    tables = [task_table(f"NDCG@10, {job.settings.protocol}, {len(context.tasks.warm.targets)} users", figures)]
-    if evaluation.adjusted:
-        tables.append(cold_table(cold_pairs(evaluation), context.new_items.share))
-    print_tables(job.console, tables)
+    rows = comparison_rows(figures, {}, cold_pairs(evaluation) if evaluation.adjusted else {})
+    title = f"NDCG@10, {job.settings.protocol}, {len(context.tasks.warm.targets)} users"
+    print_tables(job.console, [quality_table(title, rows), cold_table(rows, context.new_items.share)])
 
 
 def _has_cold_gate(job: Job) -> bool:

@@ -12,7 +12,8 @@ from rich.console import Console
 from swiftrec.export.evaluate.comparisons import cold_pairs, compare_best_baseline, compare_named, compare_tasks
 from swiftrec.export.evaluate.evaluation import Evaluation, evaluate_teacher
 from swiftrec.export.job import Job
-from swiftrec.export.report.tables import cold_table, print_tables, share_table, task_table
+from swiftrec.export.report.rows import comparison_rows
+from swiftrec.export.report.tables import cold_table, print_tables, quality_table, share_table
 from swiftrec.export.schema.comparison import COMPARED, TeacherComparison
 from swiftrec.export.schema.quality import TEACHER
 from swiftrec.export.stages.evaluation_context import load_context
@@ -26,9 +27,9 @@ def compare_teacher(job: Job) -> None:
     """Run the stages up to the teacher and its evaluation, those that are stale, and print the comparison."""
     record = teacher_comparison(job)
     console = Console(width=_WIDTH)
-    tables = [task_table(f"NDCG@10, {record.protocol}, {record.cases} users", record.tasks)]
-    tables += [share_table(record.shares), cold_table(record.cold_pairs, record.cold_share)]
-    print_tables(console, tables)
+    rows = comparison_rows(record.tasks, record.shares, record.cold_pairs)
+    title = f"NDCG@10, {record.protocol}, {record.cases} users"
+    print_tables(console, [quality_table(title, rows), share_table(rows), cold_table(rows, record.cold_share)])
     lines = [f"No task {task}: {why}." for task, why in record.absent.items()]
     lines += [str(comparison) for comparison in record.comparisons]
     lines.append(f"the best baseline on ids: {record.lead}")

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from swiftrec.export.report.charts import quality_by_speed
 from swiftrec.export.report.command import WIDTH
 from swiftrec.export.report.record_json import as_json
 from swiftrec.export.report.render import write_card, write_report
-from swiftrec.export.report.rows import rows
+from swiftrec.export.report.rows import comparison_rows, rows
 from swiftrec.export.report.sentences import headline
-from swiftrec.export.report.tables import print_tables, recommender_table
+from swiftrec.export.report.tables import cold_table, group_table, list_table, main_tables, print_tables, share_table
+from swiftrec.export.schema.comparison import ColdPair
 from swiftrec.export.schema.models import VocabularySize
-from swiftrec.export.schema.quality import Example, Quality
+from swiftrec.export.schema.quality import Example, Group, Quality
 from swiftrec.export.schema.record import Figure
 from swiftrec.server.models.bundle import Manifest
 from tests.export.records import OTHER
@@ -78,11 +80,15 @@ def test_empty_parts_are_detected() -> None:
     [
         (
             {"text": Figure(0.9, 0.85, 0.95)},
-            "90.0% [85.0, 95.0] on text (the lowest): what is lost on text",
+            "90.0% [85.0, 95.0] on text (the lowest) of the teacher's NDCG@10: what is lost on text is more",
         ),
         (
             {"text": Figure(1, 1, 1), "query": Figure(0.99, 0.97, 1.01)},
-            "on query (the lowest): no loss is more",
+            "on query (the lowest) of the teacher's NDCG@10: no loss is more than chance.",
+        ),
+        (
+            {"query": Figure(0.99, 0.97, 1.01), "negation": Figure(0.536, 0.226, 1.051)},
+            "53.6% [22.6, 105.1] on negation (the lowest) of the teacher's NDCG@10: on negation there are too few",
         ),
         ({"ids": Figure(1, 1, 1)}, "What it loses was not measured."),
     ],
@@ -103,18 +109,63 @@ def test_terminal_card_report_and_json_have_the_same_rows(tmp_path: Path, qualit
     names = [row.name for row in rows(quality)]
     assert names == ["popularity", "transitions", "teacher", "bert3-fp32", "bert3-int8", "static-fp32"]
     console = Console(width=WIDTH, file=io.StringIO(), record=True)
-    print_tables(console, [recommender_table(quality)])
+    print_tables(console, main_tables(quality))
     write_card(tmp_path / "card.md", manifest, quality)
     write_report(tmp_path / "page.html", manifest, quality)
     printed = re.findall(r"^│ (\S+)", console.export_text(), re.MULTILINE)
-    card = re.findall(r"^\| (\S+) \|.*NDCG|^\| ([a-z]\S+) \|", (tmp_path / "card.md").read_text(), re.MULTILINE)
+    card = re.findall(r"^\| ([a-z]\S+) \|", (tmp_path / "card.md").read_text(), re.MULTILINE)
     page = re.findall(r"<tr[^>]*><td>([^<]+)</td>", (tmp_path / "page.html").read_text())
-    assert printed == names
-    assert [b for _, b in card][: len(names)] == names
-    assert page[: len(names)] == names
+    timed = names[2:]  # the teacher and the variants
+    assert printed == names + timed
+    assert card[: len(printed)] == printed
+    assert page[: len(printed)] == printed
     result = as_json(quality)
     listed = [*result["baselines"], "teacher", *(v["name"] for v in (*result["variants"], *result["not_shipped"]))]
     assert sorted(listed) == sorted(names)
+
+
+def test_main_tables_have_tasks_or_speeds_and_no_blank_rows(quality: Quality) -> None:
+    by_task, by_speed = main_tables(quality)
+    assert by_task.header == ["", "ids", "text", "query", "noisy", "cold"]
+    assert by_speed.header[:5] == ["", "texts/s", "x teacher", "ms at 1", "MB"]
+    for table in (by_task, by_speed):
+        assert [row for row in table.rows if not all(row[1:5])] == []
+    bare, speeds = main_tables(quality.model_copy(update={"tasks": {}}))
+    assert not bare.rows
+    assert len(speeds.rows) == 4
+
+
+def test_shares_new_items_lists_and_groups_come_from_the_same_rows(quality: Quality) -> None:
+    figure = Figure(0.1, 0.09, 0.11)
+    pair = ColdPair(share=0.03, cold=figure, ids=figure, own_share=0.1, own_cold=figure, own_ids=figure)
+    group = Group(attribute="age", group="7", cases=50, ndcg=figure)
+    changed = quality.model_copy(
+        update={
+            "shares": {"bert3-int8": {"title": {"first": figure}}},
+            "cold_pairs": {"teacher": pair},
+            "groups": {"teacher (ids)": [group], "bert3-int8 (text)": [group]},
+        }
+    )
+    by_name = {row.name: row for row in rows(changed)}
+    assert by_name["teacher"].cold_pair == pair
+    assert by_name["popularity"].lists == quality.lists["popularity"]
+    assert by_name["bert3-int8"].groups == {"text": [group]}
+    every = [*by_name.values()]
+    assert [row[0] for row in share_table(every).rows] == ["bert3-int8"]
+    assert [row[0] for row in cold_table(every, 0.03).rows] == ["teacher"]
+    assert [row[0] for row in list_table(every).rows] == [*by_name]
+    assert group_table(every).header == ["", "users", "teacher (ids)", "bert3-int8 (text)"]
+    assert [[*row] for row in group_table(every).rows] == [["age 7", "50", "0.1000 ±0.010", "0.1000 ±0.010"]]
+    compared = comparison_rows(changed.tasks, changed.shares, changed.cold_pairs)
+    assert {row.name: row.tasks for row in compared} == changed.tasks
+    assert [[*row] for row in cold_table(compared, 0.03).rows] == [[*row] for row in cold_table(every, 0.03).rows]
+
+
+def test_points_of_the_chart_have_one_colour_and_say_in_words_what_they_are(quality: Quality) -> None:
+    chart = quality_by_speed(quality)
+    assert {*re.findall(r'class="dot (s\d)"', chart)} == {"s0"}
+    assert "bert3-int8 (default)" in chart
+    assert "static-fp32 (not shipped)" in chart
 
 
 def test_record_of_an_older_export_with_nested_variants_is_read(quality: Quality) -> None:
