@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from swiftrec.export.data.queries import Phrase, training_queries
 _HELD_OUT_EVERY = 10  # one of this many user texts is held out
 _DROP_SHARE = 0.25  # of the words
 _MIN_UNSEEN, _MAX_UNSEEN = 50, 2_000
+
+
+Position = TypeVar("Position", int, NDArray[np.int64])
 
 
 class TextVariant(IntEnum):
@@ -42,20 +46,24 @@ class TextRows:
 
     Args:
         items: number of items.
-        variants: number of variants of each item's text.
+        variants: number of variants of each item's text, copies of `--augment` included.
     """
 
     items: int
-    variants: int
+    variants: int = len(TextVariant)
 
-    def start(self, variant: int) -> int:
-        """The row of the first item's text in this variant."""
-        return variant * self.items
+    def of(self, variant: int) -> slice:
+        """The rows of all items' texts in one variant."""
+        return slice(variant * self.items, (variant + 1) * self.items)
+
+    def row(self, variant: int, item: Position) -> Position:
+        """The row of an item's text in one variant; also for an array of items."""
+        return variant * self.items + item
 
     @property
-    def starts(self) -> NDArray[np.int64]:
-        """`start` of every variant, int64 [variants]."""
-        return np.arange(self.variants) * self.items
+    def phrases(self) -> slice:
+        """The rows of the phrases and of the other texts, which are all that follow those of the items."""
+        return slice(self.first_phrase, None)
 
     @property
     def first_phrase(self) -> int:

@@ -88,7 +88,7 @@ class TextFeatures:
     def of(cls, pooled: Tensor, texts: Texts) -> TextFeatures:
         """Views of the rows of `texts.all`, [texts, hidden]."""
         rows = texts.rows
-        return cls(pooled[: rows.first_phrase].view(rows.variants, rows.items, -1), pooled[rows.first_phrase :])
+        return cls(pooled[: rows.first_phrase].view(rows.variants, rows.items, -1), pooled[rows.phrases])
 
     @property
     def rows(self) -> TextRows:

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swiftrec.export.data.text_variants import TextRows, TextVariant
+
 Vectors = NDArray[np.float32]
 
 ITEM_VECTORS = "item_vectors.npy"
@@ -45,7 +47,7 @@ def load_untuned(folder: Path, items: int) -> Tensor:
     """Pooled vectors of the items' texts before BERT was tuned, [items, hidden], mapped; `items` is their number."""
     path = folder / _UNTUNED
     if not path.exists():
-        return load_pooled(folder)[:items]
+        return load_pooled(folder)[TextRows(items).of(TextVariant.FULL)]
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 

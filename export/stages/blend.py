@@ -51,15 +51,16 @@ def run(job: Job, output: Path) -> None:
     words = make_words(texts.variants[TextVariant.TITLE], texts.variants[TextVariant.FULL])
     words.save(output)
     sentences = load_sentences(job.folder("finetune"), len(texts.all))
-    titles = sentences[texts.rows.start(TextVariant.TITLE) :][:items]
-    same = same_item_threshold(titles, sentences[:items], list(texts.variants[TextVariant.TITLE]), job.settings.seed)
+    titles = sentences[texts.rows.of(TextVariant.TITLE)]
+    full = sentences[texts.rows.of(TextVariant.FULL)]
+    same = same_item_threshold(titles, full, list(texts.variants[TextVariant.TITLE]), job.settings.seed)
     if not dataset.histories:
         Memory.empty(items).save(output)
         record = BlendRecord(same_item=same)
     else:
         split = split_of(job, dataset)
         counts = popularity(split.known, split.train, items)
-        fit_full_memory(split.known, counts, sentences[:items], split.order).save(output)
+        fit_full_memory(split.known, counts, full, split.order).save(output)
         groups = _fit(job, _Source.load(job, dataset, split, texts, words, sentences))
         record = BlendRecord(groups=groups, same_item=same)
     (output / BLEND).write_text(record.model_dump_json(indent=1))
@@ -132,7 +133,7 @@ class _Source:
         vectors = load_item_vectors(folder)
         cold = ColdVectors.load(folder) or ColdVectors(vectors, np.full(size, FOLDS))  # a fold that is never held out
         counts = interaction_counts(split.train, size).astype(np.float64)
-        items = Items(vectors, cold.vectors, cold.folds, sentences[:size], counts)
+        items = Items(vectors, cold.vectors, cold.folds, sentences[texts.rows.of(TextVariant.FULL)], counts)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         untuned = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
         tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)

@@ -84,13 +84,13 @@ def _untouched_texts(job: Job) -> PooledTexts:
 def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.int64]) -> Recommender:
     """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning, `counts` are items' known events."""
     folder, size, plan = job.folder("finetune"), texts.rows.items, job.settings.plan
-    blend, titles = job.folder("blend"), texts.rows.start(TextVariant.TITLE)
+    blend, full = job.folder("blend"), texts.rows.of(TextVariant.FULL)
     teacher, sentence_map = load_teacher(folder), load_sentence_map(folder)
     pooled = load_pooled(folder)
     sentences = load_sentences(folder, len(pooled))
 
     def encode_titles(items: NDArray[np.int64]) -> Vectors:
-        rows = titles + items
+        rows = texts.rows.row(TextVariant.TITLE, items)
         with torch.inference_mode():
             vectors = teacher.text_vectors(pooled[rows]).numpy()
         return np.concatenate([vectors, sentences[rows]], axis=1)
@@ -102,7 +102,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
         load_item_vectors(folder),
         plan.max_history,
         encode_titles,
-        load_retrieval(blend, Memory.load(blend, size), texts.variants[TextVariant.TITLE], sentences[:size], counts),
+        load_retrieval(blend, Memory.load(blend, size), texts.variants[TextVariant.TITLE], sentences[full], counts),
     )
 
 

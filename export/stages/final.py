@@ -21,7 +21,7 @@ from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
 from swiftrec.export.data.split import Cases, Split, everything, trainable
-from swiftrec.export.data.text_variants import Texts, TextVariant
+from swiftrec.export.data.text_variants import TextRows, Texts, TextVariant
 from swiftrec.export.evaluate.backends import served_encode, served_rank
 from swiftrec.export.evaluate.final_comparison import expected_answers, likeness, require_learned
 from swiftrec.export.evaluate.recommender import Encode, Recommender, Vectors
@@ -59,7 +59,7 @@ def run(job: Job, output: Path) -> None:
     """
     source = _Source.load(job)
     items = len(source.dataset.items)
-    sentences = load_sentences(job.folder("finetune"), items)[:items]
+    sentences = load_sentences(job.folder("finetune"), items)[TextRows(items).of(TextVariant.FULL)]
     if sentences.shape[1]:
         np.save(output / SENTENCES, sentences, allow_pickle=False)
     histories = source.dataset.histories
@@ -167,7 +167,7 @@ def _recommender(job: Job, source: _Source, model: _Model) -> Recommender:
     """A model as the server runs it, with the default variant."""
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
-    sentences = load_sentences(job.folder("finetune"), items)[:items]
+    sentences = load_sentences(job.folder("finetune"), items)[TextRows(items).of(TextVariant.FULL)]
     titles = Texts.load(job.folder("data")).variants[TextVariant.TITLE]
     retrieval = load_retrieval(blend, Memory.load(model.memory, items), titles, sentences, model.popularity)
     rank = served_rank(model.ranker, vectors.shape[1])

@@ -67,11 +67,11 @@ def _train(job: Job, data: TrainingData, output: Path) -> None:
     save_sentences(data.originals(pooled), output, settings.seed)
     numbers = range(1, settings.teachers + 1) if settings.teachers > 1 else ()
     members = [
-        (member, member.all_item_vectors(pooled[: data.items]))
+        (member, member.all_item_vectors(data.item_rows(pooled)))
         for member in (_train_head(job, data, pooled, output, number) for number in numbers)
     ]
     teacher = _train_head(job, data, pooled, output, 0, TeacherEnsemble(members) if members else None)
-    untuned = pooled[: data.items]
+    untuned = data.item_rows(pooled)
     if backbone.is_tuned:
         pooled = _tune(job, data, backbone, teacher, pooled, output)
         save_untuned(untuned, output)
@@ -81,7 +81,7 @@ def _train(job: Job, data: TrainingData, output: Path) -> None:
         cold_vectors.save(output)
     save_checkpoint(backbone.merged(), job.folder("data") / "checkpoint", output / "checkpoint")
     save_pooled(data.originals(pooled), output)
-    save_item_vectors(teacher.all_item_vectors(pooled[: data.items]), output)
+    save_item_vectors(teacher.all_item_vectors(data.item_rows(pooled)), output)
     save_teacher(teacher, output)
 
 

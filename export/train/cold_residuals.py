@@ -78,7 +78,7 @@ def _vectors(
     teacher: Teacher, data: TrainingData, pooled: Tensor, histories: Histories
 ) -> tuple[Tensor, Vectors, Vectors]:
     """Vectors of the items' texts and of the items, each [items, d], and of the users of histories, [users, d]."""
-    texts = teacher.text_vectors(pooled[: data.items])
+    texts = teacher.text_vectors(data.item_rows(pooled))
     items = teacher.item_vectors(texts)
     users = torch.cat([*users_of(teacher, items, EventKind.ITEM, histories, teacher.max_length - 1)])
     return texts, items.cpu().numpy(), users.cpu().numpy()

@@ -58,8 +58,8 @@ class EncoderTuner:
         self._bars, self._validation_titles = bars, _validation_titles(data, teacher.max_length - 1)
         self.pooled, self.rng = pooled, np.random.default_rng(seed)
         with torch.no_grad():
-            self._items = teacher.all_item_vectors(pooled[: data.items])
-            phrases = teacher.text_vectors(pooled[data.augmented.rows.first_phrase :])
+            self._items = teacher.all_item_vectors(data.item_rows(pooled))
+            phrases = teacher.text_vectors(pooled[data.augmented.rows.phrases])
             self._goals = torch.cat([functional.normalize(self._items, dim=-1), phrases])
         tuned = [p for p in backbone.parameters() if p.requires_grad]
         rate, decay = settings.backbone_learning_rate, settings.backbone_weight_decay
@@ -121,7 +121,7 @@ class EncoderTuner:
         """Encode all texts again, and reduce each residual by what the text now encodes."""
         with self._bars(_ENCODE_BAR, self.module.batches) as step:
             self.pooled = self.module.encode_all(step)
-        texts = self._teacher.text_vectors(self.pooled[: self._data.items])
+        texts = self._teacher.text_vectors(self._data.item_rows(self.pooled))
         self._teacher.residual.copy_((self._items - texts) * self._data.has_events.unsqueeze(1).to(texts))
 
 
@@ -129,7 +129,7 @@ def _validation_titles(data: TrainingData, max_history: int) -> NDArray[np.int64
     """Rows of `data.augmented.all` that `validate` reads as events."""
     histories = index_training_users(data.split.validation, data.items).histories
     items = np.unique(np.concatenate([history[-max_history:] for history in histories]))
-    return data.augmented.rows.start(TextVariant.TITLE) + items
+    return data.augmented.rows.row(TextVariant.TITLE, items)
 
 
 def _probabilities(data: TrainingData) -> NDArray[np.float64]:

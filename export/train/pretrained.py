@@ -18,7 +18,7 @@ from swiftrec.export.checkpoints.formats import OWN
 from swiftrec.export.checkpoints.head import Head
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import COLD_SHARE, Split, split
-from swiftrec.export.data.text_variants import Texts
+from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.data.token_store import TokenRows
 from swiftrec.export.errors import CheckpointError
 from swiftrec.export.job import Job
@@ -50,18 +50,19 @@ def take_pretrained(job: Job, output: Path) -> None:
     if head is None:
         raise ValueError("the checkpoint is an encoder without a recommender: fine-tune it")
     shutil.copytree(data / "checkpoint", output / "checkpoint")
-    rows = TokenRows(load_tokenizer(data / "checkpoint", plan.max_tokens), Texts.load(data).all)
+    texts = Texts.load(data)
+    rows = TokenRows(load_tokenizer(data / "checkpoint", plan.max_tokens), texts.all)
     backbone = Backbone(data / "checkpoint", rows, 0)
     with job.progress("encode texts", backbone.batches) as step:
         pooled = backbone.encode_all(step)
-    items = [item.id for item in Dataset.load(data).items]
+    full, items = pooled[texts.rows.of(TextVariant.FULL)], [item.id for item in Dataset.load(data).items]
     teacher = _teacher(data / "checkpoint", pooled.shape[1], len(items), plan.max_history + 1)
     with torch.no_grad():
         teacher.projection.weight.copy_(torch.eye(pooled.shape[1]))
-        texts = teacher.text_vectors(pooled[: len(items)])
-        teacher.residual.copy_(_item_vectors(head, items, pooled[: len(items)], texts) - texts)
+        vectors = teacher.text_vectors(full)
+        teacher.residual.copy_(_item_vectors(head, items, full, vectors) - vectors)
     save_pooled(pooled, output)
-    save_item_vectors(teacher.all_item_vectors(pooled[: len(items)]), output)
+    save_item_vectors(teacher.all_item_vectors(full), output)
     save_teacher(teacher, output)
 
 

@@ -66,20 +66,16 @@ def train_on_all(job: Job, split: Split) -> Refitted:
         encoded = _with_augmented(job, data, pooled).to(settings.train_device)
         train = partial(refit, job, data, measured, encoded, best_epoch(folder))
         seeds = range(settings.seed + 1, settings.seed + 1 + settings.teachers) if settings.teachers > 1 else ()
-        members = [_member(train(seed=seed)[0], encoded, data.items) for seed in seeds]
+        trained = (train(seed=seed)[0] for seed in seeds)
+        members = [(member, member.all_item_vectors(data.item_rows(encoded))) for member in trained]
         teacher, losses = train(seed=settings.seed, ensemble=TeacherEnsemble(members) if members else None)
         if cold_map := ColdMap.load(folder):
             untuned = load_untuned(folder, data.items).to(settings.train_device)
             histories = index_training_users(_all_cases(split), data.items).histories
             set_cold_residuals_again(teacher, data, untuned, encoded, histories, cold_map)
-        items = teacher.all_item_vectors(encoded[: data.items]).cpu()
+        items = teacher.all_item_vectors(data.item_rows(encoded)).cpu()
     teacher.has_sparse_gradients = False  # training has ended
     return Refitted(teacher.cpu().eval(), items, losses)
-
-
-def _member(teacher: Teacher, pooled: Tensor, items: int) -> tuple[Teacher, Tensor]:
-    """A teacher of an ensemble with its item vectors."""
-    return teacher, teacher.all_item_vectors(pooled[:items])
 
 
 def refit(

@@ -204,18 +204,19 @@ class QuerySampler:
     def _text(self, kind: QueryKind, item: int, previous: int, rng: np.random.Generator) -> int:
         """The row of a query text whose target is `item`."""
         if isinstance(kind, TextVariant):
-            return start_row(kind, self._rows, rng) + item
+            return text_row(kind, item, self._rows, rng)
         phrases = self._phrases[kind].find(previous if kind == SIMILAR else item)
         if not len(phrases) and ATTRIBUTE in self._phrases:
             phrases = self._phrases[ATTRIBUTE].find(item)
         if not len(phrases):
-            return self._rows.start(TextVariant.TITLE_WORDS) + item
+            return self._rows.row(TextVariant.TITLE_WORDS, item)
         return self._rows.first_phrase + int(rng.choice(phrases))
 
 
-def start_row(variant: TextVariant, rows: TextRows, rng: np.random.Generator) -> int:
-    """The first row of a variant; for `DROPPED` that of any variant from it on, so also of the corrupted copies."""
-    return rows.start(int(rng.integers(variant, rows.variants)) if variant is TextVariant.DROPPED else variant)
+def text_row(variant: TextVariant, item: int, rows: TextRows, rng: np.random.Generator) -> int:
+    """The row of an item's text in a variant; `DROPPED` stands for itself and for each of the corrupted copies."""
+    drawn = int(rng.integers(variant, rows.variants)) if variant is TextVariant.DROPPED else variant
+    return rows.row(drawn, item)
 
 
 class LoneQuerySampler:
@@ -250,7 +251,7 @@ class LoneQuerySampler:
         kind = self._kinds.draw(rng)
         if isinstance(kind, TextVariant):
             item = _pick(self._by_item, rng)
-            return start_row(kind, self._rows, rng) + item, item
+            return text_row(kind, item, self._rows, rng), item
         number = int(rng.choice(self._usable[kind]))
         return self._rows.first_phrase + number, int(self._items[number][_pick(self._sums[number], rng)])
 

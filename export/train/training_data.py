@@ -67,6 +67,10 @@ class TrainingData:
         """Number of items in the catalogue."""
         return self.texts.rows.items
 
+    def item_rows(self, rows: Tensor) -> Tensor:
+        """The items' full texts among the rows of `texts.all` or `augmented.all`, [items, ...]."""
+        return rows[self.texts.rows.of(TextVariant.FULL)]
+
     def originals(self, rows: Tensor) -> Tensor:
         """The rows of `texts.all` among those of `augmented.all`, [texts, ...]; not copied if they are the same."""
         first, first_augmented = self.texts.rows.first_phrase, self.augmented.rows.first_phrase

@@ -48,12 +48,13 @@ def test_every_text_is_at_the_row_that_its_variant_says() -> None:
     texts = write_texts(data, 3, ["one", "two"])
     every, rows = texts.all, texts.rows
     for n, item in enumerate(data.items):
-        assert every[rows.start(TextVariant.FULL) + n] == item.text
-        assert every[rows.start(TextVariant.TITLE) + n] == item.title
-        words = every[rows.start(TextVariant.TITLE_WORDS) + n]
+        assert every[rows.row(TextVariant.FULL, n)] == item.text
+        assert every[rows.row(TextVariant.TITLE, n)] == item.title
+        words = every[rows.row(TextVariant.TITLE_WORDS, n)]
         assert words
         assert words in item.title.lower()
-    assert rows.starts.tolist() == [rows.start(variant) for variant in TextVariant]
+    for variant in TextVariant:
+        assert [*every][rows.of(variant)] == [*texts.variants[variant]]
     assert every[rows.first_phrase] == texts.phrases[0].text
 
 
