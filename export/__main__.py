@@ -12,36 +12,20 @@ import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from pydantic_settings import CliSuppress, SettingsConfigDict
-
+from swiftrec.__main__ import suggestion
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data import doctor
 from swiftrec.export.errors import ExportError
 from swiftrec.export.job import Job
 from swiftrec.export.planted import command as planted
 from swiftrec.export.promises import command as promises
-from swiftrec.export.report.command import report
+from swiftrec.export.report import command as report
+from swiftrec.export.stages.order import EVALUATION, STAGES
 from swiftrec.export.stages.runner import run_all, run_one
 from swiftrec.export.threads import prepare_threads
 from swiftrec.server.config import read_settings
 from swiftrec.server.errors import ConfigError
 from swiftrec.server.flags import with_flags
-
-
-class ReportSettings(ExportSettings):
-    """Print layers, size, speed and quality of each variant of the newest bundle, on five tasks; with --json as JSON.
-
-    The bundle is named by --name, or by the flags that it was exported with.
-    """
-
-    model_config = SettingsConfigDict(cli_prog_name="swiftrec report")
-
-    stage: CliSuppress[None] = None
-
-
-def _report(argv: list[str]) -> int:
-    report(read_settings(ReportSettings, argv))
-    return 0
 
 
 def _measure_seeds(argv: list[str]) -> int:
@@ -50,15 +34,30 @@ def _measure_seeds(argv: list[str]) -> int:
     return main(argv)
 
 
+_WHERE = "where"
+_STAGES = (*(stage.name for stage in STAGES), EVALUATION.name, _WHERE)
 _COMMANDS: Mapping[str, Callable[[list[str]], int]] = MappingProxyType(
     {
         "doctor": doctor.main,
         "planted": planted.main,
-        "report": _report,
+        "report": report.main,
         "seeds": _measure_seeds,
         "targets": promises.main,
     }
 )
+
+
+def _require_stage(name: str | None) -> None:
+    """Refuse a word that is neither a stage nor a command.
+
+    Raises:
+        ConfigError: names the nearest stage or command; or a command comes after a flag.
+    """
+    if name in _COMMANDS:
+        raise ConfigError(f"{name} comes after a flag: put it first, as in swiftrec export {name}")
+    if name not in {None, *_STAGES}:
+        hint = suggestion(name or "", "swiftrec export", [*_STAGES, *_COMMANDS], "stages and commands")
+        raise ConfigError(f"unknown stage or command {name}: {hint}")
 
 
 def main(argv: list[str]) -> int:
@@ -73,13 +72,14 @@ def main(argv: list[str]) -> int:
         if arguments and arguments[0] in _COMMANDS:
             return _COMMANDS[arguments[0]](arguments[1:])
         settings = read_settings(ExportSettings, arguments)
+        _require_stage(settings.stage)
         job = Job(settings)
         if settings.stage is None:
             run_all(job)
             sys.stdout.write(f"{settings.bundle}\n")
-        elif settings.stage == "where":
+        elif settings.stage == _WHERE:
             sys.stdout.write(f"{settings.bundle}\n")
-        elif settings.stage == "teacher":
+        elif settings.stage == EVALUATION.name:
             from swiftrec.export.stages.teacher import compare_teacher  # torch takes seconds to import
 
             compare_teacher(job)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic import BaseModel, Field, PrivateAttr, StringConstraints, field_validator, model_validator
+from pydantic_settings import CLI_SUPPRESS, CliPositionalArg, SettingsConfigDict
 
 from swiftrec.export.data.columns import COLUMN_HELP, ColumnFlags
 from swiftrec.export.data.order import BY_ROW, BY_TIME, Order
@@ -19,20 +19,7 @@ from swiftrec.export.gates import GATES, MIN_COLD_CASES, QUALITY
 from swiftrec.export.training_settings import TrainingSettings
 from swiftrec.server.config import require_utf8
 
-StageName = Literal[
-    "data",
-    "finetune",
-    "blend",
-    "distil",
-    "onnx",
-    "quantise",
-    "verify",
-    "final",
-    "package",
-    "teacher",
-    "where",
-]
-
+BUNDLE_FLAGS = ("name", "artifacts", "preset", "data", "protocol")  # which name a bundle
 ALL_PIECES, USED_PIECES = "all", "used"
 _STUDENT = r"(static|bert[1-9]\d*(x[1-9]\d*)?)"
 
@@ -71,6 +58,12 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+class JsonOutput(BaseModel):
+    """The flag of a command that prints tables."""
+
+    as_json: bool = Field(False, description="print JSON instead of tables")
+
+
 class ExportSettings(TrainingSettings):
     """Fine-tune, distil, export to ONNX, quantise, verify and package a BERT text recommender.
 
@@ -93,15 +86,13 @@ class ExportSettings(TrainingSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
-        cli_shortcuts={"as-json": "json"},
     )
 
-    stage: CliPositionalArg[StageName | None] = Field(
+    stage: CliPositionalArg[str | None] = Field(
         None,
         description="one of data, finetune, blend, distil, onnx, quantise, verify, final, package, or a command "
         "above; all stages if not given",
     )
-    as_json: bool = Field(False, description="report prints JSON")
     preset: Literal["quick", "full", "smoke"] = Field(
         "quick",
         description="quick: 8 to 12 minutes on 2 cores; full: an hour or more; smoke: seconds, for tests",
@@ -117,20 +108,20 @@ class ExportSettings(TrainingSettings):
     )
     adopt: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="use a checkpoint that already is a recommender without training: a classifier always, a "
-        "bi-encoder if there are no interactions (auto), both (always), or fine-tune its encoder (never)",
+        description="use a checkpoint that is already a recommender without training: auto (classifiers; bi-encoders "
+        "if there are no interactions), always, never",
     )
     on_error: Literal["stop", "skip"] = Field(
-        "stop", description="invalid rows of --data: stop (and list them) or skip (leave them out and count them)"
+        "stop", description="invalid rows: stop and list them, or skip and count them"
     )
     name: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")] = Field(
         "", description="name of the bundle and of its folder under artifacts; data, preset and protocol if not given"
     )
     artifacts: Path = Field(Path("artifacts"), description="folder for bundles, stages and downloads")
-    seed: int = Field(7, ge=0, description="random seed; other seeds show which differences are chance")
+    seed: int = Field(7, ge=0, description="random seed of training and evaluation")
     protocol: Literal["leave-one-out", "time"] = Field(
         "leave-one-out",
-        description="what training may see: all but each user's last two items, or all before a point in time",
+        description="train/test split: leave-one-out per user, or one time split",
     )
 
     repeats: Repeats = Field(
@@ -140,7 +131,7 @@ class ExportSettings(TrainingSettings):
     )
     order: Order = Field(
         BY_TIME,
-        description="order of a user's interactions: time (their timestamps), file (the rows; timestamps are "
+        description="how a user's interactions are sorted: time (their timestamps), file (the rows; timestamps are "
         "not read) or none (use when timestamps are missing or all the same: trains without order, and tests on items "
         "drawn at random)",
     )
@@ -153,17 +144,19 @@ class ExportSettings(TrainingSettings):
     vocabulary: Annotated[str, StringConstraints(pattern=r"^(all|used|[1-9]\d*)$")] = Field(
         ALL_PIECES,
         description="word pieces that students know: 'all'; 'used' by the texts (with every letter, so that any word "
-        "can be spelled), when size matters; or these and the most frequent others up to a number",
+        "can be spelled), when size matters; or a number: keep that many",
     )
     int8_target: Literal["auto", "avx2", "avx512", "vnni", "arm64"] = Field(
         "auto", description="instruction set of the int8 graphs; auto: the form that is fastest on this machine"
     )
     tensorrt: bool = Field(
-        False, description="also write fp16 graphs without fused operators, which TensorRT takes whole (never run)"
+        False,
+        description="also write fp16 graphs without fused operators, that TensorRT can run entirely (not tested on a "
+        "GPU)",
     )
     allow_lossy: bool = Field(
         False,
-        description="ship variants that fail a gate of loss, size or speed, or a teacher that finds new items worse "
+        description="ship variants that fail a gate of loss, size or speed, or a teacher that ranks new items worse "
         "than the untouched checkpoint, and record the exception",
     )
     require_baselines: bool = Field(
@@ -246,6 +239,13 @@ class ExportSettings(TrainingSettings):
     def plan(self) -> Preset:
         """The numbers of the preset."""
         return PRESETS[self.preset]
+
+
+def show_in_help(kind: type[ExportSettings], names: Collection[str]) -> None:
+    """Hide all other flags from the help of a command, which accepts them because the bundle is found by them."""
+    for name, setting in kind.model_fields.items():
+        if name not in names:
+            setting.metadata = [*setting.metadata, CLI_SUPPRESS]
 
 
 def _as_name(folder: str) -> str:

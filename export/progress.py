@@ -23,17 +23,6 @@ from rich.progress import (
 from rich.text import Text
 
 LINE_INTERVAL_S = 30.0
-TYPICAL_SHARES: Mapping[str, float] = {  # of an export's time, quick preset on MovieLens
-    "data": 0.01,
-    "finetune": 0.43,
-    "blend": 0.045,
-    "distil": 0.17,
-    "onnx": 0.005,
-    "quantise": 0.03,
-    "verify": 0.06,
-    "final": 0.245,
-    "package": 0.005,
-}
 _REFRESHES_PER_S = 2
 _MANY_SECONDS, _MANY_MINUTES = 90, 90
 
@@ -46,20 +35,23 @@ Bars = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 class Forecast:
     """How long stages take: as long as the last time, else by their typical share of the whole.
 
-    `seconds` holds stage -> seconds of the last run, for the stages that have run at all.
+    Args:
+        seconds: stage -> seconds of the last run, for the stages that have run at all.
+        shares: stage -> its typical share of an export's time.
     """
 
     seconds: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, stage: str) -> float | None:
         """Seconds that the stage will take; None if no stage has run yet, or nothing typical is known of it."""
         if stage in self.seconds:
             return self.seconds[stage]
-        known = [name for name in self.seconds if name in TYPICAL_SHARES]
-        if not known or stage not in TYPICAL_SHARES:
+        known = [name for name in self.seconds if name in self.shares]
+        if not known or stage not in self.shares:
             return None
-        whole = sum(self.seconds[name] for name in known) / sum(TYPICAL_SHARES[name] for name in known)
-        return whole * TYPICAL_SHARES[stage]
+        whole = sum(self.seconds[name] for name in known) / sum(self.shares[name] for name in known)
+        return whole * self.shares[stage]
 
     def left(self, stage: str, elapsed_s: float, bar_left_s: float | None, ahead: Sequence[str]) -> float | None:
         """Seconds left of the running stage and of those `ahead` of it; None if they cannot be estimated."""

@@ -45,23 +45,29 @@ class TrainingSettings(BaseSettings):
         1, ge=1, description="batches for one step of the optimiser; use for large batches in little memory"
     )
     optimiser: Literal["adamw", "sgd"] = Field(
-        "adamw", description="adamw fits nearly always; sgd (momentum .9) needs a higher rate"
+        "adamw", description="use adamw unless you compare optimisers; sgd (momentum .9) needs a higher rate"
     )
     learning_rate: float = Field(
-        2e-3, gt=0, description="peak for projection, residuals and ranker; use less if the curve is unsteady"
+        2e-3,
+        gt=0,
+        description="peak learning rate of projection, residuals and ranker; use less if the curve is unsteady",
     )
-    backbone_learning_rate: float = Field(5e-4, gt=0, description="peak for BERT's layers; use a fifth of it for 'all'")
+    backbone_learning_rate: float = Field(
+        5e-4, gt=0, description="peak learning rate of BERT's layers; use a fifth of it for 'all'"
+    )
     warmup: float = Field(
         0.1,
         ge=0,
         lt=1,
         description="share of the steps in which the rate rises; then it falls to nearly 0; use more with high rates",
     )
-    weight_decay: float = Field(0.05, ge=0, description="of projection and ranker; use more with little data")
-    backbone_weight_decay: float = Field(
-        0.01, ge=0, description="of BERT's layers; use more if all of them are fine-tuned on few texts"
+    weight_decay: float = Field(
+        0.05, ge=0, description="weight decay of projection and ranker; use more with little data"
     )
-    dropout: float = Field(0.2, ge=0, lt=1, description="in the ranker; use more with little data")
+    backbone_weight_decay: float = Field(
+        0.01, ge=0, description="weight decay of BERT's layers; use more if all of them are fine-tuned on few texts"
+    )
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout in the ranker; use more with little data")
     texts_per_step: int = Field(64, ge=1, description="texts in a batch while BERT is fine-tuned; use more on a GPU")
     ranker: Literal["transformer", "gru", "mlp"] = Field(
         "transformer",

@@ -17,6 +17,7 @@ from typing import NoReturn
 import pytest
 
 from swiftrec import __main__ as command
+from swiftrec.export.stages.order import STAGES
 from tests.conftest import ROOT
 
 _VERSION = f"swiftrec {version('swiftrec')}\n"
@@ -79,6 +80,55 @@ def test_help_of_export_lists_its_other_commands(capsys: pytest.CaptureFixture[s
         "report",
     ):
         assert f"swiftrec {name} " in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"), [(["report"], {"as-json", "json"}), (["export", "targets"], {"checkpoint"})]
+)
+def test_help_of_report_and_targets_has_only_the_flags_that_they_use(
+    arguments: list[str], more: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments, "--help") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: swiftrec {' '.join(arguments)} ")
+    listed = {
+        flag for flag in re.findall(r"--([a-z-]+)", printed.partition("options:")[2]) if not flag.startswith("no-")
+    }
+    assert listed == {"name", "artifacts", "preset", "data", "protocol", "help", "version", *more}
+
+
+def test_report_finds_the_bundle_by_the_flags_of_its_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("report", "--artifacts", str(tmp_path), "--epochs", "3", "--students", "bert1", "--name", "mine") == 2
+    assert f"swiftrec report: {tmp_path}/mine" in capsys.readouterr().err
+
+
+def test_export_itself_has_no_flag_for_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", "--help") == 0
+    assert "json" not in capsys.readouterr().out.partition("options:")[0]
+    assert run("export", "seeds", "--help") == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_help_of_export_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", "--help") == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    assert f"one of {', '.join(stage.name for stage in STAGES)}, or a command above" in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["finetun"], "unknown stage or command finetun: did you mean swiftrec export finetune?"),
+        (["--seed", "3", "target"], "unknown stage or command target: did you mean swiftrec export targets?"),
+        (["xyzzy"], "unknown stage or command xyzzy: swiftrec export --help lists the stages and commands"),
+        (["--seed", "3", "seeds"], "seeds comes after a flag: put it first, as in swiftrec export seeds"),
+    ],
+)
+def test_unknown_stage_names_the_nearest_stage_or_command(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", *arguments) == 2
+    assert capsys.readouterr().err == f"swiftrec export: {message}\n"
 
 
 @pytest.mark.parametrize("name", ["", *_NAMES])

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import pytest
 from pydantic import AliasChoices
@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings
 import swiftrec.__main__ as program
 from swiftrec import diagram
 from swiftrec.export.__main__ import _COMMANDS as EXPORT_COMMANDS
-from swiftrec.export.config import StageName
+from swiftrec.export.__main__ import _STAGES as EXPORT_STAGES
 from tests.conftest import ROOT
 
 _PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]} | {
@@ -26,7 +26,7 @@ _PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", ROO
 }
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z-]+")  # as NAME in artifacts/NAME
 _OTHER_PROGRAMS = re.compile(r"buf curl|-m pytest|-m tests\.|\bpytest --|pip install")
-_SAME_FLAGS = {"probe": "serve", "report": "export"}  # commands that read the settings of another
+_SAME_FLAGS = {"probe": "serve"}  # commands that read the settings of another
 _SETTINGS = (
     "swiftrec.ask",
     "swiftrec.benchmarks.__main__",
@@ -133,7 +133,7 @@ def flags_of(kind: type[BaseSettings]) -> set[str]:
 def second_words(command: str) -> set[str]:
     """What may follow a command: stages and tools."""
     if command == "export":
-        return {*EXPORT_COMMANDS, *get_args(StageName)}
+        return {*EXPORT_COMMANDS, *EXPORT_STAGES}
     if command == "bench":
         return {name.split()[2] for name in settings_by_program() if name.startswith("swiftrec bench ")}
     return set()
@@ -220,11 +220,16 @@ def unknown_names(page: str) -> set[str]:
     return wrong
 
 
-def recipes(page: str) -> dict[str, int]:
-    """Steps, a file or folder each, of every recipe under "How do I add ...?"."""
+def recipes(page: str) -> dict[str, set[str]]:
+    """The files and folders that the steps of every recipe under "How do I add ...?" name."""
     section = page.partition("## How do I add")[2].partition("\n## ")[0]
     parts = re.split(r"^\*\*(.+)\*\*$", section, flags=re.MULTILINE)[1:]
-    return {name: len(re.findall(r"^\d\. ", text, re.MULTILINE)) for name, text in zip(*[iter(parts)] * 2, strict=True)}
+    return {name: _paths_of_steps(text) for name, text in zip(*[iter(parts)] * 2, strict=True)}
+
+
+def _paths_of_steps(recipe: str) -> set[str]:
+    steps = re.findall(r"^\d\. (.*(?:\n +.*)*)", recipe, re.MULTILINE)
+    return {span for step in steps for span in re.findall(r"`([^`]+)`", step) if (ROOT / span).exists()}
 
 
 @pytest.mark.parametrize("name", _PAGES)
@@ -302,8 +307,14 @@ def test_troubleshooting_quotes_what_the_server_prints() -> None:
 def test_contributing_answers_with_at_most_three_files() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert {"An RPC", "A filter condition", "A device", "An export stage", "A benchmark"} <= recipes(page).keys()
-    assert [name for name, steps in recipes(page).items() if not 1 <= steps <= 3] == []
+    assert {name: paths for name, paths in recipes(page).items() if not 1 <= len(paths) <= 3} == {}
     assert unknown_names(page) == set()
+
+
+def test_files_of_a_recipe_are_counted_and_not_its_steps() -> None:
+    steps = "1. `server/app.py` and `server/config.py`\n2. `export/config.py`,\n   `export/job.py`\n\nTest `tests`."
+    files = {"server/app.py", "server/config.py", "export/config.py", "export/job.py"}
+    assert recipes(f"## How do I add ...?\n\n**A thing**\n{steps}\n\n## Other") == {"A thing": files}
 
 
 def unlinked_reasons(readme: str) -> list[str]:

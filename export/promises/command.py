@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
+from pydantic_settings import CliSuppress, SettingsConfigDict
 
-from swiftrec.export.config import ExportSettings
+from swiftrec.export.config import BUNDLE_FLAGS, ExportSettings, show_in_help
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, TASKS
 from swiftrec.export.promises.promise import Promise
 from swiftrec.export.promises.quality import quality_promises
@@ -30,13 +31,28 @@ _SPEEDUP, _STATIC_SPEEDUP, _INVARIANCE = 8.0, 100.0, 1e-4
 _MIN_SEEDS = 3
 
 
+class TargetsSettings(ExportSettings):
+    """Compare each promised figure of a bundle with what was measured; exit code 1 if a promise is not kept.
+
+    The bundle is named by --name, or by the flags that it was exported with; the other flags of the export are accepted
+    and change nothing.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec export targets")
+
+    stage: CliSuppress[None] = None
+
+
+show_in_help(TargetsSettings, {*BUNDLE_FLAGS, "checkpoint"})
+
+
 def main(argv: list[str]) -> int:
     """Print every promise; 0, or 1 unless all are met.
 
     Raises:
         ExportError: there is no bundle.
     """
-    settings = read_settings(ExportSettings, argv)
+    settings = read_settings(TargetsSettings, argv)
     quality = load_quality(settings.bundle)
     judged = [*all_promises(quality, settings, catalogue_size(settings)), by_time(settings)]
     met = sum(promise.is_met for promise in judged)

@@ -7,13 +7,13 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from swiftrec.export.config import ExportSettings
+from swiftrec.export.config import ExportSettings, JsonOutput
 
 _Seed = Annotated[int, Field(ge=0)]
 
 
-class SeedsSettings(ExportSettings):
-    """Measure an export over several seeds, to see which differences are chance.
+class SeedsSettings(ExportSettings, JsonOutput):
+    """Measure an export with several seeds, to see how much results vary.
 
     Each seed has an export called NAME-seed-SEED; stages that are up to date do not run again. It takes every flag of
     the export but --seed. One table has the mean over the seeds, the lowest and the highest; another one the paired
@@ -23,7 +23,7 @@ class SeedsSettings(ExportSettings):
     events of each user and the cold items are the same for every seed.
     """
 
-    model_config = SettingsConfigDict(cli_prog_name="swiftrec export seeds")
+    model_config = SettingsConfigDict(cli_prog_name="swiftrec export seeds", cli_shortcuts={"as-json": "json"})
 
     seeds: list[_Seed] = Field([7, 8, 9], min_length=1, description="seeds to measure, such as 7,8,9")
     whole: bool = Field(

@@ -123,8 +123,9 @@ def run_one(job: Job, name: str, stages: Sequence[Stage] = STAGES) -> None:
 def _progress(job: Job, stage: Stage, stages: Sequence[Stage], number: int, ahead: Sequence[str]) -> StageProgress:
     """The stage's progress, with the recorded times of the stages."""
     seconds = {each.name: float(_read_record(job, each.name).get("seconds", 0)) for each in stages}
-    known = Forecast({name: duration for name, duration in seconds.items() if duration})
-    return StageProgress(job.console, stage.name, number, len(stages), ahead, known)
+    shares = {each.name: each.typical_share for each in stages if each.typical_share}
+    forecast = Forecast({name: duration for name, duration in seconds.items() if duration}, shares)
+    return StageProgress(job.console, stage.name, number, len(stages), ahead, forecast)
 
 
 def _check_device(settings: ExportSettings) -> None:

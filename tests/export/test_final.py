@@ -21,7 +21,8 @@ from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate import final_comparison
 from swiftrec.export.evaluate.recommender import Rank, Recommender
 from swiftrec.export.job import Job
-from swiftrec.export.report.command import load_quality, report
+from swiftrec.export.report.command import load_quality
+from swiftrec.export.report.command import main as report
 from swiftrec.export.report.record_json import as_json
 from swiftrec.export.schema.final import EXPECTED, FINAL, POPULARITY, FinalRecord, trained_again
 from swiftrec.export.stages import blend as blend
@@ -182,7 +183,7 @@ def test_card_page_report_and_json_say_which_figures_are_of_which_model(
     for text in ((bundle / "MODEL_CARD.md").read_text(), page):
         assert result.figures in text
         assert result.likeness in text
-    report(trained.settings)
+    assert report(["--artifacts", str(trained.settings.artifacts), "--name", trained.settings.name]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert result.figures in printed
     assert as_json(load_quality(bundle))["final"] == result.model_dump()
