@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from swiftrec.benchmarks import formatting
 from swiftrec.benchmarks.quality.exchange import LIST_LENGTH, NO_ITEM, LibraryLists, Lists, Problem
-from swiftrec.export.evaluate.metrics import TOP, RankedCases, Values, figure
+from swiftrec.export.arrays import Floats
+from swiftrec.export.evaluate.metrics import TOP, RankedCases, figure
 from swiftrec.export.evaluate.ranks import NOT_FOUND
 from swiftrec.export.schema.record import Figure
 
@@ -97,7 +98,7 @@ def _signed(difference: Figure) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def _row(subject: str, library: str, ndcg: Values, recall: Values, evaluation: Evaluation) -> QualityRow:
+def _row(subject: str, library: str, ndcg: Floats, recall: Floats, evaluation: Evaluation) -> QualityRow:
     own = _ranked(evaluation.ranks[evaluation.default].astype(np.int64)).ndcg
     return QualityRow(
         subject=subject,

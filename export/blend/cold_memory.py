@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from swiftrec.export.blend.memory import MAX_SQUARE, Histories, fit_memory
+from swiftrec.export.arrays import Histories, Positions, Vectors
+from swiftrec.export.blend.memory import MAX_SQUARE, fit_memory
 from swiftrec.export.data.order import BY_TIME, Order
 from swiftrec.server.catalogue.sparse import Memory, SparseRows
 
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.int64]
 Counts = NDArray[np.number[Any]]
 
 _NEAREST = 5  # warm items for each cold one
@@ -42,8 +41,8 @@ class NearestWarmItems:
         shares: their weights in a mean, float32 [cold, k]; the rows sum to 1.
     """
 
-    items: Rows
-    nearest: Rows
+    items: Positions
+    nearest: Positions
     shares: Vectors
 
     @classmethod
@@ -127,13 +126,13 @@ def _with_columns(table: SparseRows, cold: NearestWarmItems) -> SparseRows:
     return _joined(table, is_kept, rows, positions, weights)
 
 
-def _rows_of(table: SparseRows) -> Rows:
+def _rows_of(table: SparseRows) -> Positions:
     """The row of each entry."""
     return np.repeat(np.arange(len(table)), np.diff(table.starts))
 
 
 def _joined(
-    table: SparseRows, is_kept: NDArray[np.bool_], rows: Rows, positions: Rows, weights: NDArray[np.float32]
+    table: SparseRows, is_kept: NDArray[np.bool_], rows: Positions, positions: Positions, weights: NDArray[np.float32]
 ) -> SparseRows:
     """The kept entries of the table, and other ones."""
     return SparseRows.of(
@@ -144,7 +143,7 @@ def _joined(
     )
 
 
-def _largest(block: sparse.csr_array, start: int) -> tuple[Rows, Rows, NDArray[np.float32]]:
+def _largest(block: sparse.csr_array, start: int) -> tuple[Positions, Positions, NDArray[np.float32]]:
     """The `_MAX_COLD` largest entries of each row; rows are numbered from `start`."""
     rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
     order = np.lexsort((-np.abs(block.data), rows))

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from swiftrec.export.arrays import Floats
 from swiftrec.export.errors import ExportError
 from swiftrec.server.catalogue.blend import SIGNALS, Weights
 
-Floats = NDArray[np.float64]
 Loss = Callable[[Floats], tuple[float, Floats]]
 Bounds = tuple[float | None, float | None]
 

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import lapack
 
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.order import BY_TIME, UNORDERED, Order
 from swiftrec.server.catalogue.sparse import Memory, SparseRows
 
-Histories = list[NDArray[np.int64]]
 Square = NDArray[np.float32]
 
 MAX_SQUARE = 8_192  # items of a square matrix, the most popular ones: 268 MB

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.server.catalogue.history import NEVER
 from swiftrec.server.catalogue.words import split_words
-
-Vectors = NDArray[np.float32]
 
 _MAX_TITLES = 1_000  # that are compared with all items
 _QUANTILE = 0.95  # of the cosines of titles and their nearest other items

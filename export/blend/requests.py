@@ -15,7 +15,7 @@ MAX_REQUESTS = 400  # of a group
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RequestGroup:
     """Requests that share weights.
 
     Args:
@@ -30,21 +30,21 @@ class Group:
 
 
 GROUPS = (
-    Group("none", events=1, last=1),
-    Group("none", events=2, last=3),
-    Group("none", events=5, last=9),
-    Group("none", events=15, last=0),
-    Group("description", events=0, last=0),
-    Group("description", events=1, last=3),
-    Group("description", events=5, last=0),
-    Group("title", events=0, last=0),
-    Group("title", events=1, last=3),
-    Group("title", events=5, last=0),
+    RequestGroup("none", events=1, last=1),
+    RequestGroup("none", events=2, last=3),
+    RequestGroup("none", events=5, last=9),
+    RequestGroup("none", events=15, last=0),
+    RequestGroup("description", events=0, last=0),
+    RequestGroup("description", events=1, last=3),
+    RequestGroup("description", events=5, last=0),
+    RequestGroup("title", events=0, last=0),
+    RequestGroup("title", events=1, last=3),
+    RequestGroup("title", events=5, last=0),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BlendRequest:
     """A request: the items of its history, its query (empty: none), its target, and the items not to be recommended."""
 
     history: Positions
@@ -54,8 +54,8 @@ class Request:
 
 
 def requests_of(
-    group: Group, cases: Cases, queries: Sequence[str], kind_of: Callable[[str], Query], seed: int
-) -> Iterator[Request]:
+    group: RequestGroup, cases: Cases, queries: Sequence[str], kind_of: Callable[[str], Query], seed: int
+) -> Iterator[BlendRequest]:
     """At most `MAX_REQUESTS` of a group; users with fewer events than it has are left out.
 
     Args:
@@ -77,4 +77,4 @@ def requests_of(
         history = cases.histories[n]
         last = history[:0] if group.events == 0 else history[-group.last :]
         left_out = masked[n] if len(last) else masked[n][:0]
-        yield Request(last, queries[n] if has_query else "", int(cases.targets[n]), left_out)
+        yield BlendRequest(last, queries[n] if has_query else "", int(cases.targets[n]), left_out)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import NearestWarmItems, with_self_weights
 from swiftrec.export.blend.fit import Choices
-from swiftrec.export.blend.requests import Request
+from swiftrec.export.blend.requests import BlendRequest
 from swiftrec.server.catalogue.blend import SIGNALS, Known, Scoring, Weights
 from swiftrec.server.catalogue.sparse import FLOOR, Boosts, Entries
-
-Vectors = NDArray[np.float32]
 
 _SAMPLED_ITEMS = 2_000  # besides those with the largest values of memory or words
 _LARGEST_ITEMS = 2_000  # of memory and words together
@@ -27,7 +26,7 @@ _ALL_SIGNALS = Weights(**dict.fromkeys(SIGNALS, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class BlendItems:
     """The items of the catalogue.
 
     Args:
@@ -55,7 +54,7 @@ class SignalBuilder:
         seed: of the draws.
     """
 
-    def __init__(self, items: Items, scoring: Scoring, folds: int, seed: int) -> None:
+    def __init__(self, items: BlendItems, scoring: Scoring, folds: int, seed: int) -> None:
         self._items, self._scoring, self._folds = items, scoring, folds
         self._rng = np.random.default_rng(seed)
         self._is_target = items.folds >= 0  # an item that is always cold is no target
@@ -63,7 +62,9 @@ class SignalBuilder:
         self._cold = [NearestWarmItems.of(items.sentences, counts, items.folds == fold) for fold in range(folds)]
         self._memory = with_self_weights(scoring.memory)
 
-    def choices(self, requests: Sequence[Request], users: Vectors, known: Callable[[Request], Known]) -> list[Choices]:
+    def choices(
+        self, requests: Sequence[BlendRequest], users: Vectors, known: Callable[[BlendRequest], Known]
+    ) -> list[Choices]:
         """One for each request whose target may be recommended; `users` are the ranker's vectors [requests, d]."""
         return [
             self._choices(request, known(request), user, number % self._folds)
@@ -71,7 +72,7 @@ class SignalBuilder:
             if self._is_target[request.target] and request.target not in request.masked
         ]
 
-    def _choices(self, request: Request, known: Known, user: NDArray[np.float32], fold: int) -> Choices:
+    def _choices(self, request: BlendRequest, known: Known, user: NDArray[np.float32], fold: int) -> Choices:
         added = self._added(known, fold)
         chosen, offsets = self._sample(request, [*added.values()])
         items, is_cold = self._items, self._items.folds[chosen] == fold
@@ -115,7 +116,7 @@ class SignalBuilder:
         sums: NDArray[np.float64] = np.bincount(entries.positions, entries.values, size).astype(np.float64)
         return sums
 
-    def _sample(self, request: Request, parts: Sequence[Boosts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _sample(self, request: BlendRequest, parts: Sequence[Boosts]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Items to choose from, the target first, and the logarithm of the number of items that each stands for."""
         is_open = self._is_target.copy()
         is_open[request.masked] = False

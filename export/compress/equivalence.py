@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.compress.throughput import Encoder
 
 _BATCH = 16
 _NONE = 1e9  # difference of a value that is not a number: above every threshold, and valid in JSON
-Vectors = NDArray[np.float32]
 
 
 def alone(encoder: Encoder, rows: Sequence[list[int]]) -> Vectors:

@@ -15,7 +15,8 @@ from swiftrec.export.compress.onnx_file import save_graph
 from swiftrec.export.errors import ExportError
 
 Array = NDArray[np.generic]
-Floats = NDArray[np.float32]
+Constants = NDArray[np.float32]
+"""Weights and other constants of a graph."""
 
 
 class Graph:
@@ -42,7 +43,7 @@ class Graph:
             raise ExportError(f"the graph computes {name!r}, which should be a weight")
         return np.asarray(numpy_helper.to_array(self._tensors[name]))
 
-    def floats(self, name: str) -> Floats:
+    def floats(self, name: str) -> Constants:
         """The same as float32."""
         return self.constant(name).astype(np.float32)
 
@@ -94,13 +95,13 @@ def count_operators(path: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node))
 
 
-def to_int8(weight: Floats, axis: int, largest: int = 127) -> tuple[NDArray[np.int8], Floats]:
+def to_int8(weight: Constants, axis: int, largest: int = 127) -> tuple[NDArray[np.int8], Constants]:
     """Codes in -largest..largest and the scale of each slice along `axis` (kept as a dimension of 1)."""
     scales = np.maximum(np.abs(weight).max(axis, keepdims=True), np.float32(1e-12)) / np.float32(largest)
     return np.rint(weight / scales).astype(np.int8), scales.astype(np.float32)
 
 
-def gather_rows(graph: Graph, table: Floats, ids: str, output: str = "") -> str:
+def gather_rows(graph: Graph, table: Constants, ids: str, output: str = "") -> str:
     """Emit table[ids] from an int8 table with a scale for each row."""
     codes, scales = to_int8(table, axis=1)
     picked = graph.emit("Gather", [graph.add(codes, "words"), ids])

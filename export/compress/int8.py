@@ -4,7 +4,7 @@ Every linear layer over tokens becomes QuantizeLinear -> MatMulIntegerToFloat (u
 weights with a scale for each output), which ends in float with its bias added: no second rounding, no separate bias.
 Scales are fixed, so a row's result is its own; the projection behind the pooling stays float, since the last bit of a
 float sum does depend on padding and must not meet a rounding. Gamma and beta of a layer normalisation move into the
-weights behind it (Wei et al., "Outlier Suppression", 2022); `outliers` has the other two that keep the precision.
+weights behind it (Wei et al., "Outlier Suppression", 2022); `calibration` has the other two that keep the precision.
 
 Word embeddings are int8 with a scale for each word.
 """
@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from swiftrec.export.compress.calibration import Range, calibrate
-from swiftrec.export.compress.graph_rewriter import Floats, Graph, gather_rows, to_int8
+from swiftrec.export.compress.calibration import NeuronSplit, Range, balance, calibrate, split_neurons
+from swiftrec.export.compress.graph_rewriter import Constants, Graph, gather_rows, to_int8
 from swiftrec.export.compress.layernorm import Norms
 from swiftrec.export.compress.onnx_file import CONTRIB
-from swiftrec.export.compress.outliers import Split, balance, split_neurons
 
 _PRODUCERS = {"EmbedLayerNormalization", "SkipLayerNormalization", "Attention", "BiasGelu", "FastGelu"}
 _ATTENTION = {"num_heads", "mask_filter_value", "scale"}
@@ -40,7 +39,7 @@ class Form:
 
     name: str = "u8s8"
 
-    def weights(self, weight: Floats) -> tuple[NDArray[np.generic], Floats, NDArray[np.generic]]:
+    def weights(self, weight: Constants) -> tuple[NDArray[np.generic], Constants, NDArray[np.generic]]:
         """Codes, the scale of each output and the zero point of each output."""
         codes, scales = to_int8(weight, axis=0, largest=63 if self.name == "u8s7" else 127)
         zeros = np.zeros(weight.shape[1], np.int8)
@@ -81,8 +80,8 @@ class _Norm:
     """A layer normalisation: its output is `rows` * gamma + beta."""
 
     rows: str
-    gamma: Floats
-    beta: Floats
+    gamma: Constants
+    beta: Constants
 
     def before(self, reached: Range) -> Range:
         """The range of `rows`, from that of the output."""
@@ -98,7 +97,7 @@ class _Activation:
     tensor: str
     scale: str
     zero: str
-    factors: Floats
+    factors: Constants
 
 
 class _Int8:
@@ -108,7 +107,7 @@ class _Int8:
         self._graph, self._ranges, self._form, self._emit = graph, ranges, form, Norms(graph)
         self._norms: dict[str, _Norm] = {}
         self._products: dict[str, NodeProto] = {}  # MatMuls that wait for their bias, by output
-        self._splits: dict[str, Split] = {}
+        self._splits: dict[str, NeuronSplit] = {}
         self._rules: dict[str, Callable[[NodeProto], None]] = {
             "EmbedLayerNormalization": self._embed,
             "Attention": self._attention,
@@ -169,19 +168,19 @@ class _Int8:
         gamma, beta = self._graph.floats(node.input[2]), self._graph.floats(node.input[3])
         self._norms[node.output[0]] = _Norm(self._emit.normalise(total, node), gamma, beta)
 
-    def _linear(self, source: str, weight: Floats, bias: Floats) -> str:
+    def _linear(self, source: str, weight: Constants, bias: Constants) -> str:
         """Emit source @ weight + bias."""
         weight, bias, rows = self._fold(source, weight, bias)
         return self._product(self._quantised(source, rows, weight), weight, bias)
 
-    def _fold(self, source: str, weight: Floats, bias: Floats) -> tuple[Floats, Floats, str]:
+    def _fold(self, source: str, weight: Constants, bias: Constants) -> tuple[Constants, Constants, str]:
         """Gamma and beta of a normalised source moved into weight and bias; the tensor that is left."""
         if source not in self._norms:
             return weight, bias, source
         norm = self._norms[source]
         return norm.gamma[:, None] * weight, bias + norm.beta @ weight, norm.rows
 
-    def _quantised(self, source: str, rows: str, weight: Floats) -> _Activation:
+    def _quantised(self, source: str, rows: str, weight: Constants) -> _Activation:
         """Quantise an activation; behind a normalisation its channels are balanced against the weights that read it."""
         reached, factors = self._ranges[source], np.ones(len(weight), np.float32)
         if source in self._norms:
@@ -196,7 +195,7 @@ class _Int8:
         zero = self._graph.add(np.array(round(-low / step), np.uint8), "zero")
         return _Activation(self._graph.emit("QuantizeLinear", [rows, scale, zero]), scale, zero, factors)
 
-    def _product(self, entry: _Activation, weight: Floats, bias: Floats) -> str:
+    def _product(self, entry: _Activation, weight: Constants, bias: Constants) -> str:
         arrays = self._form.weights(weight / entry.factors[:, None])
         codes, scales, zeros = (self._graph.add(array, "weight") for array in arrays)
         inputs = [entry.tensor, codes, entry.scale, scales, entry.zero, zeros, self._graph.add(bias, "bias")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from swiftrec.export.compress.graph_rewriter import Floats, Graph, gather_rows
+from swiftrec.export.compress.graph_rewriter import Constants, Graph, gather_rows
 
 
 class Norms:
@@ -29,7 +29,7 @@ class Norms:
         epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
         return self._graph.emit("InstanceNormalization", [total, self._ones, self._zeros], epsilon=epsilon)
 
-    def scale(self, rows: str, gamma: Floats, beta: Floats, output: str = "") -> str:
+    def scale(self, rows: str, gamma: Constants, beta: Constants, output: str = "") -> str:
         """Emit rows * gamma + beta."""
         scaled = self._graph.emit("Mul", [rows, self._graph.add(gamma, "gamma")])
         return self._graph.emit("Add", [scaled, self._graph.add(beta, "beta")], output)

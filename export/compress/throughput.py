@@ -6,16 +6,21 @@ their batch. CPU time is measured, which other processes disturb less than wall 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from swiftrec.export.job import Job
+from swiftrec.export.models.encoder import pad
+from swiftrec.export.models.one_pass import one_pass_teacher
 from swiftrec.server.models.tokenizer import Tokenizer
 
 _BATCHES = (1, 4, 16)
@@ -113,3 +118,26 @@ def _sweep(encoder: Encoder, tokenizer: Tokenizer, texts: Sequence[str], size: i
     for n in range(0, len(rows), size):
         encoder.run(rows[n : n + size])
     return clock() - started
+
+
+class TorchTeacher:
+    """The PyTorch teacher as it runs without an export: eager, fp32, padded to the longest text; both halves."""
+
+    def __init__(self, job: Job) -> None:
+        self._module = one_pass_teacher(job)
+
+    def run(self, jobs: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """Pad to the longest and run."""
+        with torch.inference_mode():
+            return list(self._module(*pad([list(job) for job in jobs])).numpy())
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit PyTorch to one thread, as the graphs are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -18,13 +18,13 @@ from swiftrec.export.data.issues import (
     IssueKind,
 )
 from swiftrec.export.data.readers import Cells
-from swiftrec.export.data.tables import Table, shortened
+from swiftrec.export.data.tables import DataTable, shortened
 from swiftrec.export.ids import id_fault
 from swiftrec.export.literals import parse_literal
 from swiftrec.server.text import is_blank
 
 
-def read_rows(table: Table) -> Iterator[TableRow]:
+def read_rows(table: DataTable) -> Iterator[TableRow]:
     """Yield every complete row of a table."""
     for number, cells in table.rows():
         yield TableRow(table, number, cells)
@@ -34,7 +34,7 @@ def read_rows(table: Table) -> Iterator[TableRow]:
 class TableRow:
     """One row of a table. Each method reads one cell and reports an issue if the cell cannot be used."""
 
-    table: Table
+    table: DataTable
     number: int
     cells: Cells
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from swiftrec.export.data.attributes import AttributeIndex, Positions, index_attributes, items_with
+from swiftrec.export.data.attributes import AttributeIndex, ItemPositions, index_attributes, items_with
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.data.keywords import Keywords
 from swiftrec.export.data.popularity import interaction_counts
@@ -32,7 +32,7 @@ class Phrase:
     """
 
     text: str
-    items: Sequence[int] | Positions
+    items: Sequence[int] | ItemPositions
     kind: str = ATTRIBUTE
 
 
@@ -60,7 +60,7 @@ def _by_attributes(dataset: Dataset, rng: random.Random) -> Iterator[Phrase]:
         ),
         *_sample(NEGATION, [(t, (a,), (b,)) for a, b in negated for t in TRAINING.negation], rng),
     ]
-    shared: dict[tuple[frozenset[str], tuple[str, ...]], Positions] = {}
+    shared: dict[tuple[frozenset[str], tuple[str, ...]], ItemPositions] = {}
     for kind, (template, required, excluded) in drawn:
         key = frozenset(required), excluded
         if key not in shared:

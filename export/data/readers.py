@@ -26,7 +26,7 @@ from swiftrec.export.strict_json import unique_object
 if TYPE_CHECKING:
     from pyarrow import parquet
 
-    from swiftrec.export.data.tables import Table
+    from swiftrec.export.data.tables import DataTable
 
 MAX_LINE_BYTES = 1 << 24  # a longer line, or a longer cell of CSV, is not part of a table of texts
 _BATCH_ROWS = 4_096
@@ -45,7 +45,7 @@ def on_one_line(error: Exception) -> str:
 class PartReader:
     """Reads one part of a table; `columns` are those of the first part, shared by all parts."""
 
-    table: Table
+    table: DataTable
     part: Part
     start: int
     columns: list[str]

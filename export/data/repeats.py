@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Positions
 from swiftrec.export.data.dataset import Dataset
 
 Repeats = Literal["exclude", "allow"]
-Positions = NDArray[np.int64]
 
 EXCLUDE: Repeats = "exclude"
 ALLOW: Repeats = "allow"

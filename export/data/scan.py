@@ -47,7 +47,7 @@ from swiftrec.export.data.order import BY_TIME, Order
 from swiftrec.export.data.profile import Lengths, Profile, Spread, few_users, short_histories, tied_times
 from swiftrec.export.data.repeats import ALLOW, EXCLUDE, Repeats
 from swiftrec.export.data.split import MIN_INTERACTIONS, MIN_USERS
-from swiftrec.export.data.tables import Table, find_table
+from swiftrec.export.data.tables import DataTable, find_table
 from swiftrec.export.data.times import TimeStatistics
 from swiftrec.export.data.user_groups import user_groups
 from swiftrec.export.ids import known_spelling
@@ -104,7 +104,7 @@ class Scan:
         self._positions: dict[str, int] = {}
         self._row_numbers, self._lengths = array("q"), Lengths()
         self._left_out, self._times = LeftOutItems(), TimeStatistics(clock())
-        self._tables: list[Table] = []
+        self._tables: list[DataTable] = []
         self._read_tables(keep)
 
     def _read_tables(self, keep: Callable[[Item], object]) -> None:
@@ -125,7 +125,7 @@ class Scan:
         for table in self._tables:
             self.warnings += [f"{table.path}: {sentence}" for sentence in table.conversions.sentences()]
 
-    def _find(self, name: str, layout: Layout, *, optional: bool = False) -> Table | None:
+    def _find(self, name: str, layout: Layout, *, optional: bool = False) -> DataTable | None:
         """The table `name`; None if there is none, which is reported unless it is optional."""
         table = find_table(self._folder, name, layout, self.issues, optional=optional, columns=self._columns)
         self._tables += [table] if table else []
@@ -170,7 +170,7 @@ class Scan:
         tied = tied_times(self.interactions.tied_share) if self._options.is_timed else []
         return [*few_users(self._usable_users()), *short_histories(self._counted()), *tied]
 
-    def _read_items(self, table: Table, keep: Callable[[Item], object]) -> None:
+    def _read_items(self, table: DataTable, keep: Callable[[Item], object]) -> None:
         for row in read_rows(table):
             item = self._item(row)
             if item is not None:
@@ -196,7 +196,7 @@ class Scan:
             return None
         return Item(key, row.title() or text[:_TITLE_CHARS], text, row.attributes())
 
-    def _read_interactions(self, table: Table) -> None:
+    def _read_interactions(self, table: DataTable) -> None:
         is_rated = table.has_values(RATING, is_missing)
         is_timed = self._options.is_timed and table.has_values(TIMESTAMP, is_missing)
         log = InteractionLog()
@@ -223,7 +223,7 @@ class Scan:
             row.report(UNKNOWN_ITEM, f"item_id {key!r} is not in items{known_spelling(key, self._positions)}")
         return position
 
-    def _check_interactions(self, table: Table, *, is_timed: bool) -> None:
+    def _check_interactions(self, table: DataTable, *, is_timed: bool) -> None:
         if not self.issues.is_fatal and self._options.is_timed and not self.interactions.has_order:
             self.issues.add(NO_ORDER, table.path, self._why_no_order(is_timed=is_timed))
         if not self.issues.is_fatal and self._usable_users() < MIN_USERS:
@@ -240,7 +240,7 @@ class Scan:
             return f"column {TIMESTAMP} is {constant} in every row"
         return f"column {TIMESTAMP} has one time for each user, so it does not say which interaction was first"
 
-    def _user_rows(self, table: Table) -> Iterator[dict[str, str]]:
+    def _user_rows(self, table: DataTable) -> Iterator[dict[str, str]]:
         known, numbers = frozenset(self.interactions.user_ids), dict[str, int]()
         for row in read_rows(table):
             user = row.id("user_id")
@@ -257,7 +257,7 @@ class Scan:
             hint = known_spelling(first, known)
             self.warnings.append(f"{table.path}: no user_id is in interactions (the first, {first!r}, is not{hint})")
 
-    def _read_texts(self, table: Table) -> None:
+    def _read_texts(self, table: DataTable) -> None:
         """Sample texts uniformly (reservoir sampling, Vitter 1985)."""
         for row in read_rows(table):
             text = row.text("text")

@@ -20,13 +20,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.order import BY_TIME, Order
 from swiftrec.export.data.relevance import Relevance, relevance_of
 from swiftrec.export.data.repeats import EXCLUDE, Repeats, counted, masked
 from swiftrec.export.errors import DataError
 
-Histories = list[NDArray[np.int64]]
 Protocol = Literal["leave-one-out", "time"]
 
 COLD_SHARE = 0.05

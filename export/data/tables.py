@@ -40,7 +40,7 @@ class Conversions:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class DataTable:
     """The files of one table.
 
     Args:
@@ -86,7 +86,7 @@ class Table:
 
         Usually the first row decides; JSONL without any value is read to its end once more.
         """
-        for _, cells in Table(self.path, self.parts, self.layout, Issues(), self.columns, self.names).rows():
+        for _, cells in DataTable(self.path, self.parts, self.layout, Issues(), self.columns, self.names).rows():
             if not is_missing(cells.get(name)):
                 return True
             if name not in cells and self.parts[0].format != "jsonl":
@@ -106,7 +106,7 @@ def find_table(
     *,
     optional: bool = False,
     columns: ColumnMap | None = None,
-) -> Table | None:
+) -> DataTable | None:
     """The table `name` in `folder`; None (reported, unless it is optional) if there is not exactly one."""
     columns = columns or ColumnMap()
     try:
@@ -114,7 +114,7 @@ def find_table(
     except OSError as error:
         issues.add(UNREADABLE, folder, str(error))
         return None
-    return Table(*files, layout, issues, columns, columns.names_for(layout)) if files else None
+    return DataTable(*files, layout, issues, columns, columns.names_for(layout)) if files else None
 
 
 def shortened(value: object) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swiftrec.export.evaluate.recommender import Encode, Rank, Vectors
+from swiftrec.export.arrays import Vectors
+from swiftrec.export.evaluate.recommender import Encode, Rank
 from swiftrec.export.models.bucketing import by_length
 from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.ranker import TorchSession

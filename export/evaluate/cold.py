@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Floats, Scores
 from swiftrec.export.data.split import Cases
-from swiftrec.export.evaluate.metrics import TOP, RankedCases, Score, Scores, Values, masked_scores, rank
+from swiftrec.export.evaluate.metrics import TOP, RankedCases, Score, masked_scores, rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def offset_for(ids: Score, new_items: NewItems) -> float:
     return _nearest(entries, new_items.share * places)
 
 
-def _entries(scores: Scores, is_new: NDArray[np.bool_]) -> Values:
+def _entries(scores: Scores, is_new: NDArray[np.bool_]) -> Floats:
     """For each case and place in its list the offset above which one more new item is in it, flat.
 
     -inf: it is in the list at any offset, because the list is not full without it; inf: there is no such item.
@@ -96,7 +97,7 @@ def _entries(scores: Scores, is_new: NDArray[np.bool_]) -> Values:
     return np.where(np.isneginf(new), np.inf, gaps).ravel()
 
 
-def _descending(scores: Scores) -> Values:
+def _descending(scores: Scores) -> Floats:
     """The ten best of each row in order, [cases, 10]; -inf where a row has fewer."""
     best = np.full((len(scores), TOP), -np.inf)
     if scores.shape[1] > TOP:

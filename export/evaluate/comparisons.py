@@ -14,10 +14,11 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Floats
 from swiftrec.export.evaluate.baselines import TRANSITIONS
 from swiftrec.export.evaluate.cold import Adjusted
 from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
-from swiftrec.export.evaluate.metrics import RankedCases, Values, figure
+from swiftrec.export.evaluate.metrics import RankedCases, figure
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.schema.comparison import ColdPair, Comparison
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
@@ -152,8 +153,8 @@ def compare_best_baseline(results: Mapping[str, Results], seed: int) -> Comparis
 
 def _compare(
     task: str,
-    own: tuple[str, Values],
-    other: tuple[str, Values],
+    own: tuple[str, Floats],
+    other: tuple[str, Floats],
     seed: int,
     *,
     is_level: bool = False,

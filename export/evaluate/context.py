@@ -9,15 +9,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Split
 from swiftrec.export.data.user_groups import quarters_of
 from swiftrec.export.evaluate.beyond_accuracy import exposure
 from swiftrec.export.evaluate.cold import NewItems
 from swiftrec.export.evaluate.metrics import RankedCases, best, figure
-from swiftrec.export.evaluate.recommender import Recommender, Vectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import FIRST, SHARES, VIOLATING, Tasks
-from swiftrec.export.schema.quality import Group, Lists
+from swiftrec.export.schema.quality import Lists, UserGroup
 from swiftrec.export.schema.record import Figure
 from swiftrec.server.models.networks import UserSequence
 
@@ -41,8 +42,8 @@ class EvaluationContext:
     tasks: Tasks
     counts: NDArray[np.int64]
     texts: Vectors
-    teacher: Recommender
-    frozen: Recommender | None
+    teacher: EvaluatedRecommender
+    frozen: EvaluatedRecommender | None
     frozen_fault: str = ""
 
     def figures(self, results: Mapping[str, RankedCases]) -> dict[str, Figure]:
@@ -92,14 +93,14 @@ class EvaluationContext:
         inside = {(name, value): np.array([g.get(name) == value for g in by_case]) for name, value in names}
         return {pair: rows for pair, rows in inside.items() if rows.sum() >= _MIN_GROUP}
 
-    def groups(self, ranked: RankedCases) -> list[Group]:
+    def groups(self, ranked: RankedCases) -> list[UserGroup]:
         """NDCG@10 of each group of users on a warm task."""
         return [
-            Group(attribute=name, group=value, cases=int(rows.sum()), ndcg=figure(ranked.ndcg[rows], self.seed))
+            UserGroup(attribute=name, group=value, cases=int(rows.sum()), ndcg=figure(ranked.ndcg[rows], self.seed))
             for (name, value), rows in self.members.items()
         ]
 
-    def probes(self, recommender: Recommender) -> Figure | None:
+    def probes(self, recommender: EvaluatedRecommender) -> Figure | None:
         """Share of the top ten that carries the attribute of each probe; None if the data set has no probes."""
         probes = self.dataset.probes
         if not probes:
@@ -120,7 +121,7 @@ def _by_number(pair: tuple[str, str]) -> tuple[str, float, str]:
     return name, float(first) if first.isdecimal() else 0.0, value
 
 
-def add_popularity(recommender: Recommender, counts: NDArray[np.int64]) -> Recommender:
+def add_popularity(recommender: EvaluatedRecommender, counts: NDArray[np.int64]) -> EvaluatedRecommender:
     """Add .1 log(1 + popularity) to a recommender's scores: one more entry in each item's vector, 1 in each user's.
 
     Args:

@@ -11,7 +11,7 @@ from swiftrec.export.evaluate.baselines import WITHOUT_HISTORY, Baseline, fit_ba
 from swiftrec.export.evaluate.cold import Adjusted, adjust
 from swiftrec.export.evaluate.context import EvaluationContext, add_popularity
 from swiftrec.export.evaluate.metrics import RankedCases, Score, figure, rank
-from swiftrec.export.evaluate.recommender import Recommender, RequestVectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender, RequestVectors
 from swiftrec.export.evaluate.tasks import SHARED_TASKS, sample_cases
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.quality import FROZEN, FROZEN_POPULAR, RANKER_ALONE, TEACHER, TEXT_ALONE
@@ -44,7 +44,7 @@ class Evaluation:
     adjusted: dict[str, Adjusted] = field(default_factory=dict)
     id_requests: dict[str, dict[str, RequestVectors]] = field(default_factory=dict)
 
-    def add(self, name: str, recommender: Recommender, twin: str = "") -> None:
+    def add(self, name: str, recommender: EvaluatedRecommender, twin: str = "") -> None:
         """Evaluate a recommender.
 
         Args:

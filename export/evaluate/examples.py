@@ -15,7 +15,7 @@ import numpy as np
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate.metrics import best
-from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.server.domain import Request, TextEvent
 
 _HISTORIES, _EVENTS = 2, 5
@@ -57,7 +57,7 @@ def _describe(item: Item) -> str:
     return " ".join(words[:_DESCRIPTION_WORDS])
 
 
-def best_titles(recommender: Recommender, request: ExampleRequest, titles: Sequence[str]) -> list[str]:
+def best_titles(recommender: EvaluatedRecommender, request: ExampleRequest, titles: Sequence[str]) -> list[str]:
     """Titles of a recommender's best ten items, without those of the history.
 
     Args:

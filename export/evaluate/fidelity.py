@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.evaluate.metrics import best, common, figure
-from swiftrec.export.evaluate.recommender import Vectors
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.schema.record import Figure
 

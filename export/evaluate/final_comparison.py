@@ -12,19 +12,19 @@ from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate.metrics import RankedCases, figure, overlap, rank
-from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.schema.final import HeldOut
 
 _SAMPLE = 32  # requests whose results the packaged bundle must repeat
 
 
-def likeness(measured: Recommender, served: Recommender, cases: Cases) -> float:
+def likeness(measured: EvaluatedRecommender, served: EvaluatedRecommender, cases: Cases) -> float:
     """Share of the top ten that both have in common, averaged over cases with histories as ids."""
     return overlap(_ranked(measured, cases), _ranked(served, cases))
 
 
 def require_learned(
-    measured: Recommender, served: Recommender, cases: Cases, is_known: NDArray[np.bool_], seed: int
+    measured: EvaluatedRecommender, served: EvaluatedRecommender, cases: Cases, is_known: NDArray[np.bool_], seed: int
 ) -> HeldOut:
     """Compare both rankers, without the other parts, on events that only the served one was trained on.
 
@@ -57,7 +57,7 @@ def require_learned(
 
 
 def expected_answers(
-    served: Recommender, histories: Cases, texts: Sequence[str], items: Sequence[Item]
+    served: EvaluatedRecommender, histories: Cases, texts: Sequence[str], items: Sequence[Item]
 ) -> list[dict[str, list[str]]]:
     """The results that the packaged bundle must return for the first histories, given as texts.
 
@@ -76,7 +76,7 @@ def expected_answers(
     ]
 
 
-def _ranked(recommender: Recommender, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> RankedCases:
+def _ranked(recommender: EvaluatedRecommender, cases: Cases, is_ranked: NDArray[np.bool_] | None = None) -> RankedCases:
     """Results for histories as ids, among all items or those of `is_ranked` [items]."""
     score = recommender.scores({"ids": recommender.of_histories(cases.histories)})["ids"]
     shown = np.ones(len(recommender.items), dtype=bool) if is_ranked is None else is_ranked

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Floats, Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.errors import ExportError
 from swiftrec.export.schema.record import Figure
 
-Scores = NDArray[np.float32]
-Values = NDArray[np.float64]
 Score = Callable[[slice], Scores]
 
 TOP = 10
@@ -39,33 +38,33 @@ class RankedCases:
         return [row[row != NO_ITEM] for row in self.top]
 
     @property
-    def ndcg(self) -> Values:
+    def ndcg(self) -> Floats:
         """NDCG@10 of each case."""
         return np.where(self.ranks < TOP, 1 / np.log2(self.ranks + 2.0), 0.0)
 
     @property
-    def recall(self) -> Values:
+    def recall(self) -> Floats:
         """1 if the target is among the first ten."""
         return (self.ranks < TOP).astype(np.float64)
 
     @property
-    def first(self) -> Values:
+    def first(self) -> Floats:
         """1 if the target is the first item."""
         return (self.ranks < 1).astype(np.float64)
 
-    def violating(self, excluded: Sequence[NDArray[np.int64]]) -> Values:
+    def violating(self, excluded: Sequence[NDArray[np.int64]]) -> Floats:
         """Share of each case's list that the request excludes; 0 for a list without items."""
         pairs = zip(self.lists, excluded, strict=True)
         shares = [float(np.isin(row, items).mean()) if len(row) else 0.0 for row, items in pairs]
         return np.array(shares, dtype=np.float64)
 
     @property
-    def reciprocal(self) -> Values:
+    def reciprocal(self) -> Floats:
         """1 / rank of each case; its mean is the MRR."""
         return 1 / (self.ranks + 1.0)
 
 
-def figure(values: Sequence[float] | Values, seed: int) -> Figure:
+def figure(values: Sequence[float] | Floats, seed: int) -> Figure:
     """Mean with its percentile bootstrap interval (Efron, 1979; 1,000 resamples)."""
     array = np.asarray(values, dtype=np.float64)
     means = array[_resamples(len(array), seed)].mean(1)
@@ -73,7 +72,7 @@ def figure(values: Sequence[float] | Values, seed: int) -> Figure:
     return Figure(float(array.mean()), float(low), float(high))
 
 
-def share(part: Values, whole: Values, seed: int) -> Figure | None:
+def share(part: Floats, whole: Floats, seed: int) -> Figure | None:
     """Mean of `part` over mean of `whole`, with an interval over the same cases drawn for both.
 
     None if `whole` is 0 everywhere.

@@ -14,13 +14,13 @@ from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Histories, Positions
 from swiftrec.export.data.attributes import TAGS, AttributeIndex
 from swiftrec.export.data.corruption import mistyped
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.keywords import Keywords, words_of
-from swiftrec.export.data.split import Cases, Histories
+from swiftrec.export.data.split import Cases
 from swiftrec.export.data.templates import EVALUATION, spoken_title
 
 MAX_CASES = 500  # cases of each of these tasks
@@ -28,8 +28,6 @@ _MAX_READ = 10_000  # items that are searched for tags
 _MAX_TAG_WORDS = 2
 _RAREST_WORDS = 8  # of an item's text that a query may contain
 _NOT_A_WORD = re.compile(r"[\W_]+")
-
-Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class QueryTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class QuerySource:
     """What the tasks are made from.
 
     Args:
@@ -90,7 +88,7 @@ class Source:
         return [value for value in dict.fromkeys(values) if value in self.carriers]
 
 
-def query(source: Source) -> QueryTask | str:
+def query(source: QuerySource) -> QueryTask | str:
     """The attributes of the target, as typed by a user who does not know its name: "thriller crime 1990s film"."""
     rng, kept, texts = source.random(), [], []
     for n, target in enumerate(source.warm.targets.tolist()):
@@ -103,7 +101,7 @@ def query(source: Source) -> QueryTask | str:
     return QueryTask(texts, source.warm.take(np.array(kept)).without_histories)
 
 
-def title(source: Source) -> QueryTask | str:
+def title(source: QuerySource) -> QueryTask | str:
     """The exact title of an item; an item with the same title counts as the target, too."""
     rows = source.drawn(len(source.titles))
     same = _same(source.titles, rows, normalised)
@@ -112,7 +110,7 @@ def title(source: Source) -> QueryTask | str:
     return QueryTask([source.titles[n] for n in rows], cases)
 
 
-def typos(source: Source) -> QueryTask | str:
+def typos(source: QuerySource) -> QueryTask | str:
     """The same titles with one or two typing errors."""
     exact, rng = title(source), source.random()
     if isinstance(exact, str):
@@ -124,7 +122,7 @@ def typos(source: Source) -> QueryTask | str:
     return QueryTask(noisy, exact.cases).take(changed)
 
 
-def tags(source: Source) -> QueryTask | str:
+def tags(source: QuerySource) -> QueryTask | str:
     """A tag or words of an item that are not in its title, its attributes or the queries that training reads.
 
     Every other item with the same tag, or with the same words in its text, counts as the target, too.
@@ -169,7 +167,7 @@ def _equivalents(
     return [np.array(sorted(same - {item}), dtype=np.int64) for same, item in zip(fitting, targets, strict=True)]
 
 
-def _tagged(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
+def _tagged(source: QuerySource, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
     """A tag of each item that has one which is not in its text."""
     for n in order:
         item = source.items[n]
@@ -179,7 +177,7 @@ def _tagged(source: Source, order: list[int], rng: random.Random) -> Iterator[tu
             yield [rng.choice(own)], n
 
 
-def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
+def _worded(source: QuerySource, order: list[int], rng: random.Random) -> Iterator[tuple[list[str], int]]:
     """One or two informative words of each item's text."""
     keywords = Keywords.of(source.items)
     for n in order if keywords.counts else []:
@@ -188,7 +186,7 @@ def _worded(source: Source, order: list[int], rng: random.Random) -> Iterator[tu
             yield rng.sample(words, min(len(words), _MAX_TAG_WORDS)), n
 
 
-def paraphrase(source: Source) -> QueryTask | str:
+def paraphrase(source: QuerySource) -> QueryTask | str:
     """A wording of "something like TITLE"; the target is what the user interacted with after that item."""
     rng, warm = source.random(), source.warm
     rows = [n for n in source.drawn(len(warm.targets)) if warm.histories[n][-1] != warm.targets[n]]
@@ -202,7 +200,7 @@ def paraphrase(source: Source) -> QueryTask | str:
     return QueryTask(texts, warm.take(np.array(rows)).without_histories)
 
 
-def conditions(source: Source) -> QueryTask | str:
+def conditions(source: QuerySource) -> QueryTask | str:
     """Two or three attribute values of the target at once."""
     rng, kept, texts = source.random(), [], []
     for n in source.drawn(len(source.warm.targets)):
@@ -216,7 +214,7 @@ def conditions(source: Source) -> QueryTask | str:
     return QueryTask(texts, source.warm.take(np.array(kept)).without_histories)
 
 
-def negation(source: Source) -> QueryTask | str:
+def negation(source: QuerySource) -> QueryTask | str:
     """A value that the target has, and not another one that often occurs with it."""
     rng, kept, texts, excluded = source.random(), [], [], []
     carriers: dict[str, Positions] = {}  # shared by the cases that exclude the same value
@@ -253,7 +251,7 @@ class _Partners:
         return self._known[value]
 
 
-def _worded_values(source: Source, templates: Sequence[str], values: Sequence[str], rng: random.Random) -> str:
+def _worded_values(source: QuerySource, templates: Sequence[str], values: Sequence[str], rng: random.Random) -> str:
     named = dict(zip("abc", values, strict=False))
     return rng.choice(templates).format(**named, noun=rng.choice(source.nouns))
 
@@ -272,7 +270,7 @@ def _same(titles: Sequence[str], rows: Sequence[int], key: Callable[[str], str])
     return [np.array([m for m in by_key[key(titles[n])] if m != n], dtype=np.int64) for n in rows]
 
 
-MAKERS: Mapping[str, Callable[[Source], QueryTask | str]] = MappingProxyType(
+MAKERS: Mapping[str, Callable[[QuerySource], QueryTask | str]] = MappingProxyType(
     {
         "query": query,
         "title": title,

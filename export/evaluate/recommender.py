@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.data.split import Cases, Histories
-from swiftrec.export.evaluate.metrics import RankedCases, Score, Scores, rank
+from swiftrec.export.arrays import Histories, Scores, Vector, Vectors
+from swiftrec.export.data.split import Cases
+from swiftrec.export.evaluate.metrics import RankedCases, Score, rank
 from swiftrec.export.evaluate.query_tasks import QueryTask
 from swiftrec.export.evaluate.tasks import Tasks
 from swiftrec.server.catalogue.blend import (
@@ -27,8 +28,6 @@ from swiftrec.server.catalogue.history import History, Names, Resolver
 from swiftrec.server.catalogue.sparse import NO_BOOSTS, AnyBoosts
 from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 
-Vectors = NDArray[np.float32]
-Vector = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]
 Rank = Callable[[list[UserSequence]], Vectors]
 
@@ -85,7 +84,7 @@ class CachedNames:
 
 
 @dataclass(slots=True)
-class Request:
+class EncodedRequest:
     """One request as the pipeline sees it once every text is encoded.
 
     `items` are the positions of the events that are items, `sentences` the sentence vectors of all events and of the
@@ -115,7 +114,7 @@ class RequestVectors:
 
 
 @dataclass(frozen=True, slots=True)
-class Recommender:
+class EvaluatedRecommender:
     """A recommender.
 
     Args:
@@ -185,7 +184,7 @@ class Recommender:
         """Requests without a history; each different text is encoded once and ranked once."""
         row_of = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         distinct = self._vectors(
-            self._with_query(Request(), text, v) for text, v in zip(row_of, self.encode([*row_of]), strict=True)
+            self._with_query(EncodedRequest(), text, v) for text, v in zip(row_of, self.encode([*row_of]), strict=True)
         )
         rows = [row_of[text] for text in texts]
         return RequestVectors(distinct.vectors[rows], [distinct.boosts[row] for row in rows])
@@ -207,21 +206,21 @@ class Recommender:
     def _encoding(self, texts: Sequence[str]) -> Callable[[NDArray[np.int64]], Vectors]:
         return lambda positions: self.encode([texts[n] for n in positions])
 
-    def _of_history(self, history: NDArray[np.int64]) -> Request:
-        request = Request()
+    def _of_history(self, history: NDArray[np.int64]) -> EncodedRequest:
+        request = EncodedRequest()
         for item in self._last(history).tolist():
             self._add_item(request, item)
         return request
 
     def _of_texts(
         self, histories: Histories, texts: Sequence[str], vectors_of: Callable[[NDArray[np.int64]], Vectors]
-    ) -> tuple[list[Request], Histories]:
+    ) -> tuple[list[EncodedRequest], Histories]:
         """Histories as texts, and the items that the server leaves out of each; each needed text is encoded once."""
         needed = np.unique(np.concatenate([self._last(history) for history in histories]))
         vectors = dict(zip(needed.tolist(), vectors_of(needed), strict=True))
         if self.retrieval is None:
             return [self._of_plain(history, vectors) for history in histories], histories
-        names, requests, seen = CachedNames(self.retrieval.names), list[Request](), list[NDArray[np.int64]]()
+        names, requests, seen = CachedNames(self.retrieval.names), list[EncodedRequest](), list[NDArray[np.int64]]()
         for history in histories:
             known = History(names, self.max_history)
             for position, n in enumerate(history.tolist()):
@@ -230,16 +229,16 @@ class Recommender:
             seen.append(np.array(known.items, dtype=np.int64))
         return requests, seen
 
-    def _of_plain(self, history: NDArray[np.int64], vectors: Mapping[int, Vector]) -> Request:
+    def _of_plain(self, history: NDArray[np.int64], vectors: Mapping[int, Vector]) -> EncodedRequest:
         """A history of a recommender that cannot tell that a text is an item."""
-        request = Request()
+        request = EncodedRequest()
         for n in self._last(history).tolist():
             self._add(request, EventKind.TEXT, vectors[n])
         return request
 
-    def _of_events(self, history: History, vectors: Sequence[Vector]) -> Request:
+    def _of_events(self, history: History, vectors: Sequence[Vector]) -> EncodedRequest:
         """A history of texts as the server reads it; `vectors` are of the events that are read."""
-        request = Request()
+        request = EncodedRequest()
         for event, vector in zip(history.read, vectors, strict=True):
             item = history.recognise(event, sentence_half(vector, self.dimensions))
             if item is None:
@@ -248,7 +247,7 @@ class Recommender:
                 self._add_item(request, item)
         return request
 
-    def _add_item(self, request: Request, item: int) -> None:
+    def _add_item(self, request: EncodedRequest, item: int) -> None:
         """Add an item to the request's events."""
         request.vectors.append(self.items[item])
         request.kinds.append(EventKind.ITEM)
@@ -256,13 +255,13 @@ class Recommender:
         if self.retrieval is not None:
             request.sentences.append(self.retrieval.sentences[item])
 
-    def _add(self, request: Request, kind: EventKind, vector: Vector) -> None:
+    def _add(self, request: EncodedRequest, kind: EventKind, vector: Vector) -> None:
         """Add a text."""
         request.vectors.append(ranker_half(vector, self.dimensions))
         request.kinds.append(kind)
         request.sentences.append(sentence_half(vector, self.dimensions))
 
-    def _with_query(self, request: Request, query: str, vector: Vector) -> Request:
+    def _with_query(self, request: EncodedRequest, query: str, vector: Vector) -> EncodedRequest:
         self._add(request, EventKind.QUERY, vector)
         request.query = query
         return request
@@ -270,7 +269,7 @@ class Recommender:
     def _last(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
         return history[-self.max_history :]
 
-    def _vectors(self, requests: Iterable[Request]) -> RequestVectors:
+    def _vectors(self, requests: Iterable[EncodedRequest]) -> RequestVectors:
         """The vectors of the requests, in their order."""
         listed = list(requests)
         users = self._users([UserSequence(request.vectors, request.kinds) for request in listed])

@@ -28,7 +28,7 @@ from swiftrec.export.data.corruption import corrupt
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.data.text_variants import Texts, TextVariant
-from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_CASES, QueryTask, Source
+from swiftrec.export.evaluate.query_tasks import MAKERS, MAX_CASES, QuerySource, QueryTask
 
 TASKS = tuple(dict.fromkeys(("ids", "text", "query", "noisy", "cold", *MAKERS)))
 SHARED_TASKS = ("ids", "cold")  # need item vectors and the ranker only, so every variant has the same results
@@ -88,7 +88,7 @@ def make_tasks(dataset: Dataset, texts: Texts, split: Split, seed: int) -> Tasks
     )
     noisy = [corrupt(title, rng) for title in titles]
     size = min(MAX_CASES, max_cases(len(items)))
-    source = Source(items, titles, dataset.nouns, index_attributes(items), warm, size, seed + _NOISE_SEED)
+    source = QuerySource(items, titles, dataset.nouns, index_attributes(items), warm, size, seed + _NOISE_SEED)
     made = {task: make(source) for task, make in MAKERS.items()}
     absent = {task: why for task, why in made.items() if isinstance(why, str)}
     queries = {task: query for task, query in made.items() if isinstance(query, QueryTask)}

@@ -52,7 +52,7 @@ class Block(nn.Module):
         return y
 
 
-class Entry(nn.Module):
+class EventEmbedding(nn.Module):
     """First layer of every ranker: adds the embedding of each event's kind to its vector, and normalises the sum."""
 
     def __init__(self, dimensions: int, dropout: float) -> None:
@@ -81,7 +81,7 @@ class Ranker(nn.Module):
 
     def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:
         super().__init__()
-        self.entry = Entry(dimensions, dropout)
+        self.entry = EventEmbedding(dimensions, dropout)
         self.distance = nn.Parameter(torch.zeros(_HEADS, max_length))
         self.norm_out = nn.LayerNorm(dimensions)
         self.blocks = nn.ModuleList(Block(dimensions, _HEADS, dropout) for _ in range(_LAYERS))
@@ -139,7 +139,7 @@ class LastUser(nn.Module):
         return user
 
 
-class Served(LastUser):
+class FastLastUser(LastUser):
     """The same, by `Ranker.last` if the ranker has it, which needs less work: this is traced into the graph."""
 
     def forward(self, vectors: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:

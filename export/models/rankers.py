@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swiftrec.export.models.ranker import Entry, Ranker
+from swiftrec.export.models.ranker import EventEmbedding, Ranker
 from swiftrec.server.models.networks import EventKind
 
 
@@ -18,7 +18,7 @@ class GruRanker(nn.Module):
     def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:  # noqa: ARG002 (any length)
         super().__init__()
         width = 2 * dimensions
-        self.entry = Entry(dimensions, dropout)
+        self.entry = EventEmbedding(dimensions, dropout)
         self.gru = nn.GRU(dimensions, width, batch_first=True)
         self.norm_out = nn.LayerNorm(width)
         self.out = nn.Linear(width, dimensions)
@@ -42,7 +42,7 @@ class MlpRanker(nn.Module):
 
     def __init__(self, dimensions: int, max_length: int, *, dropout: float = 0.2) -> None:
         super().__init__()
-        self.entry = Entry(dimensions, dropout)
+        self.entry = EventEmbedding(dimensions, dropout)
         self.distance = nn.Parameter(-0.2 * torch.arange(max_length).float())
         self.up, self.out = nn.Linear(2 * dimensions, 4 * dimensions), nn.Linear(4 * dimensions, dimensions)
         self.drop = nn.Dropout(dropout)

@@ -53,7 +53,7 @@ class StudentShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class StudentRecord:
     """student.json: the student's shape, the teacher's layers that it started with, and its loss by epoch.
 
     `dimensions` and `sentence_dimensions` are the lengths of the two halves of its vectors.
@@ -102,7 +102,7 @@ def drop_layers(deeper: TextEncoder, keep: list[int]) -> TextEncoder:
     return student.eval()  # no dropout: the targets are fixed
 
 
-def save_student(student: TextEncoder | StaticEncoder, record: Record, folder: Path) -> None:
+def save_student(student: TextEncoder | StaticEncoder, record: StudentRecord, folder: Path) -> None:
     """Write student.safetensors, student.json and, of a BERT, its config.json."""
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in student.state_dict().items()}, folder / _WEIGHTS)
@@ -113,7 +113,7 @@ def save_student(student: TextEncoder | StaticEncoder, record: Record, folder: P
 
 def load_student(folder: Path) -> TextEncoder | StaticEncoder:
     """Read the files of `save_student`."""
-    record, weights = Record(**json.loads((folder / _RECORD).read_text())), load_file(folder / _WEIGHTS)
+    record, weights = StudentRecord(**json.loads((folder / _RECORD).read_text())), load_file(folder / _WEIGHTS)
     student: TextEncoder | StaticEncoder
     if record.kind == STATIC:
         pieces = len(weights["table.weight"]) - record.pairs

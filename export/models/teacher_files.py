@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.text_variants import TextRows, TextVariant
-
-Vectors = NDArray[np.float32]
 
 ITEM_VECTORS = "item_vectors.npy"
 _POOLED, _UNTUNED = "pooled.npy", "untuned.npy"

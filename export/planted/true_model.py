@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Histories
 from swiftrec.export.data.dataset import Dataset, Item
 from swiftrec.export.planted.topics import ADJECTIVES, KINDS, TOPICS
 
 Chances = NDArray[np.float64]
-Histories = list[NDArray[np.int64]]
 
 _FOLLOWERS = (0.6, 0.3, 0.1)  # chances of the items that follow one
 _TAIL = 0.8  # popularity is rank ** -0.8

@@ -31,7 +31,7 @@ _SPEEDUP, _STATIC_SPEEDUP, _INVARIANCE = 8.0, 100.0, 1e-4
 _MIN_SEEDS = 3
 
 
-class TargetsSettings(ExportSettings):
+class PromiseSettings(ExportSettings):
     """Compare each promised figure of a bundle with what was measured; exit code 1 if a promise is not kept.
 
     The bundle is named by --name, or by the flags that it was exported with; the other flags of the export are accepted
@@ -43,7 +43,7 @@ class TargetsSettings(ExportSettings):
     stage: CliSuppress[None] = None
 
 
-show_in_help(TargetsSettings, {*BUNDLE_FLAGS, "checkpoint"})
+show_in_help(PromiseSettings, {*BUNDLE_FLAGS, "checkpoint"})
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ExportError: there is no bundle.
     """
-    settings = read_settings(TargetsSettings, argv)
+    settings = read_settings(PromiseSettings, argv)
     quality = load_quality(settings.bundle)
     judged = [*all_promises(quality, settings, catalogue_size(settings)), by_time(settings)]
     met = sum(promise.is_met for promise in judged)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from swiftrec.export.report.rows import Row, rows
+from swiftrec.export.report.rows import RecommenderRow, rows
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.quality import Quality
 from swiftrec.export.schema.record import Figure
@@ -27,7 +27,7 @@ def as_json(quality: Quality) -> dict[str, Any]:
     why the data set cannot have it. `final`: how the served model was trained after the measured one. `examples`:
     requests, and the items of the bundle and of the untrained encoder.
     """
-    by_kind: dict[str, list[Row]] = {"baseline": [], "teacher": [], "variant": []}
+    by_kind: dict[str, list[RecommenderRow]] = {"baseline": [], "teacher": [], "variant": []}
     for row in rows(quality):
         by_kind[row.kind].append(row)
     (teacher,), baselines = by_kind["teacher"], by_kind["baseline"]
@@ -52,14 +52,14 @@ def as_json(quality: Quality) -> dict[str, Any]:
     }
 
 
-def _teacher(row: Row, quality: Quality) -> dict[str, Any]:
+def _teacher(row: RecommenderRow, quality: Quality) -> dict[str, Any]:
     record = quality.teacher.model_dump()
     kept = ("gates", "unmeasured", "why_unmeasured", "exception", "texts_per_s_core")
     shape = {"layers": row.layers, "hidden": row.hidden, "mb": row.megabytes}
     return {**shape, "tasks": _figures(row.tasks), "shares": _shares(row), **{name: record[name] for name in kept}}
 
 
-def _variant(row: Row, variant: Variant) -> dict[str, Any]:
+def _variant(row: RecommenderRow, variant: Variant) -> dict[str, Any]:
     retained = {task: kept for task, kept in variant.retained.items() if task != "cold"}
     cold = row.tasks.get("cold")
     own = ("name", "device", "precision", "layers", "hidden", "texts_per_s_core", "ms_batch1", "batch_invariance")
@@ -97,7 +97,7 @@ def _interval(figure: Figure | None) -> list[float] | None:
     return [figure.low, figure.high] if figure else None
 
 
-def _shares(row: Row) -> dict[str, dict[str, dict[str, float]]]:
+def _shares(row: RecommenderRow) -> dict[str, dict[str, dict[str, float]]]:
     return {task: _figures(names) for task, names in row.shares.items()}
 
 

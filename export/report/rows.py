@@ -8,13 +8,13 @@ from typing import Literal
 
 from swiftrec.export.evaluate.tasks import TASKS
 from swiftrec.export.schema.comparison import ColdPair
-from swiftrec.export.schema.quality import TEACHER, Group, Lists, Quality
+from swiftrec.export.schema.quality import TEACHER, Lists, Quality, UserGroup
 from swiftrec.export.schema.record import Figure
 from swiftrec.export.schema.variant import Variant
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RecommenderRow:
     """A baseline, the teacher or a variant.
 
     Args:
@@ -52,7 +52,7 @@ class Row:
     shares: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     lists: Lists | None = None
     cold_pair: ColdPair | None = None
-    groups: Mapping[str, list[Group]] = field(default_factory=dict)
+    groups: Mapping[str, list[UserGroup]] = field(default_factory=dict)
     variant: Variant | None = None
 
     @property
@@ -63,12 +63,12 @@ class Row:
         return "not shipped" if self.variant and not self.variant.shipped else ""
 
 
-def rows(quality: Quality) -> list[Row]:
+def rows(quality: Quality) -> list[RecommenderRow]:
     """The baselines, the teacher, then every variant; without interactions there are no baselines."""
     variants = {variant.name for variant in quality.variants}
     baselines = [name for name in quality.tasks if name not in variants and name != TEACHER]
     shapes = [
-        *(Row(name, "baseline") for name in baselines),
+        *(RecommenderRow(name, "baseline") for name in baselines),
         _teacher(quality),
         *(_variant(quality, variant) for variant in quality.variants),
     ]
@@ -80,7 +80,7 @@ def comparison_rows(
     tasks: Mapping[str, Mapping[str, Figure]],
     shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
     cold_pairs: Mapping[str, ColdPair],
-) -> list[Row]:
+) -> list[RecommenderRow]:
     """The rows of an evaluation of the teacher, which has neither variants nor speeds.
 
     Args:
@@ -88,30 +88,30 @@ def comparison_rows(
         shares: recommender -> task -> name -> share.
         cold_pairs: recommender -> *cold* and *ids* at the common share of new items.
     """
-    shapes = [Row(name, "teacher" if name == TEACHER else "baseline") for name in tasks]
+    shapes = [RecommenderRow(name, "teacher" if name == TEACHER else "baseline") for name in tasks]
     return [_measured(row, tasks, shares, cold_pairs) for row in shapes]
 
 
 def _measured(
-    row: Row,
+    row: RecommenderRow,
     tasks: Mapping[str, Mapping[str, Figure]],
     shares: Mapping[str, Mapping[str, Mapping[str, Figure]]],
     cold_pairs: Mapping[str, ColdPair],
-) -> Row:
+) -> RecommenderRow:
     """The row with the figures of its recommender."""
     name = row.name
     return replace(row, tasks=tasks.get(name, {}), shares=shares.get(name, {}), cold_pair=cold_pairs.get(name))
 
 
-def _groups(quality: Quality, name: str) -> dict[str, list[Group]]:
+def _groups(quality: Quality, name: str) -> dict[str, list[UserGroup]]:
     """Task -> the groups of a recommender, which the record keeps under "recommender (task)"."""
     keys = {task: f"{name} ({task})" for task in TASKS}
     return {task: quality.groups[key] for task, key in keys.items() if quality.groups.get(key)}
 
 
-def _teacher(quality: Quality) -> Row:
+def _teacher(quality: Quality) -> RecommenderRow:
     teacher = quality.teacher
-    return Row(
+    return RecommenderRow(
         TEACHER,
         "teacher",
         layers=teacher.layers,
@@ -123,8 +123,8 @@ def _teacher(quality: Quality) -> Row:
     )
 
 
-def _variant(quality: Quality, variant: Variant) -> Row:
-    return Row(
+def _variant(quality: Quality, variant: Variant) -> RecommenderRow:
+    return RecommenderRow(
         variant.name,
         "variant",
         layers=variant.layers,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from swiftrec.export.evaluate.tasks import SHARES, present
-from swiftrec.export.report.rows import Row, rows
+from swiftrec.export.report.rows import RecommenderRow, rows
 from swiftrec.export.report.sentences import absent_tasks, failure_lines, teacher_lines
 from swiftrec.export.schema.quality import Quality
 from swiftrec.export.schema.record import Figure
@@ -34,7 +34,7 @@ def main_tables(quality: Quality) -> list[Table]:
     ]
 
 
-def quality_table(title: str, rows: Sequence[Row]) -> Table:
+def quality_table(title: str, rows: Sequence[RecommenderRow]) -> Table:
     """NDCG@10 of every recommender on every task; no rows if there are no interactions."""
     measured = [row for row in rows if row.tasks]
     tasks = present({row.name: row.tasks for row in measured})
@@ -42,7 +42,7 @@ def quality_table(title: str, rows: Sequence[Row]) -> Table:
     return Table(f"{title}; ± is half of the 95 % interval", ["", *tasks], cells)
 
 
-def speed_table(title: str, rows: Sequence[Row]) -> Table:
+def speed_table(title: str, rows: Sequence[RecommenderRow]) -> Table:
     """Speed, size and shape of the teacher and of every variant; "-" if a speed was not measured."""
     header = ["", "texts/s", "x teacher", "ms at 1", "MB", "precision", "layers", "width", "device", "Pareto", "state"]
     cells = [
@@ -57,7 +57,7 @@ def speed_table(title: str, rows: Sequence[Row]) -> Table:
     return Table(title, header, cells)
 
 
-def share_table(rows: Sequence[Row]) -> Table:
+def share_table(rows: Sequence[RecommenderRow]) -> Table:
     """How often the target is first or among the ten best, and the share of items that the request excludes."""
     measured = [row for row in rows if row.shares]
     columns = [(task, name) for task, names in SHARES.items() for name in names]
@@ -66,7 +66,7 @@ def share_table(rows: Sequence[Row]) -> Table:
     return Table("Shares; ± is half of the 95 % interval", ["", *(f"{task} {name}" for task, name in columns)], cells)
 
 
-def cold_table(rows: Sequence[Row], share: float) -> Table:
+def cold_table(rows: Sequence[RecommenderRow], share: float) -> Table:
     """*cold* and *ids* of each recommender, unadjusted, and with new items in the same share of the lists."""
     title = f"NDCG@10 on cold and ids, unadjusted, and with new items in {share:.2%} of the lists of ids"
     header = ["", "new items", "cold", "ids", "new items adjusted", "cold adjusted", "ids adjusted"]
@@ -81,7 +81,7 @@ def cold_table(rows: Sequence[Row], share: float) -> Table:
     return Table(title, header, cells)
 
 
-def list_table(rows: Sequence[Row]) -> Table:
+def list_table(rows: Sequence[RecommenderRow]) -> Table:
     """What NDCG does not say about the lists of each recommender."""
     header = ["", "task", "Recall@10", "MRR", "coverage", "Gini", "diversity", "novelty (bits)", "head"]
     cells = []
@@ -94,7 +94,7 @@ def list_table(rows: Sequence[Row]) -> Table:
     return Table("Lists", header, cells)
 
 
-def group_table(rows: Sequence[Row]) -> Table:
+def group_table(rows: Sequence[RecommenderRow]) -> Table:
     """NDCG@10 of each recommender within each group of users."""
     by_column = {
         f"{row.name} ({task})": {(group.attribute, group.group): group for group in groups}

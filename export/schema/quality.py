@@ -33,7 +33,7 @@ class Lists(Record):
     exposure: Exposure
 
 
-class Group(Record):
+class UserGroup(Record):
     """NDCG@10 of the users of one group."""
 
     attribute: str
@@ -109,7 +109,7 @@ class Quality(Record):
     probes: dict[str, Figure]
     lists: dict[str, Lists]
     targets_by_popularity: list[float]
-    groups: dict[str, list[Group]]
+    groups: dict[str, list[UserGroup]]
     other: OtherProtocol
     teacher: TeacherRecord
     variants: list[Variant]

@@ -12,7 +12,7 @@ from swiftrec.export.report.command import load_quality
 from swiftrec.export.report.tables import print_tables
 from swiftrec.export.seeds.records import of_seed
 from swiftrec.export.seeds.settings import SeedsSettings
-from swiftrec.export.seeds.summary import Measured, Summary
+from swiftrec.export.seeds.summary import Measured, SeedsSummary
 from swiftrec.export.seeds.tables import as_json, tables
 from swiftrec.export.stages.runner import run_all
 from swiftrec.export.stages.teacher import teacher_comparison
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         ExportError: a stage of a seed failed; what is finished stays, for all seeds.
     """
     settings = read_settings(SeedsSettings, argv)
-    summary = Summary.of([_measure(settings, number) for number in range(len(settings.seeds))])
+    summary = SeedsSummary.of([_measure(settings, number) for number in range(len(settings.seeds))])
     if settings.as_json:
         export = {"name": settings.name, "preset": settings.preset, "protocol": settings.protocol}
         sys.stdout.write(json.dumps(as_json(summary, export), indent=1) + "\n")

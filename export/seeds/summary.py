@@ -24,7 +24,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class SeedSpread:
     """Mean, lowest and highest of the means over the cases, one for each seed that has them."""
 
     mean: float
@@ -60,11 +60,11 @@ class Paired:
         return sum(means) / len(means)
 
 
-Spreads = dict[str, dict[str, Spread]]
+Spreads = dict[str, dict[str, SeedSpread]]
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class SeedsSummary:
     """Everything that is printed.
 
     `tasks` is NDCG@10 and `cold` NDCG@10 on *cold* and *ids* at the common share of new items, by subject; `shares` has
@@ -99,7 +99,9 @@ def _spreads(by_seed: Sequence[Mapping[str, _Row]]) -> Spreads:
         for subject, row in rows.items():
             for column, figure in row.items():
                 means.setdefault(subject, {}).setdefault(column, []).append(figure.mean)
-    return {subject: {column: Spread.of(values) for column, values in row.items()} for subject, row in means.items()}
+    return {
+        subject: {column: SeedSpread.of(values) for column, values in row.items()} for subject, row in means.items()
+    }
 
 
 def _default_name(quality: Quality) -> str:

@@ -10,7 +10,7 @@ from swiftrec.export.evaluate.tasks import TASKS
 from swiftrec.export.report.tables import Table
 from swiftrec.export.schema.comparison import Comparison
 from swiftrec.export.schema.record import Figure
-from swiftrec.export.seeds.summary import Paired, Spread, Spreads, Summary
+from swiftrec.export.seeds.summary import Paired, SeedSpread, SeedsSummary, Spreads
 
 _SAME = (
     "The seed changes training and what the evaluation draws; each user's last events and the cold items are the same "
@@ -18,7 +18,7 @@ _SAME = (
 )
 
 
-def tables(summary: Summary, title: str) -> list[Table]:
+def tables(summary: SeedsSummary, title: str) -> list[Table]:
     """NDCG@10, shares, new items, shares of the teacher's that students keep, and paired differences, if there are any.
 
     Args:
@@ -51,7 +51,7 @@ def _columns(rows: Spreads) -> list[str]:
     return [task for task in TASKS if task in every] + [column for column in every if column not in TASKS]
 
 
-def _paired(summary: Summary) -> Table:
+def _paired(summary: SeedsSummary) -> Table:
     title = "Differences in NDCG@10 over the same cases, with the 95 % interval of each seed"
     header = ["", "minus", "task", *(f"seed {seed}" for seed in summary.seeds), "mean"]
     cells = []
@@ -69,7 +69,7 @@ def _difference(comparison: Comparison | None, paired: Paired) -> str:
     return f"{difference.mean:+.4f} [{difference.low:+.3f}, {difference.high:+.3f}]{name}"
 
 
-def as_json(summary: Summary, export: Mapping[str, object]) -> dict[str, Any]:
+def as_json(summary: SeedsSummary, export: Mapping[str, object]) -> dict[str, Any]:
     """The same under the names of the fields; `export` says which export was measured.
 
     `tasks`, `shares`, `cold` and `retained`: subject -> column -> mean, low and high over the seeds. `paired`: the
@@ -85,7 +85,7 @@ def as_json(summary: Summary, export: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def _rows(rows: Mapping[str, Mapping[str, Spread]]) -> dict[str, dict[str, dict[str, float]]]:
+def _rows(rows: Mapping[str, Mapping[str, SeedSpread]]) -> dict[str, dict[str, dict[str, float]]]:
     return {subject: {column: asdict(spread) for column, spread in row.items()} for subject, row in rows.items()}
 
 

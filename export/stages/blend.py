@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_boost import boost_cold_items
 from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
 from swiftrec.export.blend.memory import fit_memory
 from swiftrec.export.blend.names import same_item_threshold
 from swiftrec.export.blend.queries import QueryWriter
-from swiftrec.export.blend.requests import GROUPS, Group, Request, requests_of
-from swiftrec.export.blend.signals import Items, SignalBuilder
+from swiftrec.export.blend.requests import GROUPS, BlendRequest, RequestGroup, requests_of
+from swiftrec.export.blend.signals import BlendItems, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import interaction_counts, popularity
@@ -38,8 +38,6 @@ from swiftrec.server.catalogue.sparse import Memory
 from swiftrec.server.catalogue.words import Words
 from swiftrec.server.models.networks import EventKind, UserSequence, ranker_half, sentence_half
 from swiftrec.server.parts import PARTS
-
-Vectors = NDArray[np.float32]
 
 _BATCH = 32
 
@@ -68,7 +66,7 @@ def run(job: Job, output: Path) -> None:
 
 def _fit(job: Job, source: _Source) -> list[GroupRecord]:
     """Weights of every kind of request."""
-    choices: dict[Group, list[Choices]] = {}
+    choices: dict[RequestGroup, list[Choices]] = {}
     with job.progress("weigh the parts", len(GROUPS)) as step:
         for group in GROUPS:
             if group_choices := source.choices(group):
@@ -78,9 +76,9 @@ def _fit(job: Job, source: _Source) -> list[GroupRecord]:
     return [_record(group, group_choices, weights[group]) for group, group_choices in choices.items()]
 
 
-def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]:
+def _weights(choices: Mapping[RequestGroup, Sequence[Choices]]) -> dict[RequestGroup, Weights]:
     """Of all groups with the same kind of query first, then of each group near those."""
-    weights: dict[Group, Weights] = {}
+    weights: dict[RequestGroup, Weights] = {}
     for query in QUERIES:
         groups = [group for group in choices if group.query == query]
         together = fit_weights([each for group in groups for each in choices[group]])
@@ -88,7 +86,7 @@ def _weights(choices: Mapping[Group, Sequence[Choices]]) -> dict[Group, Weights]
     return weights
 
 
-def _record(group: Group, choices: Sequence[Choices], fitted: Weights) -> GroupRecord:
+def _record(group: RequestGroup, choices: Sequence[Choices], fitted: Weights) -> GroupRecord:
     boosted = boost_cold_items(choices, fitted)
     return GroupRecord(
         query=group.query,
@@ -120,7 +118,7 @@ class _Source:
     queries: list[str]
     encode: Encode
     rank: Rank
-    items: Items
+    items: BlendItems
     signals: SignalBuilder
     kind_of: Callable[[str], Query]
     seed: int
@@ -133,7 +131,7 @@ class _Source:
         vectors = load_item_vectors(folder)
         cold = ColdVectors.load(folder) or ColdVectors(vectors, np.full(size, FOLDS))  # a fold that is never held out
         counts = interaction_counts(split.train, size).astype(np.float64)
-        items = Items(vectors, cold.vectors, cold.folds, sentences[texts.rows.of(TextVariant.FULL)], counts)
+        items = BlendItems(vectors, cold.vectors, cold.folds, sentences[texts.rows.of(TextVariant.FULL)], counts)
         scoring = Scoring(Blend([]), fit_memory(split.train, size, split.order), words, size)
         untuned = PooledTexts(job.folder("data") / "checkpoint", plan.max_tokens)
         tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
@@ -151,7 +149,7 @@ class _Source:
             plan.max_history,
         )
 
-    def choices(self, group: Group) -> list[Choices]:
+    def choices(self, group: RequestGroup) -> list[Choices]:
         """The choices of a group's requests."""
         requests = list(requests_of(group, self.cases, self.queries, self.kind_of, self.seed))
         if not requests:
@@ -161,7 +159,7 @@ class _Source:
         users = self._users(requests, vectors)
         return self.signals.choices(requests, users, lambda request: self._known(request, vectors))
 
-    def _users(self, requests: Sequence[Request], vectors: Mapping[str, Vectors]) -> Vectors:
+    def _users(self, requests: Sequence[BlendRequest], vectors: Mapping[str, Vectors]) -> Vectors:
         """The ranker's user vectors, [requests, d]."""
         users = np.empty((len(requests), self.items.vectors.shape[1]), np.float32)
         for start in range(0, len(requests), _BATCH):
@@ -169,7 +167,7 @@ class _Source:
             users[start : start + _BATCH] = self.rank([self._sequence(request, vectors) for request in batch])
         return users
 
-    def _sequence(self, request: Request, vectors: Mapping[str, Vectors]) -> UserSequence:
+    def _sequence(self, request: BlendRequest, vectors: Mapping[str, Vectors]) -> UserSequence:
         history = request.history[-self.max_history :]
         events, kinds = list(self.items.vectors[history]), [EventKind.ITEM] * len(history)
         if request.query:
@@ -177,7 +175,7 @@ class _Source:
             events, kinds = [*events, query], [*kinds, EventKind.QUERY]
         return UserSequence(events, kinds)
 
-    def _known(self, request: Request, vectors: Mapping[str, Vectors]) -> Known:
+    def _known(self, request: BlendRequest, vectors: Mapping[str, Vectors]) -> Known:
         history = request.history[-self.max_history :]
         return Known(
             events=len(history),

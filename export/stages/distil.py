@@ -24,7 +24,7 @@ from swiftrec.export.models.static import StaticEncoder, fit_pieces, piece_batch
 from swiftrec.export.models.students import (
     STATIC,
     STUDENTS,
-    Record,
+    StudentRecord,
     StudentShape,
     drop_layers,
     load_student,
@@ -128,13 +128,13 @@ def _cut_vocabulary(
 
 def _students(
     job: Job, shapes: list[StudentShape], teacher: TextEncoder, data: DistillationData
-) -> Iterator[tuple[StudentShape, TextEncoder | StaticEncoder, Record, Course]]:
+) -> Iterator[tuple[StudentShape, TextEncoder | StaticEncoder, StudentRecord, Course]]:
     """Each student before its training: it starts with weights of the deeper one before it, which has been trained."""
     plan, sizes = job.settings.plan, (teacher.dimensions, teacher.sentence_dimensions)
     deeper, kept = teacher, list(range(teacher.backbone.config.num_hidden_layers))
     for shape in shapes:
         if shape.layers == 0:
-            record = Record(shape.name, STATIC, [], sum(sizes), *sizes, _PAIRS)
+            record = StudentRecord(shape.name, STATIC, [], sum(sizes), *sizes, _PAIRS)
             yield shape, _static(job, teacher, data), record, Course(plan.static_epochs, 256, 5e-3, 5e-3)
             continue
         keep = spread(len(kept), shape.layers)
@@ -144,7 +144,7 @@ def _students(
             student = prune_width(student, shape.width, [*rows])
         else:
             deeper, kept = student, layers
-        record = Record(shape.name, "bert", layers, student.backbone.config.hidden_size, *sizes)
+        record = StudentRecord(shape.name, "bert", layers, student.backbone.config.hidden_size, *sizes)
         yield shape, student, record, Course(plan.distil_epochs, 64, 5e-4, 2e-3)
 
 

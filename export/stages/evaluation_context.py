@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
 from swiftrec.export.data.repeats import counted
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.evaluate.backends import PooledTexts, plain_encode, teacher_encode, torch_rank
 from swiftrec.export.evaluate.context import EvaluationContext
-from swiftrec.export.evaluate.recommender import Recommender, Vectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.retrieval import load_retrieval
 from swiftrec.export.evaluate.tasks import make_tasks
 from swiftrec.export.job import Job
@@ -53,7 +54,7 @@ def load_context(job: Job) -> EvaluationContext:
     )
 
 
-def load_frozen(job: Job, items: int) -> Recommender | None:
+def load_frozen(job: Job, items: int) -> EvaluatedRecommender | None:
     """The checkpoint before any training, as a recommender; None if `frozen_fault` says why."""
     return None if frozen_fault(job, items) else _frozen(job, _untouched_texts(job))
 
@@ -81,7 +82,7 @@ def _untouched_texts(job: Job) -> PooledTexts:
     return PooledTexts(job.folder("data") / "checkpoint", job.settings.plan.max_tokens)
 
 
-def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.int64]) -> Recommender:
+def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.int64]) -> EvaluatedRecommender:
     """The teacher in PyTorch; `untouched` is the checkpoint before fine-tuning, `counts` are items' known events."""
     folder, size, plan = job.folder("finetune"), texts.rows.items, job.settings.plan
     blend, full = job.folder("blend"), texts.rows.of(TextVariant.FULL)
@@ -96,7 +97,7 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
         return np.concatenate([vectors, sentences[rows]], axis=1)
 
     tuned = PooledTexts(teacher_checkpoint(job), plan.max_tokens)
-    return Recommender(
+    return EvaluatedRecommender(
         teacher_encode(tuned, teacher, untouched, sentence_map),
         torch_rank(teacher),
         load_item_vectors(folder),
@@ -106,14 +107,14 @@ def _teacher(job: Job, texts: Texts, untouched: PooledTexts, counts: NDArray[np.
     )
 
 
-def _frozen(job: Job, untouched: PooledTexts) -> Recommender:
+def _frozen(job: Job, untouched: PooledTexts) -> EvaluatedRecommender:
     """The checkpoint before training: cosine of an item's text and the mean of the events' texts, or the query's.
 
     Stage `finetune` has encoded the items' texts with it, so that only requests are encoded here.
     """
     folder = job.folder("finetune")
     items = load_untuned(folder, len(load_item_vectors(folder))).numpy()
-    return Recommender(plain_encode(untouched), _mean_of_events, _unit(items), _WHOLE_HISTORY)
+    return EvaluatedRecommender(plain_encode(untouched), _mean_of_events, _unit(items), _WHOLE_HISTORY)
 
 
 def _mean_of_events(users: list[UserSequence]) -> Vectors:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.cold_memory import fit_full_memory
 from swiftrec.export.data.dataset import Dataset
 from swiftrec.export.data.popularity import popularity
@@ -24,7 +25,7 @@ from swiftrec.export.data.split import Cases, Split, everything, trainable
 from swiftrec.export.data.text_variants import TextRows, Texts, TextVariant
 from swiftrec.export.evaluate.backends import served_encode, served_rank
 from swiftrec.export.evaluate.final_comparison import expected_answers, likeness, require_learned
-from swiftrec.export.evaluate.recommender import Encode, Recommender, Vectors
+from swiftrec.export.evaluate.recommender import Encode, EvaluatedRecommender
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.evaluate.retrieval import load_retrieval
 from swiftrec.export.evaluate.tasks import sample_cases
@@ -163,7 +164,7 @@ def _copy_measured(job: Job, source: _Source, output: Path) -> tuple[Vectors, Fi
     return load_item_vectors(job.folder("finetune")), record
 
 
-def _recommender(job: Job, source: _Source, model: _Model) -> Recommender:
+def _recommender(job: Job, source: _Source, model: _Model) -> EvaluatedRecommender:
     """A model as the server runs it, with the default variant."""
     vectors: Vectors = np.load(model.vectors, mmap_mode="r", allow_pickle=False)
     items, blend = len(vectors), job.folder("blend")
@@ -171,10 +172,10 @@ def _recommender(job: Job, source: _Source, model: _Model) -> Recommender:
     titles = Texts.load(job.folder("data")).variants[TextVariant.TITLE]
     retrieval = load_retrieval(blend, Memory.load(model.memory, items), titles, sentences, model.popularity)
     rank = served_rank(model.ranker, vectors.shape[1])
-    return Recommender(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
+    return EvaluatedRecommender(source.encode, rank, vectors, job.settings.plan.max_history, retrieval=retrieval)
 
 
-def _compare(job: Job, source: _Source, served: Recommender, record: FinalRecord) -> FinalRecord:
+def _compare(job: Job, source: _Source, served: EvaluatedRecommender, record: FinalRecord) -> FinalRecord:
     """The record with a comparison of the served and the measured model."""
     if source.split is None:
         return record

@@ -26,7 +26,7 @@ from swiftrec.export.compress.students import Student, graph_file, save_students
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.job import Job
 from swiftrec.export.models.encoder import TextEncoder, pad
-from swiftrec.export.models.ranker import Served
+from swiftrec.export.models.ranker import FastLastUser
 from swiftrec.export.models.static import StaticEncoder
 from swiftrec.export.models.teacher import load_teacher
 from swiftrec.export.schema.models import RankerRecord
@@ -90,7 +90,7 @@ def trace_ranker(name: str, ranker: nn.Module, target: Path, width: int, longest
     """
     kinds, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
     inputs = {"vectors": torch.zeros(2, 3, width), "kinds": kinds, "mask": mask}
-    trace(Served(ranker), inputs, "users", target)
+    trace(FastLastUser(ranker), inputs, "users", target)
     parity = measure_ranker_parity(ranker, target, width, longest)
     gates.require(name, gates.ranker_parity(parity))
     return parity

@@ -32,7 +32,7 @@ from swiftrec.export.models.encoder import teacher_checkpoint
 from swiftrec.export.schema.blend import BlendRecord
 from swiftrec.export.schema.comparison import OtherProtocol
 from swiftrec.export.schema.models import TeacherRecord, VocabularySize
-from swiftrec.export.schema.quality import TEACHER, Curve, Group, Lists, Quality
+from swiftrec.export.schema.quality import TEACHER, Curve, Lists, Quality, UserGroup
 from swiftrec.export.schema.record import Figure
 from swiftrec.export.schema.variant import Variant
 from swiftrec.export.stages.evaluation_context import teacher_size
@@ -202,7 +202,7 @@ def _lists(context: EvaluationContext, results: Results, variants: Collection[st
     return lists
 
 
-def _groups(context: EvaluationContext, results: Results, default: str) -> dict[str, list[Group]]:
+def _groups(context: EvaluationContext, results: Results, default: str) -> dict[str, list[UserGroup]]:
     shown = {POPULARITY: "ids", TRANSITIONS: "ids", TEACHER: "ids", default: "text"}
     return {f"{name} ({task})": context.groups(results[name][task]) for name, task in shown.items()}
 

@@ -14,9 +14,8 @@ from swiftrec.export.compress.int8 import Form, form_of, observe, quantise_bert,
 from swiftrec.export.compress.int8_form import fastest_form
 from swiftrec.export.compress.layernorm import vectorise_norms
 from swiftrec.export.compress.measurement import TEACHER, Measurements, MeasurementTexts
-from swiftrec.export.compress.pytorch import TorchTeacher, one_thread
 from swiftrec.export.compress.students import Student, read_students
-from swiftrec.export.compress.throughput import Encoder, measure_throughput, rounds
+from swiftrec.export.compress.throughput import Encoder, TorchTeacher, measure_throughput, one_thread, rounds
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.gates import GATES, Gate, at_most, failures, verdict
 from swiftrec.export.job import Job

@@ -12,7 +12,7 @@ from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import Evaluation
 from swiftrec.export.evaluate.fidelity import agreement
 from swiftrec.export.evaluate.ranks import RecordedRanks
-from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.reference import Reference
 from swiftrec.export.job import Job
 from swiftrec.export.models.teacher_files import load_item_vectors
@@ -92,7 +92,9 @@ def _run_tasks(job: Job, graphs: Graphs) -> tuple[Evaluation, dict[str, Figure],
     return evaluation, {name: figure for name, figure in probes.items() if figure}, devices
 
 
-def _open(job: Job, context: EvaluationContext, variant: Variant, path: Path) -> tuple[Recommender, str] | None:
+def _open(
+    job: Job, context: EvaluationContext, variant: Variant, path: Path
+) -> tuple[EvaluatedRecommender, str] | None:
     """A variant with the shipped ranker and catalogue, as the server runs them, and its device; None if none can."""
     plan, source, items = job.settings.plan, job.folder("onnx"), context.teacher.items
     opened = encode_here(path, Tokenizer.load(source / "tokenizer.json", plan.max_tokens), variant.device)
@@ -100,7 +102,7 @@ def _open(job: Job, context: EvaluationContext, variant: Variant, path: Path) ->
         return None
     encode, device = opened
     rank = served_rank(source / RANKER, items.shape[1])
-    return Recommender(encode, rank, items, plan.max_history, retrieval=context.teacher.retrieval), device
+    return EvaluatedRecommender(encode, rank, items, plan.max_history, retrieval=context.teacher.retrieval), device
 
 
 def _compare_with_library(job: Job, graphs: Graphs) -> Quality:

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from swiftrec.export.data.split import Cases, Histories
+from swiftrec.export.arrays import Histories, Vectors
+from swiftrec.export.data.split import Cases
 from swiftrec.export.models.teacher import Teacher
 from swiftrec.export.train.cold_start import (
     ColdMap,
     ColdVectors,
     TextVectors,
     ValidationUsers,
-    Vectors,
     can_map,
     map_cold_items,
     map_cold_items_again,

@@ -20,12 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftrec.export.data.split import Histories
+from swiftrec.export.arrays import Floats, Histories, Positions, Vectors
 
-Vectors = NDArray[np.float32]
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
-TextVectors = Callable[[Rows], Vectors]
+TextVectors = Callable[[Positions], Vectors]
 """Items, int64 [n] -> the vectors of their texts, float32 [n, hidden]."""
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # of the mean variance of a text vector's entries
@@ -50,7 +47,7 @@ class ValidationUsers:
 
     vectors: Vectors
     masked: Histories
-    targets: Rows
+    targets: Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class _Sums:
     xy: Floats
 
     @classmethod
-    def over(cls, texts: TextVectors, items: Vectors, rows: Rows) -> _Sums:
+    def over(cls, texts: TextVectors, items: Vectors, rows: Positions) -> _Sums:
         """Over the given rows, one block after the other."""
         blocks = (rows[part] for part in _blocks(rows))
         return functools.reduce(_Sums.plus, (cls._block(texts(block), items[block]) for block in blocks))
@@ -83,7 +80,7 @@ class _Sums:
     def _fields(self) -> tuple[Floats, ...]:
         return np.asarray(self.count), self.x, self.y, self.xx, self.xy
 
-    def map(self, texts: TextVectors, rows: Rows, strength: float) -> Vectors:
+    def map(self, texts: TextVectors, rows: Positions, strength: float) -> Vectors:
         """The predictions of the regression at the given rows, [rows, d]."""
         x, y = self.x / self.count, self.y / self.count
         spread = self.xx / self.count - np.outer(x, x)
@@ -96,7 +93,7 @@ class _Sums:
         return mapped
 
 
-def _blocks(rows: Rows) -> Iterator[slice]:
+def _blocks(rows: Positions) -> Iterator[slice]:
     return (slice(start, start + _BLOCK_ROWS) for start in range(0, len(rows), _BLOCK_ROWS))
 
 
@@ -126,7 +123,7 @@ class ColdVectors:
     """
 
     vectors: Vectors
-    folds: Rows
+    folds: Positions
     cold_map: ColdMap | None = None
 
     def save(self, folder: Path) -> None:
@@ -200,7 +197,9 @@ def map_cold_items_again(
     return mapped + np.float32(cold_map.boost) * boost_vector(users)
 
 
-def _cross_mapped(parts: list[_Sums], texts: TextVectors, warm: Rows, folds: Rows, strength: float) -> Vectors:
+def _cross_mapped(
+    parts: list[_Sums], texts: TextVectors, warm: Positions, folds: Positions, strength: float
+) -> Vectors:
     """The map of each item with interactions, fitted on the other folds, [warm, d]."""
     total = functools.reduce(_Sums.plus, parts)
     mapped = np.empty((len(warm), len(total.y)), np.float32)
@@ -233,15 +232,15 @@ class _HeldOut:
     """
 
     users: Vectors
-    masked: list[Rows]
-    folds: Rows
-    targets: Rows
+    masked: list[Positions]
+    folds: Positions
+    targets: Positions
     totals: Floats
     share: Floats
     target_log_p: Floats
 
     @classmethod
-    def of(cls, users: ValidationUsers, items: Vectors, has_events: NDArray[np.bool_], folds: Rows) -> _HeldOut:
+    def of(cls, users: ValidationUsers, items: Vectors, has_events: NDArray[np.bool_], folds: Positions) -> _HeldOut:
         """Users whose target has no training events are left out; `items` are those with events."""
         kept, position = np.flatnonzero(has_events[users.targets]), np.cumsum(has_events) - 1
         vectors, targets = users.vectors[kept], position[users.targets[kept]]
@@ -273,7 +272,7 @@ class _HeldOut:
         return float(-log_p.mean()), boost
 
 
-def _scores(users: Vectors, masked: list[Rows], items: Vectors) -> Iterator[tuple[slice, Floats]]:
+def _scores(users: Vectors, masked: list[Positions], items: Vectors) -> Iterator[tuple[slice, Floats]]:
     """Scores [users, items] in blocks of users; masked items have -inf."""
     size = max(1, _BLOCK_SCORES // len(items))
     for start in range(0, len(users), size):
@@ -284,7 +283,7 @@ def _scores(users: Vectors, masked: list[Rows], items: Vectors) -> Iterator[tupl
         yield part, scores
 
 
-def _by_fold(values: Floats, folds: Rows) -> Floats:
+def _by_fold(values: Floats, folds: Positions) -> Floats:
     """Sums over the items of each fold, [users, folds]."""
     return np.stack([values[:, folds == n].sum(1) for n in range(FOLDS)], axis=1)
 

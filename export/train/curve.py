@@ -11,7 +11,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EpochRow:
     """One epoch: steps so far, mean loss, NDCG@10 on validation items (mean of ids and text, and each)."""
 
     step: int
@@ -29,7 +29,7 @@ class Curve:
         """`folder` is the stage's; `name` distinguishes the trainings of a stage."""
         self._path = folder / f"{name}.json"
         self._board = SummaryWriter(str(folder / "tensorboard" / name))
-        self.rows: list[Row] = []
+        self.rows: list[EpochRow] = []
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +37,7 @@ class Curve:
     def __exit__(self, *_error: object) -> None:
         self._board.close()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: EpochRow) -> None:
         """Append a row and write all of them."""
         self.rows.append(row)
         for name, value in asdict(row).items():

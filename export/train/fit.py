@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from swiftrec.export.train.curve import Curve, Row
+from swiftrec.export.train.curve import Curve, EpochRow
 from swiftrec.export.train.validation import Validation
 
 BatchT = TypeVar("BatchT")
@@ -211,7 +211,7 @@ class _Run:
     curve: Curve | None
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    best: Row | None = None
+    best: EpochRow | None = None
     best_weights: Weights | None = None
 
     def __post_init__(self) -> None:
@@ -258,7 +258,7 @@ class _Run:
 
     def _judge(self, validation: Validation) -> None:
         """Add a row to the curve and keep the weights if no epoch before was better."""
-        row = Row(self.step, self.epoch, self.losses[-1], validation.mean, validation.ids, validation.text)
+        row = EpochRow(self.step, self.epoch, self.losses[-1], validation.mean, validation.ids, validation.text)
         if self.curve is not None:
             self.curve.add(row)
         if self.best is None or row.validation_ndcg >= self.best.validation_ndcg:
@@ -291,11 +291,11 @@ class _Run:
         if state is None:
             return
         self.step, self.losses, self.best_weights = state["step"], state["losses"], state["best_weights"]
-        self.best = Row(**state["best"]) if state["best"] else None
+        self.best = EpochRow(**state["best"]) if state["best"] else None
         put_weights(self.trainable.module, state["weights"])
         if self.curve is not None:
             for row in state["rows"]:
-                self.curve.add(Row(**row))
+                self.curve.add(EpochRow(**row))
         if self.is_done:
             return
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

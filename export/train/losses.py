@@ -51,7 +51,7 @@ class RankerInput(NamedTuple):
     mask: Tensor
 
 
-class Step:
+class BatchLoss:
     """The loss of one training step; each vector is computed once.
 
     Args:

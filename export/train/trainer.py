@@ -12,7 +12,7 @@ from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.fgm import fgm_step
 from swiftrec.export.train.fit import ParameterGroup, Schedule
-from swiftrec.export.train.losses import Batch, Step
+from swiftrec.export.train.losses import Batch, BatchLoss
 from swiftrec.export.train.samplers import steps_per_epoch
 from swiftrec.export.train.training_data import TrainingData
 from swiftrec.export.train.validation import Validation, validate
@@ -83,7 +83,7 @@ class TeacherTrainer:
     def _backward(self, rows: Tensor, batch: Batch, share: float) -> float:
         settings, features = self._settings, TextFeatures.of(rows, self._data.augmented)
         with torch.autocast(settings.train_device, torch.bfloat16, enabled=settings.mixed_precision):
-            loss = Step(self.module, features, batch, settings.loss, self._ensemble).total()
+            loss = BatchLoss(self.module, features, batch, settings.loss, self._ensemble).total()
         (loss * share).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swiftrec.export.data.split import Cases, Histories, Split
+from swiftrec.export.arrays import Histories
+from swiftrec.export.data.split import Cases, Split
 from swiftrec.export.data.text_variants import TextVariant
 from swiftrec.export.evaluate.metrics import ndcg
 from swiftrec.export.models.encoder import pad

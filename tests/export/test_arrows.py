@@ -17,7 +17,19 @@ LAYERS = (
     {"job", "config", "training_settings"},
     {"checkpoints", "data"},
     {"schema"},
-    {"gates", "errors", "fetch", "fingerprint", "folders", "ids", "literals", "progress", "strict_json", "threads"},
+    {
+        "arrays",
+        "gates",
+        "errors",
+        "fetch",
+        "fingerprint",
+        "folders",
+        "ids",
+        "literals",
+        "progress",
+        "strict_json",
+        "threads",
+    },
 )
 """From top to bottom; a folder or file imports from its own layer and those below it."""
 

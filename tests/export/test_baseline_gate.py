@@ -23,7 +23,7 @@ from swiftrec.export.evaluate.comparisons import compare_cold, compare_groups, c
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import ORACLE, Evaluation
 from swiftrec.export.evaluate.metrics import RankedCases, figure
-from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import make_tasks
 from swiftrec.export.gates import MIN_COLD_CASES
 from swiftrec.export.job import Job
@@ -239,17 +239,17 @@ def often() -> Dataset:
     return replace(dataset(), histories=histories)
 
 
-def stepping(step: int) -> Recommender:
+def stepping(step: int) -> EvaluatedRecommender:
     """Recommends the item `step` positions after the last one: 1 is always right, also for a new item."""
     items = np.eye(24, dtype=np.float32)
 
     def rank(users: list[UserSequence]) -> NDArray[np.float32]:
         return np.array([np.roll(user.vectors[-1], step) for user in users])
 
-    return Recommender(lambda texts: items[[len(text) % 24 for text in texts]], rank, items, 64)
+    return EvaluatedRecommender(lambda texts: items[[len(text) % 24 for text in texts]], rank, items, 64)
 
 
-def ground_of(teacher: Recommender, frozen: Recommender) -> EvaluationContext:
+def ground_of(teacher: EvaluatedRecommender, frozen: EvaluatedRecommender) -> EvaluationContext:
     made, parts = often(), leave_one_out(often())
     return EvaluationContext(
         seed=1,

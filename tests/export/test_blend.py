@@ -17,8 +17,8 @@ from swiftrec.export.blend.cold_boost import MAX_LOSS, _Lists, boost_cold_items
 from swiftrec.export.blend.fit import Choices, fit_weights, likelihood
 from swiftrec.export.blend.memory import fit_memory
 from swiftrec.export.blend.queries import QueryWriter
-from swiftrec.export.blend.requests import Group, Request, requests_of
-from swiftrec.export.blend.signals import Items, SignalBuilder
+from swiftrec.export.blend.requests import BlendRequest, RequestGroup, requests_of
+from swiftrec.export.blend.signals import BlendItems, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.dataset import Item
 from swiftrec.export.data.split import Cases
@@ -186,9 +186,9 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
     aim = scoring(*rows).request_terms(known)
     result = item_vectors(_VECTORS, _SENTENCES, _POPULARITY) @ aim.at(user) + aim.boosts.at(np.arange(_ITEMS))
     never_new = np.full(_ITEMS, 9)
-    items = Items(_VECTORS, _VECTORS, never_new, _SENTENCES, _POPULARITY.astype(float))
+    items = BlendItems(_VECTORS, _VECTORS, never_new, _SENTENCES, _POPULARITY.astype(float))
     target = next(n for n in range(_ITEMS) if n not in history)
-    request = Request(np.array(history, np.int64), "", target, np.empty(0, np.int64))
+    request = BlendRequest(np.array(history, np.int64), "", target, np.empty(0, np.int64))
     (choices,) = SignalBuilder(items, scoring(), 2, 0).choices([request], user[None], lambda _: known)
     order = np.r_[target, np.delete(np.arange(_ITEMS), target)]
     values = np.array([getattr(_WEIGHTS, name) for name in SIGNALS])
@@ -199,9 +199,9 @@ def test_one_product_and_the_boosts_are_the_sum_of_all_signals(history: list[int
 def test_items_treated_as_cold_have_neither_memory_nor_popularity_and_the_vectors_of_cold_items() -> None:
     folds = np.arange(_ITEMS) % 2
     no_texts = np.empty((_ITEMS, 0), np.float32)  # by which they would inherit a memory
-    items = Items(_VECTORS, np.ones_like(_VECTORS), folds, no_texts, (_POPULARITY + 1).astype(float))
+    items = BlendItems(_VECTORS, np.ones_like(_VECTORS), folds, no_texts, (_POPULARITY + 1).astype(float))
     known = replace(known_of([1, 2, 3]), sentences=no_texts[:3])
-    request = Request(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
+    request = BlendRequest(np.array([1, 2, 3]), "", 7, np.array([1, 2, 3]))
     (result,) = SignalBuilder(items, scoring(), 2, 0).choices(
         [request], np.ones((1, _RANKER), np.float32), lambda _: known
     )
@@ -218,12 +218,12 @@ def test_items_treated_as_cold_have_neither_memory_nor_popularity_and_the_vector
 def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.blend.signals._SAMPLED_ITEMS", 4)
     monkeypatch.setattr("swiftrec.export.blend.signals._LARGEST_ITEMS", 6)
-    items = Items(_VECTORS, _VECTORS, np.arange(_ITEMS) % 10, _SENTENCES, _POPULARITY.astype(np.float64))
+    items = BlendItems(_VECTORS, _VECTORS, np.arange(_ITEMS) % 10, _SENTENCES, _POPULARITY.astype(np.float64))
     made = SignalBuilder(items, scoring(), 10, seed=1)
     history = np.array([0, 1, 2])
     added = scoring().added(Weights(transitions=1, neighbours=1, words=1), known_of([0, 1, 2], "word1"))
     assert len({*np.concatenate([part.positions for part in added.values()]).tolist()}) > 12
-    request = Request(history, "word1", 5, history)
+    request = BlendRequest(history, "word1", 5, history)
     [choices] = made.choices([request], _VECTORS[:1], lambda _: known_of([0, 1, 2], "word1"))
     assert len(choices.offsets) <= 1 + 6 + 4
     assert np.exp(choices.offsets).sum() == pytest.approx(_ITEMS - len(history), rel=1e-5)
@@ -241,10 +241,10 @@ def test_fitting_holds_little_beside_the_choices() -> None:
 
 def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
     folds = np.where(np.arange(_ITEMS) < 5, -1, 0)
-    items = Items(_VECTORS, _VECTORS, folds, _SENTENCES, _POPULARITY.astype(float))
+    items = BlendItems(_VECTORS, _VECTORS, folds, _SENTENCES, _POPULARITY.astype(float))
     signals, users = SignalBuilder(items, scoring(), 2, 0), np.ones((1, _RANKER), np.float32)
     for target, count in ((7, _ITEMS - 5 - 1), (2, None), (9, None)):
-        request = Request(np.array([9]), "", target, np.array([9]))
+        request = BlendRequest(np.array([9]), "", target, np.array([9]))
         result = signals.choices([request], users, lambda _: known_of([9]))
         assert [len(choice.offsets) for choice in result] == ([] if count is None else [count])
 
@@ -263,11 +263,11 @@ def test_requests_have_the_events_and_queries_of_their_group() -> None:
     def kind_of(text: str) -> Query:
         return "description" if text.endswith("4") else "title"
 
-    for request in requests_of(Group("none", events=2, last=2), cases, queries, kind_of, 0):
+    for request in requests_of(RequestGroup("none", events=2, last=2), cases, queries, kind_of, 0):
         assert len(request.history) == 2
         assert not request.query
         assert set(request.history) <= set(request.masked.tolist())
-    for request in requests_of(Group("title", events=0, last=0), cases, queries, kind_of, 0):
+    for request in requests_of(RequestGroup("title", events=0, last=0), cases, queries, kind_of, 0):
         assert not len(request.history)
         assert not len(request.masked)
         assert request.query == f"asks for {request.target}"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rich.console import Console
 
+from swiftrec.export.arrays import Scores
 from swiftrec.export.data.split import Cases
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.data.user_groups import quarters_of
@@ -25,8 +26,8 @@ from swiftrec.export.evaluate.cold import NewItems, adjust, offset_for
 from swiftrec.export.evaluate.comparisons import cold_fault, cold_pairs
 from swiftrec.export.evaluate.context import EvaluationContext, add_popularity
 from swiftrec.export.evaluate.evaluation import Evaluation
-from swiftrec.export.evaluate.metrics import Score, Scores, figure, rank
-from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.metrics import Score, figure, rank
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.gates import COLD_GATE
 from swiftrec.export.gates import QualityThresholds as Gates
 from swiftrec.export.report.record_json import as_json
@@ -166,7 +167,7 @@ def judged(subjects: dict[str, tuple[Score, Score]]) -> Evaluation:
 
 def test_popularity_is_added_to_the_cosine() -> None:
     items = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
-    plain = Recommender(lambda _: items, lambda users: np.array([u.vectors[-1] for u in users]), items, 9)
+    plain = EvaluatedRecommender(lambda _: items, lambda users: np.array([u.vectors[-1] for u in users]), items, 9)
     counts = np.array([0, 9, 99])
     both = add_popularity(plain, counts)
     user = both.rank([UserSequence([both.items[0]], [EventKind.ITEM])])

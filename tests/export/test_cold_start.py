@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.train import cold_start
 from swiftrec.export.train.cold_start import (
     FOLDS,
@@ -18,7 +19,6 @@ from swiftrec.export.train.cold_start import (
     ColdMap,
     ColdVectors,
     ValidationUsers,
-    Vectors,
     boost_vector,
     map_cold_items,
     map_cold_items_again,

@@ -17,16 +17,16 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from swiftrec.export import gates
-from swiftrec.export.compress.calibration import Range
+from swiftrec.export.arrays import Vectors
+from swiftrec.export.compress.calibration import Range, split_neurons
 from swiftrec.export.compress.calibration_texts import calibration_texts, joined_texts
-from swiftrec.export.compress.equivalence import Vectors, alone, invariance, mean_cosine
+from swiftrec.export.compress.equivalence import alone, invariance, mean_cosine
 from swiftrec.export.compress.fp16 import check_half, to_half
 from swiftrec.export.compress.graph_rewriter import Graph, count_operators
 from swiftrec.export.compress.int8 import FORMS, Form, form_of, observe, quantise_bert, quantise_static
 from swiftrec.export.compress.int8_form import choose_form
 from swiftrec.export.compress.layernorm import vectorise_norms
 from swiftrec.export.compress.onnx_file import CONTRIB, IR_VERSION, save_graph, used_domains
-from swiftrec.export.compress.outliers import split_neurons
 from swiftrec.export.compress.throughput import Encoder, Throughput, measure_throughput, rounds
 from swiftrec.export.errors import ExportError
 from swiftrec.export.models.encoder import TextEncoder

@@ -19,7 +19,7 @@ from swiftrec.export.data.popularity import interaction_counts
 from swiftrec.export.data.split import Cases, Protocol, leave_one_out
 from swiftrec.export.errors import GateError
 from swiftrec.export.evaluate import final_comparison
-from swiftrec.export.evaluate.recommender import Rank, Recommender
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender, Rank
 from swiftrec.export.job import Job
 from swiftrec.export.report.command import load_quality
 from swiftrec.export.report.command import main as report
@@ -228,7 +228,7 @@ def fixed(users: NDArray[np.float32]) -> Rank:
     return lambda jobs: np.array([users[int(element.vectors[-1].argmax())] for element in jobs])
 
 
-def subject(right: float, users: int = 40) -> tuple[Recommender, Cases]:
+def subject(right: float, users: int = 40) -> tuple[EvaluatedRecommender, Cases]:
     """A recommender that puts the item after the last event first for a share `right` of the users."""
     items = 24
     vectors = np.eye(items, dtype=np.float32)
@@ -239,7 +239,7 @@ def subject(right: float, users: int = 40) -> tuple[Recommender, Cases]:
     def encode(texts: list[str]) -> NDArray[np.float32]:
         raise AssertionError(texts)
 
-    return Recommender(encode, fixed(answers), vectors, 16), Cases(np.arange(users), histories, target)
+    return EvaluatedRecommender(encode, fixed(answers), vectors, 16), Cases(np.arange(users), histories, target)
 
 
 def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> None:

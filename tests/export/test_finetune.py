@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.config import ExportSettings
 from swiftrec.export.data.text_variants import Texts, TextVariant
 from swiftrec.export.errors import ExportError
@@ -18,7 +19,7 @@ from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenize
 from swiftrec.export.models.teacher import TextFeatures, load_teacher
 from swiftrec.export.models.teacher_files import load_item_vectors, load_pooled
 from swiftrec.export.stages import finetune
-from swiftrec.export.train.cold_start import FOLDS, ColdVectors, ValidationUsers, Vectors, map_cold_items
+from swiftrec.export.train.cold_start import FOLDS, ColdVectors, ValidationUsers, map_cold_items
 from swiftrec.export.train.validation import Validation
 from tests.export.tiny import StoppedJob, dataset, job
 

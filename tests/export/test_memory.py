@@ -13,8 +13,8 @@ from swiftrec.export.blend import cold_memory
 from swiftrec.export.blend import memory as fitted
 from swiftrec.export.blend.cold_memory import NearestWarmItems, fit_full_memory, with_cold_items, with_self_weights
 from swiftrec.export.blend.memory import ease, fit_memory, followers, gram
-from swiftrec.export.blend.requests import Request
-from swiftrec.export.blend.signals import Items, SignalBuilder
+from swiftrec.export.blend.requests import BlendRequest
+from swiftrec.export.blend.signals import BlendItems, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.order import UNORDERED
 from swiftrec.export.data.popularity import popularity
@@ -244,9 +244,9 @@ def test_weights_are_fitted_on_what_the_served_tables_say_of_new_items() -> None
     folds = np.where(taken > 0, np.arange(_SERIES_ITEMS) % 2, -1)
     memory, words = fit_memory(histories(), _SERIES_ITEMS), make_words([""] * _SERIES_ITEMS, [""] * _SERIES_ITEMS)
     vectors = np.ones((_SERIES_ITEMS, 2), np.float32)
-    items = Items(vectors, vectors, folds, _SENTENCES, taken.astype(float))
+    items = BlendItems(vectors, vectors, folds, _SENTENCES, taken.astype(float))
     history = np.array([0, 5, 1], dtype=np.int64)
-    known, request = Known(3, history, _SENTENCES[history]), Request(history, "", 2, history)
+    known, request = Known(3, history, _SENTENCES[history]), BlendRequest(history, "", 2, history)
     signals = SignalBuilder(items, Scoring(Blend([]), memory, words, _SERIES_ITEMS), 2, 0)
     (result,) = signals.choices([request], vectors[:1], lambda _: known)
     heirs = NearestWarmItems.of(_SENTENCES, np.where(folds >= 0, taken, 0), folds == 0)

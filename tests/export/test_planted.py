@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from swiftrec.export.__main__ import main
 from swiftrec.export.blend.fit import fit_weights
 from swiftrec.export.blend.memory import fit_memory
-from swiftrec.export.blend.requests import Group, requests_of
-from swiftrec.export.blend.signals import Items, SignalBuilder
+from swiftrec.export.blend.requests import RequestGroup, requests_of
+from swiftrec.export.blend.signals import BlendItems, SignalBuilder
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data import doctor, loader
 from swiftrec.export.data.split import leave_one_out
 from swiftrec.export.evaluate.metrics import random_ndcg, rank
-from swiftrec.export.evaluate.recommender import Recommender, Retrieval
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender, Retrieval
 from swiftrec.export.planted.command import FACTS, ceilings
 from swiftrec.export.planted.topics import ADJECTIVES, TOPICS
 from swiftrec.export.planted.true_model import Shares, TrueModel, draw_dataset
@@ -49,7 +49,7 @@ class Parts:
         known = self.split.known
         retrieval = Retrieval(self.scoring(known), names(self.titles, self.sentences), self.sentences, counts(known))
         nothing = np.zeros((ITEMS, 1), np.float32)
-        subject = Recommender(
+        subject = EvaluatedRecommender(
             lambda _: nothing, lambda users: nothing[: len(users)], nothing, 64, None, retrieval.only(weights)
         )
         cases = self.split.warm
@@ -60,8 +60,8 @@ class Parts:
         """The weights under which the users' validation items are most likely."""
         train = self.split.train
         nothing = np.zeros((ITEMS, 1), np.float32)
-        items = Items(nothing, nothing, np.full(ITEMS, FOLDS), self.sentences, counts(train).astype(np.float64))
-        requested = [*requests_of(Group("none", 5, 0), self.split.validation, [], lambda _: "none", 1)]
+        items = BlendItems(nothing, nothing, np.full(ITEMS, FOLDS), self.sentences, counts(train).astype(np.float64))
+        requested = [*requests_of(RequestGroup("none", 5, 0), self.split.validation, [], lambda _: "none", 1)]
         signals = SignalBuilder(items, self.scoring(train), FOLDS, 1)
         users = np.zeros((len(requested), 1), np.float32)
         return fit_weights(

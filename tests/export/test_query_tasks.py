@@ -21,7 +21,7 @@ from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import Evaluation
 from swiftrec.export.evaluate.metrics import RankedCases, rank
 from swiftrec.export.evaluate.query_tasks import MAKERS, normalised
-from swiftrec.export.evaluate.recommender import Recommender
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender
 from swiftrec.export.evaluate.tasks import FIRST, IN_TEN, SHARES, TASKS, VIOLATING, Tasks, make_tasks
 
 _ITEMS, _USERS = 120, 50
@@ -274,7 +274,7 @@ def test_violating_is_the_share_of_the_list_that_is_excluded() -> None:
 
 def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: Dataset, tasks: Tasks) -> None:
     parts = leave_one_out(dataset)
-    nothing = cast(Recommender, None)
+    nothing = cast(EvaluatedRecommender, None)
     ground = EvaluationContext(
         1, dataset, parts, tasks, np.ones(_ITEMS, np.int64), np.ones((_ITEMS, 1), np.float32), nothing, None
     )

@@ -20,7 +20,7 @@ from swiftrec.export.report.sentences import headline
 from swiftrec.export.report.tables import cold_table, group_table, list_table, main_tables, print_tables, share_table
 from swiftrec.export.schema.comparison import ColdPair
 from swiftrec.export.schema.models import VocabularySize
-from swiftrec.export.schema.quality import Example, Group, Quality
+from swiftrec.export.schema.quality import Example, Quality, UserGroup
 from swiftrec.export.schema.record import Figure
 from swiftrec.server.models.bundle import Manifest
 from tests.export.records import OTHER
@@ -138,7 +138,7 @@ def test_main_tables_have_tasks_or_speeds_and_no_blank_rows(quality: Quality) ->
 def test_shares_new_items_lists_and_groups_come_from_the_same_rows(quality: Quality) -> None:
     figure = Figure(0.1, 0.09, 0.11)
     pair = ColdPair(share=0.03, cold=figure, ids=figure, own_share=0.1, own_cold=figure, own_ids=figure)
-    group = Group(attribute="age", group="7", cases=50, ndcg=figure)
+    group = UserGroup(attribute="age", group="7", cases=50, ndcg=figure)
     changed = quality.model_copy(
         update={
             "shares": {"bert3-int8": {"title": {"first": figure}}},

@@ -18,7 +18,7 @@ from swiftrec.export.schema.quality import TEACHER
 from swiftrec.export.schema.record import Figure
 from swiftrec.export.seeds.records import of_seed, recorded_teachers
 from swiftrec.export.seeds.settings import SeedsSettings
-from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, Summary
+from swiftrec.export.seeds.summary import BEST, DEFAULT, Measured, SeedsSummary
 from swiftrec.export.seeds.tables import as_json, tables
 from swiftrec.export.stages.order import EVALUATION
 from tests.export.test_promises import BERT, STATIC, record
@@ -58,14 +58,14 @@ def teacher(ids: float, best: str = "EASE") -> TeacherComparison:
 TEACHERS = [Measured(7, teacher(0.1)), Measured(8, teacher(0.2, "item kNN")), Measured(9, teacher(0.6))]
 
 
-def shown(summary: Summary) -> str:
+def shown(summary: SeedsSummary) -> str:
     console = Console(width=300, record=True, file=io.StringIO())
     print_tables(console, tables(summary, "mine"))
     return console.export_text()
 
 
 def test_figures_are_mean_lowest_and_highest_over_the_seeds() -> None:
-    summary = Summary.of(TEACHERS)
+    summary = SeedsSummary.of(TEACHERS)
     spread = summary.tasks[TEACHER]["ids"]
     assert spread.mean == pytest.approx(0.3)
     assert (spread.low, spread.high, spread.seeds) == (0.1, 0.6, 3)
@@ -76,7 +76,9 @@ def test_figures_are_mean_lowest_and_highest_over_the_seeds() -> None:
 
 
 def test_differences_are_of_each_seed_with_the_yardstick_that_was_best_there() -> None:
-    result = {(element.subject, element.yardstick, element.task): element for element in Summary.of(TEACHERS).paired}
+    result = {
+        (element.subject, element.yardstick, element.task): element for element in SeedsSummary.of(TEACHERS).paired
+    }
     best = result[TEACHER, BEST, "ids"]
     assert [element.baseline for element in best.by_seed if element] == ["EASE", "item kNN", "EASE"]
     assert best.mean == pytest.approx(0.2)
@@ -86,7 +88,7 @@ def test_differences_are_of_each_seed_with_the_yardstick_that_was_best_there() -
 
 def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
     wholes = [record(BERT, STATIC, ids=0.1), record(STATIC, BERT, ids=0.3)]  # another default with another seed
-    summary = Summary.of([Measured(n, teacher(0.1), quality) for n, quality in enumerate(wholes)])
+    summary = SeedsSummary.of([Measured(n, teacher(0.1), quality) for n, quality in enumerate(wholes)])
     assert summary.tasks[DEFAULT]["ids"].mean == pytest.approx(0.2)
     assert summary.shares[DEFAULT]["title in ten"].mean == pytest.approx(1.0)
     assert summary.cold[DEFAULT]["cold"].mean == pytest.approx(0.02)
@@ -98,7 +100,7 @@ def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
 
 def test_a_task_that_one_seed_has_alone_is_shown_with_a_gap() -> None:
     other = teacher(0.2).model_copy(update={"comparisons": [compared("tags", "EASE", 0.3)]})
-    summary = Summary.of([TEACHERS[0], Measured(8, other)])
+    summary = SeedsSummary.of([TEACHERS[0], Measured(8, other)])
     (tags,) = [element for element in summary.paired if element.task == "tags"]
     assert tags.by_seed[0] is None
     assert tags.mean == pytest.approx(0.3)
@@ -106,7 +108,7 @@ def test_a_task_that_one_seed_has_alone_is_shown_with_a_gap() -> None:
 
 
 def test_tables_say_what_the_seed_changes_and_what_the_spread_is() -> None:
-    text = shown(Summary.of(TEACHERS))
+    text = shown(SeedsSummary.of(TEACHERS))
     assert "mine: NDCG@10, mean over seeds 7, 8, 9 [lowest, highest]" in text
     assert "0.3000 [0.1000, 0.6000]" in text
     assert "+0.1000 [+0.090, +0.110] item kNN" in text
@@ -114,7 +116,7 @@ def test_tables_say_what_the_seed_changes_and_what_the_spread_is() -> None:
 
 
 def test_json_has_every_figure_of_the_tables() -> None:
-    result = json.loads(json.dumps(as_json(Summary.of(TEACHERS), {"name": "mine"})))
+    result = json.loads(json.dumps(as_json(SeedsSummary.of(TEACHERS), {"name": "mine"})))
     assert (result["name"], result["seeds"]) == ("mine", [7, 8, 9])
     assert result["tasks"][TEACHER]["ids"] == {"mean": pytest.approx(0.3), "low": 0.1, "high": 0.6, "seeds": 3}
     best = next(element for element in result["paired"] if element["yardstick"] == BEST)

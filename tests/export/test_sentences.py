@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from swiftrec.export.compress.pytorch import TorchTeacher
+from swiftrec.export.arrays import Vectors
+from swiftrec.export.compress.throughput import TorchTeacher
 from swiftrec.export.data.text_variants import Texts
 from swiftrec.export.evaluate.backends import PooledTexts, plain_encode
-from swiftrec.export.evaluate.recommender import Vectors
 from swiftrec.export.models.encoder import TextEncoder, load_bert, load_tokenizer, pad
 from swiftrec.export.models.sentence_space import (
     MAX_SENTENCE_DIMENSIONS,

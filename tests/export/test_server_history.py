@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from swiftrec.export.arrays import Vectors
 from swiftrec.export.blend.words import make_words
 from swiftrec.export.data.split import Cases
 from swiftrec.export.evaluate import recommender as evaluation
-from swiftrec.export.evaluate.recommender import Retrieval, Vectors
+from swiftrec.export.evaluate.recommender import Retrieval
 from swiftrec.server.catalogue.blend import Blend, Scoring, Weights
 from swiftrec.server.catalogue.filters import Filter
 from swiftrec.server.catalogue.history import History, Names
@@ -54,7 +55,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recommender]:
         yield engine
 
 
-def evaluated(running: Recommender) -> evaluation.Recommender:
+def evaluated(running: Recommender) -> evaluation.EvaluatedRecommender:
     """The engine's parts as the evaluation puts them together."""
     catalogue, names = running.catalogue, running.stages.names
     encoder, ranker = EncoderModel(small.TinyEncoder()), RankerModel(small.TinyRanker(), small.RANKER_WIDTH)
@@ -65,7 +66,7 @@ def evaluated(running: Recommender) -> evaluation.Recommender:
         return np.array(encoder.run(running.tokenizer.encode(texts))).reshape(len(texts), _WIDTH)
 
     retrieval = Retrieval(running.scoring, names, catalogue.sentences, popularity)
-    return evaluation.Recommender(
+    return evaluation.EvaluatedRecommender(
         encode, lambda jobs: np.array(ranker.run(jobs)), items, _MAX_HISTORY, retrieval=retrieval
     )
 
@@ -107,7 +108,7 @@ _TITLES = ["red chair", "blue lamp", "green vase", "red chair"]  # two items hav
 _RECENT = 2
 
 
-def subject() -> evaluation.Recommender:
+def subject() -> evaluation.EvaluatedRecommender:
     """Four items; a text's two halves are those of the first item with that title."""
     items = np.eye(4, dtype=np.float32)
 
@@ -118,7 +119,7 @@ def subject() -> evaluation.Recommender:
     words = make_words(_TITLES, _TITLES)
     scoring = Scoring(Blend([]), Memory.empty(4), words, 4)
     retrieval = Retrieval(scoring, Names(words, items, 0.5, _TITLES.__getitem__), items, np.ones(4, dtype=np.int64))
-    return evaluation.Recommender(
+    return evaluation.EvaluatedRecommender(
         encode, lambda jobs: np.array([job.vectors[-1] for job in jobs]), items, _RECENT, None, retrieval
     )
 

@@ -18,7 +18,7 @@ from swiftrec.export.data.split import COLD_SHARE, Protocol, Split, leave_one_ou
 from swiftrec.export.data.text_variants import write_texts
 from swiftrec.export.evaluate.context import EvaluationContext
 from swiftrec.export.evaluate.evaluation import other_protocol
-from swiftrec.export.evaluate.recommender import Recommender, RequestVectors
+from swiftrec.export.evaluate.recommender import EvaluatedRecommender, RequestVectors
 from swiftrec.export.evaluate.tasks import TASKS, Tasks, make_tasks
 from swiftrec.server.catalogue.sparse import NO_BOOSTS
 from swiftrec.server.models.networks import UserSequence
@@ -112,7 +112,7 @@ def test_texts_stand_for_their_items_and_cold_items_are_requested_as_they_are_sh
     dataset: Dataset, tasks: Tasks
 ) -> None:
     oracle = Oracle(dataset, tasks)
-    subject = Recommender(oracle.encode, oracle.rank, oracle.items, 10)
+    subject = EvaluatedRecommender(oracle.encode, oracle.rank, oracle.items, 10)
     result = subject.rank_tasks(tasks, subject.of_items(tasks))
     assert (result["ids"].ranks == result["text"].ranks).all()
     assert (result["ids"].ranks == result["noisy"].ranks).all()
@@ -132,7 +132,7 @@ def test_known_titles_are_not_encoded_again(dataset: Dataset, tasks: Tasks) -> N
         requests.extend(texts)
         return oracle.encode(texts)
 
-    subject = Recommender(encode, oracle.rank, oracle.items, 10, lambda n: oracle.items[n])
+    subject = EvaluatedRecommender(encode, oracle.rank, oracle.items, 10, lambda n: oracle.items[n])
     subject.rank_tasks(tasks, subject.of_items(tasks))
     assert len(requests) == len({*requests})  # a title is encoded as a request, and not for a history again
     assert {*requests} >= {text for query in tasks.queries.values() for text in query.texts}
@@ -141,5 +141,5 @@ def test_known_titles_are_not_encoded_again(dataset: Dataset, tasks: Tasks) -> N
 def test_without_cold_cases_nothing_cold_is_requested(dataset: Dataset) -> None:
     none = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset, cold_share=0), 1)
     oracle = Oracle(dataset, none)
-    subject = Recommender(oracle.encode, oracle.rank, oracle.items, 10)
+    subject = EvaluatedRecommender(oracle.encode, oracle.rank, oracle.items, 10)
     assert {*subject.rank_tasks(none, subject.of_items(none))} == {*TASKS} - {"cold", *none.absent}

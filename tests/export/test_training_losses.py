@@ -14,7 +14,7 @@ from swiftrec.export.data.text_variants import TextRows, TextVariant
 from swiftrec.export.models.teacher import Teacher, TextFeatures
 from swiftrec.export.train.ensemble import TeacherEnsemble
 from swiftrec.export.train.fgm import fgm_step
-from swiftrec.export.train.losses import Batch, Step, sampled_softmax, softmax, squared_error
+from swiftrec.export.train.losses import Batch, BatchLoss, sampled_softmax, softmax, squared_error
 from swiftrec.export.train.samplers import (
     ALONE,
     BEHIND,
@@ -132,7 +132,7 @@ def test_nearest_items_of_a_query_are_those_of_its_own_vector() -> None:
         candidates,
         torch.zeros(6, dtype=torch.int64),
     )
-    step = Step(teacher, features, batch, "softmax")
+    step = BatchLoss(teacher, features, batch, "softmax")
     similarities = step._similarities(queries.text)
     torch.testing.assert_close(similarities.sum(1), torch.ones(3))
     cosines = functional.cosine_similarity(pooled[1, 4], pooled[0], dim=-1)
