@@ -33,6 +33,10 @@ LAYERS = (
 )
 """From top to bottom; a folder or file imports from its own layer and those below it."""
 
+_FOUNDATION = {"arrays", "errors", "fetch", "ids", "literals", "strict_json"}
+STANDALONE = {"data": {"data", *_FOUNDATION}, "checkpoints": {"checkpoints", *_FOUNDATION}}
+"""What the folders that read user files may import of export."""
+
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 """(file, module): an import that points upwards, and why."""
 
@@ -68,6 +72,11 @@ def upward(file: str, source: str) -> list[str]:
     return [module for module in imported_rooms(source) if layer_of(module) < own and (file, module) not in EXCEPTIONS]
 
 
+def beyond_foundation(folder: str, source: str) -> set[str]:
+    """Parts of export that a file of a standalone folder imports although it must not."""
+    return {module.partition(".")[0] for module in imported_rooms(source)} - STANDALONE[folder]
+
+
 def test_export_imports_only_downwards() -> None:
     wrong = {}
     for path in sorted((ROOT / "export").rglob("*.py")):
@@ -94,3 +103,15 @@ def test_every_exception_is_still_needed() -> None:
 )
 def test_import_that_points_upwards_is_detected(file: str, line: str) -> None:
     assert upward(file, f"def f():\n    {line}\n")
+
+
+@pytest.mark.parametrize("folder", STANDALONE)
+def test_data_and_checkpoints_import_no_later_part_of_export(folder: str) -> None:
+    files = sorted((ROOT / "export" / folder).glob("*.py"))
+    assert len(files) > 5
+    assert {file.name: names for file in files if (names := beyond_foundation(folder, file.read_text()))} == {}
+
+
+@pytest.mark.parametrize("part", ["models.encoder", "evaluate.metrics", "stages.runner", "checkpoints.head", "config"])
+def test_import_of_a_later_part_is_detected(part: str) -> None:
+    assert beyond_foundation("data", f"from swiftrec.export.{part} import x\n") == {part.partition(".")[0]}

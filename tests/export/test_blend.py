@@ -89,14 +89,14 @@ def test_each_part_that_counts_makes_the_choices_likelier() -> None:
     assert all(likelihood(choices, weights) > likelihood(choices, weights.without([part])) for part in PARTS)
 
 
-def test_a_group_of_few_requests_stays_near_the_weights_of_all() -> None:
+def test_weights_of_a_small_group_stay_near_those_of_all() -> None:
     start = Weights(ranker=1.0, words=0.5)
     few, many = (fit_weights(planted(np.array([0.2, 0, 0, 0, 0, 0, 0, 0]), n), start) for n in (5, 4_000))
     assert abs(few.ranker - 1) < 0.3
     assert abs(many.ranker - 0.2) < 0.1
 
 
-def test_a_drawn_choice_stands_for_many() -> None:
+def test_sampled_choice_represents_many_items() -> None:
     """Half of the others drawn, each for two, give the weights of all."""
     every = planted(np.array([1.0, 0, 0, 0, 0.5, 0, 0, 0]), choices=21)
     halves = [Choices(c.signals[:11], np.r_[0, np.full(10, np.log(2))].astype(np.float32)) for c in every]
@@ -123,7 +123,7 @@ def few_requests(count: int, seed: int, items: int = 300) -> list[Choices]:
 
 
 @pytest.mark.parametrize("count", [3, 6, 12])
-def test_a_ranker_that_knows_nothing_gets_little_weight_from_few_requests(count: int) -> None:
+def test_random_ranker_gets_little_weight_from_few_requests(count: int) -> None:
     """What is found stays near what the text match alone finds, however the few requests came out."""
     test = few_requests(400, 99)
     text = _Lists.of(test, Weights(ranker=0.0, events=1.0)).ndcg(0.0).mean()
@@ -170,7 +170,7 @@ def test_parts_name_every_weight_once() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_that_is_off_has_weights_of_nothing_and_the_others_stay(part: str) -> None:
+def test_disabled_part_has_zero_weights_and_the_others_stay(part: str) -> None:
     off = Blend([Row("none", 1, _WEIGHTS)]).without([part]).weights(1, "none")
     assert off == replace(_WEIGHTS, **dict.fromkeys(PARTS[part], 0.0))
 
@@ -215,7 +215,7 @@ def test_items_treated_as_cold_have_neither_memory_nor_popularity_and_the_vector
     assert (by_name["ranker"][is_new] == _RANKER).all()
 
 
-def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_from_a_large_catalogue_are_a_weighted_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.blend.signals._SAMPLED_ITEMS", 4)
     monkeypatch.setattr("swiftrec.export.blend.signals._LARGEST_ITEMS", 6)
     items = BlendItems(_VECTORS, _VECTORS, np.arange(_ITEMS) % 10, _SENTENCES, _POPULARITY.astype(np.float64))
@@ -233,7 +233,7 @@ def test_choices_from_a_large_catalogue_are_few_and_stand_for_all(monkeypatch: p
         assert largest == pytest.approx(added[name].values[~masked].max())
 
 
-def test_fitting_holds_little_beside_the_choices() -> None:
+def test_fitting_uses_little_memory_besides_the_choices() -> None:
     choices = planted(np.array([1.0, 0.5, 0.4, 0.3, 0.8, 0.4, 0.4, -0.6]), requests=100, choices=2_000)
     rows = sum(len(choice.offsets) for choice in choices)
     assert peak_of(lambda: fit_weights(choices)) < 110 * rows  # of which the choices one after the other are 36
@@ -249,7 +249,7 @@ def test_items_that_are_always_new_and_items_seen_are_no_choices() -> None:
         assert [len(choice.offsets) for choice in result] == ([] if count is None else [count])
 
 
-def test_item_vectors_hold_both_halves_popularity_and_who_is_new() -> None:
+def test_item_vectors_have_both_halves_popularity_and_a_mark_of_new_items() -> None:
     result = item_vectors(_VECTORS, _SENTENCES, np.r_[0, np.full(_ITEMS - 1, 7)])
     assert result.shape == (_ITEMS, _RANKER + _SENTENCE + FACTS)
     assert result[0, -FACTS:].tolist() == [0, 1]
@@ -284,13 +284,13 @@ def test_queries_are_none_that_training_reads() -> None:
     assert 40 < len(by_values) < 200
 
 
-def test_an_item_without_attributes_is_asked_for_by_its_title() -> None:
+def test_query_of_an_item_without_attributes_is_its_title() -> None:
     (known_of,) = QueryWriter([Item("1", "Alien", "Alien", {})], ["film"], 7).write([0], Texts([["x"]], []))
     assert known_of
 
 
 @pytest.mark.parametrize(("ranker", "below"), [(1.0, 3.0), (50.0, 0.0)])
-def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: float) -> None:
+def test_new_items_are_boosted_until_known_ones_lose(ranker: float, below: float) -> None:
     random = np.random.default_rng(5)
 
     def choices_of(*, wants_new: bool) -> Choices:
@@ -314,7 +314,7 @@ def test_new_items_are_raised_until_known_ones_have_paid(ranker: float, below: f
     assert boost_cold_items(choices[1:10], Weights()) == Weights()  # control: no target is a cold item
 
 
-def test_new_items_that_cost_the_known_ones_nothing_get_their_share_of_the_lists() -> None:
+def test_new_items_get_their_share_of_the_lists_if_known_ones_lose_nothing() -> None:
     """Warm targets are far ahead of all others, so raising cold items cannot lower them."""
     random = np.random.default_rng(5)
 

@@ -92,7 +92,7 @@ def test_every_family_is_fused_and_does_not_depend_on_its_batch(tmp_path: Path, 
     assert invariance(small, rows, by_itself(small, rows)) <= gates.GATES.max_invariance
 
 
-def test_half_precision_weights_come_in_as_float32(tmp_path: Path) -> None:
+def test_half_precision_weights_are_read_as_float32(tmp_path: Path) -> None:
     save_model("bert", tmp_path / "original").half().save_pretrained(tmp_path / "original")
     assert load_bert(converted(tmp_path / "original")).dtype == torch.float32
 

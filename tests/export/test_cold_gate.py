@@ -91,7 +91,7 @@ def test_flooding_and_hiding_change_nothing_at_the_fixed_share() -> None:
         assert other.ids.ndcg.mean() == pytest.approx(fair.ids.ndcg.mean(), abs=0.005)
 
 
-def test_flooding_looks_better_and_hiding_worse_as_ranked() -> None:
+def test_unadjusted_flooding_looks_better_and_hiding_worse() -> None:
     """Control: without the offset the figure on cold says nothing of what is known of new items."""
     cold = {on: rank(ranked(on)[1], NEW_ITEMS.cold, _ITEMS).ndcg.mean() for on in (-100.0, 0.0, 100.0)}
     assert cold[-100.0] == 0
@@ -100,7 +100,7 @@ def test_flooding_looks_better_and_hiding_worse_as_ranked() -> None:
     assert NEW_ITEMS.share_in(flood) == pytest.approx(0.6)  # all six, in each list of ten
 
 
-def test_who_knows_more_of_new_items_is_above_even_beside_one_that_floods() -> None:
+def test_better_recommender_of_new_items_wins_against_a_flooding_one() -> None:
     knows, floods = adjust(*ranked(0.0, knowledge=2.0), NEW_ITEMS), adjust(*ranked(100.0, knowledge=0.0), NEW_ITEMS)
     assert figure(knows.cold.ndcg - floods.cold.ndcg, 1).low > 0.1
 
@@ -129,7 +129,7 @@ def test_offset_does_not_depend_on_the_slices(monkeypatch: pytest.MonkeyPatch) -
     assert (whole.cold.ranks == parts.cold.ranks).all()
 
 
-def test_scores_that_know_no_one_and_short_lists_are_levelled() -> None:
+def test_constant_scores_and_short_lists_are_adjusted() -> None:
     same = np.broadcast_to(np.arange(_ITEMS, dtype=np.float32), (_CASES, _ITEMS))
     popular = adjust(sliced(same), sliced(same), NEW_ITEMS)
     assert 0 <= popular.share <= 0.2
@@ -226,7 +226,7 @@ def test_groups_are_compared_with_popularity(quality: Quality) -> None:
     assert result == [(task, group, "popularity") for task in ("ids", "text") for group in groups]
 
 
-def test_default_is_above_every_yardstick_of_a_task_or_a_sentence_says_where_not(quality: Quality) -> None:
+def test_default_is_above_every_baseline_or_a_sentence_names_the_task(quality: Quality) -> None:
     for comparison in (*quality.comparisons, *quality.group_comparisons):
         is_reported = not comparison.is_above if not comparison.group else comparison.loses
         assert (f"{comparison}." in quality.warnings) == is_reported
@@ -254,7 +254,7 @@ def test_tiny_data_leave_the_gate_unmeasured(quality: Quality) -> None:
     assert line in console.export_text()
 
 
-def test_frozen_encoder_needs_no_item_encoded_again(tiny: StoppedJob) -> None:
+def test_frozen_encoder_reuses_the_item_vectors_of_finetune(tiny: StoppedJob) -> None:
     """So a large catalogue has it, too: what `finetune` encoded is what the checkpoint says of the same texts."""
     frozen = load_context(tiny).frozen
     assert frozen is not None
@@ -296,7 +296,7 @@ def test_teacher_with_enough_cases_has_its_gate(
     assert as_json(result)["teacher"]["gates"] == (asdict(gate),)
 
 
-def test_refusal_of_every_student_comes_with_the_whole_table(
+def test_refusal_of_every_student_prints_the_whole_table(
     tiny: StoppedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     console = Console(width=200, record=True, file=io.StringIO())

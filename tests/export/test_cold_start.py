@@ -180,7 +180,7 @@ def test_identical_texts_give_all_cold_items_the_same_vector() -> None:
     np.testing.assert_allclose(mapped, np.broadcast_to(mapped[0], mapped.shape), atol=1e-5)
 
 
-def test_a_third_of_the_users_says_about_the_same() -> None:
+def test_strength_is_similar_with_a_third_of_the_users() -> None:
     made = village()
     part = ValidationUsers(made.users.vectors[::3], made.users.masked[::3], made.users.targets[::3])
     assert 0.6 < made.share(replace(made, users=part).mapped()) / made.share(made.mapped()) < 1.6
@@ -211,7 +211,7 @@ def test_blocks_of_texts_and_slices_of_scores_change_nothing(monkeypatch: pytest
     assert (max(sizes_read), max(sizes)) == (32, 7)
 
 
-def test_what_raises_does_so_for_every_user_alike() -> None:
+def test_boost_is_the_same_for_every_user() -> None:
     rng = np.random.default_rng(0)
     normal = rng.normal(size=_WIDTH)
     normal /= np.linalg.norm(normal)

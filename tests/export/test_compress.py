@@ -85,7 +85,7 @@ def int8(fused: Path, target: Path, form: Form = FORMS[0]) -> EncoderModel:
     return encoder(target)
 
 
-def test_fused_graph_does_what_pytorch_does(fused: Path) -> None:
+def test_fused_graph_equals_pytorch(fused: Path) -> None:
     assert not gates.failures(gates.fusion(count_operators(fused), _LAYERS))
     assert measure_parity(module(), fused, rows()) <= gates.GATES.max_parity
 
@@ -189,14 +189,14 @@ def test_static_student_keeps_its_vectors(tmp_path: Path) -> None:
     assert paths[1].stat().st_size < 0.4 * paths[0].stat().st_size
 
 
-def test_half_has_matrices_in_fp16_and_keeps_the_interface(fused: Path, exact: Vectors, tmp_path: Path) -> None:
+def test_fp16_graph_has_fp16_matrices_and_the_same_interface(fused: Path, exact: Vectors, tmp_path: Path) -> None:
     path = tmp_path / "fp16.onnx"
     to_half(fused, path)
     assert mean_cosine(alone(encoder(path), rows()), exact, _RANKER) > 0.999
     assert path.stat().st_size < gates.GATES.max_size * fused.stat().st_size
 
 
-def test_half_with_a_matrix_left_in_fp32_is_refused(fused: Path, tmp_path: Path) -> None:
+def test_fp16_graph_with_an_fp32_matrix_is_refused(fused: Path, tmp_path: Path) -> None:
     """Negative control."""
     path = tmp_path / "fp16.onnx"
     to_half(fused, path)
@@ -262,7 +262,7 @@ def test_every_text_is_measured_alone_and_the_best_batch_is_used() -> None:
     assert encoder.sizes >= {1, 4, 16}
 
 
-def test_what_runs_on_a_gpu_is_timed_by_its_clock() -> None:
+def test_encoder_on_a_gpu_is_timed_by_wall_time() -> None:
     ticks = iter(range(100_000))
     encoders: dict[str, Encoder] = {"gpu": Busy(0.0), "cpu": Busy(0.0)}
     paces = measure_throughput(encoders, tokenizer(), _TEXTS * 4, lambda: None, {"gpu": lambda: float(next(ticks))})

@@ -43,7 +43,7 @@ def test_option_of_a_command_is_explained_in_help_and_in_docs(command: str, name
     assert len(fields[name].description or "") > 10
 
 
-def test_docs_name_no_option_that_there_is_not() -> None:
+def test_docs_name_only_existing_options() -> None:
     flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z0-9-]+)", _DOCS)}
     assert flags <= {*SeedsSettings.model_fields, *PlantedSettings.model_fields}
 
@@ -83,7 +83,7 @@ def test_finished_export_prints_the_bundles_folder_alone_on_stdout(
     assert capsys.readouterr().out == f"{tmp_path}/mine\n"
 
 
-def test_a_preset_moves_what_layers_there_are_and_a_flag_what_it_says() -> None:
+def test_preset_tunes_at_most_the_existing_layers_and_a_flag_exactly_its_number() -> None:
     assert ExportSettings(_cli_parse_args=[]).layers_to_tune(1) == 1
     assert ExportSettings(_cli_parse_args=["--backbone-layers", "2"]).layers_to_tune(1) == 2  # to be refused by name
     assert ExportSettings(_cli_parse_args=["--backbone-layers", "all"]).layers_to_tune(1) is None

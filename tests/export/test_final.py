@@ -122,7 +122,7 @@ def test_item_that_was_cold_in_the_measurement_is_known_to_the_served_model(trai
     assert not np.allclose(measured, served)
 
 
-def test_record_says_how_the_served_model_was_trained_and_how_alike_both_answer(trained: StoppedJob) -> None:
+def test_record_has_the_training_of_the_served_model_and_its_similarity(trained: StoppedJob) -> None:
     result = record_of(trained)
     data = Dataset.load(trained.folder("data"))
     assert (result.events, result.measured_events) == (
@@ -308,6 +308,6 @@ def test_stage_is_stale_when_a_stage_before_it_has_run_again_and_so_is_the_bundl
     assert stage_key(element, stages["package"]) != keys[1]
 
 
-def test_measured_model_is_not_requested_what_the_bundle_answers(trained: StoppedJob) -> None:
+def test_check_of_the_bundle_has_no_results_of_the_measured_model(trained: StoppedJob) -> None:
     assert not (trained.folder("verify") / EXPECTED).exists()
     assert [stage.name for stage in STAGES][-3:] == ["verify", "final", "package"]

@@ -176,7 +176,7 @@ def test_damaged_state_of_an_interrupted_training_is_ignored(tmp_path: Path) -> 
     assert result(tune(job(tmp_path / "a"))) == result(tune(job(tmp_path / "b")))
 
 
-def test_preset_gives_what_no_flag_gives() -> None:
+def test_preset_sets_fields_without_a_flag() -> None:
     plain = ExportSettings(_cli_parse_args=["--preset", "quick"])
     assert (plain.backbone_layers, plain.passes) == ("2", 3)
     given = ExportSettings(_cli_parse_args=["--preset", "quick", "--backbone-layers", "all"])
@@ -272,9 +272,7 @@ def test_item_vectors_are_written_once_for_all_stages(tmp_path: Path) -> None:
         (("--backbone-layers", "4"), "--backbone-layers 4: the checkpoint has 3 layers: name at most 3"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_trained(
-    tmp_path: Path, flags: tuple[str, ...], refused: str
-) -> None:
+def test_impossible_settings_are_refused_before_training(tmp_path: Path, flags: tuple[str, ...], refused: str) -> None:
     tiny_job = job(tmp_path, *flags)
     output = tiny_job.folder("finetune")
     output.mkdir(parents=True)

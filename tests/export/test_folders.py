@@ -76,7 +76,7 @@ def test_interrupt_between_the_renames_puts_the_old_folder_back(
     assert content(target) == {"old"}
 
 
-def test_old_folder_comes_back_where_the_new_one_is_gone(tmp_path: Path) -> None:
+def test_old_folder_is_restored_if_the_new_one_is_missing(tmp_path: Path) -> None:
     fill(tmp_path / "target.old", "old")
     recover(tmp_path / "new", tmp_path / "target")
     assert content(tmp_path / "target") == {"old"}

@@ -67,7 +67,7 @@ def test_line_files_and_joined_parts_behave_like_lists(tmp_path: Path) -> None:
         joined[7]
 
 
-def test_token_rows_are_the_tokenizers_and_progress_comes_to_its_end(
+def test_token_rows_equal_the_tokenizer_and_progress_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path / "checkpoint")
@@ -84,7 +84,7 @@ def unnamed_files() -> int:
     return Path("/proc/self/maps").read_text().count("(deleted)")
 
 
-def test_vectors_that_are_too_large_for_memory_lie_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_too_large_for_memory_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "checkpoint")
     backbone = Backbone(tmp_path / "checkpoint", load_tokenizer(tmp_path / "checkpoint", 32).encode(_TEXTS), layers=0)
     held = backbone.encode_all()
@@ -108,7 +108,7 @@ def test_batches_hold_every_text_once_and_similar_lengths_together() -> None:
 @pytest.mark.parametrize(
     ("loss", "items", "drawn"), [("auto", 9, None), ("auto", 11, 512), ("softmax", 11, None), ("mse", 9, 512)]
 )
-def test_loss_looks_at_a_sample_of_a_large_catalogue(
+def test_loss_reads_a_sample_of_a_large_catalogue(
     loss: str, items: int, drawn: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swiftrec.export.train.training_data.FULL_ITEMS", 10)
@@ -145,13 +145,13 @@ def test_advised_batch_fits(loss: str, items: int) -> None:
     negatives_of(ExportSettings(_cli_parse_args=flags), items)
 
 
-def test_auto_samples_what_does_not_fit_whole() -> None:
+def test_auto_samples_negatives_if_the_whole_catalogue_does_not_fit() -> None:
     fits, does_not = (["--batch", batch, "--teachers", "3"] for batch in ("32", "220"))
     assert negatives_of(ExportSettings(_cli_parse_args=fits), 20_000) is None
     assert negatives_of(ExportSettings(_cli_parse_args=does_not), 20_000) == 512
 
 
-def test_presets_batch_sees_the_whole_catalogue_up_to_20_000_items() -> None:
+def test_batch_of_the_preset_scores_the_whole_catalogue_up_to_20_000_items() -> None:
     for preset in PRESETS:
         assert negatives_of(ExportSettings(preset=preset, _cli_parse_args=[]), 20_000) is None
 
@@ -218,7 +218,7 @@ def test_epoch_of_students_reads_a_part_of_many_texts_and_another_one_each_time(
     assert {tuple(row.tolist()) for row in targets} == rows
 
 
-def test_queries_fit_the_item_that_they_ask_for() -> None:
+def test_queries_match_their_target() -> None:
     phrases = [
         Phrase("a", [0, 2]),
         Phrase("b", np.array([2], np.int32)),

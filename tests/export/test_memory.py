@@ -74,9 +74,7 @@ def test_neighbours_are_those_of_the_linear_model(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("rows", [7, 512])
-def test_a_square_matrix_that_is_looked_at_in_parts_is_the_whole_one(
-    rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_square_matrix_in_blocks_equals_the_whole_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitted, "_BLOCK_ROWS", rows)
     random, items = np.random.default_rng(2), 30
     histories = [random.permutation(items)[: random.integers(1, 9)] for _ in range(300)]
@@ -95,7 +93,7 @@ def test_a_square_matrix_that_is_looked_at_in_parts_is_the_whole_one(
     np.testing.assert_allclose(near.values, weights[20][near.positions], atol=1e-6)
 
 
-def test_fitting_holds_little_beside_one_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitting_memory_uses_little_more_than_one_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     random, items = np.random.default_rng(2), 1_024
     histories = [random.permutation(items)[:8] for _ in range(2_000)]
     monkeypatch.setattr(fitted, "_BLOCK_ROWS", 64)
@@ -109,20 +107,20 @@ def test_rows_are_bounded_by_their_strongest_entries(monkeypatch: pytest.MonkeyP
     assert memory.next_chances([np.array([0])]).positions.tolist() == [1, 2]
 
 
-def test_only_the_most_taken_items_have_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_most_popular_items_have_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitted, "MAX_SQUARE", 2)
     memory = fit_memory(_HISTORIES, _ITEMS)
     assert set(memory.near_weights([np.arange(_ITEMS)]).positions.tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("histories", [[], [np.empty(0, np.int64)]])
-def test_without_events_there_is_nothing_to_remember(histories: list[NDArray[np.int64]]) -> None:
+def test_memory_without_events_is_empty(histories: list[NDArray[np.int64]]) -> None:
     for memory in (fit_memory(histories, _ITEMS), Memory.empty(_ITEMS)):
         result = memory.next_chances([np.array([0, 1])]), memory.near_weights([np.array([0])])
         assert [len(part.positions) for part in result] == [0, 0]
 
 
-def test_a_saved_memory_answers_the_same(tmp_path: Path) -> None:
+def test_saved_memory_gives_the_same_results(tmp_path: Path) -> None:
     memory = fit_memory(_HISTORIES, _ITEMS)
     memory.save(tmp_path)
     result = Memory.load(tmp_path, _ITEMS)
@@ -175,7 +173,7 @@ def weights_of(memory: Memory, event: int) -> tuple[NDArray[np.float64], NDArray
     return after, near
 
 
-def test_a_new_item_stands_in_the_memory_where_the_items_with_the_nearest_texts_stand() -> None:
+def test_new_item_inherits_memory_rows_of_items_with_the_nearest_texts() -> None:
     before, memory = fit_memory(histories(), _SERIES_ITEMS), whole(histories())
     for new in _NEW.tolist():
         for event in (new - 3, new - 2):
@@ -201,7 +199,7 @@ def test_an_item_that_no_training_history_has_inherits_like_one_without_events()
     assert weights_of(fit_memory(pairs, _SERIES_ITEMS), new - 2)[0][new] > 0  # control: counts know it
 
 
-def test_an_item_that_is_taken_again_and_again_follows_itself_no_more_than_its_strongest_follower() -> None:
+def test_repeated_item_follows_itself_no_more_than_its_strongest_follower() -> None:
     again = [np.repeat(history, 2) for history in histories()]
     memory = fit_memory(again, _SERIES_ITEMS)
     for event in np.setdiff1d(np.arange(_SERIES_ITEMS), _NEW).tolist():
@@ -212,7 +210,7 @@ def test_an_item_that_is_taken_again_and_again_follows_itself_no_more_than_its_s
         assert (result[others] == before[others]).all()
 
 
-def test_what_is_known_of_the_other_items_does_not_change() -> None:
+def test_rows_of_the_other_items_do_not_change() -> None:
     before, memory = fit_memory(histories(), _SERIES_ITEMS), whole(histories())
     known = np.setdiff1d(np.arange(_SERIES_ITEMS), _NEW)
     for event in range(_SERIES_ITEMS):
@@ -238,7 +236,7 @@ def test_rows_stay_bounded_however_many_items_are_new(monkeypatch: pytest.Monkey
     assert after[3] == weights_of(whole(histories()), 2)[0][3]  # the largest are kept
 
 
-def test_weights_are_fitted_on_what_the_served_tables_say_of_new_items() -> None:
+def test_weights_are_fitted_on_the_served_tables_of_new_items() -> None:
     """The signals of items that count as new are those of a catalogue in which they are."""
     taken = np.bincount(np.concatenate(histories()), minlength=_SERIES_ITEMS)
     folds = np.where(taken > 0, np.arange(_SERIES_ITEMS) % 2, -1)
@@ -286,7 +284,7 @@ def scores_of(memory: Memory, request: Cases, text: float) -> Score:
     return lambda part: rows[part]
 
 
-def test_new_items_are_found_beside_what_counts_name_at_the_same_share_of_the_lists() -> None:
+def test_cold_boost_finds_new_items_at_the_same_share_of_the_lists() -> None:
     new_items = NewItems(cases(wants_new=False), cases(wants_new=True), _SERIES_ITEMS, _NEW)
 
     def cold(memory: Memory, text: float) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ def cases(histories: list[list[int]], expected: list[int]) -> Cases:
     return Cases(np.arange(len(expected)), [np.array(h, dtype=np.int64) for h in histories], np.array(expected))
 
 
-def test_rank_masks_what_was_taken_and_breaks_ties_by_position() -> None:
+def test_rank_masks_the_history_and_breaks_ties_by_position() -> None:
     scores = np.array([[5, 3, 3, 1]] * 2, dtype=np.float32)
     ranked = rank(lambda part: scores[part], cases([[0], [0]], [1, 2]), 4)
     assert ranked.ranks.tolist() == [0, 1]
@@ -82,7 +82,7 @@ def test_interval_holds_the_mean_and_narrows_with_cases() -> None:
     assert many.high - many.low < (few.high - few.low) / 5
 
 
-def test_share_is_taken_over_the_same_cases() -> None:
+def test_share_is_computed_over_the_same_cases() -> None:
     whole = np.random.default_rng(0).random(300)
     same = share(0.9 * whole, whole, seed=1)
     assert same is not None
@@ -234,7 +234,7 @@ histories_of_users = st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=
 
 
 @given(histories_of_users, st.sampled_from(_PROTOCOLS))
-def test_no_target_stands_in_its_own_history_where_repeats_are_excluded(
+def test_no_target_is_in_its_history_if_repeats_are_excluded(
     histories: list[list[int]], protocol: Literal["leave-one-out", "time"]
 ) -> None:
     made = dataset(histories)

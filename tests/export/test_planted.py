@@ -111,13 +111,13 @@ def test_blend_is_above_each_part_alone_and_below_the_true_model(mixed: Parts) -
     assert blended < mixed.best()["the true model"]
 
 
-def test_text_finds_nothing_where_no_topics_are_planted() -> None:
+def test_text_gains_nothing_without_planted_topics() -> None:
     parts = Parts(NO_TOPICS)
     assert parts.ndcg(TEXT) < 0.5 * parts.ndcg(POPULAR)
     assert parts.ndcg(MEMORY) > parts.ndcg(POPULAR)
 
 
-def test_what_follows_tells_nothing_where_no_chains_are_planted() -> None:
+def test_transitions_gain_nothing_without_planted_chains() -> None:
     parts = Parts(NO_CHAINS)
     best = parts.best()
     assert best["what follows the last item alone"] < 0.1 * best["the true model"]

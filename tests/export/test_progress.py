@@ -108,7 +108,7 @@ def test_nothing_is_printed_before_the_interval_is_over() -> None:
     assert LINE_INTERVAL_S == 30
 
 
-def test_bars_and_what_is_left_in_all_on_a_terminal() -> None:
+def test_terminal_shows_bars_and_the_total_time_left() -> None:
     clock = Clock()
     shown = progress(clock, is_terminal=True)
     with shown.show(), shown.bar("distil bert3", 2) as step:

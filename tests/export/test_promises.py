@@ -226,7 +226,7 @@ def test_each_promise_is_missed_alone(quality: Quality, words: list[str]) -> Non
 
 
 @pytest.mark.parametrize(("items", "is_met"), [(1_000, True), (100, False)])
-def test_cold_is_held_against_chance_where_popularity_knows_no_cold_item(items: int, is_met: bool) -> None:
+def test_cold_is_compared_with_chance_if_popularity_has_no_cold_item(items: int, is_met: bool) -> None:
     quality = record(BERT, STATIC, popular=0.0)  # cold .06; chance is .0045 of 1,000 items and .0454 of 100
     (result,) = [promise for promise in all_promises(quality, QUICK, items) if "3x popularity" in promise.name]
     assert result.is_met == is_met
@@ -277,7 +277,7 @@ def test_teacher_by_time_is_judged_by_the_mean_of_its_seeds(
 
 
 @pytest.mark.parametrize("left", ["nothing", "two seeds", "stale ones"])
-def test_teacher_by_time_that_was_not_measured_says_how_to(tmp_path: Path, left: str) -> None:
+def test_unmeasured_teacher_by_time_names_the_command(tmp_path: Path, left: str) -> None:
     if left != "nothing":
         keep(tmp_path, *[0.1] * (2 if left == "two seeds" else 3), damaged=left == "stale ones")
     result = by_time(settings(tmp_path))

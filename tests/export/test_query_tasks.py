@@ -114,7 +114,7 @@ def test_typing_errors_are_one_or_two_and_keep_the_item(dataset: Dataset, tasks:
     assert mistyped("M (1931)", random.Random(0)) == "M (1931)"  # nothing that could be recognised with an error
 
 
-def test_conditions_are_fulfilled_by_what_is_the_target(dataset: Dataset, tasks: Tasks) -> None:
+def test_conditions_are_fulfilled_by_the_target(dataset: Dataset, tasks: Tasks) -> None:
     carriers, requests = index_attributes(dataset.items), tasks.queries["conditions"]
     sizes = set()
     for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
@@ -124,9 +124,7 @@ def test_conditions_are_fulfilled_by_what_is_the_target(dataset: Dataset, tasks:
     assert sizes == {2, 3}
 
 
-def test_negation_is_fulfilled_by_what_is_the_target_and_says_which_items_violate_it(
-    dataset: Dataset, tasks: Tasks
-) -> None:
+def test_negation_is_fulfilled_by_the_target_and_lists_the_violating_items(dataset: Dataset, tasks: Tasks) -> None:
     carriers, requests = index_attributes(dataset.items), tasks.queries["negation"]
     for text, item, output in zip(requests.texts, requests.cases.targets.tolist(), requests.violating, strict=True):
         expected, without = sorted(
@@ -141,19 +139,19 @@ def words_and_numbers(text: str) -> set[str]:
     return {word.strip(",.:") for word in text.split()}
 
 
-def test_paraphrase_wants_what_came_next(dataset: Dataset, tasks: Tasks) -> None:
+def test_target_of_a_paraphrase_is_the_next_item(dataset: Dataset, tasks: Tasks) -> None:
     requests = tasks.queries["paraphrase"]
     pairs = [(int(h[-1]), int(w)) for h, w in zip(tasks.warm.histories, tasks.warm.targets, strict=True)]
     for text, item in zip(requests.texts, requests.cases.targets.tolist(), strict=True):
         assert any(spoken_title(dataset.items[named].title) in text for named, expected in pairs if expected == item)
 
 
-def test_who_asks_by_text_alone_has_no_history_that_could_be_left_out(tasks: Tasks) -> None:
+def test_text_tasks_exclude_no_history(tasks: Tasks) -> None:
     """As served: nothing is known of him."""
     assert not any(len(masked) for query in tasks.queries.values() for masked in query.cases.masked)
 
 
-def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
+def test_repeated_item_is_no_paraphrase_of_itself(dataset: Dataset) -> None:
     again = [np.append(history, history[-1]) for history in dataset.histories[:30]]
     parts = leave_one_out(replace(dataset, histories=[*again, *dataset.histories[30:]]), cold_share=0, repeats="allow")
     result = make_tasks(dataset, write_texts(dataset, 1), parts, 1).queries["paraphrase"].cases
@@ -163,9 +161,7 @@ def test_item_that_is_taken_again_is_no_paraphrase_of_itself(dataset: Dataset) -
     assert "repeats the one before" in only.absent["paraphrase"]
 
 
-def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_by(
-    dataset: Dataset, tasks: Tasks
-) -> None:
+def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_read(dataset: Dataset, tasks: Tasks) -> None:
     requests = tasks.queries["tags"]
     by_training = {w for p in write_texts(dataset, 1).phrases if p.kind == "words" for w in p.text.split()}
     assert by_training
@@ -176,7 +172,7 @@ def test_tags_are_words_beyond_title_and_attributes_that_training_does_not_ask_b
         assert not words & by_training
 
 
-def test_query_asks_by_attributes_and_never_by_the_title_in_lower_case(dataset: Dataset) -> None:
+def test_query_names_attributes_and_never_the_title_in_lower_case(dataset: Dataset) -> None:
     """Every second item has no attributes, so no query can describe it."""
     items = [replace(item, attributes=item.attributes if n % 2 else {}) for n, item in enumerate(dataset.items)]
     result = tasks_of(replace(dataset, items=items))
@@ -272,7 +268,7 @@ def test_violating_is_the_share_of_the_list_that_is_excluded() -> None:
     assert RankedCases(np.array([0, 1, 9]), np.zeros((3, 10), np.int64)).first.tolist() == [1, 0, 0]
 
 
-def test_popularity_answers_every_task_and_histories_of_ids_answer_two(dataset: Dataset, tasks: Tasks) -> None:
+def test_popularity_is_evaluated_on_every_task_and_baselines_of_ids_on_two(dataset: Dataset, tasks: Tasks) -> None:
     parts = leave_one_out(dataset)
     nothing = cast(EvaluatedRecommender, None)
     ground = EvaluationContext(

@@ -35,7 +35,7 @@ def ranker(kind: str = "transformer") -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["transformer", "gru", "mlp", "mean"])
-def test_graph_of_every_ranker_does_what_pytorch_does(tmp_path: Path, kind: str) -> None:
+def test_graph_of_every_ranker_equals_pytorch(tmp_path: Path, kind: str) -> None:
     parity = trace_ranker("ranker", ranker(kind), tmp_path / "ranker.onnx", _WIDTH, _LONGEST)
     assert parity <= gates.GATES.max_ranker_parity
 

@@ -43,7 +43,7 @@ def test_record_is_read_as_it_was_written(quality: Quality) -> None:
     assert Quality.model_validate(json.loads(quality.model_dump_json())) == quality
 
 
-def test_json_has_what_the_issue_names(quality: Quality) -> None:
+def test_json_has_the_documented_keys(quality: Quality) -> None:
     result = as_json(quality)
     assert [row["name"] for row in result["variants"]] == ["bert3-fp32", "bert3-int8"]  # what is shipped
     for row in result["variants"]:
@@ -54,7 +54,7 @@ def test_json_has_what_the_issue_names(quality: Quality) -> None:
     assert set(result["baselines"]) == {"popularity", "transitions"}
 
 
-def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) -> None:
+def test_json_has_intervals_and_the_failed_gates_of_each_variant(quality: Quality) -> None:
     result = as_json(quality)
     row = result["variants"][0]
     assert row["retained_interval"]["text"] == pytest.approx([0.99, 1.01])
@@ -66,7 +66,7 @@ def test_json_has_intervals_and_who_was_refused_by_which_gate(quality: Quality) 
     assert (result["protocol"], result["machine"]) == ("leave-one-out", "a machine")
 
 
-def test_rounds_of_the_speeds_are_reported_where_they_were_kept(quality: Quality) -> None:
+def test_rounds_of_the_speeds_are_reported_if_recorded(quality: Quality) -> None:
     first, *others = quality.variants
     timed = first.model_copy(update={"texts_per_s_range": (780.0, 1_010.0), "speedup_range": (8.2, 8.9)})
     changed = quality.model_copy(update={"variants": [timed, *others]})
@@ -77,14 +77,14 @@ def test_rounds_of_the_speeds_are_reported_where_they_were_kept(quality: Quality
     assert rows[0]["speedup_range"] == (8.2, 8.9)
 
 
-def test_row_is_default_own_device_alone(quality: Quality) -> None:
+def test_variant_is_marked_default_only_of_the_device_it_was_made_for(quality: Quality) -> None:
     chosen = {"cpu": Default("bert3-int8", ""), "cuda": Default("bert3-fp32", "")}  # cuda borrows a graph of the cpu's
     rows = {row["name"]: row for row in as_json(quality.model_copy(update={"default": chosen}))["variants"]}
     assert [name for name, row in rows.items() if row["default"]] == ["bert3-int8"]
     assert {name: row["default_on"] for name, row in rows.items()} == {"bert3-fp32": ["cuda"], "bert3-int8": ["cpu"]}
 
 
-def test_table_has_every_rung_and_says_who_is_not_shipped_and_why(quality: Quality) -> None:
+def test_table_has_every_variant_and_the_reason_if_not_shipped(quality: Quality) -> None:
     console = Console(width=WIDTH, file=io.StringIO(), record=True)
     print_tables(console, main_tables(quality))
     words = console.export_text()
@@ -236,7 +236,7 @@ def test_card_says_whether_items_are_recommended_again(
     assert f"items of the history {words}, ties" in (tmp_path / "card.md").read_text()
 
 
-def test_gate_of_the_packaged_bundle_is_reported_where_it_was_kept(quality: Quality) -> None:
+def test_gate_of_the_packaged_bundle_is_reported_if_recorded(quality: Quality) -> None:
     changed = quality.model_copy(update={"packaged": packaged(0.996)})
     line = "The packaged bundle in the server's pipeline: share of the evaluated top ten 0.996, at least 0.99."
     assert line in remarks(changed)
@@ -363,7 +363,7 @@ def test_report_of_a_bundle_of_an_older_export_says_to_export_it_again(
         load_quality(tmp_path)
 
 
-def test_card_says_what_each_part_brings(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
+def test_card_has_the_contribution_of_each_part(tmp_path: Path, quality: Quality, manifest: Manifest) -> None:
     without = dict.fromkeys(PARTS, -5.0) | {"memory": -5.25, "words": -4.9}
     group = GroupRecord(query="none", events=5, cases=90, weights={"ranker": 1.0}, likelihood=-5.0, without=without)
     write_card(tmp_path / "card.md", manifest, quality.model_copy(update={"blend": BlendRecord(groups=[group])}))

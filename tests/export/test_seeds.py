@@ -152,7 +152,7 @@ def test_each_seed_trains_another_teacher_and_a_rerun_trains_none(
     assert recorded_teachers(settings, "mine", "leave-one-out").keys() == {1}
 
 
-def test_whole_export_of_a_seed_goes_as_far_as_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_export_of_a_seed_runs_up_to_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--preset", "smoke", "--data", str(write(tmp_path)), "--checkpoint", str(tmp_path / "bert")]
     argv = [
         "seeds",

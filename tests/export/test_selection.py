@@ -42,7 +42,7 @@ def test_variant_within_the_gates_is_shipped() -> None:
 
 
 @pytest.mark.parametrize("gate", [*_GOOD, "cosine"])
-def test_lossy_variant_is_not_shipped_and_says_by_how_much(gate: str) -> None:
+def test_lossy_variant_is_not_shipped_and_reports_its_loss(gate: str) -> None:
     lossy = judged("static-fp32", 9_000, **{gate: 0.4})
     assert not lossy.shipped
     threshold = threshold_of(QUALITY.shipped, gate)
@@ -65,7 +65,7 @@ def test_default_keeps_more_of_the_teacher_on_every_task_than_what_is_shipped(ta
     assert not judged("static-int8", 9_000, **{task: 0.89}).shipped
 
 
-def test_gate_that_is_named_stands_before_that_of_every_task() -> None:
+def test_gate_of_a_named_task_overrides_that_of_every_task() -> None:
     gates = QualityThresholds(shipped={EVERY_TASK: 0.98, "cold": 0.80}, default={}).judge({"ids": 0.97, "cold": 0.81})
     assert [(gate.gate, gate.passed) for gate in gates] == [("ids", False), ("cold", True)]
 
@@ -88,7 +88,7 @@ def test_allow_lossy_ships_it_and_keeps_the_reason() -> None:
     assert (lossy.refused, lossy.exception) == ("", "text 0.8, at least 0.9")
 
 
-def test_what_a_mechanical_gate_refused_stays_refused() -> None:
+def test_variant_refused_by_a_gate_of_its_graph_stays_refused() -> None:
     broken = judge(variant("bert3-int8", 900, refused="depends on the batch"), {}, allow_lossy=True)
     assert (broken.shipped, broken.refused) == (False, "depends on the batch")
 
@@ -181,7 +181,7 @@ def test_unfused_graph_is_refused_by_operator(operator: str) -> None:
     assert not excused
 
 
-def test_fusion_that_also_found_what_is_not_there_is_refused() -> None:
+def test_fusion_of_nonexistent_nodes_is_refused() -> None:
     assert gates.failures(gates.fusion(_FUSED | {"Attention": 4}, 3))
 
 
@@ -211,7 +211,7 @@ def test_gate_that_was_passed_is_kept_with_value_and_threshold() -> None:
     assert [element.gate for element in gates.smaller_precision(cosine=0.9995, size=0.5, speedup=None)] == names[:2]
 
 
-def test_what_there_is_only_one_of_stops_the_export() -> None:
+def test_failed_gate_of_the_ranker_stops_the_export() -> None:
     gates.require("ranker", gates.at_most("parity with PyTorch", 1e-6, 1e-4))
     with pytest.raises(GateError, match=r"ranker: parity with PyTorch 0\.001, at most 0\.0001"):
         gates.require("ranker", gates.at_most("parity with PyTorch", 1e-3, 1e-4))

@@ -142,7 +142,7 @@ def test_teacher_gives_both_halves_of_any_text(moved: StoppedJob) -> None:
     )
 
 
-def test_teachers_known_titles_are_what_it_encodes(moved: StoppedJob) -> None:
+def test_known_titles_of_the_teacher_equal_encoded_ones(moved: StoppedJob) -> None:
     context, positions = load_context(moved), np.array([4, 0, 9])
     assert context.teacher.titles is not None
     encoded = context.teacher.encode([context.tasks.titles[n] for n in positions])

@@ -36,7 +36,7 @@ class FakeNames:
         return int(text.split()[1]) if text.startswith("about ") else None
 
 
-def test_events_too_old_to_be_read_are_items_by_their_name_only() -> None:
+def test_events_beyond_the_history_limit_are_resolved_by_name_alone() -> None:
     history = History(FakeNames(), max_events=2)
     history.add_text(0, "about 1")
     history.add_text(1, "2")
@@ -71,7 +71,7 @@ def evaluated(running: Recommender) -> evaluation.EvaluatedRecommender:
     )
 
 
-def test_the_server_leaves_out_what_the_tasks_mask_and_scores_alike(running: Recommender) -> None:
+def test_server_excludes_the_items_that_the_tasks_mask_and_has_equal_scores(running: Recommender) -> None:
     titles = small.titles()
     texts = [*titles, *(title.split(" (")[0] for title in titles), "Flim a0", "unheard of", small.BY_MEANING, "Film"]
     random, subject = np.random.default_rng(3), evaluated(running)
@@ -89,7 +89,7 @@ def test_the_server_leaves_out_what_the_tasks_mask_and_scores_alike(running: Rec
             assert row[position] == pytest.approx(score, abs=1e-4)
 
 
-def test_requests_that_no_part_says_anything_of_are_answered_by_popularity_in_both(tmp_path: Path) -> None:
+def test_requests_to_which_no_part_applies_get_popular_items_in_both(tmp_path: Path) -> None:
     """Not in the order of the catalogue."""
     folder, history = small.write_bundle(tmp_path / "1", weights=Weights(ranker=0, words=1)), np.array([0, 5])
     with small.engine(folder) as engine:
@@ -124,7 +124,7 @@ def subject() -> evaluation.EvaluatedRecommender:
     )
 
 
-def test_event_too_old_to_be_encoded_is_known_by_its_name_alone_if_anyone_else_has_it_recently() -> None:
+def test_event_too_old_to_be_encoded_is_resolved_by_name_alone_even_if_another_user_has_it_recently() -> None:
     histories = [np.array([0, 1]), np.array([0, 1, 2])]
     cases = Cases(np.arange(2), histories, np.array([2, 3]))
     _, result = subject().of_texts(cases, _TITLES)

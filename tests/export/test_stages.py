@@ -138,7 +138,7 @@ def runs(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
-def test_killed_export_goes_on_from_the_last_whole_stage(tmp_path: Path, stage: str) -> None:
+def test_killed_export_resumes_after_the_last_complete_stage(tmp_path: Path, stage: str) -> None:
     environment = os.environ | {"FAULT": f"kill:{stage}", "ARTIFACTS": str(tmp_path)}
     command = [sys.executable, "-m", "tests.export.steps"]
     assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == -signal.SIGKILL
@@ -172,7 +172,7 @@ def test_name_that_is_a_folder_too_makes_nothing_stale(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("given", ["data", "checkpoint"])
-def test_data_and_checkpoint_stand_for_what_lies_there(tmp_path: Path, given: str) -> None:
+def test_key_follows_the_files_of_data_and_checkpoint(tmp_path: Path, given: str) -> None:
     (tmp_path / "given").mkdir()
     settings = ExportSettings(artifacts=tmp_path, name="tiny", _cli_parse_args=[f"--{given}", str(tmp_path / "given")])
     for number in range(2):
@@ -275,7 +275,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("trained", ["finetune", "final"])
 @pytest.mark.parametrize("has_cuda", [False, True])
-def test_device_that_is_not_there_is_refused_before_any_stage(
+def test_missing_device_is_refused_before_any_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cuda: bool, trained: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: has_cuda)
@@ -303,7 +303,9 @@ def test_single_stage_needs_the_ones_before_it(tmp_path: Path) -> None:
         run_one(job(tmp_path), "two", STEPS)
 
 
-def test_missing_network_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_network_is_reported_with_the_file_to_download_and_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
     with pytest.raises(FetchError, match=rf"put some-1.whl into {tmp_path}"):
@@ -330,7 +332,7 @@ def test_artifacts_inside_the_given_folder_are_no_part_of_it(tmp_path: Path, giv
     assert runs(folder / "artifacts") == ["one", "one"]
 
 
-def test_checkpoint_inside_the_artifacts_stands_for_its_files(tmp_path: Path) -> None:
+def test_key_of_a_checkpoint_inside_the_artifacts_follows_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "artifacts" / "earlier"
     folder.mkdir(parents=True)
     settings = ExportSettings(artifacts=tmp_path / "artifacts", _cli_parse_args=["--checkpoint", str(folder)])
@@ -354,7 +356,7 @@ class Unlocking(Console):
             fcntl.flock(self.lock, fcntl.LOCK_UN)
 
 
-def test_export_that_waits_for_another_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_waiting_for_another_repeats_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.stages.runner.LINE_INTERVAL_S", 0.0)
     root = tmp_path / ".stages" / "tiny"
     root.mkdir(parents=True)

@@ -158,9 +158,7 @@ def stop(job: Job, output: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", _NAMES[1:3])
-def test_stopped_stage_goes_on_behind_the_students_that_were_finished(
-    job: Job, tmp_path: Path, plan: None, name: str
-) -> None:
+def test_stopped_stage_resumes_after_the_finished_students(job: Job, tmp_path: Path, plan: None, name: str) -> None:
     run(job, tmp_path / "whole")
     stop(job, tmp_path / "stopped", name)
     again = Stopped(job.settings)
@@ -179,7 +177,7 @@ def test_students_of_other_settings_are_not_gone_on_with(job: Job, tmp_path: Pat
     assert contents(tmp_path / "other") == contents(tmp_path / "whole")
 
 
-def test_training_brings_students_to_the_teacher(
+def test_training_moves_students_towards_the_teacher(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: None
 ) -> None:
     teacher, data = distil._distillation_data(job)
@@ -226,7 +224,7 @@ def test_static_student_ignores_padding_and_sees_the_order_of_words() -> None:
     assert not torch.allclose(vectors(student, [[2, 7, 9, 3]]), vectors(student, [[2, 9, 7, 3]]))
 
 
-def test_fit_finds_the_linear_map_that_there_is() -> None:
+def test_fit_recovers_the_linear_map() -> None:
     generator = torch.Generator().manual_seed(3)
     pieces, way = torch.randn(40, 6, generator=generator), torch.randn(6, 4, generator=generator)
     rows = [torch.randint(0, 20, (5,), generator=generator).tolist() for _ in range(300)]
@@ -349,7 +347,7 @@ def test_narrow_student_of_an_adopted_head_keeps_its_dense_layer() -> None:
     assert torch.equal(student.projection.weight, wide.projection.weight)
 
 
-def test_fillers_are_frequent_words_that_say_nothing(tmp_path: Path) -> None:
+def test_fillers_are_frequent_words_without_information(tmp_path: Path) -> None:
     """No word of a text, no negation and nothing that goes with one, also where no phrase has them."""
     words = ["[PAD]", "house", "drama", "not", "no", "without", "except", "and", "also", "##ing"]
     vocabulary = Vocabulary(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[PAD]"))
@@ -358,7 +356,7 @@ def test_fillers_are_frequent_words_that_say_nothing(tmp_path: Path) -> None:
     assert "drama" in frequent_words(tmp_path / "tokenizer.json", [])  # control
 
 
-def test_fillers_stand_between_the_words_of_noisy_texts_only() -> None:
+def test_fillers_are_inserted_only_into_noisy_texts() -> None:
     texts = ["river garden"] * 40
     seen: list[str] = []
 

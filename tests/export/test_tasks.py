@@ -42,7 +42,7 @@ def tasks(dataset: Dataset) -> Tasks:
     return make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
 
 
-def test_the_same_seed_asks_the_same(dataset: Dataset, tasks: Tasks) -> None:
+def test_same_seed_makes_the_same_requests(dataset: Dataset, tasks: Tasks) -> None:
     again = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 1)
     assert (again.noisy, again.queries["query"].texts) == (tasks.noisy, tasks.queries["query"].texts)
     other = make_tasks(dataset, write_texts(dataset, 1), leave_one_out(dataset), 2)
@@ -108,9 +108,7 @@ class Oracle:
         return np.array([user.vectors[-1] for user in users])
 
 
-def test_texts_stand_for_their_items_and_cold_items_are_requested_as_they_are_shipped(
-    dataset: Dataset, tasks: Tasks
-) -> None:
+def test_texts_resolve_to_their_items_and_cold_items_have_their_shipped_vectors(dataset: Dataset, tasks: Tasks) -> None:
     oracle = Oracle(dataset, tasks)
     subject = EvaluatedRecommender(oracle.encode, oracle.rank, oracle.items, 10)
     result = subject.rank_tasks(tasks, subject.of_items(tasks))

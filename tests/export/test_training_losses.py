@@ -37,7 +37,7 @@ def space() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(6, 8), torch.randn(_ITEMS, 8), torch.arange(6) * 3, (torch.arange(_ITEMS).float() + 1) ** 2
 
 
-def test_sampled_softmax_comes_to_the_full_one_with_many_negatives(
+def test_sampled_softmax_approaches_the_full_one_with_many_negatives(
     space: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
     users, items, targets, popularity = space

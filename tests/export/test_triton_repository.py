@@ -109,7 +109,7 @@ def test_triton_repository_of_a_deleted_bundle_with_the_same_version_is_replaced
     assert {p.name for p in tmp_path.iterdir()} == {"deleted", "again", "triton"}
 
 
-def test_half_a_triton_repository_is_replaced(tmp_path: Path, manifest: Manifest) -> None:
+def test_incomplete_triton_repository_is_replaced(tmp_path: Path, manifest: Manifest) -> None:
     write_graphs(tmp_path / "bundle", manifest)
     (tmp_path / "triton" / "ranker").mkdir(parents=True)
     repository = write_repository(Bundle(tmp_path / "bundle", manifest), tmp_path / "triton")
@@ -131,6 +131,6 @@ def test_variant_is_found_by_name_precision_or_device(
     assert Bundle(tmp_path, manifest).encoder(device, expected).name == file
 
 
-def test_unknown_variant_is_refused_with_those_that_are_there(tmp_path: Path, manifest: Manifest) -> None:
+def test_unknown_variant_is_refused_with_the_existing_names(tmp_path: Path, manifest: Manifest) -> None:
     with pytest.raises(BundleError, match=r"no encoder variant 'fp16': use one of bert3-fp32, bert3-int8"):
         Bundle(tmp_path, manifest).encoder("cpu", "fp16")

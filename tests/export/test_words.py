@@ -56,21 +56,21 @@ def test_words_find_their_item(words: Words, text: str, item: int) -> None:
 
 
 @pytest.mark.parametrize(("text", "item"), [("matirx", 1), ("the matrx", 1), ("toy storry", 0), ("animtion", 0)])
-def test_a_typing_error_finds_the_item_all_the_same(words: Words, text: str, item: int) -> None:
+def test_words_with_a_typing_error_find_the_item(words: Words, text: str, item: int) -> None:
     assert best(words, text) == item
 
 
-def test_a_near_word_counts_less_than_the_word_itself(words: Words) -> None:
+def test_similar_word_counts_less_than_the_word_itself(words: Words) -> None:
     exact, near = (Matches(words, [text], len(_TITLES)).boosts.values.max() for text in ("matrix", "matirx"))
     assert 0 < near < exact
 
 
 @pytest.mark.parametrize("text", ["", "?!", "zzzzzz qqqqqq", "x"])
-def test_what_nothing_has_matches_nothing(words: Words, text: str) -> None:
+def test_words_of_no_item_match_nothing(words: Words, text: str) -> None:
     assert best(words, text) is None
 
 
-def test_a_title_names_its_item_with_and_without_the_bracket_and_a_whole_text_does(words: Words) -> None:
+def test_title_resolves_to_its_item_with_and_without_brackets_and_so_does_a_full_text(words: Words) -> None:
     names = Names(words, np.empty((len(_TITLES), 0), np.float32), NEVER, _TITLES.__getitem__)
     assert [names.by_name(title) for title in _TITLES] == list(range(len(_TITLES)))
     assert [names.by_name(text) for text in _TEXTS] == list(range(len(_TITLES)))
@@ -82,11 +82,11 @@ def test_a_title_names_its_item_with_and_without_the_bracket_and_a_whole_text_do
     ("text", "is_title"),
     [("toy story", True), ("the matirx", True), ("horror", False), ("animation action", False), ("qqqq", False)],
 )
-def test_a_text_whose_words_stand_in_titles_is_one(words: Words, text: str, *, is_title: bool) -> None:
+def test_text_of_title_words_is_a_title(words: Words, text: str, *, is_title: bool) -> None:
     assert Matches(words, [text], len(_TITLES)).is_title.tolist() == [is_title]
 
 
-def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_short_one() -> None:
+def test_title_of_two_items_is_ambiguous_and_a_full_title_wins_over_a_short_one() -> None:
     words = make_words(["Heat (1986)", "Heat (1995)", "Alien", "Alien (1979)", "Alien"], ["a", "b", "c", "d", "e"])
     names = Names(words, np.empty((5, 0), np.float32), NEVER, _TITLES.__getitem__)
     assert names.by_name("Heat") is None
@@ -96,7 +96,7 @@ def test_a_title_of_two_items_names_neither_and_a_whole_title_goes_before_a_shor
 
 
 @pytest.mark.parametrize("entries", [7, 10**6])
-def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frequent_word_keeps_the_items_with_the_highest_weights(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.blend.words.MAX_POSTINGS", 5)
     monkeypatch.setattr("swiftrec.export.blend.words._BLOCK_ENTRIES", entries)
     random = np.random.default_rng(1)
@@ -116,7 +116,7 @@ def test_a_word_of_many_items_keeps_those_where_it_weighs_most(entries: int, mon
         assert weights == pytest.approx(bm25[expected], abs=1e-5)
 
 
-def test_making_the_index_holds_little_for_each_word_of_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_is_made_with_little_memory_per_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swiftrec.export.blend.words._BLOCK_ENTRIES", 10_000)
     random, size = np.random.default_rng(0), 1_000
     texts = [" ".join(f"w{n}x" for n in random.permutation(size)[:100]) for _ in range(size)]
@@ -129,7 +129,7 @@ def test_one_long_title_costs_its_own_length_alone() -> None:
     assert peak_of(lambda: same_item_threshold(vectors, vectors, titles, 0)) < 40_000_000
 
 
-def test_a_text_near_an_item_is_that_item_beyond_the_threshold_only(words: Words) -> None:
+def test_text_resolves_to_an_item_only_above_the_threshold(words: Words) -> None:
     near = (np.eye(len(_TITLES))[1] * 0.9).astype(np.float32)
     assert named(words, 0.8).by_meaning("matrx", near) == 1
     assert named(words, 0.95).by_meaning("matrx", near) is None
@@ -138,14 +138,14 @@ def test_a_text_near_an_item_is_that_item_beyond_the_threshold_only(words: Words
     assert named(words, 0.8).by_meaning("nothing known", near) is None
 
 
-def test_the_threshold_is_above_what_titles_of_other_items_reach() -> None:
+def test_threshold_is_above_the_similarity_of_titles_of_other_items() -> None:
     items = np.array([[1, 0], [0.8, 0.6], [0, 1]], dtype=np.float32)
     assert same_item_threshold(items, items, ["a", "b", "c"], 0) == pytest.approx(0.8)
     assert same_item_threshold(items, items, ["a", "a", "c"], 0) == pytest.approx(0.6, abs=0.01)
     assert same_item_threshold(items[:, :0], items[:, :0], ["a", "b", "c"], 0) == NEVER
 
 
-def test_a_saved_index_answers_the_same(words: Words, tmp_path: Path) -> None:
+def test_saved_index_gives_the_same_results(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
     result = Words.load(tmp_path, len(_TITLES))
     for text in (*_TITLES, "matirx", "horror"):
@@ -164,7 +164,7 @@ def test_an_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["terms", "often", "titled", "sizes", "pairs", "names", "named"])
 @pytest.mark.parametrize("damage", ["missing", "short", "type", "shape"])
-def test_a_table_of_words_that_is_none_is_refused_by_name(words: Words, tmp_path: Path, name: str, damage: str) -> None:
+def test_damaged_table_of_words_is_refused_by_name(words: Words, tmp_path: Path, name: str, damage: str) -> None:
     words.save(tmp_path)
     path = tmp_path / f"words-{name}.npy"
     array = np.load(path)
@@ -195,7 +195,7 @@ def test_words_are_cut_without_case_accents_and_punctuation() -> None:
         ("हिन्दी Ελλάδα Ёлка", ["हनद", "ελλαδα", "елка"]),  # marks do not cut words
     ],
 )
-def test_letters_of_every_script_are_whole(text: str, words: list[str]) -> None:
+def test_words_of_every_script_keep_their_letters(text: str, words: list[str]) -> None:
     assert split_words(text) == words
 
 
@@ -222,7 +222,7 @@ def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Wor
         Words.load(tmp_path, len(_TITLES))
 
 
-def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_words_are_searched_only_for_the_first_unknown_words_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     words, texts_, near = make_words(_TITLES, _TEXTS), list[str](), Words._near
 
     def counted(self: Words, word: str) -> Rows:
@@ -237,7 +237,7 @@ def test_near_words_are_looked_for_only_for_the_first_unknown_words_of_a_text(mo
     assert len(texts_) == 8  # the same ones, and these are remembered
 
 
-def test_near_words_are_the_same_where_only_rare_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_words_are_the_same_if_only_rare_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The share is of all pairs, not an estimate from the rare ones."""
     titles = [f"{first}{middle}ation" for first in ("an", "cre", "st", "n", "f") for middle in ("im", "z", "p", "qu")]
     result = []
