@@ -72,5 +72,8 @@ class RankerRecord(Record):
     gates: tuple[Gate, ...] = ()
 
     def __str__(self) -> str:
+        parity = f"differs from PyTorch by {self.parity:.1e}"
+        limits = [f"{gate.threshold:.0e}" for gate in self.gates]
+        parity += f" (limit {', '.join(limits)})" if limits else ""
         speed = f"{self.ms_batch1:.3f} ms a user with a full history, {self.users_per_s_core:,.0f} users/s in batches"
-        return f"{self.file}: {', '.join([f'{self.megabytes:.2f} MB', *map(str, self.gates), speed])}"
+        return f"{self.file}: {', '.join([f'{self.megabytes:.2f} MB', parity, speed])}"

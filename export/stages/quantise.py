@@ -143,7 +143,7 @@ def _on_gpu(variants: Sequence[Variant], output: Path) -> dict[str, Encoder]:
 
 
 def judge(variant: Variant, *, allow_lossy: bool) -> Variant:
-    """The variant, refused or excused by the gates of its graph."""
+    """The variant, rejected or excused by the gates of its graph."""
     refused, exception = verdict(variant.graph_gates, allow_lossy=allow_lossy)
     return variant.model_copy(update={"refused": refused, "exception": exception})
 
@@ -151,7 +151,7 @@ def judge(variant: Variant, *, allow_lossy: bool) -> Variant:
 def describe(variant: Variant) -> str:
     """A variant in one line."""
     if variant.refused and not variant.cosine:
-        return f"{variant.name}: not made, REFUSED ({variant.refused})"
+        return f"{variant.name}: not made, REJECTED ({variant.refused})"
     speed = "not timed here"
     if variant.is_timed:
         speed = (
@@ -160,5 +160,5 @@ def describe(variant: Variant) -> str:
         )
     fidelity = f"cosine {variant.cosine:.5f}, batch {variant.batch_invariance:.0e}"
     state = f"exception ({variant.exception})" if variant.exception else ""
-    state = f"REFUSED ({variant.refused})" if variant.refused else state
+    state = f"REJECTED ({variant.refused})" if variant.refused else state
     return f"{variant.name}: {variant.megabytes:.1f} MB, {speed}, {fidelity} {state}".rstrip()

@@ -322,7 +322,7 @@ def test_split_neuron_adds_up_to_its_gelu() -> None:
 
 @pytest.mark.parametrize(
     ("refused", "exception", "words"),
-    [("", "", "batch 1e-07"), ("size 0.7", "", "REFUSED (size 0.7)"), ("", "size 0.7", "exception (size 0.7)")],
+    [("", "", "batch 1e-07"), ("size 0.7", "", "REJECTED (size 0.7)"), ("", "size 0.7", "exception (size 0.7)")],
 )
 def test_line_of_a_variant_ends_with_its_verdict(refused: str, exception: str, words: str) -> None:
     shape = {"student": "bert3", "precision": "int8", "device": "cpu", "file": "x.onnx", "layers": 3, "hidden": 384}

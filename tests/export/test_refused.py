@@ -64,7 +64,7 @@ def test_student_that_was_not_fused_is_refused_and_the_others_go_on(
         wrong = result[f"bert1-{precision}"]
         assert wrong.refused.startswith("fusion: EmbedLayerNormalization, times 0, needs 1; ")
         assert not (students.folder("quantise") / wrong.file).exists()
-        assert "REFUSED (fusion" in quantise.describe(wrong)
+        assert "REJECTED (fusion" in quantise.describe(wrong)
         assert not result[f"static-{precision}"].refused
         assert (students.folder("quantise") / result[f"static-{precision}"].file).exists()
     kept = {"text": 1.0, "query": 1.0, "noisy": 1.0, "overlap": 1.0}

@@ -100,7 +100,7 @@ def test_ranker_and_word_pieces_are_reported(quality: Quality) -> None:
     changed = quality.model_copy(update={"rankers": [ranker], "pieces": VocabularySize(kept=8_000, total=30_522)})
     lines = remarks(changed)
     assert "The students have 8,000 of the checkpoint's 30,522 word pieces (--vocabulary)." in lines
-    parity = "parity with PyTorch 1e-06, at most 0.0001"
+    parity = "differs from PyTorch by 1.0e-06 (limit 1e-04)"
     assert any(line.startswith(f"ranker.onnx: 1.20 MB, {parity}, 0.310 ms a user") for line in lines)
     result = as_json(changed)
     assert result["pieces"] == {"kept": 8_000, "total": 30_522}
