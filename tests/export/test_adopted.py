@@ -106,7 +106,7 @@ def test_classifier_with_interactions_is_adopted_and_evaluated(tmp_path: Path) -
         ("classifier", [], "item_id 'i0' is not among the labels in id2label"),
     ],
 )
-def test_what_cannot_be_exported_without_interactions_is_named(
+def test_impossible_export_without_interactions_is_reported(
     tmp_path: Path, kind: str, flags: list[str], message: str
 ) -> None:
     write_data(tmp_path / "data")

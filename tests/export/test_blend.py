@@ -131,7 +131,7 @@ def test_random_ranker_gets_little_weight_from_few_requests(count: int) -> None:
     assert min(result) > 0.84 * text
 
 
-def test_an_optimiser_that_stops_early_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimiser_that_stops_early_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     choices = planted(np.array([4.0, 2.0, 1.6, 1.2, 3.0, 1.6, 1.6, -2.4]), requests=200)
     whole = fit_weights(choices)
     monkeypatch.setattr(fit, "minimize", partial(minimize, options={"maxiter": 2}))
@@ -161,7 +161,7 @@ def test_weights_go_by_the_kind_of_request_and_its_events(events: int, query: Qu
     assert blend.weights(events, query).ranker == ranker
 
 
-def test_a_kind_without_weights_has_the_ranker_alone() -> None:
+def test_kind_without_weights_uses_the_ranker_alone() -> None:
     assert Blend([]).weights(3, "title") == Weights()
 
 
@@ -334,7 +334,7 @@ def test_new_items_get_their_share_of_the_lists_if_known_ones_lose_nothing() -> 
     assert lists.ndcg(raised.newcomer + 1)[~lists.has_cold_target].min() == 1
 
 
-def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
+def test_new_items_are_not_boosted_if_no_known_item_is_found() -> None:
     def choices_of(boost: float) -> Choices:
         signals = np.zeros((40, len(SIGNALS)), np.float32)
         signals[1:, 0] = 5  # the target is ranked last
@@ -344,7 +344,7 @@ def test_new_items_stay_where_they_are_if_no_known_one_is_found() -> None:
     assert boost_cold_items([choices_of(0.0), choices_of(1.0)], Weights()) == Weights()
 
 
-def test_a_kind_of_query_that_nothing_was_fitted_for_has_the_weights_of_the_other() -> None:
+def test_kind_of_query_without_fitted_weights_has_those_of_the_other() -> None:
     blend = Blend([Row("none", 1, Weights(1)), Row("description", 0, Weights(7))])
     assert blend.weights(3, "title").ranker == 7
     assert blend.weights(0, "none") == Weights()

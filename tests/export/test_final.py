@@ -252,7 +252,7 @@ def test_training_that_went_wrong_is_refused_and_one_that_worked_is_not() -> Non
         final_comparison.require_learned(good, bad, cases, known, 7)
 
 
-def test_items_that_only_the_served_model_knows_do_not_hide_that_training_went_wrong() -> None:
+def test_items_known_only_to_the_served_model_do_not_hide_failed_training() -> None:
     """In the measured model ten raised items are above everything, so that alone it finds nothing else."""
     (good, cases), (bad, _) = subject(1.0), subject(0.2)
     raised = good.items.copy()

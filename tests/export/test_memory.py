@@ -34,7 +34,7 @@ def dense(result: Entries) -> NDArray[np.float64]:
     return np.bincount(result.positions, result.values, _ITEMS).astype(np.float64)
 
 
-def test_an_item_that_came_next_counts_more_than_one_that_came_later() -> None:
+def test_next_item_counts_more_than_a_later_one() -> None:
     chances = dense(fit_memory(_HISTORIES, _ITEMS).next_chances([np.array([0])]))
     assert chances[1] > chances[2] == chances[3] > 0
     assert chances[[0, 4, 5]].tolist() == [0, 0, 0]
@@ -49,7 +49,7 @@ def test_pairs_are_counted_within_the_window_only() -> None:
     assert 1 * 8 + 0 not in table
 
 
-def test_the_last_events_count_most_and_old_ones_not_at_all() -> None:
+def test_last_events_count_most_and_old_ones_not_at_all() -> None:
     memory = fit_memory([np.array([0, 1]), np.array([2, 3])], _ITEMS)
     chances = dense(memory.next_chances([np.array([0, 2])]))
     assert chances[1] == pytest.approx(DECAY * chances[3])
@@ -135,7 +135,7 @@ def test_without_order_nothing_follows_but_neighbours_stay() -> None:
     assert len(memory.near_weights([np.array([0])]).positions)
 
 
-def test_a_table_without_a_row_for_each_item_is_refused(tmp_path: Path) -> None:
+def test_table_without_a_row_for_each_item_is_refused(tmp_path: Path) -> None:
     fit_memory(_HISTORIES, _ITEMS).save(tmp_path)
     with pytest.raises(BundleError, match=rf"transitions-starts.npy: {_ITEMS} rows for {_ITEMS + 1} items"):
         Memory.load(tmp_path, _ITEMS + 1)
@@ -184,7 +184,7 @@ def test_new_item_inherits_memory_rows_of_items_with_the_nearest_texts() -> None
                 assert result[new] > np.median(result[result > 0])
 
 
-def test_an_item_that_no_training_history_has_inherits_like_one_without_events() -> None:
+def test_item_in_no_training_history_inherits_like_one_without_events() -> None:
     """A user whose only interaction is with it gives no evidence; its own counts are replaced, not added to."""
     new = int(_NEW[0])
     alone = [*histories(), np.array([new], dtype=np.int64)]

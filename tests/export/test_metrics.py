@@ -262,7 +262,7 @@ def test_first_interaction_counts_with_its_time_and_rating(histories: list[list[
 
 
 @pytest.mark.parametrize("protocol", _PROTOCOLS)
-def test_repeats_are_targets_where_they_are_allowed(protocol: Literal["leave-one-out", "time"]) -> None:
+def test_repeats_are_targets_if_allowed(protocol: Literal["leave-one-out", "time"]) -> None:
     made = dataset([[0, 1, 2, 0, 1, 2, 0, 1, 2]] * 4)
     parts = split(made, protocol, cold_share=0, repeats="allow")
     assert all(expected in history for history, expected in zip(parts.warm.histories, parts.warm.targets, strict=True))

@@ -98,7 +98,7 @@ def test_whole_exports_add_the_default_variant_and_what_students_keep() -> None:
     }
 
 
-def test_a_task_that_one_seed_has_alone_is_shown_with_a_gap() -> None:
+def test_task_of_one_seed_only_is_shown_with_a_gap() -> None:
     other = teacher(0.2).model_copy(update={"comparisons": [compared("tags", "EASE", 0.3)]})
     summary = SeedsSummary.of([TEACHERS[0], Measured(8, other)])
     (tags,) = [element for element in summary.paired if element.task == "tags"]

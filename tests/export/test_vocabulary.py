@@ -218,7 +218,7 @@ def test_pieces_of_texts_that_were_not_drawn_are_kept(tmp_path: Path, monkeypatc
     assert {n for row in whole.encode(texts.all) for n in row} - drawn  # control: some are in no text that was drawn
 
 
-def test_token_ids_of_all_texts_are_never_held_at_once(tmp_path: Path) -> None:
+def test_token_ids_of_all_texts_are_never_in_memory_at_once(tmp_path: Path) -> None:
     given: list[ref[Row]] = []
     held = []
 
@@ -278,7 +278,7 @@ def test_any_text_can_be_tokenised_and_known_ones_as_before(
     assert all(n < small.get_vocab_size() for n in small.encode(other).ids)
 
 
-def test_a_vocabulary_without_a_letter_would_be_caught() -> None:
+def test_vocabulary_without_a_letter_is_detected() -> None:
     """Negative control."""
     whole = tokenizer(["ab"])
     small = cut(whole, [], 0, without="##b")

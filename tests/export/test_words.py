@@ -156,7 +156,7 @@ def test_saved_index_gives_the_same_results(words: Words, tmp_path: Path) -> Non
         assert result.named_by(text) == words.named_by(text)
 
 
-def test_an_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) -> None:
+def test_index_of_another_catalogue_is_refused(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
     with pytest.raises(BundleError, match=r"words-postings-positions\.npy: its entries do not fit 3 columns"):
         Words.load(tmp_path, 3)
@@ -199,7 +199,7 @@ def test_words_of_every_script_keep_their_letters(text: str, words: list[str]) -
     assert split_words(text) == words
 
 
-def test_a_word_of_more_items_than_the_index_keeps_counts_as_often_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_with_truncated_postings_keeps_its_frequency(monkeypatch: pytest.MonkeyPatch) -> None:
     titles = [f"Story {n}x{n}" for n in range(20)]
     whole = make_words(titles, titles)
     monkeypatch.setattr("swiftrec.export.blend.words.MAX_POSTINGS", 3)
@@ -215,7 +215,7 @@ def test_a_word_of_more_items_than_the_index_keeps_counts_as_often_as_it_is(monk
     assert [Matches(words, ["7x7 unheard"], 20).cover(_SEVENTH)[0][0] < 1 for words in (whole, cut)] == [True, True]
 
 
-def test_an_index_with_more_items_of_a_word_than_there_are_is_refused(words: Words, tmp_path: Path) -> None:
+def test_index_with_a_word_of_more_items_than_the_catalogue_is_refused(words: Words, tmp_path: Path) -> None:
     words.save(tmp_path)
     np.save(tmp_path / "words-often.npy", np.zeros_like(words.often))
     with pytest.raises(BundleError, match=r"words-often\.npy: words have more items in the index than there are"):
