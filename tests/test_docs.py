@@ -221,7 +221,7 @@ def unknown_names(page: str) -> set[str]:
 
 
 def recipes(page: str) -> dict[str, set[str]]:
-    """The files and folders that the steps of every recipe under "How do I add ...?" name."""
+    """The files and folders that the steps of every recipe under "How do I add ...?" create or change."""
     section = page.partition("## How do I add")[2].partition("\n## ")[0]
     parts = re.split(r"^\*\*(.+)\*\*$", section, flags=re.MULTILINE)[1:]
     return {name: _paths_of_steps(text) for name, text in zip(*[iter(parts)] * 2, strict=True)}
@@ -229,7 +229,9 @@ def recipes(page: str) -> dict[str, set[str]]:
 
 def _paths_of_steps(recipe: str) -> set[str]:
     steps = re.findall(r"^\d\. (.*(?:\n +.*)*)", recipe, re.MULTILINE)
-    return {span for step in steps for span in re.findall(r"`([^`]+)`", step) if (ROOT / span).exists()}
+    sentences = [sentence for step in steps for sentence in re.split(r"(?<=\.)\s+(?=[A-Z])", step)]
+    changed = [sentence for sentence in sentences if not sentence.startswith("It may import")]
+    return {span for sentence in changed for span in re.findall(r"`([^`]+)`", sentence) if (ROOT / span).exists()}
 
 
 @pytest.mark.parametrize("name", _PAGES)
@@ -312,9 +314,11 @@ def test_contributing_answers_with_at_most_three_files() -> None:
 
 
 def test_files_of_a_recipe_are_counted_and_not_its_steps() -> None:
-    steps = "1. `server/app.py` and `server/config.py`\n2. `export/config.py`,\n   `export/job.py`\n\nTest `tests`."
+    steps = (
+        "1. `server/app.py` and `server/config.py`\n2. `export/config.py`,\n   `export/job.py`. It may import `tests`."
+    )
     files = {"server/app.py", "server/config.py", "export/config.py", "export/job.py"}
-    assert recipes(f"## How do I add ...?\n\n**A thing**\n{steps}\n\n## Other") == {"A thing": files}
+    assert recipes(f"## How do I add ...?\n\n**A thing**\n{steps}\n\nTest `tests`.\n\n## Other") == {"A thing": files}
 
 
 def unlinked_reasons(readme: str) -> list[str]:
